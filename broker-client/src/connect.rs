@@ -1,0 +1,115 @@
+//! A connection to a topic's broker: mutual TLS and a user JWT, both read anew at every (re)connect.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Auth, AuthError, Client, ConnectOptions};
+use rustls::client::ResolvesClientCert;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+
+use crate::identity::{Identity, Source, Unreadable};
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The identity cannot be used: wait for a better one, or tell the user.
+    #[error(transparent)]
+    Identity(#[from] Unreadable),
+    /// The broker did not let us in, or is not there: try again.
+    #[error("broker: {0}")]
+    Broker(#[from] async_nats::ConnectError),
+}
+
+/// Options for a connection with this identity. The caller adds what is its own (event callback, capacities).
+///
+/// Servers are exactly those named: what the broker advertises (pod addresses) is not in its certificate.
+///
+/// # Errors
+/// The identity cannot be read or parsed.
+pub fn options(name: &str, identity: Source) -> Result<ConnectOptions, Unreadable> {
+    let tls = tls(identity.clone())?;
+    let options = ConnectOptions::with_auth_callback(move |nonce| {
+        let identity = identity.clone();
+        async move { sign(&identity().map_err(AuthError::new)?, &nonce).map_err(AuthError::new) }
+    });
+    Ok(options
+        .name(name)
+        .tls_client_config(tls)
+        .require_tls(true)
+        .ignore_discovered_servers()
+        .connection_timeout(Duration::from_secs(5))
+        .ping_interval(Duration::from_secs(10))
+        .reconnect_delay_callback(|attempts| {
+            let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
+            Duration::from_millis(25 * 2u64.pow(exponent)).min(Duration::from_secs(2))
+        }))
+}
+
+/// Connects, or says why not. Later losses are mended in the background, without a limit of attempts.
+///
+/// # Errors
+/// The identity is unusable, or no server of `servers` (`tls://host:port`) accepted it.
+pub async fn connect(name: &str, servers: &[String], identity: Source) -> Result<Client, ConnectError> {
+    Ok(options(name, identity)?.connect(servers).await?)
+}
+
+fn sign(identity: &Identity, nonce: &[u8]) -> Result<Auth, Unreadable> {
+    let key = nkeys::KeyPair::from_seed(&identity.user_seed).map_err(|error| Unreadable::new("user seed", error))?;
+    let mut auth = Auth::new();
+    auth.jwt = Some(identity.user_jwt.clone());
+    auth.signature = Some(key.sign(nonce).map_err(|error| Unreadable::new("user seed", error))?);
+    Ok(auth)
+}
+
+fn tls(source: Source) -> Result<ClientConfig, Unreadable> {
+    let identity = source()?;
+    certified_key(&identity)?;
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(identity.ca.as_bytes()) {
+        let authority = authority.map_err(|error| Unreadable::new("certificate authority", error))?;
+        roots.add(authority).map_err(|error| Unreadable::new("certificate authority", error))?;
+    }
+    if roots.is_empty() {
+        return Err(Unreadable::new("certificate authority", "no certificate in it"));
+    }
+    Ok(ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(CurrentCertificate(source))))
+}
+
+fn certified_key(identity: &Identity) -> Result<CertifiedKey, Unreadable> {
+    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Unreadable::new("certificate", error))?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|error| Unreadable::new("key", error))?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).map_err(|error| Unreadable::new("key", error))?;
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// Reads the certificate at each handshake: they are rare, and a rotated Secret is then simply used.
+struct CurrentCertificate(Source);
+
+impl std::fmt::Debug for CurrentCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CurrentCertificate")
+    }
+}
+
+impl ResolvesClientCert for CurrentCertificate {
+    fn resolve(&self, _authorities: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        match (self.0)().and_then(|identity| certified_key(&identity)) {
+            Ok(key) => Some(Arc::new(key)),
+            Err(error) => {
+                tracing::error!(%error, "no client certificate for this handshake");
+                None
+            }
+        }
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,78 @@
+//! Who a program is to the broker: a TLS certificate *and* a user of an account.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// File names inside an identity folder (and keys of the Secret it is mounted from).
+pub mod file {
+    /// The certificate authority of the topic's broker, PEM.
+    pub const CA: &str = "ca.crt";
+    /// The client (or server) certificate, PEM.
+    pub const CERTIFICATE: &str = "tls.crt";
+    /// Its key, PEM.
+    pub const KEY: &str = "tls.key";
+    /// The NATS user JWT.
+    pub const USER_JWT: &str = "user.jwt";
+    /// The NATS user's nkey seed.
+    pub const USER_SEED: &str = "user.seed";
+}
+
+/// One identity, as values.
+#[derive(Clone)]
+pub struct Identity {
+    /// The certificate authority that signed the broker's certificate, PEM.
+    pub ca: String,
+    /// Client certificate, PEM.
+    pub certificate: String,
+    /// Key of the client certificate, PEM.
+    pub key: String,
+    /// User JWT.
+    pub user_jwt: String,
+    /// The user's nkey seed.
+    pub user_seed: String,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(secret)")
+    }
+}
+
+/// Where an identity comes from. Asked again at every connect, so that a rotated one is used without a restart.
+pub type Source = Arc<dyn Fn() -> Result<Identity, Unreadable> + Send + Sync>;
+
+/// An identity that could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("identity: {what}: {why}")]
+pub struct Unreadable {
+    /// Which part.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Unreadable {
+    /// Names the part and the reason.
+    pub fn new(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { what: what.into(), why: why.to_string() }
+    }
+}
+
+/// An identity kept in a folder, as a mounted Secret.
+pub fn folder(path: impl Into<PathBuf>) -> Source {
+    let path = path.into();
+    Arc::new(move || {
+        let read = |name: &str| {
+            let file = path.join(name);
+            std::fs::read_to_string(&file).map_err(|error| Unreadable::new(file.display().to_string(), error))
+        };
+        Ok(Identity {
+            ca: read(file::CA)?,
+            certificate: read(file::CERTIFICATE)?,
+            key: read(file::KEY)?,
+            user_jwt: read(file::USER_JWT)?.trim().to_owned(),
+            user_seed: read(file::USER_SEED)?.trim().to_owned(),
+        })
+    })
+}

@@ -1,0 +1,13 @@
+//! What Tidegate's programs share about the broker.
+//!
+//! - [`layout`]: names of streams, consumers and subjects inside a topic's account; who may say what.
+//! - [`identity`]: the five files (or values) by which a program proves who it is, and how they are reloaded.
+//! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
+//! - [`stored`]: the form of a CloudEvent inside the stream.
+//! - [`contract`]: what the operator tells a sidecar and an ingress.
+
+pub mod connect;
+pub mod contract;
+pub mod identity;
+pub mod layout;
+pub mod stored;

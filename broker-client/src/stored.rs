@@ -1,0 +1,136 @@
+//! The form of an event inside the stream.
+//!
+//! Written in the binary mode of the CloudEvents NATS binding 1.0.3-wip: attributes as `ce-<name>` headers with
+//! percent-encoded values, `datacontenttype` as `content-type`, the data as payload. Read in that form and in the
+//! structured mode of binding 1.0.2, so that other publishers can use either.
+//!
+//! Every header that is read or written here is named `ce-…` or `content-type`: no attribute can be mistaken for
+//! one of the broker's own headers (`Nats-…`), and none of those for an attribute.
+
+use async_nats::header::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use tidegate_cloudevents::{Builder, Event, Invalid, header_value, json, media_type};
+
+/// The header that holds `datacontenttype`.
+pub const CONTENT_TYPE: &str = "content-type";
+/// Before each attribute's name in a header's.
+const PREFIX: &str = "ce-";
+
+/// The headers and the payload of an event.
+pub fn encode(event: &Event) -> (HeaderMap, Bytes) {
+    let mut headers = HeaderMap::new();
+    for (name, value) in event.attributes() {
+        headers.insert(format!("{PREFIX}{name}"), &*header_value::encode(value));
+    }
+    if let Some(content_type) = event.data_content_type() {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    (headers, event.data().cloned().unwrap_or_default())
+}
+
+/// The event of a stored message.
+///
+/// # Errors
+/// The message is no valid event: somebody else than Tidegate wrote it.
+pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Invalid> {
+    let mut builder = Builder::default();
+    let mut content_type = None;
+    let mut binary = false;
+    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+        let name: &str = name.as_ref();
+        if name.eq_ignore_ascii_case(CONTENT_TYPE) {
+            content_type = Some(only(CONTENT_TYPE, values)?.as_str());
+        } else if let Some(attribute) = name.strip_prefix(PREFIX) {
+            binary = true;
+            let value = header_value::decode(only(name, values)?.as_str().as_bytes())
+                .ok_or_else(|| Invalid::attribute(attribute, "is not UTF-8: percent-encode its UTF-8 bytes"))?;
+            builder = builder.attribute(attribute, value);
+        }
+    }
+    let structured = |value: &str| media_type::essence(value).eq_ignore_ascii_case(media_type::STRUCTURED);
+    if content_type.map_or(!binary, structured) {
+        return json::decode(&payload);
+    }
+    if let Some(content_type) = content_type {
+        builder = builder.attribute("datacontenttype", content_type);
+    }
+    builder.data(payload).build()
+}
+
+fn only<'a>(name: &str, values: &'a [HeaderValue]) -> Result<&'a HeaderValue, Invalid> {
+    match values {
+        [value] => Ok(value),
+        _ => Err(Invalid::malformed(format!("header {name:?} must be there once, with one value"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_nats::header::HeaderName;
+    use proptest::prelude::*;
+
+    fn event() -> Event {
+        Event::builder("1", "/sensors/größe", "temperature")
+            .attribute("subject", "a \"b\" 50%")
+            .attribute("datacontenttype", "application/json; charset=utf-8")
+            .attribute("empty", "")
+            .data(r#"{"value":23.5}"#)
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn headers_are_those_of_the_binding() {
+        let (headers, payload) = encode(&event());
+        let mut names: Vec<String> = headers.iter().map(|(name, _)| name.to_string()).collect();
+        names.sort();
+        let expected = ["ce-empty", "ce-id", "ce-source", "ce-specversion", "ce-subject", "ce-type", "content-type"];
+        assert_eq!(names, expected);
+        assert_eq!(headers.get("ce-subject").unwrap().as_str(), "a%20%22b%22%2050%25");
+        assert_eq!(payload, r#"{"value":23.5}"#);
+    }
+
+    #[test]
+    fn the_brokers_own_headers_are_no_attributes() {
+        let (mut headers, payload) = encode(&event());
+        headers.insert("Nats-Msg-Id", "x");
+        headers.insert("traceparent", "y");
+        assert_eq!(decode(Some(&headers), payload), Ok(event()));
+    }
+
+    #[test]
+    fn structured_messages_are_read_with_and_without_a_content_type() {
+        let payload = json::encode(&event()).unwrap();
+        assert_eq!(decode(None, payload.clone()), Ok(event()));
+        let mut headers = HeaderMap::new();
+        headers.insert("Content-Type", "application/cloudevents+json; charset=utf-8");
+        assert_eq!(decode(Some(&headers), payload), Ok(event()));
+    }
+
+    #[test]
+    fn what_is_no_event_is_refused() {
+        let (mut headers, payload) = encode(&event());
+        headers.append("ce-id", "2");
+        assert!(decode(Some(&headers), payload.clone()).is_err(), "an attribute twice");
+        headers.insert("ce-id", "%ff");
+        assert!(decode(Some(&headers), payload).is_err(), "not UTF-8");
+        assert!(decode(None, Bytes::from_static(b"text")).is_err(), "neither form");
+        assert!(decode(None, Bytes::new()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            id in "[^\\p{C}]{1,20}", event_type in "[^\\p{C}]{1,20}", value in "[^\\p{C}]{0,20}",
+            data in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let built = Event::builder(&id, "/s", &event_type).attribute("x", value).data(data).build();
+            let event = built.unwrap();
+            let (headers, payload) = encode(&event);
+            let name_is_ours = |name: &HeaderName| AsRef::<str>::as_ref(name).starts_with(PREFIX);
+            prop_assert!(headers.iter().all(|(name, _)| name_is_ours(name)));
+            prop_assert_eq!(decode(Some(&headers), payload), Ok(event));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The HTTP protocol binding 1.0.2: binary, structured and batched content mode.
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::{Builder, Event, Invalid, header_value, json, media_type};
+
+/// How events travel in a message (section 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Attributes in headers, data in the body.
+    Binary,
+    /// One event in the body.
+    Structured,
+    /// Any number of events in the body.
+    Batched,
+}
+
+impl Mode {
+    /// The mode's name, lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "binary",
+            Self::Structured => "structured",
+            Self::Batched => "batched",
+        }
+    }
+}
+
+/// Before each attribute's name in a header's.
+const PREFIX: &str = "ce-";
+
+/// Reads the events of a message.
+///
+/// # Errors
+/// The content type is not one of CloudEvents in JSON and there are no `ce-` headers; or the event breaks a
+/// rule; or there are too many.
+pub fn decode(headers: &HeaderMap, body: Bytes) -> Result<(Mode, Vec<Event>), Invalid> {
+    refuse_content_encoding(headers)?;
+    let content_type = content_type(headers)?;
+    let mode = mode(headers, content_type)?;
+    let events = match mode {
+        Mode::Binary => vec![decode_binary(headers, content_type, body)?],
+        Mode::Structured => vec![json::decode(&body)?],
+        Mode::Batched => json::decode_batch(&body)?,
+    };
+    Ok((mode, events))
+}
+
+/// An event in binary mode: its headers (`Content-Type` included) and body.
+///
+/// # Errors
+/// None that is known: valid attributes make valid headers.
+pub fn encode_binary(event: &Event) -> Result<(HeaderMap, Bytes), http::Error> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in event.attributes() {
+        let name = HeaderName::try_from(format!("{PREFIX}{name}"))?;
+        headers.insert(name, HeaderValue::try_from(&*header_value::encode(value))?);
+    }
+    if let Some(content_type) = event.data_content_type() {
+        headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type)?);
+    }
+    Ok((headers, event.data().cloned().unwrap_or_default()))
+}
+
+/// An event in structured mode; its content type is [`media_type::STRUCTURED`].
+///
+/// # Errors
+/// As [`json::encode`].
+pub fn encode_structured(event: &Event) -> serde_json::Result<Bytes> {
+    json::encode(event)
+}
+
+/// Events in batched mode; the content type is [`media_type::BATCH`].
+///
+/// # Errors
+/// As [`json::encode`].
+pub fn encode_batch(events: &[Event]) -> serde_json::Result<Bytes> {
+    json::encode_batch(events)
+}
+
+fn refuse_content_encoding(headers: &HeaderMap) -> Result<(), Invalid> {
+    match headers.get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            Err(Invalid::UnsupportedMediaType("Content-Encoding is not supported: send the body as it is".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> Result<Option<&str>, Invalid> {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Invalid::malformed("Content-Type is there more than once: send it once"));
+    }
+    let text = first.to_str().map_err(|_| Invalid::malformed("Content-Type is not ASCII: send a media type"))?;
+    Ok(Some(text))
+}
+
+/// Section 3: the content type decides; binary is what is neither structured nor batched.
+fn mode(headers: &HeaderMap, content_type: Option<&str>) -> Result<Mode, Invalid> {
+    let essence = media_type::essence(content_type.unwrap_or_default()).to_ascii_lowercase();
+    let mode = match essence.as_str() {
+        media_type::STRUCTURED => Mode::Structured,
+        media_type::BATCH => Mode::Batched,
+        other if other.starts_with("application/cloudevents") => {
+            return Err(Invalid::UnsupportedMediaType("this event format is not supported: send JSON".into()));
+        }
+        _ if headers.keys().any(|name| name.as_str().starts_with(PREFIX)) => return Ok(Mode::Binary),
+        _ => {
+            let problem = "no CloudEvent: send ce- headers (ce-specversion, ce-id, ce-source, ce-type), or a body of \
+                           type application/cloudevents+json or application/cloudevents-batch+json";
+            return Err(Invalid::UnsupportedMediaType(problem.into()));
+        }
+    };
+    match content_type.and_then(media_type::charset) {
+        Some(charset) if !charset.eq_ignore_ascii_case("utf-8") => {
+            Err(Invalid::UnsupportedMediaType("JSON of this charset is not supported: send UTF-8".into()))
+        }
+        _ => Ok(mode),
+    }
+}
+
+fn decode_binary(headers: &HeaderMap, content_type: Option<&str>, body: Bytes) -> Result<Event, Invalid> {
+    let mut builder = Builder::default().data(body);
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix(PREFIX) else { continue };
+        if name == "datacontenttype" {
+            return Err(Invalid::attribute(name, "must not be a ce- header: send Content-Type"));
+        }
+        let value = header_value::decode(value.as_bytes())
+            .ok_or_else(|| Invalid::attribute(name, "is not UTF-8: percent-encode its UTF-8 bytes"))?;
+        builder = builder.attribute(name, value);
+    }
+    if let Some(content_type) = content_type {
+        builder = builder.attribute("datacontenttype", content_type);
+    }
+    builder.build()
+}

@@ -1,0 +1,20 @@
+//! CloudEvents 1.0.2: the event, its JSON format and its HTTP binding (binary, structured, batched).
+//!
+//! Pure: bytes and headers in, events out, and back. Nothing here reads or writes anything.
+//!
+//! - [`Event`] is valid by construction; [`Builder`] checks every rule of the specification.
+//! - [`json`] is the JSON event format, [`http`] the HTTP protocol binding.
+//! - [`header_value`] is the percent-encoding both the HTTP and the NATS binding use.
+//! - [`Invalid`] says what is wrong with an event and what to send instead.
+
+mod attribute;
+mod event;
+pub mod header_value;
+pub mod http;
+mod invalid;
+pub mod json;
+pub mod media_type;
+
+pub use event::{Builder, Event, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE, MAX_TYPE_SIZE, SPEC_VERSION};
+pub use http::Mode;
+pub use invalid::{Invalid, Malformed};

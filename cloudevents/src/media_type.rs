@@ -1,0 +1,73 @@
+//! Media types: those of CloudEvents, and the little that must be known of the others.
+
+/// One event in the JSON format.
+pub const STRUCTURED: &str = "application/cloudevents+json";
+/// An array of events in the JSON format.
+pub const BATCH: &str = "application/cloudevents-batch+json";
+/// What `data` is when a JSON event does not say.
+pub const JSON: &str = "application/json";
+
+/// The media type without its parameters, as it stands.
+pub fn essence(value: &str) -> &str {
+    value.split_once(';').map_or(value, |(essence, _)| essence).trim()
+}
+
+/// Whether this is `type/subtype`, perhaps with parameters, in printable ASCII.
+pub fn is_valid(value: &str) -> bool {
+    let printable = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    printable && essence(value).split_once('/').is_some_and(|(main, sub)| is_token(main) && is_token(sub))
+}
+
+/// Whether data of this type is JSON: subtype `json` or suffix `+json` (JSON format, section 3.1).
+pub fn is_json(value: &str) -> bool {
+    essence(value).split_once('/').is_some_and(|(_, sub)| {
+        let sub = sub.to_ascii_lowercase();
+        sub == "json" || sub.ends_with("+json")
+    })
+}
+
+/// Whether data of this type is readable as a string in a JSON event.
+pub fn is_text(value: &str) -> bool {
+    essence(value).split_once('/').is_some_and(|(main, _)| main.eq_ignore_ascii_case("text"))
+}
+
+/// The `charset` parameter, if there is one.
+pub fn charset(value: &str) -> Option<&str> {
+    value.split(';').skip(1).find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    })
+}
+
+/// A token of RFC 9110, section 5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_json() {
+        assert!(is_json("application/json"));
+        assert!(is_json("Application/Vnd.Shop+JSON; charset=utf-8"));
+        assert!(!is_json("application/jsonlines"));
+        assert!(!is_json("json"));
+    }
+
+    #[test]
+    fn parameters() {
+        assert_eq!(essence("text/plain ; charset=\"utf-8\""), "text/plain");
+        assert_eq!(charset("text/plain; x=y; Charset=\"UTF-8\""), Some("UTF-8"));
+        assert_eq!(charset("text/plain"), None);
+    }
+
+    #[test]
+    fn validity() {
+        assert!(is_valid("text/plain; charset=utf-8"));
+        for bad in ["", "text", "text/", "/plain", "te xt/plain", "text/plain; größe=1", "text/plain\r\n"] {
+            assert!(!is_valid(bad), "{bad}");
+        }
+    }
+}
