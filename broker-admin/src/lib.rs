@@ -1,0 +1,19 @@
+//! What only the operator does to a topic's broker. No Kubernetes in here.
+//!
+//! - [`authority`]: the topic's root of trust, from which every key is derived, and the certificate authority.
+//! - [`accounts`]: who may do what, as NATS accounts and users (pure).
+//! - [`jwt`]: how such a claim is written and signed.
+//! - [`server`]: the nats-server's configuration (pure).
+//! - [`push`]: accounts to running servers, over the system account.
+//! - [`streams`], [`consumers`]: a topic's streams and its handlers' consumers.
+
+pub mod accounts;
+pub mod authority;
+pub mod consumers;
+pub mod jwt;
+pub mod push;
+pub mod server;
+pub mod streams;
+
+pub use accounts::Rights;
+pub use authority::{Authority, AuthorityError, Leaf};
