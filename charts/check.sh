@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Checks the chart without a cluster: it lints, it renders what it should, and its schema refuses what is wrong.
+# HELM names the program (default: helm). Prints what failed; ends with 0 only if nothing did.
+set -uo pipefail
+
+chart=${1:-$(dirname "$0")/tidegate}
+helm=${HELM:-helm}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+fail() {
+  echo "chart: $1"
+  failed=1
+}
+
+render() {
+  "$helm" template tidegate "$chart" --namespace tidegate-system "$@" 2>&1
+}
+
+# renders <pattern> <what> <helm arguments...>: the output contains the pattern.
+renders() {
+  local pattern=$1 what=$2
+  shift 2
+  if ! render "$@" >"$work/out"; then
+    fail "$what: $(tail -1 "$work/out")"
+  elif ! grep -qE -- "$pattern" "$work/out"; then
+    fail "$what: nothing matches $pattern"
+  fi
+}
+
+# lacks <pattern> <what> <helm arguments...>: it renders, and the output does not contain the pattern.
+lacks() {
+  local pattern=$1 what=$2
+  shift 2
+  if ! render "$@" >"$work/out"; then
+    fail "$what: $(tail -1 "$work/out")"
+  elif grep -qE -- "$pattern" "$work/out"; then
+    fail "$what: $(grep -m1 -E -- "$pattern" "$work/out")"
+  fi
+}
+
+# refuses <path> <helm arguments...>: the schema names this value and nothing is rendered.
+refuses() {
+  local path=$1
+  shift
+  if render "$@" >"$work/out"; then
+    fail "accepted $*"
+  elif ! grep -qF -- "$path" "$work/out"; then
+    fail "refused $* without naming $path: $(tail -2 "$work/out")"
+  fi
+}
+
+"$helm" lint --strict --quiet "$chart" >"$work/lint" 2>&1 || fail "lint: $(cat "$work/lint")"
+
+renders 'image: tidegate/operator:0\.1\.0' 'default image'
+renders 'value: "nats:2\.15\.2"' 'default broker image'
+renders 'image: localhost/tidegate/operator:dev' 'local image' --set images.registry=localhost --set images.tag=dev
+renders 'value: "mirror\.test/x/sidecar:2"' 'own registry and tag' --set images.registry=localhost \
+  --set images.sidecar.registry=mirror.test,images.sidecar.repository=x/sidecar --set-string images.sidecar.tag=2
+renders "tidegate/operator@sha256:$(printf 'a%.0s' {1..64})" 'digest' \
+  --set "images.operator.digest=sha256:$(printf 'a%.0s' {1..64})"
+renders 'name: OTEL_EXPORTER_OTLP_ENDPOINT' 'endpoint' --set telemetry.otlpEndpoint=http://collector:4317
+lacks 'OTEL_EXPORTER_OTLP_ENDPOINT' 'no endpoint'
+renders 'kind: PodDisruptionBudget' 'disruption budget of two' --set replicas=2
+lacks 'kind: PodDisruptionBudget' 'disruption budget of one'
+lacks 'kind: NetworkPolicy' 'network policy switched off' --set networkPolicy.enabled=false
+lacks 'aggregate-to' 'user roles switched off' --set rbac.aggregate=false
+lacks 'kind: CustomResourceDefinition' 'definitions switched off' --set crds.install=false
+renders 'name: eventtopics\.tidegate\.io' 'definition of EventTopic'
+renders 'name: eventhandlers\.tidegate\.io' 'definition of EventHandler'
+for setting in 'runAsNonRoot: true' 'readOnlyRootFilesystem: true' 'allowPrivilegeEscalation: false' 'type: RuntimeDefault'; do
+  renders "$setting" 'security context'
+done
+
+render >"$work/out"
+definitions=$(grep -c '^kind: CustomResourceDefinition' "$work/out")
+kept=$(grep -c 'helm.sh/resource-policy: keep' "$work/out")
+[ "$definitions" = "$kept" ] || fail "$definitions definitions, but $kept are kept at uninstall"
+lacks 'resources: .*\*|verbs: .*\*|apiGroups: .*\*' 'a right without bounds'
+
+refuses replicas --set replicas=-1
+refuses replicas --set-string replicas=two
+refuses pullPolicy --set images.pullPolicy=Sometimes
+refuses digest --set images.broker.digest=sha256:short
+refuses repository --set images.sidecar.repository=
+refuses otlpEndpoint --set telemetry.otlpEndpoint=collector:4317
+refuses otlpEndpoint --set telemetry.otlpEndpoint=https://collector:4317
+refuses watchNamespaces --set watchNamespaces=x
+refuses install --set-string crds.install=maybe
+refuses logLevel --set logLevel=
+
+# Every right says why.
+awk '/^- apiGroups/ && previous !~ /^#/ { print FILENAME ":" FNR; bad = 1 } { previous = $0 } END { exit bad }' \
+  "$chart"/templates/*role*.yaml >"$work/rights" || fail "rights without a reason: $(cat "$work/rights")"
+
+[ "$failed" = 0 ] && echo "chart: ok"
+exit "$failed"

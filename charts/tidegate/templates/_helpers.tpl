@@ -1,0 +1,45 @@
+{{/* Name of everything the chart makes. */}}
+{{- define "tidegate.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "tidegate.operator" -}}
+{{- printf "%s-operator" (include "tidegate.fullname" .) -}}
+{{- end -}}
+
+{{- define "tidegate.serviceAccount" -}}
+{{- default (include "tidegate.operator" .) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* Which pods are the operator's: part of an immutable selector. */}}
+{{- define "tidegate.selector" -}}
+app.kubernetes.io/name: tidegate
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "tidegate.labels" -}}
+{{ include "tidegate.selector" . }}
+app.kubernetes.io/part-of: tidegate
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* One image. Call it with (list $ "sidecar"). */}}
+{{- define "tidegate.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := index $root.Values.images (index . 1) -}}
+{{- $registry := default $root.Values.images.registry $image.registry -}}
+{{- $tag := coalesce $image.tag $root.Values.images.tag $root.Chart.AppVersion -}}
+{{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- $image.repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $tag }}{{ end -}}
+{{- end -}}

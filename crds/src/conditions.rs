@@ -1,0 +1,116 @@
+//! The vocabulary of `status.conditions`.
+//!
+//! `Ready` sums up. `Reconciling` and `Stalled` are the two that kstatus (and so Helm) reads besides: the
+//! first while something is on its way, the second when nothing will happen until a person does something.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// Condition types.
+pub mod kind {
+    /// Everything the resource asks for is there.
+    pub const READY: &str = "Ready";
+    /// Something is still on its way.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Nothing will happen until a person changes something.
+    pub const STALLED: &str = "Stalled";
+    /// EventTopic: the broker's pods run and accept the operator.
+    pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
+    /// EventTopic: the streams are as configured.
+    pub const STREAM_READY: &str = "StreamReady";
+    /// EventHandler: its topic exists and is ready.
+    pub const TOPIC_READY: &str = "TopicReady";
+    /// EventHandler: its consumer, account and identity exist.
+    pub const SUBSCRIBED: &str = "Subscribed";
+    /// EventHandler: as many pods are ready as there should be.
+    pub const PODS_READY: &str = "PodsReady";
+}
+
+/// What a condition says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not.
+    False,
+    /// Nobody knows yet.
+    Unknown,
+}
+
+impl Status {
+    fn text(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// A condition without its times: those come from what was there before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// One of [`kind`].
+    pub kind: &'static str,
+    /// What it says.
+    pub status: Status,
+    /// CamelCase, not empty.
+    pub reason: String,
+    /// For people: why, and what can be done.
+    pub message: String,
+}
+
+impl Finding {
+    /// A condition that says this.
+    pub fn new(kind: &'static str, status: Status, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, status, reason: reason.into(), message: message.into() }
+    }
+
+    /// Does it hold?
+    pub fn is_true(&self) -> bool {
+        self.status == Status::True
+    }
+}
+
+/// Conditions from findings: the transition time is the old one as long as the status is the same.
+pub fn merge(
+    found: Vec<Finding>,
+    before: &[Condition],
+    generation: Option<i64>,
+    now: jiff::Timestamp,
+) -> Vec<Condition> {
+    found
+        .into_iter()
+        .map(|finding| {
+            let status = finding.status.text();
+            let unchanged =
+                before.iter().find(|condition| condition.type_ == finding.kind && condition.status == status);
+            // The API keeps whole seconds.
+            let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+            Condition {
+                last_transition_time: unchanged.map_or(Time(now), |condition| condition.last_transition_time.clone()),
+                message: finding.message,
+                observed_generation: generation,
+                reason: finding.reason,
+                status: status.to_owned(),
+                type_: finding.kind.to_owned(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transition_time_changes_only_with_the_status() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let find = |status| vec![Finding::new(kind::READY, status, "Because", "")];
+        let first = merge(find(Status::False), &[], Some(1), at(100));
+        let second = merge(find(Status::False), &first, Some(2), at(200));
+        assert_eq!(second[0].last_transition_time, Time(at(100)));
+        assert_eq!(second[0].observed_generation, Some(2));
+        let third = merge(find(Status::True), &second, Some(2), at(300));
+        assert_eq!(third[0].last_transition_time, Time(at(300)));
+    }
+}

@@ -1,0 +1,259 @@
+//! EventTopic: a durable stream of CloudEvents on a broker of its own.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::schema;
+use crate::{Duration, Size};
+
+/// A topic keeps the events that are published to it until its handlers have had them, and as long as its
+/// retention says. It becomes a NATS JetStream broker (a StatefulSet), with an HTTPS address to publish
+/// CloudEvents to (see status.address.url).
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "tidegate.io",
+    version = "v1alpha1",
+    kind = "EventTopic",
+    namespaced,
+    status = "EventTopicStatus",
+    derive = "PartialEq",
+    shortname = "et",
+    category = "tidegate",
+    doc = "A topic keeps the events that are published to it until its handlers have had them, and as long as its retention says. It becomes a NATS JetStream broker (a StatefulSet) with an HTTPS address to publish CloudEvents to (see status.address.url).",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the broker's names are made from it"),
+    printcolumn(name = "Ready", type_ = "string", description = "Can events be published?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Brokers", type_ = "integer", description = "Broker pods that are ready", json_path = ".status.broker.readyReplicas"),
+    printcolumn(name = "Events", type_ = "integer", description = "Events kept", json_path = ".status.events"),
+    printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
+    printcolumn(name = "Handlers", type_ = "integer", description = "Handlers with a consumer", json_path = ".status.handlers"),
+    printcolumn(name = "URL", type_ = "string", description = "Where to publish", json_path = ".status.address.url", priority = 1),
+    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.retention.maxSize) || quantity(self.retention.maxSize).compareTo(quantity(self.broker.storage.size)) < 0").message("retention.maxSize must be smaller than broker.storage.size: the volume also holds dead letters and the broker's own files").field_path(".retention.maxSize"))]
+pub struct EventTopicSpec {
+    /// How long and how much is kept.
+    #[serde(default)]
+    pub retention: Retention,
+    /// For how long an event that is published again (same source and id) is recognised and not stored
+    /// twice. A duration such as 2m; a publisher that retries should give up before it ends.
+    #[serde(default = "default_deduplication_window")]
+    pub deduplication_window: Duration,
+    /// The largest event, attributes and data together, such as 256Ki; at most 8Mi. Larger ones are
+    /// refused with 413: put the data elsewhere and publish a reference.
+    #[serde(default = "default_max_event_size")]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('8Mi')) <= 0 && quantity(self).compareTo(quantity('1Ki')) >= 0").message("maxEventSize must be between 1Ki and 8Mi; for larger data publish a reference to it"))]
+    pub max_event_size: Size,
+    /// What becomes of the stored events when this EventTopic is deleted. Retain (the default) keeps the
+    /// broker's volumes and keys: a topic made again under the same name has its events again. Delete
+    /// removes them.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+    /// The broker that keeps the events.
+    #[serde(default)]
+    pub broker: Broker,
+}
+
+/// How long and how much is kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Events older than this are removed, handled or not. A duration such as 168h. Absent: they are kept
+    /// until there is no room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// How many bytes of events are kept, such as 15Gi; smaller than broker.storage.size. Absent: 80 % of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<Size>,
+    /// What happens when there is no more room. Reject (the default) answers publishers with 429 until
+    /// there is, so that nothing is lost. DropOldest removes the oldest events, handled or not.
+    #[serde(default)]
+    pub when_full: WhenFull,
+}
+
+/// What happens when there is no more room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenFull {
+    /// Publishers are told to wait.
+    #[default]
+    Reject,
+    /// The oldest events go.
+    DropOldest,
+}
+
+/// What becomes of stored events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Volumes and keys stay.
+    #[default]
+    Retain,
+    /// They go.
+    Delete,
+}
+
+/// The broker that keeps the events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Broker {
+    /// Broker pods: 1, or 3 so that the topic goes on and loses nothing while one of them is away. Cannot
+    /// be changed: a single broker's data cannot be read by a cluster of three. To move, make a second
+    /// topic and switch publishers and handlers to it.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 3))]
+    #[x_kube(
+        validation = Rule::new("self == 1 || self == 3").message("broker.replicas must be 1 or 3: two brokers cannot agree when one is away"),
+        validation = Rule::new("self == oldSelf").message("broker.replicas cannot be changed: a single broker's data cannot be read by a cluster of three; make a second topic and switch to it")
+    )]
+    pub replicas: i32,
+    /// When an event counts as stored. Fsync (the default): it is on the broker's disk (on most of three)
+    /// before the publisher is answered. Relaxed: it is in the operating system's memory and written
+    /// within two minutes; faster, but a node's power loss can lose what was acknowledged.
+    #[serde(default)]
+    pub durability: Durability,
+    /// The volume of each broker pod.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("broker.storage cannot be changed: make a second topic with the new storage and switch to it"))]
+    pub storage: Storage,
+    /// Requests and limits of the broker container, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub resources: Option<Value>,
+    /// Nodes the broker pods may run on, as in a pod.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints the broker pods tolerate, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_objects")]
+    pub tolerations: Option<Value>,
+    /// Where the broker pods should and should not run, as in a pod. Absent: the pods of a topic avoid
+    /// sharing a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub affinity: Option<Value>,
+    /// How the broker pods spread over zones or other domains, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_objects")]
+    pub topology_spread_constraints: Option<Value>,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            replicas: default_replicas(),
+            durability: Durability::default(),
+            storage: Storage::default(),
+            resources: None,
+            node_selector: BTreeMap::new(),
+            tolerations: None,
+            affinity: None,
+            topology_spread_constraints: None,
+        }
+    }
+}
+
+/// When an event counts as stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    /// On disk.
+    #[default]
+    Fsync,
+    /// On its way to the disk.
+    Relaxed,
+}
+
+/// The volume of each broker pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// Its size, such as 20Gi.
+    #[serde(default = "default_storage_size")]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("broker.storage.size must be at least 64Mi"))]
+    pub size: Size,
+    /// Its StorageClass. Absent: the cluster's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class_name: Option<String>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { size: default_storage_size(), class_name: None }
+    }
+}
+
+/// What the operator saw of the topic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventTopicStatus {
+    /// Ready sums up; BrokerAvailable and StreamReady say what of it is there; Stalled says that a person
+    /// has to do something.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// The generation of the specification this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where to publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+    /// The broker's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<BrokerStatus>,
+    /// Events kept, handled or not. Refreshed about every ten seconds while they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<i64>,
+    /// Bytes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<i64>,
+    /// The sequence number of the last event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_sequence: Option<i64>,
+    /// Dead letters kept: events that a handler refused or failed at too often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<i64>,
+    /// Handlers with a consumer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handlers: Option<i64>,
+}
+
+/// Where to publish.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Address {
+    /// POST CloudEvents here.
+    pub url: String,
+    /// The ConfigMap of this namespace whose key ca.crt verifies the address's certificate.
+    pub ca_config_map: String,
+}
+
+/// The broker's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BrokerStatus {
+    /// How many there are.
+    pub replicas: i32,
+    /// How many of them are ready.
+    pub ready_replicas: i32,
+}
+
+fn default_deduplication_window() -> Duration {
+    Duration::new("2m")
+}
+
+fn default_max_event_size() -> Size {
+    Size::new("1Mi")
+}
+
+fn default_storage_size() -> Size {
+    Size::new("10Gi")
+}
+
+fn default_replicas() -> i32 {
+    1
+}
