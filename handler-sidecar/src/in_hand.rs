@@ -1,0 +1,104 @@
+//! An event that the broker lent to this process.
+//!
+//! It is acknowledged only where [`InHand::acknowledge`] is called. Whatever else happens to it (an early
+//! return, a cancelled task, a panic), its drop gives it back, and if even that cannot be sent, the broker takes
+//! it back after the consumer's `ack_wait`.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, Subject};
+use bytes::Bytes;
+use futures::FutureExt as _;
+
+use crate::delivery_info::{self, DeliveryInfo};
+
+const ACKNOWLEDGE: Bytes = Bytes::from_static(b"+ACK");
+const GIVE_BACK: Bytes = Bytes::from_static(b"-NAK");
+const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// An event in hand, as it is stored.
+#[derive(Debug)]
+pub struct InHand {
+    client: Client,
+    reply: Subject,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+    info: DeliveryInfo,
+    settled: bool,
+}
+
+impl InHand {
+    /// Takes a message of the pull's inbox; `None` if the broker's part of it is missing, so that nobody can
+    /// acknowledge it.
+    pub fn new(client: Client, message: Message) -> Option<Self> {
+        let reply = message.reply?;
+        let info = delivery_info::parse(&reply)?;
+        Some(Self { client, reply, headers: message.headers, payload: message.payload, info, settled: false })
+    }
+
+    /// The stored headers.
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.headers.as_ref()
+    }
+
+    /// One stored header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.as_ref()?.get(name).map(|value| value.as_str())
+    }
+
+    /// The stored payload (a reference to it, not a copy).
+    pub fn payload(&self) -> Bytes {
+        self.payload.clone()
+    }
+
+    /// The number of this delivery; the first is 1.
+    pub fn attempt(&self) -> u32 {
+        self.info.attempt
+    }
+
+    /// The event's sequence in the stream.
+    pub fn sequence(&self) -> u64 {
+        self.info.sequence
+    }
+
+    /// Handled, or safe elsewhere: the broker forgets it for this consumer.
+    pub async fn acknowledge(self) {
+        self.settle(ACKNOWLEDGE).await;
+    }
+
+    /// The broker delivers it again, at once.
+    pub async fn give_back(self) {
+        self.settle(GIVE_BACK).await;
+    }
+
+    /// The broker delivers it again, after this wait.
+    pub async fn retry_in(self, wait: Duration) {
+        self.settle(Bytes::from(format!("-NAK {{\"delay\":{}}}", wait.as_nanos()))).await;
+    }
+
+    /// Tells the broker that somebody still works on it: `ack_wait` starts anew.
+    pub async fn renew(&self) {
+        if let Err(error) = self.client.publish(self.reply.clone(), IN_PROGRESS).await {
+            tracing::debug!(%error, sequence = self.sequence(), "an event was not renewed");
+        }
+    }
+
+    async fn settle(mut self, with: Bytes) {
+        match self.client.publish(self.reply.clone(), with).await {
+            Ok(()) => self.settled = true,
+            Err(error) => {
+                let sequence = self.sequence();
+                tracing::warn!(%error, sequence, "an event was not settled: the broker delivers it again");
+            }
+        }
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        if !self.settled {
+            // Without waiting: where the connection's queue is full, ack_wait gives it back.
+            let _ = self.client.publish(self.reply.clone(), GIVE_BACK).now_or_never();
+        }
+    }
+}

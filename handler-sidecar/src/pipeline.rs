@@ -1,0 +1,285 @@
+//! Fetch → permit → deliver → settle, in one task.
+//!
+//! The pipeline owns the pull session and every event in hand. Each time something happens it *steers*: opens,
+//! tops up or closes the session so that it fits the connection, the handler and the drain.
+//!
+//! # Drain
+//! The broker has no way to cancel a pull request, and what it has sent when the inbox closes would wait for
+//! `ack_wait`. So a drain first winds down: nothing is asked for any more, and what the open request still
+//! brings is delivered, until it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the
+//! inbox is closed; what was under way at that moment is given back at once. An event that the broker's servers
+//! were still handing to each other in that instant comes to another replica after `ack_wait`: late, not twice.
+//! Then the deliveries in flight finish, and everything is flushed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt as _, pending};
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::backoff::Backoff;
+use crate::broker::Link;
+use crate::config;
+use crate::health::{Health, Progress};
+use crate::in_hand::InHand;
+use crate::process::{Context, process};
+use crate::pull::status::Trouble;
+use crate::pull::{Arrival, Session, window};
+
+/// How long what an open request brings is still delivered after a drain was asked for.
+const WIND_DOWN: Duration = Duration::from_millis(200);
+/// The pipeline wakes at least this often, so that the watchdog sees it.
+const TICK: Duration = Duration::from_secs(1);
+/// What the last flush may take.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+/// What one command to the connection may take, which waits only if its queue is full.
+const COMMAND_LIMIT: Duration = Duration::from_secs(1);
+const RETRIES: Backoff =
+    Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(5), factor: 2.0, jitter: 0.2 };
+
+/// The pipeline and what it owns.
+pub struct Pipeline {
+    context: Arc<Context>,
+    health: Arc<Health>,
+    link: watch::Receiver<Link>,
+    reachable: watch::Receiver<bool>,
+    told_reachable: Option<bool>,
+    in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
+    session: Option<Session>,
+    epoch: u64,
+    failures: u32,
+    retry_at: Instant,
+    trouble: Option<Trouble>,
+    answered: bool,
+    drained_by: Option<Drained>,
+}
+
+/// The two ends of patience, once a drain was asked for.
+#[derive(Clone, Copy)]
+struct Drained {
+    wind_down: Instant,
+    limit: Instant,
+}
+
+impl Pipeline {
+    /// Puts it together; nothing is pulled before [`Self::run`].
+    pub fn new(context: Arc<Context>, health: Arc<Health>, link: watch::Receiver<Link>) -> Self {
+        Self {
+            reachable: context.reachability.subscribe(),
+            told_reachable: None,
+            context,
+            health,
+            link,
+            in_flight: FuturesUnordered::new(),
+            session: None,
+            epoch: 0,
+            failures: 0,
+            retry_at: Instant::now(),
+            trouble: None,
+            answered: false,
+            drained_by: None,
+        }
+    }
+
+    /// Works until it is drained. Dropping it gives back what is in hand.
+    pub async fn run(mut self) {
+        loop {
+            self.health.beat();
+            self.steer().await;
+            if self.is_done() {
+                break;
+            }
+            self.wait().await;
+        }
+        if !self.in_flight.is_empty() {
+            tracing::warn!(
+                left = self.in_flight.len(),
+                "deliveries did not finish in time: their events are given back"
+            );
+            self.in_flight.clear();
+        }
+        if !matches!(timeout(FLUSH_LIMIT, self.context.client.flush()).await, Ok(Ok(()))) {
+            tracing::warn!("not everything could be told to the broker: it delivers some events again");
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let settled = self.session.is_none() && self.in_flight.is_empty();
+        self.drained_by.is_some_and(|end| settled || Instant::now() >= end.limit)
+    }
+
+    /// Waits for the next thing to happen, and takes it in.
+    async fn wait(&mut self) {
+        let wake = self.wake_at();
+        let Self { context, in_flight, session, link, reachable, drained_by, .. } = self;
+        let arrival = tokio::select! {
+            biased;
+            () = context.drain.begun(), if drained_by.is_none() => {
+                let now = Instant::now();
+                let limit = now + config::drain_limit(&context.config);
+                *drained_by = Some(Drained { wind_down: now + WIND_DOWN, limit });
+                None
+            }
+            Some(()) = in_flight.next(), if !in_flight.is_empty() => None,
+            arrival = next(session) => Some(arrival),
+            Ok(()) = link.changed() => None,
+            Ok(()) = reachable.changed() => None,
+            () = sleep_until(wake) => None,
+        };
+        if let Some(arrival) = arrival {
+            self.take_in(arrival);
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let session = self.session.as_ref();
+        let drained = self.drained_by.map(|end| if session.is_some() { end.wind_down } else { end.limit });
+        let now = Instant::now();
+        [
+            session.and_then(Session::silent_at),
+            session.and_then(Session::closed_by),
+            session.is_none().then_some(self.retry_at),
+            drained,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|instant| *instant > now)
+        .fold(now + TICK, Instant::min)
+    }
+
+    fn take_in(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Event(event) => self.take_event(event),
+            Arrival::Alive => {}
+            Arrival::Trouble(trouble) => self.pause(trouble),
+            Arrival::Closed => self.session = None,
+        }
+        if self.session.as_ref().is_some_and(Session::is_answered) {
+            self.works();
+        }
+    }
+
+    fn take_event(&mut self, event: InHand) {
+        let closing = self.session.as_ref().is_none_or(|session| session.closed_by().is_some());
+        if self.drained_by.is_some() && closing {
+            // Dropped, it goes back.
+            return;
+        }
+        self.in_flight.push(process(self.context.clone(), event).boxed());
+    }
+
+    /// The consumer answers.
+    fn works(&mut self) {
+        if !self.answered || self.trouble.is_some() {
+            tracing::info!(handler = self.context.config.handler, "pulling events");
+        }
+        self.answered = true;
+        self.trouble = None;
+        self.failures = 0;
+    }
+
+    /// The session is of no use; another one is opened after a while.
+    fn pause(&mut self, trouble: Trouble) {
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Instant::now() + RETRIES.wait(self.failures, fastrand::f64());
+        if !trouble.is_ordinary() {
+            if self.trouble.as_ref() != Some(&trouble) {
+                tracing::warn!(handler = self.context.config.handler, %trouble, "no events are pulled: trying on");
+            }
+            self.answered = false;
+            self.trouble = Some(trouble);
+        }
+    }
+
+    /// Makes the session fit the connection, the handler and the drain.
+    async fn steer(&mut self) {
+        let link = *self.link.borrow_and_update();
+        let reachable = self.handler_reachable();
+        let now = Instant::now();
+        match &mut self.session {
+            Some(session) if session.closed_by().is_some_and(|end| end <= now) => self.session = None,
+            Some(session) if session.closed_by().is_some() => {}
+            Some(session) if session.silent_at().is_some_and(|end| end <= now) && link.connected => {
+                self.pause(Trouble::Silent);
+            }
+            _ => {}
+        }
+        if link.connected {
+            self.steer_session(link, reachable, now).await;
+        } else if self.drained_by.is_some() {
+            // Nothing can come, and nothing can be told.
+            self.session = None;
+        }
+        self.tell(link, reachable);
+    }
+
+    async fn steer_session(&mut self, link: Link, reachable: bool, now: Instant) {
+        let concurrency = usize::from(self.context.config.delivery.concurrency);
+        let used_up = self.drained_by.is_some_and(|end| end.wind_down <= now);
+        let Some(session) = &mut self.session else {
+            if reachable && self.drained_by.is_none() && self.retry_at <= now {
+                self.open(link, window::request(concurrency, self.in_flight.len(), 0)).await;
+            }
+            return;
+        };
+        if session.closed_by().is_some() {
+            return;
+        }
+        let winding_down = self.drained_by.is_some();
+        let useless = self.epoch != link.epoch || !reachable || self.retry_at > now;
+        if useless || used_up || (winding_down && session.outstanding() == 0) {
+            session.close().await;
+        } else if !winding_down
+            && let Some(batch) = window::request(concurrency, self.in_flight.len(), session.outstanding())
+            && !matches!(timeout(COMMAND_LIMIT, session.request(batch)).await, Ok(Ok(())))
+        {
+            self.pause(Trouble::Silent);
+        }
+    }
+
+    async fn open(&mut self, link: Link, batch: Option<usize>) {
+        let Some(batch) = batch else { return };
+        let Context { client, config, .. } = &*self.context;
+        match timeout(COMMAND_LIMIT, Session::open(client, &config.handler, batch)).await {
+            Ok(Ok(session)) => {
+                self.session = Some(session);
+                self.epoch = link.epoch;
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no pull");
+                self.pause(Trouble::Silent);
+            }
+            Err(_) => self.pause(Trouble::Silent),
+        }
+    }
+
+    fn handler_reachable(&mut self) -> bool {
+        let reachable = *self.reachable.borrow_and_update();
+        if self.told_reachable != Some(reachable) {
+            self.context.metrics.reachable(reachable);
+            self.told_reachable = Some(reachable);
+        }
+        reachable
+    }
+
+    fn tell(&self, link: Link, reachable: bool) {
+        self.health.set(if self.drained_by.is_some() {
+            Progress::Draining
+        } else if !link.connected {
+            Progress::Disconnected
+        } else if self.answered || !reachable {
+            Progress::Pulling
+        } else {
+            Progress::Opening
+        });
+    }
+}
+
+async fn next(session: &mut Option<Session>) -> Arrival {
+    match session {
+        Some(session) => session.next().await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,99 @@
+//! The span of an event's processing, and the trace context that goes on to the handler.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use opentelemetry::Context;
+use opentelemetry::trace::{Status, TraceContextExt as _};
+use tidegate_broker_client::contract::Sidecar;
+use tidegate_cloudevents::{Event, Invalid};
+use tracing::{Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use crate::in_hand::InHand;
+use crate::metrics;
+use crate::outcome::Answer;
+
+const PARENT: &str = "traceparent";
+const STATE: &str = "tracestate";
+
+/// A consumer span, child of the publish (or, without one, of what the event itself carries).
+///
+/// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
+pub fn process(config: &Sidecar, stored: &InHand, event: &Event) -> Span {
+    let span = tracing::info_span!(
+        "process",
+        otel.name = format_args!("process {}", config.topic),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.name = "process",
+        messaging.operation.type = "process",
+        messaging.destination.name = config.topic.as_str(),
+        messaging.consumer.group.name = config.handler.as_str(),
+        messaging.message.id = event.id(),
+        cloudevents.event_id = event.id(),
+        cloudevents.event_source = event.source(),
+        cloudevents.event_type = event.event_type(),
+        tidegate.attempt = stored.attempt(),
+        tidegate.sequence = stored.sequence(),
+        http.response.status_code = field::Empty,
+        error.type = field::Empty,
+    );
+    let published = tidegate_telemetry::context_from(&|name| stored.header(name));
+    let parent = if published.span().span_context().is_valid() {
+        published
+    } else {
+        tidegate_telemetry::context_from(&|name| event.attribute(name))
+    };
+    if parent.span().span_context().is_valid() {
+        // Without an exporter there is nothing to set it on.
+        let _ = span.set_parent(parent);
+    }
+    span
+}
+
+/// Notes on the span how the attempt ended.
+pub fn record(span: &Span, answer: &Answer) {
+    if let Answer::Status { code, .. } = answer {
+        span.record("http.response.status_code", code.as_u16());
+    }
+    if let Some(error) = metrics::error_type(answer) {
+        span.record("error.type", error.as_str());
+        span.set_status(Status::error(error));
+    }
+}
+
+/// The event with the publish context as extension, unless it has one of its own (CloudEvents distributed
+/// tracing extension: the context in which the event came to be).
+///
+/// # Errors
+/// None that is known: what would not be a valid value is left out.
+pub fn with_publish_context(event: Event, stored: &InHand) -> Result<Event, Invalid> {
+    if event.attribute(PARENT).is_some() {
+        return Ok(event);
+    }
+    let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    [PARENT, STATE].into_iter().try_fold(event, |event, name| match stored.header(name).filter(printable) {
+        Some(value) => event.with_extension(name, value),
+        None => Ok(event),
+    })
+}
+
+/// Adds the HTTP headers by which the handler's own spans join the trace: the process span, or, where nothing
+/// is exported, what the event came with.
+pub fn headers(span: &Span, event: &Event, headers: &mut HeaderMap) {
+    let context: Context = span.context();
+    if context.span().span_context().is_valid() {
+        tidegate_telemetry::inject(&context, |name, value| set(headers, name, &value));
+    } else {
+        for name in [PARENT, STATE] {
+            if let Some(value) = event.attribute(name) {
+                set(headers, name, value);
+            }
+        }
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: &str, value: &str) {
+    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,203 @@
+//! Coming, going and surviving: drain, crash, restart of the broker, and the limits of the identity.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use support::{Container, HANDLER, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
+use tidegate_broker_client::{connect, identity, layout};
+use tidegate_test_broker::TestBroker;
+use tokio::time::{sleep, timeout};
+
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn probes_and_the_drain_tell_the_truth() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|_| (204, Duration::from_millis(700))).await;
+    let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    assert_eq!(sidecar.get("/startupz").await, Some(200));
+    assert_eq!(sidecar.get("/livez").await, Some(200));
+    assert_eq!(sidecar.get("/drain/wrong").await, Some(404));
+    publish(&broker, "1").await;
+    eventually("it is in flight", async || container.count() == 1).await;
+    let begun = tokio::time::Instant::now();
+    let (first, second) = tokio::join!(sidecar.drain(), sidecar.drain());
+    assert_eq!((first, second), (Some(200), Some(200)));
+    assert!(begun.elapsed() >= Duration::from_millis(500), "the delivery in flight was waited for");
+    assert_eq!(sidecar.get("/readyz").await, Some(503));
+    assert_eq!(sidecar.get("/livez").await, Some(200));
+    publish(&broker, "2").await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(container.ids(), ["1"], "nothing is pulled after a drain");
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn what_waits_in_hand_is_given_back_at_once() {
+    let ack_wait = Duration::from_secs(30);
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ack_wait).await;
+    let dying = Container::start().await;
+    let first = Running::ready(config(&broker, identity.clone(), dying.port, ack_wait)).await;
+    publish(&broker, "0").await;
+    all_settled(&broker).await;
+    drop(dying);
+    publish_all(&broker, (1..6).map(|i| i.to_string())).await;
+    eventually("some wait in hand", async || support::in_hand(&broker).await > 0).await;
+    let begun = tokio::time::Instant::now();
+    assert_eq!(first.drain().await, Some(200));
+    let container = Container::start().await;
+    let second = Running::ready(config(&broker, identity, container.port, ack_wait)).await;
+    all_settled(&broker).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(container.count(), 5);
+    second.terminate().await;
+}
+
+/// Replicas come and go under load; each is drained: nothing is lost and nothing is delivered twice.
+#[tokio::test]
+async fn drains_under_load_cause_no_duplicates() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, Duration::from_secs(10)).await;
+    let container = Container::answering(|_| (204, Duration::from_millis(5))).await;
+    let config = |port| config(&broker, identity.clone(), port, Duration::from_secs(10));
+    let stays = Running::ready(config(container.port)).await;
+    let publisher = async {
+        let mut ids = Vec::new();
+        for round in 0..60 {
+            ids.extend(publish_all(&broker, (0..50).map(|i| format!("{round}-{i}"))).await);
+            sleep(Duration::from_millis(20)).await;
+        }
+        ids
+    };
+    let rollouts = async {
+        for round in 0..6 {
+            let replica = Running::ready(config(container.port)).await;
+            sleep(Duration::from_millis(150)).await;
+            if round % 2 == 0 {
+                assert_eq!(replica.drain().await, Some(200));
+            }
+            replica.terminate().await;
+        }
+    };
+    let (ids, ()) = tokio::join!(publisher, rollouts);
+    all_settled(&broker).await;
+    let mut times = BTreeMap::new();
+    for id in container.ids() {
+        *times.entry(id).or_insert(0) += 1;
+    }
+    assert_eq!(times.len(), ids.len(), "lost");
+    let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "delivered twice: {twice:?}");
+    assert!(dead_letters(&broker).await.is_empty());
+    stays.terminate().await;
+}
+
+#[tokio::test]
+async fn another_sidecar_takes_over_from_one_that_crashed() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|_| (204, Duration::from_millis(20))).await;
+    let first = Running::ready(config(&broker, identity.clone(), container.port, ACK_WAIT)).await;
+    let ids = publish_all(&broker, (0..300).map(|i| i.to_string())).await;
+    eventually("it is at work", async || container.count() > 20).await;
+    first.crash().await;
+    let _second = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    all_settled(&broker).await;
+    let received: BTreeSet<_> = container.ids().into_iter().collect();
+    assert_eq!(received, ids.into_iter().collect());
+    assert!(container.count() <= 300 + 16, "only what was in flight came twice: {}", container.count());
+}
+
+#[tokio::test]
+async fn it_waits_for_a_broker_and_survives_its_restart() {
+    let mut broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::start().await;
+    broker.stop();
+    let sidecar = Running::start(config(&broker, identity, container.port, ACK_WAIT));
+    eventually("it has started", async || sidecar.get("/startupz").await == Some(200)).await;
+    assert_eq!(sidecar.get("/readyz").await, Some(503));
+    broker.restart().await;
+    eventually("it is ready", async || sidecar.get("/readyz").await == Some(200)).await;
+    let mut ids = publish_all(&broker, (0..50).map(|i| i.to_string())).await;
+    all_settled(&broker).await;
+    broker.restart().await;
+    eventually("the operator is back", async || {
+        timeout(Duration::from_secs(1), broker.operator().flush()).await.is_ok()
+    })
+    .await;
+    sleep(Duration::from_millis(500)).await;
+    ids.extend(publish_all(&broker, (50..100).map(|i| i.to_string())).await);
+    all_settled(&broker).await;
+    let received: BTreeSet<_> = container.ids().into_iter().collect();
+    assert_eq!(received, ids.into_iter().collect());
+    eventually("it is ready again", async || sidecar.get("/readyz").await == Some(200)).await;
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_deleted_consumer_is_waited_for() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::start().await;
+    let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    let stream = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+    stream.delete_consumer(HANDLER).await.unwrap();
+    eventually("it is not ready", async || sidecar.get("/readyz").await == Some(503)).await;
+    broker.handler(HANDLER, ACK_WAIT).await;
+    publish(&broker, "1").await;
+    eventually("it goes on", async || container.count() == 1).await;
+    all_settled(&broker).await;
+    eventually("it is ready", async || sidecar.get("/readyz").await == Some(200)).await;
+}
+
+/// The handler's identity may pull and acknowledge its own consumer and send its dead letters, nothing else.
+#[tokio::test]
+async fn the_identity_can_do_nothing_else() {
+    let broker = TestBroker::start().await;
+    let mine = broker.handler(HANDLER, ACK_WAIT).await;
+    broker.handler("shipping", ACK_WAIT).await;
+    publish(&broker, "1").await;
+    let client = connect::connect("test", &broker.servers(), identity::folder(mine)).await.unwrap();
+    let request = |subject: String| {
+        let client = client.clone();
+        async move {
+            // An inbox of its own: events come with their own subject, which the shared inbox does not know.
+            let request = async_nats::Request::new()
+                .timeout(Some(Duration::from_millis(700)))
+                .payload(r#"{"batch":1,"expires":500000000}"#.into())
+                .inbox(client.new_inbox());
+            client.send_request(subject, request).await.is_ok_and(|answer| answer.status.is_none())
+        }
+    };
+    assert!(request(layout::pull_subject(HANDLER)).await, "its own consumer answers");
+    for subject in [
+        layout::pull_subject("shipping"),
+        "$JS.API.CONSUMER.INFO.events.billing".to_owned(),
+        "$JS.API.STREAM.INFO.events".to_owned(),
+        "$JS.API.STREAM.PURGE.events".to_owned(),
+        layout::dead_letter_subject("shipping"),
+        "events.0.forged".to_owned(),
+    ] {
+        assert!(!request(subject.clone()).await, "{subject} must not answer");
+    }
+    // The broker answers a pull where its reply says, with its own rights: not in the topic's account.
+    for reply in ["$JS.API.STREAM.PURGE.events", "$JS.API.STREAM.DELETE.events", "events.0.forged"] {
+        let body = r#"{"batch":1,"expires":500000000,"idle_heartbeat":100000000}"#;
+        client.publish_with_reply(layout::pull_subject(HANDLER), reply, body.into()).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    sleep(Duration::from_millis(1200)).await;
+    let context = jetstream::new(broker.operator());
+    let state = context.get_stream(layout::EVENT_STREAM).await.unwrap().get_info().await.unwrap().state;
+    assert_eq!((state.messages, state.last_sequence), (1, 1), "purged or written to");
+    let shipping: PullConsumer = context.get_consumer_from_stream("shipping", layout::EVENT_STREAM).await.unwrap();
+    assert_eq!(shipping.get_info().await.unwrap().num_pending, 1, "somebody pulled for another handler");
+}

@@ -1,0 +1,108 @@
+//! The user's container: an HTTP server that answers as it is told and keeps what it got.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Received {
+    pub at: Instant,
+    pub method: Method,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub fn id(&self) -> String {
+        self.header("ce-id").to_owned()
+    }
+}
+
+/// What it answers, and after which time.
+type Script = Arc<dyn Fn(&Received) -> (u16, Duration) + Send + Sync>;
+
+#[derive(Clone)]
+struct Shared {
+    ledger: Arc<Mutex<Vec<Received>>>,
+    script: Script,
+}
+
+/// A running container. Dropped, it is gone: its listener and all its connections.
+pub struct Container {
+    pub port: u16,
+    shared: Shared,
+    task: JoinHandle<()>,
+}
+
+impl Container {
+    /// One that answers 204 at once.
+    pub async fn start() -> Self {
+        Self::answering(|_| (204, Duration::ZERO)).await
+    }
+
+    /// One that answers as the function says.
+    pub async fn answering(script: impl Fn(&Received) -> (u16, Duration) + Send + Sync + 'static) -> Self {
+        Self::at(free_port(), script).await
+    }
+
+    /// The same at a certain port.
+    pub async fn at(port: u16, script: impl Fn(&Received) -> (u16, Duration) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let shared = Shared { ledger: Arc::default(), script: Arc::new(script) };
+        let app = Router::new().fallback(receive).with_state(shared.clone());
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { port, shared, task }
+    }
+
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.ledger.lock().unwrap().clone()
+    }
+
+    pub fn count(&self) -> usize {
+        self.shared.ledger.lock().unwrap().len()
+    }
+
+    /// All ids in order of arrival, repeated ones included.
+    pub fn ids(&self) -> Vec<String> {
+        self.received().iter().map(Received::id).collect()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn receive(State(shared): State<Shared>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let received = Received { at: Instant::now(), method, path: uri.path().to_owned(), headers, body };
+    shared.ledger.lock().unwrap().push(received.clone());
+    let (status, wait) = (shared.script)(&received);
+    sleep(wait).await;
+    let status = StatusCode::from_u16(status).unwrap();
+    let mut response = Response::builder().status(status);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response = response.header("retry-after", "1");
+    }
+    response.body(if status.is_success() { "".into() } else { "no\r\nthanks".into() }).unwrap()
+}
+
+/// A port nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}

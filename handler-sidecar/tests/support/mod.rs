@@ -1,0 +1,191 @@
+//! What the integration tests share: a broker, a sidecar in this process, and a user's container that keeps a
+//! ledger of what it got.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)] // each test file uses a part of it; helpers may panic
+
+mod container;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, message::StreamMessage};
+use tidegate_broker_client::contract::{Delivery, Retry, Sidecar};
+use tidegate_broker_client::{layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::TestBroker;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use container::{Container, free_port};
+
+pub const HANDLER: &str = "billing";
+pub const TOKEN: &str = "0123456789abcdef";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A configuration with short times.
+pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Duration) -> Sidecar {
+    Sidecar {
+        namespace: "shop".into(),
+        topic: "orders".into(),
+        handler: HANDLER.into(),
+        servers: broker.servers(),
+        identity,
+        admin_port: free_port(),
+        drain_token: TOKEN.into(),
+        delivery: Delivery {
+            port,
+            path: "/events".into(),
+            concurrency: 16,
+            timeout: Duration::from_secs(5),
+            retry: Retry {
+                max_attempts: 3,
+                initial: Duration::from_millis(50),
+                max: Duration::from_millis(200),
+                factor: 2.0,
+                jitter: 0.2,
+            },
+        },
+        ack_wait,
+    }
+}
+
+/// A sidecar that runs in this process.
+pub struct Running {
+    pub config: Sidecar,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), tidegate_handler_sidecar::Error>>,
+}
+
+impl Running {
+    pub fn start(config: Sidecar) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(tidegate_handler_sidecar::run(config.clone(), async {
+            let _ = stopped.await;
+        }));
+        Self { config, stop: Some(stop), task }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn ready(config: Sidecar) -> Self {
+        let sidecar = Self::start(config);
+        eventually("the sidecar is ready", async || sidecar.get("/readyz").await == Some(200)).await;
+        sidecar
+    }
+
+    /// As SIGTERM does: drains and ends.
+    pub async fn terminate(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        timeout(LIMIT, &mut self.task).await.expect("it ends").unwrap().expect("without an error");
+    }
+
+    /// As a crash does: nothing is told to anybody. (Its connection is closed by the drop of the client.)
+    pub async fn crash(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    /// The status of a GET at its own listener.
+    pub async fn get(&self, path: &str) -> Option<u16> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.config.admin_port)).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.ok()?;
+        response.split(' ').nth(1)?.parse().ok()
+    }
+
+    pub async fn drain(&self) -> Option<u16> {
+        self.get(&format!("/drain/{TOKEN}")).await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Stores an event as the ingress does.
+pub async fn publish(broker: &TestBroker, id: &str) -> u64 {
+    publish_with(broker, id, &[]).await
+}
+
+/// The same with further headers.
+pub async fn publish_with(broker: &TestBroker, id: &str, extra: &[(&str, &str)]) -> u64 {
+    let event = Event::builder(id, "/sensors/1", "temperature")
+        .attribute("datacontenttype", "application/json")
+        .data(format!(r#"{{"id":"{id}"}}"#))
+        .build()
+        .unwrap();
+    let (mut headers, payload) = stored::encode(&event);
+    headers.insert("Nats-Msg-Id", layout::message_id(event.source(), id));
+    for (name, value) in extra {
+        headers.insert(*name, *value);
+    }
+    let subject = layout::event_subject(layout::partition(id), event.event_type());
+    let stream = jetstream::new(broker.operator());
+    let sent = stream.publish_with_headers(subject, headers, payload).await.unwrap();
+    sent.await.unwrap().sequence
+}
+
+/// Stores many.
+pub async fn publish_all(broker: &TestBroker, ids: impl IntoIterator<Item = String>) -> Vec<String> {
+    let ids: Vec<_> = ids.into_iter().collect();
+    for chunk in ids.chunks(64) {
+        futures::future::join_all(chunk.iter().map(|id| publish(broker, id))).await;
+    }
+    ids
+}
+
+/// The dead letters, oldest first.
+pub async fn dead_letters(broker: &TestBroker) -> Vec<StreamMessage> {
+    let context = jetstream::new(broker.operator());
+    let stream = context.get_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    let last = stream.cached_info().state.last_sequence;
+    let mut letters = Vec::new();
+    for sequence in 1..=last {
+        letters.push(stream.get_raw_message(sequence).await.unwrap());
+    }
+    letters
+}
+
+/// The handler's consumer.
+pub async fn consumer(broker: &TestBroker) -> PullConsumer {
+    let context = jetstream::new(broker.operator());
+    context.get_consumer_from_stream(HANDLER, layout::EVENT_STREAM).await.unwrap()
+}
+
+/// Events delivered and not acknowledged.
+pub async fn in_hand(broker: &TestBroker) -> usize {
+    consumer(broker).await.cached_info().num_ack_pending
+}
+
+/// Waits until the consumer has nothing left.
+pub async fn all_settled(broker: &TestBroker) {
+    let begun = Instant::now();
+    loop {
+        let stream = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+        let consumer = consumer(broker).await;
+        let info = consumer.cached_info();
+        // The consumer hears of an event a moment after its publisher: the counts alone may be too early.
+        let delivered = info.delivered.stream_sequence >= stream.cached_info().state.last_sequence;
+        if delivered && info.num_pending == 0 && info.num_ack_pending == 0 {
+            return;
+        }
+        assert!(begun.elapsed() < LIMIT * 3, "not settled: {info:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until something holds.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,114 @@
+//! What an observer sees: the spans and the counters of deliveries, with a real broker.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use opentelemetry::trace::{SpanKind, Status, TracerProvider as _};
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use support::{Container, HANDLER, Running, all_settled, config, publish_with};
+use tidegate_test_broker::TestBroker;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+const ACK_WAIT: Duration = Duration::from_secs(10);
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PUBLISH: &str = "b7ad6b7169203331";
+
+/// One test, because the subscriber and the meter are those of the process.
+#[tokio::test]
+async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
+    let spans = InMemorySpanExporter::default();
+    let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build().tracer("test");
+    let only_ours = tracing_subscriber::filter::filter_fn(|of| of.target().starts_with("tidegate"));
+    let layer = tracing_subscriber::Layer::with_filter(tracing_opentelemetry::layer().with_tracer(tracer), only_ours);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
+    let exported = InMemoryMetricExporter::default();
+    let meters = SdkMeterProvider::builder().with_periodic_exporter(exported.clone()).build();
+    opentelemetry::global::set_meter_provider(meters.clone());
+
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|request| {
+        let first = request.header("ce-tidegateattempt") == "1";
+        (
+            if request.id() == "refused" {
+                422
+            } else if first {
+                503
+            } else {
+                200
+            },
+            Duration::ZERO,
+        )
+    })
+    .await;
+    let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    let parent = format!("00-{TRACE}-{PUBLISH}-01");
+    for id in ["good", "refused"] {
+        publish_with(&broker, id, &[("traceparent", &parent)]).await;
+    }
+    all_settled(&broker).await;
+    sidecar.terminate().await;
+
+    let spans = spans.get_finished_spans().unwrap();
+    let processed: Vec<_> = spans.iter().filter(|span| span.name == "process orders").collect();
+    assert_eq!(processed.len(), 3, "two attempts of one event, one of the other");
+    for span in &processed {
+        assert_eq!(span.span_kind, SpanKind::Consumer);
+        assert_eq!(span.span_context.trace_id().to_string(), TRACE);
+        assert_eq!(span.parent_span_id.to_string(), PUBLISH);
+        let sent = format!("00-{TRACE}-{}-01", span.span_context.span_id());
+        let request = container.received().into_iter().find(|request| request.header("traceparent") == sent).unwrap();
+        assert_eq!(request.header("ce-traceparent"), parent, "the event keeps the context it came to be in");
+        let is = |name: &str, value: &str| assert_eq!(attribute(span, name), value, "{name}");
+        is("messaging.system", "nats");
+        is("messaging.operation.type", "process");
+        is("messaging.destination.name", "orders");
+        is("messaging.consumer.group.name", HANDLER);
+        is("messaging.message.id", &request.id());
+        is("cloudevents.event_type", "temperature");
+        is("tidegate.attempt", request.header("ce-tidegateattempt"));
+        let code = attribute(span, "http.response.status_code");
+        assert_eq!(span.status == Status::Unset, code == "200", "{code} {:?}", span.status);
+        is("error.type", if code == "200" { "" } else { &code });
+    }
+
+    meters.force_flush().unwrap();
+    let metrics = exported.get_finished_metrics().unwrap();
+    let last = metrics.last().unwrap();
+    let outcomes = BTreeMap::from([("acknowledged", 1), ("dead-lettered", 1), ("retried", 1)]);
+    let expected = outcomes.into_iter().map(|(outcome, count)| (outcome.to_owned(), count)).collect();
+    assert_eq!(sums(last, "tidegate.delivery.settled", "outcome"), expected);
+    let received = sums(last, "messaging.client.consumed.messages", "messaging.destination.name");
+    assert_eq!(received, BTreeMap::from([("orders".to_owned(), 3)]));
+    let in_flight = sums(last, "tidegate.delivery.in_flight", "tidegate.handler");
+    assert_eq!(in_flight, BTreeMap::from([(HANDLER.to_owned(), 0)]));
+}
+
+fn attribute(span: &SpanData, name: &str) -> String {
+    let found = span.attributes.iter().find(|attribute| attribute.key.as_str() == name);
+    found.map(|attribute| attribute.value.to_string()).unwrap_or_default()
+}
+
+/// A counter's values by one of its attributes.
+fn sums(metrics: &ResourceMetrics, name: &str, by: &str) -> BTreeMap<String, i64> {
+    let metric = metrics.scope_metrics().flat_map(|scope| scope.metrics()).find(|metric| metric.name() == name);
+    let key = |attributes: Vec<&opentelemetry::KeyValue>| {
+        attributes.into_iter().find(|attribute| attribute.key.as_str() == by).unwrap().value.to_string()
+    };
+    match metric.unwrap().data() {
+        AggregatedMetrics::U64(MetricData::Sum(sum)) => sum
+            .data_points()
+            .map(|point| (key(point.attributes().collect()), i64::try_from(point.value()).unwrap()))
+            .collect(),
+        AggregatedMetrics::I64(MetricData::Sum(sum)) => {
+            sum.data_points().map(|point| (key(point.attributes().collect()), point.value())).collect()
+        }
+        other => panic!("{name}: {other:?}"),
+    }
+}

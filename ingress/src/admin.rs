@@ -1,0 +1,78 @@
+//! The plain listener for the kubelet: probes of the ingress, and those of the broker beside it.
+//!
+//! The broker's monitoring port stays on loopback because it shows much more than health. The probes of its
+//! container come through here, and only the status code is passed on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::connection::State as Connection;
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use bytes::Bytes;
+use http::{StatusCode, Uri};
+use http_body_util::Empty;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+/// How long the broker may take to say how it is.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// What the probes look at.
+pub struct Health {
+    client: Client,
+    leaving: AtomicBool,
+    monitor: String,
+    probe: legacy::Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Health {
+    /// Of this connection, and of the broker with this monitoring address (`http://host:port`).
+    pub fn new(client: Client, monitor: &str) -> Self {
+        let probe = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+        let monitor = monitor.trim_end_matches('/').to_owned();
+        Self { client, leaving: AtomicBool::new(false), monitor, probe }
+    }
+
+    /// From now on not ready, for good.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    fn ready(&self) -> Result<&'static str, (StatusCode, &'static str)> {
+        if self.leaving.load(Ordering::Relaxed) {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "leaving\n"));
+        }
+        if self.client.connection_state() != Connection::Connected {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "no connection to the broker\n"));
+        }
+        Ok("ready\n")
+    }
+
+    /// The status of one of the broker's health pages; 503 if there is none in time.
+    async fn broker(&self, page: &str) -> StatusCode {
+        let Ok(page) = format!("{}{page}", self.monitor).parse::<Uri>() else {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        };
+        match tokio::time::timeout(PROBE, self.probe.get(page)).await {
+            Ok(Ok(response)) => response.status(),
+            Ok(Err(_)) | Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// The routes of the admin listener.
+pub fn router(health: Arc<Health>) -> Router {
+    type Of = State<Arc<Health>>;
+    Router::new()
+        .route("/livez", get("alive\n"))
+        .route("/readyz", get(async |State(health): Of| health.ready()))
+        .route("/broker/startup", get(async |State(health): Of| health.broker("/healthz").await))
+        .route("/broker/ready", get(async |State(health): Of| health.broker("/healthz?js-server-only=true").await))
+        .route("/broker/live", get(async |State(health): Of| health.broker("/healthz?js-enabled-only=true").await))
+        .with_state(health)
+}

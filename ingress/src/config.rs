@@ -1,0 +1,82 @@
+//! What the operator says (one JSON document), and the bounds of everything that could grow.
+
+use std::time::Duration;
+
+use tidegate_broker_client::contract;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The program was not started by the operator.
+    #[error("environment variable {} is not set: the operator sets it", contract::VARIABLE)]
+    Missing,
+    /// The operator is of another version, or the variable was written by hand.
+    #[error("environment variable {}: {error}", contract::VARIABLE)]
+    Unreadable {
+        /// What is wrong with the JSON.
+        #[from]
+        error: serde_json::Error,
+    },
+}
+
+/// Reads the configuration from the environment.
+///
+/// # Errors
+/// The variable is missing, or does not hold what [`contract::Ingress`] describes.
+pub fn from_env() -> Result<contract::Ingress, ConfigError> {
+    let json = std::env::var(contract::VARIABLE).map_err(|_| ConfigError::Missing)?;
+    Ok(serde_json::from_str(&json)?)
+}
+
+/// Bounds in time and number. The defaults are meant for production; tests shorten some.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of publishers; more wait in the kernel's backlog.
+    pub connections: usize,
+    /// A TLS handshake.
+    pub handshake: Duration,
+    /// The head of a request, and the idle time between two requests of a connection.
+    pub idle: Duration,
+    /// The body of a request.
+    pub body: Duration,
+    /// Requests in progress; more are answered with 503.
+    pub requests: usize,
+    /// Bytes of the bodies in progress, in KiB; more are answered with 503.
+    pub body_memory_kib: u32,
+    /// Publishes in flight to the broker, of all requests; more wait.
+    pub publishes: usize,
+    /// Publishes in flight of one batch.
+    pub publishes_per_request: usize,
+    /// One publish, from the wait for its turn to the broker's acknowledgement.
+    pub publish: Duration,
+    /// How often the certificate is read anew.
+    pub certificate_check: Duration,
+    /// After SIGTERM: how long requests are still taken while the cluster learns that this pod is leaving.
+    pub propagation: Duration,
+    /// After that: how long open requests may take to end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            body: Duration::from_secs(30),
+            requests: 512,
+            body_memory_kib: 64 * 1024,
+            publishes: 1024,
+            publishes_per_request: 64,
+            publish: Duration::from_secs(5),
+            certificate_check: Duration::from_secs(5),
+            propagation: Duration::from_secs(5),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The largest request body in bytes: room for a batch, and for an event whose data is written as base64.
+pub fn request_limit(max_event_size: usize) -> usize {
+    max_event_size.saturating_mul(4).max(64 * 1024)
+}

@@ -1,0 +1,150 @@
+//! One connection, from its handshake to its end.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, interval_at, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::config::Limits;
+
+/// Largest head of a request: all attributes of an event fit into it.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// What a connection needs.
+pub struct Connection {
+    /// What answers.
+    pub router: Router,
+    /// Bounds.
+    pub limits: Limits,
+    /// Ends the connection after its requests in progress.
+    pub stop: CancellationToken,
+}
+
+impl Connection {
+    /// Serves the connection to its end, whoever ends it.
+    pub async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        // Small answers must not wait for more to send.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "nodelay");
+        }
+        let Some(tls) = tls else { return self.drive(stream, false).await };
+        match timeout(self.limits.handshake, tls.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.drive(stream, http2).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+            Err(_) => tracing::debug!("the TLS handshake took too long"),
+        }
+    }
+
+    async fn drive(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http2: bool) {
+        let Self { router, limits, stop } = self;
+        let activity = Arc::new(Activity::default());
+        let service = service_fn({
+            let activity = Arc::clone(&activity);
+            move |request: Request<Incoming>| {
+                let (router, running) = (router.clone(), activity.begin());
+                async move {
+                    let response = router.oneshot(request).await;
+                    drop(running);
+                    response as Result<_, Infallible>
+                }
+            }
+        });
+        let builder = builder(http2, &limits);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let mut idle = interval_at(Instant::now() + limits.idle, limits.idle);
+        let mut seen = None;
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "connection");
+                    }
+                    return;
+                }
+                () = stop.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = idle.tick() => {
+                    let now = activity.idle();
+                    if now.is_some() && now == seen {
+                        if closing {
+                            return;
+                        }
+                        closing = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    seen = now;
+                }
+            }
+        }
+    }
+}
+
+/// The protocol was agreed on in the handshake, so there is no need to guess it from the first bytes
+/// (a guess has no time limit).
+fn builder(http2: bool, limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(usize::try_from(MAX_HEAD).unwrap_or(usize::MAX));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_concurrent_streams(128)
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024)
+        .max_header_list_size(MAX_HEAD);
+    if http2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// Whether a connection does anything: an open HTTP/2 connection without requests has no other limit.
+#[derive(Default)]
+struct Activity {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Running {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Running(Arc::clone(self))
+    }
+
+    /// The number of requests so far, if none is running.
+    fn idle(&self) -> Option<u64> {
+        let begun = self.begun.load(Ordering::Relaxed);
+        (begun == self.ended.load(Ordering::Relaxed)).then_some(begun)
+    }
+}
+
+/// A request in progress; also ends when its client goes away.
+struct Running(Arc<Activity>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,52 @@
+//! The ingress container of a broker pod. See the library for what it does.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use opentelemetry::KeyValue;
+use tidegate_broker_client::contract;
+use tidegate_ingress::{Ingress, Limits, config, shutdown::Signals};
+use tidegate_telemetry::Service;
+
+fn main() -> ExitCode {
+    // First of all: TLS configurations of the broker connection and of the exporters use it.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the ingress cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), Box<dyn Error>> {
+    let config = config::from_env();
+    let telemetry = tidegate_telemetry::init(Service {
+        name: "tidegate-ingress",
+        version: env!("CARGO_PKG_VERSION"),
+        attributes: config.as_ref().map(attributes).unwrap_or_default(),
+    })?;
+    // Two threads: TLS of many publishers uses both cores of a small node, and more would only cost memory.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(serve(config));
+    telemetry.shutdown();
+    result
+}
+
+async fn serve(config: Result<contract::Ingress, config::ConfigError>) -> Result<(), Box<dyn Error>> {
+    let signals = Signals::install()?;
+    let ingress = Ingress::bind(&config?, Limits::default()).await?;
+    tracing::info!(https = %ingress.https_address()?, admin = %ingress.admin_address()?, "the ingress listens");
+    ingress.run(signals.wait()).await;
+    Ok(())
+}
+
+fn attributes(config: &contract::Ingress) -> Vec<KeyValue> {
+    vec![
+        KeyValue::new("k8s.namespace.name", config.namespace.clone()),
+        KeyValue::new("messaging.destination.name", config.topic.clone()),
+    ]
+}

@@ -1,0 +1,134 @@
+//! What the broker's answer to a publish means. Pure.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{self, ErrorCode};
+use tidegate_broker_client::layout;
+
+/// Why an event is not known to be stored, from the least to the worst: of a batch, the worst is reported.
+///
+/// What a repetition cannot mend comes first, so that a publisher repeats as long as that can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Failure {
+    /// Larger than the stream takes.
+    #[error("the broker takes no event of this size")]
+    TooLarge,
+    /// The stream is full, and is to keep what it has (`whenFull: Reject`).
+    #[error("the topic is full; repeat when its handlers have caught up or its retention has removed old events")]
+    Full,
+    /// The broker refused it for a reason that is not the event's.
+    #[error("the broker refused it")]
+    Refused,
+    /// No acknowledgement in time; it may have been stored.
+    #[error("the broker did not acknowledge it in time")]
+    Timeout,
+    /// No connection, or nobody who keeps the stream.
+    #[error("the broker is not available")]
+    Unavailable,
+}
+
+impl Failure {
+    /// The value of `error.type` in metrics and spans.
+    pub fn error_type(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Full => "full",
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// When to repeat; `None` if that does not help.
+    pub fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::TooLarge => None,
+            Self::Full => Some(Duration::from_secs(5)),
+            Self::Refused | Self::Timeout | Self::Unavailable => Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// Whether this acknowledgement is the right one: only that of the event stream is.
+///
+/// # Errors
+/// Somebody else answered.
+pub fn of_acknowledgement(acknowledgement: &PublishAck) -> Result<(), Failure> {
+    if acknowledgement.stream == layout::EVENT_STREAM {
+        return Ok(());
+    }
+    tracing::warn!(stream = %acknowledgement.stream, "another stream acknowledged an event");
+    Err(Failure::Refused)
+}
+
+/// What it means that there is no acknowledgement.
+pub fn of_publish_error(error: &PublishError) -> Failure {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound | PublishErrorKind::BrokenPipe => Failure::Unavailable,
+        PublishErrorKind::TimedOut | PublishErrorKind::MaxAckPending => Failure::Timeout,
+        PublishErrorKind::MaxPayloadExceeded => Failure::TooLarge,
+        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence | PublishErrorKind::Other => {
+            let refusal = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+            let failure = refusal.map_or(Failure::Refused, of_refusal);
+            if failure == Failure::Refused {
+                tracing::warn!(%error, "the broker refused an event");
+            }
+            failure
+        }
+    }
+}
+
+/// The codes are nats-server's (errors.json). What the store refuses has one code and differs in its text.
+fn of_refusal(error: &jetstream::Error) -> Failure {
+    let text = error.to_string();
+    match error.error_code() {
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Failure::TooLarge,
+        ErrorCode::STREAM_STORE_FAILED if text.starts_with("message too large") => Failure::TooLarge,
+        ErrorCode::STREAM_STORE_FAILED if text.starts_with("maximum ") => Failure::Full,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED | ErrorCode::STORAGE_RESOURCES_EXCEEDED => Failure::Full,
+        ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::CLUSTER_NOT_LEADER => Failure::Unavailable,
+        _ => Failure::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_acknowledgement_of_the_event_stream_is_a_success() {
+        let of = |stream: &str| of_acknowledgement(&PublishAck { stream: stream.into(), ..PublishAck::default() });
+        assert_eq!(of("events"), Ok(()));
+        assert_eq!(of("dead-letters"), Err(Failure::Refused));
+    }
+
+    #[test]
+    fn refusals() {
+        let table = [
+            (10077, "maximum bytes exceeded", Failure::Full),
+            (10077, "maximum messages exceeded", Failure::Full),
+            (10077, "maximum messages per subject exceeded", Failure::Full),
+            (10077, "message too large", Failure::TooLarge),
+            (10077, "no space left on device", Failure::Refused),
+            (10054, "message size exceeds maximum allowed", Failure::TooLarge),
+            (10097, "header size exceeds maximum allowed of 64k", Failure::TooLarge),
+            (10002, "resource limits exceeded for account", Failure::Full),
+            (10023, "insufficient resources", Failure::Unavailable),
+            (10060, "expected stream does not match", Failure::Refused),
+            (99999, "unknown", Failure::Refused),
+        ];
+        for (code, description, failure) in table {
+            let error = format!(r#"{{"code":503,"err_code":{code},"description":"{description}"}}"#);
+            assert_eq!(of_refusal(&serde_json::from_str(&error).unwrap()), failure, "{code} {description}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_repeated_is_worse_than_what_cannot() {
+        assert!(Failure::Unavailable > Failure::Full && Failure::Full > Failure::TooLarge);
+        assert_eq!(Failure::TooLarge.retry_after(), None);
+    }
+}

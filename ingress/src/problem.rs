@@ -1,0 +1,172 @@
+//! Every error a publisher can get, as problem details (RFC 9457).
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_cloudevents::{Invalid, media_type};
+
+use crate::outcome::Failure;
+
+/// An answer that is not 202.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The last part of the problem's type, `urn:tidegate:problem:<kind>`.
+    pub kind: &'static str,
+    /// What is wrong, the same for all of a kind.
+    pub title: &'static str,
+    /// What is wrong this time, and what to do.
+    pub detail: Cow<'static, str>,
+    /// A header that goes with the status.
+    pub header: Option<(HeaderName, Cow<'static, str>)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, kind, title, detail: detail.into(), header: None }
+    }
+
+    fn with(self, name: HeaderName, value: impl Into<Cow<'static, str>>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
+    }
+
+    fn retry_after(self, wait: Duration) -> Self {
+        self.with(RETRY_AFTER, wait.as_secs().max(1).to_string())
+    }
+
+    /// 400
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-event", "Not a valid CloudEvent", detail)
+    }
+
+    /// 404
+    pub fn not_found() -> Self {
+        let detail = "there is nothing here: POST events to /";
+        Self::new(StatusCode::NOT_FOUND, "not-found", "No such path", detail)
+    }
+
+    /// 405
+    pub fn method_not_allowed() -> Self {
+        let detail = "events are sent with POST";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Wrong method", detail).with(ALLOW, "POST")
+    }
+
+    /// 408
+    pub fn request_timeout() -> Self {
+        let detail = "the body took too long: send it at once";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request too slow", detail)
+    }
+
+    /// 413, by the size of the body.
+    pub fn request_too_large(limit: usize) -> Self {
+        let detail = format!("the body is larger than {limit} bytes: send fewer events in one request");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "request-too-large", "Request too large", detail)
+    }
+
+    /// 413, by the size of an event.
+    pub fn event_too_large(id: &str, size: usize, limit: usize) -> Self {
+        let id: String = id.chars().take(64).collect();
+        let detail = format!(
+            "event {id:?} has {size} bytes (attributes and data), and {limit} are allowed (maxEventSize of the topic): \
+             store the data elsewhere and send a reference"
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large", detail)
+    }
+
+    /// 503, because of too many requests at a time.
+    pub fn overloaded() -> Self {
+        let detail = "too many requests are in progress: repeat this one";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
+    }
+
+    /// Events that were not stored: `stored` of `all` were.
+    pub fn not_stored(failure: Failure, stored: usize, all: usize) -> Self {
+        let detail = if all == 1 {
+            format!("the event was not stored: {failure}")
+        } else {
+            format!(
+                "{stored} of {all} events were stored: {failure}. Repeat the whole request: what is stored already \
+                 is recognised by its source and id"
+            )
+        };
+        let (status, kind, title) = match failure {
+            Failure::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large"),
+            Failure::Full => (StatusCode::TOO_MANY_REQUESTS, "topic-full", "Topic full"),
+            Failure::Refused | Failure::Timeout | Failure::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "broker-unavailable", "Broker not available")
+            }
+        };
+        let problem = Self::new(status, kind, title, detail);
+        match failure.retry_after() {
+            Some(wait) => problem.retry_after(wait),
+            None => problem,
+        }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        let detail = invalid.to_string();
+        match invalid {
+            Invalid::Malformed(_) => Self::invalid(detail),
+            Invalid::TooMany { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "batch-too-large", "Too many events", detail)
+            }
+            Invalid::UnsupportedMediaType(_) => {
+                let kind = "unsupported-media-type";
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, "Not a CloudEvent", detail)
+                    .with(ACCEPT, format!("{}, {}", media_type::STRUCTURED, media_type::BATCH))
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({
+            "type": format!("urn:tidegate:problem:{}", self.kind),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let content_type = (CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let mut response = (self.status, [content_type], body.to_string()).into_response();
+        if let Some((name, value)) = self.header
+            && let Ok(value) = HeaderValue::try_from(&*value)
+        {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(problem: Problem, name: HeaderName) -> String {
+        problem.into_response().headers()[name].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn statuses_carry_their_headers() {
+        assert_eq!(header(Problem::method_not_allowed(), ALLOW), "POST");
+        assert_eq!(header(Problem::overloaded(), RETRY_AFTER), "1");
+        assert_eq!(header(Problem::not_stored(Failure::Full, 0, 1), RETRY_AFTER), "5");
+        assert_eq!(header(Problem::not_stored(Failure::Timeout, 0, 1), RETRY_AFTER), "1");
+        let unsupported = Problem::from(Invalid::UnsupportedMediaType("x".into()));
+        assert!(header(unsupported, ACCEPT).contains("application/cloudevents+json"));
+        assert_eq!(header(Problem::not_found(), CONTENT_TYPE), "application/problem+json");
+    }
+
+    #[test]
+    fn a_batch_says_how_much_of_it_is_stored() {
+        let problem = Problem::not_stored(Failure::Full, 7, 10);
+        assert_eq!(problem.status, StatusCode::TOO_MANY_REQUESTS);
+        assert!(problem.detail.starts_with("7 of 10 events were stored: the topic is full"), "{}", problem.detail);
+    }
+}

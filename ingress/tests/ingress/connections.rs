@@ -1,0 +1,84 @@
+//! Connections: no client can hold up another, certificates change while running, the end is orderly.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tidegate_broker_client::identity::file;
+use tidegate_ingress::Limits;
+use tidegate_test_broker::TestBroker;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{event, limits, start, start_with};
+
+#[tokio::test]
+async fn slow_handshakes_hold_up_nobody_and_end() {
+    let broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(TcpStream::connect(("127.0.0.1", ingress.https)).await.unwrap());
+    }
+    let started = Instant::now();
+    assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+
+    let end = tokio::time::timeout(Duration::from_secs(5), silent[0].read(&mut [0; 16])).await;
+    assert!(matches!(end, Ok(Ok(0) | Err(_))), "the server gives up on a silent client");
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_silent_ones_make_room() {
+    let broker = TestBroker::start().await;
+    let limits = Limits { connections: 4, idle: Duration::from_secs(1), ..limits() };
+    let ingress = start_with(&broker, limits).await;
+    ingress.until_ready().await;
+    // Each holds a connection in another way: idle, with half a head, in HTTP/2 before its preface, after it.
+    let idle = ingress.connect(b"http/1.1").await;
+    let mut half = ingress.connect(b"http/1.1").await;
+    half.write_all(b"POST / HTTP/1.1\r\nce-id: ").await.unwrap();
+    let mute = ingress.connect(b"h2").await;
+    let mut open = ingress.connect(b"h2").await;
+    open.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+
+    let published = tokio::time::timeout(Duration::from_secs(8), ingress.publish(&event("1"))).await;
+    assert_eq!(published.unwrap().status, StatusCode::ACCEPTED);
+    drop((idle, half, mute, open));
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_without_a_restart() {
+    let broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let served = async || {
+        let stream = ingress.connect(b"http/1.1").await;
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    };
+    let path = ingress.identity.join(file::CERTIFICATE);
+    let on_disk = || CertificateDer::from_pem_file(&path).unwrap();
+    let first = on_disk();
+    assert_eq!(served().await, first);
+
+    broker.ingress_identity_dir();
+    assert_ne!(on_disk(), first, "a new leaf was written");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while served().await == first {
+        assert!(Instant::now() < deadline, "the old certificate is still served");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(served().await, on_disk());
+}
+
+#[tokio::test]
+async fn leaving_is_not_ready_first_and_serves_on_until_the_cluster_knows() {
+    let broker = TestBroker::start().await;
+    let mut ingress = start(&broker).await;
+    let idle = ingress.connect(b"http/1.1").await;
+    ingress.leave();
+    ingress.until(StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
+    ingress.ended().await;
+    drop(idle);
+}

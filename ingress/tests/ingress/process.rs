@@ -1,0 +1,101 @@
+//! The program itself: how it starts, what it needs, how it ends.
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tidegate_broker_client::contract;
+use tidegate_test_broker::TestBroker;
+use tokio::net::TcpListener;
+
+use crate::support::{MAX_EVENT, admin_status};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-ingress"));
+    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap().port()
+}
+
+/// Ends the program with its test.
+struct Started(Option<Child>);
+
+impl Started {
+    fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
+    /// Waits for the end, at most fifteen seconds.
+    async fn output(mut self) -> Output {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while self.0.as_mut().unwrap().try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not end");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+/// Resident memory in KiB.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test]
+async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
+    let broker = TestBroker::start().await;
+    let (https_port, admin_port) = (free_port().await, free_port().await);
+    let config = contract::Ingress {
+        namespace: "shop".into(),
+        topic: "orders".into(),
+        servers: broker.servers(),
+        identity: broker.ingress_identity_dir(),
+        https_port,
+        admin_port,
+        broker_monitor: broker.monitor(),
+        max_event_size: MAX_EVENT,
+    };
+    let json = serde_json::to_string(&config).unwrap();
+    let started = Started(Some(program().env(contract::VARIABLE, json).spawn().unwrap()));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while admin_status(admin_port, "/readyz").await != Some(http::StatusCode::OK) {
+        assert!(Instant::now() < deadline, "it does not get ready");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let resident = resident(started.id());
+    assert!(resident < 12 * 1024, "{resident} KiB resident when idle");
+
+    Command::new("kill").arg(started.id().to_string()).status().unwrap();
+    let output = started.output().await;
+    let log = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{log}");
+    assert!(log.contains("leaving: not ready any more"), "{log}");
+    assert!(log.contains("\"done\""), "{log}");
+}
+
+#[tokio::test]
+async fn it_says_what_is_wrong_with_its_configuration() {
+    for (value, reason) in [(None, "is not set"), (Some("{}"), "missing field")] {
+        let mut program = program();
+        if let Some(value) = value {
+            program.env(contract::VARIABLE, value);
+        }
+        let output = Started(Some(program.spawn().unwrap())).output().await;
+        let log = String::from_utf8(output.stdout).unwrap();
+        assert!(!output.status.success());
+        assert!(log.contains("TIDEGATE_CONFIG") && log.contains(reason), "{log}");
+    }
+}

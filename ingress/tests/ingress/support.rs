@@ -1,0 +1,245 @@
+//! A running ingress, a publisher, and a look into the stream.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, message::StreamMessage};
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tidegate_broker_client::{contract, identity, layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_ingress::{Ingress, Limits};
+use tidegate_test_broker::TestBroker;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// The largest event of the tests' topic.
+pub const MAX_EVENT: usize = 64 * 1024;
+
+/// An ingress in this process.
+pub struct Running {
+    pub https: u16,
+    pub admin: u16,
+    pub identity: PathBuf,
+    leave: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The `detail` of the problem.
+    pub fn detail(&self) -> String {
+        let problem: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        assert_eq!(problem["status"], self.status.as_u16());
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Bounds that suit a test.
+pub fn limits() -> Limits {
+    Limits {
+        handshake: Duration::from_secs(2),
+        publish: Duration::from_secs(1),
+        certificate_check: Duration::from_millis(100),
+        propagation: Duration::from_millis(500),
+        drain: Duration::from_secs(5),
+        ..Limits::default()
+    }
+}
+
+/// Starts an ingress and waits until it is ready.
+pub async fn start(broker: &TestBroker) -> Running {
+    let running = start_with(broker, limits()).await;
+    running.until_ready().await;
+    running
+}
+
+/// Starts an ingress with these bounds, whether the broker is there or not.
+pub async fn start_with(broker: &TestBroker, limits: Limits) -> Running {
+    let identity = broker.ingress_identity_dir();
+    let config = contract::Ingress {
+        namespace: "shop".into(),
+        topic: "orders".into(),
+        servers: broker.servers(),
+        identity: identity.clone(),
+        https_port: 0,
+        admin_port: 0,
+        broker_monitor: broker.monitor(),
+        max_event_size: MAX_EVENT,
+    };
+    let ingress = Ingress::bind(&config, limits).await.unwrap();
+    let https = ingress.https_address().unwrap().port();
+    let admin = ingress.admin_address().unwrap().port();
+    let (leave, left) = oneshot::channel();
+    let task = tokio::spawn(ingress.run(async { left.await.unwrap_or(()) }));
+    Running { https, admin, identity, leave: Some(leave), task }
+}
+
+impl Running {
+    /// Sends a request to the HTTPS port over a connection of its own.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        exchange(self.connect(b"http/1.1").await, request).await
+    }
+
+    /// Sends a body with these headers to `/`.
+    pub async fn post(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        self.send(post(headers, body)).await
+    }
+
+    /// Sends a whole event in structured mode.
+    pub async fn publish(&self, event: &Event) -> Answer {
+        let body = tidegate_cloudevents::http::encode_structured(event).unwrap();
+        self.post(&[("content-type", "application/cloudevents+json")], body).await
+    }
+
+    /// Sends events in batched mode.
+    pub async fn publish_batch(&self, events: &[Event]) -> Answer {
+        let body = tidegate_cloudevents::http::encode_batch(events).unwrap();
+        self.post(&[("content-type", "application/cloudevents-batch+json")], body).await
+    }
+
+    /// The status of a page of the admin listener.
+    pub async fn probe(&self, page: &str) -> StatusCode {
+        admin_status(self.admin, page).await.unwrap()
+    }
+
+    /// A TLS connection with this application protocol.
+    pub async fn connect(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.https)).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        connector(&self.identity, protocol).connect(name, stream).await.unwrap()
+    }
+
+    /// Waits for a status of `/readyz`, at most ten seconds.
+    pub async fn until(&self, status: StatusCode) {
+        for _ in 0..200 {
+            if self.probe("/readyz").await == status {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("/readyz never was {status}");
+    }
+
+    /// Waits until the ingress is ready.
+    pub async fn until_ready(&self) {
+        self.until(StatusCode::OK).await;
+    }
+
+    /// Tells the ingress to leave; [`Running::ended`] waits for it.
+    pub fn leave(&mut self) {
+        self.leave.take().unwrap().send(()).unwrap();
+    }
+
+    /// Waits for the end, at most ten seconds.
+    pub async fn ended(self) {
+        tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap();
+    }
+}
+
+/// The status of a page of an admin listener; `None` if nobody listens.
+pub async fn admin_status(port: u16, page: &str) -> Option<StatusCode> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request = Request::get(page).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+    Some(exchange(stream, request).await.status)
+}
+
+/// A `POST /` with these headers.
+pub fn post(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let mut request = Request::post("/").header("host", "localhost");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Full::new(body.into())).unwrap()
+}
+
+/// One request over one connection of HTTP/1.1.
+pub async fn exchange<I, B>(io: I, request: Request<B>) -> Answer
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
+    tokio::spawn(connection);
+    answer(sender.send_request(request).await.unwrap()).await
+}
+
+/// One request over one connection of HTTP/2.
+pub async fn exchange_http2(stream: TlsStream<TcpStream>, request: Request<Full<Bytes>>) -> Answer {
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    answer(sender.send_request(request).await.unwrap()).await
+}
+
+async fn answer(response: http::Response<hyper::body::Incoming>) -> Answer {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
+fn connector(identity: &Path, protocol: &[u8]) -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(identity.join(identity::file::CA)).unwrap()).unwrap();
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    TlsConnector::from(Arc::new(config))
+}
+
+/// An event of the tests.
+pub fn event(id: &str) -> Event {
+    Event::builder(id, "/sensors/1", "temperature")
+        .data("23.5")
+        .attribute("datacontenttype", "text/plain")
+        .build()
+        .unwrap()
+}
+
+/// All messages of the stream, in order.
+pub async fn messages(broker: &TestBroker) -> Vec<StreamMessage> {
+    let stream = stream(broker).await;
+    let state = &stream.cached_info().state;
+    let mut messages = Vec::new();
+    if state.messages > 0 {
+        for sequence in state.first_sequence..=state.last_sequence {
+            messages.push(stream.get_raw_message(sequence).await.unwrap());
+        }
+    }
+    messages
+}
+
+/// All events of the stream, in order.
+pub async fn events(broker: &TestBroker) -> Vec<Event> {
+    let messages = messages(broker).await.into_iter();
+    messages.map(|message| stored::decode(Some(&message.headers), message.payload).unwrap()).collect()
+}
+
+/// The stream, as soon as the broker is back; at most ten seconds.
+async fn stream(broker: &TestBroker) -> jetstream::stream::Stream {
+    let context = jetstream::new(broker.operator());
+    for _ in 0..100 {
+        if let Ok(stream) = context.get_stream(layout::EVENT_STREAM).await {
+            return stream;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no stream:\n{}", broker.log());
+}

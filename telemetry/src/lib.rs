@@ -1,0 +1,67 @@
+//! OpenTelemetry for Tidegate's programs: one call at the start, one at the end.
+//!
+//! Logs always go to standard output, a JSON object per line, at the level `RUST_LOG` names (`info` without it).
+//! Where `OTEL_EXPORTER_OTLP_ENDPOINT` is set, traces, metrics and logs also go there by OTLP over gRPC; the
+//! other `OTEL_*` variables of the specification (sampler, intervals, headers, timeouts, resource) apply.
+//! Without it nothing of the exporters exists: no thread, no queue.
+//!
+//! # Threads
+//! A sidecar runs on one thread and must stay small, and an export must not wait for an event nor an event for
+//! an export. So the gRPC connection lives on a small runtime of its own (one thread, in [`export`]) and the
+//! SDK's stable batch processors keep their three threads, which sleep between exports. The program's own
+//! runtime is not needed for any of it: [`init`] may be called before there is one, and [`Guard::shutdown`]
+//! after it has ended.
+
+mod export;
+mod format;
+mod propagation;
+mod resource;
+mod subscriber;
+
+pub use export::Guard;
+pub use propagation::{context_from, inject};
+
+use opentelemetry::KeyValue;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+
+/// The variable that switches the export on: the Collector's address, `http://host:4317`.
+pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+/// Who reports: becomes the resource of everything that is exported.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// `service.name`, unless `OTEL_SERVICE_NAME` says otherwise.
+    pub name: &'static str,
+    /// `service.version`.
+    pub version: &'static str,
+    /// What else describes this process, for example the topic it serves. `OTEL_RESOURCE_ATTRIBUTES` wins
+    /// over them.
+    pub attributes: Vec<KeyValue>,
+}
+
+/// Why there is no telemetry.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An `OTEL_EXPORTER_OTLP_*` variable cannot be used: correct it.
+    #[error("telemetry endpoint: {0}")]
+    Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The thread of the exporters did not start.
+    #[error("telemetry thread: {0}")]
+    Thread(#[from] std::io::Error),
+    /// [`init`] was called before in this process.
+    #[error("telemetry is already set up: {0}")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Sets up logs, and the export of traces, metrics and logs if there is an endpoint for them. Once per process.
+///
+/// # Errors
+/// The endpoint is not an `http://` address, a thread cannot be started, or there was a call before.
+pub fn init(service: Service) -> Result<Guard, Error> {
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    let wanted = std::env::var(ENDPOINT).is_ok_and(|endpoint| !endpoint.is_empty());
+    let providers =
+        if wanted { Some(export::start(resource::of(service, |name| std::env::var(name).ok()))?) } else { None };
+    subscriber::install(providers.as_ref())?;
+    Ok(Guard::new(providers))
+}

@@ -1,0 +1,150 @@
+//! Where spans and log events of this process go.
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::trace::Tracer;
+use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
+use tracing_opentelemetry::OpenTelemetryLayer;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Layer, Registry};
+
+use crate::export::Providers;
+use crate::format::Line;
+
+/// What the way to the Collector is made of: exported, its own spans and logs would never end.
+const TRANSPORT: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
+
+/// Makes the process's subscriber of them.
+pub fn install(providers: Option<&Providers>) -> Result<(), TryInitError> {
+    let tracer = providers.map(|providers| providers.traces.tracer("tidegate"));
+    let bridge = providers.map(|providers| OpenTelemetryTracingBridge::new(&providers.logs));
+    Registry::default()
+        .with(tracer.map(traces))
+        .with(bridge.map(|bridge| bridge.with_filter(level().and(filter_fn(|of| !transport(of.target()))))))
+        .with(lines(std::io::stdout))
+        .try_init()
+}
+
+/// Spans only: log events are exported as logs, with the span they belong to.
+fn traces<S: Subscriber + for<'a> LookupSpan<'a>>(tracer: Tracer) -> impl Layer<S> {
+    OpenTelemetryLayer::new(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_filter(filter_fn(exported_span).with_max_level_hint(LevelFilter::INFO))
+}
+
+fn exported_span(of: &Metadata<'_>) -> bool {
+    of.is_span() && *of.level() <= LevelFilter::INFO && !transport(of.target())
+}
+
+fn lines<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'w> MakeWriter<'w> + 'static + Send + Sync,
+{
+    tracing_subscriber::fmt::layer()
+        .fmt_fields(JsonFields::new())
+        .event_format(Line::new())
+        .with_writer(writer)
+        .with_filter(level())
+}
+
+/// What `RUST_LOG` says, `info` without it. The SDK tells at `info` that it starts and stops: only who names it
+/// sees that.
+fn level() -> EnvFilter {
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let wanted = if wanted.is_empty() { "info" } else { &wanted };
+    let filter = EnvFilter::new(wanted);
+    if wanted.contains("opentelemetry") || filter.max_level_hint() <= Some(LevelFilter::WARN) {
+        return filter;
+    }
+    EnvFilter::new(format!("{wanted},opentelemetry=warn"))
+}
+
+fn transport(target: &str) -> bool {
+    TRANSPORT.iter().any(|name| target.starts_with(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[derive(Clone, Debug, Default)]
+    struct Spans(Arc<Mutex<Vec<SpanData>>>);
+
+    impl SpanExporter for Spans {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    /// Runs `work` under the layers of a program and returns the exported spans' names and ids, and the lines.
+    fn observed(work: impl FnOnce()) -> (Vec<(String, String)>, Vec<serde_json::Value>) {
+        let spans = Spans::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
+        let output = Output::default();
+        let writer = output.clone();
+        let subscriber = Registry::default().with(traces(provider.tracer("test"))).with(lines(move || writer.clone()));
+        tracing::subscriber::with_default(subscriber, work);
+        let spans = std::mem::take(&mut *spans.0.lock().unwrap()).into_iter();
+        let spans = spans.map(|span| (span.name.to_string(), span.span_context.trace_id().to_string())).collect();
+        let written = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        (spans, written.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    #[test]
+    fn a_line_names_the_trace_it_belongs_to() {
+        let (spans, lines) = observed(|| {
+            tracing::info_span!("deliver", handler = "billing")
+                .in_scope(|| tracing::info!(attempt = 2, "handler answered"));
+            tracing::info!("outside");
+        });
+        assert_eq!(spans[0].0, "deliver");
+        assert_eq!(lines[0]["message"], "handler answered");
+        assert_eq!(lines[0]["attempt"], 2);
+        assert_eq!(lines[0]["span"]["handler"], "billing");
+        assert_eq!(lines[0]["trace_id"], spans[0].1);
+        assert_eq!(lines[0]["span_id"].as_str().unwrap().len(), 16);
+        assert_eq!(lines[1]["message"], "outside");
+        assert!(lines[1].get("trace_id").is_none());
+    }
+
+    #[test]
+    fn neither_details_nor_the_transport_are_exported() {
+        let (spans, _) = observed(|| {
+            let _debug = tracing::debug_span!("detail").entered();
+            let _transport = tracing::info_span!(target: "h2::client", "connection").entered();
+            let _ours = tracing::info_span!("publish").entered();
+        });
+        let names: Vec<_> = spans.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["publish"]);
+    }
+}
