@@ -1,0 +1,155 @@
+# Everything a developer runs. Each target installs what it needs, says what it waits for, and can be run again.
+#
+#   make demo      the main job, on a cluster of our own (CLUSTER=current: the one of your KUBECONFIG)
+#   make test      pure tests, against a real nats-server, against a real kube-apiserver
+#   make e2e       on a real cluster
+#   make verify    format, lints, generated files, chart
+#   make bench     the figures of the design, as far as there are some
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+CLUSTER ?= own
+PROFILE ?= fast
+NAMESPACE ?= tidegate-system
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+# One target for everything, so that static linking (.cargo/config.toml) never reaches build scripts and macros.
+export CARGO_BUILD_TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+CARGO_TARGET_DIR ?= target
+BIN := $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/$(PROFILE)
+IMAGES := $(CARGO_TARGET_DIR)/images
+CARGO_FLAGS := --profile $(PROFILE) --locked
+
+NODE = $(BIN)/tidegate-cluster
+TOOL = $$($(NODE) bin $(1))
+ifeq ($(CLUSTER),own)
+KUBE = eval "$$($(NODE) up 2>/dev/null | tail -1)";
+else
+KUBE =
+endif
+
+.PHONY: help demo test e2e bench verify generate images install uninstall cluster-up cluster-down \
+        tools node-program binaries examples load fmt lint drift chart-check toolchain
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# --- the main job -----------------------------------------------------------------------------------------------
+
+demo: toolchain
+	@$(MAKE) ready
+	@$(KUBE) PATH="$$(dirname $(call TOOL,kubectl)):$$PATH" e2e/demo.sh
+
+# A cluster with our images and the chart.
+.PHONY: ready
+ready: toolchain
+ifeq ($(CLUSTER),own)
+	@$(MAKE) load
+else
+	@echo "CLUSTER=current: the images of 'make images' ($(IMAGES)/*.tar) must be known to its nodes" >&2
+	@$(MAKE) node-program
+endif
+	@$(KUBE) $(MAKE) install CLUSTER=current
+
+# --- tests ------------------------------------------------------------------------------------------------------
+
+test: toolchain node-program
+	@$(NODE) tools --only parts --only kube >/dev/null
+	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
+	  cargo test --workspace $(CARGO_FLAGS)
+
+e2e: toolchain
+	@$(MAKE) ready
+	$(KUBE) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=1 --nocapture
+
+bench: toolchain
+	@$(MAKE) ready >&2
+	@$(KUBE) PATH="$$(dirname $(call TOOL,kubectl)):$$PATH" e2e/bench.sh
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+verify: toolchain fmt lint drift chart-check
+	@echo "verify: all good"
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+
+# What is generated must be what is committed.
+drift:
+	@$(MAKE) generate
+	@git diff --exit-code -- manifests charts/tidegate/files || { echo "run 'make generate' and commit the result" >&2; exit 1; }
+	@test -z "$$(git status --porcelain -- manifests charts/tidegate/files)" || { git status --short -- manifests charts/tidegate/files; exit 1; }
+
+# A real API server judges what the chart renders.
+chart-check: node-program
+ifeq ($(CLUSTER),own)
+	@$(MAKE) cluster-up >/dev/null
+endif
+	$(KUBE) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) charts/check.sh
+
+# --- generated files --------------------------------------------------------------------------------------------
+
+generate: toolchain node-program
+	cargo build --workspace --bin crdgen $(CARGO_FLAGS)
+	@$(NODE) tools --only parts >/dev/null
+	HELM=$(call TOOL,helm) CRDGEN=$(BIN)/crdgen manifests/generate.sh
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+# docker-archives in $(IMAGES), made without a builder; the Dockerfile makes the same with one.
+images: toolchain binaries examples node-program
+	@$(NODE) tools >/dev/null
+	@mkdir -p $(IMAGES)
+	@image() { $(NODE) image "localhost/tidegate/$$1:dev" $(IMAGES)/$$1.tar --entry "/bin/$$2" "/bin/$$2=$$3"; }; \
+	  image operator tidegate-operator $(BIN)/tidegate-operator; \
+	  image sidecar tidegate-handler-sidecar $(BIN)/tidegate-handler-sidecar; \
+	  image ingress tidegate-ingress $(BIN)/tidegate-ingress; \
+	  image e2e tidegate-e2e $(BIN)/tidegate-e2e; \
+	  image broker nats-server $(call TOOL,nats-server); \
+	  image collector otelcol $(call TOOL,otelcol); \
+	  image example-sensor sensor $(CARGO_TARGET_DIR)/examples/sensor; \
+	  image example-printer printer $(CARGO_TARGET_DIR)/examples/printer
+	@ls -l $(IMAGES)/*.tar | awk '{printf "image %-60s %6.1f MB\n", $$9, $$5 / 1e6}'
+
+binaries: toolchain
+	cargo build --workspace --bins $(CARGO_FLAGS)
+
+examples: toolchain
+	@mkdir -p $(CARGO_TARGET_DIR)/examples
+	cd manifests/examples/temperature && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(abspath $(CARGO_TARGET_DIR))/examples/ ./sensor ./printer
+
+load: images cluster-up
+	$(NODE) load $(IMAGES)/*.tar
+
+# --- the chart --------------------------------------------------------------------------------------------------
+
+install: toolchain node-program
+	@HELM=$(call TOOL,helm) KUBECTL=$(call TOOL,kubectl) NAMESPACE=$(NAMESPACE) e2e/install.sh
+
+uninstall: node-program
+	$(call TOOL,helm) uninstall tidegate --namespace $(NAMESPACE) --ignore-not-found --wait
+
+# --- the cluster ------------------------------------------------------------------------------------------------
+
+cluster-up: node-program
+	@$(NODE) up
+
+cluster-down: node-program
+	@$(NODE) down
+
+node-program: toolchain
+	@cargo build -q --workspace --bin tidegate-cluster $(CARGO_FLAGS)
+
+tools: node-program
+	@$(NODE) tools
+
+toolchain:
+	@for tool in cargo rustc go; do \
+	  command -v $$tool >/dev/null || { echo "missing: $$tool (a Rust toolchain >= 1.95 and a Go toolchain >= 1.26 are needed)" >&2; exit 1; }; \
+	done

@@ -1,0 +1,89 @@
+//! A publisher that repeats each event until it was accepted: deduplication makes that harmless.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
+use http::{Request, StatusCode};
+
+use crate::client::Http;
+
+#[derive(Clone, clap::Args)]
+pub struct Args {
+    /// The topic's address.
+    #[arg(long)]
+    url: String,
+    /// The topic's certificate authority.
+    #[arg(long)]
+    ca: String,
+    /// The ledger's address.
+    #[arg(long)]
+    ledger: String,
+    /// The events' ids are <prefix>-<number>.
+    #[arg(long)]
+    prefix: String,
+    /// The events' type.
+    #[arg(long = "type", default_value = "test.event")]
+    event_type: String,
+    #[arg(long)]
+    count: u64,
+    /// Events a second; 0: as fast as possible.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// Requests at the same time.
+    #[arg(long, default_value_t = 16)]
+    concurrency: usize,
+    /// An event that is not accepted within so many seconds is a failure.
+    #[arg(long, default_value_t = 180)]
+    patience: u64,
+}
+
+#[allow(clippy::print_stdout)] // its result, for the test's log
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let http = Http::new(Some(&args.ca))?;
+    let began = Instant::now();
+    let paced = stream::iter(0..args.count).then(|number| pace(number, &args, began));
+    let sent = paced.map(|number| publish(&http, &args, number)).buffer_unordered(args.concurrency);
+    let accepted: Vec<_> = sent.collect().await;
+    let accepted: Vec<String> = accepted.into_iter().collect::<anyhow::Result<_>>()?;
+    for ids in accepted.chunks(5000) {
+        http.post(&format!("{}/accepted", args.ledger), ids.join("\n")).await?;
+    }
+    println!("accepted {} in {:.1} s", accepted.len(), began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn pace(number: u64, args: &Args, began: Instant) -> u64 {
+    if args.rate > 0 {
+        let due = Duration::from_secs_f64(number as f64 / args.rate as f64);
+        tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+    }
+    number
+}
+
+async fn publish(http: &Http, args: &Args, number: u64) -> anyhow::Result<String> {
+    let id = format!("{}-{number}", args.prefix);
+    let deadline = Instant::now() + Duration::from_secs(args.patience);
+    loop {
+        let request = Request::post(&args.url)
+            .header("ce-specversion", "1.0")
+            .header("ce-id", &id)
+            .header("ce-source", "/e2e")
+            .header("ce-type", &args.event_type)
+            .header("content-type", "application/json")
+            .body(Bytes::from(format!(r#"{{"number":{number}}}"#)))?;
+        let wrong = match http.send(request).await {
+            Ok(answer) if answer.status() == StatusCode::ACCEPTED => return Ok(id),
+            Ok(answer) if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS => {
+                anyhow::bail!("{id}: {} {:?}", answer.status(), answer.body())
+            }
+            Ok(answer) => anyhow::anyhow!("{}", answer.status()),
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            return Err(wrong).context(id);
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}

@@ -1,0 +1,111 @@
+//! What the tests apply. Everything meets Pod Security "restricted".
+
+use serde_json::{Value, json};
+
+use super::World;
+
+const IMAGE: &str = "localhost/tidegate/e2e:dev";
+
+/// A topic with so many brokers and a small volume.
+pub fn topic(name: &str, replicas: i32) -> Value {
+    json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": name},
+        "spec": {"deletionPolicy": "Delete", "broker": {"replicas": replicas, "storage": {"size": "1Gi"}}},
+    })
+}
+
+/// A handler of the topic `events` that tells the ledger of each event; `more` is merged into its spec.
+pub fn handler(name: &str, arguments: &[&str], more: Value) -> Value {
+    let mut spec = json!({"topic": "events", "template": {"spec": pod(&handle(arguments), json!({}))}});
+    let template = spec["template"]["spec"].as_object_mut().unwrap();
+    // A Deployment's pods restart always; the template says no more than it has to.
+    template.remove("restartPolicy");
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": name}, "spec": spec})
+}
+
+fn handle(arguments: &[&str]) -> Vec<String> {
+    let fixed = ["handle", "--ledger", "http://ledger:8080"];
+    fixed.iter().chain(arguments).map(|argument| (*argument).to_owned()).collect()
+}
+
+/// A pod specification with the tests' program as its one container, named `main`.
+fn pod(arguments: &[String], extra: Value) -> Value {
+    let mut container = json!({
+        "name": "main", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "args": arguments,
+        "ports": [{"containerPort": 8080}],
+        "resources": {"requests": {"cpu": "5m", "memory": "8Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+        },
+    });
+    for (key, value) in extra.as_object().unwrap() {
+        container[key] = value.clone();
+    }
+    json!({
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": false,
+        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    })
+}
+
+impl World {
+    /// Starts the ledger and waits until it answers.
+    pub async fn ledger(&self) {
+        let mut spec = pod(
+            &["ledger".to_owned()],
+            json!({"readinessProbe": {"httpGet": {"path": "/report", "port": 8080}, "periodSeconds": 1}}),
+        );
+        spec["restartPolicy"] = json!("Always");
+        self.accept(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ledger", "labels": {"app": "ledger"}}, "spec": spec,
+        }))
+        .await;
+        self.accept(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "ledger"},
+            "spec": {"selector": {"app": "ledger"}, "ports": [{"port": 8080}]},
+        }))
+        .await;
+        self.until("the ledger", 60, async || self.report().await).await;
+    }
+
+    /// Starts a publisher of `count` events, at `rate` a second (0: as fast as it can).
+    pub async fn publish(&self, prefix: &str, count: u64, rate: u64) {
+        self.publish_type(prefix, count, rate, "test.event").await;
+    }
+
+    /// The same, with a type of events.
+    pub async fn publish_type(&self, prefix: &str, count: u64, rate: u64, event_type: &str) {
+        let url = format!("https://events-broker.{}.svc", self.namespace);
+        let arguments: Vec<String> = [
+            "publish",
+            "--url",
+            &url,
+            "--ca",
+            "/topic/ca.crt",
+            "--ledger",
+            "http://ledger:8080",
+            "--prefix",
+            prefix,
+            "--count",
+            &count.to_string(),
+            "--rate",
+            &rate.to_string(),
+            "--type",
+            event_type,
+        ]
+        .iter()
+        .map(|argument| (*argument).to_owned())
+        .collect();
+        let mut spec = pod(&arguments, json!({"volumeMounts": [{"name": "topic", "mountPath": "/topic"}]}));
+        spec["volumes"] = json!([{"name": "topic", "configMap": {"name": "events-ca"}}]);
+        self.accept(json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": format!("publish-{prefix}")},
+            "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "template": {"spec": spec}},
+        }))
+        .await;
+    }
+}

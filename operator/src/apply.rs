@@ -1,0 +1,149 @@
+//! Server-side apply of child objects: only what changed, and never over somebody else's object.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, ValidationDirective};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Error;
+use crate::names::FIELD_MANAGER;
+
+/// Carries the hash of what was applied last: a field that is no longer wanted shows nowhere else.
+const APPLIED: &str = "tidegate.io/applied";
+
+/// A child object as it should be.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// Its type.
+    pub resource: ApiResource,
+    /// Its name.
+    pub name: String,
+    /// All of it, as JSON.
+    pub value: Value,
+    /// Whether an object of that name that nobody owns may become ours (kept data of a deleted topic).
+    pub adopts: bool,
+}
+
+impl Child {
+    /// From a typed object.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, Error> {
+        let resource = ApiResource::erase::<K>(&());
+        let mut value = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
+        value["apiVersion"] = Value::from(resource.api_version.clone());
+        value["kind"] = Value::from(resource.kind.clone());
+        Ok(Self { name: object.name_any(), resource, value, adopts: false })
+    }
+
+    /// The same, and an unowned object of that name becomes ours.
+    #[must_use]
+    pub fn adopting(self) -> Self {
+        Self { adopts: true, ..self }
+    }
+}
+
+/// Makes the child be as it should be. Writes only if something differs, and returns it as it is then.
+///
+/// # Errors
+/// The API server refuses it, or an object of that name belongs to somebody else.
+pub async fn apply(
+    client: &Client,
+    namespace: &str,
+    owner: &OwnerReference,
+    child: &Child,
+) -> Result<DynamicObject, Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &child.resource);
+    let mut desired = child.value.clone();
+    let hash = hash(&desired);
+    desired["metadata"]["annotations"][APPLIED] = Value::from(hash.clone());
+    let existing = api.get_opt(&child.name).await?;
+    if let Some(existing) = existing {
+        check_owner(&existing, owner, child)?;
+        let is_applied = existing.annotations().get(APPLIED) == Some(&hash);
+        let found = serde_json::to_value(&existing).map_err(kube::Error::SerdeError)?;
+        if is_applied && contains(&found, &desired) {
+            return Ok(existing);
+        }
+    }
+    let params = PatchParams {
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::apply(FIELD_MANAGER).force()
+    };
+    api.patch(&child.name, &params, &Patch::Apply(&desired)).await.map_err(|error| invalid(error, child))
+}
+
+fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) -> Result<(), Error> {
+    let owners = existing.owner_references();
+    if owners.iter().any(|reference| reference.uid == owner.uid) || (child.adopts && owners.is_empty()) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "NameTaken",
+        format!(
+            "{} {} exists and belongs to something else: rename or delete it, or use another name for this {}",
+            child.resource.kind, child.name, owner.kind
+        ),
+    ))
+}
+
+/// 400 and 422 say that the object itself is wrong: only its author can mend that.
+fn invalid(error: kube::Error, child: &Child) -> Error {
+    match &error {
+        kube::Error::Api(status) if status.code == 422 || status.code == 400 => Error::refused(
+            "InvalidTemplate",
+            format!("the API server refuses the {} made from this resource: {}", child.resource.kind, status.message),
+        ),
+        _ => error.into(),
+    }
+}
+
+fn hash(value: &Value) -> String {
+    Sha256::digest(value.to_string()).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Does what is there say everything that is wanted? The API server adds defaults, so it may say more.
+fn contains(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match found.get(key) {
+            Some(found) => contains(found, wanted),
+            None => is_empty(wanted),
+        }),
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
+        }
+        _ => found == wanted || is_empty(wanted) && is_empty(found),
+    }
+}
+
+/// The API server does not keep these.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn defaults_of_the_server_are_no_difference_and_drift_is() {
+        let wanted = json!({"spec": {"replicas": 1, "ports": [{"port": 1}], "selector": {}}});
+        let defaulted =
+            json!({"spec": {"replicas": 1, "ports": [{"port": 1, "protocol": "TCP"}], "type": "ClusterIP"}});
+        let drifted = json!({"spec": {"replicas": 2, "ports": [{"port": 1}]}});
+        let longer = json!({"spec": {"replicas": 1, "ports": [{"port": 1}, {"port": 2}]}});
+        assert!(contains(&defaulted, &wanted));
+        assert!(!contains(&drifted, &wanted));
+        assert!(!contains(&longer, &wanted));
+    }
+}

@@ -1,0 +1,33 @@
+//! The command line. Every flag is also an environment variable, which is what the chart sets.
+
+use clap::Parser;
+
+/// Tidegate's operator: reconciles EventTopic and EventHandler.
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    /// Image of the sidecar that delivers events in handler pods.
+    #[arg(long, env = "TIDEGATE_SIDECAR_IMAGE")]
+    pub sidecar_image: String,
+    /// Image of the ingress container in broker pods.
+    #[arg(long, env = "TIDEGATE_INGRESS_IMAGE")]
+    pub ingress_image: String,
+    /// Image of the broker container, a nats-server of version 2.15.2 or later.
+    #[arg(long, env = "TIDEGATE_BROKER_IMAGE")]
+    pub broker_image: String,
+    /// Pull policy of these three.
+    #[arg(long, env = "TIDEGATE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+    /// Where sidecars and ingresses send their telemetry, an OTLP gRPC address. The operator's own uses the same variable.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// The operator's pod: who holds the lease.
+    #[arg(long, env = "POD_NAME", default_value = "tidegate-operator")]
+    pub pod_name: String,
+    /// The operator's namespace: where the lease is, and who may reach the brokers besides their handlers.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    pub pod_namespace: String,
+    /// Port of `/livez` and `/readyz`.
+    #[arg(long, env = "TIDEGATE_ADMIN_PORT", default_value_t = 8080)]
+    pub admin_port: u16,
+}

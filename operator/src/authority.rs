@@ -1,0 +1,134 @@
+//! A topic's root of trust in its Secret, and identities in theirs.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use tidegate_broker_admin::Authority;
+use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::authority::certificate_needs_renewal;
+use tidegate_broker_client::identity::file;
+use time::OffsetDateTime;
+
+use crate::error::Error;
+
+const ROOT: &str = "root.key";
+const CA_KEY: &str = "ca.key";
+
+/// The keys of a Secret.
+pub type Data = BTreeMap<String, String>;
+
+/// The Secret's content for an authority.
+pub fn to_data(authority: &Authority) -> Data {
+    BTreeMap::from([
+        (ROOT.into(), STANDARD.encode(authority.root)),
+        (file::CA.into(), authority.ca_certificate.clone()),
+        (CA_KEY.into(), authority.ca_key.clone()),
+    ])
+}
+
+/// The authority that a Secret holds.
+///
+/// # Errors
+/// A key is missing or damaged: a new authority would lock everybody out of the stored events, so nobody makes one.
+pub fn from_secret(secret: &Secret) -> Result<Authority, Error> {
+    let data = data(secret);
+    let part = |key: &str| data.get(key).cloned().ok_or_else(|| damaged(secret, key));
+    let root = STANDARD
+        .decode(part(ROOT)?)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| damaged(secret, ROOT))?;
+    Ok(Authority { root, ca_certificate: part(file::CA)?, ca_key: part(CA_KEY)? })
+}
+
+fn damaged(secret: &Secret, key: &str) -> Error {
+    let name = secret.metadata.name.as_deref().unwrap_or_default();
+    Error::refused(
+        "AuthorityDamaged",
+        format!(
+            "Secret {name} has no usable {key}: restore it from a backup, or delete it and the topic's volumes to begin anew"
+        ),
+    )
+}
+
+/// A Secret's text values.
+pub fn data(secret: &Secret) -> Data {
+    let text = |(key, value): (&String, &ByteString)| Some((key.clone(), String::from_utf8(value.0.clone()).ok()?));
+    secret.data.iter().flatten().filter_map(text).collect()
+}
+
+/// An identity's files: what is there as long as it is good, else anew.
+///
+/// `names` are the certificate's DNS names; `user` is the broker user as it should be.
+///
+/// # Errors
+/// The authority is damaged.
+pub fn identity(
+    authority: &Authority,
+    present: Option<&Secret>,
+    common_name: &str,
+    names: Vec<String>,
+    user: Option<&User>,
+    now: OffsetDateTime,
+) -> Result<Data, Error> {
+    let mut files = present.map(data).unwrap_or_default();
+    let is_good = files.get(file::CA) == Some(&authority.ca_certificate)
+        && files.get(file::CERTIFICATE).is_some_and(|pem| !certificate_needs_renewal(pem, now))
+        && files.contains_key(file::KEY);
+    if !is_good {
+        let leaf = authority.leaf(common_name, names, now)?;
+        files.insert(file::CA.into(), authority.ca_certificate.clone());
+        files.insert(file::CERTIFICATE.into(), leaf.certificate);
+        files.insert(file::KEY.into(), leaf.key);
+    }
+    if let Some(user) = user {
+        if !files.get(file::USER_JWT).is_some_and(|jwt| authority.is_current(user, jwt, now)) {
+            files.insert(file::USER_JWT.into(), user.jwt.clone());
+        }
+        files.insert(file::USER_SEED.into(), user.seed.clone());
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::Duration;
+
+    use super::*;
+
+    fn secret(data: Data) -> Secret {
+        let data = data.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect();
+        Secret { data: Some(data), ..Secret::default() }
+    }
+
+    #[test]
+    fn an_authority_survives_its_secret() {
+        let authority = Authority::generate("t", OffsetDateTime::now_utc()).unwrap();
+        let back = from_secret(&secret(to_data(&authority))).unwrap();
+        assert_eq!((back.root, back.ca_key), (authority.root, authority.ca_key));
+    }
+
+    #[test]
+    fn a_damaged_authority_is_not_replaced() {
+        let error = from_secret(&secret(Data::new())).err().unwrap();
+        assert_eq!(error.reason(), "AuthorityDamaged");
+    }
+
+    #[test]
+    fn an_identity_is_kept_until_it_must_be_renewed() {
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::generate("t", now).unwrap();
+        let user = |at| authority.handler_user("h", "uid", at).unwrap();
+        let make =
+            |present: Option<&Secret>, at| identity(&authority, present, "h", vec![], Some(&user(at)), at).unwrap();
+        let first = make(None, now);
+        let kept = make(Some(&secret(first.clone())), now + Duration::days(30));
+        assert_eq!(kept, first);
+        let renewed = make(Some(&secret(first.clone())), now + Duration::days(61));
+        assert_ne!(renewed[file::CERTIFICATE], first[file::CERTIFICATE]);
+        assert_ne!(renewed[file::USER_JWT], first[file::USER_JWT]);
+    }
+}

@@ -1,0 +1,107 @@
+//! What every reconcile is given.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use serde_json::{Value, json};
+
+use crate::args::Args;
+use crate::brokers::Brokers;
+use crate::lag::{self, Board};
+use crate::names::FIELD_MANAGER;
+use crate::report::Metrics;
+
+/// What every reconcile is given. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// What the operator was started with.
+    pub args: Arc<Args>,
+    /// Connections to the topics' brokers.
+    pub brokers: Arc<Brokers>,
+    /// What the brokers said of the handlers' lag.
+    pub lag: Arc<Board>,
+    /// Kubernetes Events.
+    pub recorder: Recorder,
+    /// The operator's own metrics.
+    pub metrics: Metrics,
+}
+
+impl Context {
+    /// For this client and these settings.
+    pub fn new(client: Client, args: Args) -> Self {
+        let board: Arc<Board> = Arc::default();
+        lag::export(&board);
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(args.pod_name.clone()) };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            args: Arc::new(args),
+            brokers: Arc::default(),
+            lag: board,
+            metrics: Metrics::new(),
+        }
+    }
+}
+
+/// Name, namespace and owner of the resource that is being reconciled.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The reference that its children carry.
+    pub reference: OwnerReference,
+}
+
+impl Owner {
+    /// Of a resource that came from the API server, and so has all of this.
+    pub fn of<K: kube::Resource<DynamicType = ()>>(resource: &K) -> Option<Self> {
+        Some(Self {
+            name: resource.meta().name.clone()?,
+            namespace: resource.meta().namespace.clone()?,
+            reference: resource.controller_owner_ref(&())?,
+        })
+    }
+
+    /// The metadata of a child.
+    pub fn metadata(&self, name: &str, labels: &BTreeMap<String, String>) -> Value {
+        json!({
+            "name": name, "namespace": self.namespace, "labels": labels,
+            "ownerReferences": [self.reference],
+        })
+    }
+}
+
+/// The environment that every container of ours gets: configuration, where it is, where telemetry goes.
+pub fn environment(args: &Args, config: &str) -> Vec<Value> {
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}});
+    let mut environment = vec![
+        json!({"name": tidegate_broker_client::contract::VARIABLE, "value": config}),
+        field("K8S_NAMESPACE_NAME", "metadata.namespace"),
+        field("K8S_POD_NAME", "metadata.name"),
+        field("K8S_NODE_NAME", "spec.nodeName"),
+    ];
+    if let Some(endpoint) = &args.otlp_endpoint {
+        environment.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
+    }
+    environment
+}
+
+/// The security context of every container of ours: Pod Security "restricted".
+pub fn restricted() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": true,
+        "runAsNonRoot": true,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}

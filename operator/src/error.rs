@@ -1,0 +1,68 @@
+//! Errors by what follows from them.
+
+use tidegate_broker_admin::AuthorityError;
+use tidegate_broker_admin::consumers::ConsumersFailure;
+use tidegate_broker_admin::push::PushError;
+
+/// Why a reconcile did not get to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not do what was asked: try again.
+    #[error("Kubernetes: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// The broker did not do what was asked: try again.
+    #[error("broker: {0}")]
+    Broker(String),
+    /// Nothing will change until a person does something.
+    #[error("{message}")]
+    Refused {
+        /// CamelCase: condition reason, Event reason and metric label.
+        reason: &'static str,
+        /// What to do instead.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Nothing will change until a person does something.
+    pub fn refused(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::Refused { reason, message: message.into() }
+    }
+
+    /// The condition's and Event's reason and the metric's label: from a fixed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Kubernetes(_) => "KubernetesError",
+            Self::Broker(_) => "BrokerError",
+            Self::Refused { reason, .. } => reason,
+        }
+    }
+
+    /// Does a person have to do something?
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+impl From<PushError> for Error {
+    fn from(error: PushError) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+impl From<ConsumersFailure> for Error {
+    fn from(error: ConsumersFailure) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+impl From<AuthorityError> for Error {
+    fn from(error: AuthorityError) -> Self {
+        Self::refused(
+            "AuthorityDamaged",
+            format!(
+                "{error}: restore the Secret that ends in -authority from a backup, or delete it and the topic's data"
+            ),
+        )
+    }
+}

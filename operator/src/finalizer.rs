@@ -1,0 +1,80 @@
+//! The finalizer: set before anything is made outside Kubernetes, removed when that is undone.
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::context::Owner;
+use crate::error::Error;
+
+const FINALIZER: &str = "tidegate.io/cleanup";
+
+/// Where in its life a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is wanted, and will not go without us.
+    Live,
+    /// It is to go, and waits for us.
+    Deleting,
+    /// It is to go, and does not wait for us.
+    Gone,
+}
+
+/// Finds the phase; a wanted resource gets the finalizer.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn phase<K>(client: &Client, resource: &K, owner: &Owner) -> Result<Phase, Error>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let is_ours = |finalizer: &String| finalizer == FINALIZER;
+    let has_ours = resource.finalizers().iter().any(is_ours);
+    match (resource.meta().deletion_timestamp.is_some(), has_ours) {
+        (true, true) => Ok(Phase::Deleting),
+        (true, false) => Ok(Phase::Gone),
+        (false, true) => Ok(Phase::Live),
+        (false, false) => {
+            let mut finalizers = resource.finalizers().to_vec();
+            finalizers.push(FINALIZER.to_owned());
+            set(client, resource, owner, finalizers).await?;
+            Ok(Phase::Live)
+        }
+    }
+}
+
+/// Lets the resource go.
+///
+/// # Errors
+/// The API server did not take it. Gone already: fine.
+pub async fn remove<K>(client: &Client, resource: &K, owner: &Owner) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let others = resource.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
+    match set(client, resource, owner, others).await {
+        Err(Error::Kubernetes(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
+async fn set<K>(client: &Client, resource: &K, owner: &Owner, finalizers: Vec<String>) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), &owner.namespace);
+    // The resource version makes it a compare-and-swap: another controller's finalizer is never undone.
+    let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": resource.resource_version()}});
+    api.patch(&owner.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}

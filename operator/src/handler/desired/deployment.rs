@@ -1,0 +1,124 @@
+//! The handler's pods: the user's template and, beside it, the sidecar.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use serde_json::{Map, Value, json};
+use tidegate_broker_client::contract::Sidecar;
+use tidegate_broker_client::layout::BROKER_PORT;
+
+use super::{Input, child};
+use crate::apply::Child;
+use crate::context::{environment, restricted};
+use crate::error::Error;
+use crate::handler::settings::ACK_WAIT;
+use crate::names;
+
+const IDENTITY_FOLDER: &str = "/var/run/tidegate";
+const IDENTITY_VOLUME: &str = "tidegate-identity";
+const SIDECAR: &str = "tidegate-sidecar";
+/// A pod has this much longer than one delivery may take.
+const GRACE_MARGIN_SECONDS: u64 = 20;
+
+/// The Deployment. Its number of pods is the handler's: who wants to scale, scales the EventHandler.
+pub fn handler(input: &Input<'_>) -> Result<Child, Error> {
+    let name = names::handler(&input.owner.name);
+    let labels = names::handler_labels(&input.owner.name, &input.handler.spec.topic);
+    let value = json!({
+        "metadata": input.owner.metadata(&name, &labels),
+        "spec": {
+            "replicas": input.replicas,
+            "revisionHistoryLimit": 2,
+            "selector": {"matchLabels": names::handler_selector(&input.owner.name)},
+            "template": template(input)?,
+        },
+    });
+    Ok(child::<Deployment>(&name, value))
+}
+
+/// The user's template as it was written, and what is ours. What the schema promises is not relied on:
+/// a template of another shape is refused in words.
+fn template(input: &Input<'_>) -> Result<Value, Error> {
+    let mut template = input.handler.spec.template.clone();
+    let labels = names::handler_labels(&input.owner.name, &input.handler.spec.topic);
+    let metadata = object(&mut template, "metadata")?;
+    let user_labels = metadata.entry("labels").or_insert_with(|| json!({}));
+    for (key, value) in labels {
+        user_labels[key] = json!(value);
+    }
+    let token = drain_token(input)?;
+    let spec = object(&mut template, "spec")?;
+    let grace = grace_seconds(spec, input.settings.delivery.timeout.as_secs());
+    spec.insert("terminationGracePeriodSeconds".into(), json!(grace));
+    list(spec, "volumes")?.push(json!({
+        "name": IDENTITY_VOLUME,
+        "secret": {"secretName": names::handler_identity(&input.owner.name), "defaultMode": 0o444},
+    }));
+    // First: it must run before the user's own init containers need nothing of it, and end after all others.
+    list(spec, "initContainers")?.insert(0, sidecar(input, &token)?);
+    let main = list(spec, "containers")?.first_mut().and_then(Value::as_object_mut).ok_or_else(|| {
+        Error::refused("InvalidTemplate", "spec.template.spec.containers: at least one container is needed")
+    })?;
+    // The sidecar gets SIGTERM only after the user's containers have ended: this stops the deliveries before.
+    let drain = json!({"httpGet": {"path": format!("/drain/{token}"), "port": names::SIDECAR_PORT}});
+    object_in(main, "lifecycle")?.insert("preStop".into(), drain);
+    Ok(template)
+}
+
+/// A native sidecar: started before the user's containers, ended after them.
+fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
+    let (topic, namespace) = (&input.handler.spec.topic, &input.owner.namespace);
+    let config = Sidecar {
+        namespace: namespace.clone(),
+        topic: topic.clone(),
+        handler: input.owner.name.clone(),
+        servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(topic, namespace))],
+        identity: IDENTITY_FOLDER.into(),
+        admin_port: u16::try_from(names::SIDECAR_PORT).unwrap_or_default(),
+        drain_token: token.to_owned(),
+        delivery: input.settings.delivery.clone(),
+        ack_wait: ACK_WAIT,
+    };
+    let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
+    let probe = |path: &str, period: i32, failures: i32| json!({"httpGet": {"path": path, "port": names::SIDECAR_PORT}, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 3});
+    Ok(json!({
+        "name": SIDECAR,
+        "image": input.args.sidecar_image,
+        "imagePullPolicy": input.args.image_pull_policy,
+        "restartPolicy": "Always",
+        "env": environment(input.args, &config),
+        "ports": [{"name": "tidegate", "containerPort": names::SIDECAR_PORT, "protocol": "TCP"}],
+        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+        "securityContext": restricted(),
+        "startupProbe": probe("/livez", 1, 60),
+        "livenessProbe": probe("/livez", 10, 3),
+        "readinessProbe": probe("/readyz", 2, 3),
+        "volumeMounts": [{"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true}],
+    }))
+}
+
+/// The user's, if it is longer than what one delivery needs.
+fn grace_seconds(spec: &Map<String, Value>, timeout: u64) -> u64 {
+    let users = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0);
+    users.max(timeout + GRACE_MARGIN_SECONDS)
+}
+
+/// Known to who can read the pod: the kubelet. Derived, so that it is the same at every reconcile.
+fn drain_token(input: &Input<'_>) -> Result<String, Error> {
+    let bytes = input.topic.authority.derive(&format!("drain/{}", input.owner.reference.uid))?;
+    Ok(bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn wrong_shape(field: &str) -> Error {
+    Error::refused("InvalidTemplate", format!("spec.template: {field} is not what a pod template has there"))
+}
+
+fn object<'a>(parent: &'a mut Value, field: &str) -> Result<&'a mut Map<String, Value>, Error> {
+    object_in(parent.as_object_mut().ok_or_else(|| wrong_shape(field))?, field)
+}
+
+fn object_in<'a>(parent: &'a mut Map<String, Value>, field: &str) -> Result<&'a mut Map<String, Value>, Error> {
+    parent.entry(field).or_insert_with(|| json!({})).as_object_mut().ok_or_else(|| wrong_shape(field))
+}
+
+fn list<'a>(parent: &'a mut Map<String, Value>, field: &str) -> Result<&'a mut Vec<Value>, Error> {
+    parent.entry(field).or_insert_with(|| json!([])).as_array_mut().ok_or_else(|| wrong_shape(field))
+}

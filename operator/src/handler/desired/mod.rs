@@ -1,0 +1,60 @@
+//! The child objects of a handler, one file each.
+
+mod deployment;
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+use tidegate_crds::EventHandler;
+use time::OffsetDateTime;
+
+use crate::apply::Child;
+use crate::args::Args;
+use crate::authority;
+use crate::context::Owner;
+use crate::error::Error;
+use crate::handler::observe::Topic;
+use crate::handler::settings::Settings;
+use crate::names;
+use crate::topic::desired::{child, encoded};
+
+/// All children of a handler. Applying destructures this, so that none can be forgotten.
+#[derive(Clone, Debug)]
+pub struct Children {
+    pub identity: Child,
+    pub deployment: Child,
+}
+
+/// What the children are made from.
+pub struct Input<'a> {
+    pub handler: &'a EventHandler,
+    pub owner: &'a Owner,
+    pub settings: &'a Settings,
+    pub topic: &'a Topic,
+    pub identity: Option<&'a Secret>,
+    pub replicas: u32,
+    pub args: &'a Args,
+    pub now: OffsetDateTime,
+}
+
+/// The children as they should be.
+///
+/// # Errors
+/// The topic's authority is damaged.
+pub fn children(input: &Input<'_>) -> Result<Children, Error> {
+    Ok(Children { identity: identity(input)?, deployment: deployment::handler(input)? })
+}
+
+/// What the sidecars prove themselves with; renewed in place, and read anew at each connect.
+fn identity(input: &Input<'_>) -> Result<Child, Error> {
+    let handler = &input.owner.name;
+    let authority = &input.topic.authority;
+    let user = authority.handler_user(handler, &input.owner.reference.uid, input.now)?;
+    let data = authority::identity(authority, input.identity, handler, Vec::new(), Some(&user), input.now)?;
+    let name = names::handler_identity(handler);
+    let value = json!({
+        "metadata": input.owner.metadata(&name, &names::handler_labels(handler, &input.handler.spec.topic)),
+        "type": "Opaque",
+        "data": encoded(data),
+    });
+    Ok(child::<Secret>(&name, value))
+}

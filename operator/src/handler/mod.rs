@@ -1,0 +1,129 @@
+//! EventHandler: observe → check → subscribe → scale → build → apply → status.
+
+mod desired;
+mod observe;
+pub mod settings;
+mod status;
+mod subscribe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use tidegate_crds::EventHandler;
+use time::OffsetDateTime;
+
+use crate::apply::apply;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::finalizer::{self, Phase};
+use crate::handler::desired::{Children, Input};
+use crate::handler::observe::{Observed, observe};
+use crate::handler::settings::Settings;
+use crate::report;
+use crate::scaling::{Plan, Reason};
+
+/// With nothing to wait for: certificates and user JWTs are looked at this often.
+const RESYNC: Duration = Duration::from_secs(600);
+
+/// Brings one handler nearer to its specification and says in its status how near it is.
+///
+/// # Errors
+/// What stopped it, already reported.
+pub async fn reconcile(handler: Arc<EventHandler>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some(owner) = Owner::of(handler.as_ref()) else {
+        return Ok(Action::await_change());
+    };
+    let started = std::time::Instant::now();
+    let outcome = match finalizer::phase(&context.client, handler.as_ref(), &owner).await {
+        Ok(Phase::Live) => live(&handler, &owner, &context).await,
+        Ok(Phase::Deleting) => deleting(&handler, &owner, &context).await,
+        Ok(Phase::Gone) => Ok(Action::await_change()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &outcome {
+        report::failed(&context, handler.as_ref(), error).await;
+        status::write_failure(&context, &handler, &owner, error).await;
+    }
+    context.metrics.reconciled("eventhandler", started.elapsed(), &outcome);
+    outcome
+}
+
+async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let observed = observe(context, owner, handler).await?;
+    let settings = Settings::of(&handler.spec)?;
+    let topic = match &observed.topic {
+        Ok(topic) => topic,
+        // What runs goes on: delivering does not need the operator.
+        Err(not_yet) => {
+            status::write_waiting(context, handler, owner, &observed, not_yet).await?;
+            return Ok(Action::requeue(RESYNC));
+        }
+    };
+    subscribe::ensure(context, owner, handler, &settings, topic).await?;
+    let plan = scale(context, owner, &settings, &observed);
+    let input = Input {
+        handler,
+        owner,
+        settings: &settings,
+        topic,
+        identity: observed.identity.as_ref(),
+        replicas: plan.replicas,
+        args: &context.args,
+        now: OffsetDateTime::now_utc(),
+    };
+    let deployment = apply_all(desired::children(&input)?, owner, context).await?;
+    report_scaling(context, handler, &plan).await;
+    status::write(context, handler, owner, &observed, &deployment, plan).await?;
+    Ok(Action::requeue(RESYNC))
+}
+
+fn scale(context: &Context, owner: &Owner, settings: &Settings, observed: &Observed) -> Plan {
+    let Some(policy) = &settings.policy else {
+        return Plan { replicas: settings.replicas, reason: Reason::Fixed };
+    };
+    let now = observed.deployment.as_ref().and_then(|deployment| deployment.spec.as_ref()?.replicas);
+    let current = now.and_then(|replicas| u32::try_from(replicas).ok()).unwrap_or(policy.min);
+    context.lag.decide(&(owner.namespace.clone(), owner.name.clone()), policy, current)
+}
+
+async fn report_scaling(context: &Context, handler: &EventHandler, plan: &Plan) {
+    let before = handler.status.as_ref().and_then(|status| status.scaling.as_ref()).map(|scaling| scaling.desired);
+    let Some(before) = before.and_then(|desired| u32::try_from(desired).ok()).filter(|before| *before != plan.replicas)
+    else {
+        return;
+    };
+    context.metrics.scaled(plan.replicas > before, plan.reason.text());
+    let note = format!("from {before} to {} replicas: {}", plan.replicas, plan.reason.text());
+    report::event(context, handler, EventType::Normal, "Scaled", &note).await;
+}
+
+async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Result<Deployment, Error> {
+    // No `..`: a child that is added and not applied does not compile.
+    let Children { identity, deployment } = children;
+    apply(&context.client, &owner.namespace, &owner.reference, &identity).await?;
+    let applied: DynamicObject = apply(&context.client, &owner.namespace, &owner.reference, &deployment).await?;
+    Ok(applied.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
+}
+
+/// Its consumer and its rights on the broker go first; Deployment and Secret go with their owner.
+async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    match observe::topic(context, &owner.namespace, &handler.spec.topic).await? {
+        Ok(topic) => subscribe::remove(context, owner, handler, &topic).await?,
+        // A broker that is not there keeps nothing of a handler that would need undoing; one that comes
+        // back removes what is left over when the topic is reconciled.
+        Err(not_yet) if matches!(not_yet.reason, "TopicNotFound" | "TopicDeleting") => {}
+        Err(not_yet) => return Err(Error::Broker(not_yet.message)),
+    }
+    context.lag.forget(&(owner.namespace.clone(), owner.name.clone()));
+    finalizer::remove(&context.client, handler, owner).await?;
+    Ok(Action::await_change())
+}
+
+/// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
+pub fn retry(_: Arc<EventHandler>, error: &Error, _: Arc<Context>) -> Action {
+    report::retry(error)
+}

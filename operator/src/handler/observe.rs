@@ -1,0 +1,95 @@
+//! What there is of a handler.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
+use kube::api::ListParams;
+use tidegate_broker_admin::Authority;
+use tidegate_crds::conditions::kind;
+use tidegate_crds::{EventHandler, EventTopic};
+
+use crate::authority;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::names;
+
+/// What there is of a handler.
+pub struct Observed {
+    /// Its topic, if it can take handlers now; else why not.
+    pub topic: Result<Topic, NotYet>,
+    /// The sidecars' identity.
+    pub identity: Option<Secret>,
+    /// The Deployment.
+    pub deployment: Option<Deployment>,
+    /// The handler's pods.
+    pub pods: Vec<Pod>,
+}
+
+/// A topic that can take handlers.
+pub struct Topic {
+    /// Its root of trust.
+    pub authority: Authority,
+    /// Its broker pods.
+    pub replicas: i32,
+}
+
+/// Why a topic cannot take handlers now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NotYet {
+    /// CamelCase.
+    pub reason: &'static str,
+    /// What it waits for, and what can be done.
+    pub message: String,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// The API server is away, or the topic's authority is damaged.
+pub async fn observe(context: &Context, owner: &Owner, handler: &EventHandler) -> Result<Observed, Error> {
+    let namespace = &owner.namespace;
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let selector = ListParams::default().labels(&format!("{}={}", names::HANDLER_LABEL, owner.name));
+    Ok(Observed {
+        topic: topic(context, namespace, &handler.spec.topic).await?,
+        identity: secrets.get_opt(&names::handler_identity(&owner.name)).await?,
+        deployment: deployments.get_opt(&names::handler(&owner.name)).await?,
+        pods: pods.list(&selector).await?.items,
+    })
+}
+
+/// The topic, if it can take handlers.
+///
+/// # Errors
+/// The API server is away, or the topic's authority is damaged.
+pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Result<Topic, NotYet>, Error> {
+    let topics: Api<EventTopic> = Api::namespaced(context.client.clone(), namespace);
+    let Some(topic) = topics.get_opt(name).await? else {
+        let message = format!(
+            "there is no EventTopic {name} in namespace {namespace}: make it, or name another in a new handler"
+        );
+        return Ok(Err(NotYet { reason: "TopicNotFound", message }));
+    };
+    if topic.metadata.deletion_timestamp.is_some() {
+        return Ok(Err(NotYet { reason: "TopicDeleting", message: format!("EventTopic {name} is being deleted") }));
+    }
+    let streams = topic
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .find(|condition| condition.type_ == kind::STREAM_READY);
+    if streams.is_none_or(|condition| condition.status != "True") {
+        let why = streams.map(|condition| condition.message.clone()).unwrap_or_default();
+        return Ok(Err(NotYet {
+            reason: "TopicNotReady",
+            message: format!("EventTopic {name} is not ready yet: {why}"),
+        }));
+    }
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let Some(secret) = secrets.get_opt(&names::authority(name)).await? else {
+        return Ok(Err(NotYet { reason: "TopicNotReady", message: format!("EventTopic {name} has no authority yet") }));
+    };
+    Ok(Ok(Topic { authority: authority::from_secret(&secret)?, replicas: topic.spec.broker.replicas }))
+}

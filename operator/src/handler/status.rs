@@ -1,0 +1,131 @@
+//! A handler's status, from what was seen and done.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use tidegate_crds::EventHandler;
+use tidegate_crds::conditions::{Finding, Status, kind, merge};
+use tidegate_crds::handler::{EventHandlerStatus, Scaling};
+
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::handler::observe::{NotYet, Observed};
+use crate::names;
+use crate::pods;
+use crate::scaling::Plan;
+use crate::status::{failure_findings, patch, summary};
+
+const PARTS: [&str; 3] = [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY];
+
+/// Writes the status of a handler that has all it needs, if it changed.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write(
+    context: &Context,
+    handler: &EventHandler,
+    owner: &Owner,
+    observed: &Observed,
+    deployment: &Deployment,
+    plan: Plan,
+) -> Result<(), Error> {
+    let mut status = handler.status.clone().unwrap_or_default();
+    count_pods(&mut status, owner, deployment);
+    status.scaling = Some(Scaling { desired: signed(plan.replicas), reason: plan.reason.text().to_owned() });
+    status.lag = context.lag.lag(&(owner.namespace.clone(), owner.name.clone())).or(status.lag);
+    let topic = Finding::new(
+        kind::TOPIC_READY,
+        Status::True,
+        "TopicReady",
+        format!("EventTopic {} takes handlers", handler.spec.topic),
+    );
+    let subscribed =
+        Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", "consumer, rights and identity are in place");
+    let parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
+    conclude(&mut status, handler, summary(parts, "events are delivered"));
+    patch(context, handler, owner, handler.status.as_ref(), &status).await
+}
+
+/// Writes the status of a handler that waits for its topic, if it changed.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write_waiting(
+    context: &Context,
+    handler: &EventHandler,
+    owner: &Owner,
+    observed: &Observed,
+    why: &NotYet,
+) -> Result<(), Error> {
+    let mut status = handler.status.clone().unwrap_or_default();
+    if let Some(deployment) = &observed.deployment {
+        count_pods(&mut status, owner, deployment);
+    }
+    let parts = vec![
+        Finding::new(kind::TOPIC_READY, Status::False, why.reason, why.message.clone()),
+        Finding::new(kind::SUBSCRIBED, Status::Unknown, "WaitingForTopic", "comes after the topic"),
+        Finding::new(kind::PODS_READY, Status::Unknown, "WaitingForTopic", "comes after the topic"),
+    ];
+    conclude(&mut status, handler, summary(parts, ""));
+    patch(context, handler, owner, handler.status.as_ref(), &status).await
+}
+
+/// After an error, only the conditions change: what was true of the rest still is.
+pub async fn write_failure(context: &Context, handler: &EventHandler, owner: &Owner, error: &Error) {
+    let mut status = handler.status.clone().unwrap_or_default();
+    let found = failure_findings(error, &status.conditions, &PARTS);
+    conclude(&mut status, handler, found);
+    if let Err(error) = patch(context, handler, owner, handler.status.as_ref(), &status).await {
+        tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "status not written");
+    }
+}
+
+fn conclude(status: &mut EventHandlerStatus, handler: &EventHandler, found: Vec<Finding>) {
+    status.conditions = merge(found, &status.conditions, handler.metadata.generation, jiff::Timestamp::now());
+    status.observed_generation = handler.metadata.generation;
+}
+
+fn count_pods(status: &mut EventHandlerStatus, owner: &Owner, deployment: &Deployment) {
+    let counts = deployment.status.as_ref();
+    status.replicas = counts.and_then(|counts| counts.replicas).unwrap_or(0);
+    status.ready_replicas = counts.and_then(|counts| counts.ready_replicas).unwrap_or(0);
+    let selector: Vec<_> =
+        names::handler_selector(&owner.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    status.selector = Some(selector.join(","));
+}
+
+fn pods_ready(status: &EventHandlerStatus, plan: Plan, observed: &Observed, deployment: &Deployment) -> Finding {
+    let wanted = signed(plan.replicas);
+    let counts = deployment.status.as_ref();
+    // Until the Deployment's controller has seen our change, its counts are of the pods before.
+    let current = counts.and_then(|counts| counts.observed_generation) == deployment.metadata.generation;
+    let updated = counts.and_then(|counts| counts.updated_replicas).unwrap_or(0);
+    if wanted == 0 {
+        return Finding::new(
+            kind::PODS_READY,
+            Status::True,
+            "ScaledToZero",
+            "no events, no pods: the first event starts one",
+        );
+    }
+    if current && status.ready_replicas >= wanted && updated >= wanted {
+        return Finding::new(kind::PODS_READY, Status::True, "PodsReady", format!("{wanted} pods are ready"));
+    }
+    let mut message = format!("{} of {wanted} pods are ready", status.ready_replicas.min(wanted));
+    let why = pods::why_waiting(&observed.pods).or_else(|| replica_failure(deployment));
+    let reason = if why.is_some() { "PodsFailing" } else { "PodsStarting" };
+    if let Some(why) = why {
+        message = format!("{message}: {why}");
+    }
+    Finding::new(kind::PODS_READY, Status::False, reason, message)
+}
+
+/// Pods that the API server does not even let be made (quota, Pod Security).
+fn replica_failure(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure =
+        conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    failure.message.clone()
+}
+
+fn signed(replicas: u32) -> i32 {
+    i32::try_from(replicas).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,25 @@
+//! Tidegate's operator.
+//!
+//! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
+//! status. Beside them [`lag`] asks the brokers how far the handlers are, and [`scaling`] (pure) decides how
+//! many pods that needs. [`brokers`] holds the operator's own connections; [`apply`], [`finalizer`],
+//! [`status`] and [`report`] are the only places that write to the API server.
+
+pub mod apply;
+pub mod args;
+pub mod authority;
+pub mod brokers;
+pub mod context;
+pub mod error;
+pub mod finalizer;
+pub mod handler;
+pub mod health;
+pub mod lag;
+pub mod leader;
+pub mod names;
+pub mod pods;
+pub mod report;
+pub mod run;
+pub mod scaling;
+pub mod status;
+pub mod topic;

@@ -1,0 +1,78 @@
+//! Tidegate's operator: starts, waits for its turn, works, and ends in order.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tidegate_operator::args::Args;
+use tidegate_operator::context::Context;
+use tidegate_operator::health::{self, Health};
+use tidegate_operator::leader::Leadership;
+use tidegate_operator::run::run;
+use tidegate_telemetry::Service;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    // Before anything that could use TLS: two providers in one process are a panic at the first handshake.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let args = Args::parse();
+    let service = Service { name: "tidegate-operator", version: env!("CARGO_PKG_VERSION"), attributes: Vec::new() };
+    let telemetry = match tidegate_telemetry::init(service) {
+        Ok(telemetry) => telemetry,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let outcome = operate(args).await;
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "the operator ends");
+    }
+    telemetry.shutdown();
+    if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn operate(args: Args) -> Result<(), Failure> {
+    let health = Health::default();
+    let mut serving = tokio::spawn(health::serve(args.admin_port, health.clone()));
+    let client = kube::Client::try_default().await?;
+    let version = client.apiserver_version().await?;
+    tracing::info!(kubernetes = version.git_version, "connected");
+    health.set_ready(true);
+    let stop = on_signal()?;
+    let mut leadership = Leadership::join(client.clone(), &args).await?;
+    tokio::select! {
+        () = leadership.won() => {}
+        () = stop.cancelled() => return Ok(()),
+        ended = &mut serving => ended??,
+    }
+    tracing::info!(pod = args.pod_name, "leading");
+    let context = Context::new(client, args);
+    let work = run(context, stop.clone());
+    let outcome = tokio::select! {
+        () = work => Ok(()),
+        // Another one leads now: nothing more may be written, not even what was begun.
+        () = leadership.lost() => Err("the lease was lost".into()),
+        ended = &mut serving => Ok(ended??),
+    };
+    leadership.leave().await;
+    outcome
+}
+
+/// Cancelled at the first SIGTERM or SIGINT.
+fn on_signal() -> std::io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending: what was begun is finished");
+        cancelled.cancel();
+    });
+    Ok(stop)
+}

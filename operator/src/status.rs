@@ -1,0 +1,87 @@
+//! What the status of both resources has in common.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tidegate_crds::conditions::{Finding, Status, kind};
+
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::names::FIELD_MANAGER;
+
+/// `Ready` from its parts, with kstatus's two, then the parts themselves.
+pub fn summary(parts: Vec<Finding>, when_ready: &str) -> Vec<Finding> {
+    let ready = match parts.iter().find(|part| !part.is_true()) {
+        None => Finding::new(kind::READY, Status::True, "Ready", when_ready),
+        Some(part) => Finding::new(kind::READY, Status::False, part.reason.clone(), part.message.clone()),
+    };
+    let reconciling = if ready.is_true() { Status::False } else { Status::True };
+    let mut found = vec![
+        Finding::new(kind::RECONCILING, reconciling, ready.reason.clone(), ready.message.clone()),
+        Finding::new(kind::STALLED, Status::False, "Progressing", "nobody needs to do anything"),
+    ];
+    found.insert(0, ready);
+    found.extend(parts);
+    found
+}
+
+/// The conditions after an error; the parts stay as they were.
+pub fn failure_findings(error: &Error, before: &[Condition], parts: &[&'static str]) -> Vec<Finding> {
+    let message = error.to_string();
+    let person = error.needs_a_person();
+    let status = |holds| if holds { Status::True } else { Status::False };
+    let mut found = vec![
+        Finding::new(kind::READY, Status::False, error.reason(), message.clone()),
+        Finding::new(kind::RECONCILING, status(!person), error.reason(), message.clone()),
+        Finding::new(kind::STALLED, status(person), error.reason(), message),
+    ];
+    for part in parts {
+        let known = before.iter().find(|condition| condition.type_ == *part);
+        found.push(match known {
+            Some(known) => {
+                let status = match known.status.as_str() {
+                    "True" => Status::True,
+                    "False" => Status::False,
+                    _ => Status::Unknown,
+                };
+                Finding::new(part, status, known.reason.clone(), known.message.clone())
+            }
+            None => Finding::new(part, Status::Unknown, "NotReached", "not looked at yet"),
+        });
+    }
+    found
+}
+
+/// Writes a status, unless it says what was there before.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn patch<K, S>(
+    context: &Context,
+    resource: &K,
+    owner: &Owner,
+    before: Option<&S>,
+    status: &S,
+) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+    S: Serialize + PartialEq,
+{
+    if before == Some(status) {
+        return Ok(());
+    }
+    let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let patch = json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+        "metadata": {"name": owner.name, "uid": resource.uid()},
+        "status": status,
+    });
+    api.patch_status(&owner.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+    Ok(())
+}

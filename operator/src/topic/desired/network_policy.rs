@@ -1,0 +1,37 @@
+//! Who may reach the broker pods, where the cluster's network enforces it.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde_json::json;
+use tidegate_broker_client::layout::BROKER_PORT;
+
+use super::{Input, child};
+use crate::apply::Child;
+use crate::names;
+
+/// Publishing: any pod of the topic's namespace. The broker itself: its handlers, its peers, the operator.
+/// Probes come from the node, which every network lets through.
+pub fn broker(input: &Input<'_>) -> Child {
+    let topic = &input.owner.name;
+    let name = names::broker(topic);
+    let brokers = json!({"podSelector": {"matchLabels": names::broker_selector(topic)}});
+    let handlers =
+        json!({"podSelector": {"matchLabels": {names::COMPONENT_LABEL: "handler", names::TOPIC_LABEL: topic}}});
+    let operator = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": input.args.pod_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "tidegate", names::COMPONENT_LABEL: "operator"}},
+    });
+    let port = |port: i32| json!([{"port": port, "protocol": "TCP"}]);
+    let value = json!({
+        "metadata": input.owner.metadata(&name, &names::topic_labels(topic)),
+        "spec": {
+            "podSelector": {"matchLabels": names::broker_selector(topic)},
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": {}}], "ports": port(names::INGRESS_PORT)},
+                {"from": [brokers, handlers, operator], "ports": port(i32::from(BROKER_PORT))},
+                {"from": [brokers], "ports": port(names::ROUTE_PORT)},
+            ],
+        },
+    });
+    child::<NetworkPolicy>(&name, value)
+}

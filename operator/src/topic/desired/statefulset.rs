@@ -1,0 +1,215 @@
+//! The broker pods: a nats-server and the ingress, side by side, with a volume.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tidegate_broker_admin::server::{Cluster, Server};
+use tidegate_broker_client::contract::Ingress;
+use tidegate_broker_client::layout::BROKER_PORT;
+use time::OffsetDateTime;
+
+use super::{Input, child};
+use crate::apply::Child;
+use crate::context::{environment, restricted};
+use crate::error::Error;
+use crate::names;
+
+const CONFIG_FOLDER: &str = "/etc/nats";
+const TLS_FOLDER: &str = "/etc/nats-tls";
+const IDENTITY_FOLDER: &str = "/etc/tidegate";
+const DATA_FOLDER: &str = "/data";
+const RUN_FOLDER: &str = "/run/nats";
+const MONITOR: &str = "127.0.0.1:8222";
+/// The lame-duck time of the configuration and a margin.
+const GRACE_SECONDS: i64 = 60;
+/// Share of the volume that JetStream may fill: the rest is for accounts and file system.
+const FILE_STORE_PERCENT: u64 = 95;
+
+/// The nats-server's configuration. The same input gives the same text, so that it rolls out only when
+/// something changed: its claims carry a fixed time.
+pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
+    let (topic, namespace) = (&input.owner.name, &input.owner.namespace);
+    let issued = OffsetDateTime::UNIX_EPOCH;
+    let system = input.authority.system_account(issued)?;
+    let account = input.authority.topic_account(issued)?;
+    let routes = || {
+        let host = |ordinal| names::broker_pod_host(topic, namespace, ordinal);
+        (0..input.settings.replicas).map(|ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT)).collect()
+    };
+    let server = Server {
+        port: BROKER_PORT,
+        monitor: MONITOR.into(),
+        data: DATA_FOLDER.into(),
+        tls: TLS_FOLDER.into(),
+        pid_file: Some(format!("{RUN_FOLDER}/nats.pid")),
+        max_payload: usize::try_from(input.settings.max_message_size).unwrap_or(usize::MAX),
+        max_file_store: input.settings.volume / 100 * FILE_STORE_PERCENT,
+        sync_always: input.settings.sync_always,
+        cluster: (input.settings.replicas > 1).then(|| Cluster {
+            name: format!("{namespace}-{topic}"),
+            port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
+            routes: routes(),
+        }),
+        operator_jwt: input.authority.operator_jwt(issued)?,
+        accounts: vec![(system.id.clone(), system.jwt), (account.id, account.jwt)],
+        system_account: system.id,
+    };
+    let name = names::broker(topic);
+    let value = json!({
+        "metadata": input.owner.metadata(&name, &names::topic_labels(topic)),
+        "data": {"nats.conf": server.render()},
+    });
+    Ok(child::<ConfigMap>(&name, value))
+}
+
+/// The StatefulSet. A changed configuration or certificate restarts the pods, one after the other.
+pub fn broker(input: &Input<'_>, config: &Child, secret: &Child) -> Result<Child, Error> {
+    let topic = &input.owner.name;
+    let name = names::broker(topic);
+    let labels = names::topic_labels(topic);
+    let spec = &input.topic.spec.broker;
+    let when_deleted = if input.settings.retain { "Retain" } else { "Delete" };
+    let mut claim = json!({
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": input.settings.volume_text}},
+    });
+    if let Some(class) = &spec.storage.class_name {
+        claim["storageClassName"] = json!(class);
+    }
+    let rolls_with = Sha256::digest(format!("{}{}", config.value["data"], secret.value["data"]));
+    let rolls_with: String = rolls_with.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let value = json!({
+        "metadata": input.owner.metadata(&name, &labels),
+        "spec": {
+            "serviceName": names::broker_headless(topic),
+            "replicas": input.settings.replicas,
+            // The brokers of a cluster need each other to become ready.
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": names::broker_selector(topic)},
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
+            "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": names::broker_selector(topic)}, "spec": claim}],
+            "template": {
+                "metadata": {"labels": labels, "annotations": {"tidegate.io/rolls-with": rolls_with}},
+                "spec": pod(input)?,
+            },
+        },
+    });
+    Ok(child::<StatefulSet>(&name, value))
+}
+
+fn pod(input: &Input<'_>) -> Result<Value, Error> {
+    let topic = &input.owner.name;
+    let spec = &input.topic.spec.broker;
+    let mut pod = json!({
+        "automountServiceAccountToken": false,
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": true, "fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [nats(input), ingress(input)?],
+        "volumes": [
+            {"name": "config", "configMap": {"name": names::broker(topic)}},
+            {"name": "tls", "secret": {"secretName": names::broker(topic)}},
+            {"name": "identity", "secret": {"secretName": names::ingress(topic)}},
+            {"name": "run", "emptyDir": {"sizeLimit": "1Mi"}},
+        ],
+        "affinity": spec.affinity.clone().unwrap_or_else(|| apart(topic)),
+    });
+    if !spec.node_selector.is_empty() {
+        pod["nodeSelector"] = json!(spec.node_selector);
+    }
+    for (field, value) in
+        [("tolerations", &spec.tolerations), ("topologySpreadConstraints", &spec.topology_spread_constraints)]
+    {
+        if let Some(value) = value {
+            pod[field] = value.clone();
+        }
+    }
+    Ok(pod)
+}
+
+/// Brokers of one topic avoid sharing a node, and share one where there is no other.
+fn apart(topic: &str) -> Value {
+    json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+        "weight": 100,
+        "podAffinityTerm": {
+            "topologyKey": "kubernetes.io/hostname",
+            "labelSelector": {"matchLabels": names::broker_selector(topic)},
+        },
+    }]}})
+}
+
+/// The nats-server. Its monitoring port answers anyone, so it listens on loopback, and the probes go
+/// through the ingress container, which passes on nothing but health.
+fn nats(input: &Input<'_>) -> Value {
+    let probe = |path: &str, period: i32, failures: i32| {
+        json!({
+            "httpGet": {"path": format!("/broker/{path}"), "port": names::INGRESS_ADMIN_PORT},
+            "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 3,
+        })
+    };
+    json!({
+        "name": "nats",
+        "image": input.args.broker_image,
+        "imagePullPolicy": input.args.image_pull_policy,
+        "args": ["--name", "$(POD_NAME)", "--config", format!("{CONFIG_FOLDER}/nats.conf")],
+        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}],
+        "ports": [
+            {"name": "nats", "containerPort": BROKER_PORT, "protocol": "TCP"},
+            {"name": "route", "containerPort": names::ROUTE_PORT, "protocol": "TCP"},
+        ],
+        "resources": input.topic.spec.broker.resources.clone().unwrap_or_else(|| json!({"requests": {"cpu": "50m", "memory": "128Mi"}})),
+        "securityContext": restricted(),
+        // Recovery of large streams takes its time: five minutes.
+        "startupProbe": probe("startup", 1, 300),
+        "readinessProbe": probe("ready", 5, 3),
+        // Slow to judge: it also fails when only the ingress container is away.
+        "livenessProbe": probe("live", 10, 9),
+        // Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile.
+        "lifecycle": {"preStop": {"exec": {"command": ["nats-server", "--signal", format!("ldm={RUN_FOLDER}/nats.pid")]}}},
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": true},
+            {"name": "tls", "mountPath": TLS_FOLDER, "readOnly": true},
+            {"name": "data", "mountPath": DATA_FOLDER},
+            {"name": "run", "mountPath": RUN_FOLDER},
+        ],
+    })
+}
+
+fn ingress(input: &Input<'_>) -> Result<Value, Error> {
+    let (topic, namespace) = (&input.owner.name, &input.owner.namespace);
+    let mut servers = vec![format!("tls://localhost:{BROKER_PORT}")];
+    if input.settings.replicas > 1 {
+        servers.push(format!("tls://{}:{BROKER_PORT}", names::broker_host(topic, namespace)));
+    }
+    let config = Ingress {
+        namespace: namespace.clone(),
+        topic: topic.clone(),
+        servers,
+        identity: IDENTITY_FOLDER.into(),
+        https_port: u16::try_from(names::INGRESS_PORT).unwrap_or_default(),
+        admin_port: u16::try_from(names::INGRESS_ADMIN_PORT).unwrap_or_default(),
+        broker_monitor: format!("http://{MONITOR}"),
+        max_event_size: usize::try_from(input.settings.max_event_size).unwrap_or(usize::MAX),
+    };
+    let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
+    let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});
+    Ok(json!({
+        "name": "ingress",
+        "image": input.args.ingress_image,
+        "imagePullPolicy": input.args.image_pull_policy,
+        "env": environment(input.args, &config),
+        "ports": [
+            {"name": "https", "containerPort": names::INGRESS_PORT, "protocol": "TCP"},
+            {"name": "admin", "containerPort": names::INGRESS_ADMIN_PORT, "protocol": "TCP"},
+        ],
+        "resources": {"requests": {"cpu": "20m", "memory": "16Mi"}},
+        "securityContext": restricted(),
+        "readinessProbe": probe("/readyz", 2),
+        "livenessProbe": probe("/livez", 10),
+        "volumeMounts": [{"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true}],
+    }))
+}

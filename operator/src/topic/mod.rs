@@ -1,0 +1,135 @@
+//! EventTopic: observe → check → build → apply → broker → status.
+
+mod broker;
+pub mod desired;
+mod observe;
+pub mod settings;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::DynamicObject;
+use kube::runtime::controller::Action;
+use tidegate_broker_admin::Authority;
+use tidegate_crds::EventTopic;
+use time::OffsetDateTime;
+
+use crate::apply::apply;
+use crate::brokers::TopicKey;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::finalizer::{self, Phase};
+use crate::report;
+use crate::topic::desired::{Children, Input};
+use crate::topic::observe::{Observed, observe};
+use crate::topic::settings::Settings;
+
+/// With nothing to wait for: certificates are looked at this often.
+const RESYNC: Duration = Duration::from_secs(600);
+/// While the broker is on its way. Pod changes are watched; this is for what is not.
+const WAITING: Duration = Duration::from_secs(3);
+
+/// Brings one topic nearer to its specification and says in its status how near it is.
+///
+/// # Errors
+/// What stopped it, already reported.
+pub async fn reconcile(topic: Arc<EventTopic>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some(owner) = Owner::of(topic.as_ref()) else {
+        return Ok(Action::await_change());
+    };
+    let started = std::time::Instant::now();
+    let outcome = match finalizer::phase(&context.client, topic.as_ref(), &owner).await {
+        Ok(Phase::Live) => live(&topic, &owner, &context).await,
+        Ok(Phase::Deleting) => deleting(&topic, &owner, &context).await,
+        Ok(Phase::Gone) => Ok(Action::await_change()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &outcome {
+        report::failed(&context, topic.as_ref(), error).await;
+        status::write_failure(&context, &topic, &owner, error).await;
+    }
+    context.metrics.reconciled("eventtopic", started.elapsed(), &outcome);
+    outcome
+}
+
+async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let observed = observe(context, owner).await?;
+    let settings = Settings::of(&topic.spec)?;
+    let authority = authority(&observed, owner)?;
+    let now = OffsetDateTime::now_utc();
+    let input = Input {
+        topic,
+        owner,
+        settings: &settings,
+        authority: &authority,
+        observed: &observed,
+        args: &context.args,
+        now,
+    };
+    let statefulset = apply_all(desired::children(&input)?, owner, context).await?;
+    let broker = broker::ensure(context, owner, &settings, &authority, &observed).await;
+    let is_ready = status::write(context, topic, owner, &statefulset, &observed, &broker).await?;
+    Ok(Action::requeue(if is_ready { RESYNC } else { WAITING }))
+}
+
+/// The root of trust: the one there is, or a new one where nothing could depend on an older one.
+fn authority(observed: &Observed, owner: &Owner) -> Result<Authority, Error> {
+    match &observed.authority {
+        Some(authority) => Ok(authority.clone()),
+        None if observed.volumes.is_empty() => Ok(Authority::generate(&owner.name, OffsetDateTime::now_utc())?),
+        None => Err(Error::refused(
+            "AuthorityMissing",
+            format!(
+                "Secret {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin anew",
+                crate::names::authority(&owner.name),
+                observed.volumes.join(", ")
+            ),
+        )),
+    }
+}
+
+async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Result<StatefulSet, Error> {
+    // No `..`: a child that is added and not applied does not compile.
+    let Children {
+        authority,
+        ca,
+        broker_secret,
+        ingress_secret,
+        config,
+        headless,
+        service,
+        disruption_budget,
+        network_policy,
+        statefulset,
+    } = children;
+    let before =
+        [authority, ca, broker_secret, ingress_secret, config, headless, service, disruption_budget, network_policy];
+    for child in &before {
+        apply(&context.client, &owner.namespace, &owner.reference, child).await?;
+    }
+    let applied: DynamicObject = apply(&context.client, &owner.namespace, &owner.reference, &statefulset).await?;
+    Ok(applied.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
+}
+
+/// The children go with their owner; what is kept is named, because nobody else will.
+async fn deleting(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    if Settings::of(&topic.spec).is_ok_and(|settings| settings.retain) {
+        let volumes = observe::volumes(context, owner).await?;
+        let note = format!(
+            "deletionPolicy is Retain: volumes ({}) and Secret {} are kept. A topic of the same name has its events again; delete them to be rid of the events.",
+            volumes.join(", "),
+            crate::names::authority(&owner.name)
+        );
+        report::event(context, topic, kube::runtime::events::EventType::Normal, "StorageRetained", &note).await;
+    }
+    context.brokers.forget(&TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() });
+    finalizer::remove(&context.client, topic, owner).await?;
+    Ok(Action::await_change())
+}
+
+/// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
+pub fn retry(_: Arc<EventTopic>, error: &Error, _: Arc<Context>) -> Action {
+    report::retry(error)
+}

@@ -1,0 +1,65 @@
+//! What there is of a topic.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::Api;
+use kube::api::ListParams;
+use tidegate_broker_admin::Authority;
+
+use crate::authority;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::names;
+
+/// What there is of a topic.
+#[derive(Clone, Default)]
+pub struct Observed {
+    /// The root of trust.
+    pub authority: Option<Authority>,
+    /// The broker's certificate.
+    pub broker_secret: Option<Secret>,
+    /// The ingress's certificate and user.
+    pub ingress_secret: Option<Secret>,
+    /// The StatefulSet.
+    pub statefulset: Option<StatefulSet>,
+    /// The broker pods.
+    pub pods: Vec<Pod>,
+    /// Names of the volumes, those of an earlier topic of the same name included.
+    pub volumes: Vec<String>,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// The API server is away, or the authority's Secret is damaged.
+pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error> {
+    let (topic, namespace) = (&owner.name, &owner.namespace);
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let authority = secrets.get_opt(&names::authority(topic)).await?;
+    let statefulsets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    Ok(Observed {
+        authority: authority.as_ref().map(authority::from_secret).transpose()?,
+        broker_secret: secrets.get_opt(&names::broker(topic)).await?,
+        ingress_secret: secrets.get_opt(&names::ingress(topic)).await?,
+        statefulset: statefulsets.get_opt(&names::broker(topic)).await?,
+        pods: pods.list(&selected(topic)).await?.items,
+        volumes: volumes(context, owner).await?,
+    })
+}
+
+/// The names of the topic's volumes.
+///
+/// # Errors
+/// The API server is away.
+pub async fn volumes(context: &Context, owner: &Owner) -> Result<Vec<String>, Error> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let claims = claims.list(&selected(&owner.name)).await?;
+    Ok(claims.items.into_iter().filter_map(|claim| claim.metadata.name).collect())
+}
+
+fn selected(topic: &str) -> ListParams {
+    let labels: Vec<_> =
+        names::broker_selector(topic).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    ListParams::default().labels(&labels.join(","))
+}

@@ -1,0 +1,106 @@
+//! A topic's status, from what was seen and done.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use tidegate_crds::EventTopic;
+use tidegate_crds::conditions::{Finding, Status, kind, merge};
+use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus};
+
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::names;
+use crate::report;
+use crate::status::{failure_findings, patch, summary};
+use crate::topic::broker::Inside;
+use crate::topic::observe::Observed;
+
+/// Writes the status if it changed. Returns whether the topic is ready.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+    statefulset: &StatefulSet,
+    observed: &Observed,
+    inside: &Inside,
+) -> Result<bool, Error> {
+    if let Inside::Failed(error) = inside {
+        report::failed(context, topic, error).await;
+    }
+    let status = of(topic, owner, statefulset, observed, inside);
+    let is_ready =
+        status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
+    patch(context, topic, owner, topic.status.as_ref(), &status).await?;
+    Ok(is_ready)
+}
+
+/// After an error, only the conditions change: what was true of the rest still is.
+pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner, error: &Error) {
+    let mut status = topic.status.clone().unwrap_or_default();
+    let found = failure_findings(error, &status.conditions, &[kind::BROKER_AVAILABLE, kind::STREAM_READY]);
+    status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
+    status.observed_generation = topic.metadata.generation;
+    if let Err(error) = patch(context, topic, owner, topic.status.as_ref(), &status).await {
+        tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "status not written");
+    }
+}
+
+fn of(
+    topic: &EventTopic,
+    owner: &Owner,
+    statefulset: &StatefulSet,
+    observed: &Observed,
+    inside: &Inside,
+) -> EventTopicStatus {
+    let before = topic.status.clone().unwrap_or_default();
+    let wanted = topic.spec.broker.replicas;
+    let ready = statefulset.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    let parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
+    let found = summary(parts, "events can be published");
+    let mut status = EventTopicStatus {
+        conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),
+        observed_generation: topic.metadata.generation,
+        address: Some(Address {
+            url: format!("https://{}", names::broker_host(&owner.name, &owner.namespace)),
+            ca_config_map: names::ca(&owner.name),
+        }),
+        broker: Some(BrokerStatus { replicas: wanted, ready_replicas: ready }),
+        ..before
+    };
+    if let Inside::Ready { events, dead_letters, consumers } = inside {
+        let signed = |number: u64| i64::try_from(number).ok();
+        status.events = signed(events.state.messages);
+        status.bytes = signed(events.state.bytes);
+        status.last_sequence = signed(events.state.last_sequence);
+        status.dead_letters = signed(dead_letters.state.messages);
+        status.handlers = i64::try_from(*consumers).ok();
+    }
+    status
+}
+
+/// Available while a majority is: that is what publishing needs.
+fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
+    let (status, reason) = match ready {
+        ready if ready >= wanted => (Status::True, "AllReady"),
+        ready if ready > wanted / 2 => (Status::True, "MajorityReady"),
+        _ => (Status::False, "PodsNotReady"),
+    };
+    let mut message = format!("{ready} of {wanted} broker pods are ready");
+    if ready < wanted {
+        if let Some(why) = crate::pods::why_waiting(&observed.pods) {
+            message = format!("{message}: {why}");
+        }
+    }
+    Finding::new(kind::BROKER_AVAILABLE, status, reason, message)
+}
+
+fn stream_ready(inside: &Inside) -> Finding {
+    match inside {
+        Inside::Starting(why) => Finding::new(kind::STREAM_READY, Status::Unknown, "BrokerStarting", why.clone()),
+        Inside::Failed(error) => Finding::new(kind::STREAM_READY, Status::False, error.reason(), error.to_string()),
+        Inside::Ready { .. } => {
+            Finding::new(kind::STREAM_READY, Status::True, "Configured", "the streams are as configured")
+        }
+    }
+}

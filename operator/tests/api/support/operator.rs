@@ -1,0 +1,64 @@
+//! An operator in this process.
+
+use std::time::Duration;
+
+use clap::Parser as _;
+use kube::Client;
+use tidegate_operator::args::Args;
+use tidegate_operator::context::Context;
+use tidegate_operator::run::run;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// An operator sees all namespaces, so one runs at a time.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// The turn to run operators.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().await
+}
+
+/// A running operator; dropped, it is gone as if its process had been killed.
+pub struct Operator {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Operator {
+    pub fn start(client: Client) -> Self {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(Context::new(client, args("operator-0", "default")), stop.clone()));
+        Self { stop, task }
+    }
+
+    /// Ends in order.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), &mut self.task).await.expect("ends in time").expect("ends in order");
+    }
+
+    /// Ends at once; what was begun stays half done.
+    pub async fn kill(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the chart would set.
+pub fn args(pod_name: &str, pod_namespace: &str) -> Args {
+    let flags = [
+        ("--sidecar-image", "registry.test/sidecar:1"),
+        ("--ingress-image", "registry.test/ingress:1"),
+        ("--broker-image", "registry.test/nats-server:1"),
+        ("--pod-name", pod_name),
+        ("--pod-namespace", pod_namespace),
+    ];
+    Args::parse_from(std::iter::once("tidegate-operator").chain(flags.into_iter().flat_map(|(flag, value)| [flag, value])))
+}

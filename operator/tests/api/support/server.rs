@@ -1,0 +1,116 @@
+//! The one API server of the test binary.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::{conditions, wait};
+use kube::{Client, Config, ResourceExt as _};
+use serde_json::json;
+
+use super::pki::Pki;
+use super::programs::{self, Program};
+
+/// A cold start beside a compiler takes a while.
+const START: Duration = Duration::from_secs(90);
+
+/// How to reach it; started by the first who asks.
+static CONFIG: LazyLock<Config> = LazyLock::new(start);
+
+/// A client of its own for each test: a client's connections belong to the test's runtime.
+pub async fn client() -> Client {
+    Client::try_from(config()).expect("client")
+}
+
+/// How to reach the API server.
+pub fn config() -> Config {
+    CONFIG.clone()
+}
+
+/// The thread that starts the programs lives as long as the process, and they live as long as it.
+fn start() -> Config {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (tell, told) = mpsc::channel();
+    let keep = move || {
+        let (config, _programs) = run(&folder());
+        let _ = tell.send(config);
+        loop {
+            thread::park();
+        }
+    };
+    thread::Builder::new().name("kube-apiserver".into()).spawn(keep).expect("thread");
+    told.recv().expect("the API server did not start: its thread has said why")
+}
+
+fn run(folder: &Path) -> (Config, [Program; 2]) {
+    let pki = Pki::create(folder);
+    let (mut etcd, etcd_address) = programs::etcd(folder);
+    let (mut api_server, address) = programs::api_server(folder, &etcd_address, &pki);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let config = runtime.block_on(async {
+        let config = Config::from_custom_kubeconfig(kubeconfig(&address, &pki), &KubeConfigOptions::default()).await.expect("config");
+        let client = Client::try_from(config.clone()).expect("client");
+        let started = Instant::now();
+        while !is_ready(&client).await {
+            etcd.check();
+            api_server.check();
+            assert!(started.elapsed() < START, "kube-apiserver is not ready:\n{}", api_server.last_words());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        define(&client).await;
+        config
+    });
+    (config, [etcd, api_server])
+}
+
+async fn is_ready(client: &Client) -> bool {
+    let request = http::Request::get("/readyz").body(Vec::new()).expect("request");
+    matches!(tokio::time::timeout(Duration::from_secs(5), client.request_text(request)).await, Ok(Ok(_)))
+}
+
+/// Our definitions, applied as `kubectl apply --server-side` does.
+async fn define(client: &Client) {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for definition in tidegate_crds::definitions() {
+        let name = definition.name_any();
+        api.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&definition)).await.expect("the definition is accepted");
+        let established = wait::await_condition(api.clone(), &name, conditions::is_crd_established());
+        tokio::time::timeout(Duration::from_secs(20), established).await.expect("established in time").expect("established");
+    }
+}
+
+fn kubeconfig(address: &str, pki: &Pki) -> Kubeconfig {
+    let encoded = |pem: &str| STANDARD.encode(pem);
+    serde_json::from_value(json!({
+        "clusters": [{"name": "test", "cluster": {"server": address, "certificate-authority-data": encoded(&pki.ca)}}],
+        "users": [{"name": "test", "user": {
+            "client-certificate-data": encoded(&pki.client_certificate), "client-key-data": encoded(&pki.client_key),
+        }}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    }))
+    .expect("kubeconfig")
+}
+
+/// A folder named after this process; those of processes that are no more are removed.
+fn folder() -> PathBuf {
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("operator-api");
+    fs::create_dir_all(&parent).expect("folder");
+    for old in fs::read_dir(&parent).expect("folder").flatten() {
+        if !Path::new("/proc").join(old.file_name()).exists() {
+            let _ = fs::remove_dir_all(old.path());
+        }
+    }
+    let folder = parent.join(std::process::id().to_string());
+    // A process of the same number, long ago.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("folder");
+    folder
+}
