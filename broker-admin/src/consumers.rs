@@ -112,6 +112,11 @@ pub async fn list(js: &jetstream::Context) -> Result<Vec<Info>, ConsumersFailure
     Ok(stream.consumers().try_collect().await?)
 }
 
+/// The UID of the handler that a consumer was made for; `None`: somebody else made it.
+pub fn handler_uid(consumer: &Info) -> Option<&str> {
+    consumer.config.metadata.get(UID).map(String::as_str)
+}
+
 async fn delete_from<I>(stream: &Stream<I>, name: &str) -> Result<(), ConsumersFailure> {
     match stream.delete_consumer(name).await {
         Ok(_) => Ok(()),

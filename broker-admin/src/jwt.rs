@@ -1,6 +1,7 @@
 //! NATS claims as JWTs: header `{"typ":"JWT","alg":"ed25519-nkey"}`, base64url without padding, signed by an nkey.
 //!
-//! No crate knows exports, imports and generic claims together (BROKER notes in docs/), and the encoding is this file.
+//! No crate knows exports, imports, revocations and generic claims together, and the encoding is no more than this
+//! file (docs/architecture.md, "Identity and accounts").
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

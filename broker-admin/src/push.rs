@@ -1,6 +1,8 @@
 //! Accounts to running servers: requests of the system account to the `full` resolver.
 //!
-//! Every server answers for itself, so a request is sent with the number of servers that must answer.
+//! Every server answers for itself. A majority must have an account for it to be in force: one that was away asks
+//! for what it has never seen, and every reconcile compares again. Only a removal needs all of them, because a
+//! server that missed it would bring the account back to the others.
 
 use std::time::Duration;
 
@@ -12,19 +14,21 @@ use time::OffsetDateTime;
 use crate::accounts::Account;
 use crate::authority::{Authority, AuthorityError};
 
-/// How long a push waits for the servers.
+/// How long a request waits for the servers.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it waits for the rest, once enough have answered.
+const STRAGGLERS: Duration = Duration::from_millis(300);
 
 /// Why an account is not where it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// Fewer servers answered than there are: try again.
-    #[error("{answered} of {servers} servers took the account")]
+    #[error("{answered} brokers took the account, {needed} must")]
     Incomplete {
         /// That did.
         answered: usize,
-        /// That should have.
-        servers: usize,
+        /// That have to.
+        needed: usize,
     },
     /// A server said no; trying the same again does not help.
     #[error("the server refused the account: {0}")]
@@ -63,14 +67,14 @@ impl System {
 
     /// Makes sure that the servers have this account as it is wanted.
     ///
-    /// It is pushed unless what a server has says the same. Returns whether it was pushed.
+    /// It is pushed unless what they have says the same. Returns whether it was pushed.
     ///
     /// # Errors
     /// As [`PushError`] says.
     pub async fn ensure(&self, account: &Account) -> Result<bool, PushError> {
         let subject = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", account.id);
-        let answers = self.ask(subject, String::new()).await?;
-        if answers.len() == self.servers && answers.iter().all(|jwt| account.claims.same_as(jwt)) {
+        let answers = self.ask(subject, String::new(), self.majority()).await?;
+        if answers.len() >= self.majority() && answers.iter().all(|jwt| account.claims.same_as(jwt)) {
             return Ok(false);
         }
         self.push(account).await?;
@@ -82,7 +86,7 @@ impl System {
     /// # Errors
     /// As [`PushError`] says.
     pub async fn push(&self, account: &Account) -> Result<(), PushError> {
-        self.confirmed("$SYS.REQ.CLAIMS.UPDATE", account.jwt.clone()).await
+        self.confirmed("$SYS.REQ.CLAIMS.UPDATE", account.jwt.clone(), self.majority()).await
     }
 
     /// Ends a handler's rights: its connections at once, then the account itself. Done already: fine.
@@ -93,25 +97,30 @@ impl System {
         let now = OffsetDateTime::now_utc();
         let tombstone = authority.handler_tombstone(handler, uid, now)?;
         self.push(&tombstone).await?;
-        self.confirmed("$SYS.REQ.CLAIMS.DELETE", authority.deletion_jwt(&[tombstone.id], now)?).await
+        let deletion = authority.deletion_jwt(&[tombstone.id], now)?;
+        self.confirmed("$SYS.REQ.CLAIMS.DELETE", deletion, self.servers).await
     }
 
-    async fn confirmed(&self, subject: &str, payload: String) -> Result<(), PushError> {
-        let answers = self.ask(subject.to_owned(), payload).await?;
+    fn majority(&self) -> usize {
+        self.servers / 2 + 1
+    }
+
+    async fn confirmed(&self, subject: &str, payload: String, needed: usize) -> Result<(), PushError> {
+        let answers = self.ask(subject.to_owned(), payload, needed).await?;
         for answer in &answers {
             let reply: Reply = serde_json::from_str(answer).map_err(|error| PushError::Refused(error.to_string()))?;
             if let Some(problem) = reply.error {
                 return Err(PushError::Refused(problem.description));
             }
         }
-        if answers.len() < self.servers {
-            return Err(PushError::Incomplete { answered: answers.len(), servers: self.servers });
+        if answers.len() < needed {
+            return Err(PushError::Incomplete { answered: answers.len(), needed });
         }
         Ok(())
     }
 
-    /// One request, the answers of all servers.
-    async fn ask(&self, subject: String, payload: String) -> Result<Vec<String>, PushError> {
+    /// One request, the answers of all servers that are there.
+    async fn ask(&self, subject: String, payload: String, needed: usize) -> Result<Vec<String>, PushError> {
         let connection = |error: &dyn std::fmt::Display| PushError::Connection(error.to_string());
         let inbox = self.client.new_inbox();
         let mut replies = self.client.subscribe(inbox.clone()).await.map_err(|error| connection(&error))?;
@@ -124,6 +133,9 @@ impl System {
                 reply = replies.next() => match reply {
                     Some(message) if message.status.is_none() => {
                         answers.push(String::from_utf8_lossy(&message.payload).into_owned());
+                        if answers.len() == needed {
+                            deadline.as_mut().reset(tokio::time::Instant::now() + STRAGGLERS);
+                        }
                     }
                     // No responders, or the connection is gone.
                     _ => break,
