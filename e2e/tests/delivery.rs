@@ -4,15 +4,13 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::handler;
 use crate::harness::world;
 
 #[tokio::test]
 async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
     world("delivery", async |world| {
-        world.ledger().await;
-        world.accept(topic("events", 1)).await;
-        world.topic_ready("events").await;
+        world.begin(1).await;
         let began = Instant::now();
         world.accept(handler("worker", &["--refuse-type", "test.bad"], json!({}))).await;
         // Published at once: the handler's place in the topic begins when it is subscribed, so wait for that only.

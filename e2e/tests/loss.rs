@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::handler;
 use crate::harness::world;
 
 const EVENTS: u64 = 10_000;
@@ -12,9 +12,7 @@ const EVENTS: u64 = 10_000;
 #[tokio::test]
 async fn ten_thousand_events_survive_the_loss_of_handler_operator_and_broker_pods() {
     world("loss", async |world| {
-        world.ledger().await;
-        world.accept(topic("events", 3)).await;
-        world.topic_ready("events").await;
+        world.begin(3).await;
         world.accept(handler("worker", &["--delay-ms", "5"], json!({"replicas": 2}))).await;
         world.handler_ready("worker").await;
 
@@ -46,9 +44,7 @@ async fn ten_thousand_events_survive_the_loss_of_handler_operator_and_broker_pod
 #[tokio::test]
 async fn a_changed_template_rolls_out_without_loss_or_repetition() {
     world("rollout", async |world| {
-        world.ledger().await;
-        world.accept(topic("events", 1)).await;
-        world.topic_ready("events").await;
+        world.begin(1).await;
         world.accept(handler("worker", &["--delay-ms", "20"], json!({"replicas": 2}))).await;
         world.handler_ready("worker").await;
         world.publish("load", 3000, 300).await;

@@ -4,15 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::handler;
 use crate::harness::world;
 
 #[tokio::test]
 async fn a_handler_at_zero_wakes_grows_with_the_backlog_and_goes_back_to_zero() {
     world("scaling", async |world| {
-        world.ledger().await;
-        world.accept(topic("events", 1)).await;
-        world.topic_ready("events").await;
+        world.begin(1).await;
         let autoscaling = json!({"minReplicas": 0, "maxReplicas": 4, "targetEventAge": "2s", "idleAfter": "8s"});
         let delivery = json!({"concurrency": 4});
         world

@@ -6,15 +6,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, LogParams};
 use serde_json::json;
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::handler;
 use crate::harness::{World, world};
 
 #[tokio::test]
 async fn publish_and_process_are_one_trace_and_metrics_and_logs_arrive() {
     world("telemetry", async |world| {
-        world.ledger().await;
-        world.accept(topic("events", 1)).await;
-        world.topic_ready("events").await;
+        world.begin(1).await;
         world.accept(handler("worker", &[], json!({}))).await;
         world.handler_ready("worker").await;
         world.publish("traced", 20, 0).await;

@@ -6,9 +6,10 @@ mod dump;
 pub mod objects;
 
 use std::fmt::Debug;
-use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
@@ -40,17 +41,13 @@ pub struct Report {
 }
 
 /// Runs a test in a namespace of its own. It is dumped if the test fails, and deleted unless E2E_KEEP is set.
-pub async fn world<F, T>(name: &str, test: F)
-where
-    F: FnOnce(World) -> T,
-    T: Future<Output = ()> + Send + 'static,
-{
+pub async fn world(name: &str, test: impl AsyncFnOnce(World)) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.expect("KUBECONFIG names a cluster");
     let namespace = format!("e2e-{name}-{}", std::process::id());
     let world = World { client, namespace };
     world.create_namespace().await;
-    let outcome = tokio::spawn(test(world.clone())).await;
+    let outcome = AssertUnwindSafe(test(world.clone())).catch_unwind().await;
     if outcome.is_err() {
         dump::namespace(&world).await;
     }
@@ -59,7 +56,7 @@ where
         namespaces.delete(&world.namespace, &DeleteParams::default()).await.expect("delete namespace");
     }
     if let Err(failure) = outcome {
-        std::panic::resume_unwind(failure.into_panic());
+        std::panic::resume_unwind(failure);
     }
 }
 

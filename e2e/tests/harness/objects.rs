@@ -53,6 +53,13 @@ fn pod(arguments: &[String], extra: Value) -> Value {
 }
 
 impl World {
+    /// Starts a ledger and a topic `events` with so many brokers, and waits until both work.
+    pub async fn begin(&self, brokers: i32) {
+        self.accept(topic("events", brokers)).await;
+        self.ledger().await;
+        self.topic_ready("events").await;
+    }
+
     /// Starts the ledger and waits until it answers.
     pub async fn ledger(&self) {
         let mut spec = pod(
