@@ -129,3 +129,86 @@ fn with_causes(error: &Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_broker_client::contract::Retry;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn handler(port: u16) -> Handler {
+        let retry = Retry { max_attempts: 1, initial: LONG, max: LONG, factor: 1.0, jitter: 0.0 };
+        Handler::new(&Delivery { port, path: "/".into(), concurrency: 1, timeout: LONG, retry }).unwrap()
+    }
+
+    async fn listen() -> (TcpListener, Handler) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, handler(port))
+    }
+
+    async fn post(handler: &Handler) -> Attempt {
+        let request = handler.request(HeaderMap::new(), Bytes::from_static(b"data"));
+        match handler.send(request).await {
+            Ok(response) => Attempt::Answered(answer(response).await),
+            Err(attempt) => attempt,
+        }
+    }
+
+    async fn accept(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        stream
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_unreachable() {
+        let (listener, handler) = listen().await;
+        drop(listener);
+        assert!(matches!(post(&handler).await, Attempt::Unreachable(why) if why.contains("refused")));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_was_an_attempt() {
+        let (listener, handler) = listen().await;
+        let (attempt, ()) = tokio::join!(post(&handler), async { drop(accept(&listener).await) });
+        assert!(matches!(attempt, Attempt::Answered(Answer::Broken(_))), "{attempt:?}");
+    }
+
+    #[tokio::test]
+    async fn an_endless_body_is_cut_off() {
+        let (listener, handler) = listen().await;
+        let server = tokio::spawn(async move {
+            let mut stream = accept(&listener).await;
+            let head = b"HTTP/1.1 422 No\r\ncontent-length: 1000000000\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            // Ends when the other side closes.
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+        });
+        let attempt = timeout(LONG, post(&handler)).await.unwrap();
+        let Attempt::Answered(Answer::Status { code, text, .. }) = attempt else { panic!("{attempt:?}") };
+        assert_eq!((code, text), (StatusCode::UNPROCESSABLE_ENTITY, "x".repeat(TEXT_LIMIT)));
+        timeout(LONG, server).await.expect("the connection is closed").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_comes_is_not_waited_for() {
+        let (listener, handler) = listen().await;
+        let server = async {
+            let mut stream = accept(&listener).await;
+            let head = b"HTTP/1.1 200 OK\r\nretry-after: 7\r\ncontent-length: 5\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            stream
+        };
+        let (attempt, _open) = timeout(LONG, async { tokio::join!(post(&handler), server) }).await.unwrap();
+        let retry_after = Some(Duration::from_secs(7));
+        let expected = Answer::Status { code: StatusCode::OK, retry_after, text: String::new() };
+        assert_eq!(attempt, Attempt::Answered(expected));
+    }
+}

@@ -3,13 +3,19 @@
 //! The pipeline owns the pull session and every event in hand. Each time something happens it *steers*: opens,
 //! tops up or closes the session so that it fits the connection, the handler and the drain.
 //!
-//! # Drain
-//! The broker has no way to cancel a pull request, and what it has sent when the inbox closes would wait for
-//! `ack_wait`. So a drain first winds down: nothing is asked for any more, and what the open request still
-//! brings is delivered, until it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the
-//! inbox is closed; what was under way at that moment is given back at once. An event that the broker's servers
-//! were still handing to each other in that instant comes to another replica after `ack_wait`: late, not twice.
-//! Then the deliveries in flight finish, and everything is flushed.
+//! # Closing a session
+//! The broker has no way to cancel a pull request, and what it sends while the inbox closes may get lost on its
+//! way, to come again only after `ack_wait`. So a session is closed only where it is of no use any more:
+//!
+//! - While the handler is not reachable, nothing more is asked for; what an open request still brings waits in
+//!   hand with the rest, for which there are permits.
+//! - A drain first winds down: nothing more is asked for, and what the open request still brings is delivered,
+//!   until it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the inbox is closed,
+//!   and what arrives after that is given back at once. (Given back while the request is open, an event would
+//!   come straight back to us.) An event that was on its way in that instant comes to another replica after
+//!   `ack_wait`: late, not twice.
+//!
+//! After that the deliveries in flight finish, and everything is flushed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,13 +29,12 @@ use crate::backoff::Backoff;
 use crate::broker::Link;
 use crate::config;
 use crate::health::{Health, Progress};
-use crate::in_hand::InHand;
 use crate::process::{Context, process};
 use crate::pull::status::Trouble;
 use crate::pull::{Arrival, Session, window};
 
 /// How long what an open request brings is still delivered after a drain was asked for.
-const WIND_DOWN: Duration = Duration::from_millis(200);
+const WIND_DOWN: Duration = Duration::from_secs(1);
 /// The pipeline wakes at least this often, so that the watchdog sees it.
 const TICK: Duration = Duration::from_secs(1);
 /// What the last flush may take.
@@ -150,24 +155,18 @@ impl Pipeline {
     }
 
     fn take_in(&mut self, arrival: Arrival) {
+        let closing = self.session.as_ref().is_none_or(|session| session.closed_by().is_some());
         match arrival {
-            Arrival::Event(event) => self.take_event(event),
+            // Dropped, it goes back.
+            Arrival::Event(event) if closing && self.drained_by.is_some() => drop(event),
+            Arrival::Event(event) => self.in_flight.push(process(self.context.clone(), event).boxed()),
             Arrival::Alive => {}
-            Arrival::Trouble(trouble) => self.pause(trouble),
+            Arrival::Trouble(trouble) => return self.pause(trouble),
             Arrival::Closed => self.session = None,
         }
-        if self.session.as_ref().is_some_and(Session::is_answered) {
+        if !closing {
             self.works();
         }
-    }
-
-    fn take_event(&mut self, event: InHand) {
-        let closing = self.session.as_ref().is_none_or(|session| session.closed_by().is_some());
-        if self.drained_by.is_some() && closing {
-            // Dropped, it goes back.
-            return;
-        }
-        self.in_flight.push(process(self.context.clone(), event).boxed());
     }
 
     /// The consumer answers.
@@ -198,13 +197,12 @@ impl Pipeline {
         let link = *self.link.borrow_and_update();
         let reachable = self.handler_reachable();
         let now = Instant::now();
-        match &mut self.session {
-            Some(session) if session.closed_by().is_some_and(|end| end <= now) => self.session = None,
-            Some(session) if session.closed_by().is_some() => {}
-            Some(session) if session.silent_at().is_some_and(|end| end <= now) && link.connected => {
-                self.pause(Trouble::Silent);
-            }
-            _ => {}
+        let is_over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+        if is_over(self.session.as_ref().and_then(Session::closed_by)) {
+            self.session = None;
+        }
+        if link.connected && is_over(self.session.as_ref().and_then(Session::silent_at)) {
+            self.pause(Trouble::Silent);
         }
         if link.connected {
             self.steer_session(link, reachable, now).await;
@@ -228,10 +226,12 @@ impl Pipeline {
             return;
         }
         let winding_down = self.drained_by.is_some();
-        let useless = self.epoch != link.epoch || !reachable || self.retry_at > now;
-        if useless || used_up || (winding_down && session.outstanding() == 0) {
+        let useless = self.epoch != link.epoch || self.retry_at > now;
+        let wound_down = winding_down && (used_up || !reachable || session.outstanding() == 0);
+        if useless || wound_down {
             session.close().await;
-        } else if !winding_down
+        } else if reachable
+            && !winding_down
             && let Some(batch) = window::request(concurrency, self.in_flight.len(), session.outstanding())
             && !matches!(timeout(COMMAND_LIMIT, session.request(batch)).await, Ok(Ok(())))
         {

@@ -21,8 +21,9 @@ use crate::outcome::{self, Answer, Reason, Settle};
 use crate::reachability::Reachability;
 use crate::{config, trace};
 
-/// An event waits in hand this long for a handler that is not reachable; then somebody else may have it.
-const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(300);
+/// An event waits in hand this long for a handler that is not reachable, which covers an ordinary restart of a
+/// container; then somebody else may have it.
+const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(60);
 /// Later, after something that is not the event's fault.
 const LATER: Duration = Duration::from_secs(30);
 

@@ -73,7 +73,7 @@ pub enum Error {
 pub enum Arrival {
     /// An event, now in hand.
     Event(InHand),
-    /// A sign of life.
+    /// A sign of life: the pull is accepted.
     Alive,
     /// The session is of no use any more.
     Trouble(Trouble),
@@ -91,7 +91,6 @@ pub struct Session {
     outstanding: usize,
     heard: Instant,
     patience: Duration,
-    answered: bool,
     closed_by: Option<Instant>,
 }
 
@@ -110,7 +109,6 @@ impl Session {
             outstanding: 0,
             heard: Instant::now(),
             patience: FIRST.patience(),
-            answered: false,
             closed_by: None,
         };
         session.ask(batch, &FIRST).await?;
@@ -142,11 +140,6 @@ impl Session {
     /// Events asked for that have not come.
     pub fn outstanding(&self) -> usize {
         self.outstanding
-    }
-
-    /// Whether the consumer has answered, so that the pull is known to be accepted.
-    pub fn is_answered(&self) -> bool {
-        self.answered
     }
 
     /// When the silence, if it lasts, means that the consumer is gone; `None` while nothing is owed to us.
@@ -181,18 +174,16 @@ impl Session {
     fn understand(&mut self, message: Message) -> Arrival {
         let Some(code) = message.status else { return self.event(message) };
         match status::parse(code, message.description.as_deref(), message.headers.as_ref()) {
-            Signal::Heartbeat => self.answered = true,
+            Signal::Heartbeat => Arrival::Alive,
             Signal::Ended(left) => {
-                self.answered = true;
                 self.outstanding = self.outstanding.saturating_sub(left);
+                Arrival::Alive
             }
-            Signal::Lost(trouble) => return Arrival::Trouble(trouble),
+            Signal::Lost(trouble) => Arrival::Trouble(trouble),
         }
-        Arrival::Alive
     }
 
     fn event(&mut self, message: Message) -> Arrival {
-        self.answered = true;
         self.outstanding = self.outstanding.saturating_sub(1);
         match InHand::new(self.client.clone(), message) {
             Some(event) => Arrival::Event(event),

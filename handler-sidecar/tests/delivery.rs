@@ -224,6 +224,7 @@ async fn an_event_whose_dead_letter_is_not_stored_is_never_acknowledged() {
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     publish(&broker, "1").await;
     eventually("it is delivered", async || container.count() > 0).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Longer than all tries to store it.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(support::in_hand(&broker).await, 1);
 }

@@ -100,22 +100,6 @@ async fn drains_under_load_cause_no_duplicates() {
 }
 
 #[tokio::test]
-async fn another_sidecar_takes_over_from_one_that_crashed() {
-    let broker = TestBroker::start().await;
-    let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let container = Container::answering(|_| (204, Duration::from_millis(20))).await;
-    let first = Running::ready(config(&broker, identity.clone(), container.port, ACK_WAIT)).await;
-    let ids = publish_all(&broker, (0..300).map(|i| i.to_string())).await;
-    eventually("it is at work", async || container.count() > 20).await;
-    first.crash().await;
-    let _second = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
-    all_settled(&broker).await;
-    let received: BTreeSet<_> = container.ids().into_iter().collect();
-    assert_eq!(received, ids.into_iter().collect());
-    assert!(container.count() <= 300 + 16, "only what was in flight came twice: {}", container.count());
-}
-
-#[tokio::test]
 async fn it_waits_for_a_broker_and_survives_its_restart() {
     let mut broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;

@@ -4,13 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Container, HANDLER, all_settled, config, eventually, publish};
-use tidegate_broker_client::contract;
+use support::{Container, HANDLER, all_settled, config, eventually, publish, publish_all};
+use tidegate_broker_client::contract::{self, Sidecar};
 use tidegate_test_broker::TestBroker;
 use tokio::net::TcpStream;
 
@@ -22,6 +23,17 @@ const MEMORY: u64 = 12 * 1024;
 struct Process(Child);
 
 impl Process {
+    async fn start(config: &Sidecar) -> Self {
+        let child = Command::new(PROGRAM)
+            .env(contract::VARIABLE, serde_json::to_string(config).unwrap())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let port = config.admin_port;
+        eventually("it listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
+        Self(child)
+    }
+
     fn resident(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -47,7 +59,7 @@ impl Drop for Process {
     }
 }
 
-#[tokio::test(flavor="multi_thread")]
+#[tokio::test]
 async fn it_is_small_and_ends_well() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
@@ -56,21 +68,12 @@ async fn it_is_small_and_ends_well() {
     })
     .await;
     let config = config(&broker, identity, container.port, ACK_WAIT);
-    let child = Command::new(PROGRAM)
-        .env(contract::VARIABLE, serde_json::to_string(&config).unwrap())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let process = Process(child);
-    eventually("it listens", async || TcpStream::connect(("127.0.0.1", config.admin_port)).await.is_ok()).await;
-    for r in 0..3 {
-    let t=std::time::Instant::now();
-    support::publish_all(&broker, (0..20000).map(|i| format!("{r}-{i}"))).await;
-    all_settled(&broker).await;
-    eprintln!("TOOK {:?} RSS {}", t.elapsed(), process.resident());
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    eprintln!("RSS idle {}", process.resident());
+    let process = Process::start(&config).await;
+    for i in 0..100 {
+        publish(&broker, &i.to_string()).await;
     }
+    all_settled(&broker).await;
+    assert_eq!(container.count(), 100);
     let resident = process.resident();
     assert!(resident <= MEMORY, "{resident} KiB resident");
     publish(&broker, "slow").await;
@@ -79,6 +82,27 @@ async fn it_is_small_and_ends_well() {
     assert!(status.success(), "{status}");
     assert_eq!(support::in_hand(&broker).await, 0, "the delivery in flight was finished and acknowledged");
     assert_eq!(container.count(), 101);
+}
+
+#[tokio::test]
+async fn another_takes_over_from_one_that_was_killed() {
+    let ack_wait = Duration::from_secs(3);
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ack_wait).await;
+    let container = Container::answering(|_| (204, Duration::from_millis(20))).await;
+    let config = config(&broker, identity, container.port, ack_wait);
+    let first = Process::start(&config).await;
+    let ids = publish_all(&broker, (0..300).map(|i| i.to_string())).await;
+    eventually("it is at work", async || container.count() > 20).await;
+    // SIGKILL, and waits for its end.
+    drop(first);
+    assert!(container.count() < 300, "there is something left to take over");
+    let _second = Process::start(&config).await;
+    all_settled(&broker).await;
+    let received: BTreeSet<_> = container.ids().into_iter().collect();
+    assert_eq!(received, ids.into_iter().collect());
+    let twice = container.count() - 300;
+    assert!(twice <= 16, "more than what was in flight came twice: {twice}");
 }
 
 #[test]

@@ -82,12 +82,6 @@ impl Running {
         timeout(LIMIT, &mut self.task).await.expect("it ends").unwrap().expect("without an error");
     }
 
-    /// As a crash does: nothing is told to anybody. (Its connection is closed by the drop of the client.)
-    pub async fn crash(mut self) {
-        self.task.abort();
-        let _ = (&mut self.task).await;
-    }
-
     /// The status of a GET at its own listener.
     pub async fn get(&self, path: &str) -> Option<u16> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.config.admin_port)).await.ok()?;
