@@ -71,6 +71,17 @@ impl Finding {
     }
 }
 
+/// A status that has conditions.
+pub trait HasConditions {
+    /// All of them.
+    fn conditions(&self) -> &[Condition];
+
+    /// The condition that sums up, if anybody has looked yet.
+    fn ready(&self) -> Option<&Condition> {
+        self.conditions().iter().find(|condition| condition.type_ == kind::READY)
+    }
+}
+
 /// Conditions from findings: the transition time is the old one as long as the status is the same.
 pub fn merge(
     found: Vec<Finding>,

@@ -67,7 +67,11 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": PATTERN, "maxLength": 32})
+        // A rule and no pattern: a pattern's message is the pattern.
+        json_schema!({"type": "string", "maxLength": 32, "x-kubernetes-validations": [{
+            "rule": format!("self.matches('{PATTERN}')"),
+            "message": "is not a duration: write it like 30s, 5m, 1h30m or 500ms",
+        }]})
     }
 }
 

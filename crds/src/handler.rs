@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Duration;
+use crate::conditions::HasConditions;
 use crate::schema;
 
 /// A handler receives the events of one topic: each event is posted to one of its pods as a CloudEvent over
@@ -115,7 +116,7 @@ pub struct Retry {
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: i32,
-    /// The waits between attempts. A Retry-After in the container's answer takes their place.
+    /// The waits between attempts. A Retry-After in the container's answer makes a wait longer, up to an hour.
     #[serde(default)]
     pub backoff: Backoff,
 }
@@ -225,6 +226,12 @@ pub struct Scaling {
     pub desired: i32,
     /// Why this many.
     pub reason: String,
+}
+
+impl HasConditions for EventHandlerStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
 }
 
 fn default_path() -> String {

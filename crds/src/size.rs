@@ -68,7 +68,11 @@ impl JsonSchema for Size {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": PATTERN, "maxLength": 20})
+        // A rule and no pattern: a pattern's message is the pattern.
+        json_schema!({"type": "string", "maxLength": 20, "x-kubernetes-validations": [{
+            "rule": format!("self.matches('{PATTERN}')"),
+            "message": "is not a size: write it like 512Ki, 1Mi or 20Gi",
+        }]})
     }
 }
 

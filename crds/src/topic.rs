@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::conditions::HasConditions;
 use crate::schema;
 use crate::{Duration, Size};
 
@@ -240,6 +241,12 @@ pub struct BrokerStatus {
     pub replicas: i32,
     /// How many of them are ready.
     pub ready_replicas: i32,
+}
+
+impl HasConditions for EventTopicStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
 }
 
 fn default_deduplication_window() -> Duration {
