@@ -2,13 +2,15 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, ValidationDirective};
+use kube::core::Status;
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
+use crate::quantity;
 
 /// Carries the hash of what was applied last: a field that is no longer wanted shows nowhere else.
 const APPLIED: &str = "tidegate.io/applied";
@@ -61,6 +63,7 @@ pub async fn apply(
     let hash = hash(&desired);
     desired["metadata"]["annotations"][APPLIED] = Value::from(hash.clone());
     let existing = api.get_opt(&child.name).await?;
+    let exists = existing.is_some();
     if let Some(existing) = existing {
         check_owner(&existing, owner, child)?;
         let is_applied = existing.annotations().get(APPLIED) == Some(&hash);
@@ -73,13 +76,39 @@ pub async fn apply(
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::apply(FIELD_MANAGER).force()
     };
-    api.patch(&child.name, &params, &Patch::Apply(&desired)).await.map_err(|error| invalid(error, child))
+    let applied = match api.patch(&child.name, &params, &Patch::Apply(&desired)).await {
+        Err(kube::Error::Api(status)) if status.code == 422 && exists && take_back(&api, child).await? => {
+            api.patch(&child.name, &params, &Patch::Apply(&desired)).await
+        }
+        applied => applied,
+    };
+    applied.map_err(|error| invalid(error, child))
+}
+
+/// What somebody put into one of our lists stays there when ours is applied, and may contradict it (a port of the
+/// same name). Then our lists replace what is there, and nobody else owns a field of the object any more. Returns
+/// whether that was possible: it is not if ours is what is wrong.
+async fn take_back(api: &Api<DynamicObject>, child: &Child) -> Result<bool, Error> {
+    let mut whole = child.value.clone();
+    whole["metadata"]["managedFields"] = json!([{}]);
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match api.patch(&child.name, &params, &Patch::Merge(&whole)).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) -> Result<(), Error> {
     let owners = existing.owner_references();
     if owners.iter().any(|reference| reference.uid == owner.uid) || (child.adopts && owners.is_empty()) {
         return Ok(());
+    }
+    if owners.iter().any(|reference| reference.kind == owner.kind && reference.name == owner.name) {
+        return Err(Error::Leftover(format!(
+            "{} {} belongs to an earlier {} of this name and is on its way out: this goes on when it is gone",
+            child.resource.kind, child.name, owner.kind
+        )));
     }
     Err(Error::refused(
         "NameTaken",
@@ -90,15 +119,22 @@ fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) 
     ))
 }
 
-/// 400 and 422 say that the object itself is wrong: only its author can mend that.
+/// Some answers say that the object itself is wrong: only its author can mend that. A field that the type does not
+/// have, or a value that is none, is among them, though the API server calls it an error of its own (500) when it is
+/// applied.
 fn invalid(error: kube::Error, child: &Child) -> Error {
     match &error {
-        kube::Error::Api(status) if status.code == 422 || status.code == 400 => Error::refused(
+        kube::Error::Api(status) if is_the_objects_fault(status) => Error::refused(
             "InvalidTemplate",
             format!("the API server refuses the {} made from this resource: {}", child.resource.kind, status.message),
         ),
         _ => error.into(),
     }
+}
+
+fn is_the_objects_fault(status: &Status) -> bool {
+    let words = ["typed patch object", "unable to convert unstructured object"];
+    matches!(status.code, 400 | 422) || (status.code == 500 && words.iter().any(|words| status.message.contains(words)))
 }
 
 fn hash(value: &Value) -> String {
@@ -115,6 +151,7 @@ fn contains(found: &Value, wanted: &Value) -> bool {
         (Value::Array(found), Value::Array(wanted)) => {
             found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
         }
+        (Value::String(found), Value::String(wanted)) => found == wanted || quantity::same(found, wanted),
         _ => found == wanted || is_empty(wanted) && is_empty(found),
     }
 }
@@ -131,8 +168,6 @@ fn is_empty(value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

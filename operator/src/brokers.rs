@@ -43,6 +43,11 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// The topic's account, as a plain client.
+    pub fn client(&self) -> &async_nats::Client {
+        &self.client
+    }
+
     fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
@@ -58,10 +63,8 @@ impl Brokers {
     /// # Errors
     /// It cannot be reached, or is being reconnected to.
     pub async fn get(&self, topic: &TopicKey, authority: &Authority, replicas: i32) -> Result<Arc<Broker>, Error> {
-        if let Some(broker) = self.known(topic) {
-            if broker.root == authority.root {
-                return if broker.is_connected() { Ok(broker) } else { Err(Error::Broker("connecting again".into())) };
-            }
+        if let Some(broker) = self.known(topic).filter(|broker| broker.root == authority.root) {
+            return if broker.is_connected() { Ok(broker) } else { Err(Error::Broker("connecting again".into())) };
         }
         let broker = Arc::new(connect(topic, authority, replicas).await?);
         self.lock().insert(topic.clone(), broker.clone());

@@ -43,7 +43,7 @@ impl Context {
             args: Arc::new(args),
             brokers: Arc::default(),
             lag: board,
-            metrics: Metrics::new(),
+            metrics: Metrics::default(),
         }
     }
 }

@@ -8,11 +8,14 @@ use tidegate_broker_admin::push::PushError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The API server did not do what was asked: try again.
-    #[error("Kubernetes: {0}")]
+    #[error("Kubernetes: {}", short(.0))]
     Kubernetes(#[from] kube::Error),
     /// The broker did not do what was asked: try again.
     #[error("broker: {0}")]
     Broker(String),
+    /// A child of an earlier resource of the same name is still there: the garbage collector takes it soon.
+    #[error("{0}")]
+    Leftover(String),
     /// Nothing will change until a person does something.
     #[error("{message}")]
     Refused {
@@ -34,6 +37,7 @@ impl Error {
         match self {
             Self::Kubernetes(_) => "KubernetesError",
             Self::Broker(_) => "BrokerError",
+            Self::Leftover(_) => "WaitingForGarbageCollection",
             Self::Refused { reason, .. } => reason,
         }
     }
@@ -41,6 +45,14 @@ impl Error {
     /// Does a person have to do something?
     pub fn needs_a_person(&self) -> bool {
         matches!(self, Self::Refused { .. })
+    }
+}
+
+/// The API server's own sentence, without the structure around it.
+fn short(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -13,7 +13,7 @@ const FINALIZER: &str = "tidegate.io/cleanup";
 /// Where in its life a resource is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It is wanted, and will not go without us.
+    /// It is wanted.
     Live,
     /// It is to go, and waits for us.
     Deleting,
@@ -21,30 +21,36 @@ pub enum Phase {
     Gone,
 }
 
-/// Finds the phase; a wanted resource gets the finalizer.
+/// Finds the phase.
+pub fn phase<K: Resource<DynamicType = ()>>(resource: &K) -> Phase {
+    match (resource.meta().deletion_timestamp.is_some(), is_set(resource)) {
+        (false, _) => Phase::Live,
+        (true, true) => Phase::Deleting,
+        (true, false) => Phase::Gone,
+    }
+}
+
+/// From here on the resource will not go without us.
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn phase<K>(client: &Client, resource: &K, owner: &Owner) -> Result<Phase, Error>
+pub async fn ensure<K>(client: &Client, resource: &K, owner: &Owner) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
         + std::fmt::Debug
         + DeserializeOwned,
 {
-    let is_ours = |finalizer: &String| finalizer == FINALIZER;
-    let has_ours = resource.finalizers().iter().any(is_ours);
-    match (resource.meta().deletion_timestamp.is_some(), has_ours) {
-        (true, true) => Ok(Phase::Deleting),
-        (true, false) => Ok(Phase::Gone),
-        (false, true) => Ok(Phase::Live),
-        (false, false) => {
-            let mut finalizers = resource.finalizers().to_vec();
-            finalizers.push(FINALIZER.to_owned());
-            set(client, resource, owner, finalizers).await?;
-            Ok(Phase::Live)
-        }
+    if is_set(resource) {
+        return Ok(());
     }
+    let mut finalizers = resource.finalizers().to_vec();
+    finalizers.push(FINALIZER.to_owned());
+    set(client, resource, owner, finalizers).await
+}
+
+fn is_set<K: Resource<DynamicType = ()>>(resource: &K) -> bool {
+    resource.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
 /// Lets the resource go.

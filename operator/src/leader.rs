@@ -99,10 +99,10 @@ impl Election {
                 () = sleep_until(self.deadline().map_or(until, |deadline| until.min(deadline))) => {}
             }
         }
-        if self.held_since_renewal.is_some() {
-            if let Err(error) = timeout(REQUEST, self.give_back()).await.unwrap_or_else(|_| Ok(())) {
-                tracing::warn!(%error, "the lease was not given back: it ends by itself");
-            }
+        if self.held_since_renewal.is_some()
+            && let Err(error) = timeout(REQUEST, self.give_back()).await.unwrap_or(Ok(()))
+        {
+            tracing::warn!(%error, "the lease was not given back: it ends by itself");
         }
     }
 

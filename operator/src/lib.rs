@@ -1,7 +1,7 @@
 //! Tidegate's operator.
 //!
 //! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
-//! status. Beside them [`lag`] asks the brokers how far the handlers are, and [`scaling`] (pure) decides how
+//! status. Beside them [`poll`] asks the brokers how far the handlers are ([`lag`]), and [`scaling`] (pure) decides how
 //! many pods that needs. [`brokers`] holds the operator's own connections; [`apply`], [`finalizer`],
 //! [`status`] and [`report`] are the only places that write to the API server.
 
@@ -10,6 +10,7 @@ pub mod args;
 pub mod authority;
 pub mod brokers;
 pub mod context;
+pub mod doorbell;
 pub mod error;
 pub mod finalizer;
 pub mod handler;
@@ -18,6 +19,8 @@ pub mod lag;
 pub mod leader;
 pub mod names;
 pub mod pods;
+pub mod poll;
+pub mod quantity;
 pub mod report;
 pub mod run;
 pub mod scaling;

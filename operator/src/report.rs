@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
@@ -23,9 +24,9 @@ pub struct Metrics {
     scalings: Counter<u64>,
 }
 
-impl Metrics {
+impl Default for Metrics {
     /// On the global meter.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let meter = global::meter("tidegate-operator");
         Self {
             reconciles: meter.u64_counter("controller_runtime_reconcile_total").build(),
@@ -34,7 +35,9 @@ impl Metrics {
             scalings: meter.u64_counter("tidegate.handler.scalings").build(),
         }
     }
+}
 
+impl Metrics {
     /// Counts a reconcile. Labels are from fixed sets.
     pub fn reconciled(&self, controller: &'static str, took: Duration, outcome: &Result<Action, Error>) {
         let controller = KeyValue::new("controller", controller);
@@ -61,6 +64,24 @@ pub async fn failed<K: Resource<DynamicType = ()>>(context: &Context, resource: 
     if error.needs_a_person() {
         event(context, resource, EventType::Warning, error.reason(), &error.to_string()).await;
     }
+}
+
+/// Tells when a resource becomes ready, and when it no longer is.
+pub async fn readiness<K: Resource<DynamicType = ()>>(
+    context: &Context,
+    resource: &K,
+    before: Option<&Condition>,
+    after: Option<&Condition>,
+) {
+    let was_ready = before.is_some_and(|condition| condition.status == "True");
+    let Some(now) = after.filter(|condition| (condition.status == "True") != was_ready) else {
+        return;
+    };
+    let name = resource.meta().name.as_deref().unwrap_or_default();
+    let namespace = resource.meta().namespace.as_deref().unwrap_or_default();
+    let (type_, reason) = if was_ready { (EventType::Warning, "NotReady") } else { (EventType::Normal, "Ready") };
+    tracing::info!(kind = %K::kind(&()), name, namespace, reason = now.reason, "{reason}: {}", now.message);
+    event(context, resource, type_, reason, &now.message).await;
 }
 
 /// Publishes a Kubernetes Event; repeated ones are counted by the API's own series.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::error::Error;
 use crate::names::{HANDLER_LABEL, MANAGED_BY, TOPIC_LABEL};
-use crate::{handler, lag, topic};
+use crate::{handler, poll, topic};
 
 /// Reconciles at the same time, in each controller.
 const CONCURRENCY: u16 = 16;
@@ -34,7 +34,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
     let handlers = handler_controller(&client, handler_triggers, stop.clone());
     let store = handlers.store();
     let topics = topic_controller(&client, topic_triggers, stop.clone());
-    let watch = lag::watch(context, store, lag::Triggers { handlers: tell_handlers, topics: tell_topics });
+    let polling = poll::run(context, store, poll::Triggers { handlers: tell_handlers, topics: tell_topics });
     let controllers = async {
         tokio::join!(
             drain(topics.run(topic::reconcile, topic::retry, shared.clone())),
@@ -43,7 +43,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
     };
     tokio::select! {
         _ = controllers => {}
-        () = watch => {}
+        () = polling => {}
     }
 }
 

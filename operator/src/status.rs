@@ -6,11 +6,12 @@ use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tidegate_crds::conditions::{Finding, Status, kind};
+use tidegate_crds::conditions::{Finding, HasConditions, Status, kind};
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
+use crate::report;
 
 /// `Ready` from its parts, with kstatus's two, then the parts themselves.
 pub fn summary(parts: Vec<Finding>, when_ready: &str) -> Vec<Finding> {
@@ -71,7 +72,7 @@ where
         + Clone
         + std::fmt::Debug
         + DeserializeOwned,
-    S: Serialize + PartialEq,
+    S: Serialize + PartialEq + HasConditions,
 {
     if before == Some(status) {
         return Ok(());
@@ -83,5 +84,6 @@ where
         "status": status,
     });
     api.patch_status(&owner.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+    report::readiness(context, resource, before.and_then(S::ready), status.ready()).await;
     Ok(())
 }

@@ -38,11 +38,11 @@ pub async fn reconcile(handler: Arc<EventHandler>, context: Arc<Context>) -> Res
         return Ok(Action::await_change());
     };
     let started = std::time::Instant::now();
-    let outcome = match finalizer::phase(&context.client, handler.as_ref(), &owner).await {
-        Ok(Phase::Live) => live(&handler, &owner, &context).await,
-        Ok(Phase::Deleting) => deleting(&handler, &owner, &context).await,
-        Ok(Phase::Gone) => Ok(Action::await_change()),
-        Err(error) => Err(error),
+    let outcome = match finalizer::phase(handler.as_ref()) {
+        // Boxed: it is large, and would be part of every reconcile in flight.
+        Phase::Live => Box::pin(live(&handler, &owner, &context)).await,
+        Phase::Deleting => deleting(&handler, &owner, &context).await,
+        Phase::Gone => Ok(Action::await_change()),
     };
     if let Err(error) = &outcome {
         report::failed(&context, handler.as_ref(), error).await;
@@ -63,6 +63,8 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
             return Ok(Action::requeue(RESYNC));
         }
     };
+    // What is made on the broker must be undone there; a handler that only waits can go as it came.
+    finalizer::ensure(&context.client, handler, owner).await?;
     subscribe::ensure(context, owner, handler, &settings, topic).await?;
     let plan = scale(context, owner, &settings, &observed);
     let input = Input {
@@ -113,8 +115,8 @@ async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Resu
 async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
     match observe::topic(context, &owner.namespace, &handler.spec.topic).await? {
         Ok(topic) => subscribe::remove(context, owner, handler, &topic).await?,
-        // A broker that is not there keeps nothing of a handler that would need undoing; one that comes
-        // back removes what is left over when the topic is reconciled.
+        // Nothing can be undone on a broker that is not there; one that comes back with its retained events
+        // removes what this handler left when the topic is reconciled.
         Err(not_yet) if matches!(not_yet.reason, "TopicNotFound" | "TopicDeleting") => {}
         Err(not_yet) => return Err(Error::Broker(not_yet.message)),
     }

@@ -1,11 +1,16 @@
 //! The broker's inside: the topic's account and its streams.
 
+use std::collections::HashSet;
+
 use async_nats::jetstream::stream::Info;
 use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::ListParams;
 use tidegate_broker_admin::{Authority, consumers, streams};
+use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
-use crate::brokers::TopicKey;
+use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::pods;
@@ -55,8 +60,35 @@ async fn inside(context: &Context, owner: &Owner, settings: &Settings, authority
     broker.system.ensure(&authority.topic_account(OffsetDateTime::now_utc())?).await?;
     let [events, dead_letters] =
         streams::ensure(&broker.js, &settings.streams).await.map_err(|error| Error::Broker(error.to_string()))?;
-    let consumers = consumers::list(&broker.js).await?.len();
+    let consumers = without_orphans(context, owner, &broker, authority).await?;
     Ok(Inside::Ready { events: Box::new(events), dead_letters: Box::new(dead_letters), consumers })
+}
+
+/// How many handlers have a consumer. What a handler left behind that went while its topic was gone (the topic's
+/// events were retained, and so was the handler's place among them) is removed.
+async fn without_orphans(
+    context: &Context,
+    owner: &Owner,
+    broker: &Broker,
+    authority: &Authority,
+) -> Result<usize, Error> {
+    let consumers = consumers::list(&broker.js).await?;
+    // Asked after the consumers, and live: a handler that has a consumer was there before it.
+    let handlers: Api<EventHandler> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let alive: HashSet<String> =
+        handlers.list(&ListParams::default()).await?.into_iter().filter_map(|handler| handler.metadata.uid).collect();
+    let mut count = 0;
+    for consumer in &consumers {
+        match consumers::handler_uid(consumer) {
+            Some(uid) if !alive.contains(uid) => {
+                tracing::info!(topic = owner.name, consumer = consumer.name, "its handler is gone: removed");
+                broker.system.remove_handler(authority, &consumer.name, uid).await?;
+                consumers::delete(&broker.js, &consumer.name).await?;
+            }
+            _ => count += 1,
+        }
+    }
+    Ok(count)
 }
 
 /// Does the broker container of this pod run?

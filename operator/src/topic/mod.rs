@@ -40,11 +40,11 @@ pub async fn reconcile(topic: Arc<EventTopic>, context: Arc<Context>) -> Result<
         return Ok(Action::await_change());
     };
     let started = std::time::Instant::now();
-    let outcome = match finalizer::phase(&context.client, topic.as_ref(), &owner).await {
-        Ok(Phase::Live) => live(&topic, &owner, &context).await,
-        Ok(Phase::Deleting) => deleting(&topic, &owner, &context).await,
-        Ok(Phase::Gone) => Ok(Action::await_change()),
-        Err(error) => Err(error),
+    let outcome = match finalizer::phase(topic.as_ref()) {
+        // Boxed: it is large, and would be part of every reconcile in flight.
+        Phase::Live => Box::pin(live(&topic, &owner, &context)).await,
+        Phase::Deleting => deleting(&topic, &owner, &context).await,
+        Phase::Gone => Ok(Action::await_change()),
     };
     if let Err(error) = &outcome {
         report::failed(&context, topic.as_ref(), error).await;
@@ -55,6 +55,7 @@ pub async fn reconcile(topic: Arc<EventTopic>, context: Arc<Context>) -> Result<
 }
 
 async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    finalizer::ensure(&context.client, topic, owner).await?;
     let observed = observe(context, owner).await?;
     let settings = Settings::of(&topic.spec)?;
     let authority = authority(&observed, owner)?;

@@ -87,10 +87,10 @@ fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
         _ => (Status::False, "PodsNotReady"),
     };
     let mut message = format!("{ready} of {wanted} broker pods are ready");
-    if ready < wanted {
-        if let Some(why) = crate::pods::why_waiting(&observed.pods) {
-            message = format!("{message}: {why}");
-        }
+    if ready < wanted
+        && let Some(why) = crate::pods::why_waiting(&observed.pods)
+    {
+        message = format!("{message}: {why}");
     }
     Finding::new(kind::BROKER_AVAILABLE, status, reason, message)
 }

@@ -40,9 +40,9 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
     let mut template = input.handler.spec.template.clone();
     let labels = names::handler_labels(&input.owner.name, &input.handler.spec.topic);
     let metadata = object(&mut template, "metadata")?;
-    let user_labels = metadata.entry("labels").or_insert_with(|| json!({}));
+    let user_labels = object_in(metadata, "labels")?;
     for (key, value) in labels {
-        user_labels[key] = json!(value);
+        user_labels.insert(key, json!(value));
     }
     let token = drain_token(input)?;
     let spec = object(&mut template, "spec")?;
@@ -88,7 +88,7 @@ fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
         "ports": [{"name": "tidegate", "containerPort": names::SIDECAR_PORT, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
         "securityContext": restricted(),
-        "startupProbe": probe("/livez", 1, 60),
+        "startupProbe": probe("/startupz", 1, 60),
         "livenessProbe": probe("/livez", 10, 3),
         "readinessProbe": probe("/readyz", 2, 3),
         "volumeMounts": [{"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true}],
@@ -122,3 +122,7 @@ fn object_in<'a>(parent: &'a mut Map<String, Value>, field: &str) -> Result<&'a 
 fn list<'a>(parent: &'a mut Map<String, Value>, field: &str) -> Result<&'a mut Vec<Value>, Error> {
     parent.entry(field).or_insert_with(|| json!([])).as_array_mut().ok_or_else(|| wrong_shape(field))
 }
+
+#[cfg(test)]
+#[path = "deployment_tests.rs"]
+mod tests;

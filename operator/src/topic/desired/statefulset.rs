@@ -213,3 +213,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         "volumeMounts": [{"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true}],
     }))
 }
+
+#[cfg(test)]
+#[path = "statefulset_tests.rs"]
+mod tests;

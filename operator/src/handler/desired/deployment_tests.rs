@@ -1,0 +1,191 @@
+//! The handler's Deployment, part by part.
+
+use clap::Parser as _;
+use tidegate_broker_admin::Authority;
+use tidegate_crds::EventHandler;
+use time::OffsetDateTime;
+
+use super::*;
+use crate::args::Args;
+use crate::context::Owner;
+use crate::handler::observe::Topic;
+use crate::handler::settings::Settings;
+
+/// The Deployment of a handler with this template and delivery, made by this authority.
+fn made(authority: &Authority, template: Value, delivery: Value) -> Result<Value, Error> {
+    let handler: EventHandler = serde_json::from_value(json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler",
+        "metadata": {"name": "billing", "namespace": "shop", "uid": "u-1"},
+        "spec": {"topic": "orders", "template": template, "delivery": delivery},
+    }))
+    .unwrap();
+    let owner = Owner::of(&handler).unwrap();
+    let settings = Settings::of(&handler.spec)?;
+    let topic = Topic { authority: authority.clone(), replicas: 1 };
+    let args = Args::parse_from([
+        "",
+        "--sidecar-image",
+        "sidecar:1",
+        "--ingress-image",
+        "ingress:1",
+        "--broker-image",
+        "nats:1",
+    ]);
+    let now = OffsetDateTime::now_utc();
+    let input = Input {
+        handler: &handler,
+        owner: &owner,
+        settings: &settings,
+        topic: &topic,
+        identity: None,
+        replicas: 2,
+        args: &args,
+        now,
+    };
+    Ok(super::handler(&input)?.value)
+}
+
+fn authority() -> Authority {
+    Authority::generate("orders", OffsetDateTime::now_utc()).unwrap()
+}
+
+/// A template with much of what users write.
+fn users_template() -> Value {
+    json!({
+        "metadata": {"labels": {"team": "pay", "tidegate.io/handler": "forged"}, "annotations": {"note": "n"}},
+        "spec": {
+            "serviceAccountName": "billing",
+            "nodeSelector": {"disk": "ssd"},
+            "containers": [
+                {
+                    "name": "billing", "image": "billing:1", "ports": [{"containerPort": 8080}],
+                    "env": [{"name": "A", "value": "b"}], "lifecycle": {"postStart": {"exec": {"command": ["warm"]}}},
+                    "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+                },
+                {"name": "proxy", "image": "proxy:1"},
+            ],
+            "initContainers": [{"name": "migrate", "image": "migrate:1"}],
+            "volumes": [{"name": "cache", "emptyDir": {}}],
+        },
+    })
+}
+
+fn deployment() -> Value {
+    made(&authority(), users_template(), json!({"concurrency": 4})).unwrap()
+}
+
+fn pod(deployment: &Value) -> &Value {
+    &deployment["spec"]["template"]["spec"]
+}
+
+#[test]
+fn it_belongs_to_its_handler_and_selects_its_pods() {
+    let deployment = deployment();
+    assert_eq!((&deployment["kind"], &deployment["apiVersion"]), (&json!("Deployment"), &json!("apps/v1")));
+    assert_eq!(deployment["metadata"]["name"], "billing-handler");
+    let owner = &deployment["metadata"]["ownerReferences"][0];
+    assert_eq!(
+        (&owner["uid"], &owner["kind"], &owner["controller"]),
+        (&json!("u-1"), &json!("EventHandler"), &json!(true))
+    );
+    assert_eq!(deployment["spec"]["replicas"], 2);
+    let selector = deployment["spec"]["selector"]["matchLabels"].as_object().unwrap();
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    assert_eq!(selector["tidegate.io/handler"], "billing");
+    assert!(selector.iter().all(|(key, value)| labels[key] == *value), "{labels}");
+    assert_eq!((&labels["team"], &labels["tidegate.io/topic"]), (&json!("pay"), &json!("orders")));
+}
+
+#[test]
+fn the_users_template_is_kept() {
+    let deployment = deployment();
+    let pod = pod(&deployment);
+    let users = users_template();
+    assert_eq!(deployment["spec"]["template"]["metadata"]["annotations"], json!({"note": "n"}));
+    for field in ["serviceAccountName", "nodeSelector"] {
+        assert_eq!(pod[field], users["spec"][field], "{field}");
+    }
+    let mut main = pod["containers"][0].clone();
+    main["lifecycle"].as_object_mut().unwrap().remove("preStop");
+    assert_eq!(main, users["spec"]["containers"][0], "nothing but the preStop is added");
+    assert_eq!(pod["containers"][1], users["spec"]["containers"][1]);
+    assert_eq!(pod["initContainers"][1], users["spec"]["initContainers"][0]);
+    assert_eq!(pod["volumes"][0], users["spec"]["volumes"][0]);
+}
+
+#[test]
+fn the_sidecar_is_a_native_one_and_restricted() {
+    let deployment = deployment();
+    let sidecar = &pod(&deployment)["initContainers"][0];
+    assert_eq!((&sidecar["name"], &sidecar["image"]), (&json!("tidegate-sidecar"), &json!("sidecar:1")));
+    assert_eq!(sidecar["restartPolicy"], "Always");
+    assert_eq!(
+        sidecar["securityContext"],
+        json!({
+            "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true,
+            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"},
+        })
+    );
+    for (probe, path) in [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        assert_eq!(sidecar[probe]["httpGet"], json!({"path": path, "port": 15480}), "{probe}");
+    }
+    let environment = sidecar["env"].as_array().unwrap();
+    let config = environment.iter().find(|entry| entry["name"] == tidegate_broker_client::contract::VARIABLE).unwrap();
+    let config: Sidecar = serde_json::from_str(config["value"].as_str().unwrap()).unwrap();
+    assert_eq!(config.servers, ["tls://orders-broker.shop.svc:4222"]);
+    assert_eq!((config.handler.as_str(), config.delivery.port, config.delivery.concurrency), ("billing", 8080, 4));
+}
+
+#[test]
+fn only_the_sidecar_has_the_key() {
+    let deployment = deployment();
+    let pod = pod(&deployment);
+    let mounts = |container: &Value| {
+        container["volumeMounts"]
+            .as_array()
+            .is_some_and(|mounts| mounts.iter().any(|mount| mount["name"] == IDENTITY_VOLUME))
+    };
+    let all = ["containers", "initContainers"].into_iter().flat_map(|field| pod[field].as_array().unwrap());
+    let with_key: Vec<_> = all.filter(|container| mounts(container)).map(|container| &container["name"]).collect();
+    assert_eq!(with_key, ["tidegate-sidecar"]);
+    assert_eq!(pod["volumes"][1]["secret"]["secretName"], "billing-identity");
+}
+
+#[test]
+fn deliveries_are_drained_before_the_container_ends() {
+    let authority = authority();
+    let of = |template: Value| made(&authority, template, json!({"timeout": "90s"})).unwrap();
+    let deployment = of(users_template());
+    let lifecycle = &pod(&deployment)["containers"][0]["lifecycle"];
+    let path = lifecycle["preStop"]["httpGet"]["path"].as_str().unwrap();
+    assert_eq!(lifecycle["preStop"]["httpGet"]["port"], 15480);
+    let token = path.strip_prefix("/drain/").unwrap();
+    assert_eq!(token.len(), 32);
+    let config = pod(&deployment)["initContainers"][0]["env"][0]["value"].as_str().unwrap();
+    assert!(config.contains(token), "the sidecar knows it");
+    assert_eq!(of(users_template()), deployment, "the same at every reconcile");
+    assert!(pod(&deployment)["containers"][1].get("lifecycle").is_none());
+    assert_eq!(pod(&deployment)["terminationGracePeriodSeconds"], 110, "one delivery and a margin");
+    let mut patient = users_template();
+    patient["spec"]["terminationGracePeriodSeconds"] = json!(600);
+    assert_eq!(pod(&of(patient))["terminationGracePeriodSeconds"], 600, "the user's, if it is longer");
+}
+
+/// The schema refuses these; if it did not, they would be refused here, in words.
+#[test]
+fn a_template_of_another_shape_is_refused() {
+    let container = json!({"name": "c", "image": "i"});
+    let delivery = json!({"port": 8080});
+    for template in [
+        json!([]),
+        json!({"spec": "no"}),
+        json!({"spec": {"containers": []}}),
+        json!({"spec": {"containers": ["no"]}}),
+        json!({"spec": {"containers": [container], "volumes": {}}}),
+        json!({"metadata": {"labels": "no"}, "spec": {"containers": [container]}}),
+    ] {
+        let error = made(&authority(), template.clone(), delivery.clone()).unwrap_err();
+        assert_eq!(error.reason(), "InvalidTemplate", "{template}");
+        assert!(error.to_string().contains("spec.template"), "{error}");
+    }
+}

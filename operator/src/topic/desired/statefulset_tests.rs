@@ -1,0 +1,159 @@
+//! The broker's StatefulSet and its configuration, part by part.
+
+use clap::Parser as _;
+use tidegate_broker_admin::Authority;
+use tidegate_crds::EventTopic;
+use time::{Duration, OffsetDateTime};
+
+use super::super::{Children, children};
+use super::*;
+use crate::args::Args;
+use crate::authority;
+use crate::context::Owner;
+use crate::topic::observe::Observed;
+use crate::topic::settings::Settings;
+
+fn made(authority: &Authority, spec: &Value, observed: &Observed, now: OffsetDateTime) -> Children {
+    let topic: EventTopic = serde_json::from_value(json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic",
+        "metadata": {"name": "orders", "namespace": "shop", "uid": "u-1"}, "spec": spec,
+    }))
+    .unwrap();
+    let owner = Owner::of(&topic).unwrap();
+    let settings = Settings::of(&topic.spec).unwrap();
+    let args = Args::parse_from([
+        "",
+        "--sidecar-image",
+        "sidecar:1",
+        "--ingress-image",
+        "ingress:1",
+        "--broker-image",
+        "nats:1",
+    ]);
+    children(&Input { topic: &topic, owner: &owner, settings: &settings, authority, observed, args: &args, now })
+        .unwrap()
+}
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
+fn of(spec: Value) -> Children {
+    made(&Authority::generate("orders", now()).unwrap(), &spec, &Observed::default(), now())
+}
+
+fn pod(children: &Children) -> &Value {
+    &children.statefulset.value["spec"]["template"]["spec"]
+}
+
+fn configuration_text(children: &Children) -> &str {
+    children.config.value["data"]["nats.conf"].as_str().unwrap()
+}
+
+#[test]
+fn it_belongs_to_its_topic_and_keeps_its_volumes() {
+    let retained = of(json!({"broker": {"storage": {"size": "20Gi", "className": "fast"}}}));
+    let value = &retained.statefulset.value;
+    assert_eq!(value["metadata"]["name"], "orders-broker");
+    assert_eq!(value["metadata"]["ownerReferences"][0]["uid"], "u-1");
+    let spec = &value["spec"];
+    assert_eq!((&spec["replicas"], &spec["podManagementPolicy"]), (&json!(1), &json!("Parallel")));
+    assert_eq!(spec["serviceName"], "orders-broker-headless");
+    assert_eq!(spec["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
+    let claim = &spec["volumeClaimTemplates"][0];
+    assert_eq!(claim["spec"]["storageClassName"], "fast");
+    assert_eq!(claim["spec"]["resources"]["requests"]["storage"], "20Gi");
+    assert_eq!(
+        claim["metadata"]["labels"],
+        json!(names::broker_selector("orders")),
+        "found again when the topic is gone"
+    );
+    let deleted = of(json!({"deletionPolicy": "Delete"}));
+    assert_eq!(deleted.statefulset.value["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Delete");
+}
+
+#[test]
+fn both_containers_are_restricted_and_nothing_mounts_the_authority() {
+    let children = of(json!({}));
+    let pod = pod(&children);
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["securityContext"]["fsGroup"], 65532);
+    let names: Vec<_> = pod["containers"].as_array().unwrap().iter().map(|container| &container["name"]).collect();
+    assert_eq!(names, ["nats", "ingress"]);
+    for container in pod["containers"].as_array().unwrap() {
+        assert_eq!(container["securityContext"], restricted());
+    }
+    let secrets: Vec<_> = pod["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|volume| volume["secret"]["secretName"].as_str())
+        .collect();
+    assert_eq!(secrets, ["orders-broker", "orders-ingress"]);
+}
+
+#[test]
+fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck() {
+    let children = of(json!({}));
+    let nats = &pod(&children)["containers"][0];
+    for (probe, path) in [("startupProbe", "startup"), ("readinessProbe", "ready"), ("livenessProbe", "live")] {
+        assert_eq!(nats[probe]["httpGet"], json!({"path": format!("/broker/{path}"), "port": 8081}), "{probe}");
+    }
+    let stop = nats["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
+    assert!(stop.iter().any(|word| word == "ldm=/run/nats/nats.pid"), "{stop:?}");
+    assert!(configuration_text(&children).contains("/run/nats/nats.pid"));
+}
+
+#[test]
+fn three_brokers_know_each_other_and_one_is_alone() {
+    let three = of(json!({"broker": {"replicas": 3}}));
+    assert_eq!(three.statefulset.value["spec"]["replicas"], 3);
+    for ordinal in 0..3 {
+        let host = format!("orders-broker-{ordinal}.orders-broker-headless.shop.svc:6222");
+        assert!(configuration_text(&three).contains(&host), "{host}");
+    }
+    assert!(!configuration_text(&of(json!({}))).contains("6222"));
+}
+
+#[test]
+fn what_the_user_says_of_nodes_reaches_the_pod() {
+    let spec = json!({
+        "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a"}],
+        "topologySpreadConstraints": [{"maxSkew": 1}], "affinity": {"nodeAffinity": {}},
+    });
+    let children = of(json!({"broker": spec}));
+    for field in ["nodeSelector", "tolerations", "topologySpreadConstraints", "affinity"] {
+        assert_eq!(pod(&children)[field], spec[field], "{field}");
+    }
+    assert_eq!(pod(&children)["containers"][0]["resources"], spec["resources"]);
+    let plain = of(json!({}));
+    assert!(pod(&plain)["affinity"].get("podAntiAffinity").is_some(), "apart unless told otherwise");
+    for field in ["nodeSelector", "tolerations", "topologySpreadConstraints"] {
+        assert_eq!(pod(&plain).get(field), None, "{field}");
+    }
+}
+
+/// Pods restart when, and only when, something changed that they read at their start.
+#[test]
+fn pods_roll_with_configuration_and_certificate_only() {
+    let authority = Authority::generate("orders", now()).unwrap();
+    let rolls_with = |children: &Children| {
+        children.statefulset.value["spec"]["template"]["metadata"]["annotations"]["tidegate.io/rolls-with"].clone()
+    };
+    let first = made(&authority, &json!({}), &Observed::default(), now());
+    let observed = Observed {
+        broker_secret: serde_json::from_value(first.broker_secret.value.clone()).ok(),
+        ingress_secret: serde_json::from_value(first.ingress_secret.value.clone()).ok(),
+        ..Observed::default()
+    };
+    assert!(observed.broker_secret.as_ref().is_some_and(|secret| !authority::data(secret).is_empty()));
+    let later = made(&authority, &json!({}), &observed, now() + Duration::days(3));
+    assert_eq!(later.statefulset.value, first.statefulset.value, "nothing changed");
+    assert_eq!(later.config.value, first.config.value);
+    let renewed = made(&authority, &json!({}), &observed, now() + Duration::days(80));
+    assert_ne!(rolls_with(&renewed), rolls_with(&first), "another certificate");
+    let larger = made(&authority, &json!({"maxEventSize": "2Mi"}), &observed, now());
+    assert_ne!(rolls_with(&larger), rolls_with(&first), "another configuration");
+    let older = made(&authority, &json!({"retention": {"maxAge": "1h"}}), &observed, now());
+    assert_eq!(rolls_with(&older), rolls_with(&first), "the stream changes while the broker runs");
+}
