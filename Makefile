@@ -66,8 +66,17 @@ e2e: toolchain
 	$(KUBE) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=1 --nocapture
 
 bench: toolchain
+	@$(MAKE) bench-local
 	@$(MAKE) ready >&2
 	@$(KUBE) PATH="$$(dirname $(call TOOL,kubectl)):$$PATH" e2e/bench.sh
+
+# Without a cluster: sidecar and ingress beside what they are compared with. All three programs in one build, so
+# that they have one set of dependencies.
+.PHONY: bench-local
+bench-local: toolchain node-program
+	@$(NODE) tools --only parts >/dev/null
+	@cargo build --profile bench-run --locked -p tidegate-bench -p tidegate-handler-sidecar -p tidegate-ingress
+	@NATS_SERVER=$(call TOOL,nats-server) $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/bench-run/tidegate-bench
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
@@ -91,7 +100,8 @@ chart-check: node-program
 ifeq ($(CLUSTER),own)
 	@$(MAKE) cluster-up >/dev/null
 endif
-	$(KUBE) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) charts/check.sh
+	@HELM=$(call TOOL,helm) charts/check.sh
+	@$(KUBE) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) manifests/check.sh
 
 # --- generated files --------------------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 //! What the accounts allow and what they refuse, against a real nats-server.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
 use std::time::Duration;
 
 use async_nats::jetstream;

@@ -1,5 +1,8 @@
 //! The main job on a real cluster: chart, operator, brokers, sidecars, all real. Run by `make e2e`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+#![allow(clippy::print_stdout)] // figures for the log
+
 mod deletion;
 mod delivery;
 mod harness;

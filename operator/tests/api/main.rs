@@ -12,6 +12,7 @@ mod handler;
 mod leader;
 mod support;
 mod topic;
+mod topic_children;
 mod topic_trouble;
 mod validation_handler;
 mod validation_topic;

@@ -38,7 +38,13 @@ pub struct Interruption {
 impl Interruption {
     /// At this write (counted from 1) to this namespace.
     pub fn new(namespace: &str, at: usize, moment: Moment) -> Self {
-        Self { namespace: format!("/namespaces/{namespace}/"), at, moment, writes: Arc::default(), reached: Arc::default() }
+        Self {
+            namespace: format!("/namespaces/{namespace}/"),
+            at,
+            moment,
+            writes: Arc::default(),
+            reached: Arc::default(),
+        }
     }
 
     /// Counts only.
@@ -46,16 +52,16 @@ impl Interruption {
         Self::new(namespace, usize::MAX, Moment::Before)
     }
 
+    /// Requests to write so far, whether or not they changed anything.
+    pub fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
+    }
+
     /// A client that this happens to.
     pub fn client(&self) -> Client {
         let interruption = self.clone();
         let layer = layer_fn(move |inner| Interrupted { inner, interruption: interruption.clone() });
         ClientBuilder::try_from(server::config()).expect("client").with_layer(&layer).build()
-    }
-
-    /// Writes so far.
-    pub fn writes(&self) -> usize {
-        self.writes.load(Ordering::SeqCst)
     }
 
     /// Waits for the moment; false if it does not come.
@@ -73,7 +79,7 @@ impl<S, B> Service<Request<Body>> for Interrupted<S>
 where
     S: Service<Request<Body>, Response = Response<B>>,
     S::Future: Send + 'static,
-    S::Error: Into<BoxError> + Send,
+    S::Error: Into<BoxError> + Send + 'static,
     B: Send + 'static,
 {
     type Response = Response<B>;

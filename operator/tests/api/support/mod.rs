@@ -6,6 +6,8 @@ mod pki;
 mod programs;
 mod server;
 
+pub use server::client as server_client;
+
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -71,7 +73,12 @@ impl Space {
     /// The notes of the Events with this reason.
     pub async fn events(&self, reason: &str) -> Vec<String> {
         let events = self.api::<Event>().list(&ListParams::default()).await.expect("events");
-        events.items.into_iter().filter(|event| event.reason.as_deref() == Some(reason)).filter_map(|event| event.note).collect()
+        events
+            .items
+            .into_iter()
+            .filter(|event| event.reason.as_deref() == Some(reason))
+            .filter_map(|event| event.note)
+            .collect()
     }
 }
 

@@ -35,7 +35,10 @@ impl Operator {
     /// Ends in order.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), &mut self.task).await.expect("ends in time").expect("ends in order");
+        tokio::time::timeout(Duration::from_secs(10), &mut self.task)
+            .await
+            .expect("ends in time")
+            .expect("ends in order");
     }
 
     /// Ends at once; what was begun stays half done.
@@ -60,5 +63,7 @@ pub fn args(pod_name: &str, pod_namespace: &str) -> Args {
         ("--pod-name", pod_name),
         ("--pod-namespace", pod_namespace),
     ];
-    Args::parse_from(std::iter::once("tidegate-operator").chain(flags.into_iter().flat_map(|(flag, value)| [flag, value])))
+    Args::parse_from(
+        std::iter::once("tidegate-operator").chain(flags.into_iter().flat_map(|(flag, value)| [flag, value])),
+    )
 }

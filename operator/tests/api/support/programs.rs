@@ -19,8 +19,9 @@ impl Program {
     /// The kernel ends a program when the thread that started it ends, so that thread must live as long as
     /// the tests.
     fn start(name: &'static str, variable: &str, folder: &Path, arguments: &[String]) -> Self {
-        let path = std::env::var_os(variable)
-            .unwrap_or_else(|| panic!("set {variable} to the path of {name}, or run the tests by `make test`, which does"));
+        let path = std::env::var_os(variable).unwrap_or_else(|| {
+            panic!("set {variable} to the path of {name}, or run the tests by `make test`, which does")
+        });
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log).expect("log");
         let mut command = Command::new(path);

@@ -55,7 +55,9 @@ fn run(folder: &Path) -> (Config, [Program; 2]) {
     let (mut api_server, address) = programs::api_server(folder, &etcd_address, &pki);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let config = runtime.block_on(async {
-        let config = Config::from_custom_kubeconfig(kubeconfig(&address, &pki), &KubeConfigOptions::default()).await.expect("config");
+        let config = Config::from_custom_kubeconfig(kubeconfig(&address, &pki), &KubeConfigOptions::default())
+            .await
+            .expect("config");
         let client = Client::try_from(config.clone()).expect("client");
         let started = Instant::now();
         while !is_ready(&client).await {
@@ -80,9 +82,14 @@ async fn define(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in tidegate_crds::definitions() {
         let name = definition.name_any();
-        api.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&definition)).await.expect("the definition is accepted");
+        api.patch(&name, &PatchParams::apply("test"), &Patch::Apply(&definition))
+            .await
+            .expect("the definition is accepted");
         let established = wait::await_condition(api.clone(), &name, conditions::is_crd_established());
-        tokio::time::timeout(Duration::from_secs(20), established).await.expect("established in time").expect("established");
+        tokio::time::timeout(Duration::from_secs(20), established)
+            .await
+            .expect("established in time")
+            .expect("established");
     }
 }
 

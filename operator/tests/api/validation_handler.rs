@@ -1,0 +1,151 @@
+//! What the API server refuses in an EventHandler, and whether it says where and what to write instead.
+
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tidegate_crds::EventHandler;
+
+use crate::support::{Space, merged};
+
+/// A handler's specification that is right, with these fields changed.
+pub fn spec(changes: Value) -> Value {
+    let container = json!({"name": "billing", "image": "registry.test/billing:1", "ports": [{"containerPort": 8080}]});
+    merged(&json!({"topic": "orders", "template": {"spec": {"containers": [container]}}}), &changes)
+}
+
+/// A whole handler.
+pub fn handler(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": name}, "spec": spec})
+}
+
+/// With this container, and the template's other fields.
+fn template(container: Value, others: Value) -> Value {
+    let spec = merged(&json!({"containers": [container]}), &others);
+    json!({"template": {"spec": spec}})
+}
+
+fn container(changes: Value) -> Value {
+    merged(&json!({"name": "c", "image": "i", "ports": [{"containerPort": 8080}]}), &changes)
+}
+
+fn wrong() -> Vec<(Value, &'static str, &'static str)> {
+    let delivery = |delivery: Value| json!({"delivery": delivery});
+    let backoff = |backoff: Value| json!({"delivery": {"retry": {"backoff": backoff}}});
+    let autoscaling = |autoscaling: Value| json!({"autoscaling": autoscaling});
+    let own = |container_changes: Value| template(container(container_changes), json!({}));
+    let beside = |others: Value| template(container(json!({})), others);
+    vec![
+        (json!({"topic": null}), "spec.topic", "Required"),
+        (json!({"topic": ""}), "spec.topic", "at least 1"),
+        (json!({"template": null}), "spec.template", "Required"),
+        (json!({"template": {"spec": {"containers": []}}}), "spec.template.spec.containers", "at least 1"),
+        (own(json!({"image": null})), "spec.template.spec.containers[0].image", "Required"),
+        (own(json!({"ports": null})), "spec.delivery", "containerPort, or set delivery.port"),
+        (own(json!({"ports": []})), "spec.delivery", "containerPort, or set delivery.port"),
+        (own(json!({"name": "tidegate-sidecar"})), "spec.template", "choose another"),
+        (own(json!({"ports": [{"containerPort": 15480}]})), "spec.template", "15480 is taken by Tidegate"),
+        (own(json!({"lifecycle": {"preStop": {"exec": {"command": ["true"]}}}})), "preStop", "reaction to SIGTERM"),
+        (
+            beside(json!({"initContainers": [{"name": "tidegate-sidecar", "image": "i"}]})),
+            "spec.template",
+            "choose another",
+        ),
+        (
+            beside(json!({"volumes": [{"name": "tidegate-identity", "emptyDir": {}}]})),
+            "spec.template",
+            "choose another",
+        ),
+        (delivery(json!({"port": 15480})), "spec.delivery", "choose another"),
+        (delivery(json!({"port": 70000})), "spec.delivery.port", "less than or equal to 65535"),
+        (delivery(json!({"path": "events"})), "spec.delivery.path", "begin with /"),
+        (delivery(json!({"path": "/my events"})), "spec.delivery.path", "no spaces"),
+        (delivery(json!({"timeout": "2h"})), "spec.delivery.timeout", "between 10ms and 1h"),
+        (delivery(json!({"timeout": "fast"})), "spec.delivery.timeout", "30s"),
+        (delivery(json!({"concurrency": 0})), "spec.delivery.concurrency", "greater than or equal to 1"),
+        (
+            delivery(json!({"retry": {"maxAttempts": 0}})),
+            "spec.delivery.retry.maxAttempts",
+            "greater than or equal to 1",
+        ),
+        (backoff(json!({"initial": "2m"})), "spec.delivery.retry.backoff", "not be longer than backoff.max"),
+        (backoff(json!({"initial": "a while"})), "spec.delivery.retry.backoff.initial", "30s"),
+        (backoff(json!({"factor": 0.5})), "spec.delivery.retry.backoff.factor", "greater than or equal to 1"),
+        (backoff(json!({"jitter": 2})), "spec.delivery.retry.backoff.jitter", "less than or equal to 1"),
+        (json!({"replicas": 2, "autoscaling": {}}), "spec.replicas", "remove one of them"),
+        (json!({"replicas": -1}), "spec.replicas", "greater than or equal to 0"),
+        (autoscaling(json!({"minReplicas": 11})), "spec.autoscaling.minReplicas", "not be larger than maxReplicas"),
+        (autoscaling(json!({"maxReplicas": 0})), "spec.autoscaling.maxReplicas", "greater than or equal to 1"),
+        (autoscaling(json!({"targetEventAge": "1ms"})), "spec.autoscaling.targetEventAge", "at least 100ms"),
+        (autoscaling(json!({"idleAfter": "never"})), "spec.autoscaling.idleAfter", "30s"),
+    ]
+}
+
+#[tokio::test]
+async fn a_wrong_handler_is_refused_with_field_and_remedy() {
+    let space = Space::new("wrong-handler").await;
+    for (changes, field, remedy) in wrong() {
+        let refusal =
+            refusal(&space, "billing", spec(changes.clone())).await.unwrap_or_else(|| panic!("taken: {changes}"));
+        assert!(
+            refusal.contains(field) && refusal.contains(remedy),
+            "{changes}\nmust name {field} and say {remedy}:\n{refusal}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn names_that_no_child_could_have_are_refused() {
+    let space = Space::new("handler-names").await;
+    let long = "a".repeat(41);
+    for name in ["bil.ling", "1st", long.as_str()] {
+        let refusal = refusal(&space, name, spec(json!({}))).await.unwrap_or_else(|| panic!("taken: {name}"));
+        assert!(refusal.contains("metadata.name: use at most 40 lower-case letters"), "{name}: {refusal}");
+    }
+}
+
+#[tokio::test]
+async fn right_handlers_are_taken() {
+    let space = Space::new("right-handler").await;
+    let right = [
+        json!({}),
+        json!({"replicas": 0}),
+        json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 50, "targetEventAge": "500ms", "idleAfter": "10m"}}),
+        json!({"delivery": {"path": "/events?from=tidegate", "port": 9090, "concurrency": 4096, "timeout": "1h"}}),
+        json!({"delivery": {"retry": {"maxAttempts": 1, "backoff": {"initial": "0s", "max": "0s", "factor": 1, "jitter": 0}}}}),
+        template(container(json!({"ports": null})), json!({})),
+        template(
+            container(
+                json!({"env": [{"name": "A", "value": "b"}], "lifecycle": {"postStart": {"exec": {"command": ["true"]}}}}),
+            ),
+            json!({"serviceAccountName": "billing", "volumes": [{"name": "data", "emptyDir": {}}], "initContainers": [{"name": "first", "image": "i"}]}),
+        ),
+    ];
+    for (number, mut changes) in right.into_iter().enumerate() {
+        if number == 5 {
+            changes["delivery"] = json!({"port": 8080});
+        }
+        assert_eq!(refusal(&space, "billing", spec(changes.clone())).await, None, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn the_topic_of_a_handler_stays() {
+    let space = Space::new("handler-changes").await;
+    space.create::<EventHandler>(handler("billing", spec(json!({})))).await;
+    let api: Api<EventHandler> = space.api();
+    let change = Patch::Merge(json!({"spec": {"topic": "payments"}}));
+    let refusal = api.patch("billing", &PatchParams::default(), &change).await.unwrap_err().to_string();
+    assert!(refusal.contains("spec.topic") && refusal.contains("make another EventHandler"), "{refusal}");
+    space.merge::<EventHandler>("billing", json!({"spec": {"delivery": {"concurrency": 4}, "replicas": 2}})).await;
+}
+
+/// The API server's message, without anything being stored; `None` if it takes it.
+async fn refusal(space: &Space, name: &str, spec: Value) -> Option<String> {
+    // As plain JSON: our own types would refuse some of it before it is sent.
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(space.client.clone(), &space.name, &ApiResource::erase::<EventHandler>(&()));
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    api.create(&dry_run, &serde_json::from_value(handler(name, spec)).unwrap())
+        .await
+        .err()
+        .map(|error| error.to_string())
+}

@@ -1,0 +1,110 @@
+//! What the API server refuses in an EventTopic, and whether it says where and what to write instead.
+
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tidegate_crds::EventTopic;
+
+use crate::support::Space;
+
+/// A specification and what the refusal must name: the field, and the remedy.
+type Wrong = (Value, &'static str, &'static str);
+
+fn wrong() -> Vec<Wrong> {
+    let storage = |size: &str| json!({"broker": {"storage": {"size": size}}});
+    let replicas = |replicas: Value| json!({"broker": {"replicas": replicas}});
+    vec![
+        (json!({"deduplicationWindow": "soon"}), "spec.deduplicationWindow", "30s"),
+        (json!({"deduplicationWindow": "1d"}), "spec.deduplicationWindow", "1h30m"),
+        (json!({"retention": {"maxAge": "7 days"}}), "spec.retention.maxAge", "1h30m"),
+        (json!({"retention": {"maxSize": "lots"}}), "spec.retention.maxSize", "20Gi"),
+        (json!({"retention": {"maxSize": "10Gi"}}), "spec.retention.maxSize", "smaller than broker.storage.size"),
+        (json!({"retention": {"whenFull": "Block"}}), "spec.retention.whenFull", "\"Reject\", \"DropOldest\""),
+        (json!({"maxEventSize": "9Mi"}), "spec.maxEventSize", "between 1Ki and 8Mi"),
+        (json!({"maxEventSize": "10"}), "spec.maxEventSize", "between 1Ki and 8Mi"),
+        (json!({"maxEventSize": "1.5Mi"}), "spec.maxEventSize", "512Ki"),
+        (json!({"deletionPolicy": "Keep"}), "spec.deletionPolicy", "\"Retain\", \"Delete\""),
+        (json!({"broker": {"durability": "Maybe"}}), "spec.broker.durability", "\"Fsync\", \"Relaxed\""),
+        (storage("1Ki"), "spec.broker.storage.size", "at least 64Mi"),
+        (storage("-1Gi"), "spec.broker.storage.size", "20Gi"),
+        (replicas(json!(2)), "spec.broker.replicas", "1 or 3"),
+        (replicas(json!(0)), "spec.broker.replicas", "greater than or equal to 1"),
+        (replicas(json!(5)), "spec.broker.replicas", "less than or equal to 3"),
+        (replicas(json!("three")), "spec.broker.replicas", "integer"),
+        (json!({"broker": {"tolerations": {"key": "a"}}}), "spec.broker.tolerations", "array"),
+    ]
+}
+
+#[tokio::test]
+async fn a_wrong_topic_is_refused_with_field_and_remedy() {
+    let space = Space::new("wrong-topic").await;
+    for (spec, field, remedy) in wrong() {
+        let refusal = refusal(&space, "orders", spec.clone()).await.unwrap_or_else(|| panic!("taken: {spec}"));
+        assert!(
+            refusal.contains(field) && refusal.contains(remedy),
+            "{spec}\nmust name {field} and say {remedy}:\n{refusal}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn names_that_no_child_could_have_are_refused() {
+    let space = Space::new("topic-names").await;
+    let long = "a".repeat(41);
+    for name in ["or.ders", "1st", long.as_str()] {
+        let refusal = refusal(&space, name, json!({})).await.unwrap_or_else(|| panic!("taken: {name}"));
+        assert!(refusal.contains("metadata.name: use at most 40 lower-case letters"), "{name}: {refusal}");
+    }
+    let longest = "a".repeat(40);
+    for name in ["a", "orders-2", longest.as_str()] {
+        assert_eq!(refusal(&space, name, json!({})).await, None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn right_topics_are_taken() {
+    let space = Space::new("right-topic").await;
+    let right = [
+        json!({"retention": {"maxAge": "168h", "maxSize": "9Gi", "whenFull": "DropOldest"}}),
+        json!({"deduplicationWindow": "1h30m", "maxEventSize": "8Mi", "deletionPolicy": "Delete"}),
+        json!({"maxEventSize": "1Ki", "broker": {"replicas": 3, "durability": "Relaxed", "storage": {"size": "64Mi", "className": "fast"}}}),
+        json!({"retention": {"maxSize": "1G"}, "broker": {"storage": {"size": "1Gi"}}}),
+        json!({"broker": {
+            "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "a", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {}}, "topologySpreadConstraints": [{"maxSkew": 1}],
+        }}),
+    ];
+    for spec in right {
+        assert_eq!(refusal(&space, "orders", spec.clone()).await, None, "{spec}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_says_so() {
+    let space = Space::new("topic-changes").await;
+    space.topic("orders", json!({})).await;
+    let changes = [
+        (json!({"broker": {"replicas": 3}}), "spec.broker.replicas", "make a second topic"),
+        (json!({"broker": {"storage": {"size": "20Gi"}}}), "spec.broker.storage", "make a second topic"),
+        (json!({"broker": {"storage": {"className": "fast"}}}), "spec.broker.storage", "make a second topic"),
+    ];
+    let api: Api<EventTopic> = space.api();
+    for (change, field, remedy) in changes {
+        let patch = Patch::Merge(json!({"spec": change}));
+        let refusal = api.patch("orders", &PatchParams::default(), &patch).await.unwrap_err().to_string();
+        assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
+    }
+    let allowed = json!({"retention": {"maxAge": "1h", "maxSize": "1Gi"}, "deletionPolicy": "Delete", "broker": {"durability": "Relaxed"}});
+    space.merge::<EventTopic>("orders", json!({"spec": allowed})).await;
+}
+
+/// The API server's message, without anything being stored; `None` if it takes it.
+async fn refusal(space: &Space, name: &str, spec: Value) -> Option<String> {
+    // As plain JSON: our own types would refuse some of it before it is sent.
+    let value =
+        json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": name}, "spec": spec});
+    let resource = kube::api::ApiResource::erase::<EventTopic>(&());
+    let api: Api<kube::api::DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &resource);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    api.create(&dry_run, &serde_json::from_value(value).unwrap()).await.err().map(|error| error.to_string())
+}
