@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::Args;
 use crate::brokers::Brokers;
+use crate::error::Error;
 use crate::lag::{self, Board};
 use crate::names::FIELD_MANAGER;
 use crate::report::Metrics;
@@ -45,6 +48,19 @@ impl Context {
             lag: board,
             metrics: Metrics::default(),
         }
+    }
+
+    /// The resource as it is now: a controller's cache can be older than our own last write, and a status compared
+    /// with an older one would be written again. `None`: it is gone.
+    ///
+    /// # Errors
+    /// The API server is away.
+    pub async fn current<K>(&self, owner: &Owner) -> Result<Option<K>, Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &owner.namespace);
+        Ok(api.get_opt(&owner.name).await?)
     }
 }
 

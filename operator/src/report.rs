@@ -99,7 +99,7 @@ pub async fn event<K: Resource<DynamicType = ()>>(
     }
 }
 
-/// When to look again after an error.
+/// When to look again after an error. What a person mends is often not watched (an object of somebody else).
 pub fn retry(error: &Error) -> Action {
-    Action::requeue(if error.needs_a_person() { Duration::from_secs(300) } else { Duration::from_secs(3) })
+    Action::requeue(if error.needs_a_person() { Duration::from_secs(30) } else { Duration::from_secs(3) })
 }

@@ -33,22 +33,31 @@ const RESYNC: Duration = Duration::from_secs(600);
 ///
 /// # Errors
 /// What stopped it, already reported.
-pub async fn reconcile(handler: Arc<EventHandler>, context: Arc<Context>) -> Result<Action, Error> {
-    let Some(owner) = Owner::of(handler.as_ref()) else {
+pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some(owner) = Owner::of(cached.as_ref()) else {
         return Ok(Action::await_change());
     };
     let started = std::time::Instant::now();
-    let outcome = match finalizer::phase(handler.as_ref()) {
+    let outcome = match context.current(&owner).await {
+        Ok(Some(handler)) => step(&handler, &owner, &context).await,
+        Ok(None) => Ok(Action::await_change()),
+        Err(error) => Err(error),
+    };
+    context.metrics.reconciled("eventhandler", started.elapsed(), &outcome);
+    outcome
+}
+
+async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let outcome = match finalizer::phase(handler) {
         // Boxed: it is large, and would be part of every reconcile in flight.
-        Phase::Live => Box::pin(live(&handler, &owner, &context)).await,
-        Phase::Deleting => deleting(&handler, &owner, &context).await,
+        Phase::Live => Box::pin(live(handler, owner, context)).await,
+        Phase::Deleting => deleting(handler, owner, context).await,
         Phase::Gone => Ok(Action::await_change()),
     };
     if let Err(error) = &outcome {
-        report::failed(&context, handler.as_ref(), error).await;
-        status::write_failure(&context, &handler, &owner, error).await;
+        report::failed(context, handler, error).await;
+        status::write_failure(context, handler, owner, error).await;
     }
-    context.metrics.reconciled("eventhandler", started.elapsed(), &outcome);
     outcome
 }
 

@@ -35,22 +35,31 @@ const WAITING: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// What stopped it, already reported.
-pub async fn reconcile(topic: Arc<EventTopic>, context: Arc<Context>) -> Result<Action, Error> {
-    let Some(owner) = Owner::of(topic.as_ref()) else {
+pub async fn reconcile(cached: Arc<EventTopic>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some(owner) = Owner::of(cached.as_ref()) else {
         return Ok(Action::await_change());
     };
     let started = std::time::Instant::now();
-    let outcome = match finalizer::phase(topic.as_ref()) {
+    let outcome = match context.current(&owner).await {
+        Ok(Some(topic)) => step(&topic, &owner, &context).await,
+        Ok(None) => Ok(Action::await_change()),
+        Err(error) => Err(error),
+    };
+    context.metrics.reconciled("eventtopic", started.elapsed(), &outcome);
+    outcome
+}
+
+async fn step(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let outcome = match finalizer::phase(topic) {
         // Boxed: it is large, and would be part of every reconcile in flight.
-        Phase::Live => Box::pin(live(&topic, &owner, &context)).await,
-        Phase::Deleting => deleting(&topic, &owner, &context).await,
+        Phase::Live => Box::pin(live(topic, owner, context)).await,
+        Phase::Deleting => deleting(topic, owner, context).await,
         Phase::Gone => Ok(Action::await_change()),
     };
     if let Err(error) = &outcome {
-        report::failed(&context, topic.as_ref(), error).await;
-        status::write_failure(&context, &topic, &owner, error).await;
+        report::failed(context, topic, error).await;
+        status::write_failure(context, topic, owner, error).await;
     }
-    context.metrics.reconciled("eventtopic", started.elapsed(), &outcome);
     outcome
 }
 
