@@ -20,6 +20,7 @@ const STATE: &str = "tracestate";
 /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
 pub fn process(config: &Sidecar, stored: &InHand, event: &Event) -> Span {
     let span = tracing::info_span!(
+        target: tidegate_telemetry::PER_EVENT,
         "process",
         otel.name = format_args!("process {}", config.topic),
         otel.kind = "consumer",

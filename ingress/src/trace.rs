@@ -28,7 +28,8 @@ impl Publish {
     /// `traceparent` extension).
     pub fn start(topic: &str, event: &Event, message_id: &str, partition: u32, request: &Context) -> Self {
         let span = tracing::info_span!(
-            "publish",
+            target: tidegate_telemetry::PER_EVENT,
+        "publish",
             otel.name = format!("publish {topic}"),
             otel.kind = "producer",
             otel.status_code = Empty,

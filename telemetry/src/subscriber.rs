@@ -14,6 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
+use crate::PER_EVENT;
 use crate::export::Providers;
 use crate::format::Line;
 
@@ -53,7 +54,7 @@ where
         .fmt_fields(JsonFields::new())
         .event_format(Line::new())
         .with_writer(writer)
-        .with_filter(level())
+        .with_filter(level().and(filter_fn(|of| !(of.is_span() && of.target() == PER_EVENT))))
 }
 
 /// What `RUST_LOG` says, `info` without it. The SDK tells at `info` that it starts and stops: only who names it
@@ -135,6 +136,16 @@ mod tests {
         assert_eq!(lines[0]["span_id"].as_str().unwrap().len(), 16);
         assert_eq!(lines[1]["message"], "outside");
         assert!(lines[1].get("trace_id").is_none());
+    }
+
+    #[test]
+    fn an_events_span_is_exported_and_only_its_trace_is_in_the_lines() {
+        let (spans, lines) = observed(|| {
+            tracing::info_span!(target: PER_EVENT, "process", id = "1").in_scope(|| tracing::info!("dead-lettered"));
+        });
+        assert_eq!(spans[0].0, "process");
+        assert_eq!(lines[0]["trace_id"], spans[0].1);
+        assert!(lines[0].get("span").is_none(), "{}", lines[0]);
     }
 
     #[test]
