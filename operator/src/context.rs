@@ -14,8 +14,8 @@ use crate::args::Args;
 use crate::brokers::Brokers;
 use crate::error::Error;
 use crate::lag::{self, Board};
+use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
-use crate::report::Metrics;
 
 /// What every reconcile is given. Cheap to clone.
 #[derive(Clone)]

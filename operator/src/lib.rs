@@ -17,6 +17,7 @@ pub mod handler;
 pub mod health;
 pub mod lag;
 pub mod leader;
+pub mod metrics;
 pub mod names;
 pub mod pods;
 pub mod poll;

@@ -1,4 +1,4 @@
-//! What came of a reconcile, told in one place: log, Kubernetes Event, metric.
+//! What came of a reconcile, told to people in one place: log and Kubernetes Event. (Counted: [`crate::metrics`].)
 
 use std::time::Duration;
 
@@ -6,55 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
-use opentelemetry::metrics::{Counter, Histogram};
-use opentelemetry::{KeyValue, global};
 
 use crate::context::Context;
 use crate::error::Error;
 
 /// Kubernetes keeps 1 kB of an Event's note.
 const NOTE_LIMIT: usize = 1000;
-
-/// The operator's own metrics, named as dashboards for controllers expect.
-#[derive(Clone)]
-pub struct Metrics {
-    reconciles: Counter<u64>,
-    errors: Counter<u64>,
-    duration: Histogram<f64>,
-    scalings: Counter<u64>,
-}
-
-impl Default for Metrics {
-    /// On the global meter.
-    fn default() -> Self {
-        let meter = global::meter("tidegate-operator");
-        Self {
-            reconciles: meter.u64_counter("controller_runtime_reconcile_total").build(),
-            errors: meter.u64_counter("controller_runtime_reconcile_errors_total").build(),
-            duration: meter.f64_histogram("controller_runtime_reconcile_time_seconds").with_unit("s").build(),
-            scalings: meter.u64_counter("tidegate.handler.scalings").build(),
-        }
-    }
-}
-
-impl Metrics {
-    /// Counts a reconcile. Labels are from fixed sets.
-    pub fn reconciled(&self, controller: &'static str, took: Duration, outcome: &Result<Action, Error>) {
-        let controller = KeyValue::new("controller", controller);
-        let result = KeyValue::new("result", if outcome.is_ok() { "success" } else { "error" });
-        self.reconciles.add(1, &[controller.clone(), result]);
-        self.duration.record(took.as_secs_f64(), std::slice::from_ref(&controller));
-        if let Err(error) = outcome {
-            self.errors.add(1, &[controller, KeyValue::new("reason", error.reason())]);
-        }
-    }
-
-    /// Counts a change of a handler's replicas.
-    pub fn scaled(&self, up: bool, reason: &'static str) {
-        let direction = if up { "up" } else { "down" };
-        self.scalings.add(1, &[KeyValue::new("direction", direction), KeyValue::new("reason", reason)]);
-    }
-}
 
 /// Tells of a failed reconcile. What mends itself soon is no Event: only a person's errors are.
 pub async fn failed<K: Resource<DynamicType = ()>>(context: &Context, resource: &K, error: &Error) {
