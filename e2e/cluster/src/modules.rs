@@ -159,7 +159,11 @@ impl Module {
         // A polite build leaves the machine usable.
         let mut command = Command::new("nice");
         command.args(["-n", "5", "go"]).args(arguments).current_dir(self.folder(cache).join("src"));
-        command.envs([("CGO_ENABLED", "0"), ("GOWORK", "off")]).env("GOBIN", self.bin(cache)).stdin(Stdio::null());
+        // The compiler collects less of its garbage: a build is short, and its memory is given back.
+        command
+            .envs([("CGO_ENABLED", "0"), ("GOWORK", "off"), ("GOGC", "400")])
+            .env("GOBIN", self.bin(cache))
+            .stdin(Stdio::null());
         command
     }
 
