@@ -64,11 +64,6 @@ pub fn payload(jwt: &str) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// When a JWT ends, in seconds since 1970; `None` when it does not end or is not one.
-pub fn expires(jwt: &str) -> Option<i64> {
-    payload(jwt)?["exp"].as_i64()
-}
-
 /// Activation tokens carry times of their own; what they allow is the import's subject and account.
 fn without_tokens(nats: &Value) -> Value {
     let mut nats = nats.clone();

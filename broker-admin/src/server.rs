@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tidegate_broker_client::layout::BROKER_PORT;
 
 /// What the configuration depends on.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,9 +48,6 @@ pub struct Cluster {
 }
 
 impl Server {
-    /// The defaults of a pod.
-    pub const PORT: u16 = BROKER_PORT;
-
     /// The configuration file.
     pub fn render(&self) -> String {
         let tls = json!({

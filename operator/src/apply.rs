@@ -3,8 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, ValidationDirective};
 use kube::core::Status;
-use kube::{Client, Resource, ResourceExt as _};
-use serde::Serialize;
+use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -29,19 +28,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// From a typed object.
-    ///
-    /// # Errors
-    /// It cannot be written as JSON.
-    pub fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, Error> {
-        let resource = ApiResource::erase::<K>(&());
-        let mut value = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
-        value["apiVersion"] = Value::from(resource.api_version.clone());
-        value["kind"] = Value::from(resource.kind.clone());
-        Ok(Self { name: object.name_any(), resource, value, adopts: false })
-    }
-
-    /// The same, and an unowned object of that name becomes ours.
+    /// An unowned object of that name becomes ours.
     #[must_use]
     pub fn adopting(self) -> Self {
         Self { adopts: true, ..self }

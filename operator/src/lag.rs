@@ -44,9 +44,9 @@ impl Board {
         }
     }
 
-    /// Everything known of a handler that is no more.
-    pub fn forget(&self, key: &HandlerKey) {
-        self.lock().remove(key);
+    /// Forgets every handler that is no more.
+    pub(crate) fn keep(&self, is_alive: impl Fn(&HandlerKey) -> bool) {
+        self.lock().retain(|key, _| is_alive(key));
     }
 
     /// Takes a sample. Returns whether the handler has to be reconciled.

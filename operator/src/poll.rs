@@ -1,7 +1,8 @@
 //! Asks the brokers: how far the handlers are, and how much the topics hold.
 //!
-//! Once a second (and at the first event of a topic with a sleeping handler) every connected broker is asked for all its consumers (one request a page, leader-correct, over
-//! the operator's own authenticated connection), and every ten seconds for its streams. What has to be reconciled
+//! Once a second (and at the first event of a topic with a sleeping handler) every connected broker is asked for all
+//! its consumers (one request a page, leader-correct, over the operator's own authenticated connection), and every ten
+//! seconds for its streams. What has to be reconciled
 //! because of the answer is triggered; the reconcilers do all the rest.
 
 use std::collections::HashMap;
@@ -53,6 +54,7 @@ async fn follow_handlers(context: &Context, handlers: &Store<EventHandler>, trig
             _ = ticks.tick() => context.brokers.connected(),
             Some(topic) = heard.recv() => context.brokers.known(&topic).map(|broker| (topic, broker)).into_iter().collect(),
         };
+        context.lag.keep(|(namespace, name)| handlers.get(&ObjectRef::new(name).within(namespace)).is_some());
         for (topic, infos) in ask(asked, consumers_of).await {
             let mut sleeper = false;
             for info in infos {

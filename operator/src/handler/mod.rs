@@ -129,7 +129,6 @@ async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> R
         Err(not_yet) if matches!(not_yet.reason, "TopicNotFound" | "TopicDeleting") => {}
         Err(not_yet) => return Err(Error::Broker(not_yet.message)),
     }
-    context.lag.forget(&(owner.namespace.clone(), owner.name.clone()));
     finalizer::remove(&context.client, handler, owner).await?;
     Ok(Action::await_change())
 }

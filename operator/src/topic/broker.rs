@@ -81,14 +81,26 @@ async fn without_orphans(
     for consumer in &consumers {
         match consumers::handler_uid(consumer) {
             Some(uid) if !alive.contains(uid) => {
-                tracing::info!(topic = owner.name, consumer = consumer.name, "its handler is gone: removed");
-                broker.system.remove_handler(authority, &consumer.name, uid).await?;
-                consumers::delete(&broker.js, &consumer.name).await?;
+                // Removing needs all brokers; a topic that works is not to be called broken because one is away.
+                match remove(broker, authority, &consumer.name, uid).await {
+                    Ok(()) => {
+                        tracing::info!(topic = owner.name, handler = consumer.name, "removed: its handler is gone")
+                    }
+                    Err(error) => {
+                        tracing::warn!(topic = owner.name, handler = consumer.name, %error, "not removed yet");
+                        count += 1;
+                    }
+                }
             }
             _ => count += 1,
         }
     }
     Ok(count)
+}
+
+async fn remove(broker: &Broker, authority: &Authority, handler: &str, uid: &str) -> Result<(), Error> {
+    broker.system.remove_handler(authority, handler, uid).await?;
+    Ok(consumers::delete(&broker.js, handler).await?)
 }
 
 /// Does the broker container of this pod run?

@@ -67,6 +67,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
     finalizer::ensure(&context.client, topic, owner).await?;
     let observed = observe(context, owner).await?;
     let settings = Settings::of(&topic.spec)?;
+    check_volumes(&observed, settings.replicas)?;
     let authority = authority(&observed, owner)?;
     let now = OffsetDateTime::now_utc();
     let input = Input {
@@ -98,6 +99,22 @@ fn authority(observed: &Observed, owner: &Owner) -> Result<Authority, Error> {
             ),
         )),
     }
+}
+
+/// Retained volumes of a single broker show nothing to a cluster of three, and the other way round, without an error
+/// of the broker: what the schema refuses to change is not changed by making the topic again either.
+fn check_volumes(observed: &Observed, replicas: i32) -> Result<(), Error> {
+    let kept = observed.volumes.len();
+    if observed.statefulset.is_some() || kept == 0 || (kept == 1) == (replicas == 1) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "VolumesDiffer",
+        format!(
+            "an earlier topic of this name left {kept} volume(s) ({}), which {replicas} broker(s) cannot read: make this topic with as many brokers as before, or delete the volumes to begin anew",
+            observed.volumes.join(", ")
+        ),
+    ))
 }
 
 async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Result<StatefulSet, Error> {
@@ -142,4 +159,24 @@ async fn deleting(topic: &EventTopic, owner: &Owner, context: &Context) -> Resul
 /// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
 pub fn retry(_: Arc<EventTopic>, error: &Error, _: Arc<Context>) -> Action {
     report::retry(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(volumes: usize) -> Observed {
+        Observed { volumes: (0..volumes).map(|number| format!("data-{number}")).collect(), ..Observed::default() }
+    }
+
+    #[test]
+    fn retained_volumes_are_not_hidden_by_another_number_of_brokers() {
+        for (volumes, replicas, fits) in
+            [(0, 1, true), (0, 3, true), (1, 1, true), (3, 3, true), (1, 3, false), (3, 1, false)]
+        {
+            assert_eq!(check_volumes(&left(volumes), replicas).is_ok(), fits, "{volumes} volumes, {replicas} brokers");
+        }
+        let running = Observed { statefulset: Some(StatefulSet::default()), ..left(1) };
+        assert!(check_volumes(&running, 3).is_ok(), "its own volumes, being made");
+    }
 }
