@@ -101,7 +101,7 @@ ifeq ($(CLUSTER),own)
 	@$(MAKE) cluster-up >/dev/null
 endif
 	@HELM=$(call TOOL,helm) charts/check.sh
-	@$(KUBE) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) manifests/check.sh
+	@$(KUBE) CLUSTER=$(CLUSTER) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) manifests/check.sh
 
 # --- generated files --------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::discovery::Scope;
@@ -22,6 +24,7 @@ use tidegate_crds::{EventHandler, EventTopic};
 
 /// The namespace of the chart.
 pub const OPERATOR_NAMESPACE: &str = "tidegate-system";
+const OPERATOR: &str = "app.kubernetes.io/component=operator";
 
 /// One test's namespace.
 #[derive(Clone)]
@@ -182,14 +185,36 @@ impl World {
         self.api::<Pod>().delete(name, &DeleteParams::default()).await.expect("delete pod");
     }
 
-    /// Kills the operator without a grace period, as a crash would.
-    pub async fn kill_operator(&self) {
-        let pods = pods(&self.client, OPERATOR_NAMESPACE, "app.kubernetes.io/component=operator").await;
+    /// Kills the operator without a grace period, as a crash would. Returns the names of its pods.
+    pub async fn kill_operator(&self) -> Vec<String> {
+        let pods = pods(&self.client, OPERATOR_NAMESPACE, OPERATOR).await;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
         assert!(!pods.is_empty(), "an operator runs");
-        for pod in pods {
-            api.delete(&pod, &DeleteParams::default().grace_period(0)).await.expect("kill operator");
+        for pod in &pods {
+            api.delete(pod, &DeleteParams::default().grace_period(0)).await.expect("kill operator");
         }
+        pods
+    }
+
+    /// Waits until an operator that is none of those killed leads.
+    pub async fn operator_leads_again(&self, killed: &[String]) {
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
+        self.until("another operator to lead", 60, async || {
+            let holder = leases.get_opt("tidegate-operator").await.unwrap()?.spec?.holder_identity?;
+            let alive = pods(&self.client, OPERATOR_NAMESPACE, OPERATOR).await;
+            (alive.contains(&holder) && !killed.contains(&holder)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until all broker pods of the topic `events` are ready, as the StatefulSet's own controller says.
+    pub async fn brokers_ready(&self, replicas: i32) {
+        let statefulsets: Api<StatefulSet> = self.api();
+        self.until("all brokers", 120, async || {
+            let status = statefulsets.get("events-broker").await.unwrap().status?;
+            (status.ready_replicas == Some(replicas)).then_some(())
+        })
+        .await;
     }
 }
 
