@@ -1,7 +1,7 @@
 # Everything a developer runs. Each target installs what it needs, says what it waits for, and can be run again.
 #
 #   make demo      the main job, on a cluster of our own (CLUSTER=current: the one of your KUBECONFIG)
-#   make test      pure tests, against a real nats-server, against a real kube-apiserver
+#   make test      pure tests, against a real nats-server, against a real kube-apiserver, with the CloudEvents SDKs
 #   make e2e       on a real cluster
 #   make verify    format, lints, generated files, chart
 #   make bench     the figures of the design, as far as there are some
@@ -60,6 +60,7 @@ test: toolchain node-program
 	@$(NODE) tools --only parts --only kube >/dev/null
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  cargo test --workspace $(CARGO_FLAGS)
+	@NATS_SERVER=$(call TOOL,nats-server) PROFILE=$(PROFILE) e2e/sdk/run.sh
 
 e2e: toolchain
 	@$(MAKE) ready
@@ -124,7 +125,9 @@ images: toolchain binaries examples node-program
 	  image broker nats-server $(call TOOL,nats-server); \
 	  image collector otelcol $(call TOOL,otelcol); \
 	  image example-sensor sensor $(CARGO_TARGET_DIR)/examples/sensor; \
-	  image example-printer printer $(CARGO_TARGET_DIR)/examples/printer
+	  image example-printer printer $(CARGO_TARGET_DIR)/examples/printer; \
+	  image example-mqtt mqtt $(CARGO_TARGET_DIR)/examples/mqtt; \
+	  image example-nats nats $(CARGO_TARGET_DIR)/examples/nats
 	@ls -l $(IMAGES)/*.tar | awk '{printf "image %-60s %6.1f MB\n", $$9, $$5 / 1e6}'
 
 binaries: toolchain
@@ -133,6 +136,7 @@ binaries: toolchain
 examples: toolchain
 	@mkdir -p $(CARGO_TARGET_DIR)/examples
 	cd manifests/examples/temperature && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(abspath $(CARGO_TARGET_DIR))/examples/ ./sensor ./printer
+	cd manifests/examples/publishers && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(abspath $(CARGO_TARGET_DIR))/examples/ ./mqtt ./nats
 
 load: images cluster-up
 	$(NODE) load $(IMAGES)/*.tar

@@ -8,8 +8,9 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::future::try_join_all;
 use tempfile::TempDir;
-use tidegate_broker_admin::consumers;
+use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::streams::Topic;
+use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::identity::{self, file};
 use tidegate_broker_client::{connect, layout};
 use tidegate_test_broker::TestBroker;
@@ -81,21 +82,18 @@ impl Broker {
     /// # Errors
     /// The broker refuses it.
     pub async fn consumer(&self, name: &str) -> anyhow::Result<()> {
-        let consumer = consumers::Handler {
-            name: name.to_owned(),
-            uid: format!("uid-{name}"),
-            replicas: 1,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: 10_000,
-            max_waiting: 64,
-        };
-        consumers::ensure(&self.stream, &consumer).await?;
+        consumers::ensure(&self.stream, &settings(name)).await?;
         Ok(())
     }
 
     /// A handler's consumer, account and identity. It has what is published from now on.
     pub async fn handler(&self, name: &str) -> PathBuf {
-        self.server.handler(name, ACK_WAIT).await
+        self.server.handler_with(settings(name)).await
+    }
+
+    /// The same for a handler that asks for these types in this order.
+    pub async fn handler_of(&self, name: &str, types: Vec<String>, order: Order) -> PathBuf {
+        self.server.handler_with(consumers::Handler { types, order, ..settings(name) }).await
     }
 }
 
@@ -117,6 +115,20 @@ impl Operator {
         let stream = self.connect().await?;
         let consumer = stream.get_consumer_from_stream(name, layout::EVENT_STREAM).await?;
         Ok((stream.client(), consumer))
+    }
+}
+
+fn settings(name: &str) -> consumers::Handler {
+    consumers::Handler {
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        replicas: 1,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: 10_000,
+        max_waiting: 64,
+        types: Vec::new(),
+        start: Start::Latest,
+        order: Order::None,
     }
 }
 

@@ -7,11 +7,16 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::Full;
+use serde::Deserialize;
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::{Event, http as binding};
 
 /// Bytes of an event's data.
 const SIZE: usize = 256;
+/// Every event's type.
+pub const TYPE: &str = "temperature";
+/// Every event's source.
+pub const SOURCE: &str = "/sensors/1";
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -24,6 +29,15 @@ pub fn numbers(count: u64) -> Range<u64> {
 /// The number in an event's `ce-id`.
 pub fn number(id: Option<&str>) -> Option<u64> {
     id?.parse().ok()
+}
+
+/// The number of an event that is a JSON document.
+pub fn number_in(document: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Document<'a> {
+        id: &'a str,
+    }
+    number(serde_json::from_slice::<Document<'_>>(document).ok().map(|document| document.id))
 }
 
 /// An event as the stream stores it.
@@ -61,8 +75,16 @@ pub fn request(number: u64, uri: &Uri) -> anyhow::Result<Request<Full<Bytes>>> {
     Ok(request)
 }
 
+/// The event of this number as a JSON document.
+///
+/// # Errors
+/// None: the event is valid.
+pub fn document(number: u64) -> anyhow::Result<Bytes> {
+    Ok(binding::encode_structured(&event(number)?)?)
+}
+
 fn event(number: u64) -> anyhow::Result<Event> {
-    let event = Event::builder(&number.to_string(), "/sensors/1", "temperature")
+    let event = Event::builder(&number.to_string(), SOURCE, TYPE)
         .attribute("datacontenttype", "application/octet-stream")
         .data(vec![b'x'; SIZE])
         .build()?;

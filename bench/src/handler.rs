@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Collected, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use crate::events;
+use crate::stopwatch::Stopwatch;
 
 /// Room for as many connections at once as there may be events in flight.
 const BACKLOG: u32 = 4096;
@@ -55,6 +56,18 @@ impl Handler {
         };
         let thread = std::thread::Builder::new().name("handler".to_owned()).spawn(move || runtime.block_on(serve))?;
         Ok(Self { port, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Starts one that tells a stopwatch what arrives.
+    ///
+    /// # Errors
+    /// There is no port or no thread.
+    pub fn timing(stopwatch: &Arc<Stopwatch>) -> anyhow::Result<Self> {
+        let stopwatch = stopwatch.clone();
+        Self::start(move |number| {
+            stopwatch.arrived(number);
+            Duration::ZERO
+        })
     }
 
     /// Where events are posted to.
@@ -96,10 +109,11 @@ async fn accept(listener: TcpListener, script: Script) {
 }
 
 async fn receive(request: Request<Incoming>, script: &Script) -> Result<Response<Empty<Bytes>>, Infallible> {
-    let number = events::number(request.headers().get("ce-id").and_then(|id| id.to_str().ok()));
-    let complete = request.into_body().collect().await.is_ok();
+    let binary = events::number(request.headers().get("ce-id").and_then(|id| id.to_str().ok()));
+    let body = request.into_body().collect().await.map(Collected::to_bytes);
+    let number = body.ok().and_then(|body| binary.or_else(|| events::number_in(&body)));
     let mut response = Response::new(Empty::new());
-    match number.filter(|_| complete) {
+    match number {
         Some(number) => {
             let time = script(number);
             if !time.is_zero() {

@@ -9,7 +9,7 @@ use tidegate_bench::{rows, worker};
 use tokio::time::timeout;
 
 /// The whole run.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(210);
 
 fn main() -> anyhow::Result<()> {
     // The only provider in the tree; that it is set already is no error.

@@ -12,7 +12,8 @@ use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::Serialize;
-use tidegate_broker_client::contract::{self, Delivery, Ingress, Retry, Sidecar};
+use tidegate_broker_client::contract::{self, Delivery, Filter, Format, Ingress, Order, Retry, Routing, Sidecar};
+use tidegate_test_broker::TestBroker;
 use tokio::time::sleep;
 
 use crate::LIMIT;
@@ -26,7 +27,7 @@ pub struct Process {
     child: Child,
 }
 
-/// A sidecar that pulls for this handler (its identity) and delivers to this port.
+/// A sidecar that pulls for this handler (its identity) and delivers to this port, with nothing else asked for.
 ///
 /// # Errors
 /// It does not start or never gets ready.
@@ -37,31 +38,63 @@ pub async fn sidecar(
     port: u16,
     concurrency: u16,
 ) -> anyhow::Result<Process> {
-    let admin_port = free_port()?;
-    let config = Sidecar {
+    start_sidecar(&sidecar_config(&broker.server, handler, identity, port, concurrency)?).await
+}
+
+/// The configuration of such a sidecar, to be changed where something else is asked for.
+///
+/// # Errors
+/// There is no port for its own listener.
+pub fn sidecar_config(
+    server: &TestBroker,
+    handler: &str,
+    identity: &Path,
+    port: u16,
+    concurrency: u16,
+) -> anyhow::Result<Sidecar> {
+    Ok(Sidecar {
         namespace: "bench".into(),
         topic: "bench".into(),
         handler: handler.into(),
-        servers: broker.server.servers(),
+        handler_uid: format!("uid-{handler}"),
+        routing: Routing::Queued,
+        servers: server.servers(),
         identity: identity.to_owned(),
-        admin_port,
+        admin_port: free_port()?,
         drain_token: "0123456789abcdef".into(),
-        delivery: Delivery {
-            port,
-            path: "/events".into(),
-            concurrency,
-            timeout: Duration::from_secs(60),
-            retry: Retry {
-                max_attempts: 3,
-                initial: Duration::from_secs(1),
-                max: Duration::from_secs(10),
-                factor: 2.0,
-                jitter: 0.2,
-            },
-        },
+        filter: Filter::default(),
+        delivery: delivery(port, concurrency),
+        dead_letter: None,
+        reply: None,
         ack_wait: Duration::from_secs(30),
-    };
-    start("tidegate-handler-sidecar", &config, admin_port).await
+    })
+}
+
+fn delivery(port: u16, concurrency: u16) -> Delivery {
+    Delivery {
+        port,
+        path: "/events".into(),
+        format: Format::Binary,
+        order: Order::None,
+        concurrency,
+        rate: None,
+        timeout: Duration::from_secs(60),
+        retry: Retry {
+            max_attempts: 3,
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(10),
+            factor: 2.0,
+            jitter: 0.2,
+        },
+    }
+}
+
+/// A sidecar with this configuration.
+///
+/// # Errors
+/// It does not start or never gets ready.
+pub async fn start_sidecar(config: &Sidecar) -> anyhow::Result<Process> {
+    start("tidegate-handler-sidecar", config, config.admin_port).await
 }
 
 /// An ingress with HTTPS at this port.
@@ -79,6 +112,8 @@ pub async fn ingress(broker: &Broker, identity: &Path, https_port: u16) -> anyho
         admin_port,
         broker_monitor: broker.server.monitor(),
         max_event_size: 1 << 20,
+        routing: Routing::Queued,
+        mqtt_port: free_port()?,
     };
     start("tidegate-ingress", &config, admin_port).await
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The first so many events of a run warm it up.
@@ -55,12 +56,17 @@ impl Stopwatch {
         self.laps.iter().filter(|(_, arrived)| arrived.get().is_none()).count()
     }
 
-    /// Milliseconds of each event that arrived, warm-up excluded.
-    pub fn milliseconds(&self) -> Vec<f64> {
+    /// Milliseconds of each event, warm-up excluded.
+    ///
+    /// # Errors
+    /// Some have not arrived.
+    pub fn milliseconds(&self) -> anyhow::Result<Vec<f64>> {
+        let missing = self.missing();
+        ensure!(missing == 0, "{missing} events did not arrive");
         let lap = |(sent, arrived): &(OnceLock<Instant>, OnceLock<Instant>)| {
             Some(arrived.get()?.duration_since(*sent.get()?).as_secs_f64() * 1e3)
         };
-        self.laps.iter().skip(WARM_UP).filter_map(lap).collect()
+        Ok(self.laps.iter().skip(WARM_UP).filter_map(lap).collect())
     }
 
     fn lap(&self, number: u64) -> Option<&(OnceLock<Instant>, OnceLock<Instant>)> {

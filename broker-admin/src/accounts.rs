@@ -3,23 +3,26 @@
 //! | account | JetStream | users |
 //! |---|---|---|
 //! | system | – | the operator, to push accounts |
-//! | topic | yes | the operator (everything), the ingress (publish events) |
-//! | one per handler | no | its sidecars: pull and acknowledge its own consumer, write its own dead letters |
-//!
-//! Why an account per handler: whoever may send a request chooses the reply subject, and the server writes
-//! there with its own rights; inside one account that reaches `$JS.API.STREAM.PURGE`. Replies of another
-//! account's requests stay in that account. The imports carry activation tokens of the topic account for
-//! exactly the handler's own subjects.
+//! | topic | yes, unless the topic is Direct | the operator (everything), the ingress (publish events, answer publishers) |
+//! | one per handler | no | its sidecars: see [`crate::guests`] |
+//! | one per publisher over NATS | no | see [`crate::guests`] |
+
+use std::time::Duration;
 
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
+use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
 use crate::authority::{Authority, AuthorityError, LEAF_LIFETIME, RENEW_BEFORE};
+use crate::guests;
 use crate::jwt::{self, Claims};
 
-const VERSION: u8 = 2;
+/// The version of NATS's claims.
+pub(crate) const VERSION: u8 = 2;
+/// How long a server lets the ingress answer a request, well above what storing an event takes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// A signed account.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,25 +51,22 @@ pub struct Rights {
     pub publish: Vec<String>,
     /// Subjects it may subscribe to.
     pub subscribe: Vec<String>,
+    /// Whether it may answer each request it hears, once.
+    pub answer: bool,
 }
 
 impl Rights {
     fn all() -> Self {
-        Self { publish: vec![">".into()], subscribe: vec![">".into()] }
+        Self { publish: vec![">".into()], subscribe: vec![">".into()], answer: false }
     }
 
     fn ingress() -> Self {
-        Self { publish: vec![layout::EVENT_SUBJECTS.into()], subscribe: vec!["_INBOX.>".into()] }
+        Self {
+            publish: vec![layout::EVENT_SUBJECTS.into()],
+            subscribe: vec!["_INBOX.>".into(), layout::PUBLISH_SUBJECT.into()],
+            answer: true,
+        }
     }
-
-    fn handler(handler: &str) -> Self {
-        Self { publish: handler_subjects(handler).to_vec(), subscribe: vec!["_INBOX.>".into()] }
-    }
-}
-
-/// Everything a handler may send: pull requests, acknowledgements, dead letters; each its own only.
-fn handler_subjects(handler: &str) -> [String; 3] {
-    [layout::pull_subject(handler), layout::acknowledge_subjects(handler), layout::dead_letter_subject(handler)]
 }
 
 impl Authority {
@@ -90,45 +90,10 @@ impl Authority {
         self.account(&self.system_key()?, "system", json!([]), json!([]), false, now)
     }
 
-    /// The topic's account: JetStream, and what handlers may import with a token.
-    pub fn topic_account(&self, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let export = |name: &str, subject: String, response: &str| json!({"name": name, "subject": subject, "type": "service", "token_req": true, "response_type": response});
-        let exports = json!([
-            export("pull", layout::pull_subject("*"), "Stream"),
-            export("acknowledge", layout::acknowledge_subjects("*"), "Singleton"),
-            export("dead-letter", layout::DEAD_LETTER_SUBJECTS.into(), "Singleton"),
-        ]);
-        self.account(&self.topic_key()?, "topic", json!([]), exports, true, now)
-    }
-
-    /// The account of a handler, by its name and UID.
-    pub fn handler_account(&self, handler: &str, uid: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let key = self.handler_key(uid)?;
-        let topic = self.topic_key()?;
-        let mut imports = Vec::new();
-        for (name, subject) in ["pull", "acknowledge", "dead-letter"].iter().zip(handler_subjects(handler)) {
-            let token = Claims {
-                subject: key.public_key(),
-                name: (*name).into(),
-                nats: json!({"subject": subject, "kind": "service", "type": "activation", "version": VERSION}),
-                expires: None,
-            };
-            imports.push(json!({
-                "name": name, "subject": subject, "account": topic.public_key(), "type": "service",
-                "token": token.sign(&topic, now)?,
-            }));
-        }
-        self.account(&key, &format!("handler {handler}"), json!(imports), json!([]), false, now)
-    }
-
-    /// A handler's account that lets nobody in: pushed before it is deleted, it ends open connections at once.
-    pub fn handler_tombstone(&self, handler: &str, uid: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let key = self.handler_key(uid)?;
-        let mut account = self.account(&key, &format!("handler {handler}"), json!([]), json!([]), false, now)?;
-        account.claims.nats["limits"]["conn"] = json!(0);
-        account.claims.nats["revocations"] = json!({"*": now.unix_timestamp() + 1});
-        account.jwt = account.claims.sign(&self.operator_key()?, now)?;
-        Ok(account)
+    /// The topic's account: JetStream (unless nothing is stored), and what guests may import with a token.
+    pub fn topic_account(&self, routing: Routing, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        let stored = routing == Routing::Queued;
+        self.account(&self.topic_key()?, "topic", json!([]), guests::exports(routing), stored, now)
     }
 
     /// The claim that deletes these accounts from a server.
@@ -158,12 +123,6 @@ impl Authority {
         self.user(&self.topic_key()?, "ingress", "user/topic/ingress", &Rights::ingress(), now)
     }
 
-    /// The user of a handler's sidecars.
-    pub fn handler_user(&self, handler: &str, uid: &str, now: OffsetDateTime) -> Result<User, AuthorityError> {
-        let label = format!("user/handler/{uid}");
-        self.user(&self.handler_key(uid)?, handler, &label, &Rights::handler(handler), now)
-    }
-
     /// Was this user JWT made for the same user, account and rights, and is it far from its end?
     pub fn is_current(&self, user: &User, jwt: &str, now: OffsetDateTime) -> bool {
         let (Some(wanted), Some(found)) = (jwt::payload(&user.jwt), jwt::payload(jwt)) else {
@@ -174,7 +133,7 @@ impl Authority {
             && left > RENEW_BEFORE.whole_seconds()
     }
 
-    fn account(
+    pub(crate) fn account(
         &self,
         key: &KeyPair,
         name: &str,
@@ -201,7 +160,7 @@ impl Authority {
         Ok(Account { id: key.public_key(), claims, jwt })
     }
 
-    fn user(
+    pub(crate) fn user(
         &self,
         account: &KeyPair,
         name: &str,
@@ -210,19 +169,19 @@ impl Authority {
         now: OffsetDateTime,
     ) -> Result<User, AuthorityError> {
         let key = self.key(KeyPairType::User, label)?;
-        let claims = Claims {
-            subject: key.public_key(),
-            name: name.into(),
-            nats: json!({
-                "type": "user", "version": VERSION, "subs": -1, "data": -1, "payload": -1,
-                "pub": {"allow": rights.publish}, "sub": {"allow": rights.subscribe},
-            }),
-            expires: Some(now + LEAF_LIFETIME),
-        };
+        let mut nats = json!({
+            "type": "user", "version": VERSION, "subs": -1, "data": -1, "payload": -1,
+            "pub": {"allow": rights.publish}, "sub": {"allow": rights.subscribe},
+        });
+        if rights.answer {
+            nats["resp"] = json!({"max": 1, "ttl": u64::try_from(ANSWER_WITHIN.as_nanos()).unwrap_or(u64::MAX)});
+        }
+        let expires = Some(now + LEAF_LIFETIME);
+        let claims = Claims { subject: key.public_key(), name: name.into(), nats, expires };
         Ok(User { jwt: claims.sign(account, now)?, seed: key.seed()? })
     }
 
-    fn operator_key(&self) -> Result<KeyPair, AuthorityError> {
+    pub(crate) fn operator_key(&self) -> Result<KeyPair, AuthorityError> {
         self.key(KeyPairType::Operator, "operator")
     }
 
@@ -230,11 +189,7 @@ impl Authority {
         self.key(KeyPairType::Account, "account/system")
     }
 
-    fn topic_key(&self) -> Result<KeyPair, AuthorityError> {
+    pub(crate) fn topic_key(&self) -> Result<KeyPair, AuthorityError> {
         self.key(KeyPairType::Account, "account/topic")
-    }
-
-    fn handler_key(&self, uid: &str) -> Result<KeyPair, AuthorityError> {
-        self.key(KeyPairType::Account, &format!("account/handler/{uid}"))
     }
 }

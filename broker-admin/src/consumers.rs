@@ -1,15 +1,17 @@
-//! The durable consumer of a handler.
+//! The durable consumers of a handler: one, or one for each lane where order is asked for.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy};
 use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, ConsumersError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt as _;
+use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
+use time::OffsetDateTime;
 
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
 /// an open pull would lose its message until the acknowledgement wait ends.
@@ -17,10 +19,29 @@ pub const MAX_EXPIRES: Duration = Duration::from_secs(60);
 /// Where a consumer carries its handler's UID.
 const UID: &str = "tidegate.io/handler-uid";
 
-/// What a handler's consumer depends on.
+/// A lane whose owner did not pull for this long goes to another.
+pub const LANE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Events of a lane delivered and not acknowledged at most.
+const LANE_WINDOW: i64 = 64;
+
+/// Where a handler begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Start {
+    /// With what is published from now on.
+    #[default]
+    Latest,
+    /// With the oldest event there is.
+    Earliest,
+    /// With the first event published at this time or later.
+    Time(OffsetDateTime),
+    /// With the event of this sequence.
+    Sequence(u64),
+}
+
+/// What a handler's consumers depend on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handler {
-    /// Its name is the consumer's.
+    /// Its name; the consumers are named after it.
     pub name: String,
     /// The handler's UID: a handler that is made again is a new one and starts anew.
     pub uid: String,
@@ -32,6 +53,12 @@ pub struct Handler {
     pub max_ack_pending: i64,
     /// Open pulls at most.
     pub max_waiting: i64,
+    /// Event types, or `prefix.*`; none: all.
+    pub types: Vec<String>,
+    /// Where it begins, once.
+    pub start: Start,
+    /// One consumer, or one for each lane.
+    pub order: Order,
 }
 
 /// Why a consumer is not as wanted. All of these are worth another try.
@@ -49,18 +76,37 @@ pub enum ConsumersFailure {
 }
 
 impl Handler {
-    /// The durable pull consumer. Deliveries are not limited here: the sidecar owns the limit, so that no
-    /// event silently stops.
-    pub fn config(&self) -> Config {
+    /// The durable pull consumers. Deliveries are not limited here: the sidecar owns the limit, so that no event
+    /// silently stops.
+    pub fn configs(&self) -> Vec<Config> {
+        match self.order {
+            Order::None => {
+                vec![Config { max_ack_pending: self.max_ack_pending, ..self.config(self.name.clone(), None) }]
+            }
+            Order::Key { lanes } => (0..lanes).map(|lane| self.lane(lane, lanes)).collect(),
+        }
+    }
+
+    fn lane(&self, lane: u16, lanes: u16) -> Config {
+        let partitions = layout::lane_partitions(lane, lanes);
         Config {
-            durable_name: Some(self.name.clone()),
+            max_ack_pending: LANE_WINDOW,
+            priority_policy: PriorityPolicy::PinnedClient,
+            priority_groups: vec![layout::LANE_GROUP.to_owned()],
+            priority_timeout: LANE_TIMEOUT,
+            ..self.config(layout::lane_consumer(&self.name, lane), (lanes > 1).then_some(&*partitions))
+        }
+    }
+
+    fn config(&self, name: String, partitions: Option<&[u32]>) -> Config {
+        Config {
+            durable_name: Some(name),
             description: Some("a Tidegate handler".to_owned()),
-            deliver_policy: DeliverPolicy::New,
+            deliver_policy: self.deliver_policy(),
             ack_policy: AckPolicy::Explicit,
             ack_wait: self.ack_wait,
             max_deliver: -1,
-            filter_subject: layout::EVENT_SUBJECTS.to_owned(),
-            max_ack_pending: self.max_ack_pending,
+            filter_subjects: layout::filter_subjects(&self.name, &self.types, partitions),
             max_waiting: self.max_waiting,
             max_expires: MAX_EXPIRES,
             num_replicas: self.replicas,
@@ -68,39 +114,62 @@ impl Handler {
             ..Config::default()
         }
     }
+
+    fn deliver_policy(&self) -> DeliverPolicy {
+        match self.start {
+            Start::Latest => DeliverPolicy::New,
+            Start::Earliest => DeliverPolicy::All,
+            Start::Time(start_time) => DeliverPolicy::ByStartTime { start_time },
+            Start::Sequence(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
+        }
+    }
 }
 
-/// Makes the handler's consumer be as configured; writes only what differs.
+/// Makes the handler's consumers be as configured; writes only what differs. A place in the stream is never moved:
+/// where a handler begins is decided when its consumer is made.
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.
-pub async fn ensure(js: &jetstream::Context, handler: &Handler) -> Result<Info, ConsumersFailure> {
+pub async fn ensure(js: &jetstream::Context, handler: &Handler) -> Result<(), ConsumersFailure> {
     let stream = js.get_stream(layout::EVENT_STREAM).await?;
-    match stream.consumer_info(&handler.name).await {
-        Ok(info) if info.config.metadata.get(UID) != Some(&handler.uid) => {
+    for config in handler.configs() {
+        ensure_one(&stream, config, &handler.uid).await?;
+    }
+    Ok(())
+}
+
+async fn ensure_one<I>(stream: &Stream<I>, wanted: Config, uid: &str) -> Result<(), ConsumersFailure> {
+    let name = wanted.durable_name.clone().unwrap_or_default();
+    match stream.consumer_info(&name).await {
+        Ok(info) if info.config.metadata.get(UID).is_none_or(|found| found != uid) => {
             // Left by a handler of the same name that is no more.
-            delete_from(&stream, &handler.name).await?;
+            delete_from(stream, &name).await?;
         }
-        Ok(info) if same(&handler.config(), &info) => return Ok(info),
+        Ok(info) if same(&wanted, &info) => return Ok(()),
         // Not there, or not as wanted: both are settled by what follows, and so is a broker that is away.
         _ => {}
     }
-    let consumer = stream.create_consumer(handler.config()).await?;
-    Ok(consumer.cached_info().clone())
+    stream.create_consumer(wanted).await?;
+    Ok(())
 }
 
-/// Removes the handler's consumer and with it its place in the stream. Gone already: fine.
+/// Removes the handler's consumers and with them its place in the stream. Gone already: fine.
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.
-pub async fn delete(js: &jetstream::Context, name: &str) -> Result<(), ConsumersFailure> {
-    match js.get_stream(layout::EVENT_STREAM).await {
-        Ok(stream) => delete_from(&stream, name).await,
+pub async fn delete(js: &jetstream::Context, handler: &str) -> Result<(), ConsumersFailure> {
+    let stream = match js.get_stream(layout::EVENT_STREAM).await {
+        Ok(stream) => stream,
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(()),
-            _ => Err(error.into()),
+            GetStreamErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::STREAM_NOT_FOUND => return Ok(()),
+            _ => return Err(error.into()),
         },
+    };
+    let names: Vec<String> = stream.consumer_names().try_collect().await?;
+    for name in names.iter().filter(|name| layout::handler_of(name) == handler) {
+        delete_from(&stream, name).await?;
     }
+    Ok(())
 }
 
 /// All consumers of the event stream, leader-correct, in a request per page of 256.
@@ -135,5 +204,17 @@ fn same(wanted: &Config, info: &Info) -> bool {
         && wanted.max_waiting == found.max_waiting
         && wanted.max_expires == found.max_expires
         && wanted.num_replicas == found.num_replicas
-        && wanted.filter_subject == found.filter_subject
+        && wanted.priority_timeout == found.priority_timeout
+        && subjects(&wanted.filter_subjects) == filters(found)
+}
+
+/// The server tells a single filter in a field of its own.
+fn filters(found: &async_nats::jetstream::consumer::Config) -> Vec<&str> {
+    if found.filter_subject.is_empty() { subjects(&found.filter_subjects) } else { vec![&found.filter_subject] }
+}
+
+fn subjects(subjects: &[String]) -> Vec<&str> {
+    let mut sorted: Vec<&str> = subjects.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    sorted
 }

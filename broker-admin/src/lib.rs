@@ -2,6 +2,7 @@
 //!
 //! - [`authority`]: the topic's root of trust, from which every key is derived, and the certificate authority.
 //! - [`accounts`]: who may do what, as NATS accounts and users (pure).
+//! - [`guests`]: what handlers and publishers may do (pure).
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
 //! - [`push`]: accounts to running servers, over the system account.
@@ -10,6 +11,7 @@
 pub mod accounts;
 pub mod authority;
 pub mod consumers;
+pub mod guests;
 pub mod jwt;
 pub mod push;
 pub mod server;

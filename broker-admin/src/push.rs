@@ -95,7 +95,19 @@ impl System {
     /// As [`PushError`] says.
     pub async fn remove_handler(&self, authority: &Authority, handler: &str, uid: &str) -> Result<(), PushError> {
         let now = OffsetDateTime::now_utc();
-        let tombstone = authority.handler_tombstone(handler, uid, now)?;
+        self.remove(authority, authority.handler_tombstone(handler, uid, now)?, now).await
+    }
+
+    /// Ends a publisher's account in the same way.
+    ///
+    /// # Errors
+    /// As [`Self::remove_handler`].
+    pub async fn remove_publisher(&self, authority: &Authority, name: &str) -> Result<(), PushError> {
+        let now = OffsetDateTime::now_utc();
+        self.remove(authority, authority.publisher_tombstone(name, now)?, now).await
+    }
+
+    async fn remove(&self, authority: &Authority, tombstone: Account, now: OffsetDateTime) -> Result<(), PushError> {
         self.push(&tombstone).await?;
         let deletion = authority.deletion_jwt(&[tombstone.id], now)?;
         self.confirmed("$SYS.REQ.CLAIMS.DELETE", deletion, self.servers).await

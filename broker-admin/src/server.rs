@@ -21,10 +21,8 @@ pub struct Server {
     pub pid_file: Option<String>,
     /// Bytes of a message, headers included.
     pub max_payload: usize,
-    /// Bytes JetStream may use on the volume.
-    pub max_file_store: u64,
-    /// On disk before acknowledged?
-    pub sync_always: bool,
+    /// Storage; `None`: nothing is stored.
+    pub jetstream: Option<JetStream>,
     /// Routes to the other servers, `nats://host:port`; none for a single server.
     pub cluster: Option<Cluster>,
     /// The operator claim.
@@ -34,6 +32,15 @@ pub struct Server {
     /// Accounts that the server knows from the start, id and JWT: the system account and the topic's, so that a
     /// topic comes up without the operator. Handlers' accounts are pushed.
     pub accounts: Vec<(String, String)>,
+}
+
+/// Storage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JetStream {
+    /// Bytes it may use on the volume.
+    pub max_file_store: u64,
+    /// On disk before acknowledged?
+    pub sync_always: bool,
 }
 
 /// The other servers.
@@ -69,12 +76,6 @@ impl Server {
                 "interval": "2s", "timeout": "1900ms",
             },
             "resolver_preload": self.accounts.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "jetstream": {
-                "store_dir": self.data,
-                "max_memory_store": 0,
-                "max_file_store": self.max_file_store,
-                "sync_interval": if self.sync_always { json!("always") } else { json!("2m") },
-            },
             "max_payload": self.max_payload,
             "max_pending": 67_108_864.max(4 * self.max_payload),
             // A consumer's client that stops reading is cut, so that it cannot hold the server's memory.
@@ -83,6 +84,14 @@ impl Server {
             "lame_duck_duration": "30s",
             "ping_interval": "20s",
         });
+        if let Some(JetStream { max_file_store, sync_always }) = &self.jetstream {
+            config["jetstream"] = json!({
+                "store_dir": self.data,
+                "max_memory_store": 0,
+                "max_file_store": max_file_store,
+                "sync_interval": if *sync_always { json!("always") } else { json!("2m") },
+            });
+        }
         if let Some(pid_file) = &self.pid_file {
             config["pid_file"] = json!(pid_file);
         }

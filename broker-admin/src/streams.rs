@@ -1,4 +1,4 @@
-//! A topic's two streams.
+//! A topic's streams: events, dead letters, and the failed attempts of what is still to be retried.
 
 use std::time::Duration;
 
@@ -6,6 +6,9 @@ use async_nats::jetstream::context::CreateStreamError;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self};
 use tidegate_broker_client::layout;
+
+/// Far longer than the longest wait between two attempts (an hour).
+const ATTEMPT_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What the streams of a topic depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +19,8 @@ pub struct Topic {
     pub max_bytes: i64,
     /// Bytes of dead letters.
     pub dead_letter_bytes: i64,
+    /// Bytes of records of attempts.
+    pub attempt_bytes: i64,
     /// Events older than this go; `None`: never.
     pub max_age: Option<Duration>,
     /// When full: the oldest goes (`true`), or the publisher is told (`false`).
@@ -27,8 +32,8 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// The stream of events, then the stream of dead letters.
-    pub fn configs(&self) -> [Config; 2] {
+    /// The stream of events, of dead letters, of attempts.
+    pub fn configs(&self) -> [Config; 3] {
         let common = Config {
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
@@ -39,7 +44,7 @@ impl Topic {
         let events = Config {
             name: layout::EVENT_STREAM.to_owned(),
             description: Some("events of a Tidegate topic".to_owned()),
-            subjects: vec![layout::EVENT_SUBJECTS.to_owned()],
+            subjects: vec![layout::EVENT_SUBJECTS.to_owned(), layout::REDRIVE_SUBJECTS.to_owned()],
             max_bytes: self.max_bytes,
             max_age: self.max_age.unwrap_or_default(),
             discard: if self.drop_oldest { DiscardPolicy::Old } else { DiscardPolicy::New },
@@ -53,18 +58,32 @@ impl Topic {
             subjects: vec![layout::DEAD_LETTER_SUBJECTS.to_owned()],
             max_bytes: self.dead_letter_bytes,
             discard: DiscardPolicy::New,
+            ..common.clone()
+        };
+        // Of use until the event's next attempt. Without it attempts are counted anew: too many, never too few.
+        let attempts = Config {
+            name: layout::ATTEMPT_STREAM.to_owned(),
+            description: Some("failed attempts of events that are still to be retried".to_owned()),
+            subjects: vec![layout::ATTEMPT_SUBJECTS.to_owned()],
+            max_bytes: self.attempt_bytes,
+            max_age: ATTEMPT_AGE,
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::Old,
+            allow_direct: true,
             ..common
         };
-        [events, dead_letters]
+        [events, dead_letters, attempts]
     }
 }
 
-/// Makes the streams be as configured. Returns what the broker says of them; writes only what differs.
+/// Makes the streams be as configured. Returns what the broker says of the streams of events and of dead letters;
+/// writes only what differs.
 ///
 /// # Errors
 /// The broker is away or refuses.
 pub async fn ensure(js: &jetstream::Context, topic: &Topic) -> Result<[Info; 2], CreateStreamError> {
-    let [events, dead_letters] = topic.configs();
+    let [events, dead_letters, attempts] = topic.configs();
+    ensure_one(js, attempts).await?;
     Ok([ensure_one(js, events).await?, ensure_one(js, dead_letters).await?])
 }
 
@@ -84,6 +103,8 @@ fn same(wanted: &Config, found: &Config) -> bool {
         && wanted.description == found.description
         && wanted.max_bytes == found.max_bytes
         && wanted.max_age == found.max_age
+        && wanted.max_messages_per_subject.max(-1) == found.max_messages_per_subject
+        && wanted.allow_direct == found.allow_direct
         && wanted.discard == found.discard
         && wanted.num_replicas == found.num_replicas
         && wanted.duplicate_window == found.duplicate_window

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt as _;
-use tidegate_broker_admin::consumers;
+use tidegate_broker_admin::{consumers, guests};
+use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_test_broker::TestBroker;
 
@@ -105,12 +106,179 @@ async fn a_removed_handler_is_cut_and_stays_out() {
     assert!(consumers::list(&jetstream::new(broker.operator())).await.unwrap().is_empty());
 }
 
+/// The record of an event's failed attempts: written, read back by subject, and nobody else's.
+#[tokio::test]
+async fn attempts_are_written_and_read_by_their_handler_only() {
+    let broker = TestBroker::start().await;
+    let billing = handler(&broker, "billing").await;
+    let shipping = handler(&broker, "shipping").await;
+    for text in ["one", "two"] {
+        let stored = billing.request(layout::attempt_subject("billing", "7"), text.into()).await.unwrap();
+        assert!(String::from_utf8_lossy(&stored.payload).contains("\"seq\""), "{stored:?}");
+    }
+    let read = billing.request(layout::attempt_read_subject("billing", "7"), "".into()).await.unwrap();
+    assert_eq!((&read.payload[..], read.status), (&b"two"[..], None), "{read:?}");
+    let none = billing.request(layout::attempt_read_subject("billing", "8"), "".into()).await.unwrap();
+    assert_eq!(none.status.map(|status| status.as_u16()), Some(404), "{none:?}");
+    assert!(shipping.request(layout::attempt_read_subject("billing", "7"), "".into()).await.is_err());
+    assert!(shipping.request(layout::attempt_subject("billing", "7"), "x".into()).await.is_err());
+}
+
+fn lanes(lanes: u16) -> consumers::Handler {
+    consumers::Handler {
+        name: "billing".into(),
+        uid: "u1".into(),
+        replicas: 1,
+        ack_wait: Duration::from_secs(5),
+        max_ack_pending: 100,
+        max_waiting: 16,
+        types: vec!["order.*".into(), "order.paid".into()],
+        start: consumers::Start::Earliest,
+        order: Order::Key { lanes },
+    }
+}
+
+#[tokio::test]
+async fn the_owner_of_a_lane_asks_for_its_state_and_leaves_it() {
+    let broker = TestBroker::start().await;
+    let folder = broker.handler_with(lanes(2)).await;
+    let client = connect::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let lane = layout::lane_consumer("billing", 1);
+    let info = client.request(layout::local_info_subject(&lane), "".into()).await.unwrap();
+    let info: serde_json::Value = serde_json::from_slice(&info.payload).unwrap();
+    assert_eq!(info["name"], lane.as_str(), "{info}");
+    let unpin = format!(r#"{{"group":"{}"}}"#, layout::LANE_GROUP);
+    let unpinned = client.request(layout::local_unpin_subject(&lane), unpin.into()).await.unwrap();
+    let unpinned: serde_json::Value = serde_json::from_slice(&unpinned.payload).unwrap();
+    assert!(unpinned["error"].is_null(), "{unpinned}");
+}
+
+/// What is as wanted is not written again, a changed filter is, and the place in the stream stays.
+#[tokio::test]
+async fn a_changed_filter_keeps_the_place() {
+    let broker = TestBroker::start().await;
+    let mut wanted = consumers::Handler { order: Order::None, ..lanes(1) };
+    broker.handler_with(wanted.clone()).await;
+    let js = jetstream::new(broker.operator());
+    for (subject, text) in [("events.0.order.new", "1"), ("events.1.other", "2"), ("redrive.billing.3.order.new", "3")]
+    {
+        js.publish(subject, text.into()).await.unwrap().await.unwrap();
+    }
+    let state = async || consumers::list(&js).await.unwrap().remove(0);
+    assert_eq!(state().await.num_pending, 2);
+    let client = handler_client(&broker, &wanted).await;
+    let first = pull(&client, "billing").await.unwrap();
+    client.publish(first.reply.unwrap(), "+ACK".into()).await.unwrap();
+    client.flush().await.unwrap();
+    wanted.types = vec!["other".into(), "order.new".into()];
+    consumers::ensure(&js, &wanted).await.unwrap();
+    consumers::ensure(&js, &wanted).await.unwrap();
+    let mut rest = Vec::new();
+    while let Some(message) = pull(&client, "billing").await {
+        rest.push(String::from_utf8(message.payload.to_vec()).unwrap());
+        client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
+    }
+    rest.sort();
+    assert_eq!(rest, ["2", "3"], "what was acknowledged does not come again, the rest does");
+}
+
+async fn handler_client(broker: &TestBroker, wanted: &consumers::Handler) -> async_nats::Client {
+    let folder = broker.handler_with(wanted.clone()).await;
+    connect::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
+    let broker = TestBroker::start().await;
+    let js = jetstream::new(broker.operator());
+    for text in ["1", "2", "3"] {
+        js.publish("events.0.order.new", text.into()).await.unwrap().await.unwrap();
+    }
+    let mut wanted = consumers::Handler { order: Order::None, ..lanes(1) };
+    for (uid, start, pending) in [
+        ("a", consumers::Start::Earliest, 3),
+        ("b", consumers::Start::Sequence(3), 1),
+        ("c", consumers::Start::Latest, 0),
+        ("d", consumers::Start::Time(time::OffsetDateTime::now_utc() - time::Duration::hours(1)), 3),
+        ("e", consumers::Start::Time(time::OffsetDateTime::now_utc() + time::Duration::hours(1)), 0),
+    ] {
+        (wanted.uid, wanted.start) = (uid.into(), start);
+        consumers::ensure(&js, &wanted).await.unwrap();
+        let found = consumers::list(&js).await.unwrap();
+        assert_eq!((found.len(), found[0].num_pending), (1, pending), "{start:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_publisher_reaches_the_ingress_and_nothing_else() {
+    let broker = TestBroker::start().await;
+    let ingress =
+        connect::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    let mut asked = ingress.queue_subscribe(layout::PUBLISH_SUBJECT, "ingress".into()).await.unwrap();
+    ingress.flush().await.unwrap();
+    let answering = ingress.clone();
+    tokio::spawn(async move {
+        while let Some(message) = asked.next().await {
+            answering.publish(message.reply.unwrap(), "stored".into()).await.unwrap();
+        }
+    });
+    let folder = broker.publisher("checkout").await;
+    let client = connect::connect("p", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let answer = client.request(layout::PUBLISH_SUBJECT, "event".into()).await.unwrap();
+    assert_eq!(&answer.payload[..], b"stored");
+    assert!(client.request("events.0.test", "x".into()).await.is_err());
+    assert!(client.request("$JS.API.STREAM.INFO.events", "".into()).await.is_err());
+    broker.system().await.remove_publisher(broker.authority(), "checkout").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
+}
+
+#[tokio::test]
+async fn events_of_a_direct_topic_go_to_one_sidecar_of_each_handler() {
+    let broker = TestBroker::start_direct().await;
+    let (billing, shipping) = (broker.direct_handler("billing").await, broker.direct_handler("shipping").await);
+    let mut inboxes = Vec::new();
+    for (folder, group) in
+        [(&billing, "billing"), (&billing, "billing"), (&shipping, "shipping"), (&shipping, "billing")]
+    {
+        let client = connect::connect("s", &broker.servers(), identity::folder(folder)).await.unwrap();
+        inboxes.push(client.queue_subscribe(layout::EVENT_SUBJECTS, group.into()).await.unwrap());
+        client.flush().await.unwrap();
+        // The subscription lives as long as its client does.
+        std::mem::forget(client);
+    }
+    let ingress =
+        connect::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    for _ in 0..20 {
+        ingress.publish("events.3.order.new", "x".into()).await.unwrap();
+    }
+    ingress.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut counts = Vec::new();
+    for inbox in &mut inboxes {
+        let mut count = 0;
+        while tokio::time::timeout(Duration::from_millis(100), inbox.next()).await.is_ok() {
+            count += 1;
+        }
+        counts.push(count);
+    }
+    assert_eq!((counts[0] + counts[1], counts[2]), (20, 20), "{counts:?}");
+    assert!(counts[0] > 0 && counts[1] > 0, "{counts:?}");
+    assert_eq!(counts[3], 0, "another handler's group is closed");
+}
+
 #[tokio::test]
 async fn what_the_servers_have_already_is_not_pushed_again() {
     let broker = TestBroker::start().await;
     let system = broker.system().await;
     let now = time::OffsetDateTime::now_utc();
-    let account = || broker.authority().handler_account("billing", "u1", now).unwrap();
+    let handler = guests::Handler {
+        name: "billing".into(),
+        uid: "u1".into(),
+        routing: Routing::Queued,
+        order: Order::Key { lanes: 4 },
+    };
+    let account = || broker.authority().handler_account(&handler, now).unwrap();
     assert!(system.ensure(&account()).await.unwrap());
     assert!(!system.ensure(&account()).await.unwrap());
 }

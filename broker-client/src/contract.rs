@@ -18,8 +18,13 @@ pub struct Sidecar {
     pub namespace: String,
     /// The EventTopic's name.
     pub topic: String,
-    /// The EventHandler's name; also the name of its durable consumer.
+    /// The EventHandler's name. Its durable consumer is named after it (`crate::layout`).
     pub handler: String,
+    /// The EventHandler's UID: one that is made again under the same name is another.
+    pub handler_uid: String,
+    /// How the topic's events reach the sidecar.
+    #[serde(default)]
+    pub routing: Routing,
     /// Broker addresses, `tls://host:port`.
     pub servers: Vec<String>,
     /// Folder of [`crate::identity::file`]s.
@@ -28,11 +33,100 @@ pub struct Sidecar {
     pub admin_port: u16,
     /// The secret part of the drain path (`/drain/<token>`): only who can read the pod's specification can drain it.
     pub drain_token: String,
+    /// Which events the handler gets.
+    #[serde(default)]
+    pub filter: Filter,
     /// How events reach the user's container.
     pub delivery: Delivery,
+    /// Where dead letters go; `None`: they are kept beside the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<Outlet>,
+    /// Where replies go; `None`: a response's body is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Outlet>,
     /// How long the broker waits for an acknowledgement before it gives an event to somebody else.
     #[serde(with = "millis")]
     pub ack_wait: Duration,
+}
+
+/// How a topic's events travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Routing {
+    /// Through a stream: stored, acknowledged.
+    #[default]
+    Queued,
+    /// From publisher to subscriber: not stored, at most once.
+    Direct,
+}
+
+/// Which events a handler gets. All of what is given must hold; an empty list asks nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Filter {
+    /// Event types, or `prefix.*` for every type beneath a prefix. The broker sees to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<String>,
+    /// Sources, exact.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    /// A CEL expression over the event that must be true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+}
+
+/// The ingress of a topic of the same namespace, to publish to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Outlet {
+    /// The EventTopic's name.
+    pub topic: String,
+    /// Its ingress, `https://host`.
+    pub url: String,
+    /// The file with the certificate authority of that address, PEM.
+    pub ca: PathBuf,
+}
+
+/// The shape of a delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all_fields = "camelCase")]
+pub enum Format {
+    /// One event a request: attributes as `ce-…` headers, data as body.
+    #[default]
+    Binary,
+    /// One event a request, as a JSON document.
+    Structured,
+    /// Several events a request, as a JSON array.
+    Batch {
+        /// Events at most.
+        max_events: u16,
+        /// A batch that is not full waits this long for further events.
+        #[serde(with = "millis")]
+        max_wait: Duration,
+    },
+}
+
+/// In which order events are delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Each as soon as it can be.
+    #[default]
+    None,
+    /// Events of one key one at a time and in the order of the stream; there are this many lanes.
+    Key {
+        /// From 1 to the number of partitions.
+        lanes: u16,
+    },
+}
+
+/// Deliveries in a time, over all replicas of a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rate {
+    /// How many; at least 1.
+    pub events: u32,
+    /// In which time.
+    #[serde(with = "millis")]
+    pub per: Duration,
 }
 
 /// How events reach the user's container.
@@ -43,8 +137,17 @@ pub struct Delivery {
     pub port: u16,
     /// The path events are posted to; starts with `/`.
     pub path: String,
+    /// The shape of a delivery.
+    #[serde(default)]
+    pub format: Format,
+    /// In which order.
+    #[serde(default)]
+    pub order: Order,
     /// Events in flight at most.
     pub concurrency: u16,
+    /// Deliveries in a time; `None`: as many as there can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
     /// The limit of one attempt.
     #[serde(with = "millis")]
     pub timeout: Duration,
@@ -91,7 +194,28 @@ pub struct Ingress {
     pub broker_monitor: String,
     /// The largest event in bytes (attributes and data together).
     pub max_event_size: usize,
+    /// How the topic's events travel.
+    #[serde(default)]
+    pub routing: Routing,
+    /// The port of the MQTT listener (TLS).
+    pub mqtt_port: u16,
 }
+
+/// What a sidecar says of itself on [`crate::layout::report_subject`], at every change and every
+/// [`REPORT_PERIOD`]. It is state, not history: the newest of a pod counts, and one that is no longer repeated
+/// is forgotten after three periods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The pod's name.
+    pub pod: String,
+    /// Why the handler's container is considered down as a whole; `None`: it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<String>,
+}
+
+/// How often a sidecar repeats its [`Report`].
+pub const REPORT_PERIOD: Duration = Duration::from_secs(10);
 
 mod millis {
     use std::time::Duration;

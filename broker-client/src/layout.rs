@@ -5,7 +5,14 @@
 //! | subject | written by | kept in |
 //! |---|---|---|
 //! | `events.<partition>.<type…>` | ingress | stream `events` |
-//! | `dead-letters.<handler>` | that handler's sidecar | stream `dead-letters` |
+//! | `redrive.<handler>.<partition>.<type…>` | operator, from a dead letter | stream `events` |
+//! | `dead-letters.<handler>` | that handler's sidecars | stream `dead-letters` |
+//! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts`, the last of each subject |
+//! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
+//! | `publish` | publishers over NATS | nothing: the ingress answers |
+//!
+//! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. No
+//! name of Kubernetes has a `_` in it, so the two can never be mistaken for each other.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +22,18 @@ use sha2::{Digest, Sha256};
 pub const EVENT_STREAM: &str = "events";
 /// Every event's subject.
 pub const EVENT_SUBJECTS: &str = "events.>";
+/// Every redriven event's subject.
+pub const REDRIVE_SUBJECTS: &str = "redrive.>";
+/// The stream that keeps the failed attempts of events that are still to be retried.
+pub const ATTEMPT_STREAM: &str = "attempts";
+/// Every record of attempts: a handler and a sequence follow the prefix.
+pub const ATTEMPT_SUBJECTS: &str = "attempts.*.*";
+/// Every report's subject. One token follows the prefix: the handler.
+pub const REPORT_SUBJECTS: &str = "reports.*";
+/// Where publishers over NATS send events, as requests.
+pub const PUBLISH_SUBJECT: &str = "publish";
+/// Where a handler's sidecars hear of each other, inside the handler's own account.
+pub const MEMBER_SUBJECT: &str = "members";
 /// The stream that keeps what could not be delivered.
 pub const DEAD_LETTER_STREAM: &str = "dead-letters";
 /// Every dead letter's subject. One token follows the prefix: the handler.
@@ -31,6 +50,67 @@ pub const BROKER_PORT: u16 = 4222;
 /// written as `%XX`, as is `%` itself: two types never share a subject.
 pub fn event_subject(partition: u32, event_type: &str) -> String {
     let mut subject = format!("events.{partition}");
+    push_tokens(&mut subject, event_type);
+    subject
+}
+
+/// The subject of an event that is given to one handler again: `redrive.<handler>.<partition>.<type…>`.
+pub fn redrive_subject(handler: &str, partition: u32, event_type: &str) -> String {
+    let mut subject = format!("redrive.{handler}.{partition}");
+    push_tokens(&mut subject, event_type);
+    subject
+}
+
+/// What an event subject and the subjects of a handler's redriven events have in common after their beginning: the
+/// filters for these types (exact, or `prefix.*`; none: all) in these partitions (`None`: all).
+///
+/// The subjects never overlap, which the broker would refuse: a type that a prefix covers is left out.
+pub fn filter_subjects(handler: &str, types: &[String], partitions: Option<&[u32]>) -> Vec<String> {
+    let mut tails: Vec<String> = types.iter().map(|wanted| type_filter(wanted)).collect();
+    if tails.is_empty() {
+        tails.push(".>".to_owned());
+    }
+    tails.sort_unstable();
+    tails.dedup();
+    let covered = |tail: &String| {
+        tails
+            .iter()
+            .any(|other| other != tail && other.strip_suffix('>').is_some_and(|prefix| tail.starts_with(prefix)))
+    };
+    let kept: Vec<&String> = tails.iter().filter(|tail| !covered(tail)).collect();
+    let partitions: Vec<String> = match partitions {
+        Some(partitions) => partitions.iter().map(u32::to_string).collect(),
+        None => vec!["*".to_owned()],
+    };
+    ["events".to_owned(), format!("redrive.{handler}")]
+        .iter()
+        .flat_map(|start| partitions.iter().map(move |partition| format!("{start}.{partition}")))
+        .flat_map(|start| kept.iter().map(move |tail| format!("{start}{tail}")))
+        .collect()
+}
+
+/// Whether the filters of [`filter_subjects`] for these types let this one through.
+pub fn has_type(types: &[String], event_type: &str) -> bool {
+    let matches = |wanted: &String| match wanted.strip_suffix(".*") {
+        Some(prefix) => event_type.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.')),
+        None => wanted == event_type,
+    };
+    types.is_empty() || types.iter().any(matches)
+}
+
+fn type_filter(wanted: &str) -> String {
+    let mut tail = String::new();
+    match wanted.strip_suffix(".*") {
+        Some(prefix) => {
+            push_tokens(&mut tail, prefix);
+            tail.push_str(".>");
+        }
+        None => push_tokens(&mut tail, wanted),
+    }
+    tail
+}
+
+fn push_tokens(subject: &mut String, event_type: &str) {
     for token in event_type.split('.') {
         subject.push('.');
         if token.is_empty() {
@@ -44,7 +124,6 @@ pub fn event_subject(partition: u32, event_type: &str) -> String {
             }
         }
     }
-    subject
 }
 
 /// The partition, `0..PARTITIONS`, of a partition key: the first four bytes of its SHA-256, big endian,
@@ -64,9 +143,78 @@ pub fn message_id(source: &str, id: &str) -> String {
     URL_SAFE_NO_PAD.encode(hash.finalize())
 }
 
+/// The request header by which a publisher over HTTP names an event's message id itself: visible ASCII, at most
+/// [`MAX_NAMED_MESSAGE_ID`] characters. A sidecar recognises its own repetitions by it (replies, dead letters).
+pub const MESSAGE_ID_HEADER: &str = "tidegate-message-id";
+/// Longest value of [`MESSAGE_ID_HEADER`].
+pub const MAX_NAMED_MESSAGE_ID: usize = 256;
+
+/// The message id of an event whose publisher named one: never that of [`message_id`], because no source is as long
+/// as its first eight bytes would say.
+pub fn named_message_id(name: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update([u8::MAX; 8]);
+    hash.update(name.as_bytes());
+    URL_SAFE_NO_PAD.encode(hash.finalize())
+}
+
 /// Where a handler's sidecar sends what could not be delivered.
 pub fn dead_letter_subject(handler: &str) -> String {
     format!("dead-letters.{handler}")
+}
+
+/// Where a handler's sidecar keeps the failed attempts of the event with this sequence.
+pub fn attempt_subject(handler: &str, sequence: &str) -> String {
+    format!("attempts.{handler}.{sequence}")
+}
+
+/// Where the record of [`attempt_subject`] is asked for (a direct get of the last message of a subject).
+pub fn attempt_read_subject(handler: &str, sequence: &str) -> String {
+    format!("$JS.API.DIRECT.GET.{ATTEMPT_STREAM}.{}", attempt_subject(handler, sequence))
+}
+
+/// Where a handler's sidecar reports.
+pub fn report_subject(handler: &str) -> String {
+    format!("reports.{handler}")
+}
+
+/// The consumer of one lane of a handler.
+pub fn lane_consumer(handler: &str, lane: u16) -> String {
+    format!("{handler}_{lane}")
+}
+
+/// The handler of a consumer.
+pub fn handler_of(consumer: &str) -> &str {
+    consumer.split_once('_').map_or(consumer, |(handler, _)| handler)
+}
+
+/// The partitions of a lane; each partition is in exactly one of `lanes`.
+pub fn lane_partitions(lane: u16, lanes: u16) -> Vec<u32> {
+    let lanes = u32::from(lanes.max(1));
+    (0..PARTITIONS).filter(|partition| partition % lanes == u32::from(lane)).collect()
+}
+
+/// The group of a lane's consumer, whose pin says who owns the lane.
+pub const LANE_GROUP: &str = "owner";
+
+/// Where a consumer of the event stream is asked for its state.
+pub fn info_subject(consumer: &str) -> String {
+    format!("$JS.API.CONSUMER.INFO.{EVENT_STREAM}.{consumer}")
+}
+
+/// The same inside a handler's account, where the server would answer for itself under `$JS.API`.
+pub fn local_info_subject(consumer: &str) -> String {
+    format!("tidegate.info.{consumer}")
+}
+
+/// Where the owner of a lane gives it up.
+pub fn unpin_subject(consumer: &str) -> String {
+    format!("$JS.API.CONSUMER.UNPIN.{EVENT_STREAM}.{consumer}")
+}
+
+/// The same inside a handler's account.
+pub fn local_unpin_subject(consumer: &str) -> String {
+    format!("tidegate.unpin.{consumer}")
 }
 
 /// Where pull requests of a consumer of the event stream go.
@@ -96,9 +244,43 @@ mod tests {
     }
 
     #[test]
+    fn filters_cover_their_types_and_never_overlap() {
+        let types = |types: &[&str]| types.iter().map(|wanted| (*wanted).to_owned()).collect::<Vec<_>>();
+        let all = filter_subjects("h", &[], None);
+        assert_eq!(all, ["events.*.>", "redrive.h.*.>"]);
+        let some = filter_subjects("h", &types(&["a.b.c", "a.*", "a.*", "x y"]), Some(&[1, 9]));
+        let starts = ["events.1", "events.9", "redrive.h.1", "redrive.h.9"];
+        let wanted: Vec<_> =
+            starts.iter().flat_map(|start| [format!("{start}.a.>"), format!("{start}.x%20y")]).collect();
+        assert_eq!(some, wanted);
+        for (event_type, has) in [("a.b", true), ("a", false), ("ab", false), ("x y", true), ("x", false)] {
+            assert_eq!(has_type(&types(&["a.*", "x y"]), event_type), has, "{event_type}");
+        }
+        assert!(has_type(&[], "anything"));
+    }
+
+    #[test]
+    fn every_partition_is_in_one_lane() {
+        for lanes in [1, 3, 8, 32] {
+            let mut all: Vec<u32> = (0..lanes).flat_map(|lane| lane_partitions(lane, lanes)).collect();
+            all.sort_unstable();
+            assert_eq!(all, (0..PARTITIONS).collect::<Vec<_>>(), "{lanes}");
+        }
+        assert_eq!(handler_of(&lane_consumer("billing-a", 3)), "billing-a");
+        assert_eq!(handler_of("billing"), "billing");
+    }
+
+    #[test]
     fn ids_of_different_sources_differ() {
         assert_ne!(message_id("a", "bc"), message_id("ab", "c"));
         assert_eq!(message_id("a", "b"), message_id("a", "b"));
+    }
+
+    #[test]
+    fn named_ids_are_ids_of_their_own() {
+        assert_eq!(named_message_id("a"), named_message_id("a"));
+        assert_ne!(named_message_id("a"), named_message_id("b"));
+        assert_ne!(named_message_id("a"), message_id("", "a"));
     }
 
     #[test]

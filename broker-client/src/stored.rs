@@ -57,6 +57,13 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Inva
     builder.data(payload).build()
 }
 
+/// What decides an event's partition, and the order of its delivery where that is asked for: the `partitionkey`
+/// extension (CloudEvents partitioning extension), else `subject`, else `id`.
+pub fn partition_key(event: &Event) -> &str {
+    let named = |name| event.attribute(name).filter(|value| !value.is_empty());
+    named("partitionkey").or_else(|| named("subject")).unwrap_or_else(|| event.id())
+}
+
 fn only<'a>(name: &str, values: &'a [HeaderValue]) -> Result<&'a HeaderValue, Invalid> {
     match values {
         [value] => Ok(value),
@@ -132,5 +139,15 @@ mod tests {
             prop_assert!(headers.iter().all(|(name, _)| name_is_ours(name)));
             prop_assert_eq!(decode(Some(&headers), payload), Ok(event));
         }
+    }
+
+    #[test]
+    fn the_partition_key_falls_back() {
+        let event = Event::builder("1", "/s", "t").build().unwrap();
+        assert_eq!(partition_key(&event), "1");
+        let event = Event::builder("1", "/s", "t").attribute("subject", "sensor").build().unwrap();
+        assert_eq!(partition_key(&event), "sensor");
+        let event = event.with_extension("partitionkey", "key").unwrap();
+        assert_eq!(partition_key(&event), "key");
     }
 }

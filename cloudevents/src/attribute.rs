@@ -23,7 +23,8 @@ pub fn check_name(name: &str) -> Result<(), Invalid> {
 
 /// Checks an attribute's value by the rules of all strings and by those of its name.
 pub fn check_value(name: &str, value: &str) -> Result<(), Invalid> {
-    if value.chars().any(forbidden) {
+    let plain = value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if !plain && !value.chars().all(is_allowed) {
         return Err(Invalid::attribute(name, "holds a control character or a noncharacter: remove it"));
     }
     let problem = match name {
@@ -46,9 +47,10 @@ pub fn check_value(name: &str, value: &str) -> Result<(), Invalid> {
     problem.map_or(Ok(()), |problem| Err(Invalid::attribute(name, problem)))
 }
 
-/// Section 2.4, type String: control characters and Unicode noncharacters (surrogates are no `char`).
-fn forbidden(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{FDD0}'..='\u{FDEF}') || u32::from(c) & 0xFFFE == 0xFFFE
+/// Whether a character may be in an attribute's value (section 2.4, type String): no control characters and no
+/// Unicode noncharacters. (Surrogates are no `char`.)
+pub fn is_allowed(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{FDD0}'..='\u{FDEF}') && u32::from(c) & 0xFFFE != 0xFFFE
 }
 
 /// The characters of RFC 3986 (and, as in RFC 3987, those beyond ASCII), with whole percent-escapes.

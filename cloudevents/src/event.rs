@@ -1,6 +1,7 @@
 //! One event: context attributes and data, valid by construction.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
@@ -125,9 +126,11 @@ impl Builder {
     /// Adds an attribute, `datacontenttype` included. One that is there already makes the event invalid.
     #[must_use]
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        let name = name.into();
-        if self.attributes.insert(name.clone(), value.into()).is_some() {
-            self.repeated = Some(name);
+        match self.attributes.entry(name.into()) {
+            Entry::Vacant(free) => {
+                free.insert(value.into());
+            }
+            Entry::Occupied(taken) => self.repeated = Some(taken.key().clone()),
         }
         self
     }
@@ -171,7 +174,7 @@ fn check_bounds(attributes: &BTreeMap<String, String>) -> Result<(), Invalid> {
         return Err(Invalid::attribute("type", format!("is longer than {MAX_TYPE_SIZE} bytes: shorten it")));
     }
     let size: usize =
-        attributes.iter().map(|(name, value)| "ce-: \r\n".len() + name.len() + header_value::encode(value).len()).sum();
+        attributes.iter().map(|(name, value)| "ce-: \r\n".len() + name.len() + header_value::encoded_len(value)).sum();
     if size > MAX_ATTRIBUTES_SIZE {
         let problem = format!("all attributes together are {size} bytes as headers, and {MAX_ATTRIBUTES_SIZE} are");
         return Err(Invalid::malformed(format!("{problem} allowed: move large values into the data")));

@@ -12,6 +12,11 @@ pub fn encode(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, ENCODED).into()
 }
 
+/// The length of an encoded value.
+pub fn encoded_len(value: &str) -> usize {
+    utf8_percent_encode(value, ENCODED).map(str::len).sum()
+}
+
 /// Decodes a value: first double quotes and backslashes (older publishers send them), then one round of
 /// percent-decoding. A percent sign that starts no escape stands for itself.
 ///
@@ -46,6 +51,7 @@ mod tests {
     fn the_examples_of_the_specification() {
         assert_eq!(encode("Euro € 😀"), "Euro%20%E2%82%AC%20%F0%9F%98%80");
         assert_eq!(decode(b"Euro%20%E2%82%AC%20%F0%9F%98%80").as_deref(), Some("Euro € 😀"));
+        assert_eq!(encoded_len("Euro € 😀"), encode("Euro € 😀").len());
         assert_eq!(decode(b"%C0%A0"), None, "an overlong space is refused");
     }
 

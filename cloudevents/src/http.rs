@@ -1,7 +1,7 @@
 //! The HTTP protocol binding 1.0.2: binary, structured and batched content mode.
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, InvalidHeaderName};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{Builder, Event, Invalid, header_value, json, media_type};
@@ -31,6 +31,9 @@ impl Mode {
 /// Before each attribute's name in a header's.
 const PREFIX: &str = "ce-";
 
+/// A map of headers grows only beyond that.
+const USUAL_HEADERS: usize = 12;
+
 /// Reads the events of a message.
 ///
 /// # Errors
@@ -53,10 +56,10 @@ pub fn decode(headers: &HeaderMap, body: Bytes) -> Result<(Mode, Vec<Event>), In
 /// # Errors
 /// None that is known: valid attributes make valid headers.
 pub fn encode_binary(event: &Event) -> Result<(HeaderMap, Bytes), http::Error> {
-    let mut headers = HeaderMap::new();
+    // Room for the usual ones, and for what is added to a request.
+    let mut headers = HeaderMap::with_capacity(USUAL_HEADERS);
     for (name, value) in event.attributes() {
-        let name = HeaderName::try_from(format!("{PREFIX}{name}"))?;
-        headers.insert(name, HeaderValue::try_from(&*header_value::encode(value))?);
+        headers.insert(header_name(name)?, HeaderValue::try_from(&*header_value::encode(value))?);
     }
     if let Some(content_type) = event.data_content_type() {
         headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type)?);
@@ -78,6 +81,21 @@ pub fn encode_structured(event: &Event) -> serde_json::Result<Bytes> {
 /// As [`json::encode`].
 pub fn encode_batch(events: &[Event]) -> serde_json::Result<Bytes> {
     json::encode_batch(events)
+}
+
+/// The names of attributes that every event has are known beforehand.
+fn header_name(attribute: &str) -> Result<HeaderName, InvalidHeaderName> {
+    const SPEC_VERSION: HeaderName = HeaderName::from_static("ce-specversion");
+    const ID: HeaderName = HeaderName::from_static("ce-id");
+    const SOURCE: HeaderName = HeaderName::from_static("ce-source");
+    const TYPE: HeaderName = HeaderName::from_static("ce-type");
+    match attribute {
+        "specversion" => Ok(SPEC_VERSION),
+        "id" => Ok(ID),
+        "source" => Ok(SOURCE),
+        "type" => Ok(TYPE),
+        other => HeaderName::try_from(format!("{PREFIX}{other}")),
+    }
 }
 
 fn refuse_content_encoding(headers: &HeaderMap) -> Result<(), Invalid> {

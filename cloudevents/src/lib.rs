@@ -1,9 +1,10 @@
-//! CloudEvents 1.0.2: the event, its JSON format and its HTTP binding (binary, structured, batched).
+//! CloudEvents 1.0.2: the event, its JSON format, its HTTP binding (binary, structured, batched) and the reading
+//! half of its MQTT binding.
 //!
 //! Pure: bytes and headers in, events out, and back. Nothing here reads or writes anything.
 //!
 //! - [`Event`] is valid by construction; [`Builder`] checks every rule of the specification.
-//! - [`json`] is the JSON event format, [`http`] the HTTP protocol binding.
+//! - [`json`] is the JSON event format, [`http`] the HTTP protocol binding, [`mqtt`] that of MQTT 5.
 //! - [`header_value`] is the percent-encoding both the HTTP and the NATS binding use.
 //! - [`Invalid`] says what is wrong with an event and what to send instead.
 
@@ -14,7 +15,9 @@ pub mod http;
 mod invalid;
 pub mod json;
 pub mod media_type;
+pub mod mqtt;
 
+pub use attribute::is_allowed;
 pub use event::{Builder, Event, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE, MAX_TYPE_SIZE, SPEC_VERSION};
 pub use http::Mode;
 pub use invalid::{Invalid, Malformed};

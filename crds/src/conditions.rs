@@ -23,6 +23,8 @@ pub mod kind {
     pub const SUBSCRIBED: &str = "Subscribed";
     /// EventHandler: as many pods are ready as there should be.
     pub const PODS_READY: &str = "PodsReady";
+    /// EventHandler: its containers answer; False while they are down as a whole and nothing is pulled.
+    pub const HANDLER_AVAILABLE: &str = "HandlerAvailable";
 }
 
 /// What a condition says.

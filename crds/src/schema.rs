@@ -17,6 +17,11 @@ pub fn kubernetes_objects(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A time (RFC 3339).
+pub fn date_time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "format": "date-time"})
+}
+
 /// `status.conditions`, as the Kubernetes API conventions want it: a list-map by type.
 pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -38,7 +38,23 @@ use crate::{Duration, Size};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.retention.maxSize) || quantity(self.retention.maxSize).compareTo(quantity(self.broker.storage.size)) < 0").message("retention.maxSize must be smaller than broker.storage.size: the volume also holds dead letters and the broker's own files").field_path(".retention.maxSize"))]
+#[x_kube(validation = Rule::new("self.routing != 'Direct' || !(has(self.retention.maxAge) || has(self.retention.maxSize))").message("routing: Direct stores nothing: remove retention, or choose routing: Queued").field_path(".retention"))]
 pub struct EventTopicSpec {
+    /// How events travel. Queued (the default): through a stream; what is acknowledged is stored and delivered until
+    /// it is handled. Direct: from publisher to handler at once; nothing is stored, and an event that meets no free
+    /// handler, or one that fails, is gone (at most once). Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("routing cannot be changed: make a second topic with the other routing and switch to it"))]
+    pub routing: Routing,
+    /// Workloads that publish over NATS. Each gets a Secret <topic>-publisher-<name> with address, certificate
+    /// and credentials. Publishing over HTTPS and MQTT needs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 100),
+        inner(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    )]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub nats_publishers: Vec<String>,
     /// How long and how much is kept.
     #[serde(default)]
     pub retention: Retention,
@@ -59,6 +75,16 @@ pub struct EventTopicSpec {
     /// The broker that keeps the events.
     #[serde(default)]
     pub broker: Broker,
+}
+
+/// How events travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Routing {
+    /// Through a stream.
+    #[default]
+    Queued,
+    /// From publisher to handler.
+    Direct,
 }
 
 /// How long and how much is kept.
@@ -221,6 +247,9 @@ pub struct EventTopicStatus {
     /// Handlers with a consumer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handlers: Option<i64>,
+    /// The publishers over NATS that have an account.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nats_publishers: Vec<String>,
 }
 
 /// Where to publish.
@@ -229,6 +258,12 @@ pub struct EventTopicStatus {
 pub struct Address {
     /// POST CloudEvents here.
     pub url: String,
+    /// Publish CloudEvents over MQTT (3.1.1 or 5) here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mqtt_url: Option<String>,
+    /// Publish CloudEvents over NATS here, as requests to the subject publish, with the Secret of a publisher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nats_url: Option<String>,
     /// The ConfigMap of this namespace whose key ca.crt verifies the address's certificate.
     pub ca_config_map: String,
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
+use axum::response::{AppendHeaders, IntoResponse as _, Response};
 use axum::routing::post;
+use axum::{Json, Router};
 use http::{HeaderMap, StatusCode};
 
 use crate::client::Http;
@@ -22,6 +23,9 @@ pub struct Args {
     /// Events of this type are answered with 400.
     #[arg(long, default_value = "")]
     refuse_type: String,
+    /// Each event is answered with an event of this type.
+    #[arg(long, default_value = "")]
+    reply_type: String,
 }
 
 #[derive(Clone)]
@@ -41,14 +45,24 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         .await?)
 }
 
-async fn handle(State(handler): State<Handler>, headers: HeaderMap) -> (StatusCode, &'static str) {
+async fn handle(State(handler): State<Handler>, headers: HeaderMap) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     if !handler.args.refuse_type.is_empty() && text("ce-type") == handler.args.refuse_type {
-        return (StatusCode::BAD_REQUEST, "refused by the test");
+        return (StatusCode::BAD_REQUEST, "refused by the test").into_response();
     }
     tokio::time::sleep(Duration::from_millis(handler.args.delay_ms)).await;
-    match handler.http.post(&format!("{}/received", handler.args.ledger), text("ce-id")).await {
-        Ok(()) => (StatusCode::NO_CONTENT, ""),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the ledger is away"),
+    let receipt = format!("{}\n{}", text("ce-id"), text("ce-partitionkey"));
+    match handler.http.post(&format!("{}/received", handler.args.ledger), receipt).await {
+        Ok(()) if handler.args.reply_type.is_empty() => StatusCode::NO_CONTENT.into_response(),
+        Ok(()) => reply(&handler.args.reply_type, &text("ce-id")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the ledger is away").into_response(),
     }
+}
+
+/// An event in binary mode.
+fn reply(event_type: &str, to: &str) -> Response {
+    let id = format!("reply-to-{to}");
+    let attributes =
+        [("ce-specversion", "1.0"), ("ce-type", event_type), ("ce-source", "/e2e/handler"), ("ce-id", id.as_str())];
+    (AppendHeaders(attributes), Json(serde_json::json!({"to": to}))).into_response()
 }

@@ -18,6 +18,8 @@ pub struct Args {
 struct Ledger {
     accepted: HashSet<String>,
     received: HashMap<String, u64>,
+    latest: HashMap<String, u64>,
+    disordered: u64,
 }
 
 /// What the ledger knows.
@@ -27,12 +29,43 @@ pub struct Report {
     pub accepted: usize,
     /// Of these, events that a handler received.
     pub received: usize,
+    /// Events that a handler received, accepted or not (yet).
+    pub seen: usize,
     /// Receipts beyond the first of an event.
     pub repeated: u64,
     /// Accepted and not received.
     pub missing: usize,
     /// Received and never accepted.
     pub unknown: usize,
+    /// First receipts of an event after a later one of the same key.
+    pub disordered: u64,
+}
+
+/// A receipt: the event's id (`<prefix>-<number>`) and, on a second line, its key, if it has one.
+struct Receipt<'a> {
+    id: &'a str,
+    key: &'a str,
+    number: Option<u64>,
+}
+
+impl<'a> Receipt<'a> {
+    fn read(text: &'a str) -> Self {
+        let (id, key) = text.split_once('\n').unwrap_or((text, ""));
+        let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+        Self { id, key, number }
+    }
+}
+
+impl Ledger {
+    fn receive(&mut self, receipt: &Receipt<'_>) {
+        let times = self.received.entry(receipt.id.to_owned()).or_default();
+        *times += 1;
+        if let Some(number) = receipt.number.filter(|_| *times == 1 && !receipt.key.is_empty()) {
+            let latest = self.latest.entry(receipt.key.to_owned()).or_default();
+            self.disordered += u64::from(number < *latest);
+            *latest = number.max(*latest);
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Ledger>>;
@@ -56,8 +89,8 @@ async fn accepted(State(ledger): State<Shared>, ids: String) {
     lock(&ledger).accepted.extend(ids.lines().map(str::to_owned));
 }
 
-async fn received(State(ledger): State<Shared>, id: String) {
-    *lock(&ledger).received.entry(id).or_default() += 1;
+async fn received(State(ledger): State<Shared>, receipt: String) {
+    lock(&ledger).receive(&Receipt::read(&receipt));
 }
 
 async fn report(State(ledger): State<Shared>) -> Json<Report> {
@@ -66,8 +99,35 @@ async fn report(State(ledger): State<Shared>) -> Json<Report> {
     Json(Report {
         accepted: ledger.accepted.len(),
         received,
+        seen: ledger.received.len(),
         repeated: ledger.received.values().map(|times| times - 1).sum(),
         missing: ledger.accepted.len() - received,
         unknown: ledger.received.keys().filter(|id| !ledger.accepted.contains(*id)).count(),
+        disordered: ledger.disordered,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_is_judged_within_a_key_and_by_first_receipts() {
+        let mut ledger = Ledger::default();
+        for (receipt, disordered) in [
+            ("a-1\nk", 0),
+            ("a-3\nk", 0),
+            ("a-2\nother", 0),
+            ("a-1\nk", 0),
+            ("a-2\nk", 0),
+            ("a-5\nk", 0),
+            ("a-4\nk", 1),
+            ("a-0", 1),
+        ] {
+            ledger.receive(&Receipt::read(receipt));
+            // An event has one key: a-2 was received before, by another.
+            assert_eq!(ledger.disordered, disordered, "{receipt}");
+        }
+        assert_eq!(ledger.received["a-1"], 2);
+    }
 }

@@ -34,6 +34,9 @@ pub struct Args {
     /// Requests at the same time.
     #[arg(long, default_value_t = 16)]
     concurrency: usize,
+    /// The events' partition keys, in turn; 0: none. Events of one key need `concurrency` 1 to be published in order.
+    #[arg(long, default_value_t = 0)]
+    keys: u64,
     /// An event that is not accepted within so many seconds is a failure.
     #[arg(long, default_value_t = 180)]
     patience: u64,
@@ -66,13 +69,16 @@ async fn publish(http: &Http, args: &Args, number: u64) -> anyhow::Result<String
     let id = format!("{}-{number}", args.prefix);
     let deadline = Instant::now() + Duration::from_secs(args.patience);
     loop {
-        let request = Request::post(&args.url)
+        let mut request = Request::post(&args.url)
             .header("ce-specversion", "1.0")
             .header("ce-id", &id)
             .header("ce-source", "/e2e")
             .header("ce-type", &args.event_type)
-            .header("content-type", "application/json")
-            .body(Bytes::from(format!(r#"{{"number":{number}}}"#)))?;
+            .header("content-type", "application/json");
+        if args.keys > 0 {
+            request = request.header("ce-partitionkey", format!("key-{}", number % args.keys));
+        }
+        let request = request.body(Bytes::from(format!(r#"{{"number":{number}}}"#)))?;
         let wrong = match http.send(request).await {
             Ok(answer) if answer.status() == StatusCode::ACCEPTED => return Ok(id),
             Ok(answer) if answer.status().is_client_error() && answer.status() != StatusCode::TOO_MANY_REQUESTS => {

@@ -1,10 +1,11 @@
-//! What a user measures and what becomes of events that a handler refuses.
+//! What a user measures, and what becomes of events that a handler refuses: kept aside, and given back on request.
 
 use std::time::Instant;
 
 use serde_json::json;
+use tidegate_crds::handler::RedrivePhase;
 
-use crate::harness::objects::handler;
+use crate::harness::objects::{handler, topic};
 use crate::harness::world;
 
 #[tokio::test]
@@ -25,6 +26,47 @@ async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
             })
             .await;
         assert_eq!(world.report().await.unwrap().received, 100);
+        // The handler is mended, and gets what it refused before.
+        world.accept(handler("worker", &[], json!({"redrive": {"request": "mended"}}))).await;
+        let report = world.all_received(107, 90).await;
+        assert_eq!((report.missing, report.repeated, report.unknown), (0, 0, 0));
+        let done = world.until("the redrive in the handler's status", 30, async || {
+            let redrive = world.handler("worker").await.status?.redrive?;
+            (redrive.phase == RedrivePhase::Done).then_some(redrive)
+        });
+        assert_eq!(done.await.redriven, 7);
+        world
+            .until("no dead letters left", 30, async || {
+                (world.topic("events").await.status?.dead_letters? == 0).then_some(())
+            })
+            .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_handler_gets_what_its_filter_asks_for_and_its_replies_are_events() {
+    world("reply", async |world| {
+        world.begin(1).await;
+        world.accept(topic("replies", 1)).await;
+        world.topic_ready("replies").await;
+        let asked = json!({"filter": {"types": ["test.asked"]}, "reply": {"topic": "replies"}});
+        world.accept(handler("asked", &["--reply-type", "test.reply"], asked)).await;
+        world.accept(handler("heard", &[], json!({"topic": "replies", "delivery": {"order": "Key"}}))).await;
+        for name in ["asked", "heard"] {
+            world.handler_ready(name).await;
+        }
+        world.publish_type("asked", 50, 0, "test.asked").await;
+        world.all_received(50, 90).await;
+        // Nobody wants these.
+        world.publish_type("other", 20, 0, "test.other").await;
+        // Nobody has published the replies to the ledger, so they are unknown to it.
+        let report = world.until("fifty replies", 60, async || {
+            let report = world.report().await?;
+            (report.unknown == 50 && report.accepted == 70).then_some(report)
+        });
+        let report = report.await;
+        assert_eq!((report.received, report.repeated), (50, 0), "{report:?}");
     })
     .await;
 }

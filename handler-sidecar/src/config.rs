@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tidegate_broker_client::contract::{self, Sidecar};
+use tidegate_broker_client::contract::{self, Format, Order, Rate, Sidecar};
+use tidegate_broker_client::layout::PARTITIONS;
 
 /// What happens beside a delivery (the response's body, the settlement, the flush) fits into this.
 pub const MARGIN: Duration = Duration::from_secs(10);
@@ -43,6 +44,15 @@ pub fn from_environment() -> Result<Sidecar, Error> {
 pub fn check(config: &Sidecar) -> Result<(), Error> {
     let Sidecar { handler, servers, drain_token, delivery, ack_wait, .. } = config;
     let retry = &delivery.retry;
+    let lanes = match delivery.order {
+        Order::None => 1,
+        Order::Key { lanes } => u32::from(lanes),
+    };
+    let batch = match delivery.format {
+        Format::Binary | Format::Structured => 1,
+        Format::Batch { max_events, .. } => max_events,
+    };
+    let rate = delivery.rate.unwrap_or(Rate { events: 1, per: Duration::from_secs(1) });
     let subject_token = |text: &str| !text.is_empty() && !text.contains(|c: char| ".*> ".contains(c) || c.is_control());
     let rules = [
         ("handler", subject_token(handler), "must be one token of a subject"),
@@ -51,6 +61,9 @@ pub fn check(config: &Sidecar) -> Result<(), Error> {
         ("delivery.port", delivery.port != 0, "must not be 0"),
         ("delivery.path", delivery.path.starts_with('/'), "must start with /"),
         ("delivery.path", delivery.path.parse::<http::uri::PathAndQuery>().is_ok(), "must be a path of a URI"),
+        ("delivery.format.maxEvents", batch > 0, "must be at least 1"),
+        ("delivery.order.lanes", (1..=PARTITIONS).contains(&lanes), "must be from 1 to the number of partitions"),
+        ("delivery.rate", rate.events > 0 && !rate.per.is_zero(), "must be at least one event in some time"),
         ("delivery.concurrency", delivery.concurrency > 0, "must be at least 1"),
         ("delivery.timeout", !delivery.timeout.is_zero(), "must be more than 0"),
         ("delivery.retry.maxAttempts", retry.max_attempts > 0, "must be at least 1"),
@@ -83,7 +96,7 @@ mod tests {
 
     fn document() -> Value {
         json!({
-            "namespace": "shop", "topic": "orders", "handler": "billing",
+            "namespace": "shop", "topic": "orders", "handler": "billing", "handlerUid": "1",
             "servers": ["tls://orders:4222"], "identity": "/identity",
             "adminPort": 8090, "drainToken": "0123456789abcdef",
             "delivery": {
@@ -132,6 +145,25 @@ mod tests {
             ("/ackWait", json!(2), "TIDEGATE_CONFIG: ackWait: must be at least 300 ms"),
         ] {
             assert_eq!(problem(pointer, value), expected);
+        }
+        for (name, value, expected) in [
+            (
+                "format",
+                json!({"Batch": {"maxEvents": 0, "maxWait": 100}}),
+                "delivery.format.maxEvents: must be at least 1",
+            ),
+            ("order", json!({"Key": {"lanes": 0}}), "delivery.order.lanes: must be from 1 to the number of partitions"),
+            (
+                "order",
+                json!({"Key": {"lanes": 33}}),
+                "delivery.order.lanes: must be from 1 to the number of partitions",
+            ),
+            ("rate", json!({"events": 0, "per": 1000}), "delivery.rate: must be at least one event in some time"),
+            ("rate", json!({"events": 1, "per": 0}), "delivery.rate: must be at least one event in some time"),
+        ] {
+            let mut delivery = document()["delivery"].clone();
+            delivery[name] = value;
+            assert_eq!(problem("/delivery", delivery), format!("TIDEGATE_CONFIG: {expected}"));
         }
         assert!(problem("/adminPort", json!(70_000)).contains("70000"));
     }

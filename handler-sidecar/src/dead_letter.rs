@@ -5,19 +5,23 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Request, RequestError};
-use serde::Deserialize;
+use async_nats::{Client, HeaderMap, Request};
+use tidegate_broker_client::contract::Retry;
 use tidegate_broker_client::layout;
 use tokio::time::sleep;
 
+use crate::attempts::{self, Failed, Record};
 use crate::backoff::Backoff;
 use crate::in_hand::InHand;
 use crate::outcome::Reason;
+use crate::publish_ack::{self, NotStored};
 
 /// How long one try may take.
 const TRY_LIMIT: Duration = Duration::from_secs(5);
 /// The longest `Tidegate-Last-Error`, in bytes.
 const ERROR_LIMIT: usize = 512;
+/// The longest `Tidegate-Attempt-History`: the broker keeps at most 64 KiB of headers, of which an event may have 48.
+const HISTORY_LIMIT: usize = 8 * 1024;
 const TRIES: u32 = 5;
 const PAUSES: Backoff =
     Backoff { initial: Duration::from_millis(200), max: Duration::from_secs(3), factor: 2.0, jitter: 0.2 };
@@ -31,47 +35,39 @@ pub struct Letter {
     pub status: Option<u16>,
     /// The last error, in any form.
     pub error: String,
+    /// The attempts.
+    pub record: Record,
 }
 
-/// Why a letter is not stored.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Nobody confirmed it.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// The stream did not take it.
-    #[error("the stream refused it: {0}")]
-    Refused(String),
-    /// The answer is not an acknowledgement.
-    #[error("not an acknowledgement: {0}")]
-    Unintelligible(String),
-}
-
-/// The broker's acknowledgement of a stored message.
-#[derive(Deserialize)]
-struct Acknowledgement {
-    seq: Option<u64>,
-    error: Option<ApiError>,
-}
-
-#[derive(Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    description: String,
+impl Letter {
+    /// The letter of an event whose last attempt is on record already, so that nothing but the letter is missing.
+    pub fn decided_before(record: &Record, policy: &Retry) -> Option<Self> {
+        let used_up = (record.attempts() >= policy.max_attempts).then_some(Reason::AttemptsUsedUp);
+        let reason = record.given_up().or(used_up)?;
+        let last = record.failed().last();
+        let (status, error) = (last.and_then(|last| last.status), last.map(|last| last.error.clone()));
+        Some(Self { reason, status, error: error.unwrap_or_default(), record: record.clone() })
+    }
 }
 
 /// Stores the letter, in a few tries.
 ///
 /// # Errors
 /// The last try's error.
-pub async fn store(client: &Client, handler: &str, event: &InHand, letter: &Letter) -> Result<(), Error> {
-    let headers = compose(handler, event, letter, &jiff::Timestamp::now().to_string());
+pub async fn store(
+    client: &Client,
+    handler: &str,
+    uid: &str,
+    event: &InHand,
+    letter: &Letter,
+) -> Result<(), NotStored> {
+    let headers = compose(handler, uid, event, letter, &jiff::Timestamp::now().to_string());
     let mut failures = 0;
     loop {
         let request = Request::new().headers(headers.clone()).payload(event.payload()).timeout(Some(TRY_LIMIT));
         let sent = client.send_request(layout::dead_letter_subject(handler), request).await;
-        match sent.map_err(Error::from).and_then(|message| confirmed(&message)) {
-            Ok(()) => return Ok(()),
+        match sent.map_err(NotStored::from).and_then(|message| publish_ack::sequence(&message)) {
+            Ok(_) => return Ok(()),
             Err(error) if failures + 1 == TRIES => return Err(error),
             Err(_) => failures += 1,
         }
@@ -79,17 +75,8 @@ pub async fn store(client: &Client, handler: &str, event: &InHand, letter: &Lett
     }
 }
 
-fn confirmed(message: &Message) -> Result<(), Error> {
-    match serde_json::from_slice(&message.payload) {
-        Ok(Acknowledgement { error: Some(error), .. }) => Err(Error::Refused(error.description)),
-        Ok(Acknowledgement { seq: Some(_), .. }) => Ok(()),
-        Ok(_) => Err(Error::Unintelligible("no sequence".into())),
-        Err(error) => Err(Error::Unintelligible(error.to_string())),
-    }
-}
-
 /// The stored headers without what the broker or an earlier letter wrote, and the reasons.
-fn compose(handler: &str, event: &InHand, letter: &Letter, time: &str) -> HeaderMap {
+fn compose(handler: &str, uid: &str, event: &InHand, letter: &Letter, time: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in event.headers().into_iter().flat_map(HeaderMap::iter) {
         if !is_ours_or_the_brokers(name.as_ref()) {
@@ -98,11 +85,17 @@ fn compose(handler: &str, event: &InHand, letter: &Letter, time: &str) -> Header
             }
         }
     }
-    // The same event dead-lettered twice (a crash before the acknowledgement) is stored once.
-    headers.insert("Nats-Msg-Id", format!("{handler}:{}", event.sequence()));
+    // The same event dead-lettered twice (a crash before the acknowledgement) is stored once; by its UID, because a
+    // handler made again under its name has letters of its own.
+    headers.insert("Nats-Msg-Id", format!("{uid}:{}", event.sequence()));
     headers.insert("Tidegate-Handler", handler);
     headers.insert("Tidegate-Reason", letter.reason.name());
-    headers.insert("Tidegate-Attempts", event.attempt().to_string());
+    headers.insert("Tidegate-Attempts", letter.record.attempts().to_string());
+    if let [first, .., last] | [first @ last] = letter.record.failed() {
+        headers.insert("Tidegate-First-Attempt", first.time.as_str());
+        headers.insert("Tidegate-Last-Attempt", last.time.as_str());
+        headers.insert("Tidegate-Attempt-History", history(letter.record.failed()));
+    }
     if let Some(status) = letter.status {
         headers.insert("Tidegate-Last-Status", status.to_string());
     }
@@ -118,50 +111,45 @@ fn is_ours_or_the_brokers(name: &str) -> bool {
         .any(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
 }
 
-/// A header value: one line without control characters, bounded.
+/// An error as a value of a header or an attribute.
 fn single_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(ERROR_LIMIT));
-    for c in text.trim().chars() {
-        let c = if c.is_control() { ' ' } else { c };
-        if line.len() + c.len_utf8() > ERROR_LIMIT {
-            break;
-        }
-        line.push(c);
-    }
-    line
+    attempts::single_line(text, ERROR_LIMIT)
+}
+
+/// The attempts as a JSON array in one line. Where they are too long, those after the first make room.
+fn history(failed: &[Failed]) -> String {
+    let entries: Vec<String> = failed.iter().filter_map(|failed| serde_json::to_string(failed).ok()).collect();
+    let mut room = HISTORY_LIMIT.saturating_sub(entries.first().map_or(0, String::len));
+    let fits = |entry: &&String| {
+        let left = room.checked_sub(entry.len() + 1);
+        room = left.unwrap_or_default();
+        left.is_some()
+    };
+    let mut kept: Vec<&String> = entries.iter().skip(1).rev().take_while(fits).collect();
+    kept.extend(entries.first());
+    kept.reverse();
+    format!("[{}]", kept.into_iter().map(String::as_str).collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn message(payload: &'static str) -> Message {
-        Message {
-            subject: "_INBOX.x".into(),
-            reply: None,
-            payload: Bytes::from_static(payload.as_bytes()),
-            headers: None,
-            status: None,
-            description: None,
-            length: payload.len(),
-        }
+    fn failed(number: usize, error: &str) -> Failed {
+        Failed::new(format!("2026-01-01T00:00:{number:02}Z"), Some(503), error)
     }
 
     #[test]
-    fn only_a_sequence_without_an_error_confirms() {
-        assert!(confirmed(&message(r#"{"stream":"dead-letters","seq":1}"#)).is_ok());
-        assert!(confirmed(&message(r#"{"stream":"dead-letters","seq":1,"duplicate":true}"#)).is_ok());
-        for other in [
-            r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"d","seq":0}"#,
-            r#"{"stream":"dead-letters"}"#,
-            "",
-            "+OK",
-        ] {
-            assert!(confirmed(&message(other)).is_err(), "{other}");
-        }
+    fn a_history_is_one_line_of_json_within_its_bound() {
+        let short: Vec<_> = (0..3).map(|number| failed(number, "a \"quoted\"\nerror, größe")).collect();
+        let text = history(&short);
+        assert!(!text.contains('\n'));
+        assert_eq!(serde_json::from_str::<Vec<Failed>>(&text).unwrap(), short);
+        let long: Vec<_> = (0..50).map(|number| failed(number, &"\"".repeat(300))).collect();
+        let text = history(&long);
+        assert!(text.len() <= HISTORY_LIMIT + 2, "{}", text.len());
+        let read: Vec<Failed> = serde_json::from_str(&text).unwrap();
+        assert!(read.len() > 5 && read[0] == long[0] && read[1..] == long[51 - read.len()..]);
     }
 
     #[test]
@@ -176,15 +164,6 @@ mod tests {
             ("größe", false),
         ] {
             assert_eq!(is_ours_or_the_brokers(name), expected, "{name}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn an_error_is_one_bounded_line(text in "\\PC{0,80}|[\\s\\S]{0,700}") {
-            let line = single_line(&text);
-            prop_assert!(line.len() <= ERROR_LIMIT);
-            prop_assert!(!line.contains(char::is_control));
         }
     }
 }

@@ -1,35 +1,71 @@
 //! One attempt: the event as an HTTP request to the handler's container, on a warm connection.
 
-use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{RETRY_AFTER, USER_AGENT};
+use http::header::{HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use tidegate_broker_client::contract::Delivery;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::connections::{Connections, Failure, Lease, Outgoing};
 use crate::outcome::{Answer, retry_after};
+use crate::request::Parts;
 
-/// Common HTTP servers close idle connections after 2 s (gunicorn) or 5 s (Node.js, uvicorn): we close first,
-/// or a request would now and then meet a connection that is just being closed.
-const IDLE: Duration = Duration::from_millis(1500);
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Of a response's body this much is read, to keep the connection; a longer one costs its connection.
 const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(1);
 /// Of a failure's body this much is kept.
 const TEXT_LIMIT: usize = 512;
 
+/// What a successful response brought, where somebody wants to know.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nobody wanted it, or the response was not a success.
+    Ignored,
+    /// What there is of it.
+    Kept {
+        /// The response's headers.
+        headers: HeaderMap,
+        /// Its body.
+        body: Result<Bytes, Incomplete>,
+    },
+}
+
+/// Why a response's body is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Incomplete {
+    /// It is longer than the caller can use.
+    #[error("the body is too long")]
+    TooLong,
+    /// It did not arrive completely.
+    #[error("the body is incomplete: {0}")]
+    Broken(String),
+}
+
+/// An answer, and what came with it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The answer.
+    pub answer: Answer,
+    /// What a 2xx brought.
+    pub content: Content,
+}
+
+impl Answered {
+    /// An answer of which nothing else is wanted.
+    pub fn without_content(answer: Answer) -> Self {
+        Self { answer, content: Content::Ignored }
+    }
+}
+
 /// How an attempt ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// The request went out.
-    Answered(Answer),
+    Answered(Answered),
     /// No connection, so nothing was sent: the handler is not up. No attempt was used.
     Unreachable(String),
 }
@@ -37,63 +73,83 @@ pub enum Attempt {
 /// The handler's container.
 #[derive(Clone, Debug)]
 pub struct Handler {
-    client: Client<HttpConnector, Full<Bytes>>,
-    uri: Uri,
+    connections: Connections,
+    host: HeaderValue,
+    path: Uri,
 }
 
 impl Handler {
-    /// The container that listens as `delivery` says.
+    /// The container that listens as `delivery` says. To be called on a runtime.
     ///
     /// # Errors
     /// The path is not part of a URI.
     pub fn new(delivery: &Delivery) -> Result<Self, http::Error> {
-        let uri = Uri::builder()
-            .scheme("http")
-            .authority(format!("127.0.0.1:{}", delivery.port))
-            .path_and_query(delivery.path.as_str())
-            .build()?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_LIMIT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(usize::from(delivery.concurrency))
-            .build(connector);
-        Ok(Self { client, uri })
+        Ok(Self {
+            path: Uri::builder().path_and_query(delivery.path.as_str()).build()?,
+            host: HeaderValue::try_from(format!("127.0.0.1:{}", delivery.port))?,
+            connections: Connections::new(delivery.port, usize::from(delivery.concurrency)),
+        })
     }
 
-    /// The request for an event in binary mode.
-    pub fn request(&self, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
+    /// `wanted` bytes (`None`: it is ignored). Redirects are not followed.
+    pub async fn post(&self, parts: Parts, limit: Duration, wanted: Option<usize>) -> Attempt {
+        let end = Instant::now() + limit;
+        match timeout_at(end, self.connections.send(self.request(parts))).await {
+            Ok(Ok((response, lease))) => Attempt::Answered(answered(response, lease, end, wanted).await),
+            Ok(Err(Failure::Unreachable(why))) => Attempt::Unreachable(why),
+            Ok(Err(Failure::Broken(why))) => Attempt::Answered(Answered::without_content(Answer::Broken(why))),
+            Err(_) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
+        }
+    }
+
+    fn request(&self, (headers, body): Parts) -> Outgoing {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.uri.clone();
+        *request.uri_mut() = self.path.clone();
         *request.headers_mut() = headers;
+        request.headers_mut().insert(HOST, self.host.clone());
         let agent = HeaderValue::from_static(concat!("tidegate-sidecar/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(USER_AGENT, agent);
         request
     }
-
-    /// Sends, and waits for status and headers of the response; the caller bounds the time. Redirects are not
-    /// followed.
-    ///
-    /// # Errors
-    /// There is no response.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Attempt> {
-        self.client.request(request).await.map_err(failure)
-    }
 }
 
 /// The answer that a response is. Its body is read as far as the bounds allow.
-pub async fn answer(response: Response<Incoming>) -> Answer {
+async fn answered(response: Response<Incoming>, lease: Lease, end: Instant, wanted: Option<usize>) -> Answered {
     let (parts, body) = response.into_parts();
     let asked = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = asked.and_then(|value| retry_after(value, SystemTime::now()));
-    let text = text(body, parts.status).await;
-    Answer::Status { code: parts.status, retry_after, text }
+    let code = parts.status;
+    let (answered, complete) = match wanted.filter(|_| code.is_success()) {
+        Some(limit) => {
+            let body = match timeout_at(end, Limited::new(body, limit).collect()).await {
+                Ok(Ok(whole)) => Ok(whole.to_bytes()),
+                Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Incomplete::TooLong),
+                Ok(Err(error)) => Err(Incomplete::Broken(error.to_string())),
+                Err(_) => Err(Incomplete::Broken("it did not end in time".to_owned())),
+            };
+            let complete = body.is_ok();
+            let content = Content::Kept { headers: parts.headers, body };
+            (Answered { answer: Answer::Status { code, retry_after, text: String::new() }, content }, complete)
+        }
+        None => {
+            let (text, complete) = text(body, code).await;
+            (Answered::without_content(Answer::Status { code, retry_after, text }), complete)
+        }
+    };
+    if complete {
+        // Ready at once, or soon closed.
+        let _ = timeout(BODY_TIME, lease.give_back()).await;
+    }
+    answered
 }
 
-async fn text(mut body: Incoming, status: StatusCode) -> String {
+/// The beginning of a body, where somebody wants to read it, and whether its end has come.
+async fn text(mut body: Incoming, status: StatusCode) -> (String, bool) {
+    if body.is_end_stream() {
+        return (String::new(), true);
+    }
     let (mut kept, mut seen) = (Vec::new(), 0);
     let read = async {
         while let Some(Ok(frame)) = body.frame().await {
@@ -103,23 +159,17 @@ async fn text(mut body: Incoming, status: StatusCode) -> String {
                 kept.extend_from_slice(&data[..data.len().min(TEXT_LIMIT - kept.len())]);
             }
             if seen > BODY_LIMIT {
-                return;
+                return false;
             }
         }
+        true
     };
-    let _ = tokio::time::timeout(BODY_TIME, read).await;
-    String::from_utf8_lossy(&kept).into_owned()
+    let complete = timeout(BODY_TIME, read).await.unwrap_or(false);
+    (String::from_utf8_lossy(&kept).into_owned(), complete)
 }
 
-fn failure(error: Error) -> Attempt {
-    if error.is_connect() {
-        Attempt::Unreachable(with_causes(&error))
-    } else {
-        Attempt::Answered(Answer::Broken(with_causes(&error)))
-    }
-}
-
-fn with_causes(error: &Error) -> String {
+/// An error with what caused it, in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -132,10 +182,9 @@ fn with_causes(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_broker_client::contract::Retry;
+    use tidegate_broker_client::contract::{Format, Order, Retry};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -143,7 +192,17 @@ mod tests {
 
     fn handler(port: u16) -> Handler {
         let retry = Retry { max_attempts: 1, initial: LONG, max: LONG, factor: 1.0, jitter: 0.0 };
-        Handler::new(&Delivery { port, path: "/".into(), concurrency: 1, timeout: LONG, retry }).unwrap()
+        let delivery = Delivery {
+            port,
+            path: "/".into(),
+            format: Format::Binary,
+            order: Order::None,
+            concurrency: 1,
+            rate: None,
+            timeout: LONG,
+            retry,
+        };
+        Handler::new(&delivery).unwrap()
     }
 
     async fn listen() -> (TcpListener, Handler) {
@@ -153,11 +212,7 @@ mod tests {
     }
 
     async fn post(handler: &Handler) -> Attempt {
-        let request = handler.request(HeaderMap::new(), Bytes::from_static(b"data"));
-        match handler.send(request).await {
-            Ok(response) => Attempt::Answered(answer(response).await),
-            Err(attempt) => attempt,
-        }
+        handler.post((HeaderMap::new(), Bytes::from_static(b"data")), LONG, None).await
     }
 
     async fn accept(listener: &TcpListener) -> TcpStream {
@@ -178,7 +233,7 @@ mod tests {
     async fn a_connection_that_breaks_was_an_attempt() {
         let (listener, handler) = listen().await;
         let (attempt, ()) = tokio::join!(post(&handler), async { drop(accept(&listener).await) });
-        assert!(matches!(attempt, Attempt::Answered(Answer::Broken(_))), "{attempt:?}");
+        assert!(matches!(attempt, Attempt::Answered(Answered { answer: Answer::Broken(_), .. })), "{attempt:?}");
     }
 
     #[tokio::test]
@@ -192,7 +247,9 @@ mod tests {
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
         let attempt = timeout(LONG, post(&handler)).await.unwrap();
-        let Attempt::Answered(Answer::Status { code, text, .. }) = attempt else { panic!("{attempt:?}") };
+        let Attempt::Answered(Answered { answer: Answer::Status { code, text, .. }, .. }) = attempt else {
+            panic!("{attempt:?}")
+        };
         assert_eq!((code, text), (StatusCode::UNPROCESSABLE_ENTITY, "x".repeat(TEXT_LIMIT)));
         timeout(LONG, server).await.expect("the connection is closed").unwrap();
     }
@@ -209,6 +266,6 @@ mod tests {
         let (attempt, _open) = timeout(LONG, async { tokio::join!(post(&handler), server) }).await.unwrap();
         let retry_after = Some(Duration::from_secs(7));
         let expected = Answer::Status { code: StatusCode::OK, retry_after, text: String::new() };
-        assert_eq!(attempt, Attempt::Answered(expected));
+        assert_eq!(attempt, Attempt::Answered(Answered::without_content(expected)));
     }
 }

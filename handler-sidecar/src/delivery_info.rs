@@ -4,9 +4,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeliveryInfo {
     /// The number of this delivery; the first is 1.
-    pub attempt: u32,
+    pub deliveries: u32,
     /// The event's sequence in the stream.
     pub sequence: u64,
+    /// The consumer's number of this delivery, over all events.
+    pub number: u64,
 }
 
 /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, or
@@ -21,7 +23,8 @@ pub fn parse(reply: &str) -> Option<DeliveryInfo> {
     let mut tokens = rest.split('.').skip(skipped);
     let delivered: u64 = tokens.next()?.parse().ok()?;
     let sequence = tokens.next()?.parse().ok()?;
-    Some(DeliveryInfo { attempt: u32::try_from(delivered).unwrap_or(u32::MAX), sequence })
+    let number = tokens.next()?.parse().ok()?;
+    Some(DeliveryInfo { deliveries: u32::try_from(delivered).unwrap_or(u32::MAX), sequence, number })
 }
 
 #[cfg(test)]
@@ -32,7 +35,7 @@ mod tests {
 
     #[test]
     fn both_forms() {
-        let expected = Some(DeliveryInfo { attempt: 2, sequence: 41 });
+        let expected = Some(DeliveryInfo { deliveries: 2, sequence: 41, number: 7 });
         assert_eq!(parse("$JS.ACK.events.billing.2.41.7.1700000000000000000.3"), expected);
         assert_eq!(parse("$JS.ACK._.ACCHASH.events.billing.2.41.7.1700000000000000000.3"), expected);
         assert_eq!(parse("$JS.ACK._.ACCHASH.events.billing.2.41.7.1700000000000000000.3.random"), expected);
@@ -53,9 +56,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(attempt: u32, sequence: u64) {
-            let reply = format!("$JS.ACK.events.billing.{attempt}.{sequence}.1.2.3");
-            prop_assert_eq!(parse(&reply), Some(DeliveryInfo { attempt, sequence }));
+        fn what_is_written_is_read(deliveries: u32, sequence: u64) {
+            let reply = format!("$JS.ACK.events.billing.{deliveries}.{sequence}.1.2.3");
+            prop_assert_eq!(parse(&reply), Some(DeliveryInfo { deliveries, sequence, number: 1 }));
         }
     }
 }

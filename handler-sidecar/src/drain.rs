@@ -1,5 +1,8 @@
 //! The one-way street from running to drained, seen from everywhere: who asks, who works, who waits.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// A handle to the process's drain. Clones are the same drain.
@@ -26,6 +29,12 @@ impl Drain {
     /// Waits until it is asked for.
     pub async fn begun(&self) {
         self.begun.cancelled().await;
+    }
+
+    /// Waits until it was asked for so long ago.
+    pub async fn begun_for(&self, time: Duration) {
+        self.begun().await;
+        sleep(time).await;
     }
 
     /// Says that nothing is in flight any more and everything was told to the broker.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, Message, Subject};
 use bytes::Bytes;
 use futures::FutureExt as _;
+use tokio::time::timeout;
 
 use crate::delivery_info::{self, DeliveryInfo};
 
@@ -23,6 +24,7 @@ pub struct InHand {
     reply: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
+    size: usize,
     info: DeliveryInfo,
     settled: bool,
 }
@@ -33,7 +35,8 @@ impl InHand {
     pub fn new(client: Client, message: Message) -> Option<Self> {
         let reply = message.reply?;
         let info = delivery_info::parse(&reply)?;
-        Some(Self { client, reply, headers: message.headers, payload: message.payload, info, settled: false })
+        let Message { headers, payload, length: size, .. } = message;
+        Some(Self { client, reply, headers, payload, size, info, settled: false })
     }
 
     /// The stored headers.
@@ -41,24 +44,34 @@ impl InHand {
         self.headers.as_ref()
     }
 
-    /// One stored header.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.as_ref()?.get(name).map(|value| value.as_str())
-    }
-
     /// The stored payload (a reference to it, not a copy).
     pub fn payload(&self) -> Bytes {
         self.payload.clone()
     }
 
-    /// The number of this delivery; the first is 1.
-    pub fn attempt(&self) -> u32 {
-        self.info.attempt
+    /// The bytes it takes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The broker's number of this delivery; the first is 1. It also counts deliveries that led to no attempt.
+    pub fn deliveries(&self) -> u32 {
+        self.info.deliveries
     }
 
     /// The event's sequence in the stream.
     pub fn sequence(&self) -> u64 {
         self.info.sequence
+    }
+
+    /// The consumer's number of this delivery, over all events.
+    pub fn number(&self) -> u64 {
+        self.info.number
+    }
+
+    /// It is tried again without having gone back: as if it had been delivered once more.
+    pub fn stays_in_hand(&mut self) {
+        self.info.deliveries = self.info.deliveries.saturating_add(1);
     }
 
     /// Handled, or safe elsewhere: the broker forgets it for this consumer.
@@ -81,6 +94,27 @@ impl InHand {
         if let Err(error) = self.client.publish(self.reply.clone(), IN_PROGRESS).await {
             tracing::debug!(%error, sequence = self.sequence(), "an event was not renewed");
         }
+    }
+
+    /// Works on it, and tells the broker now and then that somebody does.
+    pub async fn renewed<T>(&self, every: Duration, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match timeout(every, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => self.renew().await,
+            }
+        }
+    }
+
+    /// The broker's acknowledgement subject, for who settles it by a request.
+    pub fn acknowledgement(&self) -> &Subject {
+        &self.reply
+    }
+
+    /// It was settled by a request: there is nothing more to tell.
+    pub fn settled_elsewhere(mut self) {
+        self.settled = true;
     }
 
     async fn settle(mut self, with: Bytes) {

@@ -2,47 +2,73 @@
 //! posts each to the user's container beside it.
 //!
 //! ```text
-//! pull ──▶ permit ──▶ process: decode ─▶ deliver ─▶ outcome ─▶ settle (acknowledge | retry | dead letter)
+//! pull ──▶ permit ──▶ process: decode ─▶ filter ─▶ attempts so far ─▶ deliver ─▶ outcome ─▶ verdict ──▶ settle
 //! ```
 //!
-//! - [`pipeline`] is the task that does it, [`process`] one event's way through it;
-//! - [`pull`] and [`in_hand`] are the broker's side, [`deliver`] and [`reachability`] the handler's;
-//! - [`outcome`], [`backoff`], [`pull::status`], [`pull::window`] and [`delivery_info`] decide, and are pure;
+//! - [`pipeline`] is the task that does it, [`process`] one event's way to its verdict, [`unordered`] what is
+//!   told to the broker of it;
+//! - [`pull`] and [`in_hand`] are the broker's side, [`request`], [`deliver`] and [`availability`] the
+//!   handler's; [`attempts`] and [`dead_letter`] are what is kept of failures, [`report`] is for the operator;
+//! - [`outcome`], [`brake`], [`backoff`], [`pull::status`], [`pull::window`] and [`delivery_info`] decide, and are pure;
 //! - [`admin`], [`health`], [`drain`], [`metrics`] and [`trace`] are for those who run and watch it.
 
 pub mod admin;
+pub mod attempts;
+pub mod availability;
 pub mod backoff;
+pub mod batch;
+pub mod brake;
 pub mod broker;
 pub mod config;
+pub mod connections;
 pub mod dead_letter;
 pub mod deliver;
 pub mod delivery_info;
+pub mod direct;
 pub mod drain;
+pub mod failure;
+pub mod filter;
 pub mod health;
 pub mod in_hand;
+pub mod lane;
+pub mod members;
 pub mod metrics;
+pub mod options;
 pub mod outcome;
+pub mod outlet;
 pub mod pipeline;
 pub mod process;
+pub mod publish_ack;
 pub mod pull;
-pub mod reachability;
+pub mod rate;
+pub mod reply;
+pub mod report;
+pub mod request;
 pub mod trace;
+pub mod unordered;
 
 use std::future::pending;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use tidegate_broker_client::contract::Sidecar;
+use tidegate_broker_client::contract::{Order, Routing, Sidecar};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::admin::Admin;
+use crate::attempts::store::Attempts;
+use crate::availability::Availability;
+use crate::broker::Link;
 use crate::deliver::Handler;
+use crate::direct::Direct;
 use crate::drain::Drain;
 use crate::health::Health;
+use crate::lane::lanes::Lanes;
+use crate::members::Members;
 use crate::metrics::Metrics;
+use crate::options::Options;
 use crate::pipeline::Pipeline;
 use crate::process::Context;
-use crate::reachability::Reachability;
 
 /// Why the sidecar cannot run. A missing broker or handler is no reason: it waits for them.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +79,9 @@ pub enum Error {
     /// The path of the handler.
     #[error("delivery.path: {0}")]
     Path(#[from] http::Error),
+    /// What else the handler asks for.
+    #[error(transparent)]
+    Options(#[from] options::Error),
     /// The sidecar's own listener.
     #[error("admin listener on port {port}: {error}")]
     Listen {
@@ -82,8 +111,12 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
         token: config.drain_token.as_str().into(),
         limit: config::drain_limit(&config) + config::MARGIN,
     };
-    let reachability = Arc::new(Reachability::new(config.delivery.port));
+    let availability = Arc::new(Availability::new(config.delivery.port));
     let handler = Handler::new(&config.delivery)?;
+    // Alone, until somebody else is heard of.
+    let count = watch::Sender::new(1);
+    let options = Options::new(&config, &handler, &drain, count.subscribe())?;
+    let members = Members::new(count);
     let stopped = async {
         stop.await;
         drain.begin();
@@ -91,8 +124,8 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
     };
     tokio::select! {
         served = admin::serve(listener, admin) => served.map_err(listen),
-        () = reachability.watch() => Ok(()),
-        () = work(config, handler, &reachability, &health, &drain) => Ok(()),
+        () = availability.watch() => Ok(()),
+        () = work(config, handler, options, &members, &availability, &health, &drain) => Ok(()),
         () = stopped => Ok(()),
     }
 }
@@ -101,7 +134,9 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
 async fn work(
     config: Sidecar,
     handler: Handler,
-    reachability: &Arc<Reachability>,
+    options: Options,
+    members: &Members,
+    availability: &Arc<Availability>,
     health: &Arc<Health>,
     drain: &Drain,
 ) {
@@ -111,10 +146,25 @@ async fn work(
     };
     if let Some((client, link)) = connected {
         let metrics = Metrics::new(&config);
-        let (reachability, drain) = (reachability.clone(), drain.clone());
-        let context = Arc::new(Context { config, client, handler, reachability, drain, metrics });
-        Pipeline::new(context, health.clone(), link).run().await;
+        let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
+        let (availability, drain) = (availability.clone(), drain.clone());
+        let context = Arc::new(Context { config, client, handler, availability, attempts, options, drain, metrics });
+        let reports = report::run(&context.client, &context.config.handler, context.availability.subscribe());
+        tokio::select! {
+            () = serve(context.clone(), members, health.clone(), link) => {}
+            () = members.run(&context.client, &context.drain) => {}
+            () = reports => {}
+        }
     }
     drain.finish();
     pending().await
+}
+
+/// Takes the handler's events, in the way that they travel, until it is drained.
+async fn serve(context: Arc<Context>, members: &Members, health: Arc<Health>, link: watch::Receiver<Link>) {
+    match (context.config.routing, context.config.delivery.order) {
+        (Routing::Queued, Order::None) => Pipeline::new(context, health, link).run().await,
+        (Routing::Queued, Order::Key { lanes }) => Lanes::new(context, health, link, lanes, members).run().await,
+        (Routing::Direct, _) => Direct::new(context, health, link).run().await,
+    }
 }

@@ -6,6 +6,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram, UpDownCounter};
 use tidegate_broker_client::contract::Sidecar;
 
+use crate::brake::State;
 use crate::outcome::Answer;
 
 /// Seconds, as the messaging conventions advise.
@@ -22,10 +23,24 @@ pub enum Settled {
     DeadLettered,
     /// Given back without an attempt, or without knowing its end.
     GivenBack,
+    /// Not for this handler: acknowledged undelivered.
+    Filtered,
+    /// Of a Direct topic, and there was no room for it.
+    Dropped,
+    /// Of a Direct topic, and the handler did not take it.
+    Failed,
 }
 
 impl Settled {
-    const ALL: [Self; 4] = [Self::Acknowledged, Self::Retried, Self::DeadLettered, Self::GivenBack];
+    const ALL: [Self; 7] = [
+        Self::Acknowledged,
+        Self::Retried,
+        Self::DeadLettered,
+        Self::GivenBack,
+        Self::Filtered,
+        Self::Dropped,
+        Self::Failed,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -33,6 +48,9 @@ impl Settled {
             Self::Retried => "retried",
             Self::DeadLettered => "dead-lettered",
             Self::GivenBack => "given-back",
+            Self::Filtered => "filtered",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
         }
     }
 }
@@ -44,10 +62,12 @@ pub struct Metrics {
     duration: Histogram<f64>,
     settled: Counter<u64>,
     in_flight: UpDownCounter<i64>,
+    filter_errors: Counter<u64>,
     reachable: Gauge<u64>,
+    available: Gauge<u64>,
     receive: [KeyValue; 4],
     process: [KeyValue; 4],
-    outcomes: [[KeyValue; 3]; 4],
+    outcomes: [[KeyValue; 3]; Settled::ALL.len()],
     scope: [KeyValue; 2],
 }
 
@@ -84,9 +104,18 @@ impl Metrics {
                 .with_unit("{event}")
                 .with_description("Events in hand")
                 .build(),
+            filter_errors: meter
+                .u64_counter("tidegate.filter.errors")
+                .with_unit("{event}")
+                .with_description("Events for which the filter's expression has no value: they do not match")
+                .build(),
             reachable: meter
                 .u64_gauge("tidegate.handler.reachable")
                 .with_description("1 while the handler's container takes connections")
+                .build(),
+            available: meter
+                .u64_gauge("tidegate.handler.available")
+                .with_description("0 while the handler is considered down as a whole: one event at a time tries it")
                 .build(),
             receive: messaging("receive"),
             process: messaging("process"),
@@ -116,15 +145,21 @@ impl Metrics {
         }
     }
 
+    /// The filter's expression has no value for an event.
+    pub fn filter_failed(&self) {
+        self.filter_errors.add(1, &self.scope);
+    }
+
     /// An event left.
     pub fn left(&self, how: Settled) {
         self.settled.add(1, &self.outcomes[how as usize]);
         self.in_flight.add(-1, &self.scope);
     }
 
-    /// The handler takes connections, or not.
-    pub fn reachable(&self, reachable: bool) {
-        self.reachable.record(u64::from(reachable), &self.scope);
+    /// What is thought of the handler.
+    pub fn handler(&self, state: &State) {
+        self.reachable.record(u64::from(!matches!(state, State::Unreachable(_))), &self.scope);
+        self.available.record(u64::from(*state == State::Up), &self.scope);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 use tidegate_broker_client::contract::Retry;
 
 use crate::backoff::Backoff;
@@ -28,6 +29,31 @@ pub enum Answer {
     Broken(String),
 }
 
+impl Answer {
+    /// Whether the event is handled.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Status { code, .. } if code.is_success())
+    }
+
+    /// The response's status, if there was one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(code.as_u16()),
+            Self::Timeout(_) | Self::Broken(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status { code, text, .. } => write!(f, "{code}: {text}"),
+            Self::Timeout(limit) => write!(f, "no answer within {limit:?}"),
+            Self::Broken(error) => f.write_str(error),
+        }
+    }
+}
+
 /// What to do with the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settle {
@@ -40,16 +66,23 @@ pub enum Settle {
 }
 
 /// Why an event is dead-lettered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// The handler said that this event will never succeed.
+    #[serde(rename = "refused-by-handler")]
     Refused,
     /// The last attempt failed like those before it.
+    #[serde(rename = "attempts-used-up")]
     AttemptsUsedUp,
     /// What is stored is not a CloudEvent.
+    #[serde(rename = "invalid-event")]
     Invalid,
     /// It was delivered far more often than the policy allows, and nobody lived to say how it went.
+    #[serde(rename = "never-finished")]
     NeverFinished,
+    /// It was handled, but what the handler answered can never be published as its reply.
+    #[serde(rename = "reply-refused")]
+    ReplyRefused,
 }
 
 impl Reason {
@@ -60,11 +93,12 @@ impl Reason {
             Self::AttemptsUsedUp => "attempts-used-up",
             Self::Invalid => "invalid-event",
             Self::NeverFinished => "never-finished",
+            Self::ReplyRefused => "reply-refused",
         }
     }
 }
 
-/// Decides. `attempt` is the number of this delivery, the first is 1; `random` is in `0.0..1.0`.
+/// Decides. `attempt` is the number of this attempt, the first is 1; `random` is in `0.0..1.0`.
 pub fn decide(answer: &Answer, attempt: u32, policy: &Retry, random: f64) -> Settle {
     let retry_after = match answer {
         Answer::Status { code, .. } if code.is_success() => return Settle::Acknowledge,
@@ -80,11 +114,11 @@ pub fn decide(answer: &Answer, attempt: u32, policy: &Retry, random: f64) -> Set
     Settle::RetryIn(backoff.wait(attempt, random).max(asked))
 }
 
-/// Whether an event that comes with this attempt number is beyond every explanation but one: its delivery
-/// ends the pod (so that nobody could count a failure). Events that were given back undelivered (a drain, a
-/// handler that was down) also have higher numbers, so the bound is well above the policy's.
-pub fn never_finishes(attempt: u32, policy: &Retry) -> bool {
-    attempt > policy.max_attempts.saturating_mul(2).saturating_add(10)
+/// Whether so many deliveries without a trace are beyond every explanation but one: the event ends the pod (so that
+/// nobody could count a failure). What a drain gives back leaves no trace either, so the bound is well above the
+/// policy's.
+pub fn never_finishes(untraced: u32, policy: &Retry) -> bool {
+    untraced > policy.max_attempts.saturating_mul(2).saturating_add(10)
 }
 
 /// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date.
@@ -201,16 +235,65 @@ mod tests {
         assert!(!never_finishes(u32::MAX, &Retry { max_attempts: u32::MAX, ..policy() }));
     }
 
-    proptest! {
-        #[test]
-        fn only_success_acknowledges(code in 100u16..1000, attempt in 1u32..10, random in 0.0..1.0f64) {
-            let settled = decide(&status(code), attempt, &policy(), random);
-            prop_assert_eq!(settled == Settle::Acknowledge, (200..300).contains(&code));
-        }
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let retry_after = proptest::option::of((0u64..100_000).prop_map(Duration::from_secs));
+        prop_oneof![
+            4 => (100u16..1000, retry_after).prop_map(|(code, retry_after)| Answer::Status {
+                code: StatusCode::from_u16(code).unwrap(),
+                retry_after,
+                text: String::new(),
+            }),
+            1 => Just(Answer::Timeout(Duration::from_secs(1))),
+            1 => Just(Answer::Broken("reset".into())),
+        ]
+    }
 
+    fn any_policy() -> impl Strategy<Value = Retry> {
+        (1u32..100, 1u64..10_000, 1u64..100_000, 1.0..10.0f64, 0.0..=1.0f64).prop_map(
+            |(max_attempts, initial, max, factor, jitter)| Retry {
+                max_attempts,
+                initial: Duration::from_millis(initial),
+                max: Duration::from_millis(max),
+                factor,
+                jitter,
+            },
+        )
+    }
+
+    proptest! {
+        /// Any handler, any policy: only a success acknowledges, there are never more attempts than asked for, and
+        /// every wait is at least what the handler asks for and at most the longest.
         #[test]
-        fn nothing_is_retried_for_ever(code in 300u16..1000, attempt in 3u32.., random in 0.0..1.0f64) {
-            prop_assert!(matches!(decide(&status(code), attempt, &policy(), random), Settle::DeadLetter(_)));
+        fn an_events_way(
+            answers in proptest::collection::vec(any_answer(), 120), policy in any_policy(), random in 0.0..1.0f64,
+        ) {
+            let mut attempts = 0;
+            for (answer, attempt) in answers.iter().zip(1u32..) {
+                attempts = attempt;
+                let success = matches!(answer, Answer::Status { code, .. } if code.is_success());
+                let asked = match answer {
+                    Answer::Status { retry_after, .. } => retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER),
+                    _ => Duration::ZERO,
+                };
+                match decide(answer, attempt, &policy, random) {
+                    Settle::Acknowledge => {
+                        prop_assert!(success);
+                        break;
+                    }
+                    Settle::DeadLetter(reason) => {
+                        let last = attempt == policy.max_attempts;
+                        let refused = matches!(answer, Answer::Status { code, .. } if !may_succeed_later(*code));
+                        prop_assert_eq!(reason == Reason::Refused, refused);
+                        prop_assert!(!success && (refused || last));
+                        break;
+                    }
+                    Settle::RetryIn(wait) => {
+                        prop_assert!(!success && attempt < policy.max_attempts);
+                        prop_assert!(wait >= asked && wait <= asked.max(policy.max));
+                    }
+                }
+            }
+            prop_assert!(attempts <= policy.max_attempts);
         }
     }
 }

@@ -7,8 +7,9 @@
 //! The broker has no way to cancel a pull request, and what it sends while the inbox closes may get lost on its
 //! way, to come again only after `ack_wait`. So a session is closed only where it is of no use any more:
 //!
-//! - While the handler is not reachable, nothing more is asked for; what an open request still brings waits in
-//!   hand with the rest, for which there are permits.
+//! - While the handler is not available, nothing more is asked for (or one event, to try it, if there is none in
+//!   hand); what an open request still brings waits in hand with the rest, for which there are permits.
+//! - Nor is anything asked for while there are too many bytes in hand.
 //! - A drain first winds down: nothing more is asked for, and what the open request still brings is delivered,
 //!   until it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the inbox is closed,
 //!   and what arrives after that is given back at once. (Given back while the request is open, an event would
@@ -26,17 +27,25 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::backoff::Backoff;
+use crate::brake::{Brake, State};
 use crate::broker::Link;
 use crate::config;
 use crate::health::{Health, Progress};
-use crate::process::{Context, process};
+use crate::options::most_in_hand;
+use crate::process::Context;
 use crate::pull::status::Trouble;
 use crate::pull::{Arrival, Session, window};
+use crate::unordered::process;
 
 /// How long what an open request brings is still delivered after a drain was asked for.
 const WIND_DOWN: Duration = Duration::from_secs(1);
+/// More is asked for only while there is less in hand. With what at most two open requests bring ([`crate::pull`]),
+/// this bounds the memory that events take, whatever their size.
+const BYTES_IN_HAND: usize = 16 << 20;
 /// The pipeline wakes at least this often, so that the watchdog sees it.
 const TICK: Duration = Duration::from_secs(1);
+/// So much of what has arrived is taken in before the events in hand go on.
+const AT_ONCE: usize = 32;
 /// What the last flush may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// What one command to the connection may take, which waits only if its queue is full.
@@ -49,9 +58,10 @@ pub struct Pipeline {
     context: Arc<Context>,
     health: Arc<Health>,
     link: watch::Receiver<Link>,
-    reachable: watch::Receiver<bool>,
-    told_reachable: Option<bool>,
-    in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
+    brake: watch::Receiver<Brake>,
+    told: Option<State>,
+    in_flight: FuturesUnordered<BoxFuture<'static, usize>>,
+    bytes: usize,
     session: Option<Session>,
     epoch: u64,
     failures: u32,
@@ -72,8 +82,9 @@ impl Pipeline {
     /// Puts it together; nothing is pulled before [`Self::run`].
     pub fn new(context: Arc<Context>, health: Arc<Health>, link: watch::Receiver<Link>) -> Self {
         Self {
-            reachable: context.reachability.subscribe(),
-            told_reachable: None,
+            brake: context.availability.subscribe(),
+            told: None,
+            bytes: 0,
             context,
             health,
             link,
@@ -118,7 +129,7 @@ impl Pipeline {
     /// Waits for the next thing to happen, and takes it in.
     async fn wait(&mut self) {
         let wake = self.wake_at();
-        let Self { context, in_flight, session, link, reachable, drained_by, .. } = self;
+        let Self { context, in_flight, bytes, session, link, brake, drained_by, .. } = self;
         let arrival = tokio::select! {
             biased;
             () = context.drain.begun(), if drained_by.is_none() => {
@@ -127,14 +138,24 @@ impl Pipeline {
                 *drained_by = Some(Drained { wind_down: now + WIND_DOWN, limit });
                 None
             }
-            Some(()) = in_flight.next(), if !in_flight.is_empty() => None,
+            Some(settled) = in_flight.next(), if !in_flight.is_empty() => {
+                *bytes -= settled;
+                // What else is done by now, too: what follows is for all of it. (The next wait asks again.)
+                while let Some(Some(settled)) = in_flight.next().now_or_never() {
+                    *bytes -= settled;
+                }
+                None
+            }
             arrival = next(session) => Some(arrival),
             Ok(()) = link.changed() => None,
-            Ok(()) = reachable.changed() => None,
+            Ok(()) = brake.changed() => None,
             () = sleep_until(wake) => None,
         };
-        if let Some(arrival) = arrival {
+        let (mut arrived, mut taken) = (arrival, 0);
+        while let Some(arrival) = arrived {
             self.take_in(arrival);
+            taken += 1;
+            arrived = if taken < AT_ONCE { next(&mut self.session).now_or_never() } else { None };
         }
     }
 
@@ -159,7 +180,10 @@ impl Pipeline {
         match arrival {
             // Dropped, it goes back.
             Arrival::Event(event) if closing && self.drained_by.is_some() => drop(event),
-            Arrival::Event(event) => self.in_flight.push(process(self.context.clone(), event).boxed()),
+            Arrival::Event(event) => {
+                self.bytes += event.size();
+                self.in_flight.push(process(self.context.clone(), event).boxed());
+            }
             Arrival::Alive => {}
             Arrival::Trouble(trouble) => return self.pause(trouble),
             Arrival::Closed => self.session = None,
@@ -195,7 +219,7 @@ impl Pipeline {
     /// Makes the session fit the connection, the handler and the drain.
     async fn steer(&mut self) {
         let link = *self.link.borrow_and_update();
-        let reachable = self.handler_reachable();
+        let state = self.handler_state();
         let now = Instant::now();
         let is_over = |end: Option<Instant>| end.is_some_and(|end| end <= now);
         if is_over(self.session.as_ref().and_then(Session::closed_by)) {
@@ -205,20 +229,35 @@ impl Pipeline {
             self.pause(Trouble::Silent);
         }
         if link.connected {
-            self.steer_session(link, reachable, now).await;
+            self.steer_session(link, &state, now).await;
         } else if self.drained_by.is_some() {
             // Nothing can come, and nothing can be told.
             self.session = None;
         }
-        self.tell(link, reachable);
+        self.tell(link, state != State::Up);
     }
 
-    async fn steer_session(&mut self, link: Link, reachable: bool, now: Instant) {
-        let concurrency = usize::from(self.context.config.delivery.concurrency);
+    /// How many events there may be in hand for more to be asked for.
+    fn allowance(&self, state: &State) -> usize {
+        match state {
+            State::Unreachable(_) => 0,
+            _ if self.bytes >= BYTES_IN_HAND => 0,
+            // One that tries it.
+            State::Unavailable(_) => 1,
+            State::Up => {
+                let most = most_in_hand(&self.context.config.delivery);
+                let limiter = self.context.options.limiter.as_ref();
+                limiter.map_or(most, |limiter| most.min(self.in_flight.len() + limiter.room()))
+            }
+        }
+    }
+
+    async fn steer_session(&mut self, link: Link, state: &State, now: Instant) {
+        let allowance = self.allowance(state);
         let used_up = self.drained_by.is_some_and(|end| end.wind_down <= now);
         let Some(session) = &mut self.session else {
-            if reachable && self.drained_by.is_none() && self.retry_at <= now {
-                self.open(link, window::request(concurrency, self.in_flight.len(), 0)).await;
+            if self.drained_by.is_none() && self.retry_at <= now {
+                self.open(link, window::request(allowance, self.in_flight.len(), 0)).await;
             }
             return;
         };
@@ -227,12 +266,11 @@ impl Pipeline {
         }
         let winding_down = self.drained_by.is_some();
         let useless = self.epoch != link.epoch || self.retry_at > now;
-        let wound_down = winding_down && (used_up || !reachable || session.outstanding() == 0);
+        let wound_down = winding_down && (used_up || *state != State::Up || session.outstanding() == 0);
         if useless || wound_down {
             session.close().await;
-        } else if reachable
-            && !winding_down
-            && let Some(batch) = window::request(concurrency, self.in_flight.len(), session.outstanding())
+        } else if !winding_down
+            && let Some(batch) = window::request(allowance, self.in_flight.len(), session.outstanding())
             && !matches!(timeout(COMMAND_LIMIT, session.request(batch)).await, Ok(Ok(())))
         {
             self.pause(Trouble::Silent);
@@ -255,21 +293,21 @@ impl Pipeline {
         }
     }
 
-    fn handler_reachable(&mut self) -> bool {
-        let reachable = *self.reachable.borrow_and_update();
-        if self.told_reachable != Some(reachable) {
-            self.context.metrics.reachable(reachable);
-            self.told_reachable = Some(reachable);
+    fn handler_state(&mut self) -> State {
+        let state = self.brake.borrow_and_update().state().clone();
+        if self.told.as_ref() != Some(&state) {
+            self.context.metrics.handler(&state);
+            self.told = Some(state.clone());
         }
-        reachable
+        state
     }
 
-    fn tell(&self, link: Link, reachable: bool) {
+    fn tell(&self, link: Link, down: bool) {
         self.health.set(if self.drained_by.is_some() {
             Progress::Draining
         } else if !link.connected {
             Progress::Disconnected
-        } else if self.answered || !reachable {
+        } else if self.answered || down {
             Progress::Pulling
         } else {
             Progress::Opening

@@ -1,31 +1,44 @@
-//! One event from hand to settlement: decode, deliver, decide, settle.
+//! One event from hand to verdict, the same for every way of delivery:
+//!
+//! ```text
+//! decode ─▶ filter ─▶ attempts so far ─▶ rate ─▶ POST ─▶ outcome ─▶ reply or dead letter ─▶ verdict
+//! ```
+//!
+//! Nothing here acknowledges an event, gives it back or renews it: whoever called does ([`crate::unordered`] for
+//! events in any order). Every wait has a bound of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use bytes::Bytes;
-use http::HeaderMap;
 use tidegate_broker_client::contract::Sidecar;
 use tidegate_broker_client::stored;
-use tidegate_cloudevents::{Event, http as binding};
+use tidegate_cloudevents::Event;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span};
 
-use crate::dead_letter::{self, Letter};
-use crate::deliver::{self, Attempt, Handler};
+use crate::attempts::store::{Attempts, Known};
+use crate::availability::{Availability, Turn};
+use crate::batch::Delivered;
+use crate::deliver::{Answered, Attempt, Content, Handler};
 use crate::drain::Drain;
+use crate::filter::Judged;
 use crate::in_hand::InHand;
 use crate::metrics::{Metrics, Settled};
+use crate::options::Options;
 use crate::outcome::{self, Answer, Reason, Settle};
-use crate::reachability::Reachability;
-use crate::{config, trace};
+use crate::outlet;
+use crate::request::{self, Place};
+use crate::{reply, trace};
 
-/// An event waits in hand this long for a handler that is not reachable, which covers an ordinary restart of a
+/// An event waits in hand this long for a handler that is not available, which covers an ordinary restart of a
 /// container; then somebody else may have it.
-const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Later, after something that is not the event's fault.
-const LATER: Duration = Duration::from_secs(30);
+pub(crate) const LATER: Duration = Duration::from_secs(30);
+
+/// What a reply that is on its way has left, once a drain begins.
+const REPLY_GRACE: Duration = Duration::from_secs(5);
 
 /// What every event needs.
 #[derive(Debug)]
@@ -36,183 +49,227 @@ pub struct Context {
     pub client: Client,
     /// The handler's container.
     pub handler: Handler,
-    /// Whether it takes connections.
-    pub reachability: Arc<Reachability>,
+    /// Whether it is available.
+    pub availability: Arc<Availability>,
+    /// The attempts of events that come again.
+    pub attempts: Attempts,
+    /// What else the handler asks for.
+    pub options: Options,
     /// Whether the end has come.
     pub drain: Drain,
     /// The instruments.
     pub metrics: Metrics,
 }
 
-/// Takes one event to its end.
-pub async fn process(context: Arc<Context>, event: InHand) {
-    let mut in_flight = InFlight { metrics: &context.metrics, how: Settled::GivenBack };
-    context.metrics.came();
-    in_flight.how = match stored::decode(event.headers(), event.payload()) {
-        Ok(decoded) => {
-            let span = trace::process(&context.config, &event, &decoded);
-            context.deliver(event, decoded).instrument(span).await
+/// What is to be told to the broker about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is handled, or safe elsewhere, or not for this handler: the broker may forget it. Counted so.
+    Acknowledge(Settled),
+    /// An attempt failed and is on record: again after this wait.
+    RetryIn(Duration),
+    /// It could not be tried, which is not its fault: again after this wait (zero: at once).
+    GiveBack(Duration),
+}
+
+impl Verdict {
+    /// How the event is counted.
+    pub fn settled(self) -> Settled {
+        match self {
+            Self::Acknowledge(settled) => settled,
+            Self::RetryIn(_) => Settled::Retried,
+            Self::GiveBack(_) => Settled::GivenBack,
         }
-        Err(invalid) => context.keep_aside(event, Reason::Invalid, None, invalid.to_string()).await,
-    };
-}
-
-/// Counts the event out, however its processing ends.
-struct InFlight<'a> {
-    metrics: &'a Metrics,
-    how: Settled,
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.metrics.left(self.how);
     }
 }
 
-/// How a wait for the handler ended.
-enum Waited {
-    Reachable,
-    Draining,
-    TooLong,
+/// An event that is to be sent.
+#[derive(Debug)]
+pub struct Ready {
+    /// As the handler gets it.
+    pub event: Event,
+    /// Which attempt this is.
+    pub place: Place,
+    /// The attempts before it.
+    pub known: Known,
 }
 
 impl Context {
-    async fn deliver(&self, event: InHand, decoded: Event) -> Settled {
-        if outcome::never_finishes(event.attempt(), &self.config.delivery.retry) {
-            let error = "no delivery of it ever ended".to_owned();
-            return self.keep_aside(event, Reason::NeverFinished, None, error).await;
-        }
-        let decoded = match self.extended(&event, decoded) {
-            Ok(decoded) => decoded,
-            Err(error) => return self.keep_aside(event, Reason::Invalid, None, error).await,
+    /// Takes an event as far as its verdict.
+    pub async fn handle(&self, stored: &InHand) -> Verdict {
+        let ready = match self.prepare(stored).await {
+            Ok(ready) => ready,
+            Err(verdict) => return verdict,
         };
+        let span = trace::process(&self.config, stored.headers(), &ready.event, ready.place);
+        let delivered = async {
+            match self.deliver(&ready).await {
+                Ok(answered) => self.conclude(stored, ready, answered).await,
+                Err(wait) => Box::pin(self.untried(stored, ready, wait)).await,
+            }
+        };
+        delivered.instrument(span).await
+    }
+
+    /// Everything before the first request.
+    ///
+    /// # Errors
+    /// Its verdict, if there is nothing to send.
+    pub async fn prepare(&self, stored: &InHand) -> Result<Ready, Verdict> {
+        let event = match stored::decode(stored.headers(), stored.payload()) {
+            Ok(event) => event,
+            Err(invalid) => return Err(Box::pin(self.invalid(stored, invalid.to_string())).await),
+        };
+        if !self.wants(&event) {
+            return Err(Verdict::Acknowledge(Settled::Filtered));
+        }
+        let known = match stored.deliveries() {
+            ..=1 => Known::default(),
+            _ => Box::pin(self.attempts_so_far(stored)).await?,
+        };
+        let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
+        match request::extended(event, stored.headers(), &self.config.topic, place) {
+            Ok(event) => Ok(Ready { event, place, known }),
+            Err(error) => Err(Box::pin(self.invalid(stored, error)).await),
+        }
+    }
+
+    /// Sends until there is an answer that is one to the event.
+    ///
+    /// # Errors
+    /// The handler was not available for long (or the sidecar ends), so no attempt was used up: the event is to go
+    /// back for this time.
+    pub async fn deliver(&self, ready: &Ready) -> Result<Answered, Duration> {
+        let sequence = ready.place.sequence.unwrap_or_default();
+        let mut patience = None;
         loop {
-            let (headers, body) = match request_parts(&decoded) {
-                Ok(parts) => parts,
-                Err(error) => return self.keep_aside(event, Reason::Invalid, None, error).await,
+            let turn = match self.availability.free_turn() {
+                Some(turn) => turn,
+                None => Box::pin(self.turn(&mut patience)).await?,
             };
-            match self.attempt(&event, headers, body).await {
-                Attempt::Answered(answer) => return self.settle(event, answer).await,
-                Attempt::Unreachable(why) => self.reachability.lost(&why),
+            if self.options.limiter.is_some() {
+                Box::pin(self.paced()).await?;
             }
-            match self.wait_for_handler(&event).await {
-                Waited::Reachable => {}
-                Waited::Draining => {
-                    event.give_back().await;
-                    return Settled::GivenBack;
+            match self.attempt(&ready.event).await {
+                Attempt::Unreachable(why) => self.availability.unreachable(&why),
+                Attempt::Answered(answered) if self.availability.answered(sequence, &answered.answer, &turn) => {
+                    return Ok(answered);
                 }
-                Waited::TooLong => {
-                    event.retry_in(LATER).await;
-                    return Settled::GivenBack;
-                }
+                Attempt::Answered(_) => {}
             }
         }
     }
 
-    /// The event as the handler gets it.
-    fn extended(&self, stored: &InHand, event: Event) -> Result<Event, String> {
-        trace::with_publish_context(event, stored)
-            .and_then(|event| event.with_extension("tidegatetopic", self.config.topic.as_str()))
-            .and_then(|event| event.with_extension("tidegateattempt", stored.attempt().to_string()))
-            .and_then(|event| event.with_extension("tidegatesequence", stored.sequence().to_string()))
-            .map_err(|invalid| invalid.to_string())
+    /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began.
+    async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn<'_>, Duration> {
+        let end = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+        tokio::select! {
+            turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| LATER),
+            () = self.drain.begun() => Err(Duration::ZERO),
+        }
     }
 
-    async fn attempt(&self, event: &InHand, headers: HeaderMap, body: Bytes) -> Attempt {
-        let limit = self.config.delivery.timeout;
+    /// Waits for the turn that the handler's rate allows.
+    ///
+    /// # Errors
+    /// The sidecar ends first.
+    pub async fn paced(&self) -> Result<(), Duration> {
+        let Some(limiter) = &self.options.limiter else { return Ok(()) };
+        tokio::select! {
+            () = limiter.turn() => Ok(()),
+            () = self.drain.begun() => Err(Duration::ZERO),
+        }
+    }
+
+    /// One request for one event, or its part of a request for several.
+    pub async fn attempt(&self, event: &Event) -> Attempt {
+        let Delivered { attempt, took } = match &self.options.batches {
+            Some(batches) => Box::pin(batches.deliver(event.clone())).await,
+            None => self.alone(event).await,
+        };
+        if let Attempt::Answered(answered) = &attempt {
+            self.metrics.attempted(took, &answered.answer);
+            trace::record(&Span::current(), &answered.answer);
+        }
+        attempt
+    }
+
+    async fn alone(&self, event: &Event) -> Delivered {
         let began = Instant::now();
-        let sent = self.renewed(event, limit, self.handler.send(self.handler.request(headers, body))).await;
-        let answer = match sent {
-            None => Answer::Timeout(limit),
-            Some(Ok(response)) => deliver::answer(response).await,
-            Some(Err(Attempt::Answered(answer))) => answer,
-            Some(Err(unreachable)) => return unreachable,
+        let wanted = self.options.reply.is_some().then_some(reply::LIMIT);
+        let attempt = match request::single(self.config.delivery.format, event) {
+            Ok(parts) => self.handler.post(parts, self.config.delivery.timeout, wanted).await,
+            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error))),
         };
-        self.metrics.attempted(began.elapsed(), &answer);
-        trace::record(&Span::current(), &answer);
-        Attempt::Answered(answer)
+        Delivered { attempt, took: began.elapsed() }
     }
 
-    async fn wait_for_handler(&self, event: &InHand) -> Waited {
-        let wait = async {
-            tokio::select! {
-                () = self.reachability.reachable() => Waited::Reachable,
-                () = self.drain.begun() => Waited::Draining,
-            }
-        };
-        self.renewed(event, UNREACHABLE_PATIENCE, wait).await.unwrap_or(Waited::TooLong)
-    }
-
-    /// Works on the event for a limited time, and tells the broker now and then that it does. `None`: the time
-    /// is over.
-    async fn renewed<T>(&self, event: &InHand, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-        let every = config::renew_every(&self.config);
-        let end = Instant::now() + limit;
-        let mut work = std::pin::pin!(work);
-        loop {
-            let next = Instant::now() + every;
-            match timeout_at(next.min(end), &mut work).await {
-                Ok(done) => return Some(done),
-                Err(_) if next >= end => return None,
-                Err(_) => event.renew().await,
-            }
-        }
-    }
-
-    async fn settle(&self, event: InHand, answer: Answer) -> Settled {
+    /// What an answer means for the event it was given to.
+    pub async fn conclude(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
         let retry = &self.config.delivery.retry;
-        match outcome::decide(&answer, event.attempt(), retry, fastrand::f64()) {
-            Settle::Acknowledge => {
-                event.acknowledge().await;
-                Settled::Acknowledged
-            }
+        let answer = &answered.answer;
+        match outcome::decide(answer, ready.place.attempt, retry, fastrand::f64()) {
+            Settle::Acknowledge if self.options.reply.is_none() => Verdict::Acknowledge(Settled::Acknowledged),
+            Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
             Settle::RetryIn(wait) => {
-                let (sequence, attempt) = (event.sequence(), event.attempt());
-                tracing::debug!(sequence, attempt, ?wait, answer = %describe(&answer), "the event is retried");
-                event.retry_in(wait).await;
-                Settled::Retried
+                let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
+                tracing::debug!(sequence, attempt, ?wait, %answer, "the event is retried");
+                Box::pin(self.failed(stored, ready.known, answer)).await;
+                Verdict::RetryIn(wait)
             }
             Settle::DeadLetter(reason) => {
-                let status = match &answer {
-                    Answer::Status { code, .. } => Some(code.as_u16()),
-                    Answer::Timeout(_) | Answer::Broken(_) => None,
-                };
-                self.keep_aside(event, reason, status, describe(&answer)).await
+                let error = answer.to_string();
+                Box::pin(self.give_up(stored, ready.known, reason, answer.status(), error)).await
             }
         }
     }
 
-    /// Dead-letters: stored and confirmed, then acknowledged.
-    async fn keep_aside(&self, event: InHand, reason: Reason, status: Option<u16>, error: String) -> Settled {
-        let letter = Letter { reason, status, error };
-        let store = dead_letter::store(&self.client, &self.config.handler, &event, &letter);
-        let stored = self.renewed(&event, LATER, store).await;
-        let (sequence, attempts, reason) = (event.sequence(), event.attempt(), reason.name());
-        let problem = match stored {
-            Some(Ok(())) => {
-                tracing::warn!(sequence, attempts, reason, error = letter.error, "an event is dead-lettered");
-                event.acknowledge().await;
-                return Settled::DeadLettered;
-            }
-            Some(Err(error)) => error.to_string(),
-            None => "it is not confirmed".to_owned(),
+    /// The event is handled: its reply is published, and only then it is to be acknowledged.
+    async fn reply(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
+        let published = tokio::select! {
+            published = self.publish_reply(&ready.event, answered.content, reply::PATIENCE) => published,
+            () = self.drain.begun_for(REPLY_GRACE) => return Verdict::GiveBack(Duration::ZERO),
         };
-        tracing::error!(sequence, reason, problem, "a dead letter is not stored: its event is tried again later");
-        event.retry_in(LATER).await;
-        Settled::GivenBack
+        match published {
+            Ok(()) => Verdict::Acknowledge(Settled::Acknowledged),
+            Err(outlet::Error::Unavailable { topic, problem }) => {
+                tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");
+                self.untried(stored, ready, LATER).await
+            }
+            Err(refused @ outlet::Error::Refused { .. }) => {
+                let status = answered.answer.status();
+                self.give_up(stored, ready.known, Reason::ReplyRefused, status, refused.to_string()).await
+            }
+        }
     }
-}
 
-fn request_parts(event: &Event) -> Result<(HeaderMap, Bytes), String> {
-    let (mut headers, body) = binding::encode_binary(event).map_err(|error| error.to_string())?;
-    trace::headers(&Span::current(), event, &mut headers);
-    Ok((headers, body))
-}
+    /// Publishes the reply in a response, if there is one and somebody wants it.
+    ///
+    /// # Errors
+    /// It is not known to be stored.
+    pub async fn publish_reply(
+        &self,
+        event: &Event,
+        content: Content,
+        patience: Duration,
+    ) -> Result<(), outlet::Error> {
+        match &self.options.reply {
+            Some(outlet) => reply::publish(outlet, &self.config.handler_uid, event, content, patience).await,
+            None => Ok(()),
+        }
+    }
 
-fn describe(answer: &Answer) -> String {
-    match answer {
-        Answer::Status { code, text, .. } => format!("{code}: {text}"),
-        Answer::Timeout(limit) => format!("no answer within {limit:?}"),
-        Answer::Broken(error) => error.clone(),
+    /// Whether the event is for this handler.
+    pub fn wants(&self, event: &Event) -> bool {
+        match self.options.filter.judge(event) {
+            Judged::Passes => true,
+            Judged::Excluded => false,
+            Judged::Failed(failed) => {
+                let (id, source) = (event.id(), event.source());
+                tracing::debug!(id, source, %failed, "the filter's expression has no value: the event does not match");
+                self.metrics.filter_failed();
+                false
+            }
+        }
     }
 }

@@ -29,6 +29,11 @@ use status::{Signal, Trouble};
 /// How long a closing session may still bring events; much longer than a round trip.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+/// A request brings no more bytes than this, unless that is less than one event can have.
+const REQUEST_BYTES: usize = 8 << 20;
+/// What the broker counts beside the payload and the headers of an event: subjects.
+const ENVELOPE: usize = 4096;
+
 /// How long a request stays open, and how often the broker says that it is.
 struct Terms {
     expires: Duration,
@@ -51,6 +56,7 @@ struct PullRequest {
     batch: usize,
     expires: u128,
     idle_heartbeat: u128,
+    max_bytes: usize,
 }
 
 /// Why a session could not be opened or a request not be sent: the connection is gone for good.
@@ -124,8 +130,13 @@ impl Session {
     }
 
     async fn ask(&mut self, batch: usize, terms: &Terms) -> Result<(), Error> {
-        let request =
-            PullRequest { batch, expires: terms.expires.as_nanos(), idle_heartbeat: terms.heartbeat.as_nanos() };
+        let request = PullRequest {
+            batch,
+            expires: terms.expires.as_nanos(),
+            idle_heartbeat: terms.heartbeat.as_nanos(),
+            // Less than one event of the greatest size would stop the pull there.
+            max_bytes: REQUEST_BYTES.max(self.client.max_payload() + ENVELOPE),
+        };
         let body = Bytes::from(serde_json::to_vec(&request)?);
         if self.outstanding == 0 {
             // Silence counts from here: without an open request nothing is owed to us.

@@ -1,5 +1,6 @@
 //! The span of an event's processing, and the trace context that goes on to the handler.
 
+use async_nats::HeaderMap as StoredHeaders;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::Context;
 use opentelemetry::trace::{Status, TraceContextExt as _};
@@ -8,9 +9,9 @@ use tidegate_cloudevents::{Event, Invalid};
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::in_hand::InHand;
 use crate::metrics;
 use crate::outcome::Answer;
+use crate::request::Place;
 
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
@@ -18,7 +19,7 @@ const STATE: &str = "tracestate";
 /// A consumer span, child of the publish (or, without one, of what the event itself carries).
 ///
 /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
-pub fn process(config: &Sidecar, stored: &InHand, event: &Event) -> Span {
+pub fn process(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event, place: Place) -> Span {
     let span = tracing::info_span!(
         target: tidegate_telemetry::PER_EVENT,
         "process",
@@ -33,19 +34,23 @@ pub fn process(config: &Sidecar, stored: &InHand, event: &Event) -> Span {
         cloudevents.event_id = event.id(),
         cloudevents.event_source = event.source(),
         cloudevents.event_type = event.event_type(),
-        tidegate.attempt = stored.attempt(),
-        tidegate.sequence = stored.sequence(),
+        tidegate.attempt = place.attempt,
+        tidegate.sequence = place.sequence,
         http.response.status_code = field::Empty,
         error.type = field::Empty,
     );
-    let published = tidegate_telemetry::context_from(&|name| stored.header(name));
+    if span.is_disabled() {
+        // Nothing is exported.
+        return span;
+    }
+    let published = tidegate_telemetry::context_from(&|name| header(stored, name));
     let parent = if published.span().span_context().is_valid() {
         published
     } else {
         tidegate_telemetry::context_from(&|name| event.attribute(name))
     };
     if parent.span().span_context().is_valid() {
-        // Without an exporter there is nothing to set it on.
+        // Only fails where nothing is exported.
         let _ = span.set_parent(parent);
     }
     span
@@ -67,12 +72,12 @@ pub fn record(span: &Span, answer: &Answer) {
 ///
 /// # Errors
 /// None that is known: what would not be a valid value is left out.
-pub fn with_publish_context(event: Event, stored: &InHand) -> Result<Event, Invalid> {
+pub fn with_publish_context(event: Event, stored: Option<&StoredHeaders>) -> Result<Event, Invalid> {
     if event.attribute(PARENT).is_some() {
         return Ok(event);
     }
     let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    [PARENT, STATE].into_iter().try_fold(event, |event, name| match stored.header(name).filter(printable) {
+    [PARENT, STATE].into_iter().try_fold(event, |event, name| match header(stored, name).filter(printable) {
         Some(value) => event.with_extension(name, value),
         None => Ok(event),
     })
@@ -91,6 +96,10 @@ pub fn headers(span: &Span, event: &Event, headers: &mut HeaderMap) {
             }
         }
     }
+}
+
+fn header<'a>(stored: Option<&'a StoredHeaders>, name: &str) -> Option<&'a str> {
+    stored?.get(name).map(|value| value.as_str())
 }
 
 fn set(headers: &mut HeaderMap, name: &str, value: &str) {

@@ -5,59 +5,16 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use support::{Container, HANDLER, all_settled, config, eventually, publish, publish_all};
-use tidegate_broker_client::contract::{self, Sidecar};
+use support::{Container, HANDLER, PROGRAM, Process, all_settled, config, eventually, publish, publish_all};
+use tidegate_broker_client::contract;
 use tidegate_test_broker::TestBroker;
-use tokio::net::TcpStream;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate-handler-sidecar");
 const ACK_WAIT: Duration = Duration::from_secs(10);
 /// Resident memory of an idle sidecar, in KiB.
 const MEMORY: u64 = 12 * 1024;
-
-struct Process(Child);
-
-impl Process {
-    async fn start(config: &Sidecar) -> Self {
-        let child = Command::new(PROGRAM)
-            .env(contract::VARIABLE, serde_json::to_string(config).unwrap())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let port = config.admin_port;
-        eventually("it listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
-        Self(child)
-    }
-
-    fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    async fn terminate(mut self) -> ExitStatus {
-        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
-        for _ in 0..200 {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("it does not end");
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[tokio::test]
 async fn it_is_small_and_ends_well() {

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State as Connection;
-use axum::Router;
-use axum::extract::State;
-use axum::routing::get;
 use bytes::Bytes;
-use http::{StatusCode, Uri};
-use http_body_util::Empty;
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::{Empty, Full};
+use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+
+use crate::connection::Answers;
 
 /// How long the broker may take to say how it is.
 const PROBE: Duration = Duration::from_secs(2);
@@ -43,14 +43,14 @@ impl Health {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    fn ready(&self) -> Result<&'static str, (StatusCode, &'static str)> {
+    fn ready(&self) -> (StatusCode, &'static str) {
         if self.leaving.load(Ordering::Relaxed) {
-            return Err((StatusCode::SERVICE_UNAVAILABLE, "leaving\n"));
+            return (StatusCode::SERVICE_UNAVAILABLE, "leaving\n");
         }
         if self.client.connection_state() != Connection::Connected {
-            return Err((StatusCode::SERVICE_UNAVAILABLE, "no connection to the broker\n"));
+            return (StatusCode::SERVICE_UNAVAILABLE, "no connection to the broker\n");
         }
-        Ok("ready\n")
+        (StatusCode::OK, "ready\n")
     }
 
     /// The status of one of the broker's health pages; 503 if there is none in time.
@@ -65,14 +65,23 @@ impl Health {
     }
 }
 
-/// The routes of the admin listener.
-pub fn router(health: Arc<Health>) -> Router {
-    type Of = State<Arc<Health>>;
-    Router::new()
-        .route("/livez", get("alive\n"))
-        .route("/readyz", get(async |State(health): Of| health.ready()))
-        .route("/broker/startup", get(async |State(health): Of| health.broker("/healthz").await))
-        .route("/broker/ready", get(async |State(health): Of| health.broker("/healthz?js-server-only=true").await))
-        .route("/broker/live", get(async |State(health): Of| health.broker("/healthz?js-enabled-only=true").await))
-        .with_state(health)
+/// The admin listener.
+#[derive(Clone)]
+pub struct Routes(pub Arc<Health>);
+
+impl Answers for Routes {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Self(health) = self;
+        let (status, text) = match request.uri().path() {
+            "/livez" => (StatusCode::OK, "alive\n"),
+            "/readyz" => health.ready(),
+            "/broker/startup" => (health.broker("/healthz").await, ""),
+            "/broker/ready" => (health.broker("/healthz?js-server-only=true").await, ""),
+            "/broker/live" => (health.broker("/healthz?js-enabled-only=true").await, ""),
+            _ => (StatusCode::NOT_FOUND, ""),
+        };
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        response
+    }
 }

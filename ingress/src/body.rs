@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::timeout;
 
 use crate::problem::Problem;
@@ -17,7 +17,7 @@ const DISCARD: usize = 16 * 1024 * 1024;
 ///
 /// # Errors
 /// It is too large, takes too long, or ends early.
-pub async fn read(mut body: Body, limit: usize, time: Duration) -> Result<Bytes, Problem> {
+pub async fn read(mut body: Incoming, limit: usize, time: Duration) -> Result<Bytes, Problem> {
     let reading = async {
         if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
             discard(&mut body).await;
@@ -35,7 +35,7 @@ pub async fn read(mut body: Body, limit: usize, time: Duration) -> Result<Bytes,
     timeout(time, reading).await.unwrap_or_else(|_| Err(Problem::request_timeout()))
 }
 
-async fn discard(body: &mut Body) {
+async fn discard(body: &mut Incoming) {
     let mut left = DISCARD;
     while let Some(Ok(frame)) = body.frame().await {
         let size = frame.data_ref().map_or(0, Bytes::len);

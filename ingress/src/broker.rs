@@ -1,21 +1,39 @@
-//! The connection to the broker.
+//! The connections to the broker.
 
-use async_nats::{Client, Event};
+use async_nats::{Client, ConnectOptions, Event};
 use tidegate_broker_client::{connect, contract, identity};
 
-/// Connects in the background: the ingress starts before or after its broker, and answers 503 meanwhile.
+/// Bytes of requests over NATS that may wait for their turn, at the largest size each.
+const WAITING: usize = 64 << 20;
+
+/// The connection that events leave by. It is made in the background: the ingress starts before or after its broker,
+/// and answers 503 meanwhile.
 ///
 /// # Errors
 /// The identity cannot be read, or the addresses make no sense.
 pub async fn connect(config: &contract::Ingress) -> Result<Client, connect::ConnectError> {
-    let name = format!("tidegate-ingress {}/{}", config.namespace, config.topic);
-    let options = connect::options(&name, identity::folder(&config.identity))?;
-    let client = options
-        .retain_servers_order()
-        .retry_on_initial_connect()
-        .event_callback(|event| async move { report(&event) })
-        .connect(&config.servers)
-        .await?;
+    start(config, options(config, "")?).await
+}
+
+/// The connection that publishers over NATS come by.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_publishers(config: &contract::Ingress) -> Result<Client, connect::ConnectError> {
+    // Small ones may wait in some number, for they come in bursts; what is more is dropped by the client library, and
+    // its publisher asks again.
+    let waiting = (WAITING / config.max_event_size.max(1)).clamp(64, 4096);
+    start(config, options(config, " publishers")?.subscription_capacity(waiting)).await
+}
+
+fn options(config: &contract::Ingress, of: &str) -> Result<ConnectOptions, identity::Unreadable> {
+    let name = format!("tidegate-ingress {}/{}{of}", config.namespace, config.topic);
+    connect::options(&name, identity::folder(&config.identity))
+}
+
+async fn start(config: &contract::Ingress, options: ConnectOptions) -> Result<Client, connect::ConnectError> {
+    let options = options.retain_servers_order().retry_on_initial_connect();
+    let client = options.event_callback(|event| async move { report(&event) }).connect(&config.servers).await?;
     Ok(client)
 }
 

@@ -31,12 +31,15 @@ pub fn from_env() -> Result<contract::Ingress, ConfigError> {
 /// Bounds in time and number. The defaults are meant for production; tests shorten some.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections of publishers; more wait in the kernel's backlog.
+    /// Connections of publishers, over HTTPS and over MQTT each; more wait in the kernel's backlog.
     pub connections: usize,
-    /// A TLS handshake.
+    /// A TLS handshake; over MQTT the time until CONNECT after it, too.
     pub handshake: Duration,
-    /// The head of a request, and the idle time between two requests of a connection.
+    /// The head of a request, and the idle time between two requests of a connection; over MQTT the time in which
+    /// a device must take what is written to it.
     pub idle: Duration,
+    /// The silence of a device with MQTT that asks for no keep-alive.
+    pub silence: Duration,
     /// The body of a request.
     pub body: Duration,
     /// Requests in progress; more are answered with 503.
@@ -45,7 +48,7 @@ pub struct Limits {
     pub body_memory_kib: u32,
     /// Publishes in flight to the broker, of all requests; more wait.
     pub publishes: usize,
-    /// Publishes in flight of one batch.
+    /// Publishes in flight of one batch, or of one connection with MQTT.
     pub publishes_per_request: usize,
     /// One publish, from the wait for its turn to the broker's acknowledgement.
     pub publish: Duration,
@@ -63,6 +66,7 @@ impl Default for Limits {
             connections: 1024,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
+            silence: Duration::from_secs(3600),
             body: Duration::from_secs(30),
             requests: 512,
             body_memory_kib: 64 * 1024,
@@ -76,7 +80,8 @@ impl Default for Limits {
     }
 }
 
-/// The largest request body in bytes: room for a batch, and for an event whose data is written as base64.
+/// The largest request body (over MQTT: packet) in bytes: room for a batch, and for an event whose data is written as
+/// base64.
 pub fn request_limit(max_event_size: usize) -> usize {
     max_event_size.saturating_mul(4).max(64 * 1024)
 }

@@ -1,4 +1,4 @@
-//! One connection, from its handshake to its end.
+//! One connection of HTTP, from its handshake to its end.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -6,63 +6,67 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, interval_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
 
 use crate::config::Limits;
+use crate::server::Protocol;
+use crate::tls;
 
 /// Largest head of a request: all attributes of an event fit into it.
 const MAX_HEAD: u32 = 64 * 1024;
 
-/// What a connection needs.
-pub struct Connection {
-    /// What answers.
-    pub router: Router,
-    /// Bounds.
-    pub limits: Limits,
-    /// Ends the connection after its requests in progress.
-    pub stop: CancellationToken,
+/// What answers requests.
+pub trait Answers: Clone + Send + Sync + 'static {
+    /// The answer to a request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-impl Connection {
-    /// Serves the connection to its end, whoever ends it.
-    pub async fn serve(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        // Small answers must not wait for more to send.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "nodelay");
-        }
-        let Some(tls) = tls else { return self.drive(stream, false).await };
-        match timeout(self.limits.handshake, tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                self.drive(stream, http2).await;
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-            Err(_) => tracing::debug!("the TLS handshake took too long"),
-        }
-    }
+/// HTTP, over TLS or plain.
+#[derive(Clone)]
+pub struct Http<A> {
+    /// What answers.
+    pub answers: A,
+    /// TLS, or `None` for plain HTTP.
+    pub tls: Option<TlsAcceptor>,
+    /// Bounds.
+    pub limits: Limits,
+}
 
-    async fn drive(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http2: bool) {
-        let Self { router, limits, stop } = self;
+impl<A: Answers> Protocol for Http<A> {
+    async fn serve(self, stream: TcpStream, stop: CancellationToken) {
+        let Some(tls) = &self.tls else { return self.drive(stream, false, stop).await };
+        let Some(stream) = tls::handshake(tls, stream, self.limits.handshake).await else { return };
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.drive(stream, http2, stop).await;
+    }
+}
+
+impl<A: Answers> Http<A> {
+    async fn drive<I>(self, io: I, http2: bool, stop: CancellationToken)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { answers, limits, .. } = self;
         let activity = Arc::new(Activity::default());
         let service = service_fn({
             let activity = Arc::clone(&activity);
             move |request: Request<Incoming>| {
-                let (router, running) = (router.clone(), activity.begin());
+                let (answers, running) = (answers.clone(), activity.begin());
                 async move {
-                    let response = router.oneshot(request).await;
+                    let response = answers.answer(request).await;
                     drop(running);
-                    response as Result<_, Infallible>
+                    Ok::<_, Infallible>(response)
                 }
             }
         });

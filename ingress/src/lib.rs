@@ -1,22 +1,27 @@
-//! A topic's ingress: CloudEvents over HTTPS in, the topic's stream out.
+//! A topic's ingress: CloudEvents over HTTPS, MQTT and NATS in, the topic's stream out.
 //!
-//! It runs as a container in each broker pod. A request is answered with 202 only after the broker acknowledged
-//! every event of it; everything else is an error that says what to do.
+//! It runs as a container in each broker pod. A publisher is told that an event is stored only after the broker
+//! acknowledged it; everything else is an error that says what to do. On a Direct topic nothing is stored: there the
+//! answer says that the event was written to the broker's connection, and it is delivered at most once.
 //!
 //! ```text
-//! connection ──▶ server ──▶ routes ──▶ admission ──▶ body ──▶ (cloudevents) ──▶ publish ──▶ broker
-//!                  tls                                                            │ outcome, trace, metrics
-//!              admin: probes                    problem ◀── every error ◀─────────┘
+//! server ──▶ connection (HTTP) ──▶ routes ──▶ body ─┐
+//!   tls  ──▶ mqtt ───────────────────────────────────┼──▶ intake ──▶ publish ──▶ broker
+//! broker ──▶ nats ───────────────────────────────────┘  admission    message, outcome, trace, metrics
+//!            admin: probes      problem ◀── every error ◀───────────────┘
 //! ```
 //!
 //! - [`config`]: what the operator says, and the bounds of everything that could grow.
-//! - [`server`], [`connection`], [`tls`]: listeners; handshakes and connections that cannot block each other.
-//! - [`routes`], [`admission`], [`body`], [`problem`]: from a request to its answer.
-//! - [`publish`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
+//! - [`server`], [`tls`]: listeners; handshakes and connections that cannot block each other.
+//! - [`connection`], [`routes`], [`body`]: HTTP, from a request to its answer.
+//! - [`mqtt`], [`nats`]: the other two ways in.
+//! - [`intake`], [`admission`], [`problem`]: the rules that all of them share.
+//! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
 //! - [`admin`]: probes of this container and of the broker beside it.
 //!
-//! Who may publish is decided by the NetworkPolicy of the topic in this version. The place of a publisher's
-//! credentials is [`admission`]: it sees each request first.
+//! Who may publish over HTTPS and MQTT is decided by the NetworkPolicy of the topic in this version, over NATS by the
+//! broker, which knows each publisher. The place of a publisher's credentials is [`admission`]: it sees each request
+//! first.
 
 pub mod admin;
 pub mod admission;
@@ -24,7 +29,12 @@ pub mod body;
 pub mod broker;
 pub mod config;
 pub mod connection;
+pub mod intake;
+pub mod meanwhile;
+pub mod message;
 pub mod metrics;
+pub mod mqtt;
+pub mod nats;
 pub mod outcome;
 pub mod problem;
 pub mod publish;

@@ -39,7 +39,8 @@ fn start() -> Result<(), Box<dyn Error>> {
 async fn serve(config: Result<contract::Ingress, config::ConfigError>) -> Result<(), Box<dyn Error>> {
     let signals = Signals::install()?;
     let ingress = Ingress::bind(&config?, Limits::default()).await?;
-    tracing::info!(https = %ingress.https_address()?, admin = %ingress.admin_address()?, "the ingress listens");
+    let (https, mqtt, admin) = (ingress.https_address()?, ingress.mqtt_address()?, ingress.admin_address()?);
+    tracing::info!(%https, %mqtt, %admin, "the ingress listens");
     ingress.run(signals.wait()).await;
     Ok(())
 }

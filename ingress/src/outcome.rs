@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use async_nats::client::{PublishError as ClientError, PublishErrorKind as ClientErrorKind};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
@@ -52,13 +53,22 @@ impl Failure {
     }
 }
 
+/// How an event is stored. On a Direct topic nothing is; the sequence is 0 then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// It was there already.
+    pub duplicate: bool,
+}
+
 /// Whether this acknowledgement is the right one: only that of the event stream is.
 ///
 /// # Errors
 /// Somebody else answered.
-pub fn of_acknowledgement(acknowledgement: &PublishAck) -> Result<(), Failure> {
+pub fn of_acknowledgement(acknowledgement: &PublishAck) -> Result<Stored, Failure> {
     if acknowledgement.stream == layout::EVENT_STREAM {
-        return Ok(());
+        return Ok(Stored { sequence: acknowledgement.sequence, duplicate: acknowledgement.duplicate });
     }
     tracing::warn!(stream = %acknowledgement.stream, "another stream acknowledged an event");
     Err(Failure::Refused)
@@ -78,6 +88,15 @@ pub fn of_publish_error(error: &PublishError) -> Failure {
             }
             failure
         }
+    }
+}
+
+/// What it means that the client does not take a message.
+pub fn of_client_error(error: &ClientError) -> Failure {
+    match error.kind() {
+        ClientErrorKind::MaxPayloadExceeded => Failure::TooLarge,
+        ClientErrorKind::Send => Failure::Unavailable,
+        ClientErrorKind::InvalidSubject => Failure::Refused,
     }
 }
 
@@ -101,7 +120,7 @@ mod tests {
     #[test]
     fn only_an_acknowledgement_of_the_event_stream_is_a_success() {
         let of = |stream: &str| of_acknowledgement(&PublishAck { stream: stream.into(), ..PublishAck::default() });
-        assert_eq!(of("events"), Ok(()));
+        assert_eq!(of("events"), Ok(Stored::default()));
         assert_eq!(of("dead-letters"), Err(Failure::Refused));
     }
 

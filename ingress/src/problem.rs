@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use tidegate_broker_client::layout::{MAX_NAMED_MESSAGE_ID, MESSAGE_ID_HEADER};
 use tidegate_cloudevents::{Invalid, media_type};
 
 use crate::outcome::Failure;
@@ -41,6 +43,21 @@ impl Problem {
     /// 400
     pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid-event", "Not a valid CloudEvent", detail)
+    }
+
+    /// 400
+    pub fn bad_message_id() -> Self {
+        let detail = format!(
+            "{MESSAGE_ID_HEADER} must be there once, with 1 to {MAX_NAMED_MESSAGE_ID} visible ASCII characters: correct \
+             it, or leave it out"
+        );
+        Self::new(StatusCode::BAD_REQUEST, "invalid-message-id", "Not a message id", detail)
+    }
+
+    /// 400
+    pub fn named_batch() -> Self {
+        let detail = format!("{MESSAGE_ID_HEADER} names one event: leave it out, or send a single event");
+        Self::new(StatusCode::BAD_REQUEST, "invalid-message-id", "Not a message id", detail)
     }
 
     /// 404
@@ -108,6 +125,28 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The answer to a request.
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let body = serde_json::json!({
+            "type": format!("urn:tidegate:problem:{}", self.kind),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let mut response = Response::new(Full::from(body.to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some((name, value)) = self.header
+            && let Ok(value) = HeaderValue::try_from(&*value)
+        {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
 impl From<Invalid> for Problem {
     fn from(invalid: Invalid) -> Self {
         let detail = invalid.to_string();
@@ -122,25 +161,6 @@ impl From<Invalid> for Problem {
                     .with(ACCEPT, format!("{}, {}", media_type::STRUCTURED, media_type::BATCH))
             }
         }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({
-            "type": format!("urn:tidegate:problem:{}", self.kind),
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        let content_type = (CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        let mut response = (self.status, [content_type], body.to_string()).into_response();
-        if let Some((name, value)) = self.header
-            && let Ok(value) = HeaderValue::try_from(&*value)
-        {
-            response.headers_mut().insert(name, value);
-        }
-        response
     }
 }
 

@@ -4,25 +4,30 @@ use std::sync::Arc;
 
 use async_nats::Client;
 use async_nats::connection::State;
+use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::{self, message::PublishMessage};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use opentelemetry::Context;
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
 use crate::config::Limits;
+use crate::meanwhile::meanwhile;
+use crate::message::Message;
 use crate::metrics::Metrics;
-use crate::outcome::{self, Failure};
+use crate::outcome::{self, Failure, Stored};
 use crate::trace;
 
 /// Publishes events of one topic.
 pub struct Publisher {
     client: Client,
-    jetstream: jetstream::Context,
+    /// `None` on a Direct topic: events go to whoever listens, and nobody acknowledges.
+    stream: Option<jetstream::Context>,
     topic: String,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -38,22 +43,25 @@ pub struct Incomplete {
 }
 
 /// An event on its way to the broker.
-struct Sent {
-    acknowledgement: PublishAckFuture,
+pub struct Sent<'a> {
+    publisher: &'a Publisher,
+    acknowledgement: Option<PublishAckFuture>,
     trace: trace::Publish,
     started: Instant,
 }
 
 impl Publisher {
     /// A publisher of this topic over this connection.
-    pub fn new(client: Client, topic: String, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        let jetstream = ContextBuilder::new()
-            .timeout(limits.publish)
-            .ack_timeout(limits.publish)
-            .max_ack_inflight(limits.publishes)
-            .backpressure_on_inflight(true)
-            .build(client.clone());
-        Self { client, jetstream, topic, limits, metrics }
+    pub fn new(client: Client, topic: String, routing: Routing, limits: Limits, metrics: Arc<Metrics>) -> Self {
+        let stream = (routing == Routing::Queued).then(|| {
+            ContextBuilder::new()
+                .timeout(limits.publish)
+                .ack_timeout(limits.publish)
+                .max_ack_inflight(limits.publishes)
+                .backpressure_on_inflight(true)
+                .build(client.clone())
+        });
+        Self { client, stream, topic, limits, metrics }
     }
 
     /// Publishes all events of a request and returns when the broker has acknowledged them.
@@ -66,9 +74,9 @@ impl Publisher {
     pub async fn publish_all(&self, events: &[Event], request: &Context) -> Result<(), Incomplete> {
         let mut in_flight = FuturesUnordered::new();
         let (mut stored, mut worst) = (0, None);
-        let mut settle = |outcome: Result<(), Failure>| {
+        let mut settle = |outcome: Result<Stored, Failure>| {
             match outcome {
-                Ok(()) => stored += 1,
+                Ok(_) => stored += 1,
                 Err(failure) => worst = worst.max(Some(failure)),
             }
             worst.is_none()
@@ -80,8 +88,12 @@ impl Publisher {
             {
                 break;
             }
-            match self.send(event, request).await {
-                Ok(sent) => in_flight.push(self.acknowledged(sent)),
+            let sending = self.send(event, None, request);
+            let sent = meanwhile(sending, &mut in_flight, |outcome| {
+                settle(outcome);
+            });
+            match sent.await {
+                Ok(sent) => in_flight.push(sent.stored()),
                 Err(failure) => {
                     settle(Err(failure));
                     break;
@@ -94,23 +106,19 @@ impl Publisher {
         worst.map_or(Ok(()), |failure| Err(Incomplete { failure, stored }))
     }
 
-    /// Sends one event.
-    async fn send(&self, event: &Event, request: &Context) -> Result<Sent, Failure> {
+    /// Sends one event, as soon as not too many others are in flight. `name` replaces its source and id where
+    /// repetitions are recognised.
+    ///
+    /// # Errors
+    /// It was not sent.
+    pub async fn send(&self, event: &Event, name: Option<&str>, request: &Context) -> Result<Sent<'_>, Failure> {
         let started = Instant::now();
-        let message_id = layout::message_id(event.source(), event.id());
-        let partition = layout::partition(partition_key(event));
-        let trace = trace::Publish::start(&self.topic, event, &message_id, partition, request);
-        let subject = layout::event_subject(partition, event.event_type());
-        let (mut headers, payload) = stored::encode(event);
-        trace.inject(&mut headers);
-        let message = PublishMessage::build()
-            .headers(headers)
-            .payload(payload)
-            .message_id(message_id)
-            .expected_stream(layout::EVENT_STREAM);
-        let sending = self.hand_over(subject, message, started + self.limits.publish);
-        match sending.instrument(trace.span.clone()).await {
-            Ok(acknowledgement) => Ok(Sent { acknowledgement, trace, started }),
+        let mut message = Message::of(event, name);
+        let trace = trace::Publish::start(&self.topic, event, &message.message_id, message.partition, request);
+        trace.inject(&mut message.headers);
+        let handing_over = timeout_at(started + self.limits.publish, self.hand_over(message));
+        match handing_over.instrument(trace.span.clone()).await.unwrap_or(Err(Failure::Timeout)) {
+            Ok(acknowledgement) => Ok(Sent { publisher: self, acknowledgement, trace, started }),
             Err(failure) => {
                 self.ended(&trace, started, Err(failure));
                 Err(failure)
@@ -118,57 +126,50 @@ impl Publisher {
         }
     }
 
-    /// Gives a message to the client, as soon as not too many others are in flight.
-    async fn hand_over(
-        &self,
-        subject: String,
-        message: PublishMessage,
-        deadline: Instant,
-    ) -> Result<PublishAckFuture, Failure> {
+    /// Gives a message to the client.
+    async fn hand_over(&self, message: Message) -> Result<Option<PublishAckFuture>, Failure> {
         // Without a connection the client would keep the message and send it later, after we said no.
         if self.client.connection_state() != State::Connected {
             return Err(Failure::Unavailable);
         }
-        let sent = timeout_at(deadline, self.jetstream.send_publish(subject, message)).await;
-        sent.map_err(|_| Failure::Timeout)?.map_err(|error| outcome::of_publish_error(&error))
-    }
-
-    /// Waits for the broker's acknowledgement.
-    async fn acknowledged(&self, sent: Sent) -> Result<(), Failure> {
-        let Sent { acknowledgement, trace, started } = sent;
-        let waiting = timeout_at(started + self.limits.publish, acknowledgement.into_future());
-        let outcome = match waiting.instrument(trace.span.clone()).await {
-            Ok(Ok(acknowledgement)) => outcome::of_acknowledgement(&acknowledgement),
-            Ok(Err(error)) => Err(outcome::of_publish_error(&error)),
-            Err(_) => Err(Failure::Timeout),
+        let Message { subject, message_id, mut headers, payload, .. } = message;
+        let Some(stream) = &self.stream else {
+            let publish = self.client.publish_with_headers(subject, headers, payload);
+            return publish.await.map(|()| None).map_err(|error| outcome::of_client_error(&error));
         };
-        self.ended(&trace, started, outcome);
+        headers.insert(NATS_MESSAGE_ID, message_id);
+        headers.insert(NATS_EXPECTED_STREAM, layout::EVENT_STREAM);
+        let publish = PublishMessage::build().headers(headers).payload(payload);
+        let sent = stream.send_publish(subject, publish).await;
+        sent.map(Some).map_err(|error| outcome::of_publish_error(&error))
+    }
+
+    fn ended(&self, trace: &trace::Publish, started: Instant, outcome: Result<Stored, Failure>) {
+        trace.end(outcome.map(drop));
+        self.metrics.published(outcome.map(drop), started.elapsed());
+    }
+}
+
+impl Sent<'_> {
+    /// Waits for the broker's acknowledgement. On a Direct topic, where nobody acknowledges, for the client to have
+    /// written everything to its connection.
+    ///
+    /// # Errors
+    /// The event is not known to be stored.
+    pub async fn stored(self) -> Result<Stored, Failure> {
+        let Self { publisher, acknowledgement, trace, started } = self;
+        let waiting = async {
+            match acknowledgement {
+                Some(acknowledgement) => match acknowledgement.await {
+                    Ok(acknowledgement) => outcome::of_acknowledgement(&acknowledgement),
+                    Err(error) => Err(outcome::of_publish_error(&error)),
+                },
+                None => publisher.client.flush().await.map(|()| Stored::default()).map_err(|_| Failure::Unavailable),
+            }
+        };
+        let waiting = timeout_at(started + publisher.limits.publish, waiting).instrument(trace.span.clone());
+        let outcome = waiting.await.unwrap_or(Err(Failure::Timeout));
+        publisher.ended(&trace, started, outcome);
         outcome
-    }
-
-    fn ended(&self, trace: &trace::Publish, started: Instant, outcome: Result<(), Failure>) {
-        trace.end(outcome);
-        self.metrics.published(outcome, started.elapsed());
-    }
-}
-
-/// What decides an event's partition: the `partitionkey` extension, else `subject`, else `id`.
-fn partition_key(event: &Event) -> &str {
-    let named = |name| event.attribute(name).filter(|value| !value.is_empty());
-    named("partitionkey").or_else(|| named("subject")).unwrap_or_else(|| event.id())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_partition_key_falls_back() {
-        let event = Event::builder("1", "/s", "t").build().unwrap();
-        assert_eq!(partition_key(&event), "1");
-        let event = Event::builder("1", "/s", "t").attribute("subject", "sensor").build().unwrap();
-        assert_eq!(partition_key(&event), "sensor");
-        let event = event.with_extension("partitionkey", "key").unwrap();
-        assert_eq!(partition_key(&event), "key");
     }
 }

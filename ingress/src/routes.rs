@@ -3,68 +3,64 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
-use axum::body::HttpBody as _;
-use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
-use axum::routing::post;
-use http::StatusCode;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use tidegate_broker_client::layout::{MAX_NAMED_MESSAGE_ID, MESSAGE_ID_HEADER};
 use tidegate_cloudevents::http as binding;
 
-use crate::admission::Admission;
-use crate::config::{Limits, request_limit};
-use crate::metrics::Metrics;
+use crate::connection::Answers;
+use crate::intake::Intake;
 use crate::problem::Problem;
-use crate::publish::Publisher;
 use crate::{body, trace};
 
-/// What answering a request takes.
-pub struct Publishing {
-    publisher: Publisher,
-    admission: Admission,
-    limits: Limits,
-    max_event_size: usize,
-}
+/// The HTTPS listener. Without a framework: what one does for a request costs more than a publish.
+#[derive(Clone)]
+pub struct Routes(pub Arc<Intake>);
 
-impl Publishing {
-    /// With this publisher, for events of at most this many bytes.
-    pub fn new(publisher: Publisher, limits: Limits, max_event_size: usize) -> Self {
-        let admission = Admission::new(&limits, request_limit(max_event_size));
-        Self { publisher, admission, limits, max_event_size }
+impl Answers for Routes {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let Self(intake) = self;
+        let started = Instant::now();
+        let method = request.method().clone();
+        let outcome = match request.uri().path() {
+            "/" if method == Method::POST => publish(intake, request).await,
+            "/" => Err(Problem::method_not_allowed()),
+            _ => Err(Problem::not_found()),
+        };
+        let mut response = Response::default();
+        match outcome {
+            Ok(()) => *response.status_mut() = StatusCode::ACCEPTED,
+            Err(problem) => response = problem.into_response(),
+        }
+        intake.metrics.answered(&method, response.status(), started.elapsed());
+        response
     }
-}
-
-/// The routes of the HTTPS listener.
-pub fn router(publishing: Arc<Publishing>, metrics: Arc<Metrics>) -> Router {
-    Router::new()
-        .route("/", post(publish))
-        .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .fallback(async || Problem::not_found())
-        .with_state(publishing)
-        .layer(from_fn_with_state(metrics, measure))
 }
 
 /// Takes the events of a request: 202 when the broker has acknowledged all of them.
-async fn publish(State(state): State<Arc<Publishing>>, request: Request) -> Result<StatusCode, Problem> {
+async fn publish(intake: &Intake, request: Request<Incoming>) -> Result<(), Problem> {
     let (head, body) = request.into_parts();
-    let _admitted = state.admission.admit(body.size_hint().exact())?;
-    let body = body::read(body, state.admission.request_limit(), state.limits.body).await?;
+    let _admitted = intake.admission.admit(body.size_hint().exact())?;
+    let name = named(&head.headers)?;
+    let body = body::read(body, intake.admission.request_limit(), intake.limits.body).await?;
     let (mode, events) = binding::decode(&head.headers, body)?;
-    if let Some(event) = events.iter().find(|event| event.size() > state.max_event_size) {
-        return Err(Problem::event_too_large(event.id(), event.size(), state.max_event_size));
+    if name.is_some() && mode == binding::Mode::Batched {
+        return Err(Problem::named_batch());
     }
     tracing::debug!(mode = mode.name(), events = events.len(), "request");
-    match state.publisher.publish_all(&events, &trace::of_request(&head.headers)).await {
-        Ok(()) => Ok(StatusCode::ACCEPTED),
-        Err(incomplete) => Err(Problem::not_stored(incomplete.failure, incomplete.stored, events.len())),
-    }
+    intake.publish(&events, name, &trace::of_request(&head.headers)).await
 }
 
-async fn measure(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let method = request.method().clone();
-    let response = next.run(request).await;
-    metrics.answered(&method, response.status(), started.elapsed());
-    response
+/// The message id of the request's own choice.
+fn named(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(MESSAGE_ID_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let bytes = value.as_bytes();
+    let valid = (1..=MAX_NAMED_MESSAGE_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
+    match value.to_str() {
+        Ok(name) if valid && values.next().is_none() => Ok(Some(name)),
+        _ => Err(Problem::bad_message_id()),
+    }
 }

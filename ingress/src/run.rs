@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
+use futures::future::join_all;
 use tidegate_broker_client::connect::ConnectError;
 use tidegate_broker_client::contract;
 use tidegate_broker_client::identity::Unreadable;
@@ -13,13 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{self, Health};
-use crate::broker;
 use crate::config::Limits;
+use crate::connection::Http;
+use crate::intake::Intake;
 use crate::metrics::Metrics;
+use crate::mqtt::Mqtt;
 use crate::publish::Publisher;
-use crate::routes::{self, Publishing};
-use crate::server::{Server, listen};
+use crate::server::{Protocol, Server, listen};
 use crate::tls::Certificate;
+use crate::{broker, nats, routes};
 
 /// How long the client may take to send what it still holds.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -38,6 +41,9 @@ pub enum Error {
     /// The identity or the addresses of the broker cannot be used.
     #[error(transparent)]
     Broker(#[from] ConnectError),
+    /// The client library refuses to listen for publishers over NATS.
+    #[error("NATS: {0}")]
+    Listen(#[from] async_nats::SubscribeError),
     /// A port cannot be listened on.
     #[error("port {port}: {error}")]
     Port {
@@ -50,8 +56,10 @@ pub enum Error {
 
 /// An ingress that listens, and does not serve yet.
 pub struct Ingress {
-    https: Server,
-    admin: Server,
+    https: Server<Http<routes::Routes>>,
+    mqtt: Server<Mqtt>,
+    nats: nats::Listener,
+    admin: Server<Http<admin::Routes>>,
     health: Arc<Health>,
     certificate: Arc<Certificate>,
     client: Client,
@@ -59,28 +67,26 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// Reads the certificate, opens both ports and starts to connect to the broker.
+    /// Reads the certificate, opens all ports and starts to connect to the broker.
     ///
     /// # Errors
     /// See [`Error`]. A broker that is not there is none.
     pub async fn bind(config: &contract::Ingress, limits: Limits) -> Result<Self, Error> {
         let certificate = Certificate::load(&config.identity)?;
-        let tls = Some(certificate.acceptor()?);
         let client = broker::connect(config).await?;
+        let intake = intake(config, client.clone(), &limits);
 
-        let metrics = Arc::new(Metrics::new(&config.topic));
-        let publisher = Publisher::new(client.clone(), config.topic.clone(), limits.clone(), Arc::clone(&metrics));
-        let publishing = Arc::new(Publishing::new(publisher, limits.clone(), config.max_event_size));
-        let router = routes::router(publishing, metrics);
-        let listener = open(config.https_port).await?;
-        let https = Server { listener, tls, router, limits: limits.clone() };
+        let tls = Some(certificate.acceptor(&["h2", "http/1.1"])?);
+        let http = Http { answers: routes::Routes(Arc::clone(&intake)), tls, limits: limits.clone() };
+        let https = serve(config.https_port, http, limits.connections).await?;
+        let mqtt = Mqtt { intake: Arc::clone(&intake), tls: certificate.acceptor(&["mqtt"])? };
+        let mqtt = serve(config.mqtt_port, mqtt, limits.connections).await?;
+        let nats = nats::Listener::new(broker::connect_publishers(config).await?, intake).await?;
 
         let health = Arc::new(Health::new(client.clone(), &config.broker_monitor));
-        let router = admin::router(Arc::clone(&health));
-        let admin_limits = Limits { connections: ADMIN_CONNECTIONS, ..limits.clone() };
-        let listener = open(config.admin_port).await?;
-        let admin = Server { listener, tls: None, router, limits: admin_limits };
-        Ok(Self { https, admin, health, certificate, client, limits })
+        let http = Http { answers: admin::Routes(Arc::clone(&health)), tls: None, limits: limits.clone() };
+        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS).await?;
+        Ok(Self { https, mqtt, nats, admin, health, certificate, client, limits })
     }
 
     /// Where HTTPS is served.
@@ -89,6 +95,14 @@ impl Ingress {
     /// The listener has no address any more.
     pub fn https_address(&self) -> io::Result<SocketAddr> {
         self.https.listener.local_addr()
+    }
+
+    /// Where MQTT is served.
+    ///
+    /// # Errors
+    /// The listener has no address any more.
+    pub fn mqtt_address(&self) -> io::Result<SocketAddr> {
+        self.mqtt.listener.local_addr()
     }
 
     /// Where probes are answered.
@@ -102,19 +116,24 @@ impl Ingress {
     /// Serves until `leave` completes, and then ends in order: not ready; still taking requests while the
     /// cluster takes this pod out of its Services; ending the requests in progress; flushing.
     pub async fn run(self, leave: impl Future<Output = ()>) {
-        let Self { https, admin, health, certificate, client, limits } = self;
+        let Self { https, mqtt, nats, admin, health, certificate, client, limits } = self;
         let stop = CancellationToken::new();
         let interval = limits.certificate_check;
         let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificate.watch(interval).await }));
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(CancellationToken::new())));
-        let mut https = AbortOnDropHandle::new(tokio::spawn(https.run(stop.clone())));
+        let serving = [
+            tokio::spawn(https.run(stop.clone())),
+            tokio::spawn(mqtt.run(stop.clone())),
+            tokio::spawn(nats.run(stop.clone())),
+        ];
+        let mut serving = join_all(serving.map(AbortOnDropHandle::new));
 
         leave.await;
         tracing::info!("leaving: not ready any more");
         health.leave();
         tokio::time::sleep(limits.propagation).await;
         stop.cancel();
-        if tokio::time::timeout(limits.drain, &mut https).await.is_err() {
+        if tokio::time::timeout(limits.drain, &mut serving).await.is_err() {
             tracing::warn!("some requests did not end in time");
         }
         match tokio::time::timeout(FLUSH, client.flush()).await {
@@ -124,6 +143,15 @@ impl Ingress {
     }
 }
 
-async fn open(port: u16) -> Result<tokio::net::TcpListener, Error> {
-    listen(port).await.map_err(|error| Error::Port { port, error })
+/// What all protocols share.
+fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Arc<Intake> {
+    let metrics = Arc::new(Metrics::new(&config.topic));
+    let topic = config.topic.clone();
+    let publisher = Publisher::new(client, topic, config.routing, limits.clone(), Arc::clone(&metrics));
+    Arc::new(Intake::new(publisher, limits.clone(), metrics, config.max_event_size))
+}
+
+async fn serve<P: Protocol>(port: u16, protocol: P, connections: usize) -> Result<Server<P>, Error> {
+    let listener = listen(port).await.map_err(|error| Error::Port { port, error })?;
+    Ok(Server { listener, protocol, connections })
 }

@@ -7,26 +7,25 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Limits;
-use crate::connection::Connection;
+/// What is spoken on a connection.
+pub trait Protocol: Clone + Send + 'static {
+    /// Serves a connection to its end, whoever ends it; `stop` ends it after what is in progress.
+    fn serve(self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send;
+}
 
 /// A listener and what it serves.
-pub struct Server {
+pub struct Server<P> {
     /// Where connections come from.
     pub listener: TcpListener,
-    /// TLS, or `None` for plain HTTP.
-    pub tls: Option<TlsAcceptor>,
-    /// What answers.
-    pub router: Router,
-    /// Bounds.
-    pub limits: Limits,
+    /// What is spoken.
+    pub protocol: P,
+    /// Connections at a time.
+    pub connections: usize,
 }
 
 /// Listens on a port of every address of the pod, IPv6 included where there is IPv6.
@@ -40,11 +39,11 @@ pub async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-impl Server {
+impl<P: Protocol> Server<P> {
     /// Serves until `stop`, then until the last connection has ended its requests.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, tls, router, limits } = self;
-        let slots = Arc::new(Semaphore::new(limits.connections));
+        let Self { listener, protocol, connections } = self;
+        let slots = Arc::new(Semaphore::new(connections));
         let mut connections = JoinSet::new();
         loop {
             let accept = async {
@@ -62,10 +61,13 @@ impl Server {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let connection = Connection { router: router.clone(), limits: limits.clone(), stop: stop.clone() };
-            let tls = tls.clone();
+            // Small answers must not wait for more to send.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "nodelay");
+            }
+            let serving = protocol.clone().serve(stream, stop.clone());
             connections.spawn(async move {
-                connection.serve(stream, tls).await;
+                serving.await;
                 drop(slot);
             });
         }

@@ -12,7 +12,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_broker_client::identity::{Unreadable, file};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// The certificate in use. Handshakes read it, [`Certificate::watch`] replaces it.
 pub struct Certificate {
@@ -39,16 +42,16 @@ impl Certificate {
         Ok(Arc::new(Self { folder, current: RwLock::new(Loaded { files, key }) }))
     }
 
-    /// An acceptor that uses the certificate of the moment, for HTTP/2 and HTTP/1.1.
+    /// An acceptor that uses the certificate of the moment, for these application protocols (ALPN), the best first.
     ///
     /// # Errors
     /// The crypto provider has no protocol version in common with rustls (it has).
-    pub fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, rustls::Error> {
+    pub fn acceptor(self: &Arc<Self>, protocols: &[&str]) -> Result<TlsAcceptor, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
@@ -85,6 +88,16 @@ impl Certificate {
     fn loaded(&self) -> Loaded {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The handshake of a connection; `None` if it failed or took longer than `limit`.
+pub async fn handshake(tls: &TlsAcceptor, stream: TcpStream, limit: Duration) -> Option<TlsStream<TcpStream>> {
+    match timeout(limit, tls.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
+        Err(_) => tracing::debug!("the TLS handshake took too long"),
+    }
+    None
 }
 
 impl fmt::Debug for Certificate {

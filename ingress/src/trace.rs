@@ -16,6 +16,11 @@ pub fn of_request(headers: &http::HeaderMap) -> Context {
     tidegate_telemetry::context_from(&|name| headers.get(name).and_then(|value| value.to_str().ok()))
 }
 
+/// The context a NATS message came with; empty if it has none.
+pub fn of_message(headers: Option<&HeaderMap>) -> Context {
+    tidegate_telemetry::context_from(&|name| headers?.get(name).map(HeaderValue::as_str))
+}
+
 /// A publish in progress, as a span and as what is sent on.
 pub struct Publish {
     /// Runs from the wait for its turn to the broker's acknowledgement.

@@ -121,7 +121,7 @@ mod tests {
     fn an_identity_is_kept_until_it_must_be_renewed() {
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("t", now).unwrap();
-        let user = |at| authority.handler_user("h", "uid", at).unwrap();
+        let user = |at| authority.publisher_user("p", at).unwrap();
         let make =
             |present: Option<&Secret>, at| identity(&authority, present, "h", vec![], Some(&user(at)), at).unwrap();
         let first = make(None, now);

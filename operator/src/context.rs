@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::lag::{self, Board};
 use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
+use crate::reports::Reports;
 
 /// What every reconcile is given. Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +29,8 @@ pub struct Context {
     pub brokers: Arc<Brokers>,
     /// What the brokers said of the handlers' lag.
     pub lag: Arc<Board>,
+    /// What the sidecars say of themselves.
+    pub reports: Arc<Reports>,
     /// Kubernetes Events.
     pub recorder: Recorder,
     /// The operator's own metrics.
@@ -46,6 +49,7 @@ impl Context {
             args: Arc::new(args),
             brokers: Arc::default(),
             lag: board,
+            reports: Arc::default(),
             metrics: Metrics::default(),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
 //! status. Beside them [`poll`] asks the brokers how far the handlers are ([`lag`]), and [`scaling`] (pure) decides how
-//! many pods that needs. [`brokers`] holds the operator's own connections; [`apply`], [`finalizer`],
+//! many pods that needs; [`reports`] hears what the sidecars say of themselves. [`brokers`] holds the operator's own connections; [`apply`], [`finalizer`],
 //! [`status`] and [`report`] are the only places that write to the API server.
 
 pub mod apply;
@@ -23,6 +23,7 @@ pub mod pods;
 pub mod poll;
 pub mod quantity;
 pub mod report;
+pub mod reports;
 pub mod run;
 pub mod scaling;
 pub mod status;

@@ -15,6 +15,8 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tidegate"
 
 /// The HTTPS port of the ingress container.
 pub const INGRESS_PORT: i32 = 8443;
+/// The MQTT port of the ingress container.
+pub const MQTT_PORT: i32 = 8883;
 /// The probe port of the ingress container.
 pub const INGRESS_ADMIN_PORT: i32 = 8081;
 /// The probe and drain port of the sidecar; the CRD refuses it to users.
@@ -45,6 +47,11 @@ pub fn ca(topic: &str) -> String {
 /// The Secret that the ingress containers mount.
 pub fn ingress(topic: &str) -> String {
     format!("{topic}-ingress")
+}
+
+/// The Secret of a workload that publishes over NATS.
+pub fn publisher(topic: &str, publisher: &str) -> String {
+    format!("{topic}-publisher-{publisher}")
 }
 
 /// Deployment of a handler.

@@ -13,6 +13,7 @@ use async_nats::jetstream::consumer::Info;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::runtime::reflector::{ObjectRef, Store};
 use tidegate_broker_admin::consumers;
+use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandler, EventTopic};
 use tokio::sync::mpsc;
 
@@ -20,7 +21,7 @@ use crate::brokers::{Broker, TopicKey};
 use crate::context::Context;
 use crate::doorbell::Doorbells;
 use crate::handler::settings::scaling_policy;
-use crate::lag::STATUS_PERIOD;
+use crate::lag::{HandlerKey, STATUS_PERIOD};
 use crate::scaling::Sample;
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -52,13 +53,24 @@ async fn follow_handlers(context: &Context, handlers: &Store<EventHandler>, trig
     loop {
         let asked = tokio::select! {
             _ = ticks.tick() => context.brokers.connected(),
+            changed = context.reports.changed() => {
+                for (namespace, name) in changed {
+                    let _ = triggers.handlers.try_send(ObjectRef::new(&name).within(&namespace));
+                }
+                continue;
+            }
             Some(topic) = heard.recv() => context.brokers.known(&topic).map(|broker| (topic, broker)).into_iter().collect(),
         };
-        context.lag.keep(|(namespace, name)| handlers.get(&ObjectRef::new(name).within(namespace)).is_some());
+        let is_alive = |(namespace, name): &HandlerKey| handlers.get(&ObjectRef::new(name).within(namespace)).is_some();
+        context.lag.keep(is_alive);
+        context.reports.keep(is_alive);
+        for (topic, broker) in &asked {
+            context.reports.listen(topic, broker);
+        }
         for (topic, infos) in ask(asked, consumers_of).await {
             let mut sleeper = false;
-            for info in infos {
-                sleeper |= poll.tell(&topic, &info) == Told::Asleep;
+            for (handler, progress) in by_handler(&infos) {
+                sleeper |= poll.tell(&topic, handler, progress) == Told::Asleep;
             }
             if let Some(broker) = context.brokers.known(&topic).filter(|_| sleeper) {
                 bells.hang(&topic, &broker);
@@ -112,6 +124,25 @@ async fn numbers_of(broker: Arc<Broker>) -> Result<Numbers, String> {
     Ok((consumers, streams.iter().map(|stream| (stream.state.messages, stream.state.last_sequence)).collect()))
 }
 
+/// How far all consumers of a handler are together.
+#[derive(Clone, Copy, Default)]
+struct Progress {
+    pending: u64,
+    in_flight: u64,
+    delivered: u64,
+}
+
+fn by_handler(consumers: &[Info]) -> HashMap<&str, Progress> {
+    let mut handlers: HashMap<&str, Progress> = HashMap::new();
+    for info in consumers {
+        let progress = handlers.entry(layout::handler_of(&info.name)).or_default();
+        progress.pending += info.num_pending;
+        progress.in_flight += u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
+        progress.delivered += info.delivered.consumer_sequence;
+    }
+    handlers
+}
+
 /// What a sample meant for its handler.
 #[derive(PartialEq, Eq)]
 enum Told {
@@ -130,21 +161,20 @@ struct HandlerPoll<'a> {
 }
 
 impl HandlerPoll<'_> {
-    fn tell(&self, topic: &TopicKey, info: &Info) -> Told {
-        let reference = ObjectRef::<EventHandler>::new(&info.name).within(&topic.namespace);
+    fn tell(&self, topic: &TopicKey, name: &str, progress: Progress) -> Told {
+        let reference = ObjectRef::<EventHandler>::new(name).within(&topic.namespace);
         let Some(handler) = self.handlers.get(&reference).filter(|handler| handler.spec.topic == topic.name) else {
             return Told::Awake;
         };
         let status = handler.status.as_ref();
-        let in_flight = u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
         let sample = Sample {
             at: self.origin.elapsed(),
-            pending: info.num_pending,
-            in_flight,
-            handled: info.delivered.stream_sequence.saturating_sub(in_flight),
+            pending: progress.pending,
+            in_flight: progress.in_flight,
+            handled: progress.delivered.saturating_sub(progress.in_flight),
             ready: status.and_then(|status| u32::try_from(status.ready_replicas).ok()).unwrap_or(0),
         };
-        let key = (topic.namespace.clone(), info.name.clone());
+        let key = (topic.namespace.clone(), name.to_owned());
         // A specification that cannot be read is the reconciler's to report.
         let policy = scaling_policy(&handler.spec).ok().flatten();
         if self.context.lag.record(key, &handler, policy.as_ref(), sample) {

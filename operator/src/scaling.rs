@@ -53,6 +53,8 @@ pub struct Sample {
 pub enum Reason {
     /// No autoscaling: `spec.replicas` says so.
     Fixed,
+    /// Events of a Direct topic do not wait anywhere: `minReplicas`, and at least one.
+    Direct,
     /// Nothing waits and nothing is in flight.
     Idle,
     /// What waits needs so many to be in time.
@@ -70,6 +72,7 @@ impl Reason {
     pub fn text(self) -> &'static str {
         match self {
             Self::Fixed => "Fixed",
+            Self::Direct => "Direct",
             Self::Idle => "Idle",
             Self::Backlog => "Backlog",
             Self::Concurrency => "Concurrency",

@@ -23,13 +23,22 @@ const TRANSPORT: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
 
 /// Makes the process's subscriber of them.
 pub fn install(providers: Option<&Providers>) -> Result<(), TryInitError> {
-    let tracer = providers.map(|providers| providers.traces.tracer("tidegate"));
-    let bridge = providers.map(|providers| OpenTelemetryTracingBridge::new(&providers.logs));
-    Registry::default()
-        .with(tracer.map(traces))
-        .with(bridge.map(|bridge| bridge.with_filter(level().and(filter_fn(|of| !transport(of.target()))))))
-        .with(lines(std::io::stdout))
-        .try_init()
+    Registry::default().with(layers(providers, std::io::stdout)).try_init()
+}
+
+/// Only those that have something to do: one that is absent is still asked, and wants every span.
+fn layers<W>(providers: Option<&Providers>, writer: W) -> Vec<Box<dyn Layer<Registry> + Send + Sync>>
+where
+    W: for<'w> MakeWriter<'w> + 'static + Send + Sync,
+{
+    let mut layers = Vec::new();
+    if let Some(providers) = providers {
+        let bridge = OpenTelemetryTracingBridge::new(&providers.logs);
+        layers.push(traces(providers.traces.tracer("tidegate")).boxed());
+        layers.push(bridge.with_filter(level().and(filter_fn(|of| !transport(of.target())))).boxed());
+    }
+    layers.push(lines(writer).boxed());
+    layers
 }
 
 /// Spans only: log events are exported as logs, with the span they belong to.
@@ -119,6 +128,15 @@ mod tests {
         let spans = spans.map(|span| (span.name.to_string(), span.span_context.trace_id().to_string())).collect();
         let written = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
         (spans, written.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    #[test]
+    fn an_events_span_is_nothing_where_nothing_is_exported() {
+        let subscriber = Registry::default().with(layers(None, std::io::sink));
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(tracing::info_span!(target: PER_EVENT, "process").is_disabled());
+            assert!(!tracing::info_span!("other").is_disabled());
+        });
     }
 
     #[test]

@@ -1,35 +1,39 @@
 //! A real nats-server for tests: operator mode, mutual TLS, a topic's streams, as the operator sets it up.
 //!
-//! The server's binary is named by `NATS_SERVER`, else found on `PATH`. It listens on loopback only and
-//! ends with its [`TestBroker`].
+//! The server's binary is named by `NATS_SERVER`, else found on `PATH`. Tests reach it on loopback, and it ends with
+//! its [`TestBroker`]. Usually it is one server; [`TestBroker::start_cluster`] starts three.
 
 #![allow(clippy::expect_used, clippy::missing_panics_doc)] // a test support: it fails by panicking
 
-use std::net::TcpListener;
+pub mod cluster;
+mod node;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use tempfile::TempDir;
 use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::consumers::Start;
 use tidegate_broker_admin::push::System;
-use tidegate_broker_admin::server::Server;
+use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Authority, Leaf, consumers, streams};
+use tidegate_broker_admin::{Authority, Leaf, consumers, guests, streams};
 use tidegate_broker_client::connect;
+use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
 use time::OffsetDateTime;
+
+use crate::node::Node;
 
 /// A running broker of one topic.
 pub struct TestBroker {
     authority: Authority,
-    folder: TempDir,
-    port: u16,
-    monitor: u16,
-    child: Option<Child>,
+    /// At least one.
+    nodes: Vec<Node>,
     operator: Option<async_nats::Client>,
+    folder: TempDir,
 }
 
 /// The topic that [`TestBroker::start`] makes.
@@ -38,6 +42,7 @@ pub fn topic() -> Topic {
         replicas: 1,
         max_bytes: 256 << 20,
         dead_letter_bytes: 64 << 20,
+        attempt_bytes: 16 << 20,
         max_age: None,
         drop_oldest: false,
         deduplication_window: Duration::from_secs(120),
@@ -53,6 +58,17 @@ impl TestBroker {
 
     /// Starts a broker with the streams of this topic.
     pub async fn start_with(topic: Topic) -> Self {
+        let broker = Self::start_servers(Routing::Queued, 1).await;
+        streams::ensure(&jetstream::new(broker.operator()), &topic).await.expect("streams");
+        broker
+    }
+
+    /// Starts a broker of a topic that stores nothing.
+    pub async fn start_direct() -> Self {
+        Self::start_servers(Routing::Direct, 1).await
+    }
+
+    async fn start_servers(routing: Routing, servers: usize) -> Self {
         // A test binary may start several; the first one installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = OffsetDateTime::now_utc();
@@ -60,24 +76,25 @@ impl TestBroker {
         let folder = tempfile::tempdir().expect("temporary folder");
         let leaf = authority.leaf("broker", vec!["localhost".into()], now).expect("leaf");
         write_leaf(&folder.path().join("tls"), &authority, &leaf);
-        let mut broker =
-            Self { authority, folder, port: free_port(), monitor: free_port(), child: None, operator: None };
-        broker.configure();
-        broker.spawn().await;
+        let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
+        let mut broker = Self { authority, nodes, operator: None, folder };
+        broker.configure(routing);
+        for node in &mut broker.nodes {
+            node.start().await;
+        }
         let operator = broker.client(broker.authority.operator_user(now).expect("user")).await;
-        streams::ensure(&jetstream::new(operator.clone()), &topic).await.expect("streams");
         broker.operator = Some(operator);
         broker
     }
 
     /// Addresses for [`tidegate_broker_client::connect`].
     pub fn servers(&self) -> Vec<String> {
-        vec![format!("tls://localhost:{}", self.port)]
+        self.nodes.iter().map(|node| format!("tls://localhost:{}", node.port)).collect()
     }
 
-    /// The server's monitoring address.
+    /// The first server's monitoring address.
     pub fn monitor(&self) -> String {
-        format!("http://127.0.0.1:{}", self.monitor)
+        format!("http://127.0.0.1:{}", self.nodes[0].monitor)
     }
 
     /// The topic's root of trust.
@@ -93,7 +110,7 @@ impl TestBroker {
     /// A client of the system account.
     pub async fn system(&self) -> System {
         let user = self.authority.system_user(OffsetDateTime::now_utc()).expect("user");
-        System::new(self.client(user).await, 1)
+        System::new(self.client(user).await, self.nodes.len())
     }
 
     /// The identity folder of the ingress.
@@ -111,37 +128,57 @@ impl TestBroker {
             ack_wait,
             max_ack_pending: 10_000,
             max_waiting: 64,
+            types: Vec::new(),
+            start: Start::Latest,
+            order: Order::None,
         };
         self.handler_with(handler).await
     }
 
     /// The same, with all settings of the consumer.
     pub async fn handler_with(&self, handler: consumers::Handler) -> PathBuf {
-        let now = OffsetDateTime::now_utc();
         consumers::ensure(&jetstream::new(self.operator()), &handler).await.expect("consumer");
-        let account = self.authority.handler_account(&handler.name, &handler.uid, now).expect("account");
+        let consumers::Handler { name, uid, order, .. } = handler;
+        self.guest(guests::Handler { name, uid, order, routing: Routing::Queued }).await
+    }
+
+    /// A handler of a Direct topic: account and identity folder.
+    pub async fn direct_handler(&self, name: &str) -> PathBuf {
+        let (name, uid) = (name.to_owned(), format!("uid-{name}"));
+        self.guest(guests::Handler { name, uid, order: Order::None, routing: Routing::Direct }).await
+    }
+
+    async fn guest(&self, handler: guests::Handler) -> PathBuf {
+        let now = OffsetDateTime::now_utc();
+        let account = self.authority.handler_account(&handler, now).expect("account");
         self.system().await.ensure(&account).await.expect("handler account");
-        let user = self.authority.handler_user(&handler.name, &handler.uid, now).expect("user");
+        let user = self.authority.handler_user(&handler, now).expect("user");
         self.identity_dir(&handler.name, &user)
     }
 
-    /// Kills the server (SIGKILL). What it stored stays.
-    pub fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("kill");
-            child.wait().expect("wait");
-        }
+    /// A workload that publishes over NATS: account and identity folder.
+    pub async fn publisher(&self, name: &str) -> PathBuf {
+        let now = OffsetDateTime::now_utc();
+        let account = self.authority.publisher_account(name, now).expect("account");
+        self.system().await.ensure(&account).await.expect("publisher account");
+        let user = self.authority.publisher_user(name, now).expect("user");
+        self.identity_dir(name, &user)
     }
 
-    /// Starts the server again, on the same ports and files.
+    /// Kills the first server (SIGKILL). What it stored stays.
+    pub fn stop(&mut self) {
+        self.nodes[0].stop();
+    }
+
+    /// Starts the first server again, on the same ports and files.
     pub async fn restart(&mut self) {
         self.stop();
-        self.spawn().await;
+        self.nodes[0].start().await;
     }
 
-    /// The server's process, for signals.
+    /// The first server's process, for signals.
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.nodes[0].pid()
     }
 
     async fn client(&self, user: User) -> async_nats::Client {
@@ -167,56 +204,33 @@ impl TestBroker {
         folder
     }
 
-    fn configure(&self) {
+    fn configure(&self, routing: Routing) {
         let now = OffsetDateTime::now_utc();
         let system = self.authority.system_account(now).expect("account");
-        let topic = self.authority.topic_account(now).expect("account");
-        let server = Server {
-            port: self.port,
-            monitor: format!("127.0.0.1:{}", self.monitor),
-            data: self.folder.path().join("data").display().to_string(),
-            tls: self.folder.path().join("tls").display().to_string(),
-            pid_file: None,
-            max_payload: 4 << 20,
-            max_file_store: 1 << 30,
-            sync_always: false,
-            cluster: None,
-            operator_jwt: self.authority.operator_jwt(now).expect("operator"),
-            accounts: vec![(system.id.clone(), system.jwt), (topic.id, topic.jwt)],
-            system_account: system.id,
-        };
-        std::fs::write(self.folder.path().join("nats.conf"), server.render()).expect("write");
-    }
-
-    async fn spawn(&mut self) {
-        let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.path().join("log")).expect("log");
-        let child = Command::new(&program)
-            .args(["--name", "test", "--config"])
-            .arg(self.folder.path().join("nats.conf"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program} (NATS_SERVER): {error}"));
-        self.child = Some(child);
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let topic = self.authority.topic_account(routing, now).expect("account");
+        let jetstream = JetStream { max_file_store: 1 << 30, sync_always: false };
+        let accounts = vec![(system.id.clone(), system.jwt), (topic.id, topic.jwt)];
+        for node in &self.nodes {
+            let server = Server {
+                port: node.port,
+                monitor: format!("127.0.0.1:{}", node.monitor),
+                data: node.folder.join("data").display().to_string(),
+                tls: self.folder.path().join("tls").display().to_string(),
+                pid_file: None,
+                max_payload: 4 << 20,
+                jetstream: (routing == Routing::Queued).then(|| jetstream.clone()),
+                cluster: cluster::routes(&self.nodes, node),
+                operator_jwt: self.authority.operator_jwt(now).expect("operator"),
+                accounts: accounts.clone(),
+                system_account: system.id.clone(),
+            };
+            node.configure(&server.render());
         }
-        panic!("nats-server does not listen:\n{}", self.log());
     }
 
-    /// The server's log so far.
+    /// The servers' logs so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for TestBroker {
-    fn drop(&mut self) {
-        self.stop();
+        self.nodes.iter().map(Node::log).collect()
     }
 }
 
@@ -225,8 +239,4 @@ fn write_leaf(folder: &Path, authority: &Authority, leaf: &Leaf) {
     std::fs::write(folder.join(file::CA), &authority.ca_certificate).expect("write");
     std::fs::write(folder.join(file::CERTIFICATE), &leaf.certificate).expect("write");
     std::fs::write(folder.join(file::KEY), &leaf.key).expect("write");
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
 }

@@ -1,6 +1,8 @@
 //! The figures.
 
 mod delivery;
+mod direct;
+mod features;
 mod ingress;
 mod latency;
 mod memory;
@@ -9,7 +11,7 @@ mod slow;
 use crate::broker::Broker;
 
 /// The groups of figures, in the order in which they are measured.
-pub const GROUPS: [&str; 5] = ["delivery", "ingress", "latency", "memory", "slow"];
+pub const GROUPS: [&str; 7] = ["delivery", "features", "direct", "ingress", "latency", "memory", "slow"];
 
 /// Measures and prints one group, or `all`.
 ///
@@ -20,6 +22,8 @@ pub async fn measure(group: &str) -> anyhow::Result<()> {
     for each in GROUPS.into_iter().filter(|name| group == "all" || group == *name) {
         match each {
             "delivery" => delivery::measure(&broker).await?,
+            "features" => features::measure(&broker).await?,
+            "direct" => direct::measure().await?,
             "ingress" => ingress::measure(&broker).await?,
             "latency" => latency::measure(&broker).await?,
             "memory" => memory::measure(&broker).await?,

@@ -41,6 +41,10 @@ pub struct Report {
     pub repeated: u64,
     pub missing: u64,
     pub unknown: u64,
+    /// Events that a handler received, accepted or not (yet).
+    pub seen: u64,
+    /// First receipts of an event after a later one of the same key.
+    pub disordered: u64,
 }
 
 /// Runs a test in a namespace of its own. It is dumped if the test fails, and deleted unless E2E_KEEP is set.

@@ -14,6 +14,14 @@ pub fn topic(name: &str, replicas: i32) -> Value {
     })
 }
 
+/// What an example's file describes, for the topic `events` and with another number of events.
+pub fn example(file: &str, count: u64) -> Value {
+    let path = format!("{}/../manifests/examples/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let text = text.replace("readings", "events").replace("value: \"100\"", &format!("value: \"{count}\""));
+    serde_saphyr::from_str(&text).unwrap()
+}
+
 /// A handler of the topic `events` that tells the ledger of each event; `more` is merged into its spec.
 pub fn handler(name: &str, arguments: &[&str], more: Value) -> Value {
     let mut spec = json!({"topic": "events", "template": {"spec": pod(&handle(arguments), json!({}))}});
@@ -84,8 +92,17 @@ impl World {
         self.publish_type(prefix, count, rate, "test.event").await;
     }
 
+    /// The same, one after the other, with so many partition keys in turn.
+    pub async fn publish_keys(&self, prefix: &str, count: u64, keys: u64) {
+        self.publish_with(prefix, count, &["--keys", &keys.to_string(), "--concurrency", "1"]).await;
+    }
+
     /// The same, with a type of events.
     pub async fn publish_type(&self, prefix: &str, count: u64, rate: u64, event_type: &str) {
+        self.publish_with(prefix, count, &["--rate", &rate.to_string(), "--type", event_type]).await;
+    }
+
+    async fn publish_with(&self, prefix: &str, count: u64, more: &[&str]) {
         let url = format!("https://events-broker.{}.svc", self.namespace);
         let arguments: Vec<String> = [
             "publish",
@@ -99,12 +116,9 @@ impl World {
             prefix,
             "--count",
             &count.to_string(),
-            "--rate",
-            &rate.to_string(),
-            "--type",
-            event_type,
         ]
         .iter()
+        .chain(more)
         .map(|argument| (*argument).to_owned())
         .collect();
         let mut spec = pod(&arguments, json!({"volumeMounts": [{"name": "topic", "mountPath": "/topic"}]}));

@@ -33,7 +33,7 @@ impl Received {
 }
 
 /// What it answers, and after which time.
-type Script = Arc<dyn Fn(&Received) -> (u16, Duration) + Send + Sync>;
+type Script = Arc<dyn Fn(&Received) -> (Response, Duration) + Send + Sync>;
 
 #[derive(Clone)]
 struct Shared {
@@ -61,6 +61,19 @@ impl Container {
 
     /// The same at a certain port.
     pub async fn at(port: u16, script: impl Fn(&Received) -> (u16, Duration) + Send + Sync + 'static) -> Self {
+        Self::scripted(port, move |received| {
+            let (status, wait) = script(received);
+            (plain(status), wait)
+        })
+        .await
+    }
+
+    /// One that answers with more than a status.
+    pub async fn responding(script: impl Fn(&Received) -> (Response, Duration) + Send + Sync + 'static) -> Self {
+        Self::scripted(free_port(), script).await
+    }
+
+    async fn scripted(port: u16, script: impl Fn(&Received) -> (Response, Duration) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let shared = Shared { ledger: Arc::default(), script: Arc::new(script) };
         let app = Router::new().fallback(receive).with_state(shared.clone());
@@ -91,8 +104,12 @@ impl Drop for Container {
 async fn receive(State(shared): State<Shared>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let received = Received { at: Instant::now(), method, path: uri.path().to_owned(), headers, body };
     shared.ledger.lock().unwrap().push(received.clone());
-    let (status, wait) = (shared.script)(&received);
+    let (response, wait) = (shared.script)(&received);
     sleep(wait).await;
+    response
+}
+
+fn plain(status: u16) -> Response {
     let status = StatusCode::from_u16(status).unwrap();
     let mut response = Response::builder().status(status);
     if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -1,16 +1,19 @@
 //! What the integration tests share: a broker, a sidecar in this process, and a user's container that keeps a
 //! ledger of what it got.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)] // each test file uses a part of it; helpers may panic
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)] // each test file uses a part of it; helpers may panic
 
-mod container;
+pub mod container;
+mod hostile;
+pub mod ingress;
+mod process;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, message::StreamMessage};
-use tidegate_broker_client::contract::{Delivery, Retry, Sidecar};
+use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
@@ -21,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use container::{Container, free_port};
+pub use hostile::{Hostile, Misdeed};
+pub use process::{PROGRAM, Process};
 
 pub const HANDLER: &str = "billing";
 pub const TOKEN: &str = "0123456789abcdef";
@@ -32,13 +37,21 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
         namespace: "shop".into(),
         topic: "orders".into(),
         handler: HANDLER.into(),
+        handler_uid: format!("uid-{HANDLER}"),
+        routing: Routing::Queued,
         servers: broker.servers(),
         identity,
         admin_port: free_port(),
         drain_token: TOKEN.into(),
+        filter: Filter::default(),
+        dead_letter: None,
+        reply: None,
         delivery: Delivery {
             port,
             path: "/events".into(),
+            format: Format::Binary,
+            order: Order::None,
+            rate: None,
             concurrency: 16,
             timeout: Duration::from_secs(5),
             retry: Retry {
@@ -115,12 +128,17 @@ pub async fn publish_with(broker: &TestBroker, id: &str, extra: &[(&str, &str)])
         .data(format!(r#"{{"id":"{id}"}}"#))
         .build()
         .unwrap();
-    let (mut headers, payload) = stored::encode(&event);
-    headers.insert("Nats-Msg-Id", layout::message_id(event.source(), id));
+    store(broker, &event, extra).await
+}
+
+/// Stores any event.
+pub async fn store(broker: &TestBroker, event: &Event, extra: &[(&str, &str)]) -> u64 {
+    let (mut headers, payload) = stored::encode(event);
+    headers.insert("Nats-Msg-Id", layout::message_id(event.source(), event.id()));
     for (name, value) in extra {
         headers.insert(*name, *value);
     }
-    let subject = layout::event_subject(layout::partition(id), event.event_type());
+    let subject = layout::event_subject(layout::partition(event.id()), event.event_type());
     let stream = jetstream::new(broker.operator());
     let sent = stream.publish_with_headers(subject, headers, payload).await.unwrap();
     sent.await.unwrap().sequence
@@ -145,6 +163,11 @@ pub async fn dead_letters(broker: &TestBroker) -> Vec<StreamMessage> {
         letters.push(stream.get_raw_message(sequence).await.unwrap());
     }
     letters
+}
+
+/// A header of a dead letter.
+pub fn header<'a>(letter: &'a StreamMessage, name: &str) -> &'a str {
+    letter.headers.get(name).map_or("", |value| value.as_str())
 }
 
 /// The handler's consumer.

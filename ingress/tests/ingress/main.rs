@@ -4,7 +4,16 @@
 
 mod broker;
 mod connections;
+mod device;
+mod direct;
+mod message_id;
 mod modes;
+mod mqtt;
+mod mqtt_refusals;
+mod nats;
 mod process;
+mod raw_nats;
 mod refusals;
+mod sdk;
+mod sizes;
 mod support;

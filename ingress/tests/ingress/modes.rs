@@ -3,9 +3,10 @@
 use http::StatusCode;
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
+use tidegate_ingress::Limits;
 use tidegate_test_broker::TestBroker;
 
-use crate::support::{event, events, exchange_http2, messages, post, start};
+use crate::support::{event, events, exchange_http2, limits, messages, post, start, start_with};
 
 fn order(id: &str) -> Event {
     Event::builder(id, "/shop/größe", "com.shop.order.created")
@@ -82,6 +83,16 @@ async fn a_batch_keeps_its_order() {
     assert_eq!(ingress.publish_batch(&batch).await.status, StatusCode::ACCEPTED);
     let ids: Vec<usize> = events(&broker).await.iter().map(|event| event.id().parse().unwrap()).collect();
     assert_eq!(ids, Vec::from_iter(0..300));
+}
+
+#[tokio::test]
+async fn a_batch_may_be_larger_than_what_may_be_in_flight() {
+    let broker = TestBroker::start().await;
+    let ingress = start_with(&broker, Limits { publishes: 4, ..limits() }).await;
+    ingress.until_ready().await;
+    let batch: Vec<Event> = (0..100).map(|i| event(&format!("{i}"))).collect();
+    assert_eq!(ingress.publish_batch(&batch).await.status, StatusCode::ACCEPTED);
+    assert_eq!(events(&broker).await, batch);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tidegate_broker_client::contract;
 use tidegate_test_broker::TestBroker;
 use tokio::net::TcpListener;
 
-use crate::support::{MAX_EVENT, admin_status};
+use crate::support::{admin_status, config};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-ingress"));
@@ -58,16 +58,7 @@ fn resident(pid: u32) -> u64 {
 async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     let broker = TestBroker::start().await;
     let (https_port, admin_port) = (free_port().await, free_port().await);
-    let config = contract::Ingress {
-        namespace: "shop".into(),
-        topic: "orders".into(),
-        servers: broker.servers(),
-        identity: broker.ingress_identity_dir(),
-        https_port,
-        admin_port,
-        broker_monitor: broker.monitor(),
-        max_event_size: MAX_EVENT,
-    };
+    let config = contract::Ingress { https_port, admin_port, mqtt_port: free_port().await, ..config(&broker) };
     let json = serde_json::to_string(&config).unwrap();
     let started = Started(Some(program().env(contract::VARIABLE, json).spawn().unwrap()));
     let deadline = Instant::now() + Duration::from_secs(10);

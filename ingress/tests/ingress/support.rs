@@ -13,10 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tidegate_broker_client::{contract, identity, layout, stored};
+use tidegate_broker_client::contract::{self, Routing};
+use tidegate_broker_client::{identity, layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::{Ingress, Limits};
 use tidegate_test_broker::TestBroker;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -29,6 +31,7 @@ pub const MAX_EVENT: usize = 64 * 1024;
 /// An ingress in this process.
 pub struct Running {
     pub https: u16,
+    pub mqtt: u16,
     pub admin: u16,
     pub identity: PathBuf,
     leave: Option<oneshot::Sender<()>>,
@@ -74,23 +77,40 @@ pub async fn start(broker: &TestBroker) -> Running {
 
 /// Starts an ingress with these bounds, whether the broker is there or not.
 pub async fn start_with(broker: &TestBroker, limits: Limits) -> Running {
-    let identity = broker.ingress_identity_dir();
-    let config = contract::Ingress {
+    run(&config(broker), limits).await
+}
+
+/// Starts the ingress of a Direct topic and waits until it is ready.
+pub async fn start_direct(broker: &TestBroker) -> Running {
+    let running = run(&contract::Ingress { routing: Routing::Direct, ..config(broker) }, limits()).await;
+    running.until_ready().await;
+    running
+}
+
+/// What the operator would say, with ports that are free.
+pub fn config(broker: &TestBroker) -> contract::Ingress {
+    contract::Ingress {
         namespace: "shop".into(),
         topic: "orders".into(),
         servers: broker.servers(),
-        identity: identity.clone(),
+        identity: broker.ingress_identity_dir(),
         https_port: 0,
+        mqtt_port: 0,
         admin_port: 0,
         broker_monitor: broker.monitor(),
         max_event_size: MAX_EVENT,
-    };
-    let ingress = Ingress::bind(&config, limits).await.unwrap();
+        routing: Routing::Queued,
+    }
+}
+
+async fn run(config: &contract::Ingress, limits: Limits) -> Running {
+    let ingress = Ingress::bind(config, limits).await.unwrap();
     let https = ingress.https_address().unwrap().port();
+    let mqtt = ingress.mqtt_address().unwrap().port();
     let admin = ingress.admin_address().unwrap().port();
     let (leave, left) = oneshot::channel();
     let task = tokio::spawn(ingress.run(async { left.await.unwrap_or(()) }));
-    Running { https, admin, identity, leave: Some(leave), task }
+    Running { https, mqtt, admin, identity: config.identity.clone(), leave: Some(leave), task }
 }
 
 impl Running {
@@ -121,11 +141,28 @@ impl Running {
         admin_status(self.admin, page).await.unwrap()
     }
 
-    /// A TLS connection with this application protocol.
+    /// A TLS connection to the HTTPS port with this application protocol.
     pub async fn connect(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", self.https)).await.unwrap();
+        self.connect_to(self.https, protocol).await
+    }
+
+    /// A TLS connection to a port with this application protocol.
+    pub async fn connect_to(&self, port: u16, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         connector(&self.identity, protocol).connect(name, stream).await.unwrap()
+    }
+
+    /// Sends these bytes to the HTTPS port and reads the answer to the end of the connection.
+    pub async fn raw(&self, request: &[u8]) -> String {
+        let mut stream = self.connect(b"http/1.1").await;
+        // A server may answer and close before it has read everything.
+        let _ = stream.write_all(request).await;
+        let mut answer = Vec::new();
+        let reading = stream.read_to_end(&mut answer);
+        // A server that closes without TLS's own end is as good.
+        let _ = tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Waits for a status of `/readyz`, at most ten seconds.

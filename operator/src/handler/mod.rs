@@ -2,6 +2,7 @@
 
 mod desired;
 mod observe;
+pub mod redrive;
 pub mod settings;
 mod status;
 mod subscribe;
@@ -10,9 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
+use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
@@ -26,6 +29,8 @@ use crate::handler::settings::Settings;
 use crate::report;
 use crate::scaling::{Plan, Reason};
 
+/// Between two steps of a redrive.
+const REDRIVE_PAUSE: Duration = Duration::from_millis(10);
 /// With nothing to wait for: certificates and user JWTs are looked at this often.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -75,7 +80,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
     finalizer::ensure(&context.client, handler, owner).await?;
     subscribe::ensure(context, owner, handler, &settings, topic).await?;
-    let plan = scale(context, owner, &settings, &observed);
+    let plan = scale(context, owner, &settings, &observed, topic.routing);
     let input = Input {
         handler,
         owner,
@@ -88,14 +93,58 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     };
     let deployment = apply_all(desired::children(&input)?, owner, context).await?;
     report_scaling(context, handler, &plan).await;
-    status::write(context, handler, owner, &observed, &deployment, plan).await?;
-    Ok(Action::requeue(RESYNC))
+    let redrive = redrive(context, owner, handler, topic, &observed, &deployment).await?;
+    let again = redrive.as_ref().and_then(|progress| progress.again);
+    let seen = status::Seen {
+        observed: &observed,
+        deployment: &deployment,
+        plan,
+        redrive: redrive.map(|progress| progress.status),
+    };
+    status::write(context, handler, owner, seen).await?;
+    Ok(Action::requeue(again.map_or(RESYNC, |again| again.max(REDRIVE_PAUSE))))
 }
 
-fn scale(context: &Context, owner: &Owner, settings: &Settings, observed: &Observed) -> Plan {
+async fn redrive(
+    context: &Context,
+    owner: &Owner,
+    handler: &EventHandler,
+    topic: &observe::Topic,
+    observed: &Observed,
+    deployment: &Deployment,
+) -> Result<Option<redrive::Progress>, Error> {
+    let Some(wanted) = handler.spec.redrive.as_ref().filter(|_| topic.routing == Routing::Queued) else {
+        return Ok(None);
+    };
+    let before = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
+    if is_rolling(deployment, &observed.pods) {
+        return Ok(Some(redrive::waiting(wanted, before)));
+    }
+    let broker = subscribe::broker(context, owner, handler, topic).await?;
+    let types = handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
+    let letters_of = redrive::Handler { name: &owner.name, uid: &owner.reference.uid, types };
+    redrive::step(&broker.js, &letters_of, wanted, before).await.map(Some)
+}
+
+/// Whether there are pods of an older template, those included that are on their way out (they still deliver what they
+/// have): who mends a handler and redrives in one step does not mean those. Deployment and pods are watched, so the end
+/// of it is noticed.
+fn is_rolling(deployment: &Deployment, pods: &[Pod]) -> bool {
+    let counts = deployment.status.as_ref();
+    let seen = counts.and_then(|counts| counts.observed_generation) == deployment.metadata.generation;
+    let updated = counts.and_then(|counts| counts.updated_replicas).unwrap_or(0);
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    let alive = pods.iter().filter(|pod| !matches!(phase(pod).as_str(), "Failed" | "Succeeded")).count();
+    !seen || i32::try_from(alive).unwrap_or(i32::MAX) > updated
+}
+
+fn scale(context: &Context, owner: &Owner, settings: &Settings, observed: &Observed, routing: Routing) -> Plan {
     let Some(policy) = &settings.policy else {
         return Plan { replicas: settings.replicas, reason: Reason::Fixed };
     };
+    if routing == Routing::Direct {
+        return Plan { replicas: policy.min.max(1), reason: Reason::Direct };
+    }
     let now = observed.deployment.as_ref().and_then(|deployment| deployment.spec.as_ref()?.replicas);
     let current = now.and_then(|replicas| u32::try_from(replicas).ok()).unwrap_or(policy.min);
     context.lag.decide(&(owner.namespace.clone(), owner.name.clone()), policy, current)

@@ -5,13 +5,15 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
+use tidegate_broker_client::contract::Routing;
 use tidegate_crds::conditions::kind;
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventHandler, EventTopic, topic};
 
 use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::topic::settings;
 
 /// What there is of a handler.
 pub struct Observed {
@@ -31,6 +33,8 @@ pub struct Topic {
     pub authority: Authority,
     /// Its broker pods.
     pub replicas: i32,
+    /// How its events travel.
+    pub routing: Routing,
 }
 
 /// Why a topic cannot take handlers now.
@@ -53,11 +57,35 @@ pub async fn observe(context: &Context, owner: &Owner, handler: &EventHandler) -
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let selector = ListParams::default().labels(&format!("{}={}", names::HANDLER_LABEL, owner.name));
     Ok(Observed {
-        topic: topic(context, namespace, &handler.spec.topic).await?,
+        topic: topic_and_destinations(context, namespace, handler).await?,
         identity: secrets.get_opt(&names::handler_identity(&owner.name)).await?,
         deployment: deployments.get_opt(&names::handler(&owner.name)).await?,
         pods: pods.list(&selector).await?.items,
     })
+}
+
+async fn topic_and_destinations(
+    context: &Context,
+    namespace: &str,
+    handler: &EventHandler,
+) -> Result<Result<Topic, NotYet>, Error> {
+    let topics: Api<EventTopic> = Api::namespaced(context.client.clone(), namespace);
+    for (field, destination) in [("reply", &handler.spec.reply), ("deadLetter", &handler.spec.dead_letter)] {
+        let Some(name) = destination.as_ref().map(|destination| &destination.topic) else { continue };
+        let not_yet = match topics.get_opt(name).await? {
+            None => NotYet {
+                reason: "DestinationNotFound",
+                message: format!("{field}.topic: there is no EventTopic {name} in namespace {namespace}: make it"),
+            },
+            Some(topic) if field == "deadLetter" && topic.spec.routing == topic::Routing::Direct => NotYet {
+                reason: "DestinationKeepsNothing",
+                message: format!("deadLetter.topic: EventTopic {name} is Direct and keeps nothing: name a Queued one"),
+            },
+            Some(_) => continue,
+        };
+        return Ok(Err(not_yet));
+    }
+    topic(context, namespace, &handler.spec.topic).await
 }
 
 /// The topic, if it can take handlers.
@@ -91,5 +119,9 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
     let Some(secret) = secrets.get_opt(&names::authority(name)).await? else {
         return Ok(Err(NotYet { reason: "TopicNotReady", message: format!("EventTopic {name} has no authority yet") }));
     };
-    Ok(Ok(Topic { authority: authority::from_secret(&secret)?, replicas: topic.spec.broker.replicas }))
+    Ok(Ok(Topic {
+        authority: authority::from_secret(&secret)?,
+        replicas: topic.spec.broker.replicas,
+        routing: settings::routing(topic.spec.routing),
+    }))
 }

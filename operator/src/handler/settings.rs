@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tidegate_broker_client::contract::{Delivery, Retry};
-use tidegate_crds::EventHandlerSpec;
+use tidegate_broker_admin::consumers::Start;
+use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Rate, Retry};
+use tidegate_crds::{EventHandlerSpec, handler};
+use tidegate_filter::Expression;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::error::Error;
 use crate::scaling::Policy;
@@ -14,9 +18,16 @@ use crate::topic::settings::duration;
 /// delivery runs, so it can be short: a crashed pod's events come back soon.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 
+/// Lanes where none are named, as the schema says.
+const LANES: u16 = 8;
+
 /// What the builders and the broker need to know of a handler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Which events it gets.
+    pub filter: Filter,
+    /// Where it begins.
+    pub start: Start,
     /// How events are delivered.
     pub delivery: Delivery,
     /// Pods at most, for the consumer's bounds.
@@ -37,9 +48,14 @@ impl Settings {
         let replicas = spec.replicas.map_or(1, unsigned);
         let backoff = &spec.delivery.retry.backoff;
         Ok(Self {
+            filter: filter(spec)?,
+            start: start(&spec.start_from)?,
             delivery: Delivery {
                 port: port(spec)?,
                 path: spec.delivery.path.clone(),
+                format: format(&spec.delivery)?,
+                order: order(&spec.delivery),
+                rate: rate(&spec.delivery)?,
                 concurrency: u16::try_from(spec.delivery.concurrency).unwrap_or(u16::MAX),
                 timeout: duration("delivery.timeout", &spec.delivery.timeout)?,
                 retry: Retry {
@@ -57,6 +73,59 @@ impl Settings {
     }
 }
 
+fn filter(spec: &EventHandlerSpec) -> Result<Filter, Error> {
+    let handler::Filter { types, sources, expression } = spec.filter.clone().unwrap_or_default();
+    if let Some(expression) = &expression {
+        let refused = |why| Error::refused("InvalidFilter", format!("spec.filter.expression: {why}"));
+        Expression::compile(expression).map_err(refused)?;
+    }
+    Ok(Filter { types, sources, expression })
+}
+
+fn start(from: &str) -> Result<Start, Error> {
+    match from {
+        "Latest" => Ok(Start::Latest),
+        "Earliest" => Ok(Start::Earliest),
+        other => match (other.parse(), OffsetDateTime::parse(other, &Rfc3339)) {
+            (Ok(sequence), _) => Ok(Start::Sequence(sequence)),
+            (_, Ok(time)) => Ok(Start::Time(time)),
+            (_, Err(error)) => {
+                let message =
+                    format!("spec.startFrom: {other:?} is neither Latest, Earliest, a sequence nor a time: {error}");
+                Err(Error::refused("InvalidSpec", message))
+            }
+        },
+    }
+}
+
+fn format(delivery: &handler::Delivery) -> Result<Format, Error> {
+    Ok(match (delivery.format, &delivery.batch) {
+        (handler::Format::Binary, _) => Format::Binary,
+        (handler::Format::Structured, _) => Format::Structured,
+        (handler::Format::Batch, Some(batch)) => Format::Batch {
+            max_events: u16::try_from(batch.max_events).unwrap_or(u16::MAX),
+            max_wait: duration("delivery.batch.maxWait", &batch.max_wait)?,
+        },
+        (handler::Format::Batch, None) => {
+            return Err(Error::refused("InvalidSpec", "spec.delivery.batch: set it with format: Batch"));
+        }
+    })
+}
+
+fn order(delivery: &handler::Delivery) -> Order {
+    match delivery.order {
+        handler::Order::None => Order::None,
+        handler::Order::Key => {
+            Order::Key { lanes: delivery.lanes.and_then(|lanes| u16::try_from(lanes).ok()).unwrap_or(LANES) }
+        }
+    }
+}
+
+fn rate(delivery: &handler::Delivery) -> Result<Option<Rate>, Error> {
+    let Some(limit) = &delivery.rate_limit else { return Ok(None) };
+    Ok(Some(Rate { events: unsigned(limit.events), per: duration("delivery.rateLimit.per", &limit.per)? }))
+}
+
 /// How the handler scales; `None`: it does not.
 ///
 /// # Errors
@@ -70,8 +139,13 @@ pub fn scaling_policy(spec: &EventHandlerSpec) -> Result<Option<Policy>, Error> 
         max: unsigned(autoscaling.max_replicas),
         target: duration("autoscaling.targetEventAge", &autoscaling.target_event_age)?,
         idle_after: duration("autoscaling.idleAfter", &autoscaling.idle_after)?,
-        concurrency: unsigned(spec.delivery.concurrency).max(1),
+        concurrency: unsigned(spec.delivery.concurrency).max(1).saturating_mul(per_request(&spec.delivery)),
     }))
+}
+
+/// Events of a request.
+fn per_request(delivery: &handler::Delivery) -> u32 {
+    delivery.batch.as_ref().map_or(1, |batch| unsigned(batch.max_events).max(1))
 }
 
 /// The named port, or the first container's first.
@@ -103,6 +177,56 @@ mod tests {
         assert_eq!(settings(json!({"topic": "t", "template": template})).unwrap().delivery.port, 8080);
         let named = settings(json!({"topic": "t", "template": template, "delivery": {"port": 9090}})).unwrap();
         assert_eq!(named.delivery.port, 9090);
+    }
+
+    fn of(changes: Value) -> Result<Settings, Error> {
+        let container = json!({"name": "c", "image": "i", "ports": [{"containerPort": 8080}]});
+        let mut spec = json!({"topic": "t", "template": {"spec": {"containers": [container]}}});
+        spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        settings(spec)
+    }
+
+    #[test]
+    fn an_expression_that_is_none_is_refused_in_words() {
+        let filter = |expression: &str| of(json!({"filter": {"expression": expression}}));
+        assert!(filter("data.amount > 100 && has(event.subject)").is_ok());
+        for (expression, says) in
+            [("data.amount >", "spec.filter.expression"), ("amount > 1", "amount"), ("f(data)", "f")]
+        {
+            let error = filter(expression).unwrap_err();
+            assert_eq!(error.reason(), "InvalidFilter");
+            assert!(error.to_string().contains(says), "{expression}: {error}");
+        }
+    }
+
+    #[test]
+    fn it_starts_where_it_says() {
+        let noon = OffsetDateTime::from_unix_timestamp(1_769_860_800).unwrap();
+        for (from, start) in [
+            ("Latest", Start::Latest),
+            ("Earliest", Start::Earliest),
+            ("1234", Start::Sequence(1234)),
+            ("2026-01-31T12:00:00Z", Start::Time(noon)),
+            ("2026-01-31T13:00:00.0+01:00", Start::Time(noon)),
+        ] {
+            assert_eq!(of(json!({"startFrom": from})).unwrap().start, start, "{from}");
+        }
+        assert_eq!(of(json!({})).unwrap().start, Start::Latest);
+        let error = of(json!({"startFrom": "2026-02-30T00:00:00Z"})).unwrap_err();
+        assert!(error.to_string().contains("spec.startFrom"), "{error}");
+    }
+
+    #[test]
+    fn delivery_is_in_the_words_of_the_contract() {
+        let delivery = |delivery: Value| of(json!({"delivery": delivery})).unwrap().delivery;
+        let plain = delivery(json!({}));
+        assert_eq!((plain.format, plain.order, plain.rate), (Format::Binary, Order::None, None));
+        assert_eq!(delivery(json!({"order": "Key"})).order, Order::Key { lanes: 8 });
+        assert_eq!(delivery(json!({"order": "Key", "lanes": 3})).order, Order::Key { lanes: 3 });
+        let batch = delivery(json!({"format": "Batch", "batch": {"maxWait": "50ms"}})).format;
+        assert_eq!(batch, Format::Batch { max_events: 100, max_wait: Duration::from_millis(50) });
+        let rate = delivery(json!({"rateLimit": {"events": 5, "per": "1m"}})).rate;
+        assert_eq!(rate, Some(Rate { events: 5, per: Duration::from_secs(60) }));
     }
 
     #[test]

@@ -3,31 +3,39 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use tidegate_crds::EventHandler;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::handler::{EventHandlerStatus, Scaling};
+use tidegate_crds::handler::{EventHandlerStatus, RedriveStatus, Scaling};
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::handler::observe::{NotYet, Observed};
 use crate::names;
 use crate::pods;
+use crate::reports::Availability;
 use crate::scaling::Plan;
 use crate::status::{failure_findings, patch, summary};
 
-const PARTS: [&str; 3] = [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY];
+const PARTS: [&str; 4] = [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE];
+
+/// What a reconcile found and did.
+pub struct Seen<'a> {
+    /// What there was.
+    pub observed: &'a Observed,
+    /// The Deployment, as it was applied.
+    pub deployment: &'a Deployment,
+    /// How many pods, and why.
+    pub plan: Plan,
+    /// How far a redrive is, where one was asked for.
+    pub redrive: Option<RedriveStatus>,
+}
 
 /// Writes the status of a handler that has all it needs, if it changed.
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn write(
-    context: &Context,
-    handler: &EventHandler,
-    owner: &Owner,
-    observed: &Observed,
-    deployment: &Deployment,
-    plan: Plan,
-) -> Result<(), Error> {
+pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
+    let Seen { observed, deployment, plan, redrive } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
+    status.redrive = redrive.or(status.redrive);
     count_pods(&mut status, owner, deployment);
     status.scaling = Some(Scaling { desired: signed(plan.replicas), reason: plan.reason.text().to_owned() });
     status.lag = context.lag.lag(&(owner.namespace.clone(), owner.name.clone())).or(status.lag);
@@ -39,8 +47,18 @@ pub async fn write(
     );
     let subscribed =
         Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", "consumer, rights and identity are in place");
-    let parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
-    conclude(&mut status, handler, summary(parts, "events are delivered"));
+    let mut parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
+    let available = available(context.reports.availability(&(owner.namespace.clone(), owner.name.clone())));
+    // That nobody has reported is no reason not to be ready.
+    let found = if available.status == Status::Unknown {
+        let mut found = summary(parts, "events are delivered");
+        found.push(available);
+        found
+    } else {
+        parts.push(available);
+        summary(parts, "events are delivered")
+    };
+    conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }
 
@@ -63,6 +81,7 @@ pub async fn write_waiting(
         Finding::new(kind::TOPIC_READY, Status::False, why.reason, why.message.clone()),
         Finding::new(kind::SUBSCRIBED, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         Finding::new(kind::PODS_READY, Status::Unknown, "WaitingForTopic", "comes after the topic"),
+        Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "WaitingForTopic", "comes after the topic"),
     ];
     conclude(&mut status, handler, summary(parts, ""));
     patch(context, handler, owner, handler.status.as_ref(), &status).await
@@ -90,6 +109,23 @@ fn count_pods(status: &mut EventHandlerStatus, owner: &Owner, deployment: &Deplo
     let selector: Vec<_> =
         names::handler_selector(&owner.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     status.selector = Some(selector.join(","));
+}
+
+fn available(reported: Option<Availability>) -> Finding {
+    match reported {
+        None => Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "NotReported", "no pod has reported lately"),
+        Some(Availability { pods, down, why }) if down == pods => {
+            let message = format!("no attempt is used up until it answers: {why}");
+            Finding::new(kind::HANDLER_AVAILABLE, Status::False, "Outage", message)
+        }
+        Some(Availability { pods, down: 0, .. }) => {
+            Finding::new(kind::HANDLER_AVAILABLE, Status::True, "Answering", format!("{pods} pods answer"))
+        }
+        Some(Availability { pods, down, why }) => {
+            let message = format!("{down} of {pods} pods do not answer: {why}");
+            Finding::new(kind::HANDLER_AVAILABLE, Status::True, "PartlyAnswering", message)
+        }
+    }
 }
 
 fn pods_ready(status: &EventHandlerStatus, plan: Plan, observed: &Observed, deployment: &Deployment) -> Finding {

@@ -1,10 +1,13 @@
 //! A handler's place on the broker: its durable consumer and its account.
 
-use tidegate_broker_admin::consumers;
+use std::sync::Arc;
+
+use tidegate_broker_admin::{consumers, guests};
+use tidegate_broker_client::contract::{Format, Routing};
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
-use crate::brokers::TopicKey;
+use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::handler::observe::Topic;
@@ -21,20 +24,42 @@ pub async fn ensure(
     settings: &Settings,
     topic: &Topic,
 ) -> Result<(), Error> {
-    let broker = context.brokers.get(&key(owner, handler), &topic.authority, topic.replicas).await?;
-    let uid = &owner.reference.uid;
+    let broker = broker(context, owner, handler, topic).await?;
+    if topic.routing == Routing::Queued {
+        consumers::ensure(&broker.js, &consumers_of(owner, settings, topic)).await?;
+    }
+    let account = topic.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
+    broker.system.ensure(&account).await?;
+    Ok(())
+}
+
+fn consumers_of(owner: &Owner, settings: &Settings, topic: &Topic) -> consumers::Handler {
     let replicas = i64::from(settings.max_replicas);
-    let consumer = consumers::Handler {
+    let per_request = match settings.delivery.format {
+        Format::Batch { max_events, .. } => i64::from(max_events),
+        Format::Binary | Format::Structured => 1,
+    };
+    consumers::Handler {
         name: owner.name.clone(),
-        uid: uid.clone(),
+        uid: owner.reference.uid.clone(),
         replicas: usize::try_from(topic.replicas).unwrap_or(1),
         ack_wait: ACK_WAIT,
-        max_ack_pending: replicas * i64::from(settings.delivery.concurrency) * 2,
+        max_ack_pending: replicas * i64::from(settings.delivery.concurrency) * per_request * 2,
         max_waiting: (replicas * 4).max(16),
-    };
-    consumers::ensure(&broker.js, &consumer).await?;
-    broker.system.ensure(&topic.authority.handler_account(&owner.name, uid, OffsetDateTime::now_utc())?).await?;
-    Ok(())
+        types: settings.filter.types.clone(),
+        start: settings.start,
+        order: settings.delivery.order,
+    }
+}
+
+/// What the handler may reach.
+pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handler {
+    guests::Handler {
+        name: owner.name.clone(),
+        uid: owner.reference.uid.clone(),
+        routing: topic.routing,
+        order: settings.delivery.order,
+    }
 }
 
 /// Removes both: the account first, so that nobody pulls from a consumer that is going.
@@ -42,12 +67,24 @@ pub async fn ensure(
 /// # Errors
 /// The broker is away or refuses.
 pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, topic: &Topic) -> Result<(), Error> {
-    let broker = context.brokers.get(&key(owner, handler), &topic.authority, topic.replicas).await?;
+    let broker = broker(context, owner, handler, topic).await?;
     broker.system.remove_handler(&topic.authority, &owner.name, &owner.reference.uid).await?;
-    consumers::delete(&broker.js, &owner.name).await?;
+    if topic.routing == Routing::Queued {
+        consumers::delete(&broker.js, &owner.name).await?;
+    }
     Ok(())
 }
 
-fn key(owner: &Owner, handler: &EventHandler) -> TopicKey {
-    TopicKey { namespace: owner.namespace.clone(), name: handler.spec.topic.clone() }
+/// The broker of the handler's topic.
+///
+/// # Errors
+/// It cannot be reached.
+pub async fn broker(
+    context: &Context,
+    owner: &Owner,
+    handler: &EventHandler,
+    topic: &Topic,
+) -> Result<Arc<Broker>, Error> {
+    let key = TopicKey { namespace: owner.namespace.clone(), name: handler.spec.topic.clone() };
+    context.brokers.get(&key, &topic.authority, topic.replicas).await
 }

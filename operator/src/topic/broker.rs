@@ -1,4 +1,4 @@
-//! The broker's inside: the topic's account and its streams.
+//! The broker's inside: the topic's account, its streams, and who may publish over NATS.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::{Authority, consumers, streams};
-use tidegate_crds::EventHandler;
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout;
+use tidegate_crds::{EventHandler, EventTopic};
 use time::OffsetDateTime;
 
 use crate::brokers::{Broker, TopicKey};
@@ -15,6 +17,7 @@ use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::pods;
 use crate::topic::observe::Observed;
+use crate::topic::publishers;
 use crate::topic::settings::Settings;
 
 /// How far the broker's inside is.
@@ -26,19 +29,29 @@ pub enum Inside {
     Failed(Error),
     /// All there.
     Ready {
-        /// The stream of events.
-        events: Box<Info>,
-        /// The stream of dead letters.
-        dead_letters: Box<Info>,
-        /// How many handlers have a consumer.
-        consumers: usize,
+        /// What is stored; `None` on a Direct topic.
+        stored: Option<Box<Stored>>,
+        /// The publishers over NATS that have an account.
+        publishers: Vec<String>,
     },
+}
+
+/// What a topic's broker keeps.
+#[derive(Debug)]
+pub struct Stored {
+    /// The stream of events.
+    pub events: Info,
+    /// The stream of dead letters.
+    pub dead_letters: Info,
+    /// How many handlers have a consumer.
+    pub handlers: usize,
 }
 
 /// Makes account and streams be as they should be.
 pub async fn ensure(
     context: &Context,
     owner: &Owner,
+    topic: &EventTopic,
     settings: &Settings,
     authority: &Authority,
     observed: &Observed,
@@ -51,17 +64,31 @@ pub async fn ensure(
             pods::why_waiting(&observed.pods).unwrap_or_else(|| format!("{running} of {needed} broker pods run")),
         );
     }
-    inside(context, owner, settings, authority).await.unwrap_or_else(Inside::Failed)
+    inside(context, owner, topic, settings, authority).await.unwrap_or_else(Inside::Failed)
 }
 
-async fn inside(context: &Context, owner: &Owner, settings: &Settings, authority: &Authority) -> Result<Inside, Error> {
+async fn inside(
+    context: &Context,
+    owner: &Owner,
+    topic: &EventTopic,
+    settings: &Settings,
+    authority: &Authority,
+) -> Result<Inside, Error> {
     let key = TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
     let broker = context.brokers.get(&key, authority, settings.replicas).await?;
-    broker.system.ensure(&authority.topic_account(OffsetDateTime::now_utc())?).await?;
-    let [events, dead_letters] =
-        streams::ensure(&broker.js, &settings.streams).await.map_err(|error| Error::Broker(error.to_string()))?;
-    let consumers = without_orphans(context, owner, &broker, authority).await?;
-    Ok(Inside::Ready { events: Box::new(events), dead_letters: Box::new(dead_letters), consumers })
+    broker.system.ensure(&authority.topic_account(settings.routing, OffsetDateTime::now_utc())?).await?;
+    let stored = match settings.routing {
+        Routing::Direct => None,
+        Routing::Queued => {
+            let [events, dead_letters] = streams::ensure(&broker.js, &settings.streams)
+                .await
+                .map_err(|error| Error::Broker(error.to_string()))?;
+            let handlers = without_orphans(context, owner, &broker, authority).await?;
+            Some(Box::new(Stored { events, dead_letters, handlers }))
+        }
+    };
+    let publishers = publishers::ensure(&context.client, owner, topic, authority, &broker).await?;
+    Ok(Inside::Ready { stored, publishers })
 }
 
 /// How many handlers have a consumer. What a handler left behind that went while its topic was gone (the topic's
@@ -77,17 +104,20 @@ async fn without_orphans(
     let handlers: Api<EventHandler> = Api::namespaced(context.client.clone(), &owner.namespace);
     let alive: HashSet<String> =
         handlers.list(&ListParams::default()).await?.into_iter().filter_map(|handler| handler.metadata.uid).collect();
+    // A handler may have several consumers.
+    let subscribed: HashSet<_> = consumers
+        .iter()
+        .map(|consumer| (layout::handler_of(&consumer.name), consumers::handler_uid(consumer)))
+        .collect();
     let mut count = 0;
-    for consumer in &consumers {
-        match consumers::handler_uid(consumer) {
+    for (handler, uid) in subscribed {
+        match uid {
             Some(uid) if !alive.contains(uid) => {
                 // Removing needs all brokers; a topic that works is not to be called broken because one is away.
-                match remove(broker, authority, &consumer.name, uid).await {
-                    Ok(()) => {
-                        tracing::info!(topic = owner.name, handler = consumer.name, "removed: its handler is gone")
-                    }
+                match remove(broker, authority, handler, uid).await {
+                    Ok(()) => tracing::info!(topic = owner.name, handler, "removed: its handler is gone"),
                     Err(error) => {
-                        tracing::warn!(topic = owner.name, handler = consumer.name, %error, "not removed yet");
+                        tracing::warn!(topic = owner.name, handler, %error, "not removed yet");
                         count += 1;
                     }
                 }

@@ -3,6 +3,7 @@
 mod broker;
 pub mod desired;
 mod observe;
+mod publishers;
 pub mod settings;
 mod status;
 
@@ -80,7 +81,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         now,
     };
     let statefulset = apply_all(desired::children(&input)?, owner, context).await?;
-    let broker = broker::ensure(context, owner, &settings, &authority, &observed).await;
+    let broker = broker::ensure(context, owner, topic, &settings, &authority, &observed).await;
     let is_ready = status::write(context, topic, owner, &statefulset, &observed, &broker).await?;
     Ok(Action::requeue(if is_ready { RESYNC } else { WAITING }))
 }

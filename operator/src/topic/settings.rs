@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tidegate_broker_admin::streams;
-use tidegate_crds::topic::{DeletionPolicy, Durability, EventTopicSpec, WhenFull};
+use tidegate_broker_client::contract::Routing;
+use tidegate_crds::topic::{self, DeletionPolicy, Durability, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
 
@@ -16,6 +17,8 @@ const HEADER_ROOM: u64 = 256 << 10;
 pub struct Settings {
     /// Broker pods.
     pub replicas: i32,
+    /// How events travel.
+    pub routing: Routing,
     /// Bytes of the volume.
     pub volume: u64,
     /// The volume's size as the user wrote it.
@@ -48,6 +51,7 @@ impl Settings {
         let replicas = spec.broker.replicas;
         Ok(Self {
             replicas,
+            routing: routing(spec.routing),
             volume,
             volume_text: spec.broker.storage.size.to_string(),
             sync_always: spec.broker.durability == Durability::Fsync,
@@ -59,12 +63,21 @@ impl Settings {
                 max_bytes: signed(max_bytes),
                 // What is left of the volume, less a reserve for the broker's own files.
                 dead_letter_bytes: signed((volume.saturating_sub(max_bytes)) / 2),
+                attempt_bytes: signed((volume.saturating_sub(max_bytes)) / 8),
                 max_age: spec.retention.max_age.as_ref().map(|age| duration("retention.maxAge", age)).transpose()?,
                 drop_oldest: spec.retention.when_full == WhenFull::DropOldest,
                 deduplication_window: duration("deduplicationWindow", &spec.deduplication_window)?,
                 max_message_size: i32::try_from(max_message_size).unwrap_or(i32::MAX),
             },
         })
+    }
+}
+
+/// How a topic's events travel, in the words of the contract.
+pub fn routing(routing: topic::Routing) -> Routing {
+    match routing {
+        topic::Routing::Queued => Routing::Queued,
+        topic::Routing::Direct => Routing::Direct,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A topic's status, from what was seen and done.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus};
@@ -10,7 +11,7 @@ use crate::error::Error;
 use crate::names;
 use crate::report;
 use crate::status::{failure_findings, patch, summary};
-use crate::topic::broker::Inside;
+use crate::topic::broker::{Inside, Stored};
 use crate::topic::observe::Observed;
 
 /// Writes the status if it changed. Returns whether the topic is ready.
@@ -63,18 +64,27 @@ fn of(
         observed_generation: topic.metadata.generation,
         address: Some(Address {
             url: format!("https://{}", names::broker_host(&owner.name, &owner.namespace)),
+            mqtt_url: Some(format!(
+                "mqtts://{}:{}",
+                names::broker_host(&owner.name, &owner.namespace),
+                names::MQTT_PORT
+            )),
+            nats_url: Some(format!("tls://{}:{BROKER_PORT}", names::broker_host(&owner.name, &owner.namespace))),
             ca_config_map: names::ca(&owner.name),
         }),
         broker: Some(BrokerStatus { replicas: wanted, ready_replicas: ready }),
         ..before
     };
-    if let Inside::Ready { events, dead_letters, consumers } = inside {
+    if let Inside::Ready { stored, publishers } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
-        status.events = signed(events.state.messages);
-        status.bytes = signed(events.state.bytes);
-        status.last_sequence = signed(events.state.last_sequence);
-        status.dead_letters = signed(dead_letters.state.messages);
-        status.handlers = i64::try_from(*consumers).ok();
+        if let Some(Stored { events, dead_letters, handlers }) = stored.as_deref() {
+            status.events = signed(events.state.messages);
+            status.bytes = signed(events.state.bytes);
+            status.last_sequence = signed(events.state.last_sequence);
+            status.dead_letters = signed(dead_letters.state.messages);
+            status.handlers = i64::try_from(*handlers).ok();
+        }
+        status.nats_publishers = publishers.clone();
     }
     status
 }

@@ -16,6 +16,7 @@ async fn what_is_left_out_is_filled_in() {
     assert_eq!(
         serde_json::to_value(&topic.spec).unwrap(),
         json!({
+            "routing": "Queued",
             "retention": {"whenFull": "Reject"},
             "deduplicationWindow": "2m",
             "maxEventSize": "1Mi",
@@ -28,7 +29,7 @@ async fn what_is_left_out_is_filled_in() {
     assert_eq!(
         filled["delivery"],
         json!({
-            "path": "/", "concurrency": 16, "timeout": "30s",
+            "path": "/", "format": "Binary", "order": "None", "concurrency": 16, "timeout": "30s",
             "retry": {"maxAttempts": 5, "backoff": {"initial": "1s", "max": "60s", "factor": 2.0, "jitter": 0.2}},
         })
     );
@@ -36,6 +37,7 @@ async fn what_is_left_out_is_filled_in() {
         filled["autoscaling"],
         json!({"minReplicas": 1, "maxReplicas": 10, "targetEventAge": "5s", "idleAfter": "60s"})
     );
+    assert_eq!(filled["startFrom"], "Latest");
     assert_eq!(filled.get("replicas"), None, "who scales decides");
 }
 

@@ -55,3 +55,19 @@ async fn a_waiting_handler_can_be_deleted() {
     api.delete("billing", &DeleteParams::default()).await.unwrap();
     eventually("the handler is gone", async || api.get_opt("billing").await.ok()?.is_none().then_some(())).await;
 }
+
+/// A filter that is no CEL stops the handler in words, and a right one lets it go on.
+#[tokio::test]
+async fn an_expression_that_does_not_compile_is_refused_until_it_is_mended() {
+    let _turn = turn().await;
+    let space = Space::new("expression").await;
+    space.create::<EventHandler>(handler("billing", spec(json!({"filter": {"expression": "data.amount >"}})))).await;
+    let _operator = Operator::start(space.client.clone());
+    let stalled = until_reason(&space, "Stalled", "InvalidFilter").await;
+    let found = condition(&stalled, "Stalled").unwrap();
+    assert_eq!(found.status, "True", "a person has to do something");
+    assert!(found.message.contains("spec.filter.expression"), "{}", found.message);
+    let mended = json!({"spec": {"filter": {"expression": "data.amount > 1"}}});
+    space.merge::<EventHandler>("billing", mended).await;
+    until_reason(&space, "TopicReady", "TopicNotFound").await;
+}

@@ -188,7 +188,7 @@ async fn drift_is_repaired() {
         let ca: ConfigMap = space.api().get("orders-ca").await.ok()?;
         let ports: Vec<i32> = service.spec?.ports?.iter().map(|port| port.port).collect();
         let labels: &BTreeMap<String, String> = config.labels();
-        (ports == [443, 4222]
+        (ports == [443, 4222, 8883]
             && statefulset.spec?.replicas == Some(1)
             && labels.get("app.kubernetes.io/managed-by").map(String::as_str) == Some("tidegate")
             && config.data?.get("nats.conf")?.contains("jetstream")

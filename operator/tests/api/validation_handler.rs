@@ -70,6 +70,41 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
         (backoff(json!({"initial": "a while"})), "spec.delivery.retry.backoff.initial", "30s"),
         (backoff(json!({"factor": 0.5})), "spec.delivery.retry.backoff.factor", "greater than or equal to 1"),
         (backoff(json!({"jitter": 2})), "spec.delivery.retry.backoff.jitter", "less than or equal to 1"),
+        (delivery(json!({"format": "Json"})), "spec.delivery.format", "\"Binary\", \"Structured\", \"Batch\""),
+        (delivery(json!({"format": "Batch"})), "spec.delivery", "batch: {} takes the defaults"),
+        (delivery(json!({"batch": {}})), "spec.delivery", "belongs to format: Batch"),
+        (delivery(json!({"format": "Batch", "batch": {"maxEvents": 0}})), "maxEvents", "greater than or equal to 1"),
+        (delivery(json!({"format": "Batch", "batch": {"maxWait": "1m"}})), "maxWait", "at most 10s"),
+        (delivery(json!({"order": "Strict"})), "spec.delivery.order", "\"None\", \"Key\""),
+        (delivery(json!({"order": "Key", "format": "Batch", "batch": {}})), "spec.delivery", "one at a time"),
+        (delivery(json!({"lanes": 4})), "spec.delivery", "set order: Key"),
+        (delivery(json!({"order": "Key", "lanes": 33})), "spec.delivery.lanes", "less than or equal to 32"),
+        (delivery(json!({"rateLimit": {}})), "spec.delivery.rateLimit.events", "Required"),
+        (delivery(json!({"rateLimit": {"events": 5, "per": "1ms"}})), "rateLimit.per", "between 1s and 1h"),
+        (
+            json!({"delivery": {"order": "Key"}, "autoscaling": {"maxReplicas": 9}}),
+            "spec.autoscaling",
+            "not be larger than delivery.lanes",
+        ),
+        (json!({"filter": {"types": ["*"]}}), "spec.filter.types", "leave types out for all"),
+        (json!({"filter": {"types": ["a.*.b"]}}), "spec.filter.types", "com.shop.order.*"),
+        (json!({"filter": {"types": ["a*"]}}), "spec.filter.types", "com.shop.order.*"),
+        (json!({"filter": {"types": [""]}}), "spec.filter.types[0]", "at least 1"),
+        (json!({"filter": {"expression": ""}}), "spec.filter.expression", "at least 1"),
+        (json!({"startFrom": "Yesterday"}), "spec.startFrom", "Latest, Earliest, a time such as"),
+        (json!({"startFrom": "0"}), "spec.startFrom", "Latest, Earliest, a time such as"),
+        (json!({"startFrom": 12}), "spec.startFrom", "string"),
+        (backoff(json!({"max": "2h"})), "spec.delivery.retry.backoff.max", "at most 1h"),
+        (json!({"deadLetter": {"topic": "orders"}}), "spec.deadLetter", "must be another topic"),
+        (json!({"reply": {}}), "spec.reply.topic", "Required"),
+        (
+            json!({"reply": {"topic": "t"}, "delivery": {"format": "Batch", "batch": {}}}),
+            "spec.reply",
+            "a batch has one answer",
+        ),
+        (json!({"redrive": {"request": "1"}, "deadLetter": {"topic": "t"}}), "spec.redrive", "kept beside the topic"),
+        (json!({"redrive": {"request": "1", "since": "noon"}}), "spec.redrive.since", "date-time"),
+        (json!({"redrive": {"request": "1", "count": 0}}), "spec.redrive.count", "greater than or equal to 1"),
         (json!({"replicas": 2, "autoscaling": {}}), "spec.replicas", "remove one of them"),
         (json!({"replicas": -1}), "spec.replicas", "greater than or equal to 0"),
         (autoscaling(json!({"minReplicas": 11})), "spec.autoscaling.minReplicas", "not be larger than maxReplicas"),
@@ -108,6 +143,12 @@ async fn right_handlers_are_taken() {
     let right = [
         json!({}),
         json!({"replicas": 0}),
+        json!({
+            "startFrom": "2026-01-31T12:00:00Z", "filter": {"types": ["com.shop.order.*", "a"], "sources": ["/s"]},
+            "delivery": {"order": "Key", "lanes": 32, "rateLimit": {"events": 10}},
+            "autoscaling": {"maxReplicas": 32}, "reply": {"topic": "invoices"}, "redrive": {"request": "1"},
+        }),
+        json!({"startFrom": "17", "delivery": {"format": "Batch", "batch": {}}, "deadLetter": {"topic": "failed"}}),
         json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 50, "targetEventAge": "500ms", "idleAfter": "10m"}}),
         json!({"delivery": {"path": "/events?from=tidegate", "port": 9090, "concurrency": 4096, "timeout": "1h"}}),
         json!({"delivery": {"retry": {"maxAttempts": 1, "backoff": {"initial": "0s", "max": "0s", "factor": 1, "jitter": 0}}}}),
@@ -120,7 +161,7 @@ async fn right_handlers_are_taken() {
         ),
     ];
     for (number, mut changes) in right.into_iter().enumerate() {
-        if number == 5 {
+        if number == 7 {
             changes["delivery"] = json!({"port": 8080});
         }
         assert_eq!(refusal(&space, "billing", spec(changes.clone())).await, None, "{changes}");
@@ -128,13 +169,25 @@ async fn right_handlers_are_taken() {
 }
 
 #[tokio::test]
-async fn the_topic_of_a_handler_stays() {
+async fn a_handlers_place_in_its_topic_stays() {
     let space = Space::new("handler-changes").await;
     space.create::<EventHandler>(handler("billing", spec(json!({})))).await;
+    space.create::<EventHandler>(handler("ordered", spec(json!({"delivery": {"order": "Key", "lanes": 4}})))).await;
     let api: Api<EventHandler> = space.api();
-    let change = Patch::Merge(json!({"spec": {"topic": "payments"}}));
-    let refusal = api.patch("billing", &PatchParams::default(), &change).await.unwrap_err().to_string();
-    assert!(refusal.contains("spec.topic") && refusal.contains("make another EventHandler"), "{refusal}");
+    for (name, change, field) in [
+        ("billing", json!({"topic": "payments"}), "spec.topic"),
+        ("billing", json!({"startFrom": "Earliest"}), "spec.startFrom"),
+        ("billing", json!({"delivery": {"order": "Key"}}), "spec.delivery.order"),
+        ("ordered", json!({"delivery": {"lanes": 5}}), "spec.delivery"),
+        ("ordered", json!({"delivery": {"lanes": null}}), "spec.delivery"),
+    ] {
+        let patch = Patch::Merge(json!({"spec": change}));
+        let refusal = api.patch(name, &PatchParams::default(), &patch).await.unwrap_err().to_string();
+        assert!(refusal.contains(field) && refusal.contains("make another EventHandler"), "{change}: {refusal}");
+    }
+    space
+        .merge::<EventHandler>("billing", json!({"spec": {"filter": {"types": ["a"]}, "reply": {"topic": "b"}}}))
+        .await;
     space.merge::<EventHandler>("billing", json!({"spec": {"delivery": {"concurrency": 4}, "replicas": 2}})).await;
 }
 

@@ -31,6 +31,10 @@ fn wrong() -> Vec<Wrong> {
         (replicas(json!(5)), "spec.broker.replicas", "less than or equal to 3"),
         (replicas(json!("three")), "spec.broker.replicas", "integer"),
         (json!({"broker": {"tolerations": {"key": "a"}}}), "spec.broker.tolerations", "array"),
+        (json!({"routing": "Fast"}), "spec.routing", "\"Queued\", \"Direct\""),
+        (json!({"routing": "Direct", "retention": {"maxAge": "1h"}}), "spec.retention", "stores nothing"),
+        (json!({"natsPublishers": ["Checkout"]}), "spec.natsPublishers[0]", "should match"),
+        (json!({"natsPublishers": ["a", "a"]}), "spec.natsPublishers[1]", "Duplicate"),
     ]
 }
 
@@ -68,6 +72,7 @@ async fn right_topics_are_taken() {
         json!({"deduplicationWindow": "1h30m", "maxEventSize": "8Mi", "deletionPolicy": "Delete"}),
         json!({"maxEventSize": "1Ki", "broker": {"replicas": 3, "durability": "Relaxed", "storage": {"size": "64Mi", "className": "fast"}}}),
         json!({"retention": {"maxSize": "1G"}, "broker": {"storage": {"size": "1Gi"}}}),
+        json!({"routing": "Direct", "natsPublishers": ["checkout", "b2"]}),
         json!({"broker": {
             "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "a", "operator": "Exists"}],
@@ -84,6 +89,7 @@ async fn what_cannot_be_changed_says_so() {
     let space = Space::new("topic-changes").await;
     space.topic("orders", json!({})).await;
     let changes = [
+        (json!({"routing": "Direct"}), "spec.routing", "make a second topic"),
         (json!({"broker": {"replicas": 3}}), "spec.broker.replicas", "make a second topic"),
         (json!({"broker": {"storage": {"size": "20Gi"}}}), "spec.broker.storage", "make a second topic"),
         (json!({"broker": {"storage": {"className": "fast"}}}), "spec.broker.storage", "make a second topic"),

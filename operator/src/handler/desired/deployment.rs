@@ -1,8 +1,11 @@
 //! The handler's pods: the user's template and, beside it, the sidecar.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
-use tidegate_broker_client::contract::Sidecar;
+use tidegate_broker_client::contract::{Outlet, Sidecar};
+use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
 
 use super::{Input, child};
@@ -14,6 +17,8 @@ use crate::names;
 
 const IDENTITY_FOLDER: &str = "/var/run/tidegate";
 const IDENTITY_VOLUME: &str = "tidegate-identity";
+/// Below it, a folder for each topic that the sidecar publishes to.
+const DESTINATIONS_FOLDER: &str = "/var/run/tidegate-destinations";
 const SIDECAR: &str = "tidegate-sidecar";
 /// A pod has this much longer than one delivery may take.
 const GRACE_MARGIN_SECONDS: u64 = 20;
@@ -52,6 +57,10 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
         "name": IDENTITY_VOLUME,
         "secret": {"secretName": names::handler_identity(&input.owner.name), "defaultMode": 0o444},
     }));
+    for topic in destinations(input) {
+        list(spec, "volumes")?
+            .push(json!({"name": destination_volume(topic), "configMap": {"name": names::ca(topic)}}));
+    }
     // First: it must run before the user's own init containers need nothing of it, and end after all others.
     list(spec, "initContainers")?.insert(0, sidecar(input, &token)?);
     let main = list(spec, "containers")?.first_mut().and_then(Value::as_object_mut).ok_or_else(|| {
@@ -70,14 +79,23 @@ fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
         namespace: namespace.clone(),
         topic: topic.clone(),
         handler: input.owner.name.clone(),
+        handler_uid: input.owner.reference.uid.clone(),
+        routing: input.topic.routing,
         servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(topic, namespace))],
         identity: IDENTITY_FOLDER.into(),
         admin_port: u16::try_from(names::SIDECAR_PORT).unwrap_or_default(),
         drain_token: token.to_owned(),
+        filter: input.settings.filter.clone(),
         delivery: input.settings.delivery.clone(),
+        dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| outlet(&to.topic, namespace)),
+        reply: input.handler.spec.reply.as_ref().map(|to| outlet(&to.topic, namespace)),
         ack_wait: ACK_WAIT,
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
+    let mut mounts = vec![json!({"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true})];
+    mounts.extend(destinations(input).into_iter().map(|topic| {
+        json!({"name": destination_volume(topic), "mountPath": format!("{DESTINATIONS_FOLDER}/{topic}"), "readOnly": true})
+    }));
     let probe = |path: &str, period: i32, failures: i32| json!({"httpGet": {"path": path, "port": names::SIDECAR_PORT}, "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 3});
     Ok(json!({
         "name": SIDECAR,
@@ -91,8 +109,26 @@ fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
         "startupProbe": probe("/startupz", 1, 60),
         "livenessProbe": probe("/livez", 10, 3),
         "readinessProbe": probe("/readyz", 2, 3),
-        "volumeMounts": [{"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true}],
+        "volumeMounts": mounts,
     }))
+}
+
+/// The topics that the sidecar publishes to.
+fn destinations<'a>(input: &Input<'a>) -> BTreeSet<&'a str> {
+    let spec = &input.handler.spec;
+    [&spec.dead_letter, &spec.reply].into_iter().flatten().map(|to| to.topic.as_str()).collect()
+}
+
+fn destination_volume(topic: &str) -> String {
+    format!("tidegate-to-{topic}")
+}
+
+fn outlet(topic: &str, namespace: &str) -> Outlet {
+    Outlet {
+        topic: topic.to_owned(),
+        url: format!("https://{}", names::broker_host(topic, namespace)),
+        ca: format!("{DESTINATIONS_FOLDER}/{topic}/{}", file::CA).into(),
+    }
 }
 
 /// The user's, if it is longer than what one delivery needs.

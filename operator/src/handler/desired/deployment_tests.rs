@@ -2,6 +2,7 @@
 
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
+use tidegate_broker_client::contract::{Format, Order, Routing};
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
@@ -13,15 +14,19 @@ use crate::handler::settings::Settings;
 
 /// The Deployment of a handler with this template and delivery, made by this authority.
 fn made(authority: &Authority, template: Value, delivery: Value) -> Result<Value, Error> {
+    made_of(authority, json!({"topic": "orders", "template": template, "delivery": delivery}))
+}
+
+fn made_of(authority: &Authority, spec: Value) -> Result<Value, Error> {
     let handler: EventHandler = serde_json::from_value(json!({
         "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler",
         "metadata": {"name": "billing", "namespace": "shop", "uid": "u-1"},
-        "spec": {"topic": "orders", "template": template, "delivery": delivery},
+        "spec": spec,
     }))
     .unwrap();
     let owner = Owner::of(&handler).unwrap();
     let settings = Settings::of(&handler.spec)?;
-    let topic = Topic { authority: authority.clone(), replicas: 1 };
+    let topic = Topic { authority: authority.clone(), replicas: 1, routing: Routing::Queued };
     let args = Args::parse_from([
         "",
         "--sidecar-image",
@@ -129,11 +134,40 @@ fn the_sidecar_is_a_native_one_and_restricted() {
     for (probe, path) in [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
         assert_eq!(sidecar[probe]["httpGet"], json!({"path": path, "port": 15480}), "{probe}");
     }
-    let environment = sidecar["env"].as_array().unwrap();
-    let config = environment.iter().find(|entry| entry["name"] == tidegate_broker_client::contract::VARIABLE).unwrap();
-    let config: Sidecar = serde_json::from_str(config["value"].as_str().unwrap()).unwrap();
+    let config = config(&deployment);
     assert_eq!(config.servers, ["tls://orders-broker.shop.svc:4222"]);
     assert_eq!((config.handler.as_str(), config.delivery.port, config.delivery.concurrency), ("billing", 8080, 4));
+}
+
+fn config(deployment: &Value) -> Sidecar {
+    let environment = pod(deployment)["initContainers"][0]["env"].as_array().unwrap();
+    let config = environment.iter().find(|entry| entry["name"] == tidegate_broker_client::contract::VARIABLE).unwrap();
+    serde_json::from_str(config["value"].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn the_sidecar_can_verify_where_it_publishes() {
+    let spec = json!({
+        "topic": "orders", "template": users_template(), "filter": {"types": ["order.*"], "expression": "data.a > 1"},
+        "reply": {"topic": "invoices"}, "deadLetter": {"topic": "invoices"}, "delivery": {"order": "Key", "lanes": 4},
+    });
+    let deployment = made_of(&authority(), spec).unwrap();
+    let config = config(&deployment);
+    let outlet = Outlet {
+        topic: "invoices".into(),
+        url: "https://invoices-broker.shop.svc".into(),
+        ca: "/var/run/tidegate-destinations/invoices/ca.crt".into(),
+    };
+    assert_eq!((config.reply, config.dead_letter), (Some(outlet.clone()), Some(outlet)));
+    assert_eq!((config.handler_uid.as_str(), config.delivery.order), ("u-1", Order::Key { lanes: 4 }));
+    assert_eq!((config.delivery.format, config.filter.types), (Format::Binary, vec!["order.*".to_owned()]));
+    let pod = pod(&deployment);
+    let volumes = pod["volumes"].as_array().unwrap();
+    let ours: Vec<_> = volumes.iter().filter(|volume| volume["configMap"]["name"] == "invoices-ca").collect();
+    assert_eq!(ours.len(), 1, "once, though it is named twice: {volumes:?}");
+    let mounts = pod["initContainers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == ours[0]["name"]).unwrap();
+    assert_eq!(mount["mountPath"], "/var/run/tidegate-destinations/invoices");
 }
 
 #[test]

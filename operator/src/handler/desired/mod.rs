@@ -14,6 +14,7 @@ use crate::context::Owner;
 use crate::error::Error;
 use crate::handler::observe::Topic;
 use crate::handler::settings::Settings;
+use crate::handler::subscribe;
 use crate::names;
 use crate::topic::desired::{child, encoded};
 
@@ -48,7 +49,8 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
 fn identity(input: &Input<'_>) -> Result<Child, Error> {
     let handler = &input.owner.name;
     let authority = &input.topic.authority;
-    let user = authority.handler_user(handler, &input.owner.reference.uid, input.now)?;
+    let guest = subscribe::guest(input.owner, input.settings, input.topic);
+    let user = authority.handler_user(&guest, input.now)?;
     let data = authority::identity(authority, input.identity, handler, Vec::new(), Some(&user), input.now)?;
     let name = names::handler_identity(handler);
     let value = json!({

@@ -8,7 +8,8 @@ use super::{Input, child};
 use crate::apply::Child;
 use crate::names;
 
-/// Publishing: any pod of the topic's namespace. The broker itself: its handlers, its peers, the operator.
+/// Publishing: any pod of the topic's namespace. The broker itself: its handlers, its peers, the operator, and, where
+/// there are publishers over NATS, any pod of the namespace (the broker lets in who has credentials).
 /// Probes come from the node, which every network lets through.
 pub fn broker(input: &Input<'_>) -> Child {
     let topic = &input.owner.name;
@@ -20,16 +21,21 @@ pub fn broker(input: &Input<'_>) -> Child {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": input.args.pod_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "tidegate", names::COMPONENT_LABEL: "operator"}},
     });
-    let port = |port: i32| json!([{"port": port, "protocol": "TCP"}]);
+    let port = |port: i32| json!({"port": port, "protocol": "TCP"});
+    let namespace = json!({"podSelector": {}});
+    let mut clients = vec![brokers.clone(), handlers, operator];
+    if !input.topic.spec.nats_publishers.is_empty() {
+        clients.push(namespace.clone());
+    }
     let value = json!({
         "metadata": input.owner.metadata(&name, &names::topic_labels(topic)),
         "spec": {
             "podSelector": {"matchLabels": names::broker_selector(topic)},
             "policyTypes": ["Ingress"],
             "ingress": [
-                {"from": [{"podSelector": {}}], "ports": port(names::INGRESS_PORT)},
-                {"from": [brokers, handlers, operator], "ports": port(i32::from(BROKER_PORT))},
-                {"from": [brokers], "ports": port(names::ROUTE_PORT)},
+                {"from": [namespace], "ports": [port(names::INGRESS_PORT), port(names::MQTT_PORT)]},
+                {"from": clients, "ports": [port(i32::from(BROKER_PORT))]},
+                {"from": [brokers], "ports": [port(names::ROUTE_PORT)]},
             ],
         },
     });

@@ -19,6 +19,7 @@ pub fn client(input: &Input<'_>) -> Child {
             "ports": [
                 {"name": "https", "port": 443, "targetPort": names::INGRESS_PORT, "protocol": "TCP", "appProtocol": "https"},
                 {"name": "nats", "port": BROKER_PORT, "targetPort": BROKER_PORT, "protocol": "TCP"},
+                {"name": "mqtts", "port": names::MQTT_PORT, "targetPort": names::MQTT_PORT, "protocol": "TCP"},
             ],
         },
     });

@@ -1,11 +1,11 @@
-//! The broker pods: a nats-server and the ingress, side by side, with a volume.
+//! The broker pods: a nats-server and the ingress, side by side, with a volume where events are stored.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tidegate_broker_admin::server::{Cluster, Server};
-use tidegate_broker_client::contract::Ingress;
+use tidegate_broker_admin::server::{Cluster, JetStream, Server};
+use tidegate_broker_client::contract::{Ingress, Routing};
 use tidegate_broker_client::layout::BROKER_PORT;
 use time::OffsetDateTime;
 
@@ -32,7 +32,7 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
     let (topic, namespace) = (&input.owner.name, &input.owner.namespace);
     let issued = OffsetDateTime::UNIX_EPOCH;
     let system = input.authority.system_account(issued)?;
-    let account = input.authority.topic_account(issued)?;
+    let account = input.authority.topic_account(input.settings.routing, issued)?;
     let routes = || {
         let host = |ordinal| names::broker_pod_host(topic, namespace, ordinal);
         (0..input.settings.replicas).map(|ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT)).collect()
@@ -44,8 +44,10 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
         tls: TLS_FOLDER.into(),
         pid_file: Some(format!("{RUN_FOLDER}/nats.pid")),
         max_payload: usize::try_from(input.settings.max_message_size).unwrap_or(usize::MAX),
-        max_file_store: input.settings.volume / 100 * FILE_STORE_PERCENT,
-        sync_always: input.settings.sync_always,
+        jetstream: (input.settings.routing == Routing::Queued).then(|| JetStream {
+            max_file_store: input.settings.volume / 100 * FILE_STORE_PERCENT,
+            sync_always: input.settings.sync_always,
+        }),
         cluster: (input.settings.replicas > 1).then(|| Cluster {
             name: format!("{namespace}-{topic}"),
             port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
@@ -79,7 +81,7 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child) -> Result<Child
     }
     let rolls_with = Sha256::digest(format!("{}{}", config.value["data"], secret.value["data"]));
     let rolls_with: String = rolls_with.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let value = json!({
+    let mut value = json!({
         "metadata": input.owner.metadata(&name, &labels),
         "spec": {
             "serviceName": names::broker_headless(topic),
@@ -87,14 +89,19 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child) -> Result<Child
             // The brokers of a cluster need each other to become ready.
             "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": names::broker_selector(topic)},
-            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted, "whenScaled": "Retain"},
-            "volumeClaimTemplates": [{"metadata": {"name": "data", "labels": names::broker_selector(topic)}, "spec": claim}],
             "template": {
                 "metadata": {"labels": labels, "annotations": {"tidegate.io/rolls-with": rolls_with}},
                 "spec": pod(input)?,
             },
         },
     });
+    if input.settings.routing == Routing::Queued {
+        let labels = names::broker_selector(topic);
+        value["spec"]["volumeClaimTemplates"] =
+            json!([{"metadata": {"name": "data", "labels": labels}, "spec": claim}]);
+        value["spec"]["persistentVolumeClaimRetentionPolicy"] =
+            json!({"whenDeleted": when_deleted, "whenScaled": "Retain"});
+    }
     Ok(child::<StatefulSet>(&name, value))
 }
 
@@ -118,6 +125,12 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
         ],
         "affinity": spec.affinity.clone().unwrap_or_else(|| apart(topic)),
     });
+    if input.settings.routing == Routing::Direct
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        // Accounts only; they are pushed again.
+        volumes.push(json!({"name": "data", "emptyDir": {"sizeLimit": "64Mi"}}));
+    }
     if !spec.node_selector.is_empty() {
         pod["nodeSelector"] = json!(spec.node_selector);
     }
@@ -194,6 +207,8 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         admin_port: u16::try_from(names::INGRESS_ADMIN_PORT).unwrap_or_default(),
         broker_monitor: format!("http://{MONITOR}"),
         max_event_size: usize::try_from(input.settings.max_event_size).unwrap_or(usize::MAX),
+        routing: input.settings.routing,
+        mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});
@@ -204,6 +219,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         "env": environment(input.args, &config),
         "ports": [
             {"name": "https", "containerPort": names::INGRESS_PORT, "protocol": "TCP"},
+            {"name": "mqtts", "containerPort": names::MQTT_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": names::INGRESS_ADMIN_PORT, "protocol": "TCP"},
         ],
         "resources": {"requests": {"cpu": "20m", "memory": "16Mi"}},

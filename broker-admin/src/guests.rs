@@ -1,0 +1,218 @@
+//! What handlers and publishers may do on a topic's broker (pure).
+//!
+//! Each has an account of its own, because whoever may send a request chooses the reply subject, and the server
+//! writes there with its own rights: inside one account that reaches `$JS.API.STREAM.PURGE`. Replies to another
+//! account's requests stay in that account. The topic account exports a few services; a guest's imports carry
+//! activation tokens of the topic account for exactly the guest's own subjects.
+
+use nkeys::{KeyPair, KeyPairType};
+use serde_json::{Value, json};
+use tidegate_broker_client::contract::{Order, Routing};
+use tidegate_broker_client::layout;
+use time::OffsetDateTime;
+
+use crate::accounts::{Account, Rights, User, VERSION};
+use crate::authority::{Authority, AuthorityError};
+use crate::jwt::Claims;
+
+/// A handler, as far as its rights depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// The EventHandler's name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// How the topic's events travel.
+    pub routing: Routing,
+    /// Which consumers it has.
+    pub order: Order,
+}
+
+/// Something of the topic account that a guest uses.
+struct Import {
+    name: &'static str,
+    kind: &'static str,
+    subject: String,
+    /// Its name in the guest's account, where that must differ.
+    local: Option<String>,
+}
+
+impl Import {
+    fn service(name: &'static str, subject: String) -> Self {
+        Self { name, kind: "service", subject, local: None }
+    }
+
+    fn known_as(self, local: String) -> Self {
+        Self { local: Some(local), ..self }
+    }
+
+    fn local_subject(&self) -> String {
+        self.local.clone().unwrap_or_else(|| self.subject.clone())
+    }
+}
+
+impl Handler {
+    /// Its consumers' names; none on a Direct topic.
+    pub fn consumers(&self) -> Vec<String> {
+        match (self.routing, self.order) {
+            (Routing::Direct, _) => Vec::new(),
+            (Routing::Queued, Order::None) => vec![self.name.clone()],
+            (Routing::Queued, Order::Key { lanes }) => {
+                (0..lanes).map(|lane| layout::lane_consumer(&self.name, lane)).collect()
+            }
+        }
+    }
+
+    fn imports(&self) -> Vec<Import> {
+        let mut imports = vec![Import::service("report", layout::report_subject(&self.name))];
+        if self.routing == Routing::Direct {
+            imports.push(Import {
+                name: "events",
+                kind: "stream",
+                subject: layout::EVENT_SUBJECTS.into(),
+                local: None,
+            });
+            return imports;
+        }
+        imports.extend([
+            Import::service("dead-letter", layout::dead_letter_subject(&self.name)),
+            Import::service("attempts", layout::attempt_subject(&self.name, "*")),
+            Import::service("attempts so far", layout::attempt_read_subject(&self.name, "*")),
+        ]);
+        for consumer in self.consumers() {
+            imports.push(Import::service("pull", layout::pull_subject(&consumer)));
+            imports.push(Import::service("acknowledge", layout::acknowledge_subjects(&consumer)));
+            if self.order != Order::None {
+                let info = Import::service("state of a lane", layout::info_subject(&consumer));
+                imports.push(info.known_as(layout::local_info_subject(&consumer)));
+                let unpin = Import::service("leave a lane", layout::unpin_subject(&consumer));
+                imports.push(unpin.known_as(layout::local_unpin_subject(&consumer)));
+            }
+        }
+        imports
+    }
+
+    fn rights(&self) -> Rights {
+        let imports = self.imports();
+        let (streams, services): (Vec<_>, Vec<_>) = imports.iter().partition(|import| import.kind == "stream");
+        let own = ["_INBOX.>".to_owned(), layout::MEMBER_SUBJECT.to_owned()];
+        // Queue groups reach across accounts: only as the group of its own name it takes nobody else's events.
+        let queued = |import: &&Import| format!("{} {}", import.local_subject(), self.name);
+        Rights {
+            publish: services
+                .iter()
+                .map(|import| import.local_subject())
+                .chain([layout::MEMBER_SUBJECT.into()])
+                .collect(),
+            subscribe: streams.iter().map(queued).chain(own).collect(),
+            answer: false,
+        }
+    }
+}
+
+/// What the topic account offers its guests, to those that have a token.
+pub(crate) fn exports(routing: Routing) -> Value {
+    let service = |name: &str, subject: String, response: &str| json!({"name": name, "subject": subject, "type": "service", "token_req": true, "response_type": response});
+    let mut exports = vec![
+        service("publish", layout::PUBLISH_SUBJECT.into(), "Singleton"),
+        service("report", layout::REPORT_SUBJECTS.into(), "Singleton"),
+    ];
+    match routing {
+        Routing::Direct => exports
+            .push(json!({"name": "events", "subject": layout::EVENT_SUBJECTS, "type": "stream", "token_req": true})),
+        Routing::Queued => exports.extend([
+            service("pull", layout::pull_subject("*"), "Stream"),
+            service("acknowledge", layout::acknowledge_subjects("*"), "Singleton"),
+            service("state of a lane", layout::info_subject("*"), "Singleton"),
+            service("leave a lane", layout::unpin_subject("*"), "Singleton"),
+            service("dead-letter", layout::DEAD_LETTER_SUBJECTS.into(), "Singleton"),
+            service("attempts", layout::ATTEMPT_SUBJECTS.into(), "Singleton"),
+            service("attempts so far", layout::attempt_read_subject("*", "*"), "Singleton"),
+        ]),
+    }
+    json!(exports)
+}
+
+impl Authority {
+    /// The account of a handler.
+    ///
+    /// # Errors
+    /// The authority is damaged (as everywhere below).
+    pub fn handler_account(&self, handler: &Handler, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        let name = format!("handler {}", handler.name);
+        self.guest(&self.handler_key(&handler.uid)?, &name, &handler.imports(), now)
+    }
+
+    /// The user of a handler's sidecars.
+    pub fn handler_user(&self, handler: &Handler, now: OffsetDateTime) -> Result<User, AuthorityError> {
+        let uid = &handler.uid;
+        self.user(&self.handler_key(uid)?, &handler.name, &format!("user/handler/{uid}"), &handler.rights(), now)
+    }
+
+    /// A handler's account that lets nobody in: pushed before it is deleted, it ends open connections at once.
+    pub fn handler_tombstone(&self, handler: &str, uid: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        self.tombstone(&self.handler_key(uid)?, &format!("handler {handler}"), now)
+    }
+
+    /// The account of a workload that publishes over NATS.
+    pub fn publisher_account(&self, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        let publish = Import::service("publish", layout::PUBLISH_SUBJECT.into());
+        self.guest(&self.publisher_key(name)?, &format!("publisher {name}"), &[publish], now)
+    }
+
+    /// The user of that workload.
+    pub fn publisher_user(&self, name: &str, now: OffsetDateTime) -> Result<User, AuthorityError> {
+        let rights =
+            Rights { publish: vec![layout::PUBLISH_SUBJECT.into()], subscribe: vec!["_INBOX.>".into()], answer: false };
+        self.user(&self.publisher_key(name)?, name, &format!("user/publisher/{name}"), &rights, now)
+    }
+
+    /// A publisher's account that lets nobody in.
+    pub fn publisher_tombstone(&self, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        self.tombstone(&self.publisher_key(name)?, &format!("publisher {name}"), now)
+    }
+
+    fn guest(
+        &self,
+        key: &KeyPair,
+        name: &str,
+        imports: &[Import],
+        now: OffsetDateTime,
+    ) -> Result<Account, AuthorityError> {
+        let topic = self.topic_key()?;
+        let mut signed = Vec::with_capacity(imports.len());
+        for Import { name, kind, subject, local } in imports {
+            let token = Claims {
+                subject: key.public_key(),
+                name: (*name).into(),
+                nats: json!({"subject": subject, "kind": kind, "type": "activation", "version": VERSION}),
+                expires: None,
+            };
+            let mut import = json!({
+                "name": name, "subject": subject, "account": topic.public_key(), "type": kind,
+                "token": token.sign(&topic, now)?,
+            });
+            if let Some(local) = local {
+                import["local_subject"] = json!(local);
+            }
+            signed.push(import);
+        }
+        self.account(key, name, json!(signed), json!([]), false, now)
+    }
+
+    fn tombstone(&self, key: &KeyPair, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        let mut account = self.account(key, name, json!([]), json!([]), false, now)?;
+        account.claims.nats["limits"]["conn"] = json!(0);
+        account.claims.nats["revocations"] = json!({"*": now.unix_timestamp() + 1});
+        account.jwt = account.claims.sign(&self.operator_key()?, now)?;
+        Ok(account)
+    }
+
+    fn handler_key(&self, uid: &str) -> Result<KeyPair, AuthorityError> {
+        self.key(KeyPairType::Account, &format!("account/handler/{uid}"))
+    }
+
+    fn publisher_key(&self, name: &str) -> Result<KeyPair, AuthorityError> {
+        self.key(KeyPairType::Account, &format!("account/publisher/{name}"))
+    }
+}

@@ -1,0 +1,208 @@
+//! An expression that compiles, and its value for an event.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cel::{Context, Env, ExecutionError, Program, Value};
+use tidegate_cloudevents::Event;
+
+use crate::check::{self, Refused};
+use crate::data;
+
+/// Longest text of a failure, in bytes: it may quote the event.
+const MAX_PROBLEM: usize = 256;
+
+/// A compiled expression.
+pub struct Expression {
+    program: Program,
+    env: Arc<Env>,
+    reads_event: bool,
+    reads_data: bool,
+}
+
+impl std::fmt::Debug for Expression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Expression").field(&self.program.source_info().source).finish()
+    }
+}
+
+/// Why an expression has no value for an event. The event does not match then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// The evaluation ended in an error: a field that is not there, types that do not fit.
+    #[error("{0}")]
+    Error(String),
+    /// The value is neither true nor false.
+    #[error("the value is of type {0}, not bool")]
+    NotBool(String),
+    /// The data is not the JSON that its content type promises.
+    #[error("data: {0}")]
+    Data(String),
+}
+
+impl Expression {
+    /// Compiles and checks.
+    ///
+    /// # Errors
+    /// It can never be true for any event; the message says where and why.
+    pub fn compile(text: &str) -> Result<Self, Refused> {
+        let env = Env::stdlib();
+        let program = check::compile(&env, text)?;
+        let (reads_event, reads_data) = {
+            let references = program.references();
+            (references.has_variable(check::EVENT), references.has_variable(check::DATA))
+        };
+        Ok(Self { program, env: Arc::new(env), reads_event, reads_data })
+    }
+
+    /// Whether it is true for this event.
+    ///
+    /// # Errors
+    /// It is neither true nor false for it.
+    pub fn matches(&self, event: &Event) -> Result<bool, Failed> {
+        let mut context = Context::with_env(self.env.clone());
+        if self.reads_event {
+            context.add_variable_from_value(check::EVENT, attributes(event));
+        }
+        if self.reads_data {
+            let data = data::of(event).map_err(|error| Failed::Data(shortened(error.to_string())))?;
+            context.add_variable_from_value(check::DATA, data);
+        }
+        match self.program.execute(&context) {
+            Ok(Value::Bool(matches)) => Ok(matches),
+            Ok(other) => Err(Failed::NotBool(other.type_of().to_string())),
+            Err(error) => Err(Failed::Error(describe(&error))),
+        }
+    }
+}
+
+fn attributes(event: &Event) -> HashMap<String, Value> {
+    let content_type = event.data_content_type().map(|value| ("datacontenttype", value));
+    event.attributes().chain(content_type).map(|(name, value)| (name.to_owned(), value.into())).collect()
+}
+
+/// Some errors print the values they are about, which may be all of the data: their kinds suffice.
+fn describe(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::NoSuchKey(key) => shortened(format!("no such field: {key}")),
+        ExecutionError::NoSuchOverload(error) => shortened(error.to_string()),
+        ExecutionError::ValuesNotComparable(left, right) => {
+            format!("{} and {} cannot be compared", left.type_of(), right.type_of())
+        }
+        ExecutionError::UnsupportedBinaryOperator(operator, left, right) => {
+            format!("{} {operator} {} is not defined", left.type_of(), right.type_of())
+        }
+        ExecutionError::UnsupportedIndex(index, value) => {
+            format!("{} cannot be indexed by {}", value.type_of(), index.type_of())
+        }
+        ExecutionError::NotSupportedAsMethod { method, target } => {
+            format!("{method}() is not defined for {}", target.type_of())
+        }
+        ExecutionError::UnsupportedTargetType { target } => format!("not defined for {}", target.type_of()),
+        ExecutionError::FunctionError { function, message } => shortened(format!("{function}: {message}")),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
+        ExecutionError::Overflow(operator, ..) => format!("{operator} overflows"),
+        ExecutionError::IndexOutOfBounds(_) => "index out of bounds".to_owned(),
+        ExecutionError::UnexpectedType { got, want } => shortened(format!("{got} where {want} is wanted")),
+        ExecutionError::InvalidArgumentCount { expected, actual } => {
+            format!("{actual} arguments where {expected} are wanted")
+        }
+        _ => "it cannot be evaluated".to_owned(),
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_PROBLEM));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Event {
+        Event::builder("1", "/shop/1", "com.shop.order.created")
+            .attribute("subject", "o-7")
+            .attribute("priority", "high")
+            .attribute("datacontenttype", "application/json")
+            .data(r#"{"amount": 120, "price": 1.5, "lines": [{"sku": "a"}, {"sku": "b"}], "who": null, "big": 18446744073709551615}"#)
+            .build()
+            .unwrap()
+    }
+
+    fn value(text: &str, event: &Event) -> Result<bool, Failed> {
+        Expression::compile(text).unwrap_or_else(|error| panic!("{text}: {error}")).matches(event)
+    }
+
+    #[test]
+    fn over_attributes_and_data() {
+        let event = event();
+        for (text, expected) in [
+            ("data.amount > 100", true),
+            ("data.amount + 1 == 121", true),
+            ("data.price * 2.0 == 3.0", true),
+            ("data.amount > 120.5", false),
+            ("data.big > 1", true),
+            ("data.who == null", true),
+            ("event.type == 'com.shop.order.created'", true),
+            ("event.type.startsWith('com.shop.') && event.source.endsWith('/1')", true),
+            ("event.source.matches('^/shop/[0-9]+$')", true),
+            ("event.priority in ['high', 'urgent']", true),
+            ("has(event.subject) && event.subject == 'o-7'", true),
+            ("has(event.time)", false),
+            ("has(data.missing) && data.missing > 1", false),
+            ("data.lines.exists(line, line.sku == 'b')", true),
+            ("data.lines.all(line, line.sku == 'b')", false),
+            ("size(data.lines) == 2 && event.datacontenttype.contains('json')", true),
+            ("event.specversion == '1.0'", true),
+            ("type(data.amount) == int", true),
+            ("true", true),
+        ] {
+            assert_eq!(value(text, &event), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn data_is_what_its_type_says() {
+        let with = |content_type: &str, data: &'static [u8]| {
+            let event = Event::builder("1", "/s", "t").attribute("datacontenttype", content_type).data(data);
+            event.build().unwrap()
+        };
+        assert_eq!(value("data == 'hello'", &with("text/plain", b"hello")), Ok(true));
+        assert_eq!(value("data == b'\\x00\\x01'", &with("application/octet-stream", b"\x00\x01")), Ok(true));
+        assert_eq!(value("size(data) == 1", &with("text/plain", b"\xff")), Ok(true), "bytes, where it is no UTF-8");
+        assert_eq!(value("data == 7", &with("application/vnd.x+json", b"7")), Ok(true));
+        assert_eq!(value("data == null", &Event::builder("1", "/s", "t").build().unwrap()), Ok(true));
+        assert!(matches!(value("data.a == 7", &with("application/json", b"{\"a\":")), Err(Failed::Data(_))));
+        assert_eq!(value("event.id == '1'", &with("application/json", b"{\"a\":")), Ok(true), "data is not looked at");
+    }
+
+    #[test]
+    fn failures_are_short_and_quote_little() {
+        let event = event();
+        for (text, expected) in [
+            ("data.missing > 1", "no such field: missing"),
+            ("event.nosuch == 'x'", "no such field: nosuch"),
+            ("data.amount", "the value is of type int, not bool"),
+            ("data.amount / 0 == 1", "division by zero"),
+            ("data.lines[7] == null", "index out of bounds"),
+        ] {
+            assert_eq!(value(text, &event).unwrap_err().to_string(), expected, "{text}");
+        }
+        for text in ["data.lines > 1", "data.who.x == 1", "data + 1 == 2", "data.amount.matches('x')"] {
+            let problem = value(text, &event).unwrap_err().to_string();
+            assert!(problem.len() <= MAX_PROBLEM && !problem.contains("sku"), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn one_side_of_an_or_may_fail() {
+        assert_eq!(value("data.missing > 1 || data.amount > 100", &event()), Ok(true));
+    }
+
+    #[test]
+    fn it_can_be_shared_by_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Expression>();
+    }
+}

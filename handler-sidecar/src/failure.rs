@@ -1,0 +1,124 @@
+//! What becomes of an event that is not handled at once: its attempts are put on record, and what will never succeed
+//! is kept aside. None of it happens to most events, so its futures are boxed where they are called: an event in
+//! flight takes the memory of the ordinary way only.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::attempts::store::Known;
+use crate::attempts::{Change, Failed};
+use crate::dead_letter::{self, Letter};
+use crate::in_hand::InHand;
+use crate::metrics::Settled;
+use crate::outcome::{self, Answer, Reason};
+use crate::outlet::{self, letter};
+use crate::process::{Context, LATER, Ready, Verdict};
+
+/// How long a topic for dead letters is tried, so that there is time left to keep the letter otherwise.
+const LETTER_PATIENCE: Duration = Duration::from_secs(20);
+
+impl Context {
+    /// The attempts before this delivery.
+    ///
+    /// # Errors
+    /// The verdict, if there is to be no other.
+    pub(crate) async fn attempts_so_far(&self, stored: &InHand) -> Result<Known, Verdict> {
+        let deliveries = stored.deliveries();
+        let known = self.attempts.read(stored.sequence(), deliveries).await;
+        let (record, retry) = (&known.record, &self.config.delivery.retry);
+        if let Some(letter) = Letter::decided_before(record, retry) {
+            return Err(self.keep_aside(stored, &letter).await);
+        }
+        let untraced = record.untraced(deliveries);
+        if outcome::never_finishes(untraced, retry) {
+            let error = format!("nobody lived to say how {untraced} of {deliveries} deliveries ended");
+            let letter = Letter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
+            return Err(self.keep_aside(stored, &letter).await);
+        }
+        Ok(known)
+    }
+
+    /// Puts a failed attempt on record.
+    pub(crate) async fn failed(&self, stored: &InHand, known: Known, answer: &Answer) {
+        let change = Change::Failed(failed(answer.status(), &answer.to_string()), None);
+        self.record(stored, known, &change).await;
+    }
+
+    /// There is no further attempt: dead-letters.
+    pub(crate) async fn give_up(
+        &self,
+        stored: &InHand,
+        known: Known,
+        reason: Reason,
+        status: Option<u16>,
+        error: String,
+    ) -> Verdict {
+        // On record first: if the letter cannot be stored, or nobody lives to store it, the event comes again and
+        // is not tried again.
+        let change = Change::Failed(failed(status, &error), Some(reason));
+        let record = self.record(stored, known, &change).await.record;
+        self.keep_aside(stored, &Letter { reason, status, error, record }).await
+    }
+
+    /// The event was not tried in a while.
+    pub(crate) async fn untried(&self, stored: &InHand, ready: Ready, wait: Duration) -> Verdict {
+        // At the end of a sidecar there is no time for it, nor is it needed: that does not happen again and again.
+        if !wait.is_zero() {
+            self.record(stored, ready.known, &Change::Untried).await;
+        }
+        Verdict::GiveBack(wait)
+    }
+
+    /// Without its record an event goes on all the same: it is then tried more often than it should be.
+    pub(crate) async fn record(&self, stored: &InHand, mut known: Known, change: &Change) -> Known {
+        let sequence = stored.sequence();
+        if let Err(error) = self.attempts.write(sequence, stored.deliveries(), &mut known, change).await {
+            tracing::warn!(sequence, %error, "an attempt is not on record: the event may be tried once too often");
+        }
+        known
+    }
+
+    pub(crate) async fn invalid(&self, stored: &InHand, error: String) -> Verdict {
+        self.keep_aside(stored, &Letter { reason: Reason::Invalid, status: None, error, record: Default::default() })
+            .await
+    }
+
+    /// Dead-letters: stored and confirmed, and only then to be acknowledged.
+    pub(crate) async fn keep_aside(&self, stored: &InHand, letter: &Letter) -> Verdict {
+        let (sequence, reason) = (stored.sequence(), letter.reason.name());
+        let problem = match timeout(LATER, self.send_aside(stored, letter)).await {
+            Ok(Ok(())) => {
+                tracing::warn!(sequence, reason, error = letter.error, "an event is dead-lettered");
+                return Verdict::Acknowledge(Settled::DeadLettered);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => "it is not confirmed".to_owned(),
+        };
+        tracing::error!(sequence, reason, problem, "a dead letter is not stored: its event is tried again later");
+        Verdict::GiveBack(LATER)
+    }
+
+    /// To the topic for dead letters, if there is one and takes it; else beside the event's own topic.
+    async fn send_aside(&self, stored: &InHand, letter: &Letter) -> Result<(), String> {
+        if let Some(outlet) = &self.options.letters
+            && let Some(event) = letter::compose(&self.config.handler, stored, letter)
+        {
+            let id = letter::message_id(&self.config.handler_uid, stored.sequence());
+            match outlet.publish(&event, &id, LETTER_PATIENCE).await {
+                Err(error @ outlet::Error::Refused { .. }) => {
+                    tracing::warn!(%error, "a dead letter is kept beside its own topic instead");
+                }
+                published => return published.map_err(|error| error.to_string()),
+            }
+        }
+        let stored =
+            dead_letter::store(&self.client, &self.config.handler, &self.config.handler_uid, stored, letter).await;
+        stored.map_err(|error| error.to_string())
+    }
+}
+
+/// An attempt that failed just now.
+fn failed(status: Option<u16>, error: &str) -> Failed {
+    Failed::new(jiff::Timestamp::now().to_string(), status, error)
+}

@@ -1,0 +1,381 @@
+//! One lane at work: what the owner ([`super::owner`]) wants done is done here, and what happens is told to it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::{Client, Message, Request, Subject};
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt as _};
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
+use tidegate_broker_client::layout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::owner::{Action, Id, Input, Owner};
+use super::pulls::Pin;
+use super::terms::{Moment, Terms, millis};
+use super::wire;
+use crate::brake::{Brake, State};
+use crate::broker::Link;
+use crate::in_hand::InHand;
+use crate::metrics::Settled;
+use crate::process::{Context, Verdict};
+use crate::pull::status::Trouble;
+
+/// The lane wakes at least this often.
+const TICK: Duration = Duration::from_secs(1);
+/// What one command to the connection may take, which waits only if its queue is full.
+const COMMAND_LIMIT: Duration = Duration::from_secs(1);
+/// Between two requests of which the first failed at once.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long a lane that was left still gives back what was on its way.
+const LINGER: Duration = Duration::from_millis(200);
+/// An event that could not be tried waits at least this long.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+/// While there are more bytes in hand, over all lanes, no more events are asked for, unless a lane needs all that
+/// the broker waits for.
+const BYTES_IN_HAND: usize = 16 << 20;
+
+const ACKNOWLEDGE: Bytes = Bytes::from_static(b"+ACK");
+const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// What the lanes of a process share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What every event needs.
+    pub context: Arc<Context>,
+    /// Attempts that may run at the same time.
+    pub permits: Arc<Semaphore>,
+    /// Bytes in hand.
+    pub bytes: Arc<AtomicUsize>,
+    /// Lanes that the broker does not serve.
+    pub troubled: Arc<AtomicUsize>,
+    /// The connection.
+    pub link: watch::Receiver<Link>,
+    /// The handler.
+    pub brake: watch::Receiver<Brake>,
+}
+
+/// An event in hand.
+#[derive(Debug)]
+struct Event {
+    /// Where it is acknowledged.
+    reply: Subject,
+    bytes: usize,
+    /// `None` while an attempt runs, which has it.
+    stored: Option<InHand>,
+    /// Ends the attempt.
+    cancel: CancellationToken,
+    how: Settled,
+}
+
+/// What happened.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would be an allocation per event")]
+enum Happened {
+    Input(Input),
+    Attempted(Id, InHand, Option<Verdict>),
+}
+
+/// A lane that this process pulls.
+pub struct Lane {
+    shared: Shared,
+    terms: Terms,
+    consumer: String,
+    owner: Owner,
+    origin: Instant,
+    /// What comes by each open pull, with the pull's number: it is not in the message.
+    messages: SelectAll<BoxStream<'static, (u64, Message)>>,
+    epoch: u64,
+    events: HashMap<Id, Event>,
+    under_way: FuturesUnordered<BoxFuture<'static, Happened>>,
+    left: Option<Instant>,
+    trouble: Option<Trouble>,
+}
+
+impl Lane {
+    /// Takes up a lane; nothing is pulled before [`Self::run`].
+    pub fn new(shared: Shared, lane: u16, terms: Terms) -> Self {
+        let epoch = shared.link.borrow().epoch;
+        Self {
+            consumer: layout::lane_consumer(&shared.context.config.handler, lane),
+            owner: Owner::new(terms.clone()),
+            origin: Instant::now(),
+            messages: SelectAll::new(),
+            events: HashMap::new(),
+            under_way: FuturesUnordered::new(),
+            left: None,
+            trouble: None,
+            shared,
+            terms,
+            epoch,
+        }
+    }
+
+    /// Works until it is told to leave and has nothing in hand any more. Dropping it gives back what is in hand.
+    pub async fn run(mut self, leave: CancellationToken) {
+        loop {
+            self.act().await;
+            if self.left.is_some_and(|end| end <= Instant::now()) {
+                return;
+            }
+            self.wait(&leave).await;
+        }
+    }
+
+    fn now(&self) -> Moment {
+        millis(self.origin.elapsed())
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now();
+        tracing::trace!(consumer = self.consumer, now, ?input, "lane");
+        self.owner.input(now, input);
+    }
+
+    /// Whether more events are wanted.
+    fn wants_more(&self) -> bool {
+        let full = self.shared.bytes.load(Ordering::Relaxed) >= BYTES_IN_HAND;
+        let up = match self.shared.brake.borrow().state() {
+            State::Up => !full || self.owner.is_barred(),
+            State::Unavailable(_) => self.owner.in_hand() == 0,
+            State::Unreachable(_) => false,
+        };
+        up && self.shared.link.borrow().connected
+    }
+
+    /// Does what is to be done now.
+    async fn act(&mut self) {
+        let link = *self.shared.link.borrow_and_update();
+        if link.epoch != self.epoch {
+            self.epoch = link.epoch;
+            self.input(Input::Reconnected);
+        }
+        let (now, more) = (self.now(), self.wants_more());
+        for action in self.owner.actions(now, more) {
+            self.perform(action).await;
+        }
+        while self.owner.can_start(self.now()) {
+            let Ok(permit) = self.shared.permits.clone().try_acquire_owned() else { break };
+            self.start(permit);
+        }
+        if self.left.is_none() && self.owner.has_left() {
+            self.left = Some(Instant::now() + LINGER);
+        }
+    }
+
+    /// Waits for the next thing to happen, and takes it in.
+    async fn wait(&mut self, leave: &CancellationToken) {
+        let now = self.now();
+        let wake = self.owner.wake_at(now, self.wants_more());
+        let wake = wake.map_or(TICK, |at| Duration::from_millis(at.saturating_sub(now).max(1))).min(TICK);
+        let wake = self.left.into_iter().fold(Instant::now() + wake, Instant::min);
+        // Without a permit it waits for one.
+        let can_start = self.owner.can_start(now);
+        let leaving = self.owner.is_leaving();
+        tokio::select! {
+            biased;
+            () = leave.cancelled(), if !leaving => self.input(Input::Leave),
+            Some(happened) = self.under_way.next(), if !self.under_way.is_empty() => self.happened(happened),
+            Some((pull, message)) = self.messages.next() => self.message(pull, message),
+            Ok(permit) = self.shared.permits.clone().acquire_owned(), if can_start => self.start(permit),
+            Ok(()) = self.shared.link.changed() => {}
+            Ok(()) = self.shared.brake.changed() => {}
+            () = sleep_until(wake) => {}
+        }
+    }
+
+    fn message(&mut self, pull: u64, message: Message) {
+        if message.status.is_some() {
+            if let Some((input, trouble)) = wire::status(&message, pull) {
+                self.troubled(trouble);
+                self.input(input);
+            }
+            return;
+        }
+        let Some(stored) = InHand::new(self.shared.context.client.clone(), message) else {
+            tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
+            return;
+        };
+        self.troubled(None);
+        let pin = Pin::from(wire::pin(stored.headers()));
+        let (id, key) = (Id { sequence: stored.sequence(), delivery: stored.number() }, wire::key(&stored));
+        self.keep(id, stored);
+        self.input(Input::Arrived { id, key, pull, pin });
+    }
+
+    fn keep(&mut self, id: Id, stored: InHand) {
+        let bytes = stored.size();
+        self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.context.metrics.came();
+        let (reply, cancel) = (stored.acknowledgement().clone(), CancellationToken::new());
+        self.events.insert(id, Event { reply, bytes, stored: Some(stored), cancel, how: Settled::GivenBack });
+    }
+
+    fn let_go(&mut self, id: Id) -> Option<Event> {
+        let event = self.events.remove(&id)?;
+        self.shared.bytes.fetch_sub(event.bytes, Ordering::Relaxed);
+        self.shared.context.metrics.left(event.how);
+        Some(event)
+    }
+
+    /// Tells a person, once, what keeps the broker from serving the lane.
+    fn troubled(&mut self, trouble: Option<Trouble>) {
+        let trouble = trouble.filter(|trouble| !trouble.is_ordinary());
+        if let Some(trouble) = &trouble
+            && self.trouble.is_none()
+        {
+            tracing::warn!(consumer = self.consumer, %trouble, "no events of a lane are pulled: trying on");
+            self.shared.troubled.fetch_add(1, Ordering::Relaxed);
+        } else if trouble.is_none() && self.trouble.is_some() {
+            tracing::info!(consumer = self.consumer, "pulling events of a lane");
+            self.shared.troubled.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.trouble = trouble;
+    }
+
+    fn happened(&mut self, happened: Happened) {
+        match happened {
+            Happened::Input(input) => self.input(input),
+            Happened::Attempted(id, stored, verdict) => self.attempted(id, stored, verdict),
+        }
+    }
+
+    fn attempted(&mut self, id: Id, mut stored: InHand, verdict: Option<Verdict>) {
+        let now = self.now();
+        let (Some(event), Some(verdict)) = (self.events.get_mut(&id), verdict) else {
+            // Its lease is over: it is not ours to give back.
+            return stored.settled_elsewhere();
+        };
+        event.how = verdict.settled();
+        let input = match verdict {
+            Verdict::Acknowledge(_) => Input::Settled(id),
+            Verdict::RetryIn(wait) => {
+                stored.stays_in_hand();
+                Input::Again(id, now + millis(wait))
+            }
+            Verdict::GiveBack(wait) => Input::Again(id, now + millis(wait.max(SHORTEST_WAIT))),
+        };
+        event.stored = Some(stored);
+        self.input(input);
+    }
+
+    /// Starts the next attempt: the lease is checked here, and the request is what follows.
+    fn start(&mut self, permit: OwnedSemaphorePermit) {
+        let now = self.now();
+        let Some(id) = self.owner.start(now) else { return };
+        let Some(event) = self.events.get_mut(&id) else { return };
+        let Some(stored) = event.stored.take() else { return };
+        let (context, cancel) = (self.shared.context.clone(), event.cancel.clone());
+        let attempt = async move {
+            let verdict = cancel.run_until_cancelled(context.handle(&stored)).await;
+            drop(permit);
+            Happened::Attempted(id, stored, verdict)
+        };
+        self.under_way.push(attempt.boxed());
+    }
+
+    async fn perform(&mut self, action: Action) {
+        tracing::trace!(consumer = self.consumer, ?action, "lane");
+        match action {
+            Action::Pull { number, pin } => self.pull(number, pin).await,
+            Action::Acknowledge(id) => self.ask_about(id, ACKNOWLEDGE, Input::Acknowledged),
+            Action::Renew(id) => self.ask_about(id, IN_PROGRESS, Input::Renewed),
+            Action::GiveBack(id) => {
+                if let Some(stored) = self.let_go(id).and_then(|event| event.stored) {
+                    if self.owner.is_leaving() {
+                        // At once, the broker would give it to our own pulls again, which are still open, and so on.
+                        stored.retry_in(LINGER * 2).await;
+                    } else {
+                        stored.give_back().await;
+                    }
+                }
+            }
+            Action::Drop(id) => {
+                if let Some(event) = self.let_go(id) {
+                    event.cancel.cancel();
+                    forget(event.stored);
+                }
+            }
+            Action::Done(id) => {
+                forget(self.let_go(id).and_then(|event| event.stored));
+            }
+            Action::Ask => self.ask_state(),
+            Action::Unpin => self.unpin(),
+        }
+    }
+
+    async fn pull(&mut self, number: u64, pin: Option<Pin>) {
+        let Ok(body) = wire::pull_request(&self.terms, pin.as_deref()) else { return };
+        let sending = wire::send_pull(&self.shared.context.client, &self.consumer, body);
+        let Ok(Ok(messages)) = timeout(COMMAND_LIMIT, sending).await else {
+            return self.input(Input::PullRefused(number));
+        };
+        let over = sleep(Duration::from_millis(self.terms.pull_expires) + COMMAND_LIMIT);
+        let messages = wire::until_used_up(messages, self.terms.batch).take_until(over);
+        self.messages.push(messages.map(move |message| (number, message)).boxed());
+    }
+
+    /// A request about an event in hand; the owner hears whether it was confirmed.
+    fn ask_about(&mut self, id: Id, what: Bytes, tell: fn(Id, bool) -> Input) {
+        let Some(event) = self.events.get(&id) else { return };
+        let answer = self.request(event.reply.to_string(), what);
+        self.under_way.push(async move { Happened::Input(tell(id, answer.await.is_some())) }.boxed());
+    }
+
+    fn ask_state(&mut self) {
+        let answer = self.request(layout::local_info_subject(&self.consumer), Bytes::new());
+        let tell = async move { answer.await.map_or(Input::NoState, |message| wire::state(&message.payload)) };
+        self.under_way.push(tell.map(Happened::Input).boxed());
+    }
+
+    fn unpin(&mut self) {
+        let body = wire::unpin_request().unwrap_or_default();
+        let answer = self.request(layout::local_unpin_subject(&self.consumer), body);
+        self.under_way.push(answer.map(|_| Happened::Input(Input::Unpinned)).boxed());
+    }
+
+    fn request(&self, subject: String, body: Bytes) -> impl Future<Output = Option<Message>> + use<> {
+        let connected = self.shared.link.borrow().connected;
+        let patience = Duration::from_millis(wire::patience(&self.terms));
+        ask(self.shared.context.client.clone(), connected, subject, body, patience)
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.troubled(None);
+        for id in self.events.keys().copied().collect::<Vec<_>>() {
+            self.let_go(id);
+        }
+    }
+}
+
+/// There is nothing more to tell the broker of it.
+fn forget(stored: Option<InHand>) {
+    if let Some(stored) = stored {
+        stored.settled_elsewhere();
+    }
+}
+
+/// One request; `None`: there is no answer. Without a connection it is not even sent, or it would be later, when
+/// nobody stands by it any more.
+async fn ask(client: Client, connected: bool, subject: String, body: Bytes, patience: Duration) -> Option<Message> {
+    if !connected {
+        sleep(PAUSE).await;
+        return None;
+    }
+    let request = Request::new().payload(body).timeout(Some(patience));
+    match client.send_request(subject, request).await {
+        Ok(message) => Some(message),
+        Err(error) => {
+            if error.kind() != RequestErrorKind::TimedOut {
+                sleep(PAUSE).await;
+            }
+            None
+        }
+    }
+}

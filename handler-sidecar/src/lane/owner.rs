@@ -1,0 +1,379 @@
+//! The protocol of a lane's owner: what happens goes in, what is to be done comes out. Pure.
+//!
+//! The invariant, which `tests/lane_model.rs` checks: an event starts only under a live lease, and after all
+//! earlier events of its key are settled.
+
+use super::barrier::Barrier;
+use super::hand::{Hand, Held, Key, Stage};
+use super::pulls::{Pin, Pulls, Served};
+use super::terms::{Moment, Terms};
+
+/// An event as it was delivered here, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// The consumer's number of this delivery.
+    pub delivery: u64,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// An event came by a pull.
+    Arrived {
+        /// The event.
+        id: Id,
+        /// Its partition key.
+        key: Key,
+        /// The number of the pull.
+        pull: u64,
+        /// Under which the broker sent it.
+        pin: Pin,
+    },
+    /// A pull is over.
+    PullEnded(u64),
+    /// A pull cannot be served at the moment.
+    PullRefused(u64),
+    /// The pin of a pull is not in force.
+    WrongPin(u64),
+    /// There is a new connection.
+    Reconnected,
+    /// An attempt is over and the event settled.
+    Settled(Id),
+    /// An attempt is over and the event may start again at this moment.
+    Again(Id, Moment),
+    /// Whether the broker confirmed an acknowledgement.
+    Acknowledged(Id, bool),
+    /// Whether the broker confirmed a renewal.
+    Renewed(Id, bool),
+    /// The broker's state.
+    State {
+        /// The consumer's number of the last delivery.
+        delivered: u64,
+        /// Events delivered to anybody and not acknowledged.
+        pending: u64,
+    },
+    /// The broker did not tell its state.
+    NoState,
+    /// The lane goes to somebody else.
+    Leave,
+    /// The pin is given up, or nobody will say so.
+    Unpinned,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Send a pull.
+    Pull {
+        /// Its number.
+        number: u64,
+        /// Our pin, if there is one.
+        pin: Option<Pin>,
+    },
+    /// Ask the broker to acknowledge it.
+    Acknowledge(Id),
+    /// Ask the broker for a longer lease.
+    Renew(Id),
+    /// It goes back to the broker at once.
+    GiveBack(Id),
+    /// It is the broker's again: end its attempt, if there is one, and say nothing.
+    Drop(Id),
+    /// Its acknowledgement is confirmed.
+    Done(Id),
+    /// Ask the broker for its state.
+    Ask,
+    /// Give the pin up.
+    Unpin,
+}
+
+/// A lane, as one of its owners sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    terms: Terms,
+    hand: Hand,
+    pulls: Pulls,
+    barrier: Option<Barrier>,
+    /// The consumer's number of the last delivery under our pin.
+    last: Option<u64>,
+    /// The highest sequence that ever came.
+    highest: u64,
+    leaving: Leaving,
+    out: Vec<Action>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Leaving {
+    No,
+    Unpinning,
+    Unpinned,
+}
+
+impl Owner {
+    /// One that has nothing yet.
+    pub fn new(terms: Terms) -> Self {
+        Self {
+            terms,
+            hand: Hand::default(),
+            pulls: Pulls::default(),
+            barrier: None,
+            last: None,
+            highest: 0,
+            leaving: Leaving::No,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn input(&mut self, now: Moment, input: Input) {
+        self.lapse(now);
+        match input {
+            Input::Arrived { id, key, pull, pin } => self.arrived(now, id, key, pull, &pin),
+            Input::PullEnded(number) => self.pulls.ended(number),
+            Input::PullRefused(number) => self.pulls.refused(number, &self.terms, now),
+            Input::WrongPin(number) => self.wrong_pin(now, number),
+            Input::Reconnected => self.pulls.forget(),
+            Input::Settled(id) => self.settled(now, id),
+            Input::Again(id, from) => self.again(id, from),
+            Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
+            Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
+            Input::State { delivered, pending } => self.state(now, delivered, pending),
+            Input::NoState => self.no_state(now),
+            Input::Leave => self.leave(),
+            Input::Unpinned => {
+                self.leaving = Leaving::Unpinned;
+                self.give_up();
+            }
+        }
+    }
+
+    /// What is to be done now, in this order. `pull`: whether more events are wanted.
+    pub fn actions(&mut self, now: Moment, pull: bool) -> Vec<Action> {
+        self.lapse(now);
+        if self.barrier.as_mut().is_some_and(|barrier| barrier.is_stuck(&self.terms, now)) {
+            self.give_up();
+            self.changed(now);
+        }
+        self.tell(now);
+        if self.last.is_some() && !self.hand.is_unclear() && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
+            self.out.push(Action::Ask);
+        }
+        if pull
+            && self.leaving == Leaving::No
+            && let Some((number, pin)) = self.pulls.due(&self.terms, now)
+        {
+            self.out.push(Action::Pull { number, pin });
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// Whether [`Self::start`] would give an event.
+    pub fn can_start(&self, now: Moment) -> bool {
+        self.barrier.is_none() && self.leaving == Leaving::No && self.hand.next(now).is_some()
+    }
+
+    /// The event whose attempt is to start this very moment.
+    pub fn start(&mut self, now: Moment) -> Option<Id> {
+        self.lapse(now);
+        if !self.can_start(now) {
+            return None;
+        }
+        let sequence = self.hand.next(now)?;
+        let held = self.hand.get_mut(sequence)?;
+        held.stage = Stage::Running;
+        Some(Id { sequence, delivery: held.delivery })
+    }
+
+    /// When there is something to do, if nothing happens before. `pull` as for [`Self::actions`].
+    pub fn wake_at(&self, now: Moment, pull: bool) -> Option<Moment> {
+        let pull = pull && self.leaving == Leaving::No;
+        let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
+        let asks = self.last.is_some() && !self.hand.is_unclear();
+        let barrier = self.barrier.as_ref().filter(|_| asks).map(|barrier| barrier.wake_at(&self.terms));
+        [self.hand.wake_at(&self.terms, now), pulls, barrier].into_iter().flatten().min()
+    }
+
+    /// Whether it has left and nothing is in hand.
+    pub fn has_left(&self) -> bool {
+        self.leaving == Leaving::Unpinned && self.hand.is_empty()
+    }
+
+    /// Whether it was told to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    /// Whether the barrier is up.
+    pub fn is_barred(&self) -> bool {
+        self.barrier.is_some()
+    }
+
+    /// Events in hand.
+    pub fn in_hand(&self) -> usize {
+        self.hand.len()
+    }
+
+    fn arrived(&mut self, now: Moment, id: Id, key: Key, pull: u64, pin: &Pin) {
+        let known = self.hand.has(id.sequence);
+        let (sent, ours) = match self.pulls.served(pull, pin) {
+            Served::Ours(sent) => (Some(sent), true),
+            Served::Anew(sent) => {
+                self.last = None;
+                self.doubt(now);
+                (Some(sent), true)
+            }
+            Served::Late(sent) => (sent, false),
+        };
+        let until = sent.map_or(0, |sent| self.terms.lease(sent));
+        if !ours || (self.leaving != Leaving::No && !known) {
+            // Given back without a lease, it might be taken from who has it by now.
+            let back = !known && until > now;
+            return self.out.push(if back { Action::GiveBack(id) } else { Action::Drop(id) });
+        }
+        // What is out of the stream's order was with somebody else, or was lost on its way.
+        let gap = self.last.is_some_and(|last| id.delivery != last + 1);
+        let again = !known && id.sequence <= self.highest;
+        if gap || again || until <= now {
+            self.doubt(now);
+        }
+        self.last = self.last.max(Some(id.delivery));
+        self.highest = self.highest.max(id.sequence);
+        if known || until <= now {
+            self.out.push(Action::Drop(id));
+        }
+        if until > now {
+            self.hand.take(id, key, until);
+        }
+        self.changed(now);
+    }
+
+    fn wrong_pin(&mut self, now: Moment, number: u64) {
+        if self.pulls.wrong_pin(number) {
+            self.last = None;
+            self.doubt(now);
+            self.give_up();
+        }
+    }
+
+    fn held(&mut self, id: Id) -> Option<&mut Held> {
+        self.hand.get_mut(id.sequence).filter(|held| held.delivery == id.delivery)
+    }
+
+    fn settled(&mut self, now: Moment, id: Id) {
+        let confirmation = self.terms.rules.confirmation;
+        let Some(held) = self.held(id) else { return };
+        held.stage = Stage::Settled { asked: !confirmation };
+        self.changed(now);
+        if !confirmation {
+            self.hand.remove(id.sequence);
+            self.out.extend([Action::Acknowledge(id), Action::Done(id)]);
+        }
+    }
+
+    fn again(&mut self, id: Id, from: Moment) {
+        if let Some(held) = self.held(id) {
+            held.stage = Stage::Waiting(from);
+        }
+        if self.leaving == Leaving::Unpinned {
+            self.give_up();
+        }
+    }
+
+    fn acknowledged(&mut self, now: Moment, id: Id, confirmed: bool) {
+        let Some(held) = self.held(id) else { return };
+        if confirmed {
+            self.hand.remove(id.sequence);
+            self.out.push(Action::Done(id));
+        } else {
+            held.stage = Stage::Settled { asked: false };
+        }
+        self.changed(now);
+    }
+
+    fn renewed(&mut self, id: Id, confirmed: bool) {
+        let Some(held) = self.hand.get_mut(id.sequence).filter(|held| held.delivery == id.delivery) else { return };
+        if let Some(sent) = held.renewing.take()
+            && confirmed
+        {
+            held.until = held.until.max(self.terms.lease(sent));
+        }
+    }
+
+    fn state(&mut self, now: Moment, delivered: u64, pending: u64) {
+        let Some(barrier) = &mut self.barrier else { return };
+        let counts = barrier.answered(&self.terms, now);
+        let all_here = u64::try_from(self.hand.len()).is_ok_and(|in_hand| in_hand == pending);
+        if counts && all_here && self.last == Some(delivered) {
+            self.barrier = None;
+        }
+    }
+
+    fn no_state(&mut self, now: Moment) {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.answered(&self.terms, now);
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        if self.pulls.leave() {
+            self.leaving = Leaving::Unpinning;
+            self.out.push(Action::Unpin);
+        } else {
+            self.leaving = Leaving::Unpinned;
+            self.give_up();
+        }
+    }
+
+    /// Lets go of what the broker may give to somebody else.
+    fn lapse(&mut self, now: Moment) {
+        let lapsed = self.hand.lapse(now);
+        if lapsed.is_empty() {
+            return;
+        }
+        self.out.extend(lapsed.into_iter().map(Action::Drop));
+        self.doubt(now);
+        self.changed(now);
+    }
+
+    fn give_up(&mut self) {
+        self.out.extend(self.hand.give_up().into_iter().map(Action::GiveBack));
+    }
+
+    fn doubt(&mut self, now: Moment) {
+        if self.terms.rules.barrier && self.barrier.is_none() {
+            self.barrier = Some(Barrier::new(now));
+        }
+    }
+
+    fn changed(&mut self, now: Moment) {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.changed(&self.terms, now);
+        }
+    }
+
+    /// Acknowledgements and renewals that are due.
+    fn tell(&mut self, now: Moment) {
+        let mut acknowledged = false;
+        for (sequence, held) in self.hand.iter_mut() {
+            let id = Id { sequence, delivery: held.delivery };
+            if held.stage == (Stage::Settled { asked: false }) {
+                held.stage = Stage::Settled { asked: true };
+                acknowledged = true;
+                self.out.push(Action::Acknowledge(id));
+            } else if !matches!(held.stage, Stage::Settled { .. })
+                && held.renewing.is_none()
+                && held.until.saturating_sub(self.terms.renew_below) <= now
+            {
+                held.renewing = Some(now);
+                self.out.push(Action::Renew(id));
+            }
+        }
+        if acknowledged {
+            self.changed(now);
+        }
+    }
+}

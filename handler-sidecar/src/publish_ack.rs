@@ -1,0 +1,97 @@
+//! The broker's acknowledgement of a stored message. Pure.
+
+use async_nats::{Message, RequestError};
+use serde::Deserialize;
+
+/// JetStream's codes for "the last message is not the one you expected".
+const OUTRUN: [u64; 2] = [10_071, 10_164];
+
+/// Why a message is not stored, or not known to be.
+#[derive(Debug, thiserror::Error)]
+pub enum NotStored {
+    /// Nobody confirmed it.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The stream did not take it.
+    #[error("the stream refused it: {description}")]
+    Refused {
+        /// JetStream's error code.
+        code: u64,
+        /// What it says.
+        description: String,
+    },
+    /// The answer is not an acknowledgement.
+    #[error("not an acknowledgement: {0}")]
+    Unintelligible(String),
+}
+
+impl NotStored {
+    /// Somebody else wrote since the last read.
+    pub fn is_outrun(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if OUTRUN.contains(code))
+    }
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    seq: Option<u64>,
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// The sequence under which a message was stored.
+///
+/// # Errors
+/// It was not, as far as the answer says.
+pub fn sequence(answer: &Message) -> Result<u64, NotStored> {
+    match serde_json::from_slice(&answer.payload) {
+        Ok(Acknowledgement { error: Some(ApiError { err_code: code, description }), .. }) => {
+            Err(NotStored::Refused { code, description })
+        }
+        Ok(Acknowledgement { seq: Some(sequence), .. }) => Ok(sequence),
+        Ok(_) => Err(NotStored::Unintelligible("no sequence".into())),
+        Err(error) => Err(NotStored::Unintelligible(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn message(payload: &'static str) -> Message {
+        Message {
+            subject: "_INBOX.x".into(),
+            reply: None,
+            payload: Bytes::from_static(payload.as_bytes()),
+            headers: None,
+            status: None,
+            description: None,
+            length: payload.len(),
+        }
+    }
+
+    #[test]
+    fn only_a_sequence_without_an_error_confirms() {
+        assert_eq!(sequence(&message(r#"{"stream":"dead-letters","seq":1}"#)).unwrap(), 1);
+        assert_eq!(sequence(&message(r#"{"stream":"dead-letters","seq":7,"duplicate":true}"#)).unwrap(), 7);
+        for other in [
+            r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"stream":"d","seq":0}"#,
+            r#"{"stream":"dead-letters"}"#,
+            "",
+            "+OK",
+        ] {
+            assert!(sequence(&message(other)).is_err_and(|error| !error.is_outrun()), "{other}");
+        }
+        let outrun = r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"},"seq":0}"#;
+        assert!(sequence(&message(outrun)).is_err_and(|error| error.is_outrun()));
+    }
+}

@@ -1,0 +1,183 @@
+//! Attempts are exact, whatever happens in between; and none is used up while the handler as a whole is down.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::{self, AckKind};
+use futures::StreamExt as _;
+use serde_json::Value;
+use support::{
+    Container, HANDLER, Hostile, Misdeed, Running, all_settled, config, dead_letters, eventually, header, publish,
+    publish_all,
+};
+use tidegate_broker_client::contract::Report;
+use tidegate_broker_client::{connect, identity, layout};
+use tidegate_handler_sidecar::attempts::store::{Attempts, Known};
+use tidegate_handler_sidecar::attempts::{Change, Failed};
+use tidegate_test_broker::TestBroker;
+use tokio::time::{sleep, timeout};
+
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// As a replica does that is drained with the event in hand.
+async fn take_and_give_back(broker: &TestBroker) {
+    let consumer = support::consumer(broker).await;
+    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
+    let message = messages.next().await.unwrap().unwrap();
+    message.ack_with(AckKind::Nak(None)).await.unwrap();
+    broker.operator().flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn three_attempts_are_three_whoever_gave_the_event_back_in_between() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|_| (500, Duration::ZERO)).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.retry.initial = Duration::from_secs(1);
+    config.delivery.retry.max = Duration::from_secs(1);
+    publish(&broker, "1").await;
+    for attempt in 1..=3 {
+        let sidecar = Running::start(config.clone());
+        eventually("an attempt", async || container.count() == attempt).await;
+        sidecar.terminate().await;
+        if attempt < 3 {
+            take_and_give_back(&broker).await;
+            take_and_give_back(&broker).await;
+        }
+    }
+    all_settled(&broker).await;
+    let received = container.received();
+    let attempts: Vec<_> = received.iter().map(|request| request.header("ce-tidegateattempt")).collect();
+    assert_eq!(attempts, ["1", "2", "3"]);
+    let letters = dead_letters(&broker).await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(header(&letters[0], "Tidegate-Attempts"), "3");
+    assert_eq!(header(&letters[0], "Tidegate-Reason"), "attempts-used-up");
+    let history: Value = serde_json::from_str(header(&letters[0], "Tidegate-Attempt-History")).unwrap();
+    assert_eq!(history.as_array().unwrap().len(), 3);
+    assert_eq!(history[1]["status"], 500);
+    assert_eq!(history[1]["error"], "500 Internal Server Error: no  thanks");
+    let times: Vec<jiff::Timestamp> =
+        history.as_array().unwrap().iter().map(|failed| failed["time"].as_str().unwrap().parse().unwrap()).collect();
+    assert!(times.is_sorted());
+    assert_eq!(header(&letters[0], "Tidegate-First-Attempt"), history[0]["time"]);
+    assert_eq!(header(&letters[0], "Tidegate-Last-Attempt"), history[2]["time"]);
+}
+
+#[tokio::test]
+async fn an_event_that_kills_its_handler_again_and_again_is_kept_aside() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Hostile::start(Misdeed::Resets).await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    publish(&broker, "1").await;
+    all_settled(&broker).await;
+    assert_eq!(container.requests().len(), 3);
+    assert_eq!(header(&dead_letters(&broker).await[0], "Tidegate-Attempts"), "3");
+}
+
+#[tokio::test]
+async fn an_event_of_which_nobody_lives_to_tell_is_kept_aside_in_the_end() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    publish(&broker, "1").await;
+    for _ in 0..17 {
+        take_and_give_back(&broker).await;
+    }
+    let container = Container::start().await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    all_settled(&broker).await;
+    assert_eq!(container.count(), 0);
+    assert_eq!(header(&dead_letters(&broker).await[0], "Tidegate-Reason"), "never-finished");
+}
+
+#[tokio::test]
+async fn without_their_stream_events_are_still_delivered_and_end_somewhere() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let context = jetstream::new(broker.operator());
+    context.delete_stream(layout::ATTEMPT_STREAM).await.unwrap();
+    let container =
+        Container::answering(|request| (if request.id() == "good" { 204 } else { 500 }, Duration::ZERO)).await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    publish(&broker, "bad").await;
+    publish(&broker, "good").await;
+    all_settled(&broker).await;
+    let letters = dead_letters(&broker).await;
+    assert_eq!(letters.iter().map(|letter| header(letter, "ce-id")).collect::<Vec<_>>(), ["bad"]);
+    assert!(container.ids().iter().filter(|id| *id == "bad").count() <= 17);
+}
+
+#[tokio::test]
+async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
+    let broker = TestBroker::start().await;
+    let folder = broker.handler(HANDLER, ACK_WAIT).await;
+    let client = connect::connect("test", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let failed = |number: u16| {
+        Change::Failed(Failed::new(format!("2026-01-01T00:00:0{number}Z"), Some(500 + number), "no"), None)
+    };
+    let attempts = Attempts::new(client.clone(), HANDLER.into(), "uid".into());
+    let mut paused = Known::default();
+    let mut known = Known::default();
+    attempts.write(7, 1, &mut known, &failed(1)).await.unwrap();
+    let mut next = attempts.read(7, 2).await;
+    assert_eq!(next, known);
+    attempts.write(7, 2, &mut next, &failed(2)).await.unwrap();
+    // One that was paused during the first delivery tells of it only now.
+    attempts.write(7, 1, &mut paused, &failed(3)).await.unwrap();
+    assert_eq!((paused.record.attempts(), paused.record.untraced(4)), (3, 0));
+    assert_eq!(attempts.read(7, 4).await, paused);
+    // A handler that was made again under the same name counts anew, and other events have records of their own.
+    let again = Attempts::new(client, HANDLER.into(), "another uid".into());
+    let mut fresh = again.read(7, 2).await;
+    assert_eq!(fresh.record.attempts(), 0);
+    again.write(7, 2, &mut fresh, &failed(4)).await.unwrap();
+    assert_eq!(again.read(7, 3).await.record.attempts(), 1);
+    assert_eq!(attempts.read(8, 2).await, Known::default());
+}
+
+/// The whole handler answers 502 for a while: far longer than the attempts of an event would last.
+#[tokio::test]
+async fn an_outage_uses_up_no_attempts_and_is_reported() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let mut reports = broker.operator().subscribe(layout::REPORT_SUBJECTS).await.unwrap();
+    let down = Arc::new(AtomicBool::new(true));
+    let container = Container::answering({
+        let down = down.clone();
+        move |_| (if down.load(Ordering::Relaxed) { 502 } else { 204 }, Duration::ZERO)
+    })
+    .await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    publish_all(&broker, (0..40).map(|i| i.to_string())).await;
+    let mut next = async || -> Report {
+        let message = timeout(Duration::from_secs(5), reports.next()).await.unwrap().unwrap();
+        assert_eq!(message.subject.as_str(), layout::report_subject(HANDLER));
+        serde_json::from_slice(&message.payload).unwrap()
+    };
+    let first = loop {
+        let report = next().await;
+        if report.outage.is_some() {
+            break report;
+        }
+    };
+    assert!(first.outage.unwrap().contains("502 Bad Gateway"));
+    sleep(Duration::from_secs(3)).await;
+    let during = container.count();
+    assert!((5..40).contains(&during), "{during} requests: one at a time, with pauses");
+    // Those that were in hand or asked for, and those that used up an attempt before it was clear.
+    assert!(support::in_hand(&broker).await <= 16 + 4, "nothing more is pulled");
+    down.store(false, Ordering::Relaxed);
+    all_settled(&broker).await;
+    assert_eq!(next().await.outage, None);
+    assert!(dead_letters(&broker).await.is_empty());
+    let received = container.received();
+    let counted = received[during..].iter().filter(|request| request.header("ce-tidegateattempt") != "1").count();
+    assert!(counted <= 4, "{counted} events lost an attempt to the outage");
+}

@@ -1,0 +1,157 @@
+//! `routing: Direct`: at most once, to one of the sidecars.
+
+#![allow(clippy::unwrap_used)] // test code
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tidegate_broker_client::contract::{Filter, Routing, Sidecar};
+use tidegate_broker_client::{layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::TestBroker;
+use tokio::time::{Instant, sleep};
+
+use support::{Container, Running, config, eventually, free_port};
+
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+async fn direct(broker: &TestBroker, handler: &str, port: u16) -> Sidecar {
+    let identity = broker.direct_handler(handler).await;
+    let config = config(broker, identity, port, ACK_WAIT);
+    Sidecar { handler: handler.into(), handler_uid: format!("uid-{handler}"), routing: Routing::Direct, ..config }
+}
+
+/// As the ingress publishes on such a topic.
+async fn publish(broker: &TestBroker, id: &str, event_type: &str) {
+    let event = Event::builder(id, "/sensors/1", event_type).data("x").build().unwrap();
+    let (headers, payload) = stored::encode(&event);
+    let subject = layout::event_subject(layout::partition(id), event_type);
+    broker.operator().publish_with_headers(subject, headers, payload).await.unwrap();
+}
+
+async fn publish_all(broker: &TestBroker, count: usize) {
+    for id in 0..count {
+        publish(broker, &id.to_string(), "t").await;
+    }
+    broker.operator().flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn each_handler_gets_each_event_once() {
+    let (broker, first, second, other) = (
+        TestBroker::start_direct().await,
+        Container::start().await,
+        Container::start().await,
+        Container::start().await,
+    );
+    let config = direct(&broker, "billing", first.port).await;
+    let mut twin = Sidecar { admin_port: free_port(), ..config.clone() };
+    twin.delivery.port = second.port;
+    let stranger = direct(&broker, "audit", other.port).await;
+    let sidecars = [Running::ready(config).await, Running::ready(twin).await, Running::ready(stranger).await];
+    publish_all(&broker, 200).await;
+    eventually("all came", async || first.count() + second.count() == 200 && other.count() == 200).await;
+    let ids: HashSet<_> = first.ids().into_iter().chain(second.ids()).collect();
+    assert_eq!(ids.len(), 200, "none twice");
+    assert!(first.count() > 20 && second.count() > 20, "both work: {} {}", first.count(), second.count());
+    let received = &first.received()[0];
+    assert_eq!(received.header("ce-tidegatetopic"), "orders");
+    assert_eq!(received.header("ce-tidegateattempt"), "1");
+    assert!(!received.headers.contains_key("ce-tidegatesequence"), "it is not stored");
+    for sidecar in sidecars {
+        sidecar.terminate().await;
+    }
+}
+
+#[tokio::test]
+async fn types_and_expressions_filter() {
+    let (broker, container) = (TestBroker::start_direct().await, Container::start().await);
+    let mut config = direct(&broker, "billing", container.port).await;
+    config.filter = Filter {
+        types: vec!["order.*".into(), "payment".into()],
+        expression: Some("event.id != 'no'".into()),
+        ..Filter::default()
+    };
+    let sidecar = Running::ready(config).await;
+    for (id, event_type) in
+        [("1", "order.created"), ("2", "other"), ("no", "payment"), ("3", "payment"), ("4", "order")]
+    {
+        publish(&broker, id, event_type).await;
+    }
+    eventually("two came", async || container.count() == 2).await;
+    sleep(Duration::from_millis(200)).await;
+    let mut ids = container.ids();
+    ids.sort();
+    assert_eq!(ids, ["1", "3"]);
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_failure_is_final() {
+    let broker = TestBroker::start_direct().await;
+    let container = Container::answering(|_| (503, Duration::ZERO)).await;
+    let sidecar = Running::ready(direct(&broker, "billing", container.port).await).await;
+    publish_all(&broker, 20).await;
+    eventually("all came", async || container.count() == 20).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(container.count(), 20, "no second attempt");
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_dropped() {
+    let broker = TestBroker::start_direct().await;
+    let container = Container::answering(|_| (204, Duration::from_millis(100))).await;
+    let mut config = direct(&broker, "billing", container.port).await;
+    config.delivery.concurrency = 10;
+    let sidecar = Running::ready(config).await;
+    publish_all(&broker, 1000).await;
+    // 10 in flight and 256 waiting; a few more have ended meanwhile.
+    eventually("what was kept is delivered", async || container.count() >= 266).await;
+    publish(&broker, "later", "t").await;
+    eventually("it goes on", async || container.ids().contains(&"later".to_owned())).await;
+    let delivered = container.count();
+    assert!(delivered < 600, "{delivered} of 1000 before the later one");
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_handler_that_is_down_leaves_its_events_to_the_others() {
+    let broker = TestBroker::start_direct().await;
+    let (down, up) = (Container::start().await, Container::start().await);
+    let config = direct(&broker, "billing", down.port).await;
+    let mut twin = Sidecar { admin_port: free_port(), ..config.clone() };
+    twin.delivery.port = up.port;
+    let sidecars = [Running::ready(config).await, Running::ready(twin).await];
+    drop(down);
+    // The first one that finds nobody there is lost.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
+        publish(&broker, "probe", "t").await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    let before = up.count();
+    publish_all(&broker, 100).await;
+    eventually("all came to the other one", async || up.count() == before + 100).await;
+    for sidecar in sidecars {
+        sidecar.terminate().await;
+    }
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_has_come() {
+    let broker = TestBroker::start_direct().await;
+    let container = Container::answering(|_| (204, Duration::from_millis(300))).await;
+    let mut config = direct(&broker, "billing", container.port).await;
+    config.delivery.concurrency = 5;
+    let sidecar = Running::ready(config).await;
+    publish_all(&broker, 20).await;
+    eventually("some are in flight", async || container.count() >= 5).await;
+    sidecar.terminate().await;
+    assert_eq!(container.count(), 20, "what waited is delivered, too");
+    publish(&broker, "later", "t").await;
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(container.count(), 20);
+}

@@ -1,0 +1,82 @@
+//! What a filter keeps from the handler, and what becomes of it.
+
+#![allow(clippy::unwrap_used)] // test code
+
+mod support;
+
+use std::time::Duration;
+
+use tidegate_broker_client::contract::{Filter, Sidecar};
+use tidegate_cloudevents::Event;
+use tidegate_handler_sidecar::Error;
+use tidegate_test_broker::TestBroker;
+
+use support::{Container, Process, Running, all_settled, config, consumer, dead_letters, store};
+
+const ACK_WAIT: Duration = Duration::from_secs(5);
+
+async fn filtered(broker: &TestBroker, container: &Container, filter: Filter) -> Sidecar {
+    let identity = broker.handler(support::HANDLER, ACK_WAIT).await;
+    Sidecar { filter, ..config(broker, identity, container.port, ACK_WAIT) }
+}
+
+async fn publish(broker: &TestBroker, id: &str, source: &str, data: &str) {
+    let event = Event::builder(id, source, "order.created").attribute("datacontenttype", "application/json");
+    store(broker, &event.data(data.to_owned()).build().unwrap(), &[]).await;
+}
+
+#[tokio::test]
+async fn only_what_passes_is_delivered_and_the_rest_is_acknowledged() {
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    let filter = Filter {
+        sources: vec!["/shop/1".into(), "/shop/2".into()],
+        expression: Some("data.amount > 100 && !has(event.test)".into()),
+        ..Filter::default()
+    };
+    let sidecar = Running::ready(filtered(&broker, &container, filter).await).await;
+    for (id, source, data) in [
+        ("passes-1", "/shop/1", r#"{"amount":101}"#),
+        ("other-source", "/shop/3", r#"{"amount":101}"#),
+        ("too-little", "/shop/1", r#"{"amount":100}"#),
+        ("no-amount", "/shop/1", r#"{"total":101}"#),
+        ("no-number", "/shop/1", r#"{"amount":"101"}"#),
+        ("no-json", "/shop/1", r#"{"amount":"#),
+        ("passes-2", "/shop/2", r#"{"amount":1e6}"#),
+    ] {
+        publish(&broker, id, source, data).await;
+    }
+    let test = Event::builder("test", "/shop/1", "t").attribute("test", "1").attribute("datacontenttype", "text/json");
+    store(&broker, &test.data(r#"{"amount":101}"#).build().unwrap(), &[]).await;
+    all_settled(&broker).await;
+    let mut ids = container.ids();
+    ids.sort();
+    assert_eq!(ids, ["passes-1", "passes-2"]);
+    assert_eq!(dead_letters(&broker).await.len(), 0, "what is not for a handler is no dead letter of its");
+    assert_eq!(consumer(&broker).await.cached_info().num_redelivered, 0);
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn an_expression_that_is_refused_ends_the_sidecar() {
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    let filter = Filter { expression: Some("amount > 100".into()), ..Filter::default() };
+    let config = filtered(&broker, &container, filter).await;
+    let error = tidegate_handler_sidecar::run(config, std::future::pending()).await.unwrap_err();
+    assert!(matches!(error, Error::Options(_)));
+    assert!(error.to_string().contains("filter.expression: unknown variable \"amount\""), "{error}");
+}
+
+#[tokio::test]
+async fn an_expression_takes_little_memory() {
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    let filter = Filter { expression: Some("data.amount > 100".into()), ..Filter::default() };
+    let process = Process::start(&filtered(&broker, &container, filter).await).await;
+    for id in 0..100 {
+        publish(&broker, &id.to_string(), "/shop/1", r#"{"amount":101}"#).await;
+    }
+    all_settled(&broker).await;
+    assert_eq!(container.count(), 100);
+    let resident = process.resident();
+    assert!(resident <= 12 * 1024, "{resident} KiB resident");
+    assert!(process.terminate().await.success());
+}

@@ -1,0 +1,140 @@
+//! Containers that do not behave: each has an outcome, bounded memory, and nothing is lost.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use support::{
+    Container, HANDLER, Hostile, Misdeed, Process, Running, all_settled, config, dead_letters, eventually, header,
+    publish, publish_all,
+};
+use tidegate_broker_client::{layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::TestBroker;
+use tokio::time::Instant;
+
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+/// One event to such a container: how many requests it saw, and the reason, status and error of the dead letter.
+async fn meet(misdeed: Misdeed) -> (usize, Option<[String; 3]>) {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Hostile::start(misdeed).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.timeout = Duration::from_millis(400);
+    let _sidecar = Running::ready(config).await;
+    publish(&broker, "1").await;
+    all_settled(&broker).await;
+    let letters = dead_letters(&broker).await;
+    let names = ["Tidegate-Reason", "Tidegate-Last-Status", "Tidegate-Last-Error"];
+    let letter = letters.first().map(|letter| names.map(|name| header(letter, name).to_owned()));
+    assert!(container.requests().iter().all(|line| line.starts_with("POST /events ")), "{:?}", container.requests());
+    (container.requests().len(), letter)
+}
+
+#[tokio::test]
+async fn what_is_no_answer_is_an_attempt() {
+    for (misdeed, expected) in [
+        (Misdeed::Resets, "reset"),
+        (Misdeed::Sleeps, "no answer within 400ms"),
+        (Misdeed::Says("220 smtp.example.com ESMTP\r\n"), "invalid HTTP version"),
+        (Misdeed::Says("HTTP/1.1 200 OK\r\ncontent-le"), "connection closed"),
+        (Misdeed::Says("HTTP/1.1 100 Continue\r\n\r\n"), "connection closed"),
+        (Misdeed::Floods("HTTP/1.1 200 OK\r\nx: "), "too large"),
+    ] {
+        let (requests, letter) = meet(misdeed.clone()).await;
+        let [reason, status, error] = letter.unwrap();
+        assert_eq!((requests, reason.as_str(), status.as_str()), (3, "attempts-used-up", ""), "{misdeed:?}");
+        assert!(error.contains(expected), "{misdeed:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_followed_is_final() {
+    for (answer, status) in [
+        ("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n", "101"),
+        ("HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n", "302"),
+        ("HTTP/1.1 307 Temporary Redirect\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n", "307"),
+    ] {
+        let (requests, letter) = meet(Misdeed::Says(answer)).await;
+        let [reason, found, _] = letter.unwrap();
+        assert_eq!((requests, reason.as_str(), found.as_str()), (1, "refused-by-handler", status));
+    }
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+    assert_eq!(meet(Misdeed::Says(hints)).await, (1, None), "before a final answer it is no answer");
+}
+
+/// Each answer has a body of 1 GB, or one without an end.
+#[tokio::test]
+async fn a_flood_is_cut_off_and_takes_no_memory() {
+    for (head, letters) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n", 0),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", 0),
+        ("HTTP/1.1 400 Bad Request\r\ncontent-length: 1000000000\r\n\r\n", 32),
+    ] {
+        let broker = TestBroker::start().await;
+        let identity = broker.handler(HANDLER, ACK_WAIT).await;
+        let container = Hostile::start(Misdeed::Floods(head)).await;
+        let process = Process::start(&config(&broker, identity, container.port, ACK_WAIT)).await;
+        publish_all(&broker, (0..32).map(|i| i.to_string())).await;
+        all_settled(&broker).await;
+        assert_eq!(container.requests().len(), 32, "each was handled by its first answer");
+        assert_eq!(dead_letters(&broker).await.len(), letters);
+        assert!(process.peak() <= 24 * 1024, "{} KiB", process.peak());
+    }
+}
+
+#[tokio::test]
+async fn one_slow_event_does_not_hold_up_the_rest() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let slow = Duration::from_secs(4);
+    let container =
+        Container::answering(move |request| (204, if request.id() == "0" { slow } else { Duration::ZERO })).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.concurrency = 4;
+    let _sidecar = Running::ready(config).await;
+    let begun = Instant::now();
+    publish_all(&broker, (0..256).map(|i| i.to_string())).await;
+    eventually("all are delivered", async || container.count() == 256).await;
+    assert!(begun.elapsed() < slow, "{:?}", begun.elapsed());
+    all_settled(&broker).await;
+    assert_eq!(container.count(), 256);
+}
+
+/// 128 events of 1 MB, all of which there are permits for, to a container that takes its time.
+#[tokio::test]
+async fn large_events_are_bounded_by_their_bytes() {
+    const EVENTS: usize = 128;
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|_| (204, Duration::from_millis(700))).await;
+    let context = async_nats::jetstream::new(broker.operator());
+    for id in 0..EVENTS {
+        let event = Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; 1 << 20]).build().unwrap();
+        let (headers, payload) = stored::encode(&event);
+        context.publish_with_headers(layout::event_subject(0, "t"), headers, payload).await.unwrap().await.unwrap();
+    }
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.concurrency = 256;
+    let process = Process::start(&config).await;
+    let mut most = 0;
+    let settled = async {
+        all_settled(&broker).await;
+    };
+    let watched = async {
+        loop {
+            most = most.max(support::in_hand(&broker).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! { () = settled => {} () = watched => {} }
+    assert_eq!(container.ids().into_iter().collect::<BTreeSet<_>>().len(), EVENTS);
+    assert_eq!(container.count(), EVENTS, "none twice");
+    // 16 MiB, and what two requests of 8 MiB bring.
+    assert!((8..=33).contains(&most), "{most} events in hand");
+    assert!(process.peak() <= 96 * 1024, "{} KiB", process.peak());
+}

@@ -1,0 +1,109 @@
+//! A handler's sidecars as processes, which come, go, are killed and are paused.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use tidegate_broker_admin::consumers::{self, Start};
+use tidegate_broker_client::contract::{Order, Sidecar};
+use tidegate_broker_client::{layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::TestBroker;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{HANDLER, Process, config, free_port};
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub order: Order,
+    pub ack_wait: Duration,
+    pub keys: u64,
+    pub events: u64,
+    /// How long publishing takes.
+    pub time: Duration,
+}
+
+/// The sidecars.
+pub struct Fleet {
+    config: Sidecar,
+    pub processes: Vec<Process>,
+}
+
+impl Fleet {
+    /// A handler with its consumers; no sidecar yet.
+    pub async fn new(broker: &TestBroker, replicas: usize, run: &Run, port: u16) -> Self {
+        let identity = handler(broker, replicas, run).await;
+        let mut config = config(broker, identity, port, run.ack_wait);
+        config.delivery.order = run.order;
+        config.delivery.retry.max_attempts = 100;
+        Self { config, processes: Vec::new() }
+    }
+
+    /// Starts sidecars, or ends the oldest gracefully, until there are so many.
+    pub async fn scale(&mut self, replicas: usize) {
+        while self.processes.len() < replicas {
+            let config = Sidecar { admin_port: free_port(), ..self.config.clone() };
+            self.processes.push(Process::start(&config).await);
+        }
+        while self.processes.len() > replicas {
+            let status = self.processes.remove(0).terminate().await;
+            assert!(status.success(), "{status}");
+        }
+    }
+
+    /// Kills one (SIGKILL) and starts another in its place.
+    pub async fn kill(&mut self) {
+        let victim = fastrand::usize(0..self.processes.len());
+        let replicas = self.processes.len();
+        drop(self.processes.remove(victim));
+        self.scale(replicas).await;
+    }
+
+    /// Pauses one for longer than the broker waits for it.
+    pub async fn pause(&mut self) {
+        let victim = self.processes[fastrand::usize(0..self.processes.len())].pid();
+        kill(victim, Signal::SIGSTOP).unwrap();
+        sleep(self.config.ack_wait + Duration::from_secs(1)).await;
+        kill(victim, Signal::SIGCONT).unwrap();
+    }
+}
+
+async fn handler(broker: &TestBroker, replicas: usize, run: &Run) -> PathBuf {
+    let handler = consumers::Handler {
+        name: HANDLER.to_owned(),
+        uid: format!("uid-{HANDLER}"),
+        replicas,
+        ack_wait: run.ack_wait,
+        max_ack_pending: 1000,
+        max_waiting: 64,
+        types: Vec::new(),
+        start: Start::Earliest,
+        order: run.order,
+    };
+    broker.handler_with(handler).await
+}
+
+/// Stores the events of all keys in turn, each key's in order, evenly over the run's time.
+pub async fn publish(client: async_nats::Client, run: Run) {
+    let jetstream = async_nats::jetstream::new(client);
+    let begun = Instant::now();
+    for number in 1..=run.events {
+        let mut acknowledgements = Vec::new();
+        for key in 0..run.keys {
+            let id = format!("k{key}-{number}");
+            let event = Event::builder(&id, "/order", "step").attribute("partitionkey", format!("k{key}"));
+            let event = event.data("{}").build().unwrap();
+            let (mut headers, payload) = stored::encode(&event);
+            headers.insert("Nats-Msg-Id", layout::message_id("/order", &id));
+            let partition = layout::partition(stored::partition_key(&event));
+            let subject = layout::event_subject(partition, event.event_type());
+            acknowledgements.push(jetstream.publish_with_headers(subject, headers, payload).await.unwrap());
+        }
+        for acknowledgement in acknowledgements {
+            acknowledgement.await.unwrap();
+        }
+        let due = run.time.mul_f64(number as f64 / run.events as f64);
+        sleep(due.saturating_sub(begun.elapsed())).await;
+    }
+}

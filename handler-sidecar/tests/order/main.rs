@@ -1,0 +1,155 @@
+//! `order: Key` with real brokers and sidecars as processes: order holds while replicas come and go, are killed and
+//! paused, and the broker moves.
+//!
+//! `TIDEGATE_ORDER_EVENTS` is the number of events of each of the 100 keys (100; the full size is 1000).
+
+#![allow(clippy::unwrap_used)]
+
+mod fleet;
+mod recorder;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use fleet::{Fleet, Run, publish};
+use recorder::{Figures, Recorder};
+use tidegate_broker_client::contract::Order;
+use tidegate_broker_client::layout;
+use tidegate_test_broker::TestBroker;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+
+const LANES: u16 = 4;
+const KEYS: u64 = 100;
+/// The longest that an ordinary event takes.
+const TIME: Duration = Duration::from_millis(10);
+/// What is left at the end of a run must be handled within this.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Each run needs the machine for itself.
+static ONE: Mutex<()> = Mutex::const_new(());
+
+/// Events of each key.
+fn events() -> u64 {
+    std::env::var("TIDEGATE_ORDER_EVENTS").ok().and_then(|number| number.parse().ok()).unwrap_or(100)
+}
+
+fn run(order: Order) -> Run {
+    // Up to a thousand events a second.
+    let time = Duration::from_secs(30).max(Duration::from_millis(KEYS * events()));
+    Run { order, ack_wait: Duration::from_secs(2), keys: KEYS, events: events(), time }
+}
+
+/// The sidecars' whereabouts over a run: 1 → 5 → 2 of them, and in the middle whatever goes wrong.
+async fn chaos(broker: &TestBroker, replicas: usize, run: Run) -> (Recorder, Duration) {
+    // Some events take longer than the broker waits without a sign of life.
+    let recorder = Recorder::start(10, TIME, run.ack_wait.mul_f64(1.5)).await;
+    let mut fleet = Fleet::new(broker, replicas, &run, recorder.port).await;
+    let begun = Instant::now();
+    let publishing = tokio::spawn(publish(broker.operator(), run));
+    fleet.scale(1).await;
+    sleep(run.time / 10).await;
+    fleet.scale(5).await;
+    trouble(broker, &mut fleet, begun + run.time.mul_f64(0.55)).await;
+    fleet.scale(2).await;
+    trouble(broker, &mut fleet, begun + run.time.mul_f64(0.9)).await;
+    publishing.await.unwrap();
+    let published = Instant::now();
+    while recorder.handled() < run.keys * run.events && published.elapsed() < LIMIT {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let took = begun.elapsed();
+    // What comes again comes before anything would be over.
+    sleep(2 * run.ack_wait).await;
+    fleet.scale(0).await;
+    (recorder, took)
+}
+
+async fn trouble(broker: &TestBroker, fleet: &mut Fleet, end: Instant) {
+    let mut turn = 0;
+    while Instant::now() < end {
+        let lane = layout::lane_consumer(support::HANDLER, fastrand::u16(0..LANES));
+        match turn % 4 {
+            0 => fleet.kill().await,
+            1 => fleet.pause().await,
+            2 => broker.step_down(&lane).await,
+            _ => unpin(broker, &lane).await,
+        }
+        turn += 1;
+        sleep(Duration::from_millis(fastrand::u64(300..1500))).await;
+    }
+}
+
+async fn unpin(broker: &TestBroker, consumer: &str) {
+    let group = format!(r#"{{"group":"{}"}}"#, layout::LANE_GROUP);
+    let _ = broker.operator().request(layout::unpin_subject(consumer), group.into()).await;
+}
+
+/// The figures of a run, for who runs the tests with `--nocapture`.
+fn tell(what: &str, run: &Run, took: Duration, figures: Figures) {
+    let rate = (run.keys * run.events) as f64 / took.as_secs_f64();
+    eprintln!("{what}: {} × {} events in {took:.1?} ({rate:.0}/s): {figures:?}", run.keys, run.events);
+}
+
+async fn holds_in_chaos(what: &str, broker: &TestBroker, replicas: usize) {
+    let run = run(Order::Key { lanes: LANES });
+    let (recorder, took) = chaos(broker, replicas, run).await;
+    let figures = recorder.figures();
+    tell(what, &run, took, figures);
+    assert_eq!(recorder.handled(), run.keys * run.events, "lost: {}", broker.log());
+    assert_eq!(figures.violations, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_holds_in_chaos_on_one_server() {
+    let _one = ONE.lock().await;
+    holds_in_chaos("chaos, one server", &TestBroker::start().await, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_holds_in_chaos_on_three_servers() {
+    let _one = ONE.lock().await;
+    holds_in_chaos("chaos, three servers", &TestBroker::start_cluster().await, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_order_the_same_run_breaks_it() {
+    let _one = ONE.lock().await;
+    let broker = TestBroker::start().await;
+    let run = Run { events: 20, time: Duration::from_secs(8), ..run(Order::None) };
+    let (recorder, took) = chaos(&broker, 1, run).await;
+    tell("without order", &run, took, recorder.figures());
+    assert!(recorder.figures().violations > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growing_and_shrinking_loses_and_repeats_nothing() {
+    let _one = ONE.lock().await;
+    let broker = TestBroker::start().await;
+    let run = Run {
+        ack_wait: Duration::from_secs(10),
+        events: 100,
+        time: Duration::from_secs(15),
+        ..run(Order::Key { lanes: LANES })
+    };
+    let recorder = Recorder::start(0, TIME, TIME).await;
+    let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
+    let begun = Instant::now();
+    let publishing = tokio::spawn(publish(broker.operator(), run));
+    for replicas in [1, 5, 2] {
+        fleet.scale(replicas).await;
+        sleep(run.time / 4).await;
+    }
+    publishing.await.unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while recorder.handled() < run.keys * run.events && Instant::now() < end {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let took = begun.elapsed();
+    fleet.scale(0).await;
+    let figures = recorder.figures();
+    tell("1 → 5 → 2", &run, took, figures);
+    assert_eq!((figures.violations, figures.overlaps, figures.repeated), (0, 0, 0));
+    assert_eq!(figures.requests, run.keys * run.events);
+}

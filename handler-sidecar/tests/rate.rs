@@ -1,0 +1,71 @@
+//! `rateLimit` over several sidecars.
+
+#![allow(clippy::unwrap_used)] // test code
+
+mod support;
+
+use std::time::Duration;
+
+use tidegate_broker_client::contract::{Rate, Sidecar};
+use tidegate_test_broker::TestBroker;
+use tokio::time::{Instant, sleep};
+
+use support::{Container, HANDLER, Running, all_settled, config, free_port, in_hand, publish_all};
+
+const ACK_WAIT: Duration = Duration::from_secs(3);
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn limited(broker: &TestBroker, port: u16, events: u32, per: Duration) -> Sidecar {
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let mut config = config(broker, identity, port, ACK_WAIT);
+    config.delivery.rate = Some(Rate { events, per });
+    config
+}
+
+/// The most requests in any second.
+fn busiest(times: &[Instant]) -> usize {
+    times.iter().map(|first| times.iter().filter(|at| **at >= *first && **at < *first + SECOND).count()).max().unwrap()
+}
+
+#[tokio::test]
+async fn two_sidecars_share_a_limit() {
+    let broker = TestBroker::start().await;
+    let containers = [Container::start().await, Container::start().await];
+    let config = limited(&broker, containers[0].port, 100, SECOND).await;
+    let mut twin = Sidecar { admin_port: free_port(), ..config.clone() };
+    twin.delivery.port = containers[1].port;
+    let sidecars = [Running::ready(config).await, Running::ready(twin).await];
+    // They have heard of each other.
+    sleep(SECOND * 2).await;
+    publish_all(&broker, (0..500).map(|i| i.to_string())).await;
+    let begun = Instant::now();
+    all_settled(&broker).await;
+    let took = begun.elapsed();
+    let mut times: Vec<_> = containers.iter().flat_map(Container::received).map(|received| received.at).collect();
+    times.sort();
+    assert_eq!(times.len(), 500, "none twice");
+    let busiest = busiest(&times);
+    assert!(busiest <= 110, "{busiest} in one second");
+    assert!(took < SECOND * 8, "the limit is used: {took:?}");
+    assert!(containers.iter().all(|container| container.count() > 150), "both work");
+    for sidecar in sidecars {
+        sidecar.terminate().await;
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_turn_soon_is_not_pulled() {
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    let config = limited(&broker, container.port, 1, SECOND * 4).await;
+    publish_all(&broker, (0..10).map(|i| i.to_string())).await;
+    let sidecar = Running::ready(config).await;
+    // Longer than ack_wait: what waits in hand for its turn is renewed.
+    sleep(SECOND * 9).await;
+    let received = container.received();
+    assert_eq!(received.len(), 3, "at 0, 4 and 8 s");
+    assert!(received.iter().all(|received| received.header("ce-tidegateattempt") == "1"));
+    assert!(in_hand(&broker).await <= 2, "{}", in_hand(&broker).await);
+    assert_eq!(support::consumer(&broker).await.cached_info().num_redelivered, 0);
+    // A drain does not wait for turns.
+    sidecar.terminate().await;
+}

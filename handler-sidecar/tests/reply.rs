@@ -1,0 +1,275 @@
+//! What goes to other topics: replies and dead letters.
+
+#![allow(clippy::unwrap_used)] // test code
+
+mod support;
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use tidegate_broker_client::contract::{Outlet, Sidecar};
+use tidegate_broker_client::layout;
+use tidegate_test_broker::TestBroker;
+use tokio::time::sleep;
+
+use support::container::Received;
+use support::ingress::Ingress;
+use support::{Container, Running, all_settled, config, dead_letters, eventually, in_hand, publish, publish_all};
+
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+async fn with(
+    broker: &TestBroker,
+    container: &Container,
+    reply: Option<Outlet>,
+    dead_letter: Option<Outlet>,
+) -> Sidecar {
+    let identity = broker.handler(support::HANDLER, ACK_WAIT).await;
+    Sidecar { reply, dead_letter, ..config(broker, identity, container.port, ACK_WAIT) }
+}
+
+async fn replying(broker: &TestBroker, container: &Container, ingress: &Ingress) -> Running {
+    Running::ready(with(broker, container, Some(ingress.outlet()), None).await).await
+}
+
+/// A reply in binary mode to what was received.
+fn binary(received: &Received) -> Response {
+    Response::builder()
+        .header("ce-specversion", "1.0")
+        .header("ce-id", format!("reply-{}", received.id()))
+        .header("ce-source", "/billing")
+        .header("ce-type", "invoice.made")
+        .header("content-type", "application/json")
+        .body(r#"{"total":1}"#.into())
+        .unwrap()
+}
+
+fn structured(received: &Received) -> Response {
+    let id = received.id();
+    let body =
+        format!(r#"{{"specversion":"1.0","id":"reply-{id}","source":"/billing","type":"invoice.made","data":1}}"#);
+    Response::builder().header("content-type", "application/cloudevents+json").body(body.into()).unwrap()
+}
+
+async fn answering(answer: impl Fn(&Received) -> Response + Send + Sync + 'static) -> Container {
+    Container::responding(move |received| (answer(received), Duration::ZERO)).await
+}
+
+#[tokio::test]
+async fn both_forms_are_published_and_what_is_no_event_is_ignored() {
+    let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = answering(|received| match received.id().as_str() {
+        "binary" => binary(received),
+        "structured" => structured(received),
+        _ => Response::new("thank you".into()),
+    })
+    .await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish_all(&broker, ["binary", "structured", "neither"].map(str::to_owned)).await;
+    all_settled(&broker).await;
+    let mut stored = ingress.stored();
+    stored.sort_by_key(|published| published.event.id().to_owned());
+    let ids: Vec<_> = stored.iter().map(|published| published.event.id()).collect();
+    assert_eq!(ids, ["reply-binary", "reply-structured"]);
+    assert_eq!(stored[0].event.event_type(), "invoice.made");
+    assert_eq!(stored[0].event.data().unwrap(), r#"{"total":1}"#);
+    let of_source = layout::message_id("/sensors/1", "binary");
+    assert_eq!(stored[0].message_id, layout::message_id("uid-billing", &of_source));
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn an_event_is_acknowledged_after_its_reply_is_stored() {
+    let broker = TestBroker::start().await;
+    let ingress = Ingress::answering(|_, _| (202, Duration::from_secs(1))).await;
+    let container = answering(binary).await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish(&broker, "1").await;
+    eventually("the reply is on its way", async || ingress.came().len() == 1).await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!((in_hand(&broker).await, ingress.stored().len()), (1, 0));
+    all_settled(&broker).await;
+    assert_eq!(ingress.stored().len(), 1);
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_is_killed_during_a_reply_leaves_one_reply() {
+    let broker = TestBroker::start().await;
+    // The first try is stored, but its 202 comes when nobody is there any more.
+    let ingress = Ingress::answering(|_, seen| (202, Duration::from_millis(if seen == 0 { 500 } else { 0 }))).await;
+    let container = answering(binary).await;
+    let config = with(&broker, &container, Some(ingress.outlet()), None).await;
+    let sidecar = Running::ready(config.clone()).await;
+    publish(&broker, "1").await;
+    eventually("the reply is on its way", async || ingress.came().len() == 1).await;
+    drop(sidecar);
+    let sidecar = Running::ready(Sidecar { admin_port: support::free_port(), ..config }).await;
+    all_settled(&broker).await;
+    eventually("both are answered", async || ingress.answered() == 2).await;
+    let came = ingress.came();
+    assert_eq!(came[0].message_id, came[1].message_id);
+    assert_eq!((container.count(), ingress.stored().len()), (2, 1));
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_topic_that_is_not_available_costs_no_attempt() {
+    let broker = TestBroker::start().await;
+    let ingress = Ingress::answering(|_, seen| (if seen < 5 { 503 } else { 202 }, Duration::ZERO)).await;
+    let container = answering(binary).await;
+    let mut config = with(&broker, &container, Some(ingress.outlet()), None).await;
+    config.delivery.retry.max_attempts = 1;
+    let sidecar = Running::ready(config).await;
+    publish(&broker, "1").await;
+    all_settled(&broker).await;
+    assert_eq!((ingress.came().len(), ingress.stored().len()), (6, 1));
+    assert_eq!(container.count(), 1, "the handler has done its work");
+    assert_eq!(dead_letters(&broker).await.len(), 0);
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_topic_that_is_not_available() {
+    let broker = TestBroker::start().await;
+    let ingress = Ingress::answering(|_, _| (503, Duration::ZERO)).await;
+    let container = answering(binary).await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish(&broker, "1").await;
+    eventually("the reply was tried", async || ingress.came().len() > 1).await;
+    // The helper's limit is 20 s; the event goes back.
+    sidecar.terminate().await;
+    eventually("it is nobody's", async || support::consumer(&broker).await.cached_info().num_redelivered <= 1).await;
+    assert_eq!(dead_letters(&broker).await.len(), 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_reply_is_a_dead_letter_of_its_event() {
+    let broker = TestBroker::start().await;
+    let ingress = Ingress::answering(|_, _| (413, Duration::ZERO)).await;
+    let container = answering(|received| match received.id().as_str() {
+        "refused" => binary(received),
+        "too-long" => {
+            let mut response = binary(received);
+            *response.body_mut() = Body::from(vec![b'x'; (1 << 20) + 1]);
+            response
+        }
+        "batch" => {
+            Response::builder().header("content-type", "application/cloudevents-batch+json").body("[]".into()).unwrap()
+        }
+        _ => Response::builder().header("ce-specversion", "1.0").body(Body::empty()).unwrap(),
+    })
+    .await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    let expected = [
+        ("refused", "topic invoices refuses it: 413 Payload Too Large: because the test says so"),
+        ("too-long", "longer than 1048576 bytes"),
+        ("batch", "a batch of events"),
+        ("incomplete", "attribute \"id\" is missing"),
+    ];
+    publish_all(&broker, expected.map(|(id, _)| id.to_owned())).await;
+    all_settled(&broker).await;
+    assert_eq!(container.count(), expected.len(), "nobody is called again");
+    let letters = dead_letters(&broker).await;
+    for (id, error) in expected {
+        let letter = letters.iter().find(|letter| letter.headers.get("ce-id").unwrap().as_str() == id).unwrap();
+        let header = |name: &str| letter.headers.get(name).unwrap().as_str();
+        assert_eq!(header("Tidegate-Reason"), "reply-refused");
+        assert_eq!(header("Tidegate-Last-Status"), "200");
+        assert!(header("Tidegate-Last-Error").contains(error), "{}", header("Tidegate-Last-Error"));
+    }
+    assert_eq!(letters.len(), expected.len());
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_huge_answer_that_is_no_event_is_not_read() {
+    let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = answering(|_| {
+        let chunks = futures::stream::iter((0..16_384).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 65_536])));
+        Response::new(Body::from_stream(chunks))
+    })
+    .await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish(&broker, "1").await;
+    all_settled(&broker).await;
+    assert_eq!((ingress.came().len(), dead_letters(&broker).await.len()), (0, 0));
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_rotated_authority_is_trusted_without_a_restart() {
+    let (broker, mut ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = answering(binary).await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish(&broker, "1").await;
+    all_settled(&broker).await;
+    ingress.rotate().await;
+    publish(&broker, "2").await;
+    all_settled(&broker).await;
+    assert_eq!(ingress.stored().len(), 2);
+    std::fs::write(ingress.ca(), "").unwrap();
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn nobody_else_is_trusted() {
+    let (broker, ingress, stranger) = (TestBroker::start().await, Ingress::start().await, Ingress::start().await);
+    let container = answering(binary).await;
+    let outlet = Outlet { ca: stranger.ca(), ..ingress.outlet() };
+    let sidecar = Running::ready(with(&broker, &container, Some(outlet), None).await).await;
+    publish(&broker, "1").await;
+    eventually("the handler has answered", async || container.count() == 1).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!((ingress.came().len(), in_hand(&broker).await), (0, 1));
+    drop(sidecar);
+}
+
+#[tokio::test]
+async fn dead_letters_go_to_a_topic() {
+    let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = Container::answering(|_| (422, Duration::ZERO)).await;
+    let config = with(&broker, &container, None, Some(ingress.outlet())).await;
+    let sidecar = Running::ready(config).await;
+    let sequence = publish(&broker, "1").await;
+    all_settled(&broker).await;
+    let stored = ingress.stored();
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].message_id, format!("dead-letter:uid-billing:{sequence}"));
+    let event = &stored[0].event;
+    assert_eq!((event.id(), event.source(), event.event_type()), ("1", "/sensors/1", "temperature"));
+    assert_eq!(event.data().unwrap(), r#"{"id":"1"}"#);
+    for (name, value) in [
+        ("tidegatehandler", "billing"),
+        ("tidegatereason", "refused-by-handler"),
+        ("tidegateattempts", "1"),
+        ("tidegateerror", "422 Unprocessable Entity: no  thanks"),
+    ] {
+        assert_eq!(event.attribute(name), Some(value), "{name}");
+    }
+    assert_eq!(event.attribute("tidegateattempt"), None, "it is the event, not its delivery");
+    assert_eq!(dead_letters(&broker).await.len(), 0);
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_its_topic_refuses_is_kept_beside_its_own() {
+    let broker = TestBroker::start().await;
+    let ingress = Ingress::answering(|_, _| (400, Duration::ZERO)).await;
+    let container = Container::answering(|_| (422, Duration::ZERO)).await;
+    let config = with(&broker, &container, None, Some(ingress.outlet())).await;
+    let sidecar = Running::ready(config).await;
+    publish(&broker, "1").await;
+    let stream = async_nats::jetstream::new(broker.operator());
+    let sent = stream.publish("events.0.rubbish", "no event".into()).await.unwrap();
+    sent.await.unwrap();
+    all_settled(&broker).await;
+    let letters = dead_letters(&broker).await;
+    let mut reasons: Vec<_> =
+        letters.iter().map(|letter| letter.headers.get("Tidegate-Reason").unwrap().as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["invalid-event", "refused-by-handler"]);
+    assert_eq!(ingress.came().len(), 1, "what is no event is not sent there");
+    sidecar.terminate().await;
+}

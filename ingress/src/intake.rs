@@ -1,0 +1,90 @@
+//! What happens to events whichever way they come: over HTTP, MQTT or NATS.
+
+use std::sync::Arc;
+
+use opentelemetry::Context;
+use tidegate_cloudevents::Event;
+
+use crate::admission::{Admission, Admitted};
+use crate::config::{Limits, request_limit};
+use crate::metrics::Metrics;
+use crate::outcome::Stored;
+use crate::problem::Problem;
+use crate::publish::{Publisher, Sent};
+
+/// The rules of all publishers of a topic: bounds, sizes, deduplication.
+pub struct Intake {
+    /// Which request is taken on.
+    pub admission: Admission,
+    /// Bounds in time and number.
+    pub limits: Limits,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    publisher: Publisher,
+    max_event_size: usize,
+}
+
+/// An event that was given to the broker, with its share of the bounds.
+pub struct Taken<'a> {
+    sent: Sent<'a>,
+    _admitted: Admitted,
+}
+
+impl Intake {
+    /// With this publisher, for events of at most this many bytes.
+    pub fn new(publisher: Publisher, limits: Limits, metrics: Arc<Metrics>, max_event_size: usize) -> Self {
+        let admission = Admission::new(&limits, request_limit(max_event_size));
+        Self { admission, limits, metrics, publisher, max_event_size }
+    }
+
+    /// Publishes the events of a request, and waits for the broker. `name` replaces source and id where repetitions
+    /// are recognised, if there is but one.
+    ///
+    /// # Errors
+    /// Not all events are known to be stored.
+    pub async fn publish(&self, events: &[Event], name: Option<&str>, request: &Context) -> Result<(), Problem> {
+        events.iter().try_for_each(|event| self.check_size(event))?;
+        if let [event] = events {
+            return self
+                .send(event, name, request)
+                .await?
+                .stored()
+                .await
+                .map(drop)
+                .map_err(|failure| Problem::not_stored(failure, 0, 1));
+        }
+        let published = self.publisher.publish_all(events, request).await;
+        published.map_err(|incomplete| Problem::not_stored(incomplete.failure, incomplete.stored, events.len()))
+    }
+
+    /// Gives one event to the broker. What is taken first is stored first.
+    ///
+    /// # Errors
+    /// It was not sent.
+    pub async fn take(&self, event: &Event, request: &Context, admitted: Admitted) -> Result<Taken<'_>, Problem> {
+        self.check_size(event)?;
+        Ok(Taken { sent: self.send(event, None, request).await?, _admitted: admitted })
+    }
+
+    async fn send(&self, event: &Event, name: Option<&str>, request: &Context) -> Result<Sent<'_>, Problem> {
+        let sent = self.publisher.send(event, name, request).await;
+        sent.map_err(|failure| Problem::not_stored(failure, 0, 1))
+    }
+
+    fn check_size(&self, event: &Event) -> Result<(), Problem> {
+        match event.size() {
+            size if size > self.max_event_size => Err(Problem::event_too_large(event.id(), size, self.max_event_size)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Taken<'_> {
+    /// Waits for the broker's acknowledgement.
+    ///
+    /// # Errors
+    /// The event is not known to be stored.
+    pub async fn stored(self) -> Result<Stored, Problem> {
+        self.sent.stored().await.map_err(|failure| Problem::not_stored(failure, 0, 1))
+    }
+}

@@ -1,0 +1,28 @@
+//! Events over MQTT 3.1.1 and 5, for publishers only.
+//!
+//! - [`session`]: what a packet means and what is answered. Pure; the protocol itself is `mqtt-protocol-core`'s.
+//! - [`answer`]: the packets we send. Pure.
+//! - [`connection`]: one connection, from its handshake to its end.
+//!
+//! # What is spoken
+//! | | MQTT 5 | MQTT 3.1.1 |
+//! |---|---|---|
+//! | an event | binary or structured mode of the CloudEvents MQTT binding | structured mode: the payload is a CloudEvent in JSON |
+//! | QoS 1, stored | PUBACK | PUBACK |
+//! | QoS 1, not stored | PUBACK with a reason code and the reason | the connection is closed without PUBACK: the device sends again |
+//! | QoS 0 | at most once; what cannot be taken is counted and dropped | the same |
+//! | QoS 2 | DISCONNECT 0x9B (`Maximum QoS` is 1) | the connection is closed |
+//! | retain | DISCONNECT 0x9A (`Retain Available` is 0) | has no effect |
+//! | SUBSCRIBE | SUBACK 0x87 | SUBACK 0x80 |
+//! | will | CONNACK 0x83: nobody could be told that it was not stored | CONNACK 5 |
+//!
+//! The name a device publishes to has no meaning: an ingress is one topic's, and the event's own attributes say what it
+//! is. User name and password have none either, as `Authorization` over HTTP. There is no session (`Session Present` is
+//! 0), so there is nothing to take over and nothing to expire. Beyond the receive maximum a device is not told off but
+//! read no further.
+
+pub mod answer;
+pub mod connection;
+pub mod session;
+
+pub use connection::Mqtt;

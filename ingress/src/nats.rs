@@ -1,0 +1,137 @@
+//! Events over NATS: a publisher sends a request to one subject, the answer is like that of a stream, so that the
+//! `publish` of every client library's JetStream takes it for one.
+//!
+//! A message is an event by the CloudEvents NATS binding. None of its headers reaches the stream but as an attribute,
+//! so no publisher can use the broker's own (`Nats-Msg-Id`, `Nats-Rollup`, …).
+//!
+//! The listener has a connection of its own: the client library gives up a connection on which a malformed header
+//! arrives, and that must hurt nobody but publishers over NATS (it is back at once).
+
+use std::sync::Arc;
+
+use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use http::StatusCode;
+use serde_json::json;
+use tidegate_broker_client::{layout, stored};
+use tokio_util::sync::CancellationToken;
+
+use crate::intake::{Intake, Taken};
+use crate::meanwhile::meanwhile;
+use crate::outcome::Stored;
+use crate::problem::Problem;
+use crate::trace;
+
+/// Each request goes to one of the topic's ingresses.
+const GROUP: &str = "ingress";
+
+/// Takes events over NATS.
+pub struct Listener {
+    client: Client,
+    requests: Subscriber,
+    intake: Arc<Intake>,
+}
+
+impl Listener {
+    /// Begins to listen over this connection.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub async fn new(client: Client, intake: Arc<Intake>) -> Result<Self, SubscribeError> {
+        let requests = client.queue_subscribe(layout::PUBLISH_SUBJECT, GROUP.to_owned()).await?;
+        Ok(Self { client, requests, intake })
+    }
+
+    /// Answers requests until `stop`, then those that have arrived. They are sent to the broker in the order in which
+    /// they came; what is in progress at a time is bounded by admission.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { client, mut requests, intake } = self;
+        let mut in_flight = FuturesUnordered::new();
+        let mut leaving = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !leaving => {
+                    leaving = true;
+                    if let Err(error) = requests.unsubscribe().await {
+                        tracing::debug!(%error, "unsubscribe");
+                    }
+                }
+                Some(()) = in_flight.next() => {}
+                request = requests.next() => {
+                    let Some(request) = request else { break };
+                    let reply = request.reply.clone();
+                    let taken = meanwhile(take(&intake, request), &mut in_flight, drop).await;
+                    in_flight.push(answer(&client, &intake, reply, taken));
+                }
+            }
+        }
+        while in_flight.next().await.is_some() {}
+        if let Err(error) = client.flush().await {
+            tracing::debug!(%error, "flush");
+        }
+    }
+}
+
+async fn take(intake: &Intake, request: Message) -> Result<Taken<'_>, Problem> {
+    let admitted = intake.admission.admit(u64::try_from(request.length).ok())?;
+    let context = trace::of_message(request.headers.as_ref());
+    let event = stored::decode(request.headers.as_ref(), request.payload)?;
+    intake.take(&event, &context, admitted).await
+}
+
+/// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
+async fn answer(client: &Client, intake: &Intake, reply: Option<Subject>, taken: Result<Taken<'_>, Problem>) {
+    let outcome = match taken {
+        Ok(taken) => taken.stored().await,
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = &outcome {
+        intake.metrics.refused("nats", problem);
+    }
+    let Some(reply) = reply else { return };
+    if let Err(error) = client.publish(reply, reply_of(&outcome)).await {
+        tracing::debug!(%error, "no answer to a publisher");
+    }
+}
+
+/// A publish acknowledgement of JetStream, or an error in its form.
+fn reply_of(outcome: &Result<Stored, Problem>) -> Bytes {
+    let reply = match outcome {
+        Ok(Stored { sequence, duplicate: false }) => json!({"stream": layout::EVENT_STREAM, "seq": sequence}),
+        Ok(Stored { sequence, duplicate: true }) => {
+            json!({"stream": layout::EVENT_STREAM, "seq": sequence, "duplicate": true})
+        }
+        Err(problem) => json!({"error": {"code": code_of(problem.status), "description": problem.detail}}),
+    };
+    Bytes::from(reply.to_string())
+}
+
+/// What is no event is 400, whichever way it is none.
+fn code_of(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => StatusCode::BAD_REQUEST.as_u16(),
+        other => other.as_u16(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(outcome: Result<Stored, Problem>) -> String {
+        String::from_utf8(reply_of(&outcome).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn answers_are_those_of_a_stream() {
+        let stored = |duplicate| Ok(Stored { sequence: 7, duplicate });
+        assert_eq!(reply(stored(false)), r#"{"seq":7,"stream":"events"}"#);
+        assert_eq!(reply(stored(true)), r#"{"duplicate":true,"seq":7,"stream":"events"}"#);
+        assert_eq!(reply(Err(Problem::invalid("no"))), r#"{"error":{"code":400,"description":"no"}}"#);
+        let unsupported = tidegate_cloudevents::Invalid::UnsupportedMediaType("no".into());
+        assert_eq!(reply(Err(unsupported.into())), r#"{"error":{"code":400,"description":"no"}}"#);
+    }
+}

@@ -1,0 +1,64 @@
+//! A Direct topic: events pass through to whoever listens, and nothing is stored.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use http::StatusCode;
+use tidegate_broker_client::{layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::TestBroker;
+
+use crate::device::{Device, binary};
+use crate::support::{event, start_direct};
+
+/// Listens; that a first message came through shows that the broker knows.
+async fn listen(broker: &TestBroker) -> async_nats::Subscriber {
+    let operator = broker.operator();
+    let mut subscriber = operator.subscribe(layout::EVENT_SUBJECTS).await.unwrap();
+    operator.publish("events.0.first", "".into()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), subscriber.next()).await.unwrap().unwrap();
+    subscriber
+}
+
+async fn heard(subscriber: &mut async_nats::Subscriber) -> Event {
+    let message = tokio::time::timeout(Duration::from_secs(5), subscriber.next()).await.unwrap().unwrap();
+    stored::decode(message.headers.as_ref(), message.payload).unwrap()
+}
+
+#[tokio::test]
+async fn who_listens_hears_what_is_published_in_order() {
+    let broker = TestBroker::start_direct().await;
+    let ingress = start_direct(&broker).await;
+    assert_eq!(ingress.publish(&event("unheard")).await.status, StatusCode::ACCEPTED);
+
+    let mut subscriber = listen(&broker).await;
+    assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
+    let batch: Vec<Event> = (2..100).map(|id| event(&id.to_string())).collect();
+    assert_eq!(ingress.publish_batch(&batch).await.status, StatusCode::ACCEPTED);
+    let (mut device, _) = Device::v5(&ingress, 60).await;
+    device.send(binary(1, &event("100"))).await;
+    assert_eq!(device.puback().await.1, 0);
+    for id in 1..=100 {
+        assert_eq!(heard(&mut subscriber).await, event(&id.to_string()));
+    }
+}
+
+#[tokio::test]
+async fn no_header_is_for_a_stream() {
+    let broker = TestBroker::start_direct().await;
+    let ingress = start_direct(&broker).await;
+    let mut subscriber = listen(&broker).await;
+    ingress.publish(&event("1")).await;
+    let message = tokio::time::timeout(Duration::from_secs(5), subscriber.next()).await.unwrap().unwrap();
+    assert_eq!(message.reply, None);
+    assert!(message.headers.unwrap().iter().all(|(name, _)| !name.to_string().starts_with("Nats-")));
+}
+
+#[tokio::test]
+async fn without_a_broker_it_is_503() {
+    let mut broker = TestBroker::start_direct().await;
+    let ingress = start_direct(&broker).await;
+    broker.stop();
+    ingress.until(StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::SERVICE_UNAVAILABLE);
+}

@@ -1,0 +1,186 @@
+//! Events over NATS: a request to one subject, answered like a publish to a stream.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::{Client, HeaderMap, jetstream};
+use http::StatusCode;
+use serde_json::Value;
+use tidegate_broker_client::{connect, identity, layout, stored};
+use tidegate_cloudevents::{Event, json};
+use tidegate_ingress::Limits;
+use tidegate_test_broker::{TestBroker, topic};
+
+use crate::raw_nats;
+use crate::support::{MAX_EVENT, event, events, limits, messages, start, start_with};
+
+async fn client(broker: &TestBroker, identity: &Path) -> Client {
+    connect::connect("publisher", &broker.servers(), identity::folder(identity)).await.unwrap()
+}
+
+async fn publisher(broker: &TestBroker) -> Client {
+    client(broker, &broker.publisher("sensors").await).await
+}
+
+/// The answer to an event, by a plain request.
+async fn request(client: &Client, headers: HeaderMap, payload: impl Into<bytes::Bytes>) -> Value {
+    let answer = client.request_with_headers(layout::PUBLISH_SUBJECT, headers, payload.into()).await.unwrap();
+    serde_json::from_slice(&answer.payload).unwrap()
+}
+
+async fn publish(client: &Client, event: &Event) -> Value {
+    let (headers, payload) = stored::encode(event);
+    request(client, headers, payload).await
+}
+
+#[tokio::test]
+async fn both_modes_are_stored_and_acknowledged() {
+    let broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let client = publisher(&broker).await;
+    assert_eq!(publish(&client, &event("binary")).await, serde_json::json!({"stream": "events", "seq": 1}));
+    assert_eq!(events(&broker).await, [event("binary")], "acknowledged is stored");
+    let structured = request(&client, HeaderMap::new(), json::encode(&event("structured")).unwrap()).await;
+    assert_eq!(structured["seq"], 2);
+    assert_eq!(publish(&client, &event("binary")).await["duplicate"], true);
+    assert_eq!(ingress.publish(&event("structured")).await.status, StatusCode::ACCEPTED);
+    assert_eq!(events(&broker).await, [event("binary"), event("structured")]);
+}
+
+#[tokio::test]
+async fn it_looks_like_a_stream_to_a_client_library() {
+    let broker = TestBroker::start().await;
+    let _ingress = start(&broker).await;
+    let stream = jetstream::new(publisher(&broker).await);
+    let mut acknowledgements = Vec::new();
+    for id in 0..200 {
+        let (headers, payload) = stored::encode(&event(&id.to_string()));
+        let publish = PublishMessage::build().headers(headers).payload(payload);
+        acknowledgements.push(stream.send_publish(layout::PUBLISH_SUBJECT, publish).await.unwrap());
+    }
+    for (number, acknowledgement) in (1..).zip(acknowledgements) {
+        assert_eq!(acknowledgement.await.unwrap().sequence, number, "in the order in which they were sent");
+    }
+    let error = stream.publish(layout::PUBLISH_SUBJECT, "no event".into()).await.unwrap().await.unwrap_err();
+    assert!(error.to_string().contains("not a CloudEvent in JSON"), "{error}");
+    assert_eq!(events(&broker).await.len(), 200);
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_is_answered_with_the_reason() {
+    let mut small = topic();
+    small.max_bytes = 150_000;
+    let broker = TestBroker::start_with(small).await;
+    let ingress = start(&broker).await;
+    let client = publisher(&broker).await;
+    let sized = |id: usize, size| Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; size]).build().unwrap();
+    let check = |answer: Value, code: u16, reason: &str| {
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert!(answer["error"]["description"].as_str().unwrap().contains(reason), "{answer}");
+    };
+    check(request(&client, HeaderMap::new(), "{").await, 400, "not a CloudEvent in JSON");
+    let mut headers = stored::encode(&event("1")).0;
+    headers.insert("ce-time", "yesterday");
+    check(request(&client, headers, "").await, 400, "RFC 3339");
+    check(publish(&client, &sized(0, MAX_EVENT)).await, 413, "maxEventSize");
+    let mut answers = Vec::new();
+    for id in 1..10 {
+        answers.push(publish(&client, &sized(id, MAX_EVENT - 100)).await);
+    }
+    check(answers.pop().unwrap(), 429, "the topic is full");
+    drop(ingress);
+
+    let busy = start_with(&broker, Limits { requests: 0, ..limits() }).await;
+    busy.until_ready().await;
+    let mut busy_answer = Value::Null;
+    for _ in 0..100 {
+        // The ingress before it may still be listening, and the new one may not yet.
+        if let Ok(answer) = client.request(layout::PUBLISH_SUBJECT, "{".into()).await {
+            busy_answer = serde_json::from_slice(&answer.payload).unwrap();
+            if busy_answer["error"]["code"] == 503 {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    check(busy_answer, 503, "too many requests");
+}
+
+#[tokio::test]
+async fn a_publisher_cannot_set_headers_of_the_broker() {
+    let broker = TestBroker::start().await;
+    let _ingress = start(&broker).await;
+    let client = publisher(&broker).await;
+    let smuggled = [
+        ("Nats-Msg-Id", "same"),
+        ("Nats-Rollup", "all"),
+        ("Nats-Expected-Stream", "other"),
+        ("Nats-Expected-Last-Sequence", "999"),
+        ("Nats-Expected-Last-Msg-Id", "other"),
+        ("Nats-TTL", "1s"),
+        ("Status", "503"),
+        ("Description", "x"),
+        ("Other", "x"),
+    ];
+    for id in ["1", "2"] {
+        let (mut headers, payload) = stored::encode(&event(id));
+        for (name, value) in smuggled {
+            headers.insert(name, value);
+        }
+        let answer = request(&client, headers, payload).await;
+        assert_eq!(answer["seq"].to_string(), id, "{answer}");
+    }
+    let messages = messages(&broker).await;
+    assert_eq!(messages.len(), 2);
+    for message in messages {
+        assert_ne!(message.headers.get("Nats-Msg-Id").unwrap().as_str(), "same");
+        assert_eq!(message.headers.get("Nats-Expected-Stream").unwrap().as_str(), "events");
+        for (name, _) in smuggled.iter().filter(|(name, _)| !["Nats-Msg-Id", "Nats-Expected-Stream"].contains(name)) {
+            assert!(message.headers.get(*name).is_none(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_header_harms_only_publishers_over_nats_and_them_not_for_long() {
+    let broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let identity = broker.publisher("rogue").await;
+    let good = publisher(&broker).await;
+    assert_eq!(publish(&good, &event("1")).await["seq"], 1);
+    for headers in ["ce-id: \u{FF}", "NATS/1.0 no status", "no colon"] {
+        let latin: Vec<u8> = headers.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+        raw_nats::publish(&broker, &identity, &latin).await;
+        assert_eq!(ingress.publish(&event(headers)).await.status, StatusCode::ACCEPTED);
+    }
+    for _ in 0..100 {
+        if let Ok(answer) = good.request(layout::PUBLISH_SUBJECT, json::encode(&event("2")).unwrap()).await {
+            let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+            assert_eq!(answer["seq"], 5, "{answer}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("publishers over NATS are not served any more");
+}
+
+#[tokio::test]
+async fn an_outage_of_the_broker_is_over_when_it_is_over() {
+    let mut broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let identity = broker.publisher("sensors").await;
+    broker.restart().await;
+    ingress.until_ready().await;
+    // A restarted broker knows the account again as soon as it has read it.
+    let client = client(&broker, &identity).await;
+    for _ in 0..100 {
+        if let Ok(answer) = client.request(layout::PUBLISH_SUBJECT, json::encode(&event("1")).unwrap()).await {
+            let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+            assert_eq!(answer["seq"], 1, "{answer}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("publishers over NATS are not served any more");
+}

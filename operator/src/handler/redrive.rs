@@ -1,0 +1,209 @@
+//! Gives dead letters to their handler again.
+//!
+//! In steps of about a second, so that a redrive of any length holds nobody up and its progress is seen; where it is
+//! is kept in the status alone, so that another operator goes on from there. A letter becomes an event on a subject
+//! that only this handler's consumers read; the broker confirms it before the letter is removed. A crash between
+//! the two publishes it again, which the broker recognises by its message id.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self};
+use tidegate_broker_client::{layout, stored};
+use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use crate::error::Error;
+
+/// A step ends after this long, and the status tells how far it came.
+const STEP: Duration = Duration::from_secs(1);
+/// After an error of the broker.
+const LATER: Duration = Duration::from_secs(3);
+
+/// Which letters are meant.
+struct Selection {
+    ids: HashSet<String>,
+    since: Option<OffsetDateTime>,
+    until: Option<OffsetDateTime>,
+}
+
+/// A step's answer: how far it is, and whether there is more to do.
+pub struct Progress {
+    /// For the status.
+    pub status: RedriveStatus,
+    /// When to go on; `None`: there is nothing left to do, or a change of something else comes first.
+    pub again: Option<Duration>,
+}
+
+/// A redrive that does not begin yet, because pods of an older template are still there.
+pub fn waiting(wanted: &Redrive, before: Option<&RedriveStatus>) -> Progress {
+    let known = before.filter(|before| before.request == wanted.request).cloned();
+    let message = Some("waits until all pods are of the present template".to_owned());
+    let status = known.unwrap_or_else(|| RedriveStatus { message, ..begun(wanted) });
+    Progress { status, again: None }
+}
+
+/// Whose dead letters they are.
+pub struct Handler<'a> {
+    /// The EventHandler's name.
+    pub name: &'a str,
+    /// Its UID.
+    pub uid: &'a str,
+    /// The types it gets: no consumer would read an event of another, so its letter stays.
+    pub types: &'a [String],
+}
+
+/// Does a step of what is asked for, if there is something left to do.
+///
+/// # Errors
+/// The broker is away, so nothing was done.
+pub async fn step(
+    js: &jetstream::Context,
+    handler: &Handler<'_>,
+    wanted: &Redrive,
+    before: Option<&RedriveStatus>,
+) -> Result<Progress, Error> {
+    let stream = js.get_stream(layout::DEAD_LETTER_STREAM).await.map_err(broker)?;
+    let mut status = match before.filter(|before| before.request == wanted.request) {
+        Some(before) if before.phase != RedrivePhase::Running => {
+            return Ok(Progress { status: before.clone(), again: None });
+        }
+        Some(before) => RedriveStatus { message: None, ..before.clone() },
+        None => begun(wanted),
+    };
+    // What becomes a dead letter from here on is not redriven, or one that fails again would be without an end.
+    status.end.get_or_insert(signed(stream.cached_info().state.last_sequence));
+    let selection = match Selection::of(wanted) {
+        Ok(selection) => selection,
+        Err(message) => {
+            status.phase = RedrivePhase::Failed;
+            status.message = Some(message);
+            return Ok(Progress { status, again: None });
+        }
+    };
+    let run = Run { js, stream: &stream, handler, wanted, selection };
+    let again = run.until(&mut status, Instant::now() + STEP).await.unwrap_or_else(|error| {
+        // What was done is done, and counted.
+        status.message = Some(error.to_string());
+        Some(LATER)
+    });
+    Ok(Progress { status, again })
+}
+
+impl Selection {
+    fn of(wanted: &Redrive) -> Result<Self, String> {
+        let time = |field: &str, text: &Option<String>| {
+            let Some(text) = text else { return Ok(None) };
+            OffsetDateTime::parse(text, &Rfc3339).map(Some).map_err(|error| format!("redrive.{field}: {error}"))
+        };
+        Ok(Self {
+            ids: wanted.ids.iter().cloned().collect(),
+            since: time("since", &wanted.since)?,
+            until: time("until", &wanted.until)?,
+        })
+    }
+
+    fn takes(&self, id: &str, written: OffsetDateTime) -> bool {
+        (self.ids.is_empty() || self.ids.contains(id))
+            && self.since.is_none_or(|since| written >= since)
+            && self.until.is_none_or(|until| written < until)
+    }
+}
+
+fn begun(wanted: &Redrive) -> RedriveStatus {
+    RedriveStatus { request: wanted.request.clone(), ..RedriveStatus::default() }
+}
+
+struct Run<'a> {
+    js: &'a jetstream::Context,
+    stream: &'a Stream,
+    handler: &'a Handler<'a>,
+    wanted: &'a Redrive,
+    selection: Selection,
+}
+
+impl Run<'_> {
+    /// Redrives until the end; when to go on, if there is more to do.
+    async fn until(&self, status: &mut RedriveStatus, end: Instant) -> Result<Option<Duration>, Error> {
+        // As many a second as were asked for, evenly.
+        let pace = Duration::from_secs(1) / u32::try_from(self.wanted.rate).unwrap_or(1).max(1);
+        let mut next_at = Instant::now();
+        loop {
+            let enough = self.wanted.count.is_some_and(|count| status.redriven >= count);
+            let redriven = status.redriven;
+            if enough || !self.one(status).await? {
+                status.phase = RedrivePhase::Done;
+                return Ok(None);
+            }
+            if status.redriven > redriven {
+                next_at += pace;
+            }
+            let now = Instant::now();
+            if next_at.max(now) >= end {
+                return Ok(Some(next_at.saturating_duration_since(now)));
+            }
+            tokio::time::sleep_until(next_at).await;
+        }
+    }
+
+    /// Looks at the next letter; `false`: there is none left.
+    async fn one(&self, status: &mut RedriveStatus) -> Result<bool, Error> {
+        let from = u64::try_from(status.position).unwrap_or(0) + 1;
+        let subject = layout::dead_letter_subject(self.handler.name);
+        let letter = match self.stream.get_first_raw_message_by_subject(&subject, from).await {
+            Ok(letter) => letter,
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(false),
+            Err(error) => return Err(broker(error)),
+        };
+        if status.end.is_some_and(|end| signed(letter.sequence) > end) {
+            return Ok(false);
+        }
+        // What is no event cannot be handled this time either; it stays for people to look at.
+        if let Ok(event) = stored::decode(Some(&letter.headers), letter.payload.clone())
+            && self.selection.takes(event.id(), letter.time)
+            && layout::has_type(self.handler.types, event.event_type())
+        {
+            let partition = layout::partition(stored::partition_key(&event));
+            let subject = layout::redrive_subject(self.handler.name, partition, event.event_type());
+            let message = PublishMessage::build()
+                .headers(without_story(&letter.headers))
+                .payload(letter.payload.clone())
+                .message_id(format!("redrive:{}:{}", self.handler.uid, letter.sequence))
+                .expected_stream(layout::EVENT_STREAM);
+            self.js.send_publish(subject, message).await.map_err(broker)?.await.map_err(broker)?;
+            self.stream.delete_message(letter.sequence).await.map_err(broker)?;
+            status.redriven += 1;
+        }
+        status.examined += 1;
+        status.position = signed(letter.sequence);
+        Ok(true)
+    }
+}
+
+/// The event's own headers: what the sidecar and the broker wrote into the letter is left out.
+fn without_story(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let lower = AsRef::<str>::as_ref(name).to_ascii_lowercase();
+        if lower.starts_with("nats-") || lower.starts_with("tidegate-") {
+            continue;
+        }
+        for value in values {
+            kept.append(name.clone(), value.clone());
+        }
+    }
+    kept
+}
+
+fn broker(error: impl std::fmt::Display) -> Error {
+    Error::Broker(format!("redrive: {error}"))
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,174 @@
+//! Dead letters are given to their handler again, against a real nats-server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, stream::Stream};
+use serde_json::{Value, json};
+use tidegate_broker_client::{layout, stored};
+use tidegate_cloudevents::Event;
+use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
+use tidegate_operator::handler::redrive;
+use tidegate_test_broker::TestBroker;
+
+const HANDLER: &str = "billing";
+
+struct World {
+    _broker: TestBroker,
+    js: jetstream::Context,
+}
+
+impl World {
+    async fn start() -> Self {
+        let broker = TestBroker::start().await;
+        let js = jetstream::new(broker.operator());
+        Self { _broker: broker, js }
+    }
+
+    /// A dead letter as the sidecar writes it.
+    async fn letter(&self, handler: &str, id: &str) {
+        let event = Event::builder(id, "/sensors/1", "order.new").attribute("partitionkey", "k").data("{}").build();
+        let (mut headers, payload) = stored::encode(&event.unwrap());
+        for (name, value) in [("Tidegate-Reason", "refused-by-handler"), ("traceparent", "00-a-b-01")] {
+            headers.insert(name, value);
+        }
+        headers.insert("Nats-Msg-Id", format!("{handler}:{id}"));
+        let subject = layout::dead_letter_subject(handler);
+        self.js.publish_with_headers(subject, headers, payload).await.unwrap().await.unwrap();
+    }
+
+    async fn stream(&self, name: &str) -> Stream {
+        self.js.get_stream(name).await.unwrap()
+    }
+
+    /// Ids of the messages that a stream has, with their subjects and headers.
+    async fn messages(&self, name: &str) -> Vec<(String, String, HeaderMap)> {
+        let stream = self.stream(name).await;
+        let mut found = Vec::new();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            if let Ok(message) = stream.get_raw_message(sequence).await {
+                let event = stored::decode(Some(&message.headers), message.payload.clone());
+                let id = event.map(|event| event.id().to_owned()).unwrap_or_default();
+                found.push((id, message.subject.to_string(), message.headers));
+            }
+        }
+        found
+    }
+
+    async fn ids(&self, stream: &str) -> Vec<String> {
+        self.messages(stream).await.into_iter().map(|(id, ..)| id).collect()
+    }
+
+    /// All steps, as reconciles do them.
+    async fn redrive(&self, wanted: &Redrive, mut before: Option<RedriveStatus>) -> RedriveStatus {
+        for _ in 0..100 {
+            let done = redrive::step(&self.js, &handler(&[]), wanted, before.as_ref()).await.unwrap();
+            let Some(again) = done.again else { return done.status };
+            tokio::time::sleep(again).await;
+            before = Some(done.status);
+        }
+        panic!("a redrive without an end: {before:?}");
+    }
+}
+
+fn handler(types: &[String]) -> redrive::Handler<'_> {
+    redrive::Handler { name: HANDLER, uid: "uid", types }
+}
+
+fn wanted(changes: Value) -> Redrive {
+    let mut whole = json!({"request": "1"});
+    whole.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    serde_json::from_value(whole).unwrap()
+}
+
+#[tokio::test]
+async fn a_redriven_event_keeps_its_identity_and_is_for_its_handler_only() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    world.letter("shipping", "2").await;
+    world.letter(HANDLER, "3").await;
+    let status = world.redrive(&wanted(json!({})), None).await;
+    assert_eq!((status.phase, status.examined, status.redriven), (RedrivePhase::Done, 2, 2));
+    assert_eq!(world.ids("dead-letters").await, ["2"], "the others are no letters any more");
+    let events = world.messages("events").await;
+    let subject = layout::redrive_subject(HANDLER, layout::partition("k"), "order.new");
+    assert_eq!(events.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>(), ["1", "3"]);
+    assert!(events.iter().all(|(_, found, _)| *found == subject), "{events:?}");
+    let headers = &events[0].2;
+    assert_eq!(headers.get("traceparent").unwrap().as_str(), "00-a-b-01");
+    assert!(headers.get("Tidegate-Reason").is_none(), "{headers:?}");
+    let again = world.redrive(&wanted(json!({})), Some(status.clone())).await;
+    assert_eq!(again, status, "the same request is answered once");
+}
+
+#[tokio::test]
+async fn it_takes_what_is_asked_for_and_leaves_the_rest() {
+    let world = World::start().await;
+    for id in 0..10 {
+        world.letter(HANDLER, &id.to_string()).await;
+    }
+    let by_count = world.redrive(&wanted(json!({"count": 2})), None).await;
+    assert_eq!((by_count.redriven, world.ids("events").await), (2, vec!["0".to_owned(), "1".to_owned()]));
+    let by_id = wanted(json!({"request": "2", "ids": ["5", "7", "nobody"]}));
+    assert_eq!(world.redrive(&by_id, Some(by_count)).await.redriven, 2);
+    assert_eq!(world.ids("dead-letters").await, ["2", "3", "4", "6", "8", "9"]);
+    let past = wanted(json!({"request": "3", "until": "2020-01-01T00:00:00Z"}));
+    assert_eq!(world.redrive(&past, None).await.redriven, 0);
+    let future = wanted(json!({"request": "4", "since": "2020-01-01T00:00:00Z", "until": "2999-01-01T00:00:00Z"}));
+    assert_eq!(world.redrive(&future, None).await.redriven, 6);
+}
+
+#[tokio::test]
+async fn what_dies_again_meanwhile_is_not_redriven_again() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    let limited = wanted(json!({"count": 5, "rate": 1}));
+    let first = redrive::step(&world.js, &handler(&[]), &limited, None).await.unwrap();
+    assert_eq!(first.status.redriven, 1);
+    world.letter(HANDLER, "later").await;
+    let status = world.redrive(&limited, Some(first.status)).await;
+    assert_eq!((status.phase, status.redriven), (RedrivePhase::Done, 1));
+    assert_eq!(world.ids("dead-letters").await, ["later"]);
+}
+
+/// A crash after the broker's confirmation and before the letter was removed: the event is there once.
+#[tokio::test]
+async fn a_crash_in_between_gives_no_second_event() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "redrive:uid:1");
+    headers.insert("ce-specversion", "1.0");
+    let subject = layout::redrive_subject(HANDLER, 0, "order.new");
+    world.js.publish_with_headers(subject, headers, "".into()).await.unwrap().await.unwrap();
+    let status = world.redrive(&wanted(json!({})), None).await;
+    assert_eq!((status.redriven, world.messages("events").await.len()), (1, 1));
+    assert!(world.ids("dead-letters").await.is_empty());
+}
+
+#[tokio::test]
+async fn the_rate_is_kept() {
+    let world = World::start().await;
+    for id in 0..30 {
+        world.letter(HANDLER, &id.to_string()).await;
+    }
+    for (request, count, rate, least) in [("1", 3, 2, 900), ("2", 27, 20, 1200)] {
+        let began = Instant::now();
+        world.redrive(&wanted(json!({"request": request, "count": count, "rate": rate})), None).await;
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(least), "{count} at {rate} a second took {took:?}");
+    }
+}
+
+/// A letter of a type that the handler no longer gets would become an event that nobody reads.
+#[tokio::test]
+async fn what_the_handler_no_longer_gets_stays_a_letter() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    let types = ["payment.*".to_owned()];
+    let done = redrive::step(&world.js, &handler(&types), &wanted(json!({})), None).await.unwrap();
+    assert_eq!((done.status.phase, done.status.examined, done.status.redriven), (RedrivePhase::Done, 1, 0));
+    assert_eq!(world.ids("dead-letters").await, ["1"]);
+}

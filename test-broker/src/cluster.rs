@@ -1,0 +1,47 @@
+//! Three servers as one broker: the streams and consumers of its topic have three copies.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tidegate_broker_admin::server::Cluster;
+use tidegate_broker_admin::streams;
+use tidegate_broker_admin::streams::Topic;
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout;
+use tokio::time::{Instant, sleep};
+
+use crate::node::Node;
+use crate::{TestBroker, topic};
+
+/// Servers of a cluster.
+pub const SERVERS: usize = 3;
+/// How long the servers may take to find a leader.
+const ELECTION: Duration = Duration::from_secs(30);
+
+impl TestBroker {
+    /// Starts a cluster of [`SERVERS`] with the streams of [`topic`] in as many copies.
+    pub async fn start_cluster() -> Self {
+        let broker = Self::start_servers(Routing::Queued, SERVERS).await;
+        let topic = Topic { replicas: SERVERS, ..topic() };
+        let jetstream = jetstream::new(broker.operator());
+        let begun = Instant::now();
+        while let Err(error) = streams::ensure(&jetstream, &topic).await {
+            assert!(begun.elapsed() < ELECTION, "the cluster has no streams: {error}\n{}", broker.log());
+            sleep(Duration::from_millis(100)).await;
+        }
+        broker
+    }
+
+    /// Makes the leader of a consumer of the event stream step down, as a rolling update does.
+    pub async fn step_down(&self, consumer: &str) {
+        let subject = format!("$JS.API.CONSUMER.LEADER.STEPDOWN.{}.{consumer}", layout::EVENT_STREAM);
+        // Without a leader at the moment there is none to step down.
+        let _ = self.operator().request(subject, "".into()).await;
+    }
+}
+
+/// What each of these servers is told of the others.
+pub(crate) fn routes(nodes: &[Node], node: &Node) -> Option<Cluster> {
+    let routes = nodes.iter().map(|node| format!("nats://localhost:{}", node.route)).collect();
+    (nodes.len() > 1).then(|| Cluster { name: "test".to_owned(), port: node.route, routes })
+}

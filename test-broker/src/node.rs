@@ -1,0 +1,77 @@
+//! One nats-server process.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A server with its ports and its folder; running or not.
+pub(crate) struct Node {
+    name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) monitor: u16,
+    /// Where the other servers of a cluster reach it.
+    pub(crate) route: u16,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// One that does not run yet; its files are in a folder of its name.
+    pub(crate) fn new(name: String, parent: &Path) -> Self {
+        let folder = parent.join(&name);
+        std::fs::create_dir_all(&folder).expect("folder");
+        Self { name, folder, port: free_port(), monitor: free_port(), route: free_port(), child: None }
+    }
+
+    pub(crate) fn configure(&self, configuration: &str) {
+        std::fs::write(self.folder.join("nats.conf"), configuration).expect("write");
+    }
+
+    /// Starts it and waits until it listens.
+    pub(crate) async fn start(&mut self) {
+        let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).expect("log");
+        let child = Command::new(&program)
+            .args(["--name", &self.name, "--config"])
+            .arg(self.folder.join("nats.conf"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program} (NATS_SERVER): {error}"));
+        self.child = Some(child);
+        for _ in 0..200 {
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("nats-server does not listen:\n{}", self.log());
+    }
+
+    /// Kills it (SIGKILL). What it stored stays.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
