@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use async_nats::{Client, HeaderMap, Message, PublishError, SubscribeError, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use super::hand::Key;
 use super::owner::Input;
 use super::terms::{Moment, Terms};
 use crate::in_hand::InHand;
+use crate::pull::Error;
 use crate::pull::status::{self, Signal, Trouble};
 
 /// The header in which the broker names the pin under which it delivers.
@@ -94,17 +95,6 @@ pub fn key(event: &InHand) -> Key {
         Err(_) => event.sequence().hash(&mut hasher),
     }
     hasher.finish()
-}
-
-/// Why a pull could not be sent: the connection is closed for good.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Its inbox.
-    #[error("inbox: {0}")]
-    Subscribe(#[from] SubscribeError),
-    /// The request.
-    #[error("pull request: {0}")]
-    Publish(#[from] PublishError),
 }
 
 /// Sends a pull; what it brings comes to an inbox of its own, because nothing else tells which pull brought it.
