@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::Serialize;
 use tidegate_broker_client::contract::{self, Delivery, Filter, Format, Ingress, Order, Retry, Routing, Sidecar};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, free_port};
 use tokio::time::sleep;
 
 use crate::LIMIT;
@@ -60,7 +60,7 @@ pub fn sidecar_config(
         routing: Routing::Queued,
         servers: server.servers(),
         identity: identity.to_owned(),
-        admin_port: free_port()?,
+        admin_port: free_port(),
         drain_token: "0123456789abcdef".into(),
         filter: Filter::default(),
         delivery: delivery(port, concurrency),
@@ -102,7 +102,7 @@ pub async fn start_sidecar(config: &Sidecar) -> anyhow::Result<Process> {
 /// # Errors
 /// It does not start or never gets ready.
 pub async fn ingress(broker: &Broker, identity: &Path, https_port: u16) -> anyhow::Result<Process> {
-    let admin_port = free_port()?;
+    let admin_port = free_port();
     let config = Ingress {
         namespace: "bench".into(),
         topic: "bench".into(),
@@ -113,7 +113,7 @@ pub async fn ingress(broker: &Broker, identity: &Path, https_port: u16) -> anyho
         broker_monitor: broker.server.monitor(),
         max_event_size: 1 << 20,
         routing: Routing::Queued,
-        mqtt_port: free_port()?,
+        mqtt_port: free_port(),
     };
     start("tidegate-ingress", &config, admin_port).await
 }
@@ -163,14 +163,6 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A port nobody listens on.
-///
-/// # Errors
-/// There is none.
-pub fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// Resident memory in MB (10⁶ bytes).

@@ -183,18 +183,27 @@ mod tests {
     }
 
     /// Answers so many requests on each connection, and then closes it.
-    async fn serve(listener: TcpListener, requests: usize, mut connections: usize) {
-        while connections > 0 {
+    async fn serve(listener: TcpListener, requests: usize, connections: usize) {
+        for _ in 0..connections {
             let (mut stream, _) = listener.accept().await.unwrap();
-            connections -= 1;
             for _ in 0..requests {
                 let mut buffer = [0; 1024];
                 assert!(stream.read(&mut buffer).await.unwrap() > 0);
                 stream.write_all(ANSWER).await.unwrap();
             }
-            // It is closed when the other side has put it aside.
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Until we have heard that the other side closed what is kept: before, no client can know.
+    async fn closed(connections: &Connections) {
+        let all = || connections.pool.idle().iter().all(|one| one.sender.is_closed());
+        timeout(LONG, async {
+            while !all() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("the server closes it");
     }
 
     async fn connections() -> (TcpListener, Connections) {
@@ -219,7 +228,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, 1, 20));
         for _ in 0..20 {
             assert_eq!(send(&connections).await, Ok(StatusCode::OK));
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            closed(&connections).await;
         }
         timeout(LONG, server).await.expect("each came by one of its own").unwrap();
     }

@@ -27,7 +27,7 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 /// As a replica does that is drained with the event in hand.
 async fn take_and_give_back(broker: &TestBroker) {
     let consumer = support::consumer(broker).await;
-    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
+    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(8)).messages().await.unwrap();
     let message = messages.next().await.unwrap().unwrap();
     message.ack_with(AckKind::Nak(None)).await.unwrap();
     broker.operator().flush().await.unwrap();
@@ -39,8 +39,9 @@ async fn three_attempts_are_three_whoever_gave_the_event_back_in_between() {
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container = Container::answering(|_| (500, Duration::ZERO)).await;
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
-    config.delivery.retry.initial = Duration::from_secs(1);
-    config.delivery.retry.max = Duration::from_secs(1);
+    // Well after the end of a drain: an event that comes as the inbox closes is lost until ack_wait.
+    config.delivery.retry.initial = Duration::from_secs(3);
+    config.delivery.retry.max = Duration::from_secs(3);
     publish(&broker, "1").await;
     for attempt in 1..=3 {
         let sidecar = Running::start(config.clone());

@@ -7,6 +7,7 @@
 
 pub mod cluster;
 mod node;
+mod ports;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use tidegate_broker_client::identity::{Identity, Source, file};
 use time::OffsetDateTime;
 
 use crate::node::Node;
+pub use crate::ports::free_port;
 
 /// A running broker of one topic.
 pub struct TestBroker {

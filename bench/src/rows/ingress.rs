@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tidegate_broker_client::identity::file;
+use tidegate_test_broker::free_port;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -29,7 +30,7 @@ type Connection = SendRequest<Full<Bytes>>;
 
 pub async fn measure(broker: &Broker) -> anyhow::Result<()> {
     let identity = broker.server.ingress_identity_dir();
-    let port = process::free_port()?;
+    let port = free_port();
     let _process = process::ingress(broker, &identity, port).await?;
     let connector = connector(&identity)?;
     let mut connections = try_join_all((0..CONCURRENCY).map(|_| connect(&connector, port))).await?;

@@ -8,6 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
+use tidegate_test_broker::free_port;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -116,10 +117,4 @@ fn plain(status: u16) -> Response {
         response = response.header("retry-after", "1");
     }
     response.body(if status.is_success() { "".into() } else { "no\r\nthanks".into() }).unwrap()
-}
-
-/// A port nobody listens on.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -23,9 +23,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use container::{Container, free_port};
+pub use container::Container;
 pub use hostile::{Hostile, Misdeed};
 pub use process::{PROGRAM, Process};
+pub use tidegate_test_broker::free_port;
 
 pub const HANDLER: &str = "billing";
 pub const TOKEN: &str = "0123456789abcdef";

@@ -4,8 +4,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tidegate_broker_client::contract;
-use tidegate_test_broker::TestBroker;
-use tokio::net::TcpListener;
+use tidegate_test_broker::{TestBroker, free_port};
 
 use crate::support::{admin_status, config};
 
@@ -13,10 +12,6 @@ fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-ingress"));
     command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-
-async fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap().port()
 }
 
 /// Ends the program with its test.
@@ -57,8 +52,8 @@ fn resident(pid: u32) -> u64 {
 #[tokio::test]
 async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     let broker = TestBroker::start().await;
-    let (https_port, admin_port) = (free_port().await, free_port().await);
-    let config = contract::Ingress { https_port, admin_port, mqtt_port: free_port().await, ..config(&broker) };
+    let (https_port, admin_port) = (free_port(), free_port());
+    let config = contract::Ingress { https_port, admin_port, mqtt_port: free_port(), ..config(&broker) };
     let json = serde_json::to_string(&config).unwrap();
     let started = Started(Some(program().env(contract::VARIABLE, json).spawn().unwrap()));
     let deadline = Instant::now() + Duration::from_secs(10);

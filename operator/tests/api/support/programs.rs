@@ -1,10 +1,11 @@
 //! etcd and kube-apiserver as processes that end with the test binary, however it ends.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use tidegate_test_broker::free_port;
 
 use super::pki::Pki;
 
@@ -98,9 +99,4 @@ pub fn api_server(folder: &Path, etcd: &str, pki: &Pki) -> (Program, String) {
         file("service-account-signing-key-file", "tokens.key"),
     ];
     (Program::start("kube-apiserver", "KUBE_APISERVER", folder, &arguments), format!("https://127.0.0.1:{port}"))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    listener.local_addr().expect("address").port()
 }
