@@ -1,37 +1,33 @@
 //! One lane at work: what the owner ([`super::owner`]) wants done is done here, and what happens is told to it.
 
-use std::collections::HashMap;
+mod events;
+mod requests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
-use async_nats::{Client, Message, Request, Subject};
-use bytes::Bytes;
+use async_nats::Message;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll, StreamExt as _};
 use tidegate_broker_client::layout;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::owner::{Action, Id, Input, Owner};
+use self::events::Events;
+use super::owner::{Id, Input, Owner};
 use super::pulls::Pin;
 use super::terms::{Moment, Terms, millis};
 use super::wire;
 use crate::brake::{Brake, State};
 use crate::broker::Link;
 use crate::in_hand::InHand;
-use crate::metrics::Settled;
 use crate::process::{Context, Verdict};
 use crate::pull::status::Trouble;
 
 /// The lane wakes at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// What one command to the connection may take, which waits only if its queue is full.
-const COMMAND_LIMIT: Duration = Duration::from_secs(1);
-/// Between two requests of which the first failed at once.
-const PAUSE: Duration = Duration::from_millis(50);
 /// How long a lane that was left still gives back what was on its way.
 const LINGER: Duration = Duration::from_millis(200);
 /// An event that could not be tried waits at least this long.
@@ -39,9 +35,6 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(50);
 /// While there are more bytes in hand, over all lanes, no more events are asked for, unless a lane needs all that
 /// the broker waits for.
 const BYTES_IN_HAND: usize = 16 << 20;
-
-const ACKNOWLEDGE: Bytes = Bytes::from_static(b"+ACK");
-const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
 /// What the lanes of a process share.
 #[derive(Clone, Debug)]
@@ -60,19 +53,6 @@ pub struct Shared {
     pub brake: watch::Receiver<Brake>,
 }
 
-/// An event in hand.
-#[derive(Debug)]
-struct Event {
-    /// Where it is acknowledged.
-    reply: Subject,
-    bytes: usize,
-    /// `None` while an attempt runs, which has it.
-    stored: Option<InHand>,
-    /// Ends the attempt.
-    cancel: CancellationToken,
-    how: Settled,
-}
-
 /// What happened.
 #[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would be an allocation per event")]
 enum Happened {
@@ -87,10 +67,10 @@ pub struct Lane {
     consumer: String,
     owner: Owner,
     origin: Instant,
+    events: Events,
     /// What comes by each open pull, with the pull's number: it is not in the message.
     messages: SelectAll<BoxStream<'static, (u64, Message)>>,
     epoch: u64,
-    events: HashMap<Id, Event>,
     under_way: FuturesUnordered<BoxFuture<'static, Happened>>,
     left: Option<Instant>,
     trouble: Option<Trouble>,
@@ -105,7 +85,7 @@ impl Lane {
             owner: Owner::new(terms.clone()),
             origin: Instant::now(),
             messages: SelectAll::new(),
-            events: HashMap::new(),
+            events: Events::new(shared.context.clone(), shared.bytes.clone()),
             under_way: FuturesUnordered::new(),
             left: None,
             trouble: None,
@@ -203,23 +183,8 @@ impl Lane {
         self.troubled(None);
         let pin = Pin::from(wire::pin(stored.headers()));
         let (id, key) = (Id { sequence: stored.sequence(), delivery: stored.number() }, wire::key(&stored));
-        self.keep(id, stored);
+        self.events.keep(id, stored);
         self.input(Input::Arrived { id, key, pull, pin });
-    }
-
-    fn keep(&mut self, id: Id, stored: InHand) {
-        let bytes = stored.size();
-        self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.context.metrics.came();
-        let (reply, cancel) = (stored.acknowledgement().clone(), CancellationToken::new());
-        self.events.insert(id, Event { reply, bytes, stored: Some(stored), cancel, how: Settled::GivenBack });
-    }
-
-    fn let_go(&mut self, id: Id) -> Option<Event> {
-        let event = self.events.remove(&id)?;
-        self.shared.bytes.fetch_sub(event.bytes, Ordering::Relaxed);
-        self.shared.context.metrics.left(event.how);
-        Some(event)
     }
 
     /// Tells a person, once, what keeps the broker from serving the lane.
@@ -246,7 +211,7 @@ impl Lane {
 
     fn attempted(&mut self, id: Id, mut stored: InHand, verdict: Option<Verdict>) {
         let now = self.now();
-        let (Some(event), Some(verdict)) = (self.events.get_mut(&id), verdict) else {
+        let (Some(event), Some(verdict)) = (self.events.get_mut(id), verdict) else {
             // Its lease is over: it is not ours to give back.
             return stored.settled_elsewhere();
         };
@@ -267,9 +232,8 @@ impl Lane {
     fn start(&mut self, permit: OwnedSemaphorePermit) {
         let now = self.now();
         let Some(id) = self.owner.start(now) else { return };
-        let Some(event) = self.events.get_mut(&id) else { return };
-        let Some(stored) = event.stored.take() else { return };
-        let (context, cancel) = (self.shared.context.clone(), event.cancel.clone());
+        let Some((stored, cancel)) = self.events.begin(id) else { return };
+        let context = self.shared.context.clone();
         let attempt = async move {
             let verdict = cancel.run_until_cancelled(context.handle(&stored)).await;
             drop(permit);
@@ -277,105 +241,10 @@ impl Lane {
         };
         self.under_way.push(attempt.boxed());
     }
-
-    async fn perform(&mut self, action: Action) {
-        tracing::trace!(consumer = self.consumer, ?action, "lane");
-        match action {
-            Action::Pull { number, pin } => self.pull(number, pin).await,
-            Action::Acknowledge(id) => self.ask_about(id, ACKNOWLEDGE, Input::Acknowledged),
-            Action::Renew(id) => self.ask_about(id, IN_PROGRESS, Input::Renewed),
-            Action::GiveBack(id) => {
-                if let Some(stored) = self.let_go(id).and_then(|event| event.stored) {
-                    if self.owner.is_leaving() {
-                        // At once, the broker would give it to our own pulls again, which are still open, and so on.
-                        stored.retry_in(LINGER * 2).await;
-                    } else {
-                        stored.give_back().await;
-                    }
-                }
-            }
-            Action::Drop(id) => {
-                if let Some(event) = self.let_go(id) {
-                    event.cancel.cancel();
-                    forget(event.stored);
-                }
-            }
-            Action::Done(id) => {
-                forget(self.let_go(id).and_then(|event| event.stored));
-            }
-            Action::Ask => self.ask_state(),
-            Action::Unpin => self.unpin(),
-        }
-    }
-
-    async fn pull(&mut self, number: u64, pin: Option<Pin>) {
-        let Ok(body) = wire::pull_request(&self.terms, pin.as_deref()) else { return };
-        let sending = wire::send_pull(&self.shared.context.client, &self.consumer, body);
-        let Ok(Ok(messages)) = timeout(COMMAND_LIMIT, sending).await else {
-            return self.input(Input::PullRefused(number));
-        };
-        let over = sleep(Duration::from_millis(self.terms.pull_expires) + COMMAND_LIMIT);
-        let messages = wire::until_used_up(messages, self.terms.batch).take_until(over);
-        self.messages.push(messages.map(move |message| (number, message)).boxed());
-    }
-
-    /// A request about an event in hand; the owner hears whether it was confirmed.
-    fn ask_about(&mut self, id: Id, what: Bytes, tell: fn(Id, bool) -> Input) {
-        let Some(event) = self.events.get(&id) else { return };
-        let answer = self.request(event.reply.to_string(), what);
-        self.under_way.push(async move { Happened::Input(tell(id, answer.await.is_some())) }.boxed());
-    }
-
-    fn ask_state(&mut self) {
-        let answer = self.request(layout::local_info_subject(&self.consumer), Bytes::new());
-        let tell = async move { answer.await.map_or(Input::NoState, |message| wire::state(&message.payload)) };
-        self.under_way.push(tell.map(Happened::Input).boxed());
-    }
-
-    fn unpin(&mut self) {
-        let body = wire::unpin_request().unwrap_or_default();
-        let answer = self.request(layout::local_unpin_subject(&self.consumer), body);
-        self.under_way.push(answer.map(|_| Happened::Input(Input::Unpinned)).boxed());
-    }
-
-    fn request(&self, subject: String, body: Bytes) -> impl Future<Output = Option<Message>> + use<> {
-        let connected = self.shared.link.borrow().connected;
-        let patience = Duration::from_millis(wire::patience(&self.terms));
-        ask(self.shared.context.client.clone(), connected, subject, body, patience)
-    }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
         self.troubled(None);
-        for id in self.events.keys().copied().collect::<Vec<_>>() {
-            self.let_go(id);
-        }
-    }
-}
-
-/// There is nothing more to tell the broker of it.
-fn forget(stored: Option<InHand>) {
-    if let Some(stored) = stored {
-        stored.settled_elsewhere();
-    }
-}
-
-/// One request; `None`: there is no answer. Without a connection it is not even sent, or it would be later, when
-/// nobody stands by it any more.
-async fn ask(client: Client, connected: bool, subject: String, body: Bytes, patience: Duration) -> Option<Message> {
-    if !connected {
-        sleep(PAUSE).await;
-        return None;
-    }
-    let request = Request::new().payload(body).timeout(Some(patience));
-    match client.send_request(subject, request).await {
-        Ok(message) => Some(message),
-        Err(error) => {
-            if error.kind() != RequestErrorKind::TimedOut {
-                sleep(PAUSE).await;
-            }
-            None
-        }
     }
 }

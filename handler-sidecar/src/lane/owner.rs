@@ -1,92 +1,17 @@
 //! The protocol of a lane's owner: what happens goes in, what is to be done comes out. Pure.
 //!
-//! The invariant, which `tests/lane_model.rs` checks: an event starts only under a live lease, and after all
+//! The invariant, which `tests/lane_model` checks: an event starts only under a live lease, and after all
 //! earlier events of its key are settled.
 
+mod exchange;
+mod settling;
+
+pub use exchange::{Action, Id, Input};
+
 use super::barrier::Barrier;
-use super::hand::{Hand, Held, Key, Stage};
+use super::hand::{Hand, Key, Stage};
 use super::pulls::{Pin, Pulls, Served};
 use super::terms::{Moment, Terms};
-
-/// An event as it was delivered here, once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Id {
-    /// Its sequence in the stream.
-    pub sequence: u64,
-    /// The consumer's number of this delivery.
-    pub delivery: u64,
-}
-
-/// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Input {
-    /// An event came by a pull.
-    Arrived {
-        /// The event.
-        id: Id,
-        /// Its partition key.
-        key: Key,
-        /// The number of the pull.
-        pull: u64,
-        /// Under which the broker sent it.
-        pin: Pin,
-    },
-    /// A pull is over.
-    PullEnded(u64),
-    /// A pull cannot be served at the moment.
-    PullRefused(u64),
-    /// The pin of a pull is not in force.
-    WrongPin(u64),
-    /// There is a new connection.
-    Reconnected,
-    /// An attempt is over and the event settled.
-    Settled(Id),
-    /// An attempt is over and the event may start again at this moment.
-    Again(Id, Moment),
-    /// Whether the broker confirmed an acknowledgement.
-    Acknowledged(Id, bool),
-    /// Whether the broker confirmed a renewal.
-    Renewed(Id, bool),
-    /// The broker's state.
-    State {
-        /// The consumer's number of the last delivery.
-        delivered: u64,
-        /// Events delivered to anybody and not acknowledged.
-        pending: u64,
-    },
-    /// The broker did not tell its state.
-    NoState,
-    /// The lane goes to somebody else.
-    Leave,
-    /// The pin is given up, or nobody will say so.
-    Unpinned,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Send a pull.
-    Pull {
-        /// Its number.
-        number: u64,
-        /// Our pin, if there is one.
-        pin: Option<Pin>,
-    },
-    /// Ask the broker to acknowledge it.
-    Acknowledge(Id),
-    /// Ask the broker for a longer lease.
-    Renew(Id),
-    /// It goes back to the broker at once.
-    GiveBack(Id),
-    /// It is the broker's again: end its attempt, if there is one, and say nothing.
-    Drop(Id),
-    /// Its acknowledgement is confirmed.
-    Done(Id),
-    /// Ask the broker for its state.
-    Ask,
-    /// Give the pin up.
-    Unpin,
-}
 
 /// A lane, as one of its owners sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -256,50 +181,6 @@ impl Owner {
         }
     }
 
-    fn held(&mut self, id: Id) -> Option<&mut Held> {
-        self.hand.get_mut(id.sequence).filter(|held| held.delivery == id.delivery)
-    }
-
-    fn settled(&mut self, now: Moment, id: Id) {
-        let confirmation = self.terms.rules.confirmation;
-        let Some(held) = self.held(id) else { return };
-        held.stage = Stage::Settled { asked: !confirmation };
-        self.changed(now);
-        if !confirmation {
-            self.hand.remove(id.sequence);
-            self.out.extend([Action::Acknowledge(id), Action::Done(id)]);
-        }
-    }
-
-    fn again(&mut self, id: Id, from: Moment) {
-        if let Some(held) = self.held(id) {
-            held.stage = Stage::Waiting(from);
-        }
-        if self.leaving == Leaving::Unpinned {
-            self.give_up();
-        }
-    }
-
-    fn acknowledged(&mut self, now: Moment, id: Id, confirmed: bool) {
-        let Some(held) = self.held(id) else { return };
-        if confirmed {
-            self.hand.remove(id.sequence);
-            self.out.push(Action::Done(id));
-        } else {
-            held.stage = Stage::Settled { asked: false };
-        }
-        self.changed(now);
-    }
-
-    fn renewed(&mut self, id: Id, confirmed: bool) {
-        let Some(held) = self.hand.get_mut(id.sequence).filter(|held| held.delivery == id.delivery) else { return };
-        if let Some(sent) = held.renewing.take()
-            && confirmed
-        {
-            held.until = held.until.max(self.terms.lease(sent));
-        }
-    }
-
     fn state(&mut self, now: Moment, delivered: u64, pending: u64) {
         let Some(barrier) = &mut self.barrier else { return };
         let counts = barrier.answered(&self.terms, now);
@@ -352,28 +233,6 @@ impl Owner {
     fn changed(&mut self, now: Moment) {
         if let Some(barrier) = &mut self.barrier {
             barrier.changed(&self.terms, now);
-        }
-    }
-
-    /// Acknowledgements and renewals that are due.
-    fn tell(&mut self, now: Moment) {
-        let mut acknowledged = false;
-        for (sequence, held) in self.hand.iter_mut() {
-            let id = Id { sequence, delivery: held.delivery };
-            if held.stage == (Stage::Settled { asked: false }) {
-                held.stage = Stage::Settled { asked: true };
-                acknowledged = true;
-                self.out.push(Action::Acknowledge(id));
-            } else if !matches!(held.stage, Stage::Settled { .. })
-                && held.renewing.is_none()
-                && held.until.saturating_sub(self.terms.renew_below) <= now
-            {
-                held.renewing = Some(now);
-                self.out.push(Action::Renew(id));
-            }
-        }
-        if acknowledged {
-            self.changed(now);
         }
     }
 }

@@ -1,0 +1,126 @@
+//! EventHandler: an autoscaled container that receives a topic's events.
+//!
+//! - `filter`: which events;  `delivery`, `retry`: how each reaches the container, and what if it fails there.
+//! - `redrive`: dead letters to the handler again.
+//! - `scaling`: how many pods;  `status`: what the operator saw.
+
+mod delivery;
+mod filter;
+mod redrive;
+mod retry;
+mod scaling;
+mod status;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use delivery::{Batch, Delivery, Format, Order, RateLimit};
+pub use filter::Filter;
+pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
+pub use retry::{Backoff, Retry};
+pub use scaling::{Autoscaling, Scaling};
+pub use status::{EventHandlerStatus, Lag};
+
+use crate::schema;
+
+/// A handler receives the events of one topic: each event is posted to one of its pods as a CloudEvent over
+/// local HTTP and counts as handled when the container answers 2xx.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "tidegate.io",
+    version = "v1alpha1",
+    kind = "EventHandler",
+    namespaced,
+    status = "EventHandlerStatus",
+    derive = "PartialEq",
+    shortname = "eh",
+    category = "tidegate",
+    doc = "A handler receives the events of one topic: each event is posted to one of its pods as a CloudEvent over local HTTP, and counts as handled when the container answers 2xx.",
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the names of pods and consumer are made from it"),
+    printcolumn(name = "Topic", type_ = "string", description = "Whose events it receives", json_path = ".spec.topic"),
+    printcolumn(name = "Ready", type_ = "string", description = "Does it receive events (or would it)?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Replicas", type_ = "integer", description = "Pods there should be", json_path = ".status.scaling.desired"),
+    printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Lag", type_ = "integer", description = "Events not yet delivered", json_path = ".status.lag.pending"),
+    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
+    printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.autoscaling) && has(self.replicas))").message("replicas and autoscaling exclude each other: remove one of them (kubectl scale works where autoscaling is absent)").field_path(".replicas"),
+    validation = Rule::new("has(self.delivery.port) || (has(self.template.spec.containers[0].ports) && self.template.spec.containers[0].ports.size() > 0)").message("say where events are to be posted: give the first container a containerPort, or set delivery.port").field_path(".delivery"),
+    validation = Rule::new("self.delivery.order != 'Key' || !has(self.autoscaling) || self.autoscaling.maxReplicas <= (has(self.delivery.lanes) ? self.delivery.lanes : 8)").message("autoscaling.maxReplicas must not be larger than delivery.lanes (8 if absent): a lane is served by one pod at a time").field_path(".autoscaling"),
+    validation = Rule::new("!has(self.reply) || self.delivery.format != 'Batch'").message("reply and delivery.format: Batch exclude each other: a batch has one answer").field_path(".reply"),
+    validation = Rule::new("!has(self.deadLetter) || self.deadLetter.topic != self.topic").message("deadLetter.topic must be another topic, or each failing event would come again without an end; leave deadLetter out to keep dead letters beside the topic").field_path(".deadLetter"),
+    validation = Rule::new("!has(self.redrive) || !has(self.deadLetter)").message("redrive gives back dead letters that are kept beside the topic; with deadLetter.topic they are events of that topic").field_path(".redrive"),
+    validation = Rule::new("!has(self.delivery.port) || self.delivery.port != 15480").message("delivery.port: 15480 is Tidegate's own port in the pod; choose another").field_path(".delivery")
+)]
+pub struct EventHandlerSpec {
+    /// The EventTopic of this namespace whose events it receives. Cannot be changed: make another handler.
+    #[schemars(length(min = 1, max = 40))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("topic cannot be changed, because the handler's place in the topic would be lost: make another EventHandler"))]
+    pub topic: String,
+    /// Which events it receives; absent: all. A change takes effect at once: what was handled stays handled, and
+    /// what was passed over before is not delivered later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// Where a new handler begins: Latest (the default; what is published from now on), Earliest (the oldest event
+    /// the topic keeps), a time such as 2026-01-31T12:00:00Z (the first event published then or later), or the
+    /// sequence number of an event. It only counts when the handler is made, so it cannot be changed: to replay
+    /// events, make another handler.
+    #[serde(default = "default_start_from")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(
+        validation = Rule::new(r"self == 'Latest' || self == 'Earliest' || self.matches('^[1-9][0-9]{0,17}$') || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$')").message("startFrom must be Latest, Earliest, a time such as 2026-01-31T12:00:00Z, or the sequence number of an event in quotes, such as \"1234\""),
+        validation = Rule::new("self == oldSelf").message("startFrom cannot be changed, because it only says where a new handler begins: to replay events, make another EventHandler")
+    )]
+    pub start_from: String,
+    /// The pods that handle events: an ordinary pod template. Its first container receives the events; a
+    /// sidecar that delivers them is added. A change rolls out without losing events.
+    #[schemars(schema_with = "schema::pod_template")]
+    #[x_kube(
+        validation = Rule::new("self.spec.containers.all(c, c.name != 'tidegate-sidecar') && (!has(self.spec.initContainers) || self.spec.initContainers.all(c, c.name != 'tidegate-sidecar'))").message("template.spec: the container name tidegate-sidecar is taken by Tidegate; choose another"),
+        validation = Rule::new("!has(self.spec.volumes) || self.spec.volumes.all(v, !v.name.startsWith('tidegate-'))").message("template.spec.volumes: names that begin with tidegate- are taken by Tidegate; choose another"),
+        validation = Rule::new("self.spec.containers.all(c, !has(c.ports) || c.ports.all(p, p.containerPort != 15480))").message("template.spec.containers: containerPort 15480 is taken by Tidegate; choose another"),
+        validation = Rule::new("!has(self.spec.containers[0].lifecycle) || !has(self.spec.containers[0].lifecycle.preStop)").message("template.spec.containers[0].lifecycle.preStop: Tidegate drains deliveries there; move what it does into the handler's reaction to SIGTERM, which comes after the last event")
+    )]
+    pub template: Value,
+    /// How many pods, where autoscaling is absent; kubectl scale and a HorizontalPodAutoscaler set it.
+    /// Absent: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub replicas: Option<i32>,
+    /// How an event reaches the container.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Where events go that the container refused or failed at too often. Absent: they are kept beside the topic,
+    /// each with all its attempts, until they are redriven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<Destination>,
+    /// Gives dead letters that are kept beside the topic to this handler again, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive: Option<Redrive>,
+    /// Where replies go: a CloudEvent in the container's 2xx answer is published there before the event counts as
+    /// handled. Absent: what an answer contains is ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Destination>,
+    /// Scales the pods by the events that wait. Absent: as many pods as replicas says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+}
+
+/// An EventTopic of this namespace to publish to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Destination {
+    /// Its name.
+    #[schemars(length(min = 1, max = 40))]
+    pub topic: String,
+}
+
+fn default_start_from() -> String {
+    "Latest".to_owned()
+}

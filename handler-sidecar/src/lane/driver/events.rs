@@ -1,0 +1,90 @@
+//! The events of a lane that are here: each is counted, and its bytes are, from when it comes until it is let go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_nats::Subject;
+use tokio_util::sync::CancellationToken;
+
+use crate::in_hand::InHand;
+use crate::lane::owner::Id;
+use crate::metrics::Settled;
+use crate::process::Context;
+
+/// An event in hand.
+#[derive(Debug)]
+pub struct Event {
+    /// Where it is acknowledged.
+    reply: Subject,
+    bytes: usize,
+    /// `None` while an attempt runs, which has it.
+    pub stored: Option<InHand>,
+    /// Ends the attempt.
+    cancel: CancellationToken,
+    /// How it is counted when it leaves.
+    pub how: Settled,
+}
+
+impl Event {
+    /// Ends its attempt, if there is one.
+    pub fn end(&self) {
+        self.cancel.cancel();
+    }
+}
+
+/// All of them.
+pub struct Events {
+    context: Arc<Context>,
+    /// Bytes in hand, over all lanes.
+    bytes: Arc<AtomicUsize>,
+    here: HashMap<Id, Event>,
+}
+
+impl Events {
+    /// None yet.
+    pub fn new(context: Arc<Context>, bytes: Arc<AtomicUsize>) -> Self {
+        Self { context, bytes, here: HashMap::new() }
+    }
+
+    /// Takes in what came.
+    pub fn keep(&mut self, id: Id, stored: InHand) {
+        let bytes = stored.size();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.context.metrics.came();
+        let (reply, cancel) = (stored.acknowledgement().clone(), CancellationToken::new());
+        self.here.insert(id, Event { reply, bytes, stored: Some(stored), cancel, how: Settled::GivenBack });
+    }
+
+    /// It is here no longer.
+    pub fn let_go(&mut self, id: Id) -> Option<Event> {
+        let event = self.here.remove(&id)?;
+        self.bytes.fetch_sub(event.bytes, Ordering::Relaxed);
+        self.context.metrics.left(event.how);
+        Some(event)
+    }
+
+    /// The event for an attempt, and what ends that.
+    pub fn begin(&mut self, id: Id) -> Option<(InHand, CancellationToken)> {
+        let event = self.here.get_mut(&id)?;
+        Some((event.stored.take()?, event.cancel.clone()))
+    }
+
+    /// The event, if it is here.
+    pub fn get_mut(&mut self, id: Id) -> Option<&mut Event> {
+        self.here.get_mut(&id)
+    }
+
+    /// Where it is acknowledged.
+    pub fn reply(&self, id: Id) -> Option<&Subject> {
+        Some(&self.here.get(&id)?.reply)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        for id in self.here.keys().copied().collect::<Vec<_>>() {
+            self.let_go(id);
+        }
+    }
+}
