@@ -65,6 +65,8 @@ lacks 'OTEL_EXPORTER_OTLP_ENDPOINT' 'no endpoint'
 renders 'kind: PodDisruptionBudget' 'disruption budget of two' --set replicas=2
 lacks 'kind: PodDisruptionBudget' 'disruption budget of one'
 lacks 'kind: NetworkPolicy' 'network policy switched off' --set networkPolicy.enabled=false
+renders 'kind: ValidatingWebhookConfiguration' 'webhook'
+lacks 'webhook' 'webhook switched off' --set webhook.enabled=false
 lacks 'aggregate-to' 'user roles switched off' --set rbac.aggregate=false
 lacks 'kind: CustomResourceDefinition' 'definitions switched off' --set crds.install=false
 renders 'name: eventtopics\.tidegate\.io' 'definition of EventTopic'
@@ -88,6 +90,7 @@ refuses otlpEndpoint --set telemetry.otlpEndpoint=collector:4317
 refuses otlpEndpoint --set telemetry.otlpEndpoint=https://collector:4317
 refuses watchNamespaces --set watchNamespaces=x
 refuses install --set-string crds.install=maybe
+refuses enabled --set-string webhook.enabled=maybe
 refuses logLevel --set logLevel=
 
 # Every right says why.

@@ -50,6 +50,18 @@ async fn an_image_that_cannot_start_is_named_in_the_handlers_condition() {
     .await;
 }
 
+/// The API server asks the operator, over the webhook's Service and the certificate that the operator made.
+#[tokio::test]
+async fn an_expression_that_does_not_compile_is_refused_at_apply() {
+    world("refused", async |world| {
+        let wrong = handler("worker", &[], json!({"filter": {"expression": "data.value >"}}));
+        let refused = world.until("a refusal", 60, async || world.refusal(wrong.clone()).await).await;
+        assert!(refused.contains("spec.filter.expression"), "{refused}");
+        world.accept(handler("worker", &[], json!({"filter": {"expression": "data.value > 1.0"}}))).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_template_that_the_api_server_refuses_stalls_with_its_words() {
     world("template", async |world| {

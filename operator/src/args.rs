@@ -27,6 +27,13 @@ pub struct Args {
     /// The operator's namespace: where the lease is, and who may reach the brokers besides their handlers.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub pod_namespace: String,
+    /// Name of the admission webhook: of its Service and its ValidatingWebhookConfiguration, and of the Secret with its
+    /// certificate. Without it there is none.
+    #[arg(long, env = "TIDEGATE_WEBHOOK")]
+    pub webhook: Option<String>,
+    /// Port of the admission webhook.
+    #[arg(long, env = "TIDEGATE_WEBHOOK_PORT", default_value_t = 8443)]
+    pub webhook_port: u16,
     /// Port of `/livez` and `/readyz`.
     #[arg(long, env = "TIDEGATE_ADMIN_PORT", default_value_t = 8080)]
     pub admin_port: u16,

@@ -2,9 +2,11 @@
 //!
 //! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
 //! status. Beside them [`poll`] asks the brokers how far the handlers are ([`lag`]), and [`scaling`] (pure) decides how
-//! many pods that needs; [`reports`] hears what the sidecars say of themselves. [`brokers`] holds the operator's own connections; [`apply`], [`finalizer`],
+//! many pods that needs; [`reports`] hears what the sidecars say of themselves. [`brokers`] holds the operator's own connections;
+//! [`admission`] says at once what a reconcile would refuse; [`apply`], [`finalizer`],
 //! [`status`] and [`report`] are the only places that write to the API server.
 
+pub mod admission;
 pub mod apply;
 pub mod args;
 pub mod authority;

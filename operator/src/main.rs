@@ -1,8 +1,10 @@
 //! Tidegate's operator: starts, waits for its turn, works, and ends in order.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tidegate_operator::admission;
 use tidegate_operator::args::Args;
 use tidegate_operator::context::Context;
 use tidegate_operator::health::{self, Health};
@@ -10,6 +12,7 @@ use tidegate_operator::leader::Leadership;
 use tidegate_operator::run::run;
 use tidegate_telemetry::Service;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -36,17 +39,19 @@ async fn main() -> ExitCode {
 
 async fn operate(args: Args) -> Result<(), Failure> {
     let health = Health::default();
-    let mut serving = tokio::spawn(health::serve(args.admin_port, health.clone()));
+    let mut serving = JoinSet::new();
+    serving.spawn(health::serve(args.admin_port, health.clone()));
     let client = kube::Client::try_default().await?;
     let version = client.apiserver_version().await?;
     tracing::info!(kubernetes = version.git_version, "connected");
+    serving.spawn(admission::run(client.clone(), args.clone()));
     health.set_ready(true);
     let stop = on_signal()?;
     let mut leadership = Leadership::join(client.clone(), &args).await?;
     tokio::select! {
         () = leadership.won() => {}
         () = stop.cancelled() => return Ok(()),
-        ended = &mut serving => ended??,
+        ended = end_of(&mut serving) => return ended,
     }
     tracing::info!(pod = args.pod_name, "leading");
     let context = Context::new(client, args);
@@ -55,10 +60,18 @@ async fn operate(args: Args) -> Result<(), Failure> {
         () = work => Ok(()),
         // Another one leads now: nothing more may be written, not even what was begun.
         () = leadership.lost() => Err("the lease was lost".into()),
-        ended = &mut serving => Ok(ended??),
+        ended = end_of(&mut serving) => ended,
     };
     leadership.leave().await;
     outcome
+}
+
+/// The first end of what should have none.
+async fn end_of(serving: &mut JoinSet<io::Result<()>>) -> Result<(), Failure> {
+    match serving.join_next().await {
+        Some(ended) => Ok(ended??),
+        None => Ok(()),
+    }
 }
 
 /// Cancelled at the first SIGTERM or SIGINT.

@@ -14,6 +14,11 @@
 {{- printf "%s-operator" (include "tidegate.fullname" .) -}}
 {{- end -}}
 
+{{/* Service and configuration of the admission webhook, and the Secret with its certificate. */}}
+{{- define "tidegate.webhook" -}}
+{{- printf "%s-webhook" (include "tidegate.fullname" .) -}}
+{{- end -}}
+
 {{- define "tidegate.serviceAccount" -}}
 {{- default (include "tidegate.operator" .) .Values.serviceAccount.name -}}
 {{- end -}}

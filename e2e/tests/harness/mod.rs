@@ -90,6 +90,15 @@ impl World {
 
     /// `kubectl apply`, server side.
     pub async fn apply(&self, object: Value) -> Result<DynamicObject, kube::Error> {
+        self.patch(object, PatchParams::apply("e2e").force()).await
+    }
+
+    /// What the API server would say to it, stored or not.
+    pub async fn refusal(&self, object: Value) -> Option<String> {
+        self.patch(object, PatchParams::apply("e2e").force().dry_run()).await.err().map(|error| error.to_string())
+    }
+
+    async fn patch(&self, object: Value, params: PatchParams) -> Result<DynamicObject, kube::Error> {
         let object: DynamicObject = serde_json::from_value(object).unwrap();
         let types = object.types.clone().unwrap();
         let gvk = kube::core::GroupVersionKind::try_from(&types).unwrap();
@@ -97,7 +106,7 @@ impl World {
         assert!(capabilities.scope == Scope::Namespaced);
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let name = object.metadata.name.clone().unwrap();
-        api.patch(&name, &PatchParams::apply("e2e").force(), &Patch::Apply(&object)).await
+        api.patch(&name, &params, &Patch::Apply(&object)).await
     }
 
     /// Applies what must be accepted.

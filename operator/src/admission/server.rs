@@ -1,0 +1,136 @@
+//! The webhook's HTTPS: few connections, small requests, short answers. The API server is the only client that has
+//! reason to come, but whoever reaches the port could.
+
+use std::future::{Ready, ready};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, AddExtension, Next};
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use axum_server::Handle;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use kube::api::{Api, DynamicObject};
+use kube::core::admission::{AdmissionResponse, AdmissionReview};
+use kube::{Client, ResourceExt as _};
+use tidegate_crds::topic::Routing;
+use tidegate_crds::{EventHandler, EventTopic};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tower::Layer as _;
+
+use super::judge::{Judged, in_vain_on_direct, judge};
+
+/// Connections at a time; the API server needs a few.
+const CONNECTIONS: usize = 64;
+/// Requests at a time, each of which is in memory.
+const REQUESTS: usize = 4;
+/// A request carries the object as it was and as it shall be, of 3 MiB at most together (etcd's limit is half of that).
+const REQUEST_BYTES: usize = 4 << 20;
+/// All of a request. Below the webhook's own limit in the chart.
+const REQUEST_TIME: Duration = Duration::from_secs(4);
+/// Looking for a handler's topic, for a warning.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Serves until it is dropped.
+///
+/// # Errors
+/// The port is taken.
+pub async fn serve(port: u16, config: RustlsConfig, client: Client) -> io::Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let acceptor = RustlsAcceptor::new(config).acceptor(Bounded { slots: Arc::new(Semaphore::new(CONNECTIONS)) });
+    let requests = Arc::new(Semaphore::new(REQUESTS));
+    let router = Router::new()
+        .route("/eventtopics", post(eventtopics))
+        .route("/eventhandlers", post(eventhandlers))
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES))
+        .layer(middleware::from_fn_with_state(requests, bounded))
+        .with_state(client);
+    let end = Closing(Handle::new());
+    axum_server::bind(address)
+        .acceptor(acceptor)
+        .first_request_timeout(REQUEST_TIME)
+        .handle(end.0.clone())
+        .serve(router.into_make_service())
+        .await
+}
+
+/// Dropped, it closes the connections, each of which has a task of its own.
+struct Closing(Handle<SocketAddr>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.shutdown();
+    }
+}
+
+async fn eventtopics(Json(review): Json<AdmissionReview<EventTopic>>) -> Json<AdmissionReview<DynamicObject>> {
+    answer(&review)
+}
+
+async fn eventhandlers(
+    State(client): State<Client>,
+    Json(review): Json<AdmissionReview<EventHandler>>,
+) -> Json<AdmissionReview<DynamicObject>> {
+    let mut answer = answer(&review);
+    let wanted = review.request.as_ref().and_then(|request| request.object.as_ref());
+    if let (Some(response), Some(handler)) = (&mut answer.response, wanted)
+        && response.allowed
+    {
+        response.warnings = warnings(client, handler).await;
+    }
+    answer
+}
+
+fn answer<K: Judged + Clone>(review: &AdmissionReview<K>) -> Json<AdmissionReview<DynamicObject>> {
+    let response = match review.clone().try_into() {
+        Ok(request) => judge::<K>(&request),
+        Err(error) => AdmissionResponse::invalid(error),
+    };
+    Json(response.into_review())
+}
+
+/// What the schema cannot see, because it is said of another resource. A topic that is not there is no reason to warn:
+/// it may come.
+async fn warnings(client: Client, handler: &EventHandler) -> Option<Vec<String>> {
+    let in_vain = in_vain_on_direct(&handler.spec);
+    if in_vain.is_empty() {
+        return None;
+    }
+    let topics: Api<EventTopic> = Api::namespaced(client, &handler.namespace()?);
+    let topic = timeout(LOOK, topics.get_opt(&handler.spec.topic)).await.ok()?.ok()??;
+    (topic.spec.routing == Routing::Direct).then_some(in_vain)
+}
+
+/// Reads and answers a few requests at a time, each in a bounded time.
+async fn bounded(State(requests): State<Arc<Semaphore>>, request: Request, next: Next) -> Result<Response, StatusCode> {
+    let answered = async {
+        let _permit = requests.acquire().await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+        Ok(next.run(request).await)
+    };
+    timeout(REQUEST_TIME, answered).await.unwrap_or(Err(StatusCode::SERVICE_UNAVAILABLE))
+}
+
+/// Takes a connection while there are few. Its slot goes with it, because its service does.
+#[derive(Clone)]
+struct Bounded {
+    slots: Arc<Semaphore>,
+}
+
+impl<S> Accept<TcpStream, S> for Bounded {
+    type Stream = TcpStream;
+    type Service = AddExtension<S, Arc<OwnedSemaphorePermit>>;
+    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(io::Error::other);
+        ready(slot.map(|slot| (stream, Extension(Arc::new(slot)).layer(service))))
+    }
+}

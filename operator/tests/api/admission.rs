@@ -1,0 +1,140 @@
+//! The admission webhook, asked by the API server over TLS.
+
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::Status;
+use serde_json::{Value, json};
+use tidegate_crds::EventHandler;
+use tidegate_operator::admission;
+use tidegate_test_broker::free_port;
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::support::operator::args;
+use crate::support::{Space, eventually};
+use crate::validation_handler::{handler, spec};
+
+const WRONG: &str = "data.amount >";
+
+/// An operator pod's webhook, for one namespace only: the API server is everybody's.
+struct Webhook {
+    space: Space,
+    port: u16,
+    _serving: AbortOnDropHandle<std::io::Result<()>>,
+}
+
+impl Webhook {
+    async fn start(purpose: &str) -> Self {
+        let (space, port) = (Space::new(purpose).await, free_port());
+        let service = json!({
+            "metadata": {"name": space.name},
+            // Nothing routes a Service's address here; the name in the certificate is the Service's all the same.
+            "spec": {"type": "ExternalName", "externalName": "localhost"},
+        });
+        let service: Service = serde_json::from_value(service).unwrap();
+        space.api::<Service>().create(&PostParams::default(), &service).await.unwrap();
+        let webhook = Self { _serving: AbortOnDropHandle::new(serve(&space, port)), port, space };
+        webhook.configure().await;
+        webhook
+    }
+
+    /// As the chart does.
+    async fn configure(&self) {
+        let name = &self.space.name;
+        let configuration = json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [{
+                "name": "eventhandlers.tidegate.io", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                "failurePolicy": "Ignore", "timeoutSeconds": 5,
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+                "clientConfig": {
+                    "service": {"name": name, "namespace": name, "path": "/eventhandlers", "port": self.port},
+                },
+                "rules": [{
+                    "apiGroups": ["tidegate.io"], "apiVersions": ["v1alpha1"], "resources": ["eventhandlers"],
+                    "operations": ["CREATE", "UPDATE"],
+                }],
+            }],
+        });
+        let params = PatchParams::apply("helm");
+        self.configurations().patch(name, &params, &Patch::Apply(configuration)).await.unwrap();
+    }
+
+    fn configurations(&self) -> Api<ValidatingWebhookConfiguration> {
+        Api::all(self.space.client.clone())
+    }
+
+    /// What the API server says to a handler with these fields, without storing it.
+    async fn says(&self, changes: Value) -> Result<(), Box<Status>> {
+        let handler: EventHandler = serde_json::from_value(handler("judged", spec(changes))).unwrap();
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        match self.space.api::<EventHandler>().create(&params, &handler).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) => Err(status),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn refuses(&self) -> Box<Status> {
+        let wrong = json!({"filter": {"expression": WRONG}});
+        eventually("the API server asks", async || self.says(wrong.clone()).await.err()).await
+    }
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        let (configurations, name) = (self.configurations(), self.space.name.clone());
+        tokio::spawn(async move { configurations.delete(&name, &DeleteParams::default()).await });
+    }
+}
+
+fn serve(space: &Space, port: u16) -> JoinHandle<std::io::Result<()>> {
+    let mut args = args("operator-0", &space.name);
+    args.webhook = Some(space.name.clone());
+    args.webhook_port = port;
+    tokio::spawn(admission::run(space.client.clone(), args))
+}
+
+#[tokio::test]
+async fn what_can_never_work_is_refused_at_once() {
+    let webhook = Webhook::start("judged").await;
+    let refused = webhook.refuses().await;
+    assert_eq!(refused.code, 422, "{refused:?}");
+    assert!(refused.message.contains("denied the request: spec.filter.expression"), "{}", refused.message);
+    webhook.says(json!({"filter": {"expression": "data.amount > 1"}})).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_an_answer_the_api_server_goes_on() {
+    let webhook = Webhook::start("unjudged").await;
+    webhook.refuses().await;
+    webhook._serving.abort();
+    eventually("nobody refuses", async || webhook.says(json!({"filter": {"expression": WRONG}})).await.ok()).await;
+}
+
+/// As when two operator pods start at once, and when somebody damages what they share.
+#[tokio::test]
+async fn pods_share_a_certificate_and_make_it_again() {
+    let webhook = Webhook::start("shared").await;
+    let space = &webhook.space;
+    let _second = AbortOnDropHandle::new(serve(space, free_port()));
+    webhook.refuses().await;
+    let secrets: Api<Secret> = space.api();
+    let first = secrets.get(&space.name).await.unwrap().data.unwrap();
+    let bundle = async || {
+        let found = webhook.configurations().get(&space.name).await.unwrap();
+        found.webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap()
+    };
+    assert_eq!(bundle().await, first["ca.crt"]);
+    // The chart's next upgrade leaves what is ours.
+    webhook.configure().await;
+    assert_eq!(bundle().await, first["ca.crt"]);
+
+    let damage = json!({"data": {"ca.key": "LQ==", "tls.crt": "LQ=="}});
+    secrets.patch(&space.name, &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
+    let port = free_port();
+    let _third = AbortOnDropHandle::new(serve(space, port));
+    eventually("another authority", async || (bundle().await != first["ca.crt"]).then_some(())).await;
+}
