@@ -31,8 +31,8 @@ pub struct Args {
     /// certificate. Without it there is none.
     #[arg(long, env = "TIDEGATE_WEBHOOK")]
     pub webhook: Option<String>,
-    /// Port of the admission webhook.
-    #[arg(long, env = "TIDEGATE_WEBHOOK_PORT", default_value_t = 8443)]
+    /// Port of the admission webhook. (A variable TIDEGATE_WEBHOOK_PORT is what Kubernetes makes of its Service.)
+    #[arg(long, env = "TIDEGATE_ADMISSION_PORT", default_value_t = 8443)]
     pub webhook_port: u16,
     /// Port of `/livez` and `/readyz`.
     #[arg(long, env = "TIDEGATE_ADMIN_PORT", default_value_t = 8080)]
