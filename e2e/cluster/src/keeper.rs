@@ -16,6 +16,14 @@ use crate::process::Process;
 use crate::state::State;
 use crate::{cgroup, forward};
 
+/// A node that was started.
+struct Node {
+    /// Its first process, as numbered outside.
+    pid: i32,
+    /// Its network namespace.
+    network: File,
+}
+
 /// Runs until the node ends. `port` is that of the API server, inside and outside.
 ///
 /// # Errors
@@ -28,7 +36,7 @@ pub fn run(state: &State, port: u16) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .with_context(|| format!("listening on 127.0.0.1:{port} (choose another one with --port)"))?;
     cgroup::enter(state)?;
-    let (started, network) = mpsc::channel();
+    let (started, node) = mpsc::channel();
     let node_state = state.clone();
     thread::spawn(move || {
         if let Err(error) = hold(&node_state, port, &started) {
@@ -37,15 +45,18 @@ pub fn run(state: &State, port: u16) -> Result<()> {
         std::process::exit(1);
     });
     // No answer: the thread has failed, said why, and ends the process.
-    let network = network.recv().context("the node did not start")?;
-    forward::serve(&listener, &network, port)
+    let node = node.recv().context("the node did not start")?;
+    // Looked up here and not in the thread: that one sees the files of the node, whose `/proc` has other numbers as soon
+    // as the node has mounted it.
+    Process::of(node.pid).context("the node ended at once")?.record(&state.node())?;
+    forward::serve(&listener, &node.network, port)
 }
 
-/// Starts the node in namespaces of its own, hands out its network namespace, and waits for its end.
+/// Starts the node in namespaces of its own, hands it out, and waits for its end.
 ///
 /// In a thread of its own because `unshare` is per thread, and a thread that has left its process namespace cannot start
 /// others; all the rest of this process stays outside.
-fn hold(state: &State, port: u16, started: &Sender<File>) -> Result<()> {
+fn hold(state: &State, port: u16, started: &Sender<Node>) -> Result<()> {
     let namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
@@ -56,9 +67,7 @@ fn hold(state: &State, port: u16, started: &Sender<File>) -> Result<()> {
     cgroup::settle(state)?;
     let network = File::open("/proc/thread-self/ns/net")?;
     let mut node = start_node(state, port)?;
-    let process = Process::of(node.id().cast_signed()).context("the node ended at once")?;
-    process.record(&state.node())?;
-    started.send(network).ok();
+    started.send(Node { pid: node.id().cast_signed(), network }).ok();
     let status = node.wait()?;
     anyhow::bail!("the node ended ({status})")
 }
