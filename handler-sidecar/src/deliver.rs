@@ -30,20 +30,14 @@ pub enum Content {
         /// The response's headers.
         headers: HeaderMap,
         /// Its body.
-        body: Result<Bytes, Incomplete>,
+        body: Result<Bytes, TooLong>,
     },
 }
 
-/// Why a response's body is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Incomplete {
-    /// It is longer than the caller can use.
-    #[error("the body is too long")]
-    TooLong,
-    /// It did not arrive completely.
-    #[error("the body is incomplete: {0}")]
-    Broken(String),
-}
+/// A response's body is longer than the caller can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the body is too long")]
+pub struct TooLong;
 
 /// An answer, and what came with it.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,7 +86,8 @@ impl Handler {
     }
 
     /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
-    /// `wanted` bytes (`None`: it is ignored). Redirects are not followed.
+    /// `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx without its whole body is no answer: nobody knows
+    /// what the rest would have said. Redirects are not followed.
     pub async fn post(&self, parts: Parts, limit: Duration, wanted: Option<usize>) -> Attempt {
         let end = Instant::now() + limit;
         match timeout_at(end, self.connections.send(self.request(parts))).await {
@@ -125,9 +120,9 @@ async fn answered(response: Response<Incoming>, lease: Lease, end: Instant, want
         Some(limit) => {
             let body = match timeout_at(end, Limited::new(body, limit).collect()).await {
                 Ok(Ok(whole)) => Ok(whole.to_bytes()),
-                Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Incomplete::TooLong),
-                Ok(Err(error)) => Err(Incomplete::Broken(error.to_string())),
-                Err(_) => Err(Incomplete::Broken("it did not end in time".to_owned())),
+                Ok(Err(error)) if error.is::<LengthLimitError>() => Err(TooLong),
+                Ok(Err(error)) => return broken(code, &with_causes(error.as_ref())),
+                Err(_) => return broken(code, "it did not end in time"),
             };
             let complete = body.is_ok();
             let content = Content::Kept { headers: parts.headers, body };
@@ -143,6 +138,11 @@ async fn answered(response: Response<Incoming>, lease: Lease, end: Instant, want
         let _ = timeout(BODY_TIME, lease.give_back()).await;
     }
     answered
+}
+
+/// An answer of which a part is missing.
+fn broken(code: StatusCode, problem: &str) -> Answered {
+    Answered::without_content(Answer::Broken(format!("the body of a {} is incomplete: {problem}", code.as_u16())))
 }
 
 /// The beginning of a body, where somebody wants to read it, and whether its end has come.

@@ -19,6 +19,7 @@ use tidegate_broker_client::layout;
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument as _;
 
@@ -39,7 +40,7 @@ const QUEUE: usize = 256;
 const QUEUE_BYTES: usize = 8 << 20;
 /// How long a reply is tried. What waits for it is in flight and keeps others out.
 const REPLY_PATIENCE: Duration = Duration::from_secs(5);
-/// What the broker may take to confirm a subscription, and what it sent may take to arrive after its end.
+/// What the connection may take to send a subscription, and what the broker sent may take to arrive after its end.
 const BROKER_LIMIT: Duration = Duration::from_secs(2);
 /// It wakes at least this often, so that the watchdog sees it.
 const TICK: Duration = Duration::from_secs(1);
@@ -79,9 +80,26 @@ impl Direct {
             self.steer().await;
             self.wait().await;
         }
+        self.forget();
+        while self.waiting.pop().is_some() {
+            self.dropped();
+        }
         if !self.in_flight.is_empty() {
             tracing::warn!(left = self.in_flight.len(), "deliveries did not finish in time");
         }
+    }
+
+    /// Ends the subscriptions at once; what has come by them and was not taken in is counted.
+    fn forget(&mut self) {
+        // Without the runtime's budget, which would let it end before the last one.
+        while let Some(Some(_)) = unconstrained(self.events.next()).now_or_never() {
+            self.dropped();
+        }
+        self.events.clear();
+    }
+
+    fn dropped(&self) {
+        Counted::new(&self.context.metrics).how = Settled::Dropped;
     }
 
     fn is_done(&self) -> bool {
@@ -99,12 +117,12 @@ impl Direct {
             self.health.set(Progress::Draining);
             if !connected {
                 // Nothing can come.
-                self.events.clear();
+                self.forget();
             }
             return;
         }
         if !reachable {
-            self.events.clear();
+            self.forget();
         } else if self.events.is_empty() {
             self.join().await;
         }
@@ -122,7 +140,7 @@ impl Direct {
                 self.events = select_all(subscribers);
             }
             Ok(Err(error)) => tracing::warn!(%error, "not subscribed to events: trying on"),
-            Err(_) => tracing::debug!("the broker does not confirm a subscription"),
+            Err(_) => tracing::debug!("the broker takes no subscription"),
         }
     }
 
@@ -146,7 +164,7 @@ impl Direct {
         if let Some(message) = came
             && self.waiting.push(message).is_err()
         {
-            Counted::new(&self.context.metrics).how = Settled::Dropped;
+            self.dropped();
         }
         self.start();
     }
@@ -162,7 +180,7 @@ impl Direct {
     }
 }
 
-/// One subscription for each type that is asked for; confirmed by the broker.
+/// One subscription for each type that is asked for, all sent to the broker (which does not confirm them).
 async fn subscribe(context: &Context) -> Result<Vec<Subscriber>, SubscribeError> {
     let Context { client, config, .. } = context;
     let mut subscribers = Vec::new();
@@ -173,7 +191,7 @@ async fn subscribe(context: &Context) -> Result<Vec<Subscriber>, SubscribeError>
         }
     }
     if let Err(error) = client.flush().await {
-        tracing::debug!(%error, "a subscription is not confirmed");
+        tracing::debug!(%error, "a subscription is not sent yet");
     }
     Ok(subscribers)
 }
@@ -215,6 +233,8 @@ impl Waiting {
 /// Takes one event to its end.
 async fn process(context: Arc<Context>, message: Message) {
     let mut counted = Counted::new(&context.metrics);
+    // Also if a drain ends before it does: it cannot go back.
+    counted.how = Settled::Failed;
     let event = match stored::decode(message.headers.as_ref(), message.payload) {
         Ok(event) if !context.wants(&event) => {
             counted.how = Settled::Filtered;
@@ -223,7 +243,6 @@ async fn process(context: Arc<Context>, message: Message) {
         Ok(event) => event,
         Err(invalid) => {
             tracing::debug!(%invalid, "what came is no event");
-            counted.how = Settled::Failed;
             return;
         }
     };
@@ -236,18 +255,17 @@ async fn process(context: Arc<Context>, message: Message) {
         }
         Err(error) => Err(error),
     };
-    counted.how = match delivered {
-        Ok(()) => Settled::Acknowledged,
-        Err(problem) => {
-            tracing::debug!(problem, "an event is lost");
-            Settled::Failed
-        }
-    };
+    match delivered {
+        Ok(()) => counted.how = Settled::Acknowledged,
+        Err(problem) => tracing::debug!(problem, "an event is lost"),
+    }
 }
 
-/// The one attempt, and the reply.
+/// The one attempt, and the reply. An event that waits for its turn does so in a drain, too: it cannot go back.
 async fn deliver(context: &Context, event: &Event) -> Result<(), String> {
-    context.paced().await.map_err(|_| "the sidecar ends".to_owned())?;
+    if let Some(limiter) = &context.options.limiter {
+        limiter.turn().await;
+    }
     let Answered { answer, content } = match context.attempt(event).await {
         Attempt::Answered(answered) => answered,
         Attempt::Unreachable(why) => {

@@ -69,7 +69,8 @@ impl InHand {
         self.info.number
     }
 
-    /// It is tried again without having gone back: as if it had been delivered once more.
+    /// It is taken up again without having gone back: as if it had been delivered once more, so that what is on record
+    /// of it is read.
     pub fn stays_in_hand(&mut self) {
         self.info.deliveries = self.info.deliveries.saturating_add(1);
     }

@@ -152,7 +152,8 @@ async fn work(
         let reports = report::run(&context.client, &context.config.handler, context.availability.subscribe());
         tokio::select! {
             () = serve(context.clone(), members, health.clone(), link) => {}
-            () = members.run(&context.client, &context.drain) => {}
+            // Where nothing is shared out, nobody needs to know of the others.
+            () = members.run(&context.client, &context.drain), if context.shares() => {}
             () = reports => {}
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use tidegate_broker_client::contract::Sidecar;
+use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
 use tokio::time::{Instant, timeout_at};
@@ -173,9 +173,11 @@ impl Context {
     ///
     /// # Errors
     /// The sidecar ends first.
-    pub async fn paced(&self) -> Result<(), Duration> {
+    async fn paced(&self) -> Result<(), Duration> {
         let Some(limiter) = &self.options.limiter else { return Ok(()) };
         tokio::select! {
+            // Who has its turn takes it, drain or not.
+            biased;
             () = limiter.turn() => Ok(()),
             () = self.drain.begun() => Err(Duration::ZERO),
         }
@@ -257,6 +259,11 @@ impl Context {
             Some(outlet) => reply::publish(outlet, &self.config.handler_uid, event, content, patience).await,
             None => Ok(()),
         }
+    }
+
+    /// Whether the sidecars of the handler share something out among themselves: its lanes, or its rate.
+    pub fn shares(&self) -> bool {
+        self.options.limiter.is_some() || matches!(self.config.delivery.order, Order::Key { .. })
     }
 
     /// Whether the event is for this handler.

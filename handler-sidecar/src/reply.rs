@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::{Event, Mode, http as binding, media_type};
 
-use crate::deliver::{Content, Incomplete};
+use crate::deliver::{Content, TooLong};
 use crate::outlet::{Error, Outlet};
 
 /// The largest response that is read for a reply, in bytes of its body.
@@ -40,8 +40,7 @@ pub fn find(content: Content) -> Reply {
     };
     let body = match body {
         Ok(body) => body,
-        Err(Incomplete::TooLong) => return Reply::Invalid(format!("the body is longer than {LIMIT} bytes")),
-        Err(broken) => return Reply::Invalid(broken.to_string()),
+        Err(TooLong) => return Reply::Invalid(format!("the body is longer than {LIMIT} bytes")),
     };
     match binding::decode(&headers, body) {
         Ok((Mode::Batched, _)) => Reply::Invalid("the response is a batch of events: send one".to_owned()),
@@ -96,9 +95,9 @@ mod tests {
         Content::Kept { headers, body: Ok(Bytes::from_static(body.as_bytes())) }
     }
 
-    fn without_body(why: Incomplete) -> Content {
+    fn without_body() -> Content {
         let Content::Kept { headers, .. } = response(&CE, "") else { panic!("kept") };
-        Content::Kept { headers, body: Err(why) }
+        Content::Kept { headers, body: Err(TooLong) }
     }
 
     const CE: [(&str, &str); 4] =
@@ -135,8 +134,7 @@ mod tests {
             (response(&[("content-type", "application/cloudevents+json")], "{"), "not a CloudEvent in JSON"),
             (response(&[("content-type", "application/cloudevents-batch+json")], "[]"), "a batch of events"),
             (response(&[("content-type", "application/cloudevents+avro")], ""), "not supported"),
-            (without_body(Incomplete::TooLong), "longer than 1048576 bytes"),
-            (without_body(Incomplete::Broken("reset".into())), "incomplete: reset"),
+            (without_body(), "longer than 1048576 bytes"),
         ] {
             let Reply::Invalid(problem) = find(content) else { panic!("{expected}") };
             assert!(problem.contains(expected), "{problem}");

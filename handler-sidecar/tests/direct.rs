@@ -7,11 +7,11 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tidegate_broker_client::contract::{Filter, Routing, Sidecar};
+use tidegate_broker_client::contract::{Filter, Rate, Routing, Sidecar};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use support::{Container, Running, config, eventually, free_port};
 
@@ -127,15 +127,21 @@ async fn a_handler_that_is_down_leaves_its_events_to_the_others() {
     twin.delivery.port = up.port;
     let sidecars = [Running::ready(config).await, Running::ready(twin).await];
     drop(down);
-    // The first one that finds nobody there is lost.
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(2) {
-        publish(&broker, "probe", "t").await;
+    // The first one that finds nobody there is lost; then none is any more.
+    let mut came = 0;
+    for probe in 0..200 {
+        let id = format!("probe-{probe}");
+        publish(&broker, &id, "t").await;
         sleep(Duration::from_millis(50)).await;
+        came = if up.ids().contains(&id) { came + 1 } else { 0 };
+        if came == 10 {
+            break;
+        }
     }
-    let before = up.count();
+    assert_eq!(came, 10, "the group is left");
     publish_all(&broker, 100).await;
-    eventually("all came to the other one", async || up.count() == before + 100).await;
+    let events = || up.ids().iter().filter(|id| !id.starts_with("probe")).count();
+    eventually("all came to the other one", async || events() == 100).await;
     for sidecar in sidecars {
         sidecar.terminate().await;
     }
@@ -155,4 +161,16 @@ async fn a_drain_finishes_what_has_come() {
     publish(&broker, "later", "t").await;
     sleep(Duration::from_millis(200)).await;
     assert_eq!(container.count(), 20);
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_waits_for_its_turn() {
+    let (broker, container) = (TestBroker::start_direct().await, Container::start().await);
+    let mut config = direct(&broker, "billing", container.port).await;
+    config.delivery.rate = Some(Rate { events: 5, per: Duration::from_secs(1) });
+    let sidecar = Running::ready(config).await;
+    publish_all(&broker, 10).await;
+    eventually("the first came", async || container.count() >= 1).await;
+    sidecar.terminate().await;
+    assert_eq!(container.count(), 10, "none can go back, so none is given up");
 }

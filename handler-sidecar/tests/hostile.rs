@@ -7,10 +7,12 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use support::ingress::Ingress;
 use support::{
     Container, HANDLER, Hostile, Misdeed, Process, Running, all_settled, config, dead_letters, eventually, header,
     publish, publish_all,
 };
+use tidegate_broker_client::contract::{Format, Sidecar};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
@@ -20,11 +22,19 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 
 /// One event to such a container: how many requests it saw, and the reason, status and error of the dead letter.
 async fn meet(misdeed: Misdeed) -> (usize, Option<[String; 3]>) {
+    meet_as(misdeed, |_| ()).await
+}
+
+/// The same with a handler that asks for more.
+async fn meet_as(misdeed: Misdeed, change: impl FnOnce(&mut Sidecar)) -> (usize, Option<[String; 3]>) {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let container = Hostile::start(misdeed).await;
+    let container = Hostile::start(misdeed.clone()).await;
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
-    config.delivery.timeout = Duration::from_millis(400);
+    if let Misdeed::Sleeps = misdeed {
+        config.delivery.timeout = Duration::from_millis(400);
+    }
+    change(&mut config);
     let _sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
     all_settled(&broker).await;
@@ -50,6 +60,26 @@ async fn what_is_no_answer_is_an_attempt() {
         assert_eq!((requests, reason.as_str(), status.as_str()), (3, "attempts-used-up", ""), "{misdeed:?}");
         assert!(error.contains(expected), "{misdeed:?}: {error}");
     }
+}
+
+/// Where a 2xx may say more than that, one whose body breaks off says nothing.
+#[tokio::test]
+async fn half_of_an_answer_that_matters_is_an_attempt() {
+    let says = |headers: &'static str| Misdeed::Says(headers);
+    let failed = says("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{\"failed\":[");
+    let batch = Format::Batch { max_events: 5, max_wait: Duration::from_millis(10) };
+    let of_batch = meet_as(failed, |config| config.delivery.format = batch).await;
+    let ingress = Ingress::start().await;
+    let reply = says(
+        "HTTP/1.1 200 OK\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-type: t\r\nce-source: /s\r\ncontent-length: 9\r\n\r\nhalf",
+    );
+    let of_reply = meet_as(reply, |config| config.reply = Some(ingress.outlet())).await;
+    for (requests, letter) in [of_batch, of_reply] {
+        let [reason, status, error] = letter.unwrap();
+        assert_eq!((requests, reason.as_str(), status.as_str()), (3, "attempts-used-up", ""));
+        assert!(error.contains("the body of a 200 is incomplete"), "{error}");
+    }
+    assert!(ingress.came().is_empty());
 }
 
 #[tokio::test]

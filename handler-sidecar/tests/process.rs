@@ -59,7 +59,8 @@ async fn another_takes_over_from_one_that_was_killed() {
     let received: BTreeSet<_> = container.ids().into_iter().collect();
     assert_eq!(received, ids.into_iter().collect());
     let twice = container.count() - 300;
-    assert!(twice <= 16, "more than what was in flight came twice: {twice}");
+    // What was in flight, and what had been answered while its acknowledgement was still to be written.
+    assert!(twice <= 2 * usize::from(config.delivery.concurrency), "{twice} came twice");
 }
 
 #[test]

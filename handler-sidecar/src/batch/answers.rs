@@ -98,7 +98,7 @@ fn listed(content: Content) -> Result<Option<Value>, String> {
         Content::Ignored => return Ok(None),
         Content::Kept { headers, body } => (headers, body),
     };
-    match body.map_err(|incomplete| incomplete.to_string()).and_then(|body| object(&body)) {
+    match body.map_err(|too_long| too_long.to_string()).and_then(|body| object(&body)) {
         Ok(found) => Ok(found),
         // What is no JSON is an error only where it is said to be.
         Err(problem) if says_json(&headers) => Err(problem),
@@ -127,7 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::deliver::Incomplete;
+    use crate::deliver::TooLong;
 
     fn events() -> Vec<Event> {
         [("/a", "1"), ("/a", "2"), ("/b", "1")]
@@ -136,7 +136,7 @@ mod tests {
             .collect()
     }
 
-    fn content(content_type: &str, body: Result<&str, Incomplete>) -> Content {
+    fn content(content_type: &str, body: Result<&str, TooLong>) -> Content {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
         Content::Kept { headers, body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())) }
@@ -189,8 +189,8 @@ mod tests {
         ] {
             assert_eq!(codes(200, content(JSON, Ok(body))), [500; 3], "{body}");
         }
-        assert_eq!(codes(200, content(JSON, Err(Incomplete::TooLong))), [500; 3]);
-        assert_eq!(codes(200, content("text/html", Err(Incomplete::TooLong))), [200; 3]);
+        assert_eq!(codes(200, content(JSON, Err(TooLong))), [500; 3]);
+        assert_eq!(codes(200, content("text/html", Err(TooLong))), [200; 3]);
         assert_eq!(codes(200, content("text/plain", Ok("done"))), [200; 3]);
     }
 

@@ -222,7 +222,13 @@ impl Lane {
                 stored.stays_in_hand();
                 Input::Again(id, now + millis(wait))
             }
-            Verdict::GiveBack(wait) => Input::Again(id, now + millis(wait.max(SHORTEST_WAIT))),
+            Verdict::GiveBack(wait) => {
+                // Why it waits is on record, as with an attempt; what only lost its turn left no trace.
+                if !wait.is_zero() {
+                    stored.stays_in_hand();
+                }
+                Input::Again(id, now + millis(wait.max(SHORTEST_WAIT)))
+            }
         };
         event.stored = Some(stored);
         self.input(input);

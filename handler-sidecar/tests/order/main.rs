@@ -142,7 +142,7 @@ async fn growing_and_shrinking_loses_and_repeats_nothing() {
         sleep(run.time / 4).await;
     }
     publishing.await.unwrap();
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + LIMIT;
     while recorder.handled() < run.keys * run.events && Instant::now() < end {
         sleep(Duration::from_millis(50)).await;
     }

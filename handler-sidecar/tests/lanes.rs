@@ -1,0 +1,105 @@
+//! `order: Key` on one sidecar: what of a lane is its own, beside order ([`order`](../order/main.rs)).
+
+#![allow(clippy::unwrap_used)] // test code
+
+mod support;
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures::StreamExt as _;
+use tidegate_broker_admin::consumers::{self, Start};
+use tidegate_broker_client::contract::{Order, Rate, Sidecar};
+use tidegate_broker_client::{connect, identity, layout};
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::TestBroker;
+use tokio::time::{sleep, timeout};
+
+use support::{Container, HANDLER, Running, config, dead_letters, eventually, header, publish, store};
+
+const ACK_WAIT: Duration = Duration::from_secs(3);
+
+/// A handler with one lane.
+async fn ordered(broker: &TestBroker, port: u16) -> Sidecar {
+    let order = Order::Key { lanes: 1 };
+    let handler = consumers::Handler {
+        name: HANDLER.to_owned(),
+        uid: format!("uid-{HANDLER}"),
+        replicas: 1,
+        ack_wait: ACK_WAIT,
+        max_ack_pending: 1000,
+        max_waiting: 64,
+        types: Vec::new(),
+        start: Start::Earliest,
+        order,
+    };
+    let identity = broker.handler_with(handler).await;
+    let mut config = config(broker, identity, port, ACK_WAIT);
+    config.delivery.order = order;
+    config
+}
+
+#[tokio::test]
+async fn an_event_whose_dead_letter_is_stored_late_is_not_tried_again() {
+    let broker = TestBroker::start().await;
+    let context = jetstream::new(broker.operator());
+    let stream = context.get_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    let settings = stream.cached_info().config.clone();
+    context.delete_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    let container = Container::answering(|_| (422, Duration::ZERO)).await;
+    let sidecar = Running::ready(ordered(&broker, container.port).await).await;
+    publish(&broker, "1").await;
+    eventually("it is refused", async || container.count() == 1).await;
+    // Longer than all tries to store the letter: now the event waits to be taken up again.
+    sleep(Duration::from_secs(6)).await;
+    context.create_stream(settings).await.unwrap();
+    for _ in 0..120 {
+        if !dead_letters(&broker).await.is_empty() {
+            break;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+    let letters = dead_letters(&broker).await;
+    assert_eq!((letters.len(), container.count()), (1, 1), "the handler refused it once");
+    assert_eq!(header(&letters[0], "Tidegate-Attempts"), "1");
+    sidecar.terminate().await;
+}
+
+/// More bytes than are to be in hand, though fewer events than a pull asks for.
+#[tokio::test]
+async fn large_events_come_in_order() {
+    const EVENTS: usize = 24;
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    let config = ordered(&broker, container.port).await;
+    let ids: Vec<_> = (0..EVENTS).map(|id| id.to_string()).collect();
+    for id in &ids {
+        let event = Event::builder(id, "/sensors/1", "temperature").attribute("partitionkey", "a");
+        store(&broker, &event.data("x".repeat(900_000)).build().unwrap(), &[]).await;
+    }
+    let sidecar = Running::ready(config).await;
+    eventually("all came", async || container.count() == EVENTS).await;
+    assert_eq!(container.ids(), ids);
+    sidecar.terminate().await;
+}
+
+/// Each hears of all others once a second, which is worth it only where it changes something.
+#[tokio::test]
+async fn only_who_shares_something_speaks_of_itself() {
+    let limited = Some(Rate { events: 100, per: Duration::from_secs(1) });
+    for (ordering, rate, speaks) in [(false, None, false), (false, limited, true), (true, None, true)] {
+        let (broker, container) = (TestBroker::start().await, Container::start().await);
+        let mut config = match ordering {
+            true => ordered(&broker, container.port).await,
+            false => config(&broker, broker.handler(HANDLER, ACK_WAIT).await, container.port, ACK_WAIT),
+        };
+        config.delivery.rate = rate;
+        let source = identity::folder(config.identity.clone());
+        let listener = connect::connect("test", &broker.servers(), source).await.unwrap();
+        let mut words = listener.subscribe(layout::MEMBER_SUBJECT).await.unwrap();
+        listener.flush().await.unwrap();
+        let sidecar = Running::ready(config).await;
+        let limit = Duration::from_secs(if speaks { 10 } else { 3 });
+        assert_eq!(timeout(limit, words.next()).await.is_ok(), speaks, "ordered: {ordering}, rate: {rate:?}");
+        sidecar.terminate().await;
+    }
+}
