@@ -247,7 +247,7 @@ pub struct EventTopicStatus {
     /// Handlers with a consumer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handlers: Option<i64>,
-    /// The publishers over NATS that have an account.
+    /// The publishers over NATS that have an account or are about to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nats_publishers: Vec<String>,
 }

@@ -6,6 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::authority::certificate_needs_renewal;
@@ -77,7 +81,7 @@ pub fn identity(
     let mut files = present.map(data).unwrap_or_default();
     let is_good = files.get(file::CA) == Some(&authority.ca_certificate)
         && files.get(file::CERTIFICATE).is_some_and(|pem| !certificate_needs_renewal(pem, now))
-        && files.contains_key(file::KEY);
+        && is_pair(&files);
     if !is_good {
         let leaf = authority.leaf(common_name, names, now)?;
         files.insert(file::CA.into(), authority.ca_certificate.clone());
@@ -91,6 +95,14 @@ pub fn identity(
         files.insert(file::USER_SEED.into(), user.seed.clone());
     }
     Ok(files)
+}
+
+/// Whether one can serve with certificate and key: both are readable, and they belong together.
+fn is_pair(files: &Data) -> bool {
+    let (Some(certificate), Some(key)) = (files.get(file::CERTIFICATE), files.get(file::KEY)) else { return false };
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let (Ok(chain), Ok(key)) = (chain, PrivateKeyDer::from_pem_slice(key.as_bytes())) else { return false };
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).is_ok()
 }
 
 #[cfg(test)]
@@ -130,5 +142,20 @@ mod tests {
         let renewed = make(Some(&secret(first.clone())), now + Duration::days(61));
         assert_ne!(renewed[file::CERTIFICATE], first[file::CERTIFICATE]);
         assert_ne!(renewed[file::USER_JWT], first[file::USER_JWT]);
+    }
+
+    #[test]
+    fn a_key_that_is_damaged_or_of_another_certificate_is_replaced_with_its_certificate() {
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::generate("t", now).unwrap();
+        let make = |present: Option<&Secret>| identity(&authority, present, "h", vec![], None, now).unwrap();
+        let (first, other) = (make(None), make(None));
+        for key in ["-", &other[file::KEY]] {
+            let mut damaged = first.clone();
+            damaged.insert(file::KEY.into(), key.into());
+            let mended = make(Some(&secret(damaged)));
+            assert_ne!(mended[file::CERTIFICATE], first[file::CERTIFICATE]);
+            assert_eq!(make(Some(&secret(mended.clone()))), mended);
+        }
     }
 }

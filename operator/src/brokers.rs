@@ -15,6 +15,8 @@ use tidegate_broker_client::connect;
 use tidegate_broker_client::identity::{Identity, Source, Unreadable};
 use tidegate_broker_client::layout::BROKER_PORT;
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Error;
 use crate::names;
@@ -32,7 +34,6 @@ pub struct TopicKey {
 }
 
 /// A topic's broker, reached.
-#[derive(Clone)]
 pub struct Broker {
     /// The topic's account, with JetStream.
     pub js: jetstream::Context,
@@ -40,12 +41,34 @@ pub struct Broker {
     pub system: System,
     client: async_nats::Client,
     root: [u8; 32],
+    /// Ends with the connection that it listens on: its subscription would keep that alive.
+    listening: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 impl Broker {
     /// The topic's account, as a plain client.
     pub fn client(&self) -> &async_nats::Client {
         &self.client
+    }
+
+    /// Starts what listens on this connection, if it does not run; it ends when the operator forgets the broker.
+    pub fn listen(&self, start: impl FnOnce() -> JoinHandle<()>) {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if listening.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
+            *listening = Some(AbortOnDropHandle::new(start()));
+        }
+    }
+
+    /// Of connections that are there.
+    fn new(client: async_nats::Client, system: System, root: [u8; 32]) -> Self {
+        let mut js = jetstream::new(client.clone());
+        js.set_timeout(REQUEST_TIMEOUT);
+        Self { js, system, client, root, listening: Mutex::default() }
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn of_test(broker: &tidegate_test_broker::TestBroker) -> Self {
+        Self::new(broker.operator(), broker.system().await, broker.authority().root)
     }
 
     fn is_connected(&self) -> bool {
@@ -108,10 +131,8 @@ async fn connect(topic: &TopicKey, authority: &Authority, replicas: i32) -> Resu
     };
     let system = open(Authority::system_user).await?;
     let client = open(Authority::operator_user).await?;
-    let mut js = jetstream::new(client.clone());
-    js.set_timeout(REQUEST_TIMEOUT);
     let servers = usize::try_from(replicas).unwrap_or(1);
-    Ok(Broker { js, system: System::new(system, servers), client, root: authority.root })
+    Ok(Broker::new(client, System::new(system, servers), authority.root))
 }
 
 fn identity(

@@ -39,7 +39,6 @@ type Pods = HashMap<String, (Option<String>, Instant)>;
 #[derive(Default)]
 pub struct Reports {
     heard: Mutex<HashMap<HandlerKey, Pods>>,
-    listening: Mutex<HashSet<TopicKey>>,
     changed: Mutex<HashSet<HandlerKey>>,
     news: Notify,
 }
@@ -56,22 +55,17 @@ impl Reports {
         }
     }
 
-    /// Listens to the reports of a topic's handlers, as long as its connection lives. Doing so already: fine.
+    /// Listens to the reports of a topic's handlers, as long as the operator knows the broker. Doing so already: fine.
     pub fn listen(self: &Arc<Self>, topic: &TopicKey, broker: &Broker) {
-        if !lock(&self.listening).insert(topic.clone()) {
-            return;
-        }
-        let (reports, topic, client) = (Arc::clone(self), topic.clone(), broker.client().clone());
-        tokio::spawn(async move {
-            if let Ok(mut messages) = client.subscribe(layout::REPORT_SUBJECTS).await {
-                // Its own handle would keep the connection alive after the operator has forgotten the topic.
-                drop(client);
+        broker.listen(|| {
+            let (reports, namespace, client) = (Arc::clone(self), topic.namespace.clone(), broker.client().clone());
+            tokio::spawn(async move {
+                let Ok(mut messages) = client.subscribe(layout::REPORT_SUBJECTS).await else { return };
                 while let Some(message) = messages.next().await {
                     let handler = message.subject.rsplit('.').next().unwrap_or_default();
-                    reports.note((topic.namespace.clone(), handler.to_owned()), &message.payload);
+                    reports.note((namespace.clone(), handler.to_owned()), &message.payload);
                 }
-            }
-            lock(&reports.listening).remove(&topic);
+            })
         });
     }
 
@@ -121,6 +115,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_test_broker::TestBroker;
+
     use super::*;
 
     fn key() -> HandlerKey {
@@ -146,6 +142,33 @@ mod tests {
         assert_eq!(found, Availability { pods: 2, down: 1, why: "503 from all".into() });
         reports.note(key(), &report("b", None));
         assert_eq!((news(), reports.availability(&key()).unwrap().down), (1, 0));
+    }
+
+    /// Says for a while what a pod says, until it is heard.
+    async fn is_heard(reports: &Reports, server: &TestBroker, pod: &str) -> bool {
+        for _ in 0..40 {
+            server.operator().publish("reports.billing", report(pod, None).into()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            if lock(&reports.heard).get(&key()).is_some_and(|pods| pods.contains_key(pod)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn listening_ends_with_the_broker_and_begins_with_the_next_one_of_the_topic() {
+        let server = TestBroker::start_direct().await;
+        let topic = TopicKey { namespace: "shop".into(), name: "orders".into() };
+        let reports = Arc::new(Reports::default());
+        let first = Broker::of_test(&server).await;
+        reports.listen(&topic, &first);
+        assert!(is_heard(&reports, &server, "a").await);
+        drop(first);
+        assert!(!is_heard(&reports, &server, "b").await, "nobody is to listen for a topic that is gone");
+        let second = Broker::of_test(&server).await;
+        reports.listen(&topic, &second);
+        assert!(is_heard(&reports, &server, "c").await);
     }
 
     #[test]

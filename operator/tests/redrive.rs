@@ -29,7 +29,12 @@ impl World {
 
     /// A dead letter as the sidecar writes it.
     async fn letter(&self, handler: &str, id: &str) {
-        let event = Event::builder(id, "/sensors/1", "order.new").attribute("partitionkey", "k").data("{}").build();
+        self.letter_with(handler, id, "{}").await;
+    }
+
+    async fn letter_with(&self, handler: &str, id: &str, data: &str) {
+        let event =
+            Event::builder(id, "/sensors/1", "order.new").attribute("partitionkey", "k").data(data.to_owned()).build();
         let (mut headers, payload) = stored::encode(&event.unwrap());
         for (name, value) in [("Tidegate-Reason", "refused-by-handler"), ("traceparent", "00-a-b-01")] {
             headers.insert(name, value);
@@ -160,6 +165,50 @@ async fn the_rate_is_kept() {
         let took = began.elapsed();
         assert!(took >= Duration::from_millis(least), "{count} at {rate} a second took {took:?}");
     }
+}
+
+/// A changed status brings the next step at once; a step knows nothing of the one before.
+#[tokio::test]
+async fn a_low_rate_is_kept_by_steps_that_follow_at_once() {
+    let world = World::start().await;
+    for id in 0..4 {
+        world.letter(HANDLER, &id.to_string()).await;
+    }
+    let slowly = wanted(json!({"count": 3, "rate": 1}));
+    let (began, mut status) = (Instant::now(), None);
+    while status.as_ref().is_none_or(|status: &RedriveStatus| status.phase == RedrivePhase::Running) {
+        let began = Instant::now();
+        let done = redrive::step(&world.js, &handler(&[]), &slowly, status.as_ref()).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "a step is short: {:?}", began.elapsed());
+        status = Some(done.status);
+    }
+    let took = began.elapsed();
+    assert_eq!(status.unwrap().redriven, 3);
+    assert!(took >= Duration::from_millis(2900), "3 at 1 a second took {took:?}");
+    assert!(took < Duration::from_secs(12), "3 at 1 a second took {took:?}");
+}
+
+/// The topic takes smaller events than when these were stored.
+#[tokio::test]
+async fn what_is_too_large_stays_a_letter_and_the_next_one_is_redriven() {
+    let world = World::start().await;
+    for (id, size) in [("1", 1), ("large", 20_000), ("3", 1)] {
+        world.letter_with(HANDLER, id, &format!("\"{}\"", "x".repeat(size))).await;
+    }
+    let mut config = world.stream("events").await.cached_info().config.clone();
+    config.max_message_size = 10_000;
+    world.js.update_stream(config).await.unwrap();
+    let first = redrive::step(&world.js, &handler(&[]), &wanted(json!({"rate": 2})), None).await.unwrap();
+    assert_eq!((first.status.phase, first.status.redriven), (RedrivePhase::Running, 1));
+    assert!(first.refused.unwrap().contains("number 2"), "an Event tells of it");
+    let status = world.redrive(&wanted(json!({"rate": 2})), Some(first.status)).await;
+    assert_eq!((status.phase, status.examined, status.redriven), (RedrivePhase::Done, 3, 2));
+    let message = status.message.unwrap();
+    assert!(message.starts_with("what is larger than the topic takes stays a dead letter: the last is number 2"));
+    assert_eq!(
+        (world.ids("events").await, world.ids("dead-letters").await.join(" ")),
+        (vec!["1".into(), "3".into()], "large".into())
+    );
 }
 
 /// A letter of a type that the handler no longer gets would become an event that nobody reads.

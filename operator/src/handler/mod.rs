@@ -123,7 +123,11 @@ async fn redrive(
     let broker = subscribe::broker(context, owner, handler, topic).await?;
     let types = handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
     let letters_of = redrive::Handler { name: &owner.name, uid: &owner.reference.uid, types };
-    redrive::step(&broker.js, &letters_of, wanted, before).await.map(Some)
+    let progress = redrive::step(&broker.js, &letters_of, wanted, before).await?;
+    if let Some(refused) = &progress.refused {
+        report::event(context, handler, EventType::Warning, "DeadLetterRefused", refused).await;
+    }
+    Ok(Some(progress))
 }
 
 /// Whether there are pods of an older template, those included that are on their way out (they still deliver what they

@@ -3,12 +3,17 @@
 //! In steps of about a second, so that a redrive of any length holds nobody up and its progress is seen; where it is
 //! is kept in the status alone, so that another operator goes on from there. A letter becomes an event on a subject
 //! that only this handler's consumers read; the broker confirms it before the letter is removed. A crash between
-//! the two publishes it again, which the broker recognises by its message id.
+//! the two publishes it again, which the broker recognises by its message id. What the broker will never take stays a
+//! letter, which the status and an Event tell, and the next one is looked at.
+
+mod pace;
+mod refusal;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self};
@@ -19,11 +24,14 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use pace::Pace;
 
 /// A step ends after this long, and the status tells how far it came.
 const STEP: Duration = Duration::from_secs(1);
 /// After an error of the broker.
 const LATER: Duration = Duration::from_secs(3);
+/// How the message begins that outlives its step.
+const REFUSED: &str = "what is larger than the topic takes stays a dead letter";
 
 /// Which letters are meant.
 struct Selection {
@@ -38,6 +46,8 @@ pub struct Progress {
     pub status: RedriveStatus,
     /// When to go on; `None`: there is nothing left to do, or a change of something else comes first.
     pub again: Option<Duration>,
+    /// What the broker refused for ever in this step, in words.
+    pub refused: Option<String>,
 }
 
 /// A redrive that does not begin yet, because pods of an older template are still there.
@@ -45,7 +55,7 @@ pub fn waiting(wanted: &Redrive, before: Option<&RedriveStatus>) -> Progress {
     let known = before.filter(|before| before.request == wanted.request).cloned();
     let message = Some("waits until all pods are of the present template".to_owned());
     let status = known.unwrap_or_else(|| RedriveStatus { message, ..begun(wanted) });
-    Progress { status, again: None }
+    Progress { status, again: None, refused: None }
 }
 
 /// Whose dead letters they are.
@@ -71,9 +81,12 @@ pub async fn step(
     let stream = js.get_stream(layout::DEAD_LETTER_STREAM).await.map_err(broker)?;
     let mut status = match before.filter(|before| before.request == wanted.request) {
         Some(before) if before.phase != RedrivePhase::Running => {
-            return Ok(Progress { status: before.clone(), again: None });
+            return Ok(Progress { status: before.clone(), again: None, refused: None });
         }
-        Some(before) => RedriveStatus { message: None, ..before.clone() },
+        Some(before) => {
+            let message = before.message.clone().filter(|message| message.starts_with(REFUSED));
+            RedriveStatus { message, ..before.clone() }
+        }
         None => begun(wanted),
     };
     // What becomes a dead letter from here on is not redriven, or one that fails again would be without an end.
@@ -83,16 +96,16 @@ pub async fn step(
         Err(message) => {
             status.phase = RedrivePhase::Failed;
             status.message = Some(message);
-            return Ok(Progress { status, again: None });
+            return Ok(Progress { status, again: None, refused: None });
         }
     };
-    let run = Run { js, stream: &stream, handler, wanted, selection };
+    let mut run = Run { js, stream: &stream, handler, wanted, selection, pace: Pace::new(wanted.rate), refused: None };
     let again = run.until(&mut status, Instant::now() + STEP).await.unwrap_or_else(|error| {
         // What was done is done, and counted.
         status.message = Some(error.to_string());
         Some(LATER)
     });
-    Ok(Progress { status, again })
+    Ok(Progress { status, again, refused: run.refused })
 }
 
 impl Selection {
@@ -125,34 +138,28 @@ struct Run<'a> {
     handler: &'a Handler<'a>,
     wanted: &'a Redrive,
     selection: Selection,
+    pace: Pace,
+    refused: Option<String>,
 }
 
 impl Run<'_> {
-    /// Redrives until the end; when to go on, if there is more to do.
-    async fn until(&self, status: &mut RedriveStatus, end: Instant) -> Result<Option<Duration>, Error> {
-        // As many a second as were asked for, evenly.
-        let pace = Duration::from_secs(1) / u32::try_from(self.wanted.rate).unwrap_or(1).max(1);
-        let mut next_at = Instant::now();
+    /// Redrives until the end, and as long as one copy may have to wait (a second at most): else a redrive of one event
+    /// a second would never get to its first. When to go on, if there is more to do.
+    async fn until(&mut self, status: &mut RedriveStatus, end: Instant) -> Result<Option<Duration>, Error> {
         loop {
             let enough = self.wanted.count.is_some_and(|count| status.redriven >= count);
-            let redriven = status.redriven;
             if enough || !self.one(status).await? {
                 status.phase = RedrivePhase::Done;
                 return Ok(None);
             }
-            if status.redriven > redriven {
-                next_at += pace;
+            if Instant::now() >= end {
+                return Ok(Some(Duration::ZERO));
             }
-            let now = Instant::now();
-            if next_at.max(now) >= end {
-                return Ok(Some(next_at.saturating_duration_since(now)));
-            }
-            tokio::time::sleep_until(next_at).await;
         }
     }
 
     /// Looks at the next letter; `false`: there is none left.
-    async fn one(&self, status: &mut RedriveStatus) -> Result<bool, Error> {
+    async fn one(&mut self, status: &mut RedriveStatus) -> Result<bool, Error> {
         let from = u64::try_from(status.position).unwrap_or(0) + 1;
         let subject = layout::dead_letter_subject(self.handler.name);
         let letter = match self.stream.get_first_raw_message_by_subject(&subject, from).await {
@@ -175,13 +182,29 @@ impl Run<'_> {
                 .payload(letter.payload.clone())
                 .message_id(format!("redrive:{}:{}", self.handler.uid, letter.sequence))
                 .expected_stream(layout::EVENT_STREAM);
-            self.js.send_publish(subject, message).await.map_err(broker)?.await.map_err(broker)?;
-            self.stream.delete_message(letter.sequence).await.map_err(broker)?;
-            status.redriven += 1;
+            self.pace.turn().await;
+            match self.publish(subject, message).await {
+                Ok(()) => {
+                    self.stream.delete_message(letter.sequence).await.map_err(broker)?;
+                    status.redriven += 1;
+                }
+                Err(error) if refusal::is_final(&error) => {
+                    let told = format!("{REFUSED}: the last is number {} ({error})", letter.sequence);
+                    tracing::warn!(handler = self.handler.name, "redrive: {told}");
+                    status.message = Some(told.clone());
+                    self.refused = Some(told);
+                }
+                Err(error) => return Err(broker(error)),
+            }
         }
         status.examined += 1;
         status.position = signed(letter.sequence);
         Ok(true)
+    }
+
+    /// Publishes a copy, until the broker has confirmed it.
+    async fn publish(&self, subject: String, message: PublishMessage) -> Result<(), PublishError> {
+        self.js.send_publish(subject, message).await?.await.map(drop)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::pods;
 use crate::topic::observe::Observed;
-use crate::topic::publishers;
+use crate::topic::publishers::{self, Publishers};
 use crate::topic::settings::Settings;
 
 /// How far the broker's inside is.
@@ -31,8 +31,8 @@ pub enum Inside {
     Ready {
         /// What is stored; `None` on a Direct topic.
         stored: Option<Box<Stored>>,
-        /// The publishers over NATS that have an account.
-        publishers: Vec<String>,
+        /// The publishers over NATS.
+        publishers: Publishers,
     },
 }
 
@@ -87,7 +87,7 @@ async fn inside(
             Some(Box::new(Stored { events, dead_letters, handlers }))
         }
     };
-    let publishers = publishers::ensure(&context.client, owner, topic, authority, &broker).await?;
+    let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
     Ok(Inside::Ready { stored, publishers })
 }
 

@@ -3,7 +3,7 @@
 mod broker;
 pub mod desired;
 mod observe;
-mod publishers;
+pub mod publishers;
 pub mod settings;
 mod status;
 
@@ -23,6 +23,7 @@ use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::report;
+use crate::topic::broker::Inside;
 use crate::topic::desired::{Children, Input};
 use crate::topic::observe::{Observed, observe};
 use crate::topic::settings::Settings;
@@ -31,6 +32,8 @@ use crate::topic::settings::Settings;
 const RESYNC: Duration = Duration::from_secs(600);
 /// While the broker is on its way. Pod changes are watched; this is for what is not.
 const WAITING: Duration = Duration::from_secs(3);
+/// While all is there but for a publisher over NATS, of which a person may have to mend something.
+const TROUBLED: Duration = Duration::from_secs(30);
 
 /// Brings one topic nearer to its specification and says in its status how near it is.
 ///
@@ -83,7 +86,12 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
     let statefulset = apply_all(desired::children(&input)?, owner, context).await?;
     let broker = broker::ensure(context, owner, topic, &settings, &authority, &observed).await;
     let is_ready = status::write(context, topic, owner, &statefulset, &observed, &broker).await?;
-    Ok(Action::requeue(if is_ready { RESYNC } else { WAITING }))
+    let again = match &broker {
+        Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
+        _ if is_ready => RESYNC,
+        _ => WAITING,
+    };
+    Ok(Action::requeue(again))
 }
 
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.

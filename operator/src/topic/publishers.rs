@@ -1,65 +1,112 @@
 //! Workloads that publish over NATS: for each an account on the broker, and a Secret with what it takes to use it.
 //!
-//! The account first, so that a Secret that can be mounted also works.
+//! The account first, so that a Secret that can be mounted also works. And before an account its name in the status, so
+//! that it is known to whoever has to remove it. What fails for one publisher is no reason for the topic, or for
+//! another publisher, not to work.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::DeleteParams;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::push::System;
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
+use tidegate_crds::topic::EventTopicStatus;
 use time::OffsetDateTime;
 
 use crate::apply::{Child, apply};
 use crate::authority;
-use crate::brokers::Broker;
-use crate::context::Owner;
+use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::report;
+use crate::status::patch;
 use crate::topic::desired::{child, encoded};
 
+/// The publishers as they are now.
+#[derive(Debug, Default)]
+pub struct Publishers {
+    /// Who has an account, or may have one.
+    pub names: Vec<String>,
+    /// What was not done, and why.
+    pub troubles: Vec<String>,
+}
+
 /// Makes accounts and Secrets be as the topic wants them, and removes those of publishers it no longer names.
-/// Returns who has an account.
 ///
 /// # Errors
-/// The broker or the API server is away or refuses.
+/// The API server did not take down who is about to have an account, so nothing was done.
 pub async fn ensure(
-    client: &Client,
+    context: &Context,
     owner: &Owner,
     topic: &EventTopic,
     authority: &Authority,
-    broker: &Broker,
-) -> Result<Vec<String>, Error> {
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &owner.namespace);
-    let now = OffsetDateTime::now_utc();
-    for name in &topic.spec.nats_publishers {
-        broker.system.ensure(&authority.publisher_account(name, now)?).await?;
-        let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
-        let secret = secret(owner, authority, name, present.as_ref(), now)?;
-        apply(client, &owner.namespace, &owner.reference, &secret).await?;
-    }
-    // Whose account there is was written down when it was made.
-    let mut present = topic.spec.nats_publishers.clone();
-    let before = topic.status.iter().flat_map(|status| &status.nats_publishers);
-    for name in before.filter(|name| !topic.spec.nats_publishers.contains(name)) {
-        remove(&secrets, owner, &names::publisher(&owner.name, name)).await?;
-        // Removing needs all brokers; a topic that works is not to be called broken because one is away.
-        if let Err(error) = broker.system.remove_publisher(authority, name).await {
-            tracing::warn!(topic = owner.name, publisher = name, %error, "not removed yet");
-            present.push(name.clone());
+    system: &System,
+) -> Result<Publishers, Error> {
+    let wanted = &topic.spec.nats_publishers;
+    let before = topic.status.as_ref().map(|status| status.nats_publishers.as_slice()).unwrap_or_default();
+    take_down(context, owner, topic, before).await?;
+    let mut found = Publishers { names: wanted.clone(), ..Publishers::default() };
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
+    for name in wanted {
+        if let Err(error) = make(context, owner, &secrets, authority, system, name).await {
+            report::failed(context, topic, &error).await;
+            found.troubles.push(format!("NATS publisher {name}: {error}"));
         }
     }
-    Ok(present)
+    for name in before.iter().filter(|name| !wanted.contains(name)) {
+        if let Err(error) = remove(owner, &secrets, authority, system, name).await {
+            tracing::warn!(topic = owner.name, publisher = name, %error, "not removed yet");
+            found.names.push(name.clone());
+            found.troubles.push(format!("NATS publisher {name} is not removed yet: {error}"));
+        }
+    }
+    Ok(found)
 }
 
-async fn remove(secrets: &Api<Secret>, owner: &Owner, name: &str) -> Result<(), Error> {
-    let Some(secret) = secrets.get_opt(name).await? else { return Ok(()) };
-    if secret.owner_references().iter().any(|reference| reference.uid == owner.reference.uid) {
-        secrets.delete(name, &DeleteParams::default()).await?;
+/// An operator that ends between an account and the status that tells of it would leave one that nobody removes.
+async fn take_down(context: &Context, owner: &Owner, topic: &EventTopic, before: &[String]) -> Result<(), Error> {
+    let new = topic.spec.nats_publishers.iter().filter(|name| !before.contains(name));
+    let nats_publishers: Vec<String> = before.iter().chain(new).cloned().collect();
+    if nats_publishers.len() == before.len() {
+        return Ok(());
     }
-    Ok(())
+    let status = EventTopicStatus { nats_publishers, ..topic.status.clone().unwrap_or_default() };
+    patch(context, topic, owner, topic.status.as_ref(), &status).await
+}
+
+async fn make(
+    context: &Context,
+    owner: &Owner,
+    secrets: &Api<Secret>,
+    authority: &Authority,
+    system: &System,
+    name: &str,
+) -> Result<(), Error> {
+    let now = OffsetDateTime::now_utc();
+    system.ensure(&authority.publisher_account(name, now)?).await?;
+    let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
+    let secret = secret(owner, authority, name, present.as_ref(), now)?;
+    apply(&context.client, &owner.namespace, &owner.reference, &secret).await.map(drop)
+}
+
+/// Removing an account needs all brokers.
+async fn remove(
+    owner: &Owner,
+    secrets: &Api<Secret>,
+    authority: &Authority,
+    system: &System,
+    name: &str,
+) -> Result<(), Error> {
+    let secret = names::publisher(&owner.name, name);
+    let present = secrets.get_opt(&secret).await?;
+    let is_ours = |secret: &Secret| secret.owner_references().iter().any(|owned| owned.uid == owner.reference.uid);
+    if present.as_ref().is_some_and(is_ours) {
+        secrets.delete(&secret, &DeleteParams::default()).await?;
+    }
+    Ok(system.remove_publisher(authority, name).await?)
 }
 
 /// Everything a NATS client needs: address, subject, certificates, and the user both as two files and in the one that

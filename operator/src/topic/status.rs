@@ -13,6 +13,7 @@ use crate::report;
 use crate::status::{failure_findings, patch, summary};
 use crate::topic::broker::{Inside, Stored};
 use crate::topic::observe::Observed;
+use crate::topic::publishers::Publishers;
 
 /// Writes the status if it changed. Returns whether the topic is ready.
 ///
@@ -84,7 +85,7 @@ fn of(
             status.dead_letters = signed(dead_letters.state.messages);
             status.handlers = i64::try_from(*handlers).ok();
         }
-        status.nats_publishers = publishers.clone();
+        status.nats_publishers = publishers.names.clone();
     }
     status
 }
@@ -109,8 +110,33 @@ fn stream_ready(inside: &Inside) -> Finding {
     match inside {
         Inside::Starting(why) => Finding::new(kind::STREAM_READY, Status::Unknown, "BrokerStarting", why.clone()),
         Inside::Failed(error) => Finding::new(kind::STREAM_READY, Status::False, error.reason(), error.to_string()),
+        // The topic works without its publisher: this tells of it, and is true all the same.
+        Inside::Ready { publishers: Publishers { troubles, .. }, .. } if !troubles.is_empty() => {
+            let more = if troubles.len() > 1 { format!(" ({} in all)", troubles.len()) } else { String::new() };
+            let message = format!("the streams are as configured, but {}{more}", troubles[0]);
+            Finding::new(kind::STREAM_READY, Status::True, "PublisherFailed", message)
+        }
         Inside::Ready { .. } => {
             Finding::new(kind::STREAM_READY, Status::True, "Configured", "the streams are as configured")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_works_without_one_of_its_publishers_and_says_so() {
+        let inside = |troubles: &[&str]| Inside::Ready {
+            stored: None,
+            publishers: Publishers {
+                troubles: troubles.iter().map(|&text| text.to_owned()).collect(),
+                ..Default::default()
+            },
+        };
+        let found = stream_ready(&inside(&["NATS publisher a: no", "NATS publisher b: no"]));
+        assert!(found.is_true() && found.message.contains("publisher a: no (2 in all)"), "{}", found.message);
+        assert_eq!(stream_ready(&inside(&[])).reason, "Configured");
     }
 }

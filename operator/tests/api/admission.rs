@@ -1,9 +1,18 @@
 //! The admission webhook, asked by the API server over TLS.
 
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::Status;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::{Value, json};
 use tidegate_crds::EventHandler;
 use tidegate_operator::admission;
@@ -77,6 +86,22 @@ impl Webhook {
         }
     }
 
+    /// The authority by which the API server knows the webhook.
+    async fn bundle(&self) -> ByteString {
+        let found = self.configurations().get(&self.space.name).await.unwrap();
+        found.webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap_or_default()
+    }
+
+    /// Waits for a pod at this port that the API server would believe.
+    async fn serves_at(&self, port: u16) {
+        let name = format!("{0}.{0}.svc", self.space.name);
+        eventually("a handshake", async || {
+            let (bundle, name) = (self.bundle().await, name.clone());
+            tokio::task::spawn_blocking(move || handshake(port, &bundle.0, name).ok()).await.unwrap()
+        })
+        .await;
+    }
+
     async fn refuses(&self) -> Box<Status> {
         let wrong = json!({"filter": {"expression": WRONG}});
         eventually("the API server asks", async || self.says(wrong.clone()).await.err()).await
@@ -88,6 +113,21 @@ impl Drop for Webhook {
         let (configurations, name) = (self.configurations(), self.space.name.clone());
         tokio::spawn(async move { configurations.delete(&name, &DeleteParams::default()).await });
     }
+}
+
+/// A TLS handshake as the API server does it, with this authority and name.
+fn handshake(port: u16, ca: &[u8], name: String) -> io::Result<()> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca).map_err(io::Error::other)?).map_err(io::Error::other)?;
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from(name).map_err(io::Error::other)?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream)?;
+    }
+    Ok(())
 }
 
 fn serve(space: &Space, port: u16) -> JoinHandle<std::io::Result<()>> {
@@ -119,22 +159,43 @@ async fn without_an_answer_the_api_server_goes_on() {
 async fn pods_share_a_certificate_and_make_it_again() {
     let webhook = Webhook::start("shared").await;
     let space = &webhook.space;
-    let _second = AbortOnDropHandle::new(serve(space, free_port()));
+    let second = free_port();
+    let _second = AbortOnDropHandle::new(serve(space, second));
     webhook.refuses().await;
     let secrets: Api<Secret> = space.api();
-    let first = secrets.get(&space.name).await.unwrap().data.unwrap();
-    let bundle = async || {
-        let found = webhook.configurations().get(&space.name).await.unwrap();
-        found.webhooks.unwrap()[0].client_config.ca_bundle.clone().unwrap()
-    };
-    assert_eq!(bundle().await, first["ca.crt"]);
+    let authority = async || secrets.get(&space.name).await.unwrap().data.unwrap()["ca.crt"].clone();
+    let first = authority().await;
+    assert_eq!(webhook.bundle().await, first);
+    webhook.serves_at(second).await;
     // The chart's next upgrade leaves what is ours.
     webhook.configure().await;
-    assert_eq!(bundle().await, first["ca.crt"]);
+    assert_eq!(webhook.bundle().await, first);
 
     let damage = json!({"data": {"ca.key": "LQ==", "tls.crt": "LQ=="}});
     secrets.patch(&space.name, &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
+    let third = free_port();
+    let _third = AbortOnDropHandle::new(serve(space, third));
+    eventually("another authority", async || (webhook.bundle().await != first).then_some(())).await;
+    webhook.serves_at(third).await;
+    assert_eq!(webhook.bundle().await, authority().await);
+}
+
+/// Each half is good, but they do not belong together: nobody can serve with them.
+#[tokio::test]
+async fn a_pair_that_does_not_belong_together_is_made_again() {
+    let webhook = Webhook::start("mismatched").await;
+    webhook.refuses().await;
+    let secrets: Api<Secret> = webhook.space.api();
+    let name = &webhook.space.name;
+    let first = secrets.get(name).await.unwrap().data.unwrap();
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let damage = json!({"stringData": {"tls.key": key}});
+    secrets.patch(name, &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
     let port = free_port();
-    let _third = AbortOnDropHandle::new(serve(space, port));
-    eventually("another authority", async || (bundle().await != first["ca.crt"]).then_some(())).await;
+    let restarted = AbortOnDropHandle::new(serve(&webhook.space, port));
+    webhook.serves_at(port).await;
+    assert!(!restarted.is_finished());
+    let mended = secrets.get(name).await.unwrap().data.unwrap();
+    assert_ne!(mended["tls.crt"], first["tls.crt"]);
+    assert_eq!((&mended["ca.crt"], &webhook.bundle().await), (&first["ca.crt"], &first["ca.crt"]));
 }

@@ -14,6 +14,7 @@ mod leader;
 mod support;
 mod topic;
 mod topic_children;
+mod topic_publishers;
 mod topic_trouble;
 mod validation_handler;
 mod validation_topic;

@@ -1,0 +1,43 @@
+//! What the broker will never take: a letter that was stored while the topic took larger events. Pure.
+
+use std::error::Error as _;
+
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::{self, ErrorCode};
+
+/// Whether the broker would refuse this message again, however often it is repeated: it is too large.
+pub fn is_final(error: &PublishError) -> bool {
+    let refusal = || error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    error.kind() == PublishErrorKind::MaxPayloadExceeded || refusal().is_some_and(is_too_large)
+}
+
+/// The codes are nats-server's (errors.json). What the store refuses has one code and differs in its text.
+fn is_too_large(error: &jetstream::Error) -> bool {
+    match error.error_code() {
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => true,
+        ErrorCode::STREAM_STORE_FAILED => error.to_string().starts_with("message too large"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_too_large_is_refused_for_ever() {
+        let table = [
+            (10054, "message size exceeds maximum allowed", true),
+            (10097, "header size exceeds maximum allowed of 64k", true),
+            (10077, "message too large", true),
+            (10077, "maximum bytes exceeded", false),
+            (10077, "no space left on device", false),
+            (10023, "insufficient resources", false),
+            (10060, "expected stream does not match", false),
+        ];
+        for (code, description, is_final) in table {
+            let error = format!(r#"{{"code":503,"err_code":{code},"description":"{description}"}}"#);
+            assert_eq!(is_too_large(&serde_json::from_str(&error).unwrap()), is_final, "{code} {description}");
+        }
+    }
+}
