@@ -40,7 +40,7 @@ pub struct Limits {
     pub idle: Duration,
     /// The silence of a device with MQTT that asks for no keep-alive.
     pub silence: Duration,
-    /// The body of a request.
+    /// The body of a request; over MQTT a packet, from its first bytes to its last.
     pub body: Duration,
     /// Requests in progress; more are answered with 503.
     pub requests: usize,

@@ -8,6 +8,7 @@
 //! arrives, and that must hurt nobody but publishers over NATS (it is back at once).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use futures::stream::FuturesUnordered;
 use http::StatusCode;
 use serde_json::json;
 use tidegate_broker_client::{layout, stored};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::{Intake, Taken};
@@ -26,6 +28,8 @@ use crate::trace;
 
 /// Each request goes to one of the topic's ingresses.
 const GROUP: &str = "ingress";
+/// What the broker may take to hear that this one leaves; without a connection it never does.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// Takes events over NATS.
 pub struct Listener {
@@ -44,21 +48,24 @@ impl Listener {
         Ok(Self { client, requests, intake })
     }
 
-    /// Answers requests until `stop`, then those that have arrived. They are sent to the broker in the order in which
+    /// Answers requests until `stop`, then those that are on their way. They are sent to the broker in the order in which
     /// they came; what is in progress at a time is bounded by admission.
     pub async fn run(self, stop: CancellationToken) {
         let Self { client, mut requests, intake } = self;
         let mut in_flight = FuturesUnordered::new();
-        let mut leaving = false;
+        let mut left_by = None;
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled(), if !leaving => {
-                    leaving = true;
-                    if let Err(error) = requests.unsubscribe().await {
-                        tracing::debug!(%error, "unsubscribe");
+                () = stop.cancelled(), if left_by.is_none() => {
+                    left_by = Some(Instant::now() + LEAVING);
+                    // Most of what the broker sent before it heard of that still comes, and then the end. The client
+                    // library waits for no answer of the broker: a publisher that hears nothing repeats its request.
+                    if let Err(error) = requests.drain().await {
+                        tracing::debug!(%error, "drain");
                     }
                 }
+                () = sleep_until(left_by.unwrap_or_else(Instant::now)), if left_by.is_some() => break,
                 Some(()) = in_flight.next() => {}
                 request = requests.next() => {
                     let Some(request) = request else { break };

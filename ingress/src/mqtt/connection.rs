@@ -132,10 +132,14 @@ impl<'a> Driver<'a> {
 
     /// Reads at most one packet.
     fn read(&mut self, input: &mut BytesMut) -> Vec<Arrival> {
+        let before = self.session.partial();
         let steps = self.session.received(input);
         let partial = self.session.partial();
         if partial == 0 {
             self.deadline = Instant::now() + self.silence;
+        } else if before == 0 {
+            // It takes memory that others wait for.
+            self.deadline = self.deadline.min(Instant::now() + self.intake.limits.body);
         }
         let counted = if partial > FREE { partial } else { 0 };
         match self.room.cover(counted) {
@@ -157,7 +161,9 @@ impl<'a> Driver<'a> {
             return;
         }
         // It could not be heard while too much was in flight.
-        self.deadline = Instant::now() + self.silence;
+        let silence =
+            if self.session.partial() == 0 { self.silence } else { self.silence.min(self.intake.limits.body) };
+        self.deadline = Instant::now() + silence;
         let steps = self.session.settled(packet_id, outcome.as_ref().map(drop));
         self.perform(steps);
     }

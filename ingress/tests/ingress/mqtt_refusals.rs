@@ -1,5 +1,7 @@
 //! What cannot be taken over MQTT is refused with the reason, and nothing of it is stored.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use mqtt_protocol_core::mqtt::Version;
 use mqtt_protocol_core::mqtt::packet::{Packet, Property, Qos, SubEntry, SubOpts, UserProperty, v3_1_1, v5_0};
@@ -193,4 +195,20 @@ async fn large_packets_that_never_end_do_not_fill_the_memory() {
     assert_eq!(small.status, StatusCode::ACCEPTED, "what is left serves others");
     first.write(&bytes[bytes.len() - 1..]).await;
     assert_eq!(first.puback().await.1, 0x97, "it is too large, but it was read");
+}
+
+/// With an hour of silence allowed, half a packet would hold memory for as long.
+#[tokio::test]
+async fn a_packet_that_has_begun_must_end_soon() {
+    let broker = TestBroker::start().await;
+    let ingress = start_with(&broker, Limits { body: Duration::from_millis(500), ..limits() }).await;
+    ingress.until_ready().await;
+    let (mut device, _) = Device::v5(&ingress, 3600).await;
+    let bytes = binary(1, &event("1")).to_continuous_buffer();
+    let (half, rest) = bytes.split_at(bytes.len() / 2);
+    device.write(half).await;
+    device.write(rest).await;
+    assert_eq!(device.puback().await.0, 1, "a packet in two pieces is one");
+    device.write(half).await;
+    device.disconnected().await;
 }
