@@ -5,6 +5,8 @@
 //! account's requests stay in that account. The topic account exports a few services; a guest's imports carry
 //! activation tokens of the topic account for exactly the guest's own subjects.
 
+use std::collections::BTreeSet;
+
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 use tidegate_broker_client::contract::{Order, Routing};
@@ -35,19 +37,36 @@ struct Import {
     subject: String,
     /// Its name in the guest's account, where that must differ.
     local: Option<String>,
+    /// What its user may publish to for it, where that is wider than the subject itself.
+    permission: Option<String>,
 }
 
 impl Import {
     fn service(name: &'static str, subject: String) -> Self {
-        Self { name, kind: "service", subject, local: None }
+        Self { name, kind: "service", subject, local: None, permission: None }
+    }
+
+    /// A service of one consumer: `subject` in the topic account, `local` in the guest's.
+    ///
+    /// The user's permission is for any consumer, because a user JWT is part of the line with which a client
+    /// connects, and the server reads no line of more than 4 KiB: a handler has up to 32 consumers with names of 43
+    /// characters. It allows nothing more: the account has nothing but its imports, and those name the consumer.
+    fn of_consumer(name: &'static str, consumer: &str, subject: fn(&str) -> String, local: fn(&str) -> String) -> Self {
+        let imported = Self { permission: Some(local("*")), ..Self::service(name, subject(consumer)) };
+        let (subject, local) = (subject(consumer), local(consumer));
+        if subject == local { imported } else { imported.known_as(local) }
     }
 
     fn known_as(self, local: String) -> Self {
         Self { local: Some(local), ..self }
     }
 
-    fn local_subject(&self) -> String {
-        self.local.clone().unwrap_or_else(|| self.subject.clone())
+    fn local_subject(&self) -> &str {
+        self.local.as_deref().unwrap_or(&self.subject)
+    }
+
+    fn permission(&self) -> &str {
+        self.permission.as_deref().unwrap_or_else(|| self.local_subject())
     }
 }
 
@@ -71,6 +90,7 @@ impl Handler {
                 kind: "stream",
                 subject: layout::EVENT_SUBJECTS.into(),
                 local: None,
+                permission: None,
             });
             return imports;
         }
@@ -80,13 +100,12 @@ impl Handler {
             Import::service("attempts so far", layout::attempt_read_subject(&self.name, "*")),
         ]);
         for consumer in self.consumers() {
-            imports.push(Import::service("pull", layout::pull_subject(&consumer)));
-            imports.push(Import::service("acknowledge", layout::acknowledge_subjects(&consumer)));
+            let import = |name, subject, local| Import::of_consumer(name, &consumer, subject, local);
+            imports.push(import("pull", layout::pull_subject, layout::pull_subject));
+            imports.push(import("acknowledge", layout::acknowledge_subjects, layout::acknowledge_subjects));
             if self.order != Order::None {
-                let info = Import::service("state of a lane", layout::info_subject(&consumer));
-                imports.push(info.known_as(layout::local_info_subject(&consumer)));
-                let unpin = Import::service("leave a lane", layout::unpin_subject(&consumer));
-                imports.push(unpin.known_as(layout::local_unpin_subject(&consumer)));
+                imports.push(import("state of a lane", layout::info_subject, layout::local_info_subject));
+                imports.push(import("leave a lane", layout::unpin_subject, layout::local_unpin_subject));
             }
         }
         imports
@@ -98,12 +117,10 @@ impl Handler {
         let own = ["_INBOX.>".to_owned(), layout::MEMBER_SUBJECT.to_owned()];
         // Queue groups reach across accounts: only as the group of its own name it takes nobody else's events.
         let queued = |import: &&Import| format!("{} {}", import.local_subject(), self.name);
+        let publish: BTreeSet<&str> =
+            services.iter().map(|import| import.permission()).chain([layout::MEMBER_SUBJECT]).collect();
         Rights {
-            publish: services
-                .iter()
-                .map(|import| import.local_subject())
-                .chain([layout::MEMBER_SUBJECT.into()])
-                .collect(),
+            publish: publish.into_iter().map(str::to_owned).collect(),
             subscribe: streams.iter().map(queued).chain(own).collect(),
             answer: false,
         }
@@ -181,7 +198,7 @@ impl Authority {
     ) -> Result<Account, AuthorityError> {
         let topic = self.topic_key()?;
         let mut signed = Vec::with_capacity(imports.len());
-        for Import { name, kind, subject, local } in imports {
+        for Import { name, kind, subject, local, permission: _ } in imports {
             let token = Claims {
                 subject: key.public_key(),
                 name: (*name).into(),

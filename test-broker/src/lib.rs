@@ -29,6 +29,9 @@ use time::OffsetDateTime;
 use crate::node::Node;
 pub use crate::ports::free_port;
 
+/// Bytes of a message, if a test does not say otherwise.
+const MAX_PAYLOAD: usize = 4 << 20;
+
 /// A running broker of one topic.
 pub struct TestBroker {
     authority: Authority,
@@ -60,17 +63,22 @@ impl TestBroker {
 
     /// Starts a broker with the streams of this topic.
     pub async fn start_with(topic: Topic) -> Self {
-        let broker = Self::start_servers(Routing::Queued, 1).await;
+        Self::start_bounded(topic, MAX_PAYLOAD).await
+    }
+
+    /// The same; no message, the operator's own requests included, may have more than this many bytes.
+    pub async fn start_bounded(topic: Topic, max_payload: usize) -> Self {
+        let broker = Self::start_servers(Routing::Queued, 1, max_payload).await;
         streams::ensure(&jetstream::new(broker.operator()), &topic).await.expect("streams");
         broker
     }
 
     /// Starts a broker of a topic that stores nothing.
     pub async fn start_direct() -> Self {
-        Self::start_servers(Routing::Direct, 1).await
+        Self::start_servers(Routing::Direct, 1, MAX_PAYLOAD).await
     }
 
-    async fn start_servers(routing: Routing, servers: usize) -> Self {
+    async fn start_servers(routing: Routing, servers: usize, max_payload: usize) -> Self {
         // A test binary may start several; the first one installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = OffsetDateTime::now_utc();
@@ -80,7 +88,7 @@ impl TestBroker {
         write_leaf(&folder.path().join("tls"), &authority, &leaf);
         let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
         let mut broker = Self { authority, nodes, operator: None, folder };
-        broker.configure(routing);
+        broker.configure(routing, max_payload);
         for node in &mut broker.nodes {
             node.start().await;
         }
@@ -206,7 +214,7 @@ impl TestBroker {
         folder
     }
 
-    fn configure(&self, routing: Routing) {
+    fn configure(&self, routing: Routing, max_payload: usize) {
         let now = OffsetDateTime::now_utc();
         let system = self.authority.system_account(now).expect("account");
         let topic = self.authority.topic_account(routing, now).expect("account");
@@ -219,7 +227,7 @@ impl TestBroker {
                 data: node.folder.join("data").display().to_string(),
                 tls: self.folder.path().join("tls").display().to_string(),
                 pid_file: None,
-                max_payload: 4 << 20,
+                max_payload,
                 jetstream: (routing == Routing::Queued).then(|| jetstream.clone()),
                 cluster: cluster::routes(&self.nodes, node),
                 operator_jwt: self.authority.operator_jwt(now).expect("operator"),

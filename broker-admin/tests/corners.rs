@@ -1,0 +1,159 @@
+//! Every handler that the schema allows gets in and gets its events: names of 1 to 40 letters, no order or 1 to 32
+//! lanes, none or 16 types of 256 characters, on a topic with the smallest messages.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+use std::time::Duration;
+
+use async_nats::{Client, Message, jetstream};
+use futures::StreamExt as _;
+use tidegate_broker_admin::consumers::{self, Start};
+use tidegate_broker_admin::guests;
+use tidegate_broker_client::contract::{Order, Routing};
+use tidegate_broker_client::{connect, identity, layout};
+use tidegate_test_broker::{TestBroker, topic};
+use time::OffsetDateTime;
+
+/// The smallest `maxEventSize`, and what the operator adds to it.
+const SMALLEST_MESSAGE: i32 = (1 << 10) + (256 << 10);
+/// Half of what a server reads as one line, so that what is added to it later is seen here first.
+const MAX_JWT: usize = 2048;
+
+fn corners() -> Vec<consumers::Handler> {
+    let names = ["a".to_owned(), format!("b{}", "-x".repeat(19) + "z")];
+    let orders = [Order::None, lanes(1), lanes(2), lanes(8), lanes(24), lanes(32)];
+    let types = (0..16).map(|number| format!("t{number:x}.{}", "y".repeat(253))).collect::<Vec<_>>();
+    let mut all = Vec::new();
+    for name in &names {
+        for order in orders {
+            for types in [Vec::new(), types.clone()] {
+                all.push(corner(name, order, types));
+            }
+        }
+    }
+    all
+}
+
+fn lanes(lanes: u16) -> Order {
+    Order::Key { lanes }
+}
+
+fn corner(name: &str, order: Order, types: Vec<String>) -> consumers::Handler {
+    // A handler made again is another one: so is each corner.
+    let uid = format!("{:016x}-{:019x}", number(name, order), types.len());
+    assert_eq!(uid.len(), 36, "as long as a UID is");
+    consumers::Handler {
+        name: name.to_owned(),
+        uid,
+        replicas: 1,
+        ack_wait: Duration::from_secs(30),
+        max_ack_pending: 64,
+        max_waiting: 16,
+        types,
+        start: Start::Earliest,
+        order,
+    }
+}
+
+/// A number for each name and order.
+fn number(name: &str, order: Order) -> usize {
+    name.len() * 100
+        + match order {
+            Order::None => 0,
+            Order::Key { lanes } => usize::from(lanes),
+        }
+}
+
+/// The first event that this consumer has.
+async fn pull(client: &Client, consumer: &str, grouped: bool) -> Message {
+    let inbox = client.new_inbox();
+    let mut replies = client.subscribe(inbox.clone()).await.unwrap();
+    let group = if grouped { format!(r#","group":"{}""#, layout::LANE_GROUP) } else { String::new() };
+    let request = format!(r#"{{"batch":1,"expires":5000000000{group}}}"#);
+    client.publish_with_reply(layout::pull_subject(consumer), inbox, request.into()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), replies.next()).await.expect("an answer").unwrap()
+}
+
+#[tokio::test]
+async fn every_handler_that_the_schema_allows_connects_and_pulls() {
+    let topic = tidegate_broker_admin::streams::Topic { max_message_size: SMALLEST_MESSAGE, ..topic() };
+    let broker = TestBroker::start_bounded(topic, usize::try_from(SMALLEST_MESSAGE).unwrap()).await;
+    let js = jetstream::new(broker.operator());
+    let long = format!("t0.{}", "y".repeat(253));
+    for partition in 0..layout::PARTITIONS {
+        let subject = layout::event_subject(partition, &long);
+        js.publish(subject, "one".into()).await.unwrap().await.unwrap();
+    }
+    for wanted in corners() {
+        let what = format!("{} {:?} {} types", wanted.name, wanted.order, wanted.types.len());
+        let folder = broker.handler_with(wanted.clone()).await;
+        let client = connect::connect("x", &broker.servers(), identity::folder(folder))
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}\n{}", broker.log()));
+        let guest = guests::Handler {
+            name: wanted.name.clone(),
+            uid: wanted.uid.clone(),
+            routing: Routing::Queued,
+            order: wanted.order,
+        };
+        for consumer in guest.consumers() {
+            let ordered = wanted.order != Order::None;
+            let event = pull(&client, &consumer, ordered).await;
+            assert_eq!((event.status, &event.payload[..]), (None, &b"one"[..]), "{what}: {consumer}");
+            client.request(event.reply.unwrap(), "+ACK".into()).await.expect("it is acknowledged");
+            if ordered {
+                let subject = layout::local_info_subject(&consumer);
+                let info = client.request(subject, "".into()).await.expect("its state");
+                assert!(String::from_utf8_lossy(&info.payload).contains(&consumer), "{what}");
+            }
+        }
+        consumers::delete(&js, &wanted.name).await.unwrap();
+        broker.system().await.remove_handler(broker.authority(), &wanted.name, &wanted.uid).await.unwrap();
+    }
+}
+
+/// The JWT of a user is most of the line with which it connects.
+#[tokio::test]
+async fn no_user_grows_with_what_a_handler_asks_for() {
+    let now = OffsetDateTime::now_utc();
+    let authority = tidegate_broker_admin::Authority::generate("test", now).unwrap();
+    for length in [1, 40] {
+        for routing in [Routing::Queued, Routing::Direct] {
+            for order in (1..=32).map(lanes).chain([Order::None]) {
+                let (name, uid) = ("n".repeat(length), "u".repeat(36));
+                let handler = guests::Handler { name: name.clone(), uid, routing, order };
+                let jwt = authority.handler_user(&handler, now).unwrap().jwt;
+                assert!(jwt.len() <= MAX_JWT, "{length} {order:?}: {}", jwt.len());
+            }
+        }
+        assert!(authority.publisher_user(&"p".repeat(length), now).unwrap().jwt.len() <= MAX_JWT);
+    }
+    assert!(authority.ingress_user(now).unwrap().jwt.len() <= MAX_JWT);
+}
+
+/// Its permissions are for any consumer, its account is not.
+#[tokio::test]
+async fn another_handlers_lanes_stay_out_of_reach() {
+    let broker = TestBroker::start().await;
+    let of = |name| corner(name, lanes(2), Vec::new());
+    let folder = broker.handler_with(of("billing")).await;
+    broker.handler_with(of("shipping")).await;
+    let js = jetstream::new(broker.operator());
+    js.publish("events.0.test", "one".into()).await.unwrap().await.unwrap();
+    let client = connect::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let (own, other) = (layout::lane_consumer("billing", 0), layout::lane_consumer("shipping", 0));
+    let mut failures = Vec::new();
+    for subject in [layout::local_info_subject, layout::local_unpin_subject, layout::pull_subject] {
+        let request = async |consumer: &str| {
+            let body = format!(r#"{{"group":"{}","batch":1,"expires":1000000000}}"#, layout::LANE_GROUP);
+            let request = async_nats::Request::new().payload(body.into()).inbox(client.new_inbox());
+            client.send_request(subject(consumer), request).await.is_ok_and(|answer| answer.status.is_none())
+        };
+        if !request(&own).await || request(&other).await {
+            failures.push(subject(&other));
+        }
+    }
+    assert!(failures.is_empty(), "{failures:?}");
+    let shipping = consumers::list(&js).await.unwrap().into_iter().find(|info| info.name == other).unwrap();
+    assert_eq!((shipping.num_pending, shipping.num_ack_pending), (1, 0), "nothing was pulled for another handler");
+}
