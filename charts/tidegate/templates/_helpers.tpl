@@ -42,7 +42,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- define "tidegate.image" -}}
 {{- $root := index . 0 -}}
 {{- $image := index $root.Values.images (index . 1) -}}
-{{- $registry := default $root.Values.images.registry $image.registry -}}
+{{- $ours := ternary "" $root.Values.images.registry (eq (index . 1) "broker") -}}
+{{- $registry := default $ours $image.registry -}}
 {{- $tag := coalesce $image.tag $root.Values.images.tag $root.Chart.AppVersion -}}
 {{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{- $image.repository -}}

@@ -57,8 +57,9 @@ pub struct Delivery {
     #[serde(default = "default_timeout")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h') && duration(self) >= duration('10ms')").message("delivery.timeout must be between 10ms and 1h"))]
     pub timeout: Duration,
-    /// What happens after an attempt that may succeed later: no connection, a timeout, 408, 425, 429 or 5xx.
-    /// Any other answer than 2xx is final: the event becomes a dead letter at once.
+    /// How often and when a failed attempt is repeated. An attempt fails with a timeout, a broken connection, or the
+    /// answer 408, 425, 429 or 5xx. Any other answer than 2xx is final: the event becomes a dead letter at once. A
+    /// container that takes no connections at all uses up no attempt: delivery pauses until it does.
     #[serde(default)]
     pub retry: Retry,
 }

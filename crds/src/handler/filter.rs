@@ -20,8 +20,9 @@ pub struct Filter {
     /// A CEL expression over the event that must be true, such as data.amount > 100 && event.subject == 'eu'. event
     /// has the attributes (event.id, event.source, event.type, event.time, every extension), all of them strings;
     /// data is the event's JSON data, or a string, or bytes. An expression that fails on an event, for example because
-    /// a field is missing, counts as false; has(data.amount) asks first. One that is not valid is refused with the
-    /// reason in the condition Stalled, and the handler goes on as it was.
+    /// a field is missing, counts as false; has(data.amount) asks first. An expression that is not valid is refused by
+    /// kubectl apply; while no operator answers, it is accepted, the condition Stalled says why it is not used, and the
+    /// handler keeps its former filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub expression: Option<String>,

@@ -9,7 +9,8 @@ use crate::Duration;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// Deliveries in all, the first included: 3 means three. Then the event becomes a dead letter.
+    /// Maximum number of delivery attempts, the first included: 3 means three. After the last one the event becomes a
+    /// dead letter. Default 10, which with the default backoff is about four minutes.
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: i32,
@@ -54,7 +55,7 @@ impl Default for Backoff {
 }
 
 fn default_max_attempts() -> i32 {
-    5
+    10
 }
 
 fn default_initial() -> Duration {
