@@ -3,6 +3,7 @@
 #   make demo      the main job, on a cluster of our own (CLUSTER=current: the one of your KUBECONFIG)
 #   make test      pure tests, against a real nats-server, against a real kube-apiserver, with the CloudEvents SDKs
 #   make e2e       on a real cluster
+#   make docs-test what README, docs and chart notes tell a reader to type
 #   make verify    format, lints, generated files, chart
 #   make bench     the figures of the design, as far as there are some
 
@@ -31,7 +32,7 @@ else
 KUBE =
 endif
 
-.PHONY: help demo test e2e bench verify generate images install uninstall cluster-up cluster-down \
+.PHONY: help demo test docs-test e2e bench verify generate images install uninstall cluster-up cluster-down \
         tools node-program binaries examples load fmt lint drift chart-check toolchain
 
 help:
@@ -61,6 +62,12 @@ test: toolchain node-program
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  cargo test --workspace $(CARGO_FLAGS)
 	@NATS_SERVER=$(call TOOL,nats-server) PROFILE=$(PROFILE) e2e/sdk/run.sh
+
+# Every block of the documentation, as its reader would type it.
+docs-test: toolchain
+	@$(MAKE) ready
+	@$(KUBE) PATH="$$(dirname $(call TOOL,kubectl)):$$(dirname $(call TOOL,helm)):$$PATH" $(BIN)/docs-test --release tidegate \
+	  --namespace $(NAMESPACE) README.md docs/*.md manifests/examples/*/README.md
 
 e2e: toolchain
 	@$(MAKE) ready
