@@ -118,6 +118,31 @@ pub enum Order {
     },
 }
 
+impl Format {
+    /// Events in flight in one pod at most: `concurrency`, or, in batches, as many as fit into that many requests, but
+    /// no more than [`MAX_IN_FLIGHT`] (or one batch, if that is larger).
+    pub fn slots(self, concurrency: u16) -> usize {
+        let concurrency = usize::from(concurrency);
+        match self {
+            Self::Binary | Self::Structured => concurrency,
+            Self::Batch { max_events, .. } => {
+                let max_events = usize::from(max_events.max(1));
+                concurrency.saturating_mul(max_events).min(MAX_IN_FLIGHT.max(max_events))
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// Events in flight in one pod at most.
+    pub fn slots(&self) -> usize {
+        self.format.slots(self.concurrency)
+    }
+}
+
+/// Events in flight in one pod at most, however many batches there may be.
+const MAX_IN_FLIGHT: usize = 4096;
+
 /// Deliveries in a time, over all replicas of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -212,6 +237,21 @@ pub struct Report {
     /// Why the handler's container is considered down as a whole; `None`: it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<String>,
+    /// How much the handler works; `None`: the sidecar is older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Workload>,
+}
+
+/// How much a handler's container works. Reported every second while it works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workload {
+    /// Events at the handler in the last second, on average, in thousandths. Events that wait for a retry are not.
+    pub running_milli: u64,
+    /// Attempts that succeeded, since the sidecar started.
+    pub succeeded: u64,
+    /// Attempts that failed or were refused, since the sidecar started.
+    pub failed: u64,
 }
 
 /// How often a sidecar repeats its [`Report`].

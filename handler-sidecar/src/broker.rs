@@ -11,7 +11,6 @@ use tokio::time::sleep;
 
 use crate::backoff::Backoff;
 use crate::health::Health;
-use crate::options::most_in_hand;
 
 /// Messages the subscription of a pull may hold beyond the events asked for: status messages.
 const STATUS_ROOM: usize = 1024;
@@ -61,7 +60,7 @@ async fn attempt(
     if !health.has_started() {
         health.started();
     }
-    let options = options.subscription_capacity(most_in_hand(&config.delivery) + STATUS_ROOM);
+    let options = options.subscription_capacity(config.delivery.slots() + STATUS_ROOM);
     Ok(observed(options, state.clone()).connect(&config.servers).await?)
 }
 

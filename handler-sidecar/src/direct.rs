@@ -28,7 +28,6 @@ use crate::broker::Link;
 use crate::deliver::{Answered, Attempt};
 use crate::health::{Health, Progress};
 use crate::metrics::Settled;
-use crate::options::most_in_hand;
 use crate::process::Context;
 use crate::request::{self, Place};
 use crate::unordered::Counted;
@@ -171,7 +170,7 @@ impl Direct {
 
     /// Starts what there is room for.
     fn start(&mut self) {
-        let concurrency = most_in_hand(&self.context.config.delivery);
+        let concurrency = self.context.config.delivery.slots();
         while self.in_flight.len() < concurrency
             && let Some(message) = self.waiting.pop()
         {

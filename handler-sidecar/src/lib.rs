@@ -46,6 +46,7 @@ pub mod report;
 pub mod request;
 pub mod trace;
 pub mod unordered;
+pub mod workload;
 
 use std::future::pending;
 use std::net::Ipv4Addr;
@@ -69,6 +70,7 @@ use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::pipeline::Pipeline;
 use crate::process::Context;
+use crate::workload::WorkloadMeter;
 
 /// Why the sidecar cannot run. A missing broker or handler is no reason: it waits for them.
 #[derive(Debug, thiserror::Error)]
@@ -148,8 +150,10 @@ async fn work(
         let metrics = Metrics::new(&config);
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
         let (availability, drain) = (availability.clone(), drain.clone());
-        let context = Arc::new(Context { config, client, handler, availability, attempts, options, drain, metrics });
-        let reports = report::run(&context.client, &context.config.handler, context.availability.subscribe());
+        let workload = WorkloadMeter::default();
+        let context =
+            Arc::new(Context { config, client, handler, availability, attempts, options, drain, metrics, workload });
+        let reports = report::run(&context);
         tokio::select! {
             () = serve(context.clone(), members, health.clone(), link) => {}
             // Where nothing is shared out, nobody needs to know of the others.

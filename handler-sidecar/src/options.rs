@@ -13,9 +13,6 @@ use crate::filter::Filter;
 use crate::outlet::Outlet;
 use crate::rate::Limiter;
 
-/// Events in hand at most, however many batches there may be (unless one alone has more).
-const MOST_IN_HAND: usize = 4096;
-
 /// Why there is none of it. The operator wrote the configuration, so nothing but another one helps.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -71,13 +68,4 @@ fn terms(delivery: &Delivery) -> Option<Terms> {
     let Format::Batch { max_events, max_wait } = delivery.format else { return None };
     let (max_events, concurrency) = (usize::from(max_events.max(1)), usize::from(delivery.concurrency));
     Some(Terms { max_events, max_wait, concurrency, timeout: delivery.timeout })
-}
-
-/// Events in hand at most: as many as fit into the requests that may be in flight.
-pub fn most_in_hand(delivery: &Delivery) -> usize {
-    let concurrency = usize::from(delivery.concurrency);
-    match terms(delivery) {
-        None => concurrency,
-        Some(Terms { max_events, .. }) => concurrency.saturating_mul(max_events).min(MOST_IN_HAND.max(max_events)),
-    }
 }

@@ -31,7 +31,6 @@ use crate::brake::{Brake, State};
 use crate::broker::Link;
 use crate::config;
 use crate::health::{Health, Progress};
-use crate::options::most_in_hand;
 use crate::process::Context;
 use crate::pull::status::Trouble;
 use crate::pull::{Arrival, Session, window};
@@ -245,7 +244,7 @@ impl Pipeline {
             // One that tries it.
             State::Unavailable(_) => 1,
             State::Up => {
-                let most = most_in_hand(&self.context.config.delivery);
+                let most = self.context.config.delivery.slots();
                 let limiter = self.context.options.limiter.as_ref();
                 limiter.map_or(most, |limiter| most.min(self.in_flight.len() + limiter.room()))
             }

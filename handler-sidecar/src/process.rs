@@ -29,6 +29,7 @@ use crate::options::Options;
 use crate::outcome::{self, Answer, Reason, Settle};
 use crate::outlet;
 use crate::request::{self, Place};
+use crate::workload::WorkloadMeter;
 use crate::{reply, trace};
 
 /// An event waits in hand this long for a handler that is not available, which covers an ordinary restart of a
@@ -59,6 +60,8 @@ pub struct Context {
     pub drain: Drain,
     /// The instruments.
     pub metrics: Metrics,
+    /// What the operator scales by.
+    pub workload: WorkloadMeter,
 }
 
 /// What is to be told to the broker about an event.
@@ -185,10 +188,12 @@ impl Context {
 
     /// One request for one event, or its part of a request for several.
     pub async fn attempt(&self, event: &Event) -> Attempt {
+        let running = self.workload.start();
         let Delivered { attempt, took } = match &self.options.batches {
             Some(batches) => Box::pin(batches.deliver(event.clone())).await,
             None => self.alone(event).await,
         };
+        drop(running);
         if let Attempt::Answered(answered) = &attempt {
             self.metrics.attempted(took, &answered.answer);
             trace::record(&Span::current(), &answered.answer);
@@ -210,7 +215,9 @@ impl Context {
     pub async fn conclude(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
         let retry = &self.config.delivery.retry;
         let answer = &answered.answer;
-        match outcome::decide(answer, ready.place.attempt, retry, fastrand::f64()) {
+        let settle = outcome::decide(answer, ready.place.attempt, retry, fastrand::f64());
+        self.workload.attempted(settle == Settle::Acknowledge);
+        match settle {
             Settle::Acknowledge if self.options.reply.is_none() => Verdict::Acknowledge(Settled::Acknowledged),
             Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
             Settle::RetryIn(wait) => {

@@ -1,33 +1,45 @@
-//! What the sidecar says of its handler to the operator: whether it is down as a whole. The operator makes a
-//! condition of it.
+//! What the sidecar says of its handler to the operator: whether it is down as a whole, of which the operator makes a
+//! condition, and how much it works, by which the operator scales.
 
-use async_nats::Client;
-use tidegate_broker_client::contract::{REPORT_PERIOD, Report};
+use std::time::Duration;
+
+use tidegate_broker_client::contract::{REPORT_PERIOD, Report, Workload};
 use tidegate_broker_client::layout;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::attempts::single_line;
-use crate::brake::{Brake, State};
+use crate::brake::State;
+use crate::process::Context;
 
 /// Where Kubernetes says the pod's name.
 const POD: [&str; 2] = ["K8S_POD_NAME", "HOSTNAME"];
 /// The longest reason, in bytes.
 const REASON_LIMIT: usize = 256;
 /// Between two reports, so that a handler that comes and goes does not flood the broker.
-const LEAST: std::time::Duration = std::time::Duration::from_millis(200);
+const LEAST: Duration = Duration::from_millis(200);
+/// While the handler works, a report is due this often.
+const WORKLOAD_PERIOD: Duration = Duration::from_secs(1);
 
 /// Reports every change, and again and again. Never returns.
-pub async fn run(client: &Client, handler: &str, mut brake: watch::Receiver<Brake>) {
+pub async fn run(context: &Context) {
     let pod = pod(|name| std::env::var(name).ok());
+    let subject = layout::report_subject(&context.config.handler);
+    let mut brake = context.availability.subscribe();
     // What is so at first is worth a report only if it stays so: a container needs its time to start.
     brake.mark_unchanged();
+    let (mut reported_at, mut reported) = (Instant::now(), Workload::default());
     loop {
-        let _ = timeout(REPORT_PERIOD, brake.changed()).await;
-        let report = Report { pod: pod.clone(), outage: outage(brake.borrow_and_update().state()) };
+        let changed = timeout(WORKLOAD_PERIOD, brake.changed()).await.is_ok();
+        let workload = context.workload.read();
+        if !changed && workload.running_milli == 0 && workload == reported && reported_at.elapsed() < REPORT_PERIOD {
+            continue;
+        }
+        (reported_at, reported) = (Instant::now(), workload);
+        let outage = outage(brake.borrow_and_update().state());
+        let report = Report { pod: pod.clone(), outage, workload: Some(workload) };
         match serde_json::to_vec(&report) {
             Ok(body) => {
-                if let Err(error) = client.publish(layout::report_subject(handler), body.into()).await {
+                if let Err(error) = context.client.publish(subject.clone(), body.into()).await {
                     tracing::debug!(%error, "no report");
                 }
             }

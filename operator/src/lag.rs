@@ -33,7 +33,7 @@ impl Board {
     pub fn lag(&self, key: &HandlerKey) -> Option<Lag> {
         let sample = self.lock().get(key)?.history.last()?;
         let signed = |number| i64::try_from(number).unwrap_or(i64::MAX);
-        Some(Lag { pending: signed(sample.pending), in_flight: signed(sample.in_flight) })
+        Some(Lag { pending: signed(sample.pending), in_flight: signed(sample.unacknowledged) })
     }
 
     /// How many pods a handler should have, given how many are wanted now.
@@ -63,8 +63,7 @@ impl Board {
         if entry.uid != uid {
             *entry = Entry { uid: uid.to_owned(), ..Entry::default() };
         }
-        let fixed =
-            Policy { min: 0, max: 0, target: Duration::from_secs(1), idle_after: Duration::ZERO, concurrency: 1 };
+        let fixed = Policy { min: 0, max: 0, target: Duration::from_secs(1), idle_after: Duration::ZERO, slots: 1 };
         entry.history.record(policy.unwrap_or(&fixed), sample);
         let shown = handler.status.as_ref();
         let desired =
@@ -74,7 +73,7 @@ impl Board {
             .is_some_and(|(policy, desired)| entry.history.decide(policy, desired).replicas != desired);
         let lag = shown.and_then(|status| status.lag.clone()).unwrap_or_default();
         let changed = u64::try_from(lag.pending).ok() != Some(sample.pending)
-            || u64::try_from(lag.in_flight).ok() != Some(sample.in_flight);
+            || u64::try_from(lag.in_flight).ok() != Some(sample.unacknowledged);
         let due = entry.told.is_none_or(|told| told.elapsed() >= STATUS_PERIOD);
         let tell = rescale || (changed && due);
         if tell {
@@ -98,7 +97,7 @@ pub fn export(board: &Arc<Board>) {
         .with_callback(move |gauge| {
             for ((namespace, handler), entry) in board.lock().iter() {
                 let Some(sample) = entry.history.last() else { continue };
-                for (state, events) in [("pending", sample.pending), ("in_flight", sample.in_flight)] {
+                for (state, events) in [("pending", sample.pending), ("in_flight", sample.unacknowledged)] {
                     let attributes = [
                         KeyValue::new("k8s.namespace.name", namespace.clone()),
                         KeyValue::new("messaging.consumer.group.name", handler.clone()),

@@ -30,3 +30,4 @@ pub mod run;
 pub mod scaling;
 pub mod status;
 pub mod topic;
+mod workload;

@@ -23,6 +23,7 @@ use crate::doorbell::Doorbells;
 use crate::handler::settings::scaling_policy;
 use crate::lag::{HandlerKey, STATUS_PERIOD};
 use crate::scaling::Sample;
+use crate::workload::TotalWorkload;
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Brokers asked at the same time.
@@ -167,16 +168,27 @@ impl HandlerPoll<'_> {
             return Told::Awake;
         };
         let status = handler.status.as_ref();
-        let sample = Sample {
-            at: self.origin.elapsed(),
-            pending: progress.pending,
-            in_flight: progress.in_flight,
-            handled: progress.delivered.saturating_sub(progress.in_flight),
-            ready: status.and_then(|status| u32::try_from(status.ready_replicas).ok()).unwrap_or(0),
-        };
         let key = (topic.namespace.clone(), name.to_owned());
         // A specification that cannot be read is the reconciler's to report.
         let policy = scaling_policy(&handler.spec).ok().flatten();
+        let ready = status.and_then(|status| u32::try_from(status.ready_replicas).ok()).unwrap_or(0);
+        let workload = self.context.reports.workload(&key).unwrap_or_else(|| {
+            // No sidecar has said yet how much runs: no more than there is room for.
+            let slots = policy.as_ref().map_or(1, |policy| policy.slots);
+            let most = u64::from(ready) * u64::from(slots);
+            TotalWorkload { running: progress.in_flight.min(most) as f64, ..TotalWorkload::default() }
+        });
+        let sample = Sample {
+            at: self.origin.elapsed(),
+            pending: progress.pending,
+            unacknowledged: progress.in_flight,
+            running: workload.running,
+            delivered: progress.delivered,
+            succeeded: workload.succeeded,
+            failed: workload.failed,
+            is_down: self.context.reports.availability(&key).is_some_and(|pods| pods.down == pods.pods),
+            ready,
+        };
         if self.context.lag.record(key, &handler, policy.as_ref(), sample) {
             let _ = self.triggers.handlers.try_send(reference);
         }

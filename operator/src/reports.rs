@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::brokers::{Broker, TopicKey};
 use crate::lag::HandlerKey;
+use crate::workload::{TotalWorkload, Workloads};
 
 /// A larger report is not one.
 const SIZE_LIMIT: usize = 4096;
@@ -36,14 +37,32 @@ pub struct Availability {
 type Pods = HashMap<String, (Option<String>, Instant)>;
 
 /// All reports.
-#[derive(Default)]
 pub struct Reports {
     heard: Mutex<HashMap<HandlerKey, Pods>>,
+    workloads: Mutex<HashMap<HandlerKey, Workloads>>,
+    origin: Instant,
     changed: Mutex<HashSet<HandlerKey>>,
     news: Notify,
 }
 
+impl Default for Reports {
+    fn default() -> Self {
+        Self {
+            heard: Mutex::default(),
+            workloads: Mutex::default(),
+            origin: Instant::now(),
+            changed: Mutex::default(),
+            news: Notify::default(),
+        }
+    }
+}
+
 impl Reports {
+    /// How much the pods of a handler work together; `None`: none has reported lately.
+    pub fn workload(&self, handler: &HandlerKey) -> Option<TotalWorkload> {
+        lock(&self.workloads).get(handler)?.total(self.origin.elapsed())
+    }
+
     /// Waits for handlers of which some pod says something else than before.
     pub async fn changed(&self) -> HashSet<HandlerKey> {
         loop {
@@ -82,6 +101,7 @@ impl Reports {
     pub fn keep(&self, is_alive: impl Fn(&HandlerKey) -> bool) {
         let mut heard = lock(&self.heard);
         heard.retain(|key, _| is_alive(key));
+        lock(&self.workloads).retain(|key, _| is_alive(key));
         for (handler, pods) in heard.iter_mut() {
             let before = pods.len();
             pods.retain(|_, (_, at)| at.elapsed() < LIFETIME);
@@ -95,7 +115,10 @@ impl Reports {
     /// Takes a report down, and tells if it says something else than the pod's last one.
     fn note(&self, handler: HandlerKey, payload: &[u8]) {
         let report = serde_json::from_slice::<Report>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
-        let Some(Report { pod, outage }) = report else { return };
+        let Some(Report { pod, outage, workload }) = report else { return };
+        if let Some(workload) = workload {
+            lock(&self.workloads).entry(handler.clone()).or_default().note(self.origin.elapsed(), &pod, workload);
+        }
         let mut heard = lock(&self.heard);
         let pods = heard.entry(handler.clone()).or_default();
         if pods.len() >= PODS_LIMIT && !pods.contains_key(&pod) {
@@ -124,7 +147,7 @@ mod tests {
     }
 
     fn report(pod: &str, outage: Option<&str>) -> Vec<u8> {
-        serde_json::to_vec(&Report { pod: pod.into(), outage: outage.map(Into::into) }).unwrap()
+        serde_json::to_vec(&Report { pod: pod.into(), outage: outage.map(Into::into), workload: None }).unwrap()
     }
 
     #[test]

@@ -1,20 +1,29 @@
 //! How many pods a handler should have (pure).
 //!
 //! Two measures, the larger counts:
-//! - *backlog*: what waits, worked off within `targetEventAge` at the measured rate of a pod;
-//! - *concurrency*: what is in flight, at 70 % of the pods' delivery slots (Little's law: in-flight events
-//!   are the concurrency that the arrivals ask for).
+//! - *backlog*: what waits, worked off within `targetEventAge` beside what arrives meanwhile, at the measured rate of a
+//!   pod;
+//! - *concurrency*: the events that are being handled, at 70 % of the pods' delivery slots (Little's law: they are the
+//!   concurrency that the arrivals ask for). An event that waits for its retry is not being handled.
 //!
-//! Up at once. Down only to what has been enough for all of `idleAfter`, so that a slow start or a gap
-//! between two events makes no oscillation. Time is given from outside, so the decision can be tested.
+//! As in Knative's autoscaler there are two windows: the average over a minute counts, unless that of the last six
+//! seconds asks for a quarter more pods than there are. Down only to what has been enough for all of `idleAfter`, heard of
+//! without a gap. While most attempts fail, never up: further pods would fail, too.
+//! Time is given from outside, so the decision can be tested.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Pods are planned to have this share of their delivery slots in use.
 const UTILISATION: f64 = 0.7;
-/// The rate of a pod is measured over this long.
-const RATE_WINDOW: Duration = Duration::from_secs(60);
+/// Averages, and the rate of a pod, are measured over this long.
+const STABLE_WINDOW: Duration = Duration::from_secs(60);
+/// A sudden change is seen in averages over this long.
+const PANIC_WINDOW: Duration = Duration::from_secs(6);
+/// That many times the pods there are is a sudden change.
+const PANIC_FACTOR: f64 = 1.25;
+/// With a longer time between two samples it is not known what happened meanwhile.
+const MAX_GAP: Duration = Duration::from_secs(5);
 /// Entries kept at most; at one a second this covers an `idleAfter` of more than an hour.
 const MAX_ENTRIES: usize = 4_096;
 
@@ -30,7 +39,7 @@ pub struct Policy {
     /// How long fewer must have been enough.
     pub idle_after: Duration,
     /// Delivery slots of a pod.
-    pub concurrency: u32,
+    pub slots: u32,
 }
 
 /// What was seen at one moment. Times are since any fixed origin.
@@ -40,12 +49,30 @@ pub struct Sample {
     pub at: Duration,
     /// Events that no pod has yet.
     pub pending: u64,
-    /// Events that a pod has and has not acknowledged.
-    pub in_flight: u64,
-    /// A counter of events handled.
-    pub handled: u64,
+    /// Events that a pod was given and has not acknowledged, those that wait for a retry included.
+    pub unacknowledged: u64,
+    /// Events that are being handled, on average.
+    pub running: f64,
+    /// A counter of deliveries to pods, repeated ones included.
+    pub delivered: u64,
+    /// A counter of attempts that succeeded.
+    pub succeeded: u64,
+    /// A counter of attempts that failed.
+    pub failed: u64,
+    /// Whether all pods that report find their container down.
+    pub is_down: bool,
     /// Pods that are ready.
     pub ready: u32,
+}
+
+impl Sample {
+    fn has_work(&self) -> bool {
+        self.pending > 0 || self.unacknowledged > 0
+    }
+
+    fn handled(&self) -> u64 {
+        self.delivered.saturating_sub(self.unacknowledged)
+    }
 }
 
 /// Why a number was chosen; also `status.scaling.reason`.
@@ -63,6 +90,8 @@ pub enum Reason {
     Concurrency,
     /// Fewer would do, but not for long enough yet.
     Holding,
+    /// Most attempts fail: more would not help.
+    Failing,
     /// More would be needed.
     AtMaximum,
 }
@@ -77,6 +106,7 @@ impl Reason {
             Self::Backlog => "Backlog",
             Self::Concurrency => "Concurrency",
             Self::Holding => "Holding",
+            Self::Failing => "Failing",
             Self::AtMaximum => "AtMaximum",
         }
     }
@@ -91,12 +121,29 @@ pub struct Plan {
     pub reason: Reason,
 }
 
+/// How attempts end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Outcomes {
+    /// At least half of them succeed, or there were none yet.
+    #[default]
+    Succeed,
+    /// Most of them fail.
+    MostFail,
+    /// All of them fail.
+    AllFail,
+}
+
 /// What was seen and wanted lately, bounded.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     samples: VecDeque<Sample>,
     wanted: VecDeque<(Duration, u32)>,
+    /// Since when samples come without a gap.
     since: Option<Duration>,
+    /// Events a second that one pod handles, as last measured.
+    rate: Option<f64>,
+    /// How attempts ended when there were some.
+    outcomes: Outcomes,
 }
 
 impl History {
@@ -107,12 +154,19 @@ impl History {
 
     /// Takes note of a sample and of what it asks for.
     pub fn record(&mut self, policy: &Policy, sample: Sample) {
+        if self.last().is_some_and(|last| last.at + MAX_GAP < sample.at) {
+            (self.samples, self.wanted, self.since) = Default::default();
+        }
         self.since.get_or_insert(sample.at);
         self.samples.push_back(sample);
         while self.samples.len() > MAX_ENTRIES
-            || self.samples.front().is_some_and(|old| old.at + RATE_WINDOW < sample.at)
+            || self.samples.front().is_some_and(|old| old.at + STABLE_WINDOW < sample.at)
         {
             self.samples.pop_front();
+        }
+        self.outcomes = self.measured_outcomes(sample).unwrap_or(self.outcomes);
+        if self.outcomes == Outcomes::Succeed {
+            self.rate = self.measured_rate().or(self.rate);
         }
         let (wanted, _) = self.needed(policy, sample);
         self.wanted.push_back((sample.at, wanted));
@@ -130,38 +184,101 @@ impl History {
             // Nothing is known yet (an operator that has just started): leave it as it is.
             return Plan { replicas: clamp(current), reason: Reason::Holding };
         };
-        let (needed, reason) = self.needed(policy, sample);
+        let (mut needed, mut reason) = self.needed(policy, sample);
+        if self.outcomes != Outcomes::Succeed && needed > current.max(1) {
+            (needed, reason) = (current.max(1), Reason::Failing);
+        }
         if needed >= current {
             let reason = if needed > policy.max { Reason::AtMaximum } else { reason };
             return Plan { replicas: clamp(needed), reason };
         }
-        let watched_long_enough = self.since.is_some_and(|since| since + policy.idle_after <= sample.at);
+        // More than one sample, however short the time.
+        let watched = self.since.is_some_and(|since| since < sample.at && since + policy.idle_after <= sample.at);
         let enough = self.wanted.iter().map(|(_, wanted)| *wanted).max().unwrap_or(needed);
-        let target = if watched_long_enough { clamp(enough.min(current)) } else { clamp(current) };
+        let target = if watched { clamp(enough.min(current)) } else { clamp(current) };
         let reason = if target > clamp(needed) { Reason::Holding } else { reason };
         Plan { replicas: target, reason }
     }
 
     fn needed(&self, policy: &Policy, sample: Sample) -> (u32, Reason) {
-        if sample.pending == 0 && sample.in_flight == 0 {
+        if !sample.has_work() {
             return (0, Reason::Idle);
         }
-        let rate = self.rate_per_pod().unwrap_or_else(|| f64::from(policy.concurrency));
-        let backlog = sample.pending as f64 / (rate * policy.target.as_secs_f64());
-        let concurrency = sample.in_flight as f64 / (f64::from(policy.concurrency) * UTILISATION);
+        if self.outcomes == Outcomes::AllFail || sample.is_down {
+            return (1, Reason::Failing);
+        }
+        let (backlog, concurrency) = (self.for_backlog(policy, sample), self.for_concurrency(policy, sample));
         let (needed, reason) =
             if backlog >= concurrency { (backlog, Reason::Backlog) } else { (concurrency, Reason::Concurrency) };
         // A float that is too large saturates.
         ((needed.ceil() as u32).max(1), reason)
     }
 
+    /// Pods that work off what waits in time. What arrives counts besides while events wait for more than a moment:
+    /// the pods there are do not keep up.
+    fn for_backlog(&self, policy: &Policy, sample: Sample) -> f64 {
+        if sample.pending == 0 {
+            return 0.0;
+        }
+        let rate = self.rate.unwrap_or_else(|| f64::from(policy.slots.max(1)));
+        let waits = self.samples.iter().rev().take(2).all(|sample| sample.pending > 0);
+        let arriving = if waits { self.arrivals(sample) } else { 0.0 };
+        (sample.pending as f64 / policy.target.as_secs_f64() + arriving) / rate
+    }
+
+    fn for_concurrency(&self, policy: &Policy, sample: Sample) -> f64 {
+        let pods = |running: f64| running / (f64::from(policy.slots.max(1)) * UTILISATION);
+        let (stable, panic) = (pods(self.running(sample, STABLE_WINDOW)), pods(self.running(sample, PANIC_WINDOW)));
+        if panic >= PANIC_FACTOR * f64::from(sample.ready.max(1)) { stable.max(panic) } else { stable }
+    }
+
+    fn window(&self, sample: Sample, window: Duration) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(move |other| other.at + window >= sample.at)
+    }
+
+    /// The mean number of events that are being handled.
+    fn running(&self, sample: Sample, window: Duration) -> f64 {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for sample in self.window(sample, window) {
+            sum += sample.running;
+            count += 1.0;
+        }
+        if count > 0.0 { sum / count } else { 0.0 }
+    }
+
+    /// Deliveries a second that would have kept the backlog as it was, lately.
+    fn arrivals(&self, sample: Sample) -> f64 {
+        let Some(first) = self.window(sample, PANIC_WINDOW).next().filter(|first| first.at < sample.at) else {
+            return 0.0;
+        };
+        let delivered = sample.delivered.saturating_sub(first.delivered) as f64;
+        let grown = sample.pending as f64 - first.pending as f64;
+        (delivered + grown).max(0.0) / (sample.at - first.at).as_secs_f64()
+    }
+
+    /// How attempts ended, in the shorter window if there were some; `None`: there were none.
+    fn measured_outcomes(&self, sample: Sample) -> Option<Outcomes> {
+        [PANIC_WINDOW, STABLE_WINDOW].into_iter().find_map(|window| {
+            let first = self.window(sample, window).next()?;
+            let succeeded = sample.succeeded.saturating_sub(first.succeeded);
+            let failed = sample.failed.saturating_sub(first.failed);
+            match (succeeded, failed) {
+                (0, 0) => None,
+                (0, _) => Some(Outcomes::AllFail),
+                _ if failed > succeeded => Some(Outcomes::MostFail),
+                _ => Some(Outcomes::Succeed),
+            }
+        })
+    }
+
     /// Events a second that one pod handles, from the times when there was always something to do.
-    fn rate_per_pod(&self) -> Option<f64> {
+    fn measured_rate(&self) -> Option<f64> {
         let (mut handled, mut pod_seconds) = (0.0, 0.0);
         for (before, after) in self.samples.iter().zip(self.samples.iter().skip(1)) {
             let ready = before.ready.min(after.ready);
-            if before.pending > 0 && after.pending > 0 && ready > 0 {
-                handled += after.handled.saturating_sub(before.handled) as f64;
+            let busy = |sample: &Sample| sample.pending > 0 && !sample.is_down;
+            if busy(before) && busy(after) && ready > 0 {
+                handled += after.handled().saturating_sub(before.handled()) as f64;
                 pod_seconds += (after.at.saturating_sub(before.at)).as_secs_f64() * f64::from(ready);
             }
         }
@@ -170,94 +287,4 @@ impl History {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn policy() -> Policy {
-        Policy { min: 0, max: 10, target: Duration::from_secs(5), idle_after: Duration::from_secs(30), concurrency: 10 }
-    }
-
-    fn sample(second: u64, pending: u64, in_flight: u64) -> Sample {
-        Sample { at: Duration::from_secs(second), pending, in_flight, handled: 0, ready: 0 }
-    }
-
-    fn after(samples: &[Sample]) -> History {
-        let mut history = History::default();
-        for sample in samples {
-            history.record(&policy(), *sample);
-        }
-        history
-    }
-
-    #[test]
-    fn the_first_event_wakes_a_handler_at_once() {
-        assert_eq!(after(&[sample(0, 1, 0)]).decide(&policy(), 0), Plan { replicas: 1, reason: Reason::Backlog });
-    }
-
-    #[test]
-    fn a_backlog_asks_for_as_many_as_work_it_off_in_time() {
-        // 10 events/s assumed, 5 s: 50 for each pod.
-        assert_eq!(after(&[sample(0, 301, 0)]).decide(&policy(), 1).replicas, 7);
-    }
-
-    #[test]
-    fn the_measured_rate_takes_the_place_of_the_assumed_one() {
-        let at = |second: u64, handled| Sample { handled, ready: 1, ..sample(second, 1000, 10) };
-        // 100 events/s measured: 500 for each pod.
-        assert_eq!(after(&[at(0, 0), at(1, 100), at(2, 200)]).decide(&policy(), 1).replicas, 2);
-    }
-
-    #[test]
-    fn full_pods_ask_for_more() {
-        assert_eq!(after(&[sample(0, 0, 20)]).decide(&policy(), 2), Plan { replicas: 3, reason: Reason::Concurrency });
-    }
-
-    #[test]
-    fn never_beyond_the_limits() {
-        assert_eq!(
-            after(&[sample(0, 1_000_000, 0)]).decide(&policy(), 1),
-            Plan { replicas: 10, reason: Reason::AtMaximum }
-        );
-        let one = Policy { min: 1, ..policy() };
-        let idle: Vec<_> = (0..60).map(|second| sample(second, 0, 0)).collect();
-        assert_eq!(after(&idle).decide(&one, 1), Plan { replicas: 1, reason: Reason::Idle });
-    }
-
-    #[test]
-    fn down_only_after_it_was_enough_for_the_whole_window() {
-        let mut history = after(&[sample(0, 301, 0)]);
-        for second in 1..=30 {
-            history.record(&policy(), sample(second, 0, 0));
-            assert_eq!(history.decide(&policy(), 7), Plan { replicas: 7, reason: Reason::Holding }, "second {second}");
-        }
-        history.record(&policy(), sample(31, 0, 0));
-        assert_eq!(history.decide(&policy(), 7), Plan { replicas: 0, reason: Reason::Idle });
-    }
-
-    #[test]
-    fn an_operator_that_has_just_started_takes_nothing_away() {
-        assert_eq!(History::default().decide(&policy(), 4), Plan { replicas: 4, reason: Reason::Holding });
-        assert_eq!(after(&[sample(0, 0, 0)]).decide(&policy(), 4).replicas, 4);
-    }
-
-    proptest! {
-        #[test]
-        fn within_limits_and_never_zero_with_work(
-            pendings in proptest::collection::vec((0u64..100_000, 0u64..5_000, 0u32..20), 1..100),
-            current in 0u32..20,
-        ) {
-            let policy = policy();
-            let mut history = History::default();
-            for (second, (pending, in_flight, ready)) in pendings.iter().enumerate() {
-                let handled = second as u64 * 17;
-                history.record(&policy, Sample { handled, ready: *ready, ..sample(second as u64, *pending, *in_flight) });
-            }
-            let plan = history.decide(&policy, current);
-            prop_assert!(plan.replicas >= policy.min && plan.replicas <= policy.max);
-            let last = history.last().unwrap();
-            prop_assert!(plan.replicas > 0 || (last.pending == 0 && last.in_flight == 0));
-        }
-    }
-}
+mod tests;

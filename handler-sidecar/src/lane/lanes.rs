@@ -21,7 +21,6 @@ use crate::broker::Link;
 use crate::config;
 use crate::health::{Health, Progress};
 use crate::members::{ACQUAINTANCE, Members, View};
-use crate::options::most_in_hand;
 use crate::process::Context;
 
 /// It wakes at least this often, so that the watchdog sees it.
@@ -52,7 +51,7 @@ impl<'a> Lanes<'a> {
         members: &'a Members,
     ) -> Self {
         let shared = Shared {
-            permits: Arc::new(Semaphore::new(most_in_hand(&context.config.delivery))),
+            permits: Arc::new(Semaphore::new(context.config.delivery.slots())),
             bytes: Arc::default(),
             troubled: Arc::new(AtomicUsize::new(0)),
             brake: context.availability.subscribe(),

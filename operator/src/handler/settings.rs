@@ -56,7 +56,7 @@ impl Settings {
                 format: format(&spec.delivery)?,
                 order: order(&spec.delivery),
                 rate: rate(&spec.delivery)?,
-                concurrency: u16::try_from(spec.delivery.concurrency).unwrap_or(u16::MAX),
+                concurrency: concurrency(&spec.delivery),
                 timeout: duration("delivery.timeout", &spec.delivery.timeout)?,
                 retry: Retry {
                     max_attempts: unsigned(spec.delivery.retry.max_attempts),
@@ -139,13 +139,12 @@ pub fn scaling_policy(spec: &EventHandlerSpec) -> Result<Option<Policy>, Error> 
         max: unsigned(autoscaling.max_replicas),
         target: duration("autoscaling.targetEventAge", &autoscaling.target_event_age)?,
         idle_after: duration("autoscaling.idleAfter", &autoscaling.idle_after)?,
-        concurrency: unsigned(spec.delivery.concurrency).max(1).saturating_mul(per_request(&spec.delivery)),
+        slots: u32::try_from(format(&spec.delivery)?.slots(concurrency(&spec.delivery))).unwrap_or(u32::MAX).max(1),
     }))
 }
 
-/// Events of a request.
-fn per_request(delivery: &handler::Delivery) -> u32 {
-    delivery.batch.as_ref().map_or(1, |batch| unsigned(batch.max_events).max(1))
+fn concurrency(delivery: &handler::Delivery) -> u16 {
+    u16::try_from(delivery.concurrency).unwrap_or(u16::MAX)
 }
 
 /// The named port, or the first container's first.
@@ -227,6 +226,18 @@ mod tests {
         assert_eq!(batch, Format::Batch { max_events: 100, max_wait: Duration::from_millis(50) });
         let rate = delivery(json!({"rateLimit": {"events": 5, "per": "1m"}})).rate;
         assert_eq!(rate, Some(Rate { events: 5, per: Duration::from_secs(60) }));
+    }
+
+    #[test]
+    fn a_pod_is_planned_with_the_slots_it_has() {
+        let slots = |delivery: Value| {
+            let autoscaled = of(json!({"delivery": delivery, "autoscaling": {}})).unwrap();
+            (autoscaled.policy.unwrap().slots, autoscaled.delivery.slots())
+        };
+        let batch = |concurrency, events| json!({"format": "Batch", "concurrency": concurrency, "batch": {"maxEvents": events}});
+        assert_eq!(slots(json!({"concurrency": 64})), (64, 64));
+        assert_eq!(slots(batch(4, 100)), (400, 400));
+        assert_eq!(slots(batch(64, 1000)), (4096, 4096), "a pod has at most 4,096 events in flight");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidegate_broker_admin::{consumers, guests};
-use tidegate_broker_client::contract::{Format, Routing};
+use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
@@ -35,16 +35,13 @@ pub async fn ensure(
 
 fn consumers_of(owner: &Owner, settings: &Settings, topic: &Topic) -> consumers::Handler {
     let replicas = i64::from(settings.max_replicas);
-    let per_request = match settings.delivery.format {
-        Format::Batch { max_events, .. } => i64::from(max_events),
-        Format::Binary | Format::Structured => 1,
-    };
+    let slots = i64::try_from(settings.delivery.slots()).unwrap_or(i64::MAX);
     consumers::Handler {
         name: owner.name.clone(),
         uid: owner.reference.uid.clone(),
         replicas: usize::try_from(topic.replicas).unwrap_or(1),
         ack_wait: ACK_WAIT,
-        max_ack_pending: replicas * i64::from(settings.delivery.concurrency) * per_request * 2,
+        max_ack_pending: replicas.saturating_mul(slots).saturating_mul(2),
         max_waiting: (replicas * 4).max(16),
         types: settings.filter.types.clone(),
         start: settings.start,
