@@ -105,8 +105,12 @@ impl Context {
             && let Some(event) = letter::compose(&self.config.handler, stored, letter)
         {
             let id = letter::message_id(&self.config.handler_uid, stored.sequence());
-            match outlet.publish(&event, &id, LETTER_PATIENCE).await {
-                Err(error @ outlet::Error::Refused { .. }) => {
+            let published = match outlet.passed_on(event.clone(), &event) {
+                Ok(event) => outlet.publish(&event, &id, LETTER_PATIENCE).await,
+                Err(error) => Err(error),
+            };
+            match published {
+                Err(error @ (outlet::Error::Refused { .. } | outlet::Error::TooManyHops { .. })) => {
                     tracing::warn!(%error, "a dead letter is kept beside its own topic instead");
                 }
                 published => return published.map_err(|error| error.to_string()),

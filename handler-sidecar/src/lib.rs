@@ -29,6 +29,7 @@ pub mod drain;
 pub mod failure;
 pub mod filter;
 pub mod health;
+pub mod hops;
 pub mod in_hand;
 pub mod lane;
 pub mod members;

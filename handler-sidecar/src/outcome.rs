@@ -83,6 +83,9 @@ pub enum Reason {
     /// It was handled, but what the handler answered can never be published as its reply.
     #[serde(rename = "reply-refused")]
     ReplyRefused,
+    /// It was handled, but has been passed on too often for a further reply.
+    #[serde(rename = "too-many-hops")]
+    TooManyHops,
 }
 
 impl Reason {
@@ -94,6 +97,7 @@ impl Reason {
             Self::Invalid => "invalid-event",
             Self::NeverFinished => "never-finished",
             Self::ReplyRefused => "reply-refused",
+            Self::TooManyHops => "too-many-hops",
         }
     }
 }

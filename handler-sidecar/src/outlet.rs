@@ -24,6 +24,7 @@ use tracing::Span;
 use self::connector::Connector;
 use crate::backoff::Backoff;
 use crate::deliver::with_causes;
+use crate::hops::{self, MAX_HOPS};
 use crate::{outcome, trace};
 
 /// By which the ingress recognises a repeated publish, in place of source and id.
@@ -59,6 +60,12 @@ pub enum Error {
         topic: String,
         /// What the last try met.
         problem: String,
+    },
+    /// It follows from an event that was passed on so often that its topics must form a circle.
+    #[error("not published to topic {topic}: the event has been passed on {MAX_HOPS} times, so its topics form a circle")]
+    TooManyHops {
+        /// The topic.
+        topic: String,
     },
 }
 
@@ -113,6 +120,15 @@ impl Outlet {
             tracing::debug!(topic = self.topic, problem, failures, "not published yet: trying on");
             sleep(pause).await;
         }
+    }
+
+    /// What is published because of another event, with one hop more than that has.
+    ///
+    /// # Errors
+    /// [`Error::TooManyHops`].
+    pub fn passed_on(&self, event: Event, because_of: &Event) -> Result<Event, Error> {
+        let hops = hops::next(because_of).ok_or_else(|| Error::TooManyHops { topic: self.topic.clone() })?;
+        hops::counted(event, hops).map_err(|invalid| self.refused(invalid.to_string()))
     }
 
     /// What is not sent at all, because the ingress would refuse it.

@@ -245,9 +245,13 @@ impl Context {
                 tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");
                 self.untried(stored, ready, LATER).await
             }
-            Err(refused @ outlet::Error::Refused { .. }) => {
+            Err(final_error) => {
+                let reason = match final_error {
+                    outlet::Error::TooManyHops { .. } => Reason::TooManyHops,
+                    _ => Reason::ReplyRefused,
+                };
                 let status = answered.answer.status();
-                self.give_up(stored, ready.known, Reason::ReplyRefused, status, refused.to_string()).await
+                self.give_up(stored, ready.known, reason, status, final_error.to_string()).await
             }
         }
     }

@@ -64,7 +64,7 @@ pub fn message_id(handler_uid: &str, event: &Event) -> String {
 /// Publishes the reply to an event, if it has one.
 ///
 /// # Errors
-/// It is not known to be stored; [`Error::Refused`]: it never will be.
+/// It is not known to be stored; [`Error::Refused`] and [`Error::TooManyHops`]: it never will be.
 pub async fn publish(
     outlet: &Outlet,
     handler_uid: &str,
@@ -74,7 +74,10 @@ pub async fn publish(
 ) -> Result<(), Error> {
     match find(content) {
         Reply::None => Ok(()),
-        Reply::Event(reply) => outlet.publish(&reply, &message_id(handler_uid, event), patience).await,
+        Reply::Event(reply) => {
+            let reply = outlet.passed_on(*reply, event)?;
+            outlet.publish(&reply, &message_id(handler_uid, event), patience).await
+        }
         Reply::Invalid(problem) => Err(outlet.refused(problem)),
     }
 }

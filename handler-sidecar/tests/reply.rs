@@ -11,13 +11,15 @@ use axum::response::Response;
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::{Outlet, Sidecar};
 use tidegate_broker_client::layout;
+use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::sleep;
 
 use support::container::Received;
 use support::ingress::Ingress;
 use support::{
-    Container, Process, Running, all_settled, config, dead_letters, eventually, in_hand, publish, publish_all,
+    Container, Process, Running, all_settled, config, dead_letters, eventually, header, in_hand, publish, publish_all,
+    store,
 };
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
@@ -79,6 +81,51 @@ async fn both_forms_are_published_and_what_is_no_event_is_ignored() {
     assert_eq!(stored[0].event.data().unwrap(), r#"{"total":1}"#);
     let of_source = layout::message_id("/sensors/1", "binary");
     assert_eq!(stored[0].message_id, layout::message_id("uid-billing", &of_source));
+    sidecar.terminate().await;
+}
+
+/// The handler replies to the topic of its own events: each reply is an event that is replied to.
+#[tokio::test]
+async fn a_circle_of_replies_ends() {
+    let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = answering(binary).await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish(&broker, "1").await;
+    let mut passed_on = 0;
+    eventually("the circle ends in a dead letter", async || {
+        for reply in ingress.stored().into_iter().skip(passed_on) {
+            store(&broker, &reply.event, &[("Nats-Msg-Id", reply.message_id.as_str())]).await;
+            passed_on += 1;
+        }
+        !dead_letters(&broker).await.is_empty()
+    })
+    .await;
+    all_settled(&broker).await;
+    assert_eq!((ingress.stored().len(), container.count()), (32, 33));
+    let hops: Vec<_> = ingress.stored().iter().map(|stored| stored.event.attribute("tidegatehops").unwrap().to_owned()).collect();
+    assert_eq!(hops, (1..=32).map(|hop: u32| hop.to_string()).collect::<Vec<_>>());
+    let letters = dead_letters(&broker).await;
+    assert_eq!((letters.len(), header(&letters[0], "Tidegate-Reason")), (1, "too-many-hops"));
+    sidecar.terminate().await;
+}
+
+/// Two topics that are each other's topic for dead letters.
+#[tokio::test]
+async fn a_circle_of_dead_letters_ends() {
+    let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = answering(|_| Response::builder().status(404).body(Body::empty()).unwrap()).await;
+    let sidecar = Running::ready(with(&broker, &container, None, Some(ingress.outlet())).await).await;
+    let event = |id: &str, hops: &str| {
+        Event::builder(id, "/s", "t").build().unwrap().with_extension("tidegatehops", hops).unwrap()
+    };
+    store(&broker, &event("passed on", "31"), &[]).await;
+    store(&broker, &event("kept", "32"), &[]).await;
+    all_settled(&broker).await;
+    let sent: Vec<_> = ingress.stored().into_iter().map(|stored| stored.event).collect();
+    assert_eq!((sent.len(), sent[0].id(), sent[0].attribute("tidegatehops")), (1, "passed on", Some("32")));
+    let letters = dead_letters(&broker).await;
+    assert_eq!((letters.len(), header(&letters[0], "ce-id")), (1, "kept"), "beside its own topic");
+    assert_eq!(header(&letters[0], "Tidegate-Reason"), "refused-by-handler");
     sidecar.terminate().await;
 }
 
