@@ -40,6 +40,8 @@ pub const DEAD_LETTER_STREAM: &str = "dead-letters";
 pub const DEAD_LETTER_SUBJECTS: &str = "dead-letters.*";
 /// Virtual partitions of a topic. Part of every stored subject, so it is fixed.
 pub const PARTITIONS: u32 = 32;
+/// An event that was passed on this often, as a reply or as a dead letter, is passed on no more.
+pub const MAX_HOPS: u32 = 32;
 /// The port of the broker's client listener.
 pub const BROKER_PORT: u16 = 4222;
 

@@ -1,12 +1,11 @@
 //! How often an event was passed on: as a reply, or to a topic for dead letters. Topics whose handlers reply to each
 //! other in a circle would multiply one event without an end.
 
+use tidegate_broker_client::layout::MAX_HOPS;
 use tidegate_cloudevents::{Event, Invalid};
 
 /// The extension that counts.
 const EXTENSION: &str = "tidegatehops";
-/// An event that was passed on this often is passed on no more.
-pub const MAX_HOPS: u32 = 32;
 
 /// The number for what follows from this event; `None`: nothing may. A publisher that writes the extension itself
 /// shortens or confuses only the way of its own event: the first sidecar counts on from a number and from 0 otherwise.
@@ -29,9 +28,8 @@ mod tests {
 
     #[test]
     fn hops_are_counted_up_to_the_limit() {
-        let event = |hops: &str| {
-            Event::builder("1", "/s", "t").build().unwrap().with_extension(EXTENSION, hops).unwrap()
-        };
+        let event =
+            |hops: &str| Event::builder("1", "/s", "t").build().unwrap().with_extension(EXTENSION, hops).unwrap();
         assert_eq!(next(&Event::builder("1", "/s", "t").build().unwrap()), Some(1));
         for (hops, expected) in [
             ("0", Some(1)),

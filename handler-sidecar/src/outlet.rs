@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tidegate_broker_client::contract;
-use tidegate_broker_client::layout::MESSAGE_ID_HEADER;
+use tidegate_broker_client::layout::{MAX_HOPS, MESSAGE_ID_HEADER};
 use tidegate_cloudevents::{Event, http as binding};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Span;
@@ -24,7 +24,7 @@ use tracing::Span;
 use self::connector::Connector;
 use crate::backoff::Backoff;
 use crate::deliver::with_causes;
-use crate::hops::{self, MAX_HOPS};
+use crate::hops;
 use crate::{outcome, trace};
 
 /// By which the ingress recognises a repeated publish, in place of source and id.
@@ -62,7 +62,9 @@ pub enum Error {
         problem: String,
     },
     /// It follows from an event that was passed on so often that its topics must form a circle.
-    #[error("not published to topic {topic}: the event has been passed on {MAX_HOPS} times, so its topics form a circle")]
+    #[error(
+        "not published to topic {topic}: the event has been passed on {MAX_HOPS} times, so its topics form a circle"
+    )]
     TooManyHops {
         /// The topic.
         topic: String,

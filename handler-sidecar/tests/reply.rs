@@ -102,7 +102,8 @@ async fn a_circle_of_replies_ends() {
     .await;
     all_settled(&broker).await;
     assert_eq!((ingress.stored().len(), container.count()), (32, 33));
-    let hops: Vec<_> = ingress.stored().iter().map(|stored| stored.event.attribute("tidegatehops").unwrap().to_owned()).collect();
+    let hops: Vec<_> =
+        ingress.stored().iter().map(|stored| stored.event.attribute("tidegatehops").unwrap().to_owned()).collect();
     assert_eq!(hops, (1..=32).map(|hop: u32| hop.to_string()).collect::<Vec<_>>());
     let letters = dead_letters(&broker).await;
     assert_eq!((letters.len(), header(&letters[0], "Tidegate-Reason")), (1, "too-many-hops"));

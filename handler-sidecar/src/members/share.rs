@@ -61,7 +61,8 @@ mod tests {
     fn a_change_moves_few_lanes() {
         let (mut moved, mut due) = (0, 0.0);
         for (lanes, count) in [8u16, 16, 32].into_iter().flat_map(|lanes| (1..lanes).map(move |count| (lanes, count))) {
-            let members: Vec<Member> = (0..=count).map(|number| score(number, u64::from(lanes * 100 + count))).collect();
+            let members: Vec<Member> =
+                (0..=count).map(|number| score(number, u64::from(lanes * 100 + count))).collect();
             let (before, after) = (owners(lanes, &members[1..]), owners(lanes, &members));
             moved += before.iter().zip(&after).filter(|(before, after)| before != after).count();
             due += f64::from(lanes) / f64::from(count + 1);

@@ -7,6 +7,7 @@
 //! Every operator pod answers, whether it leads or not, because the webhook's Service knows no leader.
 
 mod certificate;
+mod circles;
 mod judge;
 mod server;
 

@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::Layer as _;
 
+use super::circles;
 use super::judge::{Judged, in_vain_on_direct, judge};
 
 /// Connections at a time; the API server needs a few.
@@ -100,6 +101,14 @@ fn answer<K: Judged + Clone>(review: &AdmissionReview<K>) -> Json<AdmissionRevie
 /// What the schema cannot see, because it is said of another resource. A topic that is not there is no reason to warn:
 /// it may come.
 async fn warnings(client: Client, handler: &EventHandler) -> Option<Vec<String>> {
+    let circles = timeout(LOOK, circles::warnings(client.clone(), handler));
+    let (in_vain, circles) = tokio::join!(in_vain(client.clone(), handler), circles);
+    let circles = circles.ok().and_then(Result::ok);
+    let all: Vec<String> = in_vain.into_iter().chain(circles).flatten().collect();
+    (!all.is_empty()).then_some(all)
+}
+
+async fn in_vain(client: Client, handler: &EventHandler) -> Option<Vec<String>> {
     let in_vain = in_vain_on_direct(&handler.spec);
     if in_vain.is_empty() {
         return None;

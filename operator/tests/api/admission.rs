@@ -5,10 +5,12 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Request;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
 use kube::core::Status;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -86,6 +88,17 @@ impl Webhook {
         }
     }
 
+    /// What the API server warns of when it gets a handler with these fields, without storing it.
+    async fn warns(&self, name: &str, changes: Value) -> Vec<String> {
+        let uri = format!("/apis/tidegate.io/v1alpha1/namespaces/{}/eventhandlers?dryRun=All", self.space.name);
+        let body = Body::from(serde_json::to_vec(&handler(name, spec(changes))).unwrap());
+        let request = Request::post(uri).header("content-type", "application/json").body(body).unwrap();
+        let response = self.space.client.send(request).await.unwrap();
+        assert!(response.status().is_success(), "{}", response.status());
+        let warnings = response.headers().get_all("warning");
+        warnings.iter().map(|warning| String::from_utf8_lossy(warning.as_bytes()).into_owned()).collect()
+    }
+
     /// The authority by which the API server knows the webhook.
     async fn bundle(&self) -> ByteString {
         let found = self.configurations().get(&self.space.name).await.unwrap();
@@ -144,6 +157,20 @@ async fn what_can_never_work_is_refused_at_once() {
     assert_eq!(refused.code, 422, "{refused:?}");
     assert!(refused.message.contains("denied the request: spec.filter.expression"), "{}", refused.message);
     webhook.says(json!({"filter": {"expression": "data.amount > 1"}})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_circle_of_topics_is_warned_of() {
+    let webhook = Webhook::start("circle").await;
+    webhook.refuses().await;
+    let itself = webhook.warns("billing", json!({"reply": {"topic": "orders"}})).await;
+    assert!(itself.len() == 1 && itself[0].contains("spec.reply.topic: events come back"), "{itself:?}");
+    let invoices = json!({"reply": {"topic": "invoices"}});
+    assert_eq!(webhook.warns("billing", invoices.clone()).await, [""; 0]);
+    let back = spec(json!({"topic": "invoices", "deadLetter": {"topic": "orders"}}));
+    webhook.space.create::<EventHandler>(handler("audit", back)).await;
+    let circle = webhook.warns("billing", invoices).await;
+    assert!(circle.len() == 1 && circle[0].contains("spec.reply.topic"), "{circle:?}");
 }
 
 #[tokio::test]
