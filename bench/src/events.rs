@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::Full;
 use serde::Deserialize;
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::{layout, message_id, stored};
 use tidegate_cloudevents::{Event, http as binding};
 
 /// Bytes of an event's data.
@@ -57,7 +57,7 @@ pub struct Message {
 pub fn message(number: u64) -> anyhow::Result<Message> {
     let event = event(number)?;
     let (mut headers, payload) = stored::encode(&event);
-    headers.insert(async_nats::header::NATS_MESSAGE_ID, layout::message_id(event.source(), event.id()));
+    headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id::of_content(event));
     let subject = layout::event_subject(layout::partition(event.id()), event.event_type());
     Ok(Message { subject, headers, payload })
 }

@@ -89,6 +89,14 @@ impl Authority {
         Ok(Leaf { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
+    /// The topic's key for message ids ([`tidegate_broker_client::message_id::TopicKey`]).
+    ///
+    /// # Errors
+    /// As [`Self::derive`].
+    pub fn message_id_key(&self) -> Result<[u8; 32], AuthorityError> {
+        self.derive("message-ids")
+    }
+
     /// The key of that kind and label; the same for the same label.
     pub(crate) fn key(&self, kind: KeyPairType, label: &str) -> Result<KeyPair, AuthorityError> {
         Ok(KeyPair::new_from_raw(kind, self.derive(label)?)?)

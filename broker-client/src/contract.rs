@@ -84,6 +84,8 @@ pub struct Outlet {
     pub url: String,
     /// The file with the certificate authority of that address, PEM.
     pub ca: PathBuf,
+    /// The file with the handler's key for that topic's message ids ([`crate::message_id::HandlerKey`]).
+    pub message_id_key: PathBuf,
 }
 
 /// The shape of a delivery.

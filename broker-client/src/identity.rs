@@ -16,6 +16,13 @@ pub mod file {
     pub const USER_JWT: &str = "user.jwt";
     /// The NATS user's nkey seed.
     pub const USER_SEED: &str = "user.seed";
+    /// In an ingress's folder: the topic's [`crate::message_id::TopicKey`].
+    pub const MESSAGE_ID_KEY: &str = "message-ids.key";
+
+    /// In a handler's folder: its [`crate::message_id::HandlerKey`] for this topic, to which it publishes.
+    pub fn message_id_key_for(topic: &str) -> String {
+        format!("message-ids.{topic}.key")
+    }
 }
 
 /// One identity, as values.

@@ -1,4 +1,4 @@
-//! Names inside a topic's account: streams, subjects, consumers, message ids.
+//! Names inside a topic's account: streams, subjects, consumers.
 //!
 //! Every topic has an account of its own on its broker, so the names need not carry the topic.
 //!
@@ -14,8 +14,6 @@
 //! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. No
 //! name of Kubernetes has a `_` in it, so the two can never be mistaken for each other.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 /// The stream that keeps a topic's events.
@@ -135,31 +133,6 @@ pub fn partition(key: &str) -> u32 {
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % PARTITIONS
 }
 
-/// The message id by which the broker recognises a repeated publish: made from `source` and `id`
-/// together, because CloudEvents 1.0 (section 3.1.1) makes only the pair unique.
-pub fn message_id(source: &str, id: &str) -> String {
-    let mut hash = Sha256::new();
-    hash.update(u64::try_from(source.len()).unwrap_or(u64::MAX).to_be_bytes());
-    hash.update(source.as_bytes());
-    hash.update(id.as_bytes());
-    URL_SAFE_NO_PAD.encode(hash.finalize())
-}
-
-/// The request header by which a publisher over HTTP names an event's message id itself: visible ASCII, at most
-/// [`MAX_NAMED_MESSAGE_ID`] characters. A sidecar recognises its own repetitions by it (replies, dead letters).
-pub const MESSAGE_ID_HEADER: &str = "tidegate-message-id";
-/// Longest value of [`MESSAGE_ID_HEADER`].
-pub const MAX_NAMED_MESSAGE_ID: usize = 256;
-
-/// The message id of an event whose publisher named one: never that of [`message_id`], because no source is as long
-/// as its first eight bytes would say.
-pub fn named_message_id(name: &str) -> String {
-    let mut hash = Sha256::new();
-    hash.update([u8::MAX; 8]);
-    hash.update(name.as_bytes());
-    URL_SAFE_NO_PAD.encode(hash.finalize())
-}
-
 /// Where a handler's sidecar sends what could not be delivered.
 pub fn dead_letter_subject(handler: &str) -> String {
     format!("dead-letters.{handler}")
@@ -270,19 +243,6 @@ mod tests {
         }
         assert_eq!(handler_of(&lane_consumer("billing-a", 3)), "billing-a");
         assert_eq!(handler_of("billing"), "billing");
-    }
-
-    #[test]
-    fn ids_of_different_sources_differ() {
-        assert_ne!(message_id("a", "bc"), message_id("ab", "c"));
-        assert_eq!(message_id("a", "b"), message_id("a", "b"));
-    }
-
-    #[test]
-    fn named_ids_are_ids_of_their_own() {
-        assert_eq!(named_message_id("a"), named_message_id("a"));
-        assert_ne!(named_message_id("a"), named_message_id("b"));
-        assert_ne!(named_message_id("a"), message_id("", "a"));
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! - [`identity`]: the five files (or values) by which a program proves who it is, and how they are reloaded.
 //! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
 //! - [`stored`]: the form of a CloudEvent inside the stream.
+//! - [`message_id`]: how a stream recognises a repetition, and why nobody else can choose its id.
 //! - [`contract`]: what the operator tells a sidecar and an ingress.
 
 pub mod connect;
 pub mod contract;
 pub mod identity;
 pub mod layout;
+pub mod message_id;
 pub mod stored;

@@ -58,8 +58,8 @@ pub struct EventTopicSpec {
     /// How long and how much is kept.
     #[serde(default)]
     pub retention: Retention,
-    /// For how long an event that is published again (same source and id) is recognised and not stored
-    /// twice. A duration such as 2m; a publisher that retries should give up before it ends.
+    /// For how long an event that is published again is recognised and not stored twice: over HTTPS and MQTT the same
+    /// event, unchanged; over NATS the same source and id of the same publisher. A duration such as 2m; a publisher that retries should give up before it ends.
     #[serde(default = "default_deduplication_window")]
     pub deduplication_window: Duration,
     /// The largest event, attributes and data together, such as 256Ki; at most 8Mi. Larger ones are

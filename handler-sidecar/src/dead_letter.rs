@@ -50,18 +50,19 @@ impl Letter {
     }
 }
 
-/// Stores the letter, in a few tries.
+/// Stores the letter, in a few tries. An event's letter is stored once under its message id, which no other handler
+/// can know: "stored already" is true.
 ///
 /// # Errors
 /// The last try's error.
 pub async fn store(
     client: &Client,
     handler: &str,
-    uid: &str,
     event: &InHand,
     letter: &Letter,
+    message_id: &str,
 ) -> Result<(), NotStored> {
-    let headers = compose(handler, uid, event, letter, &jiff::Timestamp::now().to_string());
+    let headers = compose(handler, event, letter, message_id, &jiff::Timestamp::now().to_string());
     let mut failures = 0;
     loop {
         let request = Request::new().headers(headers.clone()).payload(event.payload()).timeout(Some(TRY_LIMIT));
@@ -76,7 +77,7 @@ pub async fn store(
 }
 
 /// The stored headers without what the broker or an earlier letter wrote, and the reasons.
-fn compose(handler: &str, uid: &str, event: &InHand, letter: &Letter, time: &str) -> HeaderMap {
+fn compose(handler: &str, event: &InHand, letter: &Letter, message_id: &str, time: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in event.headers().into_iter().flat_map(HeaderMap::iter) {
         if !is_ours_or_the_brokers(name.as_ref()) {
@@ -85,9 +86,7 @@ fn compose(handler: &str, uid: &str, event: &InHand, letter: &Letter, time: &str
             }
         }
     }
-    // The same event dead-lettered twice (a crash before the acknowledgement) is stored once; by its UID, because a
-    // handler made again under its name has letters of its own.
-    headers.insert("Nats-Msg-Id", format!("{uid}:{}", event.sequence()));
+    headers.insert("Nats-Msg-Id", message_id);
     headers.insert("Tidegate-Handler", handler);
     headers.insert("Tidegate-Reason", letter.reason.name());
     headers.insert("Tidegate-Attempts", letter.record.attempts().to_string());

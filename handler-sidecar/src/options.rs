@@ -53,13 +53,14 @@ impl Options {
         drain: &Drain,
         members: watch::Receiver<usize>,
     ) -> Result<Self, Error> {
-        let Sidecar { filter, delivery, dead_letter, reply, .. } = config;
+        let Sidecar { filter, delivery, dead_letter, reply, handler_uid, .. } = config;
+        let outlet = |to| Outlet::new(to, handler_uid);
         Ok(Self {
             filter: Filter::new(filter)?,
             limiter: delivery.rate.map(|rate| Limiter::new(rate, members)),
             batches: terms(delivery).map(|terms| Batches::start(handler.clone(), terms, drain.clone())),
-            reply: reply.as_ref().map(Outlet::new).transpose().map_err(Error::Reply)?,
-            letters: dead_letter.as_ref().map(Outlet::new).transpose().map_err(Error::DeadLetter)?,
+            reply: reply.as_ref().map(outlet).transpose().map_err(Error::Reply)?,
+            letters: dead_letter.as_ref().map(outlet).transpose().map_err(Error::DeadLetter)?,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! The ingress of another topic, to which this sidecar publishes as anybody would: replies and dead letters.
 //!
 //! A publish is over when the ingress has answered 202, which means: stored. The certificate authority is read
-//! anew for each connection, so that a rotated one is simply used.
+//! again for each connection, and the key for message ids for each publish, so that rotated ones are simply used.
 
 mod connector;
 pub mod letter;
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -16,7 +17,8 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tidegate_broker_client::contract;
-use tidegate_broker_client::layout::{MAX_HOPS, MESSAGE_ID_HEADER};
+use tidegate_broker_client::layout::MAX_HOPS;
+use tidegate_broker_client::message_id::{HEADER, HandlerKey};
 use tidegate_cloudevents::{Event, http as binding};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Span;
@@ -27,8 +29,8 @@ use crate::deliver::with_causes;
 use crate::hops;
 use crate::{outcome, trace};
 
-/// By which the ingress recognises a repeated publish, in place of source and id.
-const MESSAGE_ID: HeaderName = HeaderName::from_static(MESSAGE_ID_HEADER);
+/// By which the ingress recognises a repeated publish.
+const MESSAGE_ID: HeaderName = HeaderName::from_static(HEADER);
 /// The limit of one try, response included; the ingress itself gives up before.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
 const PAUSES: Backoff =
@@ -84,32 +86,40 @@ enum Tried {
 pub struct Outlet {
     topic: String,
     uri: Uri,
+    handler_uid: String,
+    message_id_key: PathBuf,
     client: Client<Connector, Full<Bytes>>,
 }
 
 impl Outlet {
-    /// To this topic. Nothing is connected yet.
+    /// To this topic, for the handler with this UID. Nothing is connected yet.
     ///
     /// # Errors
     /// The address is no URI.
-    pub fn new(outlet: &contract::Outlet) -> Result<Self, http::uri::InvalidUri> {
+    pub fn new(outlet: &contract::Outlet, handler_uid: &str) -> Result<Self, http::uri::InvalidUri> {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build(Connector::new(&outlet.ca));
-        Ok(Self { topic: outlet.topic.clone(), uri: outlet.url.parse()?, client })
+        Ok(Self {
+            topic: outlet.topic.clone(),
+            uri: outlet.url.parse()?,
+            handler_uid: handler_uid.to_owned(),
+            message_id_key: outlet.message_id_key.clone(),
+            client,
+        })
     }
 
-    /// Publishes, in tries for at most this long. A repeated publish with the same message id is stored once.
+    /// Publishes, in tries for at most this long. What this handler publishes again under the same name is stored once.
     ///
     /// # Errors
     /// It is not known to be stored.
-    pub async fn publish(&self, event: &Event, message_id: &str, patience: Duration) -> Result<(), Error> {
+    pub async fn publish(&self, event: &Event, name: &str, patience: Duration) -> Result<(), Error> {
         let end = Instant::now() + patience;
         let mut failures = 0;
         loop {
-            let (problem, asked) = match self.attempt(event, message_id).await {
+            let (problem, asked) = match self.attempt(event, name).await {
                 Tried::Stored => return Ok(()),
                 Tried::Refused(problem) => return Err(self.refused(problem)),
                 Tried::Again { problem, asked } => (problem, asked.unwrap_or_default().min(LONGEST_PAUSE)),
@@ -138,8 +148,12 @@ impl Outlet {
         Error::Refused { topic: self.topic.clone(), problem }
     }
 
-    async fn attempt(&self, event: &Event, message_id: &str) -> Tried {
-        let request = match self.request(event, message_id) {
+    async fn attempt(&self, event: &Event, name: &str) -> Tried {
+        let token = match self.token(name).await {
+            Ok(token) => token,
+            Err(problem) => return Tried::Again { problem, asked: None },
+        };
+        let request = match self.request(event, &token) {
             Ok(request) => request,
             Err(error) => return Tried::Refused(error.to_string()),
         };
@@ -153,10 +167,17 @@ impl Outlet {
         timeout(TRY_LIMIT, tried).await.unwrap_or_else(late)
     }
 
-    fn request(&self, event: &Event, message_id: &str) -> http::Result<Request<Full<Bytes>>> {
+    async fn token(&self, name: &str) -> Result<String, String> {
+        let path = self.message_id_key.display();
+        let text = tokio::fs::read_to_string(&self.message_id_key).await.map_err(|error| format!("{path}: {error}"))?;
+        let key = HandlerKey::from_text(&text).map_err(|error| format!("{path}: {error}"))?;
+        Ok(key.token(&self.handler_uid, name))
+    }
+
+    fn request(&self, event: &Event, token: &str) -> http::Result<Request<Full<Bytes>>> {
         let (mut headers, body) = binding::encode_binary(event)?;
         trace::headers(&Span::current(), event, &mut headers);
-        headers.insert(MESSAGE_ID, HeaderValue::try_from(message_id)?);
+        headers.insert(MESSAGE_ID, HeaderValue::try_from(token)?);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();

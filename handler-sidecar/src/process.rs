@@ -267,7 +267,7 @@ impl Context {
         patience: Duration,
     ) -> Result<(), outlet::Error> {
         match &self.options.reply {
-            Some(outlet) => reply::publish(outlet, &self.config.handler_uid, event, content, patience).await,
+            Some(outlet) => reply::publish(outlet, event, content, patience).await,
             None => Ok(()),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use tidegate_broker_client::layout;
+use tidegate_broker_client::message_id;
 use tidegate_cloudevents::{Event, Mode, http as binding, media_type};
 
 use crate::deliver::{Content, TooLong};
@@ -56,27 +56,16 @@ fn is_event(headers: &HeaderMap) -> bool {
         || headers.contains_key("ce-specversion")
 }
 
-/// The message id of the reply to this event.
-pub fn message_id(handler_uid: &str, event: &Event) -> String {
-    layout::message_id(handler_uid, &layout::message_id(event.source(), event.id()))
-}
-
 /// Publishes the reply to an event, if it has one.
 ///
 /// # Errors
 /// It is not known to be stored; [`Error::Refused`] and [`Error::TooManyHops`]: it never will be.
-pub async fn publish(
-    outlet: &Outlet,
-    handler_uid: &str,
-    event: &Event,
-    content: Content,
-    patience: Duration,
-) -> Result<(), Error> {
+pub async fn publish(outlet: &Outlet, event: &Event, content: Content, patience: Duration) -> Result<(), Error> {
     match find(content) {
         Reply::None => Ok(()),
         Reply::Event(reply) => {
             let reply = outlet.passed_on(*reply, event)?;
-            outlet.publish(&reply, &message_id(handler_uid, event), patience).await
+            outlet.publish(&reply, &message_id::reply_name(event.source(), event.id()), patience).await
         }
         Reply::Invalid(problem) => Err(outlet.refused(problem)),
     }
@@ -142,20 +131,6 @@ mod tests {
             let Reply::Invalid(problem) = find(content) else { panic!("{expected}") };
             assert!(problem.contains(expected), "{problem}");
         }
-    }
-
-    #[test]
-    fn the_id_is_of_handler_and_event() {
-        let event = |source: &str, id: &str| Event::builder(id, source, "t").build().unwrap();
-        let ids = [
-            message_id("u1", &event("/a", "1")),
-            message_id("u2", &event("/a", "1")),
-            message_id("u1", &event("/a", "2")),
-            message_id("u1", &event("/b", "1")),
-        ];
-        let different: std::collections::HashSet<_> = ids.iter().collect();
-        assert_eq!(different.len(), ids.len());
-        assert_eq!(ids[0], message_id("u1", &event("/a", "1")));
     }
 
     proptest! {

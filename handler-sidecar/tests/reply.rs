@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::response::Response;
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::{Outlet, Sidecar};
-use tidegate_broker_client::layout;
+use tidegate_broker_client::{connect, identity, layout, message_id};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::sleep;
@@ -79,8 +79,7 @@ async fn both_forms_are_published_and_what_is_no_event_is_ignored() {
     assert_eq!(ids, ["reply-binary", "reply-structured"]);
     assert_eq!(stored[0].event.event_type(), "invoice.made");
     assert_eq!(stored[0].event.data().unwrap(), r#"{"total":1}"#);
-    let of_source = layout::message_id("/sensors/1", "binary");
-    assert_eq!(stored[0].message_id, layout::message_id("uid-billing", &of_source));
+    assert_ne!(stored[0].message_id, stored[1].message_id);
     sidecar.terminate().await;
 }
 
@@ -291,11 +290,10 @@ async fn dead_letters_go_to_a_topic() {
     let container = Container::answering(|_| (422, Duration::ZERO)).await;
     let config = with(&broker, &container, None, Some(ingress.outlet())).await;
     let sidecar = Running::ready(config).await;
-    let sequence = publish(&broker, "1").await;
+    publish(&broker, "1").await;
     all_settled(&broker).await;
     let stored = ingress.stored();
     assert_eq!(stored.len(), 1);
-    assert_eq!(stored[0].message_id, format!("dead-letter:uid-billing:{sequence}"));
     let event = &stored[0].event;
     assert_eq!((event.id(), event.source(), event.event_type()), ("1", "/sensors/1", "temperature"));
     assert_eq!(event.data().unwrap(), r#"{"id":"1"}"#);
@@ -309,6 +307,50 @@ async fn dead_letters_go_to_a_topic() {
     }
     assert_eq!(event.attribute("tidegateattempt"), None, "it is the event, not its delivery");
     assert_eq!(dead_letters(&broker).await.len(), 0);
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn another_handler_cannot_spend_the_ids_of_dead_letters() {
+    let broker = TestBroker::start().await;
+    let container = Container::answering(|_| (422, Duration::ZERO)).await;
+    // It knows the handler's UID, as the role view does, and writes letters of its own with every id it can think of.
+    let rogue = broker.handler("rogue", ACK_WAIT).await;
+    let seed = std::fs::read_to_string(rogue.join("user.seed")).unwrap();
+    let rogue = connect::connect("rogue", &broker.servers(), identity::folder(rogue)).await.unwrap();
+    for sequence in 1..=5 {
+        let uid = format!("uid-{}", support::HANDLER);
+        let ids = [format!("{uid}:{sequence}"), message_id::of_dead_letter(&seed, &uid, sequence)];
+        for id in ids {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Nats-Msg-Id", id);
+            let subject = layout::dead_letter_subject("rogue");
+            rogue.request_with_headers(subject, headers, "spent".into()).await.unwrap();
+        }
+    }
+    let sidecar = Running::ready(with(&broker, &container, None, None).await).await;
+    publish_all(&broker, (1..=5).map(|id| id.to_string())).await;
+    all_settled(&broker).await;
+    let letters = dead_letters(&broker).await;
+    let of_handler =
+        letters.iter().filter(|letter| letter.subject.as_str() == layout::dead_letter_subject(support::HANDLER));
+    assert_eq!(of_handler.count(), 5, "acknowledged is stored");
+    sidecar.terminate().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_there_yet_is_waited_for() {
+    let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
+    let container = answering(binary).await;
+    let later = ingress.ca().with_file_name("later.key");
+    let outlet = Outlet { message_id_key: later.clone(), ..ingress.outlet() };
+    let sidecar = Running::ready(with(&broker, &container, Some(outlet), None).await).await;
+    publish(&broker, "1").await;
+    eventually("the handler has answered", async || container.count() == 1).await;
+    assert_eq!(ingress.came().len(), 0);
+    std::fs::copy(ingress.outlet().message_id_key, later).unwrap();
+    all_settled(&broker).await;
+    assert_eq!((ingress.stored().len(), container.count()), (1, 1));
     sidecar.terminate().await;
 }
 

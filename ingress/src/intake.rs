@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use opentelemetry::Context;
+use tidegate_broker_client::message_id::TopicKey;
 use tidegate_cloudevents::Event;
 
 use crate::admission::{Admission, Admitted};
 use crate::config::{Limits, request_limit};
+use crate::message::Origin;
 use crate::metrics::Metrics;
 use crate::outcome::Stored;
 use crate::problem::Problem;
@@ -20,6 +22,8 @@ pub struct Intake {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// With which the message ids of handlers are verified.
+    pub message_ids: TopicKey,
     publisher: Publisher,
     max_event_size: usize,
 }
@@ -32,21 +36,27 @@ pub struct Taken<'a> {
 
 impl Intake {
     /// With this publisher, for events of at most this many bytes.
-    pub fn new(publisher: Publisher, limits: Limits, metrics: Arc<Metrics>, max_event_size: usize) -> Self {
+    pub fn new(
+        publisher: Publisher,
+        message_ids: TopicKey,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        max_event_size: usize,
+    ) -> Self {
         let admission = Admission::new(&limits, request_limit(max_event_size));
-        Self { admission, limits, metrics, publisher, max_event_size }
+        Self { admission, limits, metrics, message_ids, publisher, max_event_size }
     }
 
-    /// Publishes the events of a request, and waits for the broker. `name` replaces source and id where repetitions
-    /// are recognised, if there is but one.
+    /// Publishes the events of a request, and waits for the broker. `origin` is that of a single event; those of a
+    /// batch are anonymous.
     ///
     /// # Errors
     /// Not all events are known to be stored.
-    pub async fn publish(&self, events: &[Event], name: Option<&str>, request: &Context) -> Result<(), Problem> {
+    pub async fn publish(&self, events: &[Event], origin: Origin<'_>, request: &Context) -> Result<(), Problem> {
         events.iter().try_for_each(|event| self.check_size(event))?;
         if let [event] = events {
             return self
-                .send(event, name, request)
+                .send(event, origin, request)
                 .await?
                 .stored()
                 .await
@@ -61,13 +71,19 @@ impl Intake {
     ///
     /// # Errors
     /// It was not sent.
-    pub async fn take(&self, event: &Event, request: &Context, admitted: Admitted) -> Result<Taken<'_>, Problem> {
+    pub async fn take(
+        &self,
+        event: &Event,
+        origin: Origin<'_>,
+        request: &Context,
+        admitted: Admitted,
+    ) -> Result<Taken<'_>, Problem> {
         self.check_size(event)?;
-        Ok(Taken { sent: self.send(event, None, request).await?, _admitted: admitted })
+        Ok(Taken { sent: self.send(event, origin, request).await?, _admitted: admitted })
     }
 
-    async fn send(&self, event: &Event, name: Option<&str>, request: &Context) -> Result<Sent<'_>, Problem> {
-        let sent = self.publisher.send(event, name, request).await;
+    async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Problem> {
+        let sent = self.publisher.send(event, origin, request).await;
         sent.map_err(|failure| Problem::not_stored(failure, 0, 1))
     }
 

@@ -2,8 +2,20 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use tidegate_broker_client::message_id::{self, Token};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
+
+/// Whose event it is, as far as its message id depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// Anybody's: only the same event again is a repetition.
+    Anonymous,
+    /// The publisher's with this account: its `source` and `id` again are a repetition.
+    Account(&'a str),
+    /// A handler's, which names its repetitions itself.
+    Handler(&'a Token),
+}
 
 /// What is sent for an event.
 pub struct Message {
@@ -20,12 +32,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message of an event; `name` replaces source and id where repetitions are recognised.
-    pub fn of(event: &Event, name: Option<&str>) -> Self {
+    /// The message of an event of this origin.
+    pub fn of(event: &Event, origin: Origin<'_>) -> Self {
         let partition = layout::partition(stored::partition_key(event));
-        let message_id = match name {
-            Some(name) => layout::named_message_id(name),
-            None => layout::message_id(event.source(), event.id()),
+        let message_id = match origin {
+            Origin::Anonymous => message_id::of_content(event),
+            Origin::Account(account) => message_id::of_publisher(account, event.source(), event.id()),
+            Origin::Handler(token) => token.message_id(),
         };
         let (headers, payload) = stored::encode(event);
         let subject = layout::event_subject(partition, event.event_type());
@@ -38,17 +51,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_takes_the_place_of_source_and_id() {
+    fn the_message_id_is_that_of_the_origin() {
         let event = Event::builder("1", "/s", "t").build().unwrap();
-        assert_eq!(Message::of(&event, None).message_id, layout::message_id("/s", "1"));
-        assert_eq!(Message::of(&event, Some("x")).message_id, layout::named_message_id("x"));
+        let topic = message_id::TopicKey::new(&[1; 32]);
+        let key = message_id::HandlerKey::from_text(&topic.handler_key_text("u")).unwrap();
+        let token = topic.verify(&key.token("u", "x")).unwrap();
+        for (origin, expected) in [
+            (Origin::Anonymous, message_id::of_content(&event)),
+            (Origin::Account("A"), message_id::of_publisher("A", "/s", "1")),
+            (Origin::Handler(&token), token.message_id()),
+        ] {
+            assert_eq!(Message::of(&event, origin).message_id, expected);
+        }
     }
 
     #[test]
     fn whatever_a_key_holds_it_is_no_part_of_the_subject() {
         for key in [".", "*", ">", "a b", "%2E", "\u{1F600}"] {
             let event = Event::builder("1", "/s", "t").attribute("partitionkey", key).build().unwrap();
-            let message = Message::of(&event, None);
+            let message = Message::of(&event, Origin::Anonymous);
             assert_eq!(message.subject, format!("events.{}.t", layout::partition(key)));
         }
     }

@@ -10,11 +10,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subject, SubscribeError, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subject, SubscribeError, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use http::StatusCode;
+use serde::Deserialize;
 use serde_json::json;
 use tidegate_broker_client::{layout, stored};
 use tokio::time::{Instant, sleep_until};
@@ -22,12 +23,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::intake::{Intake, Taken};
 use crate::meanwhile::meanwhile;
+use crate::message::Origin;
 use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::trace;
 
 /// Each request goes to one of the topic's ingresses.
 const GROUP: &str = "ingress";
+/// The header in which a server says whose request an imported service is asked with.
+const REQUEST_INFO: &str = "Nats-Request-Info";
 /// What the broker may take to hear that this one leaves; without a connection it never does.
 const LEAVING: Duration = Duration::from_secs(2);
 
@@ -85,8 +89,25 @@ impl Listener {
 async fn take(intake: &Intake, request: Message) -> Result<Taken<'_>, Problem> {
     let admitted = intake.admission.admit(u64::try_from(request.length).ok())?;
     let context = trace::of_message(request.headers.as_ref());
+    let account = account_of(request.headers.as_ref());
     let event = stored::decode(request.headers.as_ref(), request.payload)?;
-    intake.take(&event, &context, admitted).await
+    intake.take(&event, account.as_deref().map_or(Origin::Anonymous, Origin::Account), &context, admitted).await
+}
+
+/// What the server says of the account that a request came from.
+#[derive(Deserialize)]
+struct RequestInfo {
+    acc: String,
+}
+
+/// The publisher's account. The server writes the header, over whatever the publisher put there; if it is not there
+/// once and readable, the publisher is nobody in particular.
+fn account_of(headers: Option<&HeaderMap>) -> Option<String> {
+    let headers = headers?;
+    let mut values = headers.get_all(REQUEST_INFO);
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let RequestInfo { acc } = serde_json::from_str(value.as_str()).ok()?;
+    Some(acc).filter(|account| !account.is_empty())
 }
 
 /// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
@@ -130,6 +151,22 @@ mod tests {
 
     fn reply(outcome: Result<Stored, Problem>) -> String {
         String::from_utf8(reply_of(&outcome).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn an_account_is_what_the_server_said_once() {
+        let of = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(REQUEST_INFO, *value);
+            }
+            account_of(Some(&headers))
+        };
+        assert_eq!(of(&[r#"{"acc":"ABC","rtt":1}"#]).as_deref(), Some("ABC"));
+        for other in [&[][..], &["{}"], &["x"], &[r#"{"acc":""}"#], &[r#"{"acc":1}"#], &[r#"{"acc":"A"}"#, "{}"]] {
+            assert_eq!(of(other), None, "{other:?}");
+        }
+        assert_eq!(account_of(None), None);
     }
 
     #[test]

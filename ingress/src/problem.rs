@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use tidegate_broker_client::layout::{MAX_NAMED_MESSAGE_ID, MESSAGE_ID_HEADER};
+use tidegate_broker_client::message_id::HEADER;
 use tidegate_cloudevents::{Invalid, media_type};
 
 use crate::outcome::Failure;
@@ -45,18 +45,18 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid-event", "Not a valid CloudEvent", detail)
     }
 
-    /// 400
-    pub fn bad_message_id() -> Self {
+    /// 403: about the publisher, and not about the event, which may be sent without it.
+    pub fn message_id_not_allowed() -> Self {
         let detail = format!(
-            "{MESSAGE_ID_HEADER} must be there once, with 1 to {MAX_NAMED_MESSAGE_ID} visible ASCII characters: correct \
-             it, or leave it out"
+            "{HEADER} is for handlers of Tidegate, which prove it with a key of this topic: leave it out; an event that \
+             is sent again unchanged is recognised"
         );
-        Self::new(StatusCode::BAD_REQUEST, "invalid-message-id", "Not a message id", detail)
+        Self::new(StatusCode::FORBIDDEN, "message-id-not-allowed", "Message id not allowed", detail)
     }
 
     /// 400
     pub fn named_batch() -> Self {
-        let detail = format!("{MESSAGE_ID_HEADER} names one event: leave it out, or send a single event");
+        let detail = format!("{HEADER} names one event: leave it out, or send a single event");
         Self::new(StatusCode::BAD_REQUEST, "invalid-message-id", "Not a message id", detail)
     }
 
@@ -106,8 +106,8 @@ impl Problem {
             format!("the event was not stored: {failure}")
         } else {
             format!(
-                "{stored} of {all} events were stored: {failure}. Repeat the whole request: what is stored already \
-                 is recognised by its source and id"
+                "{stored} of {all} events were stored: {failure}. Repeat the same request: what is stored already \
+                 is recognised"
             )
         };
         let (status, kind, title) = match failure {

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 
 use crate::config::Limits;
 use crate::meanwhile::meanwhile;
-use crate::message::Message;
+use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
 use crate::outcome::{self, Failure, Stored};
 use crate::trace;
@@ -88,7 +88,7 @@ impl Publisher {
             {
                 break;
             }
-            let sending = self.send(event, None, request);
+            let sending = self.send(event, Origin::Anonymous, request);
             let sent = meanwhile(sending, &mut in_flight, |outcome| {
                 settle(outcome);
             });
@@ -106,14 +106,13 @@ impl Publisher {
         worst.map_or(Ok(()), |failure| Err(Incomplete { failure, stored }))
     }
 
-    /// Sends one event, as soon as not too many others are in flight. `name` replaces its source and id where
-    /// repetitions are recognised.
+    /// Sends one event, as soon as not too many others are in flight.
     ///
     /// # Errors
     /// It was not sent.
-    pub async fn send(&self, event: &Event, name: Option<&str>, request: &Context) -> Result<Sent<'_>, Failure> {
+    pub async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Failure> {
         let started = Instant::now();
-        let mut message = Message::of(event, name);
+        let mut message = Message::of(event, origin);
         let trace = trace::Publish::start(&self.topic, event, &message.message_id, message.partition, request);
         trace.inject(&mut message.headers);
         let handing_over = timeout_at(started + self.limits.publish, self.hand_over(message));

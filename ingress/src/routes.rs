@@ -7,11 +7,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
-use tidegate_broker_client::layout::{MAX_NAMED_MESSAGE_ID, MESSAGE_ID_HEADER};
+use tidegate_broker_client::message_id::{HEADER, Token, TopicKey};
 use tidegate_cloudevents::http as binding;
 
 use crate::connection::Answers;
 use crate::intake::Intake;
+use crate::message::Origin;
 use crate::problem::Problem;
 use crate::{body, trace};
 
@@ -43,24 +44,24 @@ impl Answers for Routes {
 async fn publish(intake: &Intake, request: Request<Incoming>) -> Result<(), Problem> {
     let (head, body) = request.into_parts();
     let _admitted = intake.admission.admit(body.size_hint().exact())?;
-    let name = named(&head.headers)?;
+    let token = token(&head.headers, &intake.message_ids)?;
     let body = body::read(body, intake.admission.request_limit(), intake.limits.body).await?;
     let (mode, events) = binding::decode(&head.headers, body)?;
-    if name.is_some() && mode == binding::Mode::Batched {
+    if token.is_some() && mode == binding::Mode::Batched {
         return Err(Problem::named_batch());
     }
     tracing::debug!(mode = mode.name(), events = events.len(), "request");
-    intake.publish(&events, name, &trace::of_request(&head.headers)).await
+    let origin = token.as_ref().map_or(Origin::Anonymous, Origin::Handler);
+    intake.publish(&events, origin, &trace::of_request(&head.headers)).await
 }
 
-/// The message id of the request's own choice.
-fn named(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
-    let mut values = headers.get_all(MESSAGE_ID_HEADER).iter();
+/// The message id that a handler chose for its event, if the request has one.
+fn token(headers: &HeaderMap, key: &TopicKey) -> Result<Option<Token>, Problem> {
+    let mut values = headers.get_all(HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let bytes = value.as_bytes();
-    let valid = (1..=MAX_NAMED_MESSAGE_ID).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic);
-    match value.to_str() {
-        Ok(name) if valid && values.next().is_none() => Ok(Some(name)),
-        _ => Err(Problem::bad_message_id()),
+    let verified = value.to_str().ok().and_then(|value| key.verify(value));
+    match verified {
+        Some(token) if values.next().is_none() => Ok(Some(token)),
+        _ => Err(Problem::message_id_not_allowed()),
     }
 }

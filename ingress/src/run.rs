@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use async_nats::Client;
 use futures::future::join_all;
 use tidegate_broker_client::connect::ConnectError;
 use tidegate_broker_client::contract;
-use tidegate_broker_client::identity::Unreadable;
+use tidegate_broker_client::identity::{Unreadable, file};
+use tidegate_broker_client::message_id::TopicKey;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,9 +34,9 @@ const ADMIN_CONNECTIONS: usize = 64;
 /// Why the ingress does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server's certificate cannot be used.
+    /// The server's certificate or the topic's key cannot be used.
     #[error(transparent)]
-    Certificate(#[from] Unreadable),
+    Identity(#[from] Unreadable),
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
@@ -74,7 +76,7 @@ impl Ingress {
     pub async fn bind(config: &contract::Ingress, limits: Limits) -> Result<Self, Error> {
         let certificate = Certificate::load(&config.identity)?;
         let client = broker::connect(config).await?;
-        let intake = intake(config, client.clone(), &limits);
+        let intake = intake(config, client.clone(), &limits)?;
 
         let tls = Some(certificate.acceptor(&["h2", "http/1.1"])?);
         let http = Http { answers: routes::Routes(Arc::clone(&intake)), tls, limits: limits.clone() };
@@ -144,11 +146,20 @@ impl Ingress {
 }
 
 /// What all protocols share.
-fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Arc<Intake> {
+fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Result<Arc<Intake>, Unreadable> {
+    let message_ids = message_id_key(&config.identity)?;
     let metrics = Arc::new(Metrics::new(&config.topic));
     let topic = config.topic.clone();
     let publisher = Publisher::new(client, topic, config.routing, limits.clone(), Arc::clone(&metrics));
-    Arc::new(Intake::new(publisher, limits.clone(), metrics, config.max_event_size))
+    Ok(Arc::new(Intake::new(publisher, message_ids, limits.clone(), metrics, config.max_event_size)))
+}
+
+/// The topic's key for message ids. It lasts as long as the topic: it is read once.
+fn message_id_key(folder: &Path) -> Result<TopicKey, Unreadable> {
+    let path = folder.join(file::MESSAGE_ID_KEY);
+    let unreadable = |error: &dyn std::fmt::Display| Unreadable::new(path.display().to_string(), error);
+    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
+    TopicKey::from_text(&text).map_err(|error| unreadable(&error))
 }
 
 async fn serve<P: Protocol>(port: u16, protocol: P, connections: usize) -> Result<Server<P>, Error> {

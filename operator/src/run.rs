@@ -105,9 +105,16 @@ fn handlers_of(store: &Store<EventHandler>, topic: &EventTopic) -> Vec<ObjectRef
     store
         .state()
         .iter()
-        .filter(|handler| handler.namespace() == namespace && handler.spec.topic == name)
+        .filter(|handler| handler.namespace() == namespace && names(handler, &name))
         .map(|handler| ObjectRef::from_obj(handler.as_ref()))
         .collect()
+}
+
+/// Whether the handler takes events from this topic or publishes to it.
+fn names(handler: &EventHandler, topic: &str) -> bool {
+    let spec = &handler.spec;
+    let destinations = [&spec.reply, &spec.dead_letter].into_iter().flatten().map(|to| to.topic.as_str());
+    destinations.chain([spec.topic.as_str()]).any(|name| name == topic)
 }
 
 fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {

@@ -21,9 +21,9 @@ use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_admin::{Authority, Leaf, consumers, guests, streams};
-use tidegate_broker_client::connect;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
+use tidegate_broker_client::{connect, message_id};
 use time::OffsetDateTime;
 
 use crate::node::Node;
@@ -126,7 +126,10 @@ impl TestBroker {
     /// The identity folder of the ingress.
     pub fn ingress_identity_dir(&self) -> PathBuf {
         let user = self.authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
-        self.identity_dir("ingress", &user)
+        let folder = self.identity_dir("ingress", &user);
+        let key = self.authority.message_id_key().expect("key");
+        std::fs::write(folder.join(file::MESSAGE_ID_KEY), message_id::key_text(&key)).expect("write");
+        folder
     }
 
     /// A handler with its consumer, account and identity folder.

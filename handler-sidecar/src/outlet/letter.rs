@@ -28,11 +28,6 @@ fn extended(event: Event, handler: &str, reason: Reason, attempts: u32, error: &
         .with_extension("tidegateerror", single_line(error, ERROR_LIMIT))
 }
 
-/// By which a letter that is sent twice (a crash before the acknowledgement) is stored once.
-pub fn message_id(handler_uid: &str, sequence: u64) -> String {
-    format!("dead-letter:{handler_uid}:{sequence}")
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -95,7 +95,7 @@ pub async fn publish(client: async_nats::Client, run: Run) {
             let event = Event::builder(&id, "/order", "step").attribute("partitionkey", format!("k{key}"));
             let event = event.data("{}").build().unwrap();
             let (mut headers, payload) = stored::encode(&event);
-            headers.insert("Nats-Msg-Id", layout::message_id("/order", &id));
+            headers.insert("Nats-Msg-Id", format!("order {id}"));
             let partition = layout::partition(stored::partition_key(&event));
             let subject = layout::event_subject(partition, event.event_type());
             acknowledgements.push(jetstream.publish_with_headers(subject, headers, payload).await.unwrap());

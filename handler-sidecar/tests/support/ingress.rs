@@ -17,6 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tempfile::TempDir;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_client::contract::Outlet;
+use tidegate_broker_client::message_id::{self, TopicKey};
 use tidegate_cloudevents::{Event, http as binding};
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -26,6 +27,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// With which it verifies message ids.
+const TOPIC_KEY: [u8; 32] = [7; 32];
 
 /// One publish.
 #[derive(Clone, Debug)]
@@ -78,7 +82,12 @@ impl Ingress {
     }
 
     pub fn outlet(&self) -> Outlet {
-        Outlet { topic: "invoices".into(), url: format!("https://localhost:{}", self.port), ca: self.ca() }
+        Outlet {
+            topic: "invoices".into(),
+            url: format!("https://localhost:{}", self.port),
+            ca: self.ca(),
+            message_id_key: self.folder.path().join("message-ids.key"),
+        }
     }
 
     pub fn ca(&self) -> PathBuf {
@@ -113,6 +122,8 @@ async fn serve(port: u16, shared: Shared, folder: &Path) -> JoinHandle<()> {
     let authority = Authority::generate("invoices", now).unwrap();
     let leaf = authority.leaf("ingress", vec!["localhost".into()], now).unwrap();
     std::fs::write(folder.join("ca.crt"), &authority.ca_certificate).unwrap();
+    let key = TopicKey::new(&TOPIC_KEY).handler_key_text(&format!("uid-{}", super::HANDLER));
+    std::fs::write(folder.join("message-ids.key"), key).unwrap();
     let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
@@ -136,7 +147,8 @@ async fn serve(port: u16, shared: Shared, folder: &Path) -> JoinHandle<()> {
 
 async fn publish(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) -> Response {
     let (_, mut events) = binding::decode(&headers, body).unwrap();
-    let message_id = headers["tidegate-message-id"].to_str().unwrap().to_owned();
+    let token = headers[message_id::HEADER].to_str().unwrap();
+    let message_id = TopicKey::new(&TOPIC_KEY).verify(token).expect("a message id of the handler's").message_id();
     let published = Published { message_id, event: events.pop().unwrap(), headers };
     let seen = {
         let mut came = shared.came.lock().unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, message::StreamMessage};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::{layout, message_id, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -135,7 +135,7 @@ pub async fn publish_with(broker: &TestBroker, id: &str, extra: &[(&str, &str)])
 /// Stores any event.
 pub async fn store(broker: &TestBroker, event: &Event, extra: &[(&str, &str)]) -> u64 {
     let (mut headers, payload) = stored::encode(event);
-    headers.insert("Nats-Msg-Id", layout::message_id(event.source(), event.id()));
+    headers.insert("Nats-Msg-Id", message_id::of_content(event));
     for (name, value) in extra {
         headers.insert(*name, *value);
     }

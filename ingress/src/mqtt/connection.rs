@@ -19,6 +19,7 @@ use super::session::{Arrival, Session, Step};
 use crate::admission::Room;
 use crate::intake::{Intake, Taken};
 use crate::meanwhile::meanwhile;
+use crate::message::Origin;
 use crate::problem::Problem;
 use crate::server::Protocol;
 use crate::tls;
@@ -207,7 +208,7 @@ async fn take(intake: &Intake, arrival: Arrival) -> (Option<u16>, Result<Taken<'
         let event = event?;
         let admitted = intake.admission.admit_within(size, intake.limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
-        intake.take(&event, &Context::new(), admitted).await
+        intake.take(&event, Origin::Anonymous, &Context::new(), admitted).await
     };
     (packet_id, taking.await)
 }

@@ -45,7 +45,36 @@ async fn both_modes_are_stored_and_acknowledged() {
     assert_eq!(structured["seq"], 2);
     assert_eq!(publish(&client, &event("binary")).await["duplicate"], true);
     assert_eq!(ingress.publish(&event("structured")).await.status, StatusCode::ACCEPTED);
-    assert_eq!(events(&broker).await, [event("binary"), event("structured")]);
+    let over_both = [event("binary"), event("structured"), event("structured")];
+    assert_eq!(events(&broker).await, over_both, "whoever publishes over HTTPS has no say in this publisher's ids");
+}
+
+#[tokio::test]
+async fn a_publisher_has_its_own_ids_and_cannot_take_anothers() {
+    let broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let victim = client(&broker, &broker.publisher("victim").await).await;
+    let rogue = client(&broker, &broker.publisher("rogue").await).await;
+    let forged = Event::builder("1", "/sensors/1", "temperature").data("0").build().unwrap();
+    // Over HTTPS, over NATS, and with the account of the other in the header that the server writes.
+    assert_eq!(ingress.publish(&forged).await.status, StatusCode::ACCEPTED);
+    let account = broker.authority().publisher_account("victim", time::OffsetDateTime::now_utc()).unwrap().id;
+    let info = serde_json::json!({"acc": account, "svc": account}).to_string();
+    for names in [&[][..], &["Nats-Request-Info"], &["nats-request-info"], &["Nats-Request-Info", "Nats-Request-Info"]]
+    {
+        let (mut headers, payload) = stored::encode(&forged);
+        for name in names {
+            headers.append(*name, info.as_str());
+        }
+        assert!(request(&rogue, headers, payload).await["seq"].is_u64());
+    }
+    let before = messages(&broker).await.len();
+    let answer = publish(&victim, &event("1")).await;
+    assert_eq!(answer["duplicate"], Value::Null, "{answer}");
+    assert_eq!(messages(&broker).await.len(), before + 1);
+    let corrected = Event::builder("1", "/sensors/1", "temperature").data("24").build().unwrap();
+    assert_eq!(publish(&victim, &corrected).await["duplicate"], true, "its own source and id again");
+    assert_eq!(publish(&rogue, &forged).await["duplicate"], true);
 }
 
 #[tokio::test]

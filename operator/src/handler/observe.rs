@@ -1,11 +1,14 @@
 //! What there is of a handler.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::message_id::TopicKey;
 use tidegate_crds::conditions::kind;
 use tidegate_crds::{EventHandler, EventTopic, topic};
 
@@ -35,6 +38,8 @@ pub struct Topic {
     pub replicas: i32,
     /// How its events travel.
     pub routing: Routing,
+    /// The topics that the handler publishes to, each with its key for message ids.
+    pub destinations: BTreeMap<String, TopicKey>,
 }
 
 /// Why a topic cannot take handlers now.
@@ -70,6 +75,7 @@ async fn topic_and_destinations(
     handler: &EventHandler,
 ) -> Result<Result<Topic, NotYet>, Error> {
     let topics: Api<EventTopic> = Api::namespaced(context.client.clone(), namespace);
+    let mut keys = BTreeMap::new();
     for (field, destination) in [("reply", &handler.spec.reply), ("deadLetter", &handler.spec.dead_letter)] {
         let Some(name) = destination.as_ref().map(|destination| &destination.topic) else { continue };
         let not_yet = match topics.get_opt(name).await? {
@@ -81,14 +87,29 @@ async fn topic_and_destinations(
                 reason: "DestinationKeepsNothing",
                 message: format!("deadLetter.topic: EventTopic {name} is Direct and keeps nothing: name a Queued one"),
             },
-            Some(_) => continue,
+            Some(_) => match topic_authority(context, namespace, name).await? {
+                Some(authority) => {
+                    keys.insert(name.clone(), TopicKey::new(&authority.message_id_key()?));
+                    continue;
+                }
+                None => NotYet {
+                    reason: "DestinationNotReady",
+                    message: format!("{field}.topic: EventTopic {name} has no authority yet"),
+                },
+            },
         };
         return Ok(Err(not_yet));
     }
-    topic(context, namespace, &handler.spec.topic).await
+    let topic = topic(context, namespace, &handler.spec.topic).await?;
+    Ok(topic.map(|topic| Topic { destinations: keys, ..topic }))
 }
 
-/// The topic, if it can take handlers.
+async fn topic_authority(context: &Context, namespace: &str, topic: &str) -> Result<Option<Authority>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    secrets.get_opt(&names::authority(topic)).await?.map(|secret| authority::from_secret(&secret)).transpose()
+}
+
+/// The topic, if it can take handlers. Its destinations are the handler's, and are left out.
 ///
 /// # Errors
 /// The API server is away, or the topic's authority is damaged.
@@ -115,13 +136,13 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
             message: format!("EventTopic {name} is not ready yet: {why}"),
         }));
     }
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let Some(secret) = secrets.get_opt(&names::authority(name)).await? else {
+    let Some(authority) = topic_authority(context, namespace, name).await? else {
         return Ok(Err(NotYet { reason: "TopicNotReady", message: format!("EventTopic {name} has no authority yet") }));
     };
     Ok(Ok(Topic {
-        authority: authority::from_secret(&secret)?,
+        authority,
         replicas: topic.spec.broker.replicas,
         routing: settings::routing(topic.spec.routing),
+        destinations: BTreeMap::new(),
     }))
 }

@@ -128,6 +128,7 @@ fn outlet(topic: &str, namespace: &str) -> Outlet {
         topic: topic.to_owned(),
         url: format!("https://{}", names::broker_host(topic, namespace)),
         ca: format!("{DESTINATIONS_FOLDER}/{topic}/{}", file::CA).into(),
+        message_id_key: format!("{IDENTITY_FOLDER}/{}", file::message_id_key_for(topic)).into(),
     }
 }
 

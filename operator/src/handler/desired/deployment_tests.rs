@@ -1,5 +1,7 @@
 //! The handler's Deployment, part by part.
 
+use std::collections::BTreeMap;
+
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_client::contract::{Format, Order, Routing};
@@ -26,7 +28,8 @@ fn made_of(authority: &Authority, spec: Value) -> Result<Value, Error> {
     .unwrap();
     let owner = Owner::of(&handler).unwrap();
     let settings = Settings::of(&handler.spec)?;
-    let topic = Topic { authority: authority.clone(), replicas: 1, routing: Routing::Queued };
+    let topic =
+        Topic { authority: authority.clone(), replicas: 1, routing: Routing::Queued, destinations: BTreeMap::new() };
     let args = Args::parse_from([
         "",
         "--sidecar-image",
@@ -157,6 +160,7 @@ fn the_sidecar_can_verify_where_it_publishes() {
         topic: "invoices".into(),
         url: "https://invoices-broker.shop.svc".into(),
         ca: "/var/run/tidegate-destinations/invoices/ca.crt".into(),
+        message_id_key: "/var/run/tidegate/message-ids.invoices.key".into(),
     };
     assert_eq!((config.reply, config.dead_letter), (Some(outlet.clone()), Some(outlet)));
     assert_eq!((config.handler_uid.as_str(), config.delivery.order), ("u-1", Order::Key { lanes: 4 }));

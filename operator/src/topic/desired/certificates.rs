@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::json;
 use tidegate_broker_client::identity::file;
+use tidegate_broker_client::message_id;
 
 use super::{Input, child, encoded};
 use crate::apply::Child;
@@ -24,12 +25,13 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
     Ok(secret(input, &name, data))
 }
 
-/// The ingress's certificate, for HTTPS and towards the broker, and its broker user.
+/// The ingress's certificate, for HTTPS and towards the broker, its broker user, and the topic's key for message ids.
 pub fn ingress(input: &Input<'_>) -> Result<Child, Error> {
     let name = names::ingress(&input.owner.name);
     let user = input.authority.ingress_user(input.now)?;
     let present = input.observed.ingress_secret.as_ref();
-    let data = authority::identity(input.authority, present, &name, hosts(input), Some(&user), input.now)?;
+    let mut data = authority::identity(input.authority, present, &name, hosts(input), Some(&user), input.now)?;
+    data.insert(file::MESSAGE_ID_KEY.into(), message_id::key_text(&input.authority.message_id_key()?));
     Ok(secret(input, &name, data))
 }
 
