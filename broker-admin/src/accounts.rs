@@ -62,7 +62,7 @@ impl Rights {
 
     fn ingress() -> Self {
         Self {
-            publish: vec![layout::EVENT_SUBJECTS.into()],
+            publish: vec![layout::EVENT_SUBJECTS.into(), layout::INGRESS_REPORT_SUBJECT.into()],
             subscribe: vec!["_INBOX.>".into(), layout::PUBLISH_SUBJECT.into()],
             answer: true,
         }

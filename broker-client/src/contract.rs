@@ -256,6 +256,29 @@ pub struct Workload {
     pub failed: u64,
 }
 
+/// What an ingress says on [`crate::layout::INGRESS_REPORT_SUBJECT`] when it could not store an event, at most once
+/// in [`INGRESS_REPORT_PERIOD`] for each failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressReport {
+    /// The pod's name.
+    pub pod: String,
+    /// Why the event was not stored.
+    pub failure: StoreFailure,
+}
+
+/// Why an event was not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StoreFailure {
+    /// The stream has no room for it.
+    Full,
+    /// The broker is connected and did not acknowledge it in time.
+    Timeout,
+}
+
+/// How often an ingress repeats an [`IngressReport`].
+pub const INGRESS_REPORT_PERIOD: Duration = Duration::from_secs(1);
+
 /// How often a sidecar repeats its [`Report`].
 pub const REPORT_PERIOD: Duration = Duration::from_secs(10);
 

@@ -10,6 +10,7 @@
 //! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts`, the last of each subject |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
+//! | `ingress-reports` | ingress, while it cannot store events | nothing: the operator listens |
 //!
 //! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. No
 //! name of Kubernetes has a `_` in it, so the two can never be mistaken for each other.
@@ -30,6 +31,8 @@ pub const ATTEMPT_SUBJECTS: &str = "attempts.*.*";
 pub const REPORT_SUBJECTS: &str = "reports.*";
 /// Where publishers over NATS send events, as requests.
 pub const PUBLISH_SUBJECT: &str = "publish";
+/// Where an ingress reports that it cannot store events.
+pub const INGRESS_REPORT_SUBJECT: &str = "ingress-reports";
 /// Where a handler's sidecars hear of each other, inside the handler's own account.
 pub const MEMBER_SUBJECT: &str = "members";
 /// The stream that keeps what could not be delivered.

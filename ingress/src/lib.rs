@@ -17,6 +17,7 @@
 //! - [`mqtt`], [`nats`]: the other two ways in.
 //! - [`intake`], [`admission`], [`problem`]: the rules that all of them share.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
+//! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
 //!
 //! Who may publish over HTTPS and MQTT is decided by the NetworkPolicy of the topic in this version, over NATS by the
@@ -25,6 +26,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod alarm;
 pub mod body;
 pub mod broker;
 pub mod config;

@@ -17,8 +17,12 @@ pub enum Failure {
     /// Larger than the stream takes.
     #[error("the broker takes no event of this size")]
     TooLarge,
-    /// The stream is full, and is to keep what it has (`whenFull: Reject`).
-    #[error("the topic is full; repeat when its handlers have caught up or its retention has removed old events")]
+    /// The stream is full, and keeps what it has. The ingress does not know why, so the text names every way in which
+    /// there can be room again, with its condition.
+    #[error(
+        "the topic is full; repeat later: there is room again when its handlers have handled more of its events (with \
+         retention.whenFull: ReleaseHandled), when events are older than retention.maxAge, or when retention.maxSize is raised"
+    )]
     Full,
     /// The broker refused it for a reason that is not the event's.
     #[error("the broker refused it")]

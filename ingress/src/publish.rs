@@ -16,6 +16,7 @@ use tidegate_cloudevents::Event;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
+use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::meanwhile::meanwhile;
 use crate::message::{Message, Origin};
@@ -31,6 +32,7 @@ pub struct Publisher {
     topic: String,
     limits: Limits,
     metrics: Arc<Metrics>,
+    alarm: Option<Alarm>,
 }
 
 /// Not every event of a request was stored.
@@ -61,7 +63,8 @@ impl Publisher {
                 .backpressure_on_inflight(true)
                 .build(client.clone())
         });
-        Self { client, stream, topic, limits, metrics }
+        let alarm = Alarm::new(client.clone(), routing);
+        Self { client, stream, topic, limits, metrics, alarm }
     }
 
     /// Publishes all events of a request and returns when the broker has acknowledged them.
@@ -169,6 +172,9 @@ impl Sent<'_> {
         let waiting = timeout_at(started + publisher.limits.publish, waiting).instrument(trace.span.clone());
         let outcome = waiting.await.unwrap_or(Err(Failure::Timeout));
         publisher.ended(&trace, started, outcome);
+        if let (Err(failure), Some(alarm)) = (outcome, &publisher.alarm) {
+            alarm.raise(failure).await;
+        }
         outcome
     }
 }

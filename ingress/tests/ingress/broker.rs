@@ -4,8 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use tidegate_broker_admin::streams;
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure};
+use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::{TestBroker, topic};
 
@@ -67,6 +70,28 @@ async fn a_broker_that_does_not_answer_is_503_in_time() {
     let answer = answer.unwrap();
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.detail().contains("did not acknowledge it in time"), "{}", answer.detail());
+}
+
+#[tokio::test]
+async fn the_operator_hears_of_a_full_topic_at_most_once_in_a_while() {
+    let broker = small_broker(50_000).await;
+    let mut reports = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
+    let ingress = start(&broker).await;
+    let begun = std::time::Instant::now();
+    for id in 0..30 {
+        ingress.publish(&large(id)).await;
+    }
+    broker.operator().flush().await.unwrap();
+    let took = begun.elapsed();
+    let first = tokio::time::timeout(Duration::from_secs(10), reports.next()).await.expect("a report").unwrap();
+    let report: IngressReport = serde_json::from_slice(&first.payload).unwrap();
+    assert_eq!(report.failure, StoreFailure::Full);
+    let mut more = 0;
+    while reports.next().now_or_never().is_some() {
+        more += 1;
+    }
+    let periods = took.as_secs_f64() / INGRESS_REPORT_PERIOD.as_secs_f64();
+    assert!(f64::from(more) <= periods, "{more} more within {took:?}");
 }
 
 #[tokio::test]
