@@ -2,13 +2,21 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::CreateStreamError;
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self};
+use async_nats::jetstream::{self, ErrorCode};
 use tidegate_broker_client::layout;
 
 /// Far longer than the longest wait between two attempts (an hour).
 const ATTEMPT_AGE: Duration = Duration::from_secs(24 * 3600);
+/// Records of attempts carry no message id; the broker wants a window that is no longer than they live.
+const ATTEMPT_WINDOW: Duration = Duration::from_secs(120);
+/// Far larger than the largest record.
+const MAX_ATTEMPT_SIZE: i32 = 64 << 10;
+/// What the broker calls it when it can do nothing just now.
+const UNAVAILABLE: usize = 503;
 
 /// What the streams of a topic depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +76,8 @@ impl Topic {
             max_bytes: self.attempt_bytes,
             max_age: ATTEMPT_AGE,
             max_messages_per_subject: 1,
+            max_message_size: MAX_ATTEMPT_SIZE,
+            duplicate_window: ATTEMPT_WINDOW,
             discard: DiscardPolicy::Old,
             allow_direct: true,
             ..common
@@ -76,25 +86,110 @@ impl Topic {
     }
 }
 
-/// Makes the streams be as configured. Returns what the broker says of the streams of events and of dead letters;
-/// writes only what differs.
-///
-/// # Errors
-/// The broker is away or refuses.
-pub async fn ensure(js: &jetstream::Context, topic: &Topic) -> Result<[Info; 2], CreateStreamError> {
-    let [events, dead_letters, attempts] = topic.configs();
-    ensure_one(js, attempts).await?;
-    Ok([ensure_one(js, events).await?, ensure_one(js, dead_letters).await?])
+/// The streams as they are after [`ensure`].
+#[derive(Debug)]
+pub struct Streams {
+    /// The stream of events.
+    pub events: Info,
+    /// The stream of dead letters.
+    pub dead_letters: Info,
+    /// What the broker refused to change, and why: the streams are there and work as they were.
+    pub refused: Option<String>,
 }
 
-async fn ensure_one(js: &jetstream::Context, wanted: Config) -> Result<Info, CreateStreamError> {
-    if let Ok(stream) = js.get_stream(&wanted.name).await {
-        let info = stream.cached_info();
-        if same(&wanted, &info.config) {
-            return Ok(info.clone());
+/// Why the streams are not there, or not known. All of these are worth another try.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamsError {
+    /// The broker did not say what there is.
+    #[error("stream {name}: {source}")]
+    Unknown {
+        /// The stream.
+        name: String,
+        /// The client's error.
+        source: GetStreamError,
+    },
+    /// The broker did not make or change it.
+    #[error("stream {name}: {source}")]
+    Unchanged {
+        /// The stream.
+        name: String,
+        /// The client's error.
+        source: CreateStreamError,
+    },
+}
+
+/// Makes the streams be as configured; writes only what differs. What shrinks is changed first, so that all together
+/// never ask for more than before or after: the broker refuses what is larger than its volume.
+///
+/// # Errors
+/// As [`StreamsError`] says. A change that the broker refuses is none, as long as the stream is there.
+pub async fn ensure(js: &jetstream::Context, topic: &Topic) -> Result<Streams, StreamsError> {
+    let [events, dead_letters, attempts] = topic.configs();
+    let mut refused = None;
+    for wanted in [&events, &dead_letters, &attempts] {
+        let info = find(js, &wanted.name).await?;
+        let shrinks = info.as_ref().is_some_and(|info| info.config.max_bytes > wanted.max_bytes);
+        if shrinks {
+            ensure_one(js, wanted, &mut refused).await?;
         }
     }
-    js.create_or_update_stream(wanted).await
+    ensure_one(js, &attempts, &mut refused).await?;
+    Ok(Streams {
+        events: ensure_one(js, &events, &mut refused).await?,
+        dead_letters: ensure_one(js, &dead_letters, &mut refused).await?,
+        refused,
+    })
+}
+
+async fn ensure_one(
+    js: &jetstream::Context,
+    wanted: &Config,
+    refused: &mut Option<String>,
+) -> Result<Info, StreamsError> {
+    let Some(info) = find(js, &wanted.name).await? else { return create(js, wanted).await };
+    if same(wanted, &info.config) {
+        return Ok(info);
+    }
+    match update(js, wanted).await {
+        Ok(changed) => Ok(changed),
+        Err(error) => {
+            let why = refusal(error)?;
+            *refused = Some(format!("stream {} stays as it is: {why}", wanted.name));
+            Ok(info)
+        }
+    }
+}
+
+async fn find(js: &jetstream::Context, name: &str) -> Result<Option<Info>, StreamsError> {
+    match js.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
+        Err(source) => match source.kind() {
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            _ => Err(StreamsError::Unknown { name: name.to_owned(), source }),
+        },
+    }
+}
+
+async fn create(js: &jetstream::Context, wanted: &Config) -> Result<Info, StreamsError> {
+    let made = js.create_stream(wanted.clone()).await;
+    let stream = made.map_err(|source| StreamsError::Unchanged { name: wanted.name.clone(), source })?;
+    Ok(stream.cached_info().clone())
+}
+
+async fn update(js: &jetstream::Context, wanted: &Config) -> Result<Info, StreamsError> {
+    let changed = js.update_stream(wanted).await;
+    changed.map_err(|source| StreamsError::Unchanged { name: wanted.name.clone(), source })
+}
+
+/// The broker's own words, where they say that it will never do this; an error that passes otherwise.
+fn refusal(error: StreamsError) -> Result<String, StreamsError> {
+    match &error {
+        StreamsError::Unchanged { source, .. } => match source.kind() {
+            CreateStreamErrorKind::JetStream(refusal) if refusal.code() != UNAVAILABLE => Ok(refusal.to_string()),
+            _ => Err(error),
+        },
+        StreamsError::Unknown { .. } => Err(error),
+    }
 }
 
 /// Only what we set is compared: the server adds defaults and metadata of its own.

@@ -11,7 +11,7 @@ use tidegate_broker_client::layout;
 use tokio::time::{Instant, sleep};
 
 use crate::node::Node;
-use crate::{MAX_PAYLOAD, TestBroker, topic};
+use crate::{Bounds, TestBroker, topic};
 
 /// Servers of a cluster.
 pub const SERVERS: usize = 3;
@@ -21,7 +21,8 @@ const ELECTION: Duration = Duration::from_secs(30);
 impl TestBroker {
     /// Starts a cluster of [`SERVERS`] with the streams of [`topic`] in as many copies.
     pub async fn start_cluster() -> Self {
-        let broker = Self::start_servers(Routing::Queued, SERVERS, MAX_PAYLOAD).await;
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let broker = Self::start_servers(Routing::Queued, SERVERS, Bounds::default(), folder).await;
         let topic = Topic { replicas: SERVERS, ..topic() };
         let jetstream = jetstream::new(broker.operator());
         let begun = Instant::now();

@@ -29,8 +29,20 @@ use time::OffsetDateTime;
 use crate::node::Node;
 pub use crate::ports::free_port;
 
-/// Bytes of a message, if a test does not say otherwise.
-const MAX_PAYLOAD: usize = 4 << 20;
+/// What a server may store and take, where a test does not say.
+#[derive(Clone, Copy)]
+struct Bounds {
+    /// Bytes of a message.
+    max_payload: usize,
+    /// Bytes in all.
+    file_store: u64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { max_payload: 4 << 20, file_store: 1 << 30 }
+    }
+}
 
 /// A running broker of one topic.
 pub struct TestBroker {
@@ -38,6 +50,8 @@ pub struct TestBroker {
     /// At least one.
     nodes: Vec<Node>,
     operator: Option<async_nats::Client>,
+    /// Bytes that each server may store.
+    bounds: Bounds,
     folder: TempDir,
 }
 
@@ -63,32 +77,43 @@ impl TestBroker {
 
     /// Starts a broker with the streams of this topic.
     pub async fn start_with(topic: Topic) -> Self {
-        Self::start_bounded(topic, MAX_PAYLOAD).await
+        Self::start_within(topic, Bounds::default()).await
     }
 
     /// The same; no message, the operator's own requests included, may have more than this many bytes.
     pub async fn start_bounded(topic: Topic, max_payload: usize) -> Self {
-        let broker = Self::start_servers(Routing::Queued, 1, max_payload).await;
+        Self::start_within(topic, Bounds { max_payload, ..Bounds::default() }).await
+    }
+
+    async fn start_within(topic: Topic, bounds: Bounds) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let broker = Self::start_servers(Routing::Queued, 1, bounds, folder).await;
         streams::ensure(&jetstream::new(broker.operator()), &topic).await.expect("streams");
         broker
     }
 
-    /// Starts a broker of a topic that stores nothing.
-    pub async fn start_direct() -> Self {
-        Self::start_servers(Routing::Direct, 1, MAX_PAYLOAD).await
+    /// Starts a broker without streams that may store so many bytes.
+    pub async fn start_empty(file_store: u64) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        Self::start_servers(Routing::Queued, 1, Bounds { file_store, ..Bounds::default() }, folder).await
     }
 
-    async fn start_servers(routing: Routing, servers: usize, max_payload: usize) -> Self {
+    /// Starts a broker of a topic that stores nothing.
+    pub async fn start_direct() -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        Self::start_servers(Routing::Direct, 1, Bounds::default(), folder).await
+    }
+
+    async fn start_servers(routing: Routing, servers: usize, bounds: Bounds, folder: TempDir) -> Self {
         // A test binary may start several; the first one installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("test", now).expect("authority");
-        let folder = tempfile::tempdir().expect("temporary folder");
         let leaf = authority.leaf("broker", vec!["localhost".into()], now).expect("leaf");
         write_leaf(&folder.path().join("tls"), &authority, &leaf);
         let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
-        let mut broker = Self { authority, nodes, operator: None, folder };
-        broker.configure(routing, max_payload);
+        let mut broker = Self { authority, nodes, operator: None, bounds, folder };
+        broker.configure(routing);
         for node in &mut broker.nodes {
             node.start().await;
         }
@@ -194,6 +219,12 @@ impl TestBroker {
         self.nodes[0].pid()
     }
 
+    /// Lets the servers store so many bytes, from their next start on.
+    pub fn set_file_store(&mut self, bytes: u64) {
+        self.bounds.file_store = bytes;
+        self.configure(Routing::Queued);
+    }
+
     async fn client(&self, user: User) -> async_nats::Client {
         let now = OffsetDateTime::now_utc();
         let leaf = self.authority.leaf("operator", Vec::new(), now).expect("leaf");
@@ -217,11 +248,11 @@ impl TestBroker {
         folder
     }
 
-    fn configure(&self, routing: Routing, max_payload: usize) {
+    fn configure(&self, routing: Routing) {
         let now = OffsetDateTime::now_utc();
         let system = self.authority.system_account(now).expect("account");
         let topic = self.authority.topic_account(routing, now).expect("account");
-        let jetstream = JetStream { max_file_store: 1 << 30, sync_always: false };
+        let jetstream = JetStream { max_file_store: self.bounds.file_store, sync_always: false };
         let accounts = vec![(system.id.clone(), system.jwt), (topic.id, topic.jwt)];
         for node in &self.nodes {
             let server = Server {
@@ -230,7 +261,7 @@ impl TestBroker {
                 data: node.folder.join("data").display().to_string(),
                 tls: self.folder.path().join("tls").display().to_string(),
                 pid_file: None,
-                max_payload,
+                max_payload: self.bounds.max_payload,
                 jetstream: (routing == Routing::Queued).then(|| jetstream.clone()),
                 cluster: cluster::routes(&self.nodes, node),
                 operator_jwt: self.authority.operator_jwt(now).expect("operator"),

@@ -1,0 +1,63 @@
+//! A topic's streams are changed while they are there, on a real nats-server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+use async_nats::jetstream;
+use tidegate_broker_admin::streams::{self, Topic};
+use tidegate_test_broker::{TestBroker, topic};
+
+const STORE: u64 = 100 << 20;
+
+/// Streams that fill the store together.
+fn sizes(events: i64) -> Topic {
+    let left = i64::try_from(STORE).unwrap() - events;
+    Topic { max_bytes: events, dead_letter_bytes: left / 4 * 3, attempt_bytes: left / 4, ..topic() }
+}
+
+/// On f49a93a the broker refused each of these (10047): the streams were changed in the order of their names.
+#[tokio::test]
+async fn sizes_go_up_and_down_within_a_store_that_is_all_promised() {
+    let broker = TestBroker::start_empty(STORE).await;
+    let js = jetstream::new(broker.operator());
+    for megabytes in [80, 20, 90, 50, 10, 95, 80] {
+        let made = streams::ensure(&js, &sizes(megabytes << 20)).await.unwrap();
+        assert_eq!(made.refused, None, "{megabytes} MiB");
+        assert_eq!(made.events.config.max_bytes, megabytes << 20);
+    }
+}
+
+/// On f49a93a this was an error, and all that comes after the streams did not happen.
+#[tokio::test]
+async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
+    let broker = TestBroker::start_empty(STORE).await;
+    let js = jetstream::new(broker.operator());
+    streams::ensure(&js, &sizes(50 << 20)).await.unwrap();
+    let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
+    let wrong = Topic { max_bytes: 200 << 20, dead_letter_bytes: 1 << 20, ..sizes(50 << 20) };
+    let made = streams::ensure(&js, &wrong).await.unwrap();
+    let refused = made.refused.unwrap();
+    assert!(refused.contains("stream events stays as it is") && refused.contains("10047"), "{refused}");
+    assert_eq!((made.events.config.max_bytes, made.events.state.last_sequence), (50 << 20, event.sequence));
+    assert_eq!(made.dead_letters.config.max_bytes, 1 << 20, "what can be done is done");
+}
+
+/// A smaller store than the streams were promised, as after an upgrade or on a smaller volume.
+#[tokio::test]
+async fn streams_survive_a_store_that_became_smaller() {
+    let mut broker = TestBroker::start_empty(STORE).await;
+    let js = jetstream::new(broker.operator());
+    streams::ensure(&js, &sizes(80 << 20)).await.unwrap();
+    js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
+    broker.set_file_store(STORE / 10 * 9);
+    broker.restart().await;
+    let begun = std::time::Instant::now();
+    let stream = loop {
+        match js.get_stream("events").await {
+            Ok(stream) => break stream,
+            Err(error) => assert!(begun.elapsed().as_secs() < 15, "{error}\n{}", broker.log()),
+        }
+    };
+    assert_eq!(stream.cached_info().state.messages, 1);
+    let smaller = Topic { dead_letter_bytes: 1 << 20, attempt_bytes: 1 << 20, ..sizes(80 << 20) };
+    assert_eq!(streams::ensure(&js, &smaller).await.unwrap().refused, None);
+}
