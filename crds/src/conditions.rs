@@ -17,6 +17,8 @@ pub mod kind {
     pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
     /// EventTopic: the streams are as configured.
     pub const STREAM_READY: &str = "StreamReady";
+    /// EventTopic: there is room for further events; False while publishers are refused.
+    pub const HAS_ROOM: &str = "HasRoom";
     /// EventHandler: its topic exists and is ready.
     pub const TOPIC_READY: &str = "TopicReady";
     /// EventHandler: its consumer, account and identity exist.

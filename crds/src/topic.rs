@@ -30,6 +30,7 @@ use crate::{Duration, Size};
     printcolumn(name = "Ready", type_ = "string", description = "Can events be published?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Brokers", type_ = "integer", description = "Broker pods that are ready", json_path = ".status.broker.readyReplicas"),
     printcolumn(name = "Events", type_ = "integer", description = "Events kept", json_path = ".status.events"),
+    printcolumn(name = "Fill", type_ = "string", description = "Share of retention.maxSize that is in use", json_path = ".status.fill"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Handlers", type_ = "integer", description = "Handlers with a consumer", json_path = ".status.handlers"),
     printcolumn(name = "URL", type_ = "string", description = "Where to publish", json_path = ".status.address.url", priority = 1),
@@ -37,7 +38,10 @@ use crate::{Duration, Size};
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.retention.maxSize) || quantity(self.retention.maxSize).compareTo(quantity(self.broker.storage.size)) < 0").message("retention.maxSize must be smaller than broker.storage.size: the volume also holds dead letters and the broker's own files").field_path(".retention.maxSize"))]
+#[x_kube(validation = Rule::new("!has(self.retention.maxSize) || quantity(self.retention.maxSize).asApproximateFloat() <= 0.85 * quantity(self.broker.storage.size).asApproximateFloat()").message("retention.maxSize must be at most 85 % of broker.storage.size: the volume also holds dead letters, attempts and the broker's own files, and its last 10 % stays free").field_path(".retention.maxSize"))]
+#[x_kube(validation = Rule::new("!has(self.retention.maxSize) || quantity(self.retention.maxSize).asApproximateFloat() >= 2.0 * quantity(self.maxEventSize).asApproximateFloat() + 524288.0").message("retention.maxSize must have room for two of the largest events and 512Ki: make it larger, or maxEventSize smaller").field_path(".retention.maxSize"))]
+#[x_kube(validation = Rule::new("self.routing == 'Direct' || quantity(self.broker.storage.size).asApproximateFloat() >= 64.0 * quantity(self.maxEventSize).asApproximateFloat()").message("broker.storage.size must be at least 64 times maxEventSize, so that a dead letter of the largest event has room: make maxEventSize smaller, or make the topic with more storage").field_path(".maxEventSize"))]
+#[x_kube(validation = Rule::new("!has(self.retention.maxAge) || duration(self.retention.maxAge) >= duration(self.deduplicationWindow)").message("retention.maxAge must be at least deduplicationWindow (2m unless set): an event that is gone cannot be recognised when it is published again; make maxAge longer, or deduplicationWindow shorter").field_path(".retention.maxAge"))]
 #[x_kube(validation = Rule::new("self.routing != 'Direct' || !(has(self.retention.maxAge) || has(self.retention.maxSize))").message("routing: Direct stores nothing: remove retention, or choose routing: Queued").field_path(".retention"))]
 pub struct EventTopicSpec {
     /// How events travel. Queued (the default): through a stream; what is acknowledged is stored and delivered until
@@ -59,11 +63,13 @@ pub struct EventTopicSpec {
     #[serde(default)]
     pub retention: Retention,
     /// For how long an event that is published again is recognised and not stored twice: over HTTPS and MQTT the same
-    /// event, unchanged; over NATS the same source and id of the same publisher. A duration such as 2m; a publisher that retries should give up before it ends.
+    /// event, unchanged; over NATS the same source and id of the same publisher. A duration such as 2m, from 1s to 24h
+    /// and at most retention.maxAge; a publisher that retries should give up before it ends.
     #[serde(default = "default_deduplication_window")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("deduplicationWindow must be between 1s and 24h"))]
     pub deduplication_window: Duration,
-    /// The largest event, attributes and data together, such as 256Ki; at most 8Mi. Larger ones are
-    /// refused with 413: put the data elsewhere and publish a reference.
+    /// The largest event, attributes and data together, such as 256Ki; from 1Ki to 8Mi, and at most a 64th of
+    /// broker.storage.size. Larger ones are refused with 413: put the data elsewhere and publish a reference.
     #[serde(default = "default_max_event_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('8Mi')) <= 0 && quantity(self).compareTo(quantity('1Ki')) >= 0").message("maxEventSize must be between 1Ki and 8Mi; for larger data publish a reference to it"))]
     pub max_event_size: Size,
@@ -91,24 +97,32 @@ pub enum Routing {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// Events older than this are removed, handled or not. A duration such as 168h. Absent: they are kept
-    /// until there is no room.
+    /// Events older than this are removed, handled or not. A duration such as 168h, at least 1s and at least
+    /// deduplicationWindow. Unset: they are kept until room is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("retention.maxAge must be at least 1s; leave it out to keep events until room is needed"))]
     pub max_age: Option<Duration>,
-    /// How many bytes of events are kept, such as 15Gi; smaller than broker.storage.size. Absent: 80 % of it.
+    /// Maximum number of bytes of events, such as 15Gi; at most 85 % of broker.storage.size, and room for two of
+    /// the largest events. Unset: 80 % of the volume. It can be changed in both directions; a smaller size than
+    /// what is stored removes nothing but with whenFull: DropOldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,
-    /// What happens when there is no more room. Reject (the default) answers publishers with 429 until
-    /// there is, so that nothing is lost. DropOldest removes the oldest events, handled or not.
+    /// What happens when room for events is needed. ReleaseHandled (the default) removes the oldest of the events
+    /// that every handler of the topic has handled or given up, some time before there is no more room; while
+    /// the rest takes all the room, publishers are answered with 429. A topic without handlers releases nothing.
+    /// Reject removes nothing and answers publishers with 429 until maxAge makes room or maxSize is raised.
+    /// DropOldest removes the oldest events, handled or not.
     #[serde(default)]
     pub when_full: WhenFull,
 }
 
-/// What happens when there is no more room.
+/// What happens when room for events is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WhenFull {
-    /// Publishers are told to wait.
+    /// The oldest events that every handler has settled go; publishers are told to wait while there are none.
     #[default]
+    ReleaseHandled,
+    /// Publishers are told to wait.
     Reject,
     /// The oldest events go.
     DropOldest,
@@ -218,8 +232,8 @@ impl Default for Storage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTopicStatus {
-    /// Ready sums up; BrokerAvailable and StreamReady say what of it is there; Stalled says that a person
-    /// has to do something.
+    /// Ready sums up; BrokerAvailable, StreamReady and HasRoom say what of it is there (HasRoom is Filling from
+    /// 80 % on, and False while publishers are refused); Stalled says that a person has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -238,6 +252,10 @@ pub struct EventTopicStatus {
     /// Bytes of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
+    /// Share of the room for events that is in use, such as 73%. With whenFull: ReleaseHandled events that are
+    /// handled are part of it until room is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<String>,
     /// The sequence number of the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sequence: Option<i64>,

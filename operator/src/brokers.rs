@@ -42,7 +42,7 @@ pub struct Broker {
     client: async_nats::Client,
     root: [u8; 32],
     /// Ends with the connection that it listens on: its subscription would keep that alive.
-    listening: Mutex<Option<AbortOnDropHandle<()>>>,
+    listening: Mutex<HashMap<&'static str, AbortOnDropHandle<()>>>,
 }
 
 impl Broker {
@@ -52,10 +52,10 @@ impl Broker {
     }
 
     /// Starts what listens on this connection, if it does not run; it ends when the operator forgets the broker.
-    pub fn listen(&self, start: impl FnOnce() -> JoinHandle<()>) {
+    pub fn listen(&self, to: &'static str, start: impl FnOnce() -> JoinHandle<()>) {
         let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        if listening.as_ref().is_none_or(AbortOnDropHandle::is_finished) {
-            *listening = Some(AbortOnDropHandle::new(start()));
+        if listening.get(to).is_none_or(AbortOnDropHandle::is_finished) {
+            listening.insert(to, AbortOnDropHandle::new(start()));
         }
     }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::args::Args;
 use crate::brokers::Brokers;
 use crate::error::Error;
+use crate::ingress_reports::IngressReports;
 use crate::lag::{self, Board};
 use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
@@ -31,6 +32,8 @@ pub struct Context {
     pub lag: Arc<Board>,
     /// What the sidecars say of themselves.
     pub reports: Arc<Reports>,
+    /// What the ingresses could not store.
+    pub ingress_reports: Arc<IngressReports>,
     /// Kubernetes Events.
     pub recorder: Recorder,
     /// The operator's own metrics.
@@ -50,6 +53,7 @@ impl Context {
             brokers: Arc::default(),
             lag: board,
             reports: Arc::default(),
+            ingress_reports: Arc::default(),
             metrics: Metrics::default(),
         }
     }

@@ -2,6 +2,7 @@
 
 use tidegate_broker_admin::AuthorityError;
 use tidegate_broker_admin::consumers::ConsumersFailure;
+use tidegate_broker_admin::streams::StreamsError;
 use tidegate_broker_admin::push::PushError;
 
 /// Why a reconcile did not get to its end.
@@ -58,6 +59,12 @@ fn short(error: &kube::Error) -> String {
 
 impl From<PushError> for Error {
     fn from(error: PushError) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+impl From<StreamsError> for Error {
+    fn from(error: StreamsError) -> Self {
         Self::Broker(error.to_string())
     }
 }

@@ -49,7 +49,8 @@ where
     set(client, resource, owner, finalizers).await
 }
 
-fn is_set<K: Resource<DynamicType = ()>>(resource: &K) -> bool {
+/// Whether the resource does not go without us.
+pub fn is_set<K: Resource<DynamicType = ()>>(resource: &K) -> bool {
     resource.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
 //! status. Beside them [`poll`] asks the brokers how far the handlers are ([`lag`]), and [`scaling`] (pure) decides how
-//! many pods that needs; [`reports`] hears what the sidecars say of themselves. [`brokers`] holds the operator's own connections;
+//! many pods that needs; [`reports`] hears what the sidecars say of themselves, [`ingress_reports`] what cannot be stored. [`brokers`] holds the operator's own connections;
 //! [`admission`] says at once what a reconcile would refuse; [`apply`], [`finalizer`],
 //! [`status`] and [`report`] are the only places that write to the API server.
 
@@ -17,6 +17,7 @@ pub mod error;
 pub mod finalizer;
 pub mod handler;
 pub mod health;
+pub mod ingress_reports;
 pub mod lag;
 pub mod leader;
 pub mod metrics;

@@ -67,6 +67,7 @@ async fn follow_handlers(context: &Context, handlers: &Store<EventHandler>, trig
         context.reports.keep(is_alive);
         for (topic, broker) in &asked {
             context.reports.listen(topic, broker);
+            context.ingress_reports.listen(topic, broker);
         }
         for (topic, infos) in ask(asked, consumers_of).await {
             let mut sleeper = false;
@@ -84,7 +85,15 @@ async fn follow_topics(context: &Context, triggers: &Triggers) {
     let mut ticks = ticks(STATUS_PERIOD);
     let mut told: HashMap<TopicKey, Numbers> = HashMap::new();
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = context.ingress_reports.changed() => {
+                for topic in changed {
+                    let _ = triggers.topics.try_send(ObjectRef::new(&topic.name).within(&topic.namespace));
+                }
+                continue;
+            }
+        }
         let answers = ask(context.brokers.connected(), numbers_of).await;
         told.retain(|known, _| answers.iter().any(|(topic, _)| topic == known));
         for (topic, numbers) in answers {

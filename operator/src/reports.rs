@@ -76,7 +76,7 @@ impl Reports {
 
     /// Listens to the reports of a topic's handlers, as long as the operator knows the broker. Doing so already: fine.
     pub fn listen(self: &Arc<Self>, topic: &TopicKey, broker: &Broker) {
-        broker.listen(|| {
+        broker.listen("reports", || {
             let (reports, namespace, client) = (Arc::clone(self), topic.namespace.clone(), broker.client().clone());
             tokio::spawn(async move {
                 let Ok(mut messages) = client.subscribe(layout::REPORT_SUBJECTS).await else { return };

@@ -50,7 +50,6 @@ pub struct TestBroker {
     /// At least one.
     nodes: Vec<Node>,
     operator: Option<async_nats::Client>,
-    /// Bytes that each server may store.
     bounds: Bounds,
     folder: TempDir,
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
@@ -17,6 +18,7 @@ use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
 use crate::topic::settings;
+use crate::topic::status::STREAM_REFUSED;
 
 /// What there is of a handler.
 pub struct Observed {
@@ -129,7 +131,9 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
         .iter()
         .flat_map(|status| &status.conditions)
         .find(|condition| condition.type_ == kind::STREAM_READY);
-    if streams.is_none_or(|condition| condition.status != "True") {
+    // A change of the streams that the broker refuses is no reason to stop: they are there.
+    let are_there = |condition: &Condition| condition.status == "True" || condition.reason == STREAM_REFUSED;
+    if !streams.is_some_and(are_there) {
         let why = streams.map(|condition| condition.message.clone()).unwrap_or_default();
         return Ok(Err(NotYet {
             reason: "TopicNotReady",

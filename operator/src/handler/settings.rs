@@ -112,7 +112,8 @@ fn format(delivery: &handler::Delivery) -> Result<Format, Error> {
     })
 }
 
-fn order(delivery: &handler::Delivery) -> Order {
+/// In which order events are delivered. It cannot be changed, and so says which consumers a handler has.
+pub fn order(delivery: &handler::Delivery) -> Order {
     match delivery.order {
         handler::Order::None => Order::None,
         handler::Order::Key => {

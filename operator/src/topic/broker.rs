@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::{Authority, consumers, streams};
-use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandler, EventTopic};
 use time::OffsetDateTime;
@@ -15,9 +15,12 @@ use time::OffsetDateTime;
 use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::finalizer::{self, Phase};
+use crate::handler::settings as handler_settings;
 use crate::pods;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
+use crate::topic::room::{self, RoomState};
 use crate::topic::settings::Settings;
 
 /// How far the broker's inside is.
@@ -43,6 +46,10 @@ pub struct Stored {
     pub events: Info,
     /// The stream of dead letters.
     pub dead_letters: Info,
+    /// Whether there is room for more events.
+    pub room: RoomState,
+    /// What the broker refused to change about the streams, and why.
+    pub refused: Option<String>,
     /// How many handlers have a consumer.
     pub handlers: usize,
 }
@@ -79,31 +86,64 @@ async fn inside(
     broker.system.ensure(&authority.topic_account(settings.routing, OffsetDateTime::now_utc())?).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
-        Routing::Queued => {
-            let [events, dead_letters] = streams::ensure(&broker.js, &settings.streams)
-                .await
-                .map_err(|error| Error::Broker(error.to_string()))?;
-            let handlers = without_orphans(context, owner, &broker, authority).await?;
-            Some(Box::new(Stored { events, dead_letters, handlers }))
-        }
+        Routing::Queued => Some(Box::new(stored(context, &key, owner, settings, authority, &broker).await?)),
     };
     let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
     Ok(Inside::Ready { stored, publishers })
 }
 
-/// How many handlers have a consumer. What a handler left behind that went while its topic was gone (the topic's
+async fn stored(
+    context: &Context,
+    key: &TopicKey,
+    owner: &Owner,
+    settings: &Settings,
+    authority: &Authority,
+    broker: &Broker,
+) -> Result<Stored, Error> {
+    let streams = streams::ensure(&broker.js, &settings.streams).await?;
+    let subscribers = without_orphans(context, owner, broker, authority).await?;
+    let refused = context.ingress_reports.is_refusing(key);
+    let (events, room) = if settings.release_handled {
+        room::make(&broker.js, streams.events, &subscribers.consumers, refused).await?
+    } else {
+        let state = RoomState::as_it_is(&streams.events, refused);
+        (streams.events, state)
+    };
+    if room.is_full {
+        context.ingress_reports.held(key);
+    } else {
+        context.ingress_reports.made_room(key);
+    }
+    Ok(Stored {
+        events,
+        dead_letters: streams.dead_letters,
+        room,
+        refused: streams.refused,
+        handlers: subscribers.count,
+    })
+}
+
+/// The handlers of a topic.
+struct Subscribers {
+    /// How many have a consumer.
+    count: usize,
+    /// The consumers of those that have a place in the topic, whether they are there or not.
+    consumers: Vec<String>,
+}
+
+/// The handlers. What a handler left behind that went while its topic was gone (the topic's
 /// events were retained, and so was the handler's place among them) is removed.
 async fn without_orphans(
     context: &Context,
     owner: &Owner,
     broker: &Broker,
     authority: &Authority,
-) -> Result<usize, Error> {
+) -> Result<Subscribers, Error> {
     let consumers = consumers::list(&broker.js).await?;
     // Asked after the consumers, and live: a handler that has a consumer was there before it.
     let handlers: Api<EventHandler> = Api::namespaced(context.client.clone(), &owner.namespace);
-    let alive: HashSet<String> =
-        handlers.list(&ListParams::default()).await?.into_iter().filter_map(|handler| handler.metadata.uid).collect();
+    let handlers = handlers.list(&ListParams::default()).await?.items;
+    let alive: HashSet<&str> = handlers.iter().filter_map(|handler| handler.metadata.uid.as_deref()).collect();
     // A handler may have several consumers.
     let subscribed: HashSet<_> = consumers
         .iter()
@@ -125,7 +165,20 @@ async fn without_orphans(
             _ => count += 1,
         }
     }
-    Ok(count)
+    let placed = handlers.iter().filter(|handler| handler.spec.topic == owner.name);
+    Ok(Subscribers { count, consumers: placed.flat_map(consumers_of).collect() })
+}
+
+/// The consumers of a handler that was subscribed: it has the finalizer from just before that on.
+fn consumers_of(handler: &EventHandler) -> Vec<String> {
+    if finalizer::phase(handler) != Phase::Live || !finalizer::is_set(handler) {
+        return Vec::new();
+    }
+    let name = handler.metadata.name.clone().unwrap_or_default();
+    match handler_settings::order(&handler.spec.delivery) {
+        Order::None => vec![name],
+        Order::Key { lanes } => (0..lanes).map(|lane| layout::lane_consumer(&name, lane)).collect(),
+    }
 }
 
 async fn remove(broker: &Broker, authority: &Authority, handler: &str, uid: &str) -> Result<(), Error> {

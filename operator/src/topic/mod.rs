@@ -4,8 +4,9 @@ mod broker;
 pub mod desired;
 mod observe;
 pub mod publishers;
+pub mod room;
 pub mod settings;
-mod status;
+pub mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,9 @@ const RESYNC: Duration = Duration::from_secs(600);
 const WAITING: Duration = Duration::from_secs(3);
 /// While all is there but for a publisher over NATS, of which a person may have to mend something.
 const TROUBLED: Duration = Duration::from_secs(30);
+
+/// While publishers are refused. Reports of the ingresses come besides.
+const FULL: Duration = Duration::from_secs(10);
 
 /// Brings one topic nearer to its specification and says in its status how near it is.
 ///
@@ -88,6 +92,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
     let is_ready = status::write(context, topic, owner, &statefulset, &observed, &broker).await?;
     let again = match &broker {
         Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
+        Inside::Ready { stored: Some(stored), .. } if stored.room.is_full => FULL,
         _ if is_ready => RESYNC,
         _ => WAITING,
     };

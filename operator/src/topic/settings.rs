@@ -12,6 +12,21 @@ use crate::error::Error;
 /// dead letter carries its story.
 const HEADER_ROOM: u64 = 256 << 10;
 
+/// Share of the volume that the broker may fill: the rest is for accounts, consumers and the file system, and a disk
+/// that is quite full stops a stream for good.
+const FILE_STORE_PERCENT: u64 = 90;
+/// Share of the volume that events have, where retention.maxSize does not say.
+const EVENTS_PERCENT: u64 = 80;
+/// Share of the volume that events may have.
+const MAX_EVENTS_PERCENT: u64 = 85;
+/// Shares of dead letters and of attempts in what the events leave of the broker's store; the rest is a reserve.
+const DEAD_LETTERS_PERCENT: u64 = 60;
+const ATTEMPTS_PERCENT: u64 = 20;
+/// The broker keeps events at least so long, and recognises repetitions at least so long.
+const MIN_DURATION: Duration = Duration::from_secs(1);
+/// Every message id of this time is in the broker's memory.
+const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
 /// What the builders and the broker need to know of a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -19,8 +34,8 @@ pub struct Settings {
     pub replicas: i32,
     /// How events travel.
     pub routing: Routing,
-    /// Bytes of the volume.
-    pub volume: u64,
+    /// Bytes that the broker may store on the volume.
+    pub file_store: u64,
     /// The volume's size as the user wrote it.
     pub volume_text: String,
     /// On disk before acknowledged?
@@ -31,6 +46,8 @@ pub struct Settings {
     pub max_message_size: u64,
     /// Do volumes and keys survive the topic?
     pub retain: bool,
+    /// Does what every handler has settled make room for new events?
+    pub release_handled: bool,
     /// The streams.
     pub streams: streams::Topic,
 }
@@ -42,35 +59,100 @@ impl Settings {
     /// A value is not one; the message names the field. (The schema refuses most of it before.)
     pub fn of(spec: &EventTopicSpec) -> Result<Self, Error> {
         let volume = size("broker.storage.size", &spec.broker.storage.size)?;
+        Self::for_volume(spec, volume)
+    }
+
+    /// The same for a volume that has another size than the specification says.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn for_volume(spec: &EventTopicSpec, volume: u64) -> Result<Self, Error> {
         let max_event_size = size("maxEventSize", &spec.max_event_size)?;
-        let max_message_size = max_event_size + HEADER_ROOM;
-        let max_bytes = match &spec.retention.max_size {
-            Some(wanted) => size("retention.maxSize", wanted)?,
-            None => volume / 10 * 8,
-        };
+        let max_message_size = max_event_size.saturating_add(HEADER_ROOM);
+        let max_bytes = event_bytes(spec, volume, max_event_size)?;
+        let file_store = percent(volume, FILE_STORE_PERCENT);
+        let left = file_store.saturating_sub(max_bytes);
+        let (max_age, deduplication_window) = times(spec)?;
         let replicas = spec.broker.replicas;
         Ok(Self {
             replicas,
             routing: routing(spec.routing),
-            volume,
+            file_store,
             volume_text: spec.broker.storage.size.to_string(),
             sync_always: spec.broker.durability == Durability::Fsync,
             max_event_size,
             max_message_size,
             retain: spec.deletion_policy == DeletionPolicy::Retain,
+            release_handled: spec.retention.when_full == WhenFull::ReleaseHandled,
             streams: streams::Topic {
-                replicas: usize::try_from(replicas).unwrap_or(1),
-                max_bytes: signed(max_bytes),
-                // What is left of the volume, less a reserve for the broker's own files.
-                dead_letter_bytes: signed((volume.saturating_sub(max_bytes)) / 2),
-                attempt_bytes: signed((volume.saturating_sub(max_bytes)) / 8),
-                max_age: spec.retention.max_age.as_ref().map(|age| duration("retention.maxAge", age)).transpose()?,
+                replicas: usize::try_from(replicas).map_err(|_| invalid("broker.replicas", "must be 1 or 3"))?,
+                max_bytes: signed("retention.maxSize", max_bytes)?,
+                dead_letter_bytes: signed("broker.storage.size", percent(left, DEAD_LETTERS_PERCENT))?,
+                attempt_bytes: signed("broker.storage.size", percent(left, ATTEMPTS_PERCENT))?,
+                max_age,
                 drop_oldest: spec.retention.when_full == WhenFull::DropOldest,
-                deduplication_window: duration("deduplicationWindow", &spec.deduplication_window)?,
-                max_message_size: i32::try_from(max_message_size).unwrap_or(i32::MAX),
+                deduplication_window,
+                max_message_size: i32::try_from(max_message_size)
+                    .map_err(|_| invalid("maxEventSize", "must be at most 8Mi"))?,
             },
         })
     }
+}
+
+/// Bytes of events, within what the volume can hold.
+fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Result<u64, Error> {
+    if spec.routing == topic::Routing::Queued && max_event_size.saturating_mul(64) > volume {
+        return Err(invalid(
+            "maxEventSize",
+            format!("a dead letter of {max_event_size} bytes has no room on a volume of {volume} bytes: it may be a 64th of it at most"),
+        ));
+    }
+    let Some(wanted) = &spec.retention.max_size else { return Ok(percent(volume, EVENTS_PERCENT)) };
+    let bytes = size("retention.maxSize", wanted)?;
+    if u128::from(bytes) * 100 > u128::from(volume) * u128::from(MAX_EVENTS_PERCENT) {
+        let most = percent(volume, MAX_EVENTS_PERCENT);
+        return Err(invalid(
+            "retention.maxSize",
+            format!("{wanted} is more than {MAX_EVENTS_PERCENT} % of the volume ({most} of {volume} bytes): the rest is for dead letters, attempts and the broker's own files"),
+        ));
+    }
+    let least = max_event_size.saturating_add(HEADER_ROOM).saturating_mul(2);
+    if bytes < least {
+        return Err(invalid(
+            "retention.maxSize",
+            format!("{wanted} has no room for two of the largest events ({least} bytes with their headers): make it larger, or maxEventSize smaller"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// How long events are kept, and how long repetitions are recognised.
+fn times(spec: &EventTopicSpec) -> Result<(Option<Duration>, Duration), Error> {
+    let window = duration("deduplicationWindow", &spec.deduplication_window)?;
+    if !(MIN_DURATION..=MAX_WINDOW).contains(&window) {
+        return Err(invalid("deduplicationWindow", "must be between 1s and 24h"));
+    }
+    let max_age = spec.retention.max_age.as_ref().map(|age| duration("retention.maxAge", age)).transpose()?;
+    match max_age {
+        Some(age) if age < MIN_DURATION => Err(invalid(
+            "retention.maxAge",
+            "must be at least 1s; leave it out to keep events until room is needed",
+        )),
+        Some(age) if age < window => Err(invalid(
+            "retention.maxAge",
+            "must be at least deduplicationWindow (2m unless set): an event that is gone cannot be recognised when it is published again",
+        )),
+        age => Ok((age, window)),
+    }
+}
+
+fn percent(of: u64, percent: u64) -> u64 {
+    // Of a hundredth, so that it cannot be beyond 64 bits; sizes are far above a hundred bytes.
+    of / 100 * percent
+}
+
+fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
+    Error::refused("InvalidSpec", format!("spec.{field}: {why}"))
 }
 
 /// How a topic's events travel, in the words of the contract.
@@ -93,8 +175,8 @@ pub fn duration(field: &str, duration: &tidegate_crds::Duration) -> Result<Durat
     duration.get().map_err(|error| Error::refused("InvalidSpec", format!("spec.{field}: {error}")))
 }
 
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
+fn signed(field: &str, bytes: u64) -> Result<i64, Error> {
+    i64::try_from(bytes).map_err(|_| invalid(field, "is beyond what a volume can have"))
 }
 
 #[cfg(test)]
@@ -110,8 +192,10 @@ mod tests {
     #[test]
     fn an_empty_specification_has_sensible_streams() {
         let settings = settings(json!({})).unwrap();
-        assert_eq!(settings.streams.max_bytes, (10 << 30) / 10 * 8);
-        assert_eq!(settings.streams.dead_letter_bytes, ((10 << 30) - (10 << 30) / 10 * 8) / 2);
+        let streams = &settings.streams;
+        assert_eq!(streams.max_bytes, (10 << 30) / 100 * 80);
+        assert!(streams.max_bytes + streams.dead_letter_bytes + streams.attempt_bytes < (10 << 30) / 10 * 9);
+        assert!(settings.release_handled);
         assert_eq!(settings.streams.deduplication_window, Duration::from_secs(120));
         assert!(settings.sync_always && settings.retain && !settings.streams.drop_oldest);
     }

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus};
+use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus, Routing};
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -14,6 +14,10 @@ use crate::status::{failure_findings, patch, summary};
 use crate::topic::broker::{Inside, Stored};
 use crate::topic::observe::Observed;
 use crate::topic::publishers::Publishers;
+use crate::topic::room;
+
+/// The broker refuses a change of the streams, which are there and work as they were.
+pub const STREAM_REFUSED: &str = "StreamRefused";
 
 /// Writes the status if it changed. Returns whether the topic is ready.
 ///
@@ -40,11 +44,18 @@ pub async fn write(
 /// After an error, only the conditions change: what was true of the rest still is.
 pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner, error: &Error) {
     let mut status = topic.status.clone().unwrap_or_default();
-    let found = failure_findings(error, &status.conditions, &[kind::BROKER_AVAILABLE, kind::STREAM_READY]);
+    let found = failure_findings(error, &status.conditions, parts(topic));
     status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
     status.observed_generation = topic.metadata.generation;
     if let Err(error) = patch(context, topic, owner, topic.status.as_ref(), &status).await {
         tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "status not written");
+    }
+}
+
+fn parts(topic: &EventTopic) -> &'static [&'static str] {
+    match topic.spec.routing {
+        Routing::Direct => &[kind::BROKER_AVAILABLE, kind::STREAM_READY],
+        Routing::Queued => &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::HAS_ROOM],
     }
 }
 
@@ -58,8 +69,14 @@ fn of(
     let before = topic.status.clone().unwrap_or_default();
     let wanted = topic.spec.broker.replicas;
     let ready = statefulset.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
-    let found = summary(parts, "events can be published");
+    let mut parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
+    parts.extend(has_room(topic, inside));
+    let mut found = summary(parts, "events can be published");
+    if let Inside::Ready { stored: Some(stored), .. } = inside
+        && let Some(refused) = &stored.refused
+    {
+        stall(&mut found, refused);
+    }
     let mut status = EventTopicStatus {
         conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),
         observed_generation: topic.metadata.generation,
@@ -78,7 +95,8 @@ fn of(
     };
     if let Inside::Ready { stored, publishers } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
-        if let Some(Stored { events, dead_letters, handlers }) = stored.as_deref() {
+        if let Some(Stored { events, dead_letters, room, refused: _, handlers }) = stored.as_deref() {
+            status.fill = Some(format!("{}%", room.room.percent()));
             status.events = signed(events.state.messages);
             status.bytes = signed(events.state.bytes);
             status.last_sequence = signed(events.state.last_sequence);
@@ -106,7 +124,36 @@ fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
     Finding::new(kind::BROKER_AVAILABLE, status, reason, message)
 }
 
+/// What is stored has a condition for the room of more; a Direct topic stores nothing.
+fn has_room(topic: &EventTopic, inside: &Inside) -> Option<Finding> {
+    if topic.spec.routing == Routing::Direct {
+        return None;
+    }
+    Some(match inside {
+        Inside::Ready { stored: Some(stored), .. } => room::has_room(&stored.room, topic.spec.retention.when_full),
+        _ => Finding::new(kind::HAS_ROOM, Status::Unknown, "BrokerNotAsked", "the broker has not told yet"),
+    })
+}
+
+/// Only a person can change what the broker refuses.
+fn stall(found: &mut [Finding], why: &str) {
+    for finding in found {
+        let status = match finding.kind {
+            kind::STALLED => Status::True,
+            kind::RECONCILING => Status::False,
+            _ => continue,
+        };
+        *finding = Finding::new(finding.kind, status, STREAM_REFUSED, why);
+    }
+}
+
 fn stream_ready(inside: &Inside) -> Finding {
+    if let Inside::Ready { stored: Some(stored), .. } = inside
+        && let Some(refused) = &stored.refused
+    {
+        let message = format!("{refused}. Events flow as before; change the field back, or to what the broker takes");
+        return Finding::new(kind::STREAM_READY, Status::False, STREAM_REFUSED, message);
+    }
     match inside {
         Inside::Starting(why) => Finding::new(kind::STREAM_READY, Status::Unknown, "BrokerStarting", why.clone()),
         Inside::Failed(error) => Finding::new(kind::STREAM_READY, Status::False, error.reason(), error.to_string()),

@@ -17,7 +17,7 @@ async fn what_is_left_out_is_filled_in() {
         serde_json::to_value(&topic.spec).unwrap(),
         json!({
             "routing": "Queued",
-            "retention": {"whenFull": "Reject"},
+            "retention": {"whenFull": "ReleaseHandled"},
             "deduplicationWindow": "2m",
             "maxEventSize": "1Mi",
             "deletionPolicy": "Retain",
@@ -50,7 +50,7 @@ async fn defaults_are_in_the_store() {
     let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &resource);
     let stored = api.get("orders").await.unwrap();
     assert_eq!(stored.data["spec"]["broker"]["storage"]["size"], "10Gi");
-    assert_eq!(stored.data["spec"]["retention"]["whenFull"], "Reject");
+    assert_eq!(stored.data["spec"]["retention"]["whenFull"], "ReleaseHandled");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod support;
 mod topic;
 mod topic_children;
 mod topic_publishers;
+mod topic_transitions;
 mod topic_trouble;
 mod validation_handler;
 mod validation_topic;

@@ -23,8 +23,6 @@ const RUN_FOLDER: &str = "/run/nats";
 const MONITOR: &str = "127.0.0.1:8222";
 /// The lame-duck time of the configuration and a margin.
 const GRACE_SECONDS: i64 = 60;
-/// Share of the volume that JetStream may fill: the rest is for accounts and file system.
-const FILE_STORE_PERCENT: u64 = 95;
 
 /// The nats-server's configuration. The same input gives the same text, so that it rolls out only when
 /// something changed: its claims carry a fixed time.
@@ -44,8 +42,8 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
         tls: TLS_FOLDER.into(),
         pid_file: Some(format!("{RUN_FOLDER}/nats.pid")),
         max_payload: usize::try_from(input.settings.max_message_size).unwrap_or(usize::MAX),
-        jetstream: (input.settings.routing == Routing::Queued).then(|| JetStream {
-            max_file_store: input.settings.volume / 100 * FILE_STORE_PERCENT,
+        jetstream: (input.settings.routing == Routing::Queued).then_some(JetStream {
+            max_file_store: input.settings.file_store,
             sync_always: input.settings.sync_always,
         }),
         cluster: (input.settings.replicas > 1).then(|| Cluster {

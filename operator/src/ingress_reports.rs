@@ -1,0 +1,146 @@
+//! What the ingresses report: that events could not be stored. Heard over the operator's own connections.
+//!
+//! A report is a reason to look at the topic at once, and for a while to believe that publishers are refused. How often
+//! a topic is looked at because of reports is bounded here, however many there are.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure};
+use tidegate_broker_client::layout;
+use tokio::sync::Notify;
+
+use crate::brokers::{Broker, TopicKey};
+
+/// A larger report is not one.
+const SIZE_LIMIT: usize = 4096;
+/// Publishers count as refused for so long after the last report: they repeat some seconds after a 429.
+const REFUSAL_LIFETIME: Duration = Duration::from_secs(30);
+/// A topic in which nothing can be released is looked at this often, and no more, because of reports.
+const HELD_PERIOD: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Heard {
+    /// When a publisher was last refused for want of room.
+    refused: Option<Instant>,
+    /// Until then no report is a reason to look at the topic.
+    quiet_until: Option<Instant>,
+}
+
+/// All reports.
+#[derive(Default)]
+pub struct IngressReports {
+    heard: Mutex<HashMap<TopicKey, Heard>>,
+    changed: Mutex<HashSet<TopicKey>>,
+    news: Notify,
+}
+
+impl IngressReports {
+    /// Waits for topics that have to be looked at.
+    pub async fn changed(&self) -> HashSet<TopicKey> {
+        loop {
+            let changed = std::mem::take(&mut *lock(&self.changed));
+            if !changed.is_empty() {
+                return changed;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// Listens to a topic's ingresses, as long as the operator knows the broker. Doing so already: fine.
+    pub fn listen(self: &Arc<Self>, topic: &TopicKey, broker: &Broker) {
+        broker.listen("ingress reports", || {
+            let (reports, topic, client) = (Arc::clone(self), topic.clone(), broker.client().clone());
+            tokio::spawn(async move {
+                let Ok(mut messages) = client.subscribe(layout::INGRESS_REPORT_SUBJECT).await else { return };
+                while let Some(message) = messages.next().await {
+                    reports.note(&topic, &message.payload);
+                }
+            })
+        });
+    }
+
+    /// Whether publishers of this topic were refused for want of room lately.
+    pub fn is_refusing(&self, topic: &TopicKey) -> bool {
+        let heard = lock(&self.heard);
+        heard.get(topic).and_then(|heard| heard.refused).is_some_and(|at| at.elapsed() < REFUSAL_LIFETIME)
+    }
+
+    /// There is room again: what was heard before says nothing any more.
+    pub fn made_room(&self, topic: &TopicKey) {
+        if let Some(heard) = lock(&self.heard).get_mut(topic) {
+            *heard = Heard::default();
+        }
+    }
+
+    /// Nothing can be done for room at the moment: further reports are no reason to look again at once.
+    pub fn held(&self, topic: &TopicKey) {
+        if let Some(heard) = lock(&self.heard).get_mut(topic) {
+            heard.quiet_until = Some(Instant::now() + HELD_PERIOD);
+        }
+    }
+
+    /// Forgets every topic that is no more.
+    pub fn keep(&self, is_alive: impl Fn(&TopicKey) -> bool) {
+        lock(&self.heard).retain(|topic, _| is_alive(topic));
+    }
+
+    fn note(&self, topic: &TopicKey, payload: &[u8]) {
+        let report = serde_json::from_slice::<IngressReport>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
+        let Some(IngressReport { failure: StoreFailure::Full, .. }) = report else { return };
+        let now = Instant::now();
+        let mut heard = lock(&self.heard);
+        let heard = heard.entry(topic.clone()).or_default();
+        heard.refused = Some(now);
+        if heard.quiet_until.is_none_or(|until| now >= until) {
+            heard.quiet_until = Some(now + INGRESS_REPORT_PERIOD);
+            lock(&self.changed).insert(topic.clone());
+            self.news.notify_one();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use serde_json::json;
+
+    use super::*;
+
+    fn orders() -> TopicKey {
+        TopicKey { namespace: "shop".into(), name: "orders".into() }
+    }
+
+    fn report(failure: &str) -> Vec<u8> {
+        json!({"pod": "orders-broker-0", "failure": failure, "new": "field"}).to_string().into_bytes()
+    }
+
+    #[test]
+    fn a_refusal_is_a_reason_to_look_but_not_each_of_many() {
+        let reports = IngressReports::default();
+        for wrong in [b"no".to_vec(), report("Tired"), vec![b' '; SIZE_LIMIT + 1]] {
+            reports.note(&orders(), &wrong);
+        }
+        assert!(!reports.is_refusing(&orders()) && reports.changed().now_or_never().is_none());
+        for _ in 0..100 {
+            reports.note(&orders(), &report("Full"));
+        }
+        assert!(reports.is_refusing(&orders()));
+        assert_eq!(reports.changed().now_or_never(), Some(HashSet::from([orders()])));
+        reports.held(&orders());
+        reports.note(&orders(), &report("Full"));
+        assert_eq!(reports.changed().now_or_never(), None, "looked at only now");
+        reports.made_room(&orders());
+        assert!(!reports.is_refusing(&orders()));
+        reports.note(&orders(), &report("Full"));
+        assert!(reports.changed().now_or_never().is_some(), "full again");
+        reports.keep(|_| false);
+        assert!(!reports.is_refusing(&orders()));
+    }
+}

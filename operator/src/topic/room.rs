@@ -1,0 +1,137 @@
+//! Room for new events: what is released for it, and the condition `HasRoom`.
+
+use async_nats::jetstream::{self, stream::Info};
+use tidegate_broker_admin::release::{self, Holder, Release, ReleaseError, Room};
+use tidegate_crds::conditions::{Finding, Status, kind};
+use tidegate_crds::topic::WhenFull;
+
+use crate::error::Error;
+
+/// Percent from which the condition says that the topic fills.
+const FILLING_AT: u64 = 80;
+/// Events differ in size, so a release can free less than was meant.
+const ROUNDS: usize = 8;
+
+/// Whether there is room for new events, after all that could be done for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomState {
+    /// How full the stream is.
+    pub room: Room,
+    /// Why nothing more could be released, where that was needed.
+    pub holder: Option<Holder>,
+    /// Whether publishers are refused.
+    pub is_full: bool,
+}
+
+impl RoomState {
+    /// Of a topic of which nothing is released.
+    pub fn as_it_is(events: &Info, refused: bool) -> Self {
+        Self::new(Room::from(events), None, refused)
+    }
+
+    fn new(room: Room, holder: Option<Holder>, refused: bool) -> Self {
+        let is_full = refused || room.bytes.saturating_add(room.average()) > room.max_bytes;
+        Self { room, holder, is_full }
+    }
+}
+
+/// Releases what every handler has settled, if room is needed. `expected` are the consumers of the handlers that have a
+/// place in the topic.
+///
+/// # Errors
+/// The broker is away.
+pub async fn make(
+    js: &jetstream::Context,
+    mut events: Info,
+    expected: &[String],
+    refused: bool,
+) -> Result<(Info, RoomState), ReleaseError> {
+    let mut still_refused = refused;
+    for _ in 0..ROUNDS {
+        match release::plan(js, &events, expected, still_refused).await? {
+            // What was refused has room now, or had it already.
+            Release::NotNeeded => return Ok((events.clone(), RoomState::new(Room::from(&events), None, false))),
+            Release::Held(holder) => {
+                return Ok((events.clone(), RoomState::new(Room::from(&events), Some(holder), still_refused)));
+            }
+            Release::UpTo(up_to) => {
+                events = release::execute(js, up_to).await?;
+                tracing::debug!(up_to, messages = events.state.messages, "released what every handler has settled");
+                still_refused = false;
+            }
+        }
+    }
+    Ok((events.clone(), RoomState::new(Room::from(&events), None, still_refused)))
+}
+
+/// The condition.
+pub fn has_room(state: &RoomState, when_full: WhenFull) -> Finding {
+    if when_full == WhenFull::DropOldest {
+        return Finding::new(kind::HAS_ROOM, Status::True, "DropsOldest", "the oldest events make room for new ones");
+    }
+    let why = why(state, when_full);
+    if state.is_full {
+        return Finding::new(kind::HAS_ROOM, Status::False, "Full", format!("publishers are refused with 429: {why}"));
+    }
+    if state.room.percent() >= FILLING_AT {
+        let message = format!("more than {FILLING_AT} % of the room for events is in use: {why}");
+        return Finding::new(kind::HAS_ROOM, Status::True, "Filling", message);
+    }
+    Finding::new(kind::HAS_ROOM, Status::True, "Room", "there is room for new events")
+}
+
+/// Why there is little room, and what can be done. No numbers: they change all the time.
+fn why(state: &RoomState, when_full: WhenFull) -> String {
+    match (when_full, &state.holder) {
+        (WhenFull::Reject, _) => {
+            "whenFull: Reject removes nothing. Raise retention.maxSize, set retention.maxAge, or choose whenFull: ReleaseHandled".to_owned()
+        }
+        (_, Some(Holder::NoHandlers)) => {
+            "the topic has no handler, so all events are kept for the first one. Make a handler, set retention.maxAge, or raise retention.maxSize".to_owned()
+        }
+        (_, Some(Holder::Missing(handler))) => format!(
+            "EventHandler {handler} has no consumer at the moment, so that nothing can be released before its place is known again. Its conditions say why; or raise retention.maxSize"
+        ),
+        (_, Some(Holder::Behind { handler, .. })) => format!(
+            "EventHandler {handler} still needs the oldest event. Let it catch up, give it more replicas, delete it if it is not wanted, or raise retention.maxSize"
+        ),
+        (_, None) => "the handlers have not handled enough of it yet. Raise retention.maxSize if that is too little".to_owned(),
+    }
+}
+
+impl From<ReleaseError> for Error {
+    fn from(error: ReleaseError) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(bytes: u64, holder: Option<Holder>, refused: bool) -> RoomState {
+        let room = Room { bytes, max_bytes: 1000, messages: 10, first_sequence: 1, last_sequence: 10, largest: 100 };
+        RoomState::new(room, holder, refused)
+    }
+
+    #[test]
+    fn the_condition_says_how_full_it_is_why_and_what_helps() {
+        use WhenFull::{DropOldest, Reject, ReleaseHandled};
+        let behind = || Some(Holder::Behind { handler: "billing".into(), settled: 3 });
+        let table = [
+            (state(790, behind(), false), ReleaseHandled, Status::True, "Room", "room"),
+            (state(800, behind(), false), ReleaseHandled, Status::True, "Filling", "EventHandler billing"),
+            (state(800, Some(Holder::NoHandlers), false), ReleaseHandled, Status::True, "Filling", "no handler"),
+            (state(1000, behind(), false), ReleaseHandled, Status::False, "Full", "EventHandler billing"),
+            (state(100, None, true), ReleaseHandled, Status::False, "Full", "retention.maxSize"),
+            (state(990, None, false), Reject, Status::False, "Full", "whenFull: ReleaseHandled"),
+            (state(850, Some(Holder::Missing("a".into())), false), ReleaseHandled, Status::True, "Filling", "no consumer"),
+            (state(1000, None, true), DropOldest, Status::True, "DropsOldest", "oldest"),
+        ];
+        for (state, when_full, status, reason, word) in table {
+            let found = has_room(&state, when_full);
+            assert_eq!((found.status, found.reason.as_str()), (status, reason), "{state:?}");
+            assert!(found.message.contains(word), "{}", found.message);
+        }
+    }
+}
