@@ -259,6 +259,13 @@ pub struct EventTopicStatus {
     /// The sequence number of the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sequence: Option<i64>,
+    /// What is remembered of the stream of events, so that a loss of stored events is noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<StreamRecord>,
+    /// The last loss of stored events that was noticed. It stays, with condition DataLost, until the annotation
+    /// tidegate.io/acknowledge-data-loss of the EventTopic has the value of its field detected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_loss: Option<DataLoss>,
     /// Dead letters kept: events that a handler refused or failed at too often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<i64>,
@@ -268,6 +275,37 @@ pub struct EventTopicStatus {
     /// The publishers over NATS that have an account or are about to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nats_publishers: Vec<String>,
+}
+
+/// What is remembered of the stream of events. Refreshed about every minute while it changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StreamRecord {
+    /// When the stream was made.
+    #[schemars(schema_with = "schema::date_time")]
+    pub created: String,
+    /// The sequence number of the first event.
+    pub first_sequence: i64,
+    /// The sequence number of the last event, or of the last one there was.
+    pub last_sequence: i64,
+    /// Events missing between them.
+    pub missing: i64,
+    /// The sequence number up to which events that every handler had settled were removed for room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released: Option<i64>,
+    /// Whether the retention may remove the oldest events at any time (maxAge, or whenFull: DropOldest).
+    pub removes: bool,
+}
+
+/// A loss of stored events.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DataLoss {
+    /// When it was noticed.
+    #[schemars(schema_with = "schema::date_time")]
+    pub detected: String,
+    /// What is gone.
+    pub message: String,
 }
 
 /// Where to publish.

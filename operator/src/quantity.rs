@@ -28,6 +28,14 @@ pub fn same(one: &str, other: &str) -> bool {
     }
 }
 
+/// The whole number of bytes that a quantity says.
+pub fn bytes(text: &str) -> Option<u64> {
+    let number = number(text).filter(|number| number.is_finite() && *number >= 0.0 && *number < 9e15)?;
+    // Far below 2^53, so it is exact, and the cast cannot saturate.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Some(number.floor() as u64)
+}
+
 fn number(text: &str) -> Option<f64> {
     let suffix = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
     let (digits, factor) = suffix.unwrap_or((text, 1.0));
@@ -39,6 +47,13 @@ fn number(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_in_bytes() {
+        for (text, wanted) in [("10Gi", Some(10 << 30)), ("1k", Some(1000)), ("12345", Some(12345)), ("-1", None), ("x", None)] {
+            assert_eq!(bytes(text), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn the_same_in_other_words() {

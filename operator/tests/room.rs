@@ -74,7 +74,7 @@ impl World {
     /// What a reconcile does after a publisher was refused.
     async fn make_room(&self, handlers: &[&str]) -> RoomState {
         let expected: Vec<String> = handlers.iter().map(|&name| name.to_owned()).collect();
-        room::make(&self.js, self.info().await, &expected, true).await.unwrap().1
+        room::make(&self.js, self.info().await, &expected, true, None).await.unwrap().1
     }
 }
 

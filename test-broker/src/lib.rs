@@ -218,6 +218,11 @@ impl TestBroker {
         self.nodes[0].pid()
     }
 
+    /// The folder where the first server keeps what it stores.
+    pub fn data(&self) -> PathBuf {
+        self.nodes[0].folder.join("data")
+    }
+
     /// Lets the servers store so many bytes, from their next start on.
     pub fn set_file_store(&mut self, bytes: u64) {
         self.bounds.file_store = bytes;

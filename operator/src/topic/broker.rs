@@ -9,6 +9,7 @@ use kube::api::ListParams;
 use tidegate_broker_admin::{Authority, consumers, streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
+use tidegate_crds::topic::StreamRecord;
 use tidegate_crds::{EventHandler, EventTopic};
 use time::OffsetDateTime;
 
@@ -18,9 +19,11 @@ use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::handler::settings as handler_settings;
 use crate::pods;
+use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
 use crate::topic::room::{self, RoomState};
+use crate::topic::status::Journal;
 use crate::topic::settings::Settings;
 
 /// How far the broker's inside is.
@@ -46,6 +49,10 @@ pub struct Stored {
     pub events: Info,
     /// The stream of dead letters.
     pub dead_letters: Info,
+    /// What to remember of the stream of events.
+    pub record: StreamRecord,
+    /// What was lost of it since the last look.
+    pub lost: Option<String>,
     /// Whether there is room for more events.
     pub room: RoomState,
     /// What the broker refused to change about the streams, and why.
@@ -86,7 +93,7 @@ async fn inside(
     broker.system.ensure(&authority.topic_account(settings.routing, OffsetDateTime::now_utc())?).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
-        Routing::Queued => Some(Box::new(stored(context, &key, owner, settings, authority, &broker).await?)),
+        Routing::Queued => Some(Box::new(stored(context, topic, owner, settings, authority, &broker).await?)),
     };
     let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
     Ok(Inside::Ready { stored, publishers })
@@ -94,17 +101,24 @@ async fn inside(
 
 async fn stored(
     context: &Context,
-    key: &TopicKey,
+    topic: &EventTopic,
     owner: &Owner,
     settings: &Settings,
     authority: &Authority,
     broker: &Broker,
 ) -> Result<Stored, Error> {
+    let key = &TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
     let streams = streams::ensure(&broker.js, &settings.streams).await?;
+    let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
+    let released = before.and_then(|before| before.released);
+    let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
+    let lost = before.and_then(|before| loss::between(before, &loss::record(&streams.events, released, removes)));
     let subscribers = without_orphans(context, owner, broker, authority).await?;
     let refused = context.ingress_reports.is_refusing(key);
     let (events, room) = if settings.release_handled {
-        room::make(&broker.js, streams.events, &subscribers.consumers, refused).await?
+        // Without a record there is nothing yet that a release could be taken for a loss of.
+        let journal = before.map(|_| Journal { context, topic, owner });
+        room::make(&broker.js, streams.events, &subscribers.consumers, refused, journal.as_ref()).await?
     } else {
         let state = RoomState::as_it_is(&streams.events, refused);
         (streams.events, state)
@@ -114,7 +128,10 @@ async fn stored(
     } else {
         context.ingress_reports.made_room(key);
     }
+    let released = room.released.and_then(|released| i64::try_from(released).ok()).max(released);
     Ok(Stored {
+        record: loss::record(&events, released, removes),
+        lost,
         events,
         dead_letters: streams.dead_letters,
         room,

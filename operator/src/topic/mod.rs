@@ -2,11 +2,13 @@
 
 mod broker;
 pub mod desired;
+pub mod loss;
 mod observe;
 pub mod publishers;
 pub mod room;
 pub mod settings;
 pub mod status;
+mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,7 +76,7 @@ async fn step(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
 async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
     finalizer::ensure(&context.client, topic, owner).await?;
     let observed = observe(context, owner).await?;
-    let settings = Settings::of(&topic.spec)?;
+    let settings = volumes::fit(&topic.spec, Settings::of(&topic.spec)?, &observed)?;
     check_volumes(&observed, settings.replicas)?;
     let authority = authority(&observed, owner)?;
     let now = OffsetDateTime::now_utc();

@@ -10,6 +10,7 @@ use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::topic::volumes::Volume;
 
 /// What there is of a topic.
 #[derive(Clone, Default)]
@@ -26,6 +27,8 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// Names of the volumes, those of an earlier topic of the same name included.
     pub volumes: Vec<String>,
+    /// Their sizes.
+    pub sizes: Vec<Volume>,
 }
 
 /// Reads it.
@@ -38,13 +41,15 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let authority = secrets.get_opt(&names::authority(topic)).await?;
     let statefulsets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let claims = claims(context, owner).await?;
     Ok(Observed {
         authority: authority.as_ref().map(authority::from_secret).transpose()?,
         broker_secret: secrets.get_opt(&names::broker(topic)).await?,
         ingress_secret: secrets.get_opt(&names::ingress(topic)).await?,
         statefulset: statefulsets.get_opt(&names::broker(topic)).await?,
         pods: pods.list(&selected(topic)).await?.items,
-        volumes: volumes(context, owner).await?,
+        volumes: claims.iter().filter_map(|claim| claim.metadata.name.clone()).collect(),
+        sizes: claims.iter().filter_map(Volume::from_claim).collect(),
     })
 }
 
@@ -53,9 +58,12 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
 /// # Errors
 /// The API server is away.
 pub async fn volumes(context: &Context, owner: &Owner) -> Result<Vec<String>, Error> {
+    Ok(claims(context, owner).await?.into_iter().filter_map(|claim| claim.metadata.name).collect())
+}
+
+async fn claims(context: &Context, owner: &Owner) -> Result<Vec<PersistentVolumeClaim>, Error> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &owner.namespace);
-    let claims = claims.list(&selected(&owner.name)).await?;
-    Ok(claims.items.into_iter().filter_map(|claim| claim.metadata.name).collect())
+    Ok(claims.list(&selected(&owner.name)).await?.items)
 }
 
 fn selected(topic: &str) -> ListParams {

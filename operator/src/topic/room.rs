@@ -6,6 +6,7 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::WhenFull;
 
 use crate::error::Error;
+use crate::topic::status::Journal;
 
 /// Percent from which the condition says that the topic fills.
 const FILLING_AT: u64 = 80;
@@ -21,6 +22,8 @@ pub struct RoomState {
     pub holder: Option<Holder>,
     /// Whether publishers are refused.
     pub is_full: bool,
+    /// Up to where events were released just now.
+    pub released: Option<u64>,
 }
 
 impl RoomState {
@@ -31,12 +34,12 @@ impl RoomState {
 
     fn new(room: Room, holder: Option<Holder>, refused: bool) -> Self {
         let is_full = refused || room.bytes.saturating_add(room.average()) > room.max_bytes;
-        Self { room, holder, is_full }
+        Self { room, holder, is_full, released: None }
     }
 }
 
 /// Releases what every handler has settled, if room is needed. `expected` are the consumers of the handlers that have a
-/// place in the topic.
+/// place in the topic. What goes is in the journal before it goes.
 ///
 /// # Errors
 /// The broker is away.
@@ -44,24 +47,34 @@ pub async fn make(
     js: &jetstream::Context,
     mut events: Info,
     expected: &[String],
-    refused: bool,
-) -> Result<(Info, RoomState), ReleaseError> {
-    let mut still_refused = refused;
+    mut refused: bool,
+    journal: Option<&Journal<'_>>,
+) -> Result<(Info, RoomState), Error> {
+    let (mut released, mut holder) = (None, None);
     for _ in 0..ROUNDS {
-        match release::plan(js, &events, expected, still_refused).await? {
-            // What was refused has room now, or had it already.
-            Release::NotNeeded => return Ok((events.clone(), RoomState::new(Room::from(&events), None, false))),
-            Release::Held(holder) => {
-                return Ok((events.clone(), RoomState::new(Room::from(&events), Some(holder), still_refused)));
+        match release::plan(js, &events, expected, refused).await? {
+            Release::NotNeeded => {
+                // What was refused has room now, or had it already.
+                refused = false;
+                break;
+            }
+            Release::Held(by) => {
+                holder = Some(by);
+                break;
             }
             Release::UpTo(up_to) => {
+                if let Some(journal) = journal {
+                    journal.note(up_to).await?;
+                }
                 events = release::execute(js, up_to).await?;
                 tracing::debug!(up_to, messages = events.state.messages, "released what every handler has settled");
-                still_refused = false;
+                released = Some(up_to);
+                refused = false;
             }
         }
     }
-    Ok((events.clone(), RoomState::new(Room::from(&events), None, still_refused)))
+    let state = RoomState { released, ..RoomState::new(Room::from(&events), holder, refused) };
+    Ok((events, state))
 }
 
 /// The condition.

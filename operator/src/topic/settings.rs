@@ -34,6 +34,8 @@ pub struct Settings {
     pub replicas: i32,
     /// How events travel.
     pub routing: Routing,
+    /// Bytes of the volume.
+    pub volume: u64,
     /// Bytes that the broker may store on the volume.
     pub file_store: u64,
     /// The volume's size as the user wrote it.
@@ -77,6 +79,7 @@ impl Settings {
         Ok(Self {
             replicas,
             routing: routing(spec.routing),
+            volume,
             file_store,
             volume_text: spec.broker.storage.size.to_string(),
             sync_always: spec.broker.durability == Durability::Fsync,

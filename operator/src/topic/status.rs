@@ -1,6 +1,10 @@
 //! A topic's status, from what was seen and done.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::EventType;
+use kube::ResourceExt as _;
+use serde_json::json;
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
@@ -12,6 +16,7 @@ use crate::names;
 use crate::report;
 use crate::status::{failure_findings, patch, summary};
 use crate::topic::broker::{Inside, Stored};
+use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::Publishers;
 use crate::topic::room;
@@ -35,10 +40,42 @@ pub async fn write(
         report::failed(context, topic, error).await;
     }
     let status = of(topic, owner, statefulset, observed, inside);
+    tell_loss(context, topic, &status).await;
     let is_ready =
         status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     Ok(is_ready)
+}
+
+/// A loss is an Event once, when it is noticed.
+async fn tell_loss(context: &Context, topic: &EventTopic, status: &EventTopicStatus) {
+    let before = topic.status.as_ref().and_then(|before| before.data_loss.as_ref());
+    if let Some(loss) = status.data_loss.as_ref().filter(|loss| before != Some(*loss)) {
+        report::event(context, topic, EventType::Warning, "DataLost", &loss.message).await;
+    }
+}
+
+/// Where it is written what is released of a topic, before it goes: else a crash in between would look like a loss.
+pub struct Journal<'a> {
+    /// The API server.
+    pub context: &'a Context,
+    /// The topic.
+    pub topic: &'a EventTopic,
+    /// Its name.
+    pub owner: &'a Owner,
+}
+
+impl Journal<'_> {
+    /// Everything up to this sequence is about to be released.
+    ///
+    /// # Errors
+    /// The API server did not take it.
+    pub async fn note(&self, up_to: u64) -> Result<(), Error> {
+        let api: Api<EventTopic> = Api::namespaced(self.context.client.clone(), &self.owner.namespace);
+        let patch = json!({"metadata": {"uid": self.topic.uid()}, "status": {"stream": {"released": up_to}}});
+        api.patch_status(&self.owner.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        Ok(())
+    }
 }
 
 /// After an error, only the conditions change: what was true of the rest still is.
@@ -55,7 +92,7 @@ pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner,
 fn parts(topic: &EventTopic) -> &'static [&'static str] {
     match topic.spec.routing {
         Routing::Direct => &[kind::BROKER_AVAILABLE, kind::STREAM_READY],
-        Routing::Queued => &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::HAS_ROOM],
+        Routing::Queued => &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::HAS_ROOM, kind::DATA_LOST],
     }
 }
 
@@ -72,6 +109,14 @@ fn of(
     let mut parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
     parts.extend(has_room(topic, inside));
     let mut found = summary(parts, "events can be published");
+    let lost = match inside {
+        Inside::Ready { stored: Some(stored), .. } => stored.lost.clone(),
+        _ => None,
+    };
+    let data_loss = loss::told(topic, lost);
+    if topic.spec.routing == Routing::Queued {
+        found.push(loss::data_lost(topic, data_loss.as_ref()));
+    }
     if let Inside::Ready { stored: Some(stored), .. } = inside
         && let Some(refused) = &stored.refused
     {
@@ -91,11 +136,13 @@ fn of(
             ca_config_map: names::ca(&owner.name),
         }),
         broker: Some(BrokerStatus { replicas: wanted, ready_replicas: ready }),
+        data_loss,
         ..before
     };
     if let Inside::Ready { stored, publishers } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
-        if let Some(Stored { events, dead_letters, room, refused: _, handlers }) = stored.as_deref() {
+        if let Some(Stored { record, lost: _, events, dead_letters, room, refused: _, handlers }) = stored.as_deref() {
+            status.stream = Some(record.clone());
             status.fill = Some(format!("{}%", room.room.percent()));
             status.events = signed(events.state.messages);
             status.bytes = signed(events.state.bytes);

@@ -1,0 +1,113 @@
+//! The volumes as they are: their real size counts, not what the specification says (pure).
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use tidegate_crds::EventTopicSpec;
+
+use crate::error::Error;
+use crate::quantity;
+use crate::topic::observe::Observed;
+use crate::topic::settings::Settings;
+
+/// A broker pod's volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// The claim's name.
+    pub name: String,
+    /// Bytes that were asked for.
+    pub requested: u64,
+    /// Bytes that may be used: a larger volume than was asked for is not ours to fill.
+    pub usable: u64,
+}
+
+impl Volume {
+    /// Of a claim; `None`: nothing is known of its size.
+    pub fn from_claim(claim: &PersistentVolumeClaim) -> Option<Self> {
+        let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+        let requested = quantity::bytes(&requests.get("storage")?.0)?;
+        let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
+        let usable = capacity.and_then(|capacity| quantity::bytes(&capacity.0)).map_or(requested, |bytes| bytes.min(requested));
+        Some(Self { name: claim.metadata.name.clone()?, requested, usable })
+    }
+}
+
+/// The settings for the volumes there are.
+///
+/// # Errors
+/// A person wants less than an earlier topic of this name left, or more events than the volumes have room for.
+pub fn fit(spec: &EventTopicSpec, settings: Settings, observed: &Observed) -> Result<Settings, Error> {
+    let Some(smallest) = observed.sizes.iter().min_by_key(|volume| volume.usable) else { return Ok(settings) };
+    if observed.statefulset.is_none()
+        && let Some(kept) = observed.sizes.iter().find(|volume| volume.requested > settings.volume)
+    {
+        let size = &settings.volume_text;
+        return Err(Error::refused(
+            "VolumesDiffer",
+            format!(
+                "an earlier topic of this name left volume {} with {} bytes, and broker.storage.size asks for {size}: a volume cannot be made smaller. Delete this topic and make it again with the size it had, or delete the volume to begin anew",
+                kept.name, kept.requested
+            ),
+        ));
+    }
+    if smallest.usable == settings.volume {
+        return Ok(settings);
+    }
+    Settings::for_volume(spec, smallest.usable).map_err(|error| {
+        let (name, bytes) = (&smallest.name, smallest.usable);
+        Error::refused("InvalidSpec", format!("volume {name} has {bytes} bytes: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use serde_json::json;
+
+    use super::*;
+
+    const GI: u64 = 1 << 30;
+
+    fn claim(requested: &str, capacity: Option<&str>) -> Volume {
+        let mut claim = json!({
+            "metadata": {"name": "data-orders-broker-0"},
+            "spec": {"resources": {"requests": {"storage": requested}}},
+        });
+        if let Some(capacity) = capacity {
+            claim["status"] = json!({"capacity": {"storage": capacity}});
+        }
+        Volume::from_claim(&serde_json::from_value(claim).unwrap()).unwrap()
+    }
+
+    fn fitted(spec: serde_json::Value, volume: Volume, runs: bool) -> Result<Settings, Error> {
+        let spec: EventTopicSpec = serde_json::from_value(spec).unwrap();
+        let statefulset = runs.then(StatefulSet::default);
+        let observed = Observed { sizes: vec![volume], statefulset, ..Observed::default() };
+        fit(&spec, Settings::of(&spec).unwrap(), &observed)
+    }
+
+    #[test]
+    fn the_smaller_of_what_was_asked_for_and_what_there_is_can_be_used() {
+        for (requested, capacity, usable) in
+            [("10Gi", None, 10), ("10Gi", Some("5Gi"), 5), ("10Gi", Some("100Gi"), 10), ("10737418240", Some("10Gi"), 10)]
+        {
+            assert_eq!(claim(requested, capacity).usable, usable * GI, "{requested} {capacity:?}");
+        }
+    }
+
+    #[test]
+    fn the_real_size_counts() {
+        let spec = |size: &str| json!({"broker": {"storage": {"size": size}}});
+        let smaller = fitted(spec("20Gi"), claim("5Gi", Some("5Gi")), false).unwrap();
+        assert!(smaller.file_store <= 5 * GI / 10 * 9 && smaller.streams.max_bytes < i64::try_from(4 * GI).unwrap());
+        let larger = fitted(spec("10Gi"), claim("20Gi", Some("20Gi")), true).unwrap();
+        assert!(larger.file_store > 17 * GI, "somebody enlarged the claim");
+    }
+
+    #[test]
+    fn what_the_volume_has_no_room_for_is_refused_in_words() {
+        let kept = fitted(json!({"broker": {"storage": {"size": "5Gi"}}}), claim("10Gi", None), false).unwrap_err();
+        assert!(kept.to_string().contains("data-orders-broker-0") && kept.to_string().contains("cannot be made smaller"));
+        let spec = json!({"retention": {"maxSize": "8Gi"}, "broker": {"storage": {"size": "20Gi"}}});
+        let events = fitted(spec, claim("5Gi", None), true).unwrap_err();
+        assert!(events.to_string().contains("has 5368709120 bytes: spec.retention.maxSize: 8Gi"), "{events}");
+    }
+}
