@@ -113,6 +113,7 @@ pub async fn ingress(broker: &Broker, identity: &Path, https_port: u16) -> anyho
         broker_monitor: broker.server.monitor(),
         max_event_size: 1 << 20,
         routing: Routing::Queued,
+        volume: None,
         mqtt_port: free_port(),
     };
     start("tidegate-ingress", &config, admin_port).await

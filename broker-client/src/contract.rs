@@ -226,6 +226,9 @@ pub struct Ingress {
     pub routing: Routing,
     /// The port of the MQTT listener (TLS).
     pub mqtt_port: u16,
+    /// A folder on the broker's volume, to see how full it is; `None`: the broker has no volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<PathBuf>,
 }
 
 /// What a sidecar says of itself on [`crate::layout::report_subject`], at every change and every
@@ -265,6 +268,19 @@ pub struct IngressReport {
     pub pod: String,
     /// Why the event was not stored.
     pub failure: StoreFailure,
+    /// The volume of the broker beside it; `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeRoom>,
+}
+
+/// How full a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeRoom {
+    /// Its bytes.
+    pub total: u64,
+    /// Bytes that can still be written.
+    pub free: u64,
 }
 
 /// Why an event was not stored.

@@ -19,6 +19,8 @@ pub mod kind {
     pub const STREAM_READY: &str = "StreamReady";
     /// EventTopic: there is room for further events; False while publishers are refused.
     pub const HAS_ROOM: &str = "HasRoom";
+    /// EventTopic: the broker stores what it is given; False while its disk is full, or it does not answer publishers.
+    pub const STORAGE_HEALTHY: &str = "StorageHealthy";
     /// EventTopic: stored events were lost; True until a person acknowledges it.
     pub const DATA_LOST: &str = "DataLost";
     /// EventHandler: its topic exists and is ready.

@@ -10,7 +10,7 @@ use async_nats::jetstream::{self, message::PublishMessage};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use opentelemetry::Context;
-use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::contract::{self, Routing};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tokio::time::{Instant, timeout_at};
@@ -53,9 +53,9 @@ pub struct Sent<'a> {
 }
 
 impl Publisher {
-    /// A publisher of this topic over this connection.
-    pub fn new(client: Client, topic: String, routing: Routing, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        let stream = (routing == Routing::Queued).then(|| {
+    /// A publisher of a topic over this connection.
+    pub fn new(client: Client, config: &contract::Ingress, limits: Limits, metrics: Arc<Metrics>) -> Self {
+        let stream = (config.routing == Routing::Queued).then(|| {
             ContextBuilder::new()
                 .timeout(limits.publish)
                 .ack_timeout(limits.publish)
@@ -63,8 +63,8 @@ impl Publisher {
                 .backpressure_on_inflight(true)
                 .build(client.clone())
         });
-        let alarm = Alarm::new(client.clone(), routing);
-        Self { client, stream, topic, limits, metrics, alarm }
+        let alarm = Alarm::new(client.clone(), config);
+        Self { client, stream, topic: config.topic.clone(), limits, metrics, alarm }
     }
 
     /// Publishes all events of a request and returns when the broker has acknowledged them.

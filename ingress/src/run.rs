@@ -149,8 +149,7 @@ impl Ingress {
 fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Result<Arc<Intake>, Unreadable> {
     let message_ids = message_id_key(&config.identity)?;
     let metrics = Arc::new(Metrics::new(&config.topic));
-    let topic = config.topic.clone();
-    let publisher = Publisher::new(client, topic, config.routing, limits.clone(), Arc::clone(&metrics));
+    let publisher = Publisher::new(client, config, limits.clone(), Arc::clone(&metrics));
     Ok(Arc::new(Intake::new(publisher, message_ids, limits.clone(), metrics, config.max_event_size)))
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure};
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure, VolumeRoom};
 use tidegate_broker_client::layout;
 use tokio::sync::Notify;
 
@@ -18,6 +18,8 @@ use crate::brokers::{Broker, TopicKey};
 const SIZE_LIMIT: usize = 4096;
 /// Publishers count as refused for so long after the last report: they repeat some seconds after a 429.
 const REFUSAL_LIFETIME: Duration = Duration::from_secs(30);
+/// Ingresses of one topic that are kept apart.
+const PODS_LIMIT: usize = 16;
 /// A topic in which nothing can be released is looked at this often, and no more, because of reports.
 const HELD_PERIOD: Duration = Duration::from_secs(10);
 
@@ -25,8 +27,31 @@ const HELD_PERIOD: Duration = Duration::from_secs(10);
 struct Heard {
     /// When a publisher was last refused for want of room.
     refused: Option<Instant>,
+    /// Of each pod whose ingress was not answered in time, since when, until when, and its volume.
+    unanswered: HashMap<String, (Instant, Instant, Option<VolumeRoom>)>,
     /// Until then no report is a reason to look at the topic.
     quiet_until: Option<Instant>,
+}
+
+impl Heard {
+    fn note_unanswered(&mut self, pod: String, now: Instant, volume: Option<VolumeRoom>) {
+        self.unanswered.retain(|_, (_, last, _)| now.duration_since(*last) < REFUSAL_LIFETIME);
+        if self.unanswered.len() < PODS_LIMIT || self.unanswered.contains_key(&pod) {
+            let (_, last, known) = self.unanswered.entry(pod).or_insert((now, now, volume));
+            (*last, *known) = (now, volume);
+        }
+    }
+}
+
+/// A broker pod beside which publishers are not answered in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The pod.
+    pub pod: String,
+    /// From the first to the last report.
+    pub lasting: Duration,
+    /// How full its volume is; `None`: not known.
+    pub volume: Option<VolumeRoom>,
 }
 
 /// All reports.
@@ -68,10 +93,19 @@ impl IngressReports {
         heard.get(topic).and_then(|heard| heard.refused).is_some_and(|at| at.elapsed() < REFUSAL_LIFETIME)
     }
 
+    /// The broker pods beside which publishers are not answered in time.
+    pub fn unanswered(&self, topic: &TopicKey) -> Vec<Unanswered> {
+        let heard = lock(&self.heard);
+        let pods = heard.get(topic).into_iter().flat_map(|heard| &heard.unanswered);
+        pods.filter(|(_, (_, last, _))| last.elapsed() < REFUSAL_LIFETIME)
+            .map(|(pod, (since, last, volume))| Unanswered { pod: pod.clone(), lasting: *last - *since, volume: *volume })
+            .collect()
+    }
+
     /// There is room again: what was heard before says nothing any more.
     pub fn made_room(&self, topic: &TopicKey) {
         if let Some(heard) = lock(&self.heard).get_mut(topic) {
-            *heard = Heard::default();
+            (heard.refused, heard.quiet_until) = (None, None);
         }
     }
 
@@ -89,11 +123,14 @@ impl IngressReports {
 
     fn note(&self, topic: &TopicKey, payload: &[u8]) {
         let report = serde_json::from_slice::<IngressReport>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
-        let Some(IngressReport { failure: StoreFailure::Full, .. }) = report else { return };
+        let Some(IngressReport { pod, failure, volume }) = report else { return };
         let now = Instant::now();
         let mut heard = lock(&self.heard);
         let heard = heard.entry(topic.clone()).or_default();
-        heard.refused = Some(now);
+        match failure {
+            StoreFailure::Full => heard.refused = Some(now),
+            StoreFailure::Timeout => heard.note_unanswered(pod, now, volume),
+        }
         if heard.quiet_until.is_none_or(|until| now >= until) {
             heard.quiet_until = Some(now + INGRESS_REPORT_PERIOD);
             lock(&self.changed).insert(topic.clone());
@@ -140,6 +177,10 @@ mod tests {
         assert!(!reports.is_refusing(&orders()));
         reports.note(&orders(), &report("Full"));
         assert!(reports.changed().now_or_never().is_some(), "full again");
+        assert_eq!(reports.unanswered(&orders()), []);
+        reports.note(&orders(), &report("Timeout"));
+        let unanswered = reports.unanswered(&orders());
+        assert_eq!((unanswered.len(), unanswered[0].pod.as_str()), (1, "orders-broker-0"));
         reports.keep(|_| false);
         assert!(!reports.is_refusing(&orders()));
     }

@@ -6,6 +6,7 @@ mod broker;
 mod connections;
 mod device;
 mod direct;
+mod disk;
 mod message_id;
 mod modes;
 mod mqtt;

@@ -100,6 +100,7 @@ pub fn config(broker: &TestBroker) -> contract::Ingress {
         broker_monitor: broker.monitor(),
         max_event_size: MAX_EVENT,
         routing: Routing::Queued,
+        volume: Some(broker.data()),
     }
 }
 

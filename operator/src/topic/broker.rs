@@ -24,6 +24,7 @@ use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
 use crate::topic::room::{self, RoomState};
 use crate::topic::status::Journal;
+use crate::topic::storage::{self, Storage};
 use crate::topic::settings::Settings;
 
 /// How far the broker's inside is.
@@ -55,6 +56,8 @@ pub struct Stored {
     pub lost: Option<String>,
     /// Whether there is room for more events.
     pub room: RoomState,
+    /// Whether the broker stores what it is given.
+    pub storage: Storage,
     /// What the broker refused to change about the streams, and why.
     pub refused: Option<String>,
     /// How many handlers have a consumer.
@@ -78,7 +81,7 @@ pub async fn ensure(
             pods::why_waiting(&observed.pods).unwrap_or_else(|| format!("{running} of {needed} broker pods run")),
         );
     }
-    inside(context, owner, topic, settings, authority).await.unwrap_or_else(Inside::Failed)
+    inside(context, owner, topic, settings, authority, observed).await.unwrap_or_else(Inside::Failed)
 }
 
 async fn inside(
@@ -87,13 +90,14 @@ async fn inside(
     topic: &EventTopic,
     settings: &Settings,
     authority: &Authority,
+    observed: &Observed,
 ) -> Result<Inside, Error> {
     let key = TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
     let broker = context.brokers.get(&key, authority, settings.replicas).await?;
     broker.system.ensure(&authority.topic_account(settings.routing, OffsetDateTime::now_utc())?).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
-        Routing::Queued => Some(Box::new(stored(context, topic, owner, settings, authority, &broker).await?)),
+        Routing::Queued => Some(Box::new(stored(context, topic, owner, settings, authority, &broker, &observed.pods).await?)),
     };
     let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
     Ok(Inside::Ready { stored, publishers })
@@ -106,6 +110,7 @@ async fn stored(
     settings: &Settings,
     authority: &Authority,
     broker: &Broker,
+    pods: &[Pod],
 ) -> Result<Stored, Error> {
     let key = &TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
     let streams = streams::ensure(&broker.js, &settings.streams).await?;
@@ -128,6 +133,9 @@ async fn stored(
     } else {
         context.ingress_reports.made_room(key);
     }
+    let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
+    let unanswered = context.ingress_reports.unanswered(key);
+    let storage = storage::judge(&unanswered, leader, pods, settings.replicas, jiff::Timestamp::now());
     let released = room.released.and_then(|released| i64::try_from(released).ok()).max(released);
     Ok(Stored {
         record: loss::record(&events, released, removes),
@@ -135,6 +143,7 @@ async fn stored(
         events,
         dead_letters: streams.dead_letters,
         room,
+        storage,
         refused: streams.refused,
         handlers: subscribers.count,
     })

@@ -8,6 +8,7 @@ pub mod publishers;
 pub mod room;
 pub mod settings;
 pub mod status;
+pub mod storage;
 mod volumes;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::topic::broker::Inside;
 use crate::topic::desired::{Children, Input};
 use crate::topic::observe::{Observed, observe};
 use crate::topic::settings::Settings;
+use crate::topic::storage::Storage;
 
 /// With nothing to wait for: certificates are looked at this often.
 const RESYNC: Duration = Duration::from_secs(600);
@@ -38,7 +40,7 @@ const WAITING: Duration = Duration::from_secs(3);
 /// While all is there but for a publisher over NATS, of which a person may have to mend something.
 const TROUBLED: Duration = Duration::from_secs(30);
 
-/// While publishers are refused. Reports of the ingresses come besides.
+/// While publishers are refused or not answered. Reports of the ingresses come besides.
 const FULL: Duration = Duration::from_secs(10);
 
 /// Brings one topic nearer to its specification and says in its status how near it is.
@@ -91,10 +93,13 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
     };
     let statefulset = apply_all(desired::children(&input)?, owner, context).await?;
     let broker = broker::ensure(context, owner, topic, &settings, &authority, &observed).await;
+    if let Inside::Ready { stored: Some(stored), .. } = &broker {
+        storage::heal(context, topic, owner, &stored.storage, &observed.pods).await?;
+    }
     let is_ready = status::write(context, topic, owner, &statefulset, &observed, &broker).await?;
     let again = match &broker {
         Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
-        Inside::Ready { stored: Some(stored), .. } if stored.room.is_full => FULL,
+        Inside::Ready { stored: Some(stored), .. } if stored.room.is_full || stored.storage != Storage::Healthy => FULL,
         _ if is_ready => RESYNC,
         _ => WAITING,
     };

@@ -19,7 +19,7 @@ use crate::topic::broker::{Inside, Stored};
 use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::Publishers;
-use crate::topic::room;
+use crate::topic::{room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
 pub const STREAM_REFUSED: &str = "StreamRefused";
@@ -92,7 +92,9 @@ pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner,
 fn parts(topic: &EventTopic) -> &'static [&'static str] {
     match topic.spec.routing {
         Routing::Direct => &[kind::BROKER_AVAILABLE, kind::STREAM_READY],
-        Routing::Queued => &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::HAS_ROOM, kind::DATA_LOST],
+        Routing::Queued => {
+            &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::STORAGE_HEALTHY, kind::HAS_ROOM, kind::DATA_LOST]
+        }
     }
 }
 
@@ -107,7 +109,7 @@ fn of(
     let wanted = topic.spec.broker.replicas;
     let ready = statefulset.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     let mut parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
-    parts.extend(has_room(topic, inside));
+    parts.extend(stored_parts(topic, inside));
     let mut found = summary(parts, "events can be published");
     let lost = match inside {
         Inside::Ready { stored: Some(stored), .. } => stored.lost.clone(),
@@ -141,7 +143,7 @@ fn of(
     };
     if let Inside::Ready { stored, publishers } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
-        if let Some(Stored { record, lost: _, events, dead_letters, room, refused: _, handlers }) = stored.as_deref() {
+        if let Some(Stored { record, lost: _, events, dead_letters, room, storage: _, refused: _, handlers }) = stored.as_deref() {
             status.stream = Some(record.clone());
             status.fill = Some(format!("{}%", room.room.percent()));
             status.events = signed(events.state.messages);
@@ -171,15 +173,20 @@ fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
     Finding::new(kind::BROKER_AVAILABLE, status, reason, message)
 }
 
-/// What is stored has a condition for the room of more; a Direct topic stores nothing.
-fn has_room(topic: &EventTopic, inside: &Inside) -> Option<Finding> {
+/// What is stored has conditions of its own; a Direct topic stores nothing.
+fn stored_parts(topic: &EventTopic, inside: &Inside) -> Vec<Finding> {
     if topic.spec.routing == Routing::Direct {
-        return None;
+        return Vec::new();
     }
-    Some(match inside {
-        Inside::Ready { stored: Some(stored), .. } => room::has_room(&stored.room, topic.spec.retention.when_full),
-        _ => Finding::new(kind::HAS_ROOM, Status::Unknown, "BrokerNotAsked", "the broker has not told yet"),
-    })
+    match inside {
+        Inside::Ready { stored: Some(stored), .. } => vec![
+            storage::storage_healthy(&stored.storage),
+            room::has_room(&stored.room, topic.spec.retention.when_full),
+        ],
+        _ => [kind::STORAGE_HEALTHY, kind::HAS_ROOM]
+            .map(|kind| Finding::new(kind, Status::Unknown, "BrokerNotAsked", "the broker has not told yet"))
+            .into(),
+    }
 }
 
 /// Only a person can change what the broker refuses.

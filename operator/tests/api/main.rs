@@ -17,5 +17,6 @@ mod topic_children;
 mod topic_publishers;
 mod topic_transitions;
 mod topic_trouble;
+mod topic_volumes;
 mod validation_handler;
 mod validation_topic;

@@ -207,9 +207,15 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         max_event_size: usize::try_from(input.settings.max_event_size).unwrap_or(usize::MAX),
         routing: input.settings.routing,
         mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
+        volume: (input.settings.routing == Routing::Queued).then(|| DATA_FOLDER.into()),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});
+    let mut mounts = vec![json!({"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true})];
+    if input.settings.routing == Routing::Queued {
+        // To see how full it is.
+        mounts.push(json!({"name": "data", "mountPath": DATA_FOLDER, "readOnly": true}));
+    }
     Ok(json!({
         "name": "ingress",
         "image": input.args.ingress_image,
@@ -224,7 +230,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         "securityContext": restricted(),
         "readinessProbe": probe("/readyz", 2),
         "livenessProbe": probe("/livez", 10),
-        "volumeMounts": [{"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true}],
+        "volumeMounts": mounts,
     }))
 }
 

@@ -1,0 +1,87 @@
+//! A disk that is full: the operator hears of it, and of the room there is again.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use async_nats::Subscriber;
+use async_nats::jetstream;
+use futures::StreamExt as _;
+use http::StatusCode;
+use tidegate_broker_admin::streams;
+use tidegate_broker_client::contract::{IngressReport, StoreFailure};
+use tidegate_broker_client::layout;
+use tidegate_cloudevents::Event;
+use tidegate_test_broker::{TestBroker, topic};
+
+use crate::support::{Running, events, start};
+
+/// A file system in memory, of few bytes.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`: this machine does not let us.
+    fn mount(megabytes: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&folder).output();
+        mounted.is_ok_and(|output| output.status.success()).then_some(Self(folder))
+    }
+
+    fn grow(&self, megabytes: u32) {
+        let size = format!("remount,size={megabytes}m");
+        assert!(Command::new("mount").args(["-o", &size]).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn large(id: usize) -> Event {
+    Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; 60_000]).build().unwrap()
+}
+
+/// The next report of an event that was not acknowledged.
+async fn report(ingress: &Running, reports: &mut Subscriber, id: usize) -> IngressReport {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(30) {
+        assert_ne!(ingress.publish(&large(id)).await.status, StatusCode::ACCEPTED, "the disk is full");
+        if let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(200), reports.next()).await {
+            let report: IngressReport = serde_json::from_slice(&message.payload).unwrap();
+            if report.failure == StoreFailure::Timeout {
+                return report;
+            }
+        }
+    }
+    panic!("no report");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("SKIPPED: this test mounts a small tmpfs, and may not here");
+        return;
+    };
+    let mut broker = TestBroker::start_in(&disk.0, 1 << 30).await;
+    streams::ensure(&jetstream::new(broker.operator()), &topic()).await.unwrap();
+    let ingress = start(&broker).await;
+    let mut reports = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
+    broker.operator().flush().await.unwrap();
+    let mut accepted = 0;
+    while ingress.publish(&large(accepted)).await.status == StatusCode::ACCEPTED {
+        accepted += 1;
+    }
+    let full = report(&ingress, &mut reports, accepted).await.volume.expect("the volume is known");
+    assert!(full.free < full.total / 20, "{full:?}");
+    disk.grow(200);
+    let roomy = report(&ingress, &mut reports, accepted).await.volume.unwrap();
+    assert!(roomy.free > roomy.total / 2, "{roomy:?}: room, and yet nothing is stored");
+    broker.restart().await;
+    ingress.until_ready().await;
+    assert_eq!(ingress.publish(&large(accepted)).await.status, StatusCode::ACCEPTED, "a restart heals it");
+    assert!(events(&broker).await.len() > accepted, "all that was accepted is there");
+}

@@ -1,0 +1,151 @@
+//! A broker that answers, and does not store: its disk is full, or was. NATS does not recover from that by itself, also
+//! when there is room again; a restart of the pod does.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use kube::runtime::events::EventType;
+use tidegate_crds::EventTopic;
+use tidegate_crds::conditions::{Finding, Status, kind};
+
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::ingress_reports::Unanswered;
+use crate::report;
+
+/// Publishers that are not answered for so long are no passing trouble (an election takes up to ten seconds).
+const LASTING: Duration = Duration::from_secs(15);
+/// Percent of a volume that has to be free before a restart is of use.
+const FREE_PERCENT: u64 = 5;
+/// A pod is not restarted before it is as old as this.
+const RESTART_PERIOD: Duration = Duration::from_secs(600);
+
+/// Whether the broker stores what it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// As far as is known, it does.
+    Healthy,
+    /// The volume of this pod is full.
+    Full(String),
+    /// This pod does not store, and is not restarted now; why.
+    Stuck(String, &'static str),
+    /// This pod is to be restarted.
+    Restart(String),
+}
+
+/// Decides. `leader`: the pod that leads the stream, where there are several.
+pub fn judge(unanswered: &[Unanswered], leader: Option<&str>, pods: &[Pod], wanted: i32, now: jiff::Timestamp) -> Storage {
+    let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= LASTING).collect();
+    if lasting.is_empty() {
+        return Storage::Healthy;
+    }
+    let is_full = |found: &&&Unanswered| {
+        found.volume.is_some_and(|volume| volume.free / FREE_PERCENT < volume.total / 100)
+    };
+    if let Some(full) = lasting.iter().find(is_full) {
+        return Storage::Full(full.pod.clone());
+    }
+    let Some(name) = leader.or_else(|| lasting.first().map(|found| found.pod.as_str())) else { return Storage::Healthy };
+    let Some(pod) = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name)) else { return Storage::Healthy };
+    if pod.metadata.deletion_timestamp.is_some() {
+        return Storage::Stuck(name.to_owned(), "it is being restarted");
+    }
+    let ready = pods.iter().filter(|pod| is_ready(pod)).count();
+    if wanted > 1 && i32::try_from(ready).unwrap_or(i32::MAX) < wanted {
+        return Storage::Stuck(name.to_owned(), "it is restarted when all broker pods are ready");
+    }
+    let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
+    if age.is_none_or(|age| age.unsigned_abs() < RESTART_PERIOD) {
+        return Storage::Stuck(name.to_owned(), "it is restarted when it has run for ten minutes");
+    }
+    Storage::Restart(name.to_owned())
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Restarts the pod that does not store, where that is of use.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn heal(context: &Context, topic: &EventTopic, owner: &Owner, storage: &Storage, pods: &[Pod]) -> Result<(), Error> {
+    let Storage::Restart(name) = storage else { return Ok(()) };
+    let uid = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name)).and_then(|pod| pod.metadata.uid.clone());
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let this_one = Preconditions { uid, resource_version: None };
+    api.delete(name, &DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() }).await?;
+    let note = format!("pod {name} answers and stores nothing, and its volume has room: it is restarted");
+    report::event(context, topic, EventType::Warning, "BrokerRestarted", &note).await;
+    Ok(())
+}
+
+/// The condition.
+pub fn storage_healthy(storage: &Storage) -> Finding {
+    let unhealthy = |reason, message| Finding::new(kind::STORAGE_HEALTHY, Status::False, reason, message);
+    match storage {
+        Storage::Healthy => Finding::new(kind::STORAGE_HEALTHY, Status::True, "Storing", "the broker stores what it is given"),
+        Storage::Full(pod) => unhealthy(
+            "DiskFull",
+            format!("the volume of pod {pod} is full, and publishers are not answered. Make room on it or enlarge its claim; the pod is restarted when there is room"),
+        ),
+        Storage::Stuck(pod, why) => unhealthy(
+            "NotStoring",
+            format!("pod {pod} answers, but stores nothing: {why}"),
+        ),
+        Storage::Restart(pod) => unhealthy("Restarting", format!("pod {pod} answers, but stores nothing: it is restarted")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tidegate_broker_client::contract::VolumeRoom;
+
+    use super::*;
+
+    fn pod(number: u32, ready: bool, created: &str) -> Pod {
+        let status = if ready { "True" } else { "False" };
+        serde_json::from_value(json!({
+            "metadata": {"name": format!("b-{number}"), "uid": "u", "creationTimestamp": created},
+            "status": {"conditions": [{"type": "Ready", "status": status}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_restart_comes_when_it_is_of_use_and_not_too_often() {
+        const OLD: &str = "2026-01-01T00:00:00Z";
+        const NEW: &str = "2026-01-01T11:55:00Z";
+        let now: jiff::Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
+        let seen = |lasting, free: Option<u64>| Unanswered {
+            pod: "b-0".into(),
+            lasting: Duration::from_secs(lasting),
+            volume: free.map(|free| VolumeRoom { total: 1_000_000, free }),
+        };
+        let one = |created| vec![pod(0, true, created)];
+        let three = |last| vec![pod(0, true, OLD), pod(1, true, OLD), pod(2, last, OLD)];
+        let table = [
+            (vec![], None, one(OLD), 1, Storage::Healthy),
+            (vec![seen(5, Some(0))], None, one(OLD), 1, Storage::Healthy),
+            (vec![seen(20, Some(0))], None, one(OLD), 1, Storage::Full("b-0".into())),
+            (vec![seen(20, Some(49_000))], None, one(OLD), 1, Storage::Full("b-0".into())),
+            (vec![seen(20, Some(60_000))], None, one(OLD), 1, Storage::Restart("b-0".into())),
+            (vec![seen(20, None)], None, one(OLD), 1, Storage::Restart("b-0".into())),
+            (vec![seen(20, None)], None, one(NEW), 1, Storage::Stuck("b-0".into(), "ten minutes")),
+            (vec![seen(20, None)], Some("b-1"), three(true), 3, Storage::Restart("b-1".into())),
+            (vec![seen(20, None)], Some("b-1"), three(false), 3, Storage::Stuck("b-1".into(), "all broker pods")),
+        ];
+        for (unanswered, leader, pods, wanted, expected) in table {
+            let found = judge(&unanswered, leader, &pods, wanted, now);
+            match (&found, &expected) {
+                (Storage::Stuck(found, why), Storage::Stuck(pod, word)) => assert!(found == pod && why.contains(word), "{why}"),
+                _ => assert_eq!(found, expected, "{unanswered:?}"),
+            }
+            assert_eq!(storage_healthy(&found).is_true(), found == Storage::Healthy);
+        }
+    }
+}
