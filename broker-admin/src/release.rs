@@ -228,14 +228,8 @@ mod tests {
 
     use super::*;
 
-    const ROOM: Room = Room {
-        bytes: 800,
-        max_bytes: 1000,
-        messages: 80,
-        first_sequence: 21,
-        last_sequence: 100,
-        largest: 50,
-    };
+    const ROOM: Room =
+        Room { bytes: 800, max_bytes: 1000, messages: 80, first_sequence: 21, last_sequence: 100, largest: 50 };
 
     #[test]
     fn something_goes_when_room_is_needed() {

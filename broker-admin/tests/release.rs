@@ -88,9 +88,9 @@ impl Needs {
 
     /// Takes some events: of some it settles all, of some a few, of some none.
     async fn work(&mut self, random: &mut fastrand::Rng) {
-        let wanted = random.usize(1..60);
+        let wanted = random.usize(20..200);
         let mut messages = self.consumer.fetch().max_messages(wanted).messages().await.unwrap();
-        let diligence = random.choice([0.0, 0.5, 1.0, 1.0, 1.0]).unwrap();
+        let diligence = random.choice([0.0, 0.8, 1.0, 1.0, 1.0, 1.0]).unwrap();
         while let Some(message) = messages.next().await {
             let message = message.unwrap();
             let sequence = message.info().unwrap().stream_sequence;
@@ -120,7 +120,7 @@ async fn nothing_above_any_consumers_floor_is_ever_released() {
         needs.push(Needs { consumer, handler: handler.to_owned(), types, lane, settled: BTreeSet::new() });
     }
     let (mut events, mut released, mut refused) = (BTreeMap::new(), 0, 0);
-    for _ in 0..40 {
+    for _ in 0..60 {
         for _ in 0..random.usize(1..40) {
             let event_type = *random.choice(["a.b", "a.c.d", "b", "b", "c"].iter()).unwrap();
             let partition = random.u32(0..layout::PARTITIONS);
@@ -140,7 +140,12 @@ async fn nothing_above_any_consumers_floor_is_ever_released() {
             let lost = events
                 .range(..first)
                 .find(|(sequence, (partition, kind))| need.wants(*partition, kind) && !need.settled.contains(sequence));
-            assert!(lost.is_none(), "{} of {:?} still needs {lost:?}, and {first} is the first", need.handler, need.lane);
+            assert!(
+                lost.is_none(),
+                "{} of {:?} still needs {lost:?}, and {first} is the first",
+                need.handler,
+                need.lane
+            );
         }
     }
     assert!(released > 0 && refused > 0, "released {released}, refused {refused}: the test tries nothing");

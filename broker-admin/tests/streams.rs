@@ -41,7 +41,7 @@ async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
     assert_eq!(made.dead_letters.config.max_bytes, 1 << 20, "what can be done is done");
 }
 
-/// A smaller store than the streams were promised, as after an upgrade or on a smaller volume.
+/// A store that became smaller than the streams were promised: they survive, and only what they are cannot be changed.
 #[tokio::test]
 async fn streams_survive_a_store_that_became_smaller() {
     let mut broker = TestBroker::start_empty(STORE).await;
@@ -50,14 +50,15 @@ async fn streams_survive_a_store_that_became_smaller() {
     js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     broker.set_file_store(STORE / 10 * 9);
     broker.restart().await;
+    let smaller = Topic { dead_letter_bytes: 1 << 20, attempt_bytes: 1 << 20, ..sizes(80 << 20) };
     let begun = std::time::Instant::now();
-    let stream = loop {
-        match js.get_stream("events").await {
-            Ok(stream) => break stream,
-            Err(error) => assert!(begun.elapsed().as_secs() < 15, "{error}\n{}", broker.log()),
+    let streams = loop {
+        match streams::ensure(&js, &smaller).await {
+            Ok(streams) => break streams,
+            Err(error) => assert!(begun.elapsed().as_secs() < 20, "{error}\n{}", broker.log()),
         }
     };
-    assert_eq!(stream.cached_info().state.messages, 1);
-    let smaller = Topic { dead_letter_bytes: 1 << 20, attempt_bytes: 1 << 20, ..sizes(80 << 20) };
-    assert_eq!(streams::ensure(&js, &smaller).await.unwrap().refused, None);
+    assert_eq!(streams.events.state.messages, 1);
+    // Why the operator promises less than the store it names, and does not make that smaller in an upgrade.
+    assert!(streams.refused.is_some_and(|refused| refused.contains("10047")));
 }

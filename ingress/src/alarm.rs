@@ -5,7 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, Ingress, IngressReport, Routing, StoreFailure, VolumeRoom};
+use tidegate_broker_client::contract::{
+    INGRESS_REPORT_PERIOD, Ingress, IngressReport, Routing, StoreFailure, VolumeRoom,
+};
 use tidegate_broker_client::layout;
 use tokio::time::Instant;
 

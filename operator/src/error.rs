@@ -2,8 +2,8 @@
 
 use tidegate_broker_admin::AuthorityError;
 use tidegate_broker_admin::consumers::ConsumersFailure;
-use tidegate_broker_admin::streams::StreamsError;
 use tidegate_broker_admin::push::PushError;
+use tidegate_broker_admin::streams::StreamsError;
 
 /// Why a reconcile did not get to its end.
 #[derive(Debug, thiserror::Error)]

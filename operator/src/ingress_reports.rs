@@ -98,7 +98,11 @@ impl IngressReports {
         let heard = lock(&self.heard);
         let pods = heard.get(topic).into_iter().flat_map(|heard| &heard.unanswered);
         pods.filter(|(_, (_, last, _))| last.elapsed() < REFUSAL_LIFETIME)
-            .map(|(pod, (since, last, volume))| Unanswered { pod: pod.clone(), lasting: *last - *since, volume: *volume })
+            .map(|(pod, (since, last, volume))| Unanswered {
+                pod: pod.clone(),
+                lasting: *last - *since,
+                volume: *volume,
+            })
             .collect()
     }
 

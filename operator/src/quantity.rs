@@ -50,7 +50,9 @@ mod tests {
 
     #[test]
     fn sizes_in_bytes() {
-        for (text, wanted) in [("10Gi", Some(10 << 30)), ("1k", Some(1000)), ("12345", Some(12345)), ("-1", None), ("x", None)] {
+        for (text, wanted) in
+            [("10Gi", Some(10 << 30)), ("1k", Some(1000)), ("12345", Some(12345)), ("-1", None), ("x", None)]
+        {
             assert_eq!(bytes(text), wanted, "{text}");
         }
     }

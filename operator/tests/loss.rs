@@ -54,7 +54,9 @@ fn block(data: &std::path::Path) -> PathBuf {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.to_string_lossy().contains("/streams/events/msgs/") && path.extension().is_some_and(|ext| ext == "blk") {
+            } else if path.to_string_lossy().contains("/streams/events/msgs/")
+                && path.extension().is_some_and(|ext| ext == "blk")
+            {
                 found.push(path);
             }
         }

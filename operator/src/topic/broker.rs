@@ -23,9 +23,9 @@ use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
 use crate::topic::room::{self, RoomState};
+use crate::topic::settings::Settings;
 use crate::topic::status::Journal;
 use crate::topic::storage::{self, Storage};
-use crate::topic::settings::Settings;
 
 /// How far the broker's inside is.
 #[derive(Debug)]
@@ -97,7 +97,9 @@ async fn inside(
     broker.system.ensure(&authority.topic_account(settings.routing, OffsetDateTime::now_utc())?).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
-        Routing::Queued => Some(Box::new(stored(context, topic, owner, settings, authority, &broker, &observed.pods).await?)),
+        Routing::Queued => {
+            Some(Box::new(stored(context, topic, owner, settings, authority, &broker, &observed.pods).await?))
+        }
     };
     let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
     Ok(Inside::Ready { stored, publishers })

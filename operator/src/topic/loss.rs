@@ -90,7 +90,12 @@ pub fn data_lost(topic: &EventTopic, loss: Option<&DataLoss>) -> Finding {
 }
 
 /// The loss that is told of: a new one, or the one before until it is acknowledged.
-pub fn loss(before: Option<&DataLoss>, found: Option<String>, acknowledged: Option<&str>, now: &str) -> Option<DataLoss> {
+pub fn loss(
+    before: Option<&DataLoss>,
+    found: Option<String>,
+    acknowledged: Option<&str>,
+    now: &str,
+) -> Option<DataLoss> {
     let open = before.filter(|loss| acknowledged != Some(loss.detected.as_str()));
     match (found, open) {
         (None, open) => open.cloned(),

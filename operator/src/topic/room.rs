@@ -138,7 +138,13 @@ mod tests {
             (state(1000, behind(), false), ReleaseHandled, Status::False, "Full", "EventHandler billing"),
             (state(100, None, true), ReleaseHandled, Status::False, "Full", "retention.maxSize"),
             (state(990, None, false), Reject, Status::False, "Full", "whenFull: ReleaseHandled"),
-            (state(850, Some(Holder::Missing("a".into())), false), ReleaseHandled, Status::True, "Filling", "no consumer"),
+            (
+                state(850, Some(Holder::Missing("a".into())), false),
+                ReleaseHandled,
+                Status::True,
+                "Filling",
+                "no consumer",
+            ),
             (state(1000, None, true), DropOldest, Status::True, "DropsOldest", "oldest"),
         ];
         for (state, when_full, status, reason, word) in table {

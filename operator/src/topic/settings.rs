@@ -12,14 +12,17 @@ use crate::error::Error;
 /// dead letter carries its story.
 const HEADER_ROOM: u64 = 256 << 10;
 
-/// Share of the volume that the broker may fill: the rest is for accounts, consumers and the file system, and a disk
-/// that is quite full stops a stream for good.
-const FILE_STORE_PERCENT: u64 = 90;
+/// Share of the volume that the broker counts as its store. Its streams are promised less than that: a store that is
+/// promised more than it has takes no change of a stream any more, not even a smaller one.
+const FILE_STORE_PERCENT: u64 = 95;
+/// Share of the volume that is promised to streams, each of which has its bound: the rest is for accounts, consumers and
+/// the file system, and a disk that is quite full stops a stream for good.
+const PROMISED_PERCENT: u64 = 90;
 /// Share of the volume that events have, where retention.maxSize does not say.
 const EVENTS_PERCENT: u64 = 80;
 /// Share of the volume that events may have.
 const MAX_EVENTS_PERCENT: u64 = 85;
-/// Shares of dead letters and of attempts in what the events leave of the broker's store; the rest is a reserve.
+/// Shares of dead letters and of attempts in what the events leave of that; the rest is a reserve.
 const DEAD_LETTERS_PERCENT: u64 = 60;
 const ATTEMPTS_PERCENT: u64 = 20;
 /// The broker keeps events at least so long, and recognises repetitions at least so long.
@@ -73,7 +76,7 @@ impl Settings {
         let max_message_size = max_event_size.saturating_add(HEADER_ROOM);
         let max_bytes = event_bytes(spec, volume, max_event_size)?;
         let file_store = percent(volume, FILE_STORE_PERCENT);
-        let left = file_store.saturating_sub(max_bytes);
+        let left = percent(volume, PROMISED_PERCENT).saturating_sub(max_bytes);
         let (max_age, deduplication_window) = times(spec)?;
         let replicas = spec.broker.replicas;
         Ok(Self {
@@ -107,7 +110,9 @@ fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Resul
     if spec.routing == topic::Routing::Queued && max_event_size.saturating_mul(64) > volume {
         return Err(invalid(
             "maxEventSize",
-            format!("a dead letter of {max_event_size} bytes has no room on a volume of {volume} bytes: it may be a 64th of it at most"),
+            format!(
+                "a dead letter of {max_event_size} bytes has no room on a volume of {volume} bytes: it may be a 64th of it at most"
+            ),
         ));
     }
     let Some(wanted) = &spec.retention.max_size else { return Ok(percent(volume, EVENTS_PERCENT)) };
@@ -116,14 +121,18 @@ fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Resul
         let most = percent(volume, MAX_EVENTS_PERCENT);
         return Err(invalid(
             "retention.maxSize",
-            format!("{wanted} is more than {MAX_EVENTS_PERCENT} % of the volume ({most} of {volume} bytes): the rest is for dead letters, attempts and the broker's own files"),
+            format!(
+                "{wanted} is more than {MAX_EVENTS_PERCENT} % of the volume ({most} of {volume} bytes): the rest is for dead letters, attempts and the broker's own files"
+            ),
         ));
     }
     let least = max_event_size.saturating_add(HEADER_ROOM).saturating_mul(2);
     if bytes < least {
         return Err(invalid(
             "retention.maxSize",
-            format!("{wanted} has no room for two of the largest events ({least} bytes with their headers): make it larger, or maxEventSize smaller"),
+            format!(
+                "{wanted} has no room for two of the largest events ({least} bytes with their headers): make it larger, or maxEventSize smaller"
+            ),
         ));
     }
     Ok(bytes)
@@ -137,10 +146,9 @@ fn times(spec: &EventTopicSpec) -> Result<(Option<Duration>, Duration), Error> {
     }
     let max_age = spec.retention.max_age.as_ref().map(|age| duration("retention.maxAge", age)).transpose()?;
     match max_age {
-        Some(age) if age < MIN_DURATION => Err(invalid(
-            "retention.maxAge",
-            "must be at least 1s; leave it out to keep events until room is needed",
-        )),
+        Some(age) if age < MIN_DURATION => {
+            Err(invalid("retention.maxAge", "must be at least 1s; leave it out to keep events until room is needed"))
+        }
         Some(age) if age < window => Err(invalid(
             "retention.maxAge",
             "must be at least deduplicationWindow (2m unless set): an event that is gone cannot be recognised when it is published again",

@@ -1,9 +1,9 @@
 //! A topic's status, from what was seen and done.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
-use kube::ResourceExt as _;
 use serde_json::json;
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
@@ -143,7 +143,9 @@ fn of(
     };
     if let Inside::Ready { stored, publishers } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
-        if let Some(Stored { record, lost: _, events, dead_letters, room, storage: _, refused: _, handlers }) = stored.as_deref() {
+        if let Some(Stored { record, lost: _, events, dead_letters, room, storage: _, refused: _, handlers }) =
+            stored.as_deref()
+        {
             status.stream = Some(record.clone());
             status.fill = Some(format!("{}%", room.room.percent()));
             status.events = signed(events.state.messages);

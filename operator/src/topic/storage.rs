@@ -36,18 +36,25 @@ pub enum Storage {
 }
 
 /// Decides. `leader`: the pod that leads the stream, where there are several.
-pub fn judge(unanswered: &[Unanswered], leader: Option<&str>, pods: &[Pod], wanted: i32, now: jiff::Timestamp) -> Storage {
+pub fn judge(
+    unanswered: &[Unanswered],
+    leader: Option<&str>,
+    pods: &[Pod],
+    wanted: i32,
+    now: jiff::Timestamp,
+) -> Storage {
     let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= LASTING).collect();
     if lasting.is_empty() {
         return Storage::Healthy;
     }
-    let is_full = |found: &&&Unanswered| {
-        found.volume.is_some_and(|volume| volume.free / FREE_PERCENT < volume.total / 100)
-    };
+    let is_full =
+        |found: &&&Unanswered| found.volume.is_some_and(|volume| volume.free / FREE_PERCENT < volume.total / 100);
     if let Some(full) = lasting.iter().find(is_full) {
         return Storage::Full(full.pod.clone());
     }
-    let Some(name) = leader.or_else(|| lasting.first().map(|found| found.pod.as_str())) else { return Storage::Healthy };
+    let Some(name) = leader.or_else(|| lasting.first().map(|found| found.pod.as_str())) else {
+        return Storage::Healthy;
+    };
     let Some(pod) = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name)) else { return Storage::Healthy };
     if pod.metadata.deletion_timestamp.is_some() {
         return Storage::Stuck(name.to_owned(), "it is being restarted");
@@ -72,7 +79,13 @@ fn is_ready(pod: &Pod) -> bool {
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn heal(context: &Context, topic: &EventTopic, owner: &Owner, storage: &Storage, pods: &[Pod]) -> Result<(), Error> {
+pub async fn heal(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+    storage: &Storage,
+    pods: &[Pod],
+) -> Result<(), Error> {
     let Storage::Restart(name) = storage else { return Ok(()) };
     let uid = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name)).and_then(|pod| pod.metadata.uid.clone());
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &owner.namespace);
@@ -87,16 +100,19 @@ pub async fn heal(context: &Context, topic: &EventTopic, owner: &Owner, storage:
 pub fn storage_healthy(storage: &Storage) -> Finding {
     let unhealthy = |reason, message| Finding::new(kind::STORAGE_HEALTHY, Status::False, reason, message);
     match storage {
-        Storage::Healthy => Finding::new(kind::STORAGE_HEALTHY, Status::True, "Storing", "the broker stores what it is given"),
+        Storage::Healthy => {
+            Finding::new(kind::STORAGE_HEALTHY, Status::True, "Storing", "the broker stores what it is given")
+        }
         Storage::Full(pod) => unhealthy(
             "DiskFull",
-            format!("the volume of pod {pod} is full, and publishers are not answered. Make room on it or enlarge its claim; the pod is restarted when there is room"),
+            format!(
+                "the volume of pod {pod} is full, and publishers are not answered. Make room on it or enlarge its claim; the pod is restarted when there is room"
+            ),
         ),
-        Storage::Stuck(pod, why) => unhealthy(
-            "NotStoring",
-            format!("pod {pod} answers, but stores nothing: {why}"),
-        ),
-        Storage::Restart(pod) => unhealthy("Restarting", format!("pod {pod} answers, but stores nothing: it is restarted")),
+        Storage::Stuck(pod, why) => unhealthy("NotStoring", format!("pod {pod} answers, but stores nothing: {why}")),
+        Storage::Restart(pod) => {
+            unhealthy("Restarting", format!("pod {pod} answers, but stores nothing: it is restarted"))
+        }
     }
 }
 
@@ -142,7 +158,9 @@ mod tests {
         for (unanswered, leader, pods, wanted, expected) in table {
             let found = judge(&unanswered, leader, &pods, wanted, now);
             match (&found, &expected) {
-                (Storage::Stuck(found, why), Storage::Stuck(pod, word)) => assert!(found == pod && why.contains(word), "{why}"),
+                (Storage::Stuck(found, why), Storage::Stuck(pod, word)) => {
+                    assert!(found == pod && why.contains(word), "{why}")
+                }
                 _ => assert_eq!(found, expected, "{unanswered:?}"),
             }
             assert_eq!(storage_healthy(&found).is_true(), found == Storage::Healthy);

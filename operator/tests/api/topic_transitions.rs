@@ -17,7 +17,10 @@ fn fields() -> Vec<(&'static str, Vec<Value>)> {
     vec![
         ("/retention/maxAge", values(&["0s", "999ms", "1s", "1m", "2m", "1h30m", "24h", "168h", "99999h99999h"])),
         // The volume has 1Gi.
-        ("/retention/maxSize", values(&["1", "1Mi", "2560Ki", "5Mi", "64Mi", "500Mi", "800Mi", "870Mi", "871Mi", "1Gi", "2Ti"])),
+        (
+            "/retention/maxSize",
+            values(&["1", "1Mi", "2560Ki", "5Mi", "64Mi", "500Mi", "800Mi", "870Mi", "871Mi", "1Gi", "2Ti"]),
+        ),
         ("/retention/whenFull", values(&["ReleaseHandled", "Reject", "DropOldest"])),
         ("/deduplicationWindow", values(&["0s", "50ms", "999ms", "1s", "30s", "2m", "10m", "24h", "25h"])),
         ("/maxEventSize", values(&["1023", "1Ki", "64Ki", "1Mi", "4Mi", "8Mi", "9Mi"])),
@@ -73,7 +76,8 @@ async fn what_is_accepted_is_done_by_the_broker() {
             Ok(changed) => {
                 accepted += 1;
                 let settings = Settings::of(&changed.spec).unwrap_or_else(|error| panic!("{told}\nstuck: {error}"));
-                let made = streams::ensure(&js, &settings.streams).await.unwrap_or_else(|error| panic!("{told}\n{error}"));
+                let made =
+                    streams::ensure(&js, &settings.streams).await.unwrap_or_else(|error| panic!("{told}\n{error}"));
                 assert_eq!(made.refused, None, "{told}");
                 assert_eq!(made.events.config.max_bytes, settings.streams.max_bytes, "{told}");
                 topic = changed;

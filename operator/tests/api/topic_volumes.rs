@@ -1,9 +1,9 @@
 //! A topic over volumes that an earlier one of its name left.
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
+use serde_json::{Value, json};
 use tidegate_broker_admin::Authority;
 use time::OffsetDateTime;
-use serde_json::{Value, json};
 
 use crate::support::Space;
 use crate::support::operator::{Operator, turn};
@@ -51,5 +51,5 @@ async fn the_volumes_real_size_counts() {
     let config: ConfigMap = space.api().get("orders-broker").await.unwrap();
     let config: Value = serde_json::from_str(&config.data.unwrap()["nats.conf"]).unwrap();
     let store = config["jetstream"]["max_file_store"].as_u64().unwrap();
-    assert!(store <= (10 << 30) / 10 * 9, "{store} bytes of a volume of 10Gi");
+    assert!(store <= (10 << 30) / 100 * 95, "{store} bytes of a volume of 10Gi");
 }
