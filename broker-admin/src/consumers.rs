@@ -75,6 +75,18 @@ pub enum ConsumersFailure {
     List(#[from] ConsumersError),
 }
 
+/// Events delivered and not acknowledged at most, for as many pods with as many events in flight each: what waits for
+/// its retry is among them.
+pub fn max_ack_pending(max_replicas: u32, slots: usize) -> i64 {
+    let slots = i64::try_from(slots).unwrap_or(i64::MAX);
+    i64::from(max_replicas).saturating_mul(slots).saturating_mul(2)
+}
+
+/// Open pulls at most, for as many pods.
+pub fn max_waiting(max_replicas: u32) -> i64 {
+    (i64::from(max_replicas) * 4).max(16)
+}
+
 impl Handler {
     /// The durable pull consumers. Deliveries are not limited here: the sidecar owns the limit, so that no event
     /// silently stops.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, message::StreamMessage};
+use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
 use tidegate_broker_client::{layout, message_id, stored};
 use tidegate_cloudevents::Event;
@@ -30,6 +31,7 @@ pub use tidegate_test_broker::free_port;
 
 pub const HANDLER: &str = "billing";
 pub const TOKEN: &str = "0123456789abcdef";
+const CONCURRENCY: u16 = 16;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A configuration with short times.
@@ -53,7 +55,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
             format: Format::Binary,
             order: Order::None,
             rate: None,
-            concurrency: 16,
+            concurrency: CONCURRENCY,
             timeout: Duration::from_secs(5),
             retry: Retry {
                 max_attempts: 3,
@@ -64,6 +66,21 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
             },
         },
         ack_wait,
+    }
+}
+
+/// What the operator makes of a handler with one pod and the delivery of [`config`], but for the wait.
+pub fn consumers_of(order: Order, ack_wait: Duration) -> consumers::Handler {
+    consumers::Handler {
+        name: HANDLER.to_owned(),
+        uid: format!("uid-{HANDLER}"),
+        replicas: 1,
+        ack_wait,
+        max_ack_pending: consumers::max_ack_pending(1, usize::from(CONCURRENCY)),
+        max_waiting: consumers::max_waiting(1),
+        types: Vec::new(),
+        start: Start::Earliest,
+        order,
     }
 }
 
@@ -98,17 +115,22 @@ impl Running {
 
     /// The status of a GET at its own listener.
     pub async fn get(&self, path: &str) -> Option<u16> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.config.admin_port)).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response).await.ok()?;
-        response.split(' ').nth(1)?.parse().ok()
+        get(self.config.admin_port, path).await
     }
 
     pub async fn drain(&self) -> Option<u16> {
         self.get(&format!("/drain/{TOKEN}")).await
     }
+}
+
+/// The status of a GET at this port.
+pub async fn get(port: u16, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.ok()?;
+    response.split(' ').nth(1)?.parse().ok()
 }
 
 impl Drop for Running {

@@ -34,15 +34,13 @@ pub async fn ensure(
 }
 
 fn consumers_of(owner: &Owner, settings: &Settings, topic: &Topic) -> consumers::Handler {
-    let replicas = i64::from(settings.max_replicas);
-    let slots = i64::try_from(settings.delivery.slots()).unwrap_or(i64::MAX);
     consumers::Handler {
         name: owner.name.clone(),
         uid: owner.reference.uid.clone(),
         replicas: usize::try_from(topic.replicas).unwrap_or(1),
         ack_wait: ACK_WAIT,
-        max_ack_pending: replicas.saturating_mul(slots).saturating_mul(2),
-        max_waiting: (replicas * 4).max(16),
+        max_ack_pending: consumers::max_ack_pending(settings.max_replicas, settings.delivery.slots()),
+        max_waiting: consumers::max_waiting(settings.max_replicas),
         types: settings.filter.types.clone(),
         start: settings.start,
         order: settings.delivery.order,
