@@ -3,18 +3,23 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cel::common::ast::IdedExpr;
 use cel::{Context, Env, ExecutionError, Program, Value};
 use tidegate_cloudevents::Event;
 
 use crate::check::{self, Refused};
-use crate::data;
+use crate::{cost, data};
 
+/// The work that an evaluation may be, in units of about a nanosecond: less than a second, as a rule.
+pub const BUDGET: u64 = 1_000_000_000;
 /// Longest text of a failure, in bytes: it may quote the event.
 const MAX_PROBLEM: usize = 256;
 
 /// A compiled expression.
 pub struct Expression {
     program: Program,
+    /// The same with charges for its work.
+    priced: IdedExpr,
     env: Arc<Env>,
     reads_event: bool,
     reads_data: bool,
@@ -38,6 +43,9 @@ pub enum Failed {
     /// The data is not the JSON that its content type promises.
     #[error("data: {0}")]
     Data(String),
+    /// The work was more than the budget. Whether the event matches is not known.
+    #[error("the evaluation was ended, because it is too much work for this event")]
+    TooCostly,
 }
 
 impl Expression {
@@ -46,20 +54,21 @@ impl Expression {
     /// # Errors
     /// It can never be true for any event; the message says where and why.
     pub fn compile(text: &str) -> Result<Self, Refused> {
-        let env = Env::stdlib();
+        let env = check::environment()?;
         let program = check::compile(&env, text)?;
         let (reads_event, reads_data) = {
             let references = program.references();
             (references.has_variable(check::EVENT), references.has_variable(check::DATA))
         };
-        Ok(Self { program, env: Arc::new(env), reads_event, reads_data })
+        let priced = cost::priced(program.expression().clone());
+        Ok(Self { program, priced, env: Arc::new(env), reads_event, reads_data })
     }
 
-    /// Whether it is true for this event.
+    /// Whether it is true for this event, found with at most `budget` units of work ([`BUDGET`]).
     ///
     /// # Errors
-    /// It is neither true nor false for it.
-    pub fn matches(&self, event: &Event) -> Result<bool, Failed> {
+    /// It is neither true nor false for it, or that is too much work to find out.
+    pub fn matches(&self, event: &Event, budget: u64) -> Result<bool, Failed> {
         let mut context = Context::with_env(self.env.clone());
         if self.reads_event {
             context.add_variable_from_value(check::EVENT, attributes(event));
@@ -68,10 +77,12 @@ impl Expression {
             let data = data::of(event).map_err(|error| Failed::Data(shortened(error.to_string())))?;
             context.add_variable_from_value(check::DATA, data);
         }
-        match self.program.execute(&context) {
-            Ok(Value::Bool(matches)) => Ok(matches),
-            Ok(other) => Err(Failed::NotBool(other.type_of().to_string())),
-            Err(error) => Err(Failed::Error(describe(&error))),
+        match cost::within(budget, || Value::resolve(&self.priced, &context)) {
+            // A part that was too much work may not matter.
+            (Ok(Value::Bool(matches)), _) => Ok(matches),
+            (_, false) => Err(Failed::TooCostly),
+            (Ok(other), true) => Err(Failed::NotBool(other.type_of().to_string())),
+            (Err(error), true) => Err(Failed::Error(describe(&error))),
         }
     }
 }
@@ -131,7 +142,7 @@ mod tests {
     }
 
     fn value(text: &str, event: &Event) -> Result<bool, Failed> {
-        Expression::compile(text).unwrap_or_else(|error| panic!("{text}: {error}")).matches(event)
+        Expression::compile(text).unwrap_or_else(|error| panic!("{text}: {error}")).matches(event, BUDGET)
     }
 
     #[test]
@@ -204,5 +215,76 @@ mod tests {
     fn it_can_be_shared_by_threads() {
         fn shared<T: Send + Sync>() {}
         shared::<Expression>();
+    }
+
+    fn of_size(tags: usize, text: usize) -> Event {
+        let tags = r#""no","#.repeat(tags);
+        let data = format!(r#"{{"tags":[{tags}"x"],"map":{{"k":1}},"text":"{}"}}"#, "y".repeat(text));
+        let event = Event::builder("1", "/s", "t").attribute("datacontenttype", "application/json");
+        event.data(data).build().unwrap()
+    }
+
+    /// Whatever reads or copies a large part of the event at each step of a loop.
+    #[test]
+    fn too_much_work_is_ended() {
+        let event = of_size(20_000, 500_000);
+        for text in [
+            "data.tags.exists(t, data.text.contains(t))",
+            "data.tags.exists(t, !data.text.endsWith(data.text))",
+            "data.tags.map(t, data.text).size() > 1",
+            "data.tags.map(t, [data.text]).size() > 1",
+            "data.tags.map(t, {'a': data.text}).size() > 1",
+            "data.tags.exists(t, data.text + t == 'x')",
+            "data.tags.exists(t, t + data.text == 'x')",
+            "data.tags.exists(t, data.text == data.text + 'x')",
+            "data.tags.exists(t, data.text < data.text)",
+            "data.tags.exists(t, data.tags != data.tags)",
+            "data.tags.exists(t, 'x1' in data.tags)",
+            "data.tags.exists(t, size(data.text) == 1)",
+            "data.tags.exists(t, data.text.size() == 1)",
+            "data.tags.exists(t, data.map[data.text] == 1)",
+            "data.tags.exists(t, size(string(data.text)) == 1)",
+            "data.tags.exists(t, size(bytes(data.text)) == 1)",
+            "data.tags.exists(t, data.text.matches('a'))",
+            "data.tags.exists_one(t, data.text.contains('x'))",
+            "data.tags.filter(t, data.text.contains('x')).size() == 1",
+            "data.tags.exists(t, data.text.contains(t)) || data.missing",
+            "!(data.tags.exists(t, data.text.contains(t)) && true)",
+        ] {
+            let begun = std::time::Instant::now();
+            assert_eq!(value(text, &event), Err(Failed::TooCostly), "{text}");
+            assert!(begun.elapsed().as_secs() < 20, "{text}: {:?}", begun.elapsed());
+        }
+    }
+
+    #[test]
+    fn work_that_is_proportional_to_the_event_is_done() {
+        let event = of_size(20_000, 500_000);
+        for (text, expected) in [
+            ("data.tags.exists(t, t == 'x')", true),
+            ("data.tags.exists(t, t == 'z')", false),
+            ("data.tags.filter(t, t == 'no').map(t, t + 'x').all(t, t == 'nox')", true),
+            ("data.tags.exists(t, t in ['a', 'x', 'b'])", true),
+            ("data.tags.exists(t, t in data.map)", false),
+            ("data.tags.all(t, size(data.tags) == 20001)", true),
+            ("data.tags.exists(t, t.matches('^x+$'))", true),
+            ("data.tags.exists_one(t, t == 'x')", true),
+            ("data.text.contains('yyy') && data.text.matches('^y+$') && data.text == data.text", true),
+            // What is too much work may not matter.
+            ("data.tags.exists(t, data.text.contains(t)) || data.map.k == 1", true),
+            ("data.tags.exists(t, data.text.contains(t)) && data.map.k == 2", false),
+        ] {
+            assert_eq!(value(text, &event), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_regular_expression_has_a_largest_size() {
+        let event = of_size(1, 10_000);
+        for text in ["data.text.matches('(y{100}){100}')", "data.text.matches(data.text)"] {
+            let failed = value(text, &event);
+            assert!(matches!(&failed, Err(Failed::Error(why)) if why.contains("too large")), "{text}: {failed:?}");
+        }
+        assert!(matches!(value("data.text.matches('(y')", &event), Err(Failed::Error(_))));
     }
 }

@@ -12,13 +12,14 @@
 //! unknown variables and functions.
 //!
 //! The operator compiles an expression to refuse its handler at apply; the sidecar compiles and evaluates it. What
-//! is evaluated is bounded by what is compiled: the length, the depth, and no loop inside of a loop, so that the
-//! work is proportional to the size of the event. Timestamps and durations are not part of it (their time zone
+//! is evaluated is bounded by what is compiled: the length, the depth, and no loop inside of a loop; and by a budget of
+//! work for each evaluation ([`BUDGET`]), because a loop may read all of the event at each of its steps. Timestamps and durations are not part of it (their time zone
 //! tables would be a third of the sidecar): an RFC 3339 time is a string here.
 
 mod check;
+mod cost;
 mod data;
 mod expression;
 
 pub use check::{MAX_DEPTH, MAX_LENGTH, Refused};
-pub use expression::{Expression, Failed};
+pub use expression::{BUDGET, Expression, Failed};

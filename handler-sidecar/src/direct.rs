@@ -26,6 +26,7 @@ use tracing::Instrument as _;
 use crate::brake::{Brake, State};
 use crate::broker::Link;
 use crate::deliver::{Answered, Attempt};
+use crate::filter::Judged;
 use crate::health::{Health, Progress};
 use crate::metrics::Settled;
 use crate::process::Context;
@@ -235,16 +236,21 @@ async fn process(context: Arc<Context>, message: Message) {
     // Also if a drain ends before it does: it cannot go back.
     counted.how = Settled::Failed;
     let event = match stored::decode(message.headers.as_ref(), message.payload) {
-        Ok(event) if !context.wants(&event) => {
-            counted.how = Settled::Filtered;
-            return;
-        }
         Ok(event) => event,
         Err(invalid) => {
             tracing::debug!(%invalid, "what came is no event");
             return;
         }
     };
+    match context.judge(&event).await {
+        Judged::Passes => {}
+        Judged::Excluded | Judged::Failed(_) => {
+            counted.how = Settled::Filtered;
+            return;
+        }
+        // Nothing of a Direct topic is kept.
+        Judged::TooCostly => return,
+    }
     let place = Place { attempt: 1, sequence: None };
     let extended = request::extended(event, message.headers.as_ref(), &context.config.topic, place);
     let delivered = match extended {

@@ -85,6 +85,13 @@ impl Context {
             .await
     }
 
+    /// It may be for this handler or not: it is kept, so that it can be redriven when the filter is another.
+    pub(crate) async fn dead_letter_unjudged(&self, stored: &InHand) -> Verdict {
+        let error = tidegate_filter::Failed::TooCostly.to_string();
+        let record = Default::default();
+        self.keep_aside(stored, &Letter { reason: Reason::FilterTooCostly, status: None, error, record }).await
+    }
+
     /// Dead-letters: stored and confirmed, and only then to be acknowledged.
     pub(crate) async fn keep_aside(&self, stored: &InHand, letter: &Letter) -> Verdict {
         let (sequence, reason) = (stored.sequence(), letter.reason.name());

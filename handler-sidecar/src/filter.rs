@@ -1,19 +1,33 @@
 //! Whether an event is for this handler, as far as the broker could not see to it: sources, and an expression.
 //!
 //! An expression that has no value for an event (a field that is not there, types that do not fit) does not match:
-//! as in CESQL, an error is false. That it failed is counted apart, for who wrote the expression.
+//! as in CESQL, an error is false. That it failed is counted apart, for who wrote the expression. Of an event for which
+//! the evaluation is too much work, nobody knows: it is neither passed on nor passed over.
+//!
+//! The process has one thread, which also answers the probes. So only what is done in about a millisecond is done
+//! there; other evaluations go to another thread, one at a time.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use tidegate_broker_client::contract;
 use tidegate_cloudevents::Event;
-use tidegate_filter::{Expression, Failed, Refused};
+use tidegate_filter::{BUDGET, Expression, Failed, Refused};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+/// The work that is done at once, about a millisecond.
+const WORK_AT_ONCE: u64 = 1_000_000;
+/// The data of a larger event is not even read at once, in bytes.
+const SIZE_AT_ONCE: usize = 64 << 10;
 
 /// A handler's filter, but for the types.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Filter {
     sources: HashSet<String>,
-    expression: Option<Expression>,
+    expression: Option<Arc<Expression>>,
+    /// Whose turn it is on the other thread.
+    turn: Arc<Semaphore>,
 }
 
 /// What a filter says of an event.
@@ -25,6 +39,19 @@ pub enum Judged {
     Excluded,
     /// It is not, because the expression has no value for it.
     Failed(Failed),
+    /// To find out is too much work.
+    TooCostly,
+}
+
+impl From<Result<bool, Failed>> for Judged {
+    fn from(matches: Result<bool, Failed>) -> Self {
+        match matches {
+            Ok(true) => Self::Passes,
+            Ok(false) => Self::Excluded,
+            Err(Failed::TooCostly) => Self::TooCostly,
+            Err(failed) => Self::Failed(failed),
+        }
+    }
 }
 
 impl Filter {
@@ -33,20 +60,34 @@ impl Filter {
     /// # Errors
     /// The expression is refused. (The operator checks it at apply, by the same rules.)
     pub fn new(filter: &contract::Filter) -> Result<Self, Refused> {
-        let expression = filter.expression.as_deref().map(Expression::compile).transpose()?;
-        Ok(Self { sources: filter.sources.iter().cloned().collect(), expression })
+        let expression = filter.expression.as_deref().map(Expression::compile).transpose()?.map(Arc::new);
+        let sources = filter.sources.iter().cloned().collect();
+        Ok(Self { sources, expression, turn: Arc::new(Semaphore::new(1)) })
     }
 
     /// Judges an event, as it was published.
-    pub fn judge(&self, event: &Event) -> Judged {
+    pub async fn judge(&self, event: &Event) -> Judged {
         if !self.sources.is_empty() && !self.sources.contains(event.source()) {
             return Judged::Excluded;
         }
-        match self.expression.as_ref().map(|expression| expression.matches(event)) {
-            None | Some(Ok(true)) => Judged::Passes,
-            Some(Ok(false)) => Judged::Excluded,
-            Some(Err(failed)) => Judged::Failed(failed),
+        let Some(expression) = &self.expression else { return Judged::Passes };
+        if event.size() <= SIZE_AT_ONCE {
+            let judged = Judged::from(expression.matches(event, WORK_AT_ONCE));
+            if judged != Judged::TooCostly {
+                return judged;
+            }
         }
+        Box::pin(self.judge_elsewhere(expression.clone(), event.clone())).await
+    }
+
+    async fn judge_elsewhere(&self, expression: Arc<Expression>, event: Event) -> Judged {
+        let turn = self.turn.clone().acquire_owned().await;
+        let evaluation = spawn_blocking(move || {
+            // Kept until it is over, even if nobody waits for it any more.
+            let _turn = turn;
+            Judged::from(expression.matches(&event, BUDGET))
+        });
+        evaluation.await.unwrap_or_else(|error| Judged::Failed(Failed::Error(error.to_string())))
     }
 }
 
@@ -54,18 +95,18 @@ impl Filter {
 mod tests {
     use super::*;
 
-    fn judged(sources: &[&str], expression: Option<&str>, source: &str) -> Judged {
+    async fn judged(sources: &[&str], expression: Option<&str>, source: &str) -> Judged {
         let filter = contract::Filter {
             types: vec!["ignored.here".into()],
             sources: sources.iter().map(|source| (*source).to_owned()).collect(),
             expression: expression.map(str::to_owned),
         };
         let event = Event::builder("1", source, "t").attribute("datacontenttype", "application/json");
-        Filter::new(&filter).unwrap().judge(&event.data(r#"{"amount":5}"#).build().unwrap())
+        Filter::new(&filter).unwrap().judge(&event.data(r#"{"amount":5}"#).build().unwrap()).await
     }
 
-    #[test]
-    fn all_that_is_given_must_hold() {
+    #[tokio::test]
+    async fn all_that_is_given_must_hold() {
         for (sources, expression, source, expected) in [
             (&[][..], None, "/a", Judged::Passes),
             (&["/a", "/b"], None, "/b", Judged::Passes),
@@ -76,8 +117,21 @@ mod tests {
             (&[], Some("data.amount > 9"), "/a", Judged::Excluded),
             (&["/b"], Some("data.nothing > 9"), "/a", Judged::Excluded),
         ] {
-            assert_eq!(judged(sources, expression, source), expected, "{sources:?} {expression:?} {source}");
+            assert_eq!(judged(sources, expression, source).await, expected, "{sources:?} {expression:?} {source}");
         }
-        assert!(matches!(judged(&[], Some("data.nothing > 9"), "/a"), Judged::Failed(_)));
+        assert!(matches!(judged(&[], Some("data.nothing > 9"), "/a").await, Judged::Failed(_)));
+    }
+
+    /// What is too much for one thread is done by the other, and what is too much for both is known to be.
+    #[tokio::test]
+    async fn work_has_two_bounds() {
+        for (tags, text, expected) in [(100, 100, false), (1000, 10_000, false), (100_000, 1_000_000, true)] {
+            let data = format!(r#"{{"tags":[{}"x"],"text":"{}"}}"#, r#""no","#.repeat(tags), "y".repeat(text));
+            let event = Event::builder("1", "/a", "t").attribute("datacontenttype", "application/json");
+            let expression = Some("data.tags.exists(t, data.text.contains(t))".to_owned());
+            let filter = Filter::new(&contract::Filter { expression, ..contract::Filter::default() }).unwrap();
+            let judged = filter.judge(&event.data(data).build().unwrap()).await;
+            assert_eq!(judged == Judged::TooCostly, expected, "{tags} {text}: {judged:?}");
+        }
     }
 }

@@ -107,7 +107,7 @@ impl Metrics {
             filter_errors: meter
                 .u64_counter("tidegate.filter.errors")
                 .with_unit("{event}")
-                .with_description("Events for which the filter's expression has no value: they do not match")
+                .with_description("Events for which the filter's expression has no value, or is too much work")
                 .build(),
             reachable: meter
                 .u64_gauge("tidegate.handler.reachable")
@@ -145,7 +145,7 @@ impl Metrics {
         }
     }
 
-    /// The filter's expression has no value for an event.
+    /// The filter's expression has no value for an event, or none that is found in time.
     pub fn filter_failed(&self) {
         self.filter_errors.add(1, &self.scope);
     }

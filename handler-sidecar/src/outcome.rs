@@ -86,6 +86,9 @@ pub enum Reason {
     /// It was handled, but has been passed on too often for a further reply.
     #[serde(rename = "too-many-hops")]
     TooManyHops,
+    /// To find out whether it matches the filter is too much work.
+    #[serde(rename = "filter-too-costly")]
+    FilterTooCostly,
 }
 
 impl Reason {
@@ -98,6 +101,7 @@ impl Reason {
             Self::NeverFinished => "never-finished",
             Self::ReplyRefused => "reply-refused",
             Self::TooManyHops => "too-many-hops",
+            Self::FilterTooCostly => "filter-too-costly",
         }
     }
 }

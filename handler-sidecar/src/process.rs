@@ -123,8 +123,10 @@ impl Context {
             Ok(event) => event,
             Err(invalid) => return Err(Box::pin(self.invalid(stored, invalid.to_string())).await),
         };
-        if !self.wants(&event) {
-            return Err(Verdict::Acknowledge(Settled::Filtered));
+        match self.judge(&event).await {
+            Judged::Passes => {}
+            Judged::Excluded | Judged::Failed(_) => return Err(Verdict::Acknowledge(Settled::Filtered)),
+            Judged::TooCostly => return Err(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
         let known = match stored.deliveries() {
             ..=1 => Known::default(),
@@ -278,16 +280,20 @@ impl Context {
     }
 
     /// Whether the event is for this handler.
-    pub fn wants(&self, event: &Event) -> bool {
-        match self.options.filter.judge(event) {
-            Judged::Passes => true,
-            Judged::Excluded => false,
+    pub async fn judge(&self, event: &Event) -> Judged {
+        let judged = self.options.filter.judge(event).await;
+        let (id, source) = (event.id(), event.source());
+        match &judged {
+            Judged::Passes | Judged::Excluded => {}
             Judged::Failed(failed) => {
-                let (id, source) = (event.id(), event.source());
                 tracing::debug!(id, source, %failed, "the filter's expression has no value: the event does not match");
                 self.metrics.filter_failed();
-                false
+            }
+            Judged::TooCostly => {
+                tracing::warn!(id, source, "the filter's expression is too much work for an event");
+                self.metrics.filter_failed();
             }
         }
+        judged
     }
 }

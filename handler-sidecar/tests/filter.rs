@@ -9,9 +9,10 @@ use std::time::Duration;
 use tidegate_broker_client::contract::{Filter, Sidecar};
 use tidegate_cloudevents::Event;
 use tidegate_handler_sidecar::Error;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, topic};
+use tokio::time::{Instant, sleep, timeout};
 
-use support::{Container, Process, Running, all_settled, config, consumer, dead_letters, store};
+use support::{Container, Process, Running, all_settled, config, consumer, dead_letters, get, header, store};
 
 const ACK_WAIT: Duration = Duration::from_secs(5);
 
@@ -81,5 +82,33 @@ async fn an_expression_takes_little_memory() {
     assert_eq!(container.count(), 100);
     let resident = process.resident();
     assert!(resident <= 12 * 1024, "{resident} KiB resident");
+    assert!(process.terminate().await.success());
+}
+
+/// An event as large as events may be, and an expression that reads half of it for each part of the other half.
+#[tokio::test]
+async fn an_expression_that_is_too_much_work_is_ended_and_the_probes_are_answered() {
+    const LARGEST: i32 = (8 << 20) + (256 << 10);
+    let large = tidegate_broker_admin::streams::Topic { max_message_size: LARGEST, ..topic() };
+    let broker = TestBroker::start_bounded(large, usize::try_from(LARGEST).unwrap()).await;
+    let container = Container::start().await;
+    let expression = Some("data.tags.exists(t, data.text.contains(t))".into());
+    let config = filtered(&broker, &container, Filter { expression, ..Filter::default() }).await;
+    let process = Process::start(&config).await;
+    let costly = format!(r#"{{"tags":[{}"no"],"text":"{}"}}"#, r#""no","#.repeat(700_000), "y".repeat(4 << 20));
+    publish(&broker, "costly", "/shop/1", &costly).await;
+    publish(&broker, "cheap", "/shop/1", r#"{"tags":["a","b"],"text":"it is b"}"#).await;
+    let begun = Instant::now();
+    while dead_letters(&broker).await.is_empty() {
+        let alive = timeout(Duration::from_secs(1), get(config.admin_port, "/livez")).await;
+        assert_eq!(alive.expect("it is answered within a second"), Some(200));
+        assert!(begun.elapsed() < Duration::from_secs(30), "the evaluation does not end");
+        sleep(Duration::from_millis(20)).await;
+    }
+    all_settled(&broker).await;
+    assert_eq!(container.ids(), ["cheap"]);
+    let letters = dead_letters(&broker).await;
+    assert_eq!((letters.len(), header(&letters[0], "Tidegate-Reason")), (1, "filter-too-costly"));
+    assert_eq!(letters[0].payload.len(), costly.len(), "the event is kept");
     assert!(process.terminate().await.success());
 }

@@ -20,7 +20,8 @@ pub struct Filter {
     /// A CEL expression over the event that must be true, such as data.amount > 100 && event.subject == 'eu'. event
     /// has the attributes (event.id, event.source, event.type, event.time, every extension), all of them strings;
     /// data is the event's JSON data, or a string, or bytes. An expression that fails on an event, for example because
-    /// a field is missing, counts as false; has(data.amount) asks first. An expression that is not valid is refused by
+    /// a field is missing, counts as false; has(data.amount) asks first. An event whose evaluation would take
+    /// more than about a second becomes a dead letter (filter-too-costly). An expression that is not valid is refused by
     /// kubectl apply; while no operator answers, it is accepted, the condition Stalled says why it is not used, and the
     /// handler keeps its former filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
