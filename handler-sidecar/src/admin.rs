@@ -3,7 +3,7 @@
 //! | path | answers 200 when |
 //! |---|---|
 //! | `/startupz` | the listener is up and the identity could be read: the handler's container may start |
-//! | `/livez` | the pipeline makes progress, whatever the state of broker and handler |
+//! | `/livez` | the pipeline makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
 //! | `/readyz` | connected, and the consumer answers (or is not asked while the handler is not reachable) |
 //! | `/drain/<token>` | nothing is in flight any more and all of it was told to the broker |
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, interval, timeout};
@@ -22,6 +22,8 @@ use crate::deliver::with_causes;
 /// or a request would now and then meet a connection that is just being closed.
 const IDLE: Duration = Duration::from_millis(1500);
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// What a connection reads ahead, and so the longest head of an answer, in bytes.
+const READ_BUFFER: usize = 64 << 10;
 
 /// A request as it is sent: with a path as its URI, and `Host`.
 pub type Outgoing = Request<Full<Bytes>>;
@@ -112,7 +114,8 @@ impl Pool {
             Err(_) => return Err(format!("no connection within {CONNECT_LIMIT:?}")),
         };
         stream.set_nodelay(true).map_err(|error| with_causes(&error))?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| with_causes(&error))?;
+        let handshake = Builder::new().max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|error| with_causes(&error))?;
         // It ends with its sender or with the other side; who sends hears of an error.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)

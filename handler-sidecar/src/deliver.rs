@@ -2,14 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tidegate_broker_client::contract::Delivery;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::budget::{ByteBudget, Share};
 use crate::connections::{Connections, Failure, Lease, Outgoing};
 use crate::outcome::{Answer, retry_after};
 use crate::request::Parts;
@@ -31,7 +32,19 @@ pub enum Content {
         headers: HeaderMap,
         /// Its body.
         body: Result<Bytes, TooLong>,
+        /// What the body takes, to be kept as long as anything of it is.
+        share: Share,
     },
+}
+
+impl Content {
+    /// What its bytes take, for whoever keeps a part of them.
+    pub fn take_share(&mut self) -> Option<Share> {
+        match self {
+            Self::Ignored => None,
+            Self::Kept { share, .. } => Some(share.take()),
+        }
+    }
 }
 
 /// A response's body is longer than the caller can use.
@@ -68,6 +81,7 @@ pub enum Attempt {
 #[derive(Clone, Debug)]
 pub struct Handler {
     connections: Connections,
+    budget: ByteBudget,
     host: HeaderValue,
     path: Uri,
 }
@@ -77,12 +91,18 @@ impl Handler {
     ///
     /// # Errors
     /// The path is not part of a URI.
-    pub fn new(delivery: &Delivery) -> Result<Self, http::Error> {
+    pub fn new(delivery: &Delivery, budget: ByteBudget) -> Result<Self, http::Error> {
         Ok(Self {
+            budget,
             path: Uri::builder().path_and_query(delivery.path.as_str()).build()?,
             host: HeaderValue::try_from(format!("127.0.0.1:{}", delivery.port))?,
             connections: Connections::new(delivery.port, usize::from(delivery.concurrency)),
         })
+    }
+
+    /// What answers may take.
+    pub fn budget(&self) -> &ByteBudget {
+        &self.budget
     }
 
     /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
@@ -91,7 +111,10 @@ impl Handler {
     pub async fn post(&self, parts: Parts, limit: Duration, wanted: Option<usize>) -> Attempt {
         let end = Instant::now() + limit;
         match timeout_at(end, self.connections.send(self.request(parts))).await {
-            Ok(Ok((response, lease))) => Attempt::Answered(answered(response, lease, end, wanted).await),
+            Ok(Ok((response, lease))) => {
+                let wanted = wanted.map(|limit| (limit, self.budget.share(0)));
+                Attempt::Answered(answered(response, lease, end, wanted).await)
+            }
             Ok(Err(Failure::Unreachable(why))) => Attempt::Unreachable(why),
             Ok(Err(Failure::Broken(why))) => Attempt::Answered(Answered::without_content(Answer::Broken(why))),
             Err(_) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
@@ -111,21 +134,25 @@ impl Handler {
 }
 
 /// The answer that a response is. Its body is read as far as the bounds allow.
-async fn answered(response: Response<Incoming>, lease: Lease, end: Instant, wanted: Option<usize>) -> Answered {
+async fn answered(
+    response: Response<Incoming>,
+    lease: Lease,
+    end: Instant,
+    wanted: Option<(usize, Share)>,
+) -> Answered {
     let (parts, body) = response.into_parts();
     let asked = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = asked.and_then(|value| retry_after(value, SystemTime::now()));
     let code = parts.status;
     let (answered, complete) = match wanted.filter(|_| code.is_success()) {
-        Some(limit) => {
-            let body = match timeout_at(end, Limited::new(body, limit).collect()).await {
-                Ok(Ok(whole)) => Ok(whole.to_bytes()),
-                Ok(Err(error)) if error.is::<LengthLimitError>() => Err(TooLong),
-                Ok(Err(error)) => return broken(code, &with_causes(error.as_ref())),
+        Some((limit, mut share)) => {
+            let body = match timeout_at(end, whole(body, limit, &mut share)).await {
+                Ok(Ok(body)) => body,
+                Ok(Err(error)) => return broken(code, &with_causes(&error)),
                 Err(_) => return broken(code, "it did not end in time"),
             };
             let complete = body.is_ok();
-            let content = Content::Kept { headers: parts.headers, body };
+            let content = Content::Kept { headers: parts.headers, body, share };
             (Answered { answer: Answer::Status { code, retry_after, text: String::new() }, content }, complete)
         }
         None => {
@@ -138,6 +165,20 @@ async fn answered(response: Response<Incoming>, lease: Lease, end: Instant, want
         let _ = timeout(BODY_TIME, lease.give_back()).await;
     }
     answered
+}
+
+/// A body, read as it arrives: each piece waits until there is room for it, and the other side for us.
+async fn whole(mut body: Incoming, limit: usize, share: &mut Share) -> Result<Result<Bytes, TooLong>, hyper::Error> {
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if read.len() + data.len() > limit {
+            return Ok(Err(TooLong));
+        }
+        share.grow(data.len()).await;
+        read.extend_from_slice(&data);
+    }
+    Ok(Ok(read.freeze()))
 }
 
 /// An answer of which a part is missing.
@@ -202,7 +243,7 @@ mod tests {
             timeout: LONG,
             retry,
         };
-        Handler::new(&delivery).unwrap()
+        Handler::new(&delivery, ByteBudget::default()).unwrap()
     }
 
     async fn listen() -> (TcpListener, Handler) {

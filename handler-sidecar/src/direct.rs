@@ -172,7 +172,8 @@ impl Direct {
     /// Starts what there is room for.
     fn start(&mut self) {
         let concurrency = self.context.config.delivery.slots();
-        while self.in_flight.len() < concurrency
+        let has_room = || self.context.budget.has_room();
+        while (self.in_flight.is_empty() || (self.in_flight.len() < concurrency && has_room()))
             && let Some(message) = self.waiting.pop()
         {
             self.in_flight.push(process(self.context.clone(), message).boxed());
@@ -232,6 +233,7 @@ impl Waiting {
 
 /// Takes one event to its end.
 async fn process(context: Arc<Context>, message: Message) {
+    let _share = context.budget.share(message.length);
     let mut counted = Counted::new(&context.metrics);
     // Also if a drain ends before it does: it cannot go back.
     counted.how = Settled::Failed;

@@ -50,6 +50,7 @@ pub struct Health {
     started: AtomicBool,
     progress: AtomicU8,
     beat: AtomicU64,
+    stalled: AtomicBool,
 }
 
 impl Default for Health {
@@ -59,6 +60,7 @@ impl Default for Health {
             started: AtomicBool::new(false),
             progress: AtomicU8::new(Progress::Starting as u8),
             beat: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
         }
     }
 }
@@ -91,8 +93,18 @@ impl Health {
         self.beat.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Whether the pipeline was at work lately.
+    /// Tells whether events wait that could be delivered, and nothing is started ([`crate::watchdog`]).
+    pub fn set_stalled(&self, stalled: bool) {
+        if self.stalled.swap(stalled, Ordering::Relaxed) != stalled && stalled {
+            tracing::error!("events wait and nothing is started: the sidecar asks to be restarted");
+        }
+    }
+
+    /// Whether the pipeline was at work lately, and works on what there is.
     pub fn is_alive(&self) -> bool {
+        if self.stalled.load(Ordering::Relaxed) {
+            return false;
+        }
         let last = Duration::from_millis(self.beat.load(Ordering::Relaxed));
         self.origin.elapsed().saturating_sub(last) < LONGEST_REST
     }
@@ -123,6 +135,16 @@ mod tests {
         health.origin = Instant::now() - LONGEST_REST - Duration::from_secs(1);
         assert!(!health.is_alive());
         health.beat();
+        assert!(health.is_alive());
+    }
+
+    #[test]
+    fn so_is_a_stall() {
+        let health = Health::default();
+        health.set_stalled(true);
+        health.beat();
+        assert!(!health.is_alive());
+        health.set_stalled(false);
         assert!(health.is_alive());
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::time::timeout;
 
+use crate::budget::{ByteBudget, Share};
 use crate::delivery_info::{self, DeliveryInfo};
 
 const ACKNOWLEDGE: Bytes = Bytes::from_static(b"+ACK");
@@ -24,19 +25,20 @@ pub struct InHand {
     reply: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
-    size: usize,
     info: DeliveryInfo,
     settled: bool,
+    /// The bytes it takes.
+    _share: Share,
 }
 
 impl InHand {
-    /// Takes a message of the pull's inbox; `None` if the broker's part of it is missing, so that nobody can
-    /// acknowledge it.
-    pub fn new(client: Client, message: Message) -> Option<Self> {
+    /// Takes a message of the pull's inbox, and its bytes from the budget; `None` if the broker's part of it is missing,
+    /// so that it cannot be acknowledged.
+    pub fn new(client: Client, message: Message, budget: &ByteBudget) -> Option<Self> {
         let reply = message.reply?;
         let info = delivery_info::parse(&reply)?;
-        let Message { headers, payload, length: size, .. } = message;
-        Some(Self { client, reply, headers, payload, size, info, settled: false })
+        let Message { headers, payload, length, .. } = message;
+        Some(Self { client, reply, headers, payload, info, settled: false, _share: budget.share(length) })
     }
 
     /// The stored headers.
@@ -47,11 +49,6 @@ impl InHand {
     /// The stored payload (a reference to it, not a copy).
     pub fn payload(&self) -> Bytes {
         self.payload.clone()
-    }
-
-    /// The bytes it takes.
-    pub fn size(&self) -> usize {
-        self.size
     }
 
     /// The broker's number of this delivery; the first is 1. It also counts deliveries that led to no attempt.

@@ -9,8 +9,8 @@
 //! 1. Each event in hand has a **lease**, counted from when its pull was sent (which is earlier than its delivery),
 //!    shorter than `ack_wait` by a margin, and renewed by requests. Without a live lease nothing starts and nothing
 //!    is acknowledged.
-//! 2. A new pin, a gap in the consumer's numbers, a lapsed lease put up a **barrier** ([`barrier`]): nothing starts
-//!    until everything that the broker waits for is in hand.
+//! 2. A new pin, a new connection, a gap in the consumer's numbers, a lapsed lease put up a **barrier** ([`barrier`]): nothing starts
+//!    until everything that the broker waits for is in hand, and the pin is ours.
 //! 3. Otherwise the oldest event of each key starts, one at a time; the next one waits until the broker has
 //!    **confirmed** the acknowledgement.
 //! 4. Who loses the pin gives back what has not started, in order; who leaves gives up the pin before that.
@@ -20,11 +20,12 @@
 //! process that is paused between the check of a lease and its request.
 //!
 //! [`owner`] is all of this as a pure state machine ([`hand`], [`pulls`] and [`barrier`] are its parts, [`terms`]
-//! its times), [`driver`] its effects, [`wire`] its messages; [`lanes`] says which lanes are ours.
+//! its times, [`in_flight`] the names of what came), [`driver`] its effects, [`wire`] its messages; [`lanes`] says which lanes are ours.
 
 pub mod barrier;
 pub mod driver;
 pub mod hand;
+pub mod in_flight;
 pub mod lanes;
 pub mod owner;
 pub mod pulls;

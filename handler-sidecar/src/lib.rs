@@ -19,6 +19,7 @@ pub mod backoff;
 pub mod batch;
 pub mod brake;
 pub mod broker;
+pub mod budget;
 pub mod config;
 pub mod connections;
 pub mod dead_letter;
@@ -47,6 +48,7 @@ pub mod report;
 pub mod request;
 pub mod trace;
 pub mod unordered;
+pub mod watchdog;
 pub mod workload;
 
 use std::future::pending;
@@ -61,6 +63,7 @@ use crate::admin::Admin;
 use crate::attempts::store::Attempts;
 use crate::availability::Availability;
 use crate::broker::Link;
+use crate::budget::ByteBudget;
 use crate::deliver::Handler;
 use crate::direct::Direct;
 use crate::drain::Drain;
@@ -115,7 +118,7 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
         limit: config::drain_limit(&config) + config::MARGIN,
     };
     let availability = Arc::new(Availability::new(config.delivery.port));
-    let handler = Handler::new(&config.delivery)?;
+    let handler = Handler::new(&config.delivery, ByteBudget::default())?;
     // Alone, until somebody else is heard of.
     let count = watch::Sender::new(1);
     let options = Options::new(&config, &handler, &drain, count.subscribe())?;
@@ -150,10 +153,21 @@ async fn work(
     if let Some((client, link)) = connected {
         let metrics = Metrics::new(&config);
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
-        let (availability, drain) = (availability.clone(), drain.clone());
+        let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());
         let workload = WorkloadMeter::default();
-        let context =
-            Arc::new(Context { config, client, handler, availability, attempts, options, drain, metrics, workload });
+        let context = Context {
+            config,
+            client,
+            handler,
+            availability,
+            attempts,
+            options,
+            budget,
+            drain,
+            metrics,
+            workload,
+        };
+        let context = Arc::new(context);
         let reports = report::run(&context);
         tokio::select! {
             () = serve(context.clone(), members, health.clone(), link) => {}

@@ -9,7 +9,7 @@
 //!
 //! - While the handler is not available, nothing more is asked for (or one event, to try it, if there is none in
 //!   hand); what an open request still brings waits in hand with the rest, for which there are permits.
-//! - Nor is anything asked for while there are too many bytes in hand.
+//! - Nor is anything asked for while too many bytes are held ([`crate::budget`]).
 //! - A drain first winds down: nothing more is asked for, and what the open request still brings is delivered,
 //!   until it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the inbox is closed,
 //!   and what arrives after that is given back at once. (Given back while the request is open, an event would
@@ -38,9 +38,6 @@ use crate::unordered::process;
 
 /// How long what an open request brings is still delivered after a drain was asked for.
 const WIND_DOWN: Duration = Duration::from_secs(1);
-/// More is asked for only while there is less in hand. With what at most two open requests bring ([`crate::pull`]),
-/// this bounds the memory that events take, whatever their size.
-const BYTES_IN_HAND: usize = 16 << 20;
 /// The pipeline wakes at least this often, so that the watchdog sees it.
 const TICK: Duration = Duration::from_secs(1);
 /// So much of what has arrived is taken in before the events in hand go on.
@@ -59,8 +56,7 @@ pub struct Pipeline {
     link: watch::Receiver<Link>,
     brake: watch::Receiver<Brake>,
     told: Option<State>,
-    in_flight: FuturesUnordered<BoxFuture<'static, usize>>,
-    bytes: usize,
+    in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
     session: Option<Session>,
     epoch: u64,
     failures: u32,
@@ -83,7 +79,6 @@ impl Pipeline {
         Self {
             brake: context.availability.subscribe(),
             told: None,
-            bytes: 0,
             context,
             health,
             link,
@@ -128,7 +123,7 @@ impl Pipeline {
     /// Waits for the next thing to happen, and takes it in.
     async fn wait(&mut self) {
         let wake = self.wake_at();
-        let Self { context, in_flight, bytes, session, link, brake, drained_by, .. } = self;
+        let Self { context, in_flight, session, link, brake, drained_by, .. } = self;
         let arrival = tokio::select! {
             biased;
             () = context.drain.begun(), if drained_by.is_none() => {
@@ -137,12 +132,9 @@ impl Pipeline {
                 *drained_by = Some(Drained { wind_down: now + WIND_DOWN, limit });
                 None
             }
-            Some(settled) = in_flight.next(), if !in_flight.is_empty() => {
-                *bytes -= settled;
+            Some(()) = in_flight.next(), if !in_flight.is_empty() => {
                 // What else is done by now, too: what follows is for all of it. (The next wait asks again.)
-                while let Some(Some(settled)) = in_flight.next().now_or_never() {
-                    *bytes -= settled;
-                }
+                while let Some(Some(())) = in_flight.next().now_or_never() {}
                 None
             }
             arrival = next(session) => Some(arrival),
@@ -179,10 +171,7 @@ impl Pipeline {
         match arrival {
             // Dropped, it goes back.
             Arrival::Event(event) if closing && self.drained_by.is_some() => drop(event),
-            Arrival::Event(event) => {
-                self.bytes += event.size();
-                self.in_flight.push(process(self.context.clone(), event).boxed());
-            }
+            Arrival::Event(event) => self.in_flight.push(process(self.context.clone(), event).boxed()),
             Arrival::Alive => {}
             Arrival::Trouble(trouble) => return self.pause(trouble),
             Arrival::Closed => self.session = None,
@@ -240,7 +229,7 @@ impl Pipeline {
     fn allowance(&self, state: &State) -> usize {
         match state {
             State::Unreachable(_) => 0,
-            _ if self.bytes >= BYTES_IN_HAND => 0,
+            _ if !self.context.budget.has_room() => 0,
             // One that tries it.
             State::Unavailable(_) => 1,
             State::Up => {
@@ -278,8 +267,8 @@ impl Pipeline {
 
     async fn open(&mut self, link: Link, batch: Option<usize>) {
         let Some(batch) = batch else { return };
-        let Context { client, config, .. } = &*self.context;
-        match timeout(COMMAND_LIMIT, Session::open(client, &config.handler, batch)).await {
+        let Context { client, config, budget, .. } = &*self.context;
+        match timeout(COMMAND_LIMIT, Session::open(client, &config.handler, budget, batch)).await {
             Ok(Ok(session)) => {
                 self.session = Some(session);
                 self.epoch = link.epoch;

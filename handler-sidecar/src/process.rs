@@ -20,6 +20,7 @@ use tracing::{Instrument as _, Span};
 use crate::attempts::store::{Attempts, Known};
 use crate::availability::{Availability, Turn};
 use crate::batch::Delivered;
+use crate::budget::ByteBudget;
 use crate::deliver::{Answered, Attempt, Content, Handler};
 use crate::drain::Drain;
 use crate::filter::Judged;
@@ -56,6 +57,8 @@ pub struct Context {
     pub attempts: Attempts,
     /// What else the handler asks for.
     pub options: Options,
+    /// What events and answers may take.
+    pub budget: ByteBudget,
     /// Whether the end has come.
     pub drain: Drain,
     /// The instruments.
@@ -155,6 +158,9 @@ impl Context {
             if self.options.limiter.is_some() {
                 Box::pin(self.paced()).await?;
             }
+            if self.options.reply.is_some() {
+                Box::pin(self.room()).await?;
+            }
             match self.attempt(&ready.event).await {
                 Attempt::Unreachable(why) => self.availability.unreachable(&why),
                 Attempt::Answered(answered) if self.availability.answered(sequence, &answered.answer, &turn) => {
@@ -184,6 +190,18 @@ impl Context {
             // Who has its turn takes it, drain or not.
             biased;
             () = limiter.turn() => Ok(()),
+            () = self.drain.begun() => Err(Duration::ZERO),
+        }
+    }
+
+    /// Waits until there is room for a reply: those that are kept because their topic is away may take all of it.
+    ///
+    /// # Errors
+    /// The sidecar ends first.
+    async fn room(&self) -> Result<(), Duration> {
+        tokio::select! {
+            biased;
+            () = self.budget.room() => Ok(()),
             () = self.drain.begun() => Err(Duration::ZERO),
         }
     }

@@ -23,6 +23,7 @@ use serde::Serialize;
 use tidegate_broker_client::layout;
 use tokio::time::{Instant, timeout};
 
+use crate::budget::ByteBudget;
 use crate::in_hand::InHand;
 use status::{Signal, Trouble};
 
@@ -32,7 +33,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// A request brings no more bytes than this, unless that is less than one event can have.
 const REQUEST_BYTES: usize = 8 << 20;
 /// What the broker counts beside the payload and the headers of an event: subjects.
-const ENVELOPE: usize = 4096;
+pub const ENVELOPE: usize = 4096;
 
 /// How long a request stays open, and how often the broker says that it is.
 struct Terms {
@@ -91,6 +92,7 @@ pub enum Arrival {
 #[derive(Debug)]
 pub struct Session {
     client: Client,
+    budget: ByteBudget,
     subscriber: Subscriber,
     subject: String,
     inbox: String,
@@ -105,10 +107,11 @@ impl Session {
     ///
     /// # Errors
     /// The connection is closed for good.
-    pub async fn open(client: &Client, handler: &str, batch: usize) -> Result<Self, Error> {
+    pub async fn open(client: &Client, handler: &str, budget: &ByteBudget, batch: usize) -> Result<Self, Error> {
         let inbox = client.new_inbox();
         let mut session = Self {
             client: client.clone(),
+            budget: budget.clone(),
             subscriber: client.subscribe(inbox.clone()).await?,
             subject: layout::pull_subject(handler),
             inbox,
@@ -196,7 +199,7 @@ impl Session {
 
     fn event(&mut self, message: Message) -> Arrival {
         self.outstanding = self.outstanding.saturating_sub(1);
-        match InHand::new(self.client.clone(), message) {
+        match InHand::new(self.client.clone(), message, &self.budget) {
             Some(event) => Arrival::Event(event),
             None => {
                 tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");

@@ -34,7 +34,7 @@ pub enum Reply {
 /// Finds the reply in a response.
 pub fn find(content: Content) -> Reply {
     let (headers, body) = match content {
-        Content::Kept { headers, body } if is_event(&headers) => (headers, body),
+        Content::Kept { headers, body, .. } if is_event(&headers) => (headers, body),
         // Whatever else it is, it does not say that it is an event.
         Content::Kept { .. } | Content::Ignored => return Reply::None,
     };
@@ -60,7 +60,8 @@ fn is_event(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// It is not known to be stored; [`Error::Refused`] and [`Error::TooManyHops`]: it never will be.
-pub async fn publish(outlet: &Outlet, event: &Event, content: Content, patience: Duration) -> Result<(), Error> {
+pub async fn publish(outlet: &Outlet, event: &Event, mut content: Content, patience: Duration) -> Result<(), Error> {
+    let _share = content.take_share();
     match find(content) {
         Reply::None => Ok(()),
         Reply::Event(reply) => {
@@ -78,18 +79,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::budget::ByteBudget;
+
+    fn kept(headers: HeaderMap, body: Result<Bytes, TooLong>) -> Content {
+        Content::Kept { headers, body, share: ByteBudget::default().share(0) }
+    }
 
     fn response(headers: &[(&'static str, &str)], body: &'static str) -> Content {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
-        Content::Kept { headers, body: Ok(Bytes::from_static(body.as_bytes())) }
+        kept(headers, Ok(Bytes::from_static(body.as_bytes())))
     }
 
     fn without_body() -> Content {
         let Content::Kept { headers, .. } = response(&CE, "") else { panic!("kept") };
-        Content::Kept { headers, body: Err(TooLong) }
+        kept(headers, Err(TooLong))
     }
 
     const CE: [(&str, &str); 4] =
@@ -139,7 +145,7 @@ mod tests {
             let types = ["application/cloudevents+json", "application/cloudevents-batch+json", "text/plain"];
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(types[kind]));
-            let _ = find(Content::Kept { headers, body: Ok(body.into()) });
+            let _ = find(kept(headers, Ok(body.into())));
         }
     }
 }

@@ -8,9 +8,8 @@ use crate::in_hand::InHand;
 use crate::metrics::{Metrics, Settled};
 use crate::process::{Context, Verdict};
 
-/// Takes one event to its end, and returns its size.
-pub async fn process(context: Arc<Context>, event: InHand) -> usize {
-    let size = event.size();
+/// Takes one event to its end.
+pub async fn process(context: Arc<Context>, event: InHand) {
     let mut counted = Counted::new(&context.metrics);
     let verdict = {
         // Pinned here: passed on by value it would be in this future twice.
@@ -24,7 +23,6 @@ pub async fn process(context: Arc<Context>, event: InHand) -> usize {
         Verdict::GiveBack(wait) => event.retry_in(wait).await,
     }
     counted.how = verdict.settled();
-    size
 }
 
 /// Counts an event in, and out, however its processing ends.

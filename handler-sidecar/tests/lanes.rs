@@ -4,16 +4,16 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt as _;
-use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Order, Rate, Sidecar};
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use support::{Container, HANDLER, Running, config, dead_letters, eventually, header, publish, store};
 
@@ -22,17 +22,7 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 /// A handler with one lane.
 async fn ordered(broker: &TestBroker, port: u16) -> Sidecar {
     let order = Order::Key { lanes: 1 };
-    let handler = consumers::Handler {
-        name: HANDLER.to_owned(),
-        uid: format!("uid-{HANDLER}"),
-        replicas: 1,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: 1000,
-        max_waiting: 64,
-        types: Vec::new(),
-        start: Start::Earliest,
-        order,
-    };
+    let handler = support::consumers_of(order, ACK_WAIT);
     let identity = broker.handler_with(handler).await;
     let mut config = config(broker, identity, port, ACK_WAIT);
     config.delivery.order = order;
@@ -80,6 +70,52 @@ async fn large_events_come_in_order() {
     eventually("all came", async || container.count() == EVENTS).await;
     assert_eq!(container.ids(), ids);
     sidecar.terminate().await;
+}
+
+/// A broker that is killed forgets what it has just handed out, and hands it out again under the same numbers, while
+/// the first is in hand.
+#[tokio::test]
+async fn a_broker_that_is_killed_again_and_again_stops_no_lane() {
+    const KILLS: usize = 8;
+    const BURST: usize = 16;
+    let mut broker = TestBroker::start().await;
+    let container = Container::answering(|_| (204, Duration::from_millis(300))).await;
+    let sidecar = Running::ready(ordered(&broker, container.port).await).await;
+    let large = "x".repeat(800_000);
+    let mut ids = Vec::new();
+    for kill in 0..KILLS {
+        let before = container.count();
+        for number in 0..BURST {
+            let id = format!("{kill}-{number}");
+            let event =
+                Event::builder(&id, "/sensors/1", "temperature").attribute("partitionkey", format!("k{number}"));
+            store(&broker, &event.data(large.clone()).build().unwrap(), &[]).await;
+            ids.push(id);
+        }
+        eventually("some are in hand", async || container.count() > before).await;
+        broker.restart().await;
+        let operator = broker.operator();
+        eventually("the broker is back", async || {
+            timeout(Duration::from_secs(1), operator.flush()).await.is_ok_and(|flushed| flushed.is_ok())
+        })
+        .await;
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) && !all_came(&container, &ids) {
+        assert_eq!(sidecar.get("/livez").await, Some(200));
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(all_came(&container, &ids), "{} of {} came", distinct(&container).len(), ids.len());
+    sidecar.terminate().await;
+}
+
+fn distinct(container: &Container) -> BTreeSet<String> {
+    container.ids().into_iter().collect()
+}
+
+fn all_came(container: &Container, ids: &[String]) -> bool {
+    let came = distinct(container);
+    ids.iter().all(|id| came.contains(id))
 }
 
 /// Each hears of all others once a second, which is worth it only where it changes something.

@@ -96,7 +96,7 @@ fn failures(events: &[Event], content: Content) -> Result<Vec<Option<(StatusCode
 fn listed(content: Content) -> Result<Option<Value>, String> {
     let (headers, body) = match content {
         Content::Ignored => return Ok(None),
-        Content::Kept { headers, body } => (headers, body),
+        Content::Kept { headers, body, .. } => (headers, body),
     };
     match body.map_err(|too_long| too_long.to_string()).and_then(|body| object(&body)) {
         Ok(found) => Ok(found),
@@ -127,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::budget::ByteBudget;
     use crate::deliver::TooLong;
 
     fn events() -> Vec<Event> {
@@ -139,7 +140,8 @@ mod tests {
     fn content(content_type: &str, body: Result<&str, TooLong>) -> Content {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(content_type).unwrap());
-        Content::Kept { headers, body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())) }
+        let body = body.map(|body| Bytes::copy_from_slice(body.as_bytes()));
+        Content::Kept { headers, body, share: ByteBudget::default().share(0) }
     }
 
     fn codes(code: u16, content: Content) -> Vec<u16> {

@@ -1,8 +1,8 @@
 //! The barrier: while it is up, no event of the lane starts. Pure.
 //!
-//! It goes up where events may be with somebody else (a new pin) or lost on their way (a gap, a lapsed lease). It
-//! comes down when the broker says that it waits for exactly as many events as are in hand, and that nothing was
-//! delivered after the last that came here. Each event in hand has a live lease, so the broker waits for it; so
+//! It goes up where events may be with somebody else (a new pin, a new connection) or lost on their way (a gap, a
+//! lapsed lease). It comes down when the broker says that the pin is ours, that it waits for exactly as many events
+//! as are in hand, and that nothing was delivered after the last that came here. Each event in hand has a live lease, so the broker waits for it; so
 //! there is no other that it waits for. An answer counts only if nothing changed since it was asked for.
 
 use super::terms::{Moment, Terms};

@@ -25,6 +25,7 @@ use crate::broker::Link;
 use crate::in_hand::InHand;
 use crate::process::{Context, Verdict};
 use crate::pull::status::Trouble;
+use crate::watchdog::Watchdog;
 
 /// The lane wakes at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,9 +33,6 @@ const TICK: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(200);
 /// An event that could not be tried waits at least this long.
 const SHORTEST_WAIT: Duration = Duration::from_millis(50);
-/// While there are more bytes in hand, over all lanes, no more events are asked for, unless a lane needs all that
-/// the broker waits for.
-const BYTES_IN_HAND: usize = 16 << 20;
 
 /// What the lanes of a process share.
 #[derive(Clone, Debug)]
@@ -43,10 +41,10 @@ pub struct Shared {
     pub context: Arc<Context>,
     /// Attempts that may run at the same time.
     pub permits: Arc<Semaphore>,
-    /// Bytes in hand.
-    pub bytes: Arc<AtomicUsize>,
     /// Lanes that the broker does not serve.
     pub troubled: Arc<AtomicUsize>,
+    /// Lanes whose events wait for nothing.
+    pub stalled: Arc<AtomicUsize>,
     /// The connection.
     pub link: watch::Receiver<Link>,
     /// The handler.
@@ -58,6 +56,8 @@ pub struct Shared {
 enum Happened {
     Input(Input),
     Attempted(Id, InHand, Option<Verdict>),
+    /// So many events wait; `None`: the broker did not say.
+    Counted(Option<u64>),
 }
 
 /// A lane that this process pulls.
@@ -74,6 +74,8 @@ pub struct Lane {
     under_way: FuturesUnordered<BoxFuture<'static, Happened>>,
     left: Option<Instant>,
     trouble: Option<Trouble>,
+    watchdog: Watchdog,
+    stalled: bool,
 }
 
 impl Lane {
@@ -85,10 +87,12 @@ impl Lane {
             owner: Owner::new(terms.clone()),
             origin: Instant::now(),
             messages: SelectAll::new(),
-            events: Events::new(shared.context.clone(), shared.bytes.clone()),
+            events: Events::new(shared.context.clone()),
             under_way: FuturesUnordered::new(),
             left: None,
             trouble: None,
+            watchdog: Watchdog::new(shared.context.config.ack_wait, Instant::now()),
+            stalled: false,
             shared,
             terms,
             epoch,
@@ -99,6 +103,7 @@ impl Lane {
     pub async fn run(mut self, leave: CancellationToken) {
         loop {
             self.act().await;
+            self.watch();
             if self.left.is_some_and(|end| end <= Instant::now()) {
                 return;
             }
@@ -116,15 +121,21 @@ impl Lane {
         self.owner.input(now, input);
     }
 
-    /// Whether more events are wanted.
+    /// Whether more events are wanted: not while too many bytes are held, unless a lane needs all that the broker waits
+    /// for.
     fn wants_more(&self) -> bool {
-        let full = self.shared.bytes.load(Ordering::Relaxed) >= BYTES_IN_HAND;
         let up = match self.shared.brake.borrow().state() {
-            State::Up => !full || self.owner.is_barred(),
+            State::Up => self.shared.context.budget.has_room() || self.owner.is_barred(),
             State::Unavailable(_) => self.owner.in_hand() == 0,
             State::Unreachable(_) => false,
         };
         up && self.shared.link.borrow().connected
+    }
+
+    /// Whether an attempt may start. Without a connection the broker may be another one when it is back, which has lent
+    /// the event to somebody else.
+    fn can_start(&self, now: Moment) -> bool {
+        self.shared.link.borrow().connected && self.owner.can_start(now)
     }
 
     /// Does what is to be done now.
@@ -138,7 +149,7 @@ impl Lane {
         for action in self.owner.actions(now, more) {
             self.perform(action).await;
         }
-        while self.owner.can_start(self.now()) {
+        while self.can_start(self.now()) {
             let Ok(permit) = self.shared.permits.clone().try_acquire_owned() else { break };
             self.start(permit);
         }
@@ -154,7 +165,7 @@ impl Lane {
         let wake = wake.map_or(TICK, |at| Duration::from_millis(at.saturating_sub(now).max(1))).min(TICK);
         let wake = self.left.into_iter().fold(Instant::now() + wake, Instant::min);
         // Without a permit it waits for one.
-        let can_start = self.owner.can_start(now);
+        let can_start = self.can_start(now);
         let leaving = self.owner.is_leaving();
         tokio::select! {
             biased;
@@ -176,14 +187,15 @@ impl Lane {
             }
             return;
         }
-        let Some(stored) = InHand::new(self.shared.context.client.clone(), message) else {
+        let Context { client, budget, .. } = &*self.shared.context;
+        let Some(stored) = InHand::new(client.clone(), message, budget) else {
             tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
             return;
         };
         self.troubled(None);
         let pin = Pin::from(wire::pin(stored.headers()));
-        let (id, key) = (Id { sequence: stored.sequence(), delivery: stored.number() }, wire::key(&stored));
-        self.events.keep(id, stored);
+        let key = wire::key(&stored);
+        let id = self.events.keep(stored);
         self.input(Input::Arrived { id, key, pull, pin });
     }
 
@@ -206,6 +218,7 @@ impl Lane {
         match happened {
             Happened::Input(input) => self.input(input),
             Happened::Attempted(id, stored, verdict) => self.attempted(id, stored, verdict),
+            Happened::Counted(waiting) => self.watchdog.answered(Instant::now(), waiting),
         }
     }
 
@@ -234,11 +247,35 @@ impl Lane {
         self.input(input);
     }
 
+    /// Notices if events wait, and nothing is started for no reason.
+    fn watch(&mut self) {
+        let now = Instant::now();
+        let Shared { context, permits, link, brake, .. } = &self.shared;
+        let up = *brake.borrow().state() == State::Up && link.borrow().connected;
+        // Other lanes may have all permits, or all the room.
+        let works = permits.available_permits() < context.config.delivery.slots();
+        if !up || works || self.owner.has_plans(self.now()) {
+            self.watchdog.reset(now);
+        } else if self.watchdog.ask(now) {
+            self.count_waiting();
+        }
+        self.set_stalled(self.watchdog.is_stalled(now));
+    }
+
+    fn set_stalled(&mut self, stalled: bool) {
+        match (std::mem::replace(&mut self.stalled, stalled), stalled) {
+            (false, true) => self.shared.stalled.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.shared.stalled.fetch_sub(1, Ordering::Relaxed),
+            _ => return,
+        };
+    }
+
     /// Starts the next attempt: the lease is checked here, and the request is what follows.
     fn start(&mut self, permit: OwnedSemaphorePermit) {
         let now = self.now();
         let Some(id) = self.owner.start(now) else { return };
         let Some((stored, cancel)) = self.events.begin(id) else { return };
+        self.watchdog.reset(Instant::now());
         let context = self.shared.context.clone();
         let attempt = async move {
             let verdict = cancel.run_until_cancelled(context.handle(&stored)).await;
@@ -252,5 +289,6 @@ impl Lane {
 impl Drop for Lane {
     fn drop(&mut self) {
         self.troubled(None);
+        self.set_stalled(false);
     }
 }

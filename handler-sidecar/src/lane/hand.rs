@@ -27,6 +27,8 @@ pub enum Stage {
 pub struct Held {
     /// The consumer's number of the delivery by which it came.
     pub delivery: u64,
+    /// The number of its arrival.
+    pub arrival: u64,
     /// Its key.
     pub key: Key,
     /// When the lease ends.
@@ -37,6 +39,13 @@ pub struct Held {
     pub stage: Stage,
 }
 
+impl Held {
+    /// Its name, as the event of this sequence.
+    pub fn id(&self, sequence: u64) -> Id {
+        Id { sequence, delivery: self.delivery, arrival: self.arrival }
+    }
+}
+
 /// All events in hand, by their sequence in the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Hand(BTreeMap<u64, Held>);
@@ -44,7 +53,8 @@ pub struct Hand(BTreeMap<u64, Held>);
 impl Hand {
     /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
     pub fn take(&mut self, id: Id, key: Key, until: Moment) {
-        let new = Held { delivery: id.delivery, key, until, renewing: None, stage: Stage::Waiting(0) };
+        let Id { delivery, arrival, .. } = id;
+        let new = Held { delivery, arrival, key, until, renewing: None, stage: Stage::Waiting(0) };
         let held = self.0.entry(id.sequence).or_insert(new);
         held.until = held.until.max(until);
     }
@@ -91,7 +101,15 @@ impl Hand {
 
     fn let_go(&mut self, which: impl Fn(&Held) -> bool) -> Vec<Id> {
         let gone = self.0.extract_if(.., |_, held| which(held));
-        gone.map(|(sequence, held)| Id { sequence, delivery: held.delivery }).collect()
+        gone.map(|(sequence, held)| held.id(sequence)).collect()
+    }
+
+    /// Whether an attempt runs, or one waits for its time.
+    pub fn has_plans(&self, now: Moment) -> bool {
+        self.0.values().any(|held| match held.stage {
+            Stage::Waiting(from) => from > now,
+            Stage::Running | Stage::Settled { .. } => true,
+        })
     }
 
     /// Whether an acknowledgement is under way, so that nobody knows what the broker still waits for.
@@ -131,7 +149,7 @@ mod tests {
     use super::*;
 
     fn hand(events: &[(u64, Key, Stage)]) -> Hand {
-        let held = |key: Key, stage: Stage| Held { delivery: 1, key, until: 100, renewing: None, stage };
+        let held = |key: Key, stage: Stage| Held { delivery: 1, arrival: 1, key, until: 100, renewing: None, stage };
         Hand(events.iter().map(|(sequence, key, stage)| (*sequence, held(*key, *stage))).collect())
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
@@ -52,8 +52,8 @@ impl<'a> Lanes<'a> {
     ) -> Self {
         let shared = Shared {
             permits: Arc::new(Semaphore::new(context.config.delivery.slots())),
-            bytes: Arc::default(),
-            troubled: Arc::new(AtomicUsize::new(0)),
+            troubled: Arc::default(),
+            stalled: Arc::default(),
             brake: context.availability.subscribe(),
             link,
             context,
@@ -129,6 +129,7 @@ impl<'a> Lanes<'a> {
                 leave
             });
         }
+        self.health.set_stalled(self.limit.is_none() && self.shared.stalled.load(Ordering::Relaxed) > 0);
         self.health.set(if self.limit.is_some() {
             Progress::Draining
         } else if !link.connected {

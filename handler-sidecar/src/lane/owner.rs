@@ -58,12 +58,12 @@ impl Owner {
             Input::PullEnded(number) => self.pulls.ended(number),
             Input::PullRefused(number) => self.pulls.refused(number, &self.terms, now),
             Input::WrongPin(number) => self.wrong_pin(now, number),
-            Input::Reconnected => self.pulls.forget(),
+            Input::Reconnected => self.reconnected(now),
             Input::Settled(id) => self.settled(now, id),
             Input::Again(id, from) => self.again(id, from),
             Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
             Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
-            Input::State { delivered, pending } => self.state(now, delivered, pending),
+            Input::State { delivered, pending, pin } => self.state(now, delivered, pending, pin.as_ref()),
             Input::NoState => self.no_state(now),
             Input::Leave => self.leave(),
             Input::Unpinned => {
@@ -107,7 +107,7 @@ impl Owner {
         let sequence = self.hand.next(now)?;
         let held = self.hand.get_mut(sequence)?;
         held.stage = Stage::Running;
-        Some(Id { sequence, delivery: held.delivery })
+        Some(held.id(sequence))
     }
 
     /// When there is something to do, if nothing happens before. `pull` as for [`Self::actions`].
@@ -134,9 +134,24 @@ impl Owner {
         self.barrier.is_some()
     }
 
+    /// Whether it works, or waits for a moment that it knows, or is not to start anything.
+    pub fn has_plans(&self, now: Moment) -> bool {
+        self.last.is_none() || self.is_leaving() || self.is_barred() || self.hand.has_plans(now)
+    }
+
     /// Events in hand.
     pub fn in_hand(&self) -> usize {
         self.hand.len()
+    }
+
+    /// A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits
+    /// for what is in hand. What it said before that does not count.
+    fn reconnected(&mut self, now: Moment) {
+        self.pulls.forget();
+        if self.last.is_some() {
+            self.doubt(now);
+        }
+        self.changed(now);
     }
 
     fn arrived(&mut self, now: Moment, id: Id, key: Key, pull: u64, pin: &Pin) {
@@ -181,11 +196,12 @@ impl Owner {
         }
     }
 
-    fn state(&mut self, now: Moment, delivered: u64, pending: u64) {
+    fn state(&mut self, now: Moment, delivered: u64, pending: u64, pin: Option<&Pin>) {
         let Some(barrier) = &mut self.barrier else { return };
         let counts = barrier.answered(&self.terms, now);
         let all_here = u64::try_from(self.hand.len()).is_ok_and(|in_hand| in_hand == pending);
-        if counts && all_here && self.last == Some(delivered) {
+        let ours = pin.is_some() && pin == self.pulls.pin();
+        if counts && all_here && ours && self.last == Some(delivered) {
             self.barrier = None;
         }
     }

@@ -81,6 +81,11 @@ impl Pulls {
         ours
     }
 
+    /// Our pin, as far as we know.
+    pub fn pin(&self) -> Option<&Pin> {
+        self.pin.as_ref()
+    }
+
     /// Gives the pin up; whether there was one.
     pub fn leave(&mut self) -> bool {
         self.pin.take().is_some()

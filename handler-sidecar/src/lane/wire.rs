@@ -10,22 +10,26 @@ use tidegate_broker_client::{layout, stored};
 
 use super::hand::Key;
 use super::owner::Input;
+use super::pulls::Pin;
 use super::terms::{Moment, Terms};
 use crate::in_hand::InHand;
-use crate::pull::Error;
 use crate::pull::status::{self, Signal, Trouble};
+use crate::pull::{ENVELOPE, Error};
 
 /// The header in which the broker names the pin under which it delivers.
 const PIN: &str = "Nats-Pin-Id";
 /// The status of a pull whose pin is not in force.
 const WRONG_PIN: u16 = 423;
 const NANOS: u128 = 1_000_000;
+/// A pull brings no more bytes than this, unless that is less than one event can have.
+const PULL_BYTES: usize = 2 << 20;
 
 /// The body of a pull request; durations in nanoseconds.
 #[derive(Serialize)]
 struct PullRequest<'a> {
     batch: u32,
     expires: u128,
+    max_bytes: usize,
     group: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
@@ -41,6 +45,16 @@ struct UnpinRequest<'a> {
 struct Info {
     delivered: Delivered,
     num_ack_pending: u64,
+    num_pending: u64,
+    #[serde(default)]
+    priority_groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    group: String,
+    #[serde(default)]
+    pinned_client_id: String,
 }
 
 #[derive(Deserialize)]
@@ -48,10 +62,11 @@ struct Delivered {
     consumer_seq: u64,
 }
 
-/// A pull under this pin.
-pub fn pull_request(terms: &Terms, pin: Option<&str>) -> Result<Bytes, serde_json::Error> {
+/// A pull under this pin; `largest` are the bytes that an event may have.
+pub fn pull_request(terms: &Terms, largest: usize, pin: Option<&str>) -> Result<Bytes, serde_json::Error> {
     let expires = u128::from(terms.pull_expires) * NANOS;
-    let request = PullRequest { batch: terms.batch, expires, group: layout::LANE_GROUP, id: pin };
+    let max_bytes = PULL_BYTES.max(largest + ENVELOPE);
+    let request = PullRequest { batch: terms.batch, expires, max_bytes, group: layout::LANE_GROUP, id: pin };
     serde_json::to_vec(&request).map(Bytes::from)
 }
 
@@ -63,10 +78,21 @@ pub fn unpin_request() -> Result<Bytes, serde_json::Error> {
 /// The consumer's state, as far as the owner wants to know it.
 pub fn state(payload: &[u8]) -> Input {
     match serde_json::from_slice::<Info>(payload) {
-        Ok(info) => Input::State { delivered: info.delivered.consumer_seq, pending: info.num_ack_pending },
+        Ok(info) => {
+            let group = info.priority_groups.into_iter().find(|group| group.group == layout::LANE_GROUP);
+            let pin = group.map(|group| group.pinned_client_id).filter(|pin| !pin.is_empty());
+            let (delivered, pending) = (info.delivered.consumer_seq, info.num_ack_pending);
+            Input::State { delivered, pending, pin: pin.map(Pin::from) }
+        }
         // An error of the API, or none of its answers at all.
         Err(_) => Input::NoState,
     }
+}
+
+/// How many events wait for somebody: published and not delivered, or delivered and not acknowledged.
+pub fn waiting(payload: &[u8]) -> Option<u64> {
+    let info: Info = serde_json::from_slice(payload).ok()?;
+    Some(info.num_pending.saturating_add(info.num_ack_pending))
 }
 
 /// What a status message says about a pull, and what to tell a person.
@@ -132,19 +158,24 @@ mod tests {
     #[test]
     fn requests_as_the_broker_wants_them() {
         let terms = Terms::of(Duration::from_secs(30));
-        let body = pull_request(&terms, Some("pin")).unwrap();
-        assert_eq!(body, r#"{"batch":32,"expires":3000000000,"group":"owner","id":"pin"}"#);
-        let body = pull_request(&terms, None).unwrap();
-        assert_eq!(body, r#"{"batch":32,"expires":3000000000,"group":"owner"}"#);
+        let body = pull_request(&terms, 1 << 20, Some("pin")).unwrap();
+        assert_eq!(body, r#"{"batch":32,"expires":3000000000,"max_bytes":2097152,"group":"owner","id":"pin"}"#);
+        let body = pull_request(&terms, 8 << 20, None).unwrap();
+        assert_eq!(body, r#"{"batch":32,"expires":3000000000,"max_bytes":8392704,"group":"owner"}"#);
         assert_eq!(unpin_request().unwrap(), r#"{"group":"owner"}"#);
     }
 
     #[test]
     fn states_and_what_is_none() {
-        let info = br#"{"type":"x","delivered":{"consumer_seq":7,"stream_seq":9},"num_ack_pending":3}"#;
-        assert_eq!(state(info), Input::State { delivered: 7, pending: 3 });
+        let info = br#"{"type":"x","delivered":{"consumer_seq":7,"stream_seq":9},"num_ack_pending":3,"num_pending":2,
+            "priority_groups":[{"group":"other","pinned_client_id":"b"},{"group":"owner","pinned_client_id":"a"}]}"#;
+        assert_eq!(state(info), Input::State { delivered: 7, pending: 3, pin: Some("a".into()) });
+        assert_eq!(waiting(info), Some(5));
+        let unpinned = br#"{"delivered":{"consumer_seq":7},"num_ack_pending":3,"num_pending":0,"priority_groups":[{"group":"owner"}]}"#;
+        assert_eq!(state(unpinned), Input::State { delivered: 7, pending: 3, pin: None });
         for other in [&b""[..], b"{}", br#"{"error":{"code":404}}"#] {
             assert_eq!(state(other), Input::NoState);
+            assert_eq!(waiting(other), None);
         }
     }
 }

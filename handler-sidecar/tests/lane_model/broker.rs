@@ -19,6 +19,32 @@ pub struct Broker {
     pub pin: Option<Pin>,
     pub pins: u64,
     pub pulls: Vec<Pull>,
+    /// What a restart would find.
+    pub saved: Saved,
+}
+
+/// What is on the broker's disk of the consumer: written now and then, so that a broker that is killed forgets
+/// deliveries and acknowledgements that it has confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Saved {
+    delivered: u64,
+    deliveries: u64,
+    pending: BTreeMap<u64, Pending>,
+    again: BTreeSet<u64>,
+}
+
+impl Broker {
+    /// Writes to disk.
+    pub fn save(&mut self) {
+        let Self { delivered, deliveries, pending, again, .. } = self.clone();
+        self.saved = Saved { delivered, deliveries, pending, again };
+    }
+
+    /// Is killed, and starts again. Pins and pulls were never on disk.
+    pub fn restart(&mut self) {
+        let Saved { delivered, deliveries, pending, again } = self.saved.clone();
+        *self = Self { delivered, deliveries, pending, again, pin: None, pulls: Vec::new(), ..self.clone() };
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -27,6 +27,8 @@ pub enum Step {
     LosePin,
     Crash(usize),
     Leave(usize),
+    Save,
+    Restart,
 }
 
 impl Model for Lane {
@@ -82,6 +84,12 @@ impl Model for Lane {
                 steps.push(Step::Leave(index));
             }
         }
+        if trouble.saves > 0 {
+            steps.push(Step::Save);
+        }
+        if trouble.restarts > 0 {
+            steps.push(Step::Restart);
+        }
         if trouble.lost_pins > 0 && state.broker.pin.is_some() {
             steps.push(Step::LosePin);
         }
@@ -112,10 +120,7 @@ impl Model for Lane {
                 state.trouble.lost_requests -= 1;
                 state.lose(&request);
             }
-            Step::Receive(node) => {
-                let input = state.nodes[node].inbox.pop_front();
-                state.take(self, node, input);
-            }
+            Step::Receive(node) => state.receive(self, node),
             Step::LoseDelivery(node) => {
                 state.trouble.lost_deliveries -= 1;
                 state.nodes[node].inbox.pop_front();
@@ -139,6 +144,14 @@ impl Model for Lane {
                 state.trouble.lost_pins -= 1;
                 state.broker.pin = None;
                 state.deliver(self);
+            }
+            Step::Save => {
+                state.trouble.saves -= 1;
+                state.broker.save();
+            }
+            Step::Restart => {
+                state.trouble.restarts -= 1;
+                state.restart(self);
             }
             Step::Crash(node) => {
                 state.trouble.crashes -= 1;

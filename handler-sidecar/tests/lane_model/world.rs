@@ -19,13 +19,25 @@ pub struct Trouble {
     pub crashes: u8,
     pub retries: u8,
     pub leaves: u8,
+    pub saves: u8,
+    pub restarts: u8,
 }
 
-pub const NO_TROUBLE: Trouble =
-    Trouble { lost_deliveries: 0, lost_requests: 0, lost_pins: 0, crashes: 0, retries: 0, leaves: 0 };
+pub const NO_TROUBLE: Trouble = Trouble {
+    lost_deliveries: 0,
+    lost_requests: 0,
+    lost_pins: 0,
+    crashes: 0,
+    retries: 0,
+    leaves: 0,
+    saves: 0,
+    restarts: 0,
+};
 
 pub struct Lane {
     pub rules: Rules,
+    /// Whether each arrival has a name of its own. It does, but where the model shows why.
+    pub names: bool,
     /// The keys of the events, in the order of the stream.
     pub keys: &'static [u64],
     pub trouble: Trouble,
@@ -45,6 +57,9 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     pub owner: Owner,
+    /// What its driver has.
+    pub here: BTreeSet<Id>,
+    pub arrivals: u64,
     pub running: BTreeSet<Id>,
     pub inbox: VecDeque<Input>,
     pub answers: Vec<Input>,
@@ -66,7 +81,14 @@ impl Lane {
     }
 
     pub fn node(&self) -> Node {
-        Node { owner: Owner::new(self.terms()), running: BTreeSet::new(), inbox: VecDeque::new(), answers: Vec::new() }
+        Node {
+            owner: Owner::new(self.terms()),
+            here: BTreeSet::new(),
+            arrivals: 0,
+            running: BTreeSet::new(),
+            inbox: VecDeque::new(),
+            answers: Vec::new(),
+        }
     }
 
     pub fn key(&self, sequence: u64) -> u64 {
@@ -88,14 +110,23 @@ impl State {
                 }
                 Action::Acknowledge(id) => self.send(node, What::Acknowledge(id)),
                 Action::Renew(id) => self.send(node, What::Renew(id)),
-                Action::GiveBack(id) => self.send(node, What::GiveBack(id)),
+                Action::GiveBack(id) => {
+                    self.nodes[node].here.remove(&id);
+                    self.send(node, What::GiveBack(id));
+                }
                 Action::Ask => self.send(node, What::State),
                 Action::Unpin => self.send(node, What::Unpin),
                 Action::Drop(id) => {
+                    self.nodes[node].here.remove(&id);
                     self.nodes[node].running.remove(&id);
                 }
-                Action::Done(_) => {}
+                Action::Done(id) => {
+                    self.nodes[node].here.remove(&id);
+                }
             }
+        }
+        if self.nodes[node].here.len() != self.nodes[node].owner.in_hand() {
+            self.broken = Some("what is here is not what is in hand");
         }
         self.deliver(lane);
     }
@@ -116,9 +147,35 @@ impl State {
             broker.delivered = broker.delivered.max(sequence);
             broker.deliveries += 1;
             broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + ACK_WAIT });
-            let id = Id { sequence, delivery: broker.deliveries };
+            // Named where it arrives.
+            let id = Id { sequence, delivery: broker.deliveries, arrival: 0 };
             let arrived = Input::Arrived { id, key: lane.key(sequence), pull: pull.number, pin: pull.pin.unwrap() };
             self.nodes[pull.node].inbox.push_back(arrived);
+        }
+    }
+
+    /// A node takes what the broker sent.
+    pub fn receive(&mut self, lane: &Lane, node: usize) {
+        let here = &mut self.nodes[node];
+        let mut input = here.inbox.pop_front();
+        if let Some(Input::Arrived { id, .. }) = &mut input {
+            if lane.names {
+                here.arrivals += 1;
+                id.arrival = here.arrivals;
+            }
+            here.here.insert(*id);
+        }
+        self.take(lane, node, input);
+    }
+
+    /// The broker is killed and comes back. What was on its way to it is lost; what it sent may still arrive.
+    pub fn restart(&mut self, lane: &Lane) {
+        for request in std::mem::take(&mut self.requests) {
+            self.lose(&request);
+        }
+        self.broker.restart();
+        for node in 0..self.nodes.len() {
+            self.take(lane, node, Some(Input::Reconnected));
         }
     }
 
@@ -147,6 +204,7 @@ impl State {
             What::State => Some(Input::State {
                 delivered: broker.deliveries,
                 pending: u64::try_from(broker.pending.len()).unwrap(),
+                pin: broker.pin.clone(),
             }),
             What::Unpin => {
                 broker.pin = None;

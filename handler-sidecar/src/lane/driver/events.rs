@@ -1,13 +1,12 @@
-//! The events of a lane that are here: each is counted, and its bytes are, from when it comes until it is let go.
+//! The events of a lane that are here: each is counted, and its bytes are, from when it comes until it leaves.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_nats::Subject;
 use tokio_util::sync::CancellationToken;
 
 use crate::in_hand::InHand;
+use crate::lane::in_flight::InFlight;
 use crate::lane::owner::Id;
 use crate::metrics::Settled;
 use crate::process::Context;
@@ -17,7 +16,6 @@ use crate::process::Context;
 pub struct Event {
     /// Where it is acknowledged.
     reply: Subject,
-    bytes: usize,
     /// `None` while an attempt runs, which has it.
     pub stored: Option<InHand>,
     /// Ends the attempt.
@@ -36,54 +34,51 @@ impl Event {
 /// All of them.
 pub struct Events {
     context: Arc<Context>,
-    /// Bytes in hand, over all lanes.
-    bytes: Arc<AtomicUsize>,
-    here: HashMap<Id, Event>,
+    here: InFlight<Event>,
 }
 
 impl Events {
     /// None yet.
-    pub fn new(context: Arc<Context>, bytes: Arc<AtomicUsize>) -> Self {
-        Self { context, bytes, here: HashMap::new() }
+    pub fn new(context: Arc<Context>) -> Self {
+        Self { context, here: InFlight::default() }
     }
 
-    /// Takes in what came.
-    pub fn keep(&mut self, id: Id, stored: InHand) {
-        let bytes = stored.size();
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Takes in what came, and names it.
+    pub fn keep(&mut self, stored: InHand) -> Id {
         self.context.metrics.came();
+        let (sequence, delivery) = (stored.sequence(), stored.number());
         let (reply, cancel) = (stored.acknowledgement().clone(), CancellationToken::new());
-        self.here.insert(id, Event { reply, bytes, stored: Some(stored), cancel, how: Settled::GivenBack });
+        let event = Event { reply, stored: Some(stored), cancel, how: Settled::GivenBack };
+        self.here.insert(sequence, delivery, event)
     }
 
     /// It is here no longer.
     pub fn let_go(&mut self, id: Id) -> Option<Event> {
-        let event = self.here.remove(&id)?;
-        self.bytes.fetch_sub(event.bytes, Ordering::Relaxed);
+        let event = self.here.remove(id)?;
         self.context.metrics.left(event.how);
         Some(event)
     }
 
     /// The event for an attempt, and what ends that.
     pub fn begin(&mut self, id: Id) -> Option<(InHand, CancellationToken)> {
-        let event = self.here.get_mut(&id)?;
+        let event = self.here.get_mut(id)?;
         Some((event.stored.take()?, event.cancel.clone()))
     }
 
     /// The event, if it is here.
     pub fn get_mut(&mut self, id: Id) -> Option<&mut Event> {
-        self.here.get_mut(&id)
+        self.here.get_mut(id)
     }
 
     /// Where it is acknowledged.
     pub fn reply(&self, id: Id) -> Option<&Subject> {
-        Some(&self.here.get(&id)?.reply)
+        Some(&self.here.get(id)?.reply)
     }
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        for id in self.here.keys().copied().collect::<Vec<_>>() {
+        for id in self.here.ids() {
             self.let_go(id);
         }
     }

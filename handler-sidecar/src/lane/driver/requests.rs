@@ -57,7 +57,8 @@ impl Lane {
     }
 
     async fn pull(&mut self, number: u64, pin: Option<Pin>) {
-        let Ok(body) = wire::pull_request(&self.terms, pin.as_deref()) else { return };
+        let largest = self.shared.context.client.max_payload();
+        let Ok(body) = wire::pull_request(&self.terms, largest, pin.as_deref()) else { return };
         let sending = wire::send_pull(&self.shared.context.client, &self.consumer, body);
         let Ok(Ok(messages)) = timeout(COMMAND_LIMIT, sending).await else {
             return self.input(Input::PullRefused(number));
@@ -78,6 +79,13 @@ impl Lane {
         let answer = self.request(layout::local_info_subject(&self.consumer), Bytes::new());
         let tell = async move { answer.await.map_or(Input::NoState, |message| wire::state(&message.payload)) };
         self.under_way.push(tell.map(Happened::Input).boxed());
+    }
+
+    /// Asks how many events wait.
+    pub(super) fn count_waiting(&mut self) {
+        let answer = self.request(layout::local_info_subject(&self.consumer), Bytes::new());
+        let count = async move { answer.await.and_then(|message| wire::waiting(&message.payload)) };
+        self.under_way.push(count.map(Happened::Counted).boxed());
     }
 
     fn unpin(&mut self) {

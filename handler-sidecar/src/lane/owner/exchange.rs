@@ -4,13 +4,16 @@ use crate::lane::hand::Key;
 use crate::lane::pulls::Pin;
 use crate::lane::terms::Moment;
 
-/// An event as it was delivered here, once.
+/// An event as it came here, once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
     /// Its sequence in the stream.
     pub sequence: u64,
     /// The consumer's number of this delivery.
     pub delivery: u64,
+    /// The number of its arrival here. A broker that was killed may have forgotten its last deliveries, and hands out
+    /// the same event under the same number again: what is heard of the first one says nothing of the second.
+    pub arrival: u64,
 }
 
 /// What happened.
@@ -49,6 +52,8 @@ pub enum Input {
         delivered: u64,
         /// Events delivered to anybody and not acknowledged.
         pending: u64,
+        /// The pin in force.
+        pin: Option<Pin>,
     },
     /// The broker did not tell its state.
     NoState,

@@ -6,7 +6,7 @@ use crate::lane::terms::Moment;
 
 impl Owner {
     fn held(&mut self, id: Id) -> Option<&mut Held> {
-        self.hand.get_mut(id.sequence).filter(|held| held.delivery == id.delivery)
+        self.hand.get_mut(id.sequence).filter(|held| held.arrival == id.arrival)
     }
 
     /// Its attempt is over: it is acknowledged next.
@@ -45,11 +45,12 @@ impl Owner {
 
     /// What is confirmed counts from when it was sent.
     pub(super) fn renewed(&mut self, id: Id, confirmed: bool) {
-        let Some(held) = self.hand.get_mut(id.sequence).filter(|held| held.delivery == id.delivery) else { return };
-        if let Some(sent) = held.renewing.take()
-            && confirmed
+        let Some(held) = self.held(id) else { return };
+        let sent = held.renewing.take().filter(|_| confirmed);
+        if let Some(until) = sent.map(|sent| self.terms.lease(sent))
+            && let Some(held) = self.held(id)
         {
-            held.until = held.until.max(self.terms.lease(sent));
+            held.until = held.until.max(until);
         }
     }
 
@@ -57,7 +58,7 @@ impl Owner {
     pub(super) fn tell(&mut self, now: Moment) {
         let mut acknowledged = false;
         for (sequence, held) in self.hand.iter_mut() {
-            let id = Id { sequence, delivery: held.delivery };
+            let id = held.id(sequence);
             if held.stage == (Stage::Settled { asked: false }) {
                 held.stage = Stage::Settled { asked: true };
                 acknowledged = true;
