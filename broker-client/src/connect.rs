@@ -12,6 +12,10 @@ use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 
 use crate::identity::{Identity, Source, Unreadable};
 
+/// How often the server is asked whether it is there. One that does not answer the third time is left: a server that
+/// is frozen, or a network that lost it, is noticed after at most twelve seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -41,7 +45,7 @@ pub fn options(name: &str, identity: Source) -> Result<ConnectOptions, Unreadabl
         .require_tls(true)
         .ignore_discovered_servers()
         .connection_timeout(Duration::from_secs(5))
-        .ping_interval(Duration::from_secs(10))
+        .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempts| {
             let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
             Duration::from_millis(25 * 2u64.pow(exponent)).min(Duration::from_secs(2))

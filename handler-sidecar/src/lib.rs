@@ -154,7 +154,7 @@ async fn work(
         let metrics = Metrics::new(&config);
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
         let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());
-        let workload = WorkloadMeter::default();
+        let (workload, another_is_able) = (WorkloadMeter::default(), members.another_is_able());
         let context = Context {
             config,
             client,
@@ -166,13 +166,14 @@ async fn work(
             drain,
             metrics,
             workload,
+            another_is_able,
         };
         let context = Arc::new(context);
         let reports = report::run(&context);
         tokio::select! {
             () = serve(context.clone(), members, health.clone(), link) => {}
-            // Where nothing is shared out, nobody needs to know of the others.
-            () = members.run(&context.client, &context.drain), if context.shares() => {}
+            // What is not kept cannot be given to another one.
+            () = members.run(&context), if context.config.routing == Routing::Queued => {}
             () = reports => {}
         }
     }

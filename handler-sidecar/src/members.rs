@@ -1,6 +1,9 @@
 //! The sidecars of a handler hear of each other, over plain messages inside the handler's own account.
 //!
-//! Each says every second that it is there, at once when it comes, when it hears of a new one and when it goes.
+//! Where they share something out, each says every second that it is there, at once when it comes, when it hears of a
+//! new one and when it goes. Where they do not, only those speak whose handler takes no connections, and are answered
+//! by another whose handler does: what they have in hand is then given to that one.
+//!
 //! Who is not heard of for [`FORGOTTEN`] is forgotten, but only by who still hears itself: without a connection
 //! nobody can tell who is there. Nothing rests on all of them agreeing at every moment: who may pull a lane is
 //! decided by the broker, and when an event may start by its lease.
@@ -18,9 +21,10 @@ use serde::{Deserialize, Serialize};
 use share::Member;
 use tidegate_broker_client::layout;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
-use crate::drain::Drain;
+use crate::brake::State;
+use crate::process::Context;
 
 /// How often each says that it is there.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -28,6 +32,8 @@ pub const PERIOD: Duration = Duration::from_secs(1);
 pub const FORGOTTEN: Duration = Duration::from_millis(3500);
 /// Who comes waits this long for the others' answers before it takes a lane.
 pub const ACQUAINTANCE: Duration = Duration::from_millis(400);
+/// Whoever asks where nothing is shared out is answered within this time.
+const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 /// More are not kept in mind.
 const MOST: usize = 1024;
 /// What one command to the connection may take.
@@ -41,6 +47,14 @@ struct Word {
     able: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     goes: bool,
+}
+
+/// What was heard.
+struct Heard {
+    id: Member,
+    able: bool,
+    /// Of somebody who does not know this one.
+    new: bool,
 }
 
 /// Who is there: each member, and whether its handler takes events.
@@ -68,14 +82,23 @@ pub struct Members {
     me: Member,
     view: watch::Sender<View>,
     count: watch::Sender<usize>,
-    able: watch::Sender<bool>,
+    another_is_able: watch::Sender<bool>,
+}
+
+/// Waits for this moment, if there is one.
+async fn answer(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 impl Members {
     /// This one alone; `count` is told how many there are.
     pub fn new(count: watch::Sender<usize>) -> Self {
         let me = fastrand::u64(..);
-        Self { me, view: watch::Sender::new(View(BTreeMap::from([(me, true)]))), count, able: watch::Sender::new(true) }
+        let view = watch::Sender::new(View(BTreeMap::from([(me, true)])));
+        Self { me, view, count, another_is_able: watch::Sender::new(false) }
     }
 
     /// This member's name.
@@ -93,38 +116,64 @@ impl Members {
         self.view.subscribe()
     }
 
-    /// Says whether this one's handler takes events.
-    pub fn set_able(&self, able: bool) {
-        self.able.send_if_modified(|told| std::mem::replace(told, able) != able);
+    /// Whether another one's handler takes connections, as far as it is known, and every change of it.
+    pub fn another_is_able(&self) -> watch::Receiver<bool> {
+        self.another_is_able.subscribe()
     }
 
     /// Speaks and listens, and says so when the drain begins. Never returns.
-    pub async fn run(&self, client: &Client, drain: &Drain) {
+    ///
+    /// Where nothing is shared out only those speak whose handler takes no connections, and one that answers them.
+    pub async fn run(&self, context: &Context) {
+        let Context { client, drain, .. } = context;
         // Both fail only if the connection is closed for good.
         let Ok(mut words) = client.subscribe(layout::MEMBER_SUBJECT).await else { return pending().await };
-        let mut able = self.able.subscribe();
+        let (always, mut brake) = (context.shares(), context.availability.subscribe());
+        brake.mark_changed();
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = BTreeMap::from([(self.me, Instant::now())]);
-        let mut goes = false;
+        let (mut able, mut goes, mut answer_at) = (true, false, None);
         loop {
-            tokio::select! {
-                _ = ticks.tick() => self.forget(&mut heard),
-                () = drain.begun(), if !goes => goes = true,
-                Ok(()) = able.changed() => {}
+            let speaks = tokio::select! {
+                _ = ticks.tick() => {
+                    self.forget(&mut heard);
+                    always || !able
+                }
+                () = drain.begun(), if !goes => {
+                    goes = true;
+                    always
+                }
+                Ok(()) = brake.changed() => {
+                    let is_able = !matches!(brake.borrow_and_update().state(), State::Unreachable(_));
+                    let changed = std::mem::replace(&mut able, is_able) != is_able;
+                    if changed && !always && !able {
+                        self.forget_all(&mut heard);
+                    }
+                    changed
+                }
+                () = answer(answer_at) => true,
                 word = words.next() => {
                     let Some(message) = word else { return pending().await };
-                    if !self.listen(&message.payload, &mut heard) {
-                        continue;
+                    let Some(word) = self.listen(&message.payload, &mut heard) else { continue };
+                    if word.able && word.id != self.me {
+                        answer_at = None;
+                    } else if !always && !word.able && able && !goes {
+                        // Not all at once: one answer is enough.
+                        answer_at.get_or_insert_with(|| Instant::now() + ANSWER_WITHIN.mul_f64(fastrand::f64()));
                     }
+                    always && word.new
                 }
+            };
+            if speaks {
+                answer_at = None;
+                self.say(client, able, goes).await;
             }
-            self.say(client, goes).await;
         }
     }
 
-    async fn say(&self, client: &Client, goes: bool) {
-        let word = Word { id: self.me, able: *self.able.borrow(), goes };
+    async fn say(&self, client: &Client, able: bool, goes: bool) {
+        let word = Word { id: self.me, able, goes };
         let Ok(word) = serde_json::to_vec(&word) else { return };
         let said = client.publish(layout::MEMBER_SUBJECT, Bytes::from(word));
         if !matches!(timeout(COMMAND_LIMIT, said).await, Ok(Ok(()))) {
@@ -132,21 +181,30 @@ impl Members {
         }
     }
 
-    /// Takes a word in; whether it is of somebody new, who does not know this one.
-    fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> bool {
-        let Ok(Word { id, able, goes }) = serde_json::from_slice(payload) else { return false };
+    /// Takes a word in, if it is one of somebody who stays.
+    fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> Option<Heard> {
+        let Word { id, able, goes } = serde_json::from_slice(payload).ok()?;
         if goes && id != self.me {
             heard.remove(&id);
             self.change(|members| members.remove(&id).is_some());
-            return false;
+            return None;
         }
         let new = !heard.contains_key(&id);
         if new && heard.len() >= MOST {
-            return false;
+            return None;
         }
         heard.insert(id, Instant::now());
         self.change(|members| members.insert(id, able) != Some(able));
-        new
+        Some(Heard { id, able, new })
+    }
+
+    /// Forgets the others: what was heard long ago may be over by now.
+    fn forget_all(&self, heard: &mut BTreeMap<Member, Instant>) {
+        heard.retain(|id, _| *id == self.me);
+        self.change(|members| {
+            members.retain(|id, _| *id == self.me);
+            true
+        });
     }
 
     fn forget(&self, heard: &mut BTreeMap<Member, Instant>) {
@@ -166,6 +224,8 @@ impl Members {
     fn change(&self, how: impl FnOnce(&mut BTreeMap<Member, bool>) -> bool) {
         let changed = self.view.send_if_modified(|view| how(&mut view.0));
         if changed {
+            let another = self.view.borrow().0.iter().any(|(id, able)| *id != self.me && *able);
+            self.another_is_able.send_if_modified(|told| std::mem::replace(told, another) != another);
             let count = self.count();
             tracing::debug!(count, "the handler's sidecars changed");
             self.count.send_if_modified(|told| std::mem::replace(told, count) != count);
@@ -186,12 +246,14 @@ mod tests {
         let members = Members::new(watch::Sender::new(1));
         let mut heard = BTreeMap::from([(members.me, Instant::now())]);
         let other = members.me.wrapping_add(1);
-        assert!(members.listen(&word(other, true, false), &mut heard), "new");
-        assert!(!members.listen(&word(other, true, false), &mut heard), "known");
+        assert!(members.listen(&word(other, true, false), &mut heard).unwrap().new);
+        assert!(*members.another_is_able().borrow());
+        assert!(!members.listen(&word(other, true, false), &mut heard).unwrap().new, "known");
         assert_eq!((members.count(), *members.count.borrow()), (2, 2));
-        assert!(!members.listen(&word(other, true, true), &mut heard));
+        assert!(members.listen(&word(other, true, true), &mut heard).is_none());
         assert_eq!(members.count(), 1);
-        assert!(!members.listen(b"nonsense", &mut heard));
+        assert!(!*members.another_is_able().borrow());
+        assert!(members.listen(b"nonsense", &mut heard).is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,6 +42,8 @@ const WIND_DOWN: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(1);
 /// So much of what has arrived is taken in before the events in hand go on.
 const AT_ONCE: usize = 32;
+/// After so many silent sessions in a row the connection is made again.
+const MAX_SILENCES: u32 = 2;
 /// What the last flush may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// What one command to the connection may take, which waits only if its queue is full.
@@ -60,6 +62,8 @@ pub struct Pipeline {
     session: Option<Session>,
     epoch: u64,
     failures: u32,
+    /// Silent sessions in a row.
+    silences: u32,
     retry_at: Instant,
     trouble: Option<Trouble>,
     answered: bool,
@@ -86,6 +90,7 @@ impl Pipeline {
             session: None,
             epoch: 0,
             failures: 0,
+            silences: 0,
             retry_at: Instant::now(),
             trouble: None,
             answered: false,
@@ -189,11 +194,13 @@ impl Pipeline {
         self.answered = true;
         self.trouble = None;
         self.failures = 0;
+        self.silences = 0;
     }
 
     /// The session is of no use; another one is opened after a while.
     fn pause(&mut self, trouble: Trouble) {
         self.failures = self.failures.saturating_add(1);
+        self.silences = if trouble == Trouble::Silent { self.silences + 1 } else { 0 };
         self.retry_at = Instant::now() + RETRIES.wait(self.failures, fastrand::f64());
         if !trouble.is_ordinary() {
             if self.trouble.as_ref() != Some(&trouble) {
@@ -216,6 +223,9 @@ impl Pipeline {
         if link.connected && is_over(self.session.as_ref().and_then(Session::silent_at)) {
             self.pause(Trouble::Silent);
         }
+        if link.connected && self.silences >= MAX_SILENCES {
+            self.reconnect().await;
+        }
         if link.connected {
             self.steer_session(link, &state, now).await;
         } else if self.drained_by.is_some() {
@@ -223,6 +233,16 @@ impl Pipeline {
             self.session = None;
         }
         self.tell(link, state != State::Up);
+    }
+
+    /// The server says nothing to one session after another: it may be frozen, and another one may not be.
+    async fn reconnect(&mut self) {
+        self.silences = 0;
+        tracing::warn!("the broker is silent: connecting again");
+        let commanded = timeout(COMMAND_LIMIT, self.context.client.force_reconnect()).await;
+        if !matches!(commanded, Ok(Ok(()))) {
+            tracing::debug!("the connection takes no command");
+        }
     }
 
     /// How many events there may be in hand for more to be asked for.

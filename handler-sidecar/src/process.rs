@@ -14,12 +14,14 @@ use async_nats::Client;
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::{Instrument as _, Span};
 
 use crate::attempts::store::{Attempts, Known};
 use crate::availability::{Availability, Turn};
 use crate::batch::Delivered;
+use crate::brake::State;
 use crate::budget::ByteBudget;
 use crate::deliver::{Answered, Attempt, Content, Handler};
 use crate::drain::Drain;
@@ -38,6 +40,9 @@ use crate::{reply, trace};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Later, after something that is not the event's fault.
 pub(crate) const LATER: Duration = Duration::from_secs(30);
+
+/// What goes to another sidecar comes to it after this: by then no open pull of this one asks for it any more.
+const HAND_OVER: Duration = Duration::from_millis(100);
 
 /// What a reply that is on its way has left, once a drain begins.
 const REPLY_GRACE: Duration = Duration::from_secs(5);
@@ -65,6 +70,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// What the operator scales by.
     pub workload: WorkloadMeter,
+    /// Whether another sidecar of the handler has a container that takes connections.
+    pub another_is_able: watch::Receiver<bool>,
 }
 
 /// What is to be told to the broker about an event.
@@ -171,12 +178,30 @@ impl Context {
         }
     }
 
-    /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began.
+    /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began. Where
+    /// the container takes no connections and another sidecar's does, that one may have the event.
     async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn<'_>, Duration> {
         let end = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
         tokio::select! {
             turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| LATER),
             () = self.drain.begun() => Err(Duration::ZERO),
+            () = self.another_could() => Err(HAND_OVER),
+        }
+    }
+
+    /// Waits until another sidecar could deliver what this one cannot.
+    async fn another_could(&self) {
+        let (mut brake, mut another_is_able) = (self.availability.subscribe(), self.another_is_able.clone());
+        loop {
+            let unreachable = matches!(brake.borrow_and_update().state(), State::Unreachable(_));
+            if unreachable && *another_is_able.borrow_and_update() {
+                return;
+            }
+            // Both senders live as long as the process.
+            tokio::select! {
+                _ = brake.changed() => {}
+                _ = another_is_able.changed() => {}
+            }
         }
     }
 

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::{Container, HANDLER, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_test_broker::TestBroker;
@@ -58,6 +60,50 @@ async fn what_waits_in_hand_is_given_back_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(container.count(), 5);
     second.terminate().await;
+}
+
+/// One container is gone for long, another one is idle.
+#[tokio::test]
+async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
+    let ack_wait = Duration::from_secs(30);
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ack_wait).await;
+    let dying = Container::start().await;
+    let first = Running::ready(config(&broker, identity.clone(), dying.port, ack_wait)).await;
+    publish(&broker, "0").await;
+    all_settled(&broker).await;
+    drop(dying);
+    publish_all(&broker, (1..6).map(|i| i.to_string())).await;
+    eventually("some wait in hand", async || support::in_hand(&broker).await > 0).await;
+    let begun = tokio::time::Instant::now();
+    let container = Container::start().await;
+    let second = Running::ready(config(&broker, identity, container.port, ack_wait)).await;
+    all_settled(&broker).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(container.count(), 5);
+    first.terminate().await;
+    second.terminate().await;
+}
+
+/// Its kernel still takes connections and data.
+#[tokio::test]
+async fn a_broker_that_is_frozen_is_noticed_soon() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::start().await;
+    let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    publish(&broker, "1").await;
+    all_settled(&broker).await;
+    let pid = Pid::from_raw(i32::try_from(broker.pid().unwrap()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    eventually("it is not ready", async || sidecar.get("/readyz").await == Some(503)).await;
+    assert_eq!(sidecar.get("/livez").await, Some(200));
+    kill(pid, Signal::SIGCONT).unwrap();
+    eventually("it is ready again", async || sidecar.get("/readyz").await == Some(200)).await;
+    publish(&broker, "2").await;
+    all_settled(&broker).await;
+    assert_eq!(container.ids(), ["1", "2"]);
+    sidecar.terminate().await;
 }
 
 /// Replicas come and go under load; each is drained: nothing is lost and nothing is delivered twice.

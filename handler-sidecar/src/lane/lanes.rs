@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::driver::{Lane, Shared};
 use super::terms::Terms;
-use crate::brake::State;
 use crate::broker::Link;
 use crate::config;
 use crate::health::{Health, Progress};
@@ -111,7 +110,6 @@ impl<'a> Lanes<'a> {
     fn steer(&mut self) {
         let state = self.shared.brake.borrow_and_update().state().clone();
         self.shared.context.metrics.handler(&state);
-        self.members.set_able(!matches!(state, State::Unreachable(_)));
         let link = *self.shared.link.borrow_and_update();
         let view = self.view.borrow_and_update();
         let wanted = if self.limit.is_some() { BTreeSet::new() } else { view.lanes(self.members.me(), self.count) };
