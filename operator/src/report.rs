@@ -23,7 +23,20 @@ pub async fn failed<K: Resource<DynamicType = ()>>(context: &Context, resource: 
     }
 }
 
-/// Tells when a resource becomes ready, and when it no longer is.
+/// Why a resource may not be ready for a while without anybody having to look: something that was asked for, or began by
+/// itself, is under way.
+const ORDINARY: [&str; 8] = [
+    "BrokerStarting",
+    "PodsStarting",
+    "RollingOut",
+    "TopicDeleting",
+    "TopicNotReady",
+    "WaitingForGarbageCollection",
+    "WaitingForTopic",
+    "Waking",
+];
+
+/// Tells when a resource becomes ready, and when it no longer is. Only what a person should look at is a Warning.
 pub async fn readiness<K: Resource<DynamicType = ()>>(
     context: &Context,
     resource: &K,
@@ -36,9 +49,17 @@ pub async fn readiness<K: Resource<DynamicType = ()>>(
     };
     let name = resource.meta().name.as_deref().unwrap_or_default();
     let namespace = resource.meta().namespace.as_deref().unwrap_or_default();
-    let (type_, reason) = if was_ready { (EventType::Warning, "NotReady") } else { (EventType::Normal, "Ready") };
+    let (type_, reason) = turn(was_ready, &now.reason);
     tracing::info!(kind = %K::kind(&()), name, namespace, reason = now.reason, "{reason}: {}", now.message);
     event(context, resource, type_, reason, &now.message).await;
+}
+
+fn turn(was_ready: bool, why: &str) -> (EventType, &'static str) {
+    match was_ready {
+        false => (EventType::Normal, "Ready"),
+        true if ORDINARY.contains(&why) => (EventType::Normal, "NotReady"),
+        true => (EventType::Warning, "NotReady"),
+    }
 }
 
 /// Publishes a Kubernetes Event; repeated ones are counted by the API's own series.
@@ -59,4 +80,18 @@ pub async fn event<K: Resource<DynamicType = ()>>(
 /// When to look again after an error. What a person mends is often not watched (an object of somebody else).
 pub fn retry(error: &Error) -> Action {
     Action::requeue(if error.needs_a_person() { Duration::from_secs(30) } else { Duration::from_secs(3) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ordinary_is_no_warning() {
+        assert_eq!(turn(false, "Ready"), (EventType::Normal, "Ready"));
+        assert_eq!(turn(true, "RollingOut"), (EventType::Normal, "NotReady"));
+        for why in ["PodsFailing", "Outage", "BrokerError"] {
+            assert_eq!(turn(true, why), (EventType::Warning, "NotReady"), "{why}");
+        }
+    }
 }
