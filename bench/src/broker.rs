@@ -9,6 +9,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures::future::try_join_all;
 use tempfile::TempDir;
 use tidegate_broker_admin::consumers::{self, Start};
+use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::identity::{self, file};
@@ -82,7 +83,7 @@ impl Broker {
     /// # Errors
     /// The broker refuses it.
     pub async fn consumer(&self, name: &str) -> anyhow::Result<()> {
-        consumers::ensure(&self.stream, &settings(name)).await?;
+        consumers::ensure(&self.stream, &settings(name), &Position::default()).await?;
         Ok(())
     }
 

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy};
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, ConsumersError, Stream};
+use async_nats::jetstream::context::{ConsumerInfoError, ConsumerInfoErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, ConsumersError, RawMessageError, Stream};
 use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt as _;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use time::OffsetDateTime;
+
+use crate::age::Backlog;
+use crate::positions::{Position, Restart, StreamState, is_ahead};
 
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
 /// an open pull would lose its message until the acknowledgement wait ends.
@@ -70,6 +73,12 @@ pub enum ConsumersFailure {
     /// The broker did not make, change or delete it.
     #[error("consumer: {0}")]
     Consumer(#[from] ConsumerError),
+    /// The broker did not say what there is of it.
+    #[error("consumer: {0}")]
+    Info(#[from] ConsumerInfoError),
+    /// The broker did not give an event.
+    #[error("event: {0}")]
+    Event(#[from] RawMessageError),
     /// The broker did not list them.
     #[error("consumers: {0}")]
     List(#[from] ConsumersError),
@@ -137,32 +146,87 @@ impl Handler {
     }
 }
 
-/// Makes the handler's consumers be as configured; writes only what differs. A place in the stream is never moved:
-/// where a handler begins is decided when its consumer is made.
+/// What [`ensure`] found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ensured {
+    /// How far the handler is now.
+    pub position: Position,
+    /// The consumers that were made and do not begin where a new handler does.
+    pub restarts: Vec<(String, Restart)>,
+    /// The consumer that is furthest behind; `None`: all events are acknowledged.
+    pub backlog: Option<Backlog>,
+}
+
+/// Makes the handler's consumers be as configured; writes only what differs. A position in the stream is never moved: a
+/// handler's start counts where no position is `recorded`, and a consumer that is gone goes on from its record.
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.
-pub async fn ensure(js: &jetstream::Context, handler: &Handler) -> Result<(), ConsumersFailure> {
+pub async fn ensure(
+    js: &jetstream::Context,
+    handler: &Handler,
+    recorded: &Position,
+) -> Result<Ensured, ConsumersFailure> {
     let stream = js.get_stream(layout::EVENT_STREAM).await?;
+    let state = state(&stream);
+    let mut position = Position { stream_created: Some(state.created), ..Position::default() };
+    let (mut restarts, mut backlogs) = (Vec::new(), Vec::new());
     for config in handler.configs() {
-        ensure_one(&stream, config, &handler.uid).await?;
+        let (info, restart) = ensure_one(js, &stream, config, &handler.uid, recorded).await?;
+        position.record(recorded, &info, &state, restart);
+        backlogs.extend(backlog(&info));
+        restarts.extend(restart.map(|restart| (info.name, restart)));
     }
-    Ok(())
+    let backlog = backlogs.into_iter().min_by_key(|backlog| backlog.acknowledged);
+    Ok(Ensured { position, restarts, backlog })
 }
 
-async fn ensure_one<I>(stream: &Stream<I>, wanted: Config, uid: &str) -> Result<(), ConsumersFailure> {
+fn backlog(consumer: &Info) -> Option<Backlog> {
+    let subjects = filters(&consumer.config).into_iter().map(str::to_owned).collect();
+    let is_behind = consumer.num_pending > 0 || consumer.num_ack_pending > 0;
+    is_behind.then_some(Backlog { acknowledged: consumer.ack_floor.stream_sequence, subjects })
+}
+
+fn state(stream: &Stream) -> StreamState {
+    let info = stream.cached_info();
+    StreamState { created: info.created, last_sequence: info.state.last_sequence }
+}
+
+async fn ensure_one(
+    js: &jetstream::Context,
+    stream: &Stream,
+    mut wanted: Config,
+    uid: &str,
+    recorded: &Position,
+) -> Result<(Info, Option<Restart>), ConsumersFailure> {
     let name = wanted.durable_name.clone().unwrap_or_default();
-    match stream.consumer_info(&name).await {
+    let restart = match stream.consumer_info(&name).await {
         Ok(info) if info.config.metadata.get(UID).is_none_or(|found| found != uid) => {
             // Left by a handler of the same name that is no more.
             delete_from(stream, &name).await?;
+            recorded.restart(&name, &state(stream))
         }
-        Ok(info) if same(&wanted, &info) => return Ok(()),
-        // Not there, or not as wanted: both are settled by what follows, and so is a broker that is away.
-        _ => {}
+        // The consumer may have gone on since the stream was looked at.
+        Ok(info) if is_ahead(&info, &state(stream)) && is_ahead(&info, &state_now(js).await?) => {
+            delete_from(stream, &name).await?;
+            Some(Restart::NewStream)
+        }
+        Ok(info) if same(&wanted, &info) => return Ok((info, None)),
+        Ok(info) => {
+            wanted.deliver_policy = info.config.deliver_policy;
+            None
+        }
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => recorded.restart(&name, &state(stream)),
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(restart) = restart {
+        wanted.deliver_policy = restart.deliver_policy();
     }
-    stream.create_consumer(wanted).await?;
-    Ok(())
+    Ok((stream.create_consumer(wanted).await?.cached_info().clone(), restart))
+}
+
+async fn state_now(js: &jetstream::Context) -> Result<StreamState, ConsumersFailure> {
+    Ok(state(&js.get_stream(layout::EVENT_STREAM).await?))
 }
 
 /// Removes the handler's consumers and with them its place in the stream. Gone already: fine.

@@ -10,11 +10,13 @@
 //! - [`floor`], [`release`]: how far the handlers are, and room made of what they have settled.
 
 pub mod accounts;
+pub mod age;
 pub mod authority;
 pub mod consumers;
 pub mod floor;
 pub mod guests;
 pub mod jwt;
+pub mod positions;
 pub mod push;
 pub mod release;
 pub mod server;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt as _;
+use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::{consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{connect, identity, layout};
@@ -171,8 +172,8 @@ async fn a_changed_filter_keeps_the_place() {
     client.publish(first.reply.unwrap(), "+ACK".into()).await.unwrap();
     client.flush().await.unwrap();
     wanted.types = vec!["other".into(), "order.new".into()];
-    consumers::ensure(&js, &wanted).await.unwrap();
-    consumers::ensure(&js, &wanted).await.unwrap();
+    consumers::ensure(&js, &wanted, &Position::default()).await.unwrap();
+    consumers::ensure(&js, &wanted, &Position::default()).await.unwrap();
     let mut rest = Vec::new();
     while let Some(message) = pull(&client, "billing").await {
         rest.push(String::from_utf8(message.payload.to_vec()).unwrap());
@@ -203,7 +204,7 @@ async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
         ("e", consumers::Start::Time(time::OffsetDateTime::now_utc() + time::Duration::hours(1)), 0),
     ] {
         (wanted.uid, wanted.start) = (uid.into(), start);
-        consumers::ensure(&js, &wanted).await.unwrap();
+        consumers::ensure(&js, &wanted, &Position::default()).await.unwrap();
         let found = consumers::list(&js).await.unwrap();
         assert_eq!((found.len(), found[0].num_pending), (1, pending), "{start:?}");
     }

@@ -17,6 +17,7 @@ use async_nats::jetstream;
 use tempfile::TempDir;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::consumers::Start;
+use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
@@ -180,7 +181,8 @@ impl TestBroker {
 
     /// The same, with all settings of the consumer.
     pub async fn handler_with(&self, handler: consumers::Handler) -> PathBuf {
-        consumers::ensure(&jetstream::new(self.operator()), &handler).await.expect("consumer");
+        let js = jetstream::new(self.operator());
+        consumers::ensure(&js, &handler, &Position::default()).await.expect("consumer");
         let consumers::Handler { name, uid, order, .. } = handler;
         self.guest(guests::Handler { name, uid, order, routing: Routing::Queued }).await
     }
