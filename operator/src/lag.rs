@@ -26,6 +26,8 @@ struct Entry {
     uid: String,
     history: History,
     told: Option<Instant>,
+    /// Deliveries at that time: while there are more, the handler's position moves.
+    told_delivered: u64,
 }
 
 impl Board {
@@ -33,7 +35,7 @@ impl Board {
     pub fn lag(&self, key: &HandlerKey) -> Option<Lag> {
         let sample = self.lock().get(key)?.history.last()?;
         let signed = |number| i64::try_from(number).unwrap_or(i64::MAX);
-        Some(Lag { pending: signed(sample.pending), in_flight: signed(sample.unacknowledged) })
+        Some(Lag { pending: signed(sample.pending), in_flight: signed(sample.unacknowledged), oldest_event_age: None })
     }
 
     /// How many pods a handler should have, given how many are wanted now.
@@ -73,11 +75,12 @@ impl Board {
             .is_some_and(|(policy, desired)| entry.history.decide(policy, desired).replicas != desired);
         let lag = shown.and_then(|status| status.lag.clone()).unwrap_or_default();
         let changed = u64::try_from(lag.pending).ok() != Some(sample.pending)
-            || u64::try_from(lag.in_flight).ok() != Some(sample.unacknowledged);
+            || u64::try_from(lag.in_flight).ok() != Some(sample.unacknowledged)
+            || entry.told_delivered != sample.delivered;
         let due = entry.told.is_none_or(|told| told.elapsed() >= STATUS_PERIOD);
         let tell = rescale || (changed && due);
         if tell {
-            entry.told = Some(Instant::now());
+            (entry.told, entry.told_delivered) = (Some(Instant::now()), sample.delivered);
         }
         tell
     }

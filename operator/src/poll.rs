@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::brokers::{Broker, TopicKey};
 use crate::context::Context;
 use crate::doorbell::Doorbells;
+use crate::handler::position;
 use crate::handler::settings::scaling_policy;
 use crate::lag::{HandlerKey, STATUS_PERIOD};
 use crate::scaling::Sample;
@@ -70,6 +71,14 @@ async fn follow_handlers(context: &Context, handlers: &Store<EventHandler>, trig
             context.ingress_reports.listen(topic, broker);
         }
         for (topic, infos) in ask(asked, consumers_of).await {
+            // Made again at once, and not at the next look at all things.
+            for handler in handlers.state() {
+                let namespace = handler.metadata.namespace.as_ref();
+                let is_of_topic = namespace == Some(&topic.namespace) && handler.spec.topic == topic.name;
+                if is_of_topic && position::is_lost(&handler, &infos) {
+                    let _ = triggers.handlers.try_send(ObjectRef::from_obj(handler.as_ref()));
+                }
+            }
             let mut sleeper = false;
             for (handler, progress) in by_handler(&infos) {
                 sleeper |= poll.tell(&topic, handler, progress) == Told::Asleep;

@@ -20,7 +20,7 @@ pub use filter::Filter;
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
 pub use retry::{Backoff, Retry};
 pub use scaling::{Autoscaling, Scaling};
-pub use status::{EventHandlerStatus, Lag};
+pub use status::{ConsumerPosition, EventHandlerStatus, Lag, Position, PositionRestored};
 
 use crate::schema;
 
@@ -69,8 +69,8 @@ pub struct EventHandlerSpec {
     pub filter: Option<Filter>,
     /// Where a new handler begins: Latest (the default; what is published from now on), Earliest (the oldest event
     /// the topic keeps), a time such as 2026-01-31T12:00:00Z (the first event published then or later), or the
-    /// sequence number of an event. It only counts when the handler is made, so it cannot be changed: to replay
-    /// events, make another handler.
+    /// sequence number of an event. It only counts while the handler has no position in its topic, so it cannot be
+    /// changed: to replay events, make another handler.
     #[serde(default = "default_start_from")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{RedriveStatus, Scaling};
+use crate::Duration;
 use crate::conditions::HasConditions;
 use crate::schema;
 
@@ -35,6 +36,10 @@ pub struct EventHandlerStatus {
     /// How many pods there should be, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
+    /// How far the handler is in its topic, so that it continues there if the broker loses its consumers. Refreshed about
+    /// once a minute while it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// How far the last redrive is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<RedriveStatus>,
@@ -54,4 +59,44 @@ pub struct Lag {
     pub pending: i64,
     /// Events given to a pod and not yet acknowledged, those that wait for a retry included.
     pub in_flight: i64,
+    /// Age of the oldest event that is not yet acknowledged, such as 12s or 1h30m. Absent while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_event_age: Option<Duration>,
+}
+
+/// How far a handler is in its topic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Position {
+    /// Time at which the topic's stream was created, RFC 3339. If the stream is a newer one, the handler begins with its
+    /// first event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_created: Option<String>,
+    /// Position of each consumer of the handler: one, or one for each lane.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub consumers: Vec<ConsumerPosition>,
+    /// Set once a consumer was lost and made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<PositionRestored>,
+}
+
+/// How far a consumer is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsumerPosition {
+    /// Name of the consumer.
+    pub name: String,
+    /// Sequence up to which all its events are acknowledged.
+    pub acknowledged: i64,
+}
+
+/// How deliveries continued after consumers were lost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PositionRestored {
+    /// Time at which the consumers were made again, RFC 3339.
+    pub time: String,
+    /// Where deliveries continued, and why.
+    pub message: String,
 }

@@ -2,6 +2,7 @@
 
 mod desired;
 mod observe;
+pub(crate) mod position;
 pub mod redrive;
 pub mod settings;
 mod status;
@@ -15,6 +16,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
+use tidegate_broker_admin::age;
+use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
@@ -79,7 +82,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
     finalizer::ensure(&context.client, handler, owner).await?;
-    subscribe::ensure(context, owner, handler, &settings, topic).await?;
+    let ensured = subscribe::ensure(context, owner, handler, &settings, topic).await?;
     let plan = scale(context, owner, &settings, &observed, topic.routing);
     let input = Input {
         handler,
@@ -100,9 +103,30 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         deployment: &deployment,
         plan,
         redrive: redrive.map(|progress| progress.status),
+        ensured: ensured.as_ref(),
+        oldest: oldest(context, owner, handler, topic, ensured.as_ref()).await,
     };
     status::write(context, handler, owner, seen).await?;
     Ok(Action::requeue(again.map_or(RESYNC, |again| again.max(REDRIVE_PAUSE))))
+}
+
+/// When the oldest event was stored that the handler has not acknowledged. It is only shown, so no error stops anything.
+async fn oldest(
+    context: &Context,
+    owner: &Owner,
+    handler: &EventHandler,
+    topic: &observe::Topic,
+    ensured: Option<&Ensured>,
+) -> Option<OffsetDateTime> {
+    let backlog = ensured?.backlog.as_ref()?;
+    let broker = subscribe::broker(context, owner, handler, topic).await.ok()?;
+    match age::oldest(&broker.js, backlog).await {
+        Ok(oldest) => oldest,
+        Err(error) => {
+            tracing::debug!(handler = owner.name, namespace = owner.namespace, %error, "the age of events is not known");
+            None
+        }
+    }
 }
 
 async fn redrive(

@@ -1,13 +1,16 @@
 //! A handler's status, from what was seen and done.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use tidegate_crds::EventHandler;
+use tidegate_broker_admin::consumers::Ensured;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::handler::{EventHandlerStatus, RedriveStatus, Scaling};
+use tidegate_crds::{Duration, EventHandler};
+use time::OffsetDateTime;
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::handler::observe::{NotYet, Observed};
+use crate::handler::position;
 use crate::names;
 use crate::pods;
 use crate::reports::Availability;
@@ -26,6 +29,10 @@ pub struct Seen<'a> {
     pub plan: Plan,
     /// How far a redrive is, where one was asked for.
     pub redrive: Option<RedriveStatus>,
+    /// The handler's consumers; `None` on a Direct topic.
+    pub ensured: Option<&'a Ensured>,
+    /// When the oldest event was stored that the handler has not acknowledged.
+    pub oldest: Option<OffsetDateTime>,
 }
 
 /// Writes the status of a handler that has all it needs, if it changed.
@@ -33,20 +40,27 @@ pub struct Seen<'a> {
 /// # Errors
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
-    let Seen { observed, deployment, plan, redrive } = seen;
+    let Seen { observed, deployment, plan, redrive, ensured, oldest } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     count_pods(&mut status, owner, deployment);
     status.scaling = Some(Scaling { desired: signed(plan.replicas), reason: plan.reason.text().to_owned() });
     status.lag = context.lag.lag(&(owner.namespace.clone(), owner.name.clone())).or(status.lag);
+    if let Some(lag) = &mut status.lag {
+        lag.oldest_event_age = oldest.map(|oldest| age(OffsetDateTime::now_utc() - oldest));
+    }
+    let now = jiff::Timestamp::now();
+    status.position = ensured.map(|ensured| position::shown(status.position.as_ref(), ensured, now));
     let topic = Finding::new(
         kind::TOPIC_READY,
         Status::True,
         "TopicReady",
         format!("EventTopic {} takes handlers", handler.spec.topic),
     );
-    let subscribed =
-        Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", "consumer, rights and identity are in place");
+    let restored = status.position.as_ref().and_then(|position| position.restored.as_ref());
+    let restored = restored.map(|restored| format!("; at {}: {}", restored.time, restored.message)).unwrap_or_default();
+    let message = format!("consumer, rights and identity are in place{restored}");
+    let subscribed = Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", message);
     let mut parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
     let available = available(context.reports.availability(&(owner.namespace.clone(), owner.name.clone())));
     // That nobody has reported is no reason not to be ready.
@@ -162,6 +176,39 @@ fn replica_failure(deployment: &Deployment) -> Option<String> {
     failure.message.clone()
 }
 
+/// In whole units, of which a duration in a resource can have four with five digits each.
+fn age(age: time::Duration) -> Duration {
+    let seconds = age.whole_seconds().clamp(0, 99_999 * 3_600);
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    Duration::new(match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m"),
+    })
+}
+
 fn signed(replicas: u32) -> i32 {
     i32::try_from(replicas).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_a_duration_that_can_be_read() {
+        for (seconds, text) in [
+            (-3, "0s"),
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m0s"),
+            (3_599, "59m59s"),
+            (90_061, "25h1m"),
+            (i64::MAX, "99999h0m"),
+        ] {
+            let age = age(time::Duration::seconds(seconds));
+            assert_eq!(age.to_string(), text);
+            assert!(age.get().is_ok(), "{text}");
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use kube::runtime::events::EventType;
+use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::{consumers, guests};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
@@ -11,9 +13,12 @@ use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::handler::observe::Topic;
+use crate::handler::position;
 use crate::handler::settings::{ACK_WAIT, Settings};
+use crate::report;
 
-/// Makes consumer and account be as they should be. The consumer first: from here on no event is missed.
+/// Makes consumer and account be as they should be. The consumer first: from here on no event is missed. Tells what
+/// there is of the consumers; `None` on a Direct topic.
 ///
 /// # Errors
 /// The broker is away or refuses.
@@ -23,14 +28,21 @@ pub async fn ensure(
     handler: &EventHandler,
     settings: &Settings,
     topic: &Topic,
-) -> Result<(), Error> {
+) -> Result<Option<Ensured>, Error> {
     let broker = broker(context, owner, handler, topic).await?;
-    if topic.routing == Routing::Queued {
-        consumers::ensure(&broker.js, &consumers_of(owner, settings, topic)).await?;
+    let ensured = match topic.routing {
+        Routing::Queued => {
+            let wanted = consumers_of(owner, settings, topic);
+            Some(consumers::ensure(&broker.js, &wanted, &position::recorded(handler)).await?)
+        }
+        Routing::Direct => None,
+    };
+    if let Some(restored) = ensured.as_ref().and_then(position::restored) {
+        report::event(context, handler, EventType::Warning, "PositionRestored", &restored).await;
     }
     let account = topic.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
     broker.system.ensure(&account).await?;
-    Ok(())
+    Ok(ensured)
 }
 
 fn consumers_of(owner: &Owner, settings: &Settings, topic: &Topic) -> consumers::Handler {
