@@ -101,7 +101,7 @@ impl TestBroker {
     /// Starts a broker without streams that keeps all its files in a folder of this one, and may store so many bytes.
     pub async fn start_in(parent: &Path, file_store: u64) -> Self {
         let folder = tempfile::tempdir_in(parent).expect("temporary folder");
-        Self::start_servers(Routing::Queued, 1, file_store, folder).await
+        Self::start_servers(Routing::Queued, 1, Bounds { file_store, ..Bounds::default() }, folder).await
     }
 
     /// Starts a broker of a topic that stores nothing.

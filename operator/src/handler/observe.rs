@@ -131,8 +131,6 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
         .iter()
         .flat_map(|status| &status.conditions)
         .find(|condition| condition.type_ == kind::STREAM_READY);
-    // A change of the streams that the broker refuses is no reason to stop: they are there.
-    let are_there = |condition: &Condition| condition.status == "True" || condition.reason == STREAM_REFUSED;
     if !streams.is_some_and(are_there) {
         let why = streams.map(|condition| condition.message.clone()).unwrap_or_default();
         return Ok(Err(NotYet {
@@ -149,4 +147,34 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
         routing: settings::routing(topic.spec.routing),
         destinations: BTreeMap::new(),
     }))
+}
+
+/// Whether a topic has its streams. A change of them that the broker refuses is no reason to stop: they are there.
+fn are_there(streams: &Condition) -> bool {
+    streams.status == "True" || streams.reason == STREAM_REFUSED
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_change_of_a_topic_does_not_stop_its_handlers() {
+        let table = [
+            ("True", "Configured", true),
+            ("True", "PublisherFailed", true),
+            ("False", "StreamRefused", true),
+            ("False", "BrokerError", false),
+            ("Unknown", "BrokerStarting", false),
+        ];
+        for (status, reason, there) in table {
+            let condition = json!({
+                "type": "StreamReady", "status": status, "reason": reason, "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            assert_eq!(are_there(&serde_json::from_value(condition).unwrap()), there, "{status} {reason}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The broker's inside: the topic's account, its streams, and who may publish over NATS.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::Info;
 use k8s_openapi::api::core::v1::Pod;
@@ -26,6 +27,10 @@ use crate::topic::room::{self, RoomState};
 use crate::topic::settings::Settings;
 use crate::topic::status::Journal;
 use crate::topic::storage::{self, Storage};
+
+/// A new leader of several may not yet have applied all that is stored: a loss is believed after so many more looks.
+const LOSS_LOOKS: u32 = 5;
+const LOSS_PAUSE: Duration = Duration::from_secs(2);
 
 /// How far the broker's inside is.
 #[derive(Debug)]
@@ -115,11 +120,19 @@ async fn stored(
     pods: &[Pod],
 ) -> Result<Stored, Error> {
     let key = &TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
-    let streams = streams::ensure(&broker.js, &settings.streams).await?;
     let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
-    let lost = before.and_then(|before| loss::between(before, &loss::record(&streams.events, released, removes)));
+    let mut streams = streams::ensure(&broker.js, &settings.streams).await?;
+    let lost_of = |events: &Info| loss::between(before?, &loss::record(events, released, removes));
+    let mut lost = lost_of(&streams.events);
+    let mut looks = if settings.replicas > 1 { LOSS_LOOKS } else { 0 };
+    while lost.is_some() && looks > 0 {
+        tokio::time::sleep(LOSS_PAUSE).await;
+        streams = streams::ensure(&broker.js, &settings.streams).await?;
+        lost = lost_of(&streams.events);
+        looks -= 1;
+    }
     let subscribers = without_orphans(context, owner, broker, authority).await?;
     let refused = context.ingress_reports.is_refusing(key);
     let (events, room) = if settings.release_handled {
