@@ -249,10 +249,10 @@ fn priced_call(call: CallExpr) -> CallExpr {
         | operators::LESS
         | operators::LESS_EQUALS
         | operators::GREATER
-        | operators::GREATER_EQUALS => {
-            if !args.iter().any(is_literal) {
-                args = first_charged(args);
-            }
+        | operators::GREATER_EQUALS
+            if !args.iter().any(is_literal) =>
+        {
+            args = first_charged(args);
         }
         operators::IN => {
             let mut sides = args.into_iter();
