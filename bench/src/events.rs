@@ -57,7 +57,7 @@ pub struct Message {
 pub fn message(number: u64) -> anyhow::Result<Message> {
     let event = event(number)?;
     let (mut headers, payload) = stored::encode(&event);
-    headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id::of_content(event));
+    headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id::of_content(&event));
     let subject = layout::event_subject(layout::partition(event.id()), event.event_type());
     Ok(Message { subject, headers, payload })
 }
