@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::outcomes::Outcomes;
+use crate::probes::Probes;
+
 /// The environment variable that holds the JSON.
 pub const VARIABLE: &str = "TIDEGATE_CONFIG";
 
@@ -29,10 +32,14 @@ pub struct Sidecar {
     pub servers: Vec<String>,
     /// Folder of [`crate::identity::file`]s.
     pub identity: PathBuf,
-    /// The port of the sidecar's own listener: `/livez`, `/readyz` and the drain path.
+    /// The port of the sidecar's own listener: probes and drain.
     pub admin_port: u16,
-    /// The secret part of the drain path (`/drain/<token>`): only who can read the pod's specification can drain it.
-    pub drain_token: String,
+    /// A pod that is still there so long after its drain began was not meant to end: deliveries go on.
+    #[serde(with = "millis")]
+    pub resume_after: Duration,
+    /// When events may be delivered.
+    #[serde(default, skip_serializing_if = "Probes::is_empty")]
+    pub probes: Probes,
     /// Which events the handler gets.
     #[serde(default)]
     pub filter: Filter,
@@ -245,6 +252,12 @@ pub struct Report {
     /// How much the handler works; `None`: the sidecar is older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
+    /// The address on which the handler listens for others than its own pod, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposed: Option<String>,
+    /// How deliveries ended lately.
+    #[serde(default)]
+    pub outcomes: Outcomes,
 }
 
 /// How much a handler's container works. Reported every second while it works.
@@ -298,7 +311,7 @@ pub const INGRESS_REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// How often a sidecar repeats its [`Report`].
 pub const REPORT_PERIOD: Duration = Duration::from_secs(10);
 
-mod millis {
+pub(crate) mod millis {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, Serializer};

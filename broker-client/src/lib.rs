@@ -5,11 +5,14 @@
 //! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
 //! - [`stored`]: the form of a CloudEvent inside the stream.
 //! - [`message_id`]: how a stream recognises a repetition, and why nobody else can choose its id.
-//! - [`contract`]: what the operator tells a sidecar and an ingress.
+//! - [`contract`]: what the operator tells a sidecar and an ingress, and what a sidecar reports.
+//! - [`outcomes`]: of that report, how deliveries ended;  [`probes`]: of what it is told, when to deliver.
 
 pub mod connect;
 pub mod contract;
 pub mod identity;
 pub mod layout;
 pub mod message_id;
+pub mod outcomes;
+pub mod probes;
 pub mod stored;

@@ -31,6 +31,11 @@ pub mod kind {
     pub const PODS_READY: &str = "PodsReady";
     /// EventHandler: its containers answer; False while they are down as a whole and nothing is pulled.
     pub const HANDLER_AVAILABLE: &str = "HandlerAvailable";
+    /// EventHandler: its containers handle events; False while they refuse or fail at them as a rule.
+    pub const DELIVERING: &str = "Delivering";
+    /// EventHandler: its program listens for others than its own pod, who could post what is no event. A warning: Ready
+    /// does not depend on it.
+    pub const EXPOSED: &str = "Exposed";
 }
 
 /// What a condition says.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Request};
 use tidegate_broker_client::contract::Retry;
-use tidegate_broker_client::layout;
+use tidegate_broker_client::{layout, outcomes};
 use tokio::time::sleep;
 
-use crate::attempts::{self, Failed, Record};
+use crate::attempts::{Failed, Record};
 use crate::backoff::Backoff;
 use crate::in_hand::InHand;
 use crate::outcome::Reason;
@@ -112,7 +112,7 @@ fn is_ours_or_the_brokers(name: &str) -> bool {
 
 /// An error as a value of a header or an attribute.
 fn single_line(text: &str) -> String {
-    attempts::single_line(text, ERROR_LIMIT)
+    outcomes::single_line(text, ERROR_LIMIT)
 }
 
 /// The attempts as a JSON array in one line. Where they are too long, those after the first make room.

@@ -29,6 +29,7 @@ use crate::deliver::{Answered, Attempt};
 use crate::filter::Judged;
 use crate::health::{Health, Progress};
 use crate::metrics::Settled;
+use crate::outcome_log::Ending;
 use crate::process::Context;
 use crate::request::{self, Place};
 use crate::unordered::Counted;
@@ -280,9 +281,13 @@ async fn deliver(context: &Context, event: &Event) -> Result<(), String> {
             return Err(why);
         }
     };
+    // What is not stored has no sequence; a random number tells it from others.
+    let number = fastrand::u64(..);
     if !answer.is_success() {
+        context.outcomes.failed(number, event, Ending::Refused, answer.status(), &answer.to_string());
         return Err(answer.to_string());
     }
+    context.outcomes.handled(number);
     context.publish_reply(event, content, REPLY_PATIENCE).await.map_err(|error| error.to_string())
 }
 

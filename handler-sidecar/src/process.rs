@@ -30,6 +30,7 @@ use crate::in_hand::InHand;
 use crate::metrics::{Metrics, Settled};
 use crate::options::Options;
 use crate::outcome::{self, Answer, Reason, Settle};
+use crate::outcome_log::{Ending, OutcomeLog};
 use crate::outlet;
 use crate::request::{self, Place};
 use crate::workload::WorkloadMeter;
@@ -72,6 +73,8 @@ pub struct Context {
     pub workload: WorkloadMeter,
     /// Whether another sidecar of the handler has a container that takes connections.
     pub another_is_able: watch::Receiver<bool>,
+    /// What the operator hears of.
+    pub outcomes: OutcomeLog,
 }
 
 /// What is to be told to the broker about an event.
@@ -263,17 +266,20 @@ impl Context {
         let settle = outcome::decide(answer, ready.place.attempt, retry, fastrand::f64());
         self.workload.attempted(settle == Settle::Acknowledge);
         match settle {
-            Settle::Acknowledge if self.options.reply.is_none() => Verdict::Acknowledge(Settled::Acknowledged),
+            Settle::Acknowledge if self.options.reply.is_none() => {
+                self.outcomes.handled(stored.sequence());
+                Verdict::Acknowledge(Settled::Acknowledged)
+            }
             Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
             Settle::RetryIn(wait) => {
-                let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
-                tracing::debug!(sequence, attempt, ?wait, %answer, "the event is retried");
-                Box::pin(self.failed(stored, ready.known, answer)).await;
+                let (sequence, attempt, id) = (stored.sequence(), ready.place.attempt, ready.event.id());
+                tracing::debug!(sequence, id, attempt, ?wait, %answer, "the event is retried");
+                self.outcomes.failed(sequence, &ready.event, Ending::Failed, answer.status(), &answer.to_string());
+                Box::pin(self.failed(stored, ready.known, answer, wait)).await;
                 Verdict::RetryIn(wait)
             }
             Settle::DeadLetter(reason) => {
-                let error = answer.to_string();
-                Box::pin(self.give_up(stored, ready.known, reason, answer.status(), error)).await
+                Box::pin(self.give_up(stored, ready, reason, answer.status(), answer.to_string())).await
             }
         }
     }
@@ -285,7 +291,10 @@ impl Context {
             () = self.drain.begun_for(REPLY_GRACE) => return Verdict::GiveBack(Duration::ZERO),
         };
         match published {
-            Ok(()) => Verdict::Acknowledge(Settled::Acknowledged),
+            Ok(()) => {
+                self.outcomes.handled(stored.sequence());
+                Verdict::Acknowledge(Settled::Acknowledged)
+            }
             Err(outlet::Error::Unavailable { topic, problem }) => {
                 tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");
                 self.untried(stored, ready, LATER).await
@@ -296,7 +305,7 @@ impl Context {
                     _ => Reason::ReplyRefused,
                 };
                 let status = answered.answer.status();
-                self.give_up(stored, ready.known, reason, status, final_error.to_string()).await
+                self.give_up(stored, ready, reason, status, final_error.to_string()).await
             }
         }
     }

@@ -1,14 +1,15 @@
-//! What the sidecar says of its handler to the operator: whether it is down as a whole, of which the operator makes a
-//! condition, and how much it works, by which the operator scales.
+//! What the sidecar says of its handler to the operator: whether it is down as a whole and how deliveries end, of which
+//! the operator makes conditions, and how much it works, by which the operator scales.
 
 use std::time::Duration;
 
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report, Workload};
 use tidegate_broker_client::layout;
+use tidegate_broker_client::outcomes::single_line;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::attempts::single_line;
 use crate::brake::State;
+use crate::listeners;
 use crate::process::Context;
 
 /// Where Kubernetes says the pod's name.
@@ -27,33 +28,74 @@ pub async fn run(context: &Context) {
     let mut brake = context.availability.subscribe();
     // What is so at first is worth a report only if it stays so: a container needs its time to start.
     brake.mark_unchanged();
+    let (began, mut was_reached) = (Instant::now(), false);
     let (mut reported_at, mut reported) = (Instant::now(), Workload::default());
+    let mut exposure = Exposure::default();
     loop {
-        let changed = timeout(WORKLOAD_PERIOD, brake.changed()).await.is_ok();
+        let changed = timeout(WORKLOAD_PERIOD, async {
+            tokio::select! {
+                _ = brake.changed() => {}
+                () = context.outcomes.changed() => {}
+            }
+        });
+        let changed = changed.await.is_ok();
         let workload = context.workload.read();
-        if !changed && workload.running_milli == 0 && workload == reported && reported_at.elapsed() < REPORT_PERIOD {
+        let state = brake.borrow_and_update().state().clone();
+        was_reached |= !matches!(state, State::Unreachable(_));
+        let is_idle = !changed && workload.running_milli == 0 && workload == reported;
+        let is_starting = !was_reached && began.elapsed() < REPORT_PERIOD;
+        if is_starting || (is_idle && reported_at.elapsed() < REPORT_PERIOD) {
             continue;
         }
         (reported_at, reported) = (Instant::now(), workload);
-        let outage = outage(brake.borrow_and_update().state());
-        let report = Report { pod: pod.clone(), outage, workload: Some(workload) };
-        match serde_json::to_vec(&report) {
-            Ok(body) => {
-                if let Err(error) = context.client.publish(subject.clone(), body.into()).await {
-                    tracing::debug!(%error, "no report");
-                }
-            }
-            Err(error) => tracing::debug!(%error, "no report"),
-        }
+        let report = Report {
+            pod: pod.clone(),
+            outage: outage(&state),
+            workload: Some(workload),
+            exposed: exposure.read(&state, context.config.delivery.port),
+            outcomes: context.outcomes.read(),
+        };
+        send(context, &subject, &report).await;
         sleep(LEAST).await;
+    }
+}
+
+async fn send(context: &Context, subject: &str, report: &Report) {
+    match serde_json::to_vec(report) {
+        Ok(body) => {
+            if let Err(error) = context.client.publish(subject.to_owned(), body.into()).await {
+                tracing::debug!(%error, "no report");
+            }
+        }
+        Err(error) => tracing::debug!(%error, "no report"),
     }
 }
 
 fn outage(state: &State) -> Option<String> {
     match state {
         State::Up => None,
-        State::Unreachable(why) => Some(single_line(&format!("no connection: {why}"), REASON_LIMIT)),
+        State::Unreachable(why) => Some(single_line(why, REASON_LIMIT)),
         State::Unavailable(why) => Some(single_line(&format!("unavailable: {why}"), REASON_LIMIT)),
+    }
+}
+
+/// Where others than the sidecar reach the handler; looked up as often as an idle sidecar reports.
+#[derive(Default)]
+struct Exposure {
+    address: Option<String>,
+    read_at: Option<Instant>,
+}
+
+impl Exposure {
+    fn read(&mut self, state: &State, port: u16) -> Option<String> {
+        // Of a program that does not listen nothing is known.
+        if matches!(state, State::Unreachable(_)) {
+            *self = Self::default();
+        } else if self.read_at.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
+            self.address = listeners::exposed(port).map(|address| address.to_string());
+            self.read_at = Some(Instant::now());
+        }
+        self.address.clone()
     }
 }
 
@@ -76,6 +118,6 @@ mod tests {
     fn an_outage_has_a_bounded_reason() {
         assert_eq!(outage(&State::Up), None);
         let long = outage(&State::Unreachable("x\n".repeat(1000))).unwrap();
-        assert!(long.starts_with("no connection: x x") && long.len() <= REASON_LIMIT, "{long}");
+        assert!(long.starts_with("x x") && long.len() <= REASON_LIMIT, "{long}");
     }
 }

@@ -15,6 +15,7 @@ use crate::brokers::Brokers;
 use crate::error::Error;
 use crate::ingress_reports::IngressReports;
 use crate::lag::{self, Board};
+use crate::letters::LetterCounts;
 use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
 use crate::reports::Reports;
@@ -34,6 +35,8 @@ pub struct Context {
     pub reports: Arc<Reports>,
     /// What the ingresses could not store.
     pub ingress_reports: Arc<IngressReports>,
+    /// When dead letters were counted.
+    pub letters: Arc<LetterCounts>,
     /// Kubernetes Events.
     pub recorder: Recorder,
     /// The operator's own metrics.
@@ -54,6 +57,7 @@ impl Context {
             lag: board,
             reports: Arc::default(),
             ingress_reports: Arc::default(),
+            letters: Arc::default(),
             metrics: Metrics::default(),
         }
     }

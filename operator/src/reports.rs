@@ -1,7 +1,8 @@
 //! What the sidecars say of themselves, heard over the operator's own connections.
 //!
 //! A report is state: the newest of a pod counts, and one that is not repeated is forgotten. Nothing of the data path
-//! depends on it; it is only shown, in the condition `HandlerAvailable`.
+//! depends on it; it is only shown, in the conditions `HandlerAvailable` and `Delivering`. It comes from a pod of the
+//! user's, so all of it is bounded here.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,9 +11,11 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report};
 use tidegate_broker_client::layout;
+use tidegate_broker_client::outcomes::{MAX_TEXT, Outcomes, single_line};
 use tokio::sync::Notify;
 
 use crate::brokers::{Broker, TopicKey};
+use crate::deliveries::{Deliveries, LetterWarning, Showcase};
 use crate::lag::HandlerKey;
 use crate::workload::{TotalWorkload, Workloads};
 
@@ -20,6 +23,8 @@ use crate::workload::{TotalWorkload, Workloads};
 const SIZE_LIMIT: usize = 4096;
 /// A report that was not repeated for so long is forgotten.
 const LIFETIME: Duration = Duration::from_secs(REPORT_PERIOD.as_secs() * 3);
+/// The longest name of a pod.
+const NAME_LIMIT: usize = 253;
 /// Pods of one handler that are kept apart.
 const PODS_LIMIT: usize = 1000;
 
@@ -32,15 +37,47 @@ pub struct Availability {
     pub down: usize,
     /// Why, of one of these.
     pub why: String,
+    /// Where one of them listens for others than its own pod.
+    pub exposed: Option<String>,
 }
 
-type Pods = HashMap<String, (Option<String>, Instant)>;
+/// A handler, as its pods report it.
+#[derive(Default)]
+struct Handler {
+    pods: HashMap<String, Pod>,
+    showcase: Showcase,
+    /// A hash of the pod template.
+    template: Option<u64>,
+}
+
+/// The newest report of a pod.
+struct Pod {
+    outage: Option<String>,
+    exposed: Option<String>,
+    outcomes: Outcomes,
+    /// It is of an older template: how its deliveries end says nothing about the present one.
+    is_outdated: bool,
+    at: Instant,
+}
+
+impl Handler {
+    fn alive(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().filter(|pod| pod.at.elapsed() < LIFETIME)
+    }
+
+    /// Renews what is shown of the deliveries, and tells whether the handler has to be reconciled for it.
+    fn renew(&mut self, now: Duration) -> bool {
+        let Self { pods, showcase, .. } = self;
+        let alive = pods.values().filter(|pod| pod.at.elapsed() < LIFETIME && !pod.is_outdated);
+        showcase.renew(now, alive.map(|pod| &pod.outcomes))
+    }
+}
 
 /// All reports.
 pub struct Reports {
-    heard: Mutex<HashMap<HandlerKey, Pods>>,
-    workloads: Mutex<HashMap<HandlerKey, Workloads>>,
     origin: Instant,
+    heard: Mutex<HashMap<HandlerKey, Handler>>,
+    workloads: Mutex<HashMap<HandlerKey, Workloads>>,
     changed: Mutex<HashSet<HandlerKey>>,
     news: Notify,
 }
@@ -48,9 +85,9 @@ pub struct Reports {
 impl Default for Reports {
     fn default() -> Self {
         Self {
+            origin: Instant::now(),
             heard: Mutex::default(),
             workloads: Mutex::default(),
-            origin: Instant::now(),
             changed: Mutex::default(),
             news: Notify::default(),
         }
@@ -91,10 +128,34 @@ impl Reports {
     /// What the pods of a handler said lately; `None`: nothing.
     pub fn availability(&self, handler: &HandlerKey) -> Option<Availability> {
         let heard = lock(&self.heard);
-        let pods: Vec<_> = heard.get(handler)?.values().filter(|(_, at)| at.elapsed() < LIFETIME).collect();
-        let down: Vec<&String> = pods.iter().filter_map(|(outage, _)| outage.as_ref()).collect();
+        let pods: Vec<_> = heard.get(handler)?.alive().collect();
+        let down: Vec<&String> = pods.iter().filter_map(|pod| pod.outage.as_ref()).collect();
         let why = down.first().map(|why| (*why).clone()).unwrap_or_default();
-        (!pods.is_empty()).then_some(Availability { pods: pods.len(), down: down.len(), why })
+        let exposed = pods.iter().find_map(|pod| pod.exposed.clone());
+        (!pods.is_empty()).then_some(Availability { pods: pods.len(), down: down.len(), why, exposed })
+    }
+
+    /// How deliveries of a handler end, as it is shown; `None`: no pod said anything lately.
+    pub fn deliveries(&self, handler: &HandlerKey) -> Option<Deliveries> {
+        let heard = lock(&self.heard);
+        let handler = heard.get(handler)?;
+        handler.alive().find(|pod| !pod.is_outdated)?;
+        Some(handler.showcase.shown().clone())
+    }
+
+    /// Tells of the pod template that is in force. The pods known before a change of it are on their way out.
+    pub fn note_template(&self, handler: &HandlerKey, template: u64) {
+        let mut heard = lock(&self.heard);
+        let reported = heard.entry(handler.clone()).or_default();
+        if reported.template.replace(template).is_some_and(|before| before != template) {
+            reported.pods.values_mut().for_each(|pod| pod.is_outdated = true);
+            reported.renew(self.origin.elapsed());
+        }
+    }
+
+    /// New dead letters of a handler that a person should hear of now.
+    pub fn take_warning(&self, handler: &HandlerKey) -> Option<LetterWarning> {
+        lock(&self.heard).get_mut(handler)?.showcase.take_warning(self.origin.elapsed())
     }
 
     /// Forgets every handler that is no more, and every report that was not repeated, of which it tells.
@@ -102,10 +163,13 @@ impl Reports {
         let mut heard = lock(&self.heard);
         heard.retain(|key, _| is_alive(key));
         lock(&self.workloads).retain(|key, _| is_alive(key));
-        for (handler, pods) in heard.iter_mut() {
-            let before = pods.len();
-            pods.retain(|_, (_, at)| at.elapsed() < LIFETIME);
+        for (handler, reported) in heard.iter_mut() {
+            let before = reported.pods.len();
+            let Handler { pods, showcase, .. } = reported;
+            pods.retain(|_, pod| pod.at.elapsed() < LIFETIME);
+            showcase.keep(|pod| pods.contains_key(pod));
             if pods.len() < before {
+                reported.renew(self.origin.elapsed());
                 lock(&self.changed).insert(handler.clone());
                 self.news.notify_one();
             }
@@ -115,21 +179,38 @@ impl Reports {
     /// Takes a report down, and tells if it says something else than the pod's last one.
     fn note(&self, handler: HandlerKey, payload: &[u8]) {
         let report = serde_json::from_slice::<Report>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
-        let Some(Report { pod, outage, workload }) = report else { return };
+        let Some(Report { pod, outage, workload, exposed, outcomes }) = report else { return };
+        let (pod, outage) = (single_line(&pod, NAME_LIMIT), outage.map(|why| single_line(&why, MAX_TEXT)));
         if let Some(workload) = workload {
             lock(&self.workloads).entry(handler.clone()).or_default().note(self.origin.elapsed(), &pod, workload);
         }
+        let exposed = exposed.map(|address| single_line(&address, MAX_TEXT));
+        let outcomes = with_valid_time(outcomes.sanitized());
         let mut heard = lock(&self.heard);
-        let pods = heard.entry(handler.clone()).or_default();
-        if pods.len() >= PODS_LIMIT && !pods.contains_key(&pod) {
+        let reported = heard.entry(handler.clone()).or_default();
+        if reported.pods.len() >= PODS_LIMIT && !reported.pods.contains_key(&pod) {
             return;
         }
-        let is_down = outage.is_some();
-        if pods.insert(pod, (outage, Instant::now())).is_none_or(|(before, _)| before.is_some() != is_down) {
+        let headline = |pod: &Pod| (pod.outage.is_some(), pod.exposed.is_some());
+        reported.showcase.note_letters(&pod, outcomes.dead_lettered);
+        let is_outdated = reported.pods.get(&pod).is_some_and(|before| before.is_outdated);
+        let newest = Pod { outage, exposed, outcomes, is_outdated, at: Instant::now() };
+        let is_turned = reported.pods.get(&pod).is_none_or(|before| headline(before) != headline(&newest));
+        reported.pods.insert(pod, newest);
+        if reported.renew(self.origin.elapsed()) || is_turned {
             lock(&self.changed).insert(handler);
             self.news.notify_one();
         }
     }
+}
+
+/// A failure's time is one, and not in the future, or the failure would be the last one for ever.
+fn with_valid_time(mut outcomes: Outcomes) -> Outcomes {
+    if let Some(failure) = &mut outcomes.last_failure {
+        let now = jiff::Timestamp::now();
+        failure.time = failure.time.parse().map_or(now, |time| now.min(time)).to_string();
+    }
+    outcomes
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -138,6 +219,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_client::outcomes::{Failing, Failure};
     use tidegate_test_broker::TestBroker;
 
     use super::*;
@@ -147,7 +229,14 @@ mod tests {
     }
 
     fn report(pod: &str, outage: Option<&str>) -> Vec<u8> {
-        serde_json::to_vec(&Report { pod: pod.into(), outage: outage.map(Into::into), workload: None }).unwrap()
+        let report = Report {
+            pod: pod.into(),
+            outage: outage.map(Into::into),
+            workload: None,
+            exposed: None,
+            outcomes: Outcomes::default(),
+        };
+        serde_json::to_vec(&report).unwrap()
     }
 
     #[test]
@@ -162,7 +251,7 @@ mod tests {
         reports.note(key(), &report("b", Some("503 from all")));
         assert_eq!(news(), 1);
         let found = reports.availability(&key()).unwrap();
-        assert_eq!(found, Availability { pods: 2, down: 1, why: "503 from all".into() });
+        assert_eq!(found, Availability { pods: 2, down: 1, why: "503 from all".into(), exposed: None });
         reports.note(key(), &report("b", None));
         assert_eq!((news(), reports.availability(&key()).unwrap().down), (1, 0));
     }
@@ -172,7 +261,7 @@ mod tests {
         for _ in 0..40 {
             server.operator().publish("reports.billing", report(pod, None).into()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(25)).await;
-            if lock(&reports.heard).get(&key()).is_some_and(|pods| pods.contains_key(pod)) {
+            if lock(&reports.heard).get(&key()).is_some_and(|handler| handler.pods.contains_key(pod)) {
                 return true;
             }
         }
@@ -192,6 +281,67 @@ mod tests {
         let second = Broker::of_test(&server).await;
         reports.listen(&topic, &second);
         assert!(is_heard(&reports, &server, "c").await);
+    }
+
+    /// What a pod says is shown to people: none of it reaches beyond its place.
+    #[test]
+    fn a_hostile_report_is_bounded() {
+        let reports = Reports::default();
+        let failure = Failure {
+            time: "9999-12-31T23:59:59Z".into(),
+            event_id: "1\u{1b}[2J".into(),
+            error: "x\n".repeat(500),
+            ..Failure::default()
+        };
+        let outcomes = Outcomes {
+            handled: u64::MAX,
+            failing: Some(Failing { events: u32::MAX, refused: true }),
+            last_failure: Some(failure),
+            ..Outcomes::default()
+        };
+        let report = Report {
+            pod: "a\nb".into(),
+            outage: Some("y".repeat(999)),
+            workload: None,
+            exposed: Some("z\n".repeat(999)),
+            outcomes,
+        };
+        reports.note(key(), &serde_json::to_vec(&report).unwrap());
+        let found = reports.availability(&key()).unwrap();
+        assert_eq!((found.why.len(), found.exposed.unwrap().len()), (MAX_TEXT, MAX_TEXT));
+        let found = reports.deliveries(&key()).unwrap();
+        assert_eq!(found.events, 20);
+        let failure = found.last_failure.unwrap();
+        assert!(failure.time < jiff::Timestamp::now().to_string(), "{}", failure.time);
+        assert_eq!((failure.event_id.as_str(), failure.error.len()), ("1 [2J", MAX_TEXT));
+        assert!(lock(&reports.heard)[&key()].pods.contains_key("a b"));
+        for pod in 0..2 * PODS_LIMIT {
+            reports.note(key(), &self::report(&pod.to_string(), None));
+        }
+        assert_eq!(reports.availability(&key()).unwrap().pods, PODS_LIMIT);
+        assert!(lock(&reports.heard)[&key()].pods.len() <= PODS_LIMIT);
+    }
+
+    #[test]
+    fn how_pods_of_an_older_template_deliver_says_nothing_about_the_new_one() {
+        let reports = Reports::default();
+        let failing = |pod: &str| {
+            let outcomes = Outcomes { failing: Some(Failing { events: 5, refused: true }), ..Outcomes::default() };
+            serde_json::to_vec(&Report { pod: pod.into(), outage: None, workload: None, exposed: None, outcomes })
+                .unwrap()
+        };
+        reports.note_template(&key(), 1);
+        reports.note(key(), &failing("a"));
+        assert!(reports.deliveries(&key()).unwrap().are_failing());
+        reports.note_template(&key(), 1);
+        assert!(reports.deliveries(&key()).is_some());
+        reports.note_template(&key(), 2);
+        reports.note(key(), &failing("a"));
+        assert_eq!(reports.deliveries(&key()), None);
+        reports.note(key(), &report("b", None));
+        assert!(!reports.deliveries(&key()).unwrap().are_failing());
+        reports.note(key(), &failing("b"));
+        assert!(reports.deliveries(&key()).unwrap().are_failing());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub use filter::Filter;
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
 pub use retry::{Backoff, Retry};
 pub use scaling::{Autoscaling, Scaling};
-pub use status::{ConsumerPosition, EventHandlerStatus, Lag, Position, PositionRestored};
+pub use status::{ConsumerPosition, EventHandlerStatus, Lag, LastFailure, Position, PositionRestored};
 
 use crate::schema;
 
@@ -44,6 +44,7 @@ use crate::schema;
     printcolumn(name = "Replicas", type_ = "integer", description = "Pods there should be", json_path = ".status.scaling.desired"),
     printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
     printcolumn(name = "Lag", type_ = "integer", description = "Events not yet delivered", json_path = ".status.lag.pending"),
+    printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
     printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -79,7 +80,9 @@ pub struct EventHandlerSpec {
     )]
     pub start_from: String,
     /// The pods that handle events: an ordinary pod template. Its first container receives the events; a
-    /// sidecar that delivers them is added. A change rolls out without losing events.
+    /// sidecar that delivers them is added. Nothing is delivered before that container's startupProbe and readinessProbe
+    /// would pass, nor while the readinessProbe fails; exec probes are not considered, because the sidecar cannot run
+    /// them. A change rolls out without losing events.
     #[schemars(schema_with = "schema::pod_template")]
     #[x_kube(
         validation = Rule::new("self.spec.containers.all(c, c.name != 'tidegate-sidecar') && (!has(self.spec.initContainers) || self.spec.initContainers.all(c, c.name != 'tidegate-sidecar'))").message("template.spec: the container name tidegate-sidecar is taken by Tidegate; choose another"),

@@ -14,7 +14,8 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct EventHandlerStatus {
     /// Ready sums up; TopicReady, Subscribed and PodsReady say what of it is there; HandlerAvailable whether the
-    /// containers answer; Stalled says that a person has to do something.
+    /// containers answer; Delivering whether they handle what they are sent; Stalled says that a person has to do
+    /// something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -33,6 +34,13 @@ pub struct EventHandlerStatus {
     /// Events on their way. Refreshed about every ten seconds while they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<Lag>,
+    /// Number of dead letters of this handler that are kept beside its topic. They stay until they are redriven; with
+    /// deadLetter.topic, dead letters are events of that topic and are not counted here. Refreshed once a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<i64>,
+    /// The last delivery that failed, in any pod. Refreshed once a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<LastFailure>,
     /// How many pods there should be, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
@@ -49,6 +57,28 @@ impl HasConditions for EventHandlerStatus {
     fn conditions(&self) -> &[Condition] {
         &self.conditions
     }
+}
+
+/// A delivery that failed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastFailure {
+    /// When it failed.
+    #[schemars(schema_with = "schema::date_time")]
+    pub time: String,
+    /// The event's id, at most 256 bytes of it.
+    pub event_id: String,
+    /// The event's type, at most 256 bytes of it.
+    pub event_type: String,
+    /// HTTP status of the answer. Unset if there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<i32>,
+    /// What went wrong: the status and the beginning of the answer's body, or why there was no answer. At most 256
+    /// bytes.
+    pub error: String,
+    /// Where the event was posted to. Empty if it was not posted, because what is stored is no event.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub url: String,
 }
 
 /// Events on their way.

@@ -1,9 +1,9 @@
 //! A dead letter as an event of another topic: the event itself, and why, in extensions.
 
+use tidegate_broker_client::outcomes::single_line;
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Event, Invalid};
 
-use crate::attempts::single_line;
 use crate::dead_letter::Letter;
 use crate::in_hand::InHand;
 use crate::outcome::Reason;

@@ -1,13 +1,16 @@
 //! EventHandler: observe → check → subscribe → scale → build → apply → status.
 
+mod delivering;
 mod desired;
 mod observe;
 pub(crate) mod position;
+mod probes;
 pub mod redrive;
 pub mod settings;
 mod status;
 mod subscribe;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +32,7 @@ use crate::finalizer::{self, Phase};
 use crate::handler::desired::{Children, Input};
 use crate::handler::observe::{Observed, observe};
 use crate::handler::settings::Settings;
+use crate::lag::HandlerKey;
 use crate::report;
 use crate::scaling::{Plan, Reason};
 
@@ -95,9 +99,14 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         now: OffsetDateTime::now_utc(),
     };
     let deployment = apply_all(desired::children(&input)?, owner, context).await?;
+    context.reports.note_template(&key(owner), template_hash(&deployment));
     report_scaling(context, handler, &plan).await;
     let redrive = redrive(context, owner, handler, topic, &observed, &deployment).await?;
     let again = redrive.as_ref().and_then(|progress| progress.again);
+    let known_redrive = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
+    let has_redriven = redrive.as_ref().is_some_and(|progress| Some(&progress.status) != known_redrive);
+    let dead_letters = count_letters(context, owner, handler, topic, has_redriven).await?;
+    warn_of_letters(context, handler, owner).await;
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,
@@ -105,6 +114,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         redrive: redrive.map(|progress| progress.status),
         ensured: ensured.as_ref(),
         oldest: oldest(context, owner, handler, topic, ensured.as_ref()).await,
+        dead_letters,
     };
     status::write(context, handler, owner, seen).await?;
     Ok(Action::requeue(again.map_or(RESYNC, |again| again.max(REDRIVE_PAUSE))))
@@ -152,6 +162,41 @@ async fn redrive(
         report::event(context, handler, EventType::Warning, "DeadLetterRefused", refused).await;
     }
     Ok(Some(progress))
+}
+
+/// The dead letters that the broker keeps of the handler; `None`: what is known stays.
+async fn count_letters(
+    context: &Context,
+    owner: &Owner,
+    handler: &EventHandler,
+    topic: &observe::Topic,
+    has_redriven: bool,
+) -> Result<Option<u64>, Error> {
+    if topic.routing != Routing::Queued {
+        return Ok(None);
+    }
+    if has_redriven {
+        context.letters.expire(&key(owner));
+    }
+    let broker = subscribe::broker(context, owner, handler, topic).await?;
+    Ok(context.letters.count(&key(owner), &broker.js).await)
+}
+
+async fn warn_of_letters(context: &Context, handler: &EventHandler, owner: &Owner) {
+    if let Some(warning) = context.reports.take_warning(&key(owner)) {
+        report::event(context, handler, EventType::Warning, "DeadLettered", &delivering::warning(&warning)).await;
+    }
+}
+
+fn key(owner: &Owner) -> HandlerKey {
+    (owner.namespace.clone(), owner.name.clone())
+}
+
+fn template_hash(deployment: &Deployment) -> u64 {
+    let template = deployment.spec.as_ref().and_then(|spec| serde_json::to_string(&spec.template).ok());
+    let mut hasher = DefaultHasher::new();
+    template.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether there are pods of an older template, those included that are on their way out (they still deliver what they

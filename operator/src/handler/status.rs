@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::handler::delivering;
 use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
 use crate::names;
@@ -17,7 +18,8 @@ use crate::reports::Availability;
 use crate::scaling::Plan;
 use crate::status::{failure_findings, patch, summary};
 
-const PARTS: [&str; 4] = [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE];
+const PARTS: [&str; 5] =
+    [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE, kind::DELIVERING];
 
 /// What a reconcile found and did.
 pub struct Seen<'a> {
@@ -33,6 +35,8 @@ pub struct Seen<'a> {
     pub ensured: Option<&'a Ensured>,
     /// When the oldest event was stored that the handler has not acknowledged.
     pub oldest: Option<OffsetDateTime>,
+    /// Dead letters that the broker keeps, where that was asked.
+    pub dead_letters: Option<u64>,
 }
 
 /// Writes the status of a handler that has all it needs, if it changed.
@@ -40,7 +44,7 @@ pub struct Seen<'a> {
 /// # Errors
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
-    let Seen { observed, deployment, plan, redrive, ensured, oldest } = seen;
+    let Seen { observed, deployment, plan, redrive, ensured, oldest, dead_letters } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     count_pods(&mut status, owner, deployment);
@@ -51,6 +55,12 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     }
     let now = jiff::Timestamp::now();
     status.position = ensured.map(|ensured| position::shown(status.position.as_ref(), ensured, now));
+    let key = (owner.namespace.clone(), owner.name.clone());
+    let deliveries = context.reports.deliveries(&key);
+    let letters = dead_letters.map(|letters| i64::try_from(letters).unwrap_or(i64::MAX));
+    status.dead_letters = letters.or(status.dead_letters);
+    let failure = deliveries.as_ref().and_then(|deliveries| deliveries.last_failure.clone());
+    status.last_failure = failure.map(delivering::last_failure).or(status.last_failure);
     let topic = Finding::new(
         kind::TOPIC_READY,
         Status::True,
@@ -62,16 +72,17 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let message = format!("consumer, rights and identity are in place{restored}");
     let subscribed = Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", message);
     let mut parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
-    let available = available(context.reports.availability(&(owner.namespace.clone(), owner.name.clone())));
-    // That nobody has reported is no reason not to be ready.
-    let found = if available.status == Status::Unknown {
-        let mut found = summary(parts, "events are delivered");
-        found.push(available);
-        found
-    } else {
-        parts.push(available);
-        summary(parts, "events are delivered")
-    };
+    let availability = context.reports.availability(&key);
+    let exposed = exposed(availability.as_ref());
+    let available = available(availability);
+    let delivering = delivering::finding(deliveries.as_ref(), &status.conditions, handler.metadata.generation);
+    // What nobody knows yet is no reason not to be ready.
+    let (unknown, known): (Vec<_>, Vec<_>) =
+        [available, delivering].into_iter().partition(|part| part.status == Status::Unknown);
+    parts.extend(known);
+    let mut found = summary(parts, "events are delivered");
+    found.extend(unknown);
+    found.extend(exposed);
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }
@@ -96,6 +107,7 @@ pub async fn write_waiting(
         Finding::new(kind::SUBSCRIBED, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         Finding::new(kind::PODS_READY, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "WaitingForTopic", "comes after the topic"),
+        delivering::finding(None, &status.conditions, handler.metadata.generation),
     ];
     conclude(&mut status, handler, summary(parts, ""));
     patch(context, handler, owner, handler.status.as_ref(), &status).await
@@ -125,17 +137,27 @@ fn count_pods(status: &mut EventHandlerStatus, owner: &Owner, deployment: &Deplo
     status.selector = Some(selector.join(","));
 }
 
+/// Only where it is so: a program that listens on loopback alone has nothing to be warned of.
+fn exposed(reported: Option<&Availability>) -> Option<Finding> {
+    let address = reported?.exposed.as_ref()?;
+    let message = format!(
+        "the program listens on {address}, so others than its sidecar can post to it what is no event: let it listen on \
+         127.0.0.1, and on another port where the kubelet's probes need one"
+    );
+    Some(Finding::new(kind::EXPOSED, Status::True, "ListensOnPodAddress", message))
+}
+
 fn available(reported: Option<Availability>) -> Finding {
     match reported {
         None => Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "NotReported", "no pod has reported lately"),
-        Some(Availability { pods, down, why }) if down == pods => {
+        Some(Availability { pods, down, why, .. }) if down == pods => {
             let message = format!("no attempt is used up until it answers: {why}");
             Finding::new(kind::HANDLER_AVAILABLE, Status::False, "Outage", message)
         }
         Some(Availability { pods, down: 0, .. }) => {
             Finding::new(kind::HANDLER_AVAILABLE, Status::True, "Answering", format!("{pods} pods answer"))
         }
-        Some(Availability { pods, down, why }) => {
+        Some(Availability { pods, down, why, .. }) => {
             let message = format!("{down} of {pods} pods do not answer: {why}");
             Finding::new(kind::HANDLER_AVAILABLE, Status::True, "PartlyAnswering", message)
         }

@@ -1,0 +1,90 @@
+//! How many dead letters of a handler its topic's broker keeps.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use futures::TryStreamExt as _;
+use tidegate_broker_client::layout;
+
+use crate::lag::HandlerKey;
+
+/// Somewhat shorter than the time between two changes of a status by numbers alone.
+const PERIOD: Duration = Duration::from_secs(50);
+
+/// When each handler's letters were counted last.
+#[derive(Default)]
+pub struct LetterCounts(Mutex<HashMap<HandlerKey, Instant>>);
+
+impl LetterCounts {
+    /// Asks the broker, unless that was done a moment ago; `None`: what is known stays.
+    pub async fn count(&self, handler: &HandlerKey, js: &jetstream::Context) -> Option<u64> {
+        let is_known = |at: &Instant| at.elapsed() < PERIOD;
+        {
+            let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.get(handler).is_some_and(is_known) {
+                return None;
+            }
+            asked.retain(|_, at| is_known(at));
+            asked.insert(handler.clone(), Instant::now());
+        }
+        match count(js, &handler.1).await {
+            Ok(letters) => Some(letters),
+            Err(error) => {
+                tracing::debug!(namespace = handler.0, handler = handler.1, error, "dead letters are not counted");
+                None
+            }
+        }
+    }
+
+    /// The next count asks in any case.
+    pub fn expire(&self, handler: &HandlerKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(handler);
+    }
+}
+
+/// The broker counts by subject; this asks for one, so the answer has one entry at most.
+async fn count(js: &jetstream::Context, handler: &str) -> Result<u64, String> {
+    let stream = js.get_stream_no_info(layout::DEAD_LETTER_STREAM).await.map_err(|error| error.to_string())?;
+    let subject = layout::dead_letter_subject(handler);
+    let mut found = stream.info_with_subjects(&subject).await.map_err(|error| error.to_string())?;
+    let entry = found.try_next().await.map_err(|error| error.to_string())?;
+    Ok(entry
+        .filter(|(found, _)| *found == subject)
+        .map_or(0, |(_, letters)| u64::try_from(letters).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_test_broker::TestBroker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_handler_has_its_own_letters() {
+        let broker = TestBroker::start().await;
+        let js = jetstream::new(broker.operator());
+        for (handler, letters) in [("billing", 3), ("shipping", 2)] {
+            for _ in 0..letters {
+                js.publish(layout::dead_letter_subject(handler), "".into()).await.unwrap().await.unwrap();
+            }
+        }
+        let counts = LetterCounts::default();
+        let key = |name: &str| ("shop".to_owned(), name.to_owned());
+        for (handler, expected) in [("billing", 3), ("shipping", 2), ("other", 0)] {
+            assert_eq!(counts.count(&key(handler), &js).await, Some(expected), "{handler}");
+        }
+        assert_eq!(counts.count(&key("billing"), &js).await, None, "a moment later");
+        counts.expire(&key("billing"));
+        assert_eq!(counts.count(&key("billing"), &js).await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn a_broker_without_the_stream_changes_nothing() {
+        let broker = TestBroker::start_direct().await;
+        let mut js = jetstream::new(broker.operator());
+        js.set_timeout(Duration::from_millis(300));
+        assert_eq!(LetterCounts::default().count(&("shop".into(), "billing".into()), &js).await, None);
+    }
+}
