@@ -7,13 +7,19 @@
 
 pub mod store;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
-use tidegate_cloudevents::is_allowed;
+use tidegate_broker_client::outcomes::single_line;
 
 use crate::outcome::Reason;
 
 /// Of an event's failed attempts this many are kept: the first, and the last of the others.
 pub const KEPT: usize = 50;
+/// Clocks of two nodes may differ by this much.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+/// Whatever is on record, no event waits longer for its next attempt.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// The longest error of an attempt, in bytes.
 const ERROR_LIMIT: usize = 256;
 
@@ -39,10 +45,19 @@ impl Failed {
 /// What a delivery adds to the record of its event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// An attempt failed; with a reason, if it was the last one.
-    Failed(Failed, Option<Reason>),
+    /// An attempt failed.
+    Failed(Failed, Next),
     /// The event went back untried.
     Untried,
+}
+
+/// What follows an attempt that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt, not before this moment (milliseconds since 1970), whichever pod makes it.
+    NotBefore(i64),
+    /// None, for this reason.
+    GivenUp(Reason),
 }
 
 /// The attempts of one event.
@@ -61,6 +76,9 @@ pub struct Record {
     /// Why there will be no further attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     given_up: Option<Reason>,
+    /// When the next attempt may be made at the earliest, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<i64>,
     /// The first attempt, and the last ones.
     failed: Vec<Failed>,
 }
@@ -74,6 +92,13 @@ impl Record {
     /// Why there will be no further attempt, if that was decided (and only the dead letter is not stored yet).
     pub fn given_up(&self) -> Option<Reason> {
         self.given_up
+    }
+
+    /// How long the next attempt has to wait still. An event may come before its time, when it is handed over from one
+    /// pod to another. The clocks of two nodes differ somewhat: a short wait is none.
+    pub fn wait(&self, now: i64) -> Option<Duration> {
+        let wait = Duration::from_millis(u64::try_from(self.not_before?.saturating_sub(now)).ok()?);
+        (wait >= CLOCK_TOLERANCE).then_some(wait.min(LONGEST_WAIT))
     }
 
     /// The first failed attempt and the last ones, in order.
@@ -100,9 +125,12 @@ impl Record {
             ..self.clone()
         };
         match change {
-            Change::Failed(failed, given_up) => {
+            Change::Failed(failed, follows) => {
                 next.attempts = next.attempts.saturating_add(1);
-                next.given_up = *given_up;
+                (next.given_up, next.not_before) = match follows {
+                    Next::NotBefore(moment) => (None, Some(*moment)),
+                    Next::GivenUp(reason) => (Some(*reason), None),
+                };
                 next.failed.push(failed.clone());
                 if next.failed.len() > KEPT {
                     next.failed.remove(1);
@@ -122,27 +150,15 @@ impl Record {
     }
 }
 
-/// A value of a header or an attribute: text as one line without control characters, of `limit` bytes at most.
-pub fn single_line(text: &str, limit: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(limit));
-    for c in text.trim().chars() {
-        let c = if is_allowed(c) { c } else { ' ' };
-        if line.len() + c.len_utf8() > limit {
-            break;
-        }
-        line.push(c);
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn failed(number: usize) -> Change {
-        Change::Failed(Failed::new(format!("2026-01-01T00:00:{number:02}Z"), Some(500), "no\r\nway"), None)
+        Change::Failed(
+            Failed::new(format!("2026-01-01T00:00:{number:02}Z"), Some(500), "no\r\nway"),
+            Next::NotBefore(0),
+        )
     }
 
     fn after(changes: &[Change]) -> Record {
@@ -174,20 +190,24 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_is_handed_over_waits_for_its_time() {
+        let failed =
+            |follows| after(&[Change::Failed(Failed::new("t".into(), Some(429), "e"), follows), Change::Untried]);
+        let record = failed(Next::NotBefore(100_000));
+        for (now, expected) in [(0, Some(100)), (70_000, Some(30)), (99_001, None), (100_000, None), (i64::MAX, None)] {
+            assert_eq!(record.wait(now), expected.map(Duration::from_secs), "{now}");
+        }
+        assert_eq!(failed(Next::NotBefore(i64::MAX)).wait(i64::MIN), Some(LONGEST_WAIT));
+        assert_eq!(failed(Next::GivenUp(Reason::Refused)).wait(0), None);
+        assert_eq!(Record::default().wait(0), None);
+    }
+
+    #[test]
     fn what_is_written_is_read() {
-        let refused = Change::Failed(Failed::new("t".into(), None, "e"), Some(Reason::Refused));
+        let refused = Change::Failed(Failed::new("t".into(), None, "e"), Next::GivenUp(Reason::Refused));
         let record = after(&[failed(1), Change::Untried, refused]);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
         assert!(json.contains(r#""givenUp":"refused-by-handler""#), "{json}");
-    }
-
-    proptest! {
-        #[test]
-        fn an_error_is_one_bounded_line(text in "\\PC{0,80}|[\\s\\S]{0,700}", limit in 0usize..600) {
-            let line = single_line(&text, limit);
-            prop_assert!(line.len() <= limit);
-            prop_assert!(!line.contains(char::is_control));
-        }
     }
 }

@@ -4,15 +4,16 @@
 
 use std::time::Duration;
 
-use tidegate_broker_client::{identity, message_id};
+use tidegate_broker_client::{identity, message_id, stored};
 use tokio::time::timeout;
 
 use crate::attempts::store::Known;
-use crate::attempts::{Change, Failed};
+use crate::attempts::{Change, Failed, Next};
 use crate::dead_letter::{self, Letter};
 use crate::in_hand::InHand;
 use crate::metrics::Settled;
 use crate::outcome::{self, Answer, Reason};
+use crate::outcome_log::Ending;
 use crate::outlet::{self, letter};
 use crate::process::{Context, LATER, Ready, Verdict};
 
@@ -37,12 +38,20 @@ impl Context {
             let letter = Letter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
             return Err(self.keep_aside(stored, &letter).await);
         }
-        Ok(known)
+        match known.record.wait(jiff::Timestamp::now().as_millisecond()) {
+            Some(wait) => {
+                self.record(stored, known, &Change::Untried).await;
+                Err(Verdict::GiveBack(wait))
+            }
+            None => Ok(known),
+        }
     }
 
-    /// Puts a failed attempt on record.
-    pub(crate) async fn failed(&self, stored: &InHand, known: Known, answer: &Answer) {
-        let change = Change::Failed(failed(answer.status(), &answer.to_string()), None);
+    /// Puts a failed attempt on record, after which the event is to wait for so long.
+    pub(crate) async fn failed(&self, stored: &InHand, known: Known, answer: &Answer, wait: Duration) {
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        let next = Next::NotBefore(jiff::Timestamp::now().as_millisecond().saturating_add(wait));
+        let change = Change::Failed(failed(answer.status(), &answer.to_string()), next);
         self.record(stored, known, &change).await;
     }
 
@@ -50,15 +59,17 @@ impl Context {
     pub(crate) async fn give_up(
         &self,
         stored: &InHand,
-        known: Known,
+        ready: Ready,
         reason: Reason,
         status: Option<u16>,
         error: String,
     ) -> Verdict {
+        let ending = if reason == Reason::AttemptsUsedUp { Ending::Failed } else { Ending::Refused };
+        self.outcomes.failed(stored.sequence(), &ready.event, ending, status, &error);
         // On record first: if the letter cannot be stored, or nobody lives to store it, the event comes again and
         // is not tried again.
-        let change = Change::Failed(failed(status, &error), Some(reason));
-        let record = self.record(stored, known, &change).await.record;
+        let change = Change::Failed(failed(status, &error), Next::GivenUp(reason));
+        let record = self.record(stored, ready.known, &change).await.record;
         self.keep_aside(stored, &Letter { reason, status, error, record }).await
     }
 
@@ -97,7 +108,12 @@ impl Context {
         let (sequence, reason) = (stored.sequence(), letter.reason.name());
         let problem = match timeout(LATER, self.send_aside(stored, letter)).await {
             Ok(Ok(())) => {
-                tracing::warn!(sequence, reason, error = letter.error, "an event is dead-lettered");
+                let (id, event_type) = named(stored);
+                tracing::warn!(sequence, id, event_type, reason, error = letter.error, "an event is dead-lettered");
+                if matches!(letter.reason, Reason::Invalid | Reason::NeverFinished) {
+                    self.outcomes.undeliverable(&id, &event_type, &letter.error);
+                }
+                self.outcomes.dead_lettered();
                 return Verdict::Acknowledge(Settled::DeadLettered);
             }
             Ok(Err(error)) => error,
@@ -134,6 +150,15 @@ impl Context {
         let identity = identity::folder(&self.config.identity)()?;
         Ok(message_id::of_dead_letter(&identity.user_seed, &self.config.handler_uid, sequence))
     }
+}
+
+/// Id and type of what is stored, also if it is no valid event; empty where there is none.
+fn named(stored: &InHand) -> (String, String) {
+    if let Ok(event) = stored::decode(stored.headers(), stored.payload()) {
+        return (event.id().to_owned(), event.event_type().to_owned());
+    }
+    let header = |name| stored.headers().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
+    (header("ce-id").unwrap_or_default(), header("ce-type").unwrap_or_default())
 }
 
 /// An attempt that failed just now.

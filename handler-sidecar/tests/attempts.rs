@@ -18,7 +18,7 @@ use support::{
 use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_handler_sidecar::attempts::store::{Attempts, Known};
-use tidegate_handler_sidecar::attempts::{Change, Failed};
+use tidegate_handler_sidecar::attempts::{Change, Failed, Next};
 use tidegate_test_broker::TestBroker;
 use tokio::time::{sleep, timeout};
 
@@ -121,7 +121,10 @@ async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
     let folder = broker.handler(HANDLER, ACK_WAIT).await;
     let client = connect::connect("test", &broker.servers(), identity::folder(folder)).await.unwrap();
     let failed = |number: u16| {
-        Change::Failed(Failed::new(format!("2026-01-01T00:00:0{number}Z"), Some(500 + number), "no"), None)
+        Change::Failed(
+            Failed::new(format!("2026-01-01T00:00:0{number}Z"), Some(500 + number), "no"),
+            Next::NotBefore(0),
+        )
     };
     let attempts = Attempts::new(client.clone(), HANDLER.into(), "uid".into());
     let mut paused = Known::default();

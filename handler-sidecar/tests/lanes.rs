@@ -139,3 +139,24 @@ async fn only_who_shares_something_speaks_of_itself() {
         sidecar.terminate().await;
     }
 }
+
+/// `Retry-After` is the event's, not the pod's: the next owner of the lane waits for it, too.
+#[tokio::test]
+async fn an_event_that_is_handed_over_keeps_its_wait() {
+    let broker = TestBroker::start().await;
+    let container = Container::responding(|_| {
+        let answer = axum::response::Response::builder().status(429).header("retry-after", "4");
+        (answer.body("later".into()).unwrap(), Duration::ZERO)
+    })
+    .await;
+    let config = ordered(&broker, container.port).await;
+    let first = Running::ready(config.clone()).await;
+    publish(&broker, "1").await;
+    eventually("the first attempt", async || container.count() == 1).await;
+    first.terminate().await;
+    let _second = Running::ready(config).await;
+    eventually("the second attempt", async || container.count() == 2).await;
+    let received = container.received();
+    assert!(received[1].at - received[0].at >= Duration::from_secs(3), "{:?}", received[1].at - received[0].at);
+    assert_eq!(received[1].header("ce-tidegateattempt"), "2", "the hand-over was no attempt");
+}
