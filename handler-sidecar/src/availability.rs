@@ -1,28 +1,29 @@
-//! The handler's container as the sidecar knows it: up, taking no connections, or only saying that it is
-//! unavailable ([`crate::brake`] decides which).
+//! The handler's container as the sidecar knows it: up, not to be sent anything, or only saying that it is unavailable
+//! ([`crate::brake`] decides which).
 //!
-//! While it takes no connections, a probe waits for one: a TCP connect, closed at once, so nothing is sent to a
-//! handler that did not ask for it. While it is unavailable, events try it, one at a time, with a pause in between.
+//! While it takes no connections, a TCP connect waits for one, closed at once, so nothing is sent to a handler that did
+//! not ask for it. Where it has probes of its own (startup, readiness), they have to succeed as well, and nothing is sent
+//! while the readiness probe fails. While it is unavailable, events try it, one at a time, with a pause in between.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tidegate_broker_client::probes::{Probe, Probes};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::brake::{Brake, State};
 use crate::outcome::Answer;
+use crate::{loopback, probe};
 
-const PROBE_LIMIT: Duration = Duration::from_secs(1);
-const PROBES: Backoff =
+const CONNECTS: Backoff =
     Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(1), factor: 1.5, jitter: 0.0 };
 
 /// What is known of the handler.
 #[derive(Debug)]
 pub struct Availability {
     port: u16,
+    probes: Probes,
     brake: watch::Sender<Brake>,
     trial: Semaphore,
 }
@@ -37,9 +38,9 @@ pub enum Turn<'a> {
 }
 
 impl Availability {
-    /// Of the listener at this port on loopback.
-    pub fn new(port: u16) -> Self {
-        Self { port, brake: watch::Sender::default(), trial: Semaphore::new(1) }
+    /// Of the listener at this port on loopback, with these probes.
+    pub fn new(port: u16, probes: Probes) -> Self {
+        Self { port, probes, brake: watch::Sender::default(), trial: Semaphore::new(1) }
     }
 
     /// Changes of the state.
@@ -95,7 +96,7 @@ impl Availability {
         counts
     }
 
-    /// Tells that a connection could not be made, so nothing was sent.
+    /// Tells that nothing can or may be sent, and why.
     pub fn unreachable(&self, why: &str) {
         self.change(|brake| brake.unreachable(why));
     }
@@ -111,11 +112,9 @@ impl Availability {
             match after {
                 State::Up => tracing::info!(port, "the handler is available"),
                 State::Unreachable(why) if matches!(before, State::Unreachable(_)) => {
-                    tracing::debug!(port, why, "the handler is still not reachable");
+                    tracing::debug!(port, why, "still nothing is pulled");
                 }
-                State::Unreachable(why) => {
-                    tracing::warn!(port, why, "the handler is not reachable: nothing is pulled until it is");
-                }
+                State::Unreachable(why) => tracing::warn!(port, why, "nothing is pulled until the handler is ready"),
                 State::Unavailable(why) => {
                     tracing::warn!(port, why, "the handler is unavailable: one event at a time is tried");
                 }
@@ -124,33 +123,99 @@ impl Availability {
         });
     }
 
-    /// Probes while nobody takes connections. Never returns.
+    /// Watches the container. Never returns.
     pub async fn watch(&self) {
-        let mut brake = self.subscribe();
+        let mut is_new = true;
         loop {
-            let _ = brake.wait_for(|brake| matches!(brake.state(), State::Unreachable(_))).await;
-            let mut failures = 0;
-            while !self.probe().await {
-                failures += 1;
-                sleep(PROBES.wait(failures, 0.5)).await;
+            // A port that was closed was opened by a container that has just started.
+            is_new |= self.listening().await;
+            if is_new && let Some(startup) = &self.probes.startup {
+                self.succeeded("startupProbe", startup, true).await;
             }
+            if let Some(readiness) = &self.probes.readiness {
+                self.succeeded("readinessProbe", readiness, is_new).await;
+            }
+            is_new = false;
             self.change(Brake::connected);
+            tokio::select! {
+                () = self.closed() => {}
+                problem = self.unready() => self.unreachable(&problem),
+            }
         }
     }
 
-    async fn probe(&self) -> bool {
-        matches!(timeout(PROBE_LIMIT, TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))).await, Ok(Ok(_)))
+    /// Waits until nothing may be sent any more.
+    async fn closed(&self) {
+        // The sender lives as long as `self`: there is no error.
+        let _ = self.subscribe().wait_for(|brake| matches!(brake.state(), State::Unreachable(_))).await;
     }
+
+    /// Waits until a connection can be made, and tells whether it had to.
+    async fn listening(&self) -> bool {
+        let mut failures = 0;
+        while let Err(why) = loopback::connect(self.port).await {
+            self.unreachable(&why);
+            failures += 1;
+            sleep(CONNECTS.wait(failures, 0.5)).await;
+        }
+        failures > 0
+    }
+
+    /// Waits until a probe has succeeded as often as it has to.
+    async fn succeeded(&self, name: &str, probe: &Probe, is_new: bool) {
+        if is_new && !probe.initial_delay.is_zero() {
+            self.unreachable(&format!("its {name} is asked {:?} after the start", probe.initial_delay));
+            sleep(probe.initial_delay).await;
+        }
+        let mut successes = 0;
+        let mut next = Instant::now();
+        while successes < probe.success_threshold.max(1) {
+            sleep_until(next).await;
+            next = Instant::now() + period(probe);
+            match probe::ask(&probe.check, probe.timeout).await {
+                Ok(()) => successes += 1,
+                Err(problem) => {
+                    successes = 0;
+                    self.unreachable(&format!("its {name} fails: {problem}"));
+                }
+            }
+        }
+    }
+
+    /// Waits until the readiness probe has failed as often as it has to, and says how. Without one, for ever.
+    async fn unready(&self) -> String {
+        let Some(probe) = &self.probes.readiness else { return std::future::pending().await };
+        let mut failures = 0;
+        loop {
+            sleep(period(probe)).await;
+            match probe::ask(&probe.check, probe.timeout).await {
+                Ok(()) => failures = 0,
+                Err(problem) => {
+                    failures += 1;
+                    if failures >= probe.failure_threshold {
+                        return format!("its readinessProbe fails: {problem}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Never zero, which would ask without a pause.
+fn period(probe: &Probe) -> Duration {
+    probe.period.max(Duration::from_millis(10))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use futures::FutureExt as _;
     use http::StatusCode;
+    use tidegate_broker_client::probes::Check;
     use tokio::net::TcpListener;
-    use tokio::time::Instant;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -165,7 +230,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
-        let handler = Arc::new(Availability::new(port));
+        let handler = Arc::new(Availability::new(port, Probes::default()));
         let watcher = tokio::spawn({
             let handler = handler.clone();
             async move { handler.watch().await }
@@ -179,9 +244,57 @@ mod tests {
         watcher.abort();
     }
 
+    /// A readiness probe decides; a listener that was closed has a new program, whose startup probe comes first.
+    #[tokio::test]
+    async fn its_probes_decide() {
+        let gate = || Arc::new(AtomicBool::new(false));
+        let (started, ready) = (gate(), gate());
+        let answer = |gate: Arc<AtomicBool>| {
+            axum::routing::get(move || async move {
+                if gate.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+            })
+        };
+        let app = axum::Router::new().route("/s", answer(started.clone())).route("/r", answer(ready.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _server = tokio::spawn(async move { axum::serve(listener, app).await });
+        let probe = |path: &str| Probe {
+            check: Check::Http { tls: false, port, path: path.into(), headers: Vec::new() },
+            initial_delay: Duration::from_millis(50),
+            period: Duration::from_millis(20),
+            timeout: LONG,
+            success_threshold: 2,
+            failure_threshold: 2,
+        };
+        let handler =
+            Arc::new(Availability::new(port, Probes { startup: Some(probe("/s")), readiness: Some(probe("/r")) }));
+        let _watcher = tokio::spawn({
+            let handler = handler.clone();
+            async move { handler.watch().await }
+        });
+        let says = async |expected: &str| {
+            let mut brake = handler.subscribe();
+            let said =
+                brake.wait_for(|brake| matches!(brake.state(), State::Unreachable(why) if why.contains(expected)));
+            timeout(LONG, said).await.unwrap_or_else(|_| panic!("never says {expected}")).unwrap();
+        };
+        says("its startupProbe is asked 50ms after the start").await;
+        ready.store(true, Ordering::Relaxed);
+        says(&format!("its startupProbe fails: GET http://127.0.0.1:{port}/s answers 503")).await;
+        started.store(true, Ordering::Relaxed);
+        timeout(LONG, handler.turn()).await.unwrap();
+        ready.store(false, Ordering::Relaxed);
+        started.store(false, Ordering::Relaxed);
+        says("its readinessProbe fails").await;
+        assert!(handler.free_turn().is_none());
+        ready.store(true, Ordering::Relaxed);
+        // It is the same program: it has started.
+        timeout(LONG, handler.turn()).await.unwrap();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_at_a_time_tries_an_unavailable_handler() {
-        let handler = Availability::new(1);
+        let handler = Availability::new(1, Probes::default());
         handler.change(Brake::connected);
         for event in 0..5 {
             handler.answered(event, &status(StatusCode::SERVICE_UNAVAILABLE), &Turn::Free);

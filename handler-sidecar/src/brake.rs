@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub enum State {
     /// It answers.
     Up,
-    /// It takes no connections; why.
+    /// Nothing may be sent to it: it takes no connections, or its own readiness probe fails; why.
     Unreachable(String),
     /// It only says that it is unavailable; how.
     Unavailable(String),
@@ -64,12 +64,12 @@ impl Brake {
         self.pause
     }
 
-    /// A connection could not be made, so nothing was sent.
+    /// Nothing can or may be sent.
     pub fn unreachable(&mut self, why: &str) {
         self.set(State::Unreachable(why.to_owned()));
     }
 
-    /// A connection could be made.
+    /// A connection can be made, and its probes succeed.
     pub fn connected(&mut self) {
         if matches!(self.state, State::Unreachable(_)) {
             self.set(State::Up);

@@ -110,7 +110,11 @@ impl Handler {
     /// what the rest would have said. Redirects are not followed.
     pub async fn post(&self, parts: Parts, limit: Duration, wanted: Option<usize>) -> Attempt {
         let end = Instant::now() + limit;
-        match timeout_at(end, self.connections.send(self.request(parts))).await {
+        let sent = {
+            let request = self.request(parts);
+            timeout_at(end, self.connections.send(&request)).await
+        };
+        match sent {
             Ok(Ok((response, lease))) => {
                 let wanted = wanted.map(|limit| (limit, self.budget.share(0)));
                 Attempt::Answered(answered(response, lease, end, wanted).await)
@@ -119,6 +123,11 @@ impl Handler {
             Ok(Err(Failure::Broken(why))) => Attempt::Answered(Answered::without_content(Answer::Broken(why))),
             Err(_) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
         }
+    }
+
+    /// Where events are posted to.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.host.to_str().unwrap_or_default(), self.path)
     }
 
     fn request(&self, (headers, body): Parts) -> Outgoing {
@@ -267,7 +276,9 @@ mod tests {
     async fn nobody_listening_is_unreachable() {
         let (listener, handler) = listen().await;
         drop(listener);
-        assert!(matches!(post(&handler).await, Attempt::Unreachable(why) if why.contains("refused")));
+        assert!(
+            matches!(post(&handler).await, Attempt::Unreachable(why) if why.contains("nothing listens on 127.0.0.1"))
+        );
     }
 
     #[tokio::test]

@@ -111,7 +111,7 @@ impl Metrics {
                 .build(),
             reachable: meter
                 .u64_gauge("tidegate.handler.reachable")
-                .with_description("1 while the handler's container takes connections")
+                .with_description("1 while the handler's container takes connections and its own probes succeed")
                 .build(),
             available: meter
                 .u64_gauge("tidegate.handler.available")

@@ -74,8 +74,21 @@ impl Container {
         Self::scripted(free_port(), script).await
     }
 
+    /// One that answers 204 at once, on this address.
+    pub async fn on(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        Self::listening(listener, |_| (plain(204), Duration::ZERO))
+    }
+
     async fn scripted(port: u16, script: impl Fn(&Received) -> (Response, Duration) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        Self::listening(TcpListener::bind(("127.0.0.1", port)).await.unwrap(), script)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        script: impl Fn(&Received) -> (Response, Duration) + Send + Sync + 'static,
+    ) -> Self {
+        let port = listener.local_addr().unwrap().port();
         let shared = Shared { ledger: Arc::default(), script: Arc::new(script) };
         let app = Router::new().fallback(receive).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });

@@ -16,6 +16,8 @@ pub enum Misdeed {
     Floods(&'static str),
     /// Ends the connection by a reset.
     Resets,
+    /// Answers one request of a connection, and closes it in silence when the next one comes.
+    AnswersOnce,
     /// Does nothing at all.
     Sleeps,
 }
@@ -70,6 +72,10 @@ async fn serve(mut stream: TcpStream, misdeed: Misdeed, requests: Arc<Mutex<Vec<
         Misdeed::Floods(text) => {
             let _ = stream.write_all(text.as_bytes()).await;
             while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {}
+        }
+        Misdeed::AnswersOnce => {
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            let _ = stream.read(&mut head).await;
         }
         Misdeed::Resets => {
             let _ = stream.set_zero_linger();

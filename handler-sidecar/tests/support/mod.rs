@@ -15,6 +15,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, message::StreamMessage};
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
+use tidegate_broker_client::probes::Probes;
 use tidegate_broker_client::{layout, message_id, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
@@ -30,7 +31,6 @@ pub use process::{PROGRAM, Process};
 pub use tidegate_test_broker::free_port;
 
 pub const HANDLER: &str = "billing";
-pub const TOKEN: &str = "0123456789abcdef";
 const CONCURRENCY: u16 = 16;
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -45,7 +45,8 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
         servers: broker.servers(),
         identity,
         admin_port: free_port(),
-        drain_token: TOKEN.into(),
+        resume_after: Duration::from_secs(60),
+        probes: Probes::default(),
         filter: Filter::default(),
         dead_letter: None,
         reply: None,
@@ -119,7 +120,7 @@ impl Running {
     }
 
     pub async fn drain(&self) -> Option<u16> {
-        self.get(&format!("/drain/{TOKEN}")).await
+        self.get("/drain").await
     }
 }
 

@@ -1,5 +1,8 @@
 // Printer is an ordinary HTTP program: it prints the id and the body of each request as one line and
 // answers 204. It knows nothing of Tidegate; that an event is a POST with a header ce-id is CloudEvents.
+//
+// Events come over loopback, from the sidecar in the same pod, so it takes them there and nowhere else: on the pod's
+// address anybody could post. The kubelet asks for its health at the pod's address, on a port of its own.
 package main
 
 import (
@@ -21,7 +24,9 @@ const maxBody = 1 << 20
 func main() {
 	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	server := &http.Server{Addr: ":8080", Handler: routes(), ReadHeaderTimeout: 5 * time.Second}
+	health := &http.Server{Addr: ":8081", Handler: healthRoutes(), ReadHeaderTimeout: 5 * time.Second}
+	go func() { log.Fatal(health.ListenAndServe()) }()
+	server := &http.Server{Addr: "127.0.0.1:8080", Handler: routes(), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		<-stop.Done()
 		// Requests that are being answered get the time for it.
@@ -36,8 +41,13 @@ func main() {
 
 func routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("POST /", printEvent)
+	return mux
+}
+
+func healthRoutes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	return mux
 }
 

@@ -1,0 +1,137 @@
+//! What listens in the pod: the containers of a pod share its network, so `/proc/net/tcp` of the sidecar says it.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Of each table this much is read: listeners are at its beginning.
+const TABLE_LIMIT: u64 = 64 * 1024;
+/// Other listeners that are named.
+const MAX_NAMED: usize = 5;
+/// The state LISTEN of `/proc/net/tcp`.
+const LISTEN: &str = "0A";
+
+/// All listeners of the pod; none where the kernel does not say.
+fn all() -> Vec<SocketAddr> {
+    let read = |path: &str| {
+        let mut table = String::new();
+        let file = File::open(path).ok()?;
+        file.take(TABLE_LIMIT).read_to_string(&mut table).ok()?;
+        Some(table)
+    };
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| read(path)).flat_map(|table| parse(&table)).collect()
+}
+
+/// Where else the pod listens, as the end of a sentence about a port on which loopback does not answer; empty if that is
+/// not known.
+pub fn instead(port: u16) -> String {
+    describe(port, &all())
+}
+
+/// The address on which the program listens for others than its pod, if it does.
+pub fn exposed(port: u16) -> Option<SocketAddr> {
+    all().into_iter().find(|listener| listener.port() == port && !listener.ip().to_canonical().is_loopback())
+}
+
+fn describe(port: u16, listeners: &[SocketAddr]) -> String {
+    if let Some(same) = listeners.iter().find(|listener| listener.port() == port) {
+        return format!(": the pod listens on {same} only; let the program listen on 127.0.0.1 or [::1]");
+    }
+    let mut others: Vec<u16> = listeners.iter().map(SocketAddr::port).filter(|other| *other != OWN_PORT).collect();
+    others.sort_unstable();
+    others.dedup();
+    let named: Vec<_> = others.iter().take(MAX_NAMED).map(u16::to_string).collect();
+    let more = if others.len() > MAX_NAMED { " and others" } else { "" };
+    match named.as_slice() {
+        [] => ": the pod listens on no port yet".to_owned(),
+        [one] => format!(": the pod listens on port {one}"),
+        _ => format!(": the pod listens on ports {}{more}", named.join(", ")),
+    }
+}
+
+/// The sidecar's own port, which tells nothing of the handler.
+const OWN_PORT: u16 = 15480;
+
+/// The listeners of a table: after a heading, lines of `slot: local-address remote-address state …`.
+fn parse(table: &str) -> Vec<SocketAddr> {
+    let listener = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let (local, _remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        (state == LISTEN).then(|| address(local)).flatten()
+    };
+    table.lines().skip(1).filter_map(listener).collect()
+}
+
+/// `0100007F:1F90`: words of four bytes in the machine's order, and the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            IpAddr::V6(Ipv6Addr::from(u128::from_be_bytes(words.concat().try_into().ok()?)))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65532        0 1 1
+   1: 00000000:3C78 00000000:0000 0A 00000000:00000000 00:00000000 00000000 65532        0 2 1
+   2: 0100007F:1F90 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 65532        0 3 1
+   3: 00000000000000000000000001000000:2382 00000000000000000000000000000000:0000 0A 0 0
+   4: 00000000000000000000000000000000:2383 00000000000000000000000000000000:0000 0A 0 0
+";
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn listeners_are_read() {
+        let found: Vec<_> = parse(TABLE).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["127.0.0.1:8080", "0.0.0.0:15480", "[::1]:9090", "[::]:9091"]);
+    }
+
+    #[test]
+    fn what_listens_instead_is_named() {
+        let listeners = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        for (found, expected) in [
+            (vec![], ": the pod listens on no port yet"),
+            (vec!["0.0.0.0:15480"], ": the pod listens on no port yet"),
+            (vec!["0.0.0.0:15480", "127.0.0.1:8080", "[::]:8080"], ": the pod listens on port 8080"),
+            (vec!["127.0.0.1:8080", "[::]:81"], ": the pod listens on ports 81, 8080"),
+            (
+                vec!["10.0.0.7:9999", "127.0.0.1:8080"],
+                ": the pod listens on 10.0.0.7:9999 only; let the program listen on 127.0.0.1 or [::1]",
+            ),
+            (
+                vec!["[::]:1", "[::]:2", "[::]:3", "[::]:4", "[::]:5", "[::]:6"],
+                ": the pod listens on ports 1, 2, 3, 4, 5 and others",
+            ),
+        ] {
+            assert_eq!(describe(9999, &listeners(&found)), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_can_reach_is_told_from_loopback() {
+        let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert_eq!(exposed(local.local_addr().unwrap().port()), None);
+        let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = open.local_addr().unwrap().port();
+        assert_eq!(exposed(port), Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_table_is_too_strange(table in "([ 0-9A-Fa-f:]{0,80}\n){0,5}|\\PC{0,200}") {
+            let _ = parse(&table);
+        }
+    }
+}
