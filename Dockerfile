@@ -31,8 +31,9 @@ COPY --from=build /out/tidegate-operator /tidegate-operator
 ENTRYPOINT ["/tidegate-operator"]
 
 FROM base AS sidecar
-COPY --from=build /out/tidegate-handler-sidecar /tidegate-handler-sidecar
-ENTRYPOINT ["/tidegate-handler-sidecar"]
+# Where the preStop hook of the sidecar's container finds it.
+COPY --from=build /out/tidegate-handler-sidecar /bin/tidegate-handler-sidecar
+ENTRYPOINT ["/bin/tidegate-handler-sidecar"]
 
 FROM base AS ingress
 COPY --from=build /out/tidegate-ingress /tidegate-ingress

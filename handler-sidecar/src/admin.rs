@@ -1,34 +1,41 @@
-//! The sidecar's own listener: probes for the kubelet, and the drain for the `preStop` hook of the handler.
+//! The sidecar's own listener: probes for the kubelet, and the drain for the `preStop` hooks of the pod.
 //!
 //! | path | answers 200 when |
 //! |---|---|
 //! | `/startupz` | the listener is up and the identity could be read: the handler's container may start |
 //! | `/livez` | the pipeline makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
 //! | `/readyz` | connected, and the consumer answers (or is not asked while the handler is not reachable) |
-//! | `/drain/<token>` | nothing is in flight any more and all of it was told to the broker |
+//! | `/drain` | nothing is in flight any more and all of it was told to the broker. Begins the drain; answers only inside the pod |
+//! | `/drained` | the same, for a drain that has begun or begins in a moment |
+//!
+//! The port is open to the pod network, because the kubelet is there. So what comes from there can only wait: the hook of
+//! the handler's container does. The drain is begun by the sidecar's own hook, which runs inside the pod.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::drain::Drain;
 use crate::health::{Health, Progress};
+
+/// How long `/drained` waits for a drain to begin: both hooks start at the same time.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the listener needs to know.
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// What the probes are told.
     pub health: Arc<Health>,
-    /// What the drain path starts and waits for.
-    pub drain: Drain,
-    /// The secret part of the drain path.
-    pub token: Arc<str>,
+    /// The drain of now: after one that nothing followed there is another.
+    pub drain: watch::Receiver<Drain>,
     /// The longest a drain may take.
     pub limit: Duration,
 }
@@ -40,7 +47,7 @@ type Answer = (StatusCode, &'static str);
 /// # Errors
 /// The listener failed.
 pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
-    axum::serve(listener, router(admin)).await
+    axum::serve(listener, router(admin).into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 fn router(admin: Admin) -> Router {
@@ -48,7 +55,8 @@ fn router(admin: Admin) -> Router {
         .route("/startupz", get(startup))
         .route("/livez", get(live))
         .route("/readyz", get(ready))
-        .route("/drain/{token}", get(drain))
+        .route("/drain", get(drain))
+        .route("/drained", get(drained))
         .with_state(admin)
 }
 
@@ -57,22 +65,41 @@ async fn startup(State(admin): State<Admin>) -> Answer {
 }
 
 async fn live(State(admin): State<Admin>) -> Answer {
-    answer(admin.drain.has_finished() || admin.health.is_alive(), "alive", "the pipeline makes no progress")
+    answer(admin.drain().has_finished() || admin.health.is_alive(), "alive", "the pipeline makes no progress")
 }
 
 async fn ready(State(admin): State<Admin>) -> Answer {
-    let progress = if admin.drain.has_begun() { Progress::Draining } else { admin.health.progress() };
+    let progress = if admin.drain().has_begun() { Progress::Draining } else { admin.health.progress() };
     answer(progress == Progress::Pulling, "ready", progress.describe())
 }
 
-async fn drain(State(admin): State<Admin>, Path(token): Path<String>) -> Answer {
-    if !same(token.as_bytes(), admin.token.as_bytes()) {
+async fn drain(State(admin): State<Admin>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Answer {
+    if !peer.ip().to_canonical().is_loopback() {
         return (StatusCode::NOT_FOUND, "not found");
     }
-    admin.drain.begin();
-    match timeout(admin.limit, admin.drain.finished()).await {
+    let drain = admin.drain();
+    drain.begin();
+    finished(&drain, admin.limit).await
+}
+
+async fn drained(State(admin): State<Admin>) -> Answer {
+    let drain = admin.drain();
+    match timeout(BEGIN_LIMIT.min(admin.limit), drain.begun()).await {
+        Ok(()) => finished(&drain, admin.limit).await,
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not draining"),
+    }
+}
+
+async fn finished(drain: &Drain, limit: Duration) -> Answer {
+    match timeout(limit, drain.finished()).await {
         Ok(()) => (StatusCode::OK, "drained"),
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, "still draining"),
+    }
+}
+
+impl Admin {
+    fn drain(&self) -> Drain {
+        self.drain.borrow().clone()
     }
 }
 
@@ -80,36 +107,33 @@ fn answer(good: bool, yes: &'static str, no: &'static str) -> Answer {
     if good { (StatusCode::OK, yes) } else { (StatusCode::SERVICE_UNAVAILABLE, no) }
 }
 
-/// Compares without telling by its duration how much of it is right.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && left.iter().zip(right).fold(0, |difference, (l, r)| difference | (l ^ r)) == 0
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
+    use axum::extract::connect_info::MockConnectInfo;
     use http::Request;
     use tower::ServiceExt as _;
 
     use super::*;
 
-    fn admin() -> Admin {
-        Admin {
-            health: Arc::default(),
-            drain: Drain::default(),
-            token: "0123456789abcdef".into(),
-            limit: Duration::from_millis(50),
-        }
+    fn admin() -> (watch::Sender<Drain>, Admin) {
+        let (drains, drain) = watch::channel(Drain::default());
+        (drains, Admin { health: Arc::default(), drain, limit: Duration::from_millis(50) })
+    }
+
+    async fn status_for(peer: &str, admin: &Admin, path: &str) -> u16 {
+        let peer: SocketAddr = format!("{peer}:40000").parse().unwrap();
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        router(admin.clone()).layer(MockConnectInfo(peer)).oneshot(request).await.unwrap().status().as_u16()
     }
 
     async fn status(admin: &Admin, path: &str) -> u16 {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        router(admin.clone()).oneshot(request).await.unwrap().status().as_u16()
+        status_for("10.0.0.1", admin, path).await
     }
 
     #[tokio::test]
     async fn probes_follow_the_progress() {
-        let admin = admin();
+        let (_drains, admin) = admin();
         assert_eq!(status(&admin, "/startupz").await, 503);
         assert_eq!(status(&admin, "/livez").await, 200);
         admin.health.started();
@@ -120,17 +144,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_token_drains_and_everyone_waits_for_the_end() {
-        let admin = admin();
+    async fn only_the_pod_itself_drains_and_everyone_waits_for_the_end() {
+        let (drains, admin) = admin();
         admin.health.set(Progress::Pulling);
-        assert_eq!(status(&admin, "/drain/0123456789abcdeX").await, 404);
-        assert_eq!(status(&admin, "/drain/").await, 404);
-        assert!(!admin.drain.has_begun());
-        assert_eq!(status(&admin, "/drain/0123456789abcdef").await, 504);
-        assert!(admin.drain.has_begun());
+        for peer in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
+            assert_eq!(status_for(peer, &admin, "/drain").await, 404, "{peer}");
+        }
+        assert_eq!(status(&admin, "/drain/0123456789abcdef").await, 404);
+        assert_eq!(status(&admin, "/drained").await, 503, "it waits, and begins nothing");
+        assert!(!admin.drain().has_begun());
+        assert_eq!(status_for("127.0.0.1", &admin, "/drain").await, 504);
+        assert!(admin.drain().has_begun());
         assert_eq!(status(&admin, "/readyz").await, 503, "draining is not ready");
-        admin.drain.finish();
-        assert_eq!(status(&admin, "/drain/0123456789abcdef").await, 200);
+        admin.drain().finish();
+        assert_eq!(status_for("[::1]", &admin, "/drain").await, 200);
+        assert_eq!(status(&admin, "/drained").await, 200);
         assert_eq!(status(&admin, "/livez").await, 200);
+        drains.send_replace(Drain::default());
+        assert_eq!(status(&admin, "/readyz").await, 200, "that drain is over");
     }
 }

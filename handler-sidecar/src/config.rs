@@ -42,7 +42,7 @@ pub fn from_environment() -> Result<Sidecar, Error> {
 /// # Errors
 /// The first value that cannot be used.
 pub fn check(config: &Sidecar) -> Result<(), Error> {
-    let Sidecar { handler, servers, drain_token, delivery, ack_wait, .. } = config;
+    let Sidecar { handler, servers, delivery, ack_wait, .. } = config;
     let retry = &delivery.retry;
     let lanes = match delivery.order {
         Order::None => 1,
@@ -57,7 +57,6 @@ pub fn check(config: &Sidecar) -> Result<(), Error> {
     let rules = [
         ("handler", subject_token(handler), "must be one token of a subject"),
         ("servers", !servers.is_empty(), "must name a broker"),
-        ("drainToken", drain_token.len() >= 16, "must have at least 16 characters"),
         ("delivery.port", delivery.port != 0, "must not be 0"),
         ("delivery.path", delivery.path.starts_with('/'), "must start with /"),
         ("delivery.path", delivery.path.parse::<http::uri::PathAndQuery>().is_ok(), "must be a path of a URI"),
@@ -98,7 +97,7 @@ mod tests {
         json!({
             "namespace": "shop", "topic": "orders", "handler": "billing", "handlerUid": "1",
             "servers": ["tls://orders:4222"], "identity": "/identity",
-            "adminPort": 8090, "drainToken": "0123456789abcdef",
+            "adminPort": 8090, "resumeAfter": 90_000,
             "delivery": {
                 "port": 8080, "path": "/events", "concurrency": 16, "timeout": 30_000,
                 "retry": {"maxAttempts": 5, "initial": 1000, "max": 60_000, "factor": 2.0, "jitter": 0.2}
@@ -130,7 +129,6 @@ mod tests {
             ("/handler", json!("a.b"), "TIDEGATE_CONFIG: handler: must be one token of a subject"),
             ("/handler", json!(">"), "TIDEGATE_CONFIG: handler: must be one token of a subject"),
             ("/servers", json!([]), "TIDEGATE_CONFIG: servers: must name a broker"),
-            ("/drainToken", json!("short"), "TIDEGATE_CONFIG: drainToken: must have at least 16 characters"),
             ("/delivery/path", json!("events"), "TIDEGATE_CONFIG: delivery.path: must start with /"),
             ("/delivery/path", json!("/a b"), "TIDEGATE_CONFIG: delivery.path: must be a path of a URI"),
             ("/delivery/concurrency", json!(0), "TIDEGATE_CONFIG: delivery.concurrency: must be at least 1"),

@@ -9,6 +9,7 @@
 //!   told to the broker of it;
 //! - [`pull`] and [`in_hand`] are the broker's side, [`request`], [`deliver`] and [`availability`] the
 //!   handler's; [`attempts`] and [`dead_letter`] are what is kept of failures, [`report`] is for the operator;
+//! - [`outcome_log`] remembers how deliveries ended, which [`report`] tells;
 //! - [`outcome`], [`brake`], [`backoff`], [`pull::status`], [`pull::window`] and [`delivery_info`] decide, and are pure;
 //! - [`admin`], [`health`], [`drain`], [`metrics`] and [`trace`] are for those who run and watch it.
 
@@ -33,12 +34,16 @@ pub mod health;
 pub mod hops;
 pub mod in_hand;
 pub mod lane;
+mod listeners;
+mod loopback;
 pub mod members;
 pub mod metrics;
 pub mod options;
 pub mod outcome;
+pub mod outcome_log;
 pub mod outlet;
 pub mod pipeline;
+mod probe;
 pub mod process;
 pub mod publish_ack;
 pub mod pull;
@@ -51,7 +56,6 @@ pub mod unordered;
 pub mod watchdog;
 pub mod workload;
 
-use std::future::pending;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -72,6 +76,7 @@ use crate::lane::lanes::Lanes;
 use crate::members::Members;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::outcome_log::OutcomeLog;
 use crate::pipeline::Pipeline;
 use crate::process::Context;
 use crate::workload::WorkloadMeter;
@@ -110,42 +115,56 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
     let port = config.admin_port;
     let listen = |error| Error::Listen { port, error };
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.map_err(listen)?;
-    let (health, drain) = (Arc::new(Health::default()), Drain::default());
-    let admin = Admin {
-        health: health.clone(),
-        drain: drain.clone(),
-        token: config.drain_token.as_str().into(),
-        limit: config::drain_limit(&config) + config::MARGIN,
-    };
-    let availability = Arc::new(Availability::new(config.delivery.port));
-    let handler = Handler::new(&config.delivery, ByteBudget::default())?;
-    // Alone, until somebody else is heard of.
-    let count = watch::Sender::new(1);
-    let options = Options::new(&config, &handler, &drain, count.subscribe())?;
-    let members = Members::new(count);
+    let health = Arc::new(Health::default());
+    let (drains, drain) = watch::channel(Drain::default());
+    let admin = Admin { health: health.clone(), drain, limit: config::drain_limit(&config) + config::MARGIN };
+    let availability = Arc::new(Availability::new(config.delivery.port, config.probes.clone()));
     let stopped = async {
         stop.await;
+        let drain = drains.borrow().clone();
         drain.begin();
         drain.finished().await;
     };
     tokio::select! {
         served = admin::serve(listener, admin) => served.map_err(listen),
         () = availability.watch() => Ok(()),
-        () = work(config, handler, options, &members, &availability, &health, &drain) => Ok(()),
+        worked = work(&config, &availability, &health, &drains) => worked,
         () = stopped => Ok(()),
     }
 }
 
-/// Connects and works; after the drain it only waits to be stopped.
+/// Works, and after a drain waits to be stopped. A drained pod is ended soon; one that is still there well after its
+/// grace period was not meant to end, so its events would wait for nothing: it goes to work again.
 async fn work(
+    config: &Sidecar,
+    availability: &Arc<Availability>,
+    health: &Arc<Health>,
+    drains: &watch::Sender<Drain>,
+) -> Result<(), Error> {
+    loop {
+        let drain = drains.borrow().clone();
+        let over = async {
+            drain.begun_for(config.resume_after).await;
+            Ok::<(), Error>(())
+        };
+        tokio::try_join!(work_until_drained(config.clone(), availability, health, &drain), over)?;
+        tracing::warn!("the pod was drained, but nothing has ended it: its deliveries go on");
+        drains.send_replace(Drain::default());
+    }
+}
+
+/// Connects and works until it is drained.
+async fn work_until_drained(
     config: Sidecar,
-    handler: Handler,
-    options: Options,
-    members: &Members,
     availability: &Arc<Availability>,
     health: &Arc<Health>,
     drain: &Drain,
-) {
+) -> Result<(), Error> {
+    let handler = Handler::new(&config.delivery, ByteBudget::default())?;
+    // Alone, until somebody else is heard of.
+    let count = watch::Sender::new(1);
+    let options = Options::new(&config, &handler, drain, count.subscribe())?;
+    let members = Members::new(count);
     let connected = tokio::select! {
         connected = broker::connect(&config, health) => Some(connected),
         () = drain.begun() => None,
@@ -155,6 +174,7 @@ async fn work(
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
         let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());
         let (workload, another_is_able) = (WorkloadMeter::default(), members.another_is_able());
+        let outcomes = OutcomeLog::new(handler.url());
         let context = Context {
             config,
             client,
@@ -167,18 +187,19 @@ async fn work(
             metrics,
             workload,
             another_is_able,
+            outcomes,
         };
         let context = Arc::new(context);
         let reports = report::run(&context);
         tokio::select! {
-            () = serve(context.clone(), members, health.clone(), link) => {}
+            () = serve(context.clone(), &members, health.clone(), link) => {}
             // What is not kept cannot be given to another one.
             () = members.run(&context), if context.config.routing == Routing::Queued => {}
             () = reports => {}
         }
     }
     drain.finish();
-    pending().await
+    Ok(())
 }
 
 /// Takes the handler's events, in the way that they travel, until it is drained.

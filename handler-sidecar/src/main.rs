@@ -1,5 +1,8 @@
-//! The sidecar's process: configuration, telemetry, one thread, SIGTERM.
+//! The sidecar's process: configuration, telemetry, one thread, SIGTERM. As `tidegate-handler-sidecar drain` it asks the
+//! running one to drain and waits until it has: the `preStop` hook of the sidecar's container.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::ExitCode;
 
 use opentelemetry::KeyValue;
@@ -8,8 +11,15 @@ use tidegate_handler_sidecar::{Error, config, run};
 use tidegate_telemetry::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// The longest status line of an answer.
+const STATUS_LIMIT: u64 = 256;
+
 fn main() -> ExitCode {
-    match program() {
+    let done = match std::env::args().nth(1).as_deref() {
+        Some("drain") => drain(),
+        _ => program(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not as a log line: what fails may be the configuration of the logs.
@@ -32,6 +42,17 @@ fn program() -> Result<(), Box<dyn std::error::Error>> {
     drop(runtime);
     telemetry.shutdown();
     Ok(ended?)
+}
+
+/// Asks inside the pod, where alone it is answered.
+fn drain() -> Result<(), Box<dyn std::error::Error>> {
+    let config = config::from_environment()?;
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, config.admin_port))?;
+    stream.set_read_timeout(Some(config::drain_limit(&config) + 2 * config::MARGIN))?;
+    stream.write_all(b"GET /drain HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut status = String::new();
+    BufReader::new(stream).take(STATUS_LIMIT).read_line(&mut status)?;
+    if status.contains(" 200 ") { Ok(()) } else { Err(format!("not drained: {}", status.trim()).into()) }
 }
 
 async fn serve(config: Sidecar) -> Result<(), Error> {

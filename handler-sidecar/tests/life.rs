@@ -25,7 +25,6 @@ async fn probes_and_the_drain_tell_the_truth() {
     let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     assert_eq!(sidecar.get("/startupz").await, Some(200));
     assert_eq!(sidecar.get("/livez").await, Some(200));
-    assert_eq!(sidecar.get("/drain/wrong").await, Some(404));
     publish(&broker, "1").await;
     eventually("it is in flight", async || container.count() == 1).await;
     let begun = tokio::time::Instant::now();
@@ -37,6 +36,26 @@ async fn probes_and_the_drain_tell_the_truth() {
     publish(&broker, "2").await;
     sleep(Duration::from_millis(500)).await;
     assert_eq!(container.ids(), ["1"], "nothing is pulled after a drain");
+    sidecar.terminate().await;
+}
+
+/// A drain that is not the beginning of a pod's end is an error, or an attack: events must not wait for nothing.
+#[tokio::test]
+async fn a_drained_sidecar_that_nothing_ends_goes_on() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::start().await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.resume_after = Duration::from_secs(2);
+    let sidecar = Running::ready(config).await;
+    for round in 1..=2 {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(sidecar.drain().await, Some(200));
+        publish(&broker, &round.to_string()).await;
+        eventually("it goes on", async || container.count() == round).await;
+        assert!(begun.elapsed() >= Duration::from_millis(1900), "{:?}", begun.elapsed());
+        eventually("it is ready again", async || sidecar.get("/readyz").await == Some(200)).await;
+    }
     sidecar.terminate().await;
 }
 

@@ -41,6 +41,29 @@ async fn it_is_small_and_ends_well() {
     assert_eq!(container.count(), 101);
 }
 
+/// The hook of the sidecar's container: it ends when the drain has.
+#[tokio::test]
+async fn the_programs_own_command_drains_the_running_one() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|_| (204, Duration::from_millis(700))).await;
+    let config = config(&broker, identity, container.port, ACK_WAIT);
+    let drain = async || {
+        let mut command = Command::new(PROGRAM);
+        command.arg("drain").env(contract::VARIABLE, serde_json::to_string(&config).unwrap());
+        tokio::task::spawn_blocking(move || command.output().unwrap().status.success()).await.unwrap()
+    };
+    assert!(!drain().await, "nothing runs yet");
+    let _process = Process::start(&config).await;
+    publish(&broker, "1").await;
+    eventually("it is in flight", async || container.count() == 1).await;
+    assert!(drain().await);
+    assert_eq!(support::in_hand(&broker).await, 0, "the delivery in flight was waited for");
+    publish(&broker, "2").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(container.ids(), ["1"]);
+}
+
 #[tokio::test]
 async fn another_takes_over_from_one_that_was_killed() {
     let ack_wait = Duration::from_secs(3);

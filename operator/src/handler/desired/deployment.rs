@@ -1,6 +1,7 @@
 //! The handler's pods: the user's template and, beside it, the sidecar.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
@@ -12,6 +13,7 @@ use super::{Input, child};
 use crate::apply::Child;
 use crate::context::{environment, restricted};
 use crate::error::Error;
+use crate::handler::probes;
 use crate::handler::settings::ACK_WAIT;
 use crate::names;
 
@@ -20,6 +22,10 @@ const IDENTITY_VOLUME: &str = "tidegate-identity";
 /// Below it, a folder for each topic that the sidecar publishes to.
 const DESTINATIONS_FOLDER: &str = "/var/run/tidegate-destinations";
 const SIDECAR: &str = "tidegate-sidecar";
+/// Run inside the pod, which alone may begin a drain: a path and a token would stand where everybody may read them.
+const DRAIN_COMMAND: [&str; 2] = ["/bin/tidegate-handler-sidecar", "drain"];
+/// A drained pod that is there longer than its grace period and this was not meant to end.
+const RESUME_MARGIN: Duration = Duration::from_secs(30);
 /// A pod has this much longer than one delivery may take.
 const GRACE_MARGIN_SECONDS: u64 = 20;
 
@@ -49,7 +55,6 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
     for (key, value) in labels {
         user_labels.insert(key, json!(value));
     }
-    let token = drain_token(input)?;
     let spec = object(&mut template, "spec")?;
     let grace = grace_seconds(spec, input.settings.delivery.timeout.as_secs());
     spec.insert("terminationGracePeriodSeconds".into(), json!(grace));
@@ -62,18 +67,19 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
             .push(json!({"name": destination_volume(topic), "configMap": {"name": names::ca(topic)}}));
     }
     // First: it must run before the user's own init containers need nothing of it, and end after all others.
-    list(spec, "initContainers")?.insert(0, sidecar(input, &token)?);
+    list(spec, "initContainers")?.insert(0, sidecar(input, Duration::from_secs(grace))?);
     let main = list(spec, "containers")?.first_mut().and_then(Value::as_object_mut).ok_or_else(|| {
         Error::refused("InvalidTemplate", "spec.template.spec.containers: at least one container is needed")
     })?;
-    // The sidecar gets SIGTERM only after the user's containers have ended: this stops the deliveries before.
-    let drain = json!({"httpGet": {"path": format!("/drain/{token}"), "port": names::SIDECAR_PORT}});
-    object_in(main, "lifecycle")?.insert("preStop".into(), drain);
+    // The sidecar gets SIGTERM only after the user's containers have ended, so its own hook, which the kubelet runs at the
+    // same time, stops the deliveries before; this one waits for that.
+    let drained = json!({"httpGet": {"path": "/drained", "port": names::SIDECAR_PORT}});
+    object_in(main, "lifecycle")?.insert("preStop".into(), drained);
     Ok(template)
 }
 
 /// A native sidecar: started before the user's containers, ended after them.
-fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
+fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
     let (topic, namespace) = (&input.handler.spec.topic, &input.owner.namespace);
     let config = Sidecar {
         namespace: namespace.clone(),
@@ -84,7 +90,8 @@ fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
         servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(topic, namespace))],
         identity: IDENTITY_FOLDER.into(),
         admin_port: u16::try_from(names::SIDECAR_PORT).unwrap_or_default(),
-        drain_token: token.to_owned(),
+        resume_after: grace.saturating_add(RESUME_MARGIN),
+        probes: probes::of(&input.handler.spec.template),
         filter: input.settings.filter.clone(),
         delivery: input.settings.delivery.clone(),
         dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| outlet(&to.topic, namespace)),
@@ -109,6 +116,7 @@ fn sidecar(input: &Input<'_>, token: &str) -> Result<Value, Error> {
         "startupProbe": probe("/startupz", 1, 60),
         "livenessProbe": probe("/livez", 10, 3),
         "readinessProbe": probe("/readyz", 2, 3),
+        "lifecycle": {"preStop": {"exec": {"command": DRAIN_COMMAND}}},
         "volumeMounts": mounts,
     }))
 }
@@ -136,12 +144,6 @@ fn outlet(topic: &str, namespace: &str) -> Outlet {
 fn grace_seconds(spec: &Map<String, Value>, timeout: u64) -> u64 {
     let users = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(0);
     users.max(timeout + GRACE_MARGIN_SECONDS)
-}
-
-/// Known to who can read the pod: the kubelet. Derived, so that it is the same at every reconcile.
-fn drain_token(input: &Input<'_>) -> Result<String, Error> {
-    let bytes = input.topic.authority.derive(&format!("drain/{}", input.owner.reference.uid))?;
-    Ok(bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn wrong_shape(field: &str) -> Error {

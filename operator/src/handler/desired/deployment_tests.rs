@@ -195,18 +195,31 @@ fn deliveries_are_drained_before_the_container_ends() {
     let of = |template: Value| made(&authority, template, json!({"timeout": "90s"})).unwrap();
     let deployment = of(users_template());
     let lifecycle = &pod(&deployment)["containers"][0]["lifecycle"];
-    let path = lifecycle["preStop"]["httpGet"]["path"].as_str().unwrap();
-    assert_eq!(lifecycle["preStop"]["httpGet"]["port"], 15480);
-    let token = path.strip_prefix("/drain/").unwrap();
-    assert_eq!(token.len(), 32);
-    let config = pod(&deployment)["initContainers"][0]["env"][0]["value"].as_str().unwrap();
-    assert!(config.contains(token), "the sidecar knows it");
+    assert_eq!(lifecycle["preStop"], json!({"httpGet": {"path": "/drained", "port": 15480}}));
+    let sidecar = &pod(&deployment)["initContainers"][0];
+    let begins = json!({"exec": {"command": ["/bin/tidegate-handler-sidecar", "drain"]}});
+    assert_eq!(sidecar["lifecycle"]["preStop"], begins);
+    let config: Value = serde_json::from_str(sidecar["env"][0]["value"].as_str().unwrap()).unwrap();
+    assert_eq!(config["resumeAfter"], 140_000, "the grace period and a margin");
     assert_eq!(of(users_template()), deployment, "the same at every reconcile");
     assert!(pod(&deployment)["containers"][1].get("lifecycle").is_none());
     assert_eq!(pod(&deployment)["terminationGracePeriodSeconds"], 110, "one delivery and a margin");
     let mut patient = users_template();
     patient["spec"]["terminationGracePeriodSeconds"] = json!(600);
     assert_eq!(pod(&of(patient))["terminationGracePeriodSeconds"], 600, "the user's, if it is longer");
+}
+
+#[test]
+fn the_sidecar_asks_the_containers_own_probes() {
+    let authority = authority();
+    let config = |template: Value| -> Value {
+        let deployment = made(&authority, template, json!({})).unwrap();
+        serde_json::from_str(pod(&deployment)["initContainers"][0]["env"][0]["value"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(config(users_template()).get("probes"), None);
+    let mut probed = users_template();
+    probed["spec"]["containers"][0]["readinessProbe"] = json!({"tcpSocket": {"port": 8080}});
+    assert_eq!(config(probed)["probes"]["readiness"]["check"], json!({"Tcp": {"port": 8080}}));
 }
 
 /// The schema refuses these; if it did not, they would be refused here, in words.
