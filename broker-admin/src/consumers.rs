@@ -172,10 +172,12 @@ pub async fn ensure(
     let mut position = Position { stream_created: Some(state.created), ..Position::default() };
     let (mut restarts, mut backlogs) = (Vec::new(), Vec::new());
     for config in handler.configs() {
+        // What the broker calls it is not believed: the name comes into the handler's status.
+        let name = config.durable_name.clone().unwrap_or_default();
         let (info, restart) = ensure_one(js, &stream, config, &handler.uid, recorded).await?;
-        position.record(recorded, &info, &state, restart);
+        position.record(recorded, &name, &info, &state, restart);
         backlogs.extend(backlog(&info));
-        restarts.extend(restart.map(|restart| (info.name, restart)));
+        restarts.extend(restart.map(|restart| (name, restart)));
     }
     let backlog = backlogs.into_iter().min_by_key(|backlog| backlog.acknowledged);
     Ok(Ensured { position, restarts, backlog })

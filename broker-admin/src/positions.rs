@@ -60,18 +60,25 @@ impl Position {
     }
 
     /// Records what was seen of a consumer. A record never goes back, unless the consumer began again.
-    pub(crate) fn record(&mut self, before: &Self, consumer: &Info, stream: &StreamState, restart: Option<Restart>) {
+    pub(crate) fn record(
+        &mut self,
+        before: &Self,
+        name: &str,
+        consumer: &Info,
+        stream: &StreamState,
+        restart: Option<Restart>,
+    ) {
         let acknowledged = consumer.ack_floor.stream_sequence;
         let known = match restart {
             Some(Restart::NewStream) => 0,
             Some(Restart::After(sequence)) => sequence,
             None if has_begun(consumer) || acknowledged <= stream.last_sequence => {
-                before.acknowledged.get(&consumer.name).copied().unwrap_or_default()
+                before.acknowledged.get(name).copied().unwrap_or_default()
             }
             // It waits for a sequence that is still to come: there is nothing to go on from.
             None => return,
         };
-        self.acknowledged.insert(consumer.name.clone(), acknowledged.max(known));
+        self.acknowledged.insert(name.to_owned(), acknowledged.max(known));
     }
 }
 
@@ -140,7 +147,7 @@ mod tests {
         let stream = StreamState { created: CREATED, last_sequence: 50 };
         let recorded = |before: &[(&str, u64)], consumer: Info, restart| {
             let mut position = Position::default();
-            position.record(&super::Position { ..self::position(before) }, &consumer, &stream, restart);
+            position.record(&self::position(before), "a", &consumer, &stream, restart);
             position.acknowledged.get("a").copied()
         };
         assert_eq!(recorded(&[("a", 3)], consumer((9, 9), 7), None), Some(7));
