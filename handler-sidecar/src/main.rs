@@ -62,7 +62,7 @@ async fn serve(config: Sidecar) -> Result<(), Error> {
         terminate.recv().await;
         tracing::info!("SIGTERM");
     };
-    run(config, stop).await
+    Box::pin(run(config, stop)).await
 }
 
 fn service(config: &Sidecar) -> Service {
