@@ -128,7 +128,8 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
     tokio::select! {
         served = admin::serve(listener, admin) => served.map_err(listen),
         () = availability.watch() => Ok(()),
-        worked = work(&config, &availability, &health, &drains) => worked,
+        // Boxed: it is large, and would be part of every caller.
+        worked = Box::pin(work(&config, &availability, &health, &drains)) => worked,
         () = stopped => Ok(()),
     }
 }

@@ -62,7 +62,7 @@ async fn serve(config: Sidecar) -> Result<(), Error> {
         terminate.recv().await;
         tracing::info!("SIGTERM");
     };
-    Box::pin(run(config, stop)).await
+    run(config, stop).await
 }
 
 fn service(config: &Sidecar) -> Service {
