@@ -64,7 +64,7 @@ async fn outage(broker: &TestBroker) -> String {
             }
         }
     });
-    found.await.expect("an outage is reported")
+    found.await.unwrap()
 }
 
 #[tokio::test]
