@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::streams::Topic;
+use tidegate_broker_admin::{LeafRequest, Usage};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::identity::{self, file};
 use tidegate_broker_client::{connect, layout};
@@ -136,7 +137,8 @@ fn settings(name: &str) -> consumers::Handler {
 fn write_operator(server: &TestBroker, folder: &Path) -> anyhow::Result<()> {
     let now = OffsetDateTime::now_utc();
     let user = server.authority().operator_user(now)?;
-    let leaf = server.authority().leaf("operator", Vec::new(), now)?;
+    let request = LeafRequest { name: "bench operator".into(), hosts: Vec::new(), usage: Usage::Client };
+    let leaf = server.authority().leaf(&request, now)?;
     for (name, content) in [
         (file::CA, &server.authority().ca_certificate),
         (file::CERTIFICATE, &leaf.certificate),

@@ -23,4 +23,4 @@ pub mod server;
 pub mod streams;
 
 pub use accounts::Rights;
-pub use authority::{Authority, AuthorityError, Leaf};
+pub use authority::{Authority, AuthorityError, CertificateAuthority, Leaf, LeafRequest, Usage};

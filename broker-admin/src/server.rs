@@ -50,24 +50,20 @@ pub struct Cluster {
     pub name: String,
     /// Route port.
     pub port: u16,
-    /// All servers' routes, the server's own included.
+    /// All servers' routes, the server's own included. Only a peer whose certificate has a host name of one of them is
+    /// let in.
     pub routes: Vec<String>,
+    /// Folder with `ca.crt`, `tls.crt`, `tls.key` of the routes, of an authority of their own.
+    pub tls: String,
 }
 
 impl Server {
     /// The configuration file.
     pub fn render(&self) -> String {
-        let tls = json!({
-            "ca_file": format!("{}/ca.crt", self.tls),
-            "cert_file": format!("{}/tls.crt", self.tls),
-            "key_file": format!("{}/tls.key", self.tls),
-            "verify": true,
-            "timeout": 5,
-        });
         let mut config = json!({
             "port": self.port,
             "http": self.monitor,
-            "tls": tls,
+            "tls": tls(&self.tls, "verify"),
             "operator": self.operator_jwt,
             "system_account": self.system_account,
             // A server that was away asks for what it missed after this long: a revoked user is out by then.
@@ -97,12 +93,24 @@ impl Server {
         }
         if let Some(cluster) = &self.cluster {
             config["cluster"] = json!({
-                "name": cluster.name, "port": cluster.port, "routes": cluster.routes, "tls": tls,
+                "name": cluster.name, "port": cluster.port, "routes": cluster.routes,
+                "tls": tls(&cluster.tls, "verify_cert_and_check_known_urls"),
                 "no_advertise": true,
             });
         }
         pretty(&config)
     }
+}
+
+/// Both sides show a certificate; `check` is how strictly a client's is looked at.
+fn tls(folder: &str, check: &str) -> Value {
+    json!({
+        "ca_file": format!("{folder}/ca.crt"),
+        "cert_file": format!("{folder}/tls.crt"),
+        "key_file": format!("{folder}/tls.key"),
+        check: true,
+        "timeout": 5,
+    })
 }
 
 fn pretty(config: &Value) -> String {

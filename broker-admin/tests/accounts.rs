@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use futures::StreamExt as _;
 use tidegate_broker_admin::positions::Position;
-use tidegate_broker_admin::{consumers, guests};
+use tidegate_broker_admin::{LeafRequest, Usage, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_test_broker::TestBroker;
@@ -290,7 +290,8 @@ async fn no_certificate_no_connection() {
     let folder = broker.handler("billing", Duration::from_secs(5)).await;
     // Another topic's authority signed this certificate; the user is right.
     let stranger = tidegate_broker_admin::Authority::generate("other", time::OffsetDateTime::now_utc()).unwrap();
-    let leaf = stranger.leaf("billing", vec![], time::OffsetDateTime::now_utc()).unwrap();
+    let request = LeafRequest { name: "billing".into(), hosts: Vec::new(), usage: Usage::Client };
+    let leaf = stranger.leaf(&request, time::OffsetDateTime::now_utc()).unwrap();
     std::fs::write(folder.join("tls.crt"), leaf.certificate).unwrap();
     std::fs::write(folder.join("tls.key"), leaf.key).unwrap();
     assert!(connect::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());

@@ -10,9 +10,8 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::accounts::User;
-use tidegate_broker_admin::authority::certificate_needs_renewal;
+use tidegate_broker_admin::{Authority, CertificateAuthority, LeafRequest};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
 
@@ -20,17 +19,24 @@ use crate::error::Error;
 
 const ROOT: &str = "root.key";
 const CA_KEY: &str = "ca.key";
+const ROUTES_CA: &str = "routes-ca.crt";
+const ROUTES_CA_KEY: &str = "routes-ca.key";
 
 /// The keys of a Secret.
 pub type Data = BTreeMap<String, String>;
 
 /// The Secret's content for an authority.
 pub fn to_data(authority: &Authority) -> Data {
-    BTreeMap::from([
+    let mut data = BTreeMap::from([
         (ROOT.into(), STANDARD.encode(authority.root)),
         (file::CA.into(), authority.ca_certificate.clone()),
         (CA_KEY.into(), authority.ca_key.clone()),
-    ])
+    ]);
+    if let Some(routes) = &authority.routes {
+        data.insert(ROUTES_CA.into(), routes.certificate.clone());
+        data.insert(ROUTES_CA_KEY.into(), routes.key.clone());
+    }
+    data
 }
 
 /// The authority that a Secret holds.
@@ -45,7 +51,13 @@ pub fn from_secret(secret: &Secret) -> Result<Authority, Error> {
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| damaged(secret, ROOT))?;
-    Ok(Authority { root, ca_certificate: part(file::CA)?, ca_key: part(CA_KEY)? })
+    // Version 0.1 made none.
+    let routes = if data.contains_key(ROUTES_CA) || data.contains_key(ROUTES_CA_KEY) {
+        Some(CertificateAuthority { certificate: part(ROUTES_CA)?, key: part(ROUTES_CA_KEY)? })
+    } else {
+        None
+    };
+    Ok(Authority { root, ca_certificate: part(file::CA)?, ca_key: part(CA_KEY)?, routes })
 }
 
 fn damaged(secret: &Secret, key: &str) -> Error {
@@ -66,34 +78,47 @@ pub fn data(secret: &Secret) -> Data {
 
 /// An identity's files: what is there as long as it is good, else anew.
 ///
-/// `names` are the certificate's DNS names; `user` is the broker user as it should be.
+/// `leaf` is the certificate as it should be, `user` the broker user.
 ///
 /// # Errors
 /// The authority is damaged.
 pub fn identity(
     authority: &Authority,
     present: Option<&Secret>,
-    common_name: &str,
-    names: Vec<String>,
+    leaf: &LeafRequest,
     user: Option<&User>,
     now: OffsetDateTime,
 ) -> Result<Data, Error> {
-    let mut files = present.map(data).unwrap_or_default();
-    let is_good = files.get(file::CA) == Some(&authority.ca_certificate)
-        && files.get(file::CERTIFICATE).is_some_and(|pem| !certificate_needs_renewal(pem, now))
-        && is_pair(&files);
-    if !is_good {
-        let leaf = authority.leaf(common_name, names, now)?;
-        files.insert(file::CA.into(), authority.ca_certificate.clone());
-        files.insert(file::CERTIFICATE.into(), leaf.certificate);
-        files.insert(file::KEY.into(), leaf.key);
-    }
+    let mut files = certified(&authority.clients(), &authority.ca_certificate, present, leaf, now)?;
     if let Some(user) = user {
         if !files.get(file::USER_JWT).is_some_and(|jwt| authority.is_current(user, jwt, now)) {
             files.insert(file::USER_JWT.into(), user.jwt.clone());
         }
         files.insert(file::USER_SEED.into(), user.seed.clone());
     }
+    Ok(files)
+}
+
+/// The files of a leaf of this authority, and of what it is verified with on the other side: what is there as long as it
+/// is as requested, else a new leaf. Other files are left as they are.
+///
+/// # Errors
+/// The authority is damaged.
+pub fn certified(
+    authority: &CertificateAuthority,
+    trusted: &str,
+    present: Option<&Secret>,
+    leaf: &LeafRequest,
+    now: OffsetDateTime,
+) -> Result<Data, Error> {
+    let mut files = present.map(data).unwrap_or_default();
+    let is_good = files.get(file::CERTIFICATE).is_some_and(|pem| authority.has_made(pem, leaf, now)) && is_pair(&files);
+    if !is_good {
+        let leaf = authority.leaf(leaf, now)?;
+        files.insert(file::CERTIFICATE.into(), leaf.certificate);
+        files.insert(file::KEY.into(), leaf.key);
+    }
+    files.insert(file::CA.into(), trusted.to_owned());
     Ok(files)
 }
 
@@ -107,6 +132,7 @@ fn is_pair(files: &Data) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_admin::Usage;
     use time::Duration;
 
     use super::*;
@@ -116,11 +142,19 @@ mod tests {
         Secret { data: Some(data), ..Secret::default() }
     }
 
+    fn leaf() -> LeafRequest {
+        LeafRequest { name: "h".into(), hosts: Vec::new(), usage: Usage::Client }
+    }
+
     #[test]
     fn an_authority_survives_its_secret() {
         let authority = Authority::generate("t", OffsetDateTime::now_utc()).unwrap();
         let back = from_secret(&secret(to_data(&authority))).unwrap();
-        assert_eq!((back.root, back.ca_key), (authority.root, authority.ca_key));
+        assert_eq!((back.root, &back.ca_key, &back.routes), (authority.root, &authority.ca_key, &authority.routes));
+        let mut data = to_data(&Authority { routes: None, ..authority.clone() });
+        assert_eq!(from_secret(&secret(data.clone())).unwrap().routes, None, "version 0.1");
+        data.insert(ROUTES_CA.into(), authority.routes.unwrap().certificate);
+        assert_eq!(from_secret(&secret(data)).err().unwrap().reason(), "AuthorityDamaged", "half of it");
     }
 
     #[test]
@@ -134,8 +168,7 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("t", now).unwrap();
         let user = |at| authority.publisher_user("p", at).unwrap();
-        let make =
-            |present: Option<&Secret>, at| identity(&authority, present, "h", vec![], Some(&user(at)), at).unwrap();
+        let make = |present: Option<&Secret>, at| identity(&authority, present, &leaf(), Some(&user(at)), at).unwrap();
         let first = make(None, now);
         let kept = make(Some(&secret(first.clone())), now + Duration::days(30));
         assert_eq!(kept, first);
@@ -148,7 +181,7 @@ mod tests {
     fn a_key_that_is_damaged_or_of_another_certificate_is_replaced_with_its_certificate() {
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("t", now).unwrap();
-        let make = |present: Option<&Secret>| identity(&authority, present, "h", vec![], None, now).unwrap();
+        let make = |present: Option<&Secret>| identity(&authority, present, &leaf(), None, now).unwrap();
         let (first, other) = (make(None), make(None));
         for key in ["-", &other[file::KEY]] {
             let mut damaged = first.clone();
@@ -157,5 +190,17 @@ mod tests {
             assert_ne!(mended[file::CERTIFICATE], first[file::CERTIFICATE]);
             assert_eq!(make(Some(&secret(mended.clone()))), mended);
         }
+    }
+
+    /// Leaves of version 0.1 were good for everything.
+    #[test]
+    fn a_leaf_for_more_than_it_needs_is_replaced() {
+        let now = OffsetDateTime::now_utc();
+        let authority = Authority::generate("t", now).unwrap();
+        let wide = LeafRequest { hosts: vec!["orders-broker".into()], usage: Usage::Both, ..leaf() };
+        let old = identity(&authority, None, &wide, None, now).unwrap();
+        let new = identity(&authority, Some(&secret(old.clone())), &leaf(), None, now).unwrap();
+        assert_ne!(new[file::CERTIFICATE], old[file::CERTIFICATE]);
+        assert_eq!(identity(&authority, Some(&secret(new.clone())), &leaf(), None, now).unwrap(), new);
     }
 }

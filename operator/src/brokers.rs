@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::System;
-use tidegate_broker_admin::{Authority, AuthorityError};
+use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest, Usage};
 use tidegate_broker_client::connect;
 use tidegate_broker_client::identity::{Identity, Source, Unreadable};
 use tidegate_broker_client::layout::BROKER_PORT;
@@ -142,7 +142,8 @@ fn identity(
     let now = OffsetDateTime::now_utc();
     let failed = |error: AuthorityError| Unreadable::new("operator", error);
     let user = make(authority, now).map_err(failed)?;
-    let leaf = authority.leaf("tidegate-operator", Vec::new(), now).map_err(failed)?;
+    let request = LeafRequest { name: "tidegate operator".into(), hosts: Vec::new(), usage: Usage::Client };
+    let leaf = authority.leaf(&request, now).map_err(failed)?;
     Ok(Identity {
         ca: authority.ca_certificate.clone(),
         certificate: leaf.certificate,

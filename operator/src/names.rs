@@ -49,6 +49,11 @@ pub fn ingress(topic: &str) -> String {
     format!("{topic}-ingress")
 }
 
+/// The Secret with what brokers show each other on their routes; only the broker containers mount it.
+pub fn routes(topic: &str) -> String {
+    format!("{topic}-routes")
+}
+
 /// The Secret of a workload that publishes over NATS.
 pub fn publisher(topic: &str, publisher: &str) -> String {
     format!("{topic}-publisher-{publisher}")

@@ -1,5 +1,6 @@
 //! Three servers as one broker: the streams and consumers of its topic have three copies.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -41,8 +42,13 @@ impl TestBroker {
     }
 }
 
+/// Where the servers reach each other.
+pub(crate) fn addresses(nodes: &[Node]) -> Vec<String> {
+    nodes.iter().map(|node| format!("nats://localhost:{}", node.route)).collect()
+}
+
 /// What each of these servers is told of the others.
-pub(crate) fn routes(nodes: &[Node], node: &Node) -> Option<Cluster> {
-    let routes = nodes.iter().map(|node| format!("nats://localhost:{}", node.route)).collect();
-    (nodes.len() > 1).then(|| Cluster { name: "test".to_owned(), port: node.route, routes })
+pub(crate) fn routes(nodes: &[Node], node: &Node, tls: &Path) -> Option<Cluster> {
+    let tls = tls.display().to_string();
+    (nodes.len() > 1).then(|| Cluster { name: "test".to_owned(), port: node.route, routes: addresses(nodes), tls })
 }

@@ -21,11 +21,13 @@ use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Authority, Leaf, consumers, guests, streams};
+use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage, consumers, guests, streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::{connect, message_id};
 use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::node::Node;
 pub use crate::ports::free_port;
@@ -115,8 +117,11 @@ impl TestBroker {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("test", now).expect("authority");
-        let leaf = authority.leaf("broker", vec!["localhost".into()], now).expect("leaf");
-        write_leaf(&folder.path().join("tls"), &authority, &leaf);
+        let leaf = authority.leaf(&request("broker", Usage::Server), now).expect("leaf");
+        write_leaf(&folder.path().join("tls"), &authority.ca_certificate, &leaf);
+        let leaf = authority.route_leaf(&request("broker", Usage::Both), now).expect("leaf");
+        let routes = authority.routes.as_ref().expect("an authority for routes");
+        write_leaf(&folder.path().join("routes"), &routes.certificate, &leaf);
         let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
         let mut broker = Self { authority, nodes, operator: None, bounds, folder };
         broker.configure(routing);
@@ -138,6 +143,27 @@ impl TestBroker {
         format!("http://127.0.0.1:{}", self.nodes[0].monitor)
     }
 
+    /// Where the servers of a cluster reach each other, `nats://host:port`.
+    pub fn routes(&self) -> Vec<String> {
+        cluster::addresses(&self.nodes)
+    }
+
+    /// The folder of the certificate that the servers show to clients.
+    pub fn server_identity_dir(&self) -> PathBuf {
+        self.folder.path().join("tls")
+    }
+
+    /// What a page of the first server's monitoring says.
+    pub async fn monitoring(&self, page: &str) -> serde_json::Value {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.nodes[0].monitor)).await.expect("connect");
+        let request = format!("GET /{page} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).expect("JSON")
+    }
+
     /// The topic's root of trust.
     pub fn authority(&self) -> &Authority {
         &self.authority
@@ -157,7 +183,7 @@ impl TestBroker {
     /// The identity folder of the ingress.
     pub fn ingress_identity_dir(&self) -> PathBuf {
         let user = self.authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
-        let folder = self.identity_dir("ingress", &user);
+        let folder = self.identity_dir("ingress", &user, Usage::Both);
         let key = self.authority.message_id_key().expect("key");
         std::fs::write(folder.join(file::MESSAGE_ID_KEY), message_id::key_text(&key)).expect("write");
         folder
@@ -198,7 +224,7 @@ impl TestBroker {
         let account = self.authority.handler_account(&handler, now).expect("account");
         self.system().await.ensure(&account).await.expect("handler account");
         let user = self.authority.handler_user(&handler, now).expect("user");
-        self.identity_dir(&handler.name, &user)
+        self.identity_dir(&handler.name, &user, Usage::Client)
     }
 
     /// A workload that publishes over NATS: account and identity folder.
@@ -207,7 +233,7 @@ impl TestBroker {
         let account = self.authority.publisher_account(name, now).expect("account");
         self.system().await.ensure(&account).await.expect("publisher account");
         let user = self.authority.publisher_user(name, now).expect("user");
-        self.identity_dir(name, &user)
+        self.identity_dir(name, &user, Usage::Client)
     }
 
     /// Kills the first server (SIGKILL). What it stored stays.
@@ -239,7 +265,7 @@ impl TestBroker {
 
     async fn client(&self, user: User) -> async_nats::Client {
         let now = OffsetDateTime::now_utc();
-        let leaf = self.authority.leaf("operator", Vec::new(), now).expect("leaf");
+        let leaf = self.authority.leaf(&request("operator", Usage::Client), now).expect("leaf");
         let identity = Identity {
             ca: self.authority.ca_certificate.clone(),
             certificate: leaf.certificate,
@@ -251,10 +277,10 @@ impl TestBroker {
         connect::connect("test operator", &self.servers(), source).await.expect("connect")
     }
 
-    fn identity_dir(&self, name: &str, user: &User) -> PathBuf {
+    fn identity_dir(&self, name: &str, user: &User, usage: Usage) -> PathBuf {
         let folder = self.folder.path().join(format!("identity-{name}"));
-        let leaf = self.authority.leaf(name, vec!["localhost".into()], OffsetDateTime::now_utc()).expect("leaf");
-        write_leaf(&folder, &self.authority, &leaf);
+        let leaf = self.authority.leaf(&request(name, usage), OffsetDateTime::now_utc()).expect("leaf");
+        write_leaf(&folder, &self.authority.ca_certificate, &leaf);
         std::fs::write(folder.join(file::USER_JWT), &user.jwt).expect("write");
         std::fs::write(folder.join(file::USER_SEED), &user.seed).expect("write");
         folder
@@ -275,7 +301,7 @@ impl TestBroker {
                 pid_file: None,
                 max_payload: self.bounds.max_payload,
                 jetstream: (routing == Routing::Queued).then(|| jetstream.clone()),
-                cluster: cluster::routes(&self.nodes, node),
+                cluster: cluster::routes(&self.nodes, node, &self.folder.path().join("routes")),
                 operator_jwt: self.authority.operator_jwt(now).expect("operator"),
                 accounts: accounts.clone(),
                 system_account: system.id.clone(),
@@ -290,9 +316,15 @@ impl TestBroker {
     }
 }
 
-fn write_leaf(folder: &Path, authority: &Authority, leaf: &Leaf) {
+/// A leaf as the operator asks for it: only servers have host names.
+fn request(name: &str, usage: Usage) -> LeafRequest {
+    let hosts = if usage == Usage::Client { Vec::new() } else { vec!["localhost".into()] };
+    LeafRequest { name: format!("test {name}"), hosts, usage }
+}
+
+fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
     std::fs::create_dir_all(folder).expect("folder");
-    std::fs::write(folder.join(file::CA), &authority.ca_certificate).expect("write");
+    std::fs::write(folder.join(file::CA), authority).expect("write");
     std::fs::write(folder.join(file::CERTIFICATE), &leaf.certificate).expect("write");
     std::fs::write(folder.join(file::KEY), &leaf.key).expect("write");
 }

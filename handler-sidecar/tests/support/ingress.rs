@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tempfile::TempDir;
-use tidegate_broker_admin::Authority;
+use tidegate_broker_admin::{Authority, LeafRequest, Usage};
 use tidegate_broker_client::contract::Outlet;
 use tidegate_broker_client::message_id::{self, TopicKey};
 use tidegate_cloudevents::{Event, http as binding};
@@ -120,7 +120,8 @@ impl Drop for Ingress {
 async fn serve(port: u16, shared: Shared, folder: &Path) -> JoinHandle<()> {
     let now = OffsetDateTime::now_utc();
     let authority = Authority::generate("invoices", now).unwrap();
-    let leaf = authority.leaf("ingress", vec!["localhost".into()], now).unwrap();
+    let request = LeafRequest { name: "ingress".into(), hosts: vec!["localhost".into()], usage: Usage::Both };
+    let leaf = authority.leaf(&request, now).unwrap();
     std::fs::write(folder.join("ca.crt"), &authority.ca_certificate).unwrap();
     let key = TopicKey::new(&TOPIC_KEY).handler_key_text(&format!("uid-{}", super::HANDLER));
     std::fs::write(folder.join("message-ids.key"), key).unwrap();

@@ -10,7 +10,7 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tidegate_broker_admin::authority::certificate_needs_renewal;
-use tidegate_broker_admin::{Authority, Leaf};
+use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
 
@@ -103,8 +103,9 @@ impl Certificates {
 /// What the Secret should hold: what it holds, as far as that is good. (Unlike a topic's, a damaged authority may be
 /// replaced: only the API server must know it, and it is told.)
 fn wanted(present: Option<&Secret>, name: &str, host: &str, now: OffsetDateTime) -> Result<Data, Error> {
+    let leaf = LeafRequest { name: name.to_owned(), hosts: vec![host.to_owned()], usage: Usage::Server };
     let of = |authority: &Authority| {
-        let mut all = authority::identity(authority, present, name, vec![host.to_owned()], None, now)?;
+        let mut all = authority::identity(authority, present, &leaf, None, now)?;
         all.extend(authority::to_data(authority));
         Ok(all)
     };

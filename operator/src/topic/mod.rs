@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::report;
 use crate::topic::broker::Inside;
+use crate::topic::desired::routes::RouteTrust;
 use crate::topic::desired::{Children, Input};
 use crate::topic::observe::{Observed, observe};
 use crate::topic::settings::Settings;
@@ -88,6 +89,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         settings: &settings,
         authority: &authority,
         observed: &observed,
+        routes: RouteTrust::of(observed.statefulset.as_ref(), settings.replicas),
         args: &context.args,
         now,
     };
@@ -109,7 +111,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.
 fn authority(observed: &Observed, owner: &Owner) -> Result<Authority, Error> {
     match &observed.authority {
-        Some(authority) => Ok(authority.clone()),
+        Some(authority) => Ok(authority.clone().with_routes(&owner.name, OffsetDateTime::now_utc())?),
         None if observed.volumes.is_empty() => Ok(Authority::generate(&owner.name, OffsetDateTime::now_utc())?),
         None => Err(Error::refused(
             "AuthorityMissing",
@@ -145,6 +147,7 @@ async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Resu
         ca,
         broker_secret,
         ingress_secret,
+        routes_secret,
         config,
         headless,
         service,
@@ -154,7 +157,7 @@ async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Resu
     } = children;
     let before =
         [authority, ca, broker_secret, ingress_secret, config, headless, service, disruption_budget, network_policy];
-    for child in &before {
+    for child in before.iter().chain(&routes_secret) {
         apply(&context.client, &owner.namespace, &owner.reference, child).await?;
     }
     let applied: DynamicObject = apply(&context.client, &owner.namespace, &owner.reference, &statefulset).await?;

@@ -21,6 +21,8 @@ pub struct Observed {
     pub broker_secret: Option<Secret>,
     /// The ingress's certificate and user.
     pub ingress_secret: Option<Secret>,
+    /// The brokers' certificate for their routes.
+    pub routes_secret: Option<Secret>,
     /// The StatefulSet.
     pub statefulset: Option<StatefulSet>,
     /// The broker pods.
@@ -46,6 +48,7 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
         authority: authority.as_ref().map(authority::from_secret).transpose()?,
         broker_secret: secrets.get_opt(&names::broker(topic)).await?,
         ingress_secret: secrets.get_opt(&names::ingress(topic)).await?,
+        routes_secret: secrets.get_opt(&names::routes(topic)).await?,
         statefulset: statefulsets.get_opt(&names::broker(topic)).await?,
         pods: pods.list(&selected(topic)).await?.items,
         volumes: claims.iter().filter_map(|claim| claim.metadata.name.clone()).collect(),

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
-use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::System;
+use tidegate_broker_admin::{Authority, LeafRequest, Usage};
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
 use tidegate_crds::topic::EventTopicStatus;
@@ -119,7 +119,8 @@ fn secret(
     now: OffsetDateTime,
 ) -> Result<Child, Error> {
     let user = authority.publisher_user(name, now)?;
-    let mut data = authority::identity(authority, present, name, Vec::new(), Some(&user), now)?;
+    let leaf = LeafRequest { name: format!("publisher {name}"), hosts: Vec::new(), usage: Usage::Client };
+    let mut data = authority::identity(authority, present, &leaf, Some(&user), now)?;
     let jwt = data.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
     data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed }));
     data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(&owner.name, &owner.namespace)));

@@ -4,6 +4,7 @@ mod deployment;
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
+use tidegate_broker_admin::{LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
@@ -52,7 +53,8 @@ fn identity(input: &Input<'_>) -> Result<Child, Error> {
     let authority = &input.topic.authority;
     let guest = subscribe::guest(input.owner, input.settings, input.topic);
     let user = authority.handler_user(&guest, input.now)?;
-    let mut data = authority::identity(authority, input.identity, handler, Vec::new(), Some(&user), input.now)?;
+    let leaf = LeafRequest { name: format!("handler {handler}"), hosts: Vec::new(), usage: Usage::Client };
+    let mut data = authority::identity(authority, input.identity, &leaf, Some(&user), input.now)?;
     data.retain(|file, _| !file.starts_with("message-ids."));
     for (topic, key) in &input.topic.destinations {
         let key = key.handler_key_text(&input.owner.reference.uid);

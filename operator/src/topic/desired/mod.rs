@@ -2,6 +2,7 @@
 
 mod certificates;
 mod network_policy;
+pub mod routes;
 mod services;
 mod statefulset;
 
@@ -19,6 +20,7 @@ use crate::authority;
 use crate::context::Owner;
 use crate::error::Error;
 use crate::names;
+use crate::topic::desired::routes::RouteTrust;
 use crate::topic::observe::Observed;
 use crate::topic::settings::Settings;
 
@@ -29,6 +31,7 @@ pub struct Children {
     pub ca: Child,
     pub broker_secret: Child,
     pub ingress_secret: Child,
+    pub routes_secret: Option<Child>,
     pub config: Child,
     pub headless: Child,
     pub service: Child,
@@ -44,6 +47,8 @@ pub struct Input<'a> {
     pub settings: &'a Settings,
     pub authority: &'a Authority,
     pub observed: &'a Observed,
+    /// What brokers trust on their routes; `None`: there are none.
+    pub routes: Option<RouteTrust>,
     pub args: &'a Args,
     pub now: OffsetDateTime,
 }
@@ -55,6 +60,7 @@ pub struct Input<'a> {
 pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     let broker_secret = certificates::broker(input)?;
     let ingress_secret = certificates::ingress(input)?;
+    let routes_secret = certificates::routes(input)?;
     let config = statefulset::configuration(input)?;
     Ok(Children {
         authority: authority_secret(input),
@@ -63,9 +69,10 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
         service: services::client(input),
         disruption_budget: disruption_budget(input),
         network_policy: network_policy::broker(input),
-        statefulset: statefulset::broker(input, &config, &broker_secret)?,
+        statefulset: statefulset::broker(input, &config, &broker_secret, routes_secret.as_ref())?,
         broker_secret,
         ingress_secret,
+        routes_secret,
         config,
     })
 }

@@ -9,7 +9,7 @@ use tidegate_broker_client::contract::{Ingress, Routing};
 use tidegate_broker_client::layout::BROKER_PORT;
 use time::OffsetDateTime;
 
-use super::{Input, child};
+use super::{Input, child, routes};
 use crate::apply::Child;
 use crate::context::{environment, restricted};
 use crate::error::Error;
@@ -17,6 +17,7 @@ use crate::names;
 
 const CONFIG_FOLDER: &str = "/etc/nats";
 const TLS_FOLDER: &str = "/etc/nats-tls";
+const ROUTES_FOLDER: &str = "/etc/nats-routes";
 const IDENTITY_FOLDER: &str = "/etc/tidegate";
 const DATA_FOLDER: &str = "/data";
 const RUN_FOLDER: &str = "/run/nats";
@@ -50,6 +51,7 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
             name: format!("{namespace}-{topic}"),
             port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
             routes: routes(),
+            tls: ROUTES_FOLDER.into(),
         }),
         operator_jwt: input.authority.operator_jwt(issued)?,
         accounts: vec![(system.id.clone(), system.jwt), (account.id, account.jwt)],
@@ -64,7 +66,7 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
 }
 
 /// The StatefulSet. A changed configuration or certificate restarts the pods, one after the other.
-pub fn broker(input: &Input<'_>, config: &Child, secret: &Child) -> Result<Child, Error> {
+pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<&Child>) -> Result<Child, Error> {
     let topic = &input.owner.name;
     let name = names::broker(topic);
     let labels = names::topic_labels(topic);
@@ -77,7 +79,8 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child) -> Result<Child
     if let Some(class) = &spec.storage.class_name {
         claim["storageClassName"] = json!(class);
     }
-    let rolls_with = Sha256::digest(format!("{}{}", config.value["data"], secret.value["data"]));
+    let routes_data = routes.map(|routes| routes.value["data"].to_string()).unwrap_or_default();
+    let rolls_with = Sha256::digest(format!("{}{}{routes_data}", config.value["data"], secret.value["data"]));
     let rolls_with: String = rolls_with.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let mut value = json!({
         "metadata": input.owner.metadata(&name, &labels),
@@ -93,6 +96,9 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child) -> Result<Child
             },
         },
     });
+    if let Some(trust) = input.routes {
+        value["spec"]["template"]["metadata"]["annotations"][routes::ANNOTATION] = json!(trust.name());
+    }
     if input.settings.routing == Routing::Queued {
         let labels = names::broker_selector(topic);
         value["spec"]["volumeClaimTemplates"] =
@@ -129,6 +135,11 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
         // Accounts only; they are pushed again.
         volumes.push(json!({"name": "data", "emptyDir": {"sizeLimit": "64Mi"}}));
     }
+    if input.routes.is_some()
+        && let Some(volumes) = pod["volumes"].as_array_mut()
+    {
+        volumes.push(json!({"name": "routes", "secret": {"secretName": names::routes(topic)}}));
+    }
     if !spec.node_selector.is_empty() {
         pod["nodeSelector"] = json!(spec.node_selector);
     }
@@ -162,6 +173,15 @@ fn nats(input: &Input<'_>) -> Value {
             "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 3,
         })
     };
+    let mut mounts = vec![
+        json!({"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": true}),
+        json!({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": true}),
+        json!({"name": "data", "mountPath": DATA_FOLDER}),
+        json!({"name": "run", "mountPath": RUN_FOLDER}),
+    ];
+    if input.routes.is_some() {
+        mounts.push(json!({"name": "routes", "mountPath": ROUTES_FOLDER, "readOnly": true}));
+    }
     json!({
         "name": "nats",
         "image": input.args.broker_image,
@@ -181,12 +201,7 @@ fn nats(input: &Input<'_>) -> Value {
         "livenessProbe": probe("live", 10, 9),
         // Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile.
         "lifecycle": {"preStop": {"exec": {"command": ["nats-server", "--signal", format!("ldm={RUN_FOLDER}/nats.pid")]}}},
-        "volumeMounts": [
-            {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": true},
-            {"name": "tls", "mountPath": TLS_FOLDER, "readOnly": true},
-            {"name": "data", "mountPath": DATA_FOLDER},
-            {"name": "run", "mountPath": RUN_FOLDER},
-        ],
+        "volumeMounts": mounts,
     })
 }
 

@@ -5,6 +5,7 @@ use tidegate_broker_admin::Authority;
 use tidegate_crds::EventTopic;
 use time::{Duration, OffsetDateTime};
 
+use super::super::routes::RouteTrust;
 use super::super::{Children, children};
 use super::*;
 use crate::args::Args;
@@ -30,8 +31,18 @@ fn made(authority: &Authority, spec: &Value, observed: &Observed, now: OffsetDat
         "--broker-image",
         "nats:1",
     ]);
-    children(&Input { topic: &topic, owner: &owner, settings: &settings, authority, observed, args: &args, now })
-        .unwrap()
+    let routes = RouteTrust::of(observed.statefulset.as_ref(), settings.replicas);
+    children(&Input {
+        topic: &topic,
+        owner: &owner,
+        settings: &settings,
+        authority,
+        observed,
+        routes,
+        args: &args,
+        now,
+    })
+    .unwrap()
 }
 
 fn now() -> OffsetDateTime {
@@ -113,6 +124,47 @@ fn three_brokers_know_each_other_and_one_is_alone() {
         assert!(configuration_text(&three).contains(&host), "{host}");
     }
     assert!(!configuration_text(&of(json!({}))).contains("6222"));
+}
+
+#[test]
+fn only_the_broker_container_has_the_leaf_for_routes() {
+    let three = of(json!({"broker": {"replicas": 3}}));
+    let pod = pod(&three);
+    let has = |container: &Value| container["volumeMounts"].to_string().contains("\"routes\"");
+    let [nats, ingress] = pod["containers"].as_array().unwrap().as_slice() else { panic!("two containers") };
+    assert!(has(nats) && !has(ingress));
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "routes").unwrap();
+    assert_eq!(volume["secret"]["secretName"], "orders-routes");
+    let secret = three.routes_secret.as_ref().unwrap();
+    assert_ne!(
+        secret.value["data"]["ca.crt"], three.broker_secret.value["data"]["ca.crt"],
+        "an authority of their own"
+    );
+    let configuration: Value = serde_json::from_str(configuration_text(&three)).unwrap();
+    let tls = &configuration["cluster"]["tls"];
+    assert_eq!(
+        (&tls["verify_cert_and_check_known_urls"], &tls["ca_file"]),
+        (&json!(true), &json!("/etc/nats-routes/ca.crt"))
+    );
+    assert!(of(json!({})).routes_secret.is_none());
+}
+
+/// Three brokers of version 0.1 must find each other while they are replaced one by one.
+#[test]
+fn brokers_of_the_first_version_trust_both_authorities_first() {
+    let authority = Authority::generate("orders", now()).unwrap();
+    let spec = json!({"broker": {"replicas": 3}});
+    let new = made(&authority, &spec, &Observed::default(), now());
+    let mut old = new.statefulset.value.clone();
+    old["spec"]["template"]["metadata"]["annotations"].as_object_mut().unwrap().remove(super::routes::ANNOTATION);
+    let statefulset = serde_json::from_value(old).ok();
+    assert!(statefulset.is_some());
+    let next = made(&authority, &spec, &Observed { statefulset, ..Observed::default() }, now());
+    let data = authority::data(&serde_json::from_value(next.routes_secret.unwrap().value).unwrap());
+    assert!(data["ca.crt"].contains(&authority.ca_certificate));
+    assert!(data["ca.crt"].contains(&authority.routes.as_ref().unwrap().certificate));
+    let annotations = &next.statefulset.value["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations[super::routes::ANNOTATION], "Shared");
 }
 
 #[test]

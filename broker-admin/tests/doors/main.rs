@@ -1,0 +1,6 @@
+//! The doors of a topic's brokers, tried against real nats-servers: who gets in where, and how much of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+mod routes;
+mod stranger;
