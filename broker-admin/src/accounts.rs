@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use crate::authority::{Authority, AuthorityError, LEAF_LIFETIME, RENEW_BEFORE};
 use crate::guests;
 use crate::jwt::{self, Claims};
+use crate::limits::Limits;
 
 /// The version of NATS's claims.
 pub(crate) const VERSION: u8 = 2;
@@ -87,13 +88,13 @@ impl Authority {
 
     /// The system account, in which accounts are pushed.
     pub fn system_account(&self, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        self.account(&self.system_key()?, "system", json!([]), json!([]), false, now)
+        self.account(&self.system_key()?, "system", json!([]), json!([]), Limits::SYSTEM, now)
     }
 
     /// The topic's account: JetStream (unless nothing is stored), and what guests may import with a token.
     pub fn topic_account(&self, routing: Routing, now: OffsetDateTime) -> Result<Account, AuthorityError> {
         let stored = routing == Routing::Queued;
-        self.account(&self.topic_key()?, "topic", json!([]), guests::exports(routing), stored, now)
+        self.account(&self.topic_key()?, "topic", json!([]), guests::exports(routing), Limits::topic(stored), now)
     }
 
     /// The claim that deletes these accounts from a server.
@@ -139,20 +140,17 @@ impl Authority {
         name: &str,
         imports: Value,
         exports: Value,
-        jetstream: bool,
+        limits: Limits,
         now: OffsetDateTime,
     ) -> Result<Account, AuthorityError> {
-        // JetStream's own limits are the streams' and the volume's.
-        let storage = if jetstream { -1 } else { 0 };
+        let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+        let limits = limits.claim(count(&imports), count(&exports));
         let claims = Claims {
             subject: key.public_key(),
             name: name.into(),
             nats: json!({
                 "type": "account", "version": VERSION, "imports": imports, "exports": exports,
-                "limits": {
-                    "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
-                    "conn": -1, "leaf": -1, "disk_storage": storage, "streams": storage, "consumer": storage,
-                },
+                "limits": limits,
             }),
             expires: None,
         };

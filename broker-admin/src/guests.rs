@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use crate::accounts::{Account, Rights, User, VERSION};
 use crate::authority::{Authority, AuthorityError};
 use crate::jwt::Claims;
+use crate::limits::Limits;
 
 /// A handler, as far as its rights depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Handler {
     pub routing: Routing,
     /// Which consumers it has.
     pub order: Order,
+    /// How many pods it has at most.
+    pub pods: u32,
 }
 
 /// Something of the topic account that a guest uses.
@@ -157,7 +160,7 @@ impl Authority {
     /// The authority is damaged (as everywhere below).
     pub fn handler_account(&self, handler: &Handler, now: OffsetDateTime) -> Result<Account, AuthorityError> {
         let name = format!("handler {}", handler.name);
-        self.guest(&self.handler_key(&handler.uid)?, &name, &handler.imports(), now)
+        self.guest(&self.handler_key(&handler.uid)?, &name, &handler.imports(), Limits::handler(handler.pods), now)
     }
 
     /// The user of a handler's sidecars.
@@ -174,7 +177,7 @@ impl Authority {
     /// The account of a workload that publishes over NATS.
     pub fn publisher_account(&self, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
         let publish = Import::service("publish", layout::PUBLISH_SUBJECT.into());
-        self.guest(&self.publisher_key(name)?, &format!("publisher {name}"), &[publish], now)
+        self.guest(&self.publisher_key(name)?, &format!("publisher {name}"), &[publish], Limits::PUBLISHER, now)
     }
 
     /// The user of that workload.
@@ -194,6 +197,7 @@ impl Authority {
         key: &KeyPair,
         name: &str,
         imports: &[Import],
+        limits: Limits,
         now: OffsetDateTime,
     ) -> Result<Account, AuthorityError> {
         let topic = self.topic_key()?;
@@ -214,12 +218,11 @@ impl Authority {
             }
             signed.push(import);
         }
-        self.account(key, name, json!(signed), json!([]), false, now)
+        self.account(key, name, json!(signed), json!([]), limits, now)
     }
 
     fn tombstone(&self, key: &KeyPair, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let mut account = self.account(key, name, json!([]), json!([]), false, now)?;
-        account.claims.nats["limits"]["conn"] = json!(0);
+        let mut account = self.account(key, name, json!([]), json!([]), Limits::TOMBSTONE, now)?;
         account.claims.nats["revocations"] = json!({"*": now.unix_timestamp() + 1});
         account.jwt = account.claims.sign(&self.operator_key()?, now)?;
         Ok(account)

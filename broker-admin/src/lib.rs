@@ -16,6 +16,7 @@ pub mod consumers;
 pub mod floor;
 pub mod guests;
 pub mod jwt;
+mod limits;
 pub mod positions;
 pub mod push;
 pub mod release;

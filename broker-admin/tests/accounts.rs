@@ -278,6 +278,7 @@ async fn what_the_servers_have_already_is_not_pushed_again() {
         uid: "u1".into(),
         routing: Routing::Queued,
         order: Order::Key { lanes: 4 },
+        pods: 1,
     };
     let account = || broker.authority().handler_account(&handler, now).unwrap();
     assert!(system.ensure(&account()).await.unwrap());

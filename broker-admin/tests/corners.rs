@@ -95,6 +95,7 @@ async fn every_handler_that_the_schema_allows_connects_and_pulls() {
             uid: wanted.uid.clone(),
             routing: Routing::Queued,
             order: wanted.order,
+            pods: 1,
         };
         for consumer in guest.consumers() {
             let ordered = wanted.order != Order::None;
@@ -121,7 +122,7 @@ async fn no_user_grows_with_what_a_handler_asks_for() {
         for routing in [Routing::Queued, Routing::Direct] {
             for order in (1..=32).map(lanes).chain([Order::None]) {
                 let (name, uid) = ("n".repeat(length), "u".repeat(36));
-                let handler = guests::Handler { name: name.clone(), uid, routing, order };
+                let handler = guests::Handler { name: name.clone(), uid, routing, order, pods: 1000 };
                 let jwt = authority.handler_user(&handler, now).unwrap().jwt;
                 assert!(jwt.len() <= MAX_JWT, "{length} {order:?}: {}", jwt.len());
             }

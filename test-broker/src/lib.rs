@@ -47,6 +47,9 @@ impl Default for Bounds {
     }
 }
 
+/// Pods of each handler, at most.
+const PODS: u32 = 16;
+
 /// A running broker of one topic.
 pub struct TestBroker {
     authority: Authority,
@@ -210,13 +213,13 @@ impl TestBroker {
         let js = jetstream::new(self.operator());
         consumers::ensure(&js, &handler, &Position::default()).await.expect("consumer");
         let consumers::Handler { name, uid, order, .. } = handler;
-        self.guest(guests::Handler { name, uid, order, routing: Routing::Queued }).await
+        self.guest(guests::Handler { name, uid, order, routing: Routing::Queued, pods: PODS }).await
     }
 
     /// A handler of a Direct topic: account and identity folder.
     pub async fn direct_handler(&self, name: &str) -> PathBuf {
         let (name, uid) = (name.to_owned(), format!("uid-{name}"));
-        self.guest(guests::Handler { name, uid, order: Order::None, routing: Routing::Direct }).await
+        self.guest(guests::Handler { name, uid, order: Order::None, routing: Routing::Direct, pods: PODS }).await
     }
 
     async fn guest(&self, handler: guests::Handler) -> PathBuf {

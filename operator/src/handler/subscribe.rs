@@ -66,6 +66,7 @@ pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handl
         uid: owner.reference.uid.clone(),
         routing: topic.routing,
         order: settings.delivery.order,
+        pods: settings.max_replicas,
     }
 }
 
