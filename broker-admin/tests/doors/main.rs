@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod limits;
+mod matrix;
+mod raw;
 mod routes;
 mod stranger;
