@@ -15,6 +15,11 @@ use crate::identity::{Identity, Source, Unreadable};
 /// How often the server is asked whether it is there. One that does not answer the third time is left: a server that
 /// is frozen, or a network that lost it, is noticed after at most twelve seconds.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// The largest message that is taken from a broker: the largest event there can be (8 MiB), in the form in which the
+/// broker's API answers (base64).
+pub const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes of messages that may wait in a subscription. What is beyond is dropped, whatever the broker sends.
+pub const MAX_WAITING: usize = 32 << 20;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,8 @@ pub fn options(name: &str, identity: Source) -> Result<ConnectOptions, Unreadabl
         .tls_client_config(tls)
         .require_tls(true)
         .ignore_discovered_servers()
+        .max_incoming_message(MAX_MESSAGE)
+        .subscription_bytes(MAX_WAITING)
         .connection_timeout(Duration::from_secs(5))
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempts| {

@@ -7,7 +7,7 @@
 //! Every header that is read or written here is named `ce-…` or `content-type`: no attribute can be mistaken for
 //! one of the broker's own headers (`Nats-…`), and none of those for an attribute.
 
-use async_nats::header::{HeaderMap, HeaderValue};
+use async_nats::header::{HeaderMap, HeaderValue, MALFORMED_HEADERS};
 use bytes::Bytes;
 use tidegate_cloudevents::{Builder, Event, Invalid, header_value, json, media_type};
 
@@ -36,6 +36,9 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Inva
     let mut builder = Builder::default();
     let mut content_type = None;
     let mut binary = false;
+    if let Some(problem) = headers.and_then(|headers| headers.get(MALFORMED_HEADERS)) {
+        return Err(Invalid::malformed(format!("the headers are malformed: {}", problem.as_str())));
+    }
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
         let name: &str = name.as_ref();
         if name.eq_ignore_ascii_case(CONTENT_TYPE) {
@@ -117,6 +120,10 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_refused() {
+        let mut malformed = HeaderMap::new();
+        malformed.insert(MALFORMED_HEADERS, "no colon");
+        let structured = json::encode(&event()).unwrap();
+        assert!(decode(Some(&malformed), structured).is_err(), "whatever the payload is");
         let (mut headers, payload) = encode(&event());
         headers.append("ce-id", "2");
         assert!(decode(Some(&headers), payload.clone()).is_err(), "an attribute twice");

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const STATUS_LIMIT: u64 = 256;
 
 fn main() -> ExitCode {
+    abort_on_panic();
     let done = match std::env::args().nth(1).as_deref() {
         Some("drain") => drain(),
         _ => program(),
@@ -27,6 +28,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic ends the program: the kubelet starts it again, what was acknowledged is stored, and what was in progress
+/// comes again. A program that goes on with half of its tasks would look healthy.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn program() -> Result<(), Box<dyn std::error::Error>> {

@@ -16,6 +16,7 @@ use tidegate_broker_client::contract::{Format, Sidecar};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::hostile::{Attack, HostileBroker};
 use tokio::time::Instant;
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
@@ -167,4 +168,26 @@ async fn large_events_are_bounded_by_their_bytes() {
     // 16 MiB, and what two requests of 8 MiB bring.
     assert!((8..=33).contains(&most), "{most} events in hand");
     assert!(process.peak() <= 96 * 1024, "{} KiB", process.peak());
+}
+
+/// A broker that means harm, for whoever can take the topic's name and certificate: the sidecar outlives it.
+#[tokio::test]
+async fn a_broker_that_means_harm_does_not_end_the_sidecar() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|_| (204, Duration::ZERO)).await;
+    for attack in [
+        Attack::Send(b"MSG a.b 1 18446744073709551600\r\n".to_vec()),
+        Attack::Send(b"-ERR\r\nHMSG a 1 18 18\r\nNATS/1.0 99999\r\n\r\n\r\nno such thing\r\n".to_vec()),
+        Attack::Flood(vec![b'x'; 1 << 16]),
+    ] {
+        let hostile = HostileBroker::start(broker.authority(), attack.clone()).await;
+        let servers = vec![hostile.address.clone()];
+        let config = Sidecar { servers, ..config(&broker, identity.clone(), container.port, ACK_WAIT) };
+        let process = Process::start(&config).await;
+        eventually("it has come again and again", async || hostile.clients() >= 4).await;
+        let alive = tokio::net::TcpStream::connect(("127.0.0.1", config.admin_port)).await;
+        assert!(alive.is_ok(), "it is gone after {attack:?}");
+        assert!(process.peak() <= 64 * 1024, "{} KiB", process.peak());
+    }
 }

@@ -3,7 +3,7 @@
 use async_nats::{Client, ConnectOptions, Event};
 use tidegate_broker_client::{connect, contract, identity};
 
-/// Bytes of requests over NATS that may wait for their turn, at the largest size each.
+/// Bytes of requests over NATS that may wait for their turn.
 const WAITING: usize = 64 << 20;
 
 /// The connection that events leave by. It is made in the background: the ingress starts before or after its broker,
@@ -20,10 +20,9 @@ pub async fn connect(config: &contract::Ingress) -> Result<Client, connect::Conn
 /// # Errors
 /// As [`connect`].
 pub async fn connect_publishers(config: &contract::Ingress) -> Result<Client, connect::ConnectError> {
-    // Small ones may wait in some number, for they come in bursts; what is more is dropped by the client library, and
-    // its publisher asks again.
-    let waiting = (WAITING / config.max_event_size.max(1)).clamp(64, 4096);
-    start(config, options(config, " publishers")?.subscription_capacity(waiting)).await
+    // What is more is dropped by the client library, and its publisher asks again.
+    let options = options(config, " publishers")?.subscription_capacity(4096).subscription_bytes(WAITING);
+    start(config, options).await
 }
 
 fn options(config: &contract::Ingress, of: &str) -> Result<ConnectOptions, identity::Unreadable> {

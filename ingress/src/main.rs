@@ -9,6 +9,7 @@ use tidegate_ingress::{Ingress, Limits, config, shutdown::Signals};
 use tidegate_telemetry::Service;
 
 fn main() -> ExitCode {
+    abort_on_panic();
     // First of all: TLS configurations of the broker connection and of the exporters use it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return ExitCode::FAILURE;
@@ -20,6 +21,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic ends the program: the kubelet starts it again, what was acknowledged is stored, and what was in progress
+/// comes again. A program that goes on with half of its tasks would look healthy.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn start() -> Result<(), Box<dyn Error>> {

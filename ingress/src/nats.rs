@@ -4,8 +4,8 @@
 //! A message is an event by the CloudEvents NATS binding. None of its headers reaches the stream but as an attribute,
 //! so no publisher can use the broker's own (`Nats-Msg-Id`, `Nats-Rollup`, …).
 //!
-//! The listener has a connection of its own: the client library gives up a connection on which a malformed header
-//! arrives, and that must hurt nobody but publishers over NATS (it is back at once).
+//! The listener has a connection of its own, so that a flood of requests does not delay acknowledgements. A request with
+//! malformed headers is answered 400 like any other that is no event.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -17,6 +17,12 @@ pub enum Error {
     /// A child of an earlier resource of the same name is still there: the garbage collector takes it soon.
     #[error("{0}")]
     Leftover(String),
+    /// It took too long as a whole: try again.
+    #[error("not done within {} s", .0.as_secs())]
+    TimedOut(std::time::Duration),
+    /// A mistake of the operator's own, which must not be another resource's: try again, and tell its makers.
+    #[error("a mistake in the operator, which is worth a report: {0}")]
+    Panicked(String),
     /// Nothing will change until a person does something.
     #[error("{message}")]
     Refused {
@@ -39,6 +45,8 @@ impl Error {
             Self::Kubernetes(_) => "KubernetesError",
             Self::Broker(_) => "BrokerError",
             Self::Leftover(_) => "WaitingForGarbageCollection",
+            Self::TimedOut(_) => "TimedOut",
+            Self::Panicked(_) => "InternalError",
             Self::Refused { reason, .. } => reason,
         }
     }

@@ -16,6 +16,7 @@ pub mod deliveries;
 pub mod doorbell;
 pub mod error;
 pub mod finalizer;
+mod guard;
 pub mod handler;
 pub mod health;
 pub mod ingress_reports;

@@ -18,7 +18,7 @@ pub async fn failed<K: Resource<DynamicType = ()>>(context: &Context, resource: 
     let name = resource.meta().name.as_deref().unwrap_or_default();
     let namespace = resource.meta().namespace.as_deref().unwrap_or_default();
     tracing::warn!(kind = %K::kind(&()), name, namespace, reason = error.reason(), %error, "not reconciled");
-    if error.needs_a_person() {
+    if error.needs_a_person() || matches!(error, Error::Panicked(_)) {
         event(context, resource, EventType::Warning, error.reason(), &error.to_string()).await;
     }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::missing_panics_doc)] // a test support: it fails by panicking
 
 pub mod cluster;
+pub mod hostile;
 mod node;
 mod ports;
 

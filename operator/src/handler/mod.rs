@@ -29,6 +29,7 @@ use crate::apply::apply;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
+use crate::guard::{RECONCILE_LIMIT, guarded};
 use crate::handler::desired::{Children, Input};
 use crate::handler::observe::{Observed, observe};
 use crate::handler::settings::Settings;
@@ -60,12 +61,15 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
 }
 
 async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    let outcome = match finalizer::phase(handler) {
-        // Boxed: it is large, and would be part of every reconcile in flight.
-        Phase::Live => Box::pin(live(handler, owner, context)).await,
-        Phase::Deleting => deleting(handler, owner, context).await,
-        Phase::Gone => Ok(Action::await_change()),
+    let work = async {
+        match finalizer::phase(handler) {
+            // Boxed: it is large, and would be part of every reconcile in flight.
+            Phase::Live => Box::pin(live(handler, owner, context)).await,
+            Phase::Deleting => deleting(handler, owner, context).await,
+            Phase::Gone => Ok(Action::await_change()),
+        }
     };
+    let outcome = guarded(RECONCILE_LIMIT, work).await;
     if let Err(error) = &outcome {
         report::failed(context, handler, error).await;
         status::write_failure(context, handler, owner, error).await;

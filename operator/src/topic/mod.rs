@@ -26,6 +26,7 @@ use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
+use crate::guard::{RECONCILE_LIMIT, guarded};
 use crate::report;
 use crate::topic::broker::Inside;
 use crate::topic::desired::routes::RouteTrust;
@@ -63,12 +64,15 @@ pub async fn reconcile(cached: Arc<EventTopic>, context: Arc<Context>) -> Result
 }
 
 async fn step(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    let outcome = match finalizer::phase(topic) {
-        // Boxed: it is large, and would be part of every reconcile in flight.
-        Phase::Live => Box::pin(live(topic, owner, context)).await,
-        Phase::Deleting => deleting(topic, owner, context).await,
-        Phase::Gone => Ok(Action::await_change()),
+    let work = async {
+        match finalizer::phase(topic) {
+            // Boxed: it is large, and would be part of every reconcile in flight.
+            Phase::Live => Box::pin(live(topic, owner, context)).await,
+            Phase::Deleting => deleting(topic, owner, context).await,
+            Phase::Gone => Ok(Action::await_change()),
+        }
     };
+    let outcome = guarded(RECONCILE_LIMIT, work).await;
     if let Err(error) = &outcome {
         report::failed(context, topic, error).await;
         status::write_failure(context, topic, owner, error).await;
