@@ -4,7 +4,7 @@
 #   make test      pure tests, against a real nats-server, against a real kube-apiserver, with the CloudEvents SDKs
 #   make e2e       on a real cluster
 #   make docs-test what README, docs and chart notes tell a reader to type
-#   make verify    format, lints, generated files, chart
+#   make verify    format, lints, what may be linked, generated files, chart
 #   make bench     the figures of the design, as far as there are some
 
 SHELL := bash
@@ -22,6 +22,9 @@ export CARGO_BUILD_TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //
 CARGO_TARGET_DIR ?= target
 BIN := $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/$(PROFILE)
 IMAGES := $(CARGO_TARGET_DIR)/images
+DENY_VERSION := 0.20.2
+# Outside of the checkout, so that a clean one does not build it again.
+DENY_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/cargo-deny-$(DENY_VERSION)
 CARGO_FLAGS := --profile $(PROFILE) --locked
 
 NODE = $(BIN)/tidegate-cluster
@@ -33,7 +36,7 @@ KUBE =
 endif
 
 .PHONY: help demo test docs-test e2e bench verify generate images install uninstall cluster-up cluster-down \
-        tools node-program binaries examples load fmt lint drift chart-check toolchain
+        tools node-program binaries examples load fmt lint deny drift chart-check toolchain
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -88,7 +91,7 @@ bench-local: toolchain node-program
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
-verify: toolchain fmt lint drift chart-check
+verify: toolchain fmt lint deny drift chart-check
 	@echo "verify: all good"
 
 fmt:
@@ -96,6 +99,17 @@ fmt:
 
 lint:
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+
+# What may be linked into the programs (deny.toml). Advisories change without a change of ours, and are not part of it.
+deny: $(DENY_ROOT)/bin/cargo-deny
+	@cargo fetch --locked
+	$(DENY_ROOT)/bin/cargo-deny --offline --locked check bans licenses sources
+
+# Built for the host as any other tool, and so without this folder's own cargo configuration.
+$(DENY_ROOT)/bin/cargo-deny:
+	@echo "building cargo-deny $(DENY_VERSION), once: some minutes" >&2
+	@mkdir -p $(DENY_ROOT)
+	cd $(DENY_ROOT) && env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install cargo-deny --version $(DENY_VERSION) --locked --root .
 
 # What is generated must be what is committed.
 drift:
