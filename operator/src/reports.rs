@@ -290,7 +290,7 @@ mod tests {
         let failure = Failure {
             time: "9999-12-31T23:59:59Z".into(),
             event_id: "1\u{1b}[2J".into(),
-            error: "x\n".repeat(500),
+            error: "x\n".repeat(300),
             ..Failure::default()
         };
         let outcomes = Outcomes {
@@ -301,9 +301,9 @@ mod tests {
         };
         let report = Report {
             pod: "a\nb".into(),
-            outage: Some("y".repeat(999)),
+            outage: Some("y".repeat(600)),
             workload: None,
-            exposed: Some("z\n".repeat(999)),
+            exposed: Some("z\n".repeat(300)),
             outcomes,
         };
         reports.note(key(), &serde_json::to_vec(&report).unwrap());
