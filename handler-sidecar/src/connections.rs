@@ -24,7 +24,7 @@ use crate::loopback;
 /// or a request would now and then meet a connection that is just being closed.
 const IDLE: Duration = Duration::from_millis(1500);
 /// What a connection reads ahead, and so the longest head of an answer, in bytes.
-const READ_BUFFER: usize = 64 << 10;
+const READ_BUFFER: usize = 32 << 10;
 
 /// A request as it is sent: with a path as its URI, and `Host`.
 pub type Outgoing = Request<Full<Bytes>>;

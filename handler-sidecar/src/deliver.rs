@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{HOST, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
@@ -17,6 +17,8 @@ use crate::request::Parts;
 
 /// Of a response's body this much is read, to keep the connection; a longer one costs its connection.
 const BODY_LIMIT: usize = 64 * 1024;
+/// What is kept of a body is kept in pieces of so many bytes.
+const PIECE: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(1);
 /// Of a failure's body this much is kept.
 const TEXT_LIMIT: usize = 512;
@@ -178,16 +180,47 @@ async fn answered(
 
 /// A body, read as it arrives: each piece waits until there is room for it, and the other side for us.
 async fn whole(mut body: Incoming, limit: usize, share: &mut Share) -> Result<Result<Bytes, TooLong>, hyper::Error> {
-    let mut read = BytesMut::new();
+    let mut read = Pieces::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        if read.len() + data.len() > limit {
+        if share.bytes() + data.len() > limit {
             return Ok(Err(TooLong));
         }
         share.grow(data.len()).await;
-        read.extend_from_slice(&data);
+        read.push(&data);
     }
-    Ok(Ok(read.freeze()))
+    Ok(Ok(read.into_bytes()))
+}
+
+/// What was read so far, in pieces that are not moved when more is read: a buffer that doubles leaves as much behind as
+/// it holds.
+#[derive(Debug, Default)]
+struct Pieces(Vec<Vec<u8>>);
+
+impl Pieces {
+    fn push(&mut self, data: &[u8]) {
+        match self.0.last_mut() {
+            Some(last) if last.capacity() - last.len() >= data.len() => last.extend_from_slice(data),
+            last => {
+                // The first is often all there is.
+                let room = if last.is_some() { PIECE.max(data.len()) } else { data.len() };
+                let mut piece = Vec::with_capacity(room);
+                piece.extend_from_slice(data);
+                self.0.push(piece);
+            }
+        }
+    }
+
+    fn into_bytes(mut self) -> Bytes {
+        match self.0.pop() {
+            Some(only) if self.0.is_empty() => only.into(),
+            Some(last) => {
+                self.0.push(last);
+                self.0.concat().into()
+            }
+            None => Bytes::new(),
+        }
+    }
 }
 
 /// An answer of which a part is missing.
