@@ -127,7 +127,6 @@ fn settings(name: &str) -> consumers::Handler {
         replicas: 1,
         ack_wait: ACK_WAIT,
         max_ack_pending: 10_000,
-        max_waiting: 64,
         types: Vec::new(),
         start: Start::Latest,
         order: Order::None,

@@ -24,6 +24,10 @@ const UID: &str = "tidegate.io/handler-uid";
 
 /// A lane whose owner did not pull for this long goes to another.
 pub const LANE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Open pulls of a consumer at most. The broker refuses to change this bound (10012), so it does not depend on the
+/// specification: four pulls of each of a thousand pods, the most that a handler can have. An open pull costs the
+/// broker memory, the bound does not.
+const MAX_WAITING: i64 = 4096;
 /// Events of a lane delivered and not acknowledged at most.
 const LANE_WINDOW: i64 = 64;
 
@@ -54,8 +58,6 @@ pub struct Handler {
     pub ack_wait: Duration,
     /// Events delivered and not acknowledged at most, over all replicas.
     pub max_ack_pending: i64,
-    /// Open pulls at most.
-    pub max_waiting: i64,
     /// Event types, or `prefix.*`; none: all.
     pub types: Vec<String>,
     /// Where it begins, once.
@@ -64,7 +66,7 @@ pub struct Handler {
     pub order: Order,
 }
 
-/// Why a consumer is not as wanted. All of these are worth another try.
+/// Why a consumer is not as wanted. All of these but [`ConsumersFailure::Refused`] are worth another try.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumersFailure {
     /// The stream is not there (yet), or the broker is away.
@@ -79,6 +81,14 @@ pub enum ConsumersFailure {
     /// The broker did not give an event.
     #[error("event: {0}")]
     Event(#[from] RawMessageError),
+    /// The broker refuses the configuration itself, so another try ends the same way.
+    #[error("the broker refuses the configuration of consumer {name}: {source}")]
+    Refused {
+        /// Its name.
+        name: String,
+        /// The broker's reason.
+        source: ConsumerError,
+    },
     /// The broker did not list them.
     #[error("consumers: {0}")]
     List(#[from] ConsumersError),
@@ -89,11 +99,6 @@ pub enum ConsumersFailure {
 pub fn max_ack_pending(max_replicas: u32, slots: usize) -> i64 {
     let slots = i64::try_from(slots).unwrap_or(i64::MAX);
     i64::from(max_replicas).saturating_mul(slots).saturating_mul(2)
-}
-
-/// Open pulls at most, for as many pods.
-pub fn max_waiting(max_replicas: u32) -> i64 {
-    (i64::from(max_replicas) * 4).max(16)
 }
 
 impl Handler {
@@ -128,7 +133,7 @@ impl Handler {
             ack_wait: self.ack_wait,
             max_deliver: -1,
             filter_subjects: layout::filter_subjects(&self.name, &self.types, partitions),
-            max_waiting: self.max_waiting,
+            max_waiting: MAX_WAITING,
             max_expires: MAX_EXPIRES,
             num_replicas: self.replicas,
             metadata: HashMap::from([(UID.to_owned(), self.uid.clone())]),
@@ -215,7 +220,7 @@ async fn ensure_one(
         }
         Ok(info) if same(&wanted, &info) => return Ok((info, None)),
         Ok(info) => {
-            wanted.deliver_policy = info.config.deliver_policy;
+            keep_unchangeable(&mut wanted, &info.config);
             None
         }
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => recorded.restart(&name, &state(stream)),
@@ -224,11 +229,34 @@ async fn ensure_one(
     if let Some(restart) = restart {
         wanted.deliver_policy = restart.deliver_policy();
     }
-    Ok((stream.create_consumer(wanted).await?.cached_info().clone(), restart))
+    match stream.create_consumer(wanted).await {
+        Ok(consumer) => Ok((consumer.cached_info().clone(), restart)),
+        Err(source) if is_refusal(&source) => Err(ConsumersFailure::Refused { name, source }),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn state_now(js: &jetstream::Context) -> Result<StreamState, ConsumersFailure> {
     Ok(state(&js.get_stream(layout::EVENT_STREAM).await?))
+}
+
+/// What the broker does not let anyone change stays as it was found: a consumer made by another version has other
+/// values, and an update that touched them would fail as a whole.
+fn keep_unchangeable(wanted: &mut Config, found: &async_nats::jetstream::consumer::Config) {
+    wanted.deliver_policy = found.deliver_policy;
+    wanted.ack_policy = found.ack_policy;
+    wanted.replay_policy = found.replay_policy;
+    wanted.max_waiting = found.max_waiting;
+}
+
+/// Whether the broker judged the configuration (as opposed to its own state, which may change by itself).
+fn is_refusal(error: &ConsumerError) -> bool {
+    let ConsumerErrorKind::JetStream(error) = error.kind() else { return false };
+    match error.error_code() {
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::MAXIMUM_CONSUMERS_LIMIT | ErrorCode::INSUFFICIENT_RESOURCES => false,
+        ErrorCode::CONSUMER_CREATE => true,
+        _ => error.code() == 400,
+    }
 }
 
 /// Removes the handler's consumers and with them its place in the stream. Gone already: fine.
@@ -274,12 +302,11 @@ async fn delete_from<I>(stream: &Stream<I>, name: &str) -> Result<(), ConsumersF
     }
 }
 
-/// Only what we set is compared: the server adds defaults and metadata of its own.
+/// Only what we set and may change is compared: the server adds defaults and metadata of its own.
 fn same(wanted: &Config, info: &Info) -> bool {
     let found = &info.config;
     wanted.ack_wait == found.ack_wait
         && wanted.max_ack_pending == found.max_ack_pending
-        && wanted.max_waiting == found.max_waiting
         && wanted.max_expires == found.max_expires
         && wanted.num_replicas == found.num_replicas
         && wanted.priority_timeout == found.priority_timeout

@@ -132,7 +132,6 @@ fn lanes(lanes: u16) -> consumers::Handler {
         replicas: 1,
         ack_wait: Duration::from_secs(5),
         max_ack_pending: 100,
-        max_waiting: 16,
         types: vec!["order.*".into(), "order.paid".into()],
         start: consumers::Start::Earliest,
         order: Order::Key { lanes },

@@ -48,7 +48,6 @@ fn corner(name: &str, order: Order, types: Vec<String>) -> consumers::Handler {
         replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 64,
-        max_waiting: 16,
         types,
         start: Start::Earliest,
         order,

@@ -24,7 +24,6 @@ fn handler(start: Start, order: Order) -> Handler {
         replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 1000,
-        max_waiting: 16,
         types: Vec::new(),
         start,
         order,

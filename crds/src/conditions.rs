@@ -70,12 +70,20 @@ pub struct Finding {
     pub reason: String,
     /// For people: why, and what can be done.
     pub message: String,
+    /// Nothing will change until a person does something.
+    pub is_stalled: bool,
 }
 
 impl Finding {
     /// A condition that says this.
     pub fn new(kind: &'static str, status: Status, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, status, reason: reason.into(), message: message.into() }
+        Self { kind, status, reason: reason.into(), message: message.into(), is_stalled: false }
+    }
+
+    /// The same, where nothing will change until a person does something.
+    #[must_use]
+    pub fn stalled(self) -> Self {
+        Self { is_stalled: true, ..self }
     }
 
     /// Does it hold?

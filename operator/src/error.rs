@@ -79,7 +79,10 @@ impl From<StreamsError> for Error {
 
 impl From<ConsumersFailure> for Error {
     fn from(error: ConsumersFailure) -> Self {
-        Self::Broker(error.to_string())
+        match error {
+            ConsumersFailure::Refused { .. } => Self::refused("SubscriptionRefused", format!("{error}: change filter or delivery of this handler")),
+            _ => Self::Broker(error.to_string()),
+        }
     }
 }
 

@@ -13,16 +13,24 @@ use crate::error::Error;
 use crate::names::FIELD_MANAGER;
 use crate::report;
 
+/// Of a resource that no change is known to be needed for. (What else could be done, `Ready` says.)
+const NOT_STALLED: &str = "no change to this resource is known to be needed";
+
 /// `Ready` from its parts, with kstatus's two, then the parts themselves.
 pub fn summary(parts: Vec<Finding>, when_ready: &str) -> Vec<Finding> {
     let ready = match parts.iter().find(|part| !part.is_true()) {
         None => Finding::new(kind::READY, Status::True, "Ready", when_ready),
         Some(part) => Finding::new(kind::READY, Status::False, part.reason.clone(), part.message.clone()),
     };
-    let reconciling = if ready.is_true() { Status::False } else { Status::True };
+    let holds = |condition| if condition { Status::True } else { Status::False };
+    let stalled = parts.iter().find(|part| part.is_stalled);
+    let is_moving = !ready.is_true() && stalled.is_none();
     let mut found = vec![
-        Finding::new(kind::RECONCILING, reconciling, ready.reason.clone(), ready.message.clone()),
-        Finding::new(kind::STALLED, Status::False, "Progressing", "nobody needs to do anything"),
+        Finding::new(kind::RECONCILING, holds(is_moving), ready.reason.clone(), ready.message.clone()),
+        match stalled {
+            Some(part) => Finding::new(kind::STALLED, Status::True, part.reason.clone(), part.message.clone()),
+            None => Finding::new(kind::STALLED, Status::False, "Progressing", NOT_STALLED),
+        },
     ];
     found.insert(0, ready);
     found.extend(parts);

@@ -41,7 +41,6 @@ impl World {
             replicas: 1,
             ack_wait: Duration::from_secs(60),
             max_ack_pending: 1000,
-            max_waiting: 16,
             types: Vec::new(),
             start: Start::Earliest,
             order: Order::None,

@@ -201,7 +201,6 @@ impl TestBroker {
             replicas: 1,
             ack_wait,
             max_ack_pending: consumers::max_ack_pending(4, 64),
-            max_waiting: consumers::max_waiting(4),
             types: Vec::new(),
             start: Start::Latest,
             order: Order::None,

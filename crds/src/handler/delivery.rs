@@ -20,7 +20,7 @@ pub struct Delivery {
     /// The path events are posted to.
     #[serde(default = "default_path")]
     #[schemars(length(min = 1, max = 1024))]
-    #[x_kube(validation = Rule::new("self.matches('^/[!-~]*$')").message("delivery.path must begin with / and have no spaces, such as /events"))]
+    #[x_kube(validation = Rule::new("self.matches('^/[!$-;=?-_a-~]*$')").message("delivery.path must begin with / and have no spaces and none of < > # \" `, such as /events; percent-encode them where they are needed"))]
     pub path: String,
     /// The port events are posted to. Absent: the first container's first containerPort.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -62,7 +62,10 @@ use crate::schema;
 pub struct EventHandlerSpec {
     /// The EventTopic of this namespace whose events it receives. Cannot be changed: make another handler.
     #[schemars(length(min = 1, max = 40))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("topic cannot be changed, because the handler's place in the topic would be lost: make another EventHandler"))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("is not the name of an EventTopic: those have at most 40 lower-case letters, digits and '-', beginning with a letter"),
+        validation = Rule::new("self == oldSelf").message("topic cannot be changed, because the handler's place in the topic would be lost: make another EventHandler")
+    )]
     pub topic: String,
     /// Which events it receives; absent: all. A change takes effect at once: what was handled stays handled, and
     /// what was passed over before is not delivered later.
@@ -121,6 +124,7 @@ pub struct EventHandlerSpec {
 pub struct Destination {
     /// Its name.
     #[schemars(length(min = 1, max = 40))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("is not the name of an EventTopic: those have at most 40 lower-case letters, digits and '-', beginning with a letter"))]
     pub topic: String,
 }
 

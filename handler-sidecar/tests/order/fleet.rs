@@ -76,7 +76,6 @@ async fn handler(broker: &TestBroker, replicas: usize, run: &Run) -> PathBuf {
         replicas,
         ack_wait: run.ack_wait,
         max_ack_pending: consumers::max_ack_pending(4, 16),
-        max_waiting: consumers::max_waiting(4),
         types: Vec::new(),
         start: Start::Earliest,
         order: run.order,

@@ -78,7 +78,6 @@ pub fn consumers_of(order: Order, ack_wait: Duration) -> consumers::Handler {
         replicas: 1,
         ack_wait,
         max_ack_pending: consumers::max_ack_pending(1, usize::from(CONCURRENCY)),
-        max_waiting: consumers::max_waiting(1),
         types: Vec::new(),
         start: Start::Earliest,
         order,

@@ -8,7 +8,7 @@ mod probes;
 pub mod redrive;
 pub mod settings;
 mod status;
-mod subscribe;
+pub mod subscribe;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -90,7 +90,12 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
     finalizer::ensure(&context.client, handler, owner).await?;
-    let ensured = subscribe::ensure(context, owner, handler, &settings, topic).await?;
+    // What could not be changed on the broker holds up nothing that is there already: pods roll out and scale.
+    let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic).await {
+        Err(error) if observed.deployment.is_none() => return Err(error),
+        subscribed => subscribed,
+    };
+    let ensured = subscribed.as_ref().ok().and_then(Option::as_ref);
     let plan = scale(context, owner, &settings, &observed, topic.routing);
     let input = Input {
         handler,
@@ -105,22 +110,33 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     let deployment = apply_all(desired::children(&input)?, owner, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
     report_scaling(context, handler, &plan).await;
-    let redrive = redrive(context, owner, handler, topic, &observed, &deployment).await?;
+    let redrive = match &subscribed {
+        Ok(_) => redrive(context, owner, handler, topic, &observed, &deployment).await?,
+        Err(_) => None,
+    };
     let again = redrive.as_ref().and_then(|progress| progress.again);
     let known_redrive = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
     let has_redriven = redrive.as_ref().is_some_and(|progress| Some(&progress.status) != known_redrive);
-    let dead_letters = count_letters(context, owner, handler, topic, has_redriven).await?;
+    let dead_letters = match &subscribed {
+        Ok(_) => count_letters(context, owner, handler, topic, has_redriven).await?,
+        Err(_) => None,
+    };
     warn_of_letters(context, handler, owner).await;
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,
         plan,
         redrive: redrive.map(|progress| progress.status),
-        ensured: ensured.as_ref(),
-        oldest: oldest(context, owner, handler, topic, ensured.as_ref()).await,
+        ensured,
+        oldest: oldest(context, owner, handler, topic, ensured).await,
         dead_letters,
+        subscribed: subscribed.as_ref().err(),
     };
     status::write(context, handler, owner, seen).await?;
+    if let Err(error) = &subscribed {
+        report::failed(context, handler, error).await;
+        return Ok(report::retry(error));
+    }
     Ok(Action::requeue(again.map_or(RESYNC, |again| again.max(REDRIVE_PAUSE))))
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use axum::http::uri::PathAndQuery;
+use serde::Serialize;
 use serde_json::Value;
 use tidegate_broker_admin::consumers::Start;
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Rate, Retry};
+use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandlerSpec, handler};
 use tidegate_filter::Expression;
 use time::OffsetDateTime;
@@ -20,6 +23,14 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// Lanes where none are named, as the schema says.
 const LANES: u16 = 8;
+
+/// As long as a handler's name can be: the filters of redriven events contain it.
+const LONGEST_NAME: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// The sidecar gets its configuration in one environment variable, and Linux takes none of more than 128 KiB: what
+/// else it contains fits into the rest.
+const MAX_FILTER_BYTES: usize = 96 << 10;
+/// A consumer's filter goes to the broker in one message, and the smallest `maxEventSize` allows 257 KiB.
+const MAX_SUBJECTS_BYTES: usize = 192 << 10;
 
 /// What the builders and the broker need to know of a handler.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,14 +58,15 @@ impl Settings {
         let policy = scaling_policy(spec)?;
         let replicas = spec.replicas.map_or(1, unsigned);
         let backoff = &spec.delivery.retry.backoff;
+        let order = order(&spec.delivery);
         Ok(Self {
-            filter: filter(spec)?,
+            filter: filter(spec, order)?,
             start: start(&spec.start_from)?,
             delivery: Delivery {
                 port: port(spec)?,
-                path: spec.delivery.path.clone(),
+                path: path(&spec.delivery.path)?,
                 format: format(&spec.delivery)?,
-                order: order(&spec.delivery),
+                order,
                 rate: rate(&spec.delivery)?,
                 concurrency: concurrency(&spec.delivery),
                 timeout: duration("delivery.timeout", &spec.delivery.timeout)?,
@@ -73,13 +85,41 @@ impl Settings {
     }
 }
 
-fn filter(spec: &EventHandlerSpec) -> Result<Filter, Error> {
+fn filter(spec: &EventHandlerSpec, order: Order) -> Result<Filter, Error> {
     let handler::Filter { types, sources, expression } = spec.filter.clone().unwrap_or_default();
     if let Some(expression) = &expression {
         let refused = |why| Error::refused("InvalidFilter", format!("spec.filter.expression: {why}"));
         Expression::compile(expression).map_err(refused)?;
     }
-    Ok(Filter { types, sources, expression })
+    let filter = Filter { types, sources, expression };
+    check_size("spec.filter: types, sources and expression together", &filter, MAX_FILTER_BYTES)?;
+    let (partitions, field) = match order {
+        Order::None => (None, "spec.filter.types"),
+        Order::Key { lanes: 1 } => (None, "spec.filter.types"),
+        Order::Key { lanes } => (Some(layout::lane_partitions(0, lanes)), "spec.filter.types, once for each partition of a lane,"),
+    };
+    check_size(field, &layout::filter_subjects(LONGEST_NAME, &filter.types, partitions.as_deref()), MAX_SUBJECTS_BYTES)?;
+    Ok(filter)
+}
+
+fn check_size<T: Serialize>(field: &str, value: &T, limit: usize) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(value).map_err(kube::Error::SerdeError)?.len();
+    if bytes <= limit {
+        return Ok(());
+    }
+    let message = format!("{field} take {bytes} bytes, and {limit} are possible: use fewer or shorter ones, for example a prefix such as com.shop.*");
+    Err(Error::refused("InvalidSpec", message))
+}
+
+/// The sidecar would end at a path that no HTTP request can have.
+fn path(path: &str) -> Result<String, Error> {
+    match path.parse::<PathAndQuery>() {
+        Ok(parsed) if parsed.as_str() == path && path.starts_with('/') => Ok(path.to_owned()),
+        _ => Err(Error::refused(
+            "InvalidSpec",
+            format!("spec.delivery.path: {path:?} cannot be requested over HTTP: percent-encode what a path may not contain"),
+        )),
+    }
 }
 
 fn start(from: &str) -> Result<Start, Error> {
@@ -196,6 +236,31 @@ mod tests {
             let error = filter(expression).unwrap_err();
             assert_eq!(error.reason(), "InvalidFilter");
             assert!(error.to_string().contains(says), "{expression}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_sidecar_or_the_broker_could_not_take_is_refused_in_words() {
+        let long = |character: &str, number: usize, count: usize| -> Vec<String> {
+            (0..count).map(|index| format!("{index}{}", character.repeat(number))).collect()
+        };
+        for (changes, says) in [
+            (json!({"delivery": {"path": "/a<b"}}), "spec.delivery.path"),
+            (json!({"delivery": {"path": "/a#b"}}), "spec.delivery.path"),
+            (json!({"filter": {"sources": long("\u{1F600}", 1000, 64)}}), "spec.filter"),
+            (json!({"filter": {"types": long("ö", 200, 16)}, "delivery": {"order": "Key", "lanes": 2}}), "once for each"),
+        ] {
+            let error = of(changes.clone()).unwrap_err();
+            assert_eq!(error.reason(), "InvalidSpec", "{changes}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        for changes in [
+            json!({"delivery": {"path": "/~a-_/%20?b=[c]&d={e}|f^"}}),
+            json!({"filter": {"sources": long("s", 1000, 64)}}),
+            json!({"filter": {"types": long("ö", 200, 16)}}),
+            json!({"filter": {"types": long("t", 200, 16)}, "delivery": {"order": "Key", "lanes": 2}}),
+        ] {
+            assert!(of(changes.clone()).is_ok(), "{changes}");
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Seen<'a> {
     pub oldest: Option<OffsetDateTime>,
     /// Dead letters that the broker keeps, where that was asked.
     pub dead_letters: Option<u64>,
+    /// Why consumer and rights are not as specified, if they are not.
+    pub subscribed: Option<&'a Error>,
 }
 
 /// Writes the status of a handler that has all it needs, if it changed.
@@ -44,7 +46,7 @@ pub struct Seen<'a> {
 /// # Errors
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
-    let Seen { observed, deployment, plan, redrive, ensured, oldest, dead_letters } = seen;
+    let Seen { observed, deployment, plan, redrive, ensured, oldest, dead_letters, subscribed } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     count_pods(&mut status, owner, deployment);
@@ -54,7 +56,10 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
         lag.oldest_event_age = oldest.map(|oldest| age(OffsetDateTime::now_utc() - oldest));
     }
     let now = jiff::Timestamp::now();
-    status.position = ensured.map(|ensured| position::shown(status.position.as_ref(), ensured, now));
+    // What is on record stays there while the broker does not answer.
+    if subscribed.is_none() {
+        status.position = ensured.map(|ensured| position::shown(status.position.as_ref(), ensured, now));
+    }
     let key = (owner.namespace.clone(), owner.name.clone());
     let deliveries = context.reports.deliveries(&key);
     let letters = dead_letters.map(|letters| i64::try_from(letters).unwrap_or(i64::MAX));
@@ -69,8 +74,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     );
     let restored = status.position.as_ref().and_then(|position| position.restored.as_ref());
     let restored = restored.map(|restored| format!("; at {}: {}", restored.time, restored.message)).unwrap_or_default();
-    let message = format!("consumer, rights and identity are in place{restored}");
-    let subscribed = Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", message);
+    let subscribed = is_subscribed(subscribed, &restored);
     let mut parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
     let availability = context.reports.availability(&key);
     let exposed = exposed(availability.as_ref());
@@ -145,6 +149,20 @@ fn exposed(reported: Option<&Availability>) -> Option<Finding> {
          127.0.0.1, and on another port where the kubelet's probes need one"
     );
     Some(Finding::new(kind::EXPOSED, Status::True, "ListensOnPodAddress", message))
+}
+
+fn is_subscribed(error: Option<&Error>, restored: &str) -> Finding {
+    match error {
+        None => {
+            let message = format!("consumer, rights and identity are in place{restored}");
+            Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", message)
+        }
+        Some(error) => {
+            let message = format!("the handler keeps the subscription it had: {error}");
+            let found = Finding::new(kind::SUBSCRIBED, Status::False, error.reason(), message);
+            if error.needs_a_person() { found.stalled() } else { found }
+        }
+    }
 }
 
 fn available(reported: Option<Availability>) -> Finding {

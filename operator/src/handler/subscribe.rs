@@ -32,7 +32,7 @@ pub async fn ensure(
     let broker = broker(context, owner, handler, topic).await?;
     let ensured = match topic.routing {
         Routing::Queued => {
-            let wanted = consumers_of(owner, settings, topic);
+            let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
             Some(consumers::ensure(&broker.js, &wanted, &position::recorded(handler)).await?)
         }
         Routing::Direct => None,
@@ -45,14 +45,14 @@ pub async fn ensure(
     Ok(ensured)
 }
 
-fn consumers_of(owner: &Owner, settings: &Settings, topic: &Topic) -> consumers::Handler {
+/// What the handler's consumers are to be.
+pub fn consumers_of(name: &str, uid: &str, settings: &Settings, brokers: i32) -> consumers::Handler {
     consumers::Handler {
-        name: owner.name.clone(),
-        uid: owner.reference.uid.clone(),
-        replicas: usize::try_from(topic.replicas).unwrap_or(1),
+        name: name.to_owned(),
+        uid: uid.to_owned(),
+        replicas: usize::try_from(brokers).unwrap_or(1),
         ack_wait: ACK_WAIT,
         max_ack_pending: consumers::max_ack_pending(settings.max_replicas, settings.delivery.slots()),
-        max_waiting: consumers::max_waiting(settings.max_replicas),
         types: settings.filter.types.clone(),
         start: settings.start,
         order: settings.delivery.order,

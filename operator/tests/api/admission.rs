@@ -29,14 +29,14 @@ use crate::validation_handler::{handler, spec};
 const WRONG: &str = "data.amount >";
 
 /// An operator pod's webhook, for one namespace only: the API server is everybody's.
-struct Webhook {
-    space: Space,
+pub struct Webhook {
+    pub space: Space,
     port: u16,
     _serving: AbortOnDropHandle<std::io::Result<()>>,
 }
 
 impl Webhook {
-    async fn start(purpose: &str) -> Self {
+    pub async fn start(purpose: &str) -> Self {
         let (space, port) = (Space::new(purpose).await, free_port());
         let service = json!({
             "metadata": {"name": space.name},
@@ -115,7 +115,7 @@ impl Webhook {
         .await;
     }
 
-    async fn refuses(&self) -> Box<Status> {
+    pub async fn refuses(&self) -> Box<Status> {
         let wrong = json!({"filter": {"expression": WRONG}});
         eventually("the API server asks", async || self.says(wrong.clone()).await.err()).await
     }

@@ -10,6 +10,7 @@ mod admission;
 mod crash;
 mod definitions;
 mod handler;
+mod handler_changes;
 mod leader;
 mod support;
 mod topic;

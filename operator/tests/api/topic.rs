@@ -118,7 +118,7 @@ async fn a_topic_made_again_waits_for_what_is_left_of_the_first_and_has_its_keys
     gone(&space, "orders").await;
     space.topic("orders", json!({})).await;
     let waiting = until_reason(&space, "orders", "Ready", "WaitingForGarbageCollection").await;
-    assert_eq!(condition(&waiting, "Stalled").unwrap().status, "False", "nobody needs to do anything");
+    assert_eq!(condition(&waiting, "Stalled").unwrap().status, "False", "it passes by itself");
     collect_garbage(&space).await;
     let topic = until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
     let made = children(&space, "orders").await;
