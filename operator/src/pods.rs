@@ -1,65 +1,239 @@
-//! Why pods do not run, in the words of the kubelet.
+//! Why pods do not run, in the words of the kubelet and the scheduler (pure).
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 
-/// A container's waiting state that a person may have to mend.
-const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// What the kubelet says of a container that it is only just making.
+const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// What no time mends: the kubelet tries again and again, and only another specification, or an object that somebody
+/// makes, lets it succeed.
+const HOPELESS: [&str; 6] = [
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+];
+/// A program that ended so often will end again.
+const MANY_RESTARTS: i32 = 3;
+/// Characters of a program's last lines that a condition shows.
+const LAST_LINES: usize = 300;
 
-/// The first reason for which a pod waits: a container that cannot start, or a node that cannot be found.
-pub fn why_waiting(pods: &[Pod]) -> Option<String> {
-    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).find_map(|pod| {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let status = pod.status.as_ref()?;
-        let containers =
-            status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-        containers
-            .into_iter()
-            .find_map(|container| why_container(name, container))
-            .or_else(|| why_unscheduled(name, pod))
-    })
+/// What keeps a pod from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Which pod and container, why, and the program's last lines.
+    pub message: String,
+    /// Only a person can help.
+    pub is_hopeless: bool,
 }
 
-fn why_container(pod: &str, container: &ContainerStatus) -> Option<String> {
-    let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let reason = waiting.reason.as_deref().filter(|reason| !USUAL.contains(reason))?;
-    let detail = waiting.message.as_deref().unwrap_or_default();
+/// The first trouble of these pods; what only a person can mend comes before the rest.
+pub fn trouble<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Option<Trouble> {
+    let mut found: Vec<_> = pods.into_iter().filter(|pod| is_alive(pod)).filter_map(trouble_of).collect();
+    found.sort_by_key(|trouble| !trouble.is_hopeless);
+    found.into_iter().next()
+}
+
+/// Whether the pod is neither on its way out nor ended for good.
+pub fn is_alive(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// Whether all its containers are ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    has_condition(pod.status.as_ref(), "Ready", "True").is_some()
+}
+
+fn trouble_of(pod: &Pod) -> Option<Trouble> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let status = pod.status.as_ref()?;
+    let init = status.init_container_statuses.iter().flatten();
+    let containers: Vec<_> = init.chain(status.container_statuses.iter().flatten()).collect();
+    containers
+        .iter()
+        .find_map(|container| trouble_of_container(pod, container))
+        .map(|trouble| Trouble { message: format!("pod {name}, {}", trouble.message), ..trouble })
+        .or_else(|| unscheduled(name, status))
+}
+
+fn trouble_of_container(pod: &Pod, container: &ContainerStatus) -> Option<Trouble> {
+    let kind = if is_run_once(pod, &container.name) { "init container" } else { "container" };
+    let name = &container.name;
     let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-    let exit = last.map(|last| format!(" (it ended with exit code {})", last.exit_code)).unwrap_or_default();
-    Some(format!("pod {pod}, container {}: {reason}: {detail}{exit}", container.name))
+    let times = match container.restart_count {
+        0 | 1 => String::new(),
+        restarts => format!(", restarted {restarts} times"),
+    };
+    match container.state.as_ref()? {
+        ContainerState { waiting: Some(waiting), .. } => {
+            let reason = waiting.reason.as_deref().filter(|reason| !ORDINARY.contains(reason))?;
+            let detail = waiting.message.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            let ended = last.map(|last| format!("; it {}", ending(last))).unwrap_or_default();
+            let is_hopeless = HOPELESS.contains(&reason) || container.restart_count >= MANY_RESTARTS;
+            Some(Trouble { message: format!("{kind} {name}: {reason}{detail}{times}{ended}"), is_hopeless })
+        }
+        // An init container that ended well is done.
+        ContainerState { terminated: Some(ended), .. } if ended.exit_code != 0 || kind == "container" => {
+            let is_hopeless = container.restart_count >= MANY_RESTARTS;
+            Some(Trouble { message: format!("{kind} {name}: it {}{times}", ending(ended)), is_hopeless })
+        }
+        // Started again, and nobody knows yet whether for long.
+        ContainerState { running: Some(_), .. } if !container.ready => {
+            let message = format!("{kind} {name}: it runs again{times}; before, it {}", ending(last?));
+            Some(Trouble { message, is_hopeless: false })
+        }
+        _ => None,
+    }
 }
 
-fn why_unscheduled(pod: &str, found: &Pod) -> Option<String> {
-    let conditions = found.status.as_ref()?.conditions.as_ref()?;
-    let unscheduled =
-        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    Some(format!("pod {pod}: {}", unscheduled.message.as_deref().unwrap_or("not scheduled")))
+/// Whether this is an init container that ends (a sidecar does not).
+fn is_run_once(pod: &Pod, container: &str) -> bool {
+    let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    init.into_iter().any(|init| init.name == container && init.restart_policy.as_deref() != Some("Always"))
+}
+
+fn ending(ended: &ContainerStateTerminated) -> String {
+    let why = match ended.reason.as_deref() {
+        None | Some("Error" | "Completed") => String::new(),
+        Some(reason) => format!(" ({reason})"),
+    };
+    let lines = ended.message.as_deref().unwrap_or_default().trim();
+    let skipped = lines.chars().count().saturating_sub(LAST_LINES);
+    let said = match (lines, skipped) {
+        ("", _) => String::new(),
+        (lines, 0) => format!(", saying: {lines}"),
+        (lines, _) => format!(", saying: …{}", lines.chars().skip(skipped).collect::<String>()),
+    };
+    format!("ended with exit code {}{why}{said}", ended.exit_code)
+}
+
+fn unscheduled(pod: &str, status: &PodStatus) -> Option<Trouble> {
+    let why = has_condition(Some(status), "PodScheduled", "False")?;
+    // Nodes come and go, so this may pass; a rollout that waits for too long says so by its deadline.
+    Some(Trouble { message: format!("pod {pod} is not scheduled: {why}"), is_hopeless: false })
+}
+
+/// The message of a condition that says this.
+fn has_condition<'a>(status: Option<&'a PodStatus>, kind: &str, says: &str) -> Option<&'a str> {
+    let conditions = status?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == kind && condition.status == says)?;
+    Some(found.message.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn pod(state: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({
-            "metadata": {"name": "p"},
-            "status": {"containerStatuses": [{
-                "name": "main", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state,
-            }]},
-        }))
-        .unwrap()
+    fn container(name: &str, changes: Value) -> Value {
+        let mut container = json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0});
+        container.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        container
+    }
+
+    fn pod(status: Value) -> Pod {
+        let spec = json!({
+            "containers": [{"name": "main"}],
+            "initContainers": [{"name": "tidegate-sidecar", "restartPolicy": "Always"}, {"name": "migrate"}],
+        });
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec, "status": status})).unwrap()
+    }
+
+    fn main(changes: Value) -> Pod {
+        pod(json!({"containerStatuses": [container("main", changes)]}))
+    }
+
+    fn ended(code: i32, changes: Value) -> Value {
+        let mut ended = json!({"exitCode": code, "reason": if code == 0 { "Completed" } else { "Error" }});
+        ended.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        ended
+    }
+
+    /// As kubelets of 1.29 to 1.34 write them.
+    #[test]
+    fn each_trouble_is_told_with_what_is_known() {
+        let waiting = |reason: &str, message: &str| json!({"state": {"waiting": {"reason": reason, "message": message}}});
+        let crashing = json!({
+            "restartCount": 4,
+            "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}},
+            "lastState": {"terminated": ended(3, json!({"message": "starting\nno database\n"}))},
+        });
+        let init = |state: Value| {
+            pod(json!({
+                "initContainerStatuses": [
+                    container("tidegate-sidecar", json!({"ready": true, "state": {"running": {}}})),
+                    container("migrate", json!({"state": state})),
+                ],
+                "containerStatuses": [container("main", json!({"state": {"waiting": {"reason": "PodInitializing"}}}))],
+            }))
+        };
+        let unscheduled = json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient example.com/gpu.",
+        }]});
+        let table = [
+            (main(waiting("ErrImagePull", "not found")), "container main: ErrImagePull: not found", false),
+            (main(waiting("ImagePullBackOff", "Back-off")), "container main: ImagePullBackOff: Back-off", true),
+            (main(waiting("InvalidImageName", "bad")), "container main: InvalidImageName: bad", true),
+            (
+                main(waiting("CreateContainerConfigError", "couldn't find key a in ConfigMap shop/settings")),
+                "container main: CreateContainerConfigError: couldn't find key a in ConfigMap shop/settings",
+                true,
+            ),
+            (
+                main(crashing),
+                "CrashLoopBackOff: back-off 40s restarting failed container, restarted 4 times; it ended with exit code 3, saying: starting\nno database",
+                true,
+            ),
+            (main(json!({"state": {"terminated": ended(0, json!({}))}})), "container main: it ended with exit code 0", false),
+            (
+                main(json!({"state": {"terminated": ended(137, json!({"reason": "OOMKilled"}))}, "restartCount": 3})),
+                "container main: it ended with exit code 137 (OOMKilled), restarted 3 times",
+                true,
+            ),
+            (
+                main(json!({"state": {"running": {}}, "restartCount": 1, "lastState": {"terminated": ended(1, json!({}))}})),
+                "container main: it runs again; before, it ended with exit code 1",
+                false,
+            ),
+            (
+                init(json!({"terminated": ended(1, json!({"message": "no such table"}))})),
+                "init container migrate: it ended with exit code 1, saying: no such table",
+                false,
+            ),
+            (pod(unscheduled), "pod p is not scheduled: 0/1 nodes are available: 1 Insufficient example.com/gpu.", false),
+        ];
+        for (pod, says, is_hopeless) in table {
+            let found = trouble(&[pod]).unwrap_or_else(|| panic!("nothing said: {says}"));
+            assert!(found.message.starts_with("pod p") && found.message.contains(says), "{}\n{says}", found.message);
+            assert_eq!(found.is_hopeless, is_hopeless, "{says}");
+        }
     }
 
     #[test]
-    fn an_image_that_cannot_be_pulled_is_named() {
-        let pods = [pod(json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}))];
-        assert_eq!(why_waiting(&pods).unwrap(), "pod p, container main: ImagePullBackOff: Back-off pulling image");
+    fn what_is_ordinary_is_no_trouble() {
+        for pod in [
+            main(json!({"state": {"waiting": {"reason": "ContainerCreating"}}})),
+            main(json!({"state": {"running": {}}})),
+            main(json!({"ready": true, "restartCount": 2, "state": {"running": {}}, "lastState": {"terminated": ended(1, json!({}))}})),
+            pod(json!({"initContainerStatuses": [container("migrate", json!({"state": {"terminated": ended(0, json!({}))}}))]})),
+            pod(json!({"phase": "Failed", "containerStatuses": [container("main", json!({"state": {"terminated": ended(1, json!({}))}}))]})),
+        ] {
+            assert_eq!(trouble(std::slice::from_ref(&pod)), None, "{pod:?}");
+        }
     }
 
     #[test]
-    fn a_pod_that_is_being_made_is_nothing_special() {
-        assert_eq!(why_waiting(&[pod(json!({"waiting": {"reason": "ContainerCreating"}}))]), None);
-        assert_eq!(why_waiting(&[pod(json!({"running": {}}))]), None);
+    fn what_only_a_person_mends_comes_first_and_last_lines_are_bounded() {
+        let long = "x".repeat(10_000);
+        let pods = [
+            main(json!({"state": {"terminated": ended(1, json!({"message": long}))}})),
+            main(json!({"state": {"waiting": {"reason": "InvalidImageName"}}})),
+        ];
+        assert!(trouble(&pods).unwrap().message.contains("InvalidImageName"));
+        assert!(trouble(&pods[..1]).unwrap().message.len() < 400);
     }
 }

@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::handler::delivering;
 use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
+use crate::handler::rollout::{self, Rollout};
 use crate::names;
-use crate::pods;
 use crate::reports::Availability;
 use crate::scaling::Plan;
 use crate::status::{failure_findings, patch, summary};
@@ -74,8 +74,14 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     );
     let restored = status.position.as_ref().and_then(|position| position.restored.as_ref());
     let restored = restored.map(|restored| format!("; at {}: {}", restored.time, restored.message)).unwrap_or_default();
-    let subscribed = is_subscribed(subscribed, &restored);
-    let mut parts = vec![topic, subscribed, pods_ready(&status, plan, observed, deployment)];
+    let rollout = Rollout {
+        plan,
+        deployment,
+        pods: &observed.pods,
+        before: status.conditions.iter().find(|condition| condition.type_ == kind::PODS_READY),
+        now,
+    };
+    let mut parts = vec![topic, is_subscribed(subscribed, &restored), rollout::pods_ready(&rollout)];
     let availability = context.reports.availability(&key);
     let exposed = exposed(availability.as_ref());
     let available = available(availability);
@@ -180,40 +186,6 @@ fn available(reported: Option<Availability>) -> Finding {
             Finding::new(kind::HANDLER_AVAILABLE, Status::True, "PartlyAnswering", message)
         }
     }
-}
-
-fn pods_ready(status: &EventHandlerStatus, plan: Plan, observed: &Observed, deployment: &Deployment) -> Finding {
-    let wanted = signed(plan.replicas);
-    let counts = deployment.status.as_ref();
-    // Until the Deployment's controller has seen our change, its counts are of the pods before.
-    let current = counts.and_then(|counts| counts.observed_generation) == deployment.metadata.generation;
-    let updated = counts.and_then(|counts| counts.updated_replicas).unwrap_or(0);
-    if wanted == 0 {
-        return Finding::new(
-            kind::PODS_READY,
-            Status::True,
-            "ScaledToZero",
-            "no events, no pods: the first event starts one",
-        );
-    }
-    if current && status.ready_replicas >= wanted && updated >= wanted {
-        return Finding::new(kind::PODS_READY, Status::True, "PodsReady", format!("{wanted} pods are ready"));
-    }
-    let mut message = format!("{} of {wanted} pods are ready", status.ready_replicas.min(wanted));
-    let why = pods::why_waiting(&observed.pods).or_else(|| replica_failure(deployment));
-    let reason = if why.is_some() { "PodsFailing" } else { "PodsStarting" };
-    if let Some(why) = why {
-        message = format!("{message}: {why}");
-    }
-    Finding::new(kind::PODS_READY, Status::False, reason, message)
-}
-
-/// Pods that the API server does not even let be made (quota, Pod Security).
-fn replica_failure(deployment: &Deployment) -> Option<String> {
-    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let failure =
-        conditions.iter().find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    failure.message.clone()
 }
 
 /// In whole units, of which a duration in a resource can have four with five digits each.

@@ -83,7 +83,9 @@ pub async fn ensure(
     let needed = usize::try_from(settings.replicas / 2 + 1).unwrap_or(1);
     if running < needed {
         return Inside::Starting(
-            pods::why_waiting(&observed.pods).unwrap_or_else(|| format!("{running} of {needed} broker pods run")),
+            pods::trouble(&observed.pods)
+                .or_else(|| observed.trouble.clone())
+                .map_or_else(|| format!("{running} of {needed} broker pods run"), |trouble| trouble.message),
         );
     }
     inside(context, owner, topic, settings, authority, observed).await.unwrap_or_else(Inside::Failed)

@@ -10,6 +10,7 @@ pub mod settings;
 pub mod status;
 pub mod storage;
 mod volumes;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;

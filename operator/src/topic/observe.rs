@@ -10,7 +10,9 @@ use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::pods::Trouble;
 use crate::topic::volumes::Volume;
+use crate::topic::waiting;
 
 /// What there is of a topic.
 #[derive(Clone, Default)]
@@ -27,6 +29,8 @@ pub struct Observed {
     pub statefulset: Option<StatefulSet>,
     /// The broker pods.
     pub pods: Vec<Pod>,
+    /// What keeps pods from being made, or from having their volumes.
+    pub trouble: Option<Trouble>,
     /// Names of the volumes, those of an earlier topic of the same name included.
     pub volumes: Vec<String>,
     /// Their sizes.
@@ -43,14 +47,17 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let authority = secrets.get_opt(&names::authority(topic)).await?;
     let statefulsets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let statefulset = statefulsets.get_opt(&names::broker(topic)).await?;
+    let pods = pods.list(&selected(topic)).await?.items;
     let claims = claims(context, owner).await?;
     Ok(Observed {
+        trouble: waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?,
         authority: authority.as_ref().map(authority::from_secret).transpose()?,
         broker_secret: secrets.get_opt(&names::broker(topic)).await?,
         ingress_secret: secrets.get_opt(&names::ingress(topic)).await?,
         routes_secret: secrets.get_opt(&names::routes(topic)).await?,
-        statefulset: statefulsets.get_opt(&names::broker(topic)).await?,
-        pods: pods.list(&selected(topic)).await?.items,
+        statefulset,
+        pods,
         volumes: claims.iter().filter_map(|claim| claim.metadata.name.clone()).collect(),
         sizes: claims.iter().filter_map(Volume::from_claim).collect(),
     })

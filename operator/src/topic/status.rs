@@ -13,6 +13,7 @@ use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus, Routing};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::pods;
 use crate::report;
 use crate::status::{failure_findings, patch, summary};
 use crate::topic::broker::{Inside, Stored};
@@ -167,12 +168,12 @@ fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
         _ => (Status::False, "PodsNotReady"),
     };
     let mut message = format!("{ready} of {wanted} broker pods are ready");
-    if ready < wanted
-        && let Some(why) = crate::pods::why_waiting(&observed.pods)
-    {
-        message = format!("{message}: {why}");
+    let trouble = pods::trouble(&observed.pods).filter(|_| ready < wanted).or_else(|| observed.trouble.clone());
+    if let Some(trouble) = &trouble {
+        message = format!("{message}: {}", trouble.message);
     }
-    Finding::new(kind::BROKER_AVAILABLE, status, reason, message)
+    let found = Finding::new(kind::BROKER_AVAILABLE, status, reason, message);
+    if trouble.is_some_and(|trouble| trouble.is_hopeless) && !found.is_true() { found.stalled() } else { found }
 }
 
 /// What is stored has conditions of its own; a Direct topic stores nothing.
