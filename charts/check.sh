@@ -56,6 +56,8 @@ refuses() {
 renders 'image: tidegate/operator:0\.1\.0' 'default image'
 renders 'value: "nats:2\.15\.2"' 'default broker image'
 renders 'value: "nats:2\.15\.2"' 'broker image beside images in a registry of ours' --set images.registry=registry.test
+renders 'value: "\{\\"limits\\":\{\\"memory\\":\\"64Mi\\"\}' 'resources of sidecars' --set sidecar.resources.limits.memory=64Mi
+refuses 'sidecar' --set sidecar.resource.limits.memory=64Mi
 renders 'image: localhost/tidegate/operator:dev' 'local image' --set images.registry=localhost --set images.tag=dev
 renders 'value: "mirror\.test/x/sidecar:2"' 'own registry and tag' --set images.registry=localhost \
   --set images.sidecar.registry=mirror.test,images.sidecar.repository=x/sidecar --set-string images.sidecar.tag=2

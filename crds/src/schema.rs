@@ -6,13 +6,13 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 ///
 /// Its full schema would be copied into every CRD otherwise, and be older than the cluster's.
 pub fn kubernetes_object(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+    json_schema!({"type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// A list of such objects.
 pub fn kubernetes_objects(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "type": "array", "maxItems": 64,
+        "type": "array", "nullable": true, "maxItems": 64,
         "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
     })
 }
@@ -43,58 +43,30 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A pod template. Only what Tidegate itself reads or adds to is spelled out, so that a collision is
-/// refused when it is applied; the API server checks the rest against the Deployment.
+/// Labels by which a pod's node is chosen.
+pub fn node_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "nullable": true, "additionalProperties": {"type": "string"}})
+}
+
+/// A pod template. What a Deployment takes here is taken, nulls included; the operator checks what is its own, and the
+/// API server the Deployment that is made from it, when the resource is applied.
 pub fn pod_template(_: &mut SchemaGenerator) -> Schema {
-    let port = json_schema!({
-        "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-        "required": ["containerPort"],
-        "properties": {
-            "name": {"type": "string", "maxLength": 63},
-            "containerPort": {"type": "integer", "minimum": 1, "maximum": 65535},
-        },
-    });
-    let container = |main: bool| {
-        let mut required = vec!["name"];
-        if main {
-            required.push("image");
-        }
-        json_schema!({
-            "type": "object", "x-kubernetes-preserve-unknown-fields": true,
-            "required": required,
-            "properties": {
-                "name": {"type": "string", "maxLength": 63, "description": "Name of the container."},
-                "image": {"type": "string", "maxLength": 1024, "description": "Image of the container."},
-                "ports": {"type": "array", "maxItems": 64, "items": port, "description": "Ports of the container."},
-                "lifecycle": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
-                    "properties": {"preStop": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}},
-            },
-        })
-    };
     json_schema!({
         "type": "object",
         "required": ["spec"],
+        "x-kubernetes-preserve-unknown-fields": true,
         "properties": {
-            "metadata": {
-                "type": "object",
-                "description": "Labels and annotations of the pods.",
-                "properties": {
-                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
-                    "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
-                },
-            },
             "spec": {
                 "type": "object",
                 "description": "An ordinary pod specification. The first container receives the events.",
                 "x-kubernetes-preserve-unknown-fields": true,
                 "required": ["containers"],
                 "properties": {
-                    "containers": {"type": "array", "minItems": 1, "maxItems": 16, "items": container(true)},
-                    "initContainers": {"type": "array", "maxItems": 16, "items": container(false)},
-                    "volumes": {"type": "array", "maxItems": 64, "items": {
-                        "type": "object", "x-kubernetes-preserve-unknown-fields": true, "required": ["name"],
-                        "properties": {"name": {"type": "string", "maxLength": 63}},
-                    }},
+                    "containers": {
+                        "type": "array", "minItems": 1,
+                        "description": "The containers of the pod. The first one receives the events.",
+                        "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                    },
                 },
             },
         },

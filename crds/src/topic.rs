@@ -34,7 +34,7 @@ use crate::{Duration, Size};
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Handlers", type_ = "integer", description = "Handlers with a consumer", json_path = ".status.handlers"),
     printcolumn(name = "URL", type_ = "string", description = "Where to publish", json_path = ".status.address.url", priority = 1),
-    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
+    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -166,8 +166,9 @@ pub struct Broker {
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,
     /// Nodes the broker pods may run on, as in a pod.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub node_selector: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::node_selector")]
+    pub node_selector: Option<BTreeMap<String, String>>,
     /// Taints the broker pods tolerate, as in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
@@ -181,6 +182,9 @@ pub struct Broker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
     pub topology_spread_constraints: Option<Value>,
+    /// The ingress container beside each broker, which takes events over HTTPS, MQTT and NATS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Ingress>,
 }
 
 impl Default for Broker {
@@ -190,12 +194,25 @@ impl Default for Broker {
             durability: Durability::default(),
             storage: Storage::default(),
             resources: None,
-            node_selector: BTreeMap::new(),
+            node_selector: None,
             tolerations: None,
             affinity: None,
             topology_spread_constraints: None,
+            ingress: None,
         }
     }
+}
+
+/// The ingress container beside each broker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ingress {
+    /// Requests and limits of the ingress container, as in a pod. Default: those of the installation
+    /// (ingress.resources of the chart; 20m CPU and 16Mi memory requested, no limits). It holds up to 64 MiB of events
+    /// besides its own few MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub resources: Option<Value>,
 }
 
 /// When an event counts as stored.

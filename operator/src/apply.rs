@@ -1,7 +1,7 @@
 //! Server-side apply of child objects: only what changed, and never over somebody else's object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, ValidationDirective};
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::core::Status;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
@@ -51,6 +51,7 @@ pub async fn apply(
     desired["metadata"]["annotations"][APPLIED] = Value::from(hash.clone());
     let existing = api.get_opt(&child.name).await?;
     let exists = existing.is_some();
+    let version = existing.as_ref().and_then(|existing| existing.metadata.resource_version.clone());
     if let Some(existing) = existing {
         check_owner(&existing, owner, child)?;
         let is_applied = existing.annotations().get(APPLIED) == Some(&hash);
@@ -59,26 +60,80 @@ pub async fn apply(
             return Ok(existing);
         }
     }
-    let params = PatchParams {
-        field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::apply(FIELD_MANAGER).force()
-    };
+    let params = params();
     let applied = match api.patch(&child.name, &params, &Patch::Apply(&desired)).await {
-        Err(kube::Error::Api(status)) if status.code == 422 && exists && take_back(&api, child).await? => {
+        Err(kube::Error::Api(status))
+            if status.code == 422 && exists && take_back(&api, child, params.dry_run).await? =>
+        {
             api.patch(&child.name, &params, &Patch::Apply(&desired)).await
+        }
+        Err(kube::Error::Api(status)) if has_repeated_key(&status) => {
+            write_whole(&api, &desired, version.as_deref()).await
         }
         applied => applied,
     };
     applied.map_err(|error| invalid(error, child))
 }
 
+/// Whether a list has a key twice: a variable of the same name, a pull secret named again. A Deployment may have that
+/// (the last one counts), but not when it is applied.
+fn has_repeated_key(status: &Status) -> bool {
+    status.message.contains("duplicate entries for key")
+}
+
+/// Makes or replaces the object as a whole, which is the one way to write what cannot be applied.
+async fn write_whole(
+    api: &Api<DynamicObject>,
+    desired: &Value,
+    version: Option<&str>,
+) -> Result<DynamicObject, kube::Error> {
+    let mut object: DynamicObject = serde_json::from_value(desired.clone()).map_err(kube::Error::SerdeError)?;
+    object.metadata.resource_version = version.map(ToOwned::to_owned);
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    match version {
+        Some(_) => api.replace(&object.name_any(), &params, &object).await,
+        None => api.create(&params, &object).await,
+    }
+}
+
+/// Whether the API server would take this child, without making it. Only what is the child's own fault is an error of
+/// a person's; a deadline is the caller's matter.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn dry_run(client: &Client, namespace: &str, child: &Child) -> Result<(), Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &child.resource);
+    let params = PatchParams { dry_run: true, ..params() };
+    match api.patch(&child.name, &params, &Patch::Apply(&child.value)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if has_repeated_key(&status) => {
+            let object = serde_json::from_value(child.value.clone()).map_err(kube::Error::SerdeError)?;
+            match api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await {
+                // There already: it got as far as that.
+                Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+                made => made.map(drop).map_err(|error| invalid(error, child)),
+            }
+        }
+        // What is there contradicts it (a strategy before another): it would be taken back first.
+        Err(kube::Error::Api(status)) if status.code == 422 => match take_back(&api, child, true).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(invalid(kube::Error::Api(status), child)),
+        },
+        Err(error) => Err(invalid(error, child)),
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply(FIELD_MANAGER).force() }
+}
+
 /// What somebody put into one of our lists stays there when ours is applied, and may contradict it (a port of the
 /// same name). Then our lists replace what is there, and nobody else owns a field of the object any more. Returns
 /// whether that was possible: it is not if ours is what is wrong.
-async fn take_back(api: &Api<DynamicObject>, child: &Child) -> Result<bool, Error> {
+async fn take_back(api: &Api<DynamicObject>, child: &Child, dry_run: bool) -> Result<bool, Error> {
     let mut whole = child.value.clone();
     whole["metadata"]["managedFields"] = json!([{}]);
-    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let params = PatchParams { dry_run, field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match api.patch(&child.name, &params, &Patch::Merge(&whole)).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 422 => Ok(false),

@@ -2,6 +2,9 @@
 
 use clap::Parser;
 
+/// What a container of ours asks for where nothing else is said, as in a pod.
+pub type Resources = serde_json::Map<String, serde_json::Value>;
+
 /// Tidegate's operator: reconciles EventTopic and EventHandler.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
@@ -18,6 +21,12 @@ pub struct Args {
     /// Pull policy of these three.
     #[arg(long, env = "TIDEGATE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: String,
+    /// Resources of sidecars whose handler names none: JSON, as in a pod.
+    #[arg(long, env = "TIDEGATE_SIDECAR_RESOURCES", value_parser = resources, default_value = r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#)]
+    pub sidecar_resources: Resources,
+    /// Resources of ingresses whose topic names none: JSON, as in a pod.
+    #[arg(long, env = "TIDEGATE_INGRESS_RESOURCES", value_parser = resources, default_value = r#"{"requests":{"cpu":"20m","memory":"16Mi"}}"#)]
+    pub ingress_resources: Resources,
     /// Where sidecars and ingresses send their telemetry, an OTLP gRPC address. The operator's own uses the same variable.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
@@ -37,4 +46,8 @@ pub struct Args {
     /// Port of `/livez` and `/readyz`.
     #[arg(long, env = "TIDEGATE_ADMIN_PORT", default_value_t = 8080)]
     pub admin_port: u16,
+}
+
+fn resources(text: &str) -> Result<Resources, serde_json::Error> {
+    serde_json::from_str(text)
 }

@@ -80,7 +80,9 @@ impl From<StreamsError> for Error {
 impl From<ConsumersFailure> for Error {
     fn from(error: ConsumersFailure) -> Self {
         match error {
-            ConsumersFailure::Refused { .. } => Self::refused("SubscriptionRefused", format!("{error}: change filter or delivery of this handler")),
+            ConsumersFailure::Refused { .. } => {
+                Self::refused("SubscriptionRefused", format!("{error}: change filter or delivery of this handler"))
+            }
             _ => Self::Broker(error.to_string()),
         }
     }

@@ -10,6 +10,8 @@ pub const TOPIC_LABEL: &str = "tidegate.io/topic";
 pub const HANDLER_LABEL: &str = "tidegate.io/handler";
 /// `broker` or `handler`: which kind of pod.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// Which version of its handler's template a pod was made from.
+pub const TEMPLATE_ANNOTATION: &str = "tidegate.io/template";
 /// Selects everything the operator watches.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tidegate");
 
@@ -94,9 +96,14 @@ pub fn broker_selector(topic: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(COMPONENT_LABEL.into(), "broker".into()), (TOPIC_LABEL.into(), topic.into())])
 }
 
-/// Which pods are a handler's; part of immutable selectors.
+/// Which pods are a handler's; part of immutable selectors. Our own label only: all others of these pods are the user's.
 pub fn handler_selector(handler: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(COMPONENT_LABEL.into(), "handler".into()), (HANDLER_LABEL.into(), handler.into())])
+    BTreeMap::from([(HANDLER_LABEL.into(), handler.into())])
+}
+
+/// What we add to the labels of a handler's pods.
+pub fn handler_pod_labels(handler: &str, topic: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(HANDLER_LABEL.into(), handler.into()), (TOPIC_LABEL.into(), topic.into())])
 }
 
 fn labels(component: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -155,7 +155,8 @@ mod tests {
     /// As kubelets of 1.29 to 1.34 write them.
     #[test]
     fn each_trouble_is_told_with_what_is_known() {
-        let waiting = |reason: &str, message: &str| json!({"state": {"waiting": {"reason": reason, "message": message}}});
+        let waiting =
+            |reason: &str, message: &str| json!({"state": {"waiting": {"reason": reason, "message": message}}});
         let crashing = json!({
             "restartCount": 4,
             "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container"}},
@@ -188,14 +189,20 @@ mod tests {
                 "CrashLoopBackOff: back-off 40s restarting failed container, restarted 4 times; it ended with exit code 3, saying: starting\nno database",
                 true,
             ),
-            (main(json!({"state": {"terminated": ended(0, json!({}))}})), "container main: it ended with exit code 0", false),
+            (
+                main(json!({"state": {"terminated": ended(0, json!({}))}})),
+                "container main: it ended with exit code 0",
+                false,
+            ),
             (
                 main(json!({"state": {"terminated": ended(137, json!({"reason": "OOMKilled"}))}, "restartCount": 3})),
                 "container main: it ended with exit code 137 (OOMKilled), restarted 3 times",
                 true,
             ),
             (
-                main(json!({"state": {"running": {}}, "restartCount": 1, "lastState": {"terminated": ended(1, json!({}))}})),
+                main(
+                    json!({"state": {"running": {}}, "restartCount": 1, "lastState": {"terminated": ended(1, json!({}))}}),
+                ),
                 "container main: it runs again; before, it ended with exit code 1",
                 false,
             ),
@@ -204,7 +211,11 @@ mod tests {
                 "init container migrate: it ended with exit code 1, saying: no such table",
                 false,
             ),
-            (pod(unscheduled), "pod p is not scheduled: 0/1 nodes are available: 1 Insufficient example.com/gpu.", false),
+            (
+                pod(unscheduled),
+                "pod p is not scheduled: 0/1 nodes are available: 1 Insufficient example.com/gpu.",
+                false,
+            ),
         ];
         for (pod, says, is_hopeless) in table {
             let found = trouble(&[pod]).unwrap_or_else(|| panic!("nothing said: {says}"));
@@ -218,9 +229,15 @@ mod tests {
         for pod in [
             main(json!({"state": {"waiting": {"reason": "ContainerCreating"}}})),
             main(json!({"state": {"running": {}}})),
-            main(json!({"ready": true, "restartCount": 2, "state": {"running": {}}, "lastState": {"terminated": ended(1, json!({}))}})),
-            pod(json!({"initContainerStatuses": [container("migrate", json!({"state": {"terminated": ended(0, json!({}))}}))]})),
-            pod(json!({"phase": "Failed", "containerStatuses": [container("main", json!({"state": {"terminated": ended(1, json!({}))}}))]})),
+            main(
+                json!({"ready": true, "restartCount": 2, "state": {"running": {}}, "lastState": {"terminated": ended(1, json!({}))}}),
+            ),
+            pod(
+                json!({"initContainerStatuses": [container("migrate", json!({"state": {"terminated": ended(0, json!({}))}}))]}),
+            ),
+            pod(
+                json!({"phase": "Failed", "containerStatuses": [container("main", json!({"state": {"terminated": ended(1, json!({}))}}))]}),
+            ),
         ] {
             assert_eq!(trouble(std::slice::from_ref(&pod)), None, "{pod:?}");
         }

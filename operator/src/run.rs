@@ -79,7 +79,7 @@ fn handler_controller(
         .watches(Api::<EventTopic>::all(client.clone()), watcher::Config::default(), move |topic: EventTopic| {
             handlers_of(&store, &topic)
         })
-        .watches(Api::<Pod>::all(client.clone()), ours().labels("app.kubernetes.io/component=handler"), |pod: Pod| {
+        .watches(Api::<Pod>::all(client.clone()), ours().labels(HANDLER_LABEL), |pod: Pod| {
             labelled(&pod, HANDLER_LABEL)
         })
         .reconcile_on(received(triggers))

@@ -6,6 +6,7 @@
 
 mod delivery;
 mod filter;
+mod pods;
 mod redrive;
 mod retry;
 mod scaling;
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 pub use delivery::{Batch, Delivery, Format, Order, RateLimit};
 pub use filter::Filter;
+pub use pods::{PodNetwork, Sidecar};
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
 pub use retry::{Backoff, Retry};
 pub use scaling::{Autoscaling, Scaling};
@@ -45,14 +47,13 @@ use crate::schema;
     printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
     printcolumn(name = "Lag", type_ = "integer", description = "Events not yet delivered", json_path = ".status.lag.pending"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
-    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#, priority = 1),
+    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!(has(self.autoscaling) && has(self.replicas))").message("replicas and autoscaling exclude each other: remove one of them (kubectl scale works where autoscaling is absent)").field_path(".replicas"),
-    validation = Rule::new("has(self.delivery.port) || (has(self.template.spec.containers[0].ports) && self.template.spec.containers[0].ports.size() > 0)").message("say where events are to be posted: give the first container a containerPort, or set delivery.port").field_path(".delivery"),
     validation = Rule::new("self.delivery.order != 'Key' || !has(self.autoscaling) || self.autoscaling.maxReplicas <= (has(self.delivery.lanes) ? self.delivery.lanes : 8)").message("autoscaling.maxReplicas must not be larger than delivery.lanes (8 if absent): a lane is served by one pod at a time").field_path(".autoscaling"),
     validation = Rule::new("!has(self.reply) || self.delivery.format != 'Batch'").message("reply and delivery.format: Batch exclude each other: a batch has one answer").field_path(".reply"),
     validation = Rule::new("!has(self.deadLetter) || self.deadLetter.topic != self.topic").message("deadLetter.topic must be another topic, or each failing event would come again without an end; leave deadLetter out to keep dead letters beside the topic").field_path(".deadLetter"),
@@ -87,18 +88,23 @@ pub struct EventHandlerSpec {
     /// would pass, nor while the readinessProbe fails; exec probes are not considered, because the sidecar cannot run
     /// them. A change rolls out without losing events.
     #[schemars(schema_with = "schema::pod_template")]
-    #[x_kube(
-        validation = Rule::new("self.spec.containers.all(c, c.name != 'tidegate-sidecar') && (!has(self.spec.initContainers) || self.spec.initContainers.all(c, c.name != 'tidegate-sidecar'))").message("template.spec: the container name tidegate-sidecar is taken by Tidegate; choose another"),
-        validation = Rule::new("!has(self.spec.volumes) || self.spec.volumes.all(v, !v.name.startsWith('tidegate-'))").message("template.spec.volumes: names that begin with tidegate- are taken by Tidegate; choose another"),
-        validation = Rule::new("self.spec.containers.all(c, !has(c.ports) || c.ports.all(p, p.containerPort != 15480))").message("template.spec.containers: containerPort 15480 is taken by Tidegate; choose another"),
-        validation = Rule::new("!has(self.spec.containers[0].lifecycle) || !has(self.spec.containers[0].lifecycle.preStop)").message("template.spec.containers[0].lifecycle.preStop: Tidegate drains deliveries there; move what it does into the handler's reaction to SIGTERM, which comes after the last event")
-    )]
     pub template: Value,
     /// How many pods, where autoscaling is absent; kubectl scale and a HorizontalPodAutoscaler set it.
     /// Absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
+    /// How pods of a changed template replace the old ones, as in a Deployment. Default: RollingUpdate with the
+    /// Deployment's own defaults. Recreate ends the old pods first, for example where only one can have a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub strategy: Option<Value>,
+    /// The sidecar that delivers events in each pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Sidecar>,
+    /// Network access to the pods. Default: none. Enforced where the cluster's network enforces NetworkPolicies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<PodNetwork>,
     /// How an event reaches the container.
     #[serde(default)]
     pub delivery: Delivery,

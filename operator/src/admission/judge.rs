@@ -54,19 +54,26 @@ impl Judged for EventHandler {
 pub fn judge<K: Judged>(request: &AdmissionRequest<K>) -> AdmissionResponse {
     let response = AdmissionResponse::from(request);
     let Some(wanted) = &request.object else { return response };
-    let same = request.old_object.as_ref().is_some_and(|old| old.spec() == wanted.spec());
-    if same || wanted.meta().deletion_timestamp.is_some() {
+    if !is_new(wanted, request.old_object.as_ref()) {
         return response;
     }
     match wanted.check() {
         Ok(()) => response,
-        Err(error) => {
-            let mut refused = response.deny(error);
-            "Invalid".clone_into(&mut refused.result.reason);
-            refused.result.code = 422;
-            refused
-        }
+        Err(error) => refusal(response, &error),
     }
+}
+
+/// Whether there is anything to judge.
+pub fn is_new<K: Judged>(wanted: &K, old: Option<&K>) -> bool {
+    old.is_none_or(|old| old.spec() != wanted.spec()) && wanted.meta().deletion_timestamp.is_none()
+}
+
+/// The answer that refuses.
+pub fn refusal(response: AdmissionResponse, error: &Error) -> AdmissionResponse {
+    let mut refused = response.deny(error);
+    "Invalid".clone_into(&mut refused.result.reason);
+    refused.result.code = 422;
+    refused
 }
 
 /// What a handler of a Direct topic asks for in vain: nothing is stored there, so nothing can be looked at again.

@@ -1,7 +1,8 @@
 //! Says at `kubectl apply` what a reconcile would say a moment later: a validating admission webhook.
 //!
-//! What is refused is what [`judge`] finds with the same pure checks that every reconcile begins with, so there is one
-//! truth, and the webhook is never needed: while no operator answers, the API server goes on without
+//! What is refused is what [`judge`] finds with the same pure checks that every reconcile begins with, and what the API
+//! server says to the Deployment that would be made of a handler (a dry run). So there is one truth, and the webhook is
+//! never needed: while no operator answers, the API server goes on without
 //! (`failurePolicy: Ignore`), and the resource's condition says it instead.
 //!
 //! Every operator pod answers, whether it leads or not, because the webhook's Service knows no leader.
@@ -33,11 +34,11 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The port is taken.
 pub async fn run(client: Client, args: Args) -> io::Result<()> {
-    let Some(name) = args.webhook else { return std::future::pending().await };
+    let Some(name) = args.webhook.clone() else { return std::future::pending().await };
     let certificates = Certificates::new(client.clone(), &args.pod_namespace, &name);
     let (first, config) = usable(&certificates, None).await;
     tokio::select! {
-        ended = server::serve(args.webhook_port, config.clone(), client) => ended,
+        ended = server::serve(config.clone(), client, args.clone()) => ended,
         never = renew(&certificates, config, first) => match never {},
     }
 }

@@ -19,15 +19,22 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use kube::api::{Api, DynamicObject};
 use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use kube::{Client, ResourceExt as _};
+use tidegate_broker_admin::Authority;
 use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventHandler, EventTopic};
+use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower::Layer as _;
 
 use super::circles;
-use super::judge::{Judged, in_vain_on_direct, judge};
+use super::judge::{Judged, in_vain_on_direct, is_new, judge, refusal};
+use crate::apply::dry_run;
+use crate::args::Args;
+use crate::context::Owner;
+use crate::error::Error;
+use crate::handler;
 
 /// Connections at a time; the API server needs a few.
 const CONNECTIONS: usize = 64;
@@ -38,14 +45,28 @@ const REQUEST_BYTES: usize = 4 << 20;
 /// All of a request. Below the webhook's own limit in the chart.
 const REQUEST_TIME: Duration = Duration::from_secs(4);
 /// Looking for a handler's topic, for a warning.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Asking the API server about a handler's Deployment. Without an answer the handler is taken, and a condition says
+/// later what was wrong with it.
+const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What requests are answered with.
+#[derive(Clone)]
+struct Judge {
+    client: Client,
+    args: Arc<Args>,
+    /// In place of a topic's, in what is never made.
+    authority: Option<Arc<Authority>>,
+}
 
 /// Serves until it is dropped.
 ///
 /// # Errors
 /// The port is taken.
-pub async fn serve(port: u16, config: RustlsConfig, client: Client) -> io::Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+pub async fn serve(config: RustlsConfig, client: Client, args: Args) -> io::Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.webhook_port));
+    let authority = Authority::generate("dry-run", OffsetDateTime::now_utc()).ok().map(Arc::new);
+    let judge = Judge { client, args: Arc::new(args), authority };
     let acceptor = RustlsAcceptor::new(config).acceptor(Bounded { slots: Arc::new(Semaphore::new(CONNECTIONS)) });
     let requests = Arc::new(Semaphore::new(REQUESTS));
     let router = Router::new()
@@ -53,7 +74,7 @@ pub async fn serve(port: u16, config: RustlsConfig, client: Client) -> io::Resul
         .route("/eventhandlers", post(eventhandlers))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
         .layer(middleware::from_fn_with_state(requests, bounded))
-        .with_state(client);
+        .with_state(judge);
     let end = Closing(Handle::new());
     axum_server::bind(address)
         .acceptor(acceptor)
@@ -77,17 +98,39 @@ async fn eventtopics(Json(review): Json<AdmissionReview<EventTopic>>) -> Json<Ad
 }
 
 async fn eventhandlers(
-    State(client): State<Client>,
+    State(judge): State<Judge>,
     Json(review): Json<AdmissionReview<EventHandler>>,
 ) -> Json<AdmissionReview<DynamicObject>> {
     let mut answer = answer(&review);
-    let wanted = review.request.as_ref().and_then(|request| request.object.as_ref());
-    if let (Some(response), Some(handler)) = (&mut answer.response, wanted)
-        && response.allowed
+    let Some(request) = &review.request else { return answer };
+    let (Some(response), Some(handler)) = (&mut answer.response, &request.object) else { return answer };
+    if !response.allowed {
+        return answer;
+    }
+    if is_new(handler, request.old_object.as_ref())
+        && let Err(error) = judge.deployment(handler).await
     {
-        response.warnings = warnings(client, handler).await;
+        *response = refusal(response.clone(), &error);
+    } else {
+        response.warnings = warnings(judge.client, handler).await;
     }
     answer
+}
+
+impl Judge {
+    /// Whether a Deployment could be made of the handler; where that is not known in time, it could.
+    async fn deployment(&self, handler: &EventHandler) -> Result<(), Error> {
+        let (Some(owner), Some(authority)) = (Owner::of(handler), &self.authority) else { return Ok(()) };
+        let deployment = handler::deployment(handler, &owner, authority, &self.args)?;
+        match timeout(DRY_RUN_TIMEOUT, dry_run(&self.client, &owner.namespace, &deployment)).await {
+            Ok(Err(error)) if error.needs_a_person() => Err(error),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a handler was taken without a dry run");
+                Ok(())
+            }
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
 }
 
 fn answer<K: Judged + Clone>(review: &AdmissionReview<K>) -> Json<AdmissionReview<DynamicObject>> {
@@ -101,7 +144,7 @@ fn answer<K: Judged + Clone>(review: &AdmissionReview<K>) -> Json<AdmissionRevie
 /// What the schema cannot see, because it is said of another resource. A topic that is not there is no reason to warn:
 /// it may come.
 async fn warnings(client: Client, handler: &EventHandler) -> Option<Vec<String>> {
-    let circles = timeout(LOOK, circles::warnings(client.clone(), handler));
+    let circles = timeout(LOOK_TIMEOUT, circles::warnings(client.clone(), handler));
     let (in_vain, circles) = tokio::join!(in_vain(client.clone(), handler), circles);
     let circles = circles.ok().and_then(Result::ok);
     let all: Vec<String> = in_vain.into_iter().chain(circles).flatten().collect();
@@ -114,7 +157,7 @@ async fn in_vain(client: Client, handler: &EventHandler) -> Option<Vec<String>> 
         return None;
     }
     let topics: Api<EventTopic> = Api::namespaced(client, &handler.namespace()?);
-    let topic = timeout(LOOK, topics.get_opt(&handler.spec.topic)).await.ok()?.ok()??;
+    let topic = timeout(LOOK_TIMEOUT, topics.get_opt(&handler.spec.topic)).await.ok()?.ok()??;
     (topic.spec.routing == Routing::Direct).then_some(in_vain)
 }
 

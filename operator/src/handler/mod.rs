@@ -6,10 +6,13 @@ mod observe;
 pub(crate) mod position;
 mod probes;
 pub mod redrive;
+mod rollout;
 pub mod settings;
 mod status;
 pub mod subscribe;
+pub(crate) mod template;
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +22,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
-use tidegate_broker_admin::age;
 use tidegate_broker_admin::consumers::Ensured;
+use tidegate_broker_admin::{Authority, age};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
-use crate::apply::apply;
+use crate::apply::{Child, apply};
+use crate::args::Args;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
@@ -256,8 +260,9 @@ async fn report_scaling(context: &Context, handler: &EventHandler, plan: &Plan) 
 
 async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Result<Deployment, Error> {
     // No `..`: a child that is added and not applied does not compile.
-    let Children { identity, deployment } = children;
+    let Children { identity, network_policy, deployment } = children;
     apply(&context.client, &owner.namespace, &owner.reference, &identity).await?;
+    apply(&context.client, &owner.namespace, &owner.reference, &network_policy).await?;
     let applied: DynamicObject = apply(&context.client, &owner.namespace, &owner.reference, &deployment).await?;
     Ok(applied.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
 }
@@ -273,6 +278,30 @@ async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> R
     }
     finalizer::remove(&context.client, handler, owner).await?;
     Ok(Action::await_change())
+}
+
+/// The Deployment that would be made of a handler, for a dry run: with the keys of no topic, and as if there were one.
+///
+/// # Errors
+/// None can be made; the message says why.
+pub fn deployment(handler: &EventHandler, owner: &Owner, authority: &Authority, args: &Args) -> Result<Child, Error> {
+    let settings = Settings::of(&handler.spec)?;
+    let topic = observe::Topic {
+        authority: authority.clone(),
+        replicas: 1,
+        routing: Routing::Queued,
+        destinations: BTreeMap::new(),
+    };
+    desired::deployment(&Input {
+        handler,
+        owner,
+        settings: &settings,
+        topic: &topic,
+        identity: None,
+        replicas: settings.replicas,
+        args,
+        now: OffsetDateTime::now_utc(),
+    })
 }
 
 /// What to do after an error: a person's error is looked at again when the resource changes, and now and then.

@@ -74,7 +74,8 @@ impl<'a> Rollout<'a> {
         let wanted = template.and_then(|metadata| metadata.annotations.as_ref()?.get(TEMPLATE_ANNOTATION));
         let is_current =
             |pod: &&Pod| pod.metadata.annotations.as_ref().and_then(|found| found.get(TEMPLATE_ANNOTATION)) == wanted;
-        let (current, older): (Vec<_>, Vec<_>) = self.pods.iter().filter(|pod| pods::is_alive(pod)).partition(is_current);
+        let (current, older): (Vec<_>, Vec<_>) =
+            self.pods.iter().filter(|pod| pods::is_alive(pod)).partition(is_current);
         (current, older.len())
     }
 

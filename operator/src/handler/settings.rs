@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::error::Error;
+use crate::handler::template;
 use crate::scaling::Policy;
 use crate::topic::settings::duration;
 
@@ -58,6 +59,7 @@ impl Settings {
         let policy = scaling_policy(spec)?;
         let replicas = spec.replicas.map_or(1, unsigned);
         let backoff = &spec.delivery.retry.backoff;
+        template::checked(&spec.template)?;
         let order = order(&spec.delivery);
         Ok(Self {
             filter: filter(spec, order)?,
@@ -96,9 +98,15 @@ fn filter(spec: &EventHandlerSpec, order: Order) -> Result<Filter, Error> {
     let (partitions, field) = match order {
         Order::None => (None, "spec.filter.types"),
         Order::Key { lanes: 1 } => (None, "spec.filter.types"),
-        Order::Key { lanes } => (Some(layout::lane_partitions(0, lanes)), "spec.filter.types, once for each partition of a lane,"),
+        Order::Key { lanes } => {
+            (Some(layout::lane_partitions(0, lanes)), "spec.filter.types, once for each partition of a lane,")
+        }
     };
-    check_size(field, &layout::filter_subjects(LONGEST_NAME, &filter.types, partitions.as_deref()), MAX_SUBJECTS_BYTES)?;
+    check_size(
+        field,
+        &layout::filter_subjects(LONGEST_NAME, &filter.types, partitions.as_deref()),
+        MAX_SUBJECTS_BYTES,
+    )?;
     Ok(filter)
 }
 
@@ -107,7 +115,9 @@ fn check_size<T: Serialize>(field: &str, value: &T, limit: usize) -> Result<(), 
     if bytes <= limit {
         return Ok(());
     }
-    let message = format!("{field} take {bytes} bytes, and {limit} are possible: use fewer or shorter ones, for example a prefix such as com.shop.*");
+    let message = format!(
+        "{field} take {bytes} bytes, and {limit} are possible: use fewer or shorter ones, for example a prefix such as com.shop.*"
+    );
     Err(Error::refused("InvalidSpec", message))
 }
 
@@ -117,7 +127,9 @@ fn path(path: &str) -> Result<String, Error> {
         Ok(parsed) if parsed.as_str() == path && path.starts_with('/') => Ok(path.to_owned()),
         _ => Err(Error::refused(
             "InvalidSpec",
-            format!("spec.delivery.path: {path:?} cannot be requested over HTTP: percent-encode what a path may not contain"),
+            format!(
+                "spec.delivery.path: {path:?} cannot be requested over HTTP: percent-encode what a path may not contain"
+            ),
         )),
     }
 }
@@ -248,7 +260,10 @@ mod tests {
             (json!({"delivery": {"path": "/a<b"}}), "spec.delivery.path"),
             (json!({"delivery": {"path": "/a#b"}}), "spec.delivery.path"),
             (json!({"filter": {"sources": long("\u{1F600}", 1000, 64)}}), "spec.filter"),
-            (json!({"filter": {"types": long("ö", 200, 16)}, "delivery": {"order": "Key", "lanes": 2}}), "once for each"),
+            (
+                json!({"filter": {"types": long("ö", 200, 16)}, "delivery": {"order": "Key", "lanes": 2}}),
+                "once for each",
+            ),
         ] {
             let error = of(changes.clone()).unwrap_err();
             assert_eq!(error.reason(), "InvalidSpec", "{changes}");

@@ -26,12 +26,14 @@ pub async fn trouble(
     pods: &[Pod],
     claims: &[PersistentVolumeClaim],
 ) -> Result<Option<Trouble>, Error> {
-    let wanted = statefulset.and_then(|found| found.spec.as_ref()?.replicas).and_then(|count| usize::try_from(count).ok());
+    let wanted =
+        statefulset.and_then(|found| found.spec.as_ref()?.replicas).and_then(|count| usize::try_from(count).ok());
     let Some(wanted) = wanted.filter(|wanted| pods.iter().filter(|pod| is_ready(pod)).count() < *wanted) else {
         return Ok(None);
     };
     let missing = wanted.saturating_sub(pods.iter().filter(|pod| is_alive(pod)).count());
-    let mut regarding: Vec<(&str, String)> = claims.iter().filter(|claim| is_pending(claim)).map(|claim| ("PersistentVolumeClaim", name(claim))).collect();
+    let mut regarding: Vec<(&str, String)> =
+        claims.iter().filter(|claim| is_pending(claim)).map(|claim| ("PersistentVolumeClaim", name(claim))).collect();
     if missing > 0 {
         regarding.push(("StatefulSet", names::broker(&owner.name)));
     }
@@ -55,7 +57,8 @@ fn of(missing: usize, claims: &[PersistentVolumeClaim], warnings: &[Event]) -> O
 /// A claim that waits for its pod's node is nothing special; one without a class, or with a warning, is.
 fn of_claim(claim: &PersistentVolumeClaim, warnings: &[Event]) -> Option<Trouble> {
     let name = name(claim);
-    let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).filter(|class| !class.is_empty());
+    let class =
+        claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).filter(|class| !class.is_empty());
     let why = match (class, newest(warnings, "PersistentVolumeClaim", Some(&name))) {
         (Some(class), Some(warning)) => format!("StorageClass {class}: {warning}"),
         (None, _) => "broker.storage.className names no StorageClass, and the cluster has no default one: make one the default, or make the topic again with a class".to_owned(),

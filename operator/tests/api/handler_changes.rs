@@ -81,7 +81,10 @@ fn fields() -> Vec<(&'static str, Vec<Value>)> {
                 json!({"expression": "data.a >"}),
             ],
         ),
-        ("/deadLetter", vec![json!(null), json!({"topic": "failed"}), json!({"topic": "orders"}), json!({"topic": "a/b"})]),
+        (
+            "/deadLetter",
+            vec![json!(null), json!({"topic": "failed"}), json!({"topic": "orders"}), json!({"topic": "a/b"})],
+        ),
         ("/reply", vec![json!(null), json!({"topic": "invoices"}), json!({"topic": "Invoices"})]),
         ("/redrive", vec![json!(null), json!({"request": "1", "count": 1}), json!({"request": "2", "rate": 10_000})]),
     ]
@@ -115,7 +118,9 @@ async fn every_change_of_a_handler_takes_effect_or_is_refused() {
     let webhook = Webhook::start("changes").await;
     webhook.refuses().await;
     let names = ["billing", "ordered", "narrow"];
-    for (name, delivery) in names.iter().zip([json!({}), json!({"order": "Key", "lanes": 4}), json!({"order": "Key", "lanes": 2})]) {
+    for (name, delivery) in
+        names.iter().zip([json!({}), json!({"order": "Key", "lanes": 4}), json!({"order": "Key", "lanes": 2})])
+    {
         let spec = spec(json!({"delivery": delivery, "startFrom": "Earliest"}));
         webhook.space.create::<EventHandler>(handler(name, spec)).await;
     }

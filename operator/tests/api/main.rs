@@ -13,6 +13,7 @@ mod handler;
 mod handler_changes;
 mod leader;
 mod support;
+mod template;
 mod topic;
 mod topic_children;
 mod topic_publishers;

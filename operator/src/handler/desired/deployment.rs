@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use tidegate_broker_client::contract::{Outlet, Sidecar};
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
@@ -15,17 +16,20 @@ use crate::context::{environment, restricted};
 use crate::error::Error;
 use crate::handler::probes;
 use crate::handler::settings::ACK_WAIT;
+use crate::handler::template::{SIDECAR, checked, without_nulls, wrong};
 use crate::names;
 
 const IDENTITY_FOLDER: &str = "/var/run/tidegate";
 const IDENTITY_VOLUME: &str = "tidegate-identity";
 /// Below it, a folder for each topic that the sidecar publishes to.
 const DESTINATIONS_FOLDER: &str = "/var/run/tidegate-destinations";
-const SIDECAR: &str = "tidegate-sidecar";
 /// Run inside the pod, which alone may begin a drain: a path and a token would stand where everybody may read them.
 const DRAIN_COMMAND: [&str; 2] = ["/bin/tidegate-handler-sidecar", "drain"];
 /// A drained pod that is there longer than its grace period and this was not meant to end.
 const RESUME_MARGIN: Duration = Duration::from_secs(30);
+/// Where Kubernetes mounts a ServiceAccount's token, unless a container has something else there.
+const TOKEN_FOLDER: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const NO_TOKEN_VOLUME: &str = "tidegate-no-token";
 /// A pod has this much longer than one delivery may take.
 const GRACE_MARGIN_SECONDS: u64 = 20;
 
@@ -33,7 +37,7 @@ const GRACE_MARGIN_SECONDS: u64 = 20;
 pub fn handler(input: &Input<'_>) -> Result<Child, Error> {
     let name = names::handler(&input.owner.name);
     let labels = names::handler_labels(&input.owner.name, &input.handler.spec.topic);
-    let value = json!({
+    let mut value = json!({
         "metadata": input.owner.metadata(&name, &labels),
         "spec": {
             "replicas": input.replicas,
@@ -42,14 +46,27 @@ pub fn handler(input: &Input<'_>) -> Result<Child, Error> {
             "template": template(input)?,
         },
     });
+    if let Some(strategy) = strategy(input) {
+        value["spec"]["strategy"] = strategy;
+    }
     Ok(child::<Deployment>(&name, value))
 }
 
-/// The user's template as it was written, and what is ours. What the schema promises is not relied on:
-/// a template of another shape is refused in words.
+/// How pods of a new template take the place of the old ones.
+fn strategy(input: &Input<'_>) -> Option<Value> {
+    let mut strategy = input.handler.spec.strategy.clone()?;
+    without_nulls(&mut strategy);
+    if strategy.get("type").and_then(Value::as_str) == Some("Recreate") {
+        // The API server has filled it in for the strategy before, and does not let the two be together.
+        strategy["rollingUpdate"] = Value::Null;
+    }
+    Some(strategy)
+}
+
+/// The user's template as it was written, and what is ours.
 fn template(input: &Input<'_>) -> Result<Value, Error> {
-    let mut template = input.handler.spec.template.clone();
-    let labels = names::handler_labels(&input.owner.name, &input.handler.spec.topic);
+    let mut template = checked(&input.handler.spec.template)?;
+    let labels = names::handler_pod_labels(&input.owner.name, &input.handler.spec.topic);
     let metadata = object(&mut template, "metadata")?;
     let user_labels = object_in(metadata, "labels")?;
     for (key, value) in labels {
@@ -62,20 +79,43 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
         "name": IDENTITY_VOLUME,
         "secret": {"secretName": names::handler_identity(&input.owner.name), "defaultMode": 0o444},
     }));
+    list(spec, "volumes")?.push(json!({"name": NO_TOKEN_VOLUME, "emptyDir": {"sizeLimit": "1Ki"}}));
     for topic in destinations(input) {
         list(spec, "volumes")?
             .push(json!({"name": destination_volume(topic), "configMap": {"name": names::ca(topic)}}));
     }
+    for field in ["containers", "initContainers"] {
+        for container in list(spec, field)?.iter_mut().filter_map(Value::as_object_mut) {
+            container.entry("terminationMessagePolicy").or_insert_with(last_lines);
+        }
+    }
     // First: it must run before the user's own init containers need nothing of it, and end after all others.
     list(spec, "initContainers")?.insert(0, sidecar(input, Duration::from_secs(grace))?);
-    let main = list(spec, "containers")?.first_mut().and_then(Value::as_object_mut).ok_or_else(|| {
-        Error::refused("InvalidTemplate", "spec.template.spec.containers: at least one container is needed")
-    })?;
+    let main = list(spec, "containers")?
+        .first_mut()
+        .and_then(Value::as_object_mut)
+        .ok_or_else(|| wrong("spec.containers: at least one container is needed"))?;
     // The sidecar gets SIGTERM only after the user's containers have ended, so its own hook, which the kubelet runs at the
     // same time, stops the deliveries before; this one waits for that.
     let drained = json!({"httpGet": {"path": "/drained", "port": names::SIDECAR_PORT}});
     object_in(main, "lifecycle")?.insert("preStop".into(), drained);
+    let version = Sha256::digest(template.to_string());
+    let version: String = version.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let annotations = object_in(object(&mut template, "metadata")?, "annotations")?;
+    annotations.insert(names::TEMPLATE_ANNOTATION.into(), json!(version));
     Ok(template)
+}
+
+/// A program's last lines are in its pod's status, and so in the handler's conditions.
+fn last_lines() -> Value {
+    json!("FallbackToLogsOnError")
+}
+
+/// What the handler's specification says of the sidecar's resources, or else the installation's.
+fn resources(input: &Input<'_>) -> Value {
+    let mut resources = input.handler.spec.sidecar.as_ref().and_then(|sidecar| sidecar.resources.clone());
+    resources.iter_mut().for_each(without_nulls);
+    resources.unwrap_or_else(|| Value::Object(input.args.sidecar_resources.clone()))
 }
 
 /// A native sidecar: started before the user's containers, ended after them.
@@ -99,7 +139,11 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
         ack_wait: ACK_WAIT,
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
-    let mut mounts = vec![json!({"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true})];
+    let mut mounts = vec![
+        json!({"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true}),
+        // The token of the user's ServiceAccount is for the user's containers only.
+        json!({"name": NO_TOKEN_VOLUME, "mountPath": TOKEN_FOLDER, "readOnly": true}),
+    ];
     mounts.extend(destinations(input).into_iter().map(|topic| {
         json!({"name": destination_volume(topic), "mountPath": format!("{DESTINATIONS_FOLDER}/{topic}"), "readOnly": true})
     }));
@@ -111,7 +155,8 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
         "restartPolicy": "Always",
         "env": environment(input.args, &config),
         "ports": [{"name": "tidegate", "containerPort": names::SIDECAR_PORT, "protocol": "TCP"}],
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+        "resources": resources(input),
+        "terminationMessagePolicy": last_lines(),
         "securityContext": restricted(),
         "startupProbe": probe("/startupz", 1, 60),
         "livenessProbe": probe("/livez", 10, 3),
@@ -147,7 +192,7 @@ fn grace_seconds(spec: &Map<String, Value>, timeout: u64) -> u64 {
 }
 
 fn wrong_shape(field: &str) -> Error {
-    Error::refused("InvalidTemplate", format!("spec.template: {field} is not what a pod template has there"))
+    wrong(format!("{field} is not what a pod template has there"))
 }
 
 fn object<'a>(parent: &'a mut Value, field: &str) -> Result<&'a mut Map<String, Value>, Error> {

@@ -60,7 +60,10 @@ fn authority() -> Authority {
 /// A template with much of what users write.
 fn users_template() -> Value {
     json!({
-        "metadata": {"labels": {"team": "pay", "tidegate.io/handler": "forged"}, "annotations": {"note": "n"}},
+        "metadata": {
+            "labels": {"team": "pay", "tidegate.io/handler": "forged", "app.kubernetes.io/name": "billing"},
+            "annotations": {"note": "n"},
+        },
         "spec": {
             "serviceAccountName": "billing",
             "nodeSelector": {"disk": "ssd"},
@@ -102,6 +105,8 @@ fn it_belongs_to_its_handler_and_selects_its_pods() {
     assert_eq!(selector["tidegate.io/handler"], "billing");
     assert!(selector.iter().all(|(key, value)| labels[key] == *value), "{labels}");
     assert_eq!((&labels["team"], &labels["tidegate.io/topic"]), (&json!("pay"), &json!("orders")));
+    let common: Vec<_> = labels.as_object().unwrap().iter().filter(|(key, _)| key.starts_with("app.")).collect();
+    assert_eq!(common, [(&"app.kubernetes.io/name".to_owned(), &json!("billing"))], "the user's, and none of ours");
 }
 
 #[test]
@@ -109,15 +114,21 @@ fn the_users_template_is_kept() {
     let deployment = deployment();
     let pod = pod(&deployment);
     let users = users_template();
-    assert_eq!(deployment["spec"]["template"]["metadata"]["annotations"], json!({"note": "n"}));
+    assert_eq!(deployment["spec"]["template"]["metadata"]["annotations"]["note"], "n");
     for field in ["serviceAccountName", "nodeSelector"] {
         assert_eq!(pod[field], users["spec"][field], "{field}");
     }
-    let mut main = pod["containers"][0].clone();
+    let own = |field: &str, index: usize| {
+        let mut container = pod[field][index].clone();
+        let last_lines = container.as_object_mut().unwrap().remove("terminationMessagePolicy");
+        assert_eq!(last_lines, Some(json!("FallbackToLogsOnError")), "{container}");
+        container
+    };
+    let mut main = own("containers", 0);
     main["lifecycle"].as_object_mut().unwrap().remove("preStop");
-    assert_eq!(main, users["spec"]["containers"][0], "nothing but the preStop is added");
-    assert_eq!(pod["containers"][1], users["spec"]["containers"][1]);
-    assert_eq!(pod["initContainers"][1], users["spec"]["initContainers"][0]);
+    assert_eq!(main, users["spec"]["containers"][0], "nothing else but the preStop is added");
+    assert_eq!(own("containers", 1), users["spec"]["containers"][1]);
+    assert_eq!(own("initContainers", 1), users["spec"]["initContainers"][0]);
     assert_eq!(pod["volumes"][0], users["spec"]["volumes"][0]);
 }
 
@@ -187,6 +198,53 @@ fn only_the_sidecar_has_the_key() {
     let with_key: Vec<_> = all.filter(|container| mounts(container)).map(|container| &container["name"]).collect();
     assert_eq!(with_key, ["tidegate-sidecar"]);
     assert_eq!(pod["volumes"][1]["secret"]["secretName"], "billing-identity");
+}
+
+/// Kubernetes mounts the token where nothing else is mounted.
+#[test]
+fn the_sidecar_has_no_token_of_the_users_account() {
+    let deployment = deployment();
+    let pod = pod(&deployment);
+    let mounts = pod["initContainers"][0]["volumeMounts"].as_array().unwrap();
+    let folder =
+        mounts.iter().find(|mount| mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount").unwrap();
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == folder["name"]).unwrap();
+    assert!(volume["emptyDir"].is_object(), "{volume}");
+    assert!(pod.get("automountServiceAccountToken").is_none(), "the user's containers keep theirs");
+}
+
+#[test]
+fn strategy_and_resources_are_the_users_or_the_installations() {
+    let of = |changes: Value| {
+        let mut spec = json!({"topic": "orders", "template": users_template()});
+        spec.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        made_of(&authority(), spec).unwrap()
+    };
+    let plain = of(json!({}));
+    assert!(plain["spec"].get("strategy").is_none());
+    assert_eq!(pod(&plain)["initContainers"][0]["resources"], json!({"requests": {"cpu": "10m", "memory": "16Mi"}}));
+    let limits = json!({"limits": {"memory": "64Mi"}, "requests": null});
+    let own = of(json!({"strategy": {"type": "Recreate"}, "sidecar": {"resources": limits}}));
+    assert_eq!(own["spec"]["strategy"], json!({"type": "Recreate", "rollingUpdate": null}));
+    assert_eq!(pod(&own)["initContainers"][0]["resources"], json!({"limits": {"memory": "64Mi"}}));
+    let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": null}});
+    let expected = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0}});
+    assert_eq!(of(json!({"strategy": rolling}))["spec"]["strategy"], expected);
+}
+
+/// Pods of the current template are told from those before by it.
+#[test]
+fn the_version_of_the_template_changes_with_it_only() {
+    let authority = authority();
+    let version = |template: Value| {
+        let made = made(&authority, template, json!({})).unwrap();
+        made["spec"]["template"]["metadata"]["annotations"]["tidegate.io/template"].as_str().unwrap().to_owned()
+    };
+    let first = version(users_template());
+    assert_eq!(version(users_template()), first);
+    let mut other = users_template();
+    other["spec"]["containers"][0]["image"] = json!("billing:2");
+    assert_ne!(version(other), first);
 }
 
 #[test]

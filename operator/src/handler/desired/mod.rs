@@ -1,6 +1,7 @@
 //! The child objects of a handler, one file each.
 
 mod deployment;
+mod network_policy;
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
@@ -19,11 +20,13 @@ use crate::handler::settings::Settings;
 use crate::handler::subscribe;
 use crate::names;
 use crate::topic::desired::{child, encoded};
+pub use deployment::handler as deployment;
 
 /// All children of a handler. Applying destructures this, so that none can be forgotten.
 #[derive(Clone, Debug)]
 pub struct Children {
     pub identity: Child,
+    pub network_policy: Child,
     pub deployment: Child,
 }
 
@@ -44,7 +47,11 @@ pub struct Input<'a> {
 /// # Errors
 /// The topic's authority is damaged.
 pub fn children(input: &Input<'_>) -> Result<Children, Error> {
-    Ok(Children { identity: identity(input)?, deployment: deployment::handler(input)? })
+    Ok(Children {
+        identity: identity(input)?,
+        network_policy: network_policy::handler(input),
+        deployment: deployment::handler(input)?,
+    })
 }
 
 /// What the sidecars prove themselves with; renewed in place, and read anew at each connect.

@@ -15,8 +15,11 @@ pub fn broker(input: &Input<'_>) -> Child {
     let topic = &input.owner.name;
     let name = names::broker(topic);
     let brokers = json!({"podSelector": {"matchLabels": names::broker_selector(topic)}});
-    let handlers =
-        json!({"podSelector": {"matchLabels": {names::COMPONENT_LABEL: "handler", names::TOPIC_LABEL: topic}}});
+    // By our own labels only: the others of a handler's pods are the user's.
+    let handlers = json!({"podSelector": {
+        "matchLabels": {names::TOPIC_LABEL: topic},
+        "matchExpressions": [{"key": names::HANDLER_LABEL, "operator": "Exists"}],
+    }});
     let operator = json!({
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": input.args.pod_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "tidegate", names::COMPONENT_LABEL: "operator"}},

@@ -13,6 +13,7 @@ use super::{Input, child, routes};
 use crate::apply::Child;
 use crate::context::{environment, restricted};
 use crate::error::Error;
+use crate::handler::template;
 use crate::names;
 
 const CONFIG_FOLDER: &str = "/etc/nats";
@@ -127,7 +128,7 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
             {"name": "identity", "secret": {"secretName": names::ingress(topic)}},
             {"name": "run", "emptyDir": {"sizeLimit": "1Mi"}},
         ],
-        "affinity": spec.affinity.clone().unwrap_or_else(|| apart(topic)),
+        "affinity": without_nulls(spec.affinity.as_ref()).unwrap_or_else(|| apart(topic)),
     });
     if input.settings.routing == Routing::Direct
         && let Some(volumes) = pod["volumes"].as_array_mut()
@@ -140,17 +141,24 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
     {
         volumes.push(json!({"name": "routes", "secret": {"secretName": names::routes(topic)}}));
     }
-    if !spec.node_selector.is_empty() {
-        pod["nodeSelector"] = json!(spec.node_selector);
+    if let Some(selector) = spec.node_selector.as_ref().filter(|selector| !selector.is_empty()) {
+        pod["nodeSelector"] = json!(selector);
     }
     for (field, value) in
         [("tolerations", &spec.tolerations), ("topologySpreadConstraints", &spec.topology_spread_constraints)]
     {
-        if let Some(value) = value {
-            pod[field] = value.clone();
+        if let Some(value) = without_nulls(value.as_ref()) {
+            pod[field] = value;
         }
     }
     Ok(pod)
+}
+
+/// What the user wrote, without its nulls: they mean that a field is not set.
+fn without_nulls(written: Option<&Value>) -> Option<Value> {
+    let mut value = written.cloned()?;
+    template::without_nulls(&mut value);
+    Some(value)
 }
 
 /// Brokers of one topic avoid sharing a node, and share one where there is no other.
@@ -192,7 +200,8 @@ fn nats(input: &Input<'_>) -> Value {
             {"name": "nats", "containerPort": BROKER_PORT, "protocol": "TCP"},
             {"name": "route", "containerPort": names::ROUTE_PORT, "protocol": "TCP"},
         ],
-        "resources": input.topic.spec.broker.resources.clone().unwrap_or_else(|| json!({"requests": {"cpu": "50m", "memory": "128Mi"}})),
+        "resources": without_nulls(input.topic.spec.broker.resources.as_ref()).unwrap_or_else(|| json!({"requests": {"cpu": "50m", "memory": "128Mi"}})),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": restricted(),
         // Recovery of large streams takes its time: five minutes.
         "startupProbe": probe("startup", 1, 300),
@@ -225,6 +234,8 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         volume: (input.settings.routing == Routing::Queued).then(|| DATA_FOLDER.into()),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
+    let resources =
+        input.topic.spec.broker.ingress.as_ref().and_then(|ingress| without_nulls(ingress.resources.as_ref()));
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});
     let mut mounts = vec![json!({"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true})];
     if input.settings.routing == Routing::Queued {
@@ -241,7 +252,8 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
             {"name": "mqtts", "containerPort": names::MQTT_PORT, "protocol": "TCP"},
             {"name": "admin", "containerPort": names::INGRESS_ADMIN_PORT, "protocol": "TCP"},
         ],
-        "resources": {"requests": {"cpu": "20m", "memory": "16Mi"}},
+        "resources": resources.unwrap_or_else(|| Value::Object(input.args.ingress_resources.clone())),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": restricted(),
         "readinessProbe": probe("/readyz", 2),
         "livenessProbe": probe("/livez", 10),

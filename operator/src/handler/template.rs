@@ -1,0 +1,159 @@
+//! The pod template as the user wrote it, checked where Tidegate adds to it (pure).
+//!
+//! The schema takes what a Deployment's template may have, so that a template can be moved from one to the other. What
+//! belongs to Tidegate is checked here; the rest is the API server's to judge, of the Deployment that is made of it.
+
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::names;
+
+/// The container that delivers.
+pub const SIDECAR: &str = "tidegate-sidecar";
+/// Volumes of these names are Tidegate's; one of them is the handler's identity on the broker.
+const OUR_VOLUMES: &str = "tidegate-";
+
+/// An object in a list, with where it is.
+type Place<'a> = (String, &'a Map<String, Value>);
+
+/// The template without its nulls, which mean that a field is not set.
+///
+/// # Errors
+/// It has no first container, or uses a name or port that is Tidegate's; the message names the field.
+pub fn checked(template: &Value) -> Result<Value, Error> {
+    let mut template = template.clone();
+    without_nulls(&mut template);
+    let spec = template.get("spec").and_then(Value::as_object).ok_or_else(|| wrong("spec must be an object"))?;
+    let containers = objects(spec, "containers")?;
+    let Some((_, main)) = containers.first() else {
+        return Err(wrong("spec.containers: at least one container is needed; the first receives the events"));
+    };
+    if main.get("lifecycle").and_then(|lifecycle| lifecycle.get("preStop")).is_some() {
+        return Err(wrong(
+            "spec.containers[0].lifecycle.preStop: Tidegate drains deliveries there; move what it does into the handler's reaction to SIGTERM, which comes after the last event",
+        ));
+    }
+    for (field, volume) in objects(spec, "volumes")? {
+        if name(volume).starts_with(OUR_VOLUMES) {
+            return Err(taken(&field, "name", "names that begin with tidegate- are taken by Tidegate"));
+        }
+    }
+    for (field, container) in containers.iter().chain(&objects(spec, "initContainers")?) {
+        check_container(field, container)?;
+    }
+    Ok(template)
+}
+
+fn check_container(field: &str, container: &Map<String, Value>) -> Result<(), Error> {
+    if name(container) == SIDECAR {
+        return Err(taken(field, "name", "the name tidegate-sidecar is taken by Tidegate"));
+    }
+    for (port, value) in objects(container, "ports")? {
+        if value.get("containerPort").and_then(Value::as_i64) == Some(i64::from(names::SIDECAR_PORT)) {
+            return Err(taken(&format!("{field}.{port}"), "containerPort", "15480 is taken by Tidegate"));
+        }
+    }
+    for (mount, value) in objects(container, "volumeMounts")? {
+        if name(value).starts_with(OUR_VOLUMES) {
+            return Err(taken(
+                &format!("{field}.{mount}"),
+                "name",
+                "volumes that begin with tidegate- are the sidecar's alone",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Removes the fields that are null. An element of a list that is null is left for the API server to refuse.
+pub fn without_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(without_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nulls),
+        _ => {}
+    }
+}
+
+/// The elements of a list of objects, each with its place; a missing list is an empty one.
+fn objects<'a>(parent: &'a Map<String, Value>, list: &str) -> Result<Vec<Place<'a>>, Error> {
+    let Some(found) = parent.get(list) else { return Ok(Vec::new()) };
+    let items = found.as_array().ok_or_else(|| wrong(format!("spec: {list} must be a list")))?;
+    let place = |(index, item): (usize, &'a Value)| {
+        let object = item.as_object().ok_or_else(|| wrong(format!("spec: {list}[{index}] must be an object")))?;
+        Ok((format!("{list}[{index}]"), object))
+    };
+    items.iter().enumerate().map(place).collect()
+}
+
+fn name(object: &Map<String, Value>) -> &str {
+    object.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn taken(field: &str, of: &str, why: &str) -> Error {
+    wrong(format!("spec.{field}.{of}: {why}; choose another"))
+}
+
+/// What is wrong with the template, after `spec.template.`.
+pub fn wrong(what: impl std::fmt::Display) -> Error {
+    Error::refused("InvalidTemplate", format!("spec.template.{what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn template(spec: &Value, container: &Value) -> Value {
+        let mut template = json!({"spec": {"containers": [{"name": "c", "image": "i"}]}});
+        template["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        template["spec"]["containers"][0].as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+        template
+    }
+
+    #[test]
+    fn what_is_tidegates_is_refused_with_its_field() {
+        let (none, mount) =
+            (json!({}), json!([{"name": "a", "mountPath": "/a"}, {"name": "tidegate-identity", "mountPath": "/b"}]));
+        for (template, says) in [
+            (json!([]), "spec.template.spec must be an object"),
+            (json!({"spec": {"containers": null}}), "spec.containers: at least one"),
+            (json!({"spec": {"containers": "no"}}), "containers must be a list"),
+            (json!({"spec": {"containers": ["no"]}}), "containers[0] must be an object"),
+            (template(&none, &json!({"name": "tidegate-sidecar"})), "spec.containers[0].name"),
+            (
+                template(&none, &json!({"ports": [{"containerPort": 15480}]})),
+                "spec.containers[0].ports[0].containerPort",
+            ),
+            (template(&none, &json!({"lifecycle": {"preStop": {}}})), "reaction to SIGTERM"),
+            (template(&none, &json!({"volumeMounts": mount})), "spec.containers[0].volumeMounts[1].name"),
+            (
+                template(&json!({"initContainers": [{"name": "a", "volumeMounts": mount}]}), &none),
+                "spec.initContainers[0].volumeMounts[1].name",
+            ),
+            (
+                template(&json!({"initContainers": [{"name": "tidegate-sidecar"}]}), &none),
+                "spec.initContainers[0].name",
+            ),
+            (template(&json!({"volumes": [{"name": "tidegate-x"}]}), &none), "spec.volumes[0].name"),
+        ] {
+            let error = checked(&template).unwrap_err();
+            assert_eq!(error.reason(), "InvalidTemplate", "{template}");
+            let message = error.to_string();
+            assert!(message.starts_with("spec.template.") && message.contains(says), "{message}\n{says}");
+        }
+    }
+
+    #[test]
+    fn nulls_are_fields_that_are_not_set() {
+        let written = template(
+            &json!({"nodeSelector": null, "volumes": null, "initContainers": null, "affinity": {"nodeAffinity": null}}),
+            &json!({"ports": null, "lifecycle": null, "env": [{"name": "A", "value": null}], "resources": {"limits": null}}),
+        );
+        let expected = template(&json!({"affinity": {}}), &json!({"env": [{"name": "A"}], "resources": {}}));
+        assert_eq!(checked(&written).unwrap(), expected);
+    }
+}
