@@ -7,13 +7,12 @@
 //! - [`server`]: the nats-server's configuration (pure).
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`streams`], [`consumers`]: a topic's streams and its handlers' consumers.
-//! - [`floor`], [`release`]: how far the handlers are, and room made of what they have settled.
+//! - [`release`]: room made of what every handler has settled.
 
 pub mod accounts;
 pub mod age;
 pub mod authority;
 pub mod consumers;
-pub mod floor;
 pub mod guests;
 pub mod jwt;
 mod limits;
