@@ -47,7 +47,8 @@ impl World {
             durable_name: Some(name),
             deliver_policy: DeliverPolicy::All,
             ack_policy: AckPolicy::Explicit,
-            ack_wait: Duration::from_secs(600),
+            // A fetch that ends may miss what is given back at that moment.
+            ack_wait: Duration::from_millis(250),
             filter_subjects: layout::filter_subjects(handler, types, partitions.as_deref()),
             ..pull::Config::default()
         };

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Info;
+use async_nats::jetstream::{self, stream::Info};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
-use tidegate_broker_admin::{Authority, consumers, streams};
+use tidegate_broker_admin::streams::{self, Streams};
+use tidegate_broker_admin::{Authority, consumers};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::StreamRecord;
@@ -125,16 +126,8 @@ async fn stored(
     let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
-    let mut streams = streams::ensure(&broker.js, &settings.streams).await?;
     let lost_of = |events: &Info| loss::between(before?, &loss::record(events, released, removes));
-    let mut lost = lost_of(&streams.events);
-    let mut looks = if settings.replicas > 1 { LOSS_LOOKS } else { 0 };
-    while lost.is_some() && looks > 0 {
-        tokio::time::sleep(LOSS_PAUSE).await;
-        streams = streams::ensure(&broker.js, &settings.streams).await?;
-        lost = lost_of(&streams.events);
-        looks -= 1;
-    }
+    let (streams, lost) = look(&broker.js, settings, lost_of).await?;
     let subscribers = without_orphans(context, owner, broker, authority).await?;
     let refused = context.ingress_reports.is_refusing(key);
     let (events, room) = if settings.release_handled {
@@ -150,12 +143,18 @@ async fn stored(
     } else {
         context.ingress_reports.made_room(key);
     }
-    let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
-    let unanswered = context.ingress_reports.unanswered(key);
-    let storage = storage::judge(&unanswered, leader, pods, settings.replicas, jiff::Timestamp::now());
     let released = room.released.and_then(|released| i64::try_from(released).ok()).max(released);
+    let record = loss::record(&events, released, removes);
+    let seen = storage::Seen {
+        unanswered: &context.ingress_reports.unanswered(key),
+        stands_still: before.is_some_and(|before| before.last_sequence == record.last_sequence),
+        leader: events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref()),
+        pods,
+        wanted: settings.replicas,
+    };
+    let storage = storage::judge(&seen, jiff::Timestamp::now());
     Ok(Stored {
-        record: loss::record(&events, released, removes),
+        record,
         lost,
         events,
         dead_letters: streams.dead_letters,
@@ -164,6 +163,24 @@ async fn stored(
         refused: streams.refused,
         handlers: subscribers.count,
     })
+}
+
+/// Makes the streams as they should be, and says what was lost of them.
+async fn look(
+    js: &jetstream::Context,
+    settings: &Settings,
+    lost_of: impl Fn(&Info) -> Option<String>,
+) -> Result<(Streams, Option<String>), Error> {
+    let mut streams = streams::ensure(js, &settings.streams).await?;
+    let mut lost = lost_of(&streams.events);
+    let mut looks = if settings.replicas > 1 { LOSS_LOOKS } else { 0 };
+    while lost.is_some() && looks > 0 {
+        tokio::time::sleep(LOSS_PAUSE).await;
+        streams = streams::ensure(js, &settings.streams).await?;
+        lost = lost_of(&streams.events);
+        looks -= 1;
+    }
+    Ok((streams, lost))
 }
 
 /// The handlers of a topic.

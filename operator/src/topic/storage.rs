@@ -35,16 +35,25 @@ pub enum Storage {
     Restart(String),
 }
 
-/// Decides. `leader`: the pod that leads the stream, where there are several.
-pub fn judge(
-    unanswered: &[Unanswered],
-    leader: Option<&str>,
-    pods: &[Pod],
-    wanted: i32,
-    now: jiff::Timestamp,
-) -> Storage {
+/// What the decision is made from.
+pub struct Seen<'a> {
+    /// The pods beside which publishers are not answered in time.
+    pub unanswered: &'a [Unanswered],
+    /// Whether the stream has stored nothing since the last look. A broker that is only slow is left alone.
+    pub stands_still: bool,
+    /// The pod that leads the stream, where there are several.
+    pub leader: Option<&'a str>,
+    /// The broker pods.
+    pub pods: &'a [Pod],
+    /// How many of them there should be.
+    pub wanted: i32,
+}
+
+/// Decides.
+pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
+    let Seen { unanswered, stands_still, leader, pods, wanted } = *seen;
     let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= LASTING).collect();
-    if lasting.is_empty() {
+    if lasting.is_empty() || !stands_still {
         return Storage::Healthy;
     }
     let is_full =
@@ -156,7 +165,9 @@ mod tests {
             (vec![seen(20, None)], Some("b-1"), three(false), 3, Storage::Stuck("b-1".into(), "all broker pods")),
         ];
         for (unanswered, leader, pods, wanted, expected) in table {
-            let found = judge(&unanswered, leader, &pods, wanted, now);
+            let look = |stands_still| Seen { unanswered: &unanswered, stands_still, leader, pods: &pods, wanted };
+            assert_eq!(judge(&look(false), now), Storage::Healthy, "it is only slow");
+            let found = judge(&look(true), now);
             match (&found, &expected) {
                 (Storage::Stuck(found, why), Storage::Stuck(pod, word)) => {
                     assert!(found == pod && why.contains(word), "{why}")
