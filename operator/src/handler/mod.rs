@@ -73,7 +73,7 @@ async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
             Phase::Gone => Ok(Action::await_change()),
         }
     };
-    let outcome = guarded(RECONCILE_LIMIT, work).await;
+    let outcome = Box::pin(guarded(RECONCILE_LIMIT, work)).await;
     if let Err(error) = &outcome {
         report::failed(context, handler, error).await;
         status::write_failure(context, handler, owner, error).await;
