@@ -14,12 +14,11 @@ COPY . .
 RUN --mount=type=cache,target=/src/target,sharing=locked \
     --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     host="$(rustc -vV | sed -n 's/^host: //p')" \
- && cargo build --locked --release --target "$host" \
-      -p tidegate-operator -p tidegate-handler-sidecar -p tidegate-ingress \
+ && cargo build --locked --release --target "$host" -p tidegate-handler-sidecar -p tidegate-ingress \
+ && cargo build --locked --profile operator --target "$host" -p tidegate-operator \
  && mkdir /out \
- && for program in tidegate-operator tidegate-handler-sidecar tidegate-ingress; do \
-      cp "target/$host/release/$program" /out/ || exit 1; \
-    done
+ && cp "target/$host/release/tidegate-handler-sidecar" "target/$host/release/tidegate-ingress" \
+      "target/$host/operator/tidegate-operator" /out/
 
 # Nothing but the program. It trusts no public authority: the API server's certificate is verified by the
 # ServiceAccount's, a broker's by the topic's.
