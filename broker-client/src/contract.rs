@@ -236,6 +236,21 @@ pub struct Ingress {
     /// A folder on the broker's volume, to see how full it is; `None`: the broker has no volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<PathBuf>,
+    /// How much it takes at a time.
+    #[serde(default)]
+    pub capacity: Capacity,
+}
+
+/// How much an ingress takes at a time; `None`: what suits most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Capacity {
+    /// Connections over HTTPS and over MQTT, each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u16>,
+    /// Memory of the requests in progress, in KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_memory_kib: Option<u32>,
 }
 
 /// What a sidecar says of itself on [`crate::layout::report_subject`], at every change and every

@@ -208,11 +208,23 @@ impl Default for Broker {
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
     /// Requests and limits of the ingress container, as in a pod. Default: those of the installation
-    /// (ingress.resources of the chart; 20m CPU and 16Mi memory requested, no limits). It holds up to 64 MiB of events
-    /// besides its own few MiB.
+    /// (ingress.resources of the chart; 20m CPU and 16Mi memory requested, no limits). It holds up to maxRequestMemory
+    /// of events besides its own few MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,
+    /// Maximum number of connections over HTTPS, and over MQTT, to each broker pod; at most half of them from one
+    /// address. Default: 1024. From 16 to 60000. A publisher beyond it is answered 503, over MQTT with CONNACK
+    /// "Server busy". A change restarts the broker pods one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 60000))]
+    pub max_connections: Option<i32>,
+    /// Maximum memory of the requests in progress in each broker pod, such as 128Mi; at most half of it for one
+    /// address. Default: 64Mi. From 16Mi to 4Gi, and never less than eight of the largest events need. A request beyond
+    /// it is answered 503. A change restarts the broker pods one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('16Mi')) >= 0 && quantity(self).compareTo(quantity('4Gi')) <= 0").message("broker.ingress.maxRequestMemory must be between 16Mi and 4Gi"))]
+    pub max_request_memory: Option<Size>,
 }
 
 /// When an event counts as stored.

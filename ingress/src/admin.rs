@@ -18,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::connection::Answers;
+use crate::share::Share;
 
 /// How long the broker may take to say how it is.
 const PROBE: Duration = Duration::from_secs(2);
@@ -70,7 +71,7 @@ impl Health {
 pub struct Routes(pub Arc<Health>);
 
 impl Answers for Routes {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, _: &Arc<Share>) -> Response<Full<Bytes>> {
         let Self(health) = self;
         let (status, text) = match request.uri().path() {
             "/livez" => (StatusCode::OK, "alive\n"),

@@ -1,47 +1,155 @@
-//! The body of a request: bounded in size and time.
+//! The body of a request: bounded in size, memory and time.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http::header::EXPECT;
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::config::Limits;
 use crate::problem::Problem;
+use crate::share::Room;
 
-/// What is read and thrown away of a body that is too large, so that its sender gets to read why.
+/// What is read and thrown away of a body that is not taken, so that its sender gets to read why.
 /// (A connection that is closed with unread bytes is reset, and the answer with it.)
 const DISCARD: usize = 16 * 1024 * 1024;
 
-/// Reads a body of at most `limit` bytes within `time`.
-///
-/// # Errors
-/// It is too large, takes too long, or ends early.
-pub async fn read(mut body: Incoming, limit: usize, time: Duration) -> Result<Bytes, Problem> {
-    let reading = async {
-        if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
-            discard(&mut body).await;
-            return Err(Problem::request_too_large(limit));
-        }
-        match Limited::new(&mut body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => {
-                discard(&mut body).await;
-                Err(Problem::request_too_large(limit))
-            }
-            Err(_) => Err(Problem::invalid("the body ended early: send all of it")),
-        }
-    };
-    timeout(time, reading).await.unwrap_or_else(|_| Err(Problem::request_timeout()))
+/// How fast something must arrive: its first bytes within a time, and then at least so many a second on average.
+pub struct Pace {
+    started: Instant,
+    grace: Duration,
+    rate: u32,
 }
 
-async fn discard(body: &mut Incoming) {
-    let mut left = DISCARD;
-    while let Some(Ok(frame)) = body.frame().await {
-        let size = frame.data_ref().map_or(0, Bytes::len);
-        match left.checked_sub(size) {
-            Some(rest) => left = rest,
-            None => return,
+impl Pace {
+    /// Of something that begins now.
+    pub fn new(limits: &Limits) -> Self {
+        Self { started: Instant::now(), grace: limits.body, rate: limits.body_rate.max(1) }
+    }
+
+    /// Until when more must have come, if so many bytes have.
+    pub fn deadline(&self, received: usize) -> Instant {
+        let bytes = u32::try_from(received).unwrap_or(u32::MAX);
+        self.started + self.grace + Duration::from_secs_f64(f64::from(bytes) / f64::from(self.rate))
+    }
+}
+
+/// Reads a body of at most `limit` bytes into `room`, in which the head is already.
+///
+/// # Errors
+/// It is too large, comes too slowly, or ends early; or there is no memory for it.
+pub async fn read(
+    mut body: Incoming,
+    headers: &HeaderMap,
+    limit: usize,
+    room: &mut Room,
+    limits: &Limits,
+) -> Result<Bytes, Problem> {
+    let announced = body.size_hint().lower();
+    if announced > u64::try_from(limit).unwrap_or(u64::MAX) {
+        // A sender that asks before it sends has sent nothing, and is not asked for it (RFC 9110, section 10.1.1).
+        if !waits(headers) {
+            discard(&mut body, limits.body).await;
         }
+        return Err(Problem::request_too_large(limit));
+    }
+    let read = collect(&mut body, size(headers), limit, room, &Pace::new(limits)).await;
+    match read {
+        // It was given all the time there is.
+        Err(problem) if problem.status != StatusCode::REQUEST_TIMEOUT => {
+            room.cover(0)?;
+            discard(&mut body, limits.body).await;
+            Err(problem)
+        }
+        read => read,
+    }
+}
+
+async fn collect(
+    body: &mut Incoming,
+    head: usize,
+    limit: usize,
+    room: &mut Room,
+    pace: &Pace,
+) -> Result<Bytes, Problem> {
+    let (mut first, mut rest) = (Bytes::new(), Vec::new());
+    let mut received = 0;
+    loop {
+        let frame = timeout_at(pace.deadline(received), body.frame()).await.map_err(|_| Problem::request_timeout())?;
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|_| Problem::invalid("the body ended early: send all of it"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        received += data.len();
+        if received > limit {
+            return Err(Problem::request_too_large(limit));
+        }
+        if received == data.len() {
+            room.cover(head + received)?;
+            first = data;
+            continue;
+        }
+        // Pieces are put together at once: many small ones would take many times their size.
+        let capacity = grown(rest.capacity(), received, limit);
+        room.cover(head + capacity)?;
+        rest.reserve_exact(capacity - rest.len());
+        rest.extend_from_slice(&std::mem::take(&mut first));
+        rest.extend_from_slice(&data);
+    }
+    Ok(if rest.is_empty() { first } else { rest.into() })
+}
+
+/// Room for so many bytes: twice of what there was, so that little is copied, but no more than there can be.
+fn grown(capacity: usize, needed: usize, most: usize) -> usize {
+    if needed <= capacity { capacity } else { capacity.saturating_mul(2).min(most).max(needed) }
+}
+
+/// Bytes of the names and values.
+pub fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+fn waits(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+async fn discard(body: &mut Incoming, time: Duration) {
+    let reading = async {
+        let mut left = DISCARD;
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(size) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // A sender that needs longer does not get to read the answer.
+    let _ = timeout(time, reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_trickles_gets_no_time_and_what_flows_gets_as_much_as_it_needs() {
+        let limits = Limits { body: Duration::from_secs(10), body_rate: 1000, ..Limits::default() };
+        let pace = Pace::new(&limits);
+        let seconds = |received| (pace.deadline(received) - pace.started).as_secs();
+        assert_eq!([0, 9, 1000, 60_000].map(seconds), [10, 10, 11, 70]);
+        let none = Pace::new(&Limits { body_rate: 0, ..limits });
+        assert!(none.deadline(usize::MAX) > none.started, "nothing is divided by zero");
+    }
+
+    #[test]
+    fn pieces_never_take_more_than_the_largest_body() {
+        assert_eq!(grown(0, 10, 100), 10);
+        assert_eq!(grown(10, 9, 100), 10);
+        assert_eq!(grown(10, 11, 100), 20);
+        assert_eq!(grown(64, 65, 100), 100);
+        assert_eq!(grown(64, 100, 100), 100);
     }
 }

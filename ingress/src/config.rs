@@ -28,20 +28,29 @@ pub fn from_env() -> Result<contract::Ingress, ConfigError> {
     Ok(serde_json::from_str(&json)?)
 }
 
+/// Largest head of a request: all attributes of an event fit into it.
+pub const MAX_HEAD: usize = 64 * 1024;
+
 /// Bounds in time and number. The defaults are meant for production; tests shorten some.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections of publishers, over HTTPS and over MQTT each; more wait in the kernel's backlog.
+    /// Connections of publishers, over HTTPS and over MQTT each, half of them from one address; more are told that
+    /// there is no room.
     pub connections: usize,
+    /// A connection over MQTT that has brought no event for so long makes room for a new one where none is left.
+    pub unused: Duration,
     /// A TLS handshake; over MQTT the time until CONNECT after it, too.
     pub handshake: Duration,
     /// The head of a request, and the idle time between two requests of a connection; over MQTT the time in which
     /// a device must take what is written to it.
     pub idle: Duration,
-    /// The silence of a device with MQTT that asks for no keep-alive.
+    /// The longest silence of a device with MQTT; one and a half times the longest keep-alive.
     pub silence: Duration,
-    /// The body of a request; over MQTT a packet, from its first bytes to its last.
+    /// The body of a request, over MQTT a packet from its first bytes to its last: the time it may take besides that
+    /// of `body_rate`.
     pub body: Duration,
+    /// Bytes of a body a second, at least, on average.
+    pub body_rate: u32,
     /// Requests in progress; more are answered with 503.
     pub requests: usize,
     /// Bytes of the bodies in progress, in KiB; more are answered with 503.
@@ -66,9 +75,11 @@ impl Default for Limits {
             connections: 1024,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
-            silence: Duration::from_secs(3600),
-            body: Duration::from_secs(30),
-            requests: 512,
+            unused: Duration::from_secs(60),
+            silence: Duration::from_secs(600),
+            body: Duration::from_secs(10),
+            body_rate: 16 * 1024,
+            requests: 1024,
             body_memory_kib: 64 * 1024,
             publishes: 1024,
             publishes_per_request: 64,
@@ -76,6 +87,18 @@ impl Default for Limits {
             certificate_check: Duration::from_secs(5),
             propagation: Duration::from_secs(5),
             drain: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Limits {
+    /// With the capacity that the operator says.
+    #[must_use]
+    pub fn with_capacity(self, capacity: contract::Capacity) -> Self {
+        Self {
+            connections: capacity.connections.map_or(self.connections, usize::from),
+            body_memory_kib: capacity.request_memory_kib.unwrap_or(self.body_memory_kib),
+            ..self
         }
     }
 }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,17 +20,18 @@ use tokio::time::{Instant, interval_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Limits;
+use crate::admission::Admission;
+use crate::config::{Limits, MAX_HEAD};
+use crate::problem::Problem;
 use crate::server::Protocol;
+use crate::share::{Client, Share};
+use crate::slots::Slot;
 use crate::tls;
-
-/// Largest head of a request: all attributes of an event fit into it.
-const MAX_HEAD: u32 = 64 * 1024;
 
 /// What answers requests.
 pub trait Answers: Clone + Send + Sync + 'static {
-    /// The answer to a request.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// The answer to a request, which takes what it needs from this share.
+    fn answer(&self, request: Request<Incoming>, share: &Arc<Share>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
 /// HTTP, over TLS or plain.
@@ -41,19 +43,51 @@ pub struct Http<A> {
     pub tls: Option<TlsAcceptor>,
     /// Bounds.
     pub limits: Limits,
+    /// Where the shares of connections come from.
+    pub admission: Arc<Admission>,
+}
+
+/// Answers of a connection for which there is no room: the first is the last.
+#[derive(Clone, Default)]
+struct Busy(CancellationToken);
+
+impl Answers for Busy {
+    async fn answer(&self, request: Request<Incoming>, _: &Arc<Share>) -> Response<Full<Bytes>> {
+        let Self(answered) = self;
+        answered.cancel();
+        let mut response = Problem::too_many_connections().into_response();
+        // HTTP/2 says it by itself.
+        if request.version() < Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
 }
 
 impl<A: Answers> Protocol for Http<A> {
-    async fn serve(self, stream: TcpStream, stop: CancellationToken) {
-        let Some(tls) = &self.tls else { return self.drive(stream, false, stop).await };
-        let Some(stream) = tls::handshake(tls, stream, self.limits.handshake).await else { return };
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.drive(stream, http2, stop).await;
+    async fn serve(self, stream: TcpStream, slot: Slot) {
+        let client = slot.client.clone();
+        self.open(stream, client, slot.ending()).await;
+    }
+
+    async fn refuse(self, stream: TcpStream, client: Client) {
+        let Self { tls, limits, admission, .. } = self;
+        let answers = Busy::default();
+        let answered = answers.0.clone();
+        Http { answers, tls, limits, admission }.open(stream, client, answered.cancelled()).await;
     }
 }
 
 impl<A: Answers> Http<A> {
-    async fn drive<I>(self, io: I, http2: bool, stop: CancellationToken)
+    async fn open(self, stream: TcpStream, client: Client, end: impl Future<Output = ()>) {
+        let share = self.admission.connection(client);
+        let Some(tls) = &self.tls else { return self.drive(stream, false, share, end).await };
+        let Some(stream) = tls::handshake(tls, stream, self.limits.handshake).await else { return };
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.drive(stream, http2, share, end).await;
+    }
+
+    async fn drive<I>(self, io: I, http2: bool, share: Arc<Share>, end: impl Future<Output = ()>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -62,15 +96,16 @@ impl<A: Answers> Http<A> {
         let service = service_fn({
             let activity = Arc::clone(&activity);
             move |request: Request<Incoming>| {
-                let (answers, running) = (answers.clone(), activity.begin());
+                let (answers, share, running) = (answers.clone(), Arc::clone(&share), activity.begin());
                 async move {
-                    let response = answers.answer(request).await;
+                    let response = answers.answer(request, &share).await;
                     drop(running);
                     Ok::<_, Infallible>(response)
                 }
             }
         });
         let builder = builder(http2, &limits);
+        let mut end = pin!(end);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let mut idle = interval_at(Instant::now() + limits.idle, limits.idle);
         let mut seen = None;
@@ -83,7 +118,7 @@ impl<A: Answers> Http<A> {
                     }
                     return;
                 }
-                () = stop.cancelled(), if !closing => {
+                () = end.as_mut(), if !closing => {
                     closing = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -111,7 +146,7 @@ fn builder(http2: bool, limits: &Limits) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
-        .max_buf_size(usize::try_from(MAX_HEAD).unwrap_or(usize::MAX));
+        .max_buf_size(MAX_HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -120,7 +155,7 @@ fn builder(http2: bool, limits: &Limits) -> Builder<TokioExecutor> {
         .max_concurrent_streams(128)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
-        .max_header_list_size(MAX_HEAD);
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 

@@ -10,14 +10,14 @@ use crate::admission::{Admission, Admitted};
 use crate::config::{Limits, request_limit};
 use crate::message::Origin;
 use crate::metrics::Metrics;
-use crate::outcome::Stored;
+use crate::outcome::{Receipt, Stored};
 use crate::problem::Problem;
 use crate::publish::{Publisher, Sent};
 
 /// The rules of all publishers of a topic: bounds, sizes, deduplication.
 pub struct Intake {
     /// Which request is taken on.
-    pub admission: Admission,
+    pub admission: Arc<Admission>,
     /// Bounds in time and number.
     pub limits: Limits,
     /// What is counted.
@@ -43,7 +43,7 @@ impl Intake {
         metrics: Arc<Metrics>,
         max_event_size: usize,
     ) -> Self {
-        let admission = Admission::new(&limits, request_limit(max_event_size));
+        let admission = Arc::new(Admission::new(&limits, request_limit(max_event_size)));
         Self { admission, limits, metrics, message_ids, publisher, max_event_size }
     }
 
@@ -52,7 +52,7 @@ impl Intake {
     ///
     /// # Errors
     /// Not all events are known to be stored.
-    pub async fn publish(&self, events: &[Event], origin: Origin<'_>, request: &Context) -> Result<(), Problem> {
+    pub async fn publish(&self, events: &[Event], origin: Origin<'_>, request: &Context) -> Result<Receipt, Problem> {
         events.iter().try_for_each(|event| self.check_size(event))?;
         if let [event] = events {
             return self
@@ -60,7 +60,7 @@ impl Intake {
                 .await?
                 .stored()
                 .await
-                .map(drop)
+                .map(Receipt::from)
                 .map_err(|failure| Problem::not_stored(failure, 0, 1));
         }
         let published = self.publisher.publish_all(events, request).await;

@@ -12,10 +12,10 @@
 //! ```
 //!
 //! - [`config`]: what the operator says, and the bounds of everything that could grow.
-//! - [`server`], [`tls`]: listeners; handshakes and connections that cannot block each other.
+//! - [`server`], [`slots`], [`tls`]: listeners; handshakes and connections that cannot block each other.
 //! - [`connection`], [`routes`], [`body`]: HTTP, from a request to its answer.
 //! - [`mqtt`], [`nats`]: the other two ways in.
-//! - [`intake`], [`admission`], [`problem`]: the rules that all of them share.
+//! - [`intake`], [`admission`], [`share`], [`problem`]: the rules that all of them share.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
 //! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
@@ -43,7 +43,9 @@ pub mod publish;
 pub mod routes;
 pub mod run;
 pub mod server;
+pub mod share;
 pub mod shutdown;
+pub mod slots;
 pub mod tls;
 pub mod trace;
 

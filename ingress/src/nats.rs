@@ -26,6 +26,7 @@ use crate::meanwhile::meanwhile;
 use crate::message::Origin;
 use crate::outcome::Stored;
 use crate::problem::Problem;
+use crate::share;
 use crate::trace;
 
 /// Each request goes to one of the topic's ingresses.
@@ -87,9 +88,10 @@ impl Listener {
 }
 
 async fn take(intake: &Intake, request: Message) -> Result<Taken<'_>, Problem> {
-    let admitted = intake.admission.admit(u64::try_from(request.length).ok())?;
-    let context = trace::of_message(request.headers.as_ref());
     let account = account_of(request.headers.as_ref());
+    let client = account.clone().map_or(share::Client::Unknown, share::Client::Account);
+    let admitted = intake.admission.admit(&intake.admission.client(client), request.length)?;
+    let context = trace::of_message(request.headers.as_ref());
     let event = stored::decode(request.headers.as_ref(), request.payload)?;
     intake.take(&event, account.as_deref().map_or(Origin::Anonymous, Origin::Account), &context, admitted).await
 }

@@ -66,6 +66,39 @@ pub struct Stored {
     pub duplicate: bool,
 }
 
+/// How the events of a request are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// How many there were.
+    pub events: usize,
+    /// How many of them were there already.
+    pub duplicates: usize,
+    /// The highest sequence; 0 where nothing is stored.
+    pub sequence: u64,
+}
+
+impl Receipt {
+    /// One more event.
+    pub fn add(&mut self, stored: Stored) {
+        self.events += 1;
+        self.duplicates += usize::from(stored.duplicate);
+        self.sequence = self.sequence.max(stored.sequence);
+    }
+
+    /// Whether there is an event, and none that was not there already.
+    pub fn repeats_all(&self) -> bool {
+        self.events > 0 && self.duplicates == self.events
+    }
+}
+
+impl From<Stored> for Receipt {
+    fn from(stored: Stored) -> Self {
+        let mut receipt = Self::default();
+        receipt.add(stored);
+        receipt
+    }
+}
+
 /// Whether this acknowledgement is the right one: only that of the event stream is.
 ///
 /// # Errors

@@ -74,7 +74,7 @@ impl Problem {
 
     /// 408
     pub fn request_timeout() -> Self {
-        let detail = "the body took too long: send it at once";
+        let detail = "the body came too slowly: send it at once";
         Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "Request too slow", detail)
     }
 
@@ -94,9 +94,17 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large", detail)
     }
 
+    /// 503, because of too many connections at a time.
+    pub fn too_many_connections() -> Self {
+        let detail = "too many connections are open, in all or from this address: send several requests over each, or \
+                      raise spec.broker.ingress.maxConnections of the topic";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
+    }
+
     /// 503, because of too many requests at a time.
     pub fn overloaded() -> Self {
-        let detail = "too many requests are in progress: repeat this one";
+        let detail = "too many requests are in progress, in all or from this client, or they take too much memory: \
+                      repeat this one";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
     }
 

@@ -21,7 +21,7 @@ use crate::config::Limits;
 use crate::meanwhile::meanwhile;
 use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
-use crate::outcome::{self, Failure, Stored};
+use crate::outcome::{self, Failure, Receipt, Stored};
 use crate::trace;
 
 /// Publishes events of one topic.
@@ -74,12 +74,12 @@ impl Publisher {
     ///
     /// # Errors
     /// Some are not known to be stored.
-    pub async fn publish_all(&self, events: &[Event], request: &Context) -> Result<(), Incomplete> {
+    pub async fn publish_all(&self, events: &[Event], request: &Context) -> Result<Receipt, Incomplete> {
         let mut in_flight = FuturesUnordered::new();
-        let (mut stored, mut worst) = (0, None);
+        let (mut receipt, mut worst) = (Receipt::default(), None);
         let mut settle = |outcome: Result<Stored, Failure>| {
             match outcome {
-                Ok(_) => stored += 1,
+                Ok(stored) => receipt.add(stored),
                 Err(failure) => worst = worst.max(Some(failure)),
             }
             worst.is_none()
@@ -106,7 +106,7 @@ impl Publisher {
         while let Some(outcome) = in_flight.next().await {
             settle(outcome);
         }
-        worst.map_or(Ok(()), |failure| Err(Incomplete { failure, stored }))
+        worst.map_or(Ok(receipt), |failure| Err(Incomplete { failure, stored: receipt.events }))
     }
 
     /// Sends one event, as soon as not too many others are in flight.

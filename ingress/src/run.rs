@@ -74,20 +74,24 @@ impl Ingress {
     /// # Errors
     /// See [`Error`]. A broker that is not there is none.
     pub async fn bind(config: &contract::Ingress, limits: Limits) -> Result<Self, Error> {
+        let limits = limits.with_capacity(config.capacity);
         let certificate = Certificate::load(&config.identity)?;
         let client = broker::connect(config).await?;
         let intake = intake(config, client.clone(), &limits)?;
 
         let tls = Some(certificate.acceptor(&["h2", "http/1.1"])?);
-        let http = Http { answers: routes::Routes(Arc::clone(&intake)), tls, limits: limits.clone() };
-        let https = serve(config.https_port, http, limits.connections).await?;
-        let mqtt = Mqtt { intake: Arc::clone(&intake), tls: certificate.acceptor(&["mqtt"])? };
-        let mqtt = serve(config.mqtt_port, mqtt, limits.connections).await?;
+        let admission = Arc::clone(&intake.admission);
+        let answers = routes::Routes(Arc::clone(&intake));
+        let http = Http { answers, tls, limits: limits.clone(), admission: Arc::clone(&admission) };
+        let https = serve(config.https_port, http, limits.connections, None).await?;
+        let mqtt = Mqtt::new(Arc::clone(&intake), certificate.acceptor(&["mqtt"])?);
+        let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
         let nats = nats::Listener::new(broker::connect_publishers(config).await?, intake).await?;
 
         let health = Arc::new(Health::new(client.clone(), &config.broker_monitor));
-        let http = Http { answers: admin::Routes(Arc::clone(&health)), tls: None, limits: limits.clone() };
-        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS).await?;
+        let answers = admin::Routes(Arc::clone(&health));
+        let http = Http { answers, tls: None, limits: limits.clone(), admission };
+        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, None).await?;
         Ok(Self { https, mqtt, nats, admin, health, certificate, client, limits })
     }
 
@@ -161,7 +165,12 @@ fn message_id_key(folder: &Path) -> Result<TopicKey, Unreadable> {
     TopicKey::from_text(&text).map_err(|error| unreadable(&error))
 }
 
-async fn serve<P: Protocol>(port: u16, protocol: P, connections: usize) -> Result<Server<P>, Error> {
+async fn serve<P: Protocol>(
+    port: u16,
+    protocol: P,
+    connections: usize,
+    unused: Option<Duration>,
+) -> Result<Server<P>, Error> {
     let listener = listen(port).await.map_err(|error| Error::Port { port, error })?;
-    Ok(Server { listener, protocol, connections })
+    Ok(Server { listener, protocol, connections, unused })
 }

@@ -1,6 +1,7 @@
 //! A listener: accepts, and gives each connection a task of its own.
 //!
-//! Nothing but `accept` happens in the loop, so that no client can hold up another one.
+//! Nothing but `accept` happens in the loop, so that no client can hold up another one. A connection beyond the limit
+//! does not wait: it is told that there is no room.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -10,12 +11,24 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use crate::share::Client;
+use crate::slots::{Slot, Slots};
+
+/// Connections that are refused at a time; more are closed at once, without a word.
+const REFUSALS: usize = 64;
+/// What a client may take to hear that there is no room.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is spoken on a connection.
 pub trait Protocol: Clone + Send + 'static {
-    /// Serves a connection to its end, whoever ends it; `stop` ends it after what is in progress.
-    fn serve(self, stream: TcpStream, stop: CancellationToken) -> impl Future<Output = ()> + Send;
+    /// Serves a connection to its end, whoever ends it; that of its slot ends it after what is in progress.
+    fn serve(self, stream: TcpStream, slot: Slot) -> impl Future<Output = ()> + Send;
+
+    /// Tells a client that there is no room for its connection.
+    fn refuse(self, stream: TcpStream, client: Client) -> impl Future<Output = ()> + Send;
 }
 
 /// A listener and what it serves.
@@ -26,6 +39,8 @@ pub struct Server<P> {
     pub protocol: P,
     /// Connections at a time.
     pub connections: usize,
+    /// How long a connection must have been of no use to make room for another; `None`: none does.
+    pub unused: Option<Duration>,
 }
 
 /// Listens on a port of every address of the pod, IPv6 included where there is IPv6.
@@ -42,21 +57,18 @@ pub async fn listen(port: u16) -> io::Result<TcpListener> {
 impl<P: Protocol> Server<P> {
     /// Serves until `stop`, then until the last connection has ended its requests.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, protocol, connections } = self;
-        let slots = Arc::new(Semaphore::new(connections));
+        let Self { listener, protocol, connections, unused } = self;
+        let slots = Slots::new(connections, unused, stop.clone());
+        let refusals = Arc::new(Semaphore::new(REFUSALS));
         let mut connections = JoinSet::new();
         loop {
-            let accept = async {
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot, listener.accept().await)
-            };
-            let (slot, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(_) = connections.join_next() => continue,
-                accepted = accept => accepted,
+                accepted = listener.accept() => accepted,
             };
-            let Ok((stream, _)) = accepted.inspect_err(|error| tracing::warn!(%error, "accept")) else {
+            let Ok((stream, address)) = accepted.inspect_err(|error| tracing::warn!(%error, "accept")) else {
                 // Out of file descriptors, most likely: it does not help to ask again at once.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -65,11 +77,18 @@ impl<P: Protocol> Server<P> {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "nodelay");
             }
-            let serving = protocol.clone().serve(stream, stop.clone());
-            connections.spawn(async move {
-                serving.await;
-                drop(slot);
-            });
+            let client = Client::from(address.ip());
+            if let Some(slot) = slots.take(client.clone()) {
+                connections.spawn(protocol.clone().serve(stream, slot));
+            } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
+                tracing::debug!(%address, "no room for a connection");
+                let refusing = timeout(REFUSAL_TIMEOUT, protocol.clone().refuse(stream, client));
+                connections.spawn(async move {
+                    // A client that takes longer than that does not want to hear it.
+                    let _ = refusing.await;
+                    drop(refusal);
+                });
+            }
         }
         drop(listener);
         while connections.join_next().await.is_some() {}

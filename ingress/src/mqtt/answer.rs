@@ -2,13 +2,15 @@
 
 use http::StatusCode;
 use mqtt_protocol_core::mqtt::packet::{
-    AssignedClientIdentifier, MaximumQos, Packet, Property, ReasonString, RetainAvailable, v3_1_1, v5_0,
+    AssignedClientIdentifier, MaximumQos, Packet, Property, ReasonString, RetainAvailable, ServerKeepAlive,
+    UserProperty, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, PubackReasonCode, SubackReasonCode,
     SubackReturnCode, UnsubackReasonCode,
 };
 
+use crate::outcome::Stored;
 use crate::problem::Problem;
 
 /// Longest reason we give.
@@ -22,10 +24,13 @@ pub fn connack_v3(code: ConnectReturnCode) -> Built {
     v3_1_1::Connack::builder().session_present(false).return_code(code).build().map(Into::into)
 }
 
-/// What a client is told about its connection, and its name if it has none of its own. (The library adds the
-/// receive maximum and the maximum packet size.)
-pub fn connack_v5(assigned: Option<&str>) -> Built {
+/// What a client is told about its connection: its name if it has none of its own, and in how many seconds it must be
+/// heard of if that is not what it wants. (The library adds the receive maximum and the maximum packet size.)
+pub fn connack_v5(assigned: Option<&str>, keep_alive: Option<u16>) -> Built {
     let mut properties: Vec<Property> = vec![MaximumQos::new(1)?.into(), RetainAvailable::new(0)?.into()];
+    if let Some(seconds) = keep_alive {
+        properties.push(ServerKeepAlive::new(seconds)?.into());
+    }
     if let Some(name) = assigned {
         properties.push(AssignedClientIdentifier::new(name)?.into());
     }
@@ -44,15 +49,27 @@ pub fn puback_v3(packet_id: u16) -> Built {
     v3_1_1::Puback::builder().packet_id(packet_id).build().map(Into::into)
 }
 
-/// How it went with an event over MQTT 5; `explain` if the client wants to read why.
-pub fn puback_v5(packet_id: u16, outcome: Result<(), &Problem>, explain: bool) -> Built {
+/// How it went with an event over MQTT 5; `explain` if the client wants to read more than that.
+pub fn puback_v5(packet_id: u16, outcome: Result<Stored, &Problem>, explain: bool) -> Built {
     let puback = v5_0::Puback::builder().packet_id(packet_id);
     let puback = match outcome {
-        Ok(()) => puback,
+        Ok(stored) if explain && stored.sequence > 0 => {
+            puback.reason_code(PubackReasonCode::Success).props(receipt(stored)?)
+        }
+        Ok(_) => puback,
         Err(problem) if explain => puback.reason_code(puback_code(problem)).props(explained(&problem.detail)?),
         Err(problem) => puback.reason_code(puback_code(problem)),
     };
     puback.build().map(Into::into)
+}
+
+/// The names are those of the headers over HTTP.
+fn receipt(stored: Stored) -> Result<Vec<Property>, MqttError> {
+    let mut properties = vec![UserProperty::new("tidegate-sequence", stored.sequence.to_string())?.into()];
+    if stored.duplicate {
+        properties.push(UserProperty::new("tidegate-duplicate", "true")?.into());
+    }
+    Ok(properties)
 }
 
 /// A PUBACK has no code of its own for what is too large: a limit of ours was exceeded, as by a full topic.

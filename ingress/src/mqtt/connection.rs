@@ -13,15 +13,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 
-use super::session::{Arrival, Session, Step};
-use crate::admission::Room;
+use super::clients::{Clients, Known};
+use super::session::{Arrival, Bounds, Connected, Session, Step};
+use crate::body::Pace;
 use crate::intake::{Intake, Taken};
 use crate::meanwhile::meanwhile;
 use crate::message::Origin;
+use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::server::Protocol;
+use crate::share::{Client, Room, Share};
+use crate::slots::{End, Slot};
 use crate::tls;
 
 /// The name in metrics.
@@ -38,6 +41,20 @@ pub struct Mqtt {
     pub intake: Arc<Intake>,
     /// TLS.
     pub tls: TlsAcceptor,
+    clients: Arc<Clients>,
+}
+
+impl Mqtt {
+    /// MQTT whose events go this way.
+    pub fn new(intake: Arc<Intake>, tls: TlsAcceptor) -> Self {
+        Self { intake, tls, clients: Arc::default() }
+    }
+
+    fn bounds(&self, packet: usize) -> Bounds {
+        let limits = &self.intake.limits;
+        let receive_maximum = u16::try_from(limits.publishes_per_request).unwrap_or(u16::MAX);
+        Bounds { packet, receive_maximum, silence: limits.silence }
+    }
 }
 
 /// How a connection goes on.
@@ -51,49 +68,75 @@ enum Phase {
 }
 
 /// How it went with a packet.
-type Settled = (Option<u16>, Result<(), Problem>);
+type Settled = (Option<u16>, Result<Stored, Problem>);
+
+/// Whose connection it is; `None`: nobody's, it is refused.
+type Place<'a> = Option<(&'a Slot, &'a Arc<Clients>)>;
 
 struct Driver<'a> {
     intake: &'a Intake,
+    place: Place<'a>,
+    share: Arc<Share>,
     session: Session,
     room: Room,
+    /// Of the packet that is arriving.
+    pace: Pace,
     output: Vec<u8>,
     phase: Phase,
     /// How long the client may be silent, and until when.
     silence: Duration,
     deadline: Instant,
+    known: Option<Known>,
 }
 
 impl Protocol for Mqtt {
-    async fn serve(self, stream: TcpStream, stop: CancellationToken) {
+    async fn serve(self, stream: TcpStream, slot: Slot) {
+        let session = Session::new(self.bounds(self.intake.admission.request_limit()));
+        let share = self.intake.admission.connection(slot.client.clone());
+        self.open(stream, session, share, Some((&slot, &self.clients))).await;
+    }
+
+    async fn refuse(self, stream: TcpStream, client: Client) {
+        let session = Session::busy(self.bounds(FREE));
+        let share = self.intake.admission.connection(client);
+        self.open(stream, session, share, None).await;
+    }
+}
+
+impl Mqtt {
+    async fn open(&self, stream: TcpStream, session: Session, share: Arc<Share>, place: Place<'_>) {
         let Some(stream) = tls::handshake(&self.tls, stream, self.intake.limits.handshake).await else { return };
-        Driver::new(&self.intake).run(stream, stop).await;
+        Driver::new(&self.intake, session, share, place).run(stream).await;
     }
 }
 
 impl<'a> Driver<'a> {
-    fn new(intake: &'a Intake) -> Self {
-        let in_flight = u16::try_from(intake.limits.publishes_per_request).unwrap_or(u16::MAX);
+    fn new(intake: &'a Intake, session: Session, share: Arc<Share>, place: Place<'a>) -> Self {
         let silence = intake.limits.handshake;
         Self {
             intake,
-            session: Session::new(intake.admission.request_limit(), in_flight),
-            room: intake.admission.room(),
+            place,
+            room: Room::new(Arc::clone(&share)),
+            share,
+            session,
+            pace: Pace::new(&intake.limits),
             output: Vec::new(),
             phase: Phase::Open,
             silence,
             deadline: Instant::now() + silence,
+            known: None,
         }
     }
 
-    async fn run(mut self, mut stream: TlsStream<TcpStream>, stop: CancellationToken) {
+    async fn run(mut self, mut stream: TlsStream<TcpStream>) {
         let most = self.intake.limits.publishes_per_request;
         let mut in_flight = FuturesOrdered::new();
         let mut input = BytesMut::new();
+        let (share, place) = (Arc::clone(&self.share), self.place);
         loop {
             while !input.is_empty() && in_flight.len() < most && self.phase == Phase::Open {
                 for arrival in self.read(&mut input) {
-                    let taking = take(self.intake, arrival);
+                    let taking = take(self.intake, &share, arrival);
                     let taken = meanwhile(taking, &mut in_flight, |settled| self.settle(settled)).await;
                     in_flight.push_back(settled(taken));
                 }
@@ -119,11 +162,11 @@ impl<'a> Driver<'a> {
                     let steps = self.session.silent();
                     self.perform(steps);
                 }
-                () = stop.cancelled(), if self.phase == Phase::Open => self.phase = Phase::Leaving,
+                () = ending(place), if self.phase == Phase::Open => self.phase = Phase::Leaving,
             }
         }
         if self.phase == Phase::Leaving {
-            let steps = self.session.end(DisconnectReasonCode::ServerShuttingDown);
+            let steps = self.session.end(place.map_or(End::Leaving, |(slot, _)| slot.end()).into());
             self.perform(steps);
             self.write(&mut stream).await;
         }
@@ -136,12 +179,10 @@ impl<'a> Driver<'a> {
         let before = self.session.partial();
         let steps = self.session.received(input);
         let partial = self.session.partial();
-        if partial == 0 {
-            self.deadline = Instant::now() + self.silence;
-        } else if before == 0 {
-            // It takes memory that others wait for.
-            self.deadline = self.deadline.min(Instant::now() + self.intake.limits.body);
+        if partial > 0 && before == 0 {
+            self.pace = Pace::new(&self.intake.limits);
         }
+        self.deadline = self.next_deadline();
         let counted = if partial > FREE { partial } else { 0 };
         match self.room.cover(counted) {
             Ok(()) => self.perform(steps),
@@ -162,11 +203,24 @@ impl<'a> Driver<'a> {
             return;
         }
         // It could not be heard while too much was in flight.
-        let silence =
-            if self.session.partial() == 0 { self.silence } else { self.silence.min(self.intake.limits.body) };
-        self.deadline = Instant::now() + silence;
-        let steps = self.session.settled(packet_id, outcome.as_ref().map(drop));
+        if self.session.partial() > 0 && self.pace.deadline(self.session.partial()) < Instant::now() {
+            self.pace = Pace::new(&self.intake.limits);
+        }
+        self.deadline = self.next_deadline();
+        if let (Ok(_), Some((slot, _))) = (&outcome, self.place) {
+            slot.used();
+        }
+        let steps = self.session.settled(packet_id, outcome.as_ref().copied());
         self.perform(steps);
+    }
+
+    /// Until when something must be heard: a packet that has begun takes memory that others wait for.
+    fn next_deadline(&self) -> Instant {
+        let silence = Instant::now() + self.silence;
+        match self.session.partial() {
+            0 => silence,
+            partial => silence.min(self.pace.deadline(partial)),
+        }
     }
 
     /// Does what the session says; what is to be published is left to the caller.
@@ -175,9 +229,12 @@ impl<'a> Driver<'a> {
         for step in steps {
             match step {
                 Step::Write(bytes) => self.output.extend(bytes),
-                Step::Connected(silence) => {
-                    self.silence = silence.unwrap_or(self.intake.limits.silence);
-                    self.deadline = Instant::now() + self.silence;
+                Step::Connected(Connected { silence, client }) => {
+                    self.silence = silence;
+                    self.deadline = Instant::now() + silence;
+                    if let (Some((slot, clients)), Some(client)) = (self.place, client) {
+                        self.known = Some(clients.connect(client, slot.seat()));
+                    }
                 }
                 Step::Arrived(arrival) => arrivals.push(arrival),
                 Step::Close => self.phase = Phase::Closed,
@@ -201,12 +258,34 @@ impl<'a> Driver<'a> {
     }
 }
 
+/// Waits until the connection is to end. One that is refused ends by itself.
+async fn ending(place: Place<'_>) {
+    match place {
+        Some((slot, _)) => slot.ending().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl From<End> for DisconnectReasonCode {
+    fn from(end: End) -> Self {
+        match end {
+            End::Leaving => Self::ServerShuttingDown,
+            End::MakeRoom => Self::ServerBusy,
+            End::TakenOver => Self::SessionTakenOver,
+        }
+    }
+}
+
 /// Gives an event to the broker, as soon as there is room for it.
-async fn take(intake: &Intake, arrival: Arrival) -> (Option<u16>, Result<Taken<'_>, Problem>) {
+async fn take<'a>(
+    intake: &'a Intake,
+    share: &Arc<Share>,
+    arrival: Arrival,
+) -> (Option<u16>, Result<Taken<'a>, Problem>) {
     let Arrival { packet_id, event, size } = arrival;
     let taking = async {
         let event = event?;
-        let admitted = intake.admission.admit_within(size, intake.limits.publish).await?;
+        let admitted = intake.admission.admit_within(share, size, intake.limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
         intake.take(&event, Origin::Anonymous, &Context::new(), admitted).await
     };
@@ -216,7 +295,7 @@ async fn take(intake: &Intake, arrival: Arrival) -> (Option<u16>, Result<Taken<'
 /// Waits for the broker's acknowledgement.
 async fn settled((packet_id, taken): (Option<u16>, Result<Taken<'_>, Problem>)) -> Settled {
     let outcome = match taken {
-        Ok(taken) => taken.stored().await.map(drop),
+        Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),
     };
     (packet_id, outcome)

@@ -2,6 +2,7 @@
 //!
 //! - [`session`]: what a packet means and what is answered. Pure; the protocol itself is `mqtt-protocol-core`'s.
 //! - [`answer`]: the packets we send. Pure.
+//! - [`clients`]: the devices that are connected.
 //! - [`connection`]: one connection, from its handshake to its end.
 //!
 //! # What is spoken
@@ -17,11 +18,12 @@
 //! | will | CONNACK 0x83: nobody could be told that it was not stored | CONNACK 5 |
 //!
 //! The name a device publishes to has no meaning: an ingress is one topic's, and the event's own attributes say what it
-//! is. User name and password have none either, as `Authorization` over HTTP. There is no session (`Session Present` is
-//! 0), so there is nothing to take over and nothing to expire. Beyond the receive maximum a device is not told off but
+//! is. User name and password have none either, as `Authorization` over HTTP. No session is kept (`Session Present` is
+//! 0), so nothing expires; a device that comes again with its client identifier ends its older connection. Beyond the receive maximum a device is not told off but
 //! read no further.
 
 pub mod answer;
+pub mod clients;
 pub mod connection;
 pub mod session;
 

@@ -11,11 +11,29 @@ use mqtt_protocol_core::mqtt::{ArcPayload, Connection, Version, role};
 use tidegate_cloudevents::{Event, Invalid, json, mqtt};
 
 use super::answer::{self, Built};
+use crate::outcome::Stored;
 use crate::problem::Problem;
+
+/// Longest client identifier: it is kept.
+const MAX_CLIENT_ID: usize = 256;
+
+/// Bounds of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of a packet.
+    pub packet: usize,
+    /// Events that may wait for their acknowledgement.
+    pub receive_maximum: u16,
+    /// The longest silence.
+    pub silence: Duration,
+}
 
 /// The state of one connection.
 pub struct Session {
     connection: Connection<role::Server>,
+    silence: Duration,
+    /// There is no room for it: what a client is told when it greets.
+    busy: bool,
     /// Bytes of a packet that has not arrived completely.
     partial: usize,
     connected: bool,
@@ -29,12 +47,21 @@ pub struct Session {
 pub enum Step {
     /// Send this.
     Write(Vec<u8>),
-    /// From now on silence longer than this ends the connection (`None`: the client promises nothing).
-    Connected(Option<Duration>),
+    /// There is a connection.
+    Connected(Connected),
     /// Publish this, and say how that went by [`Session::settled`], in the order of arrival.
     Arrived(Arrival),
     /// End the connection.
     Close,
+}
+
+/// A device that is connected.
+#[derive(Debug)]
+pub struct Connected {
+    /// From now on silence longer than this ends the connection.
+    pub silence: Duration,
+    /// Its name, if it has one of its own.
+    pub client: Option<String>,
 }
 
 /// A PUBLISH.
@@ -49,14 +76,20 @@ pub struct Arrival {
 }
 
 impl Session {
-    /// Nothing has arrived. Packets may have this many bytes, and so many may wait for their acknowledgement.
-    pub fn new(max_packet: usize, receive_maximum: u16) -> Self {
+    /// Nothing has arrived.
+    pub fn new(bounds: Bounds) -> Self {
         let options = ConnectionOptions::new()
-            .maximum_packet_size_recv(u32::try_from(max_packet).unwrap_or(u32::MAX))
-            .receive_maximum(receive_maximum);
+            .maximum_packet_size_recv(u32::try_from(bounds.packet).unwrap_or(u32::MAX))
+            .receive_maximum(bounds.receive_maximum);
         let mut connection = Connection::with_options(Version::Undetermined, options);
         connection.set_auto_ping_response(true);
-        Self { connection, partial: 0, connected: false, closed: false, explain: true }
+        let silence = bounds.silence;
+        Self { connection, silence, busy: false, partial: 0, connected: false, closed: false, explain: true }
+    }
+
+    /// A connection for which there is no room: the device is told so as soon as it has said which version it speaks.
+    pub fn busy(bounds: Bounds) -> Self {
+        Self { busy: true, ..Self::new(bounds) }
     }
 
     /// Bytes of a packet that has begun to arrive and must be kept.
@@ -75,11 +108,11 @@ impl Session {
     }
 
     /// Acknowledges an event, or says why it was not taken. With MQTT 3.1.1 there is no way to say so.
-    pub fn settled(&mut self, packet_id: Option<u16>, outcome: Result<(), &Problem>) -> Vec<Step> {
+    pub fn settled(&mut self, packet_id: Option<u16>, outcome: Result<Stored, &Problem>) -> Vec<Step> {
         let Some(packet_id) = packet_id else { return Vec::new() };
         match (self.connection.get_protocol_version(), outcome) {
             (Version::V5_0, outcome) => self.send(answer::puback_v5(packet_id, outcome, self.explain)),
-            (_, Ok(())) => self.send(answer::puback_v3(packet_id)),
+            (_, Ok(_)) => self.send(answer::puback_v3(packet_id)),
             (_, Err(_)) => self.close(),
         }
     }
@@ -166,42 +199,60 @@ impl Session {
     }
 
     fn connect_v3(&mut self, connect: &v3_1_1::Connect) -> Vec<Step> {
-        if connect.will_flag() {
-            return self.send(answer::connack_v3(ConnectReturnCode::NotAuthorized));
-        }
-        if connect.client_id().is_empty() && !connect.clean_session() {
-            return self.send(answer::connack_v3(ConnectReturnCode::IdentifierRejected));
-        }
-        let steps = self.send(answer::connack_v3(ConnectReturnCode::Accepted));
-        self.connected(connect.keep_alive(), steps)
+        let client = connect.client_id();
+        let refusal = if self.busy {
+            ConnectReturnCode::ServerUnavailable
+        } else if connect.will_flag() {
+            ConnectReturnCode::NotAuthorized
+        } else if (client.is_empty() && !connect.clean_session()) || client.len() > MAX_CLIENT_ID {
+            ConnectReturnCode::IdentifierRejected
+        } else {
+            let steps = self.send(answer::connack_v3(ConnectReturnCode::Accepted));
+            // There is no way to tell that the keep-alive is shorter here.
+            let silence = silence_of(connect.keep_alive()).map_or(self.silence, |silence| silence.min(self.silence));
+            return self.connected(client, silence, steps);
+        };
+        self.send(answer::connack_v3(refusal))
     }
 
     fn connect_v5(&mut self, connect: &v5_0::Connect) -> Vec<Step> {
-        if connect.will_flag() {
+        let client = connect.client_id();
+        let enhanced = |property: &Property| matches!(property, Property::AuthenticationMethod(_));
+        let (code, reason) = if self.busy {
+            (ConnectReasonCode::ServerBusy, "too many connections are open, in all or from this address")
+        } else if connect.will_flag() {
             let reason = "a will is not supported: publish an event of your own instead";
-            return self.send(answer::refusal_v5(ConnectReasonCode::ImplementationSpecificError, reason));
-        }
-        if connect.props().iter().any(|property| matches!(property, Property::AuthenticationMethod(_))) {
-            let reason = "enhanced authentication is not supported";
-            return self.send(answer::refusal_v5(ConnectReasonCode::BadAuthenticationMethod, reason));
-        }
-        let silent = |property: &Property| matches!(property, Property::RequestProblemInformation(p) if p.val() == 0);
-        self.explain = !connect.props().iter().any(silent);
-        let assigned = connect.client_id().is_empty().then(|| format!("tidegate-{:016x}", fastrand::u64(..)));
-        let steps = self.send(answer::connack_v5(assigned.as_deref()));
-        self.connected(connect.keep_alive(), steps)
+            (ConnectReasonCode::ImplementationSpecificError, reason)
+        } else if connect.props().iter().any(enhanced) {
+            (ConnectReasonCode::BadAuthenticationMethod, "enhanced authentication is not supported")
+        } else if client.len() > MAX_CLIENT_ID {
+            (ConnectReasonCode::ClientIdentifierNotValid, "a client identifier may have 256 bytes")
+        } else {
+            return self.accept_v5(connect);
+        };
+        self.send(answer::refusal_v5(code, reason))
     }
 
-    fn connected(&mut self, keep_alive: u16, mut steps: Vec<Step>) -> Vec<Step> {
+    fn accept_v5(&mut self, connect: &v5_0::Connect) -> Vec<Step> {
+        let silent = |property: &Property| matches!(property, Property::RequestProblemInformation(p) if p.val() == 0);
+        self.explain = !connect.props().iter().any(silent);
+        let client = connect.client_id();
+        let assigned = client.is_empty().then(|| format!("tidegate-{:016x}", fastrand::u64(..)));
+        let asked = silence_of(connect.keep_alive()).filter(|silence| *silence <= self.silence);
+        let keep_alive = asked.is_none().then(|| keep_alive_of(self.silence));
+        let steps = self.send(answer::connack_v5(assigned.as_deref(), keep_alive));
+        self.connected(client, asked.unwrap_or(self.silence), steps)
+    }
+
+    fn connected(&mut self, client: &str, silence: Duration, mut steps: Vec<Step>) -> Vec<Step> {
         self.connected = true;
-        // One and a half times, as both versions say.
-        let silence = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
-        steps.push(Step::Connected(silence));
+        let client = (!client.is_empty()).then(|| client.to_owned());
+        steps.push(Step::Connected(Connected { silence, client }));
         steps
     }
 
     fn publish_v3(&mut self, publish: &v3_1_1::Publish) -> Vec<Step> {
-        if publish.qos() == Qos::ExactlyOnce {
+        if publish.qos() == Qos::ExactlyOnce || refused_name(publish.topic_name()).is_some() {
             return self.close();
         }
         let payload = bytes_of(publish.payload());
@@ -216,6 +267,9 @@ impl Session {
         if publish.retain() {
             return self.end(DisconnectReasonCode::RetainNotSupported);
         }
+        if let Some(code) = refused_name(publish.topic_name()) {
+            return self.end(code);
+        }
         let content_type = publish.props().iter().find_map(|property| match property {
             Property::ContentType(content_type) => Some(content_type.val()),
             _ => None,
@@ -229,6 +283,25 @@ impl Session {
         let event = mqtt::decode(content_type, properties, payload);
         vec![Step::Arrived(Arrival { packet_id: publish.packet_id(), event, size })]
     }
+}
+
+/// One and a half times the keep-alive, as both versions say; `None`: the client promises nothing.
+fn silence_of(keep_alive: u16) -> Option<Duration> {
+    (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500))
+}
+
+/// The keep-alive, in seconds, for a silence of this length.
+fn keep_alive_of(silence: Duration) -> u16 {
+    u16::try_from(silence.as_secs() * 2 / 3).unwrap_or(u16::MAX).max(1)
+}
+
+/// Why a name cannot be published to: it is empty (MQTT-4.7.3-1; the alias that MQTT 5 allows instead is not offered),
+/// or has a wildcard (MQTT-3.3.2-2) or U+0000 (MQTT-1.5.4-2).
+fn refused_name(name: &str) -> Option<DisconnectReasonCode> {
+    if name.is_empty() {
+        return Some(DisconnectReasonCode::ProtocolError);
+    }
+    name.contains(['+', '#', '\0']).then_some(DisconnectReasonCode::MalformedPacket)
 }
 
 /// The payload, where it is.

@@ -27,8 +27,13 @@ impl Device {
 
     /// Connected with MQTT 5, and what the server says of itself.
     pub async fn v5(ingress: &Running, keep_alive: u16) -> (Self, v5_0::Connack) {
-        let mut device = Self::silent(ingress, Version::V5_0).await;
-        let connect = v5_0::Connect::builder().keep_alive(keep_alive).build().unwrap();
+        let stream = ingress.connect_to(ingress.mqtt, b"mqtt").await;
+        Self::greet_v5(stream, v5_0::Connect::builder().keep_alive(keep_alive).build().unwrap()).await
+    }
+
+    /// A connection that greets with MQTT 5, and what the server says to that.
+    pub async fn greet_v5(stream: TlsStream<TcpStream>, connect: v5_0::Connect) -> (Self, v5_0::Connack) {
+        let mut device = Self { stream, version: Version::V5_0 };
         device.send(connect).await;
         let Some(Packet::V5_0Connack(connack)) = device.receive().await else { panic!("no CONNACK") };
         (device, connack)
@@ -36,11 +41,18 @@ impl Device {
 
     /// Connected with MQTT 3.1.1.
     pub async fn v3(ingress: &Running) -> Self {
-        let mut device = Self::silent(ingress, Version::V3_1_1).await;
         let connect = v3_1_1::Connect::builder().client_id("sensor-1").unwrap().keep_alive(60).build().unwrap();
-        device.send(connect).await;
-        let Some(Packet::V3_1_1Connack(_)) = device.receive().await else { panic!("no CONNACK") };
+        let (device, connack) = Self::greet_v3(ingress, connect).await;
+        assert_eq!(connack.return_code() as u8, 0);
         device
+    }
+
+    /// A connection that greets with MQTT 3.1.1, and what the server says to that.
+    pub async fn greet_v3(ingress: &Running, connect: v3_1_1::Connect) -> (Self, v3_1_1::Connack) {
+        let mut device = Self::silent(ingress, Version::V3_1_1).await;
+        device.send(connect).await;
+        let Some(Packet::V3_1_1Connack(connack)) = device.receive().await else { panic!("no CONNACK") };
+        (device, connack)
     }
 
     pub async fn send(&mut self, packet: impl Into<Packet>) {
@@ -82,6 +94,18 @@ impl Device {
             _ => None,
         });
         (puback.packet_id(), puback.reason_code().map_or(0, |code| code as u8), reason.unwrap_or_default())
+    }
+
+    /// The user properties of the next packet, a PUBACK of MQTT 5 that says yes.
+    pub async fn receipt(&mut self) -> Vec<(String, String)> {
+        let packet = self.receive().await;
+        let Some(Packet::V5_0Puback(puback)) = packet else { panic!("{packet:?}") };
+        assert_eq!(puback.reason_code().map_or(0, |code| code as u8), 0);
+        let pair = |property: &Property| match property {
+            Property::UserProperty(pair) => Some((pair.key().to_owned(), pair.val().to_owned())),
+            _ => None,
+        };
+        puback.props().iter().flatten().filter_map(pair).collect()
     }
 
     /// The code of the next packet, a DISCONNECT of MQTT 5, after which nothing comes.

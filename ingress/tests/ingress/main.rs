@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod broker;
+mod busy;
 mod connections;
 mod device;
 mod direct;
 mod disk;
+mod loris;
 mod message_id;
 mod modes;
 mod mqtt;
@@ -14,6 +16,7 @@ mod mqtt_refusals;
 mod nats;
 mod process;
 mod raw_nats;
+mod receipts;
 mod refusals;
 mod sdk;
 mod sizes;

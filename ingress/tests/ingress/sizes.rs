@@ -115,7 +115,7 @@ async fn characters_of_subjects_in_type_and_key_are_only_characters() {
 #[tokio::test]
 async fn a_slow_body_is_given_up_and_holds_up_nobody() {
     let broker = TestBroker::start().await;
-    let limits = Limits { body: Duration::from_secs(1), requests: 2, ..limits() };
+    let limits = Limits { body: Duration::from_secs(1), requests: 4, ..limits() };
     let ingress = start_with(&broker, limits).await;
     ingress.until_ready().await;
     let mut slow = ingress.connect(b"http/1.1").await;

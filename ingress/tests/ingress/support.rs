@@ -1,5 +1,6 @@
 //! A running ingress, a publisher, and a look into the stream.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -19,7 +21,7 @@ use tidegate_cloudevents::Event;
 use tidegate_ingress::{Ingress, Limits};
 use tidegate_test_broker::TestBroker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
@@ -101,10 +103,12 @@ pub fn config(broker: &TestBroker) -> contract::Ingress {
         max_event_size: MAX_EVENT,
         routing: Routing::Queued,
         volume: Some(broker.data()),
+        capacity: contract::Capacity::default(),
     }
 }
 
-async fn run(config: &contract::Ingress, limits: Limits) -> Running {
+/// Starts an ingress by this configuration.
+pub async fn run(config: &contract::Ingress, limits: Limits) -> Running {
     let ingress = Ingress::bind(config, limits).await.unwrap();
     let https = ingress.https_address().unwrap().port();
     let mqtt = ingress.mqtt_address().unwrap().port();
@@ -149,7 +153,14 @@ impl Running {
 
     /// A TLS connection to a port with this application protocol.
     pub async fn connect_to(&self, port: u16, protocol: &[u8]) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        self.connect_from(1, port, protocol).await
+    }
+
+    /// The same, from 127.0.0.`last`.
+    pub async fn connect_from(&self, last: u8, port: u16, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        let stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         connector(&self.identity, protocol).connect(name, stream).await.unwrap()
     }
@@ -222,13 +233,21 @@ where
 
 /// One request over one connection of HTTP/2.
 pub async fn exchange_http2(stream: TlsStream<TcpStream>, request: Request<Full<Bytes>>) -> Answer {
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
-    tokio::spawn(connection);
-    answer(sender.send_request(request).await.unwrap()).await
+    answer(http2(stream).await.send_request(request).await.unwrap()).await
 }
 
-async fn answer(response: http::Response<hyper::body::Incoming>) -> Answer {
+/// A connection of HTTP/2.
+pub async fn http2<B>(stream: TlsStream<TcpStream>) -> http2::SendRequest<B>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+{
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+/// Reads an answer to its end.
+pub async fn answer(response: http::Response<hyper::body::Incoming>) -> Answer {
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer { status: head.status, headers: head.headers, body }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::contract::{Capacity, Routing};
 use tidegate_crds::topic::{self, DeletionPolicy, Durability, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
@@ -53,6 +53,8 @@ pub struct Settings {
     pub retain: bool,
     /// Does what every handler has settled make room for new events?
     pub release_handled: bool,
+    /// How much the ingress takes at a time.
+    pub capacity: Capacity,
     /// The streams.
     pub streams: streams::Topic,
 }
@@ -90,6 +92,7 @@ impl Settings {
             max_message_size,
             retain: spec.deletion_policy == DeletionPolicy::Retain,
             release_handled: spec.retention.when_full == WhenFull::ReleaseHandled,
+            capacity: capacity(spec.broker.ingress.as_ref())?,
             streams: streams::Topic {
                 replicas: usize::try_from(replicas).map_err(|_| invalid("broker.replicas", "must be 1 or 3"))?,
                 max_bytes: signed("retention.maxSize", max_bytes)?,
@@ -166,6 +169,21 @@ fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
     Error::refused("InvalidSpec", format!("spec.{field}: {why}"))
 }
 
+fn capacity(ingress: Option<&topic::Ingress>) -> Result<Capacity, Error> {
+    let Some(ingress) = ingress else { return Ok(Capacity::default()) };
+    let connections = ingress.max_connections.map(u16::try_from).transpose();
+    let connections = connections.map_err(|_| invalid("broker.ingress.maxConnections", "must be between 16 and 60000"))?;
+    let memory = match &ingress.max_request_memory {
+        None => None,
+        Some(memory) => {
+            let kib = size("broker.ingress.maxRequestMemory", memory)? / 1024;
+            let out_of_range = |_| invalid("broker.ingress.maxRequestMemory", "must be between 16Mi and 4Gi");
+            Some(u32::try_from(kib).map_err(out_of_range)?)
+        }
+    };
+    Ok(Capacity { connections, request_memory_kib: memory })
+}
+
 /// How a topic's events travel, in the words of the contract.
 pub fn routing(routing: topic::Routing) -> Routing {
     match routing {
@@ -198,6 +216,14 @@ mod tests {
 
     fn settings(spec: serde_json::Value) -> Result<Settings, Error> {
         Settings::of(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn the_capacity_of_the_ingress_is_what_is_asked_for() {
+        assert_eq!(settings(json!({})).unwrap().capacity, Capacity::default());
+        let asked = json!({"broker": {"ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"}}});
+        let expected = Capacity { connections: Some(60000), request_memory_kib: Some(4 << 20) };
+        assert_eq!(settings(asked).unwrap().capacity, expected);
     }
 
     #[test]

@@ -101,6 +101,7 @@ async fn right_topics_are_taken() {
             "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "a", "operator": "Exists"}],
             "affinity": {"nodeAffinity": {}}, "topologySpreadConstraints": [{"maxSkew": 1}],
+            "ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"},
         }}),
     ];
     for spec in right {

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 const EVENT: &[u8] = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
 
+const BOUNDS: Bounds = Bounds { packet: 1 << 16, receive_maximum: 8, silence: Duration::from_secs(600) };
+
 /// What a device of each version sends, packet by packet.
 fn conversations() -> [Vec<Vec<u8>>; 2] {
     let topic = || SubEntry::new("a/#", SubOpts::new()).unwrap();
@@ -44,7 +46,7 @@ fn conversations() -> [Vec<Vec<u8>>; 2] {
 
 /// All steps of these bytes, given in pieces of this size; each event is settled at once.
 fn converse(bytes: &[u8], piece: usize) -> Vec<Step> {
-    let mut session = Session::new(1 << 16, 8);
+    let mut session = Session::new(BOUNDS);
     let mut all = Vec::new();
     let mut input = BytesMut::new();
     for piece in bytes.chunks(piece) {
@@ -61,7 +63,7 @@ fn converse(bytes: &[u8], piece: usize) -> Vec<Step> {
                 })
                 .collect();
             for packet_id in arrived {
-                steps.extend(session.settled(packet_id, Ok(())));
+                steps.extend(session.settled(packet_id, Ok(Stored::default())));
             }
             all.extend(steps);
         }

@@ -232,6 +232,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         routing: input.settings.routing,
         mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
         volume: (input.settings.routing == Routing::Queued).then(|| DATA_FOLDER.into()),
+        capacity: input.settings.capacity,
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let resources =

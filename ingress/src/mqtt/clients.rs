@@ -1,0 +1,71 @@
+//! The devices that are connected, by client identifier: each has one connection.
+//!
+//! Each ingress knows its own. A device whose connections lead to two broker pods has two of them for as long as the
+//! older one is silent.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::slots::{End, Seat};
+
+/// The devices of a listener.
+#[derive(Default)]
+pub struct Clients(Mutex<HashMap<String, Arc<Seat>>>);
+
+/// A device that is connected, until it is dropped.
+pub struct Known {
+    clients: Arc<Clients>,
+    name: String,
+    seat: Arc<Seat>,
+}
+
+impl Clients {
+    /// This device has come; an older connection of it ends (MQTT 5, 3.1.4, step 3; MQTT 3.1.1, MQTT-3.1.4-2).
+    pub fn connect(self: &Arc<Self>, name: String, seat: &Arc<Seat>) -> Known {
+        let older = self.lock().insert(name.clone(), Arc::clone(seat));
+        if let Some(older) = older {
+            older.end(End::TakenOver);
+        }
+        Known { clients: Arc::clone(self), name, seat: Arc::clone(seat) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Seat>>> {
+        let Self(clients) = self;
+        clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        let mut clients = self.clients.lock();
+        if clients.get(&self.name).is_some_and(|seat| Arc::ptr_eq(seat, &self.seat)) {
+            clients.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::slots::Slots;
+
+    #[test]
+    fn the_newest_connection_of_a_device_is_the_one_it_has() {
+        let slots = Slots::new(8, None, CancellationToken::new());
+        let slot = || slots.take(IpAddr::from([10, 0, 0, 1]).into()).unwrap();
+        let clients = Arc::new(Clients::default());
+        let (first, second, other) = (slot(), slot(), slot());
+        let known = clients.connect("a".to_owned(), first.seat());
+        let _other = clients.connect("b".to_owned(), other.seat());
+        let newer = clients.connect("a".to_owned(), second.seat());
+        assert_eq!(first.end(), End::TakenOver);
+        drop(known);
+        assert!(Arc::ptr_eq(&clients.lock()["a"], second.seat()), "the older one takes nothing with it");
+        drop(newer);
+        assert_eq!(clients.lock().len(), 1);
+    }
+}
