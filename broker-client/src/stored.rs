@@ -2,7 +2,8 @@
 //!
 //! Written in the binary mode of the CloudEvents NATS binding 1.0.3-wip: attributes as `ce-<name>` headers with
 //! percent-encoded values, `datacontenttype` as `content-type`, the data as payload. Read in that form and in the
-//! structured mode of binding 1.0.2, so that other publishers can use either.
+//! structured mode of binding 1.0.2, so that other publishers can use either. (An event with more attributes than the
+//! broker takes headers is written in the structured mode.)
 //!
 //! Every header that is read or written here is named `ce-…` or `content-type`: no attribute can be mistaken for
 //! one of the broker's own headers (`Nats-…`), and none of those for an attribute.
@@ -16,9 +17,21 @@ pub const CONTENT_TYPE: &str = "content-type";
 /// Before each attribute's name in a header's.
 const PREFIX: &str = "ce-";
 
+/// Bytes of attributes that are written as headers. The broker takes 64 KiB with a message; the rest is room for the
+/// trace, and for what a dead letter adds.
+const MAX_HEADERS: usize = 40 * 1024;
+
 /// The headers and the payload of an event.
 pub fn encode(event: &Event) -> (HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
+    let line = |(name, value): (&str, &str)| "ce-: \r\n".len() + name.len() + header_value::encoded_len(value);
+    // Writing strings into memory does not fail; if it did, the broker would say what it does not take.
+    if event.attributes().map(line).sum::<usize>() > MAX_HEADERS
+        && let Ok(payload) = json::encode(event)
+    {
+        headers.insert(CONTENT_TYPE, media_type::STRUCTURED);
+        return (headers, payload);
+    }
     for (name, value) in event.attributes() {
         headers.insert(format!("{PREFIX}{name}"), &*header_value::encode(value));
     }
@@ -34,7 +47,7 @@ pub fn encode(event: &Event) -> (HeaderMap, Bytes) {
 /// The message is no valid event: somebody else than Tidegate wrote it.
 pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Invalid> {
     let mut builder = Builder::default();
-    let mut content_type = None;
+    let (mut content_type, mut repeated_type) = (None, None);
     let mut binary = false;
     if let Some(problem) = headers.and_then(|headers| headers.get(MALFORMED_HEADERS)) {
         return Err(Invalid::malformed(format!("the headers are malformed: {}", problem.as_str())));
@@ -43,16 +56,28 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Inva
         let name: &str = name.as_ref();
         if name.eq_ignore_ascii_case(CONTENT_TYPE) {
             content_type = Some(only(CONTENT_TYPE, values)?.as_str());
-        } else if let Some(attribute) = name.strip_prefix(PREFIX) {
+        } else if let Some((prefix, attribute)) = name.split_at_checked(PREFIX.len())
+            && prefix.eq_ignore_ascii_case(PREFIX)
+        {
             binary = true;
+            // Whichever case a client library gives to headers: attributes are in lower case.
+            let attribute = &*attribute.to_ascii_lowercase();
             let value = header_value::decode(only(name, values)?.as_str().as_bytes())
                 .ok_or_else(|| Invalid::attribute(attribute, "is not UTF-8: percent-encode its UTF-8 bytes"))?;
-            builder = builder.attribute(attribute, value);
+            if attribute == "datacontenttype" {
+                repeated_type = Some(value);
+            } else {
+                builder = builder.attribute(attribute, value);
+            }
         }
     }
     let structured = |value: &str| media_type::essence(value).eq_ignore_ascii_case(media_type::STRUCTURED);
     if content_type.map_or(!binary, structured) {
         return json::decode(&payload);
+    }
+    // It may be there under both names, as long as they say the same.
+    for content_type in repeated_type.into_iter().filter(|repeated| Some(&**repeated) != content_type) {
+        builder = builder.attribute("datacontenttype", content_type);
     }
     if let Some(content_type) = content_type {
         builder = builder.attribute("datacontenttype", content_type);
@@ -116,6 +141,45 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("Content-Type", "application/cloudevents+json; charset=utf-8");
         assert_eq!(decode(Some(&headers), payload), Ok(event()));
+    }
+
+    /// NATS binding 1.0.3-wip, section 3.1: `datacontenttype` is an attribute as any other there, and names of headers
+    /// are compared without regard to case. Issue 8, G10.
+    #[test]
+    fn the_content_type_may_be_repeated_and_names_may_have_any_case() {
+        let required = [("CE-SpecVersion", "1.0"), ("Ce-Id", "1"), ("ce-Source", "/s"), ("ce-type", "t")];
+        let read = |more: &[(&str, &str)]| {
+            let mut headers = HeaderMap::new();
+            required.iter().chain(more).for_each(|(name, value)| headers.append(*name, *value));
+            decode(Some(&headers), Bytes::from_static(b"x"))
+        };
+        let plain = Event::builder("1", "/s", "t").attribute("datacontenttype", "text/plain").data("x").build().unwrap();
+        for same in [
+            &[("ce-datacontenttype", "text/plain")][..],
+            &[("content-type", "text/plain")],
+            &[("ce-datacontenttype", "text/plain"), ("content-type", "text/plain")],
+            &[("Content-Type", "text/plain"), ("Ce-DataContentType", "text/plain")],
+        ] {
+            assert_eq!(read(same).as_ref(), Ok(&plain), "{same:?}");
+        }
+        let different = read(&[("ce-datacontenttype", "text/csv"), ("content-type", "text/plain")]);
+        assert!(different.unwrap_err().to_string().contains("more than once"));
+        assert!(read(&[("ce-id", "2")]).unwrap_err().to_string().contains("more than once"));
+    }
+
+    #[test]
+    fn attributes_that_do_not_fit_into_headers_are_read_back_all_the_same() {
+        let event = |size: usize| {
+            let builder = Event::builder("1", "/s", "t").attribute("x", "ä".repeat(size / 6));
+            builder.attribute("datacontenttype", "image/png").data(vec![0xFF; 100]).build().unwrap()
+        };
+        for (size, structured) in [(MAX_HEADERS - 200, false), (MAX_HEADERS, true), (150_000, true)] {
+            let (headers, payload) = encode(&event(size));
+            assert_eq!(headers.get(CONTENT_TYPE).unwrap().as_str() == media_type::STRUCTURED, structured, "{size}");
+            let size_of_headers: usize = headers.iter().map(|(_, values)| values[0].as_str().len()).sum();
+            assert!(size_of_headers < MAX_HEADERS);
+            assert_eq!(decode(Some(&headers), payload), Ok(event(size)));
+        }
     }
 
     #[test]

@@ -6,17 +6,18 @@ use std::collections::btree_map::Entry;
 use bytes::Bytes;
 
 use crate::attribute::{check_name, check_value};
-use crate::{Invalid, header_value};
+use crate::{Invalid, header_value, media_type};
 
 /// The version of CloudEvents, and the only value of `specversion`.
 pub const SPEC_VERSION: &str = "1.0";
 /// Longest `type` in bytes: escaped, it must still fit into a NATS subject.
 pub const MAX_TYPE_SIZE: usize = 1024;
-/// All attributes of a published event together, in bytes, as headers. The broker keeps at most 64 KiB of
-/// headers with a message; the rest is room for what the ingress and the sidecar add.
+/// An event of this size is taken whatever of it are attributes (CloudEvents 1.0.2, "Size Limits").
+pub const MIN_MAX_SIZE: usize = 64 * 1024;
+/// All attributes of a larger event together, in bytes, as headers.
 pub const MAX_ATTRIBUTES_SIZE: usize = 48 * 1024;
-/// Attributes of a published event: HTTP servers commonly take no more than 100 headers.
-pub const MAX_ATTRIBUTES: usize = 64;
+/// Attributes of a published event.
+pub const MAX_ATTRIBUTES: usize = 1024;
 
 /// Attributes that are fields of [`Event`] of their own.
 const FIELDS: [&str; 5] = ["specversion", "id", "source", "type", "datacontenttype"];
@@ -135,10 +136,10 @@ impl Builder {
         self
     }
 
-    /// Sets the data; empty data is no data.
+    /// Sets the data. Empty data without a content type, or of a JSON type (of which it is none), is no data.
     #[must_use]
     pub fn data(mut self, data: impl Into<Bytes>) -> Self {
-        self.data = Some(data.into()).filter(|data| !data.is_empty());
+        self.data = Some(data.into());
         self
     }
 
@@ -154,7 +155,10 @@ impl Builder {
             check_name(name)?;
             check_value(name, value)?;
         }
-        check_bounds(&self.attributes)?;
+        let empty_means_something =
+            self.attributes.get("datacontenttype").is_some_and(|content_type| !media_type::is_json(content_type));
+        let data = self.data.filter(|data| empty_means_something || !data.is_empty());
+        check_bounds(&self.attributes, data.as_ref().map_or(0, Bytes::len))?;
         let mut others = self.attributes;
         let mut required = |name: &str| {
             others.remove(name).ok_or_else(|| Invalid::attribute(name, "is missing: every event needs it"))
@@ -162,22 +166,24 @@ impl Builder {
         required("specversion")?;
         let (id, source, event_type) = (required("id")?, required("source")?, required("type")?);
         let data_content_type = others.remove("datacontenttype");
-        Ok(Event { id, source, event_type, data_content_type, others, data: self.data })
+        Ok(Event { id, source, event_type, data_content_type, others, data })
     }
 }
 
-fn check_bounds(attributes: &BTreeMap<String, String>) -> Result<(), Invalid> {
+fn check_bounds(attributes: &BTreeMap<String, String>, data: usize) -> Result<(), Invalid> {
     if attributes.len() > MAX_ATTRIBUTES {
         return Err(Invalid::malformed(format!("more than {MAX_ATTRIBUTES} attributes: move some into the data")));
     }
     if attributes.get("type").is_some_and(|value| value.len() > MAX_TYPE_SIZE) {
         return Err(Invalid::attribute("type", format!("is longer than {MAX_TYPE_SIZE} bytes: shorten it")));
     }
+    let plain: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     let size: usize =
         attributes.iter().map(|(name, value)| "ce-: \r\n".len() + name.len() + header_value::encoded_len(value)).sum();
-    if size > MAX_ATTRIBUTES_SIZE {
+    if size > MAX_ATTRIBUTES_SIZE && plain + data > MIN_MAX_SIZE {
         let problem = format!("all attributes together are {size} bytes as headers, and {MAX_ATTRIBUTES_SIZE} are");
-        return Err(Invalid::malformed(format!("{problem} allowed: move large values into the data")));
+        let problem = format!("{problem} allowed in an event of more than {MIN_MAX_SIZE} bytes: move large values");
+        return Err(Invalid::malformed(format!("{problem} into the data")));
     }
     Ok(())
 }
@@ -207,7 +213,8 @@ mod tests {
         assert!(Event::builder("1", "/", &"t".repeat(1024)).build().is_ok());
         assert!(Event::builder("1", "/", &"t".repeat(1025)).build().is_err());
         assert!(minimal().attribute("x", "v".repeat(40_000)).build().is_ok());
-        let encoded_size_counts = minimal().attribute("x", "ä".repeat(10_000)).build();
+        assert!(minimal().attribute("x", "ä".repeat(10_000)).build().is_ok(), "as long as all of it is small");
+        let encoded_size_counts = minimal().attribute("x", "ä".repeat(10_000)).data(vec![0; 50_000]).build();
         assert!(encoded_size_counts.is_err());
         let many = (0..MAX_ATTRIBUTES).fold(minimal(), |event, i| event.attribute(format!("x{i}"), "1"));
         assert!(many.build().is_err());
@@ -231,7 +238,23 @@ mod tests {
     }
 
     #[test]
-    fn empty_data_is_no_data() {
+    fn empty_data_is_data_where_it_can_be() {
         assert_eq!(minimal().data("").build().unwrap().data(), None);
+        let typed = |content_type| minimal().attribute("datacontenttype", content_type).data("").build().unwrap();
+        assert_eq!(typed("application/json").data(), None);
+        assert_eq!(typed("text/plain").data(), Some(&Bytes::new()));
+    }
+
+    /// "Intermediaries MUST forward events of a size of 64 KByte or less" (CloudEvents 1.0.2, "Size Limits").
+    #[test]
+    fn up_to_64_kib_are_taken_whatever_they_are() {
+        let filled = |size: usize| {
+            let rest = size - minimal().attribute("x", "").build().unwrap().size();
+            minimal().attribute("x", "v".repeat(rest)).build()
+        };
+        assert_eq!(filled(MIN_MAX_SIZE).unwrap().size(), MIN_MAX_SIZE);
+        assert!(filled(MIN_MAX_SIZE + 1).is_err());
+        let many = (4..MAX_ATTRIBUTES).fold(minimal(), |event, i| event.attribute(format!("x{i}"), "v".repeat(50)));
+        assert!(many.build().is_ok());
     }
 }

@@ -101,7 +101,7 @@ fn header_name(attribute: &str) -> Result<HeaderName, InvalidHeaderName> {
 fn refuse_content_encoding(headers: &HeaderMap) -> Result<(), Invalid> {
     match headers.get(CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Invalid::UnsupportedMediaType("Content-Encoding is not supported: send the body as it is".into()))
+            Err(Invalid::UnsupportedEncoding("Content-Encoding is not supported: send the body as it is".into()))
         }
         _ => Ok(()),
     }

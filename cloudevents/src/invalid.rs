@@ -9,6 +9,9 @@ pub enum Invalid {
     /// The content type says that this is no CloudEvent, or one of a format that is not supported (HTTP 415).
     #[error("{0}")]
     UnsupportedMediaType(Cow<'static, str>),
+    /// The body is compressed or otherwise encoded (HTTP 415, with `Accept-Encoding`).
+    #[error("{0}")]
+    UnsupportedEncoding(Cow<'static, str>),
     /// The event breaks a rule of the specification (HTTP 400).
     #[error("{0}")]
     Malformed(Malformed),

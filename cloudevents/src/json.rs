@@ -107,21 +107,21 @@ fn event(body: &Bytes, Members(members): Members<'_>) -> Result<Event, Invalid> 
             return Err(Invalid::attribute(&name, "is there more than once: send it once"));
         }
     }
-    // An unset value may be written as null.
-    let set = |value: &&RawValue| value.get() != "null";
-    match (data.filter(set), data_base64.filter(set)) {
+    let json = content_type.as_deref().is_none_or(is_json);
+    // An unset value may be written as null; but null is a value of JSON, so that JSON data can be it.
+    let data_base64 = data_base64.filter(|value| value.get() != "null");
+    let data = data.filter(|value| value.get() != "null" || (json && data_base64.is_none()));
+    match (data, data_base64) {
         (None, None) => builder.build(),
         (Some(_), Some(_)) => Err(Invalid::malformed("data and data_base64 are both there: send one of them")),
         (None, Some(encoded)) => builder.data(from_base64(encoded)?).build(),
-        (Some(raw), None) => {
-            let (builder, is_json) = match &content_type {
-                // What is implied here would not be implied elsewhere, so it is made explicit (section 3.1).
-                None => (builder.attribute("datacontenttype", media_type::JSON), true),
-                Some(content_type) => (builder, is_json(content_type)),
-            };
-            let bytes = if is_json { body.slice_ref(raw.get().as_bytes()) } else { from_string(raw)?.into() };
-            builder.data(bytes).build()
+        (Some(raw), None) if json => {
+            // What is implied here would not be implied elsewhere, so it is made explicit (section 3.1).
+            let implied = content_type.is_none().then_some(media_type::JSON);
+            let builder = implied.into_iter().fold(builder, |builder, json| builder.attribute("datacontenttype", json));
+            builder.data(body.slice_ref(raw.get().as_bytes())).build()
         }
+        (Some(raw), None) => builder.data(from_string(raw)?).build(),
     }
 }
 
@@ -199,9 +199,9 @@ enum Written<'a> {
 }
 
 impl<'a> Written<'a> {
-    /// Data of a JSON type that is no JSON, or is `null` (which means unset here), is written as binary.
+    /// Data of a JSON type that is no JSON is written as binary.
     fn of(content_type: Option<&str>, data: &'a Bytes) -> Self {
-        let json = || serde_json::from_slice::<&RawValue>(data).ok().filter(|raw| raw.get() != "null");
+        let json = || serde_json::from_slice::<&RawValue>(data).ok();
         match content_type {
             Some(content_type) if is_json(content_type) => json().map_or(Self::Binary, Self::Json),
             Some(content_type) if is_text(content_type) => std::str::from_utf8(data).map_or(Self::Binary, Self::Text),

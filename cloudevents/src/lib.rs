@@ -18,6 +18,6 @@ pub mod media_type;
 pub mod mqtt;
 
 pub use attribute::is_allowed;
-pub use event::{Builder, Event, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE, MAX_TYPE_SIZE, SPEC_VERSION};
+pub use event::{Builder, Event, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE, MAX_TYPE_SIZE, MIN_MAX_SIZE, SPEC_VERSION};
 pub use http::Mode;
 pub use invalid::{Invalid, Malformed};

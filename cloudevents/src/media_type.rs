@@ -26,9 +26,32 @@ pub fn is_json(value: &str) -> bool {
     })
 }
 
-/// Whether data of this type is readable as a string in a JSON event.
+/// Types of `application/` that are text by their registration, besides those with a suffix.
+const TEXTUAL: [&str; 12] = [
+    "ecmascript",
+    "graphql",
+    "javascript",
+    "jsonl",
+    "json-seq",
+    "ndjson",
+    "sql",
+    "toml",
+    "x-ndjson",
+    "x-www-form-urlencoded",
+    "xml",
+    "yaml",
+];
+
+/// Whether data of this type is readable as a string in a JSON event: `text/…`, and what is text elsewhere (XML, YAML
+/// and the like, with their suffixes).
 pub fn is_text(value: &str) -> bool {
-    essence(value).split_once('/').is_some_and(|(main, _)| main.eq_ignore_ascii_case("text"))
+    essence(value).split_once('/').is_some_and(|(main, sub)| {
+        let sub = sub.to_ascii_lowercase();
+        main.eq_ignore_ascii_case("text")
+            || sub.ends_with("+xml")
+            || sub.ends_with("+yaml")
+            || (main.eq_ignore_ascii_case("application") && TEXTUAL.contains(&&*sub))
+    })
 }
 
 /// The `charset` parameter, if there is one.
@@ -54,6 +77,15 @@ mod tests {
         assert!(is_json("Application/Vnd.Shop+JSON; charset=utf-8"));
         assert!(!is_json("application/jsonlines"));
         assert!(!is_json("json"));
+    }
+
+    #[test]
+    fn what_is_text() {
+        let text = ["text/csv", "Text/XML", "application/xml; charset=utf-8", "application/soap+XML", "image/svg+xml"];
+        assert!(text.into_iter().all(is_text));
+        for binary in ["application/octet-stream", "application/xmlx", "audio/xml", "xml", "image/png"] {
+            assert!(!is_text(binary), "{binary}");
+        }
     }
 
     #[test]

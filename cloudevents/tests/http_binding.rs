@@ -55,11 +55,15 @@ fn what_is_not_supported_is_told_apart_from_what_is_wrong() {
         ("content-type", "application/cloudevents+avro"),
         ("content-type", "application/cloudevents"),
         ("content-type", "application/cloudevents+json; charset=latin1"),
-        ("content-encoding", "gzip"),
     ] {
         let error = decode(&[(name, value)], "{}").unwrap_err();
         assert!(matches!(error, Invalid::UnsupportedMediaType(_)), "{value}: {error}");
     }
+    for encoding in ["gzip", "identity, gzip", "br"] {
+        let error = decode(&[("content-encoding", encoding)], "{}").unwrap_err();
+        assert!(matches!(error, Invalid::UnsupportedEncoding(_)), "{encoding}: {error}");
+    }
+    assert!(decode(&[("content-encoding", "Identity")], "{}").is_ok());
     for list in [&[][..], &[("content-type", "application/json")][..]] {
         let error = binding::decode(&headers(list), Bytes::new()).unwrap_err();
         assert!(matches!(error, Invalid::UnsupportedMediaType(_)), "{error}");

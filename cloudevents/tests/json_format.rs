@@ -54,9 +54,42 @@ fn binary_data() {
 
 #[test]
 fn null_is_unset() {
-    let event = decode(r#","subject":null,"x":null,"data":null,"data_base64":null"#).unwrap();
+    let event = decode(r#","subject":null,"x":null,"data_base64":null"#).unwrap();
     assert_eq!((event.attribute("subject"), event.attribute("x"), event.data()), (None, None, None));
+    assert_eq!(decode(r#","datacontenttype":"text/plain","data":null"#).unwrap().data(), None, "null is no text");
+    assert_eq!(data(r#","data":null,"data_base64":"AQI=""#).unwrap(), &[1, 2][..]);
     assert!(json::decode(&Bytes::from(r#"{"specversion":"1.0","id":null,"source":"/s","type":"t"}"#)).is_err());
+}
+
+/// JSON event format 1.0.2, section 3.1: with a JSON type "the data value MUST be translated into a JSON value", and
+/// null is one. Issue 8, G10: null and the empty string were dropped.
+#[test]
+fn null_and_the_empty_string_are_data_and_not_the_same() {
+    for (members, expected, content_type) in [
+        (r#","data":null"#, "null", "application/json"),
+        (r#","data":"""#, "\"\"", "application/json"),
+        (r#","datacontenttype":"application/a+json","data":null"#, "null", "application/a+json"),
+        (r#","datacontenttype":"text/plain","data":"""#, "", "text/plain"),
+        (r#","datacontenttype":"image/png","data_base64":"""#, "", "image/png"),
+    ] {
+        let event = decode(members).unwrap();
+        assert_eq!(event.data().unwrap(), expected, "{members}");
+        assert_eq!(event.data_content_type(), Some(content_type), "{members}");
+        assert_eq!(json::decode(&json::encode(&event).unwrap()), Ok(event), "{members}");
+    }
+    let written = |members| String::from_utf8(json::encode(&decode(members).unwrap()).unwrap().into()).unwrap();
+    assert!(written(r#","data":null"#).ends_with(r#""data":null}"#));
+    assert!(written(r#","datacontenttype":"text/plain","data":"""#).ends_with(r#""data":""}"#));
+}
+
+/// JSON event format 1.0.2, section 3.1. Issue 8, H9: it went out as data_base64.
+#[test]
+fn what_came_as_text_goes_out_as_text() {
+    for content_type in ["application/xml", "application/soap+xml", "image/svg+xml", "text/xml", "application/yaml"] {
+        let event = decode(&format!(r#","datacontenttype":"{content_type}","data":"<größe/>""#)).unwrap();
+        let written = String::from_utf8(json::encode(&event).unwrap().into()).unwrap();
+        assert!(written.ends_with(r#""data":"<größe/>"}"#), "{written}");
+    }
 }
 
 #[test]
@@ -113,7 +146,7 @@ fn data_is_written_in_the_most_readable_way_that_loses_nothing() {
     };
     assert_eq!(written(Some("application/json"), b"[1]"), r#","datacontenttype":"application/json","data":[1]"#);
     assert!(written(Some("application/json"), b"[1").ends_with(r#""data_base64":"WzE=""#));
-    assert!(written(Some("application/json"), b"null").ends_with(r#""data_base64":"bnVsbA==""#));
+    assert!(written(Some("application/json"), b"null").ends_with(r#""data":null"#));
     assert!(written(Some("text/csv"), b"a,\"b\"").ends_with(r#""data":"a,\"b\"""#));
     assert!(written(Some("text/csv"), b"\xff").ends_with(r#""data_base64":"/w==""#));
     assert_eq!(written(None, b"x"), r#","data_base64":"eA==""#);

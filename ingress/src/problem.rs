@@ -4,13 +4,16 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tidegate_broker_client::message_id::HEADER;
 use tidegate_cloudevents::{Invalid, media_type};
 
 use crate::outcome::Failure;
+
+/// What can be done with `/`.
+pub const METHODS: &str = "POST, OPTIONS";
 
 /// An answer that is not 202.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid-message-id", "Not a message id", detail)
     }
 
+    /// 400
+    pub fn bad_webhook(header: &str, rule: &str) -> Self {
+        let detail = format!("{header} must be {rule}: correct it");
+        Self::new(StatusCode::BAD_REQUEST, "invalid-webhook-request", "Not a webhook handshake", detail)
+    }
+
     /// 404
     pub fn not_found() -> Self {
         let detail = "there is nothing here: POST events to /";
@@ -69,7 +78,7 @@ impl Problem {
     /// 405
     pub fn method_not_allowed() -> Self {
         let detail = "events are sent with POST";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Wrong method", detail).with(ALLOW, "POST")
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Wrong method", detail).with(ALLOW, METHODS)
     }
 
     /// 408
@@ -163,6 +172,12 @@ impl From<Invalid> for Problem {
             Invalid::TooMany { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "batch-too-large", "Too many events", detail)
             }
+            // RFC 9110, sections 12.5.3 and 15.5.16.
+            Invalid::UnsupportedEncoding(_) => {
+                let kind = "unsupported-encoding";
+                Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, "Encoding not supported", detail)
+                    .with(ACCEPT_ENCODING, "identity")
+            }
             Invalid::UnsupportedMediaType(_) => {
                 let kind = "unsupported-media-type";
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, "Not a CloudEvent", detail)
@@ -182,7 +197,9 @@ mod tests {
 
     #[test]
     fn statuses_carry_their_headers() {
-        assert_eq!(header(Problem::method_not_allowed(), ALLOW), "POST");
+        assert_eq!(header(Problem::method_not_allowed(), ALLOW), METHODS);
+        let encoded = Problem::from(Invalid::UnsupportedEncoding("x".into()));
+        assert_eq!(header(encoded, ACCEPT_ENCODING), "identity");
         assert_eq!(header(Problem::overloaded(), RETRY_AFTER), "1");
         assert_eq!(header(Problem::not_stored(Failure::Full, 0, 1), RETRY_AFTER), "5");
         assert_eq!(header(Problem::not_stored(Failure::Timeout, 0, 1), RETRY_AFTER), "1");
