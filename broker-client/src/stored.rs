@@ -153,7 +153,8 @@ mod tests {
             required.iter().chain(more).for_each(|(name, value)| headers.append(*name, *value));
             decode(Some(&headers), Bytes::from_static(b"x"))
         };
-        let plain = Event::builder("1", "/s", "t").attribute("datacontenttype", "text/plain").data("x").build().unwrap();
+        let plain =
+            Event::builder("1", "/s", "t").attribute("datacontenttype", "text/plain").data("x").build().unwrap();
         for same in [
             &[("ce-datacontenttype", "text/plain")][..],
             &[("content-type", "text/plain")],

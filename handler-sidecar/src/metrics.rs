@@ -42,7 +42,8 @@ impl Settled {
         Self::Failed,
     ];
 
-    fn name(self) -> &'static str {
+    /// The value of `outcome` in metrics.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Acknowledged => "acknowledged",
             Self::Retried => "retried",
@@ -74,7 +75,7 @@ pub struct Metrics {
 impl Metrics {
     /// The instruments of this handler, on the process's meter.
     pub fn new(config: &Sidecar) -> Self {
-        let meter = opentelemetry::global::meter("tidegate-sidecar");
+        let meter = tidegate_telemetry::meter("tidegate-sidecar");
         let messaging = |operation: &'static str| {
             [
                 KeyValue::new("messaging.system", "nats"),

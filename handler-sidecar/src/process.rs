@@ -141,6 +141,7 @@ impl Context {
             Judged::Excluded | Judged::Failed(_) => return Err(Verdict::Acknowledge(Settled::Filtered)),
             Judged::TooCostly => return Err(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
+        trace::received(&self.config, stored.headers(), &event);
         let known = match stored.deliveries() {
             ..=1 => Known::default(),
             _ => Box::pin(self.attempts_so_far(stored)).await?,

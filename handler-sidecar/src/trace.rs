@@ -6,6 +6,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::{Status, TraceContextExt as _};
 use tidegate_broker_client::contract::Sidecar;
 use tidegate_cloudevents::{Event, Invalid};
+use tidegate_telemetry::Server;
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -15,6 +16,7 @@ use crate::request::Place;
 
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
+const BAGGAGE: &str = "baggage";
 
 /// A consumer span, child of the publish (or, without one, of what the event itself carries).
 ///
@@ -31,6 +33,8 @@ pub fn process(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event, 
         messaging.destination.name = config.topic.as_str(),
         messaging.consumer.group.name = config.handler.as_str(),
         messaging.message.id = event.id(),
+        server.address = server(config).as_ref().map(|server| &*server.address),
+        server.port = server(config).as_ref().map(|server| server.port),
         cloudevents.event_id = event.id(),
         cloudevents.event_source = event.source(),
         cloudevents.event_type = event.event_type(),
@@ -49,11 +53,63 @@ pub fn process(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event, 
     } else {
         tidegate_telemetry::context_from(&|name| event.attribute(name))
     };
+    below(&span, parent);
+    span
+}
+
+/// Notes that an event came from the broker: a span without a duration, child of the publish.
+pub fn received(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event) {
+    let span = tracing::info_span!(
+        target: tidegate_telemetry::PER_EVENT,
+        "receive",
+        otel.name = format_args!("receive {}", config.topic),
+        otel.kind = "consumer",
+        messaging.system = "nats",
+        messaging.operation.name = "receive",
+        messaging.operation.type = "receive",
+        messaging.destination.name = config.topic.as_str(),
+        messaging.consumer.group.name = config.handler.as_str(),
+        messaging.message.id = event.id(),
+        server.address = server(config).as_ref().map(|server| &*server.address),
+        server.port = server(config).as_ref().map(|server| server.port),
+    );
+    if !span.is_disabled() {
+        below(&span, tidegate_telemetry::context_from(&|name| header(stored, name)));
+    }
+}
+
+/// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
+pub fn settle(config: &Sidecar, stored: Option<&StoredHeaders>, how: &'static str) -> Span {
+    let span = tracing::info_span!(
+        target: tidegate_telemetry::PER_EVENT,
+        "settle",
+        otel.name = format_args!("settle {}", config.topic),
+        otel.kind = "client",
+        messaging.system = "nats",
+        messaging.operation.name = "settle",
+        messaging.operation.type = "settle",
+        messaging.destination.name = config.topic.as_str(),
+        messaging.consumer.group.name = config.handler.as_str(),
+        tidegate.outcome = how,
+        server.address = server(config).as_ref().map(|server| &*server.address),
+        server.port = server(config).as_ref().map(|server| server.port),
+    );
+    if !span.is_disabled() {
+        below(&span, tidegate_telemetry::context_from(&|name| header(stored, name)));
+    }
+    span
+}
+
+fn below(span: &Span, parent: Context) {
     if parent.span().span_context().is_valid() {
         // Only fails where nothing is exported.
         let _ = span.set_parent(parent);
     }
-    span
+}
+
+/// Only asked where spans are exported.
+fn server(config: &Sidecar) -> Option<Server> {
+    Server::parse(config.servers.first()?)
 }
 
 /// Notes on the span how the attempt ended.
@@ -68,16 +124,15 @@ pub fn record(span: &Span, answer: &Answer) {
 }
 
 /// The event with the publish context as extension, unless it has one of its own (CloudEvents distributed
-/// tracing extension: the context in which the event came to be).
+/// tracing extension: the context in which the event came to be); and with the baggage of the publish.
 ///
 /// # Errors
 /// None that is known: what would not be a valid value is left out.
 pub fn with_publish_context(event: Event, stored: Option<&StoredHeaders>) -> Result<Event, Invalid> {
-    if event.attribute(PARENT).is_some() {
-        return Ok(event);
-    }
+    let names = if event.attribute(PARENT).is_some() { &[BAGGAGE][..] } else { &[PARENT, STATE, BAGGAGE] };
+    let names = names.iter().filter(|name| event.attribute(name).is_none()).copied().collect::<Vec<_>>();
     let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    [PARENT, STATE].into_iter().try_fold(event, |event, name| match header(stored, name).filter(printable) {
+    names.into_iter().try_fold(event, |event, name| match header(stored, name).filter(printable) {
         Some(value) => event.with_extension(name, value),
         None => Ok(event),
     })
@@ -95,6 +150,9 @@ pub fn headers(span: &Span, event: &Event, headers: &mut HeaderMap) {
                 set(headers, name, value);
             }
         }
+    }
+    if let Some(value) = event.attribute(BAGGAGE) {
+        set(headers, BAGGAGE, value);
     }
 }
 

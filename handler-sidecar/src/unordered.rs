@@ -3,10 +3,13 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use tracing::Instrument as _;
+
 use crate::config;
 use crate::in_hand::InHand;
 use crate::metrics::{Metrics, Settled};
 use crate::process::{Context, Verdict};
+use crate::trace;
 
 /// Takes one event to its end.
 pub async fn process(context: Arc<Context>, event: InHand) {
@@ -16,12 +19,16 @@ pub async fn process(context: Arc<Context>, event: InHand) {
         let handled = pin!(context.handle(&event));
         event.renewed(config::renew_every(&context.config), handled).await
     };
-    match verdict {
-        Verdict::Acknowledge(_) => event.acknowledge().await,
-        Verdict::RetryIn(wait) => event.retry_in(wait).await,
-        Verdict::GiveBack(wait) if wait.is_zero() => event.give_back().await,
-        Verdict::GiveBack(wait) => event.retry_in(wait).await,
-    }
+    let span = trace::settle(&context.config, event.headers(), verdict.settled().name());
+    let settling = async {
+        match verdict {
+            Verdict::Acknowledge(_) => event.acknowledge().await,
+            Verdict::RetryIn(wait) => event.retry_in(wait).await,
+            Verdict::GiveBack(wait) if wait.is_zero() => event.give_back().await,
+            Verdict::GiveBack(wait) => event.retry_in(wait).await,
+        }
+    };
+    settling.instrument(span).await;
     counted.how = verdict.settled();
 }
 

@@ -71,11 +71,27 @@ async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
         is("messaging.destination.name", "orders");
         is("messaging.consumer.group.name", HANDLER);
         is("messaging.message.id", &request.id());
+        is("server.address", "localhost");
+        assert_ne!(attribute(span, "server.port"), "");
         is("cloudevents.event_type", "temperature");
         is("tidegate.attempt", request.header("ce-tidegateattempt"));
         let code = attribute(span, "http.response.status_code");
         assert_eq!(span.status == Status::Unset, code == "200", "{code} {:?}", span.status);
         is("error.type", if code == "200" { "" } else { &code });
+    }
+
+    // OpenTelemetry, semantic conventions for messaging, "Operation types": receive and settle.
+    let of = |operation: &str| {
+        let named = spans.iter().filter(|span| attribute(span, "messaging.operation.type") == operation);
+        named.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(of("receive").len(), 3);
+    let outcomes: std::collections::BTreeSet<_> =
+        of("settle").iter().map(|span| attribute(span, "tidegate.outcome")).collect();
+    assert_eq!(outcomes, ["acknowledged", "dead-lettered", "retried"].map(str::to_owned).into());
+    for span in of("receive").iter().chain(&of("settle")) {
+        assert_eq!(span.parent_span_id.to_string(), PUBLISH, "{}", span.name);
+        assert_eq!(attribute(span, "server.address"), "localhost");
     }
 
     meters.force_flush().unwrap();

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn admission() -> Admission {
-        // A head and a body of the largest size are 70 KiB.
+        // A head and a body of the largest size are 86 KiB.
         Admission::new(&Limits { requests: 4, body_memory_kib: 0, ..Limits::default() }, 6 * 1024)
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_broker_client::contract;
+use tidegate_cloudevents::MAX_ATTRIBUTES;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +29,10 @@ pub fn from_env() -> Result<contract::Ingress, ConfigError> {
     Ok(serde_json::from_str(&json)?)
 }
 
-/// Largest head of a request: all attributes of an event fit into it.
-pub const MAX_HEAD: usize = 64 * 1024;
+/// Largest head of a request: all attributes of an event fit into it, and what else a request has.
+pub const MAX_HEAD: usize = 80 * 1024;
+/// Headers of a request at most.
+pub const MAX_HEADERS: usize = MAX_ATTRIBUTES + 64;
 
 /// Bounds in time and number. The defaults are meant for production; tests shorten some.
 #[derive(Clone, Debug)]

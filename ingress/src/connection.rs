@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
-use crate::config::{Limits, MAX_HEAD};
+use crate::config::{Limits, MAX_HEAD, MAX_HEADERS};
 use crate::problem::Problem;
 use crate::server::Protocol;
 use crate::share::{Client, Share};
@@ -31,7 +31,11 @@ use crate::tls;
 /// What answers requests.
 pub trait Answers: Clone + Send + Sync + 'static {
     /// The answer to a request, which takes what it needs from this share.
-    fn answer(&self, request: Request<Incoming>, share: &Arc<Share>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        share: &Arc<Share>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
 /// HTTP, over TLS or plain.
@@ -146,6 +150,7 @@ fn builder(http2: bool, limits: &Limits) -> Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
+        .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD);
     builder
         .http2()
@@ -155,7 +160,8 @@ fn builder(http2: bool, limits: &Limits) -> Builder<TokioExecutor> {
         .max_concurrent_streams(128)
         .initial_stream_window_size(256 * 1024)
         .initial_connection_window_size(1024 * 1024)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        // Each counts as 32 bytes more than it has (RFC 9113, section 6.5.2).
+        .max_header_list_size(u32::try_from(MAX_HEAD + 32 * MAX_HEADERS).unwrap_or(u32::MAX));
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 

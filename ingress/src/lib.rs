@@ -13,7 +13,7 @@
 //!
 //! - [`config`]: what the operator says, and the bounds of everything that could grow.
 //! - [`server`], [`slots`], [`tls`]: listeners; handshakes and connections that cannot block each other.
-//! - [`connection`], [`routes`], [`body`]: HTTP, from a request to its answer.
+//! - [`connection`], [`routes`], [`webhook`], [`body`]: HTTP, from a request to its answer.
 //! - [`mqtt`], [`nats`]: the other two ways in.
 //! - [`intake`], [`admission`], [`share`], [`problem`]: the rules that all of them share.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
@@ -48,6 +48,7 @@ pub mod shutdown;
 pub mod slots;
 pub mod tls;
 pub mod trace;
+pub mod webhook;
 
 pub use config::Limits;
 pub use run::{Error, Ingress};

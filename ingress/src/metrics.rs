@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
-use opentelemetry::{KeyValue, global};
 
 use crate::outcome::Failure;
 use crate::problem::Problem;
@@ -26,7 +26,7 @@ pub struct Metrics {
 impl Metrics {
     /// The instruments of a topic's ingress.
     pub fn new(topic: &str) -> Self {
-        let meter = global::meter("tidegate-ingress");
+        let meter = tidegate_telemetry::meter("tidegate-ingress");
         let topic = KeyValue::new("messaging.destination.name", topic.to_owned());
         let stored = [
             KeyValue::new("messaging.system", "nats"),
@@ -88,7 +88,11 @@ impl Metrics {
 
     /// One request was answered.
     pub fn answered(&self, method: &Method, status: StatusCode, duration: Duration) {
-        let method = if method == Method::POST { "POST" } else { "_OTHER" };
+        let method = match *method {
+            Method::POST => "POST",
+            Method::OPTIONS => "OPTIONS",
+            _ => "_OTHER",
+        };
         let attributes = [
             KeyValue::new("http.request.method", method),
             KeyValue::new("http.response.status_code", i64::from(status.as_u16())),

@@ -13,6 +13,7 @@ use opentelemetry::Context;
 use tidegate_broker_client::contract::{self, Routing};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
+use tidegate_telemetry::Server;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
 
@@ -29,7 +30,7 @@ pub struct Publisher {
     client: Client,
     /// `None` on a Direct topic: events go to whoever listens, and nobody acknowledges.
     stream: Option<jetstream::Context>,
-    topic: String,
+    place: trace::Place,
     limits: Limits,
     metrics: Arc<Metrics>,
     alarm: Option<Alarm>,
@@ -64,7 +65,9 @@ impl Publisher {
                 .build(client.clone())
         });
         let alarm = Alarm::new(client.clone(), config);
-        Self { client, stream, topic: config.topic.clone(), limits, metrics, alarm }
+        let server = config.servers.first().and_then(|url| Server::parse(url));
+        let place = trace::Place { topic: config.topic.clone(), server };
+        Self { client, stream, place, limits, metrics, alarm }
     }
 
     /// Publishes all events of a request and returns when the broker has acknowledged them.
@@ -116,7 +119,7 @@ impl Publisher {
     pub async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Failure> {
         let started = Instant::now();
         let mut message = Message::of(event, origin);
-        let trace = trace::Publish::start(&self.topic, event, &message.message_id, message.partition, request);
+        let trace = trace::Publish::start(&self.place, event, message.partition, request);
         trace.inject(&mut message.headers);
         let handing_over = timeout_at(started + self.limits.publish, self.hand_over(message));
         match handing_over.instrument(trace.span.clone()).await.unwrap_or(Err(Failure::Timeout)) {

@@ -1,4 +1,4 @@
-//! What publishers can ask for: `POST /`, and nothing else.
+//! What publishers can ask for: `POST /`, and whether they may (`OPTIONS /`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::message::Origin;
 use crate::outcome::Receipt;
 use crate::problem::Problem;
 use crate::share::Share;
-use crate::{body, trace};
+use crate::{body, trace, webhook};
 
 /// The event's sequence in the stream; of a batch, the highest.
 const SEQUENCE: HeaderName = HeaderName::from_static("tidegate-sequence");
@@ -35,14 +35,12 @@ impl Answers for Routes {
         let started = Instant::now();
         let method = request.method().clone();
         let outcome = match request.uri().path() {
-            "/" if method == Method::POST => publish(intake, request, share).await,
+            "/" if method == Method::POST => publish(intake, request, share).await.map(|receipt| accepted(&receipt)),
+            "/" if method == Method::OPTIONS => webhook::answer(request.headers()),
             "/" => Err(Problem::method_not_allowed()),
             _ => Err(Problem::not_found()),
         };
-        let response = match outcome {
-            Ok(receipt) => accepted(&receipt),
-            Err(problem) => problem.into_response(),
-        };
+        let response = outcome.unwrap_or_else(Problem::into_response);
         intake.metrics.answered(&method, response.status(), started.elapsed());
         response
     }

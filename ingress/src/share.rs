@@ -55,7 +55,10 @@ impl Share {
     /// # Errors
     /// There is none left.
     pub fn request(&self) -> Result<Permits, Problem> {
-        self.levels().map(|share| Arc::clone(&share.requests).try_acquire_owned()).collect::<Result<_, _>>().map_err(busy)
+        self.levels()
+            .map(|share| Arc::clone(&share.requests).try_acquire_owned())
+            .collect::<Result<_, _>>()
+            .map_err(busy)
     }
 
     /// One request, as soon as there is one.

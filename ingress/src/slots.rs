@@ -88,8 +88,7 @@ impl Slots {
             }
             Decision::Take => {}
         }
-        let seat =
-            Arc::new(Seat { stop: self.stop.child_token(), end: OnceLock::new(), used: AtomicU64::new(now) });
+        let seat = Arc::new(Seat { stop: self.stop.child_token(), end: OnceLock::new(), used: AtomicU64::new(now) });
         let number = open.next;
         open.next += 1;
         open.slots.insert(number, (client.clone(), Arc::clone(&seat)));

@@ -5,20 +5,62 @@ use async_nats::header::HeaderValue;
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt as _;
 use tidegate_cloudevents::Event;
+use tidegate_telemetry::Server;
 use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use crate::outcome::Failure;
 
-/// The context a request came with (`traceparent` and `tracestate`); empty if it has none.
+/// The longest `baggage` that is carried: what W3C Baggage, section 3.3.2, asks for. A longer one is left out.
+const MAX_BAGGAGE: usize = 8192;
+const BAGGAGE: &str = "baggage";
+const STATE: &str = "tracestate";
+
+/// The `baggage` of a request, as it came: nothing here reads it.
+#[derive(Clone)]
+struct Baggage(String);
+
+/// The context a request came with (`traceparent`, `tracestate`, `baggage`); empty if it has none.
 pub fn of_request(headers: &http::HeaderMap) -> Context {
-    tidegate_telemetry::context_from(&|name| headers.get(name).and_then(|value| value.to_str().ok()))
+    let values = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    context(&values)
 }
 
-/// The context a NATS message came with; empty if it has none.
+/// The context a NATS message came with; empty if it has none. Its names are compared without regard to case.
 pub fn of_message(headers: Option<&HeaderMap>) -> Context {
-    tidegate_telemetry::context_from(&|name| headers?.get(name).map(HeaderValue::as_str))
+    let named = |name: &str| {
+        let named = headers.into_iter().flat_map(HeaderMap::iter);
+        let named = named.filter(|(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name));
+        named.flat_map(|(_, values)| values.iter().map(HeaderValue::as_str)).collect()
+    };
+    context(&named)
+}
+
+/// `tracestate` and `baggage` may come in several headers, which are one list (Trace Context, section 3.3.1; Baggage,
+/// section 3.2).
+fn context<'h>(values: &impl Fn(&str) -> Vec<&'h str>) -> Context {
+    let state = values(STATE).join(",");
+    let parent = values("traceparent");
+    let context = tidegate_telemetry::context_from(&|name| match name {
+        STATE => Some(&*state).filter(|state| !state.is_empty()),
+        _ => parent.first().copied(),
+    });
+    let baggage = values(BAGGAGE).join(",");
+    let printable = baggage.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if baggage.is_empty() || baggage.len() > MAX_BAGGAGE || !printable {
+        return context;
+    }
+    context.with_value(Baggage(baggage))
+}
+
+/// Where events go: what all spans of a topic's ingress have in common.
+#[derive(Clone)]
+pub struct Place {
+    /// The topic.
+    pub topic: String,
+    /// The broker.
+    pub server: Option<Server>,
 }
 
 /// A publish in progress, as a span and as what is sent on.
@@ -26,12 +68,14 @@ pub struct Publish {
     /// Runs from the wait for its turn to the broker's acknowledgement.
     pub span: Span,
     context: Context,
+    baggage: Option<Baggage>,
 }
 
 impl Publish {
     /// Starts the span of an event: a child of the request's context, else of the event's own (its
     /// `traceparent` extension).
-    pub fn start(topic: &str, event: &Event, message_id: &str, partition: u32, request: &Context) -> Self {
+    pub fn start(place: &Place, event: &Event, partition: u32, request: &Context) -> Self {
+        let topic = &*place.topic;
         let span = tracing::info_span!(
             target: tidegate_telemetry::PER_EVENT,
         "publish",
@@ -44,8 +88,10 @@ impl Publish {
             messaging.operation.type = "send",
             messaging.destination.name = topic,
             messaging.destination.partition.id = partition,
-            messaging.message.id = message_id,
+            messaging.message.id = event.id(),
             messaging.message.body.size = event.data().map_or(0, bytes::Bytes::len),
+            server.address = place.server.as_ref().map(|server| &*server.address),
+            server.port = place.server.as_ref().map(|server| server.port),
             cloudevents.event_id = event.id(),
             cloudevents.event_source = event.source(),
             cloudevents.event_type = event.event_type(),
@@ -59,7 +105,7 @@ impl Publish {
         let exported = span.set_parent(parent.clone()).is_ok();
         let own = span.context();
         let context = if exported && own.span().span_context().is_valid() { own } else { parent };
-        Self { span, context }
+        Self { span, context, baggage: request.get::<Baggage>().cloned() }
     }
 
     /// Writes the context into the headers of the stored message.
@@ -69,6 +115,9 @@ impl Publish {
                 headers.insert(name, value);
             }
         });
+        if let Some(Baggage(value)) = &self.baggage {
+            headers.insert(BAGGAGE, &**value);
+        }
     }
 
     /// Notes how it ended.
@@ -113,7 +162,8 @@ mod tests {
         let event = Event::builder("1", "/s", "t").build().unwrap();
         let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), PARENT.parse().unwrap())]);
         let mut headers = HeaderMap::new();
-        let publish = Publish::start("orders", &event, "message", 7, &of_request(&request));
+        let place = Place { topic: "orders".into(), server: Server::parse("tls://localhost:4222") };
+        let publish = Publish::start(&place, &event, 7, &of_request(&request));
         publish.inject(&mut headers);
         publish.end(outcome);
         drop(publish);
@@ -136,7 +186,37 @@ mod tests {
         assert_eq!(value("messaging.operation.type").as_deref(), Some("send"));
         assert_eq!(value("messaging.destination.name").as_deref(), Some("orders"));
         assert_eq!(value("cloudevents.event_id").as_deref(), Some("1"));
+        assert_eq!(value("messaging.message.id").as_deref(), Some("1"), "as on the span of the processing");
+        assert_eq!(value("server.address").as_deref(), Some("localhost"));
+        assert_eq!(value("server.port").as_deref(), Some("4222"));
         assert_eq!(value("error.type"), None);
+    }
+
+    /// W3C Trace Context, section 3.3.1: several `tracestate` headers are one list. W3C Baggage, section 3.2. Issue 8, H9.
+    #[test]
+    fn all_of_the_state_and_the_baggage_go_on() {
+        let stored = |context: &Context| {
+            let event = Event::builder("1", "/s", "t").build().unwrap();
+            let mut headers = HeaderMap::new();
+            Publish::start(&Place { topic: "orders".into(), server: None }, &event, 0, context).inject(&mut headers);
+            ["traceparent", STATE, BAGGAGE].map(|name| headers.get(name).map(ToString::to_string))
+        };
+        let pairs =
+            [("traceparent", PARENT), (STATE, "a=1"), (STATE, "b=2,c=3"), (BAGGAGE, "k=v;p"), (BAGGAGE, "l=%20")];
+        let expected = [PARENT, "a=1,b=2,c=3", "k=v;p,l=%20"].map(|value| Some(value.to_owned()));
+        let (mut http, mut nats) = (http::HeaderMap::new(), HeaderMap::new());
+        for (name, value) in pairs {
+            http.append(name, value.parse().unwrap());
+            nats.append(name.to_ascii_uppercase(), value);
+        }
+        assert_eq!(stored(&of_request(&http)), expected);
+        assert_eq!(stored(&of_message(Some(&nats))), expected);
+
+        let only =
+            |value: &str| of_request(&http::HeaderMap::from_iter([(BAGGAGE.parse().unwrap(), value.parse().unwrap())]));
+        assert_eq!(stored(&only("k=v"))[2].as_deref(), Some("k=v"), "without a trace");
+        assert_eq!(stored(&only(&"v".repeat(MAX_BAGGAGE + 1)))[2], None);
+        assert_eq!(stored(&of_message(None)), [None, None, None]);
     }
 
     #[test]

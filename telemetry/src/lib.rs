@@ -16,12 +16,15 @@ mod export;
 mod format;
 mod propagation;
 mod resource;
+mod server;
 mod subscriber;
 
 pub use export::Guard;
 pub use propagation::{context_from, inject};
+pub use server::Server;
 
-use opentelemetry::KeyValue;
+use opentelemetry::metrics::Meter;
+use opentelemetry::{InstrumentationScope, KeyValue, global};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 /// The variable that switches the export on: the Collector's address, `http://host:4317`.
@@ -31,6 +34,15 @@ pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 /// do not repeat their fields (a line names its trace), because formatting these for each event took a quarter of the
 /// sidecar's time.
 pub const PER_EVENT: &str = "tidegate::event";
+
+/// The instruments of a program: a scope whose names are those of the semantic conventions of this version.
+pub fn meter(name: &'static str) -> Meter {
+    global::meter_with_scope(scope(name))
+}
+
+fn scope(name: &'static str) -> InstrumentationScope {
+    InstrumentationScope::builder(name).with_schema_url(opentelemetry_semantic_conventions::SCHEMA_URL).build()
+}
 
 /// Who reports: becomes the resource of everything that is exported.
 #[derive(Clone, Debug)]

@@ -33,6 +33,7 @@ pub fn of(service: Service, variable: impl Fn(&str) -> Option<String>) -> Resour
             KeyValue::new(key::SERVICE_NAMESPACE, "tidegate"),
         ])
         .with_detector(Box::new(EnvResourceDetector::new()))
+        .with_schema_url([], opentelemetry_semantic_conventions::SCHEMA_URL)
         .build()
 }
 
@@ -63,5 +64,6 @@ mod tests {
         assert_eq!(value("k8s.namespace.name").as_deref(), Some("shop"));
         assert_eq!(value("tidegate.topic").as_deref(), Some("orders"));
         assert_eq!(value("k8s.node.name"), None, "an empty variable is no name");
+        assert_eq!(resource.schema_url(), Some(opentelemetry_semantic_conventions::SCHEMA_URL));
     }
 }

@@ -34,7 +34,7 @@ where
     let mut layers = Vec::new();
     if let Some(providers) = providers {
         let bridge = OpenTelemetryTracingBridge::new(&providers.logs);
-        layers.push(traces(providers.traces.tracer("tidegate")).boxed());
+        layers.push(traces(providers.traces.tracer_with_scope(crate::scope("tidegate"))).boxed());
         layers.push(bridge.with_filter(level().and(filter_fn(|of| !transport(of.target())))).boxed());
     }
     layers.push(lines(writer).boxed());

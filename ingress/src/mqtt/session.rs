@@ -99,6 +99,10 @@ impl Session {
 
     /// Reads what has arrived, at most one packet of it.
     pub fn received(&mut self, input: &mut BytesMut) -> Vec<Step> {
+        if self.partial == 0 && input.first().is_some_and(|first| !has_valid_flags(*first)) {
+            input.clear();
+            return self.end(DisconnectReasonCode::MalformedPacket);
+        }
         let mut cursor = Cursor::new(&input[..]);
         let signals = self.connection.recv(&mut cursor);
         let read = usize::try_from(cursor.position()).unwrap_or(input.len());
@@ -199,6 +203,9 @@ impl Session {
     }
 
     fn connect_v3(&mut self, connect: &v3_1_1::Connect) -> Vec<Step> {
+        if has_reserved_flag(&connect.to_continuous_buffer()) {
+            return self.close();
+        }
         let client = connect.client_id();
         let refusal = if self.busy {
             ConnectReturnCode::ServerUnavailable
@@ -216,6 +223,9 @@ impl Session {
     }
 
     fn connect_v5(&mut self, connect: &v5_0::Connect) -> Vec<Step> {
+        if has_reserved_flag(&connect.to_continuous_buffer()) {
+            return self.close();
+        }
         let client = connect.client_id();
         let enhanced = |property: &Property| matches!(property, Property::AuthenticationMethod(_));
         let (code, reason) = if self.busy {
@@ -252,7 +262,8 @@ impl Session {
     }
 
     fn publish_v3(&mut self, publish: &v3_1_1::Publish) -> Vec<Step> {
-        if publish.qos() == Qos::ExactlyOnce || refused_name(publish.topic_name()).is_some() {
+        let refused = refused_name(publish.topic_name()).is_some() || publish.packet_id() == Some(0);
+        if publish.qos() == Qos::ExactlyOnce || refused {
             return self.close();
         }
         let payload = bytes_of(publish.payload());
@@ -267,7 +278,21 @@ impl Session {
         if publish.retain() {
             return self.end(DisconnectReasonCode::RetainNotSupported);
         }
+        // MQTT-2.2.1-3.
+        if publish.packet_id() == Some(0) {
+            return self.end(DisconnectReasonCode::MalformedPacket);
+        }
         if let Some(code) = refused_name(publish.topic_name()) {
+            return self.end(code);
+        }
+        let refused = publish.props().iter().find_map(|property| match property {
+            // None are offered (MQTT-3.3.2-9).
+            Property::TopicAlias(_) => Some(DisconnectReasonCode::TopicAliasInvalid),
+            // MQTT-3.3.2-14.
+            Property::ResponseTopic(topic) => refused_name(topic.val()),
+            _ => None,
+        });
+        if let Some(code) = refused {
             return self.end(code);
         }
         let content_type = publish.props().iter().find_map(|property| match property {
@@ -293,6 +318,24 @@ fn silence_of(keep_alive: u16) -> Option<Duration> {
 /// The keep-alive, in seconds, for a silence of this length.
 fn keep_alive_of(silence: Duration) -> u16 {
     u16::try_from(silence.as_secs() * 2 / 3).unwrap_or(u16::MAX).max(1)
+}
+
+/// Whether the flags of a packet's first byte are those of its type (3.1.1: MQTT-2.2.2-2; 5: MQTT-2.1.3-1).
+fn has_valid_flags(first: u8) -> bool {
+    match (first >> 4, first & 0x0F) {
+        // PUBLISH has flags of its own.
+        (3, _) => true,
+        // PUBREL, SUBSCRIBE, UNSUBSCRIBE.
+        (6 | 8 | 10, flags) => flags == 2,
+        (_, flags) => flags == 0,
+    }
+}
+
+/// Whether the lowest of CONNECT's own flags is set (MQTT-3.1.2-3): it is after the remaining length, the protocol's
+/// name and its level.
+fn has_reserved_flag(connect: &[u8]) -> bool {
+    let length = connect.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 1;
+    connect.get(1 + length + 2 + "MQTT".len() + 1).is_none_or(|flags| flags & 1 != 0)
 }
 
 /// Why a name cannot be published to: it is empty (MQTT-4.7.3-1; the alias that MQTT 5 allows instead is not offered),

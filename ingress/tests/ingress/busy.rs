@@ -47,7 +47,10 @@ async fn a_connection_beyond_the_limit_is_answered_503_and_others_have_their_hal
     assert_eq!(other.status, StatusCode::ACCEPTED, "from another address");
     // Those that are held are as good as before, and their end makes room.
     let mut first = held.remove(0);
-    first.write_all(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
+    first
+        .write_all(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut text = String::new();
     first.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 415"), "{text}");

@@ -111,9 +111,8 @@ async fn a_client_that_sends_much_and_never_ends_leaves_room_for_another() {
 async fn begin(ingress: &Running, id: usize, mebibytes: usize) -> (mpsc::Sender<Bytes>, JoinHandle<StatusCode>) {
     let (mut pieces, body) = mpsc::channel(0);
     let mut sender: SendRequest<Pieces> = http2(ingress.connect(b"h2").await).await;
-    let status = tokio::spawn(async move {
-        answer(sender.send_request(unannounced(id, body)).await.unwrap()).await.status
-    });
+    let status =
+        tokio::spawn(async move { answer(sender.send_request(unannounced(id, body)).await.unwrap()).await.status });
     for _ in 0..mebibytes {
         if pieces.send(Bytes::from(vec![b'x'; 1 << 20])).await.is_err() {
             break;

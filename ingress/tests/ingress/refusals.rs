@@ -41,11 +41,11 @@ async fn bad_requests() {
         assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
         assert!(answer.headers["accept"].to_str().unwrap().contains("application/cloudevents+json"));
     }
-    for method in [Method::GET, Method::PUT, Method::DELETE, Method::OPTIONS] {
+    for method in [Method::GET, Method::PUT, Method::DELETE] {
         let request = Request::builder().method(method).uri("/").header("host", "localhost");
         let answer = ingress.send(request.body(Full::default()).unwrap()).await;
         assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(answer.headers["allow"], "POST");
+        assert_eq!(answer.headers["allow"], "POST, OPTIONS");
     }
     let mut elsewhere = post(&BINARY, "");
     *elsewhere.uri_mut() = "/events".parse().unwrap();

@@ -172,7 +172,8 @@ fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
 fn capacity(ingress: Option<&topic::Ingress>) -> Result<Capacity, Error> {
     let Some(ingress) = ingress else { return Ok(Capacity::default()) };
     let connections = ingress.max_connections.map(u16::try_from).transpose();
-    let connections = connections.map_err(|_| invalid("broker.ingress.maxConnections", "must be between 16 and 60000"))?;
+    let connections =
+        connections.map_err(|_| invalid("broker.ingress.maxConnections", "must be between 16 and 60000"))?;
     let memory = match &ingress.max_request_memory {
         None => None,
         Some(memory) => {
