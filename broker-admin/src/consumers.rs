@@ -45,6 +45,19 @@ pub enum Start {
     Sequence(u64),
 }
 
+impl Start {
+    /// The sequence after which a consumer begins that is made when the stream has got this far; `None`: only the broker
+    /// knows.
+    fn begins_after(self, stream: &StreamState) -> Option<u64> {
+        match self {
+            Self::Latest => Some(stream.last_sequence),
+            Self::Earliest => Some(0),
+            Self::Time(_) => None,
+            Self::Sequence(sequence) => Some(sequence.saturating_sub(1)),
+        }
+    }
+}
+
 /// What a handler's consumers depend on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Handler {
@@ -179,24 +192,46 @@ pub async fn ensure(
     for config in handler.configs() {
         // What the broker calls it is not believed: the name comes into the handler's status.
         let name = config.durable_name.clone().unwrap_or_default();
-        let (info, restart) = ensure_one(js, &stream, config, &handler.uid, recorded).await?;
-        position.record(recorded, &name, &info, &state, restart);
-        backlogs.extend(backlog(&info));
+        let (info, origin) = ensure_one(js, &stream, config, &handler.uid, recorded).await?;
+        let (known, restart) = match origin {
+            Origin::Found => (recorded.acknowledged.get(&name).copied(), None),
+            Origin::New => (handler.start.begins_after(&state), None),
+            Origin::Restarted(restart) => (Some(restart.begins_after()), Some(restart)),
+        };
+        position.record(&name, &info, &state, known);
+        backlogs.extend(backlog(&info, position.acknowledged.get(&name).copied()));
         restarts.extend(restart.map(|restart| (name, restart)));
     }
     let backlog = backlogs.into_iter().min_by_key(|backlog| backlog.acknowledged);
     Ok(Ensured { position, restarts, backlog })
 }
 
-fn backlog(consumer: &Info) -> Option<Backlog> {
+fn backlog(consumer: &Info, known: Option<u64>) -> Option<Backlog> {
     let subjects = filters(&consumer.config).into_iter().map(str::to_owned).collect();
     let is_behind = consumer.num_pending > 0 || consumer.num_ack_pending > 0;
-    is_behind.then_some(Backlog { acknowledged: consumer.ack_floor.stream_sequence, subjects })
+    let acknowledged = known.unwrap_or(consumer.ack_floor.stream_sequence);
+    is_behind.then_some(Backlog { acknowledged, subjects })
 }
 
 fn state(stream: &Stream) -> StreamState {
     let info = stream.cached_info();
     StreamState { created: info.created, last_sequence: info.state.last_sequence }
+}
+
+/// How a consumer came to be there.
+enum Origin {
+    /// It was there.
+    Found,
+    /// It was made for a handler without a position.
+    New,
+    /// It was made for one with a position.
+    Restarted(Restart),
+}
+
+impl From<Option<Restart>> for Origin {
+    fn from(restart: Option<Restart>) -> Self {
+        restart.map_or(Self::New, Self::Restarted)
+    }
 }
 
 async fn ensure_one(
@@ -205,32 +240,32 @@ async fn ensure_one(
     mut wanted: Config,
     uid: &str,
     recorded: &Position,
-) -> Result<(Info, Option<Restart>), ConsumersFailure> {
+) -> Result<(Info, Origin), ConsumersFailure> {
     let name = wanted.durable_name.clone().unwrap_or_default();
-    let restart = match stream.consumer_info(&name).await {
+    let origin = match stream.consumer_info(&name).await {
         Ok(info) if info.config.metadata.get(UID).is_none_or(|found| found != uid) => {
             // Left by a handler of the same name that is no more.
             delete_from(stream, &name).await?;
-            recorded.restart(&name, &state(stream))
+            recorded.restart(&name, &state(stream)).into()
         }
         // The consumer may have gone on since the stream was looked at.
         Ok(info) if is_ahead(&info, &state(stream)) && is_ahead(&info, &state_now(js).await?) => {
             delete_from(stream, &name).await?;
-            Some(Restart::NewStream)
+            Origin::Restarted(Restart::NewStream)
         }
-        Ok(info) if same(&wanted, &info) => return Ok((info, None)),
+        Ok(info) if same(&wanted, &info) => return Ok((info, Origin::Found)),
         Ok(info) => {
             keep_unchangeable(&mut wanted, &info.config);
-            None
+            Origin::Found
         }
-        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => recorded.restart(&name, &state(stream)),
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => recorded.restart(&name, &state(stream)).into(),
         Err(error) => return Err(error.into()),
     };
-    if let Some(restart) = restart {
+    if let Origin::Restarted(restart) = origin {
         wanted.deliver_policy = restart.deliver_policy();
     }
     match stream.create_consumer(wanted).await {
-        Ok(consumer) => Ok((consumer.cached_info().clone(), restart)),
+        Ok(consumer) => Ok((consumer.cached_info().clone(), origin)),
         Err(source) if is_refusal(&source) => Err(ConsumersFailure::Refused { name, source }),
         Err(error) => Err(error.into()),
     }

@@ -37,6 +37,14 @@ pub enum Restart {
 }
 
 impl Restart {
+    /// The sequence after which the consumer begins.
+    pub(crate) fn begins_after(self) -> u64 {
+        match self {
+            Self::After(sequence) => sequence,
+            Self::NewStream => 0,
+        }
+    }
+
     /// Where the consumer begins.
     pub(crate) fn deliver_policy(self) -> DeliverPolicy {
         match self {
@@ -59,26 +67,18 @@ impl Position {
         Some(if has_lost { Restart::NewStream } else { Restart::After(acknowledged) })
     }
 
-    /// Records what was seen of a consumer. A record never goes back, unless the consumer began again.
-    pub(crate) fn record(
-        &mut self,
-        before: &Self,
-        name: &str,
-        consumer: &Info,
-        stream: &StreamState,
-        restart: Option<Restart>,
-    ) {
-        let acknowledged = consumer.ack_floor.stream_sequence;
-        let known = match restart {
-            Some(Restart::NewStream) => 0,
-            Some(Restart::After(sequence)) => sequence,
-            None if has_begun(consumer) || acknowledged <= stream.last_sequence => {
-                before.acknowledged.get(name).copied().unwrap_or_default()
-            }
-            // It waits for a sequence that is still to come: there is nothing to go on from.
-            None => return,
-        };
-        self.acknowledged.insert(name.to_owned(), acknowledged.max(known));
+    /// Records what was seen of a consumer, which begins or was `known` to be after this sequence. A consumer of several
+    /// copies says nothing of its beginning before something is acknowledged, and one whose first sequence is still to
+    /// come has nothing to go on from.
+    pub(crate) fn record(&mut self, name: &str, consumer: &Info, stream: &StreamState, known: Option<u64>) {
+        let waits = |sequence: u64| !has_begun(consumer) && sequence > stream.last_sequence;
+        let acknowledged = Some(consumer.ack_floor.stream_sequence).filter(|sequence| !waits(*sequence)).unwrap_or(0);
+        let known = known.filter(|sequence| !waits(*sequence));
+        if known.is_none() && acknowledged == 0 && !has_begun(consumer) {
+            return;
+        }
+        // A record never goes back, unless the consumer began again.
+        self.acknowledged.insert(name.to_owned(), acknowledged.max(known.unwrap_or(0)));
     }
 }
 
@@ -145,17 +145,20 @@ mod tests {
     #[test]
     fn a_record_does_not_go_back_by_itself() {
         let stream = StreamState { created: CREATED, last_sequence: 50 };
-        let recorded = |before: &[(&str, u64)], consumer: Info, restart| {
+        let recorded = |known, consumer: Info| {
             let mut position = Position::default();
-            position.record(&self::position(before), "a", &consumer, &stream, restart);
+            position.record("a", &consumer, &stream, known);
             position.acknowledged.get("a").copied()
         };
-        assert_eq!(recorded(&[("a", 3)], consumer((9, 9), 7), None), Some(7));
-        assert_eq!(recorded(&[("a", 9)], consumer((9, 9), 7), None), Some(9));
-        assert_eq!(recorded(&[], consumer((0, 50), 50), None), Some(50), "made with Latest");
-        assert_eq!(recorded(&[("a", 99)], consumer((0, 0), 0), Some(Restart::NewStream)), Some(0));
-        assert_eq!(recorded(&[("a", 9)], consumer((0, 0), 0), Some(Restart::After(9))), Some(9));
-        assert_eq!(recorded(&[], consumer((0, 98), 98), None), None, "startFrom: 99");
+        assert_eq!(recorded(Some(3), consumer((9, 9), 7)), Some(7));
+        assert_eq!(recorded(Some(9), consumer((9, 9), 7)), Some(9));
+        assert_eq!(recorded(None, consumer((0, 50), 50)), Some(50), "Latest, of one copy");
+        assert_eq!(recorded(Some(50), consumer((0, 0), 0)), Some(50), "Latest, of several");
+        assert_eq!(recorded(Some(0), consumer((0, 0), 0)), Some(0), "Earliest");
+        assert_eq!(recorded(None, consumer((0, 0), 0)), None, "its beginning is not known");
+        assert_eq!(recorded(None, consumer((1, 7), 0)), Some(0), "nor is it, but nothing may be skipped");
+        assert_eq!(recorded(Some(98), consumer((0, 98), 98)), None, "startFrom: 99");
+        assert_eq!(recorded(Some(98), consumer((0, 0), 0)), None, "the same, of several copies");
     }
 
     #[test]

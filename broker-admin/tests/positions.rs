@@ -215,3 +215,18 @@ async fn without_a_record_a_lost_consumer_skips_or_repeats() {
         assert_eq!(world.handle(NAME, expected.len()).await, expected, "{start:?}");
     }
 }
+
+/// What a consumer of three copies says of itself when it is made is as good.
+#[tokio::test]
+async fn a_lost_consumer_of_three_servers_goes_on_where_it_was() {
+    let broker = TestBroker::start_cluster().await;
+    let world = World { js: jetstream::new(broker.operator()), broker };
+    let handler = Handler { replicas: 3, ..handler(Start::Latest, Order::None) };
+    world.publish(0..5).await;
+    let position = world.ensure(&handler, &Position::default()).await.position;
+    assert_eq!(position.acknowledged.get(NAME), Some(&5));
+    world.lose(NAME).await;
+    world.publish(5..10).await;
+    assert_eq!(world.ensure(&handler, &position).await.restarts, after(5));
+    assert_eq!(world.handle(NAME, 5).await, (5..10).collect::<Vec<_>>());
+}
