@@ -12,7 +12,9 @@ use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::Serialize;
-use tidegate_broker_client::contract::{self, Delivery, Filter, Format, Ingress, Order, Retry, Routing, Sidecar};
+use tidegate_broker_client::contract::{
+    self, Capacity, Delivery, Filter, Format, Ingress, Order, Retry, Routing, Sidecar,
+};
 use tidegate_test_broker::{TestBroker, free_port};
 use tokio::time::sleep;
 
@@ -116,6 +118,7 @@ pub async fn ingress(broker: &Broker, identity: &Path, https_port: u16) -> anyho
         routing: Routing::Queued,
         volume: None,
         mqtt_port: free_port(),
+        capacity: Capacity::default(),
     };
     start("tidegate-ingress", &config, admin_port).await
 }
