@@ -37,7 +37,7 @@ impl Matrix {
     /// Prints it, and returns what is not as it should be.
     fn judge(&self, servers: usize) -> Vec<String> {
         let mut wrong = Vec::new();
-        println!("authorization matrix, {servers} server(s)");
+        eprintln!("authorization matrix, {servers} server(s)");
         for (who, operation, wanted, is_allowed) in &self.0 {
             let found = if *is_allowed { "allowed" } else { "refused" };
             let remark = match (wanted, is_allowed) {
@@ -48,7 +48,7 @@ impl Matrix {
                 (Refused, true) => "WRONG: should be refused",
             };
             let line = format!("{who:<22} {operation:<62} {found} {remark}");
-            println!("{line}");
+            eprintln!("{line}");
             if !remark.is_empty() && (*wanted != Open || !is_allowed) {
                 wrong.push(line);
             }
