@@ -33,7 +33,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// A request brings no more bytes than this, unless that is less than one event can have.
 const REQUEST_BYTES: usize = 8 << 20;
 /// What the broker counts beside the payload and the headers of an event: subjects.
-pub const ENVELOPE: usize = 4096;
+const ENVELOPE: usize = 4096;
 
 /// How long a request stays open, and how often the broker says that it is.
 struct Terms {

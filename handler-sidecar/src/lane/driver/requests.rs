@@ -57,8 +57,7 @@ impl Lane {
     }
 
     async fn pull(&mut self, number: u64, pin: Option<Pin>) {
-        let largest = self.shared.context.client.max_payload();
-        let Ok(body) = wire::pull_request(&self.terms, largest, pin.as_deref()) else { return };
+        let Ok(body) = wire::pull_request(&self.terms, pin.as_deref()) else { return };
         let sending = wire::send_pull(&self.shared.context.client, &self.consumer, body);
         let Ok(Ok(messages)) = timeout(COMMAND_LIMIT, sending).await else {
             return self.input(Input::PullRefused(number));
