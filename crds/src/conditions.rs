@@ -13,6 +13,8 @@ pub mod kind {
     pub const RECONCILING: &str = "Reconciling";
     /// Nothing will happen until a person changes something.
     pub const STALLED: &str = "Stalled";
+    /// The operator changes nothing, because an annotation says so; absent otherwise.
+    pub const PAUSED: &str = "Paused";
     /// EventTopic: the broker's pods run and accept the operator.
     pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
     /// EventTopic: the streams are as configured.

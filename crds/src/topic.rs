@@ -275,7 +275,7 @@ pub struct EventTopicStatus {
     /// The broker's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerStatus>,
-    /// Events kept, handled or not. Refreshed about every ten seconds while they change.
+    /// Events kept, handled or not. Refreshed about once a minute while they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<i64>,
     /// Bytes of them.

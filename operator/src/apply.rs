@@ -1,18 +1,33 @@
 //! Server-side apply of child objects: only what changed, and never over somebody else's object.
+//!
+//! What was applied is remembered with the object's mark ([`crate::watches`]). As long as the watch shows that mark and
+//! the same is wanted, there is nothing to read and nothing to write.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::core::Status;
-use kube::{Client, ResourceExt as _};
+use kube::runtime::reflector::Store;
+use kube::{Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
+use crate::pace::{Turns, is_unasked};
 use crate::quantity;
+use crate::watches::{self, child_mark};
+use crate::written::Key;
 
 /// Carries the hash of what was applied last: a field that is no longer wanted shows nowhere else.
 const APPLIED: &str = "tidegate.io/applied";
+/// Carries the UID of the topic or handler that the object was made for: its owner reference may be taken away.
+const OWNER: &str = "tidegate.io/owner";
 
 /// A child object as it should be.
 #[derive(Clone, Debug)]
@@ -35,40 +50,152 @@ impl Child {
     }
 }
 
-/// Makes the child be as it should be. Writes only if something differs, and returns it as it is then.
+/// What was applied last: the object's mark since then, and the hash of what was wanted.
+#[derive(Default)]
+pub struct Applied(Mutex<HashMap<Key, (u64, String)>>);
+
+impl Applied {
+    fn holds(&self, key: &Key, mark: Option<u64>, hash: &str) -> bool {
+        let all = self.lock();
+        mark.zip(all.get(key)).is_some_and(|(mark, (applied, wanted))| mark == *applied && hash == wanted)
+    }
+
+    fn note(&self, key: Key, mark: u64, hash: String) {
+        self.lock().insert(key, (mark, hash));
+    }
+
+    /// Forgets what is gone.
+    pub(crate) fn keep(&self, is_there: impl Fn(&Key) -> bool) {
+        self.lock().retain(|key, _| is_there(key));
+    }
+
+    fn mark(&self, key: &Key) -> Option<u64> {
+        self.lock().get(key).map(|(mark, _)| *mark)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (u64, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A child of which the operator looks at more than what it applied: the store's copy, unless that may be older than
+/// the operator's own last write, or there is none.
+///
+/// # Errors
+/// The API server is away.
+pub async fn current<K>(context: &Context, store: &Store<K>, namespace: &str, name: &str) -> Result<Option<K>, Error>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let key = (K::kind(&()).into_owned(), namespace.to_owned(), name.to_owned());
+    let known = watches::get(store, namespace, name);
+    let applied = context.applied.mark(&key);
+    match known {
+        Some(known) if applied == Some(child_mark(known.meta())) => Ok(Some(K::clone(&known))),
+        _ => {
+            let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
+            Ok(api.get_opt(name).await?)
+        }
+    }
+}
+
+/// Makes the child be as it should be. Writes only if something differs.
 ///
 /// # Errors
 /// The API server refuses it, or an object of that name belongs to somebody else.
-pub async fn apply(
-    client: &Client,
-    namespace: &str,
+pub async fn apply(context: &Context, owner: &Owner, child: &Child) -> Result<(), Error> {
+    let mark = context.stores.child_mark(&child.resource.kind, &owner.namespace, &child.name);
+    let hash = hash(&child.value);
+    if !context.applied.holds(&key(owner, child), mark, &hash) {
+        write(context, owner, child, hash).await?;
+    }
+    Ok(())
+}
+
+/// The same of a child that is looked at afterwards.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_whole<K>(context: &Context, owner: &Owner, child: &Child, store: &Store<K>) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
+{
+    let known: Option<Arc<K>> = watches::get(store, &owner.namespace, &child.name);
+    let hash = hash(&child.value);
+    if let Some(known) = known
+        && context.applied.holds(&key(owner, child), Some(child_mark(known.meta())), &hash)
+    {
+        return Ok(K::clone(&known));
+    }
+    let written = write(context, owner, child, hash).await?;
+    Ok(written.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
+}
+
+/// The same of a child with pods. Where they would be replaced though nobody asked for it, it stays as it is until it
+/// is its turn.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_paced<K>(
+    context: &Context,
+    owner: &Owner,
+    child: &Child,
+    existing: Option<&K>,
+    (store, turns): (&Store<K>, &Turns),
+) -> Result<K, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
+{
+    match existing {
+        Some(existing) if is_unasked(existing, child) && !turns.has(&(owner.namespace.clone(), owner.name.clone())) => {
+            Ok(existing.clone())
+        }
+        _ => apply_whole(context, owner, child, store).await,
+    }
+}
+
+fn key(owner: &Owner, child: &Child) -> Key {
+    (child.resource.kind.clone(), owner.namespace.clone(), child.name.clone())
+}
+
+async fn write(context: &Context, owner: &Owner, child: &Child, hash: String) -> Result<DynamicObject, Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &owner.namespace, &child.resource);
+    let found = compare_and_write(&api, &owner.reference, child, &hash).await?;
+    context.applied.note(key(owner, child), child_mark(&found.metadata), hash);
+    Ok(found)
+}
+
+async fn compare_and_write(
+    api: &Api<DynamicObject>,
     owner: &OwnerReference,
     child: &Child,
+    hash: &str,
 ) -> Result<DynamicObject, Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &child.resource);
     let mut desired = child.value.clone();
-    let hash = hash(&desired);
-    desired["metadata"]["annotations"][APPLIED] = Value::from(hash.clone());
+    desired["metadata"]["annotations"][APPLIED] = Value::from(hash);
+    desired["metadata"]["annotations"][OWNER] = Value::from(owner.uid.clone());
     let existing = api.get_opt(&child.name).await?;
     let exists = existing.is_some();
     let version = existing.as_ref().and_then(|existing| existing.metadata.resource_version.clone());
     if let Some(existing) = existing {
         check_owner(&existing, owner, child)?;
-        let is_applied = existing.annotations().get(APPLIED) == Some(&hash);
+        let is_applied = existing.annotations().get(APPLIED).is_some_and(|applied| applied == hash);
         let found = serde_json::to_value(&existing).map_err(kube::Error::SerdeError)?;
         if is_applied && contains(&found, &desired) {
             return Ok(existing);
         }
+        // What takes its place between the look and the write is not written over.
+        desired["metadata"]["uid"] = json!(existing.metadata.uid);
     }
     let params = params();
     let applied = match api.patch(&child.name, &params, &Patch::Apply(&desired)).await {
         Err(kube::Error::Api(status))
-            if status.code == 422 && exists && take_back(&api, child, params.dry_run).await? =>
+            if status.code == 422 && exists && take_back(api, child, params.dry_run).await? =>
         {
             api.patch(&child.name, &params, &Patch::Apply(&desired)).await
         }
         Err(kube::Error::Api(status)) if has_repeated_key(&status) => {
-            write_whole(&api, &desired, version.as_deref()).await
+            write_whole(api, &desired, version.as_deref()).await
         }
         applied => applied,
     };
@@ -143,7 +270,13 @@ async fn take_back(api: &Api<DynamicObject>, child: &Child, dry_run: bool) -> Re
 
 fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) -> Result<(), Error> {
     let owners = existing.owner_references();
-    if owners.iter().any(|reference| reference.uid == owner.uid) || (child.adopts && owners.is_empty()) {
+    // Made by us for this very resource; somebody took the reference away.
+    let is_ours = existing.annotations().get(OWNER) == Some(&owner.uid);
+    let is_free = owners.iter().all(|reference| reference.controller != Some(true));
+    if owners.iter().any(|reference| reference.uid == owner.uid)
+        || (is_ours && is_free)
+        || (child.adopts && owners.is_empty())
+    {
         return Ok(());
     }
     if owners.iter().any(|reference| reference.kind == owner.kind && reference.name == owner.name) {

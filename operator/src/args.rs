@@ -36,6 +36,9 @@ pub struct Args {
     /// The operator's namespace: where the lease is, and who may reach the brokers besides their handlers.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub pod_namespace: String,
+    /// Namespace of the cluster's lease, the same for every release: who holds it operates all topics and handlers.
+    #[arg(long, env = "TIDEGATE_CLUSTER_LEASE_NAMESPACE", default_value = "kube-system")]
+    pub cluster_lease_namespace: String,
     /// Name of the admission webhook: of its Service and its ValidatingWebhookConfiguration, and of the Secret with its
     /// certificate. Without it there is none.
     #[arg(long, env = "TIDEGATE_WEBHOOK")]

@@ -10,15 +10,20 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::apply::Applied;
 use crate::args::Args;
-use crate::brokers::Brokers;
+use crate::brokers::{Addresses, Brokers};
 use crate::error::Error;
 use crate::ingress_reports::IngressReports;
 use crate::lag::{self, Board};
 use crate::letters::LetterCounts;
 use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
+use crate::pace::Pace;
 use crate::reports::Reports;
+use crate::slots::Slots;
+use crate::watches::Stores;
+use crate::written::{Key, Written};
 
 /// What every reconcile is given. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +32,16 @@ pub struct Context {
     pub client: Client,
     /// What the operator was started with.
     pub args: Arc<Args>,
+    /// What the operator saw last.
+    pub stores: Arc<Stores>,
+    /// What it wrote last: topics and handlers.
+    pub written: Arc<Written>,
+    /// The same: what they were made into.
+    pub applied: Arc<Applied>,
+    /// Whose turn it is to roll out.
+    pub pace: Arc<Pace>,
+    /// How many reconciles run at the same time.
+    pub slots: Arc<Slots>,
     /// Connections to the topics' brokers.
     pub brokers: Arc<Brokers>,
     /// What the brokers said of the handlers' lag.
@@ -53,6 +68,12 @@ impl Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             args: Arc::new(args),
+            // Nothing is watched yet: run() does.
+            stores: Arc::new(Stores::new().0),
+            written: Arc::default(),
+            pace: Arc::default(),
+            slots: Arc::default(),
+            applied: Arc::default(),
             brokers: Arc::default(),
             lag: board,
             reports: Arc::default(),
@@ -62,17 +83,27 @@ impl Context {
         }
     }
 
-    /// The resource as it is now: a controller's cache can be older than our own last write, and a status compared
-    /// with an older one would be written again. `None`: it is gone.
+    /// With brokers elsewhere than in the cluster.
+    #[must_use]
+    pub fn with_broker_addresses(self, addresses: Addresses) -> Self {
+        Self { brokers: Arc::new(Brokers::new(addresses)), ..self }
+    }
+
+    /// The resource as it is now: the controller's copy, unless that is older than the operator's own last write.
+    /// `None`: it is gone.
     ///
     /// # Errors
     /// The API server is away.
-    pub async fn current<K>(&self, owner: &Owner) -> Result<Option<K>, Error>
+    pub async fn current<K>(&self, copy: Arc<K>, owner: &Owner) -> Result<Option<Arc<K>>, Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
     {
+        self.stores.ready().await;
+        if self.written.is_current(&owner.key::<K>(), copy.meta()) {
+            return Ok(Some(copy));
+        }
         let api: Api<K> = Api::namespaced(self.client.clone(), &owner.namespace);
-        Ok(api.get_opt(&owner.name).await?)
+        Ok(api.get_opt(&owner.name).await?.map(Arc::new))
     }
 }
 
@@ -95,6 +126,11 @@ impl Owner {
             namespace: resource.meta().namespace.clone()?,
             reference: resource.controller_owner_ref(&())?,
         })
+    }
+
+    /// Where the resource is.
+    pub(crate) fn key<K: Resource<DynamicType = ()>>(&self) -> Key {
+        (K::kind(&()).into_owned(), self.namespace.clone(), self.name.clone())
     }
 
     /// The metadata of a child.

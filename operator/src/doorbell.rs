@@ -4,64 +4,35 @@
 //! server itself ends the subscription after it. So a busy topic costs one message a second at most, and an idle
 //! one nothing. The bell only means "ask now": how many pods are needed is decided from the broker's answer.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use tidegate_broker_client::layout;
-use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 
-use crate::brokers::{Broker, TopicKey};
+use crate::brokers::Broker;
 
 /// The bell rings when the event reaches the server; it counts as pending a little later, once it is stored.
 const STORED_AFTER: Duration = Duration::from_millis(20);
-/// A bell that nobody rang is hung up anew after this long: its connection may have been lost meanwhile.
+/// After this long without an event the broker is asked anyway, and a new subscription made: the connection may have
+/// been lost meanwhile.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// Bells that rang and were not yet heard; one more than that is heard at the next poll.
-const QUEUE: usize = 256;
 
-/// The bells of all topics.
-pub struct Doorbells {
-    hung: Arc<Mutex<HashSet<TopicKey>>>,
-    rang: mpsc::Sender<TopicKey>,
-}
-
-impl Doorbells {
-    /// The bells, and where they are heard.
-    pub fn new() -> (Self, mpsc::Receiver<TopicKey>) {
-        let (rang, heard) = mpsc::channel(QUEUE);
-        (Self { hung: Arc::default(), rang }, heard)
-    }
-
-    /// Rings once, at the topic's next event. Hung up already: fine.
-    pub fn hang(&self, topic: &TopicKey, broker: &Arc<Broker>) {
-        if !lock(&self.hung).insert(topic.clone()) {
-            return;
-        }
-        let (hung, rang, topic, broker) = (self.hung.clone(), self.rang.clone(), topic.clone(), broker.clone());
-        tokio::spawn(async move {
-            let event = tokio::time::timeout(LIFETIME, next_event(&broker)).await;
-            lock(&hung).remove(&topic);
-            if let Ok(true) = event {
-                let _ = rang.try_send(topic);
-            }
-        });
+/// Waits for the topic's next event, for a minute at most.
+pub async fn next_event(broker: &Broker) {
+    if timeout(LIFETIME, first_message(broker)).await.is_ok() {
+        sleep(STORED_AFTER).await;
     }
 }
 
-/// Waits for one event; `false` if there is no connection to hear it.
-async fn next_event(broker: &Broker) -> bool {
-    let Ok(mut events) = broker.client().subscribe(layout::EVENT_SUBJECTS).await else {
-        return false;
+async fn first_message(broker: &Broker) {
+    let heard = async {
+        let mut events = broker.client().subscribe(layout::EVENT_SUBJECTS).await.ok()?;
+        events.unsubscribe_after(1).await.ok()?;
+        events.next().await
     };
-    if events.unsubscribe_after(1).await.is_err() || events.next().await.is_none() {
-        return false;
+    if heard.await.is_none() {
+        // There is no connection to hear it.
+        std::future::pending::<()>().await;
     }
-    tokio::time::sleep(STORED_AFTER).await;
-    true
-}
-
-fn lock(hung: &Mutex<HashSet<TopicKey>>) -> std::sync::MutexGuard<'_, HashSet<TopicKey>> {
-    hung.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,11 @@
 //! The finalizer: set before anything is made outside Kubernetes, removed when that is undone.
 
 use kube::api::{Api, Patch, PatchParams};
-use kube::{Client, Resource, ResourceExt as _};
+use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::context::Owner;
+use crate::context::{Context, Owner};
 use crate::error::Error;
 
 const FINALIZER: &str = "tidegate.io/cleanup";
@@ -34,7 +34,7 @@ pub fn phase<K: Resource<DynamicType = ()>>(resource: &K) -> Phase {
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn ensure<K>(client: &Client, resource: &K, owner: &Owner) -> Result<(), Error>
+pub async fn ensure<K>(context: &Context, resource: &K, owner: &Owner) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -46,7 +46,7 @@ where
     }
     let mut finalizers = resource.finalizers().to_vec();
     finalizers.push(FINALIZER.to_owned());
-    set(client, resource, owner, finalizers).await
+    set(context, resource, owner, finalizers).await
 }
 
 /// Whether the resource does not go without us.
@@ -58,7 +58,7 @@ pub fn is_set<K: Resource<DynamicType = ()>>(resource: &K) -> bool {
 ///
 /// # Errors
 /// The API server did not take it. Gone already: fine.
-pub async fn remove<K>(client: &Client, resource: &K, owner: &Owner) -> Result<(), Error>
+pub async fn remove<K>(context: &Context, resource: &K, owner: &Owner) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -66,22 +66,23 @@ where
         + DeserializeOwned,
 {
     let others = resource.finalizers().iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-    match set(client, resource, owner, others).await {
+    match set(context, resource, owner, others).await {
         Err(Error::Kubernetes(kube::Error::Api(status))) if status.code == 404 => Ok(()),
         other => other,
     }
 }
 
-async fn set<K>(client: &Client, resource: &K, owner: &Owner, finalizers: Vec<String>) -> Result<(), Error>
+async fn set<K>(context: &Context, resource: &K, owner: &Owner, finalizers: Vec<String>) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
         + std::fmt::Debug
         + DeserializeOwned,
 {
-    let api: Api<K> = Api::namespaced(client.clone(), &owner.namespace);
+    let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
     // The resource version makes it a compare-and-swap: another controller's finalizer is never undone.
     let patch = json!({"metadata": {"finalizers": finalizers, "resourceVersion": resource.resource_version()}});
-    api.patch(&owner.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    let written = api.patch(&owner.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    context.written.note(owner.key::<K>(), written.meta());
     Ok(())
 }

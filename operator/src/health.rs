@@ -9,7 +9,8 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-/// Whether the operator can do its work: it has reached the API server. Who waits for the lease is ready too.
+/// Whether the operator can do its work: it has reached the API server. A pod that waits for another one of its release
+/// is ready too; a release that waits for another release is not.
 #[derive(Clone, Default)]
 pub struct Health(Arc<AtomicBool>);
 
@@ -19,8 +20,13 @@ impl Health {
         self.0.store(ready, Ordering::Relaxed);
     }
 
+    /// What `/readyz` says.
+    pub fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn readiness(&self) -> StatusCode {
-        if self.0.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+        if self.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
     }
 }
 

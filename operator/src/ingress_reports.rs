@@ -4,7 +4,7 @@
 //! a topic is looked at because of reports is bounded here, however many there are.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -22,6 +22,9 @@ const REFUSAL_LIFETIME: Duration = Duration::from_secs(30);
 const PODS_LIMIT: usize = 16;
 /// A topic in which nothing can be released is looked at this often, and no more, because of reports.
 const HELD_PERIOD: Duration = Duration::from_secs(10);
+
+/// Without a subscription, one is tried for again after this long.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Heard {
@@ -74,17 +77,16 @@ impl IngressReports {
         }
     }
 
-    /// Listens to a topic's ingresses, as long as the operator knows the broker. Doing so already: fine.
-    pub fn listen(self: &Arc<Self>, topic: &TopicKey, broker: &Broker) {
-        broker.listen("ingress reports", || {
-            let (reports, topic, client) = (Arc::clone(self), topic.clone(), broker.client().clone());
-            tokio::spawn(async move {
-                let Ok(mut messages) = client.subscribe(layout::INGRESS_REPORT_SUBJECT).await else { return };
+    /// Hears a topic's ingresses until it is dropped.
+    pub async fn hear(&self, topic: &TopicKey, broker: &Broker) {
+        loop {
+            if let Ok(mut messages) = broker.client().subscribe(layout::INGRESS_REPORT_SUBJECT).await {
                 while let Some(message) = messages.next().await {
-                    reports.note(&topic, &message.payload);
+                    self.note(topic, &message.payload);
                 }
-            })
-        });
+            }
+            tokio::time::sleep(RETRY_PERIOD).await;
+        }
     }
 
     /// Whether publishers of this topic were refused for want of room lately.

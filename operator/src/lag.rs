@@ -1,5 +1,5 @@
 //! What is known of the handlers' lag, and when a handler has to be told: at once when its number of pods should
-//! change, and at most every ten seconds when only its numbers did.
+//! change, and about once a minute when only its numbers did.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +10,11 @@ use tidegate_crds::EventHandler;
 use tidegate_crds::handler::Lag;
 
 use crate::scaling::{History, Plan, Policy, Sample};
+use crate::written::NUMBERS_PERIOD;
 
-/// Numbers in a status are at most this old while they change.
-pub(crate) const STATUS_PERIOD: Duration = Duration::from_secs(10);
+/// Numbers in a status are about this old at most while they change: a little more than what lies at least between two
+/// writes of them, so that no look at them is in vain.
+pub(crate) const STATUS_PERIOD: Duration = Duration::from_secs(NUMBERS_PERIOD.as_secs() + 5);
 
 /// Namespace and name of a handler.
 pub type HandlerKey = (String, String);

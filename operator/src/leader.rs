@@ -1,4 +1,7 @@
-//! One operator works, the others wait: a Lease.
+//! One operator works, the others wait: a Lease in the release's namespace, and one for the cluster.
+//!
+//! Pods of one release contend for the first; its holder contends for the second with those of other releases, which
+//! would undo each other's work ([`crate::claim`]).
 //!
 //! The algorithm is client-go's. The holder renews the lease; who waits takes it when it was given back, or
 //! when it has not changed for its whole duration by the waiter's own clock (clocks of nodes differ). Every
@@ -31,11 +34,13 @@ const LOOK: Duration = Duration::from_secs(2);
 /// No request, and no giving back, takes longer.
 const REQUEST: Duration = Duration::from_secs(5);
 const LEASE: &str = "tidegate-operator";
+const CLUSTER_LEASE: &str = "tidegate";
 
 /// Whether this operator leads. Dropping it gives the lease back, if the process lives on; [`Leadership::leave`]
 /// waits for that.
 pub struct Leadership {
     leads: watch::Receiver<bool>,
+    holder: watch::Receiver<Option<String>>,
     stop: DropGuard,
     task: JoinHandle<()>,
 }
@@ -46,14 +51,32 @@ impl Leadership {
     /// # Errors
     /// The lease cannot be read.
     pub async fn join(client: Client, args: &Args) -> Result<Self, kube::Error> {
-        let api: Api<Lease> = Api::namespaced(client, &args.pod_namespace);
+        Self::contend(Api::namespaced(client, &args.pod_namespace), LEASE, args.pod_name.clone()).await
+    }
+
+    /// The same for the whole cluster.
+    ///
+    /// # Errors
+    /// The lease cannot be read.
+    pub async fn join_cluster(client: Client, args: &Args) -> Result<Self, kube::Error> {
+        let me = format!("{}/{}", args.pod_namespace, args.pod_name);
+        Self::contend(Api::namespaced(client, &args.cluster_lease_namespace), CLUSTER_LEASE, me).await
+    }
+
+    async fn contend(api: Api<Lease>, lease: &'static str, me: String) -> Result<Self, kube::Error> {
         // Missing rights are better told now than in a log line every two seconds.
-        api.get_opt(LEASE).await?;
+        api.get_opt(lease).await?;
         let (told, leads) = watch::channel(false);
+        let (tell_holder, holder) = watch::channel(None);
         let stop = CancellationToken::new();
-        let election = Election { api, me: args.pod_name.clone(), seen: None, held_since_renewal: None, told };
+        let election = Election { api, lease, me, seen: None, held_since_renewal: None, told, tell_holder };
         let task = tokio::spawn(election.run(stop.clone()));
-        Ok(Self { leads, stop: stop.drop_guard(), task })
+        Ok(Self { leads, holder, stop: stop.drop_guard(), task })
+    }
+
+    /// Who else holds the lease.
+    pub fn holder(&self) -> Option<String> {
+        self.holder.borrow().clone()
     }
 
     /// Waits until this operator leads.
@@ -81,12 +104,14 @@ impl Leadership {
 
 struct Election {
     api: Api<Lease>,
+    lease: &'static str,
     me: String,
     /// The lease's version, and since when it has been that.
     seen: Option<(String, Instant)>,
     /// We lead; when the last renewal began.
     held_since_renewal: Option<Instant>,
     told: watch::Sender<bool>,
+    tell_holder: watch::Sender<Option<String>>,
 }
 
 impl Election {
@@ -130,7 +155,7 @@ impl Election {
 
     /// Returns whether we hold the lease now.
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
-        let Some(lease) = self.api.get_opt(LEASE).await? else {
+        let Some(lease) = self.api.get_opt(self.lease).await? else {
             return self.create().await;
         };
         let version = lease.resource_version().unwrap_or_default();
@@ -139,7 +164,15 @@ impl Election {
             self.seen = Some((version.clone(), now));
         }
         let unchanged = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| now.duration_since(*since));
-        match decide(&lease, &self.me, unchanged) {
+        let decision = decide(&lease, &self.me, unchanged);
+        let other = holder(&lease).filter(|_| decision == Decision::Wait).map(str::to_owned);
+        self.tell_holder.send_if_modified(|told| {
+            *told != other && {
+                *told = other;
+                true
+            }
+        });
+        match decision {
             Decision::Wait => Ok(false),
             // A conflict is no loss: somebody touched the lease who does not hold it. Look again.
             Decision::Renew => self.write(&version, json!({"renewTime": time()})).await.map(|_| true),
@@ -153,7 +186,7 @@ impl Election {
 
     async fn create(&self) -> Result<bool, kube::Error> {
         let mut lease = Lease::default();
-        lease.metadata.name = Some(LEASE.to_owned());
+        lease.metadata.name = Some(self.lease.to_owned());
         lease.spec = serde_json::from_value(holding(&self.me)).map_err(kube::Error::SerdeError)?;
         won(self.api.create(&PostParams::default(), &lease).await)
     }
@@ -161,11 +194,11 @@ impl Election {
     async fn write(&self, version: &str, spec: Value) -> Result<Lease, kube::Error> {
         let patch = json!({"metadata": {"resourceVersion": version}, "spec": spec});
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        self.api.patch(LEASE, &params, &Patch::Merge(patch)).await
+        self.api.patch(self.lease, &params, &Patch::Merge(patch)).await
     }
 
     async fn give_back(&self) -> Result<(), kube::Error> {
-        let lease = self.api.get(LEASE).await?;
+        let lease = self.api.get(self.lease).await?;
         if holder(&lease) == Some(&self.me) {
             let version = lease.resource_version().unwrap_or_default();
             self.write(&version, json!({"holderIdentity": null, "renewTime": time()})).await?;
@@ -188,13 +221,21 @@ enum Decision {
 fn decide(lease: &Lease, me: &str, unchanged: Duration) -> Decision {
     let spec = lease.spec.as_ref();
     let duration = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    let transitions = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0).saturating_add(1);
     match holder(lease) {
         Some(holder) if holder == me => Decision::Renew,
-        Some(_) if unchanged < duration.map_or(DURATION, Duration::from_secs) => Decision::Wait,
-        _ => {
-            Decision::Take { transitions: spec.and_then(|spec| spec.lease_transitions).unwrap_or(0).saturating_add(1) }
+        // Another pod of this release, which has the release's own lease no more: it does not work.
+        Some(holder) if release(holder).is_some_and(|other| release(me) == Some(other)) => {
+            Decision::Take { transitions }
         }
+        Some(_) if unchanged < duration.map_or(DURATION, Duration::from_secs) => Decision::Wait,
+        _ => Decision::Take { transitions },
     }
+}
+
+/// The namespace of a holder of the cluster's lease.
+fn release(holder: &str) -> Option<&str> {
+    holder.split_once('/').map(|(namespace, _)| namespace)
 }
 
 fn holder(lease: &Lease) -> Option<&str> {
@@ -238,6 +279,20 @@ mod tests {
         assert_eq!(decided(json!({"holderIdentity": "me", "leaseDurationSeconds": 15}), 99), Decision::Renew);
         for free in [json!({}), json!({"holderIdentity": ""}), json!({"leaseDurationSeconds": 15})] {
             assert_eq!(decided(free.clone(), 0), Decision::Take { transitions: 1 }, "{free}");
+        }
+    }
+
+    #[test]
+    fn the_clusters_lease_goes_from_pod_to_pod_of_a_release_at_once_and_to_another_release_only_when_it_is_free() {
+        let decided = |holder: &str| {
+            let spec = json!({"holderIdentity": holder, "leaseDurationSeconds": 15});
+            let lease: Lease = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            decide(&lease, "a/pod-2", Duration::ZERO)
+        };
+        assert_eq!(decided("a/pod-2"), Decision::Renew);
+        assert_eq!(decided("a/pod-1"), Decision::Take { transitions: 1 });
+        for other in ["b/pod-1", "aa/pod-1", "pod-1", "a"] {
+            assert_eq!(decided(other), Decision::Wait, "{other}");
         }
     }
 

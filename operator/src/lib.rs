@@ -1,8 +1,9 @@
 //! Tidegate's operator.
 //!
 //! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
-//! status. Beside them [`poll`] asks the brokers how far the handlers are ([`lag`]), and [`scaling`] (pure) decides how
-//! many pods that needs; [`reports`] hears what the sidecars say of themselves, [`ingress_reports`] what cannot be stored. [`brokers`] holds the operator's own connections;
+//! status. Both read from [`watches`]. Beside them [`poll`] has a session with each broker: it asks how far the handlers
+//! are ([`lag`]), and [`scaling`] (pure) decides how many pods that needs; [`reports`] hears what the sidecars say of
+//! themselves, [`ingress_reports`] what cannot be stored. [`brokers`] holds the operator's own connections;
 //! [`admission`] says at once what a reconcile would refuse; [`apply`], [`finalizer`],
 //! [`status`] and [`report`] are the only places that write to the API server.
 
@@ -11,6 +12,7 @@ pub mod apply;
 pub mod args;
 pub mod authority;
 pub mod brokers;
+pub mod claim;
 pub mod context;
 pub mod deliveries;
 pub mod doorbell;
@@ -25,6 +27,7 @@ pub mod leader;
 pub mod letters;
 pub mod metrics;
 pub mod names;
+pub mod pace;
 pub mod pods;
 pub mod poll;
 pub mod quantity;
@@ -32,6 +35,9 @@ pub mod report;
 pub mod reports;
 pub mod run;
 pub mod scaling;
+pub mod slots;
 pub mod status;
 pub mod topic;
+pub mod watches;
 mod workload;
+pub mod written;

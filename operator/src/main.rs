@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tidegate_operator::admission;
 use tidegate_operator::args::Args;
+use tidegate_operator::claim;
 use tidegate_operator::context::Context;
 use tidegate_operator::health::{self, Health};
 use tidegate_operator::leader::Leadership;
@@ -54,15 +55,27 @@ async fn operate(args: Args) -> Result<(), Failure> {
         ended = end_of(&mut serving) => return ended,
     }
     tracing::info!(pod = args.pod_name, "leading");
-    let context = Context::new(client, args);
-    let work = run(context, stop.clone());
     let outcome = tokio::select! {
-        () = work => Ok(()),
+        outcome = lead(client, args, &health, stop) => outcome,
         // Another one leads now: nothing more may be written, not even what was begun.
         () = leadership.lost() => Err("the lease was lost".into()),
         ended = end_of(&mut serving) => ended,
     };
     leadership.leave().await;
+    outcome
+}
+
+/// Works, when no other release does.
+async fn lead(client: kube::Client, args: Args, health: &Health, stop: CancellationToken) -> Result<(), Failure> {
+    let mut claim = tokio::select! {
+        claim = claim::take(client.clone(), &args, health) => claim?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let outcome = tokio::select! {
+        () = run(Context::new(client, args), stop) => Ok(()),
+        () = claim.lost() => Err("the cluster's lease was lost".into()),
+    };
+    claim.leave().await;
     outcome
 }
 

@@ -1,36 +1,53 @@
-//! Asks the brokers: how far the handlers are, and how much the topics hold.
+//! Sessions with the brokers: how far the handlers are, what their sidecars report, how much the topics hold.
 //!
-//! Once a second (and at the first event of a topic with a sleeping handler) every connected broker is asked for all
-//! its consumers (one request a page, leader-correct, over the operator's own authenticated connection), and every ten
-//! seconds for its streams. What has to be reconciled
-//! because of the answer is triggered; the reconcilers do all the rest.
+//! Each broker that is reached has a task of its own, with a deadline for each question: one that hangs delays nobody
+//! else. Once a second (and at the first event of a topic with a sleeping handler) it is asked for all its consumers
+//! (one request a page, leader-correct, over the operator's own authenticated connection), and every ten seconds for
+//! its streams. What has to be reconciled because of the answer is triggered; the reconcilers do all the rest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::Info;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::runtime::reflector::{ObjectRef, Store};
+use futures::FutureExt as _;
+use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
+use kube::runtime::reflector::ObjectRef;
 use tidegate_broker_admin::consumers;
 use tidegate_broker_client::layout;
+use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventHandler, EventTopic};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::brokers::{Broker, TopicKey};
 use crate::context::Context;
-use crate::doorbell::Doorbells;
+use crate::doorbell::next_event;
 use crate::handler::position;
 use crate::handler::settings::scaling_policy;
 use crate::lag::{HandlerKey, STATUS_PERIOD};
+use crate::pace::{rolling_handlers, rolling_topics};
 use crate::scaling::Sample;
+use crate::watches::get;
 use crate::workload::TotalWorkload;
 
 const PERIOD: Duration = Duration::from_secs(1);
-/// Brokers asked at the same time.
-const CONCURRENCY: usize = 16;
+/// A topic without handlers is only asked whether it answers.
+const IDLE_PERIOD: Duration = Duration::from_secs(10);
+/// How often a topic's streams are looked at.
+const STREAM_PERIOD: Duration = Duration::from_secs(10);
+/// From four fifths of the room for events on, a topic is looked at each time and not only once a minute.
+const FILLING: u64 = 4;
+const FILLING_OF: u64 = 5;
+/// A broker answers a question within this, or counts as hanging.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// How often what is remembered of resources that are gone is forgotten.
+const FORGET_PERIOD: Duration = Duration::from_secs(60);
 
-/// Who has to be reconciled because of what the brokers said. A full queue means that it is being told already.
+/// Who has to be reconciled because of what the brokers said.
+#[derive(Clone)]
 pub struct Triggers {
     /// Handlers.
     pub handlers: mpsc::Sender<ObjectRef<EventHandler>>,
@@ -38,109 +55,249 @@ pub struct Triggers {
     pub topics: mpsc::Sender<ObjectRef<EventTopic>>,
 }
 
-/// What a topic's status shows of its streams: messages of each, the last sequence, and the number of handlers.
-type Numbers = (usize, Vec<(u64, u64)>);
+impl Triggers {
+    /// The receivers live as long as the controllers, and so as the sessions.
+    async fn handler(&self, namespace: &str, name: &str) {
+        let _ = self.handlers.send(ObjectRef::new(name).within(namespace)).await;
+    }
 
-/// Asks until it is dropped.
-pub async fn run(context: Context, handlers: Store<EventHandler>, triggers: Triggers) {
-    let follow_handlers = follow_handlers(&context, &handlers, &triggers);
-    let follow_topics = follow_topics(&context, &triggers);
-    tokio::join!(follow_handlers, follow_topics);
+    async fn topic(&self, topic: &TopicKey) {
+        let _ = self.topics.send(ObjectRef::new(&topic.name).within(&topic.namespace)).await;
+    }
 }
 
-async fn follow_handlers(context: &Context, handlers: &Store<EventHandler>, triggers: &Triggers) {
-    let poll = HandlerPoll { context, handlers, triggers, origin: Instant::now() };
-    let (bells, mut heard) = Doorbells::new();
-    let mut ticks = ticks(PERIOD);
+/// What a topic's status shows of its streams: the number of handlers, messages of each and the last sequence.
+#[derive(PartialEq)]
+struct Numbers {
+    shown: (usize, Vec<(u64, u64)>),
+    /// The events have little room left: what can be released has to be soon.
+    is_filling: bool,
+}
+
+/// Keeps a session for each broker that is reached, until it is dropped.
+pub async fn run(context: Context, triggers: Triggers) {
+    context.stores.ready().await;
+    let origin = Instant::now();
+    let mut sessions: HashMap<TopicKey, (Arc<Broker>, AbortOnDropHandle<()>)> = HashMap::new();
+    let (mut ticks, mut forget) = (ticks(PERIOD), ticks(FORGET_PERIOD));
     loop {
-        let asked = tokio::select! {
-            _ = ticks.tick() => context.brokers.connected(),
+        tokio::select! {
+            _ = ticks.tick() => {
+                keep(&context);
+                give_turns(&context, &triggers).await;
+            }
+            _ = forget.tick() => forget_gone(&context),
+            () = context.brokers.news() => {}
             changed = context.reports.changed() => {
                 for (namespace, name) in changed {
-                    let _ = triggers.handlers.try_send(ObjectRef::new(&name).within(&namespace));
+                    triggers.handler(&namespace, &name).await;
                 }
+            }
+            changed = context.ingress_reports.changed() => {
+                for topic in changed {
+                    triggers.topic(&topic).await;
+                }
+            }
+        }
+        let reached = context.brokers.reached();
+        sessions.retain(|topic, (broker, _)| reached.get(topic).is_some_and(|now| Arc::ptr_eq(now, broker)));
+        for (topic, broker) in reached {
+            sessions.entry(topic.clone()).or_insert_with(|| {
+                let session = Session {
+                    context: context.clone(),
+                    triggers: triggers.clone(),
+                    topic,
+                    broker: broker.clone(),
+                    origin,
+                };
+                (broker, AbortOnDropHandle::new(tokio::spawn(session.run())))
+            });
+        }
+    }
+}
+
+/// Ends the sessions of topics that are no more, however they went, and forgets the handlers that are no more.
+fn keep(context: &Context) {
+    let stores = &context.stores;
+    context.brokers.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
+    let is_alive = |(namespace, name): &HandlerKey| get(&stores.handlers, namespace, name).is_some();
+    context.lag.keep(is_alive);
+    context.reports.keep(is_alive);
+}
+
+async fn give_turns(context: &Context, triggers: &Triggers) {
+    let (now, stores, pace) = (Instant::now(), &context.stores, &context.pace);
+    for (namespace, name) in pace.topics.next(&rolling_topics(stores), now) {
+        triggers.topic(&TopicKey { namespace, name }).await;
+    }
+    for (namespace, name) in pace.handlers.next(&rolling_handlers(stores), now) {
+        triggers.handler(&namespace, &name).await;
+    }
+}
+
+fn forget_gone(context: &Context) {
+    let stores = &context.stores;
+    context.slots.forget_idle();
+    context.applied.keep(|(kind, namespace, name)| stores.child_mark(kind, namespace, name).is_some());
+    context.written.keep(|(kind, namespace, name)| match kind.as_str() {
+        "EventTopic" => get(&stores.topics, namespace, name).is_some(),
+        _ => get(&stores.handlers, namespace, name).is_some(),
+    });
+}
+
+/// The session with one broker.
+struct Session {
+    context: Context,
+    triggers: Triggers,
+    topic: TopicKey,
+    broker: Arc<Broker>,
+    origin: Instant,
+}
+
+impl Session {
+    async fn run(self) {
+        // What could not be done without the broker can be done now.
+        self.triggers.topic(&self.topic).await;
+        for handler in self.handlers() {
+            self.triggers.handler(&self.topic.namespace, handler.metadata.name.as_deref().unwrap_or_default()).await;
+        }
+        tokio::join!(
+            self.follow_handlers(),
+            self.follow_streams(),
+            self.context.reports.hear(&self.topic, &self.broker),
+            self.context.ingress_reports.hear(&self.topic, &self.broker),
+        );
+    }
+
+    fn handlers(&self) -> Vec<Arc<EventHandler>> {
+        self.context.stores.handlers_of(&self.topic.namespace, &self.topic.name)
+    }
+
+    fn is_queued(&self) -> bool {
+        get(&self.context.stores.topics, &self.topic.namespace, &self.topic.name)
+            .is_some_and(|topic| topic.spec.routing == Routing::Queued)
+    }
+
+    async fn follow_handlers(&self) {
+        let mut ticks = ticks(PERIOD);
+        let mut asked = None::<Instant>;
+        let mut bell: Option<BoxFuture<'_, ()>> = None;
+        loop {
+            let rang = tokio::select! {
+                _ = ticks.tick() => false,
+                () = async { match &mut bell { Some(bell) => bell.await, None => std::future::pending().await } } => true,
+            };
+            if rang {
+                bell = None;
+            }
+            let is_idle = || self.handlers().is_empty() && asked.is_some_and(|asked| asked.elapsed() < IDLE_PERIOD);
+            if !self.broker.is_connected() || !self.is_queued() || is_idle() {
                 continue;
             }
-            Some(topic) = heard.recv() => context.brokers.known(&topic).map(|broker| (topic, broker)).into_iter().collect(),
-        };
-        let is_alive = |(namespace, name): &HandlerKey| handlers.get(&ObjectRef::new(name).within(namespace)).is_some();
-        context.lag.keep(is_alive);
-        context.reports.keep(is_alive);
-        for (topic, broker) in &asked {
-            context.reports.listen(topic, broker);
-            context.ingress_reports.listen(topic, broker);
-        }
-        for (topic, infos) in ask(asked, consumers_of).await {
+            asked = Some(Instant::now());
+            let Some(infos) = self.ask(consumers_of(&self.broker)).await else { continue };
             // Made again at once, and not at the next look at all things.
-            for handler in handlers.state() {
-                let namespace = handler.metadata.namespace.as_ref();
-                let is_of_topic = namespace == Some(&topic.namespace) && handler.spec.topic == topic.name;
-                if is_of_topic && position::is_lost(&handler, &infos) {
-                    let _ = triggers.handlers.try_send(ObjectRef::from_obj(handler.as_ref()));
-                }
+            for handler in self.handlers().iter().filter(|handler| position::is_lost(handler, &infos)) {
+                self.triggers
+                    .handler(&self.topic.namespace, handler.metadata.name.as_deref().unwrap_or_default())
+                    .await;
             }
             let mut sleeper = false;
             for (handler, progress) in by_handler(&infos) {
-                sleeper |= poll.tell(&topic, handler, progress) == Told::Asleep;
+                sleeper |= self.tell(handler, progress).await == Told::Asleep;
             }
-            if let Some(broker) = context.brokers.known(&topic).filter(|_| sleeper) {
-                bells.hang(&topic, &broker);
+            if sleeper && bell.is_none() {
+                bell = Some(next_event(&self.broker).boxed());
             }
         }
     }
-}
 
-async fn follow_topics(context: &Context, triggers: &Triggers) {
-    let mut ticks = ticks(STATUS_PERIOD);
-    let mut told: HashMap<TopicKey, Numbers> = HashMap::new();
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            changed = context.ingress_reports.changed() => {
-                for topic in changed {
-                    let _ = triggers.topics.try_send(ObjectRef::new(&topic.name).within(&topic.namespace));
-                }
+    async fn follow_streams(&self) {
+        let mut ticks = ticks(STREAM_PERIOD);
+        let mut told: Option<(Numbers, Instant)> = None;
+        loop {
+            ticks.tick().await;
+            if !self.broker.is_connected() || !self.is_queued() {
                 continue;
             }
-        }
-        let answers = ask(context.brokers.connected(), numbers_of).await;
-        told.retain(|known, _| answers.iter().any(|(topic, _)| topic == known));
-        for (topic, numbers) in answers {
-            let reference = ObjectRef::new(&topic.name).within(&topic.namespace);
-            if told.insert(topic, numbers.clone()) != Some(numbers) {
-                let _ = triggers.topics.try_send(reference);
+            let Some(numbers) = self.ask(numbers_of(&self.broker)).await else { continue };
+            let (changed, due) = match &told {
+                None => (true, true),
+                Some((before, at)) => (*before != numbers, numbers.is_filling || at.elapsed() >= STATUS_PERIOD),
+            };
+            if changed && due {
+                told = Some((numbers, Instant::now()));
+                self.triggers.topic(&self.topic).await;
             }
         }
     }
+
+    /// The answer, unless there is none in time: the question is asked again.
+    async fn ask<T>(&self, question: impl Future<Output = Result<T, String>>) -> Option<T> {
+        let answer = timeout(DEADLINE, question).await;
+        self.broker.set_answers(answer.is_ok());
+        let error = match answer {
+            Ok(Ok(answer)) => return Some(answer),
+            Ok(Err(error)) => error,
+            Err(_) => format!("no answer within {DEADLINE:?}"),
+        };
+        tracing::debug!(
+            topic = self.topic.name,
+            namespace = self.topic.namespace,
+            error,
+            "the broker was asked in vain"
+        );
+        None
+    }
+
+    async fn tell(&self, name: &str, progress: Progress) -> Told {
+        let namespace = &self.topic.namespace;
+        let handler = get(&self.context.stores.handlers, namespace, name);
+        let Some(handler) = handler.filter(|handler| handler.spec.topic == self.topic.name) else {
+            return Told::Awake;
+        };
+        let status = handler.status.as_ref();
+        let key = (namespace.clone(), name.to_owned());
+        // A specification that cannot be read is the reconciler's to report.
+        let policy = scaling_policy(&handler.spec).ok().flatten();
+        let ready = status.and_then(|status| u32::try_from(status.ready_replicas).ok()).unwrap_or(0);
+        let workload = self.context.reports.workload(&key).unwrap_or_else(|| {
+            // No sidecar has said yet how much runs: no more than there is room for.
+            let slots = policy.as_ref().map_or(1, |policy| policy.slots);
+            let most = u64::from(ready) * u64::from(slots);
+            TotalWorkload { running: progress.in_flight.min(most) as f64, ..TotalWorkload::default() }
+        });
+        let sample = Sample {
+            at: self.origin.elapsed(),
+            pending: progress.pending,
+            unacknowledged: progress.in_flight,
+            running: workload.running,
+            delivered: progress.delivered,
+            succeeded: workload.succeeded,
+            failed: workload.failed,
+            is_down: self.context.reports.availability(&key).is_some_and(|pods| pods.down == pods.pods),
+            ready,
+        };
+        if self.context.lag.record(key, &handler, policy.as_ref(), sample) {
+            self.triggers.handler(namespace, name).await;
+        }
+        let desired = status.and_then(|status| status.scaling.as_ref()).map(|scaling| scaling.desired);
+        if policy.is_some() && desired == Some(0) && sample.pending == 0 { Told::Asleep } else { Told::Awake }
+    }
 }
 
-/// The answers of these brokers; one that does not answer is left out, and asked again next time.
-async fn ask<T, F: Future<Output = Result<T, String>>>(
-    brokers: Vec<(TopicKey, Arc<Broker>)>,
-    question: fn(Arc<Broker>) -> F,
-) -> Vec<(TopicKey, T)> {
-    stream::iter(brokers)
-        .map(async |(topic, broker)| match question(broker).await {
-            Ok(answer) => Some((topic, answer)),
-            Err(error) => {
-                tracing::debug!(topic = topic.name, namespace = topic.namespace, error, "the broker does not answer");
-                None
-            }
-        })
-        .buffer_unordered(CONCURRENCY)
-        .filter_map(async |answer| answer)
-        .collect()
-        .await
-}
-
-async fn consumers_of(broker: Arc<Broker>) -> Result<Vec<Info>, String> {
+async fn consumers_of(broker: &Broker) -> Result<Vec<Info>, String> {
     consumers::list(&broker.js).await.map_err(|error| error.to_string())
 }
 
-async fn numbers_of(broker: Arc<Broker>) -> Result<Numbers, String> {
+async fn numbers_of(broker: &Broker) -> Result<Numbers, String> {
     let streams: Vec<_> = broker.js.streams().try_collect().await.map_err(|error| error.to_string())?;
     let consumers = streams.iter().map(|stream| stream.state.consumer_count).sum();
-    Ok((consumers, streams.iter().map(|stream| (stream.state.messages, stream.state.last_sequence)).collect()))
+    let shown = streams.iter().map(|stream| (stream.state.messages, stream.state.last_sequence)).collect();
+    let is_filling = streams.iter().filter(|stream| stream.config.name == layout::EVENT_STREAM).any(|stream| {
+        u64::try_from(stream.config.max_bytes).is_ok_and(|most| stream.state.bytes > most / FILLING_OF * FILLING)
+    });
+    Ok(Numbers { shown: (consumers, shown), is_filling })
 }
 
 /// How far all consumers of a handler are together.
@@ -169,50 +326,6 @@ enum Told {
     Asleep,
     /// Anything else.
     Awake,
-}
-
-/// What it takes to tell a handler of its lag.
-struct HandlerPoll<'a> {
-    context: &'a Context,
-    handlers: &'a Store<EventHandler>,
-    triggers: &'a Triggers,
-    origin: Instant,
-}
-
-impl HandlerPoll<'_> {
-    fn tell(&self, topic: &TopicKey, name: &str, progress: Progress) -> Told {
-        let reference = ObjectRef::<EventHandler>::new(name).within(&topic.namespace);
-        let Some(handler) = self.handlers.get(&reference).filter(|handler| handler.spec.topic == topic.name) else {
-            return Told::Awake;
-        };
-        let status = handler.status.as_ref();
-        let key = (topic.namespace.clone(), name.to_owned());
-        // A specification that cannot be read is the reconciler's to report.
-        let policy = scaling_policy(&handler.spec).ok().flatten();
-        let ready = status.and_then(|status| u32::try_from(status.ready_replicas).ok()).unwrap_or(0);
-        let workload = self.context.reports.workload(&key).unwrap_or_else(|| {
-            // No sidecar has said yet how much runs: no more than there is room for.
-            let slots = policy.as_ref().map_or(1, |policy| policy.slots);
-            let most = u64::from(ready) * u64::from(slots);
-            TotalWorkload { running: progress.in_flight.min(most) as f64, ..TotalWorkload::default() }
-        });
-        let sample = Sample {
-            at: self.origin.elapsed(),
-            pending: progress.pending,
-            unacknowledged: progress.in_flight,
-            running: workload.running,
-            delivered: progress.delivered,
-            succeeded: workload.succeeded,
-            failed: workload.failed,
-            is_down: self.context.reports.availability(&key).is_some_and(|pods| pods.down == pods.pods),
-            ready,
-        };
-        if self.context.lag.record(key, &handler, policy.as_ref(), sample) {
-            let _ = self.triggers.handlers.try_send(reference);
-        }
-        let desired = status.and_then(|status| status.scaling.as_ref()).map(|scaling| scaling.desired);
-        if policy.is_some() && desired == Some(0) && sample.pending == 0 { Told::Asleep } else { Told::Awake }
-    }
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

@@ -78,13 +78,40 @@ pub async fn event<K: Resource<DynamicType = ()>>(
 }
 
 /// When to look again after an error. What a person mends is often not watched (an object of somebody else).
-pub fn retry(error: &Error) -> Action {
-    Action::requeue(if error.needs_a_person() { Duration::from_secs(30) } else { Duration::from_secs(3) })
+pub fn retry(error: &Error, ready: Option<&Condition>) -> Action {
+    Action::requeue(if error.needs_a_person() { Duration::from_secs(30) } else { patience(ready) })
+}
+
+/// When to look again at what is not ready: soon at first, and once a minute when it has been so for long.
+pub fn patience(ready: Option<&Condition>) -> Duration {
+    let since = ready.filter(|ready| ready.status != "True").map(|ready| ready.last_transition_time.0);
+    let seconds = since.map_or(0, |since| jiff::Timestamp::now().duration_since(since).as_secs());
+    Duration::from_secs(u64::try_from(seconds / 10).unwrap_or(0).clamp(3, 60))
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
+
+    #[test]
+    fn what_has_long_not_been_ready_is_looked_at_less_often() {
+        let ready = |status: &str, seconds: i64| Condition {
+            status: status.into(),
+            last_transition_time: Time(jiff::Timestamp::now() - jiff::SignedDuration::from_secs(seconds)),
+            message: String::new(),
+            observed_generation: None,
+            reason: String::new(),
+            type_: "Ready".into(),
+        };
+        assert_eq!(patience(None).as_secs(), 3);
+        for (status, seconds, pause) in
+            [("False", 0, 3), ("False", 200, 20), ("False", 9999, 60), ("True", 9999, 3), ("False", -50, 3)]
+        {
+            assert_eq!(patience(Some(&ready(status, seconds))).as_secs(), pause, "{status} for {seconds} s");
+        }
+    }
 
     #[test]
     fn what_is_ordinary_is_no_warning() {

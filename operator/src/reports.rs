@@ -5,7 +5,7 @@
 //! user's, so all of it is bounded here.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -25,6 +25,8 @@ const SIZE_LIMIT: usize = 4096;
 const LIFETIME: Duration = Duration::from_secs(REPORT_PERIOD.as_secs() * 3);
 /// The longest name of a pod.
 const NAME_LIMIT: usize = 253;
+/// Without a subscription, one is tried for again after this long.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 /// Pods of one handler that are kept apart.
 const PODS_LIMIT: usize = 1000;
 
@@ -111,18 +113,17 @@ impl Reports {
         }
     }
 
-    /// Listens to the reports of a topic's handlers, as long as the operator knows the broker. Doing so already: fine.
-    pub fn listen(self: &Arc<Self>, topic: &TopicKey, broker: &Broker) {
-        broker.listen("reports", || {
-            let (reports, namespace, client) = (Arc::clone(self), topic.namespace.clone(), broker.client().clone());
-            tokio::spawn(async move {
-                let Ok(mut messages) = client.subscribe(layout::REPORT_SUBJECTS).await else { return };
+    /// Hears the reports of a topic's handlers until it is dropped.
+    pub async fn hear(&self, topic: &TopicKey, broker: &Broker) {
+        loop {
+            if let Ok(mut messages) = broker.client().subscribe(layout::REPORT_SUBJECTS).await {
                 while let Some(message) = messages.next().await {
                     let handler = message.subject.rsplit('.').next().unwrap_or_default();
-                    reports.note((namespace.clone(), handler.to_owned()), &message.payload);
+                    self.note((topic.namespace.clone(), handler.to_owned()), &message.payload);
                 }
-            })
-        });
+            }
+            tokio::time::sleep(RETRY_PERIOD).await;
+        }
     }
 
     /// What the pods of a handler said lately; `None`: nothing.
@@ -219,6 +220,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tidegate_broker_client::outcomes::{Failing, Failure};
     use tidegate_test_broker::TestBroker;
 
@@ -269,17 +272,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn listening_ends_with_the_broker_and_begins_with_the_next_one_of_the_topic() {
+    async fn hearing_ends_with_the_session_and_begins_with_the_next_one_of_the_topic() {
         let server = TestBroker::start_direct().await;
         let topic = TopicKey { namespace: "shop".into(), name: "orders".into() };
         let reports = Arc::new(Reports::default());
-        let first = Broker::of_test(&server).await;
-        reports.listen(&topic, &first);
+        let hear = |broker| {
+            let (reports, topic) = (reports.clone(), topic.clone());
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { reports.hear(&topic, &broker).await }))
+        };
+        let first = hear(Broker::of_test(&server).await);
         assert!(is_heard(&reports, &server, "a").await);
         drop(first);
-        assert!(!is_heard(&reports, &server, "b").await, "nobody is to listen for a topic that is gone");
-        let second = Broker::of_test(&server).await;
-        reports.listen(&topic, &second);
+        assert!(!is_heard(&reports, &server, "b").await, "the session has ended");
+        let _second = hear(Broker::of_test(&server).await);
         assert!(is_heard(&reports, &server, "c").await);
     }
 

@@ -3,38 +3,37 @@
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::controller::{self, Action, Controller};
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Api, Client};
 use tidegate_crds::{EventHandler, EventTopic};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::names::{HANDLER_LABEL, MANAGED_BY, TOPIC_LABEL};
-use crate::{handler, poll, topic};
+use crate::names::{HANDLER_LABEL, TOPIC_LABEL};
+use crate::watches::{
+    Feeds, Stores, any_change, dependants, handler_of, metadata, objects, ours, owner_of, resource_mark,
+};
+use crate::{handler, poll, topic, watches};
 
-/// Reconciles at the same time, in each controller.
-const CONCURRENCY: u16 = 16;
 /// Resources that wait to be told of their lag.
 const TRIGGERS: usize = 1024;
 
 /// Runs both controllers until `stop`; what was begun is finished.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let client = context.client.clone();
+    let (stores, feeds) = Stores::new();
+    let context = Context { stores: Arc::new(stores), ..context };
     let shared = Arc::new(context.clone());
     let (tell_handlers, handler_triggers) = mpsc::channel(TRIGGERS);
     let (tell_topics, topic_triggers) = mpsc::channel(TRIGGERS);
-    let handlers = handler_controller(&client, handler_triggers, stop.clone());
-    let store = handlers.store();
-    let topics = topic_controller(&client, topic_triggers, stop.clone());
-    let polling = poll::run(context, store, poll::Triggers { handlers: tell_handlers, topics: tell_topics });
+    let (topics, handlers) = controllers(&context, feeds);
+    let stopped = |stop: CancellationToken| async move { stop.cancelled().await };
+    let topics = topics.reconcile_on(received(topic_triggers)).graceful_shutdown_on(stopped(stop.clone()));
+    let handlers = handlers.reconcile_on(received(handler_triggers)).graceful_shutdown_on(stopped(stop));
+    let sessions = poll::run(context, poll::Triggers { handlers: tell_handlers, topics: tell_topics });
     let controllers = async {
         tokio::join!(
             drain(topics.run(topic::reconcile, topic::retry, shared.clone())),
@@ -43,78 +42,62 @@ pub async fn run(context: Context, stop: CancellationToken) {
     };
     tokio::select! {
         _ = controllers => {}
-        () = polling => {}
+        () = sessions => {}
     }
 }
 
-fn topic_controller(
-    client: &Client,
-    triggers: mpsc::Receiver<ObjectRef<EventTopic>>,
-    stop: CancellationToken,
-) -> Controller<EventTopic> {
-    Controller::new(Api::all(client.clone()), watcher::Config::default())
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .owns(Api::<StatefulSet>::all(client.clone()), ours())
-        .owns(Api::<Service>::all(client.clone()), ours())
-        .owns(Api::<ConfigMap>::all(client.clone()), ours())
-        .owns(Api::<PodDisruptionBudget>::all(client.clone()), ours())
-        .owns(Api::<NetworkPolicy>::all(client.clone()), ours())
-        .watches(Api::<Pod>::all(client.clone()), ours().labels("app.kubernetes.io/component=broker"), |pod: Pod| {
-            labelled(&pod, TOPIC_LABEL)
-        })
-        .reconcile_on(received(triggers))
-        .graceful_shutdown_on(async move { stop.cancelled().await })
+/// Both controllers, each woken by its resource, by what was made from it, and the handlers by their topics.
+fn controllers(context: &Context, feeds: Feeds) -> (Controller<EventTopic>, Controller<EventHandler>) {
+    // No `..`: a store without a watch is never ready.
+    let Feeds {
+        topics,
+        topics_for_handlers,
+        handlers,
+        statefulsets,
+        deployments,
+        broker_pods,
+        handler_pods,
+        config_maps,
+        services,
+        disruption_budgets,
+        network_policies,
+        handler_policies,
+        broker_secrets,
+        handler_secrets,
+    } = feeds;
+    let (client, stores) = (&context.client, &context.stores);
+    let all = watcher::Config::default();
+    let (broker, handler) = (|| ours("broker"), || ours("handler"));
+    let topics = Controller::for_stream(objects(of(client), all.clone(), topics, resource_mark), stores.topics.clone())
+        .watches_stream(objects(of(client), broker(), statefulsets, any_change), |set| owner_of(&set, TOPIC_LABEL))
+        .watches_stream(objects(of(client), broker(), broker_pods, any_change), |pod| owner_of(&pod, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), broker(), services), |service| owner_of(&service, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), broker(), config_maps), |config| owner_of(&config, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), broker(), disruption_budgets), |budget| owner_of(&budget, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), broker(), network_policies), |policy| owner_of(&policy, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), broker(), broker_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
+    let known = stores.handlers.clone();
+    let handlers =
+        Controller::for_stream(objects(of(client), all.clone(), handlers, resource_mark), stores.handlers.clone())
+            .watches_stream(objects(of(client), handler(), deployments, any_change), |set| handler_of(&set))
+            // A pod's other labels are the template's.
+            .watches_stream(objects(of(client), all.clone().labels(HANDLER_LABEL), handler_pods, any_change), |pod| {
+                handler_of(&pod)
+            })
+            .watches_stream(metadata(of(client), handler(), handler_policies), |policy| handler_of(&policy))
+            .watches_stream(metadata(of(client), handler(), handler_secrets), |secret| handler_of(&secret))
+            .watches_stream(watches::topics_for_handlers(of(client), topics_for_handlers), move |topic| {
+                dependants(&known, &topic)
+            });
+    (topics, handlers)
 }
 
-fn handler_controller(
-    client: &Client,
-    triggers: mpsc::Receiver<ObjectRef<EventHandler>>,
-    stop: CancellationToken,
-) -> Controller<EventHandler> {
-    let controller = Controller::new(Api::all(client.clone()), watcher::Config::default());
-    let store = controller.store();
-    controller
-        .with_config(controller::Config::default().concurrency(CONCURRENCY))
-        .owns(Api::<Deployment>::all(client.clone()), ours())
-        .watches(Api::<EventTopic>::all(client.clone()), watcher::Config::default(), move |topic: EventTopic| {
-            handlers_of(&store, &topic)
-        })
-        .watches(Api::<Pod>::all(client.clone()), ours().labels(HANDLER_LABEL), |pod: Pod| {
-            labelled(&pod, HANDLER_LABEL)
-        })
-        .reconcile_on(received(triggers))
-        .graceful_shutdown_on(async move { stop.cancelled().await })
-}
-
-/// Everything the operator made.
-fn ours() -> watcher::Config {
-    watcher::Config::default().labels(&format!("{}={}", MANAGED_BY.0, MANAGED_BY.1))
-}
-
-/// The resource that a pod's label names.
-fn labelled<K>(pod: &Pod, label: &str) -> Option<ObjectRef<K>>
+/// All of a type.
+fn of<K>(client: &Client) -> Api<K>
 where
     K: kube::Resource<DynamicType = ()>,
 {
-    Some(ObjectRef::new(pod.labels().get(label)?).within(&pod.namespace()?))
-}
-
-fn handlers_of(store: &Store<EventHandler>, topic: &EventTopic) -> Vec<ObjectRef<EventHandler>> {
-    let namespace = topic.namespace();
-    let name = topic.name_any();
-    store
-        .state()
-        .iter()
-        .filter(|handler| handler.namespace() == namespace && names(handler, &name))
-        .map(|handler| ObjectRef::from_obj(handler.as_ref()))
-        .collect()
-}
-
-/// Whether the handler takes events from this topic or publishes to it.
-fn names(handler: &EventHandler, topic: &str) -> bool {
-    let spec = &handler.spec;
-    let destinations = [&spec.reply, &spec.dead_letter].into_iter().flatten().map(|to| to.topic.as_str());
-    destinations.chain([spec.topic.as_str()]).any(|name| name == topic)
+    Api::all(client.clone())
 }
 
 fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {

@@ -6,7 +6,9 @@ use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tidegate_crds::conditions::{Finding, HasConditions, Status, kind};
+use tidegate_crds::conditions::{Finding, HasConditions, Status, kind, merge};
+use tidegate_crds::handler::{EventHandlerStatus, Position};
+use tidegate_crds::topic::{EventTopicStatus, StreamRecord};
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -15,6 +17,8 @@ use crate::report;
 
 /// Of a resource that no change is known to be needed for. (What else could be done, `Ready` says.)
 const NOT_STALLED: &str = "no change to this resource is known to be needed";
+/// On a topic or handler: the operator's hands off it.
+const PAUSED: &str = "tidegate.io/paused";
 
 /// `Ready` from its parts, with kstatus's two, then the parts themselves.
 pub fn summary(parts: Vec<Finding>, when_ready: &str) -> Vec<Finding> {
@@ -64,7 +68,75 @@ pub fn failure_findings(error: &Error, before: &[Condition], parts: &[&'static s
     found
 }
 
-/// Writes a status, unless it says what was there before.
+/// Whether the operator is to leave this resource and what was made from it as they are.
+pub fn is_paused<K: Resource<DynamicType = ()>>(resource: &K) -> bool {
+    resource.annotations().get(PAUSED).is_some_and(|value| value == "true")
+}
+
+/// The conditions of a resource that is paused.
+pub fn paused(before: &[Condition], generation: Option<i64>) -> Vec<Condition> {
+    let message =
+        format!("annotation {PAUSED} is \"true\": Tidegate changes nothing here until it is removed; events flow");
+    let finding = vec![Finding::new(kind::PAUSED, Status::True, "Paused", message)];
+    let mut conditions: Vec<_> = before.iter().filter(|condition| condition.type_ != kind::PAUSED).cloned().collect();
+    conditions.extend(merge(finding, before, generation, jiff::Timestamp::now()));
+    conditions
+}
+
+/// A status of which some fields are numbers that change all the time.
+pub trait Numbers {
+    /// The status with the numbers of another one.
+    #[must_use]
+    fn with_numbers_of(&self, other: &Self) -> Self;
+}
+
+impl Numbers for EventTopicStatus {
+    fn with_numbers_of(&self, other: &Self) -> Self {
+        Self {
+            events: number_of(&self.events, &other.events),
+            bytes: number_of(&self.bytes, &other.bytes),
+            last_sequence: number_of(&self.last_sequence, &other.last_sequence),
+            dead_letters: number_of(&self.dead_letters, &other.dead_letters),
+            fill: number_of(&self.fill, &other.fill),
+            stream: self.stream.as_ref().map(|stream| with_sequences_of(stream, other.stream.as_ref())),
+            ..self.clone()
+        }
+    }
+}
+
+impl Numbers for EventHandlerStatus {
+    fn with_numbers_of(&self, other: &Self) -> Self {
+        let position = self.position.as_ref().map(|position| with_acknowledged_of(position, other.position.as_ref()));
+        let lag = number_of(&self.lag, &other.lag);
+        Self { lag, dead_letters: number_of(&self.dead_letters, &other.dead_letters), position, ..self.clone() }
+    }
+}
+
+/// That there is a number, or none any more, is more than a number that changed.
+fn number_of<T: Clone>(own: &Option<T>, other: &Option<T>) -> Option<T> {
+    if own.is_some() && other.is_some() { other.clone() } else { own.clone() }
+}
+
+/// When a stream was made and what was released of it is no number that may be late.
+fn with_sequences_of(stream: &StreamRecord, other: Option<&StreamRecord>) -> StreamRecord {
+    let Some(other) = other else { return stream.clone() };
+    StreamRecord { first_sequence: other.first_sequence, last_sequence: other.last_sequence, ..stream.clone() }
+}
+
+/// Nor which consumers there are.
+fn with_acknowledged_of(position: &Position, other: Option<&Position>) -> Position {
+    let names =
+        |position: &Position| position.consumers.iter().map(|consumer| consumer.name.clone()).collect::<Vec<_>>();
+    match other {
+        Some(other) if names(other) == names(position) => {
+            Position { consumers: other.consumers.clone(), ..position.clone() }
+        }
+        _ => position.clone(),
+    }
+}
+
+/// Writes a status, unless it says what was there before, or only its numbers changed and it is not yet time for
+/// those.
 ///
 /// # Errors
 /// The API server did not take it.
@@ -80,9 +152,14 @@ where
         + Clone
         + std::fmt::Debug
         + DeserializeOwned,
-    S: Serialize + PartialEq + HasConditions,
+    S: Serialize + PartialEq + Default + HasConditions + Numbers,
 {
+    let key = owner.key::<K>();
     if before == Some(status) {
+        return Ok(());
+    }
+    let rest = status.with_numbers_of(before.unwrap_or(&S::default()));
+    if before == Some(&rest) && !context.written.is_due(&key) {
         return Ok(());
     }
     let api: Api<K> = Api::namespaced(context.client.clone(), &owner.namespace);
@@ -91,7 +168,13 @@ where
         "metadata": {"name": owner.name, "uid": resource.uid()},
         "status": status,
     });
-    api.patch_status(&owner.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+    let written =
+        api.patch_status(&owner.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+    if rest == *status {
+        context.written.note(key, written.meta());
+    } else {
+        context.written.note_numbers(key, written.meta());
+    }
     report::readiness(context, resource, before.and_then(S::ready), status.ready()).await;
     Ok(())
 }

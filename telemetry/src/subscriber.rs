@@ -66,16 +66,18 @@ where
         .with_filter(level().and(filter_fn(|of| !(of.is_span() && of.target() == PER_EVENT))))
 }
 
-/// What `RUST_LOG` says, `info` without it. The SDK tells at `info` that it starts and stops: only who names it
-/// sees that.
+/// What `RUST_LOG` says, `info` without it. Only who names them sees the SDK start and stop, at `info`, and what the
+/// NATS client says of connections without saying whose: the programs say it themselves.
 fn level() -> EnvFilter {
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let wanted = if wanted.is_empty() { "info" } else { &wanted };
     let filter = EnvFilter::new(wanted);
-    if wanted.contains("opentelemetry") || filter.max_level_hint() <= Some(LevelFilter::WARN) {
+    if filter.max_level_hint() <= Some(LevelFilter::WARN) {
         return filter;
     }
-    EnvFilter::new(format!("{wanted},opentelemetry=warn"))
+    let quiet = ["opentelemetry=warn", "async_nats=off"];
+    let unnamed = quiet.iter().filter(|quiet| !wanted.contains(quiet.split('=').next().unwrap_or_default()));
+    EnvFilter::new(unnamed.fold(wanted.to_owned(), |wanted, quiet| format!("{wanted},{quiet}")))
 }
 
 fn transport(target: &str) -> bool {

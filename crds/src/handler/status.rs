@@ -31,7 +31,7 @@ pub struct EventHandlerStatus {
     /// The pods' label selector, for kubectl scale and autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Events on their way. Refreshed about every ten seconds while they change.
+    /// Events on their way. Refreshed about once a minute while they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<Lag>,
     /// Number of dead letters of this handler that are kept beside its topic. They stay until they are redriven; with

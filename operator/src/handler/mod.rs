@@ -19,17 +19,21 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::DynamicObject;
+use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
+use serde_json::json;
 use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::{Authority, age};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
+use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
+use tokio::time::timeout;
 
-use crate::apply::{Child, apply};
+use crate::apply::{Child, apply, apply_paced};
 use crate::args::Args;
+use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
@@ -38,11 +42,19 @@ use crate::handler::desired::{Children, Input};
 use crate::handler::observe::{Observed, observe};
 use crate::handler::settings::Settings;
 use crate::lag::HandlerKey;
+use crate::names::{self, FIELD_MANAGER};
+use crate::pace;
 use crate::report;
 use crate::scaling::{Plan, Reason};
+use crate::status::is_paused;
+use crate::topic::leftovers;
 
 /// Between two steps of a redrive.
 const REDRIVE_PAUSE: Duration = Duration::from_millis(10);
+/// How long a handler's deletion waits for the broker at a time.
+const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// And in all: then the handler goes, and what it has on the broker is removed later.
+const LET_GO_AFTER_SECONDS: i64 = 10;
 /// With nothing to wait for: certificates and user JWTs are looked at this often.
 const RESYNC: Duration = Duration::from_secs(600);
 
@@ -54,8 +66,10 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
     let Some(owner) = Owner::of(cached.as_ref()) else {
         return Ok(Action::await_change());
     };
+    let topic = TopicKey { namespace: owner.namespace.clone(), name: cached.spec.topic.clone() };
+    let _slot = context.slots.enter(topic).await;
     let started = std::time::Instant::now();
-    let outcome = match context.current(&owner).await {
+    let outcome = match context.current(cached, &owner).await {
         Ok(Some(handler)) => step(&handler, &owner, &context).await,
         Ok(None) => Ok(Action::await_change()),
         Err(error) => Err(error),
@@ -67,6 +81,9 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
 async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
     let work = async {
         match finalizer::phase(handler) {
+            Phase::Live | Phase::Deleting if is_paused(handler) => {
+                status::write_paused(context, handler, owner).await.map(|()| Action::await_change())
+            }
             // Boxed: it is large, and would be part of every reconcile in flight.
             Phase::Live => Box::pin(live(handler, owner, context)).await,
             Phase::Deleting => deleting(handler, owner, context).await,
@@ -93,7 +110,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         }
     };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
-    finalizer::ensure(&context.client, handler, owner).await?;
+    finalizer::ensure(context, handler, owner).await?;
     // What could not be changed on the broker holds up nothing that is there already: pods roll out and scale.
     let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic).await {
         Err(error) if observed.deployment.is_none() => return Err(error),
@@ -111,7 +128,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let deployment = apply_all(desired::children(&input)?, owner, context).await?;
+    let deployment = apply_all(desired::children(&input)?, &input, &observed, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
     report_scaling(context, handler, &plan).await;
     let redrive = match &subscribed {
@@ -139,7 +156,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     status::write(context, handler, owner, seen).await?;
     if let Err(error) = &subscribed {
         report::failed(context, handler, error).await;
-        return Ok(report::retry(error));
+        return Ok(report::retry(error, handler.status.as_ref().and_then(|status| status.ready())));
     }
     Ok(Action::requeue(again.map_or(RESYNC, |again| again.max(REDRIVE_PAUSE))))
 }
@@ -258,25 +275,66 @@ async fn report_scaling(context: &Context, handler: &EventHandler, plan: &Plan) 
     report::event(context, handler, EventType::Normal, "Scaled", &note).await;
 }
 
-async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Result<Deployment, Error> {
+async fn apply_all(
+    children: Children,
+    input: &Input<'_>,
+    observed: &Observed,
+    context: &Context,
+) -> Result<Deployment, Error> {
     // No `..`: a child that is added and not applied does not compile.
-    let Children { identity, network_policy, deployment } = children;
-    apply(&context.client, &owner.namespace, &owner.reference, &identity).await?;
-    apply(&context.client, &owner.namespace, &owner.reference, &network_policy).await?;
-    let applied: DynamicObject = apply(&context.client, &owner.namespace, &owner.reference, &deployment).await?;
-    Ok(applied.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
+    let Children { identity, network_policy, mut deployment } = children;
+    let owner = input.owner;
+    apply(context, owner, &identity).await?;
+    apply(context, owner, &network_policy).await?;
+    pace::stamp(&mut deployment, input.handler.metadata.generation);
+    let place = (&context.stores.deployments, &context.pace.handlers);
+    let applied = apply_paced(context, owner, &deployment, observed.deployment.as_ref(), place).await?;
+    scale_only(context, owner, applied, input.replicas).await
+}
+
+/// A Deployment that waits for its turn is scaled all the same.
+async fn scale_only(
+    context: &Context,
+    owner: &Owner,
+    deployment: Deployment,
+    replicas: u32,
+) -> Result<Deployment, Error> {
+    let current = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    if current.and_then(|current| u32::try_from(current).ok()) == Some(replicas) {
+        return Ok(deployment);
+    }
+    let api: Api<Deployment> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    Ok(api.patch(&names::handler(&owner.name), &params, &patch).await?)
 }
 
 /// Its consumer and its rights on the broker go first; Deployment and Secret go with their owner.
 async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    match observe::topic(context, &owner.namespace, &handler.spec.topic).await? {
-        Ok(topic) => subscribe::remove(context, owner, handler, &topic).await?,
+    let unsubscribed = match observe::topic(context, &owner.namespace, &handler.spec.topic).await? {
+        Ok(topic) => {
+            let removed = timeout(UNSUBSCRIBE_TIMEOUT, subscribe::remove(context, owner, handler, &topic)).await;
+            removed.unwrap_or_else(|_| Err(Error::Broker(format!("no answer within {UNSUBSCRIBE_TIMEOUT:?}"))))
+        }
         // Nothing can be undone on a broker that is not there; one that comes back with its retained events
         // removes what this handler left when the topic is reconciled.
-        Err(not_yet) if matches!(not_yet.reason, "TopicNotFound" | "TopicDeleting") => {}
-        Err(not_yet) => return Err(Error::Broker(not_yet.message)),
+        Err(not_yet) if matches!(not_yet.reason, "TopicNotFound" | "TopicDeleting") => Ok(()),
+        Err(not_yet) => Err(Error::Broker(not_yet.message)),
+    };
+    if let Err(error) = unsubscribed {
+        let since = handler.metadata.deletion_timestamp.as_ref().map(|since| since.0);
+        let waited = since.map_or(0, |since| jiff::Timestamp::now().duration_since(since).as_secs());
+        if waited < LET_GO_AFTER_SECONDS {
+            return Err(error);
+        }
+        leftovers::note(context, &handler.spec.topic, owner).await?;
+        let note = format!(
+            "let go without its broker ({error}): what it left there is removed when EventTopic {} is ready again",
+            handler.spec.topic
+        );
+        report::event(context, handler, EventType::Normal, "LeftOnBroker", &note).await;
     }
-    finalizer::remove(&context.client, handler, owner).await?;
+    finalizer::remove(context, handler, owner).await?;
     Ok(Action::await_change())
 }
 
@@ -305,6 +363,6 @@ pub fn deployment(handler: &EventHandler, owner: &Owner, authority: &Authority, 
 }
 
 /// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
-pub fn retry(_: Arc<EventHandler>, error: &Error, _: Arc<Context>) -> Action {
-    report::retry(error)
+pub fn retry(handler: Arc<EventHandler>, error: &Error, _: Arc<Context>) -> Action {
+    report::retry(error, handler.status.as_ref().and_then(|status| status.ready()))
 }

@@ -6,19 +6,20 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_crds::conditions::kind;
-use tidegate_crds::{EventHandler, EventTopic, topic};
+use tidegate_crds::{EventHandler, topic};
 
+use crate::apply::current;
 use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
 use crate::topic::settings;
 use crate::topic::status::STREAM_REFUSED;
+use crate::watches::{Stores, get};
 
 /// What there is of a handler.
 pub struct Observed {
@@ -60,14 +61,11 @@ pub struct NotYet {
 pub async fn observe(context: &Context, owner: &Owner, handler: &EventHandler) -> Result<Observed, Error> {
     let namespace = &owner.namespace;
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let selector = ListParams::default().labels(&format!("{}={}", names::HANDLER_LABEL, owner.name));
     Ok(Observed {
         topic: topic_and_destinations(context, namespace, handler).await?,
         identity: secrets.get_opt(&names::handler_identity(&owner.name)).await?,
-        deployment: deployments.get_opt(&names::handler(&owner.name)).await?,
-        pods: pods.list(&selector).await?.items,
+        deployment: current(context, &context.stores.deployments, namespace, &names::handler(&owner.name)).await?,
+        pods: Stores::pods_of(&context.stores.handler_pods, namespace, names::HANDLER_LABEL, &owner.name),
     })
 }
 
@@ -76,11 +74,10 @@ async fn topic_and_destinations(
     namespace: &str,
     handler: &EventHandler,
 ) -> Result<Result<Topic, NotYet>, Error> {
-    let topics: Api<EventTopic> = Api::namespaced(context.client.clone(), namespace);
     let mut keys = BTreeMap::new();
     for (field, destination) in [("reply", &handler.spec.reply), ("deadLetter", &handler.spec.dead_letter)] {
         let Some(name) = destination.as_ref().map(|destination| &destination.topic) else { continue };
-        let not_yet = match topics.get_opt(name).await? {
+        let not_yet = match get(&context.stores.topics_for_handlers, namespace, name) {
             None => NotYet {
                 reason: "DestinationNotFound",
                 message: format!("{field}.topic: there is no EventTopic {name} in namespace {namespace}: make it"),
@@ -116,8 +113,7 @@ async fn topic_authority(context: &Context, namespace: &str, topic: &str) -> Res
 /// # Errors
 /// The API server is away, or the topic's authority is damaged.
 pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Result<Topic, NotYet>, Error> {
-    let topics: Api<EventTopic> = Api::namespaced(context.client.clone(), namespace);
-    let Some(topic) = topics.get_opt(name).await? else {
+    let Some(topic) = get(&context.stores.topics_for_handlers, namespace, name) else {
         let message = format!(
             "there is no EventTopic {name} in namespace {namespace}: make it, or name another in a new handler"
         );

@@ -16,7 +16,7 @@ use crate::handler::rollout::{self, Rollout};
 use crate::names;
 use crate::reports::Availability;
 use crate::scaling::Plan;
-use crate::status::{failure_findings, patch, summary};
+use crate::status::{failure_findings, patch, paused, summary};
 
 const PARTS: [&str; 5] =
     [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE, kind::DELIVERING];
@@ -120,6 +120,17 @@ pub async fn write_waiting(
         delivering::finding(None, &status.conditions, handler.metadata.generation),
     ];
     conclude(&mut status, handler, summary(parts, ""));
+    patch(context, handler, owner, handler.status.as_ref(), &status).await
+}
+
+/// Says that nothing is changed, if it does not say so yet; the rest stays as it was.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write_paused(context: &Context, handler: &EventHandler, owner: &Owner) -> Result<(), Error> {
+    let mut status = handler.status.clone().unwrap_or_default();
+    status.conditions = paused(&status.conditions, handler.metadata.generation);
+    status.observed_generation = handler.metadata.generation;
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }
 

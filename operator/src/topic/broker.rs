@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::handler::settings as handler_settings;
 use crate::pods;
+use crate::topic::leftovers;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
@@ -109,6 +110,7 @@ async fn inside(
             Some(Box::new(stored(context, topic, owner, settings, authority, &broker, &observed.pods).await?))
         }
     };
+    leftovers::remove(context, owner, topic, authority, &broker.system).await?;
     let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
     Ok(Inside::Ready { stored, publishers })
 }

@@ -1,7 +1,9 @@
 //! EventTopic: observe → check → build → apply → broker → status.
 
 mod broker;
+mod deletion;
 pub mod desired;
+pub(crate) mod leftovers;
 pub mod loss;
 mod observe;
 pub mod publishers;
@@ -16,19 +18,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::api::DynamicObject;
 use kube::runtime::controller::Action;
 use tidegate_broker_admin::Authority;
 use tidegate_crds::EventTopic;
+use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
 
-use crate::apply::apply;
+use crate::apply::{apply, apply_paced};
 use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::guard::{RECONCILE_LIMIT, guarded};
+use crate::pace;
 use crate::report;
+use crate::status::is_paused;
 use crate::topic::broker::Inside;
 use crate::topic::desired::routes::RouteTrust;
 use crate::topic::desired::{Children, Input};
@@ -38,8 +42,6 @@ use crate::topic::storage::Storage;
 
 /// With nothing to wait for: certificates are looked at this often.
 const RESYNC: Duration = Duration::from_secs(600);
-/// While the broker is on its way. Pod changes are watched; this is for what is not.
-const WAITING: Duration = Duration::from_secs(3);
 /// While all is there but for a publisher over NATS, of which a person may have to mend something.
 const TROUBLED: Duration = Duration::from_secs(30);
 
@@ -54,8 +56,10 @@ pub async fn reconcile(cached: Arc<EventTopic>, context: Arc<Context>) -> Result
     let Some(owner) = Owner::of(cached.as_ref()) else {
         return Ok(Action::await_change());
     };
+    let topic = TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
+    let _slot = context.slots.enter(topic).await;
     let started = std::time::Instant::now();
-    let outcome = match context.current(&owner).await {
+    let outcome = match context.current(cached, &owner).await {
         Ok(Some(topic)) => step(&topic, &owner, &context).await,
         Ok(None) => Ok(Action::await_change()),
         Err(error) => Err(error),
@@ -67,13 +71,16 @@ pub async fn reconcile(cached: Arc<EventTopic>, context: Arc<Context>) -> Result
 async fn step(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
     let work = async {
         match finalizer::phase(topic) {
+            Phase::Live | Phase::Deleting if is_paused(topic) => {
+                status::write_paused(context, topic, owner).await.map(|()| Action::await_change())
+            }
             // Boxed: it is large, and would be part of every reconcile in flight.
             Phase::Live => Box::pin(live(topic, owner, context)).await,
-            Phase::Deleting => deleting(topic, owner, context).await,
+            Phase::Deleting => Box::pin(deleting(topic, owner, context)).await,
             Phase::Gone => Ok(Action::await_change()),
         }
     };
-    let outcome = guarded(RECONCILE_LIMIT, work).await;
+    let outcome = Box::pin(guarded(RECONCILE_LIMIT, work)).await;
     if let Err(error) = &outcome {
         report::failed(context, topic, error).await;
         status::write_failure(context, topic, owner, error).await;
@@ -82,7 +89,7 @@ async fn step(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
 }
 
 async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    finalizer::ensure(&context.client, topic, owner).await?;
+    finalizer::ensure(context, topic, owner).await?;
     let observed = observe(context, owner).await?;
     let settings = volumes::fit(&topic.spec, Settings::of(&topic.spec)?, &observed)?;
     check_volumes(&observed, settings.replicas)?;
@@ -98,7 +105,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         args: &context.args,
         now,
     };
-    let statefulset = apply_all(desired::children(&input)?, owner, context).await?;
+    let statefulset = apply_all(desired::children(&input)?, &input, context).await?;
     let broker = broker::ensure(context, owner, topic, &settings, &authority, &observed).await;
     if let Inside::Ready { stored: Some(stored), .. } = &broker {
         storage::heal(context, topic, owner, &stored.storage, &observed.pods).await?;
@@ -108,7 +115,8 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
         Inside::Ready { stored: Some(stored), .. } if stored.room.is_full || stored.storage != Storage::Healthy => FULL,
         _ if is_ready => RESYNC,
-        _ => WAITING,
+        // Pod changes are watched; this is for what is not.
+        _ => report::patience(topic.status.as_ref().and_then(|status| status.ready())),
     };
     Ok(Action::requeue(again))
 }
@@ -145,7 +153,7 @@ fn check_volumes(observed: &Observed, replicas: i32) -> Result<(), Error> {
     ))
 }
 
-async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Result<StatefulSet, Error> {
+async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> Result<StatefulSet, Error> {
     // No `..`: a child that is added and not applied does not compile.
     let Children {
         authority,
@@ -158,36 +166,30 @@ async fn apply_all(children: Children, owner: &Owner, context: &Context) -> Resu
         service,
         disruption_budget,
         network_policy,
-        statefulset,
+        mut statefulset,
     } = children;
+    let owner = input.owner;
     let before =
         [authority, ca, broker_secret, ingress_secret, config, headless, service, disruption_budget, network_policy];
     for child in before.iter().chain(&routes_secret) {
-        apply(&context.client, &owner.namespace, &owner.reference, child).await?;
+        apply(context, owner, child).await?;
     }
-    let applied: DynamicObject = apply(&context.client, &owner.namespace, &owner.reference, &statefulset).await?;
-    Ok(applied.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
+    pace::stamp(&mut statefulset, input.topic.metadata.generation);
+    let place = (&context.stores.statefulsets, &context.pace.topics);
+    apply_paced(context, owner, &statefulset, input.observed.statefulset.as_ref(), place).await
 }
 
-/// The children go with their owner; what is kept is named, because nobody else will.
+/// The children go with their owner, all but the data: that goes or stays as the topic says now.
 async fn deleting(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    if Settings::of(&topic.spec).is_ok_and(|settings| settings.retain) {
-        let volumes = observe::volumes(context, owner).await?;
-        let note = format!(
-            "deletionPolicy is Retain: volumes ({}) and Secret {} are kept. A topic of the same name has its events again; delete them to be rid of the events.",
-            volumes.join(", "),
-            crate::names::authority(&owner.name)
-        );
-        report::event(context, topic, kube::runtime::events::EventType::Normal, "StorageRetained", &note).await;
-    }
+    deletion::settle(context, topic, owner).await?;
     context.brokers.forget(&TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() });
-    finalizer::remove(&context.client, topic, owner).await?;
+    finalizer::remove(context, topic, owner).await?;
     Ok(Action::await_change())
 }
 
 /// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
-pub fn retry(_: Arc<EventTopic>, error: &Error, _: Arc<Context>) -> Action {
-    report::retry(error)
+pub fn retry(topic: Arc<EventTopic>, error: &Error, _: Arc<Context>) -> Action {
+    report::retry(error, topic.status.as_ref().and_then(|status| status.ready()))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
 
+use crate::apply::current;
 use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -13,6 +14,7 @@ use crate::names;
 use crate::pods::Trouble;
 use crate::topic::volumes::Volume;
 use crate::topic::waiting;
+use crate::watches::Stores;
 
 /// What there is of a topic.
 #[derive(Clone, Default)]
@@ -45,10 +47,8 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let (topic, namespace) = (&owner.name, &owner.namespace);
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
     let authority = secrets.get_opt(&names::authority(topic)).await?;
-    let statefulsets: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-    let statefulset = statefulsets.get_opt(&names::broker(topic)).await?;
-    let pods = pods.list(&selected(topic)).await?.items;
+    let statefulset = current(context, &context.stores.statefulsets, namespace, &names::broker(topic)).await?;
+    let pods = Stores::pods_of(&context.stores.broker_pods, namespace, names::TOPIC_LABEL, topic);
     let claims = claims(context, owner).await?;
     Ok(Observed {
         trouble: waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?,
@@ -63,20 +63,13 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     })
 }
 
-/// The names of the topic's volumes.
-///
-/// # Errors
-/// The API server is away.
-pub async fn volumes(context: &Context, owner: &Owner) -> Result<Vec<String>, Error> {
-    Ok(claims(context, owner).await?.into_iter().filter_map(|claim| claim.metadata.name).collect())
-}
-
 async fn claims(context: &Context, owner: &Owner) -> Result<Vec<PersistentVolumeClaim>, Error> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &owner.namespace);
     Ok(claims.list(&selected(&owner.name)).await?.items)
 }
 
-fn selected(topic: &str) -> ListParams {
+/// What of a topic's broker there is.
+pub fn selected(topic: &str) -> ListParams {
     let labels: Vec<_> =
         names::broker_selector(topic).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     ListParams::default().labels(&labels.join(","))

@@ -89,7 +89,7 @@ async fn make(
     system.ensure(&authority.publisher_account(name, now)?).await?;
     let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
     let secret = secret(owner, authority, name, present.as_ref(), now)?;
-    apply(&context.client, &owner.namespace, &owner.reference, &secret).await.map(drop)
+    apply(context, owner, &secret).await
 }
 
 /// Removing an account needs all brokers.

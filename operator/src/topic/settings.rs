@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{Capacity, Routing};
-use tidegate_crds::topic::{self, DeletionPolicy, Durability, EventTopicSpec, WhenFull};
+use tidegate_crds::topic::{self, Durability, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
 
@@ -49,8 +49,6 @@ pub struct Settings {
     pub max_event_size: u64,
     /// Bytes of the largest message.
     pub max_message_size: u64,
-    /// Do volumes and keys survive the topic?
-    pub retain: bool,
     /// Does what every handler has settled make room for new events?
     pub release_handled: bool,
     /// How much the ingress takes at a time.
@@ -90,7 +88,6 @@ impl Settings {
             sync_always: spec.broker.durability == Durability::Fsync,
             max_event_size,
             max_message_size,
-            retain: spec.deletion_policy == DeletionPolicy::Retain,
             release_handled: spec.retention.when_full == WhenFull::ReleaseHandled,
             capacity: capacity(spec.broker.ingress.as_ref())?,
             streams: streams::Topic {
@@ -235,7 +232,7 @@ mod tests {
         assert!(streams.max_bytes + streams.dead_letter_bytes + streams.attempt_bytes < (10 << 30) / 10 * 9);
         assert!(settings.release_handled);
         assert_eq!(settings.streams.deduplication_window, Duration::from_secs(120));
-        assert!(settings.sync_always && settings.retain && !settings.streams.drop_oldest);
+        assert!(settings.sync_always && !settings.streams.drop_oldest);
     }
 
     #[test]

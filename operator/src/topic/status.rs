@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::names;
 use crate::pods;
 use crate::report;
-use crate::status::{failure_findings, patch, summary};
+use crate::status::{failure_findings, patch, paused, summary};
 use crate::topic::broker::{Inside, Stored};
 use crate::topic::loss;
 use crate::topic::observe::Observed;
@@ -74,9 +74,21 @@ impl Journal<'_> {
     pub async fn note(&self, up_to: u64) -> Result<(), Error> {
         let api: Api<EventTopic> = Api::namespaced(self.context.client.clone(), &self.owner.namespace);
         let patch = json!({"metadata": {"uid": self.topic.uid()}, "status": {"stream": {"released": up_to}}});
-        api.patch_status(&self.owner.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        let written = api.patch_status(&self.owner.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        self.context.written.note(self.owner.key::<EventTopic>(), &written.metadata);
         Ok(())
     }
+}
+
+/// Says that nothing is changed, if it does not say so yet; the rest stays as it was.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write_paused(context: &Context, topic: &EventTopic, owner: &Owner) -> Result<(), Error> {
+    let mut status = topic.status.clone().unwrap_or_default();
+    status.conditions = paused(&status.conditions, topic.metadata.generation);
+    status.observed_generation = topic.metadata.generation;
+    patch(context, topic, owner, topic.status.as_ref(), &status).await
 }
 
 /// After an error, only the conditions change: what was true of the rest still is.

@@ -2,13 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::Client;
+use serde_json::json;
+use tidegate_operator::args::Args;
+use tidegate_operator::claim;
+use tidegate_operator::context::Context;
+use tidegate_operator::health::Health;
 use tidegate_operator::leader::Leadership;
+use tidegate_operator::run::run;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::operator::args;
-use crate::support::{Space, server_client};
+use crate::support::operator::{args, turn};
+use crate::support::{Space, eventually, server_client};
 
 /// Longer than any takeover: the lease, and the time between two looks.
 const TAKEOVER: Duration = Duration::from_secs(20);
@@ -72,4 +82,58 @@ async fn a_leader_whose_lease_was_taken_stops() {
     timeout(TAKEOVER, leader.lost()).await.expect("it notices");
     leader.leave().await;
     assert_eq!(holder(&space).await.as_deref(), Some("operator-2"), "what is not ours is not given back");
+}
+
+/// The arguments of a release in a namespace of its own, beside others that know the same namespace for the lease.
+fn release(namespace: &Space, lease: &Space, pod: &str) -> Args {
+    let mut args = args(pod, &namespace.name);
+    args.cluster_lease_namespace = lease.name.clone();
+    args
+}
+
+/// What `main` does with its arguments, without its signals.
+async fn operate(client: Client, args: Args, health: Health) {
+    let mut own = Leadership::join(client.clone(), &args).await.unwrap();
+    own.won().await;
+    let claim = claim::take(client.clone(), &args, &health).await.unwrap();
+    run(Context::new(client, args), CancellationToken::new()).await;
+    drop(claim);
+}
+
+#[tokio::test]
+async fn of_two_releases_the_second_says_so_and_does_nothing() {
+    let _turn = turn().await;
+    let (first, second, lease) = (Space::new("release").await, Space::new("release").await, Space::new("lease").await);
+    let start = |space: &Space, image: &str| {
+        let mut args = release(space, &lease, "operator-0");
+        args.broker_image = image.to_owned();
+        let health = Health::default();
+        health.set_ready(true);
+        let task = tokio::spawn(operate(space.client.clone(), args, health.clone()));
+        (AbortOnDropHandle::new(task), health)
+    };
+    let (first_task, first_health) = start(&first, "first:1");
+    first.topic("orders", json!({})).await;
+    let image = async || {
+        let set: StatefulSet = first.api().get_opt("orders-broker").await.ok()??;
+        Some((set.spec?.template.spec?.containers[0].image.clone()?, set.metadata.generation?))
+    };
+    eventually("the first makes it", image).await;
+    let (_second_task, second_health) = start(&second, "second:1");
+    let note = eventually("the second says so", async || second.events("AnotherRelease").await.pop()).await;
+    assert!(note.contains(&first.name) && note.contains("uninstall one of the two"), "{note}");
+    assert!(first_health.is_ready() && !second_health.is_ready());
+    let (made, generation) = image().await.unwrap();
+    assert_eq!(made, "first:1");
+    // Both would touch it again after a few seconds if both worked: it is not ready.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(image().await, Some((made, generation)));
+    drop(first_task);
+    second.topic("orders", json!({})).await;
+    eventually("the second takes over when the first is gone", async || {
+        let set: StatefulSet = second.api().get_opt("orders-broker").await.ok()??;
+        (set.spec?.template.spec?.containers[0].image.as_deref() == Some("second:1")).then_some(())
+    })
+    .await;
+    assert!(second_health.is_ready());
 }

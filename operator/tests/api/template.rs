@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tidegate_broker_admin::Authority;
 use tidegate_crds::{EventHandler, EventTopic};
 use tidegate_operator::apply::{apply, dry_run};
-use tidegate_operator::context::Owner;
+use tidegate_operator::context::{Context, Owner};
 use time::OffsetDateTime;
 
 use crate::admission::Webhook;
@@ -160,7 +160,9 @@ async fn written(space: &Space, handler: &EventHandler) -> DynamicObject {
     let args = args("operator-0", "default");
     let child = tidegate_operator::handler::deployment(handler, &owner, &AUTHORITY, &args).unwrap();
     dry_run(&space.client, &space.name, &child).await.unwrap();
-    apply(&space.client, &space.name, &owner.reference, &child).await.unwrap()
+    apply(&Context::new(space.client.clone(), args), &owner, &child).await.unwrap();
+    let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &child.resource);
+    api.get(&child.name).await.unwrap()
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -77,14 +77,20 @@ async fn with_delete_everything_goes_with_the_topic() {
     let topic = space.topic("orders", json!({"deletionPolicy": "Delete"})).await;
     let operator = Operator::start(space.client.clone());
     until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
-    for (kind, child) in children(&space, "orders").await {
+    for (kind, child) in children(&space, "orders").await.iter().filter(|(kind, _)| **kind != "authority") {
         assert_eq!(child.owner_references()[0].uid, topic.metadata.uid.clone().unwrap(), "{kind}");
     }
-    let statefulset: StatefulSet = space.api().get("orders-broker").await.unwrap();
-    let policy = statefulset.spec.unwrap().persistent_volume_claim_retention_policy.unwrap();
-    assert_eq!(policy.when_deleted.as_deref(), Some("Delete"));
+    space.create::<PersistentVolumeClaim>(crate::topic_trouble::volume("orders")).await;
     space.api::<EventTopic>().delete("orders", &DeleteParams::default()).await.unwrap();
     gone(&space, "orders").await;
+    assert!(
+        space.api::<StatefulSet>().get_opt("orders-broker").await.unwrap().is_none(),
+        "it would make volumes again"
+    );
+    assert!(space.api::<Secret>().get_opt("orders-authority").await.unwrap().is_none());
+    // Without the controller that waits for the pods it only says that it goes.
+    let volume = space.api::<PersistentVolumeClaim>().get_opt("data-orders-broker-0").await.unwrap();
+    assert!(volume.is_none_or(|volume| volume.metadata.deletion_timestamp.is_some()));
     assert_eq!(space.events("StorageRetained").await, [] as [String; 0]);
     operator.stop().await;
 }
@@ -96,7 +102,7 @@ async fn with_retain_the_deleted_topic_says_what_is_kept() {
     space.topic("orders", json!({})).await;
     let _operator = Operator::start(space.client.clone());
     until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
-    space.create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(crate::topic_trouble::volume("orders")).await;
+    space.create::<PersistentVolumeClaim>(crate::topic_trouble::volume("orders")).await;
     space.api::<EventTopic>().delete("orders", &DeleteParams::default()).await.unwrap();
     gone(&space, "orders").await;
     let note =
@@ -198,7 +204,7 @@ async fn drift_is_repaired() {
     .await;
 }
 
-async fn gone(space: &Space, name: &str) {
+pub async fn gone(space: &Space, name: &str) {
     eventually("the topic is gone", async || {
         space.api::<EventTopic>().get_opt(name).await.ok()?.is_none().then_some(())
     })

@@ -77,14 +77,12 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     })
 }
 
-/// The root of trust. It belongs to the topic only if its data goes with the topic: kept volumes are
-/// worthless without it, so it is kept with them, and found again by a topic of the same name.
+/// The root of trust. Kept volumes are worthless without it, so like them it belongs to nobody: with them it is deleted
+/// in the topic's end, or kept and found again by a topic of the same name.
 fn authority_secret(input: &Input<'_>) -> Child {
     let mut metadata =
         input.owner.metadata(&names::authority(&input.owner.name), &names::topic_labels(&input.owner.name));
-    if input.settings.retain {
-        metadata["ownerReferences"] = json!([]);
-    }
+    metadata["ownerReferences"] = json!([]);
     let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(authority::to_data(input.authority))});
     child::<Secret>(&names::authority(&input.owner.name), value).adopting()
 }

@@ -72,7 +72,6 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<
     let name = names::broker(topic);
     let labels = names::topic_labels(topic);
     let spec = &input.topic.spec.broker;
-    let when_deleted = if input.settings.retain { "Retain" } else { "Delete" };
     let mut claim = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": input.settings.volume_text}},
@@ -104,8 +103,10 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<
         let labels = names::broker_selector(topic);
         value["spec"]["volumeClaimTemplates"] =
             json!([{"metadata": {"name": "data", "labels": labels}, "spec": claim}]);
+        // Whoever deletes the StatefulSet of a topic that lives takes no data with it. A topic that is deleted and
+        // wants its data deleted does that itself.
         value["spec"]["persistentVolumeClaimRetentionPolicy"] =
-            json!({"whenDeleted": when_deleted, "whenScaled": "Retain"});
+            json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
     }
     Ok(child::<StatefulSet>(&name, value))
 }
@@ -190,7 +191,7 @@ fn nats(input: &Input<'_>) -> Value {
     if input.routes.is_some() {
         mounts.push(json!({"name": "routes", "mountPath": ROUTES_FOLDER, "readOnly": true}));
     }
-    json!({
+    let mut nats = json!({
         "name": "nats",
         "image": input.args.broker_image,
         "imagePullPolicy": input.args.image_pull_policy,
@@ -208,10 +209,15 @@ fn nats(input: &Input<'_>) -> Value {
         "readinessProbe": probe("ready", 5, 3),
         // Slow to judge: it also fails when only the ingress container is away.
         "livenessProbe": probe("live", 10, 9),
-        // Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile.
-        "lifecycle": {"preStop": {"exec": {"command": ["nats-server", "--signal", format!("ldm={RUN_FOLDER}/nats.pid")]}}},
         "volumeMounts": mounts,
-    })
+    });
+    if input.settings.replicas > 1 {
+        // Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile. A single
+        // broker has nobody to move them to, and would only be away for longer.
+        let lame_duck = ["nats-server", "--signal", &format!("ldm={RUN_FOLDER}/nats.pid")];
+        nats["lifecycle"] = json!({"preStop": {"exec": {"command": lame_duck}}});
+    }
+    nats
 }
 
 fn ingress(input: &Input<'_>) -> Result<Value, Error> {

@@ -80,7 +80,7 @@ fn it_belongs_to_its_topic_and_keeps_its_volumes() {
         "found again when the topic is gone"
     );
     let deleted = of(json!({"deletionPolicy": "Delete"}));
-    assert_eq!(deleted.statefulset.value["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Delete");
+    assert_eq!(deleted.statefulset.value["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Retain");
 }
 
 #[test]
@@ -104,13 +104,15 @@ fn both_containers_are_restricted_and_nothing_mounts_the_authority() {
 }
 
 #[test]
-fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck() {
+fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck_where_there_are_others() {
     let children = of(json!({}));
     let nats = &pod(&children)["containers"][0];
     for (probe, path) in [("startupProbe", "startup"), ("readinessProbe", "ready"), ("livenessProbe", "live")] {
         assert_eq!(nats[probe]["httpGet"], json!({"path": format!("/broker/{path}"), "port": 8081}), "{probe}");
     }
-    let stop = nats["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
+    assert_eq!(nats["lifecycle"], Value::Null, "a single broker has nobody to hand its clients to");
+    let three = of(json!({"broker": {"replicas": 3}}));
+    let stop = pod(&three)["containers"][0]["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
     assert!(stop.iter().any(|word| word == "ldm=/run/nats/nats.pid"), "{stop:?}");
     assert!(configuration_text(&children).contains("/run/nats/nats.pid"));
 }

@@ -1,5 +1,7 @@
 //! What the tests share: a server, a namespace, an operator, and patience with an end.
 
+pub mod brokers;
+pub mod counted;
 pub mod interrupted;
 pub mod operator;
 mod pki;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use kube::Client;
 use tidegate_operator::args::Args;
+use tidegate_operator::brokers::Addresses;
 use tidegate_operator::context::Context;
 use tidegate_operator::run::run;
 use tokio::sync::{Mutex, MutexGuard};
@@ -27,8 +28,24 @@ pub struct Operator {
 
 impl Operator {
     pub fn start(client: Client) -> Self {
+        Self::run(Context::new(client, args("operator-0", "default")))
+    }
+
+    /// One that finds the brokers of all topics here.
+    pub fn start_with_brokers(client: Client, addresses: Addresses) -> Self {
+        Self::run(Context::new(client, args("operator-0", "default")).with_broker_addresses(addresses))
+    }
+
+    /// One of another version.
+    pub fn start_version(client: Client, broker_image: &str) -> Self {
+        let mut args = args("operator-0", "default");
+        args.broker_image = broker_image.to_owned();
+        Self::run(Context::new(client, args))
+    }
+
+    fn run(context: Context) -> Self {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(Context::new(client, args("operator-0", "default")), stop.clone()));
+        let task = tokio::spawn(run(context, stop.clone()));
         Self { stop, task }
     }
 

@@ -1,0 +1,134 @@
+//! The operator is quiet: what it costs the API server while events flow, and while nothing happens.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use kube::api::Api;
+use serde_json::json;
+use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_test_broker::TestBroker;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::support::brokers::{Places, publish, publish_one, topic_on, until_ready};
+use crate::support::counted::{Count, writes};
+use crate::support::operator::{Operator, turn};
+use crate::support::{Space, eventually};
+use crate::validation_handler::{handler, spec};
+
+/// A topic with handlers of a fixed size, and events that nobody takes.
+struct Busy {
+    requests: Count,
+    space: Space,
+    operator: Operator,
+    _events: AbortOnDropHandle<()>,
+    _broker: TestBroker,
+}
+
+impl Busy {
+    async fn start(handlers: usize, per_second: u32) -> Self {
+        let (space, places, requests) = (Space::new("busy").await, Places::default(), Count::default());
+        let broker = TestBroker::start().await;
+        topic_on(&space, &places, &broker, "orders").await;
+        // So that the topic has numbers from the first.
+        publish_one(&async_nats::jetstream::new(broker.operator())).await;
+        let operator = Operator::start_with_brokers(requests.client(), places.addresses());
+        until_ready(&space, "orders").await;
+        for number in 0..handlers {
+            space.create::<EventHandler>(handler(&format!("h{number}"), spec(json!({"replicas": 1})))).await;
+        }
+        let events = publish(&broker, per_second);
+        let busy = Self { requests, space, operator, _events: events, _broker: broker };
+        busy.until_shown(handlers).await;
+        busy
+    }
+
+    /// The status of the topic and of all handlers have numbers.
+    async fn until_shown(&self, handlers: usize) {
+        let topics: Api<EventTopic> = self.space.api();
+        eventually("a topic's numbers", async || topics.get("orders").await.ok()?.status?.events.filter(|n| *n > 0))
+            .await;
+        let api: Api<EventHandler> = self.space.api();
+        for number in 0..handlers {
+            eventually("a handler's numbers", async || api.get(&format!("h{number}")).await.ok()?.status?.lag).await;
+        }
+        self.until_at_rest().await;
+    }
+
+    /// What was begun is done: nothing is written for a moment.
+    async fn until_at_rest(&self) {
+        eventually("the operator has done what it had to do", async || {
+            self.take();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            writes(&self.take()).is_empty().then_some(())
+        })
+        .await;
+    }
+
+    async fn during(&self, time: Duration) -> Vec<(Method, String)> {
+        self.take();
+        tokio::time::sleep(time).await;
+        self.take()
+    }
+
+    /// What is about this space or the whole cluster: other tests have left resources behind.
+    fn take(&self) -> Vec<(Method, String)> {
+        let mut requests = self.requests.take();
+        requests.retain(|(_, url)| url.contains(&format!("/{}/", self.space.name)) || !url.contains("/namespaces/"));
+        requests
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_change_are_no_requests() {
+    let _turn = turn().await;
+    let busy = Busy::start(3, 60).await;
+    let window = Duration::from_secs(6);
+    let requests = busy.during(window).await;
+    assert_eq!(writes(&requests), [] as [&(Method, String); 0], "only numbers changed, and were written just now");
+    assert!(requests.len() <= 12, "{} requests in {window:?}: {requests:#?}", requests.len());
+    busy.operator.stop().await;
+}
+
+/// Figures: `cargo test -p tidegate-operator --test api -- --ignored --nocapture api_requests_of`.
+#[tokio::test]
+#[ignore = "minutes: prints figures"]
+async fn api_requests_of_a_busy_topic() {
+    let _turn = turn().await;
+    for (handlers, bound) in [(1, 5.0), (11, 8.0), (50, 15.0)] {
+        let busy = Busy::start(handlers, 60).await;
+        let begun = Instant::now();
+        let requests = busy.during(Duration::from_secs(135)).await;
+        let per_second = |requests: usize| {
+            let seconds = begun.elapsed().as_secs_f64();
+            f64::from(u32::try_from(requests).unwrap()) / seconds
+        };
+        let (all, written) = (per_second(requests.len()), per_second(writes(&requests).len()));
+        eprintln!("{handlers} handlers at 60 events/s: {all:.2} requests/s, {written:.2} of them writes");
+        assert!(all <= bound, "{all} > {bound}");
+        busy.operator.stop().await;
+    }
+}
+
+/// Figures, as above.
+#[tokio::test]
+#[ignore = "minutes: prints figures"]
+async fn api_requests_of_resources_at_rest() {
+    let _turn = turn().await;
+    let (space, places, requests) = (Space::new("rest").await, Places::default(), Count::default());
+    let broker = TestBroker::start().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let operator = Operator::start_with_brokers(requests.client(), places.addresses());
+    until_ready(&space, "orders").await;
+    for number in 0..99 {
+        space.create::<EventHandler>(handler(&format!("h{number}"), spec(json!({"replicas": 0})))).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    requests.take();
+    // Each is looked at once in ten minutes.
+    tokio::time::sleep(Duration::from_secs(660)).await;
+    let found = requests.take();
+    let per_second = f64::from(u32::try_from(found.len()).unwrap()) / 660.0;
+    eprintln!("100 resources at rest: {per_second:.2} requests/s, {} writes", writes(&found).len());
+    assert!(per_second <= 1.0 && writes(&found).is_empty());
+    operator.stop().await;
+}

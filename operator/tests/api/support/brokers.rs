@@ -1,0 +1,158 @@
+//! Topics whose broker is a real nats-server, where the kubelet would have started one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{Api, Patch, PatchParams};
+use serde_json::{Value, json};
+use tidegate_broker_client::layout;
+use tidegate_operator::authority;
+use tidegate_operator::brokers::{Addresses, TopicKey};
+use tidegate_test_broker::TestBroker;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Space, eventually};
+use crate::topic::until_reason;
+
+/// Where the brokers of topics are; somewhere without any for all others.
+#[derive(Clone, Default)]
+pub struct Places(Arc<Mutex<HashMap<String, Vec<String>>>>);
+
+impl Places {
+    /// The brokers of this topic are here.
+    pub fn set(&self, space: &Space, topic: &str, servers: Vec<String>) {
+        self.0.lock().expect("lock").insert(format!("{}/{topic}", space.name), servers);
+    }
+
+    /// For an operator.
+    pub fn addresses(&self) -> Addresses {
+        let places = self.clone();
+        Arc::new(move |topic: &TopicKey, _| {
+            let places = places.0.lock().expect("lock");
+            let place = places.get(&format!("{}/{}", topic.namespace, topic.name));
+            place.cloned().unwrap_or_else(|| vec!["tls://127.0.0.1:9".to_owned()])
+        })
+    }
+}
+
+/// Makes a topic with the keys of this broker, and says in the kubelet's place that its pod runs.
+pub async fn topic_on(space: &Space, places: &Places, broker: &TestBroker, name: &str) {
+    places.set(space, name, broker.servers());
+    let keys: HashMap<_, _> = authority::to_data(broker.authority()).into_iter().collect();
+    space
+        .create::<Secret>(json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{name}-authority")},
+            "stringData": keys,
+        }))
+        .await;
+    // As much as a test's server has room for.
+    space.topic(name, json!({"broker": {"storage": {"size": "256Mi"}}})).await;
+    let labels = json!({
+        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker", "tidegate.io/topic": name,
+    });
+    let pod = format!("{name}-broker-0");
+    space
+        .create::<Pod>(json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "labels": labels},
+            "spec": {"containers": [{"name": "nats", "image": "i"}]},
+        }))
+        .await;
+    let running = json!([{
+        "name": "nats", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "started": true,
+        "state": {"running": {}},
+    }]);
+    status::<Pod>(space, &pod, json!({"phase": "Running", "containerStatuses": running})).await;
+}
+
+/// Waits until the operator has made the topic, and says that its pod is ready.
+pub async fn until_ready(space: &Space, name: &str) {
+    until_reason(space, name, "StreamReady", "Configured").await;
+    let counts = json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1});
+    status::<StatefulSet>(space, &format!("{name}-broker"), counts).await;
+    until_reason(space, name, "Ready", "Ready").await;
+}
+
+/// Writes a status in a controller's place.
+pub async fn status<K>(space: &Space, name: &str, status: Value)
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + serde::de::DeserializeOwned,
+{
+    let api: Api<K> = space.api();
+    let patch = Patch::Merge(json!({"status": status}));
+    eventually(name, async || api.patch_status(name, &PatchParams::default(), &patch).await.ok()).await;
+}
+
+/// Where an operator meets a broker: it can be shut, and counts who comes.
+pub struct Door {
+    pub address: String,
+    open: watch::Sender<bool>,
+    knocks: Arc<AtomicUsize>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Door {
+    pub async fn of(broker: &TestBroker) -> Self {
+        let server = broker.servers()[0].replace("tls://", "");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+        let address = format!("tls://localhost:{}", listener.local_addr().expect("address").port());
+        let (open, is_open) = watch::channel(true);
+        let knocks: Arc<AtomicUsize> = Arc::default();
+        let counted = knocks.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((mut here, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let (server, mut is_open) = (server.clone(), is_open.clone());
+                tokio::spawn(async move {
+                    let shut = async move { is_open.wait_for(|open| !open).await.map(drop) };
+                    let pass = async {
+                        let mut there = TcpStream::connect(server).await?;
+                        tokio::io::copy_bidirectional(&mut here, &mut there).await
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = shut => {}
+                        _ = pass => {}
+                    }
+                });
+            }
+        });
+        Self { address, open, knocks, _task: AbortOnDropHandle::new(task) }
+    }
+
+    pub fn set_open(&self, open: bool) {
+        self.open.send_replace(open);
+    }
+
+    /// Who came since the last time.
+    pub fn take_knocks(&self) -> usize {
+        self.knocks.swap(0, Ordering::SeqCst)
+    }
+}
+
+/// Events at this rate until it is dropped.
+pub fn publish(broker: &TestBroker, per_second: u32) -> AbortOnDropHandle<()> {
+    let js = jetstream::new(broker.operator());
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
+        loop {
+            ticks.tick().await;
+            publish_one(&js).await;
+        }
+    }))
+}
+
+/// One event.
+pub async fn publish_one(js: &jetstream::Context) {
+    let subject = layout::event_subject(0, "order.new");
+    js.publish(subject, "{}".into()).await.expect("sent").await.expect("stored");
+}
