@@ -13,6 +13,8 @@ use nix::unistd::Pid;
 use support::{Container, HANDLER, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_test_broker::TestBroker;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
@@ -104,6 +106,15 @@ async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
     second.terminate().await;
 }
 
+/// Whether the sidecar gives this as the reason why it is not ready.
+async fn says(sidecar: &Running, reason: &str) -> bool {
+    let mut stream = TcpStream::connect(("127.0.0.1", sidecar.config.admin_port)).await.unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response.contains(reason)
+}
+
 /// Its kernel still takes connections and data.
 #[tokio::test]
 async fn a_broker_that_is_frozen_is_noticed_soon() {
@@ -115,7 +126,7 @@ async fn a_broker_that_is_frozen_is_noticed_soon() {
     all_settled(&broker).await;
     let pid = Pid::from_raw(i32::try_from(broker.pid().unwrap()).unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
-    eventually("it is not ready", async || sidecar.get("/readyz").await == Some(503)).await;
+    eventually("its connection is given up", async || says(&sidecar, "not connected to the broker").await).await;
     assert_eq!(sidecar.get("/livez").await, Some(200));
     kill(pid, Signal::SIGCONT).unwrap();
     eventually("it is ready again", async || sidecar.get("/readyz").await == Some(200)).await;

@@ -244,6 +244,14 @@ impl TestBroker {
         self.nodes[0].stop();
     }
 
+    /// Kills the first server and starts it again as if nothing of its consumers had been written to disk: they begin
+    /// where they began, with the same numbers. What is stored stays.
+    pub async fn restart_forgetful(&mut self) {
+        self.stop();
+        remove_all(&self.nodes[0].folder.join("data"), "o.dat");
+        self.nodes[0].start().await;
+    }
+
     /// Starts the first server again, on the same ports and files.
     pub async fn restart(&mut self) {
         self.stop();
@@ -323,6 +331,18 @@ impl TestBroker {
 fn request(name: &str, usage: Usage) -> LeafRequest {
     let hosts = if usage == Usage::Client { Vec::new() } else { vec!["localhost".into()] };
     LeafRequest { name: format!("test {name}"), hosts, usage }
+}
+
+/// Removes the files of this name in a folder and all below it.
+fn remove_all(folder: &Path, name: &str) {
+    for entry in std::fs::read_dir(folder).expect("folder") {
+        let entry = entry.expect("entry");
+        if entry.file_type().expect("type").is_dir() {
+            remove_all(&entry.path(), name);
+        } else if entry.file_name() == name {
+            std::fs::remove_file(entry.path()).expect("remove");
+        }
+    }
 }
 
 fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
