@@ -223,7 +223,11 @@ impl Session {
             let Some(numbers) = self.ask(numbers_of(&self.broker)).await else { continue };
             let (changed, due) = match &told {
                 None => (true, true),
-                Some((before, at)) => (*before != numbers, numbers.is_filling || at.elapsed() >= STATUS_PERIOD),
+                Some((before, at)) => {
+                    // That a handler has come or gone is no number that may be late.
+                    let is_urgent = numbers.is_filling || before.shown.0 != numbers.shown.0;
+                    (*before != numbers, is_urgent || at.elapsed() >= STATUS_PERIOD)
+                }
             };
             if changed && due {
                 told = Some((numbers, Instant::now()));
