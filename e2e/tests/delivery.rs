@@ -21,7 +21,7 @@ async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
         println!("e2e: from applying a handler to 100 events delivered: {:.1} s", began.elapsed().as_secs_f64());
         world.publish_type("bad", 7, 0, "test.bad").await;
         world
-            .until("seven dead letters in the topic's status", 60, async || {
+            .until("seven dead letters in the topic's status", 90, async || {
                 (world.topic("events").await.status?.dead_letters? == 7).then_some(())
             })
             .await;
@@ -36,7 +36,7 @@ async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
         });
         assert_eq!(done.await.redriven, 7);
         world
-            .until("no dead letters left", 30, async || {
+            .until("no dead letters left", 90, async || {
                 (world.topic("events").await.status?.dead_letters? == 0).then_some(())
             })
             .await;

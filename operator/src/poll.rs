@@ -74,6 +74,14 @@ struct Numbers {
     is_filling: bool,
 }
 
+impl Numbers {
+    /// That a handler has come or gone, or that there are dead letters now or none any more, may not be late.
+    fn is_other_state(&self, before: &Self) -> bool {
+        let empty = |numbers: &Self| numbers.shown.1.iter().map(|(messages, _)| *messages == 0).collect::<Vec<_>>();
+        self.shown.0 != before.shown.0 || empty(self) != empty(before)
+    }
+}
+
 /// Keeps a session for each broker that is reached, until it is dropped.
 pub async fn run(context: Context, triggers: Triggers) {
     context.stores.ready().await;
@@ -224,8 +232,7 @@ impl Session {
             let (changed, due) = match &told {
                 None => (true, true),
                 Some((before, at)) => {
-                    // That a handler has come or gone is no number that may be late.
-                    let is_urgent = numbers.is_filling || before.shown.0 != numbers.shown.0;
+                    let is_urgent = numbers.is_filling || numbers.is_other_state(before);
                     (*before != numbers, is_urgent || at.elapsed() >= STATUS_PERIOD)
                 }
             };

@@ -96,7 +96,7 @@ impl Numbers for EventTopicStatus {
             events: number_of(&self.events, &other.events),
             bytes: number_of(&self.bytes, &other.bytes),
             last_sequence: number_of(&self.last_sequence, &other.last_sequence),
-            dead_letters: number_of(&self.dead_letters, &other.dead_letters),
+            dead_letters: count_of(self.dead_letters, other.dead_letters),
             fill: number_of(&self.fill, &other.fill),
             stream: self.stream.as_ref().map(|stream| with_sequences_of(stream, other.stream.as_ref())),
             ..self.clone()
@@ -108,13 +108,18 @@ impl Numbers for EventHandlerStatus {
     fn with_numbers_of(&self, other: &Self) -> Self {
         let position = self.position.as_ref().map(|position| with_acknowledged_of(position, other.position.as_ref()));
         let lag = number_of(&self.lag, &other.lag);
-        Self { lag, dead_letters: number_of(&self.dead_letters, &other.dead_letters), position, ..self.clone() }
+        Self { lag, dead_letters: count_of(self.dead_letters, other.dead_letters), position, ..self.clone() }
     }
 }
 
 /// That there is a number, or none any more, is more than a number that changed.
 fn number_of<T: Clone>(own: &Option<T>, other: &Option<T>) -> Option<T> {
     if own.is_some() && other.is_some() { other.clone() } else { own.clone() }
+}
+
+/// That there are some, or none any more, is more than a count that changed.
+fn count_of(own: Option<i64>, other: Option<i64>) -> Option<i64> {
+    if (own == Some(0)) == (other == Some(0)) { number_of(&own, &other) } else { own }
 }
 
 /// When a stream was made and what was released of it is no number that may be late.
@@ -177,4 +182,31 @@ where
     }
     report::readiness(context, resource, before.and_then(S::ready), status.ready()).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_crds::handler::Lag;
+
+    use super::*;
+
+    /// What is left of a change that is only one of numbers: nothing, so that it can wait.
+    #[test]
+    fn a_number_may_be_late_and_that_there_is_one_may_not() {
+        let status = |dead_letters, lag: Option<i64>| EventHandlerStatus {
+            dead_letters,
+            lag: lag.map(|pending| Lag { pending, ..Lag::default() }),
+            ..EventHandlerStatus::default()
+        };
+        for (before, after, may_wait) in [
+            (status(Some(3), Some(1)), status(Some(9), Some(2)), true),
+            (status(Some(0), Some(1)), status(Some(0), Some(0)), true),
+            (status(Some(0), Some(1)), status(Some(1), Some(1)), false),
+            (status(Some(7), Some(1)), status(Some(0), Some(1)), false),
+            (status(Some(0), None), status(Some(0), Some(1)), false),
+            (status(None, None), status(Some(0), None), false),
+        ] {
+            assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
+        }
+    }
 }
