@@ -15,19 +15,20 @@ elif [ "$CLUSTER" = own ]; then
 fi
 crds wait --for=condition=Established --timeout=30s >/dev/null
 
+# judge <namespace> <what> <command...>: with an empty namespace, every object names its own.
 judge() {
-  local what=$1 answer
-  shift
-  if ! answer=$("$@" | "$KUBECTL" apply --namespace default --dry-run=server --validate=strict -f - 2>&1); then
+  local namespace=$1 what=$2 answer
+  shift 2
+  if ! answer=$("$@" | "$KUBECTL" apply ${namespace:+--namespace "$namespace"} --dry-run=server --validate=strict -f - 2>&1); then
     echo "$what is not accepted:" >&2
     grep -v 'dry run' <<<"$answer" >&2
     return 1
   fi
 }
-judge "the chart" "$HELM" template tidegate charts/tidegate --namespace default
-judge "the chart with other values" "$HELM" template tidegate charts/tidegate --namespace default \
+judge "" "the chart" "$HELM" template tidegate charts/tidegate --namespace default
+judge "" "the chart with other values" "$HELM" template tidegate charts/tidegate --namespace default \
   --set replicas=2,telemetry.otlpEndpoint=http://collector:4317,images.tag=dev,images.registry=localhost
 for example in manifests/examples/*/*.yaml; do
-  judge "$example" cat "$example"
+  judge default "$example" cat "$example"
 done
 echo "manifests: ok"
