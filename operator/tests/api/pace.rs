@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tidegate_crds::EventTopic;
 
@@ -66,6 +66,15 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
             let paused = Patch::Merge(json!({"metadata": {"annotations": {"tidegate.io/paused": "true"}}}));
             // Another test may be about to remove it.
             let _ = api.patch(&topic.name_any(), &PatchParams::default(), &paused).await;
+        }
+    }
+    // Nor does it seem to be rolling out: no controller completes its status.
+    let sets: Api<StatefulSet> = Api::all(space.client.clone());
+    for set in sets.list(&ListParams::default()).await.unwrap().items {
+        let namespace = set.namespace().unwrap();
+        if namespace != space.name {
+            let api: Api<StatefulSet> = Api::namespaced(space.client.clone(), &namespace);
+            let _ = api.delete(&set.name_any(), &DeleteParams::default()).await;
         }
     }
     let operator = Operator::start_version(space.client.clone(), "new:2");
