@@ -127,8 +127,12 @@ async fn a_topic_made_again_waits_for_what_is_left_of_the_first_and_has_its_keys
     assert_eq!(condition(&waiting, "Stalled").unwrap().status, "False", "it passes by itself");
     collect_garbage(&space).await;
     let topic = until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
-    let made = children(&space, "orders").await;
-    assert_eq!(made.keys().copied().collect::<Vec<_>>(), CHILDREN);
+    // What the operator's watch has not yet shown to be gone is made when it has.
+    let made = eventually("all children", async || {
+        let made = children(&space, "orders").await;
+        (made.keys().copied().collect::<Vec<_>>() == CHILDREN).then_some(made)
+    })
+    .await;
     assert_eq!(made["service"].owner_references()[0].uid, topic.metadata.uid.unwrap());
     assert_eq!(space.api::<Secret>().get("orders-authority").await.unwrap().data, keys);
 }
