@@ -16,8 +16,13 @@ use crate::brake::{Brake, State};
 use crate::outcome::Answer;
 use crate::{loopback, probe};
 
-const CONNECTS: Backoff =
-    Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(1), factor: 1.5, jitter: 0.0 };
+/// Between connects while nothing listens. A pod counts as ready as soon as its program runs, and its first event must
+/// not wait much longer: each pause is about a twentieth of the wait so far.
+const CONNECT_PAUSES: Backoff =
+    Backoff { initial: Duration::from_millis(20), max: Duration::from_secs(1), factor: 1.05, jitter: 0.0 };
+/// The same between questions of a probe that has not succeeded yet; its own period is the longest pause.
+const PROBE_PAUSES: Backoff =
+    Backoff { initial: Duration::from_millis(100), max: Duration::MAX, factor: 1.05, jitter: 0.0 };
 
 /// What is known of the handler.
 #[derive(Debug)]
@@ -156,7 +161,7 @@ impl Availability {
         while let Err(why) = loopback::connect(self.port).await {
             self.unreachable(&why);
             failures += 1;
-            sleep(CONNECTS.wait(failures, 0.5)).await;
+            sleep(CONNECT_PAUSES.wait(failures, 0.5)).await;
         }
         failures > 0
     }
@@ -167,18 +172,25 @@ impl Availability {
             self.unreachable(&format!("its {name} is asked {:?} after the start", probe.initial_delay));
             sleep(probe.initial_delay).await;
         }
-        let mut successes = 0;
-        let mut next = Instant::now();
-        while successes < probe.success_threshold.max(1) {
-            sleep_until(next).await;
-            next = Instant::now() + period(probe);
-            match probe::ask(&probe.check, probe.timeout).await {
-                Ok(()) => successes += 1,
+        let (mut successes, mut failures) = (0, 0);
+        loop {
+            let asked = Instant::now();
+            let pause = match probe::ask(&probe.check, probe.timeout).await {
+                Ok(()) => {
+                    successes += 1;
+                    if successes >= probe.success_threshold.max(1) {
+                        return;
+                    }
+                    period(probe)
+                }
                 Err(problem) => {
                     successes = 0;
+                    failures += 1;
                     self.unreachable(&format!("its {name} fails: {problem}"));
+                    PROBE_PAUSES.wait(failures, 0.5).min(period(probe))
                 }
-            }
+            };
+            sleep_until(asked + pause).await;
         }
     }
 
@@ -290,6 +302,53 @@ mod tests {
         ready.store(true, Ordering::Relaxed);
         // It is the same program: it has started.
         timeout(LONG, handler.turn()).await.unwrap();
+    }
+
+    /// However long a program takes to listen or to be ready, what waits for it is found out soon after.
+    #[test]
+    fn a_pause_is_short_beside_the_wait_so_far() {
+        for pauses in [CONNECT_PAUSES, PROBE_PAUSES] {
+            let mut waited = Duration::ZERO;
+            for failures in 1..200 {
+                let pause = pauses.wait(failures, 0.5);
+                assert!(pause <= pauses.initial + waited / 10, "{pause:?} after {waited:?}");
+                waited += pause;
+            }
+        }
+    }
+
+    /// A program that is ready long before its probe's next question is due.
+    #[tokio::test]
+    async fn a_long_period_does_not_hold_up_the_first_event() {
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let answer = axum::routing::get({
+            let is_ready = is_ready.clone();
+            move || async move {
+                if is_ready.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+            }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let app = axum::Router::new().route("/r", answer);
+        let _server = tokio::spawn(async move { axum::serve(listener, app).await });
+        let readiness = Probe {
+            check: Check::Http { tls: false, port, path: "/r".into(), headers: Vec::new() },
+            initial_delay: Duration::ZERO,
+            period: Duration::from_secs(3600),
+            timeout: LONG,
+            success_threshold: 1,
+            failure_threshold: 3,
+        };
+        let handler = Arc::new(Availability::new(port, Probes { startup: None, readiness: Some(readiness) }));
+        let _watcher = tokio::spawn({
+            let handler = handler.clone();
+            async move { handler.watch().await }
+        });
+        let mut brake = handler.subscribe();
+        let unready = brake.wait_for(|brake| matches!(brake.state(), State::Unreachable(why) if why.contains("503")));
+        timeout(LONG, unready).await.unwrap().unwrap();
+        is_ready.store(true, Ordering::Relaxed);
+        assert!(matches!(timeout(LONG, handler.turn()).await.unwrap(), Turn::Free));
     }
 
     #[tokio::test(start_paused = true)]
