@@ -1,7 +1,7 @@
 //! Message ids: how a stream recognises that it has a message already.
 //!
-//! Whoever can choose the id of somebody else's message can make it vanish: the broker answers "stored" and keeps
-//! what came first under that id. So nobody chooses one freely:
+//! Whoever can choose the id of another publisher's message can make it vanish: the broker answers "stored" and keeps
+//! what came first under that id. So no program chooses one freely:
 //!
 //! | message | its id is made from |
 //! |---|---|
@@ -34,7 +34,10 @@ pub fn of_content(event: &Event) -> String {
     }
     hash.add(b"datacontenttype");
     hash.add(event.data_content_type().unwrap_or_default().as_bytes());
-    hash.add(event.data().map(AsRef::as_ref).unwrap_or_default());
+    // Empty data is data, and not the same event as one without.
+    if let Some(data) = event.data() {
+        hash.add(data);
+    }
     hash.end()
 }
 
@@ -203,6 +206,8 @@ mod tests {
             of(|event| event.data("x")),
             of(|event| event.data("y")),
             of(|event| event.data("x").attribute("datacontenttype", "text/plain")),
+            of(|event| event.data("").attribute("datacontenttype", "text/plain")),
+            of(|event| event.attribute("datacontenttype", "text/plain")),
             of(|event| event.data("x").attribute("subject", "a")),
             of(|event| event.data("x").attribute("subjec", "ta")),
             of_content(&Event::builder("1", "/s", "t2").build().unwrap()),
