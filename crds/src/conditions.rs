@@ -29,14 +29,14 @@ pub mod kind {
     pub const TOPIC_READY: &str = "TopicReady";
     /// EventHandler: its consumer, account and identity exist.
     pub const SUBSCRIBED: &str = "Subscribed";
-    /// EventHandler: as many pods are ready as there should be.
+    /// EventHandler: its pods are of the current template, and at least one is ready, or none is needed.
     pub const PODS_READY: &str = "PodsReady";
     /// EventHandler: its containers answer; False while they are down as a whole and nothing is pulled.
     pub const HANDLER_AVAILABLE: &str = "HandlerAvailable";
-    /// EventHandler: its containers handle events; False while they refuse or fail at them as a rule.
+    /// EventHandler: its containers handle events; False while they refuse or fail at event after event.
     pub const DELIVERING: &str = "Delivering";
-    /// EventHandler: its program listens for others than its own pod, who could post what is no event. A warning: Ready
-    /// does not depend on it.
+    /// EventHandler: its program listens on the pod's address, so that others than its sidecar can post to it. A warning:
+    /// Ready does not depend on it.
     pub const EXPOSED: &str = "Exposed";
 }
 
@@ -47,7 +47,7 @@ pub enum Status {
     True,
     /// It does not.
     False,
-    /// Nobody knows yet.
+    /// It is not known yet.
     Unknown,
 }
 
@@ -70,7 +70,7 @@ pub struct Finding {
     pub status: Status,
     /// CamelCase, not empty.
     pub reason: String,
-    /// For people: why, and what can be done.
+    /// The reason in words, and what can be done.
     pub message: String,
     /// Nothing will change until a person does something.
     pub is_stalled: bool,
@@ -88,7 +88,7 @@ impl Finding {
         Self { is_stalled: true, ..self }
     }
 
-    /// Does it hold?
+    /// Whether it holds.
     pub fn is_true(&self) -> bool {
         self.status == Status::True
     }
@@ -99,7 +99,7 @@ pub trait HasConditions {
     /// All of them.
     fn conditions(&self) -> &[Condition];
 
-    /// The condition that sums up, if anybody has looked yet.
+    /// The condition that sums up, once the resource was looked at.
     fn ready(&self) -> Option<&Condition> {
         self.conditions().iter().find(|condition| condition.type_ == kind::READY)
     }

@@ -44,14 +44,14 @@ use crate::{Duration, Size};
 #[x_kube(validation = Rule::new("!has(self.retention.maxAge) || duration(self.retention.maxAge) >= duration(self.deduplicationWindow)").message("retention.maxAge must be at least deduplicationWindow (2m unless set): an event that is gone cannot be recognised when it is published again; make maxAge longer, or deduplicationWindow shorter").field_path(".retention.maxAge"))]
 #[x_kube(validation = Rule::new("self.routing != 'Direct' || !(has(self.retention.maxAge) || has(self.retention.maxSize))").message("routing: Direct stores nothing: remove retention, or choose routing: Queued").field_path(".retention"))]
 pub struct EventTopicSpec {
-    /// How events travel. Queued (the default): through a stream; what is acknowledged is stored and delivered until
-    /// it is handled. Direct: from publisher to handler at once; nothing is stored, and an event that meets no free
+    /// Way in which events travel. Queued (the default): through a stream; what is acknowledged is stored and delivered
+    /// until it is handled. Direct: from publisher to handler at once; nothing is stored, and an event that meets no free
     /// handler, or one that fails, is gone (at most once). Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("routing cannot be changed: make a second topic with the other routing and switch to it"))]
     pub routing: Routing,
-    /// Workloads that publish over NATS. Each gets a Secret <topic>-publisher-<name> with address, certificate
-    /// and credentials. Publishing over HTTPS and MQTT needs none.
+    /// Names of workloads that publish over NATS, at most 100. Each gets a Secret <topic>-publisher-<name> with address,
+    /// certificate and credentials. Publishing over HTTPS and MQTT needs none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 100),
@@ -59,31 +59,32 @@ pub struct EventTopicSpec {
     )]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub nats_publishers: Vec<String>,
-    /// How long and how much is kept.
+    /// Limits of what the topic keeps.
     #[serde(default)]
     pub retention: Retention,
-    /// For how long an event that is published again is recognised and not stored twice: over HTTPS and MQTT the same
+    /// Time for which an event that is published again is recognised and not stored twice: over HTTPS and MQTT the same
     /// event, unchanged; over NATS the same source and id of the same publisher. A duration such as 2m, from 1s to 24h
-    /// and at most retention.maxAge; a publisher that retries should give up before it ends.
+    /// and at most retention.maxAge. Default: 2m. A publisher that retries should give up before it ends.
     #[serde(default = "default_deduplication_window")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("deduplicationWindow must be between 1s and 24h"))]
     pub deduplication_window: Duration,
-    /// The largest event, attributes and data together, such as 256Ki; from 1Ki to 8Mi, and at most a 64th of
-    /// broker.storage.size. Larger ones are refused with 413: put the data elsewhere and publish a reference.
+    /// Maximum size of an event, attributes and data together, such as 256Ki; from 1Ki to 8Mi, and at most a 64th of
+    /// broker.storage.size. Default: 1Mi. Larger events are refused with 413: put the data elsewhere and publish a
+    /// reference.
     #[serde(default = "default_max_event_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('8Mi')) <= 0 && quantity(self).compareTo(quantity('1Ki')) >= 0").message("maxEventSize must be between 1Ki and 8Mi; for larger data publish a reference to it"))]
     pub max_event_size: Size,
-    /// What becomes of the stored events when this EventTopic is deleted. Retain (the default) keeps the
-    /// broker's volumes and keys: a topic made again under the same name has its events again. Delete
-    /// removes them.
+    /// Policy for the stored events when this EventTopic is deleted. Retain (the default) keeps the broker's volumes and
+    /// keys: a topic made again under the same name has its events again. Delete removes them. The policy counts that
+    /// the topic has at that moment.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
-    /// The broker that keeps the events.
+    /// Broker that keeps the events.
     #[serde(default)]
     pub broker: Broker,
 }
 
-/// How events travel.
+/// Way in which events travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Routing {
     /// Through a stream.
@@ -93,12 +94,12 @@ pub enum Routing {
     Direct,
 }
 
-/// How long and how much is kept.
+/// Limits of what the topic keeps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// Events older than this are removed, handled or not. A duration such as 168h, at least 1s and at least
-    /// deduplicationWindow. Unset: they are kept until room is needed.
+    /// Age at which events are removed, handled or not. A duration such as 168h, at least 1s and at least
+    /// deduplicationWindow. Unset: events are kept until room is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("retention.maxAge must be at least 1s; leave it out to keep events until room is needed"))]
     pub max_age: Option<Duration>,
@@ -107,44 +108,44 @@ pub struct Retention {
     /// what is stored removes nothing but with whenFull: DropOldest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,
-    /// What happens when room for events is needed. ReleaseHandled (the default) removes the oldest of the events
-    /// that every handler of the topic has handled or given up, some time before there is no more room; while
-    /// the rest takes all the room, publishers are answered with 429. A topic without handlers releases nothing.
-    /// Reject removes nothing and answers publishers with 429 until maxAge makes room or maxSize is raised.
-    /// DropOldest removes the oldest events, handled or not.
+    /// Policy when room for events is needed. ReleaseHandled (the default) removes the oldest of the events that every
+    /// handler of the topic has handled or given up, from 75 % of maxSize on; while the rest takes all the room,
+    /// publishers are answered with 429. A topic without handlers releases nothing. Reject removes nothing and answers
+    /// publishers with 429 until maxAge makes room or maxSize is raised. DropOldest removes the oldest events, handled
+    /// or not.
     #[serde(default)]
     pub when_full: WhenFull,
 }
 
-/// What happens when room for events is needed.
+/// Policy when room for events is needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum WhenFull {
-    /// The oldest events that every handler has settled go; publishers are told to wait while there are none.
+    /// Removes the oldest events that every handler has settled; refuses new ones while there are none.
     #[default]
     ReleaseHandled,
-    /// Publishers are told to wait.
+    /// Refuses new events.
     Reject,
-    /// The oldest events go.
+    /// Removes the oldest events.
     DropOldest,
 }
 
-/// What becomes of stored events.
+/// Policy for the stored events of a topic that is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
-    /// Volumes and keys stay.
+    /// Keeps volumes and keys.
     #[default]
     Retain,
-    /// They go.
+    /// Removes them.
     Delete,
 }
 
-/// The broker that keeps the events.
+/// Broker that keeps the events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Broker {
-    /// Broker pods: 1, or 3 so that the topic goes on and loses nothing while one of them is away. Cannot
-    /// be changed: a single broker's data cannot be read by a cluster of three. To move, make a second
-    /// topic and switch publishers and handlers to it.
+    /// Number of broker pods: 1 (the default), or 3 so that the topic works and loses nothing while one of them is away.
+    /// Cannot be changed: a single broker's data cannot be read by a cluster of three. To move, make a second topic and
+    /// switch publishers and handlers to it.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 1, max = 3))]
     #[x_kube(
@@ -152,37 +153,36 @@ pub struct Broker {
         validation = Rule::new("self == oldSelf").message("broker.replicas cannot be changed: a single broker's data cannot be read by a cluster of three; make a second topic and switch to it")
     )]
     pub replicas: i32,
-    /// When an event counts as stored. Fsync (the default): it is on the broker's disk (on most of three)
-    /// before the publisher is answered. Relaxed: it is in the operating system's memory and written
-    /// within two minutes; faster, but a node's power loss can lose what was acknowledged.
+    /// Moment at which an event counts as stored. Fsync (the default): it is on the broker's disk (on most of three)
+    /// before the publisher is answered. Relaxed: it is in the operating system's memory and written within two minutes;
+    /// faster, but a node's power loss can lose what was acknowledged.
     #[serde(default)]
     pub durability: Durability,
-    /// The volume of each broker pod.
+    /// Volume of each broker pod. Cannot be changed.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("broker.storage cannot be changed: make a second topic with the new storage and switch to it"))]
     pub storage: Storage,
-    /// Requests and limits of the broker container, as in a pod.
+    /// Requests and limits of the broker container, as in a pod. Default: 50m CPU and 128Mi memory requested, no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,
-    /// Nodes the broker pods may run on, as in a pod.
+    /// Labels of the nodes that the broker pods may run on, as in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::node_selector")]
     pub node_selector: Option<BTreeMap<String, String>>,
-    /// Taints the broker pods tolerate, as in a pod.
+    /// Taints that the broker pods tolerate, as in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
     pub tolerations: Option<Value>,
-    /// Where the broker pods should and should not run, as in a pod. Absent: the pods of a topic avoid
-    /// sharing a node.
+    /// Affinity of the broker pods, as in a pod. Default: the pods of a topic avoid sharing a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub affinity: Option<Value>,
-    /// How the broker pods spread over zones or other domains, as in a pod.
+    /// Spread of the broker pods over zones or other domains, as in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
     pub topology_spread_constraints: Option<Value>,
-    /// The ingress container beside each broker, which takes events over HTTPS, MQTT and NATS.
+    /// Ingress container beside each broker, which takes events over HTTPS, MQTT and NATS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Ingress>,
 }
@@ -203,13 +203,13 @@ impl Default for Broker {
     }
 }
 
-/// The ingress container beside each broker.
+/// Ingress container beside each broker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
     /// Requests and limits of the ingress container, as in a pod. Default: those of the installation
-    /// (ingress.resources of the chart; 20m CPU and 16Mi memory requested, no limits). It holds up to maxRequestMemory
-    /// of events besides its own few MiB.
+    /// (ingress.resources of the chart; 20m CPU and 16Mi memory requested, no limits). It holds up to maxRequestMemory of
+    /// events, and up to 64 MiB of requests over NATS that wait for their turn, besides its own few MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,
@@ -227,7 +227,7 @@ pub struct Ingress {
     pub max_request_memory: Option<Size>,
 }
 
-/// When an event counts as stored.
+/// Moment at which an event counts as stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Durability {
     /// On disk.
@@ -237,15 +237,15 @@ pub enum Durability {
     Relaxed,
 }
 
-/// The volume of each broker pod.
+/// Volume of each broker pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Its size, such as 20Gi.
+    /// Size of the volume, such as 20Gi; at least 64Mi. Default: 10Gi.
     #[serde(default = "default_storage_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("broker.storage.size must be at least 64Mi"))]
     pub size: Size,
-    /// Its StorageClass. Absent: the cluster's default.
+    /// Name of the StorageClass. Default: the cluster's default class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class_name: Option<String>,
@@ -257,69 +257,70 @@ impl Default for Storage {
     }
 }
 
-/// What the operator saw of the topic.
+/// State of the topic as the operator saw it last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTopicStatus {
-    /// Ready sums up; BrokerAvailable, StreamReady and HasRoom say what of it is there (HasRoom is Filling from
-    /// 80 % on, and False while publishers are refused); Stalled says that a person has to do something.
+    /// Conditions. Ready sums up BrokerAvailable, StreamReady, StorageHealthy and HasRoom (reason Filling from 80 % on, and
+    /// False while publishers are refused); DataLost says that stored events are gone; Stalled says that a person has to
+    /// do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// The generation of the specification this status was made from.
+    /// Generation of the specification that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where to publish.
+    /// Addresses to publish to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
-    /// The broker's pods.
+    /// Number of broker pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<BrokerStatus>,
-    /// Events kept, handled or not. Refreshed about once a minute while they change.
+    /// Number of events that are stored, handled or not. Refreshed about once a minute while it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<i64>,
-    /// Bytes of them.
+    /// Number of bytes that they take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
     /// Share of the room for events that is in use, such as 73%. With whenFull: ReleaseHandled events that are
     /// handled are part of it until room is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill: Option<String>,
-    /// The sequence number of the last event.
+    /// Sequence number of the last event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_sequence: Option<i64>,
-    /// What is remembered of the stream of events, so that a loss of stored events is noticed.
+    /// Record of the stream of events, by which a loss of stored events is noticed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<StreamRecord>,
-    /// The last loss of stored events that was noticed. It stays, with condition DataLost, until the annotation
+    /// Last loss of stored events that was noticed. It stays, with condition DataLost, until the annotation
     /// tidegate.io/acknowledge-data-loss of the EventTopic has the value of its field detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_loss: Option<DataLoss>,
-    /// Dead letters kept: events that a handler refused or failed at too often.
+    /// Number of dead letters that are kept: events that a handler refused or failed at too often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<i64>,
-    /// Handlers with a consumer.
+    /// Number of handlers with a consumer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handlers: Option<i64>,
-    /// The publishers over NATS that have an account or are about to.
+    /// Names of the publishers over NATS that have an account, or are about to have one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nats_publishers: Vec<String>,
 }
 
-/// What is remembered of the stream of events. Refreshed about every minute while it changes.
+/// Record of the stream of events. Refreshed about once a minute while it changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamRecord {
-    /// When the stream was made.
+    /// Time at which the stream was created.
     #[schemars(schema_with = "schema::date_time")]
     pub created: String,
-    /// The sequence number of the first event.
+    /// Sequence number of the first event.
     pub first_sequence: i64,
-    /// The sequence number of the last event, or of the last one there was.
+    /// Sequence number of the last event, which may have been removed.
     pub last_sequence: i64,
-    /// Events missing between them.
+    /// Number of events that are missing between them.
     pub missing: i64,
-    /// The sequence number up to which events that every handler had settled were removed for room.
+    /// Sequence number up to which events that every handler had settled were removed for room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released: Option<i64>,
     /// Whether the retention may remove the oldest events at any time (maxAge, or whenFull: DropOldest).
@@ -330,36 +331,36 @@ pub struct StreamRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataLoss {
-    /// When it was noticed.
+    /// Time at which it was noticed.
     #[schemars(schema_with = "schema::date_time")]
     pub detected: String,
-    /// What is gone.
+    /// Events that are gone, in words.
     pub message: String,
 }
 
-/// Where to publish.
+/// Addresses to publish to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
-    /// POST CloudEvents here.
+    /// HTTPS address that takes CloudEvents by POST.
     pub url: String,
-    /// Publish CloudEvents over MQTT (3.1.1 or 5) here.
+    /// Address that takes CloudEvents over MQTT (3.1.1 or 5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mqtt_url: Option<String>,
-    /// Publish CloudEvents over NATS here, as requests to the subject publish, with the Secret of a publisher.
+    /// Address that takes CloudEvents over NATS, as requests to the subject publish, with the Secret of a publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nats_url: Option<String>,
-    /// The ConfigMap of this namespace whose key ca.crt verifies the address's certificate.
+    /// Name of the ConfigMap in this namespace whose key ca.crt verifies the certificate of these addresses.
     pub ca_config_map: String,
 }
 
-/// The broker's pods.
+/// Number of broker pods.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerStatus {
-    /// How many there are.
+    /// Number of pods that the broker should have.
     pub replicas: i32,
-    /// How many of them are ready.
+    /// Number of pods that are ready.
     pub ready_replicas: i32,
 }
 

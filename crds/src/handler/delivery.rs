@@ -17,43 +17,43 @@ use crate::Duration;
     validation = Rule::new("has(self.lanes) == has(oldSelf.lanes) && (!has(self.lanes) || self.lanes == oldSelf.lanes)").message("delivery.lanes cannot be changed, because the handler's place in the topic would be lost: make another EventHandler").field_path(".lanes")
 )]
 pub struct Delivery {
-    /// The path events are posted to.
+    /// Path that events are posted to, such as /events, with a query if one is needed. Default: /.
     #[serde(default = "default_path")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self.matches('^/[!$-;=?-_a-~]*$')").message("delivery.path must begin with / and have no spaces and none of < > # \" `, such as /events; percent-encode them where they are needed"))]
     pub path: String,
-    /// The port events are posted to. Absent: the first container's first containerPort.
+    /// Port that events are posted to, on the pod's loopback. Default: the first containerPort of the first container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
-    /// The shape of a request. Binary (the default): one event, its attributes as ce-… headers, its data as body.
-    /// Structured: one event, as a JSON document. Batch: several events, as a JSON array.
+    /// Shape of a request. Binary (the default): one event, with its attributes as ce-… headers and its data as the
+    /// body. Structured: one event as a JSON document. Batch: several events as a JSON array.
     #[serde(default)]
     pub format: Format,
-    /// How batches are made, with format: Batch.
+    /// Size of batches. Required with format: Batch ({} takes the defaults), and not allowed otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
-    /// None (the default): each event as soon as a pod is free. Key: events with the same partitionkey (if they have
-    /// none, the same subject; without that each event is on its own) one at a time and in the order in which they
-    /// were published; a failing event holds up those behind it until it is handled or a dead letter. Cannot be
-    /// changed: make another handler.
+    /// Order of deliveries. None (the default): each event is delivered as soon as a pod is free. Key: events of one key
+    /// are delivered one at a time, in the order in which they were published; a failing event holds up those behind
+    /// it until it is handled or a dead letter. The key is the attribute partitionkey, else subject; an event without
+    /// either waits for no other. Cannot be changed: make another handler.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("delivery.order cannot be changed, because the handler's place in the topic would be lost: make another EventHandler"))]
     pub order: Order,
-    /// With order: Key, into how many lanes the keys are divided; a lane is served by one pod at a time, so more
-    /// pods than lanes are of no use. Absent: 8. Cannot be changed.
+    /// Number of lanes that the keys are divided into, with order: Key; 1 to 32. Default: 8. A lane is served by one pod
+    /// at a time, so more pods than lanes are of no use. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
     pub lanes: Option<i32>,
-    /// Deliveries in a time at most, over all pods. Absent: as many as there can be.
+    /// Maximum number of deliveries per period across all pods of the handler. Unlimited if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Events in flight at most in each pod (with format: Batch, requests).
+    /// Maximum number of events in flight in each pod (with format: Batch, of requests); 1 to 4096. Default: 16.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 4096))]
     pub concurrency: i32,
-    /// How long the container may take for one event; then the attempt counts as failed. A duration such
-    /// as 30s, at most 1h.
+    /// Maximum duration of one request; after it the attempt counts as failed. A duration such as 30s, from 10ms to 1h.
+    /// Default: 30s.
     #[serde(default = "default_timeout")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h') && duration(self) >= duration('10ms')").message("delivery.timeout must be between 10ms and 1h"))]
     pub timeout: Duration,
@@ -93,38 +93,38 @@ pub enum Format {
     Batch,
 }
 
-/// In which order events are delivered.
+/// Order of deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Order {
-    /// In none.
+    /// No order.
     #[default]
     None,
-    /// In that of each key.
+    /// The order of publishing, for each key.
     Key,
 }
 
-/// How batches are made.
+/// Size of batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Batch {
-    /// Events in a request at most.
+    /// Maximum number of events in a request; 1 to 1000. Default: 100.
     #[serde(default = "default_max_events")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_events: i32,
-    /// A batch that is not full is sent after this. A duration such as 100ms.
+    /// Time after which a batch is sent that is not full. A duration such as 100ms, at most 10s. Default: 100ms.
     #[serde(default = "default_max_wait")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('10s')").message("delivery.batch.maxWait must be at most 10s"))]
     pub max_wait: Duration,
 }
 
-/// Deliveries in a time.
+/// Deliveries per period.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
-    /// How many, over all pods.
+    /// Maximum number of deliveries in each period, across all pods; 1 to 1000000.
     #[schemars(range(min = 1, max = 1000000))]
     pub events: i32,
-    /// In which time, such as 1s or 1m.
+    /// Length of the period. A duration such as 1s or 1m, from 1s to 1h. Default: 1s.
     #[serde(default = "default_per")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("delivery.rateLimit.per must be between 1s and 1h"))]
     pub per: Duration,

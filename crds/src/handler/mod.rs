@@ -61,21 +61,22 @@ use crate::schema;
     validation = Rule::new("!has(self.delivery.port) || self.delivery.port != 15480").message("delivery.port: 15480 is Tidegate's own port in the pod; choose another").field_path(".delivery")
 )]
 pub struct EventHandlerSpec {
-    /// The EventTopic of this namespace whose events it receives. Cannot be changed: make another handler.
+    /// Name of the EventTopic in this namespace whose events the handler receives. Cannot be changed: make another
+    /// handler.
     #[schemars(length(min = 1, max = 40))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("is not the name of an EventTopic: those have at most 40 lower-case letters, digits and '-', beginning with a letter"),
         validation = Rule::new("self == oldSelf").message("topic cannot be changed, because the handler's place in the topic would be lost: make another EventHandler")
     )]
     pub topic: String,
-    /// Which events it receives; absent: all. A change takes effect at once: what was handled stays handled, and
-    /// what was passed over before is not delivered later.
+    /// Events that the handler receives. Default: all events of the topic. A change takes effect when its pods have
+    /// rolled; an event that was passed over before is not delivered later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
-    /// Where a new handler begins: Latest (the default; what is published from now on), Earliest (the oldest event
-    /// the topic keeps), a time such as 2026-01-31T12:00:00Z (the first event published then or later), or the
-    /// sequence number of an event. It only counts while the handler has no position in its topic, so it cannot be
-    /// changed: to replay events, make another handler.
+    /// First event that a new handler receives: Latest (the default; what is published from now on), Earliest (the
+    /// oldest event that the topic keeps), a time such as 2026-01-31T12:00:00Z (the first event published then or
+    /// later), or the sequence number of an event in quotes. It counts only while the handler has no position in its
+    /// topic, so it cannot be changed: to replay events, make another handler.
     #[serde(default = "default_start_from")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
@@ -83,19 +84,19 @@ pub struct EventHandlerSpec {
         validation = Rule::new("self == oldSelf").message("startFrom cannot be changed, because it only says where a new handler begins: to replay events, make another EventHandler")
     )]
     pub start_from: String,
-    /// The pods that handle events: an ordinary pod template. Its first container receives the events; a
-    /// sidecar that delivers them is added. Nothing is delivered before that container's startupProbe and readinessProbe
-    /// would pass, nor while the readinessProbe fails; exec probes are not considered, because the sidecar cannot run
-    /// them. A change rolls out without losing events.
+    /// Pod template of the handler, as in a Deployment. The first container receives the events; a sidecar that delivers
+    /// them is added. Nothing is delivered before that container's startupProbe and readinessProbe succeed, nor while
+    /// the readinessProbe fails; exec probes are not considered, because the sidecar cannot run them. A change rolls
+    /// out without losing events.
     #[schemars(schema_with = "schema::pod_template")]
     pub template: Value,
-    /// How many pods, where autoscaling is absent; kubectl scale and a HorizontalPodAutoscaler set it.
-    /// Absent: 1.
+    /// Number of pods, 0 to 1000, where autoscaling is unset; kubectl scale and a HorizontalPodAutoscaler set it.
+    /// Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
-    /// How pods of a changed template replace the old ones, as in a Deployment. Default: RollingUpdate with the
-    /// Deployment's own defaults. Recreate ends the old pods first, for example where only one can have a device.
+    /// Strategy by which pods of a changed template replace the old ones, as in a Deployment. Default: RollingUpdate with
+    /// the Deployment's own defaults. Recreate ends the old pods first, for example where only one can have a device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub strategy: Option<Value>,
@@ -105,21 +106,21 @@ pub struct EventHandlerSpec {
     /// Network access to the pods. Default: none. Enforced where the cluster's network enforces NetworkPolicies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<PodNetwork>,
-    /// How an event reaches the container.
+    /// Delivery of events to the container.
     #[serde(default)]
     pub delivery: Delivery,
-    /// Where events go that the container refused or failed at too often. Absent: they are kept beside the topic,
-    /// each with all its attempts, until they are redriven.
+    /// Topic for events that the container refused or failed at too often. Default: they are kept beside the handler's
+    /// own topic, each with its attempts, until they are redriven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<Destination>,
-    /// Gives dead letters that are kept beside the topic to this handler again, once.
+    /// Dead letters beside the topic that are given to this handler again, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<Redrive>,
-    /// Where replies go: a CloudEvent in the container's 2xx answer is published there before the event counts as
-    /// handled. Absent: what an answer contains is ignored.
+    /// Topic for replies: a CloudEvent in the container's 2xx answer is published there before the event counts as
+    /// handled. Default: the body of an answer is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Destination>,
-    /// Scales the pods by the events that wait. Absent: as many pods as replicas says.
+    /// Automatic scaling by the events that wait. Unset: there are as many pods as replicas says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
 }
@@ -128,7 +129,7 @@ pub struct EventHandlerSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// Its name.
+    /// Name of the EventTopic.
     #[schemars(length(min = 1, max = 40))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("is not the name of an EventTopic: those have at most 40 lower-case letters, digits and '-', beginning with a letter"))]
     pub topic: String,

@@ -1,4 +1,4 @@
-//! What is Tidegate's of a handler's pods, and can be set.
+//! The parts of a handler's pods that Tidegate adds, as far as they can be set.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,9 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct Sidecar {
     /// Requests and limits of the sidecar's container, as in a pod. Default: those of the installation
-    /// (sidecar.resources of the chart; 10m CPU and 16Mi memory requested, no limits). A sidecar holds up to 16 MiB of
-    /// events besides its own few MiB.
+    /// (sidecar.resources of the chart; 10m CPU and 16Mi memory requested, no limits). An idle sidecar uses about 12 MiB.
+    /// Under load it holds up to 32 MiB of events and answers, and one more event or answer of the largest size: a memory
+    /// limit of 64Mi is enough with maxEventSize up to 1Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,

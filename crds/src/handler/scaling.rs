@@ -6,26 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
-/// How the number of pods follows the events.
+/// Rules by which the number of pods follows the events.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("autoscaling.minReplicas must not be larger than maxReplicas").field_path(".minReplicas"))]
 pub struct Autoscaling {
-    /// Never fewer pods; 0 means none while there are no events.
+    /// Minimum number of pods, 0 to 1000. Default: 1. With 0 there are no pods while there are no events, and the first
+    /// event starts one.
     #[serde(default = "default_min_replicas")]
     #[schemars(range(min = 0, max = 1000))]
     pub min_replicas: i32,
-    /// Never more pods.
+    /// Maximum number of pods, 1 to 1000. Default: 10.
     #[serde(default = "default_max_replicas")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_replicas: i32,
-    /// As many pods as it takes to work off what waits within this time, judged by the measured rate of a
-    /// pod. A duration such as 5s.
+    /// Time within which the events that wait are to be handled: there are as many pods as that takes at the measured
+    /// rate of a pod. A duration such as 5s, at least 100ms. Default: 5s.
     #[serde(default = "default_target_event_age")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('100ms')").message("autoscaling.targetEventAge must be at least 100ms"))]
     pub target_event_age: Duration,
-    /// Fewer pods only after fewer would have been enough for this long; also the wait before the last pod
-    /// goes. A duration such as 60s.
+    /// Time for which fewer pods must have been enough before pods are removed, the last one included. A duration such as
+    /// 60s. Default: 60s.
     #[serde(default = "default_idle_after")]
     pub idle_after: Duration,
 }
@@ -34,9 +35,9 @@ pub struct Autoscaling {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Scaling {
-    /// Pods there should be.
+    /// Number of pods that the handler should have.
     pub desired: i32,
-    /// Why this many.
+    /// Reason for this number: Backlog, Concurrency, Idle, Holding, Failing, AtMaximum, Fixed or Direct.
     pub reason: String,
 }
 

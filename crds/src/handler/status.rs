@@ -9,46 +9,46 @@ use crate::Duration;
 use crate::conditions::HasConditions;
 use crate::schema;
 
-/// What the operator saw of the handler.
+/// State of the handler as the operator saw it last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventHandlerStatus {
-    /// Ready sums up; TopicReady, Subscribed and PodsReady say what of it is there; HandlerAvailable whether the
-    /// containers answer; Delivering whether they handle what they are sent; Stalled says that a person has to do
-    /// something.
+    /// Conditions. Ready sums up TopicReady, Subscribed, PodsReady, HandlerAvailable (the containers answer) and Delivering
+    /// (they handle what they are sent); Exposed warns of a program that others can reach; Stalled says that a person
+    /// has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
-    /// The generation of the specification this status was made from.
+    /// Generation of the specification that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Pods there are.
+    /// Number of pods.
     #[serde(default)]
     pub replicas: i32,
-    /// Pods that are ready.
+    /// Number of pods that are ready.
     #[serde(default)]
     pub ready_replicas: i32,
-    /// The pods' label selector, for kubectl scale and autoscalers.
+    /// Label selector of the pods, for kubectl scale and autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// Events on their way. Refreshed about once a minute while they change.
+    /// Events that are not handled yet. Refreshed about once a minute while they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag: Option<Lag>,
     /// Number of dead letters of this handler that are kept beside its topic. They stay until they are redriven; with
     /// deadLetter.topic, dead letters are events of that topic and are not counted here. Refreshed once a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<i64>,
-    /// The last delivery that failed, in any pod. Refreshed once a minute.
+    /// Last delivery that failed, in any pod. Refreshed once a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
-    /// How many pods there should be, and why.
+    /// Number of pods that the handler should have, and the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
-    /// How far the handler is in its topic, so that it continues there if the broker loses its consumers. Refreshed about
+    /// Position of the handler in its topic, from which it continues if the broker loses its consumers. Refreshed about
     /// once a minute while it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
-    /// How far the last redrive is.
+    /// Progress of the last redrive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<RedriveStatus>,
 }
@@ -63,43 +63,44 @@ impl HasConditions for EventHandlerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastFailure {
-    /// When it failed.
+    /// Time at which it failed.
     #[schemars(schema_with = "schema::date_time")]
     pub time: String,
-    /// The event's id, at most 256 bytes of it.
+    /// Id of the event, at most 256 bytes of it.
     pub event_id: String,
-    /// The event's type, at most 256 bytes of it.
+    /// Type of the event, at most 256 bytes of it.
     pub event_type: String,
     /// HTTP status of the answer. Unset if there was no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<i32>,
-    /// What went wrong: the status and the beginning of the answer's body, or why there was no answer. At most 256
-    /// bytes.
+    /// Error: the status and the beginning of the answer's body, or the reason why there was no answer. At most 256 bytes.
     pub error: String,
-    /// Where the event was posted to. Empty if it was not posted, because what is stored is no event.
+    /// Address that the event was posted to. Unset if it was not posted: what is stored is no valid event, no attempt of it
+    /// ever ended, or filter.expression is too much work for it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,
 }
 
-/// Events on their way.
+/// Events that are not handled yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Lag {
-    /// Events that no pod has been given yet.
+    /// Number of events that no pod was given yet.
     pub pending: i64,
-    /// Events given to a pod and not yet acknowledged, those that wait for a retry included.
+    /// Number of events that were given to a pod and are not acknowledged, those that wait for a retry included.
     pub in_flight: i64,
-    /// Age of the oldest event that is not yet acknowledged, such as 12s or 1h30m. Absent while there is none.
+    /// Age of the oldest event that is not yet acknowledged, such as 12s or 1h30m. Unset while there is none, or while the
+    /// broker does not say. With order: Key and fewer than 8 lanes, or with more than 4 filter.types, it can be the age of
+    /// an event that is acknowledged already, and so too high.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_event_age: Option<Duration>,
 }
 
-/// How far a handler is in its topic.
+/// Position of a handler in its topic.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Position {
-    /// Time at which the topic's stream was created, RFC 3339. If the stream is a newer one, the handler begins with its
-    /// first event.
+    /// Time at which the topic's stream was created. If the stream is a newer one, the handler begins with its first event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_created: Option<String>,
     /// Position of each consumer of the handler: one, or one for each lane.
@@ -111,7 +112,7 @@ pub struct Position {
     pub restored: Option<PositionRestored>,
 }
 
-/// How far a consumer is.
+/// Position of a consumer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ConsumerPosition {
@@ -121,11 +122,12 @@ pub struct ConsumerPosition {
     pub acknowledged: i64,
 }
 
-/// How deliveries continued after consumers were lost.
+/// Continuation of deliveries after consumers were lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PositionRestored {
-    /// Time at which the consumers were made again, RFC 3339.
+    /// Time at which the consumers were made again.
+    #[schemars(schema_with = "schema::date_time")]
     pub time: String,
     /// Where deliveries continued, and why.
     pub message: String,
