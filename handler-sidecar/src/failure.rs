@@ -110,7 +110,7 @@ impl Context {
             Ok(Ok(())) => {
                 let (id, event_type) = named(stored);
                 tracing::warn!(sequence, id, event_type, reason, error = letter.error, "an event is dead-lettered");
-                if matches!(letter.reason, Reason::Invalid | Reason::NeverFinished) {
+                if matches!(letter.reason, Reason::Invalid | Reason::NeverFinished | Reason::FilterTooCostly) {
                     self.outcomes.undeliverable(&id, &event_type, &letter.error);
                 }
                 self.outcomes.dead_lettered();

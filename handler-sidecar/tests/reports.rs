@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use support::{Container, HANDLER, Running, all_settled, config, eventually, publish, publish_all, publish_with};
-use tidegate_broker_client::contract::Format;
+use support::{Container, HANDLER, Running, all_settled, config, eventually, publish, publish_all, publish_with, store};
+use tidegate_broker_client::contract::{Filter, Format};
 use tidegate_broker_client::layout;
+use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::timeout;
 
@@ -62,6 +63,25 @@ async fn a_handler_that_refuses_everything_says_what_and_where() {
     assert_eq!(failure["error"], "404 Not Found: no  thanks");
     assert!(failure["eventId"].as_str().unwrap().parse::<u32>().unwrap() < 20, "{failure}");
     assert!(failure["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{failure}");
+}
+
+/// It is not posted, and so has no address.
+#[tokio::test]
+async fn an_event_that_the_filter_cannot_judge_is_the_last_failure() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let mut reports = reports(&broker).await;
+    let container = Container::start().await;
+    let expression = Some("data.tags.exists(t, data.text.contains(t))".to_owned());
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.filter = Filter { expression, ..Filter::default() };
+    let _sidecar = Running::ready(config).await;
+    let data = format!(r#"{{"tags":[{}"no"],"text":"{}"}}"#, r#""no","#.repeat(20_000), "y".repeat(500_000));
+    let costly = Event::builder("costly", "/s", "order").attribute("datacontenttype", "application/json").data(data);
+    store(&broker, &costly.build().unwrap(), &[]).await;
+    let told = report(&mut reports, "a dead letter", |outcomes| outcomes["deadLettered"] == 1).await;
+    let failure = &told["outcomes"]["lastFailure"];
+    assert_eq!((&failure["eventId"], &failure["url"]), (&json!("costly"), &json!("")), "{told}");
 }
 
 #[tokio::test]
