@@ -1,7 +1,7 @@
 //! Sessions with the brokers: how far the handlers are, what their sidecars report, how much the topics hold.
 //!
-//! Each broker that is reached has a task of its own, with a deadline for each question: one that hangs delays nobody
-//! else. Once a second (and at the first event of a topic with a sleeping handler) it is asked for all its consumers
+//! Each broker that is reached has a task of its own, with a deadline for each question: one that hangs delays no
+//! other. Once a second (and at the first event of a topic with a sleeping handler) it is asked for all its consumers
 //! (one request a page, leader-correct, over the operator's own authenticated connection), and every ten seconds for
 //! its streams. What has to be reconciled because of the answer is triggered; the reconcilers do all the rest.
 
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::stream::{self, DiscardPolicy};
 use futures::FutureExt as _;
 use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
@@ -46,7 +47,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How often what is remembered of resources that are gone is forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(60);
 
-/// Who has to be reconciled because of what the brokers said.
+/// Where to send what has to be reconciled because of the brokers' answers.
 #[derive(Clone)]
 pub struct Triggers {
     /// Handlers.
@@ -131,6 +132,7 @@ fn keep(context: &Context) {
     let is_alive = |(namespace, name): &HandlerKey| get(&stores.handlers, namespace, name).is_some();
     context.lag.keep(is_alive);
     context.reports.keep(is_alive);
+    context.ingress_reports.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
 }
 
 async fn give_turns(context: &Context, triggers: &Triggers) {
@@ -305,10 +307,15 @@ async fn numbers_of(broker: &Broker) -> Result<Numbers, String> {
     let streams: Vec<_> = broker.js.streams().try_collect().await.map_err(|error| error.to_string())?;
     let consumers = streams.iter().map(|stream| stream.state.consumer_count).sum();
     let shown = streams.iter().map(|stream| (stream.state.messages, stream.state.last_sequence)).collect();
-    let is_filling = streams.iter().filter(|stream| stream.config.name == layout::EVENT_STREAM).any(|stream| {
-        u64::try_from(stream.config.max_bytes).is_ok_and(|most| stream.state.bytes > most / FILLING_OF * FILLING)
-    });
-    Ok(Numbers { shown: (consumers, shown), is_filling })
+    Ok(Numbers { shown: (consumers, shown), is_filling: streams.iter().any(is_filling) })
+}
+
+/// Whether the stream of events has little room left. One that discards the oldest makes room by itself.
+fn is_filling(stream: &stream::Info) -> bool {
+    let stream::Config { name, max_bytes, discard, .. } = &stream.config;
+    name == layout::EVENT_STREAM
+        && *discard == DiscardPolicy::New
+        && u64::try_from(*max_bytes).is_ok_and(|most| stream.state.bytes > most / FILLING_OF * FILLING)
 }
 
 /// How far all consumers of a handler are together.
@@ -343,4 +350,28 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn only_events_that_would_be_refused_can_fill_their_stream() {
+        let stream = |name, discard, bytes| {
+            let zero = "2026-01-01T00:00:00Z";
+            serde_json::from_value(json!({
+                "config": {"name": name, "discard": discard, "max_bytes": 1000, "retention": "limits", "storage": "file",
+                           "max_consumers": -1, "max_msgs": -1, "max_age": 0, "num_replicas": 1},
+                "created": zero,
+                "state": {"messages": 9, "bytes": bytes, "first_seq": 1, "last_seq": 9, "consumer_count": 0,
+                          "first_ts": zero, "last_ts": zero},
+            }))
+            .unwrap()
+        };
+        assert!(super::is_filling(&stream("events", "new", 801)));
+        assert!(!super::is_filling(&stream("events", "new", 800)), "from 80 % on");
+        assert!(!super::is_filling(&stream("events", "old", 1000)), "it makes room by itself");
+        assert!(!super::is_filling(&stream("dead-a", "new", 1000)), "another stream");
+    }
 }

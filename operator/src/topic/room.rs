@@ -1,6 +1,7 @@
 //! Room for new events: what is released for it, and the condition `HasRoom`.
 
-use async_nats::jetstream::{self, stream::Info};
+use async_nats::jetstream;
+use async_nats::jetstream::stream::{DiscardPolicy, Info};
 use tidegate_broker_admin::release::{self, Holder, Release, ReleaseError, Room};
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::WhenFull;
@@ -27,9 +28,11 @@ pub struct RoomState {
 }
 
 impl RoomState {
-    /// Of a topic of which nothing is released.
+    /// Of a topic of which nothing is released. A stream that discards the oldest events is never full: it has no more
+    /// room than this in ordinary use, and takes every event.
     pub fn as_it_is(events: &Info, refused: bool) -> Self {
-        Self::new(Room::from(events), None, refused)
+        let state = Self::new(Room::from(events), None, refused);
+        Self { is_full: state.is_full && events.config.discard == DiscardPolicy::New, ..state }
     }
 
     fn new(room: Room, holder: Option<Holder>, refused: bool) -> Self {
@@ -125,6 +128,27 @@ mod tests {
     fn state(bytes: u64, holder: Option<Holder>, refused: bool) -> RoomState {
         let room = Room { bytes, max_bytes: 1000, messages: 10, first_sequence: 1, last_sequence: 10, largest: 100 };
         RoomState::new(room, holder, refused)
+    }
+
+    /// Or a topic that works as it should would be looked at every ten seconds for as long as it lives.
+    #[test]
+    fn a_stream_that_discards_the_oldest_is_never_full() {
+        for (discard, is_full) in [("old", false), ("new", true)] {
+            let events = serde_json::from_value(serde_json::json!({
+                "config": {
+                    "name": "events", "subjects": ["events.>"], "retention": "limits", "storage": "file",
+                    "discard": discard, "max_consumers": -1, "max_msgs": -1, "max_bytes": 1000, "max_age": 0,
+                    "num_replicas": 1,
+                },
+                "created": "2026-01-01T00:00:00Z",
+                "state": {
+                    "messages": 10, "bytes": 1000, "first_seq": 1, "last_seq": 10, "consumer_count": 0,
+                    "first_ts": "2026-01-01T00:00:00Z", "last_ts": "2026-01-01T00:00:00Z",
+                },
+            }))
+            .unwrap();
+            assert_eq!(RoomState::as_it_is(&events, false).is_full, is_full, "discard: {discard}");
+        }
     }
 
     #[test]
