@@ -1,4 +1,4 @@
-//! Who may do what on a topic's broker (pure).
+//! Which account and user may do what on a topic's broker (pure).
 //!
 //! | account | JetStream | users |
 //! |---|---|---|

@@ -26,7 +26,7 @@ pub const RENEW_BEFORE: Duration = Duration::days(30);
 /// Clocks of nodes differ.
 const BACKDATE: Duration = Duration::minutes(5);
 
-/// Why there is no authority or leaf. Neither is mended by trying again.
+/// Why there is no authority or leaf. Trying again helps in neither case.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// The stored authority is not one.

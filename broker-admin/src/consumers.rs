@@ -46,8 +46,8 @@ pub enum Start {
 }
 
 impl Start {
-    /// The sequence after which a consumer begins that is made when the stream has got this far; `None`: only the broker
-    /// knows.
+    /// The sequence after which a consumer begins that is made when the stream has got this far; `None`: only the
+    /// broker knows.
     fn begins_after(self, stream: &StreamState) -> Option<u64> {
         match self {
             Self::Latest => Some(stream.last_sequence),
@@ -176,7 +176,7 @@ pub struct Ensured {
 }
 
 /// Makes the handler's consumers be as configured; writes only what differs. A position in the stream is never moved: a
-/// handler's start counts where no position is `recorded`, and a consumer that is gone goes on from its record.
+/// handler's start counts where no position is `recorded`, and a consumer that is gone continues from its record.
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.

@@ -1,7 +1,7 @@
 //! What only the operator does to a topic's broker. No Kubernetes in here.
 //!
 //! - [`authority`]: the topic's root of trust, from which every key is derived, and the certificate authority.
-//! - [`accounts`]: who may do what, as NATS accounts and users (pure).
+//! - [`accounts`]: permissions, as NATS accounts and users (pure).
 //! - [`guests`]: what handlers and publishers may do (pure).
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).

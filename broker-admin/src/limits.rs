@@ -25,7 +25,7 @@ impl Limits {
     pub const SYSTEM: Self = Self { connections: 64, subscriptions: 1024, jetstream: false };
     /// A workload that publishes.
     pub const PUBLISHER: Self = Self { connections: 256, subscriptions: 128, jetstream: false };
-    /// Lets nobody in.
+    /// Admits no connection.
     pub const TOMBSTONE: Self = Self { connections: 0, subscriptions: 0, jetstream: false };
 
     /// The operator and the ingresses, two connections each.

@@ -1,8 +1,8 @@
-//! Where a handler goes on when the broker has lost its consumer. Pure.
+//! Where a handler continues when the broker has lost its consumer. Pure.
 //!
-//! The broker keeps a handler's position in its consumer. So that the position survives the consumer, the operator keeps
-//! a copy elsewhere; where a new handler begins ([`crate::consumers::Start`]) counts only for one that never had a
-//! position.
+//! The broker keeps a handler's position in its consumer. So that the position survives the consumer, the operator
+//! keeps a copy elsewhere; where a new handler begins ([`crate::consumers::Start`]) counts only for one that never had
+//! a position.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub struct StreamState {
 /// Why a consumer that was made does not begin where a new handler does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Restart {
-    /// The consumer was gone: it goes on after this sequence.
+    /// The consumer was gone: it continues after this sequence.
     After(u64),
     /// The stream is another, or lost its end: it begins with the stream's first event.
     NewStream,
@@ -67,9 +67,9 @@ impl Position {
         Some(if has_lost { Restart::NewStream } else { Restart::After(acknowledged) })
     }
 
-    /// Records what was seen of a consumer, which begins or was `known` to be after this sequence. A consumer of several
-    /// copies says nothing of its beginning before something is acknowledged, and one whose first sequence is still to
-    /// come has nothing to go on from.
+    /// Records what was seen of a consumer, which begins or was `known` to be after this sequence. A consumer of
+    /// several copies says nothing of its beginning before something is acknowledged, and one whose first sequence is
+    /// still to come has no position yet.
     pub(crate) fn record(&mut self, name: &str, consumer: &Info, stream: &StreamState, known: Option<u64>) {
         let waits = |sequence: u64| !has_begun(consumer) && sequence > stream.last_sequence;
         let acknowledged = Some(consumer.ack_floor.stream_sequence).filter(|sequence| !waits(*sequence)).unwrap_or(0);

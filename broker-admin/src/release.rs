@@ -106,7 +106,7 @@ pub enum Release {
     Held(Holder),
 }
 
-/// Who needs the oldest event.
+/// Which handler needs the oldest event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// There is no handler: all events wait for the first one.

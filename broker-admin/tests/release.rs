@@ -143,7 +143,7 @@ async fn nothing_above_any_consumers_floor_is_ever_released() {
         let needed = events.range(first..).next().is_some_and(|(sequence, (partition, kind))| {
             needs.iter().any(|need| need.wants(*partition, kind) && !need.settled.contains(sequence))
         });
-        assert!(release == Release::NotNeeded || needed, "{release:?}, and nobody needs {first}");
+        assert!(release == Release::NotNeeded || needed, "{release:?}, and no handler needs {first}");
         for need in &needs {
             let lost = events
                 .range(..first)

@@ -4,9 +4,10 @@
 //! - [`identity`]: the five files (or values) by which a program proves who it is, and how they are reloaded.
 //! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
 //! - [`stored`]: the form of a CloudEvent inside the stream.
-//! - [`message_id`]: how a stream recognises a repetition, and why nobody else can choose its id.
+//! - [`message_id`]: how a stream recognises a repetition, and why no other program can choose its id.
 //! - [`contract`]: what the operator tells a sidecar and an ingress, and what a sidecar reports.
-//! - [`outcomes`]: of that report, how deliveries ended;  [`probes`]: of what it is told, when to deliver.
+//! - [`outcomes`]: the part of that report about how deliveries ended.
+//! - [`probes`]: the part of a sidecar's configuration about when to deliver.
 
 pub mod connect;
 pub mod contract;

@@ -8,7 +8,7 @@ use tidegate_cloudevents::is_allowed;
 
 /// The time over which [`Outcomes`] counts.
 pub const OUTCOME_WINDOW: Duration = Duration::from_secs(300);
-/// Different events that fail one after the other are told apart up to this number.
+/// Up to this number, different events that fail one after the other are distinguished.
 pub const MAX_FAILING_EVENTS: u32 = 20;
 /// The longest text of a [`Failure`], in bytes.
 pub const MAX_TEXT: usize = 256;

@@ -1,4 +1,4 @@
-//! The doors of a topic's brokers, tried against real nats-servers: who gets in where, and how much of it.
+//! The doors of a topic's brokers, tried against real nats-servers: which client gets in where, and how much of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 

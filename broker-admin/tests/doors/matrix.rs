@@ -231,7 +231,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
         let address = routes[0].replace("nats://localhost", "127.0.0.1");
         matrix.row("anybody", "6222 connect", Refused, TcpStream::connect(address).is_ok());
     }
-    // The monitoring port answers anybody who reaches it: only the pod itself does.
+    // The monitoring port answers every client that reaches it: only the pod itself does.
     let monitor: u16 = broker.monitor().rsplit(':').next().unwrap().parse().unwrap();
     let elsewhere = Ipv4Addr::new(127, 0, 0, 2);
     matrix.row(

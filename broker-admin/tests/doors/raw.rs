@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// What a server answers to a request that reaches nobody.
+/// What a server answers to a request that has no receiver.
 const NO_RESPONDERS: &str = "NATS/1.0 503\r\n";
 
 /// What a client shows of itself.

@@ -1,4 +1,4 @@
-//! Nobody joins the brokers with a leaf that was made for something else.
+//! A leaf that was made for something else does not join the brokers.
 
 use std::time::Duration;
 

@@ -64,7 +64,7 @@ impl Stranger {
     pub async fn joins(&self, broker: &TestBroker) -> bool {
         let begun = Instant::now();
         loop {
-            // First: who has been refused three times is not in later.
+            // First: a client that was refused three times does not get in later.
             let refusals = refusals(broker);
             let routes = broker.monitoring("routez").await;
             let is_in = |route: &Value| route["remote_name"] == self.name.as_str();
