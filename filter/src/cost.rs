@@ -185,7 +185,7 @@ fn compiled(pattern: &str) -> Result<Compiled, ExecutionError> {
         return Err(too_large());
     }
     let compile = |size: &usize| RegexBuilder::new(pattern).size_limit(*size).dfa_size_limit(1 << 20).build();
-    // How large it is, is not told: the smallest limit that it fits tells.
+    // The library does not say how large it is: the smallest limit that it fits does.
     let mut tried = REGEX_SIZES.iter().map(|size| (size, compile(size)));
     let (size, regex) = loop {
         match tried.next() {

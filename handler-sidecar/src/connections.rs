@@ -103,10 +103,10 @@ impl Connections {
             }
         }
         // Boxed, because most requests do not need it.
-        Box::pin(self.send_anew(request)).await
+        Box::pin(self.send_on_new_connection(request)).await
     }
 
-    async fn send_anew(&self, request: &Outgoing) -> Result<(Response<Incoming>, Lease), Failure> {
+    async fn send_on_new_connection(&self, request: &Outgoing) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut connection = self.pool.connect().await.map_err(Failure::Unreachable)?;
         match connection.sender.send_request(request.clone()).await {
             Ok(response) => Ok((response, Lease { pool: self.pool.clone(), connection })),
@@ -116,7 +116,7 @@ impl Connections {
 
     /// After a request without an answer. That nothing takes a connection any more may be the work of that request.
     async fn send_again(&self, request: &Outgoing) -> Result<(Response<Incoming>, Lease), Failure> {
-        self.send_anew(request).await.map_err(|failure| match failure {
+        self.send_on_new_connection(request).await.map_err(|failure| match failure {
             Failure::Unreachable(why) => {
                 Failure::Broken(format!("the connection was closed without an answer, and then {why}"))
             }

@@ -1,8 +1,8 @@
 //! Whether an event is for this handler, as far as the broker could not see to it: sources, and an expression.
 //!
 //! An expression that has no value for an event (a field that is not there, types that do not fit) does not match:
-//! as in CESQL, an error is false. That it failed is counted apart, for who wrote the expression. Of an event for which
-//! the evaluation is too much work, nobody knows: it is neither passed on nor passed over.
+//! as in CESQL, an error is false. That it failed is counted apart, for the author of the expression. Of an event for
+//! which the evaluation is too much work, it is not known whether it matches: it is neither passed on nor passed over.
 //!
 //! The process has one thread, which also answers the probes. So only what is done in about a millisecond is done
 //! there; other evaluations go to another thread, one at a time.
@@ -83,7 +83,7 @@ impl Filter {
     async fn judge_elsewhere(&self, expression: Arc<Expression>, event: Event) -> Judged {
         let turn = self.turn.clone().acquire_owned().await;
         let evaluation = spawn_blocking(move || {
-            // Kept until it is over, even if nobody waits for it any more.
+            // Kept until it is over, even if its result is not needed any more.
             let _turn = turn;
             Judged::from(expression.matches(&event, BUDGET))
         });

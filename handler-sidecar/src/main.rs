@@ -1,5 +1,5 @@
-//! The sidecar's process: configuration, telemetry, one thread, SIGTERM. As `tidegate-handler-sidecar drain` it asks the
-//! running one to drain and waits until it has: the `preStop` hook of the sidecar's container.
+//! The sidecar's process: configuration, telemetry, one thread, SIGTERM. As `tidegate-handler-sidecar drain` it asks
+//! the running one to drain and waits until it has: the `preStop` hook of the sidecar's container.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 /// A panic ends the program: the kubelet starts it again, what was acknowledged is stored, and what was in progress
-/// comes again. A program that goes on with half of its tasks would look healthy.
+/// comes again. A program that continues with half of its tasks would look healthy.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

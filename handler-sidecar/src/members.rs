@@ -2,11 +2,11 @@
 //!
 //! Where they share something out, each says every second that it is there, at once when it comes, when it hears of a
 //! new one and when it goes. Where they do not, only those speak whose handler takes no connections, and are answered
-//! by another whose handler does: what they have in hand is then given to that one.
+//! by another whose handler does: their deliveries are then given to that one.
 //!
-//! Who is not heard of for [`FORGOTTEN`] is forgotten, but only by who still hears itself: without a connection
-//! nobody can tell who is there. Nothing rests on all of them agreeing at every moment: who may pull a lane is
-//! decided by the broker, and when an event may start by its lease.
+//! A sidecar that is not heard of for [`FORGOTTEN`] is forgotten, but only by one that still hears itself: without a
+//! connection no sidecar knows which others are there. Nothing rests on all of them agreeing at every moment: the
+//! broker decides which of them may pull a lane, and its lease when an event may start.
 
 pub mod share;
 
@@ -53,7 +53,7 @@ struct Word {
 struct Heard {
     id: Member,
     able: bool,
-    /// Of somebody who does not know this one.
+    /// Its sender does not know this sidecar.
     new: bool,
 }
 
@@ -181,7 +181,7 @@ impl Members {
         }
     }
 
-    /// Takes a word in, if it is one of somebody who stays.
+    /// Records a word, and returns it if its sender stays.
     fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> Option<Heard> {
         let Word { id, able, goes } = serde_json::from_slice(payload).ok()?;
         if goes && id != self.me {

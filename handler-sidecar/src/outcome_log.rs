@@ -71,7 +71,7 @@ impl OutcomeLog {
         self.change(|ledger, _| ledger.last_failure = Some(failure));
     }
 
-    /// As the operator is told.
+    /// As it is reported to the operator.
     pub fn read(&self) -> Outcomes {
         self.ledger().read(self.origin.elapsed())
     }
@@ -161,7 +161,7 @@ impl Ledger {
         }
     }
 
-    /// What is told at once.
+    /// What is reported at once when it changes.
     fn headline(&self) -> (bool, bool) {
         (self.streak.is_failing, self.dead_lettered > 0)
     }

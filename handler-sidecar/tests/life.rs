@@ -54,7 +54,7 @@ async fn a_drained_sidecar_that_nothing_ends_goes_on() {
         let begun = tokio::time::Instant::now();
         assert_eq!(sidecar.drain().await, Some(200));
         publish(&broker, &round.to_string()).await;
-        eventually("it goes on", async || container.count() == round).await;
+        eventually("deliveries continue", async || container.count() == round).await;
         assert!(begun.elapsed() >= Duration::from_millis(1900), "{:?}", begun.elapsed());
         eventually("it is ready again", async || sidecar.get("/readyz").await == Some(200)).await;
     }
@@ -213,7 +213,7 @@ async fn a_deleted_consumer_is_waited_for() {
     eventually("it is not ready", async || sidecar.get("/readyz").await == Some(503)).await;
     broker.handler(HANDLER, ACK_WAIT).await;
     publish(&broker, "1").await;
-    eventually("it goes on", async || container.count() == 1).await;
+    eventually("deliveries continue", async || container.count() == 1).await;
     all_settled(&broker).await;
     eventually("it is ready", async || sidecar.get("/readyz").await == Some(200)).await;
 }

@@ -36,7 +36,7 @@ pub struct Providers {
 /// Builds the exporters and makes their providers the global ones.
 ///
 /// # Errors
-/// The endpoint cannot be used, or the thread does not start. That nobody listens there is no error.
+/// The endpoint cannot be used, or the thread does not start. That nothing listens there is not an error.
 pub fn start(resource: Resource) -> Result<Providers, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.enter();
@@ -113,7 +113,7 @@ impl Guard {
                     tracing::warn!(signal, %error, "telemetry: the last export failed");
                 }
             }
-            // The caller may have stopped waiting; there is nobody else to tell.
+            // The caller may have stopped waiting; there is no other receiver.
             let _ = done.send(());
         });
         if flush.is_err() || finished.recv_timeout(SHUTDOWN).is_err() {

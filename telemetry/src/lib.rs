@@ -44,7 +44,7 @@ fn scope(name: &'static str) -> InstrumentationScope {
     InstrumentationScope::builder(name).with_schema_url(opentelemetry_semantic_conventions::SCHEMA_URL).build()
 }
 
-/// Who reports: becomes the resource of everything that is exported.
+/// The program that reports: becomes the resource of everything that is exported.
 #[derive(Clone, Debug)]
 pub struct Service {
     /// `service.name`, unless `OTEL_SERVICE_NAME` says otherwise.

@@ -66,8 +66,8 @@ where
         .with_filter(level().and(filter_fn(|of| !(of.is_span() && of.target() == PER_EVENT))))
 }
 
-/// What `RUST_LOG` says, `info` without it. Only who names them sees the SDK start and stop, at `info`, and what the
-/// NATS client says of connections without saying whose: the programs say it themselves.
+/// What `RUST_LOG` says, `info` without it. Only a filter that names them shows the SDK start and stop, at `info`, and
+/// what the NATS client says of connections without saying whose: the programs say it themselves.
 fn level() -> EnvFilter {
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let wanted = if wanted.is_empty() { "info" } else { &wanted };

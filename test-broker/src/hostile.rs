@@ -27,7 +27,7 @@ pub enum Attack {
     Hang,
 }
 
-/// It, listening on loopback.
+/// A hostile broker that listens on loopback.
 pub struct HostileBroker {
     /// `tls://localhost:port`
     pub address: String,

@@ -1,10 +1,11 @@
 //! A model check of the protocol of a lane: two owners and a broker that pins, redelivers, and whose messages get
 //! lost or late; owners that pause, crash and leave at any moment.
 //!
-//! The owners are the real state machine. What the broker of the model does is what nats-server does: it delivers
-//! to the pinned client, what waits for redelivery first; it takes acknowledgements from anybody; it keeps no
-//! memory of who has what; killed, it forgets what it had not written to disk, deliveries and acknowledgements. A request is on its way for no longer than the margin of a lease, or it is lost;
-//! deliveries and answers may take any time.
+//! The owners are the real state machine. What the broker of the model does is what nats-server does: it delivers to
+//! the pinned client, what waits for redelivery first; it takes acknowledgements from anybody; it keeps no memory of
+//! which sidecar has what; killed, it forgets what it had not written to disk, deliveries and acknowledgements. A
+//! request is on its way for no longer than the margin of a lease, or it is lost; deliveries and answers may take any
+//! time.
 
 #![allow(clippy::unwrap_used)]
 
