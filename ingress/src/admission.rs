@@ -1,11 +1,11 @@
 //! Which request is taken on: the first thing that happens to it.
 //!
-//! Requests and the memory of their bodies are bounded, for all protocols together; beyond, a publisher is told to
-//! come back rather than made to wait. Memory is taken as a body arrives, so that what was only announced takes none.
-//! A client (an address, or the account of a publisher over NATS) has at most half of everything, a connection a quarter, so that
-//! none of them can turn the others away. Only a device with MQTT waits, for a short time: it cannot be told, and a
-//! device that has to connect again is more work than one that waits. (A check of the publisher's credentials belongs
-//! here too, before anything of the body is read.)
+//! Requests and the memory of their bodies are bounded, for all protocols together; beyond, a publisher is asked to
+//! come back rather than made to wait. Memory is taken as a body arrives, so that what was only announced takes none. A
+//! client (an address, or the account of a publisher over NATS) has at most half of everything, a connection a quarter,
+//! so that none of them can turn the others away. Only a device with MQTT waits, for a short time: there is no answer
+//! that asks it to, and a device that has to connect again is more work than one that waits. (A check of the
+//! publisher's credentials belongs here too, before anything of the body is read.)
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -24,7 +24,7 @@ pub struct Alarm {
     client: Client,
     pod: String,
     volume: Option<PathBuf>,
-    /// When the operator was told of a full stream, and of a broker that does not answer.
+    /// When a full stream was last reported, and a broker that does not answer.
     raised: Mutex<[Option<Instant>; 2]>,
 }
 
@@ -36,7 +36,7 @@ impl Alarm {
         (config.routing == Routing::Queued).then(|| Self { client, pod, volume, raised: Mutex::default() })
     }
 
-    /// Reports a failure, unless it was reported a moment ago. The other failures are not the operator's to mend.
+    /// Reports a failure, unless it was reported a moment ago. The operator can do nothing about the other failures.
     pub async fn raise(&self, failure: Failure) {
         let (place, failure) = match failure {
             Failure::Full => (0, StoreFailure::Full),
@@ -52,7 +52,7 @@ impl Alarm {
             Err(_) => false,
         };
         if !sent {
-            tracing::debug!(?failure, "the operator was not told");
+            tracing::debug!(?failure, "could not report the failure to the operator");
         }
     }
 

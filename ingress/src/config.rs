@@ -37,8 +37,8 @@ pub const MAX_HEADERS: usize = MAX_ATTRIBUTES + 64;
 /// Bounds in time and number. The defaults are meant for production; tests shorten some.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections of publishers, over HTTPS and over MQTT each, half of them from one address; more are told that
-    /// there is no room.
+    /// Connections of publishers, over HTTPS and over MQTT each, half of them from one address; further ones are
+    /// refused with that reason.
     pub connections: usize,
     /// A connection over MQTT that has brought no event for so long makes room for a new one where none is left.
     pub unused: Duration,
@@ -64,7 +64,7 @@ pub struct Limits {
     pub publishes_per_request: usize,
     /// One publish, from the wait for its turn to the broker's acknowledgement.
     pub publish: Duration,
-    /// How often the certificate is read anew.
+    /// How often the certificate is read again.
     pub certificate_check: Duration,
     /// After SIGTERM: how long requests are still taken while the cluster learns that this pod is leaving.
     pub propagation: Duration,

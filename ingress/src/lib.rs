@@ -20,9 +20,9 @@
 //! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
 //!
-//! Who may publish over HTTPS and MQTT is decided by the NetworkPolicy of the topic in this version, over NATS by the
-//! broker, which knows each publisher. The place of a publisher's credentials is [`admission`]: it sees each request
-//! first.
+//! In this version the NetworkPolicy of the topic decides which pods may publish over HTTPS and MQTT; over NATS the
+//! broker does, which knows each publisher. The place of a publisher's credentials is [`admission`]: it sees each
+//! request first.
 
 pub mod admin;
 pub mod admission;

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 /// A panic ends the program: the kubelet starts it again, what was acknowledged is stored, and what was in progress
-/// comes again. A program that goes on with half of its tasks would look healthy.
+/// comes again. A program that continues with half of its tasks would look healthy.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -4,8 +4,8 @@
 //! A message is an event by the CloudEvents NATS binding. None of its headers reaches the stream but as an attribute,
 //! so no publisher can use the broker's own (`Nats-Msg-Id`, `Nats-Rollup`, …).
 //!
-//! The listener has a connection of its own, so that a flood of requests does not delay acknowledgements. A request with
-//! malformed headers is answered 400 like any other that is no event.
+//! The listener has a connection of its own, so that a flood of requests does not delay acknowledgements. A request
+//! with malformed headers is answered 400 like any other that is no event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,8 +53,8 @@ impl Listener {
         Ok(Self { client, requests, intake })
     }
 
-    /// Answers requests until `stop`, then those that are on their way. They are sent to the broker in the order in which
-    /// they came; what is in progress at a time is bounded by admission.
+    /// Answers requests until `stop`, then those that are on their way. They are sent to the broker in the order in
+    /// which they came; what is in progress at a time is bounded by admission.
     pub async fn run(self, stop: CancellationToken) {
         let Self { client, mut requests, intake } = self;
         let mut in_flight = FuturesUnordered::new();
@@ -103,7 +103,7 @@ struct RequestInfo {
 }
 
 /// The publisher's account. The server writes the header, over whatever the publisher put there; if it is not there
-/// once and readable, the publisher is nobody in particular.
+/// exactly once and readable, the account is unknown.
 fn account_of(headers: Option<&HeaderMap>) -> Option<String> {
     let headers = headers?;
     let mut values = headers.get_all(REQUEST_INFO);

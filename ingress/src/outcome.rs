@@ -11,7 +11,7 @@ use tidegate_broker_client::layout;
 
 /// Why an event is not known to be stored, from the least to the worst: of a batch, the worst is reported.
 ///
-/// What a repetition cannot mend comes first, so that a publisher repeats as long as that can help.
+/// What a repetition cannot change comes first, so that a publisher repeats as long as that can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Failure {
     /// Larger than the stream takes.
@@ -30,7 +30,7 @@ pub enum Failure {
     /// No acknowledgement in time; it may have been stored.
     #[error("the broker did not acknowledge it in time")]
     Timeout,
-    /// No connection, or nobody who keeps the stream.
+    /// No connection, or no server that keeps the stream.
     #[error("the broker is not available")]
     Unavailable,
 }

@@ -28,7 +28,7 @@ use crate::trace;
 /// Publishes events of one topic.
 pub struct Publisher {
     client: Client,
-    /// `None` on a Direct topic: events go to whoever listens, and nobody acknowledges.
+    /// `None` on a Direct topic: events go to whatever subscribes, and there is no acknowledgement.
     stream: Option<jetstream::Context>,
     place: trace::Place,
     limits: Limits,
@@ -156,7 +156,7 @@ impl Publisher {
 }
 
 impl Sent<'_> {
-    /// Waits for the broker's acknowledgement. On a Direct topic, where nobody acknowledges, for the client to have
+    /// Waits for the broker's acknowledgement. On a Direct topic, which has none, for the client to have
     /// written everything to its connection.
     ///
     /// # Errors

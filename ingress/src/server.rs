@@ -1,7 +1,7 @@
 //! A listener: accepts, and gives each connection a task of its own.
 //!
 //! Nothing but `accept` happens in the loop, so that no client can hold up another one. A connection beyond the limit
-//! does not wait: it is told that there is no room.
+//! does not wait: it is refused with that reason.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};

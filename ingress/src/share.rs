@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;
 
-/// Who publishes, as far as that is known before anything is read.
+/// The publisher, as far as it is known before anything is read.
 ///
 /// An address of IPv6 counts as a whole: the pods of a node share a prefix in most clusters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -49,7 +49,7 @@ pub struct Seat {
 
 /// The room of a connection; given back on drop.
 pub struct Slot {
-    /// Who has it.
+    /// The client that the connection belongs to.
     pub client: Client,
     seat: Arc<Seat>,
     number: u64,

@@ -1,4 +1,4 @@
-//! The server's certificate: read from the identity folder, and read anew while the program runs.
+//! The server's certificate: read from the identity folder, and read again while the program runs.
 
 use std::fmt;
 use std::path::PathBuf;

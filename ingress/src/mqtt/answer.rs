@@ -24,8 +24,8 @@ pub fn connack_v3(code: ConnectReturnCode) -> Built {
     v3_1_1::Connack::builder().session_present(false).return_code(code).build().map(Into::into)
 }
 
-/// What a client is told about its connection: its name if it has none of its own, and in how many seconds it must be
-/// heard of if that is not what it wants. (The library adds the receive maximum and the maximum packet size.)
+/// Tells a client its name if it has none of its own, and after how many seconds of silence its connection ends if that
+/// is not what it asked for. (The library adds the receive maximum and the maximum packet size.)
 pub fn connack_v5(assigned: Option<&str>, keep_alive: Option<u16>) -> Built {
     let mut properties: Vec<Property> = vec![MaximumQos::new(1)?.into(), RetainAvailable::new(0)?.into()];
     if let Some(seconds) = keep_alive {

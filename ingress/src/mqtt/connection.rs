@@ -57,7 +57,7 @@ impl Mqtt {
     }
 }
 
-/// How a connection goes on.
+/// What is still read and written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
@@ -70,7 +70,7 @@ enum Phase {
 /// How it went with a packet.
 type Settled = (Option<u16>, Result<Stored, Problem>);
 
-/// Whose connection it is; `None`: nobody's, it is refused.
+/// The slot of the connection; `None`: it has none and is refused.
 type Place<'a> = Option<(&'a Slot, &'a Arc<Clients>)>;
 
 struct Driver<'a> {

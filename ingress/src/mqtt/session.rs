@@ -32,7 +32,7 @@ pub struct Bounds {
 pub struct Session {
     connection: Connection<role::Server>,
     silence: Duration,
-    /// There is no room for it: what a client is told when it greets.
+    /// There is no room for it, which is the answer to its CONNECT.
     busy: bool,
     /// Bytes of a packet that has not arrived completely.
     partial: usize,
@@ -87,7 +87,7 @@ impl Session {
         Self { connection, silence, busy: false, partial: 0, connected: false, closed: false, explain: true }
     }
 
-    /// A connection for which there is no room: the device is told so as soon as it has said which version it speaks.
+    /// A connection for which there is no room: it is refused as soon as the device has said which version it speaks.
     pub fn busy(bounds: Bounds) -> Self {
         Self { busy: true, ..Self::new(bounds) }
     }

@@ -1,4 +1,4 @@
-//! Where there is no room for a connection, its client is told so; and nobody can take all of it.
+//! Where there is no room for a connection, its client gets that answer; and no client can take all of it.
 
 use std::time::Duration;
 

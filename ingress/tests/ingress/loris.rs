@@ -1,4 +1,4 @@
-//! Clients that begin and do not go on take next to nothing from others.
+//! Clients that begin something and do not finish it take next to nothing from others.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What a publisher is told of what is stored: the sequence, and whether it was there already (issue 8, C5).
+//! The answer to a publisher of what is stored: the sequence, and whether it was there already.
 
 use http::StatusCode;
 use tidegate_test_broker::TestBroker;

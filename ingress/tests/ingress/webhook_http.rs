@@ -1,4 +1,5 @@
-//! HTTP around the events: what is answered before a body is sent, the handshake of webhooks, what goes on with an event.
+//! HTTP around the events: what is answered before a body is sent, the handshake of webhooks, what is passed on with an
+//! event.
 
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
@@ -12,8 +13,8 @@ use crate::support::{MAX_EVENT, event, events, messages, start};
 const HEAD: &str =
     "POST / HTTP/1.1\r\nhost: localhost\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-source: /s\r\nce-type: t\r\n";
 
-/// RFC 9110, section 10.1.1: "a server MAY omit sending 100 if it … has already" decided, and a sender that waits for it
-/// has sent nothing that must be read. Issue 8, G10: it was asked for the body first.
+/// RFC 9110, section 10.1.1: "a server MAY omit sending 100 if it … has already" decided, and a sender that waits for
+/// it has sent nothing that must be read. Issue 8, G10: it was asked for the body first.
 #[tokio::test]
 async fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
     let broker = TestBroker::start().await;
@@ -35,8 +36,8 @@ async fn a_body_that_is_announced_too_large_is_refused_before_it_is_sent() {
     assert_eq!(events(&broker).await[0].data().unwrap(), "23.5");
 }
 
-/// CloudEvents, "HTTP 1.1 Web Hooks for Event Delivery" 1.0.2, section 4. Issue 8, G10: it was 405, and Azure Event Grid
-/// delivers nothing then.
+/// CloudEvents, "HTTP 1.1 Web Hooks for Event Delivery" 1.0.2, section 4. Issue 8, G10: it was 405, and Azure Event
+/// Grid delivers nothing then.
 #[tokio::test]
 async fn a_sender_of_webhooks_is_given_permission() {
     let broker = TestBroker::start().await;
