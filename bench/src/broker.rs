@@ -1,4 +1,4 @@
-//! The broker, and who uses it.
+//! The broker, and the programs that use it.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use crate::stats;
 /// Prints the median of a figure's rounds, and the spread.
 ///
 /// # Errors
-/// Nobody reads stdout any more.
+/// Stdout is not read any more.
 pub fn row(name: &str, rounds: &[f64], target: &str) -> std::io::Result<()> {
     let median = stats::median(rounds);
     let (least, greatest) = stats::spread(rounds);

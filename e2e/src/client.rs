@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject as _;
 pub struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl Http {
-    /// `ca`: a PEM file; without one, HTTPS trusts nobody.
+    /// `ca`: a PEM file; without one, HTTPS trusts no server.
     pub fn new(ca: Option<&str>) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         if let Some(path) = ca {

@@ -38,7 +38,7 @@ pub struct Child {
     pub name: String,
     /// All of it, as JSON.
     pub value: Value,
-    /// Whether an object of that name that nobody owns may become ours (kept data of a deleted topic).
+    /// Whether an object of that name without an owner may become ours (kept data of a deleted topic).
     pub adopts: bool,
 }
 
@@ -131,8 +131,8 @@ where
     Ok(written.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
 }
 
-/// The same of a child with pods. Where they would be replaced though nobody asked for it, it stays as it is until it
-/// is its turn.
+/// The same of a child with pods. Where they would be replaced without a change of the specification, it stays as it is
+/// until it is its turn.
 ///
 /// # Errors
 /// As [`apply`].
@@ -255,7 +255,7 @@ fn params() -> PatchParams {
 }
 
 /// What somebody put into one of our lists stays there when ours is applied, and may contradict it (a port of the
-/// same name). Then our lists replace what is there, and nobody else owns a field of the object any more. Returns
+/// same name). Then our lists replace what is there, and no other manager owns a field of the object any more. Returns
 /// whether that was possible: it is not if ours is what is wrong.
 async fn take_back(api: &Api<DynamicObject>, child: &Child, dry_run: bool) -> Result<bool, Error> {
     let mut whole = child.value.clone();
@@ -281,7 +281,7 @@ fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) 
     }
     if owners.iter().any(|reference| reference.kind == owner.kind && reference.name == owner.name) {
         return Err(Error::Leftover(format!(
-            "{} {} belongs to an earlier {} of this name and is on its way out: this goes on when it is gone",
+            "{} {} belongs to an earlier {} of this name and is on its way out: this continues when it is gone",
             child.resource.kind, child.name, owner.kind
         )));
     }

@@ -27,16 +27,17 @@ pub struct Args {
     /// Resources of ingresses whose topic names none: JSON, as in a pod.
     #[arg(long, env = "TIDEGATE_INGRESS_RESOURCES", value_parser = resources, default_value = r#"{"requests":{"cpu":"20m","memory":"16Mi"}}"#)]
     pub ingress_resources: Resources,
-    /// Where sidecars and ingresses send their telemetry, an OTLP gRPC address. The operator's own uses the same variable.
+    /// Where sidecars and ingresses send their telemetry, an OTLP gRPC address. The operator's own uses the same
+    /// variable.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
-    /// The operator's pod: who holds the lease.
+    /// The operator's pod, which holds the lease.
     #[arg(long, env = "POD_NAME", default_value = "tidegate-operator")]
     pub pod_name: String,
-    /// The operator's namespace: where the lease is, and who may reach the brokers besides their handlers.
+    /// The operator's namespace: where the lease is, and from where the brokers can be reached besides their handlers.
     #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
     pub pod_namespace: String,
-    /// Namespace of the cluster's lease, the same for every release: who holds it operates all topics and handlers.
+    /// Namespace of the cluster's lease, the same for every release: its holder operates all topics and handlers.
     #[arg(long, env = "TIDEGATE_CLUSTER_LEASE_NAMESPACE", default_value = "kube-system")]
     pub cluster_lease_namespace: String,
     /// Name of the admission webhook: of its Service and its ValidatingWebhookConfiguration, and of the Secret with its

@@ -42,7 +42,7 @@ pub fn to_data(authority: &Authority) -> Data {
 /// The authority that a Secret holds.
 ///
 /// # Errors
-/// A key is missing or damaged: a new authority would lock everybody out of the stored events, so nobody makes one.
+/// A key is missing or damaged: a new authority would lock every program out of the stored events, so none is made.
 pub fn from_secret(secret: &Secret) -> Result<Authority, Error> {
     let data = data(secret);
     let part = |key: &str| data.get(key).cloned().ok_or_else(|| damaged(secret, key));
@@ -65,7 +65,7 @@ fn damaged(secret: &Secret, key: &str) -> Error {
     Error::refused(
         "AuthorityDamaged",
         format!(
-            "Secret {name} has no usable {key}: restore it from a backup, or delete it and the topic's volumes to begin anew"
+            "Secret {name} has no usable {key}: restore it from a backup, or delete it and the topic's volumes to begin without their events"
         ),
     )
 }
@@ -76,7 +76,7 @@ pub fn data(secret: &Secret) -> Data {
     secret.data.iter().flatten().filter_map(text).collect()
 }
 
-/// An identity's files: what is there as long as it is good, else anew.
+/// An identity's files: what is there as long as it is good, else new ones.
 ///
 /// `leaf` is the certificate as it should be, `user` the broker user.
 ///
@@ -99,8 +99,8 @@ pub fn identity(
     Ok(files)
 }
 
-/// The files of a leaf of this authority, and of what it is verified with on the other side: what is there as long as it
-/// is as requested, else a new leaf. Other files are left as they are.
+/// The files of a leaf of this authority, and of what it is verified with on the other side: what is there as long as
+/// it is as requested, else a new leaf. Other files are left as they are.
 ///
 /// # Errors
 /// The authority is damaged.

@@ -149,7 +149,7 @@ impl Brokers {
     /// The topic's broker. Begins a session if there is none.
     ///
     /// # Errors
-    /// It cannot be reached now. The session goes on trying.
+    /// It cannot be reached now. The session keeps trying.
     pub async fn get(&self, topic: &TopicKey, authority: &Authority, replicas: i32) -> Result<Arc<Broker>, Error> {
         let (mut reach, hurry) = self.session(topic, authority, replicas);
         let _ = timeout(FIRST_CONNECT_TIMEOUT, reach.wait_for(|reach| !matches!(reach, Reach::Begun))).await;

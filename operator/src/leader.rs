@@ -3,10 +3,10 @@
 //! Pods of one release contend for the first; its holder contends for the second with those of other releases, which
 //! would undo each other's work ([`crate::claim`]).
 //!
-//! The algorithm is client-go's. The holder renews the lease; who waits takes it when it was given back, or
+//! The algorithm is client-go's. The holder renews the lease; a waiter takes it when it was given back, or
 //! when it has not changed for its whole duration by the waiter's own clock (clocks of nodes differ). Every
 //! write carries the resource version, so of two that take it at once only one does. A holder that cannot
-//! renew stops leading before anybody else may begin.
+//! renew stops leading before another one may begin.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const DURATION: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The holder renews this often.
 const RENEWAL: Duration = Duration::from_secs(5);
-/// Who waits looks this often; so does a holder that failed to renew.
+/// A waiter looks this often; so does a holder that failed to renew.
 const LOOK: Duration = Duration::from_secs(2);
 /// No request, and no giving back, takes longer.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ impl Leadership {
         Ok(Self { leads, holder, stop: stop.drop_guard(), task })
     }
 
-    /// Who else holds the lease.
+    /// The other operator that holds the lease.
     pub fn holder(&self) -> Option<String> {
         self.holder.borrow().clone()
     }
@@ -174,7 +174,7 @@ impl Election {
         });
         match decision {
             Decision::Wait => Ok(false),
-            // A conflict is no loss: somebody touched the lease who does not hold it. Look again.
+            // A conflict is not a loss: something that does not hold the lease touched it. Look again.
             Decision::Renew => self.write(&version, json!({"renewTime": time()})).await.map(|_| true),
             Decision::Take { transitions } => {
                 let mut spec = holding(&self.me);

@@ -1,8 +1,9 @@
-//! Paces the rollouts that nobody asked for: those of a new version of Tidegate, of its configuration, of certificates.
+//! Paces the rollouts that no change of a specification asks for: those of a new version of Tidegate, of its
+//! configuration, of certificates.
 //!
 //! A change that a topic's or handler's own specification makes rolls out at once. Another one waits for its turn, so
-//! that an upgrade of the chart does not restart every broker and every handler of the cluster at the same time. Who is
-//! rolling out is seen in the cluster, so another operator goes on where one has ended.
+//! that an upgrade of the chart does not restart every broker and every handler of the cluster at the same time. Which
+//! are rolling out is seen in the cluster, so another operator continues where one has ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,7 +75,7 @@ impl Turns {
         has
     }
 
-    /// Given who is rolling out, gives turns to those that wait and returns them.
+    /// Given those that are rolling out, gives turns to those that wait and returns them.
     pub fn next(&self, rolling: &HashSet<Key>, now: Instant) -> Vec<Key> {
         let mut state = self.lock();
         for key in rolling {

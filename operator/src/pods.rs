@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 
 /// What the kubelet says of a container that it is only just making.
 const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
-/// What no time mends: the kubelet tries again and again, and only another specification, or an object that somebody
-/// makes, lets it succeed.
+/// What does not pass with time: the kubelet tries again and again, and only another specification, or an object that
+/// somebody makes, lets it succeed.
 const HOPELESS: [&str; 6] = [
     "ImagePullBackOff",
     "InvalidImageName",
@@ -28,7 +28,7 @@ pub struct Trouble {
     pub is_hopeless: bool,
 }
 
-/// The first trouble of these pods; what only a person can mend comes before the rest.
+/// The first trouble of these pods; what only a person can remedy comes before the rest.
 pub fn trouble<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Option<Trouble> {
     let mut found: Vec<_> = pods.into_iter().filter(|pod| is_alive(pod)).filter_map(trouble_of).collect();
     found.sort_by_key(|trouble| !trouble.is_hopeless);
@@ -79,7 +79,7 @@ fn trouble_of_container(pod: &Pod, container: &ContainerStatus) -> Option<Troubl
             let is_hopeless = container.restart_count >= MANY_RESTARTS;
             Some(Trouble { message: format!("{kind} {name}: it {}{times}", ending(ended)), is_hopeless })
         }
-        // Started again, and nobody knows yet whether for long.
+        // Started again; whether for long is not known yet.
         ContainerState { running: Some(_), .. } if !container.ready => {
             let message = format!("{kind} {name}: it runs again{times}; before, it {}", ending(last?));
             Some(Trouble { message, is_hopeless: false })

@@ -33,7 +33,8 @@ use crate::names::{COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
 pub struct Stores {
     /// All topics.
     pub topics: Store<EventTopic>,
-    /// The same for handlers, with no more than what [`mark_for_handlers`] looks at: filled before they are told.
+    /// The same for handlers, with no more than what [`mark_for_handlers`] looks at: filled before the controllers hear
+    /// of a change.
     pub topics_for_handlers: Store<EventTopic>,
     /// All handlers.
     pub handlers: Store<EventHandler>,

@@ -1,4 +1,4 @@
-//! Which changes are told, and which are none.
+//! Which changes are reported to the reconcilers, and which are not.
 
 use serde_json::json;
 

@@ -81,7 +81,7 @@ pub fn up(cache: &Cache, state: &State, port: u16, progress: &Progress) -> Resul
             state.name
         ),
         Health::Broken(reason) => {
-            progress.say(format!("cluster {} is not healthy: {reason}; starting it anew", state.name));
+            progress.say(format!("cluster {} is not healthy: {reason}; starting it again", state.name));
             remove(state, progress)?;
         }
         Health::Absent => {}
@@ -121,7 +121,7 @@ fn start(cache: &Cache, cluster: &Cluster<'_>, port: u16, progress: &Progress) -
     Ok(())
 }
 
-/// The keeper goes on when we end.
+/// The keeper continues when we end.
 fn start_keeper(cache: &Cache, state: &State, port: u16) -> Result<Child> {
     let log = File::create(state.log("keeper"))?;
     Command::new(std::env::current_exe()?)

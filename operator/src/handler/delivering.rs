@@ -103,7 +103,7 @@ mod tests {
     fn it_says_what_happened_and_where() {
         let partly = Deliveries { pods: 2, handled: 7, ..failing(5, true) };
         for (what, reported, status, reason, message) in [
-            ("nobody reports", None, Status::Unknown, "NothingDelivered", "no event has been delivered yet"),
+            ("no report", None, Status::Unknown, "NothingDelivered", "no event has been delivered yet"),
             (
                 "nothing yet",
                 Some(Deliveries::default()),

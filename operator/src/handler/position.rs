@@ -55,7 +55,7 @@ pub fn restored(ensured: &Ensured) -> Option<String> {
         found.map(|(name, _)| name.as_str()).collect()
     };
     let lost = of(|restart| matches!(restart, Restart::After(_)));
-    let anew = of(|restart| *restart == Restart::NewStream);
+    let reset = of(|restart| *restart == Restart::NewStream);
     let mut sentences = Vec::new();
     if let Some(lowest) = ensured
         .restarts
@@ -71,10 +71,10 @@ pub fn restored(ensured: &Ensured) -> Option<String> {
             lost.join(", ")
         ));
     }
-    if !anew.is_empty() {
+    if !reset.is_empty() {
         sentences.push(format!(
             "the topic's stream is a new one or has lost its end: deliveries of {} begin with its first event",
-            anew.join(", ")
+            reset.join(", ")
         ));
     }
     (!sentences.is_empty()).then(|| sentences.join("; "))
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_position_is_told_and_stays_told() {
+    fn a_restored_position_is_shown_and_stays_shown() {
         let now = Timestamp::now();
         let position = shown(None, &ensured(&[("a_0", Restart::After(41)), ("a_1", Restart::After(7))]), now);
         let message = position.restored.clone().unwrap().message;
         assert!(message.contains("consumer a_0, a_1") && message.contains("after sequence 7"), "{message}");
         assert_eq!(shown(Some(&position), &ensured(&[]), now).restored, position.restored);
-        let anew = restored(&ensured(&[("a_0", Restart::NewStream)])).unwrap();
-        assert!(anew.contains("deliveries of a_0 begin with its first event"), "{anew}");
+        let reset = restored(&ensured(&[("a_0", Restart::NewStream)])).unwrap();
+        assert!(reset.contains("deliveries of a_0 begin with its first event"), "{reset}");
     }
 
     #[test]

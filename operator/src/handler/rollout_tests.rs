@@ -93,7 +93,7 @@ fn it_is_about_the_current_template_and_not_a_count() {
         (1, &[(old, "ready"), (new, "pending")], &late(), "PodsReady", "PodsFailing", Status::False, true),
         (1, &[(old, "ready"), (new, "starting")], &late(), "PodsReady", "PodsFailing", Status::False, true),
         (1, &[(old, "ready")], &refused(), "PodsReady", "PodsFailing", Status::False, true),
-        // What is wrong with an old pod is what the rollout mends.
+        // What is wrong with an old pod is what the rollout repairs.
         (1, &[(old, "CreateContainerConfigError"), (new, "ready")], &none, "", "RollingOut", Status::False, false),
         // No pod starts.
         (1, &[], &refused(), "", "PodsFailing", Status::False, true),

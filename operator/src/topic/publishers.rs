@@ -28,7 +28,7 @@ use crate::topic::desired::{child, encoded};
 /// The publishers as they are now.
 #[derive(Debug, Default)]
 pub struct Publishers {
-    /// Who has an account, or may have one.
+    /// The publishers that have an account, or may have one.
     pub names: Vec<String>,
     /// What was not done, and why.
     pub troubles: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Publishers {
 /// Makes accounts and Secrets be as the topic wants them, and removes those of publishers it no longer names.
 ///
 /// # Errors
-/// The API server did not take down who is about to have an account, so nothing was done.
+/// The API server did not record which publisher is about to have an account, so nothing was done.
 pub async fn ensure(
     context: &Context,
     owner: &Owner,
@@ -66,7 +66,7 @@ pub async fn ensure(
     Ok(found)
 }
 
-/// An operator that ends between an account and the status that tells of it would leave one that nobody removes.
+/// An operator that ends between an account and the status that tells of it would leave one that is never removed.
 async fn take_down(context: &Context, owner: &Owner, topic: &EventTopic, before: &[String]) -> Result<(), Error> {
     let new = topic.spec.nats_publishers.iter().filter(|name| !before.contains(name));
     let nats_publishers: Vec<String> = before.iter().chain(new).cloned().collect();

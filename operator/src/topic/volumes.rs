@@ -44,7 +44,7 @@ pub fn fit(spec: &EventTopicSpec, settings: Settings, observed: &Observed) -> Re
         return Err(Error::refused(
             "VolumesDiffer",
             format!(
-                "an earlier topic of this name left volume {} with {} bytes, and broker.storage.size asks for {size}: a volume cannot be made smaller. Delete this topic and make it again with the size it had, or delete the volume to begin anew",
+                "an earlier topic of this name left volume {} with {} bytes, and broker.storage.size asks for {size}: a volume cannot be made smaller. Delete this topic and make it again with the size it had, or delete the volume to begin without its events",
                 kept.name, kept.requested
             ),
         ));

@@ -1,4 +1,4 @@
-//! What others do to our objects is noticed and mended; where the operator is told to keep its hands off, it does.
+//! What others do to our objects is noticed and undone; where the operator is asked to keep its hands off, it does.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};

@@ -15,7 +15,7 @@ use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
 
-/// A topic with handlers of a fixed size, and events that nobody takes.
+/// A topic with handlers of a fixed size, and events that are never taken.
 struct Busy {
     requests: Count,
     space: Space,

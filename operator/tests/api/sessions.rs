@@ -1,4 +1,4 @@
-//! The operator's sessions with brokers: one that hangs delays nobody, and each ends with its topic.
+//! The operator's sessions with brokers: one that hangs delays no other, and each ends with its topic.
 
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ async fn a_session_ends_with_its_topic_however_that_went() {
     door.set_open(false);
     door.take_knocks();
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(door.take_knocks(), 0, "nobody needs this broker any more");
+    assert_eq!(door.take_knocks(), 0, "this broker is not needed any more");
     operator.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! A Deployment's template is a handler's template: what the API server takes of the one, it takes of the other, and what
-//! it refuses of a Deployment is refused of the handler when it is applied.
+//! A Deployment's template is a handler's template: what the API server takes of the one, it takes of the other, and
+//! what it refuses of a Deployment is refused of the handler when it is applied.
 
 use std::sync::LazyLock;
 
@@ -140,8 +140,8 @@ async fn a_key_that_is_there_twice_is_taken() {
     assert_eq!((&pod["containers"][0]["env"], &pod["imagePullSecrets"]), (&env, &secrets));
     assert_eq!(written(&webhook.space, &made).await.resource_version(), found.resource_version(), "nothing to write");
     // Mended, and then as any other.
-    let mended = template_of(&made, json!([{"name": "A", "value": "3"}]));
-    let found = written(&webhook.space, &mended).await;
+    let repaired = template_of(&made, json!([{"name": "A", "value": "3"}]));
+    let found = written(&webhook.space, &repaired).await;
     assert_eq!(found.data["spec"]["template"]["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "3"}]));
 }
 

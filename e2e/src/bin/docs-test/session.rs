@@ -118,7 +118,7 @@ impl Session {
         bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())
     }
 
-    /// What there is in the namespace, for a person who reads why a page failed.
+    /// What there is in the namespace, so that a person can see why a page failed.
     pub fn explain(&self) -> String {
         let output = Command::new("kubectl")
             .args(["get", "eventtopics,eventhandlers,pods,events", "-o", "wide"])

@@ -33,7 +33,7 @@ const NO_TOKEN_VOLUME: &str = "tidegate-no-token";
 /// A pod has this much longer than one delivery may take.
 const GRACE_MARGIN_SECONDS: u64 = 20;
 
-/// The Deployment. Its number of pods is the handler's: who wants to scale, scales the EventHandler.
+/// The Deployment. Its number of pods is the handler's: to scale it, scale the EventHandler.
 pub fn handler(input: &Input<'_>) -> Result<Child, Error> {
     let name = names::handler(&input.owner.name);
     let labels = names::handler_labels(&input.owner.name, &input.handler.spec.topic);
@@ -95,8 +95,8 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
         .first_mut()
         .and_then(Value::as_object_mut)
         .ok_or_else(|| wrong("spec.containers: at least one container is needed"))?;
-    // The sidecar gets SIGTERM only after the user's containers have ended, so its own hook, which the kubelet runs at the
-    // same time, stops the deliveries before; this one waits for that.
+    // The sidecar gets SIGTERM only after the user's containers have ended, so its own hook, which the kubelet runs at
+    // the same time, stops the deliveries before; this one waits for that.
     let drained = json!({"httpGet": {"path": "/drained", "port": names::SIDECAR_PORT}});
     object_in(main, "lifecycle")?.insert("preStop".into(), drained);
     let version = Sha256::digest(template.to_string());

@@ -54,7 +54,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     })
 }
 
-/// What the sidecars prove themselves with; renewed in place, and read anew at each connect.
+/// What the sidecars prove themselves with; renewed in place, and read again at each connect.
 fn identity(input: &Input<'_>) -> Result<Child, Error> {
     let handler = &input.owner.name;
     let authority = &input.topic.authority;

@@ -1,4 +1,4 @@
-//! Who may reach the handler's pods, where the cluster's network enforces it.
+//! What may reach the handler's pods, where the cluster's network enforces it.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};

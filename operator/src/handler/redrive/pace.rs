@@ -14,7 +14,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of so many a second. The first waits as if another had just gone: nobody remembers when the last one of the
+    /// Of so many a second. The first waits as if another had just gone: it is not recorded when the last one of the
     /// step before went, and the next step may begin at once, because its status has changed.
     pub fn new(rate: i32) -> Self {
         let each = Duration::from_secs(1) / u32::try_from(rate).unwrap_or(1).max(1);

@@ -1,4 +1,4 @@
-//! What the broker will never take: a letter that was stored while the topic took larger events. Pure.
+//! What the broker will never take: a dead letter that was stored while the topic took larger events. Pure.
 
 use std::error::Error as _;
 

@@ -77,7 +77,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     })
 }
 
-/// The root of trust. Kept volumes are worthless without it, so like them it belongs to nobody: with them it is deleted
+/// The root of trust. Kept volumes are worthless without it, so like them it has no owner: with them it is deleted
 /// in the topic's end, or kept and found again by a topic of the same name.
 fn authority_secret(input: &Input<'_>) -> Child {
     let mut metadata =

@@ -1,4 +1,4 @@
-//! Who may reach the broker pods, where the cluster's network enforces it.
+//! What may reach the broker pods, where the cluster's network enforces it.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::apply::Child;
 use crate::names;
 
 /// Publishing: any pod of the topic's namespace. The broker itself: its handlers, its peers, the operator, and, where
-/// there are publishers over NATS, any pod of the namespace (the broker lets in who has credentials).
+/// there are publishers over NATS, any pod of the namespace (the broker admits those with credentials).
 /// Probes come from the node, which every network lets through.
 pub fn broker(input: &Input<'_>) -> Child {
     let topic = &input.owner.name;

@@ -213,7 +213,7 @@ fn nats(input: &Input<'_>) -> Value {
     });
     if input.settings.replicas > 1 {
         // Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile. A single
-        // broker has nobody to move them to, and would only be away for longer.
+        // broker has no other to move them to, and would only be away for longer.
         let lame_duck = ["nats-server", "--signal", &format!("ldm={RUN_FOLDER}/nats.pid")];
         nats["lifecycle"] = json!({"preStop": {"exec": {"command": lame_duck}}});
     }

@@ -110,7 +110,7 @@ fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck_where_ther
     for (probe, path) in [("startupProbe", "startup"), ("readinessProbe", "ready"), ("livenessProbe", "live")] {
         assert_eq!(nats[probe]["httpGet"], json!({"path": format!("/broker/{path}"), "port": 8081}), "{probe}");
     }
-    assert_eq!(nats["lifecycle"], Value::Null, "a single broker has nobody to hand its clients to");
+    assert_eq!(nats["lifecycle"], Value::Null, "a single broker has no other to hand its clients to");
     let three = of(json!({"broker": {"replicas": 3}}));
     let stop = pod(&three)["containers"][0]["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
     assert!(stop.iter().any(|word| word == "ldm=/run/nats/nats.pid"), "{stop:?}");
