@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -73,12 +74,17 @@ async fn what_is_malformed_ends_the_connection_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_and_headers_of_any_shape_are_taken() {
-    let attack =
-        b"-ERR\r\n-ERR \r\n-ERR 'x\r\nHMSG a 1 18 18\r\nNATS/1.0 99999\r\n\r\n\r\nHMSG a 1 0 0\r\n\r\n".to_vec();
-    let (broker, client) = attacked(Attack::Send(attack)).await;
+    let attack = "-ERR\r\n-ERR \r\n-ERR 'x\r\nHMSG a 1 18 18\r\nNATS/1.0 99999\r\n\r\n\r\nHMSG a 1 0 0\r\n\r\n";
+    // The last message shows that the client has read all before it.
+    let attack = format!("{attack}MSG a 1 4\r\nlast\r\n");
+    let (broker, client) = attacked(Attack::Send(attack.into_bytes())).await;
     let mut requests = client.subscribe("a").await.unwrap();
     // The first subscription has number 1.
-    sleep(Duration::from_millis(300)).await;
+    let begun = Instant::now();
+    while client.statistics().in_messages.load(Ordering::Relaxed) < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the connection is stuck or ended");
+        sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(client.connection_state(), async_nats::connection::State::Connected);
     assert_eq!(broker.clients(), 1);
     requests.unsubscribe().await.unwrap();
@@ -94,7 +100,7 @@ async fn a_flood_is_bounded() {
         until_it_comes_again(&broker, "a line without an end").await;
         assert!(broker.sent() < limit, "{} bytes were taken", broker.sent());
     }
-    // Messages that nobody reads.
+    // Messages that are never read.
     let message = format!("MSG a 1 1048576\r\n{}\r\n", "x".repeat(1 << 20));
     let (broker, client) = attacked(Attack::Flood(message.into_bytes())).await;
     let _unread = client.subscribe("a").await.unwrap();

@@ -11,7 +11,9 @@ use std::time::Duration;
 use async_nats::Subscriber;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
-use support::{Container, HANDLER, Running, all_settled, config, eventually, publish, publish_all, publish_with, store};
+use support::{
+    Container, HANDLER, Running, all_settled, config, eventually, publish, publish_all, publish_with, store,
+};
 use tidegate_broker_client::contract::{Filter, Format};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
