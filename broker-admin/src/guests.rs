@@ -147,7 +147,7 @@ pub(crate) fn exports(routing: Routing) -> Value {
             service("leave a lane", layout::unpin_subject("*"), "Singleton"),
             service("dead-letter", layout::DEAD_LETTER_SUBJECTS.into(), "Singleton"),
             service("attempts", layout::ATTEMPT_SUBJECTS.into(), "Singleton"),
-            service("attempts so far", layout::attempt_read_subject("*", "*"), "Singleton"),
+            service("attempts so far", layout::ATTEMPT_READ_SUBJECTS.into(), "Singleton"),
         ]),
     }
     json!(exports)

@@ -6,7 +6,8 @@
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
 //! - [`push`]: accounts to running servers, over the system account.
-//! - [`streams`], [`consumers`]: a topic's streams and its handlers' consumers.
+//! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
+//! - [`shares`]: how much each handler may store (pure).
 //! - [`release`]: room made of what every handler has settled.
 
 pub mod accounts;
@@ -14,12 +15,14 @@ pub mod age;
 pub mod authority;
 pub mod consumers;
 pub mod guests;
+pub mod handler_streams;
 pub mod jwt;
 mod limits;
 pub mod positions;
 pub mod push;
 pub mod release;
 pub mod server;
+pub mod shares;
 pub mod streams;
 
 pub use accounts::Rights;

@@ -1,18 +1,18 @@
-//! A topic's streams: events, dead letters, and the failed attempts of what is still to be retried.
+//! A topic's streams: that of its events, and those of its handlers ([`crate::handler_streams`]).
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, DeleteStreamError, GetStreamError, GetStreamErrorKind,
+    StreamsError as ListError,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use tidegate_broker_client::layout;
 
-/// Far longer than the longest wait between two attempts (an hour).
-const ATTEMPT_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Records of attempts carry no message id; the broker wants a window that is no longer than they live.
-const ATTEMPT_WINDOW: Duration = Duration::from_secs(120);
-/// Far larger than the largest record.
-const MAX_ATTEMPT_SIZE: i32 = 64 << 10;
+use crate::handler_streams;
+use crate::shares::Budget;
+
 /// What the broker calls it when it can do nothing just now.
 const UNAVAILABLE: usize = 503;
 
@@ -23,9 +23,9 @@ pub struct Topic {
     pub replicas: usize,
     /// Bytes of events.
     pub max_bytes: i64,
-    /// Bytes of dead letters.
+    /// Bytes of dead letters, of all handlers together.
     pub dead_letter_bytes: i64,
-    /// Bytes of records of attempts.
+    /// Bytes of records of attempts, of all handlers together.
     pub attempt_bytes: i64,
     /// Events older than this go; `None`: never.
     pub max_age: Option<Duration>,
@@ -38,49 +38,23 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// The stream of events, of dead letters, of attempts.
-    pub fn configs(&self) -> [Config; 3] {
-        let common = Config {
+    /// The stream of events. It carries what its handlers' streams may have.
+    pub fn events(&self) -> Config {
+        Config {
+            name: layout::EVENT_STREAM.to_owned(),
+            description: Some("events of a Tidegate topic".to_owned()),
+            subjects: vec![layout::EVENT_SUBJECTS.to_owned(), layout::REDRIVE_SUBJECTS.to_owned()],
             retention: RetentionPolicy::Limits,
             storage: StorageType::File,
             num_replicas: self.replicas,
             duplicate_window: self.deduplication_window,
-            ..Config::default()
-        };
-        let events = Config {
-            name: layout::EVENT_STREAM.to_owned(),
-            description: Some("events of a Tidegate topic".to_owned()),
-            subjects: vec![layout::EVENT_SUBJECTS.to_owned(), layout::REDRIVE_SUBJECTS.to_owned()],
             max_bytes: self.max_bytes,
             max_age: self.max_age.unwrap_or_default(),
             discard: if self.drop_oldest { DiscardPolicy::Old } else { DiscardPolicy::New },
             max_message_size: self.max_message_size,
-            ..common.clone()
-        };
-        // A dead letter is the last copy that somebody asked to keep: never dropped to make room.
-        let dead_letters = Config {
-            name: layout::DEAD_LETTER_STREAM.to_owned(),
-            description: Some("what the handlers of a Tidegate topic could not handle".to_owned()),
-            subjects: vec![layout::DEAD_LETTER_SUBJECTS.to_owned()],
-            max_bytes: self.dead_letter_bytes,
-            discard: DiscardPolicy::New,
-            ..common.clone()
-        };
-        // Of use until the event's next attempt. Without it attempts are counted anew: too many, never too few.
-        let attempts = Config {
-            name: layout::ATTEMPT_STREAM.to_owned(),
-            description: Some("failed attempts of events that are still to be retried".to_owned()),
-            subjects: vec![layout::ATTEMPT_SUBJECTS.to_owned()],
-            max_bytes: self.attempt_bytes,
-            max_age: ATTEMPT_AGE,
-            max_messages_per_subject: 1,
-            max_message_size: MAX_ATTEMPT_SIZE,
-            duplicate_window: ATTEMPT_WINDOW,
-            discard: DiscardPolicy::Old,
-            allow_direct: true,
-            ..common
-        };
-        [events, dead_letters, attempts]
+            metadata: Budget::metadata(self.dead_letter_bytes, self.attempt_bytes),
+            ..Config::default()
+        }
     }
 }
 
@@ -89,8 +63,8 @@ impl Topic {
 pub struct Streams {
     /// The stream of events.
     pub events: Info,
-    /// The stream of dead letters.
-    pub dead_letters: Info,
+    /// Dead letters in the handlers' streams, all together.
+    pub dead_letters: u64,
     /// What the broker refused to change, and why: the streams are there and work as they were.
     pub refused: Option<String>,
 }
@@ -114,6 +88,17 @@ pub enum StreamsError {
         /// The client's error.
         source: CreateStreamError,
     },
+    /// The broker did not list them.
+    #[error("streams: {0}")]
+    List(#[from] ListError),
+    /// The broker did not remove it.
+    #[error("stream {name}: {source}")]
+    Removal {
+        /// The stream.
+        name: String,
+        /// The client's error.
+        source: DeleteStreamError,
+    },
 }
 
 /// Makes the streams be as configured; writes only what differs. What shrinks is changed first, so that all together
@@ -122,24 +107,21 @@ pub enum StreamsError {
 /// # Errors
 /// As [`StreamsError`] says. A change that the broker refuses is none, as long as the stream is there.
 pub async fn ensure(js: &jetstream::Context, topic: &Topic) -> Result<Streams, StreamsError> {
-    let [events, dead_letters, attempts] = topic.configs();
+    let wanted = topic.events();
     let mut refused = None;
-    for wanted in [&events, &dead_letters, &attempts] {
-        let info = find(js, &wanted.name).await?;
-        let shrinks = info.as_ref().is_some_and(|info| info.config.max_bytes > wanted.max_bytes);
-        if shrinks {
-            ensure_one(js, wanted, &mut refused).await?;
-        }
+    let found = find(js, &wanted.name).await?;
+    let grows = found.as_ref().is_some_and(|info| info.config.max_bytes < wanted.max_bytes);
+    if !grows {
+        ensure_one(js, &wanted, &mut refused).await?;
     }
-    ensure_one(js, &attempts, &mut refused).await?;
-    Ok(Streams {
-        events: ensure_one(js, &events, &mut refused).await?,
-        dead_letters: ensure_one(js, &dead_letters, &mut refused).await?,
-        refused,
-    })
+    let dead_letters = match Budget::of(&wanted) {
+        Some(budget) => handler_streams::share_out(js, &budget, &mut refused).await?,
+        None => 0,
+    };
+    Ok(Streams { events: ensure_one(js, &wanted, &mut refused).await?, dead_letters, refused })
 }
 
-async fn ensure_one(
+pub(crate) async fn ensure_one(
     js: &jetstream::Context,
     wanted: &Config,
     refused: &mut Option<String>,
@@ -158,7 +140,7 @@ async fn ensure_one(
     }
 }
 
-async fn find(js: &jetstream::Context, name: &str) -> Result<Option<Info>, StreamsError> {
+pub(crate) async fn find(js: &jetstream::Context, name: &str) -> Result<Option<Info>, StreamsError> {
     match js.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(source) => match source.kind() {
@@ -186,7 +168,7 @@ fn refusal(error: StreamsError) -> Result<String, StreamsError> {
             CreateStreamErrorKind::JetStream(refusal) if refusal.code() != UNAVAILABLE => Ok(refusal.to_string()),
             _ => Err(error),
         },
-        StreamsError::Unknown { .. } => Err(error),
+        _ => Err(error),
     }
 }
 
@@ -202,4 +184,5 @@ fn same(wanted: &Config, found: &Config) -> bool {
         && wanted.num_replicas == found.num_replicas
         && wanted.duplicate_window == found.duplicate_window
         && (wanted.max_message_size == 0 || wanted.max_message_size == found.max_message_size)
+        && Budget::same(wanted, found)
 }

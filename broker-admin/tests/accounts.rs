@@ -58,7 +58,7 @@ async fn its_dead_letter_is_stored_and_confirmed() {
     let client = handler(&broker, "billing").await;
     let reply = client.request("dead-letters.billing", "x".into()).await.unwrap();
     let reply: serde_json::Value = serde_json::from_slice(&reply.payload).unwrap();
-    assert_eq!(reply["stream"], "dead-letters");
+    assert_eq!(reply["stream"], layout::dead_letter_stream("billing"));
     assert_eq!(reply["seq"], 1);
 }
 

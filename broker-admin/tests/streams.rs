@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 use async_nats::jetstream;
+use tidegate_broker_admin::handler_streams;
 use tidegate_broker_admin::streams::{self, Topic};
+use tidegate_broker_client::layout;
 use tidegate_test_broker::{TestBroker, topic};
 
 const STORE: u64 = 100 << 20;
@@ -19,10 +21,20 @@ fn sizes(events: i64) -> Topic {
 async fn sizes_go_up_and_down_within_a_store_that_is_all_promised() {
     let broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
+    for handler in ["billing", "shipping", "stock"] {
+        streams::ensure(&js, &sizes(80 << 20)).await.unwrap();
+        handler_streams::ensure(&js, handler).await.unwrap();
+    }
     for megabytes in [80, 20, 90, 50, 10, 95, 80] {
         let made = streams::ensure(&js, &sizes(megabytes << 20)).await.unwrap();
         assert_eq!(made.refused, None, "{megabytes} MiB");
         assert_eq!(made.events.config.max_bytes, megabytes << 20);
+        let all = handler_streams::list(&js).await.unwrap();
+        let promised: i64 = all.iter().map(|stream| stream.config.max_bytes).sum();
+        assert!(
+            promised > i64::try_from(STORE).unwrap() / 2 && promised <= i64::try_from(STORE).unwrap(),
+            "{promised}"
+        );
     }
 }
 
@@ -32,13 +44,15 @@ async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
     let broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
     streams::ensure(&js, &sizes(50 << 20)).await.unwrap();
+    handler_streams::ensure(&js, "billing").await.unwrap();
     let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
-    let wrong = Topic { max_bytes: 200 << 20, dead_letter_bytes: 1 << 20, ..sizes(50 << 20) };
+    let wrong = Topic { max_bytes: 200 << 20, dead_letter_bytes: 3 << 20, ..sizes(50 << 20) };
     let made = streams::ensure(&js, &wrong).await.unwrap();
     let refused = made.refused.unwrap();
     assert!(refused.contains("stream events stays as it is") && refused.contains("10047"), "{refused}");
     assert_eq!((made.events.config.max_bytes, made.events.state.last_sequence), (50 << 20, event.sequence));
-    assert_eq!(made.dead_letters.config.max_bytes, 1 << 20, "what can be done is done");
+    let letters = js.get_stream(layout::dead_letter_stream("billing")).await.unwrap();
+    assert_eq!(letters.cached_info().config.max_bytes, 3 << 20, "what can be done is done");
 }
 
 /// A store that became smaller than the streams were promised: they survive, and only what they are cannot be changed.
@@ -47,6 +61,7 @@ async fn streams_survive_a_store_that_became_smaller() {
     let mut broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
     streams::ensure(&js, &sizes(80 << 20)).await.unwrap();
+    handler_streams::ensure(&js, "billing").await.unwrap();
     js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     broker.set_file_store(STORE / 10 * 9);
     broker.restart().await;

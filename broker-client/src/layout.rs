@@ -6,14 +6,14 @@
 //! |---|---|---|
 //! | `events.<partition>.<type…>` | ingress | stream `events` |
 //! | `redrive.<handler>.<partition>.<type…>` | operator, from a dead letter | stream `events` |
-//! | `dead-letters.<handler>` | that handler's sidecars | stream `dead-letters` |
-//! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts`, the last of each subject |
+//! | `dead-letters.<handler>` | that handler's sidecars | stream `dead-letters_<handler>` |
+//! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts_<handler>`, the last of each subject |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
 //! | `ingress-reports` | ingress, while it cannot store events | nothing: the operator listens |
 //!
 //! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. No
-//! name of Kubernetes has a `_` in it, so the two can never be mistaken for each other.
+//! name of Kubernetes has a `_` in it, so the two can never be mistaken for each other, nor two streams.
 
 use sha2::{Digest, Sha256};
 
@@ -23,10 +23,10 @@ pub const EVENT_STREAM: &str = "events";
 pub const EVENT_SUBJECTS: &str = "events.>";
 /// Every redriven event's subject.
 pub const REDRIVE_SUBJECTS: &str = "redrive.>";
-/// The stream that keeps the failed attempts of events that are still to be retried.
-pub const ATTEMPT_STREAM: &str = "attempts";
 /// Every record of attempts: a handler and a sequence follow the prefix.
 pub const ATTEMPT_SUBJECTS: &str = "attempts.*.*";
+/// Where every record of attempts is asked for: the stream is `*`.
+pub const ATTEMPT_READ_SUBJECTS: &str = "$JS.API.DIRECT.GET.*.attempts.*.*";
 /// Every report's subject. One token follows the prefix: the handler.
 pub const REPORT_SUBJECTS: &str = "reports.*";
 /// Where publishers over NATS send events, as requests.
@@ -35,14 +35,14 @@ pub const PUBLISH_SUBJECT: &str = "publish";
 pub const INGRESS_REPORT_SUBJECT: &str = "ingress-reports";
 /// Where a handler's sidecars hear of each other, inside the handler's own account.
 pub const MEMBER_SUBJECT: &str = "members";
-/// The stream that keeps what could not be delivered.
-pub const DEAD_LETTER_STREAM: &str = "dead-letters";
 /// Every dead letter's subject. One token follows the prefix: the handler.
 pub const DEAD_LETTER_SUBJECTS: &str = "dead-letters.*";
 /// Virtual partitions of a topic. Part of every stored subject, so it is fixed.
 pub const PARTITIONS: u32 = 32;
 /// An event that was passed on this often, as a reply or as a dead letter, is passed on no more.
 pub const MAX_HOPS: u32 = 32;
+const DEAD_LETTER_PREFIX: &str = "dead-letters_";
+const ATTEMPT_PREFIX: &str = "attempts_";
 /// The port of the broker's client listener.
 pub const BROKER_PORT: u16 = 4222;
 
@@ -136,6 +136,26 @@ pub fn partition(key: &str) -> u32 {
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % PARTITIONS
 }
 
+/// The stream that keeps what could not be delivered to a handler.
+pub fn dead_letter_stream(handler: &str) -> String {
+    format!("{DEAD_LETTER_PREFIX}{handler}")
+}
+
+/// The stream that keeps the failed attempts of a handler's events that are still to be retried.
+pub fn attempt_stream(handler: &str) -> String {
+    format!("{ATTEMPT_PREFIX}{handler}")
+}
+
+/// The handler of a [`dead_letter_stream`]; `None`: it is another stream.
+pub fn handler_of_dead_letters(stream: &str) -> Option<&str> {
+    stream.strip_prefix(DEAD_LETTER_PREFIX)
+}
+
+/// The handler of an [`attempt_stream`]; `None`: it is another stream.
+pub fn handler_of_attempts(stream: &str) -> Option<&str> {
+    stream.strip_prefix(ATTEMPT_PREFIX)
+}
+
 /// Where a handler's sidecar sends what could not be delivered.
 pub fn dead_letter_subject(handler: &str) -> String {
     format!("dead-letters.{handler}")
@@ -148,7 +168,7 @@ pub fn attempt_subject(handler: &str, sequence: &str) -> String {
 
 /// Where the record of [`attempt_subject`] is asked for (a direct get of the last message of a subject).
 pub fn attempt_read_subject(handler: &str, sequence: &str) -> String {
-    format!("$JS.API.DIRECT.GET.{ATTEMPT_STREAM}.{}", attempt_subject(handler, sequence))
+    format!("$JS.API.DIRECT.GET.{}.{}", attempt_stream(handler), attempt_subject(handler, sequence))
 }
 
 /// Where a handler's sidecar reports.
@@ -246,6 +266,9 @@ mod tests {
         }
         assert_eq!(handler_of(&lane_consumer("billing-a", 3)), "billing-a");
         assert_eq!(handler_of("billing"), "billing");
+        assert_eq!(handler_of_dead_letters(&dead_letter_stream("billing")), Some("billing"));
+        assert_eq!(handler_of_attempts(&attempt_stream("billing")), Some("billing"));
+        assert_eq!(handler_of_attempts(EVENT_STREAM).or(handler_of_dead_letters(EVENT_STREAM)), None);
     }
 
     #[test]

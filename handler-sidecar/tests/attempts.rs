@@ -103,7 +103,7 @@ async fn without_their_stream_events_are_still_delivered_and_end_somewhere() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let context = jetstream::new(broker.operator());
-    context.delete_stream(layout::ATTEMPT_STREAM).await.unwrap();
+    context.delete_stream(layout::attempt_stream(HANDLER)).await.unwrap();
     let container =
         Container::answering(|request| (if request.id() == "good" { 204 } else { 500 }, Duration::ZERO)).await;
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;

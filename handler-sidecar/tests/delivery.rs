@@ -220,7 +220,7 @@ async fn an_event_whose_dead_letter_is_not_stored_is_never_acknowledged() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let context = async_nats::jetstream::new(broker.operator());
-    context.delete_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    context.delete_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let container = Container::answering(|_| (400, Duration::ZERO)).await;
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     publish(&broker, "1").await;

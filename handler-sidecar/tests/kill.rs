@@ -102,16 +102,16 @@ async fn while_an_event_is_dead_lettered() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let context = jetstream::new(broker.operator());
-    let stream = context.get_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    let stream = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let settings = stream.cached_info().config.clone();
-    context.delete_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    context.delete_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let container = Container::answering(|_| (422, Duration::ZERO)).await;
     let config = config(&broker, identity, container.port, ACK_WAIT);
     let first = Process::start(&config).await;
     publish_all(&broker, (0..5).map(|i| i.to_string())).await;
     eventually("they are refused", async || container.count() == 5).await;
     eventually("that is on record", async || {
-        context.get_stream(layout::ATTEMPT_STREAM).await.unwrap().cached_info().state.messages == 5
+        context.get_stream(layout::attempt_stream(HANDLER)).await.unwrap().cached_info().state.messages == 5
     })
     .await;
     drop(first);

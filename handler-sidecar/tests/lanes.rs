@@ -33,11 +33,12 @@ async fn ordered(broker: &TestBroker, port: u16) -> Sidecar {
 async fn an_event_whose_dead_letter_is_stored_late_is_not_tried_again() {
     let broker = TestBroker::start().await;
     let context = jetstream::new(broker.operator());
-    let stream = context.get_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
-    let settings = stream.cached_info().config.clone();
-    context.delete_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
     let container = Container::answering(|_| (422, Duration::ZERO)).await;
-    let sidecar = Running::ready(ordered(&broker, container.port).await).await;
+    let config = ordered(&broker, container.port).await;
+    let stream = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
+    let settings = stream.cached_info().config.clone();
+    context.delete_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
+    let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
     eventually("it is refused", async || container.count() == 1).await;
     // Longer than all tries to store the letter: now the event waits to be taken up again.

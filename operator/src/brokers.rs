@@ -62,6 +62,7 @@ pub struct Broker {
     client: Client,
     system_client: Client,
     answers: AtomicBool,
+    sharing: tokio::sync::Mutex<()>,
 }
 
 impl Broker {
@@ -70,12 +71,17 @@ impl Broker {
         &self.client
     }
 
+    /// Held while room is shared among the handlers: two at a time could promise too much.
+    pub async fn sharing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.sharing.lock().await
+    }
+
     /// Of connections that are there.
     fn new(client: Client, system_client: Client, servers: usize) -> Self {
         let mut js = jetstream::new(client.clone());
         js.set_timeout(REQUEST_TIMEOUT);
         let system = System::new(system_client.clone(), servers);
-        Self { js, system, client, system_client, answers: AtomicBool::new(true) }
+        Self { js, system, client, system_client, answers: AtomicBool::new(true), sharing: Default::default() }
     }
 
     #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use tidegate_broker_admin::AuthorityError;
 use tidegate_broker_admin::consumers::ConsumersFailure;
+use tidegate_broker_admin::handler_streams::HandlerStreamsError;
 use tidegate_broker_admin::push::PushError;
 use tidegate_broker_admin::streams::StreamsError;
 
@@ -74,6 +75,20 @@ impl From<PushError> for Error {
 impl From<StreamsError> for Error {
     fn from(error: StreamsError) -> Self {
         Self::Broker(error.to_string())
+    }
+}
+
+impl From<HandlerStreamsError> for Error {
+    fn from(error: HandlerStreamsError) -> Self {
+        match error {
+            HandlerStreamsError::NoShare(_) => Self::refused(
+                "NoRoomForDeadLetters",
+                format!(
+                    "{error}: delete a handler, redrive what a deleted one left (a handler of its name gets it), make maxEventSize of the topic smaller, or use a topic with a larger broker.storage.size"
+                ),
+            ),
+            HandlerStreamsError::Streams(_) | HandlerStreamsError::NoBudget => Self::Broker(error.to_string()),
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use futures::TryStreamExt as _;
 use tidegate_broker_client::layout;
 
 use crate::lag::HandlerKey;
@@ -44,19 +43,14 @@ impl LetterCounts {
     }
 }
 
-/// The broker counts by subject; this asks for one, so the answer has one entry at most.
 async fn count(js: &jetstream::Context, handler: &str) -> Result<u64, String> {
-    let stream = js.get_stream_no_info(layout::DEAD_LETTER_STREAM).await.map_err(|error| error.to_string())?;
-    let subject = layout::dead_letter_subject(handler);
-    let mut found = stream.info_with_subjects(&subject).await.map_err(|error| error.to_string())?;
-    let entry = found.try_next().await.map_err(|error| error.to_string())?;
-    Ok(entry
-        .filter(|(found, _)| *found == subject)
-        .map_or(0, |(_, letters)| u64::try_from(letters).unwrap_or(u64::MAX)))
+    let stream = js.get_stream(layout::dead_letter_stream(handler)).await.map_err(|error| error.to_string())?;
+    Ok(stream.cached_info().state.messages)
 }
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_admin::handler_streams;
     use tidegate_test_broker::TestBroker;
 
     use super::*;
@@ -65,7 +59,8 @@ mod tests {
     async fn each_handler_has_its_own_letters() {
         let broker = TestBroker::start().await;
         let js = jetstream::new(broker.operator());
-        for (handler, letters) in [("billing", 3), ("shipping", 2)] {
+        for (handler, letters) in [("billing", 3), ("shipping", 2), ("other", 0)] {
+            handler_streams::ensure(&js, handler).await.unwrap();
             for _ in 0..letters {
                 js.publish(layout::dead_letter_subject(handler), "".into()).await.unwrap().await.unwrap();
             }

@@ -67,10 +67,14 @@ impl Triggers {
     }
 }
 
-/// What a topic's status shows of its streams: the number of handlers, messages of each and the last sequence.
+/// What a topic's status shows of its streams.
 #[derive(PartialEq)]
 struct Numbers {
-    shown: (usize, Vec<(u64, u64)>),
+    /// Of all streams: how many there are tells that handlers come and go.
+    consumers: usize,
+    /// Messages and last sequence of the stream of events.
+    events: (u64, u64),
+    dead_letters: u64,
     /// The events have little room left: what can be released has to be soon.
     is_filling: bool,
 }
@@ -78,8 +82,8 @@ struct Numbers {
 impl Numbers {
     /// That a handler has come or gone, or that there are dead letters now or none any more, may not be late.
     fn is_other_state(&self, before: &Self) -> bool {
-        let empty = |numbers: &Self| numbers.shown.1.iter().map(|(messages, _)| *messages == 0).collect::<Vec<_>>();
-        self.shown.0 != before.shown.0 || empty(self) != empty(before)
+        let empty = |numbers: &Self| (numbers.events.0 == 0, numbers.dead_letters == 0);
+        self.consumers != before.consumers || empty(self) != empty(before)
     }
 }
 
@@ -305,16 +309,24 @@ async fn consumers_of(broker: &Broker) -> Result<Vec<Info>, String> {
 
 async fn numbers_of(broker: &Broker) -> Result<Numbers, String> {
     let streams: Vec<_> = broker.js.streams().try_collect().await.map_err(|error| error.to_string())?;
-    let consumers = streams.iter().map(|stream| stream.state.consumer_count).sum();
-    let shown = streams.iter().map(|stream| (stream.state.messages, stream.state.last_sequence)).collect();
-    Ok(Numbers { shown: (consumers, shown), is_filling: streams.iter().any(is_filling) })
+    let mut numbers = Numbers { consumers: 0, events: (0, 0), dead_letters: 0, is_filling: false };
+    for stream in &streams {
+        let state = &stream.state;
+        numbers.consumers += state.consumer_count;
+        if stream.config.name == layout::EVENT_STREAM {
+            numbers.events = (state.messages, state.last_sequence);
+            numbers.is_filling = is_filling(stream);
+        } else if layout::handler_of_dead_letters(&stream.config.name).is_some() {
+            numbers.dead_letters += state.messages;
+        }
+    }
+    Ok(numbers)
 }
 
 /// Whether the stream of events has little room left. One that discards the oldest makes room by itself.
 fn is_filling(stream: &stream::Info) -> bool {
-    let stream::Config { name, max_bytes, discard, .. } = &stream.config;
-    name == layout::EVENT_STREAM
-        && *discard == DiscardPolicy::New
+    let stream::Config { max_bytes, discard, .. } = &stream.config;
+    *discard == DiscardPolicy::New
         && u64::try_from(*max_bytes).is_ok_and(|most| stream.state.bytes > most / FILLING_OF * FILLING)
 }
 

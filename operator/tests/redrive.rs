@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream::Stream};
 use serde_json::{Value, json};
+use tidegate_broker_admin::handler_streams;
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
@@ -24,6 +25,9 @@ impl World {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
         let js = jetstream::new(broker.operator());
+        for handler in [HANDLER, "shipping"] {
+            handler_streams::ensure(&js, handler).await.unwrap();
+        }
         Self { _broker: broker, js }
     }
 
@@ -62,6 +66,11 @@ impl World {
         found
     }
 
+    /// Ids of the handler's dead letters.
+    async fn letters(&self, handler: &str) -> Vec<String> {
+        self.ids(&layout::dead_letter_stream(handler)).await
+    }
+
     async fn ids(&self, stream: &str) -> Vec<String> {
         self.messages(stream).await.into_iter().map(|(id, ..)| id).collect()
     }
@@ -96,7 +105,8 @@ async fn a_redriven_event_keeps_its_identity_and_is_for_its_handler_only() {
     world.letter(HANDLER, "3").await;
     let status = world.redrive(&wanted(json!({})), None).await;
     assert_eq!((status.phase, status.examined, status.redriven), (RedrivePhase::Done, 2, 2));
-    assert_eq!(world.ids("dead-letters").await, ["2"], "the others are no letters any more");
+    assert!(world.letters(HANDLER).await.is_empty());
+    assert_eq!(world.letters("shipping").await, ["2"], "another handler's stay");
     let events = world.messages("events").await;
     let subject = layout::redrive_subject(HANDLER, layout::partition("k"), "order.new");
     assert_eq!(events.iter().map(|(id, ..)| id.as_str()).collect::<Vec<_>>(), ["1", "3"]);
@@ -118,7 +128,7 @@ async fn it_takes_what_is_asked_for_and_leaves_the_rest() {
     assert_eq!((by_count.redriven, world.ids("events").await), (2, vec!["0".to_owned(), "1".to_owned()]));
     let by_id = wanted(json!({"request": "2", "ids": ["5", "7", "nobody"]}));
     assert_eq!(world.redrive(&by_id, Some(by_count)).await.redriven, 2);
-    assert_eq!(world.ids("dead-letters").await, ["2", "3", "4", "6", "8", "9"]);
+    assert_eq!(world.letters(HANDLER).await, ["2", "3", "4", "6", "8", "9"]);
     let past = wanted(json!({"request": "3", "until": "2020-01-01T00:00:00Z"}));
     assert_eq!(world.redrive(&past, None).await.redriven, 0);
     let future = wanted(json!({"request": "4", "since": "2020-01-01T00:00:00Z", "until": "2999-01-01T00:00:00Z"}));
@@ -135,7 +145,7 @@ async fn what_dies_again_meanwhile_is_not_redriven_again() {
     world.letter(HANDLER, "later").await;
     let status = world.redrive(&limited, Some(first.status)).await;
     assert_eq!((status.phase, status.redriven), (RedrivePhase::Done, 1));
-    assert_eq!(world.ids("dead-letters").await, ["later"]);
+    assert_eq!(world.letters(HANDLER).await, ["later"]);
 }
 
 /// A crash after the broker's confirmation and before the letter was removed: the event is there once.
@@ -150,7 +160,7 @@ async fn a_crash_in_between_gives_no_second_event() {
     world.js.publish_with_headers(subject, headers, "".into()).await.unwrap().await.unwrap();
     let status = world.redrive(&wanted(json!({})), None).await;
     assert_eq!((status.redriven, world.messages("events").await.len()), (1, 1));
-    assert!(world.ids("dead-letters").await.is_empty());
+    assert!(world.letters(HANDLER).await.is_empty());
 }
 
 #[tokio::test]
@@ -206,7 +216,7 @@ async fn what_is_too_large_stays_a_letter_and_the_next_one_is_redriven() {
     let message = status.message.unwrap();
     assert!(message.starts_with("what is larger than the topic takes stays a dead letter: the last is number 2"));
     assert_eq!(
-        (world.ids("events").await, world.ids("dead-letters").await.join(" ")),
+        (world.ids("events").await, world.letters(HANDLER).await.join(" ")),
         (vec!["1".into(), "3".into()], "large".into())
     );
 }
@@ -219,5 +229,5 @@ async fn what_the_handler_no_longer_gets_stays_a_letter() {
     let types = ["payment.*".to_owned()];
     let done = redrive::step(&world.js, &handler(&types), &wanted(json!({})), None).await.unwrap();
     assert_eq!((done.status.phase, done.status.examined, done.status.redriven), (RedrivePhase::Done, 1, 0));
-    assert_eq!(world.ids("dead-letters").await, ["1"]);
+    assert_eq!(world.letters(HANDLER).await, ["1"]);
 }

@@ -22,7 +22,7 @@ use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage, consumers, guests, streams};
+use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage, consumers, guests, handler_streams, streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::{connect, message_id};
@@ -211,6 +211,7 @@ impl TestBroker {
     /// The same, with all settings of the consumer.
     pub async fn handler_with(&self, handler: consumers::Handler) -> PathBuf {
         let js = jetstream::new(self.operator());
+        handler_streams::ensure(&js, &handler.name).await.expect("streams of the handler");
         consumers::ensure(&js, &handler, &Position::default()).await.expect("consumer");
         let consumers::Handler { name, uid, order, .. } = handler;
         self.guest(guests::Handler { name, uid, order, routing: Routing::Queued, pods: PODS }).await

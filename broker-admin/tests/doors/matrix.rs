@@ -95,7 +95,14 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
         "$JS.API.STREAM.MSG.GET.events".into(),
         "$JS.API.STREAM.MSG.DELETE.events".into(),
         "$JS.API.DIRECT.GET.events".into(),
-        "$JS.API.DIRECT.GET.dead-letters".into(),
+        format!("$JS.API.DIRECT.GET.{}", layout::dead_letter_stream("billing")),
+        format!("$JS.API.DIRECT.GET.{}", layout::dead_letter_stream("shipping")),
+        format!("$JS.API.DIRECT.GET.{}", layout::attempt_stream("shipping")),
+        format!(
+            "$JS.API.DIRECT.GET.{}.{}",
+            layout::attempt_stream("billing"),
+            layout::attempt_subject("shipping", "1")
+        ),
         "$JS.API.CONSUMER.CREATE.events.mine".into(),
         "$JS.API.CONSUMER.DELETE.events.shipping".into(),
         "$JS.API.CONSUMER.LIST.events".into(),

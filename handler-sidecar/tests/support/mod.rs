@@ -179,7 +179,7 @@ pub async fn publish_all(broker: &TestBroker, ids: impl IntoIterator<Item = Stri
 /// The dead letters, oldest first.
 pub async fn dead_letters(broker: &TestBroker) -> Vec<StreamMessage> {
     let context = jetstream::new(broker.operator());
-    let stream = context.get_stream(layout::DEAD_LETTER_STREAM).await.unwrap();
+    let stream = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let last = stream.cached_info().state.last_sequence;
     let mut letters = Vec::new();
     for sequence in 1..=last {

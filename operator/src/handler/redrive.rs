@@ -78,7 +78,7 @@ pub async fn step(
     wanted: &Redrive,
     before: Option<&RedriveStatus>,
 ) -> Result<Progress, Error> {
-    let stream = js.get_stream(layout::DEAD_LETTER_STREAM).await.map_err(broker)?;
+    let stream = js.get_stream(layout::dead_letter_stream(handler.name)).await.map_err(broker)?;
     let mut status = match before.filter(|before| before.request == wanted.request) {
         Some(before) if before.phase != RedrivePhase::Running => {
             return Ok(Progress { status: before.clone(), again: None, refused: None });

@@ -1,10 +1,10 @@
-//! A handler's place on the broker: its durable consumer and its account.
+//! A handler's place on the broker: its streams, its durable consumer and its account.
 
 use std::sync::Arc;
 
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::consumers::Ensured;
-use tidegate_broker_admin::{consumers, guests};
+use tidegate_broker_admin::{consumers, guests, handler_streams};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
@@ -17,8 +17,9 @@ use crate::handler::position;
 use crate::handler::settings::{ACK_WAIT, Settings};
 use crate::report;
 
-/// Makes consumer and account be as they should be. The consumer first: from here on no event is missed. Tells what
-/// there is of the consumers; `None` on a Direct topic.
+/// Makes streams, consumer and account be as they should be, in this order: what cannot be handled has its place before
+/// there is something to handle, and no event is missed from the consumer on. Tells what there is of the consumers;
+/// `None` on a Direct topic.
 ///
 /// # Errors
 /// The broker is away or refuses.
@@ -32,6 +33,9 @@ pub async fn ensure(
     let broker = broker(context, owner, handler, topic).await?;
     let ensured = match topic.routing {
         Routing::Queued => {
+            let sharing = broker.sharing().await;
+            handler_streams::ensure(&broker.js, &owner.name).await?;
+            drop(sharing);
             let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
             Some(consumers::ensure(&broker.js, &wanted, &position::recorded(handler)).await?)
         }
@@ -70,7 +74,7 @@ pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handl
     }
 }
 
-/// Removes both: the account first, so that nobody pulls from a consumer that is going.
+/// Removes all three: the account first, so that nothing pulls from a consumer that is going. Dead letters stay.
 ///
 /// # Errors
 /// The broker is away or refuses.
@@ -79,6 +83,7 @@ pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, to
     broker.system.remove_handler(&topic.authority, &owner.name, &owner.reference.uid).await?;
     if topic.routing == Routing::Queued {
         consumers::delete(&broker.js, &owner.name).await?;
+        handler_streams::remove(&broker.js, &owner.name).await?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::streams::{self, Streams};
-use tidegate_broker_admin::{Authority, consumers};
+use tidegate_broker_admin::{Authority, consumers, handler_streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::StreamRecord;
@@ -55,8 +55,8 @@ pub enum Inside {
 pub struct Stored {
     /// The stream of events.
     pub events: Info,
-    /// The stream of dead letters.
-    pub dead_letters: Info,
+    /// Dead letters of all handlers, those that are gone included.
+    pub dead_letters: u64,
     /// What to remember of the stream of events.
     pub record: StreamRecord,
     /// What was lost of it since the last look.
@@ -129,7 +129,9 @@ async fn stored(
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
     let lost_of = |events: &Info| loss::between(before?, &loss::record(events, released, removes));
+    let sharing = broker.sharing().await;
     let (streams, lost) = look(&broker.js, settings, lost_of).await?;
+    drop(sharing);
     let subscribers = without_orphans(context, owner, broker, authority).await?;
     let refused = context.ingress_reports.is_refusing(key);
     let (events, room) = if settings.release_handled {
@@ -202,7 +204,8 @@ async fn without_orphans(
     authority: &Authority,
 ) -> Result<Subscribers, Error> {
     let consumers = consumers::list(&broker.js).await?;
-    // Asked after the consumers, and live: a handler that has a consumer was there before it.
+    let streams = handler_streams::list(&broker.js).await?;
+    // Asked after these, and live: a handler that has a consumer or a stream was there before it.
     let handlers: Api<EventHandler> = Api::namespaced(context.client.clone(), &owner.namespace);
     let handlers = handlers.list(&ListParams::default()).await?.items;
     let alive: HashSet<&str> = handlers.iter().filter_map(|handler| handler.metadata.uid.as_deref()).collect();
@@ -228,6 +231,12 @@ async fn without_orphans(
         }
     }
     let placed = handlers.iter().filter(|handler| handler.spec.topic == owner.name);
+    let names = placed.clone().filter_map(|handler| handler.metadata.name.as_deref()).collect();
+    let sharing = broker.sharing().await;
+    if let Err(error) = handler_streams::remove_orphans(&broker.js, &streams, &names).await {
+        tracing::warn!(topic = owner.name, %error, "streams of handlers that are gone are not removed yet");
+    }
+    drop(sharing);
     Ok(Subscribers { count, consumers: placed.flat_map(consumers_of).collect() })
 }
 

@@ -164,7 +164,7 @@ fn of(
             status.events = signed(events.state.messages);
             status.bytes = signed(events.state.bytes);
             status.last_sequence = signed(events.state.last_sequence);
-            status.dead_letters = signed(dead_letters.state.messages);
+            status.dead_letters = signed(*dead_letters);
             status.handlers = i64::try_from(*handlers).ok();
         }
         status.nats_publishers = publishers.names.clone();

@@ -2,7 +2,7 @@
 
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
-use tidegate_broker_admin::streams;
+use tidegate_broker_admin::{handler_streams, streams};
 use tidegate_crds::EventTopic;
 use tidegate_operator::topic::settings::Settings;
 use tidegate_test_broker::TestBroker;
@@ -67,6 +67,9 @@ async fn what_is_accepted_is_done_by_the_broker() {
     let broker = TestBroker::start_empty(first.file_store).await;
     let js = async_nats::jetstream::new(broker.operator());
     streams::ensure(&js, &first.streams).await.unwrap();
+    for handler in ["billing", "shipping", "stock"] {
+        handler_streams::ensure(&js, handler).await.unwrap();
+    }
     let (mut accepted, mut refused) = (0, 0);
     for number in 0..TRANSITIONS {
         let patch = change(&mut random);
