@@ -16,6 +16,7 @@ mod leader;
 mod pace;
 mod quiet;
 mod sessions;
+mod shares;
 mod support;
 mod template;
 mod topic;

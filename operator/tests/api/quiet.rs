@@ -4,16 +4,21 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use kube::api::Api;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
 use tidegate_test_broker::TestBroker;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::brokers::{Places, publish, publish_one, topic_on, until_ready};
+use crate::support::brokers::{Places, publish, publish_one, topic_with, until_ready};
 use crate::support::counted::{Count, writes};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
+
+/// Room for the dead letters of a hundred handlers.
+fn roomy() -> Value {
+    json!({"broker": {"storage": {"size": "1Gi"}}, "maxEventSize": "64Ki"})
+}
 
 /// A topic with handlers of a fixed size, and events that are never taken.
 struct Busy {
@@ -28,7 +33,7 @@ impl Busy {
     async fn start(handlers: usize, per_second: u32) -> Self {
         let (space, places, requests) = (Space::new("busy").await, Places::default(), Count::default());
         let broker = TestBroker::start().await;
-        topic_on(&space, &places, &broker, "orders").await;
+        topic_with(&space, &places, &broker, "orders", roomy()).await;
         // So that the topic has numbers from the first.
         publish_one(&async_nats::jetstream::new(broker.operator())).await;
         let operator = Operator::start_with_brokers(requests.client(), places.addresses());
@@ -116,7 +121,7 @@ async fn api_requests_of_resources_at_rest() {
     let _turn = turn().await;
     let (space, places, requests) = (Space::new("rest").await, Places::default(), Count::default());
     let broker = TestBroker::start().await;
-    topic_on(&space, &places, &broker, "orders").await;
+    topic_with(&space, &places, &broker, "orders", roomy()).await;
     let operator = Operator::start_with_brokers(requests.client(), places.addresses());
     until_ready(&space, "orders").await;
     for number in 0..99 {

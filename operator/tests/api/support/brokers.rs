@@ -44,6 +44,11 @@ impl Places {
 
 /// Makes a topic with the keys of this broker, and says in the kubelet's place that its pod runs.
 pub async fn topic_on(space: &Space, places: &Places, broker: &TestBroker, name: &str) {
+    topic_with(space, places, broker, name, json!({"broker": {"storage": {"size": "256Mi"}}})).await;
+}
+
+/// The same with this specification. A test's server has room for 1 GiB.
+pub async fn topic_with(space: &Space, places: &Places, broker: &TestBroker, name: &str, spec: Value) {
     places.set(space, name, broker.servers());
     let keys: HashMap<_, _> = authority::to_data(broker.authority()).into_iter().collect();
     space
@@ -52,8 +57,7 @@ pub async fn topic_on(space: &Space, places: &Places, broker: &TestBroker, name:
             "stringData": keys,
         }))
         .await;
-    // As much as a test's server has room for.
-    space.topic(name, json!({"broker": {"storage": {"size": "256Mi"}}})).await;
+    space.topic(name, spec).await;
     let labels = json!({
         "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker", "tidegate.io/topic": name,
     });
