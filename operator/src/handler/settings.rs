@@ -57,9 +57,10 @@ impl Settings {
     /// A value is not one; the message names the field. (The schema refuses most of it before.)
     pub fn of(spec: &EventHandlerSpec) -> Result<Self, Error> {
         let policy = scaling_policy(spec)?;
-        let replicas = spec.replicas.map_or(1, unsigned);
+        let replicas = spec.replicas.map_or(Ok(1), |replicas| number("replicas", replicas))?;
         let backoff = &spec.delivery.retry.backoff;
         template::checked(&spec.template)?;
+        let _: Option<u16> = spec.delivery.lanes.map(|lanes| number("delivery.lanes", lanes)).transpose()?;
         let order = order(&spec.delivery);
         Ok(Self {
             filter: filter(spec, order)?,
@@ -70,10 +71,10 @@ impl Settings {
                 format: format(&spec.delivery)?,
                 order,
                 rate: rate(&spec.delivery)?,
-                concurrency: concurrency(&spec.delivery),
+                concurrency: concurrency(&spec.delivery)?,
                 timeout: duration("delivery.timeout", &spec.delivery.timeout)?,
                 retry: Retry {
-                    max_attempts: unsigned(spec.delivery.retry.max_attempts),
+                    max_attempts: number("delivery.retry.maxAttempts", spec.delivery.retry.max_attempts)?,
                     initial: duration("delivery.retry.backoff.initial", &backoff.initial)?,
                     max: duration("delivery.retry.backoff.max", &backoff.max)?,
                     factor: backoff.factor,
@@ -155,7 +156,7 @@ fn format(delivery: &handler::Delivery) -> Result<Format, Error> {
         (handler::Format::Binary, _) => Format::Binary,
         (handler::Format::Structured, _) => Format::Structured,
         (handler::Format::Batch, Some(batch)) => Format::Batch {
-            max_events: u16::try_from(batch.max_events).unwrap_or(u16::MAX),
+            max_events: number("delivery.batch.maxEvents", batch.max_events)?,
             max_wait: duration("delivery.batch.maxWait", &batch.max_wait)?,
         },
         (handler::Format::Batch, None) => {
@@ -176,7 +177,8 @@ pub fn order(delivery: &handler::Delivery) -> Order {
 
 fn rate(delivery: &handler::Delivery) -> Result<Option<Rate>, Error> {
     let Some(limit) = &delivery.rate_limit else { return Ok(None) };
-    Ok(Some(Rate { events: unsigned(limit.events), per: duration("delivery.rateLimit.per", &limit.per)? }))
+    let events = number("delivery.rateLimit.events", limit.events)?;
+    Ok(Some(Rate { events, per: duration("delivery.rateLimit.per", &limit.per)? }))
 }
 
 /// How the handler scales; `None`: it does not.
@@ -188,16 +190,16 @@ pub fn scaling_policy(spec: &EventHandlerSpec) -> Result<Option<Policy>, Error> 
         return Ok(None);
     };
     Ok(Some(Policy {
-        min: unsigned(autoscaling.min_replicas),
-        max: unsigned(autoscaling.max_replicas),
+        min: number("autoscaling.minReplicas", autoscaling.min_replicas)?,
+        max: number("autoscaling.maxReplicas", autoscaling.max_replicas)?,
         target: duration("autoscaling.targetEventAge", &autoscaling.target_event_age)?,
         idle_after: duration("autoscaling.idleAfter", &autoscaling.idle_after)?,
-        slots: u32::try_from(format(&spec.delivery)?.slots(concurrency(&spec.delivery))).unwrap_or(u32::MAX).max(1),
+        slots: u32::try_from(format(&spec.delivery)?.slots(concurrency(&spec.delivery)?)).unwrap_or(u32::MAX).max(1),
     }))
 }
 
-fn concurrency(delivery: &handler::Delivery) -> u16 {
-    u16::try_from(delivery.concurrency).unwrap_or(u16::MAX)
+fn concurrency(delivery: &handler::Delivery) -> Result<u16, Error> {
+    number("delivery.concurrency", delivery.concurrency)
 }
 
 /// The named port, or the first container's first.
@@ -208,8 +210,9 @@ fn port(spec: &EventHandlerSpec) -> Result<u16, Error> {
     })
 }
 
-fn unsigned(number: i32) -> u32 {
-    u32::try_from(number).unwrap_or(0)
+/// The schema has the bounds. A resource that was stored under another schema must not get some other number.
+fn number<N: TryFrom<i32>>(field: &str, number: i32) -> Result<N, Error> {
+    N::try_from(number).map_err(|_| Error::refused("InvalidSpec", format!("spec.{field}: {number} is out of range")))
 }
 
 #[cfg(test)]
@@ -276,6 +279,24 @@ mod tests {
             json!({"filter": {"types": long("t", 200, 16)}, "delivery": {"order": "Key", "lanes": 2}}),
         ] {
             assert!(of(changes.clone()).is_ok(), "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_the_schema_would_refuse_is_not_another_number() {
+        for (changes, field) in [
+            (json!({"delivery": {"concurrency": -1}}), "spec.delivery.concurrency"),
+            (json!({"delivery": {"retry": {"maxAttempts": -1}}}), "spec.delivery.retry.maxAttempts"),
+            (json!({"delivery": {"order": "Key", "lanes": 70_000}}), "spec.delivery.lanes"),
+            (json!({"delivery": {"format": "Batch", "batch": {"maxEvents": -1}}}), "spec.delivery.batch.maxEvents"),
+            (json!({"delivery": {"rateLimit": {"events": -1, "per": "1s"}}}), "spec.delivery.rateLimit.events"),
+            (json!({"autoscaling": {"minReplicas": -1}}), "spec.autoscaling.minReplicas"),
+            (json!({"autoscaling": {"maxReplicas": -1}}), "spec.autoscaling.maxReplicas"),
+            (json!({"replicas": -1}), "spec.replicas"),
+        ] {
+            let error = of(changes.clone()).unwrap_err();
+            assert_eq!(error.reason(), "InvalidSpec", "{changes}");
+            assert!(error.to_string().contains(field), "{error}");
         }
     }
 
