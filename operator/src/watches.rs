@@ -4,9 +4,10 @@
 //! and the like only the metadata is kept: it is enough to know whether somebody touched what was applied
 //! ([`crate::apply`]).
 
+mod marks;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -14,7 +15,6 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::store::Writer;
@@ -28,6 +28,7 @@ use tidegate_crds::{EventHandler, EventTopic};
 use tokio::sync::watch;
 
 use crate::names::{COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
+pub(crate) use marks::{any_change, child_mark, mark_for_handlers, resource_mark};
 
 /// What the operator saw last of each type.
 pub struct Stores {
@@ -196,60 +197,6 @@ where
 
 fn mark_in<K: Resource<DynamicType = ()> + Clone>(store: &Store<K>, namespace: &str, name: &str) -> Option<u64> {
     get(store, namespace, name).map(|object| child_mark(object.meta()))
-}
-
-/// Changes when somebody changes what the operator applied; where the API server counts generations, not with the
-/// status.
-pub(crate) fn child_mark(meta: &ObjectMeta) -> u64 {
-    let version = meta.resource_version.as_deref().filter(|_| meta.generation.is_none());
-    let owners: Vec<_> = meta.owner_references.iter().flatten().map(|owner| (&owner.uid, owner.controller)).collect();
-    hash(&(
-        &meta.uid,
-        meta.generation,
-        version,
-        &meta.labels,
-        &meta.annotations,
-        owners,
-        meta.deletion_timestamp.is_some(),
-    ))
-}
-
-/// Changes with everything of a topic or handler but its status.
-pub(crate) fn resource_mark<K: Resource<DynamicType = ()>>(resource: &K) -> u64 {
-    let meta = resource.meta();
-    let deleted = meta.deletion_timestamp.is_some();
-    hash(&(&meta.uid, meta.generation, &meta.labels, &meta.annotations, &meta.finalizers, deleted))
-}
-
-/// Changes with what handlers depend on of their topic.
-pub(crate) fn mark_for_handlers(topic: &EventTopic) -> u64 {
-    let conditions = topic.status.iter().flat_map(|status| &status.conditions);
-    let streams = conditions.into_iter().find(|condition| condition.type_ == kind::STREAM_READY);
-    let ready = streams.is_some_and(|streams| streams.status == "True");
-    // What a topic that is not ready says is in its handlers' conditions.
-    let why = streams.map(|streams| streams.message.as_str()).filter(|_| !ready);
-    let (spec, meta) = (&topic.spec, &topic.metadata);
-    let reason = streams.map(|streams| streams.reason.as_str()).filter(|_| !ready);
-    hash(&(
-        &meta.uid,
-        meta.deletion_timestamp.is_some(),
-        ready,
-        reason,
-        why,
-        spec.broker.replicas,
-        format!("{:?}", spec.routing),
-    ))
-}
-
-/// Changes with everything.
-pub(crate) fn any_change<K: Resource<DynamicType = ()>>(object: &K) -> u64 {
-    hash(&(&object.meta().uid, &object.meta().resource_version))
-}
-
-fn hash<T: Hash>(value: &T) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Everything the operator made for a component, `broker` or `handler`.

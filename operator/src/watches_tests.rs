@@ -1,5 +1,6 @@
 //! Which changes are reported to the reconcilers, and which are not.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use super::*;
@@ -13,7 +14,7 @@ fn names(found: &[Pod]) -> Vec<String> {
 }
 
 #[test]
-fn what_did_not_change_wakes_nobody_and_what_is_gone_does_even_if_no_event_said_so() {
+fn what_did_not_change_is_not_reported_and_what_is_gone_is_even_if_no_event_said_so() {
     let (count, unlisted) = watch::channel(0);
     let (store, feed) = feed(&Arc::new(count));
     let mut changes = Changes::new(feed, any_change);
