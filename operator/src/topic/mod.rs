@@ -129,7 +129,7 @@ fn authority(observed: &Observed, owner: &Owner) -> Result<Authority, Error> {
         None => Err(Error::refused(
             "AuthorityMissing",
             format!(
-                "Secret {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin anew",
+                "Secret {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin without their events",
                 crate::names::authority(&owner.name),
                 observed.volumes.join(", ")
             ),
@@ -147,7 +147,7 @@ fn check_volumes(observed: &Observed, replicas: i32) -> Result<(), Error> {
     Err(Error::refused(
         "VolumesDiffer",
         format!(
-            "an earlier topic of this name left {kept} volume(s) ({}), which {replicas} broker(s) cannot read: make this topic with as many brokers as before, or delete the volumes to begin anew",
+            "an earlier topic of this name left {kept} volume(s) ({}), which {replicas} broker(s) cannot read: make this topic with as many brokers as before, or delete the volumes to begin without their events",
             observed.volumes.join(", ")
         ),
     ))
