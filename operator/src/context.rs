@@ -14,6 +14,7 @@ use crate::apply::Applied;
 use crate::args::Args;
 use crate::brokers::{Addresses, Brokers};
 use crate::error::Error;
+use crate::health::Health;
 use crate::ingress_reports::IngressReports;
 use crate::lag::{self, Board};
 use crate::letters::LetterCounts;
@@ -52,6 +53,8 @@ pub struct Context {
     pub ingress_reports: Arc<IngressReports>,
     /// When dead letters were counted.
     pub letters: Arc<LetterCounts>,
+    /// What `/readyz` says.
+    pub health: Health,
     /// Kubernetes Events.
     pub recorder: Recorder,
     /// The operator's own metrics.
@@ -79,6 +82,7 @@ impl Context {
             reports: Arc::default(),
             ingress_reports: Arc::default(),
             letters: Arc::default(),
+            health: Health::default(),
             metrics: Metrics::default(),
         }
     }

@@ -71,8 +71,9 @@ async fn lead(client: kube::Client, args: Args, health: &Health, stop: Cancellat
         claim = claim::take(client.clone(), &args, health) => claim?,
         () = stop.cancelled() => return Ok(()),
     };
+    let context = Context { health: health.clone(), ..Context::new(client, args) };
     let outcome = tokio::select! {
-        () = run(Context::new(client, args), stop) => Ok(()),
+        () = run(context, stop) => Ok(()),
         () = claim.lost() => Err("the cluster's lease was lost".into()),
     };
     claim.leave().await;

@@ -17,7 +17,7 @@ use crate::names::{HANDLER_LABEL, TOPIC_LABEL};
 use crate::watches::{
     Feeds, Stores, any_change, dependants, handler_of, metadata, objects, ours, owner_of, resource_mark,
 };
-use crate::{handler, poll, topic, watches};
+use crate::{handler, health, poll, topic, watches};
 
 /// Resources that wait to be told of their lag.
 const TRIGGERS: usize = 1024;
@@ -33,7 +33,9 @@ pub async fn run(context: Context, stop: CancellationToken) {
     let stopped = |stop: CancellationToken| async move { stop.cancelled().await };
     let topics = topics.reconcile_on(received(topic_triggers)).graceful_shutdown_on(stopped(stop.clone()));
     let handlers = handlers.reconcile_on(received(handler_triggers)).graceful_shutdown_on(stopped(stop));
-    let sessions = poll::run(context, poll::Triggers { handlers: tell_handlers, topics: tell_topics });
+    let listing = context.health.until_listed(health::LIST_TIMEOUT, shared.stores.ready());
+    let sessions = poll::run(context.clone(), poll::Triggers { handlers: tell_handlers, topics: tell_topics });
+    let sessions = async { tokio::join!(listing, sessions) };
     let controllers = async {
         tokio::join!(
             drain(topics.run(topic::reconcile, topic::retry, shared.clone())),
@@ -42,7 +44,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
     };
     tokio::select! {
         _ = controllers => {}
-        () = sessions => {}
+        _ = sessions => {}
     }
 }
 
