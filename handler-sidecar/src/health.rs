@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 /// The pipeline wakes at least every second; a rest this long means that it hangs.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
@@ -48,6 +50,7 @@ impl Progress {
 pub struct Health {
     origin: Instant,
     started: AtomicBool,
+    reached: watch::Sender<bool>,
     progress: AtomicU8,
     beat: AtomicU64,
     stalled: AtomicBool,
@@ -58,6 +61,7 @@ impl Default for Health {
         Self {
             origin: Instant::now(),
             started: AtomicBool::new(false),
+            reached: watch::Sender::new(false),
             progress: AtomicU8::new(Progress::Starting as u8),
             beat: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
@@ -75,6 +79,17 @@ impl Health {
     /// Whether [`Self::started`] was told.
     pub fn has_started(&self) -> bool {
         self.started.load(Ordering::Relaxed)
+    }
+
+    /// Tells that the handler's container could be sent something, for the first time.
+    pub fn reached(&self) {
+        self.reached.send_replace(true);
+    }
+
+    /// Waits until [`Self::reached`] was told.
+    pub async fn has_been_reached(&self) {
+        // The sender lives as long as `self`: there is no error.
+        let _ = self.reached.subscribe().wait_for(|reached| *reached).await;
     }
 
     /// Tells how far it is.

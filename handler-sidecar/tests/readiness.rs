@@ -121,7 +121,7 @@ async fn an_outage_says_what_was_tried_and_what_listens() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let port = free_port();
-    let _sidecar = Running::start(config(&broker, identity.clone(), port, ACK_WAIT));
+    let sidecar = Running::start(config(&broker, identity.clone(), port, ACK_WAIT));
     let why = outage(&broker).await;
     assert!(
         why.starts_with(&format!("nothing listens on 127.0.0.1:{port} or [::1]:{port}: the pod listens on")),
@@ -132,6 +132,9 @@ async fn an_outage_says_what_was_tried_and_what_listens() {
     let said = format!("the pod listens on 127.0.0.3:{port} only");
     eventually("it is found", async || outage(&broker).await.contains(&said)).await;
     assert_eq!(container.count(), 0);
+    assert_eq!(sidecar.get("/readyz").await, Some(503), "a program that takes no events is not ready");
+    let _container = Container::on(&format!("127.0.0.1:{port}")).await;
+    eventually("it is ready", async || sidecar.get("/readyz").await == Some(200)).await;
 }
 
 /// A program that closes idle connections in silence: what is sent into such a close is no attempt.

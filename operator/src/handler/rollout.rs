@@ -26,6 +26,8 @@ pub struct Rollout<'a> {
     pub deployment: &'a Deployment,
     /// The handler's pods.
     pub pods: &'a [Pod],
+    /// What the sidecars say of programs that take no events.
+    pub outage: Option<&'a str>,
     /// The condition as it was.
     pub before: Option<&'a Condition>,
     /// The time.
@@ -44,14 +46,16 @@ pub fn pods_ready(rollout: &Rollout<'_>) -> Finding {
     }
     let (current, older) = rollout.by_template();
     let ready = current.iter().filter(|pod| pods::is_ready(pod)).count();
-    let trouble = trouble(&current, deployment);
+    // A pod whose program has not taken a connection yet is not ready either.
+    let outage = rollout.outage.filter(|_| ready == 0);
+    let trouble = trouble(&current, deployment, outage);
     let wanted = usize::try_from(plan.replicas).unwrap_or(usize::MAX);
     let mut message = format!("{} of {wanted} pods are ready", ready.min(wanted));
     if older > 0 {
         message = format!("{message}, {older} of an earlier template remain");
     }
-    if let Some(trouble) = &trouble {
-        message = format!("{message}: {}", trouble.message);
+    if let Some(why) = trouble.as_ref().map(|trouble| trouble.message.as_str()).or(outage) {
+        message = format!("{message}: {why}");
     }
     let found = |status, reason: &str| Finding::new(kind::PODS_READY, status, reason, message.clone());
     let is_current = older == 0;
@@ -60,6 +64,7 @@ pub fn pods_ready(rollout: &Rollout<'_>) -> Finding {
         None if is_current && ready > 0 => found(Status::True, "Scaling"),
         Some(_) if is_current && ready > 0 => found(Status::True, "SomePodsFailing"),
         None if is_current && rollout.is_waking(&current) => found(Status::True, "Waking"),
+        None if is_current && outage.is_some() => found(Status::False, "Outage"),
         None if is_current => found(Status::False, "PodsStarting"),
         None => found(Status::False, "RollingOut"),
         Some(Trouble { is_hopeless: true, .. }) => found(Status::False, "PodsFailing").stalled(),
@@ -90,7 +95,7 @@ impl<'a> Rollout<'a> {
 }
 
 /// Of the pods, or of the Deployment where there are none to ask: quota, Pod Security, a rollout that does not move.
-fn trouble(current: &[&Pod], deployment: &Deployment) -> Option<Trouble> {
+fn trouble(current: &[&Pod], deployment: &Deployment, outage: Option<&str>) -> Option<Trouble> {
     let refused = condition(deployment, "ReplicaFailure", "True")
         .map(|failure| failure.message.clone().unwrap_or_default())
         .map(|message| Trouble { message, is_hopeless: true });
@@ -99,7 +104,11 @@ fn trouble(current: &[&Pod], deployment: &Deployment) -> Option<Trouble> {
     let trouble = pods::trouble(current.iter().copied()).or(refused);
     match (trouble, late) {
         (Some(trouble), Some(_)) => Some(Trouble { is_hopeless: true, ..trouble }),
-        (None, Some(late)) => Some(Trouble { message: late.message.clone().unwrap_or_default(), is_hopeless: true }),
+        (None, Some(late)) => {
+            let late = late.message.as_deref().unwrap_or_default();
+            let message = outage.map_or_else(|| late.to_owned(), |outage| format!("{outage}; {late}"));
+            Some(Trouble { message, is_hopeless: true })
+        }
         (trouble, None) => trouble,
     }
 }

@@ -28,6 +28,7 @@ fn pod(template: &str, state: &str) -> Pod {
     let status = match state {
         "ready" => json!({"conditions": [{"type": "Ready", "status": "True"}]}),
         "starting" => json!({"containerStatuses": container(json!({"waiting": {"reason": "ContainerCreating"}}))}),
+        "running" => json!({"containerStatuses": container(json!({"running": {}}))}),
         "pending" => json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "no node"}]}),
         reason => json!({"containerStatuses": container(json!({"waiting": {"reason": reason}}))}),
     };
@@ -55,6 +56,7 @@ fn found(replicas: u32, all: &[(&str, &str)], conditions: &Value, was: &str) -> 
         plan: Plan { replicas, reason: Reason::Backlog },
         deployment: &deployment,
         pods: &pods,
+        outage: None,
         before: Some(&before),
         now: jiff::Timestamp::from_second(NOW).unwrap(),
     })
@@ -97,7 +99,7 @@ fn it_is_about_the_current_template_and_not_a_count() {
         (1, &[(old, "CreateContainerConfigError"), (new, "ready")], &none, "", "RollingOut", Status::False, false),
         // No pod starts.
         (1, &[], &refused(), "", "PodsFailing", Status::False, true),
-        (1, &[(new, "ErrImagePull")], &none, "Waking", "PodsFailing", Status::False, false),
+        (1, &[(new, "ErrImagePull")], &none, "Waking", "PodsFailing", Status::False, true),
         // Some do not: events are delivered.
         (2, &[(new, "ready"), (new, "CreateContainerError")], &none, "", "SomePodsFailing", Status::True, false),
         (2, &[(new, "ready")], &refused(), "", "SomePodsFailing", Status::True, false),
@@ -127,7 +129,7 @@ fn a_first_pod_that_does_not_come_is_no_longer_waking() {
     let before = before("Waking");
     let now = jiff::Timestamp::from_second(NOW).unwrap();
     let plan = Plan { replicas: 1, reason: Reason::Backlog };
-    let found = pods_ready(&Rollout { plan, deployment: &deployment, pods: &pods, before: Some(&before), now });
+    let found = pods_ready(&Rollout { plan, deployment: &deployment, pods: &pods, outage: None, before: Some(&before), now });
     assert_eq!((found.reason.as_str(), found.status), ("PodsStarting", Status::False));
 }
 
@@ -137,7 +139,30 @@ fn zero_by_the_specification_waits_for_no_event() {
     let now = jiff::Timestamp::from_second(NOW).unwrap();
     for (reason, says) in [(Reason::Fixed, "spec.replicas is 0"), (Reason::Idle, "the first event starts one")] {
         let plan = Plan { replicas: 0, reason };
-        let found = pods_ready(&Rollout { plan, deployment: &deployment, pods: &[], before: None, now });
+        let found = pods_ready(&Rollout { plan, deployment: &deployment, pods: &[], outage: None, before: None, now });
         assert!(found.is_true() && found.message.contains(says), "{}", found.message);
+    }
+}
+
+/// What the sidecars know of pods that are not ready and for which the kubelet has no reason.
+#[test]
+fn a_program_that_takes_no_events_is_why_its_pod_is_not_ready() {
+    let why = "nothing listens on 127.0.0.1:9999";
+    let none = json!([]);
+    let (new, old) = ("new", "old");
+    for (all, conditions, reason, says, stalled) in [
+        (vec![(new, "running")], &none, "Outage", format!("0 of 1 pods are ready: {why}"), false),
+        (vec![(new, "running")], &late(), "PodsFailing", format!("{why}; timed out progressing"), true),
+        (vec![(old, "ready"), (new, "running")], &none, "RollingOut", format!("template remain: {why}"), false),
+        (vec![(new, "ImagePullBackOff")], &none, "PodsFailing", "ImagePullBackOff".into(), true),
+        (vec![(new, "ready")], &none, "PodsReady", "1 of 1 pods are ready".into(), false),
+    ] {
+        let (deployment, pods) = (deployment(conditions), pods(&all));
+        let now = jiff::Timestamp::from_second(NOW).unwrap();
+        let plan = Plan { replicas: 1, reason: Reason::Fixed };
+        let rollout = Rollout { plan, deployment: &deployment, pods: &pods, outage: Some(why), before: None, now };
+        let found = pods_ready(&rollout);
+        assert_eq!((found.reason.as_str(), found.is_stalled), (reason, stalled), "{all:?}: {found:?}");
+        assert!(found.message.ends_with(&says), "{all:?}: {found:?}");
     }
 }

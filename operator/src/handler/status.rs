@@ -74,15 +74,17 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     );
     let restored = status.position.as_ref().and_then(|position| position.restored.as_ref());
     let restored = restored.map(|restored| format!("; at {}: {}", restored.time, restored.message)).unwrap_or_default();
+    let availability = context.reports.availability(&key);
+    let outage = availability.as_ref().filter(|found| found.down > 0).map(|found| found.why.as_str());
     let rollout = Rollout {
         plan,
         deployment,
         pods: &observed.pods,
+        outage,
         before: status.conditions.iter().find(|condition| condition.type_ == kind::PODS_READY),
         now,
     };
     let mut parts = vec![topic, is_subscribed(subscribed, &restored), rollout::pods_ready(&rollout)];
-    let availability = context.reports.availability(&key);
     let exposed = exposed(availability.as_ref());
     let available = available(availability);
     let delivering = delivering::finding(deliveries.as_ref(), &status.conditions, handler.metadata.generation);
