@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Resource;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
+use tidegate_crds::conditions::kind;
 
 use crate::context::Context;
 use crate::error::Error;
@@ -36,29 +37,61 @@ const ORDINARY: [&str; 8] = [
     "Waking",
 ];
 
-/// Tells when a resource becomes ready, and when it no longer is. Only what a person should look at is a Warning.
+/// Besides these: what a resource that was never ready may say for a moment. Only where it is stalled a person should look.
+const PASSING: [&str; 5] = ["BrokerError", "DestinationNotReady", "KubernetesError", "PodsNotReady", "TimedOut"];
+
+/// What conditions say together.
+#[derive(Clone, Copy, Default)]
+struct Standing<'a> {
+    is_ready: bool,
+    is_stalled: bool,
+    reason: &'a str,
+    message: &'a str,
+}
+
+impl<'a> Standing<'a> {
+    /// Nothing, if nobody has looked yet.
+    fn of(conditions: &'a [Condition]) -> Option<Self> {
+        let find = |kind| conditions.iter().find(|condition| condition.type_ == kind);
+        let ready = find(kind::READY)?;
+        Some(Self {
+            is_ready: ready.status == "True",
+            is_stalled: find(kind::STALLED).is_some_and(|stalled| stalled.status == "True"),
+            reason: &ready.reason,
+            message: &ready.message,
+        })
+    }
+}
+
+/// Tells when a resource becomes ready, and why it is not. Only what a person should look at is a Warning.
 pub async fn readiness<K: Resource<DynamicType = ()>>(
     context: &Context,
     resource: &K,
-    before: Option<&Condition>,
-    after: Option<&Condition>,
+    before: &[Condition],
+    after: &[Condition],
 ) {
-    let was_ready = before.is_some_and(|condition| condition.status == "True");
-    let Some(now) = after.filter(|condition| (condition.status == "True") != was_ready) else {
-        return;
-    };
+    let Some(now) = Standing::of(after) else { return };
+    let Some(type_) = turn(&Standing::of(before).unwrap_or_default(), &now) else { return };
     let name = resource.meta().name.as_deref().unwrap_or_default();
     let namespace = resource.meta().namespace.as_deref().unwrap_or_default();
-    let (type_, reason) = turn(was_ready, &now.reason);
-    tracing::info!(kind = %K::kind(&()), name, namespace, reason = now.reason, "{reason}: {}", now.message);
-    event(context, resource, type_, reason, &now.message).await;
+    tracing::info!(kind = %K::kind(&()), name, namespace, ready = now.is_ready, reason = now.reason, "{}", now.message);
+    event(context, resource, type_, now.reason, now.message).await;
 }
 
-fn turn(was_ready: bool, why: &str) -> (EventType, &'static str) {
-    match was_ready {
-        false => (EventType::Normal, "Ready"),
-        true if ORDINARY.contains(&why) => (EventType::Normal, "NotReady"),
-        true => (EventType::Warning, "NotReady"),
+/// What kind of an Event it is, if it is one.
+fn turn(before: &Standing<'_>, now: &Standing<'_>) -> Option<EventType> {
+    let is_ordinary = ORDINARY.contains(&now.reason);
+    match (before.is_ready, now.is_ready) {
+        (true, true) => None,
+        (false, true) => Some(EventType::Normal),
+        (true, false) if is_ordinary => Some(EventType::Normal),
+        (true, false) => Some(EventType::Warning),
+        // Not ready before either: a person hears of another cause, and that time does not help.
+        (false, false) => {
+            let is_news = before.reason != now.reason || (now.is_stalled && !before.is_stalled);
+            let is_passing = is_ordinary || PASSING.contains(&now.reason);
+            (is_news && (now.is_stalled || !is_passing)).then_some(EventType::Warning)
+        }
     }
 }
 
@@ -114,11 +147,35 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ordinary_is_no_warning() {
-        assert_eq!(turn(false, "Ready"), (EventType::Normal, "Ready"));
-        assert_eq!(turn(true, "RollingOut"), (EventType::Normal, "NotReady"));
-        for why in ["PodsFailing", "Outage", "BrokerError"] {
-            assert_eq!(turn(true, why), (EventType::Warning, "NotReady"), "{why}");
+    fn a_person_hears_why_and_not_of_what_is_ordinary() {
+        let ready = Standing { is_ready: true, reason: "Ready", ..Standing::default() };
+        let not = |reason| Standing { reason, ..Standing::default() };
+        let stalled = |reason| Standing { is_stalled: true, ..not(reason) };
+        let (new, normal, warning) = (Standing::default(), Some(EventType::Normal), Some(EventType::Warning));
+        for (before, now, expected) in [
+            (new, ready, normal),
+            (not("PodsStarting"), ready, normal),
+            (ready, ready, None),
+            (ready, not("RollingOut"), normal),
+            (ready, not("PodsFailing"), warning),
+            (ready, not("Outage"), warning),
+            (ready, not("BrokerError"), warning),
+            (ready, not("PodsNotReady"), warning),
+            // Of a resource that was never ready.
+            (new, not("PodsStarting"), None),
+            (new, not("PodsNotReady"), None),
+            (not("PodsNotReady"), not("BrokerError"), None),
+            (new, not("TopicNotFound"), warning),
+            (new, stalled("PodsNotReady"), warning),
+            (not("PodsStarting"), not("PodsFailing"), warning),
+            (not("PodsStarting"), not("Outage"), warning),
+            (not("PodsFailing"), not("PodsFailing"), None),
+            (not("PodsFailing"), stalled("PodsFailing"), warning),
+            (not("PodsNotReady"), stalled("PodsNotReady"), warning),
+            (stalled("PodsFailing"), stalled("PodsFailing"), None),
+        ] {
+            let (was, is) = (before.reason, now.reason);
+            assert_eq!(turn(&before, &now), expected, "{was} → {is}, stalled: {}", now.is_stalled);
         }
     }
 }

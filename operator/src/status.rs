@@ -180,7 +180,8 @@ where
     } else {
         context.written.note_numbers(key, written.meta());
     }
-    report::readiness(context, resource, before.and_then(S::ready), status.ready()).await;
+    let conditions = before.map(S::conditions).unwrap_or_default();
+    report::readiness(context, resource, conditions, status.conditions()).await;
     Ok(())
 }
 
