@@ -93,7 +93,7 @@ pub trait Numbers {
 impl Numbers for EventTopicStatus {
     fn with_numbers_of(&self, other: &Self) -> Self {
         Self {
-            events: number_of(&self.events, &other.events),
+            events: count_of(self.events, other.events),
             bytes: number_of(&self.bytes, &other.bytes),
             last_sequence: number_of(&self.last_sequence, &other.last_sequence),
             dead_letters: count_of(self.dead_letters, other.dead_letters),
@@ -208,6 +208,10 @@ mod tests {
             (status(None, None), status(Some(0), None), false),
         ] {
             assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
+        }
+        let topic = |events| EventTopicStatus { events: Some(events), ..EventTopicStatus::default() };
+        for (before, after, may_wait) in [(0, 1, false), (1, 200, true), (200, 0, false)] {
+            assert_eq!(topic(after).with_numbers_of(&topic(before)) == topic(before), may_wait, "{before} {after}");
         }
     }
 }
