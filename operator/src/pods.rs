@@ -6,7 +6,9 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 const ORDINARY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// What does not pass with time: the kubelet tries again and again, and only another specification, or an object that
 /// somebody makes, lets it succeed.
-const HOPELESS: [&str; 6] = [
+const HOPELESS: [&str; 7] = [
+    // In turn, for as long as the image cannot be had.
+    "ErrImagePull",
     "ImagePullBackOff",
     "InvalidImageName",
     "ErrImageNeverPull",
@@ -30,9 +32,12 @@ pub struct Trouble {
 
 /// The first trouble of these pods; what only a person can remedy comes before the rest.
 pub fn trouble<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> Option<Trouble> {
-    let mut found: Vec<_> = pods.into_iter().filter(|pod| is_alive(pod)).filter_map(trouble_of).collect();
-    found.sort_by_key(|trouble| !trouble.is_hopeless);
-    found.into_iter().next()
+    worst(pods.into_iter().filter(|pod| is_alive(pod)).filter_map(trouble_of))
+}
+
+/// The first one that only a person can remedy, or else the first.
+pub fn worst(troubles: impl IntoIterator<Item = Trouble>) -> Option<Trouble> {
+    troubles.into_iter().min_by_key(|trouble| !trouble.is_hopeless)
 }
 
 /// Whether the pod is neither on its way out nor ended for good.
@@ -176,7 +181,7 @@ mod tests {
             "message": "0/1 nodes are available: 1 Insufficient example.com/gpu.",
         }]});
         let table = [
-            (main(waiting("ErrImagePull", "not found")), "container main: ErrImagePull: not found", false),
+            (main(waiting("ErrImagePull", "not found")), "container main: ErrImagePull: not found", true),
             (main(waiting("ImagePullBackOff", "Back-off")), "container main: ImagePullBackOff: Back-off", true),
             (main(waiting("InvalidImageName", "bad")), "container main: InvalidImageName: bad", true),
             (

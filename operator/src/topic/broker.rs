@@ -20,7 +20,6 @@ use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::handler::settings as handler_settings;
-use crate::pods;
 use crate::topic::leftovers;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
@@ -85,9 +84,10 @@ pub async fn ensure(
     let needed = usize::try_from(settings.replicas / 2 + 1).unwrap_or(1);
     if running < needed {
         return Inside::Starting(
-            pods::trouble(&observed.pods)
-                .or_else(|| observed.trouble.clone())
-                .map_or_else(|| format!("{running} of {needed} broker pods run"), |trouble| trouble.message),
+            observed
+                .trouble
+                .as_ref()
+                .map_or_else(|| format!("{running} of {needed} broker pods run"), |trouble| trouble.message.clone()),
         );
     }
     inside(context, owner, topic, settings, authority, observed).await.unwrap_or_else(Inside::Failed)

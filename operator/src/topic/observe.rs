@@ -11,7 +11,7 @@ use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
-use crate::pods::Trouble;
+use crate::pods::{self, Trouble};
 use crate::topic::volumes::Volume;
 use crate::topic::waiting;
 use crate::watches::Stores;
@@ -31,7 +31,7 @@ pub struct Observed {
     pub statefulset: Option<StatefulSet>,
     /// The broker pods.
     pub pods: Vec<Pod>,
-    /// What keeps pods from being made, or from having their volumes.
+    /// What keeps pods from being made, from having their volumes, or from running.
     pub trouble: Option<Trouble>,
     /// Names of the volumes, those of an earlier topic of the same name included.
     pub volumes: Vec<String>,
@@ -50,8 +50,10 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let statefulset = current(context, &context.stores.statefulsets, namespace, &names::broker(topic)).await?;
     let pods = Stores::pods_of(&context.stores.broker_pods, namespace, names::TOPIC_LABEL, topic);
     let claims = claims(context, owner).await?;
+    // A pod that waits for its claim is only said to be unscheduled; the claim has the cause.
+    let waiting = waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?;
     Ok(Observed {
-        trouble: waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?,
+        trouble: pods::worst(pods::trouble(&pods).into_iter().chain(waiting)),
         authority: authority.as_ref().map(authority::from_secret).transpose()?,
         broker_secret: secrets.get_opt(&names::broker(topic)).await?,
         ingress_secret: secrets.get_opt(&names::ingress(topic)).await?,

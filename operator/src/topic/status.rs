@@ -13,7 +13,6 @@ use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus, Routing};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
-use crate::pods;
 use crate::report;
 use crate::status::{failure_findings, patch, paused, summary};
 use crate::topic::broker::{Inside, Stored};
@@ -180,8 +179,8 @@ fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
         _ => (Status::False, "PodsNotReady"),
     };
     let mut message = format!("{ready} of {wanted} broker pods are ready");
-    let trouble = pods::trouble(&observed.pods).filter(|_| ready < wanted).or_else(|| observed.trouble.clone());
-    if let Some(trouble) = &trouble {
+    let trouble = observed.trouble.as_ref().filter(|_| ready < wanted);
+    if let Some(trouble) = trouble {
         message = format!("{message}: {}", trouble.message);
     }
     let found = Finding::new(kind::BROKER_AVAILABLE, status, reason, message);

@@ -60,6 +60,9 @@ fn of_claim(claim: &PersistentVolumeClaim, warnings: &[Event]) -> Option<Trouble
     let class =
         claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).filter(|class| !class.is_empty());
     let why = match (class, newest(warnings, "PersistentVolumeClaim", Some(&name))) {
+        (Some(class), Some(warning)) if warning.contains("not found") => format!(
+            "there is no StorageClass {class}: make it, or delete the topic and make it again with another broker.storage.className"
+        ),
         (Some(class), Some(warning)) => format!("StorageClass {class}: {warning}"),
         (None, _) => "broker.storage.className names no StorageClass, and the cluster has no default one: make one the default, or make the topic again with a class".to_owned(),
         (Some(_), None) => return None,
@@ -124,8 +127,11 @@ mod tests {
         let found = of(0, &[claim(json!("fast"), "Pending")], &warnings).unwrap();
         assert_eq!(
             found.message,
-            "PersistentVolumeClaim data-orders-broker-0 is Pending: StorageClass fast: storageclass.storage.k8s.io \"fast\" not found"
+            "PersistentVolumeClaim data-orders-broker-0 is Pending: there is no StorageClass fast: make it, or delete the topic and make it again with another broker.storage.className"
         );
+        let full = [warning("PersistentVolumeClaim", name, "04", "no space in pool 1")];
+        let found = of(0, &[claim(json!("fast"), "Pending")], &full).unwrap();
+        assert!(found.message.ends_with("is Pending: StorageClass fast: no space in pool 1"), "{}", found.message);
         assert!(found.is_hopeless);
         let none = of(0, &[claim(json!(null), "Pending")], &[]).unwrap();
         assert!(none.message.contains("no default one") && none.is_hopeless, "{}", none.message);
