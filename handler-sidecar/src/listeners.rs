@@ -44,8 +44,8 @@ fn describe(port: u16, listeners: &[SocketAddr]) -> String {
     let more = if others.len() > MAX_NAMED { " and others" } else { "" };
     match named.as_slice() {
         [] => ": the pod listens on no port yet".to_owned(),
-        [one] => format!(": the pod listens on port {one}"),
-        _ => format!(": the pod listens on ports {}{more}", named.join(", ")),
+        [one] => format!(": the pod listens on port {one}; is delivery.port right?"),
+        _ => format!(": the pod listens on ports {}{more}; is delivery.port right?", named.join(", ")),
     }
 }
 
@@ -104,15 +104,15 @@ mod tests {
         for (found, expected) in [
             (vec![], ": the pod listens on no port yet"),
             (vec!["0.0.0.0:15480"], ": the pod listens on no port yet"),
-            (vec!["0.0.0.0:15480", "127.0.0.1:8080", "[::]:8080"], ": the pod listens on port 8080"),
-            (vec!["127.0.0.1:8080", "[::]:81"], ": the pod listens on ports 81, 8080"),
+            (vec!["0.0.0.0:15480", "127.0.0.1:8080", "[::]:8080"], ": the pod listens on port 8080; is delivery.port right?"),
+            (vec!["127.0.0.1:8080", "[::]:81"], ": the pod listens on ports 81, 8080; is delivery.port right?"),
             (
                 vec!["10.0.0.7:9999", "127.0.0.1:8080"],
                 ": the pod listens on 10.0.0.7:9999 only; let the program listen on 127.0.0.1 or [::1]",
             ),
             (
                 vec!["[::]:1", "[::]:2", "[::]:3", "[::]:4", "[::]:5", "[::]:6"],
-                ": the pod listens on ports 1, 2, 3, 4, 5 and others",
+                ": the pod listens on ports 1, 2, 3, 4, 5 and others; is delivery.port right?",
             ),
         ] {
             assert_eq!(describe(9999, &listeners(&found)), expected, "{found:?}");

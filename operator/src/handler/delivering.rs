@@ -25,7 +25,8 @@ pub fn finding(reported: Option<&Deliveries>, before: &[Condition], generation: 
         };
     };
     let Deliveries { pods, failing, events, handled, refused, failed, .. } = deliveries;
-    let last = deliveries.last_failure.as_ref().map(|last| format!(": {}", describe(last))).unwrap_or_default();
+    let last = deliveries.last_failure.as_ref();
+    let last = last.map(|last| format!(": {}{}", describe(last), remedy(last.status))).unwrap_or_default();
     let counts = format!(
         "in the last {WINDOW_MINUTES} minutes {handled} events were handled, {refused} were refused and {failed} attempts failed"
     );
@@ -42,6 +43,17 @@ pub fn finding(reported: Option<&Deliveries>, before: &[Condition], generation: 
     match failing {
         0 => new(Status::True, "Delivering", "events are handled".into()),
         _ => new(Status::True, "PartlyDelivering", format!("{failing} of {pods} pods fail; {counts}{last}")),
+    }
+}
+
+/// What its owner can look at.
+fn remedy(status: Option<u16>) -> &'static str {
+    match status {
+        Some(404 | 405) => ". Is delivery.path the one that the program takes events at, and is it the right image?",
+        Some(415) => ". Does the program take what delivery.format sends?",
+        Some(400..=499) => ". The program refuses the events: its log may say why",
+        Some(500..) => ". The program fails: its log may say why",
+        _ => "",
     }
 }
 
@@ -117,21 +129,24 @@ mod tests {
                 Some(failing(20, true)),
                 Status::False,
                 "Refused",
-                "the last 20 events were refused: 404 Not Found from POST http://127.0.0.1:8080/",
+                "the last 20 events were refused: 404 Not Found from POST http://127.0.0.1:8080/. Is delivery.path the one \
+                 that the program takes events at, and is it the right image?",
             ),
             (
                 "one is refused",
                 Some(failing(1, true)),
                 Status::False,
                 "Refused",
-                "the last event was refused: 404 Not Found from POST http://127.0.0.1:8080/",
+                "the last event was refused: 404 Not Found from POST http://127.0.0.1:8080/. Is delivery.path the one \
+                 that the program takes events at, and is it the right image?",
             ),
             (
                 "some fail",
                 Some(failing(5, false)),
                 Status::False,
                 "Failing",
-                "the last 5 events were refused or failed: 404 Not Found from POST http://127.0.0.1:8080/",
+                "the last 5 events were refused or failed: 404 Not Found from POST http://127.0.0.1:8080/. Is delivery.path \
+                 the one that the program takes events at, and is it the right image?",
             ),
             (
                 "one pod of two",
@@ -139,7 +154,8 @@ mod tests {
                 Status::True,
                 "PartlyDelivering",
                 "1 of 2 pods fail; in the last 5 minutes 7 events were handled, 5 were refused and 0 attempts failed: \
-                 404 Not Found from POST http://127.0.0.1:8080/",
+                 404 Not Found from POST http://127.0.0.1:8080/. Is delivery.path the one that the program takes events \
+                 at, and is it the right image?",
             ),
         ] {
             let expected = Finding::new(kind::DELIVERING, status, reason, message);
