@@ -23,6 +23,9 @@ pub struct Args {
     /// Events of this type are answered with 400.
     #[arg(long, default_value = "")]
     refuse_type: String,
+    /// Every event is answered with this status.
+    #[arg(long)]
+    answer: Option<u16>,
     /// Each event is answered with an event of this type.
     #[arg(long, default_value = "")]
     reply_type: String,
@@ -49,6 +52,9 @@ async fn handle(State(handler): State<Handler>, headers: HeaderMap) -> Response 
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     if !handler.args.refuse_type.is_empty() && text("ce-type") == handler.args.refuse_type {
         return (StatusCode::BAD_REQUEST, "refused by the test").into_response();
+    }
+    if let Some(answer) = handler.args.answer {
+        return StatusCode::from_u16(answer).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response();
     }
     tokio::time::sleep(Duration::from_millis(handler.args.delay_ms)).await;
     let receipt = format!("{}\n{}", text("ce-id"), text("ce-partitionkey"));

@@ -94,16 +94,17 @@ impl World {
 
     /// The same, one after the other, with so many partition keys in turn.
     pub async fn publish_keys(&self, prefix: &str, count: u64, keys: u64) {
-        self.publish_with(prefix, count, &["--keys", &keys.to_string(), "--concurrency", "1"]).await;
+        self.publish_with("events", prefix, count, &["--keys", &keys.to_string(), "--concurrency", "1"]).await;
     }
 
     /// The same, with a type of events.
     pub async fn publish_type(&self, prefix: &str, count: u64, rate: u64, event_type: &str) {
-        self.publish_with(prefix, count, &["--rate", &rate.to_string(), "--type", event_type]).await;
+        self.publish_with("events", prefix, count, &["--rate", &rate.to_string(), "--type", event_type]).await;
     }
 
-    async fn publish_with(&self, prefix: &str, count: u64, more: &[&str]) {
-        let url = format!("https://events-broker.{}.svc", self.namespace);
+    /// Starts a publisher of `count` events to this topic, with more arguments.
+    pub async fn publish_with(&self, topic: &str, prefix: &str, count: u64, more: &[&str]) {
+        let url = format!("https://{topic}-broker.{}.svc", self.namespace);
         let arguments: Vec<String> = [
             "publish",
             "--url",
@@ -122,7 +123,7 @@ impl World {
         .map(|argument| (*argument).to_owned())
         .collect();
         let mut spec = pod(&arguments, json!({"volumeMounts": [{"name": "topic", "mountPath": "/topic"}]}));
-        spec["volumes"] = json!([{"name": "topic", "configMap": {"name": "events-ca"}}]);
+        spec["volumes"] = json!([{"name": "topic", "configMap": {"name": format!("{topic}-ca")}}]);
         self.accept(json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": format!("publish-{prefix}")},
             "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "template": {"spec": spec}},
