@@ -179,6 +179,7 @@ cluster-down: node-program
 	@$(NODE) down
 
 node-program: toolchain
+	@[ -x $(NODE) ] || echo "building the program that runs the local cluster: some minutes, once" >&2
 	@cargo build -q --workspace --bin tidegate-cluster $(CARGO_FLAGS)
 
 tools: node-program

@@ -93,7 +93,8 @@ async fn a_newcomers_mistakes_are_named_with_their_remedies() {
         unplaced["spec"]["broker"]["storage"]["className"] = json!("no-such-class");
         world.accept(unplaced).await;
         let mut wrong_image = handler("wrong-image", &[], json!({}));
-        wrong_image["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/tidegate/no-such-image:dev");
+        wrong_image["spec"]["template"]["spec"]["containers"][0]["image"] =
+            json!("localhost/tidegate/no-such-image:dev");
         for mistake in [
             handler("wrong-port", &[], json!({"delivery": {"port": 9999}})),
             handler("wrong-path", &[], json!({"delivery": {"path": "/nowhere"}})),
@@ -161,9 +162,8 @@ impl World {
         let what = format!("an Event of {name}: {says:?}");
         let events = self.until(&what, 30, async || {
             let events = self.events_of(name).await;
-            let is_warning = |event: &Event| {
-                event.type_.as_deref() == Some("Warning") && event.reason.as_deref() == Some(*reason)
-            };
+            let is_warning =
+                |event: &Event| event.type_.as_deref() == Some("Warning") && event.reason.as_deref() == Some(*reason);
             events.iter().any(|event| is_warning(event) && is_said(event.note.as_deref())).then_some(events)
         });
         let became_ready = events.await.iter().any(|event| event.reason.as_deref() == Some("Ready"));

@@ -26,7 +26,10 @@ async fn a_rollout_that_is_stuck_is_not_ready_for_a_moment_while_the_old_pod_ser
             let conditions = handler.status?.conditions;
             let current = conditions.iter().filter(|condition| condition.observed_generation == generation);
             let find = |kind: &str| current.clone().find(|condition| condition.type_ == kind);
-            assert!(find("Ready").is_none_or(|ready| ready.status == "False"), "kubectl wait would return: {conditions:?}");
+            assert!(
+                find("Ready").is_none_or(|ready| ready.status == "False"),
+                "kubectl wait would return: {conditions:?}"
+            );
             let is_stalled = find("Stalled")?.status == "True";
             find("Ready").filter(|_| is_stalled).cloned()
         });

@@ -104,7 +104,10 @@ mod tests {
         for (found, expected) in [
             (vec![], ": the pod listens on no port yet"),
             (vec!["0.0.0.0:15480"], ": the pod listens on no port yet"),
-            (vec!["0.0.0.0:15480", "127.0.0.1:8080", "[::]:8080"], ": the pod listens on port 8080; is delivery.port right?"),
+            (
+                vec!["0.0.0.0:15480", "127.0.0.1:8080", "[::]:8080"],
+                ": the pod listens on port 8080; is delivery.port right?",
+            ),
             (vec!["127.0.0.1:8080", "[::]:81"], ": the pod listens on ports 81, 8080; is delivery.port right?"),
             (
                 vec!["10.0.0.7:9999", "127.0.0.1:8080"],

@@ -129,7 +129,8 @@ fn a_first_pod_that_does_not_come_is_no_longer_waking() {
     let before = before("Waking");
     let now = jiff::Timestamp::from_second(NOW).unwrap();
     let plan = Plan { replicas: 1, reason: Reason::Backlog };
-    let found = pods_ready(&Rollout { plan, deployment: &deployment, pods: &pods, outage: None, before: Some(&before), now });
+    let found =
+        pods_ready(&Rollout { plan, deployment: &deployment, pods: &pods, outage: None, before: Some(&before), now });
     assert_eq!((found.reason.as_str(), found.status), ("PodsStarting", Status::False));
 }
 
