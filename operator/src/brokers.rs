@@ -62,7 +62,7 @@ pub struct Broker {
     client: Client,
     system_client: Client,
     answers: AtomicBool,
-    sharing: tokio::sync::Mutex<()>,
+    places: tokio::sync::Mutex<()>,
 }
 
 impl Broker {
@@ -71,9 +71,10 @@ impl Broker {
         &self.client
     }
 
-    /// Held while room is shared among the handlers: two at a time could promise too much.
-    pub async fn sharing(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.sharing.lock().await
+    /// Held while handlers' places on this broker (streams and consumers) are looked at and then made or removed: what
+    /// two do at the same time could promise more room than there is, or remove what has just been made.
+    pub async fn places(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.places.lock().await
     }
 
     /// Of connections that are there.
@@ -81,7 +82,7 @@ impl Broker {
         let mut js = jetstream::new(client.clone());
         js.set_timeout(REQUEST_TIMEOUT);
         let system = System::new(system_client.clone(), servers);
-        Self { js, system, client, system_client, answers: AtomicBool::new(true), sharing: Default::default() }
+        Self { js, system, client, system_client, answers: AtomicBool::new(true), places: Default::default() }
     }
 
     #[cfg(test)]

@@ -33,9 +33,8 @@ pub async fn ensure(
     let broker = broker(context, owner, handler, topic).await?;
     let ensured = match topic.routing {
         Routing::Queued => {
-            let sharing = broker.sharing().await;
+            let _places = broker.places().await;
             handler_streams::ensure(&broker.js, &owner.name).await?;
-            drop(sharing);
             let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
             Some(consumers::ensure(&broker.js, &wanted, &position::recorded(handler)).await?)
         }
@@ -82,6 +81,7 @@ pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, to
     let broker = broker(context, owner, handler, topic).await?;
     broker.system.remove_handler(&topic.authority, &owner.name, &owner.reference.uid).await?;
     if topic.routing == Routing::Queued {
+        let _places = broker.places().await;
         consumers::delete(&broker.js, &owner.name).await?;
         handler_streams::remove(&broker.js, &owner.name).await?;
     }

@@ -129,12 +129,14 @@ async fn stored(
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
     let lost_of = |events: &Info| loss::between(before?, &loss::record(events, released, removes));
-    let sharing = broker.sharing().await;
-    let (streams, lost) = look(&broker.js, settings, lost_of).await?;
-    drop(sharing);
-    let subscribers = without_orphans(context, owner, broker, authority).await?;
+    let (streams, lost, subscribers) = {
+        let _places = broker.places().await;
+        let (streams, lost) = look(&broker.js, settings, lost_of).await?;
+        (streams, lost, without_orphans(context, owner, broker, authority).await?)
+    };
     let refused = context.ingress_reports.is_refusing(key);
-    let (events, room) = if settings.release_handled {
+    // A loss that was found is on record before anything is released, which would hide it.
+    let (events, room) = if settings.release_handled && lost.is_none() {
         // Without a record there is nothing yet that a release could be taken for a loss of.
         let journal = before.map(|_| Journal { context, topic, owner });
         room::make(&broker.js, streams.events, &subscribers.consumers, refused, journal.as_ref()).await?
@@ -196,7 +198,7 @@ struct Subscribers {
 }
 
 /// The handlers. What a handler left behind that went while its topic was gone (the topic's
-/// events were retained, and so was the handler's place among them) is removed.
+/// events were retained, and so was the handler's place among them) is removed. The broker's places are held meanwhile.
 async fn without_orphans(
     context: &Context,
     owner: &Owner,
@@ -232,11 +234,9 @@ async fn without_orphans(
     }
     let placed = handlers.iter().filter(|handler| handler.spec.topic == owner.name);
     let names = placed.clone().filter_map(|handler| handler.metadata.name.as_deref()).collect();
-    let sharing = broker.sharing().await;
     if let Err(error) = handler_streams::remove_orphans(&broker.js, &streams, &names).await {
         tracing::warn!(topic = owner.name, %error, "streams of handlers that are gone are not removed yet");
     }
-    drop(sharing);
     Ok(Subscribers { count, consumers: placed.flat_map(consumers_of).collect() })
 }
 

@@ -7,7 +7,7 @@ use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandler, EventTopic};
 use tidegate_test_broker::TestBroker;
 
-use crate::support::brokers::{Places, topic_on, until_ready};
+use crate::support::brokers::{Places, topic_with, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -35,7 +35,7 @@ async fn handlers_share_the_room_and_one_too_many_is_told() {
     let (space, places) = (Space::new("shares").await, Places::default());
     let broker = TestBroker::start().await;
     let js = jetstream::new(broker.operator());
-    topic_on(&space, &places, &broker, "orders").await;
+    topic_with(&space, &places, &broker, "orders", json!({"broker": {"storage": {"size": "256Mi"}}})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     let name = |number: usize| format!("h{number}");

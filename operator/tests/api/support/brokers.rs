@@ -44,7 +44,7 @@ impl Places {
 
 /// Makes a topic with the keys of this broker, and says in the kubelet's place that its pod runs.
 pub async fn topic_on(space: &Space, places: &Places, broker: &TestBroker, name: &str) {
-    topic_with(space, places, broker, name, json!({"broker": {"storage": {"size": "256Mi"}}})).await;
+    topic_with(space, places, broker, name, json!({"broker": {"storage": {"size": "1Gi"}}})).await;
 }
 
 /// The same with this specification. A test's server has room for 1 GiB.
