@@ -1,25 +1,16 @@
 //! How old the oldest event is that a handler has not acknowledged.
 
+use async_nats::jetstream;
 use async_nats::jetstream::stream::RawMessageErrorKind;
-use async_nats::jetstream::{self};
 use futures::future::try_join_all;
+use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
-use crate::consumers::ConsumersFailure;
-use tidegate_broker_client::layout;
+use crate::consumers::{Backlog, ConsumersFailure};
 
 /// Subjects that are asked for one by one. A consumer with more is taken to read all events, so that the answer may be
 /// too old, but is one of few requests.
 const MAX_SUBJECTS: usize = 8;
-
-/// A consumer that has not acknowledged all its events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backlog {
-    /// The sequence up to which all of them are acknowledged.
-    pub acknowledged: u64,
-    /// The subjects that it reads.
-    pub subjects: Vec<String>,
-}
 
 /// When the oldest of a consumer's unacknowledged events was stored; `None`: it is gone, or has been acknowledged by now.
 ///

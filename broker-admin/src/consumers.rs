@@ -13,7 +13,6 @@ use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
-use crate::age::Backlog;
 use crate::positions::{Position, Restart, StreamState, is_ahead};
 
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
@@ -173,6 +172,15 @@ pub struct Ensured {
     pub restarts: Vec<(String, Restart)>,
     /// The consumer that is furthest behind; `None`: all events are acknowledged.
     pub backlog: Option<Backlog>,
+}
+
+/// A consumer that has not acknowledged all its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The sequence up to which all of them are acknowledged.
+    pub acknowledged: u64,
+    /// The subjects that it reads.
+    pub subjects: Vec<String>,
 }
 
 /// Makes the handler's consumers be as configured; writes only what differs. A position in the stream is never moved: a

@@ -5,15 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
+use async_nats::jetstream;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, Info, RawMessageErrorKind, Stream};
-use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt as _;
 use tidegate_broker_client::layout;
 
 use crate::shares::{self, Budget, Found, Kind, NoShare};
-use crate::streams::{StreamsError, ensure_one, find};
+use crate::stream::{StreamError, delete, ensure_one, find};
 
 /// The streams in which version 0.1 kept the dead letters and the attempts of all handlers.
 const SHARED_DEAD_LETTERS: &str = "dead-letters";
@@ -26,7 +25,7 @@ const MOVED_AT_A_TIME: u32 = 500;
 pub enum HandlerStreamsError {
     /// Another try may succeed.
     #[error(transparent)]
-    Streams(#[from] StreamsError),
+    Streams(#[from] StreamError),
     /// The stream of events does not say what its handlers may have: its topic comes first.
     #[error("the topic's streams are not configured yet")]
     NoBudget,
@@ -62,7 +61,7 @@ pub(crate) async fn share_out(
     js: &jetstream::Context,
     budget: &Budget,
     refused: &mut Option<String>,
-) -> Result<u64, StreamsError> {
+) -> Result<u64, StreamError> {
     let mut found = list(js).await?;
     if split_shared(js, budget, &found).await? {
         found = list(js).await?;
@@ -80,8 +79,8 @@ pub(crate) async fn share_out(
 /// taken.
 ///
 /// # Errors
-/// As [`StreamsError`] says.
-pub async fn remove(js: &jetstream::Context, handler: &str) -> Result<(), StreamsError> {
+/// As [`StreamError`] says.
+pub async fn remove(js: &jetstream::Context, handler: &str) -> Result<(), StreamError> {
     delete(js, &layout::attempt_stream(handler)).await?;
     let name = layout::dead_letter_stream(handler);
     match find(js, &name).await? {
@@ -94,12 +93,12 @@ pub async fn remove(js: &jetstream::Context, handler: &str) -> Result<(), Stream
 /// Of the `found` streams, removes what handlers left that are not among those `alive`.
 ///
 /// # Errors
-/// As [`StreamsError`] says.
+/// As [`StreamError`] says.
 pub async fn remove_orphans(
     js: &jetstream::Context,
     found: &[Info],
     alive: &BTreeSet<&str>,
-) -> Result<(), StreamsError> {
+) -> Result<(), StreamError> {
     let is_left =
         |info: &&Info| is_kept_for_a_handler(info) && (info.state.messages == 0 || Found::from(*info).is_open());
     let orphans: BTreeSet<&str> =
@@ -110,7 +109,7 @@ pub async fn remove_orphans(
     Ok(())
 }
 
-async fn has_all(js: &jetstream::Context, handler: &str) -> Result<bool, StreamsError> {
+async fn has_all(js: &jetstream::Context, handler: &str) -> Result<bool, StreamError> {
     for kind in Kind::ALL {
         let found = find(js, &kind.stream_of(handler)).await?;
         if !found.is_some_and(|info| Found::from(&info).is_open()) {
@@ -129,8 +128,8 @@ impl From<&Info> for Found {
 /// All streams of a topic, in a request per page of 256.
 ///
 /// # Errors
-/// As [`StreamsError`] says.
-pub async fn list(js: &jetstream::Context) -> Result<Vec<Info>, StreamsError> {
+/// As [`StreamError`] says.
+pub async fn list(js: &jetstream::Context) -> Result<Vec<Info>, StreamError> {
     Ok(js.streams().try_collect().await?)
 }
 
@@ -146,7 +145,7 @@ fn handler_of(stream: &Info) -> Option<&str> {
     Kind::ALL.iter().find_map(|kind| kind.handler_of(&stream.config.name))
 }
 
-async fn close(js: &jetstream::Context, handler: &str, found: &Config) -> Result<(), StreamsError> {
+async fn close(js: &jetstream::Context, handler: &str, found: &Config) -> Result<(), StreamError> {
     let budget = match find(js, layout::EVENT_STREAM).await? {
         Some(events) => Budget::of(&events.config),
         None => None,
@@ -159,22 +158,10 @@ async fn close(js: &jetstream::Context, handler: &str, found: &Config) -> Result
     Ok(())
 }
 
-async fn delete(js: &jetstream::Context, name: &str) -> Result<(), StreamsError> {
-    match js.delete_stream(name).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_missing(&error) => Ok(()),
-        Err(source) => Err(StreamsError::Removal { name: name.to_owned(), source }),
-    }
-}
-
-fn is_missing(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
 /// Puts what the streams of version 0.1 keep into streams of each handler. `true`: there was something to do.
 ///
 /// Attempts are counted again; dead letters are moved, each removed when its copy is confirmed.
-async fn split_shared(js: &jetstream::Context, budget: &Budget, found: &[Info]) -> Result<bool, StreamsError> {
+async fn split_shared(js: &jetstream::Context, budget: &Budget, found: &[Info]) -> Result<bool, StreamError> {
     let named = |name: &str| found.iter().find(|info| info.config.name == name);
     let (attempts, dead_letters) = (named(SHARED_ATTEMPTS), named(SHARED_DEAD_LETTERS));
     if attempts.is_some() {
@@ -187,7 +174,7 @@ async fn split_shared(js: &jetstream::Context, budget: &Budget, found: &[Info]) 
         ensure_one(js, &narrowed, &mut None).await?;
     }
     let stream = js.get_stream(SHARED_DEAD_LETTERS).await;
-    let stream = stream.map_err(|source| StreamsError::Unknown { name: SHARED_DEAD_LETTERS.to_owned(), source })?;
+    let stream = stream.map_err(|source| StreamError::Unknown { name: SHARED_DEAD_LETTERS.to_owned(), source })?;
     for _ in 0..MOVED_AT_A_TIME {
         match move_one(js, budget, &stream).await {
             Ok(true) => {}

@@ -23,6 +23,7 @@ pub mod push;
 pub mod release;
 pub mod server;
 pub mod shares;
+pub mod stream;
 pub mod streams;
 
 pub use accounts::Rights;

@@ -4,7 +4,7 @@ use tidegate_broker_admin::AuthorityError;
 use tidegate_broker_admin::consumers::ConsumersFailure;
 use tidegate_broker_admin::handler_streams::HandlerStreamsError;
 use tidegate_broker_admin::push::PushError;
-use tidegate_broker_admin::streams::StreamsError;
+use tidegate_broker_admin::stream::StreamError;
 
 /// Why a reconcile did not get to its end.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +72,8 @@ impl From<PushError> for Error {
     }
 }
 
-impl From<StreamsError> for Error {
-    fn from(error: StreamsError) -> Self {
+impl From<StreamError> for Error {
+    fn from(error: StreamError) -> Self {
         Self::Broker(error.to_string())
     }
 }
