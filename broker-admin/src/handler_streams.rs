@@ -34,7 +34,8 @@ pub enum HandlerStreamsError {
     NoShare(#[from] NoShare),
 }
 
-/// Makes the streams of a handler, and the others' smaller where that is needed for it. Does nothing where they are there.
+/// Makes the streams of a handler, and the others' smaller where that is needed for it. Does nothing where they are
+/// there.
 ///
 /// # Errors
 /// As [`HandlerStreamsError`] says.
@@ -50,7 +51,7 @@ pub async fn ensure(js: &jetstream::Context, handler: &str) -> Result<(), Handle
 async fn add(js: &jetstream::Context, budget: &Budget, handler: &str) -> Result<(), HandlerStreamsError> {
     let found = list(js).await?;
     for config in shares::plan(budget, &of_handlers(&found), Some(handler))? {
-        // A change that the broker refuses to the others is told by the topic; without its own the handler has none.
+        // The topic reports a change that the broker refuses to the others; without its own the handler has none.
         ensure_one(js, &config, &mut None).await?;
     }
     Ok(())

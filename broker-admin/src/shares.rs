@@ -1,8 +1,8 @@
 //! How a topic's room for dead letters and attempts is shared among its handlers (pure).
 //!
 //! Every handler has streams of its own, so that what one of them stores takes nothing from another. All of a topic's
-//! handlers have the same share: the whole, a half, a quarter and so on, the largest with which everything fits. In steps
-//! of two, so that a handler that comes or goes rarely changes the streams of the others.
+//! handlers have the same share: the whole, a half, a quarter and so on, the largest with which everything fits. In
+//! steps of two, so that a handler that comes or goes rarely changes the streams of the others.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -180,7 +180,7 @@ pub struct NoShare {
 ///
 /// # Errors
 /// The newcomer's share would be too small to be of use. The others' never is the reason to change nothing: they are
-/// there, and a stream that is full is told from one that is not by its answers.
+/// there, and the answers of a stream show whether it is full.
 pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<&str>) -> Result<Vec<Config>, NoShare> {
     let mut wanted = Vec::new();
     for kind in Kind::ALL {

@@ -86,7 +86,7 @@ impl Health {
         self.reached.send_replace(true);
     }
 
-    /// Waits until [`Self::reached`] was told.
+    /// Waits until [`Self::reached`] was called.
     pub async fn has_been_reached(&self) {
         // The sender lives as long as `self`: there is no error.
         let _ = self.reached.subscribe().wait_for(|reached| *reached).await;

@@ -50,7 +50,7 @@ struct Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
-    /// Nothing, if nobody has looked yet.
+    /// Nothing, if it was not looked at yet.
     fn of(conditions: &'a [Condition]) -> Option<Self> {
         let find = |kind| conditions.iter().find(|condition| condition.type_ == kind);
         let ready = find(kind::READY)?;
