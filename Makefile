@@ -5,6 +5,7 @@
 #   make e2e       on a real cluster
 #   make docs-test what README, docs and chart notes tell a reader to type
 #   make verify    format, lints, what may be linked, generated files, chart
+#   make soak      what takes long: order by key under chaos at full size, requests to the API server
 #   make bench     the figures of the design, as far as there are some
 
 SHELL := bash
@@ -35,7 +36,7 @@ else
 KUBE =
 endif
 
-.PHONY: help demo test docs-test e2e bench verify generate images install uninstall cluster-up cluster-down \
+.PHONY: help demo test docs-test e2e soak bench verify generate images install uninstall cluster-up cluster-down \
         tools node-program binaries examples load fmt lint deny drift chart-check toolchain
 
 help:
@@ -75,6 +76,15 @@ docs-test: toolchain
 e2e: toolchain
 	@$(MAKE) ready
 	$(KUBE) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=1 --nocapture
+
+# A hundred thousand events in order by key while pods and brokers go, at one and at three servers; what the operator asks
+# of the API server while 1, 11 and 50 handlers work and while 100 resources rest. About twenty minutes, with figures.
+soak: toolchain node-program
+	@$(NODE) tools --only parts --only kube >/dev/null
+	TIDEGATE_ORDER_EVENTS=1000 NATS_SERVER=$(call TOOL,nats-server) \
+	  cargo test --workspace --test order $(CARGO_FLAGS) -- --test-threads=1 --nocapture
+	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
+	  cargo test --workspace --test api $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture api_requests
 
 bench: toolchain
 	@$(MAKE) bench-local
