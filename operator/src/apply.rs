@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
+use crate::ownership::{OWNER, belongs_to};
 use crate::pace::{Turns, is_unasked};
 use crate::quantity;
 use crate::watches::{self, child_mark};
@@ -26,8 +27,6 @@ use crate::written::Key;
 
 /// Carries the hash of what was applied last: a field that is no longer wanted shows nowhere else.
 const APPLIED: &str = "tidegate.io/applied";
-/// Carries the UID of the topic or handler that the object was made for: its owner reference may be taken away.
-const OWNER: &str = "tidegate.io/owner";
 
 /// A child object as it should be.
 #[derive(Clone, Debug)]
@@ -270,13 +269,7 @@ async fn take_back(api: &Api<DynamicObject>, child: &Child, dry_run: bool) -> Re
 
 fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) -> Result<(), Error> {
     let owners = existing.owner_references();
-    // Made by us for this very resource; somebody took the reference away.
-    let is_ours = existing.annotations().get(OWNER) == Some(&owner.uid);
-    let is_free = owners.iter().all(|reference| reference.controller != Some(true));
-    if owners.iter().any(|reference| reference.uid == owner.uid)
-        || (is_ours && is_free)
-        || (child.adopts && owners.is_empty())
-    {
+    if belongs_to(&existing.metadata, owner) || (child.adopts && owners.is_empty()) {
         return Ok(());
     }
     if owners.iter().any(|reference| reference.kind == owner.kind && reference.name == owner.name) {

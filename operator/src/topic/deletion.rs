@@ -17,6 +17,7 @@ use tidegate_crds::topic::DeletionPolicy;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::{self, FIELD_MANAGER};
+use crate::ownership::belongs_to;
 use crate::report;
 use crate::topic::observe::selected;
 
@@ -91,7 +92,7 @@ impl Storage {
         let topic = &owner.name;
         let name = names::broker(topic);
         if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
-            && belongs_to(statefulset.owner_references(), owner)
+            && belongs_to(&statefulset.metadata, &owner.reference)
         {
             gone(self.statefulsets.delete(&name, &exactly(statefulset.uid())).await)?;
         }
@@ -106,10 +107,6 @@ impl Storage {
         }
         Ok(())
     }
-}
-
-fn belongs_to(owners: &[OwnerReference], owner: &Owner) -> bool {
-    owners.iter().any(|reference| reference.uid == owner.reference.uid)
 }
 
 fn takes_claims(statefulset: &StatefulSet) -> bool {

@@ -5,8 +5,8 @@
 //! another publisher, not to work.
 
 use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use kube::api::DeleteParams;
-use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::System;
@@ -21,6 +21,7 @@ use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::ownership::belongs_to;
 use crate::report;
 use crate::status::patch;
 use crate::topic::desired::{child, encoded};
@@ -102,8 +103,7 @@ async fn remove(
 ) -> Result<(), Error> {
     let secret = names::publisher(&owner.name, name);
     let present = secrets.get_opt(&secret).await?;
-    let is_ours = |secret: &Secret| secret.owner_references().iter().any(|owned| owned.uid == owner.reference.uid);
-    if present.as_ref().is_some_and(is_ours) {
+    if present.is_some_and(|present| belongs_to(&present.metadata, &owner.reference)) {
         secrets.delete(&secret, &DeleteParams::default()).await?;
     }
     Ok(system.remove_publisher(authority, name).await?)

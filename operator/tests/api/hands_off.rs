@@ -66,6 +66,77 @@ async fn an_owner_reference_that_was_taken_away_comes_back() {
     operator.stop().await;
 }
 
+/// Version 0.1 did not write the owner anywhere else.
+#[tokio::test]
+async fn children_of_the_first_version_that_lost_their_owner_are_adopted() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("first-version").await, Places::default());
+    let broker = TestBroker::start().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    until_ready(&space, "orders").await;
+    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": ["web"]}})).await;
+    space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
+    let secrets: Api<Secret> = space.api();
+    for name in ["orders-publisher-web", "billing-identity"] {
+        eventually(name, async || secrets.get_opt(name).await.ok()?).await;
+    }
+    operator.stop().await;
+    let orphan =
+        json!({"metadata": {"ownerReferences": null, "annotations": {"tidegate.io/owner": null, "any": "change"}}});
+    space.merge::<Service>("orders-broker", orphan.clone()).await;
+    space.merge::<StatefulSet>("orders-broker", orphan.clone()).await;
+    for name in ["orders-publisher-web", "billing-identity"] {
+        space.merge::<Secret>(name, orphan.clone()).await;
+    }
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    eventually("all have their owner again", async || {
+        let owners = [
+            space.api::<Service>().get("orders-broker").await.ok()?.owner_references().len(),
+            space.api::<StatefulSet>().get("orders-broker").await.ok()?.owner_references().len(),
+            secrets.get("orders-publisher-web").await.ok()?.owner_references().len(),
+            secrets.get("billing-identity").await.ok()?.owner_references().len(),
+        ];
+        (owners == [1; 4]).then_some(())
+    })
+    .await;
+    let topic: EventTopic = space.api().get("orders").await.unwrap();
+    assert_eq!(condition(&topic, "Stalled").unwrap().status, "False");
+    // A publisher's Secret goes with it even without an owner reference.
+    operator.stop().await;
+    space.merge::<Secret>("orders-publisher-web", orphan).await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": []}})).await;
+    eventually("the credentials are gone", async || {
+        secrets.get_opt("orders-publisher-web").await.ok()?.is_none().then_some(())
+    })
+    .await;
+    operator.stop().await;
+}
+
+/// Labels are easily copied, and are no proof.
+#[tokio::test]
+async fn an_object_that_only_looks_like_ours_is_left_alone() {
+    let _turn = turn().await;
+    let space = Space::new("looks-like-ours").await;
+    let labels = json!({
+        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker",
+        "tidegate.io/topic": "orders",
+    });
+    let foreign: Service = space
+        .create(json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders-broker", "labels": labels},
+            "spec": {"ports": [{"port": 80}], "selector": {"app": "other"}},
+        }))
+        .await;
+    space.topic("orders", json!({})).await;
+    let operator = Operator::start(space.client.clone());
+    until_reason(&space, "orders", "Ready", "NameTaken").await;
+    let after: Service = space.api().get("orders-broker").await.unwrap();
+    assert_eq!(after.resource_version(), foreign.resource_version());
+    operator.stop().await;
+}
+
 #[tokio::test]
 async fn a_paused_topic_is_left_as_it_is_and_says_so() {
     let _turn = turn().await;
