@@ -270,6 +270,9 @@ pub struct Report {
     /// The address on which the handler listens for others than its own pod, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposed: Option<String>,
+    /// Whether the handler listens on loopback alone. Neither this nor an address: it is not known.
+    #[serde(default)]
+    pub loopback_only: bool,
     /// How deliveries ended lately.
     #[serde(default)]
     pub outcomes: Outcomes,

@@ -28,9 +28,22 @@ pub fn instead(port: u16) -> String {
     describe(port, &all())
 }
 
-/// The address on which the program listens for others than its pod, if it does.
-pub fn exposed(port: u16) -> Option<SocketAddr> {
-    all().into_iter().find(|listener| listener.port() == port && !listener.ip().to_canonical().is_loopback())
+/// Who can connect to the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Its own pod alone.
+    Loopback,
+    /// Others too, at this address.
+    Exposed(SocketAddr),
+}
+
+/// Who can connect to this port; `None`: nothing listens there, or the kernel does not say.
+pub fn reach(port: u16) -> Option<Reach> {
+    let listeners: Vec<_> = all().into_iter().filter(|listener| listener.port() == port).collect();
+    match listeners.iter().find(|listener| !listener.ip().to_canonical().is_loopback()) {
+        Some(exposed) => Some(Reach::Exposed(*exposed)),
+        None => (!listeners.is_empty()).then_some(Reach::Loopback),
+    }
 }
 
 fn describe(port: u16, listeners: &[SocketAddr]) -> String {
@@ -125,10 +138,11 @@ mod tests {
     #[test]
     fn what_others_can_reach_is_told_from_loopback() {
         let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(exposed(local.local_addr().unwrap().port()), None);
+        assert_eq!(reach(local.local_addr().unwrap().port()), Some(Reach::Loopback));
+        assert_eq!(reach(0), None, "nothing listens on that");
         let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let port = open.local_addr().unwrap().port();
-        assert_eq!(exposed(port), Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+        assert_eq!(reach(port), Some(Reach::Exposed(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))));
     }
 
     proptest! {

@@ -9,7 +9,7 @@ use tidegate_broker_client::outcomes::single_line;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::brake::State;
-use crate::listeners;
+use crate::listeners::{self, Reach};
 use crate::process::Context;
 
 /// Where Kubernetes says the pod's name.
@@ -48,11 +48,17 @@ pub async fn run(context: &Context) {
             continue;
         }
         (reported_at, reported) = (Instant::now(), workload);
+        let (exposed, loopback_only) = match exposure.read(&state, context.config.delivery.port) {
+            Some(Reach::Exposed(address)) => (Some(address.to_string()), false),
+            Some(Reach::Loopback) => (None, true),
+            None => (None, false),
+        };
         let report = Report {
             pod: pod.clone(),
             outage: outage(&state),
             workload: Some(workload),
-            exposed: exposure.read(&state, context.config.delivery.port),
+            exposed,
+            loopback_only,
             outcomes: context.outcomes.read(),
         };
         send(context, &subject, &report).await;
@@ -79,23 +85,23 @@ fn outage(state: &State) -> Option<String> {
     }
 }
 
-/// Where others than the sidecar reach the handler; looked up as often as an idle sidecar reports.
+/// Who can connect to the handler; looked up as often as an idle sidecar reports.
 #[derive(Default)]
 struct Exposure {
-    address: Option<String>,
+    reach: Option<Reach>,
     read_at: Option<Instant>,
 }
 
 impl Exposure {
-    fn read(&mut self, state: &State, port: u16) -> Option<String> {
+    fn read(&mut self, state: &State, port: u16) -> Option<Reach> {
         // Of a program that does not listen nothing is known.
         if matches!(state, State::Unreachable(_)) {
             *self = Self::default();
         } else if self.read_at.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
-            self.address = listeners::exposed(port).map(|address| address.to_string());
+            self.reach = listeners::reach(port);
             self.read_at = Some(Instant::now());
         }
-        self.address.clone()
+        self.reach
     }
 }
 

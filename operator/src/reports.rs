@@ -39,8 +39,17 @@ pub struct Availability {
     pub down: usize,
     /// Why, of one of these.
     pub why: String,
-    /// Where one of them listens for others than its own pod.
-    pub exposed: Option<String>,
+    /// Who can connect to the program; `None`: none of them knows.
+    pub exposure: Option<Exposure>,
+}
+
+/// Who can connect to a handler's program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Its own pod alone.
+    Loopback,
+    /// Others too, at this address.
+    Address(String),
 }
 
 /// A handler, as its pods report it.
@@ -55,7 +64,7 @@ struct Handler {
 /// The newest report of a pod.
 struct Pod {
     outage: Option<String>,
-    exposed: Option<String>,
+    exposure: Option<Exposure>,
     outcomes: Outcomes,
     /// It is of an older template: how its deliveries end says nothing about the present one.
     is_outdated: bool,
@@ -132,8 +141,10 @@ impl Reports {
         let pods: Vec<_> = heard.get(handler)?.alive().collect();
         let down: Vec<&String> = pods.iter().filter_map(|pod| pod.outage.as_ref()).collect();
         let why = down.first().map(|why| (*why).clone()).unwrap_or_default();
-        let exposed = pods.iter().find_map(|pod| pod.exposed.clone());
-        (!pods.is_empty()).then_some(Availability { pods: pods.len(), down: down.len(), why, exposed })
+        let known: Vec<&Exposure> = pods.iter().filter_map(|pod| pod.exposure.as_ref()).collect();
+        let exposed = known.iter().find(|exposure| ***exposure != Exposure::Loopback);
+        let exposure = exposed.or(known.first()).map(|exposure| (*exposure).clone());
+        (!pods.is_empty()).then_some(Availability { pods: pods.len(), down: down.len(), why, exposure })
     }
 
     /// How deliveries of a handler end, as it is shown; `None`: no pod said anything lately.
@@ -180,22 +191,23 @@ impl Reports {
     /// Takes a report down, and tells if it says something else than the pod's last one.
     fn note(&self, handler: HandlerKey, payload: &[u8]) {
         let report = serde_json::from_slice::<Report>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
-        let Some(Report { pod, outage, workload, exposed, outcomes }) = report else { return };
+        let Some(Report { pod, outage, workload, exposed, loopback_only, outcomes }) = report else { return };
         let (pod, outage) = (single_line(&pod, NAME_LIMIT), outage.map(|why| single_line(&why, MAX_TEXT)));
         if let Some(workload) = workload {
             lock(&self.workloads).entry(handler.clone()).or_default().note(self.origin.elapsed(), &pod, workload);
         }
-        let exposed = exposed.map(|address| single_line(&address, MAX_TEXT));
+        let exposed = exposed.map(|address| Exposure::Address(single_line(&address, MAX_TEXT)));
+        let exposure = exposed.or(loopback_only.then_some(Exposure::Loopback));
         let outcomes = with_valid_time(outcomes.sanitized());
         let mut heard = lock(&self.heard);
         let reported = heard.entry(handler.clone()).or_default();
         if reported.pods.len() >= PODS_LIMIT && !reported.pods.contains_key(&pod) {
             return;
         }
-        let headline = |pod: &Pod| (pod.outage.is_some(), pod.exposed.is_some());
+        let headline = |pod: &Pod| (pod.outage.is_some(), pod.exposure.as_ref().map(std::mem::discriminant));
         reported.showcase.note_letters(&pod, outcomes.dead_lettered);
         let is_outdated = reported.pods.get(&pod).is_some_and(|before| before.is_outdated);
-        let newest = Pod { outage, exposed, outcomes, is_outdated, at: Instant::now() };
+        let newest = Pod { outage, exposure, outcomes, is_outdated, at: Instant::now() };
         let is_turned = reported.pods.get(&pod).is_none_or(|before| headline(before) != headline(&newest));
         reported.pods.insert(pod, newest);
         if reported.renew(self.origin.elapsed()) || is_turned {
@@ -231,15 +243,19 @@ mod tests {
         ("shop".into(), "billing".into())
     }
 
-    fn report(pod: &str, outage: Option<&str>) -> Vec<u8> {
-        let report = Report {
+    fn heard(pod: &str) -> Report {
+        Report {
             pod: pod.into(),
-            outage: outage.map(Into::into),
+            outage: None,
             workload: None,
             exposed: None,
+            loopback_only: false,
             outcomes: Outcomes::default(),
-        };
-        serde_json::to_vec(&report).unwrap()
+        }
+    }
+
+    fn report(pod: &str, outage: Option<&str>) -> Vec<u8> {
+        serde_json::to_vec(&Report { outage: outage.map(Into::into), ..heard(pod) }).unwrap()
     }
 
     #[test]
@@ -254,7 +270,7 @@ mod tests {
         reports.note(key(), &report("b", Some("503 from all")));
         assert_eq!(news(), 1);
         let found = reports.availability(&key()).unwrap();
-        assert_eq!(found, Availability { pods: 2, down: 1, why: "503 from all".into(), exposed: None });
+        assert_eq!(found, Availability { pods: 2, down: 1, why: "503 from all".into(), exposure: None });
         reports.note(key(), &report("b", None));
         assert_eq!((news(), reports.availability(&key()).unwrap().down), (1, 0));
     }
@@ -309,11 +325,13 @@ mod tests {
             outage: Some("y".repeat(600)),
             workload: None,
             exposed: Some("z\n".repeat(300)),
+            loopback_only: true,
             outcomes,
         };
         reports.note(key(), &serde_json::to_vec(&report).unwrap());
         let found = reports.availability(&key()).unwrap();
-        assert_eq!((found.why.len(), found.exposed.unwrap().len()), (MAX_TEXT, MAX_TEXT));
+        let Some(Exposure::Address(address)) = found.exposure else { panic!("{found:?}") };
+        assert_eq!((found.why.len(), address.len()), (MAX_TEXT, MAX_TEXT));
         let found = reports.deliveries(&key()).unwrap();
         assert_eq!(found.events, 20);
         let failure = found.last_failure.unwrap();
@@ -332,8 +350,7 @@ mod tests {
         let reports = Reports::default();
         let failing = |pod: &str| {
             let outcomes = Outcomes { failing: Some(Failing { events: 5, refused: true }), ..Outcomes::default() };
-            serde_json::to_vec(&Report { pod: pod.into(), outage: None, workload: None, exposed: None, outcomes })
-                .unwrap()
+            serde_json::to_vec(&Report { outcomes, ..heard(pod) }).unwrap()
         };
         reports.note_template(&key(), 1);
         reports.note(key(), &failing("a"));
@@ -347,6 +364,26 @@ mod tests {
         assert!(!reports.deliveries(&key()).unwrap().are_failing());
         reports.note(key(), &failing("b"));
         assert!(reports.deliveries(&key()).unwrap().are_failing());
+    }
+
+    #[test]
+    fn one_pod_that_others_can_reach_is_enough_and_of_silence_nothing_is_known() {
+        let (open, local) = (Some("0.0.0.0:80"), None);
+        for (pods, expected) in [
+            (vec![], None),
+            (vec![(local, false)], None),
+            (vec![(local, false), (local, true)], Some(Exposure::Loopback)),
+            (vec![(local, true), (open, false)], Some(Exposure::Address("0.0.0.0:80".into()))),
+            (vec![(open, true)], Some(Exposure::Address("0.0.0.0:80".into()))),
+        ] {
+            let reports = Reports::default();
+            for (number, (exposed, loopback_only)) in pods.iter().enumerate() {
+                let exposed = exposed.map(Into::into);
+                let report = Report { exposed, loopback_only: *loopback_only, ..heard(&number.to_string()) };
+                reports.note(key(), &serde_json::to_vec(&report).unwrap());
+            }
+            assert_eq!(reports.availability(&key()).and_then(|found| found.exposure), expected, "{pods:?}");
+        }
     }
 
     #[test]

@@ -14,12 +14,12 @@ use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
 use crate::handler::rollout::{self, Rollout};
 use crate::names;
-use crate::reports::Availability;
+use crate::reports::{Availability, Exposure};
 use crate::scaling::Plan;
 use crate::status::{failure_findings, patch, paused, summary};
 
-const PARTS: [&str; 5] =
-    [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE, kind::DELIVERING];
+const PARTS: [&str; 6] =
+    [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE, kind::DELIVERING, kind::EXPOSED];
 
 /// What a reconcile found and did.
 pub struct Seen<'a> {
@@ -94,7 +94,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     parts.extend(known);
     let mut found = summary(parts, "events are delivered");
     found.extend(unknown);
-    found.extend(exposed);
+    found.push(exposed);
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }
@@ -121,7 +121,9 @@ pub async fn write_waiting(
         Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         delivering::finding(None, &status.conditions, handler.metadata.generation),
     ];
-    conclude(&mut status, handler, summary(parts, ""));
+    let mut found = summary(parts, "");
+    found.push(exposed(context.reports.availability(&(owner.namespace.clone(), owner.name.clone())).as_ref()));
+    conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }
 
@@ -160,14 +162,24 @@ fn count_pods(status: &mut EventHandlerStatus, owner: &Owner, deployment: &Deplo
     status.selector = Some(selector.join(","));
 }
 
-/// Only where it is so: a program that listens on loopback alone has nothing to be warned of.
-fn exposed(reported: Option<&Availability>) -> Option<Finding> {
-    let address = reported?.exposed.as_ref()?;
-    let message = format!(
-        "the program listens on {address}, so others than its sidecar can post to it what is no event: let it listen on \
-         127.0.0.1, and on another port where the kubelet's probes need one"
-    );
-    Some(Finding::new(kind::EXPOSED, Status::True, "ListensOnPodAddress", message))
+/// A warning: `Ready` does not depend on it.
+fn exposed(reported: Option<&Availability>) -> Finding {
+    let found = |status, reason, message: &str| Finding::new(kind::EXPOSED, status, reason, message);
+    match reported.and_then(|reported| reported.exposure.as_ref()) {
+        None => found(Status::Unknown, "NotReported", "no pod has said lately where its program listens"),
+        Some(Exposure::Loopback) => found(
+            Status::False,
+            "ListensOnLoopback",
+            "the program listens on loopback only: its own pod alone reaches it",
+        ),
+        Some(Exposure::Address(address)) => {
+            let message = format!(
+                "the program listens on {address}, so others than its sidecar can post to it what is no event: let it \
+                 listen on 127.0.0.1, and on another port where the kubelet's probes need one"
+            );
+            found(Status::True, "ListensOnPodAddress", &message)
+        }
+    }
 }
 
 fn is_subscribed(error: Option<&Error>, restored: &str) -> Finding {

@@ -10,11 +10,12 @@ use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
 
-fn condition(handler: &EventHandler, kind: &str) -> Option<Condition> {
+pub fn condition(handler: &EventHandler, kind: &str) -> Option<Condition> {
     handler.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind).cloned()
 }
 
-async fn until_reason(space: &Space, kind: &str, reason: &str) -> EventHandler {
+/// Waits until the condition of handler `billing` has this reason.
+pub async fn until_reason(space: &Space, kind: &str, reason: &str) -> EventHandler {
     let api: Api<EventHandler> = space.api();
     eventually(&format!("{kind} says {reason}"), async || {
         let handler = api.get("billing").await.ok()?;

@@ -15,6 +15,7 @@ mod hands_off;
 mod leader;
 mod pace;
 mod quiet;
+mod reach;
 mod sessions;
 mod shares;
 mod support;

@@ -1,0 +1,210 @@
+//! Who may reach the pods, judged by the objects that are applied. (Whether a network enforces them is the network's
+//! matter.)
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{Api, ListParams};
+use serde_json::{Value, json};
+use tidegate_crds::EventHandler;
+use tidegate_test_broker::TestBroker;
+
+use crate::handler::until_reason;
+use crate::support::brokers::{Places, topic_on, until_ready};
+use crate::support::operator::{Operator, turn};
+use crate::support::{Space, eventually};
+use crate::validation_handler::{handler, spec};
+
+type Labels = BTreeMap<String, String>;
+
+fn labels(value: Value) -> Labels {
+    serde_json::from_value(value).unwrap()
+}
+
+/// A pod that connects, and its namespace.
+struct Client {
+    namespace: String,
+    pod: Labels,
+}
+
+fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    let fits = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+    let mut expressions = selector.match_expressions.iter().flatten();
+    selector.match_labels.iter().flatten().all(fits)
+        && expressions.all(|expression| match expression.operator.as_str() {
+            "Exists" => labels.contains_key(&expression.key),
+            operator => panic!("not judged here: {operator}"),
+        })
+}
+
+fn is_peer(peer: &NetworkPolicyPeer, client: &Client, own: &str) -> bool {
+    assert!(peer.ip_block.is_none(), "not judged here");
+    let namespace = labels(json!({"kubernetes.io/metadata.name": client.namespace}));
+    let is_there = match &peer.namespace_selector {
+        Some(selector) => selects(selector, &namespace),
+        None => client.namespace == own,
+    };
+    is_there && peer.pod_selector.as_ref().is_none_or(|selector| selects(selector, &client.pod))
+}
+
+fn is_port(allowed: &NetworkPolicyPort, port: i32) -> bool {
+    assert!(allowed.end_port.is_none() && allowed.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"));
+    match &allowed.port {
+        None => true,
+        Some(IntOrString::Int(allowed)) => *allowed == port,
+        Some(IntOrString::String(name)) => panic!("not judged here: {name}"),
+    }
+}
+
+/// As networks enforce it: a pod that no policy selects takes everything, another one what any of them allows.
+fn may_reach(policies: &[NetworkPolicy], own: &str, server: &Labels, client: &Client, port: i32) -> bool {
+    let specs: Vec<_> = policies
+        .iter()
+        .filter_map(|policy| policy.spec.as_ref())
+        .filter(|spec| spec.pod_selector.as_ref().is_none_or(|selector| selects(selector, server)))
+        .filter(|spec| spec.policy_types.iter().flatten().any(|kind| kind == "Ingress"))
+        .collect();
+    let mut rules = specs.iter().flat_map(|spec| spec.ingress.iter().flatten());
+    specs.is_empty()
+        || rules.any(|rule| {
+            let peers = rule.from.as_deref().unwrap_or_default();
+            let ports = rule.ports.as_deref().unwrap_or_default();
+            (peers.is_empty() || peers.iter().any(|peer| is_peer(peer, client, own)))
+                && (ports.is_empty() || ports.iter().any(|allowed| is_port(allowed, port)))
+        })
+}
+
+/// The policies of the namespace, when there are as many, and the labels of each handler's pods.
+async fn applied(space: &Space, handlers: &[&str]) -> (Vec<NetworkPolicy>, BTreeMap<String, Labels>) {
+    let policies: Api<NetworkPolicy> = space.api();
+    let deployments: Api<Deployment> = space.api();
+    let mut pods = BTreeMap::new();
+    for handler in handlers {
+        let template = eventually(handler, async || {
+            deployments.get_opt(&format!("{handler}-handler")).await.ok()??.spec?.template.metadata?.labels
+        })
+        .await;
+        pods.insert((*handler).to_owned(), template);
+    }
+    (policies.list(&ListParams::default()).await.unwrap().items, pods)
+}
+
+#[tokio::test]
+async fn a_handlers_pods_are_reached_by_whom_the_specification_names_and_by_nothing_else() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("reach").await, Places::default());
+    let broker = TestBroker::start().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    until_ready(&space, "orders").await;
+    let observability = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "observability"}}});
+    let rule = |rule: Value| json!({"replicas": 1, "networkPolicy": {"ingress": [rule]}});
+    for (name, changes) in [
+        ("closed", json!({"replicas": 1})),
+        ("metrics", rule(json!({"from": [observability], "ports": [{"port": 9090}]}))),
+        ("friends", rule(json!({"from": [observability]}))),
+        ("open", rule(json!({}))),
+    ] {
+        space.create::<EventHandler>(handler(name, spec(changes))).await;
+    }
+    let (policies, pods) = applied(&space, &["closed", "metrics", "friends", "open"]).await;
+    let own = space.name.as_str();
+    let client = |namespace: &str, pod: Value| Client { namespace: namespace.into(), pod: labels(pod) };
+    let clients = [
+        client(own, json!({"app": "any"})),
+        client(own, json!({"app.kubernetes.io/component": "broker", "tidegate.io/topic": "orders"})),
+        client(own, json!({"tidegate.io/handler": "closed", "tidegate.io/topic": "orders"})),
+        client("elsewhere", json!({"app": "any"})),
+        client("observability", json!({"app": "collector"})),
+    ];
+    for (number, client) in clients.iter().enumerate() {
+        let is_friend = client.namespace == "observability";
+        // The program's port, the sidecar's, one for metrics.
+        for port in [8080, 15480, 9090] {
+            for (handler, expected) in
+                [("closed", false), ("metrics", is_friend && port == 9090), ("friends", is_friend), ("open", true)]
+            {
+                let found = may_reach(&policies, own, &pods[handler], client, port);
+                assert_eq!(found, expected, "client {number} on port {port} of {handler}");
+            }
+        }
+    }
+    // Somebody opens it beside the specification, and the specification is changed.
+    let policies: Api<NetworkPolicy> = space.api();
+    let reached = async |handler: &str, client: &Client, port| {
+        let all = policies.list(&ListParams::default()).await.ok()?.items;
+        Some(may_reach(&all, own, &pods[handler], client, port))
+    };
+    space.merge::<NetworkPolicy>("closed-handler", json!({"spec": {"ingress": [{}]}})).await;
+    eventually("it is closed again", async || (!reached("closed", &clients[0], 8080).await?).then_some(())).await;
+    space.merge::<EventHandler>("open", json!({"spec": {"networkPolicy": null}})).await;
+    eventually("it is closed", async || (!reached("open", &clients[0], 8080).await?).then_some(())).await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_topics_brokers_are_reached_by_publishers_and_by_its_own_handlers() {
+    let _turn = turn().await;
+    let space = Space::new("reach-broker").await;
+    space.topic("orders", json!({})).await;
+    let operator = Operator::start(space.client.clone());
+    crate::topic::until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
+    let policies = space.api::<NetworkPolicy>().list(&ListParams::default()).await.unwrap().items;
+    let own = space.name.as_str();
+    let server = labels(json!({"app.kubernetes.io/component": "broker", "tidegate.io/topic": "orders"}));
+    let client = |namespace: &str, pod: Value| Client { namespace: namespace.into(), pod: labels(pod) };
+    let operators = json!({"app.kubernetes.io/name": "tidegate", "app.kubernetes.io/component": "operator"});
+    // HTTPS, MQTT, NATS, routes, probes, NATS's monitoring.
+    let ports = [8443, 8883, 4222, 6222, 8081, 8222];
+    for (client, expected) in [
+        (client(own, json!({"app": "any"})), vec![8443, 8883]),
+        (client(own, json!({"tidegate.io/handler": "a", "tidegate.io/topic": "orders"})), vec![8443, 8883, 4222]),
+        (client(own, json!({"tidegate.io/handler": "a", "tidegate.io/topic": "invoices"})), vec![8443, 8883]),
+        (client(own, json!(server)), vec![8443, 8883, 4222, 6222]),
+        (client("default", operators.clone()), vec![4222]),
+        (client("elsewhere", operators), vec![]),
+        (client("elsewhere", json!({"tidegate.io/handler": "a", "tidegate.io/topic": "orders"})), vec![]),
+    ] {
+        let found: Vec<i32> =
+            ports.into_iter().filter(|port| may_reach(&policies, own, &server, &client, *port)).collect();
+        assert_eq!(found, expected, "{:?} of {}", client.pod, client.namespace);
+    }
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn who_can_connect_to_the_program_is_said_and_so_is_that_it_is_not_known() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("exposed").await, Places::default());
+    let broker = TestBroker::start().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    until_ready(&space, "orders").await;
+    space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
+    let unknown = until_reason(&space, "Exposed", "NotReported").await;
+    assert_eq!(crate::handler::condition(&unknown, "Exposed").unwrap().status, "Unknown");
+    let client = broker.operator();
+    for (report, reason, status) in [
+        (json!({"pod": "p", "loopbackOnly": true}), "ListensOnLoopback", "False"),
+        (json!({"pod": "p", "exposed": "0.0.0.0:8080"}), "ListensOnPodAddress", "True"),
+        (json!({"pod": "p"}), "NotReported", "Unknown"),
+    ] {
+        // As often as a sidecar that has something new to say.
+        let reports = async {
+            loop {
+                client.publish("reports.billing", report.to_string().into()).await.unwrap();
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        };
+        let found = tokio::select! {
+            found = until_reason(&space, "Exposed", reason) => found,
+            () = reports => unreachable!("it reports for ever"),
+        };
+        let exposed = crate::handler::condition(&found, "Exposed").unwrap();
+        assert_eq!((exposed.status.as_str(), exposed.observed_generation), (status, found.metadata.generation));
+    }
+    operator.stop().await;
+}
