@@ -130,6 +130,14 @@ where
     Ok(written.try_parse().map_err(|error| kube::Error::SerdeError(serde::de::Error::custom(error)))?)
 }
 
+/// A child with pods.
+pub struct Paced<K> {
+    /// As it is now.
+    pub object: K,
+    /// Whether it is to be changed when it is its turn.
+    pub waits: bool,
+}
+
 /// The same of a child with pods. Where they would be replaced without a change of the specification, it stays as it is
 /// until it is its turn.
 ///
@@ -141,15 +149,15 @@ pub async fn apply_paced<K>(
     child: &Child,
     existing: Option<&K>,
     (store, turns): (&Store<K>, &Turns),
-) -> Result<K, Error>
+) -> Result<Paced<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
     match existing {
         Some(existing) if is_unasked(existing, child) && !turns.has(&(owner.namespace.clone(), owner.name.clone())) => {
-            Ok(existing.clone())
+            Ok(Paced { object: existing.clone(), waits: true })
         }
-        _ => apply_whole(context, owner, child, store).await,
+        _ => Ok(Paced { object: apply_whole(context, owner, child, store).await?, waits: false }),
     }
 }
 

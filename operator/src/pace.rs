@@ -36,6 +36,8 @@ pub type Key = (String, String);
 
 /// Whose turn it is, of one kind.
 pub struct Turns {
+    /// Of what, in the plural.
+    what: &'static str,
     limit: usize,
     state: Mutex<State>,
 }
@@ -56,13 +58,21 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { topics: Turns::new(TOPICS), handlers: Turns::new(HANDLERS) }
+        Self { topics: Turns::new("topics", TOPICS), handlers: Turns::new("handlers", HANDLERS) }
     }
 }
 
 impl Turns {
-    fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
+    fn new(what: &'static str, limit: usize) -> Self {
+        Self { what, limit, state: Mutex::default() }
+    }
+
+    /// For people: what one that has not had its turn waits for.
+    pub fn explain_wait(&self) -> String {
+        format!(
+            "this version of Tidegate makes other pods than those that run. They are replaced when it is their turn ({} {} at a time); until then they work as before",
+            self.limit, self.what
+        )
     }
 
     /// Whether this one has its turn. If not, it is in the queue from now on.
@@ -158,7 +168,7 @@ mod tests {
 
     #[test]
     fn as_many_as_may_have_their_turn_and_the_next_when_one_is_done() {
-        let (turns, begin) = (Turns::new(2), Instant::now());
+        let (turns, begin) = (Turns::new("topics", 2), Instant::now());
         for name in ["a", "b", "c", "d"] {
             assert!(!turns.has(&key(name)) && !turns.has(&key(name)));
         }
@@ -176,7 +186,7 @@ mod tests {
 
     #[test]
     fn another_operator_counts_what_is_rolling_out_already() {
-        let turns = Turns::new(2);
+        let turns = Turns::new("topics", 2);
         turns.has(&key("c"));
         let begin = Instant::now();
         assert_eq!(turns.next(&keys(&["a", "b"]), begin), []);

@@ -13,6 +13,7 @@ use tidegate_crds::topic::{EventTopicStatus, StreamRecord};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
+use crate::pace::Turns;
 use crate::report;
 
 /// Of a resource that no change is known to be needed for. (What else could be done, `Ready` says.)
@@ -39,6 +40,17 @@ pub fn summary(parts: Vec<Finding>, when_ready: &str) -> Vec<Finding> {
     found.insert(0, ready);
     found.extend(parts);
     found
+}
+
+/// A rollout that waits for its turn is still to come, although all is ready as it is.
+pub fn wait_for_turn(found: &mut [Finding], turns: &Turns) {
+    if found.iter().any(|finding| finding.kind == kind::STALLED && finding.is_true()) {
+        return;
+    }
+    if let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING && !finding.is_true())
+    {
+        *reconciling = Finding::new(kind::RECONCILING, Status::True, "WaitingForTurn", turns.explain_wait());
+    }
 }
 
 /// The conditions after an error; the parts stay as they were.

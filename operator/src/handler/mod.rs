@@ -31,7 +31,7 @@ use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use crate::apply::{Child, apply, apply_paced};
+use crate::apply::{Child, Paced, apply, apply_paced};
 use crate::args::Args;
 use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
@@ -128,37 +128,61 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let deployment = apply_all(desired::children(&input)?, &input, &observed, context).await?;
+    let Paced { object: deployment, waits } = apply_all(desired::children(&input)?, &input, &observed, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
-    report_scaling(context, handler, &plan).await;
-    let redrive = match &subscribed {
-        Ok(_) => redrive(context, owner, handler, topic, &observed, &deployment).await?,
-        Err(_) => None,
+    let letters = match &subscribed {
+        Ok(_) => dead_letters(context, owner, handler, topic, &observed, &deployment).await?,
+        Err(_) => DeadLetters::default(),
     };
-    let again = redrive.as_ref().and_then(|progress| progress.again);
-    let known_redrive = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
-    let has_redriven = redrive.as_ref().is_some_and(|progress| Some(&progress.status) != known_redrive);
-    let dead_letters = match &subscribed {
-        Ok(_) => count_letters(context, owner, handler, topic, has_redriven).await?,
-        Err(_) => None,
-    };
-    warn_of_letters(context, handler, owner).await;
+    tell(context, handler, owner, &plan).await;
+    let again = letters.again();
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,
+        waits_for_turn: waits,
         plan,
-        redrive: redrive.map(|progress| progress.status),
+        redrive: letters.redrive.map(|progress| progress.status),
         ensured,
         oldest: oldest(context, owner, handler, topic, ensured).await,
-        dead_letters,
+        dead_letters: letters.kept,
         subscribed: subscribed.as_ref().err(),
     };
     status::write(context, handler, owner, seen).await?;
-    if let Err(error) = &subscribed {
-        report::failed(context, handler, error).await;
-        return Ok(report::retry(error, handler.status.as_ref().and_then(|status| status.ready())));
+    let Err(error) = &subscribed else { return Ok(Action::requeue(again)) };
+    report::failed(context, handler, error).await;
+    Ok(report::retry(error, handler.status.as_ref().and_then(|status| status.ready())))
+}
+
+/// What was done with a handler's dead letters, and how many there are.
+#[derive(Default)]
+struct DeadLetters {
+    /// How far a redrive is, where one was asked for.
+    redrive: Option<redrive::Progress>,
+    /// As many as the broker keeps; `None`: what is known stays.
+    kept: Option<u64>,
+}
+
+impl DeadLetters {
+    /// When to look again.
+    fn again(&self) -> Duration {
+        let next = self.redrive.as_ref().and_then(|progress| progress.again);
+        next.map_or(RESYNC, |next| next.max(REDRIVE_PAUSE))
     }
-    Ok(Action::requeue(again.map_or(RESYNC, |again| again.max(REDRIVE_PAUSE))))
+}
+
+async fn dead_letters(
+    context: &Context,
+    owner: &Owner,
+    handler: &EventHandler,
+    topic: &observe::Topic,
+    observed: &Observed,
+    deployment: &Deployment,
+) -> Result<DeadLetters, Error> {
+    let redrive = redrive(context, owner, handler, topic, observed, deployment).await?;
+    let known = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
+    let has_redriven = redrive.as_ref().is_some_and(|progress| Some(&progress.status) != known);
+    let kept = count_letters(context, owner, handler, topic, has_redriven).await?;
+    Ok(DeadLetters { redrive, kept })
 }
 
 /// When the oldest event was stored that the handler has not acknowledged. It is only shown, so no error stops anything.
@@ -205,7 +229,6 @@ async fn redrive(
     Ok(Some(progress))
 }
 
-/// The dead letters that the broker keeps of the handler; `None`: what is known stays.
 async fn count_letters(
     context: &Context,
     owner: &Owner,
@@ -223,7 +246,9 @@ async fn count_letters(
     Ok(context.letters.count(&key(owner), &broker.js).await)
 }
 
-async fn warn_of_letters(context: &Context, handler: &EventHandler, owner: &Owner) {
+/// What people should hear of now.
+async fn tell(context: &Context, handler: &EventHandler, owner: &Owner, plan: &Plan) {
+    report_scaling(context, handler, plan).await;
     if let Some(warning) = context.reports.take_warning(&key(owner)) {
         report::event(context, handler, EventType::Warning, "DeadLettered", &delivering::warning(&warning)).await;
     }
@@ -280,7 +305,7 @@ async fn apply_all(
     input: &Input<'_>,
     observed: &Observed,
     context: &Context,
-) -> Result<Deployment, Error> {
+) -> Result<Paced<Deployment>, Error> {
     // No `..`: a child that is added and not applied does not compile.
     let Children { identity, network_policy, mut deployment } = children;
     let owner = input.owner;
@@ -289,7 +314,8 @@ async fn apply_all(
     pace::stamp(&mut deployment, input.handler.metadata.generation);
     let place = (&context.stores.deployments, &context.pace.handlers);
     let applied = apply_paced(context, owner, &deployment, observed.deployment.as_ref(), place).await?;
-    scale_only(context, owner, applied, input.replicas).await
+    let object = scale_only(context, owner, applied.object, input.replicas).await?;
+    Ok(Paced { object, ..applied })
 }
 
 /// A Deployment that waits for its turn is scaled all the same.

@@ -16,7 +16,7 @@ use crate::handler::rollout::{self, Rollout};
 use crate::names;
 use crate::reports::{Availability, Exposure};
 use crate::scaling::Plan;
-use crate::status::{failure_findings, patch, paused, summary};
+use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
 
 const PARTS: [&str; 6] =
     [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE, kind::DELIVERING, kind::EXPOSED];
@@ -27,6 +27,8 @@ pub struct Seen<'a> {
     pub observed: &'a Observed,
     /// The Deployment, as it was applied.
     pub deployment: &'a Deployment,
+    /// Whether a rollout without a change of the specification waits for its turn.
+    pub waits_for_turn: bool,
     /// How many pods, and why.
     pub plan: Plan,
     /// How far a redrive is, where one was asked for.
@@ -46,7 +48,7 @@ pub struct Seen<'a> {
 /// # Errors
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
-    let Seen { observed, deployment, plan, redrive, ensured, oldest, dead_letters, subscribed } = seen;
+    let Seen { observed, deployment, waits_for_turn, plan, redrive, ensured, oldest, dead_letters, subscribed } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     count_pods(&mut status, owner, deployment);
@@ -95,6 +97,9 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let mut found = summary(parts, "events are delivered");
     found.extend(unknown);
     found.push(exposed);
+    if waits_for_turn {
+        wait_for_turn(&mut found, &context.pace.handlers);
+    }
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }

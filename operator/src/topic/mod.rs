@@ -24,7 +24,7 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
 
-use crate::apply::{apply, apply_paced};
+use crate::apply::{Paced, apply, apply_paced};
 use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -153,7 +153,7 @@ fn check_volumes(observed: &Observed, replicas: i32) -> Result<(), Error> {
     ))
 }
 
-async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> Result<StatefulSet, Error> {
+async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> Result<Paced<StatefulSet>, Error> {
     // No `..`: a child that is added and not applied does not compile.
     let Children {
         authority,

@@ -10,11 +10,13 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus, Routing};
 
+use crate::apply::Paced;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
+use crate::pace::Turns;
 use crate::report;
-use crate::status::{failure_findings, patch, paused, summary};
+use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
 use crate::topic::broker::{Inside, Stored};
 use crate::topic::loss;
 use crate::topic::observe::Observed;
@@ -32,14 +34,14 @@ pub async fn write(
     context: &Context,
     topic: &EventTopic,
     owner: &Owner,
-    statefulset: &StatefulSet,
+    statefulset: &Paced<StatefulSet>,
     observed: &Observed,
     inside: &Inside,
 ) -> Result<bool, Error> {
     if let Inside::Failed(error) = inside {
         report::failed(context, topic, error).await;
     }
-    let status = of(topic, owner, statefulset, observed, inside);
+    let status = of(topic, owner, statefulset, observed, inside, &context.pace.topics);
     tell_loss(context, topic, &status).await;
     let is_ready =
         status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
@@ -113,28 +115,25 @@ fn parts(topic: &EventTopic) -> &'static [&'static str] {
 fn of(
     topic: &EventTopic,
     owner: &Owner,
-    statefulset: &StatefulSet,
+    statefulset: &Paced<StatefulSet>,
     observed: &Observed,
     inside: &Inside,
+    turns: &Turns,
 ) -> EventTopicStatus {
     let before = topic.status.clone().unwrap_or_default();
-    let wanted = topic.spec.broker.replicas;
-    let ready = statefulset.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let mut parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
-    parts.extend(stored_parts(topic, inside));
-    let mut found = summary(parts, "events can be published");
     let lost = match inside {
         Inside::Ready { stored: Some(stored), .. } => stored.lost.clone(),
         _ => None,
     };
     let data_loss = loss::told(topic, lost);
+    let wanted = topic.spec.broker.replicas;
+    let ready = statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    let mut found = findings(topic, (ready, wanted), observed, inside);
     if topic.spec.routing == Routing::Queued {
         found.push(loss::data_lost(topic, data_loss.as_ref()));
     }
-    if let Inside::Ready { stored: Some(stored), .. } = inside
-        && let Some(refused) = &stored.refused
-    {
-        stall(&mut found, refused);
+    if statefulset.waits {
+        wait_for_turn(&mut found, turns);
     }
     let mut status = EventTopicStatus {
         conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),
@@ -169,6 +168,18 @@ fn of(
         status.nats_publishers = publishers.names.clone();
     }
     status
+}
+
+fn findings(topic: &EventTopic, (ready, wanted): (i32, i32), observed: &Observed, inside: &Inside) -> Vec<Finding> {
+    let mut parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
+    parts.extend(stored_parts(topic, inside));
+    let mut found = summary(parts, "events can be published");
+    if let Inside::Ready { stored: Some(stored), .. } = inside
+        && let Some(refused) = &stored.refused
+    {
+        stall(&mut found, refused);
+    }
+    found
 }
 
 /// Available while a majority is: that is what publishing needs.

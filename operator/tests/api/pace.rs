@@ -1,19 +1,27 @@
-//! An upgrade restarts a few brokers at a time.
+//! An upgrade restarts a few brokers at a time, and replaces the pods of a few handlers; the others say what they wait
+//! for.
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::ResourceExt as _;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use serde_json::json;
-use tidegate_crds::EventTopic;
+use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_test_broker::TestBroker;
 
-use crate::support::brokers::status;
+use crate::support::brokers::{Places, status, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
+use crate::support::workloads::roll_out;
 use crate::support::{Space, eventually};
-use crate::topic::until_reason;
+use crate::topic::{condition, until_reason};
+use crate::validation_handler::{handler, spec};
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
+/// One more than have their turn at a time.
+const HANDLERS: usize = 11;
 
 /// What the StatefulSet controller says: whether the pods are of the newest template.
 async fn count(space: &Space, name: &str, done: bool) {
@@ -44,10 +52,54 @@ async fn upgraded(space: &Space) -> Vec<String> {
     sets.iter().filter_map(is_new).collect()
 }
 
+/// The same of Deployments.
+async fn upgraded_handlers(space: &Space) -> Vec<String> {
+    let deployments: Api<Deployment> = space.api();
+    let deployments = deployments.list(&ListParams::default()).await.unwrap().items;
+    let is_new = |deployment: &Deployment| {
+        let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
+        pod.init_containers.iter().flatten().find(|sidecar| sidecar.image.as_deref() == Some("new:2"))?;
+        Some(deployment.metadata.name.as_ref()?.trim_end_matches("-handler").to_owned())
+    };
+    deployments.iter().filter_map(is_new).collect()
+}
+
+/// All of a type in other namespaces.
+async fn others<K>(space: &Space) -> Vec<(Api<K>, String)>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let all: Api<K> = Api::all(space.client.clone());
+    let all = all.list(&ListParams::default()).await.unwrap().items;
+    let others = all.into_iter().filter(|object| object.namespace().as_ref() != Some(&space.name));
+    others
+        .map(|object| (Api::namespaced(space.client.clone(), &object.namespace().unwrap()), object.name_any()))
+        .collect()
+}
+
+/// What other tests have left is not in the queue, nor does it seem to be rolling out: no controller completes its
+/// status.
+async fn set_others_aside(space: &Space) {
+    let paused = Patch::Merge(json!({"metadata": {"annotations": {"tidegate.io/paused": "true"}}}));
+    // Another test may be about to remove any of them.
+    for (api, name) in others::<EventTopic>(space).await {
+        let _ = api.patch(&name, &PatchParams::default(), &paused).await;
+    }
+    for (api, name) in others::<EventHandler>(space).await {
+        let _ = api.patch(&name, &PatchParams::default(), &paused).await;
+    }
+    for (api, name) in others::<StatefulSet>(space).await {
+        let _ = api.delete(&name, &DeleteParams::default()).await;
+    }
+    for (api, name) in others::<Deployment>(space).await {
+        let _ = api.delete(&name, &DeleteParams::default()).await;
+    }
+}
+
 #[tokio::test]
 async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait() {
     let _turn = turn().await;
-    let space = Space::new("pace").await;
+    let (space, places) = (Space::new("pace").await, Places::default());
     for name in TOPICS {
         space.topic(name, json!({})).await;
     }
@@ -57,27 +109,8 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
         count(&space, &format!("{name}-broker"), true).await;
     }
     operator.stop().await;
-    // What other tests have left is not in the queue.
-    let all: Api<EventTopic> = Api::all(space.client.clone());
-    for topic in all.list(&ListParams::default()).await.unwrap().items {
-        let namespace = topic.namespace().unwrap();
-        if namespace != space.name {
-            let api: Api<EventTopic> = Api::namespaced(space.client.clone(), &namespace);
-            let paused = Patch::Merge(json!({"metadata": {"annotations": {"tidegate.io/paused": "true"}}}));
-            // Another test may be about to remove it.
-            let _ = api.patch(&topic.name_any(), &PatchParams::default(), &paused).await;
-        }
-    }
-    // Nor does it seem to be rolling out: no controller completes its status.
-    let sets: Api<StatefulSet> = Api::all(space.client.clone());
-    for set in sets.list(&ListParams::default()).await.unwrap().items {
-        let namespace = set.namespace().unwrap();
-        if namespace != space.name {
-            let api: Api<StatefulSet> = Api::namespaced(space.client.clone(), &namespace);
-            let _ = api.delete(&set.name_any(), &DeleteParams::default()).await;
-        }
-    }
-    let operator = Operator::start_version(space.client.clone(), "new:2");
+    set_others_aside(&space).await;
+    let operator = Operator::start_version(space.client.clone(), "new:2", places.addresses());
     let first = eventually("the first are upgraded", async || {
         let upgraded = upgraded(&space).await;
         for name in &upgraded {
@@ -101,6 +134,91 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
             count(&space, &name, true).await;
         }
         (upgraded(&space).await.len() == TOPICS.len()).then_some(())
+    })
+    .await;
+    operator.stop().await;
+}
+
+/// What the Deployment controller says while pods are being replaced.
+async fn begin(space: &Space, handler: &str) {
+    let name = format!("{handler}-handler");
+    let deployment: Deployment = space.api().get(&name).await.unwrap();
+    let counts = json!({"observedGeneration": deployment.metadata.generation, "replicas": 1, "updatedReplicas": 0});
+    status::<Deployment>(space, &name, counts).await;
+}
+
+fn waits(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition], limit: &str) -> Option<()> {
+    let says = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
+    let reconciling = says("Reconciling").filter(|found| found.status == "True" && found.reason == "WaitingForTurn")?;
+    assert!(reconciling.message.contains(limit), "{}", reconciling.message);
+    assert_eq!(says("Stalled").unwrap().status, "False");
+    Some(())
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_says_so_and_stays_ready() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("turns").await, Places::default());
+    let broker = TestBroker::start().await;
+    for name in TOPICS {
+        topic_on(&space, &places, &broker, name).await;
+    }
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    for name in TOPICS {
+        until_ready(&space, name).await;
+        count(&space, &format!("{name}-broker"), true).await;
+        let ready = json!({"readyReplicas": 1});
+        status::<StatefulSet>(&space, &format!("{name}-broker"), ready).await;
+    }
+    let names: Vec<String> = (0..HANDLERS).map(|number| format!("h{number}")).collect();
+    let topic_a = || spec(json!({"topic": "a", "replicas": 1}));
+    for name in &names {
+        space.create::<EventHandler>(handler(name, topic_a())).await;
+    }
+    let handlers: Api<EventHandler> = space.api();
+    for name in &names {
+        let deployments: Api<Deployment> = space.api();
+        eventually(name, async || deployments.get_opt(&format!("{name}-handler")).await.ok()?).await;
+        roll_out(&space, name).await;
+    }
+    operator.stop().await;
+    set_others_aside(&space).await;
+    let operator = Operator::start_version(space.client.clone(), "new:2", places.addresses());
+    let waiting = eventually("one handler waits, and says so", async || {
+        let upgraded = upgraded_handlers(&space).await;
+        for name in &upgraded {
+            begin(&space, name).await;
+        }
+        let waiting = names.iter().find(|name| !upgraded.contains(name)).filter(|_| upgraded.len() + 1 == HANDLERS)?;
+        let status = handlers.get(waiting).await.ok()?.status?;
+        waits(&status.conditions, "10 handlers at a time").map(|()| waiting)
+    })
+    .await;
+    let ready = handlers.get(waiting).await.unwrap().status.unwrap().conditions;
+    assert!(ready.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"), "{ready:?}");
+    let topics: Api<EventTopic> = space.api();
+    let topic = eventually("a topic waits, and says so", async || {
+        let upgraded = upgraded(&space).await;
+        for name in &upgraded {
+            count(&space, name, false).await;
+        }
+        let waiting = TOPICS.iter().find(|name| !upgraded.contains(&format!("{name}-broker")))?;
+        let topic = topics.get(waiting).await.ok()?;
+        waits(&topic.status.as_ref()?.conditions, "2 topics at a time").map(|()| topic)
+    })
+    .await;
+    assert_eq!(condition(&topic, "Ready").unwrap().status, "True");
+    eventually("all are upgraded, and none waits any more", async || {
+        for name in upgraded(&space).await {
+            count(&space, &name, true).await;
+        }
+        for name in upgraded_handlers(&space).await {
+            roll_out(&space, &name).await;
+        }
+        let is_done = |reason: &str| reason != "WaitingForTurn";
+        let topic = condition(&topics.get(&topic.name_any()).await.ok()?, "Reconciling")?;
+        let handler = crate::handler::condition(&handlers.get(waiting).await.ok()?, "Reconciling")?;
+        (is_done(&topic.reason) && is_done(&handler.reason)).then_some(())
     })
     .await;
     operator.stop().await;

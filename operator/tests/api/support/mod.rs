@@ -7,6 +7,7 @@ pub mod operator;
 mod pki;
 mod programs;
 mod server;
+pub mod workloads;
 
 pub use server::client as server_client;
 

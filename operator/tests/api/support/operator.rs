@@ -36,11 +36,11 @@ impl Operator {
         Self::run(Context::new(client, args("operator-0", "default")).with_broker_addresses(addresses))
     }
 
-    /// One of another version.
-    pub fn start_version(client: Client, broker_image: &str) -> Self {
+    /// One of another version, which finds the brokers of all topics here.
+    pub fn start_version(client: Client, image: &str, addresses: Addresses) -> Self {
         let mut args = args("operator-0", "default");
-        args.broker_image = broker_image.to_owned();
-        Self::run(Context::new(client, args))
+        (args.broker_image, args.sidecar_image) = (image.to_owned(), image.to_owned());
+        Self::run(Context::new(client, args).with_broker_addresses(addresses))
     }
 
     fn run(context: Context) -> Self {
