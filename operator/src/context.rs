@@ -23,6 +23,7 @@ use crate::names::FIELD_MANAGER;
 use crate::pace::Pace;
 use crate::reports::Reports;
 use crate::slots::Slots;
+use crate::topic::storage::RestartPolicy;
 use crate::watches::Stores;
 use crate::written::{Key, Written};
 
@@ -55,6 +56,8 @@ pub struct Context {
     pub letters: Arc<LetterCounts>,
     /// What `/readyz` says.
     pub health: Health,
+    /// When a broker pod that does not store is restarted.
+    pub restart_policy: RestartPolicy,
     /// Kubernetes Events.
     pub recorder: Recorder,
     /// The operator's own metrics.
@@ -83,6 +86,7 @@ impl Context {
             ingress_reports: Arc::default(),
             letters: Arc::default(),
             health: Health::default(),
+            restart_policy: RestartPolicy::default(),
             metrics: Metrics::default(),
         }
     }
@@ -91,6 +95,12 @@ impl Context {
     #[must_use]
     pub fn with_broker_addresses(self, addresses: Addresses) -> Self {
         Self { brokers: Arc::new(Brokers::new(addresses)), ..self }
+    }
+
+    /// With other times for the restart of a broker pod.
+    #[must_use]
+    pub fn with_restart_policy(self, restart_policy: RestartPolicy) -> Self {
+        Self { restart_policy, ..self }
     }
 
     /// The resource as it is now: the controller's copy, unless that is older than the operator's own last write.

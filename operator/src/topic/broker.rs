@@ -157,6 +157,7 @@ async fn stored(
         leader: events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref()),
         pods,
         wanted: settings.replicas,
+        policy: context.restart_policy,
     };
     let storage = storage::judge(&seen, jiff::Timestamp::now());
     Ok(Stored {

@@ -15,12 +15,23 @@ use crate::error::Error;
 use crate::ingress_reports::Unanswered;
 use crate::report;
 
-/// Publishers that are not answered for so long are no passing trouble (an election takes up to ten seconds).
-const LASTING: Duration = Duration::from_secs(15);
 /// Percent of a volume that has to be free before a restart is of use.
 const FREE_PERCENT: u64 = 5;
-/// A pod is not restarted before it is as old as this.
-const RESTART_PERIOD: Duration = Duration::from_secs(600);
+
+/// When a pod that does not store is restarted.
+#[derive(Clone, Copy, Debug)]
+pub struct RestartPolicy {
+    /// Publishers that are not answered for so long are no passing trouble (an election takes up to ten seconds).
+    pub unanswered_for: Duration,
+    /// A pod is not restarted before it is as old as this.
+    pub min_age: Duration,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { unanswered_for: Duration::from_secs(15), min_age: Duration::from_secs(600) }
+    }
+}
 
 /// Whether the broker stores what it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +58,14 @@ pub struct Seen<'a> {
     pub pods: &'a [Pod],
     /// How many of them there should be.
     pub wanted: i32,
+    /// When one is restarted.
+    pub policy: RestartPolicy,
 }
 
 /// Decides.
 pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
-    let Seen { unanswered, stands_still, leader, pods, wanted } = *seen;
-    let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= LASTING).collect();
+    let Seen { unanswered, stands_still, leader, pods, wanted, policy } = *seen;
+    let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= policy.unanswered_for).collect();
     if lasting.is_empty() || !stands_still {
         return Storage::Healthy;
     }
@@ -73,7 +86,7 @@ pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
         return Storage::Stuck(name.to_owned(), "it is restarted when all broker pods are ready");
     }
     let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
-    if age.is_none_or(|age| age.unsigned_abs() < RESTART_PERIOD) {
+    if age.is_none_or(|age| age.unsigned_abs() < policy.min_age) {
         return Storage::Stuck(name.to_owned(), "it is restarted when it has run for ten minutes");
     }
     Storage::Restart(name.to_owned())
@@ -165,7 +178,14 @@ mod tests {
             (vec![seen(20, None)], Some("b-1"), three(false), 3, Storage::Stuck("b-1".into(), "all broker pods")),
         ];
         for (unanswered, leader, pods, wanted, expected) in table {
-            let look = |stands_still| Seen { unanswered: &unanswered, stands_still, leader, pods: &pods, wanted };
+            let look = |stands_still| Seen {
+                unanswered: &unanswered,
+                stands_still,
+                leader,
+                pods: &pods,
+                wanted,
+                policy: RestartPolicy::default(),
+            };
             assert_eq!(judge(&look(false), now), Storage::Healthy, "it is only slow");
             let found = judge(&look(true), now);
             match (&found, &expected) {

@@ -9,6 +9,7 @@
 mod admission;
 mod crash;
 mod definitions;
+mod disk;
 mod handler;
 mod handler_changes;
 mod hands_off;

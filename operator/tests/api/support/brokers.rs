@@ -58,10 +58,15 @@ pub async fn topic_with(space: &Space, places: &Places, broker: &TestBroker, nam
         }))
         .await;
     space.topic(name, spec).await;
+    run_broker_pod(space, name).await;
+}
+
+/// Makes the topic's first broker pod, and says that it runs.
+pub async fn run_broker_pod(space: &Space, topic: &str) {
     let labels = json!({
-        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker", "tidegate.io/topic": name,
+        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker", "tidegate.io/topic": topic,
     });
-    let pod = format!("{name}-broker-0");
+    let pod = format!("{topic}-broker-0");
     space
         .create::<Pod>(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "labels": labels},

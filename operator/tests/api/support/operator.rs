@@ -43,7 +43,7 @@ impl Operator {
         Self::run(Context::new(client, args).with_broker_addresses(addresses))
     }
 
-    fn run(context: Context) -> Self {
+    pub fn run(context: Context) -> Self {
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(context, stop.clone()));
         Self { stop, task }

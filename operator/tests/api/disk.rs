@@ -1,0 +1,71 @@
+//! A broker pod whose disk was full is restarted when there is room again: once, and not before.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::api::Api;
+use serde_json::json;
+use tidegate_operator::context::Context;
+use tidegate_operator::topic::storage::RestartPolicy;
+use tidegate_test_broker::TestBroker;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::support::brokers::{Places, run_broker_pod, topic_on, until_ready};
+use crate::support::operator::{Operator, args, turn};
+use crate::support::{Space, eventually};
+use crate::topic::until_reason;
+
+const POD: &str = "orders-broker-0";
+/// Shorter than in a cluster, and longer than any of the waits between two looks.
+const MIN_AGE: Duration = Duration::from_secs(6);
+
+/// What the ingress of a pod says whose broker does not answer its publishers, and how many bytes of a hundred are free.
+fn report(broker: &TestBroker, free: watch::Receiver<u64>) -> AbortOnDropHandle<()> {
+    let client = broker.operator();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let report =
+                json!({"pod": POD, "failure": "Timeout", "volume": {"total": 100_000, "free": *free.borrow() * 1000}});
+            client.publish("ingress-reports", report.to_string().into()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }))
+}
+
+#[tokio::test]
+async fn a_pod_whose_disk_was_full_is_restarted_once_and_not_before_there_is_room() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("disk").await, Places::default());
+    let broker = TestBroker::start().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let policy = RestartPolicy { unanswered_for: Duration::from_secs(1), min_age: MIN_AGE };
+    let context = Context::new(space.client.clone(), args("operator-0", "default"));
+    let operator = Operator::run(context.with_broker_addresses(places.addresses()).with_restart_policy(policy));
+    until_ready(&space, "orders").await;
+    let pods: Api<Pod> = space.api();
+    let first = pods.get(POD).await.unwrap();
+    let (free, reported) = watch::channel(0);
+    let _reports = report(&broker, reported);
+    let topic = until_reason(&space, "orders", "StorageHealthy", "DiskFull").await;
+    let ready = crate::topic::condition(&topic, "Ready").unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "DiskFull"));
+    // Older than it has to be, and looked at every second: only the room is missing.
+    tokio::time::sleep(MIN_AGE + Duration::from_secs(2)).await;
+    assert_eq!(pods.get(POD).await.unwrap().uid(), first.uid(), "a restart would be of no use");
+    free.send_replace(50);
+    eventually("it is restarted", async || pods.get_opt(POD).await.ok()?.is_none().then_some(())).await;
+    run_broker_pod(&space, "orders").await;
+    let second = pods.get(POD).await.unwrap();
+    let made = std::time::Instant::now();
+    // Its publishers are still not answered.
+    until_reason(&space, "orders", "StorageHealthy", "NotStoring").await;
+    while made.elapsed() < MIN_AGE - Duration::from_secs(2) {
+        assert_eq!(pods.get(POD).await.unwrap().uid(), second.uid(), "not again and again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let notes = space.events("BrokerRestarted").await;
+    assert!(notes.len() == 1 && notes[0].contains(POD), "{notes:?}");
+    operator.stop().await;
+}
