@@ -75,10 +75,11 @@ impl Board {
         let rescale = policy
             .zip(desired)
             .is_some_and(|(policy, desired)| entry.history.decide(policy, desired).replicas != desired);
-        let lag = shown.and_then(|status| status.lag.clone()).unwrap_or_default();
-        let changed = u64::try_from(lag.pending).ok() != Some(sample.pending)
-            || u64::try_from(lag.in_flight).ok() != Some(sample.unacknowledged)
-            || entry.told_delivered != sample.delivered;
+        let is_shown = shown.and_then(|status| status.lag.as_ref()).is_some_and(|lag| {
+            u64::try_from(lag.pending) == Ok(sample.pending)
+                && u64::try_from(lag.in_flight) == Ok(sample.unacknowledged)
+        });
+        let changed = !is_shown || entry.told_delivered != sample.delivered;
         let due = entry.told.is_none_or(|told| told.elapsed() >= STATUS_PERIOD);
         let tell = rescale || (changed && due);
         if tell {
@@ -113,4 +114,37 @@ pub fn export(board: &Arc<Board>) {
             }
         })
         .build();
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn handler(status: Value) -> EventHandler {
+        let spec = json!({"topic": "orders", "template": {}});
+        serde_json::from_value(json!({"metadata": {"name": "billing", "uid": "u"}, "spec": spec, "status": status}))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_lag_is_told_when_another_is_shown_or_none() {
+        let shown = |pending: i64| json!({"lag": {"pending": pending, "inFlight": 0}});
+        for (status, pending, tells) in [
+            (json!(null), 0, true),
+            (json!({}), 0, true),
+            (shown(0), 0, false),
+            (shown(0), 1, true),
+            (shown(-1), 0, true),
+        ] {
+            let sample = Sample { pending, ..Sample::default() };
+            let key = ("shop".to_owned(), "billing".to_owned());
+            assert_eq!(
+                Board::default().record(key, &handler(status.clone()), None, sample),
+                tells,
+                "{status} {pending}"
+            );
+        }
+    }
 }

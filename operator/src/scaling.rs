@@ -43,7 +43,7 @@ pub struct Policy {
 }
 
 /// What was seen at one moment. Times are since any fixed origin.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
     /// When.
     pub at: Duration,
