@@ -138,8 +138,9 @@ pub struct Paced<K> {
     pub waits: bool,
 }
 
-/// The same of a child with pods. Where they would be replaced without a change of the specification, it stays as it is
-/// until it is its turn.
+/// The same of a child with pods, and before it of what their containers read when they start, its `config`. Where pods
+/// would be replaced without a change of the specification, both stay as they are until it is their turn: a container
+/// that restarts meanwhile finds what its pod was made for.
 ///
 /// # Errors
 /// As [`apply`].
@@ -147,18 +148,25 @@ pub async fn apply_paced<K>(
     context: &Context,
     owner: &Owner,
     child: &Child,
+    config: Option<&Child>,
     existing: Option<&K>,
     (store, turns): (&Store<K>, &Turns),
 ) -> Result<Paced<K>, Error>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
-    match existing {
-        Some(existing) if is_unasked(existing, child) && !turns.has(&(owner.namespace.clone(), owner.name.clone())) => {
-            Ok(Paced { object: existing.clone(), waits: true })
-        }
-        _ => Ok(Paced { object: apply_whole(context, owner, child, store).await?, waits: false }),
+    let has_turn = || turns.has(&(owner.namespace.clone(), owner.name.clone()));
+    let waiting = existing.filter(|existing| is_unasked(*existing, child) && !has_turn());
+    let is_gone = |config: &Child| {
+        context.stores.child_mark(&config.resource.kind, &owner.namespace, &config.name).is_none()
+    };
+    if let Some(config) = config.filter(|config| waiting.is_none() || is_gone(config)) {
+        apply(context, owner, config).await?;
     }
+    Ok(match waiting {
+        Some(existing) => Paced { object: existing.clone(), waits: true },
+        None => Paced { object: apply_whole(context, owner, child, store).await?, waits: false },
+    })
 }
 
 fn key(owner: &Owner, child: &Child) -> Key {

@@ -313,7 +313,7 @@ async fn apply_all(
     apply(context, owner, &network_policy).await?;
     pace::stamp(&mut deployment, input.handler.metadata.generation);
     let place = (&context.stores.deployments, &context.pace.handlers);
-    let applied = apply_paced(context, owner, &deployment, observed.deployment.as_ref(), place).await?;
+    let applied = apply_paced(context, owner, &deployment, None, observed.deployment.as_ref(), place).await?;
     let object = scale_only(context, owner, applied.object, input.replicas).await?;
     Ok(Paced { object, ..applied })
 }

@@ -169,14 +169,13 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
         mut statefulset,
     } = children;
     let owner = input.owner;
-    let before =
-        [authority, ca, broker_secret, ingress_secret, config, headless, service, disruption_budget, network_policy];
+    let before = [authority, ca, broker_secret, ingress_secret, headless, service, disruption_budget, network_policy];
     for child in before.iter().chain(&routes_secret) {
         apply(context, owner, child).await?;
     }
     pace::stamp(&mut statefulset, input.topic.metadata.generation);
     let place = (&context.stores.statefulsets, &context.pace.topics);
-    apply_paced(context, owner, &statefulset, input.observed.statefulset.as_ref(), place).await
+    apply_paced(context, owner, &statefulset, Some(&config), input.observed.statefulset.as_ref(), place).await
 }
 
 /// The children go with their owner, all but the data: that goes or stays as the topic says now.

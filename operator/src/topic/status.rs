@@ -209,7 +209,7 @@ fn stored_parts(topic: &EventTopic, inside: &Inside) -> Vec<Finding> {
             room::has_room(&stored.room, topic.spec.retention.when_full),
         ],
         _ => [kind::STORAGE_HEALTHY, kind::HAS_ROOM]
-            .map(|kind| Finding::new(kind, Status::Unknown, "BrokerNotAsked", "the broker has not told yet"))
+            .map(|kind| Finding::new(kind, Status::Unknown, "BrokerNotAsked", "the broker has not answered yet"))
             .into(),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -20,6 +21,8 @@ use crate::topic::{condition, until_reason};
 use crate::validation_handler::{handler, spec};
 
 const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
+/// A configuration as an earlier version would have written it.
+const OLD_CONFIG: &str = "# of an earlier version";
 /// One more than have their turn at a time.
 const HANDLERS: usize = 11;
 
@@ -50,6 +53,15 @@ async fn upgraded(space: &Space) -> Vec<String> {
         set.metadata.name.clone()
     };
     sets.iter().filter_map(is_new).collect()
+}
+
+/// Those whose brokers would read the configuration of the version before.
+async fn configured_as_before(space: &Space) -> Vec<String> {
+    let configs: Api<ConfigMap> = space.api();
+    let configs = configs.list(&ListParams::default()).await.unwrap().items;
+    let is_old = |config: &ConfigMap| config.data.as_ref().is_some_and(|data| data["nats.conf"] == OLD_CONFIG);
+    let brokers = configs.iter().filter(|config| config.name_any().ends_with("-broker"));
+    brokers.filter(|config| is_old(config)).map(|config| config.name_any()).collect()
 }
 
 /// The same of Deployments.
@@ -109,6 +121,9 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
         count(&space, &format!("{name}-broker"), true).await;
     }
     operator.stop().await;
+    for name in TOPICS {
+        space.merge::<ConfigMap>(&format!("{name}-broker"), json!({"data": {"nats.conf": OLD_CONFIG}})).await;
+    }
     set_others_aside(&space).await;
     let operator = Operator::start_version(space.client.clone(), "new:2", places.addresses());
     let first = eventually("the first are upgraded", async || {
@@ -122,6 +137,10 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
     // Longer than a turn that does not show.
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(upgraded(&space).await, first, "the others wait until these are done");
+    let as_before = configured_as_before(&space).await;
+    for name in TOPICS.map(|name| format!("{name}-broker")) {
+        assert_ne!(first.contains(&name), as_before.contains(&name), "{name} reads what its pods were made for");
+    }
     let waiting = TOPICS.iter().find(|name| !first.contains(&format!("{name}-broker"))).unwrap();
     let change = json!({"spec": {"broker": {"resources": {"requests": {"memory": "1Gi"}}}}});
     space.merge::<EventTopic>(waiting, change).await;
@@ -133,7 +152,7 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
         for name in upgraded(&space).await {
             count(&space, &name, true).await;
         }
-        (upgraded(&space).await.len() == TOPICS.len()).then_some(())
+        (upgraded(&space).await.len() == TOPICS.len() && configured_as_before(&space).await.is_empty()).then_some(())
     })
     .await;
     operator.stop().await;
