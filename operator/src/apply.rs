@@ -157,9 +157,8 @@ where
 {
     let has_turn = || turns.has(&(owner.namespace.clone(), owner.name.clone()));
     let waiting = existing.filter(|existing| is_unasked(*existing, child) && !has_turn());
-    let is_gone = |config: &Child| {
-        context.stores.child_mark(&config.resource.kind, &owner.namespace, &config.name).is_none()
-    };
+    let is_gone =
+        |config: &Child| context.stores.child_mark(&config.resource.kind, &owner.namespace, &config.name).is_none();
     if let Some(config) = config.filter(|config| waiting.is_none() || is_gone(config)) {
         apply(context, owner, config).await?;
     }
