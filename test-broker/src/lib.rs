@@ -48,6 +48,12 @@ impl Default for Bounds {
     }
 }
 
+/// Where nats-server keeps the progress of a consumer.
+const CONSUMER_STATE: &str = "o.dat";
+
+/// The progress of all consumers of a server, as a kill at some moment would have left it.
+pub struct ConsumersOnDisk(Vec<(PathBuf, Vec<u8>)>);
+
 /// Pods of each handler, at most.
 const PODS: u32 = 16;
 
@@ -159,7 +165,12 @@ impl TestBroker {
 
     /// What a page of the first server's monitoring says.
     pub async fn monitoring(&self, page: &str) -> serde_json::Value {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.nodes[0].monitor)).await.expect("connect");
+        self.monitoring_at(0, page).await
+    }
+
+    /// What a page of a server's monitoring says.
+    pub async fn monitoring_at(&self, server: usize, page: &str) -> serde_json::Value {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.nodes[server].monitor)).await.expect("connect");
         let request = format!("GET /{page} HTTP/1.0\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("write");
         let mut answer = String::new();
@@ -171,6 +182,12 @@ impl TestBroker {
     /// The topic's root of trust.
     pub fn authority(&self) -> &Authority {
         &self.authority
+    }
+
+    /// A client of the operator that is connected to this server and no other.
+    pub async fn operator_at(&self, server: usize) -> async_nats::Client {
+        let user = self.authority.operator_user(OffsetDateTime::now_utc()).expect("user");
+        self.client_at(user, &self.servers()[server..=server]).await
     }
 
     /// The operator's client: everything in the topic's account, JetStream included.
@@ -245,11 +262,22 @@ impl TestBroker {
         self.nodes[0].stop();
     }
 
-    /// Kills the first server and starts it again as if nothing of its consumers had been written to disk: they begin
-    /// where they began, with the same numbers. What is stored stays.
-    pub async fn restart_forgetful(&mut self) {
+    /// What the first server has on disk of its consumers at this moment.
+    pub fn consumers_on_disk(&self) -> ConsumersOnDisk {
+        let mut files = Vec::new();
+        find(&self.data(), CONSUMER_STATE, &mut |path| files.push((path.clone(), std::fs::read(path).expect("read"))));
+        ConsumersOnDisk(files)
+    }
+
+    /// Kills the first server (SIGKILL) and starts it again on its store as it would be found if nothing of its consumers
+    /// had been written since that moment. (nats-server writes up to a tenth of a second late, and does not sync.) All
+    /// events are there.
+    pub async fn restart_forgetting_since(&mut self, ConsumersOnDisk(files): &ConsumersOnDisk) {
         self.stop();
-        remove_all(&self.nodes[0].folder.join("data"), "o.dat");
+        find(&self.data(), CONSUMER_STATE, &mut |path| std::fs::remove_file(path).expect("remove"));
+        for (path, content) in files {
+            std::fs::write(path, content).expect("write");
+        }
         self.nodes[0].start().await;
     }
 
@@ -261,7 +289,12 @@ impl TestBroker {
 
     /// The first server's process, for signals.
     pub fn pid(&self) -> Option<u32> {
-        self.nodes[0].pid()
+        self.pid_of(0)
+    }
+
+    /// A server's process, for signals.
+    pub fn pid_of(&self, server: usize) -> Option<u32> {
+        self.nodes[server].pid()
     }
 
     /// The folder where the first server keeps what it stores.
@@ -276,6 +309,10 @@ impl TestBroker {
     }
 
     async fn client(&self, user: User) -> async_nats::Client {
+        self.client_at(user, &self.servers()).await
+    }
+
+    async fn client_at(&self, user: User, servers: &[String]) -> async_nats::Client {
         let now = OffsetDateTime::now_utc();
         let leaf = self.authority.leaf(&request("operator", Usage::Client), now).expect("leaf");
         let identity = Identity {
@@ -286,7 +323,7 @@ impl TestBroker {
             user_seed: user.seed,
         };
         let source: Source = Arc::new(move || Ok(identity.clone()));
-        connect::connect("test operator", &self.servers(), source).await.expect("connect")
+        connect::connect("test operator", servers, source).await.expect("connect")
     }
 
     fn identity_dir(&self, name: &str, user: &User, usage: Usage) -> PathBuf {
@@ -334,14 +371,14 @@ fn request(name: &str, usage: Usage) -> LeafRequest {
     LeafRequest { name: format!("test {name}"), hosts, usage }
 }
 
-/// Removes the files of this name in a folder and all below it.
-fn remove_all(folder: &Path, name: &str) {
+/// Does something with each file of this name in a folder and all below it.
+fn find(folder: &Path, name: &str, with: &mut dyn FnMut(&PathBuf)) {
     for entry in std::fs::read_dir(folder).expect("folder") {
         let entry = entry.expect("entry");
         if entry.file_type().expect("type").is_dir() {
-            remove_all(&entry.path(), name);
+            find(&entry.path(), name, with);
         } else if entry.file_name() == name {
-            std::fs::remove_file(entry.path()).expect("remove");
+            with(&entry.path());
         }
     }
 }

@@ -156,15 +156,20 @@ pub async fn publish_with(broker: &TestBroker, id: &str, extra: &[(&str, &str)])
 
 /// Stores any event.
 pub async fn store(broker: &TestBroker, event: &Event, extra: &[(&str, &str)]) -> u64 {
+    store_by(&broker.operator(), event, extra).await.unwrap()
+}
+
+/// Stores any event by this client, unless the broker does not confirm it.
+pub async fn store_by(client: &async_nats::Client, event: &Event, extra: &[(&str, &str)]) -> Option<u64> {
     let (mut headers, payload) = stored::encode(event);
     headers.insert("Nats-Msg-Id", message_id::of_content(event));
     for (name, value) in extra {
         headers.insert(*name, *value);
     }
     let subject = layout::event_subject(layout::partition(event.id()), event.event_type());
-    let stream = jetstream::new(broker.operator());
-    let sent = stream.publish_with_headers(subject, headers, payload).await.unwrap();
-    sent.await.unwrap().sequence
+    let stream = jetstream::new(client.clone());
+    let sent = stream.publish_with_headers(subject, headers, payload).await.ok()?;
+    Some(sent.await.ok()?.sequence)
 }
 
 /// Stores many.
@@ -195,8 +200,12 @@ pub fn header<'a>(letter: &'a StreamMessage, name: &str) -> &'a str {
 
 /// The handler's consumer.
 pub async fn consumer(broker: &TestBroker) -> PullConsumer {
-    let context = jetstream::new(broker.operator());
-    context.get_consumer_from_stream(HANDLER, layout::EVENT_STREAM).await.unwrap()
+    consumer_named(broker, HANDLER).await
+}
+
+/// This consumer.
+pub async fn consumer_named(broker: &TestBroker, name: &str) -> PullConsumer {
+    jetstream::new(broker.operator()).get_consumer_from_stream(name, layout::EVENT_STREAM).await.unwrap()
 }
 
 /// Events delivered and not acknowledged.
@@ -206,10 +215,15 @@ pub async fn in_hand(broker: &TestBroker) -> usize {
 
 /// Waits until the consumer has nothing left.
 pub async fn all_settled(broker: &TestBroker) {
+    all_settled_by(broker, HANDLER).await;
+}
+
+/// Waits until this consumer has nothing left.
+pub async fn all_settled_by(broker: &TestBroker, name: &str) {
     let begun = Instant::now();
     loop {
         let stream = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
-        let consumer = consumer(broker).await;
+        let consumer = consumer_named(broker, name).await;
         let info = consumer.cached_info();
         // The consumer hears of an event a moment after its publisher: the counts alone may be too early.
         let delivered = info.delivered.stream_sequence >= stream.cached_info().state.last_sequence;
