@@ -1,4 +1,4 @@
-//! The span of an event's processing, and the trace context that goes on to the handler.
+//! The spans of an event, and the trace context that goes on to the handler.
 
 use async_nats::HeaderMap as StoredHeaders;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -18,23 +18,35 @@ const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
 
+/// The span of an operation: what all of them say, and what is its own.
+macro_rules! operation {
+    ($config:ident, $name:literal, $kind:literal $(, $($own:tt)*)?) => {
+        tracing::info_span!(
+            target: tidegate_telemetry::PER_EVENT,
+            $name,
+            otel.name = format_args!(concat!($name, " {}"), $config.topic),
+            otel.kind = $kind,
+            messaging.system = "nats",
+            messaging.operation.name = $name,
+            messaging.operation.type = $name,
+            messaging.destination.name = $config.topic.as_str(),
+            messaging.consumer.group.name = $config.handler.as_str(),
+            server.address = server($config).as_ref().map(|server| &*server.address),
+            server.port = server($config).as_ref().map(|server| server.port),
+            $($($own)*)?
+        )
+    };
+}
+
 /// A consumer span, child of the publish (or, without one, of what the event itself carries).
 ///
 /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
 pub fn process(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event, place: Place) -> Span {
-    let span = tracing::info_span!(
-        target: tidegate_telemetry::PER_EVENT,
+    let span = operation!(
+        config,
         "process",
-        otel.name = format_args!("process {}", config.topic),
-        otel.kind = "consumer",
-        messaging.system = "nats",
-        messaging.operation.name = "process",
-        messaging.operation.type = "process",
-        messaging.destination.name = config.topic.as_str(),
-        messaging.consumer.group.name = config.handler.as_str(),
+        "consumer",
         messaging.message.id = event.id(),
-        server.address = server(config).as_ref().map(|server| &*server.address),
-        server.port = server(config).as_ref().map(|server| server.port),
         cloudevents.event_id = event.id(),
         cloudevents.event_source = event.source(),
         cloudevents.event_type = event.event_type(),
@@ -43,64 +55,38 @@ pub fn process(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event, 
         http.response.status_code = field::Empty,
         error.type = field::Empty,
     );
-    if span.is_disabled() {
-        // Nothing is exported.
-        return span;
-    }
-    let published = tidegate_telemetry::context_from(&|name| header(stored, name));
-    let parent = if published.span().span_context().is_valid() {
-        published
-    } else {
-        tidegate_telemetry::context_from(&|name| event.attribute(name))
-    };
-    below(&span, parent);
+    below(&span, || {
+        let published = publish(stored);
+        let is_known = published.span().span_context().is_valid();
+        if is_known { published } else { tidegate_telemetry::context_from(&|name| event.attribute(name)) }
+    });
     span
 }
 
 /// Notes that an event came from the broker: a span without a duration, child of the publish.
 pub fn received(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event) {
-    let span = tracing::info_span!(
-        target: tidegate_telemetry::PER_EVENT,
-        "receive",
-        otel.name = format_args!("receive {}", config.topic),
-        otel.kind = "consumer",
-        messaging.system = "nats",
-        messaging.operation.name = "receive",
-        messaging.operation.type = "receive",
-        messaging.destination.name = config.topic.as_str(),
-        messaging.consumer.group.name = config.handler.as_str(),
-        messaging.message.id = event.id(),
-        server.address = server(config).as_ref().map(|server| &*server.address),
-        server.port = server(config).as_ref().map(|server| server.port),
-    );
-    if !span.is_disabled() {
-        below(&span, tidegate_telemetry::context_from(&|name| header(stored, name)));
-    }
+    let span = operation!(config, "receive", "consumer", messaging.message.id = event.id());
+    below(&span, || publish(stored));
 }
 
 /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
 pub fn settle(config: &Sidecar, stored: Option<&StoredHeaders>, how: &'static str) -> Span {
-    let span = tracing::info_span!(
-        target: tidegate_telemetry::PER_EVENT,
-        "settle",
-        otel.name = format_args!("settle {}", config.topic),
-        otel.kind = "client",
-        messaging.system = "nats",
-        messaging.operation.name = "settle",
-        messaging.operation.type = "settle",
-        messaging.destination.name = config.topic.as_str(),
-        messaging.consumer.group.name = config.handler.as_str(),
-        tidegate.outcome = how,
-        server.address = server(config).as_ref().map(|server| &*server.address),
-        server.port = server(config).as_ref().map(|server| server.port),
-    );
-    if !span.is_disabled() {
-        below(&span, tidegate_telemetry::context_from(&|name| header(stored, name)));
-    }
+    let span = operation!(config, "settle", "client", tidegate.outcome = how);
+    below(&span, || publish(stored));
     span
 }
 
-fn below(span: &Span, parent: Context) {
+/// The context in which an event was published.
+fn publish(stored: Option<&StoredHeaders>) -> Context {
+    tidegate_telemetry::context_from(&|name| header(stored, name))
+}
+
+/// Makes a span the child of what is found, which is looked for only where spans are exported.
+fn below(span: &Span, parent: impl FnOnce() -> Context) {
+    if span.is_disabled() {
+        return;
+    }
+    let parent = parent();
     if parent.span().span_context().is_valid() {
         // Only fails where nothing is exported.
         let _ = span.set_parent(parent);

@@ -12,6 +12,8 @@ use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMe
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use support::{Container, HANDLER, Running, all_settled, config, publish_with};
+use tidegate_broker_client::contract::Order;
+use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
 use tracing_subscriber::layer::SubscriberExt as _;
 
@@ -55,7 +57,8 @@ async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
     all_settled(&broker).await;
     sidecar.terminate().await;
 
-    let spans = spans.get_finished_spans().unwrap();
+    let exporter = spans;
+    let spans = exporter.get_finished_spans().unwrap();
     let processed: Vec<_> = spans.iter().filter(|span| span.name == "process orders").collect();
     assert_eq!(processed.len(), 3, "two attempts of one event, one of the other");
     for span in &processed {
@@ -104,6 +107,56 @@ async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
     assert_eq!(received, BTreeMap::from([("orders".to_owned(), 3)]));
     let in_flight = sums(last, "tidegate.delivery.in_flight", "tidegate.handler");
     assert_eq!(in_flight, BTreeMap::from([(HANDLER.to_owned(), 0)]));
+
+    lanes_tell_the_same(&exporter).await;
+}
+
+/// Events by key have the same spans, but a retry is not told to the broker: the event waits in hand.
+async fn lanes_tell_the_same(exported: &InMemorySpanExporter) {
+    const LANES_TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let order = Order::Key { lanes: 1 };
+    let broker = TestBroker::start().await;
+    let identity = broker.handler_with(support::consumers_of(order, ACK_WAIT)).await;
+    let container = Container::answering(|request| {
+        let first = request.header("ce-tidegateattempt") == "1";
+        (
+            if request.id() == "refused" {
+                422
+            } else if first {
+                503
+            } else {
+                200
+            },
+            Duration::ZERO,
+        )
+    })
+    .await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.order = order;
+    let sidecar = Running::ready(config).await;
+    let parent = format!("00-{LANES_TRACE}-{PUBLISH}-01");
+    for id in ["good", "refused"] {
+        publish_with(&broker, id, &[("traceparent", &parent)]).await;
+    }
+    support::all_settled_by(&broker, &layout::lane_consumer(HANDLER, 0)).await;
+    sidecar.terminate().await;
+    let spans = exported.get_finished_spans().unwrap();
+    let spans = spans.iter().filter(|span| span.span_context.trace_id().to_string() == LANES_TRACE);
+    let mut told: Vec<_> = spans
+        .map(|span| {
+            assert_eq!(span.parent_span_id.to_string(), PUBLISH, "{}", span.name);
+            assert_eq!(attribute(span, "server.address"), "localhost");
+            (span.name.to_string(), span.span_kind.clone(), attribute(span, "tidegate.outcome"))
+        })
+        .collect();
+    told.sort_by(|a, b| (&a.0, &a.2).cmp(&(&b.0, &b.2)));
+    let of = |operation: &str, kind: &SpanKind, outcome: &str| {
+        (format!("{operation} orders"), kind.clone(), outcome.to_owned())
+    };
+    let (consumer, client) = (SpanKind::Consumer, SpanKind::Client);
+    let thrice = |operation| vec![of(operation, &consumer, ""); 3];
+    let settled = ["acknowledged", "dead-lettered"].map(|outcome| of("settle", &client, outcome));
+    assert_eq!(told, [thrice("process"), thrice("receive"), settled.into()].concat());
 }
 
 fn attribute(span: &SpanData, name: &str) -> String {

@@ -15,7 +15,7 @@ use crate::process::Context;
 #[derive(Debug)]
 pub struct Event {
     /// Where it is acknowledged.
-    reply: Subject,
+    pub reply: Subject,
     /// `None` while an attempt runs, which has it.
     pub stored: Option<InHand>,
     /// Ends the attempt.
@@ -70,9 +70,9 @@ impl Events {
         self.here.get_mut(id)
     }
 
-    /// Where it is acknowledged.
-    pub fn reply(&self, id: Id) -> Option<&Subject> {
-        Some(&self.here.get(id)?.reply)
+    /// The same, to be looked at.
+    pub fn get(&self, id: Id) -> Option<&Event> {
+        self.here.get(id)
     }
 }
 

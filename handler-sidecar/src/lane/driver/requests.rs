@@ -9,12 +9,15 @@ use futures::future::FutureExt as _;
 use futures::stream::StreamExt as _;
 use tidegate_broker_client::layout;
 use tokio::time::{sleep, timeout};
+use tracing::{Instrument as _, Span};
 
+use super::events::Event;
 use super::{Happened, LINGER, Lane};
 use crate::in_hand::InHand;
 use crate::lane::owner::{Action, Id, Input};
 use crate::lane::pulls::Pin;
 use crate::lane::wire;
+use crate::trace;
 
 /// What one command to the connection may take, which waits only if its queue is full.
 const COMMAND_LIMIT: Duration = Duration::from_secs(1);
@@ -30,16 +33,15 @@ impl Lane {
         tracing::trace!(consumer = self.consumer, ?action, "lane");
         match action {
             Action::Pull { number, pin } => self.pull(number, pin).await,
-            Action::Acknowledge(id) => self.ask_about(id, ACKNOWLEDGE, Input::Acknowledged),
-            Action::Renew(id) => self.ask_about(id, IN_PROGRESS, Input::Renewed),
+            Action::Acknowledge(id) => {
+                let span = self.events.get(id).map_or_else(Span::none, |event| self.settle(event));
+                self.ask_about(id, ACKNOWLEDGE, Input::Acknowledged, span);
+            }
+            Action::Renew(id) => self.ask_about(id, IN_PROGRESS, Input::Renewed, Span::none()),
             Action::GiveBack(id) => {
-                if let Some(stored) = self.events.let_go(id).and_then(|event| event.stored) {
-                    if self.owner.is_leaving() {
-                        // At once, the broker would give it to our own pulls again, which are still open, and so on.
-                        stored.retry_in(LINGER * 2).await;
-                    } else {
-                        stored.give_back().await;
-                    }
+                if let Some(event) = self.events.let_go(id) {
+                    let span = self.settle(&event);
+                    give_back(event.stored, self.owner.is_leaving()).instrument(span).await;
                 }
             }
             Action::Drop(id) => {
@@ -56,6 +58,12 @@ impl Lane {
         }
     }
 
+    /// The span of telling the broker about an event.
+    fn settle(&self, event: &Event) -> Span {
+        let headers = event.stored.as_ref().and_then(InHand::headers);
+        trace::settle(&self.shared.context.config, headers, event.how.name())
+    }
+
     async fn pull(&mut self, number: u64, pin: Option<Pin>) {
         let Ok(body) = wire::pull_request(&self.terms, pin.as_deref()) else { return };
         let sending = wire::send_pull(&self.shared.context.client, &self.consumer, body);
@@ -68,9 +76,9 @@ impl Lane {
     }
 
     /// A request about an event in hand; the owner hears whether it was confirmed.
-    fn ask_about(&mut self, id: Id, what: Bytes, tell: fn(Id, bool) -> Input) {
-        let Some(reply) = self.events.reply(id) else { return };
-        let answer = self.request(reply.to_string(), what);
+    fn ask_about(&mut self, id: Id, what: Bytes, tell: fn(Id, bool) -> Input, span: Span) {
+        let Some(event) = self.events.get(id) else { return };
+        let answer = self.request(event.reply.to_string(), what).instrument(span);
         self.under_way.push(async move { Happened::Input(tell(id, answer.await.is_some())) }.boxed());
     }
 
@@ -97,6 +105,16 @@ impl Lane {
         let connected = self.shared.link.borrow().connected;
         let patience = Duration::from_millis(wire::patience(&self.terms));
         ask(self.shared.context.client.clone(), connected, subject, body, patience)
+    }
+}
+
+async fn give_back(stored: Option<InHand>, is_leaving: bool) {
+    let Some(stored) = stored else { return };
+    if is_leaving {
+        // At once, the broker would give it to our own pulls again, which are still open, and so on.
+        stored.retry_in(LINGER * 2).await;
+    } else {
+        stored.give_back().await;
     }
 }
 
