@@ -1,12 +1,15 @@
 //! One question of a container's own probe, asked as the kubelet asks it, but inside the pod.
 
+mod target;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::header::{CONTENT_TYPE, HOST, TE, USER_AGENT};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::header::{CONTENT_TYPE, HOST, LOCATION, TE, USER_AGENT};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -18,11 +21,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use self::target::Target;
 use crate::deliver::with_causes;
 use crate::loopback;
 
 /// Of an answer over gRPC this much is read: the right one has seven bytes.
 const ANSWER_LIMIT: usize = 4096;
+/// The kubelet follows as many.
+const MAX_REDIRECTS: usize = 10;
 const AGENT: &str = concat!("tidegate-sidecar/", env!("CARGO_PKG_VERSION"));
 /// `HealthCheckResponse { status: SERVING }`, with gRPC's five bytes before it.
 const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 0x01];
@@ -66,7 +72,26 @@ fn name(check: &Check) -> String {
     }
 }
 
+/// The status of the last answer. Redirects inside the pod are followed, as by the kubelet.
 async fn get(tls: bool, port: u16, path: &str, headers: &[(String, String)]) -> Result<StatusCode, Problem> {
+    let mut target = Target { tls, port, path: path.to_owned() };
+    for _ in 0..=MAX_REDIRECTS {
+        let response = get_once(&target, headers).await?;
+        let location = response.headers().get(LOCATION).filter(|_| is_followed(response.status()));
+        match location.and_then(|location| target.redirected(location)) {
+            Some(next) => target = next,
+            None => return Ok(response.status()),
+        }
+    }
+    Err(format!("it is redirected more than {MAX_REDIRECTS} times"))
+}
+
+fn is_followed(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+async fn get_once(target: &Target, headers: &[(String, String)]) -> Result<Response<Incoming>, Problem> {
+    let Target { tls, port, path } = target;
     let mut request = Request::get(path).body(Full::<Bytes>::default()).map_err(|error| error.to_string())?;
     let host = HeaderValue::try_from(format!("127.0.0.1:{port}")).map_err(|error| error.to_string())?;
     request.headers_mut().insert(HOST, host);
@@ -75,33 +100,39 @@ async fn get(tls: bool, port: u16, path: &str, headers: &[(String, String)]) -> 
         let name = HeaderName::try_from(name).map_err(|error| format!("httpHeaders: {error}"))?;
         request.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|error| error.to_string())?);
     }
-    let stream = loopback::connect(port).await?;
-    if !tls {
-        return status(stream, request).await;
+    let stream = loopback::connect(*port).await?;
+    if !*tls {
+        return send(stream, request).await;
     }
     let host = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
     let connector = TlsConnector::from(Arc::new(any_certificate()?));
     let stream = connector.connect(host, stream).await.map_err(|error| with_causes(&error))?;
-    status(stream, request).await
+    send(stream, request).await
 }
 
-async fn status<S>(stream: S, request: Request<Full<Bytes>>) -> Result<StatusCode, Problem>
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Problem>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let in_words = |error: hyper::Error| with_causes(&error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(in_words)?;
-    // It ends with its sender; the sender hears of an error.
+    drive(connection);
+    sender.send_request(request).await.map_err(in_words)
+}
+
+/// Lets a connection work. It ends with its sender; the sender hears of an error.
+fn drive(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
     tokio::spawn(async move { drop(connection.await) });
-    Ok(sender.send_request(request).await.map_err(in_words)?.status())
+}
+
+fn in_words(error: hyper::Error) -> Problem {
+    with_causes(&error)
 }
 
 async fn is_serving(port: u16, service: &str) -> Result<(), Problem> {
     let stream = loopback::connect(port).await?;
-    let in_words = |error: hyper::Error| with_causes(&error);
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(in_words)?;
-    tokio::spawn(async move { drop(connection.await) });
+    drive(connection);
     let request = question(port, service)?;
     let response = sender.send_request(request).await.map_err(in_words)?;
     if response.status() != StatusCode::OK {

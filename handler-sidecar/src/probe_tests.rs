@@ -2,6 +2,7 @@ use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::HeaderMap;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -39,6 +40,55 @@ async fn a_status_from_200_to_399_is_success() {
         assert_eq!(problem, format!("GET http://127.0.0.1:{port}/{status} answers {status}"));
     }
     assert_eq!(ask(&Check::Tcp { port }, LIMIT).await, Ok(()));
+}
+
+/// As by the kubelet: what a redirect inside the pod leads to decides, and one that leads elsewhere is success.
+#[tokio::test]
+async fn redirects_inside_the_pod_are_followed() {
+    let to = |location: &'static str| get(move || async move { (StatusCode::FOUND, [("location", location)]) });
+    let router = Router::new()
+        .route("/ready", to("/ready/"))
+        .route("/ready/", get(|| async { StatusCode::SERVICE_UNAVAILABLE }))
+        .route("/moved", to("/here"))
+        .route("/here", get(|| async { StatusCode::OK }))
+        .route("/away", to("https://login.example.com/"))
+        .route("/round", to("/round"));
+    let (port, _server) = serve(router).await;
+    for (path, expected) in [
+        ("/ready", Err(format!("GET http://127.0.0.1:{port}/ready answers 503"))),
+        ("/moved", Ok(())),
+        ("/away", Ok(())),
+        ("/round", Err(format!("GET http://127.0.0.1:{port}/round: it is redirected more than 10 times"))),
+    ] {
+        assert_eq!(ask(&http(port, path), LIMIT).await, expected, "{path}");
+    }
+}
+
+/// Whatever a program answers, a probe takes neither long nor much memory, and its connection ends.
+#[tokio::test]
+async fn answers_without_an_end_are_not_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let mut written = Vec::new();
+        for status in ["200 OK", "503 Unavailable"] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream
+                .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 1000000000\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
+            let mut bytes = 0;
+            while stream.write_all(&[b'x'; 4096]).await.is_ok() {
+                bytes += 4096;
+            }
+            written.push(bytes);
+        }
+        written
+    });
+    assert_eq!(ask(&http(port, "/"), LIMIT).await, Ok(()));
+    assert!(ask(&http(port, "/"), LIMIT).await.unwrap_err().ends_with("answers 503"));
+    let written = tokio::time::timeout(LIMIT, server).await.expect("both connections end").unwrap();
+    assert!(written.iter().all(|bytes| *bytes < 16 << 20), "{written:?}");
 }
 
 #[tokio::test]
