@@ -11,6 +11,8 @@
 //! The port is open to the pod network, because the kubelet is there. So what comes from there can only wait: the hook of
 //! the handler's container does. The drain is begun by the sidecar's own hook, which runs inside the pod.
 
+mod connections;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,11 +49,8 @@ pub struct Admin {
 type Answer = (StatusCode, &'static str);
 
 /// Serves until it is dropped.
-///
-/// # Errors
-/// The listener failed.
-pub async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
-    axum::serve(listener, router(admin).into_make_service_with_connect_info::<SocketAddr>()).await
+pub async fn serve(listener: TcpListener, admin: Admin) {
+    connections::serve(listener, router(admin)).await;
 }
 
 fn router(admin: Admin) -> Router {

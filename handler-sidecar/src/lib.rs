@@ -127,7 +127,7 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
         drain.finished().await;
     };
     tokio::select! {
-        served = admin::serve(listener, admin) => served.map_err(listen),
+        () = admin::serve(listener, admin) => Ok(()),
         () = availability.watch() => Ok(()),
         () = tell_reached(&availability, &health) => Ok(()),
         // Boxed: it is large, and would be part of every caller.

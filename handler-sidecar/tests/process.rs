@@ -8,13 +8,46 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
+use futures::future::join_all;
 use support::{Container, HANDLER, PROGRAM, Process, all_settled, config, eventually, publish, publish_all};
 use tidegate_broker_client::contract;
 use tidegate_test_broker::TestBroker;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
 /// Resident memory of an idle sidecar, in KiB.
 const MEMORY: u64 = 12 * 1024;
+
+/// The port of probes is open to the pod network.
+#[tokio::test]
+async fn strangers_that_connect_keep_no_probe_out() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::start().await;
+    let config = config(&broker, identity, container.port, ACK_WAIT);
+    let process = Process::start(&config).await;
+    let before = process.resident();
+    let mut strangers = Vec::new();
+    for _ in 0..400 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(([127, 0, 0, 1], config.admin_port).into()).await.unwrap();
+        // As much of a head as a server reads.
+        let _ = stream.write_all(&[b"GET /livez HTTP/1.1\r\nx: ".as_slice(), &[b'x'; 8000]].concat()).await;
+        strangers.push(stream);
+        assert_eq!(support::get(config.admin_port, "/livez").await, Some(200));
+    }
+    let grown = process.resident().saturating_sub(before);
+    assert!(grown < 2048, "{grown} KiB for strangers");
+    let ends = join_all(
+        strangers
+            .iter_mut()
+            .map(async |stream| timeout(Duration::from_secs(10), stream.read(&mut [0; 512])).await.is_ok()),
+    );
+    assert!(ends.await.into_iter().all(|ended| ended), "none stays for ever");
+}
 
 #[tokio::test]
 async fn it_is_small_and_ends_well() {
