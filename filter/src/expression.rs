@@ -8,6 +8,7 @@ use cel::{Context, Env, ExecutionError, Program, Value};
 use tidegate_cloudevents::Event;
 
 use crate::check::{self, Refused};
+use crate::data::Unreadable;
 use crate::{cost, data};
 
 /// The work that an evaluation may be, in units of about a nanosecond: less than a second, as a rule.
@@ -43,7 +44,8 @@ pub enum Failed {
     /// The data is not the JSON that its content type promises.
     #[error("data: {0}")]
     Data(String),
-    /// The work was more than the budget. Whether the event matches is not known.
+    /// The work was more than the budget, or the data has too many values to be kept. Whether the event matches is not
+    /// known.
     #[error("the evaluation was ended, because it is too much work for this event")]
     TooCostly,
 }
@@ -74,7 +76,10 @@ impl Expression {
             context.add_variable_from_value(check::EVENT, attributes(event));
         }
         if self.reads_data {
-            let data = data::of(event).map_err(|error| Failed::Data(shortened(error.to_string())))?;
+            let data = data::of(event).map_err(|unreadable| match unreadable {
+                Unreadable::Invalid(error) => Failed::Data(shortened(error.to_string())),
+                Unreadable::TooLarge => Failed::TooCostly,
+            })?;
             context.add_variable_from_value(check::DATA, data);
         }
         match cost::within(budget, || Value::resolve(&self.priced, &context)) {

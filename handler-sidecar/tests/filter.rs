@@ -21,6 +21,13 @@ async fn filtered(broker: &TestBroker, container: &Container, filter: Filter) ->
     Sidecar { filter, ..config(broker, identity, container.port, ACK_WAIT) }
 }
 
+/// One that takes the largest events that there may be.
+async fn broker_for_the_largest() -> TestBroker {
+    const LARGEST: i32 = (8 << 20) + (256 << 10);
+    let large = tidegate_broker_admin::streams::Topic { max_message_size: LARGEST, ..topic() };
+    TestBroker::start_bounded(large, usize::try_from(LARGEST).unwrap()).await
+}
+
 async fn publish(broker: &TestBroker, id: &str, source: &str, data: &str) {
     let event = Event::builder(id, source, "order.created").attribute("datacontenttype", "application/json");
     store(broker, &event.data(data.to_owned()).build().unwrap(), &[]).await;
@@ -85,17 +92,35 @@ async fn an_expression_takes_little_memory() {
     assert!(process.terminate().await.success());
 }
 
+/// Events as large as events may be: each value of one takes many times the bytes of its JSON.
+#[tokio::test]
+async fn data_of_many_small_values_takes_a_bounded_amount_of_memory() {
+    // Three times the event, its values, and the program.
+    const BOUND: u64 = 112 * 1024;
+    let broker = broker_for_the_largest().await;
+    let container = Container::start().await;
+    let filter = Filter { expression: Some("size(data) > 1".into()), ..Filter::default() };
+    let process = Process::start(&filtered(&broker, &container, filter).await).await;
+    publish(&broker, "most", "/shop/1", &format!("[{}0]", "0,".repeat(300_000))).await;
+    publish(&broker, "lists", "/shop/1", &format!("[{}[]]", "[],".repeat(2_700_000))).await;
+    publish(&broker, "maps", "/shop/1", &format!("[{}{{}}]", "{},".repeat(2_700_000))).await;
+    all_settled(&broker).await;
+    assert_eq!(container.ids(), ["most"]);
+    let letters = dead_letters(&broker).await;
+    assert!(letters.iter().all(|letter| header(letter, "Tidegate-Reason") == "filter-too-costly"));
+    let peak = process.peak();
+    assert!(letters.len() == 2 && peak <= BOUND, "{} dead letters, {peak} KiB", letters.len());
+}
+
 /// An event as large as events may be, and an expression that reads half of it for each part of the other half.
 #[tokio::test]
 async fn an_expression_that_is_too_much_work_is_ended_and_the_probes_are_answered() {
-    const LARGEST: i32 = (8 << 20) + (256 << 10);
-    let large = tidegate_broker_admin::streams::Topic { max_message_size: LARGEST, ..topic() };
-    let broker = TestBroker::start_bounded(large, usize::try_from(LARGEST).unwrap()).await;
+    let broker = broker_for_the_largest().await;
     let container = Container::start().await;
     let expression = Some("data.tags.exists(t, data.text.contains(t))".into());
     let config = filtered(&broker, &container, Filter { expression, ..Filter::default() }).await;
     let process = Process::start(&config).await;
-    let costly = format!(r#"{{"tags":[{}"no"],"text":"{}"}}"#, r#""no","#.repeat(700_000), "y".repeat(4 << 20));
+    let costly = format!(r#"{{"tags":[{}"no"],"text":"{}"}}"#, r#""no","#.repeat(200_000), "y".repeat(4 << 20));
     publish(&broker, "costly", "/shop/1", &costly).await;
     publish(&broker, "cheap", "/shop/1", r#"{"tags":["a","b"],"text":"it is b"}"#).await;
     let begun = Instant::now();
