@@ -17,23 +17,30 @@ use crate::share::Room;
 /// (A connection that is closed with unread bytes is reset, and the answer with it.)
 const DISCARD: usize = 16 * 1024 * 1024;
 
-/// How fast something must arrive: its first bytes within a time, and then at least so many a second on average.
+/// How fast something must arrive: its first bytes within a time, and then at least so many a second. What comes faster
+/// earns no more than that time again: a sender that has sent much could otherwise rest on it, and hold the memory.
 pub struct Pace {
-    started: Instant,
     grace: Duration,
     rate: u32,
+    deadline: Instant,
 }
 
 impl Pace {
     /// Of something that begins now.
-    pub fn new(limits: &Limits) -> Self {
-        Self { started: Instant::now(), grace: limits.body, rate: limits.body_rate.max(1) }
+    pub fn new(limits: &Limits, now: Instant) -> Self {
+        Self { grace: limits.body, rate: limits.body_rate.max(1), deadline: now + limits.body }
     }
 
-    /// Until when more must have come, if so many bytes have.
-    pub fn deadline(&self, received: usize) -> Instant {
-        let bytes = u32::try_from(received).unwrap_or(u32::MAX);
-        self.started + self.grace + Duration::from_secs_f64(f64::from(bytes) / f64::from(self.rate))
+    /// So many bytes have come.
+    pub fn received(&mut self, bytes: usize, now: Instant) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let earned = Duration::from_secs_f64(f64::from(bytes) / f64::from(self.rate));
+        self.deadline = (self.deadline + earned).min(now + self.grace);
+    }
+
+    /// Until when more must come.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 }
 
@@ -56,7 +63,7 @@ pub async fn read(
         }
         return Err(Problem::request_too_large(limit));
     }
-    let read = collect(&mut body, size(headers), limit, room, &Pace::new(limits)).await;
+    let read = collect(&mut body, size(headers), limit, room, Pace::new(limits, Instant::now())).await;
     match read {
         // It was given all the time there is.
         Err(problem) if problem.status != StatusCode::REQUEST_TIMEOUT => {
@@ -73,16 +80,17 @@ async fn collect(
     head: usize,
     limit: usize,
     room: &mut Room,
-    pace: &Pace,
+    mut pace: Pace,
 ) -> Result<Bytes, Problem> {
     let (mut first, mut rest) = (Bytes::new(), Vec::new());
     let mut received = 0;
     loop {
-        let frame = timeout_at(pace.deadline(received), body.frame()).await.map_err(|_| Problem::request_timeout())?;
+        let frame = timeout_at(pace.deadline(), body.frame()).await.map_err(|_| Problem::request_timeout())?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| Problem::invalid("the body ended early: send all of it"))?;
         let Ok(data) = frame.into_data() else { continue };
         received += data.len();
+        pace.received(data.len(), Instant::now());
         if received > limit {
             return Err(Problem::request_too_large(limit));
         }
@@ -137,11 +145,26 @@ mod tests {
     #[test]
     fn what_trickles_gets_no_time_and_what_flows_gets_as_much_as_it_needs() {
         let limits = Limits { body: Duration::from_secs(10), body_rate: 1000, ..Limits::default() };
-        let pace = Pace::new(&limits);
-        let seconds = |received| (pace.deadline(received) - pace.started).as_secs();
-        assert_eq!([0, 9, 1000, 60_000].map(seconds), [10, 10, 11, 70]);
-        let none = Pace::new(&Limits { body_rate: 0, ..limits });
-        assert!(none.deadline(usize::MAX) > none.started, "nothing is divided by zero");
+        let start = Instant::now();
+        // What comes, each second so many bytes, and the second until which more must come after it.
+        for (what, bytes, expected) in [
+            ("nothing", vec![], 10),
+            ("a trickle", vec![1; 9], 10),
+            ("the least rate", vec![1000; 60], 69),
+            ("half of it", vec![500; 18], 18),
+            ("much at once", vec![60_000], 10),
+            ("much, and a trickle", vec![60_000, 1, 1, 1], 10),
+            ("a trickle, and much", vec![1, 1, 1, 1, 60_000], 14),
+        ] {
+            let mut pace = Pace::new(&limits, start);
+            for (second, bytes) in (0..).zip(bytes) {
+                pace.received(bytes, start + Duration::from_secs(second));
+            }
+            assert_eq!((pace.deadline() - start).as_secs(), expected, "{what}");
+        }
+        let mut none = Pace::new(&Limits { body_rate: 0, ..limits }, start);
+        none.received(usize::MAX, start);
+        assert!(none.deadline() > start, "nothing is divided by zero");
     }
 
     #[test]

@@ -50,9 +50,9 @@ pub struct Limits {
     /// The longest silence of a device with MQTT; one and a half times the longest keep-alive.
     pub silence: Duration,
     /// The body of a request, over MQTT a packet from its first bytes to its last: the time it may take besides that
-    /// of `body_rate`.
+    /// of `body_rate`, and the longest pause in it.
     pub body: Duration,
-    /// Bytes of a body a second, at least, on average.
+    /// Bytes of a body a second, at least.
     pub body_rate: u32,
     /// Requests in progress; more are answered with 503.
     pub requests: usize,

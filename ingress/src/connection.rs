@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +25,11 @@ use crate::config::{Limits, MAX_HEAD, MAX_HEADERS};
 use crate::problem::Problem;
 use crate::server::Protocol;
 use crate::share::{Client, Share};
-use crate::slots::Slot;
+use crate::slots::{End, Slot};
 use crate::tls;
+
+/// How long a connection that makes room for another one may still end what is in progress.
+const MAKE_ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What answers requests.
 pub trait Answers: Clone + Send + Sync + 'static {
@@ -71,7 +74,17 @@ impl Answers for Busy {
 impl<A: Answers> Protocol for Http<A> {
     async fn serve(self, stream: TcpStream, slot: Slot) {
         let client = slot.client.clone();
-        self.open(stream, client, slot.ending()).await;
+        let gone = async {
+            slot.ending().await;
+            if slot.end() != End::MakeRoom {
+                std::future::pending::<()>().await;
+            }
+            sleep(MAKE_ROOM_TIMEOUT).await;
+        };
+        tokio::select! {
+            () = self.open(stream, client, slot.ending()) => {}
+            () = gone => {}
+        }
     }
 
     async fn refuse(self, stream: TcpStream, client: Client) {

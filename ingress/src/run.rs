@@ -30,6 +30,8 @@ use crate::{broker, nats, routes};
 const FLUSH: Duration = Duration::from_secs(2);
 /// Connections to the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
+/// A probe is over in this time: a connection to the admin listener that is older makes room for the next one.
+const ADMIN_UNUSED: Duration = Duration::from_secs(1);
 
 /// Why the ingress does not start.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,7 @@ impl Ingress {
         let health = Arc::new(Health::new(client.clone(), &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
-        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, None).await?;
+        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
         Ok(Self { https, mqtt, nats, admin, health, certificate, client, limits })
     }
 

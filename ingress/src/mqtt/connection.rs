@@ -119,7 +119,7 @@ impl<'a> Driver<'a> {
             room: Room::new(Arc::clone(&share)),
             share,
             session,
-            pace: Pace::new(&intake.limits),
+            pace: Pace::new(&intake.limits, Instant::now()),
             output: Vec::new(),
             phase: Phase::Open,
             silence,
@@ -179,9 +179,11 @@ impl<'a> Driver<'a> {
         let before = self.session.partial();
         let steps = self.session.received(input);
         let partial = self.session.partial();
+        let now = Instant::now();
         if partial > 0 && before == 0 {
-            self.pace = Pace::new(&self.intake.limits);
+            self.pace = Pace::new(&self.intake.limits, now);
         }
+        self.pace.received(partial.saturating_sub(before), now);
         self.deadline = self.next_deadline();
         let counted = if partial > FREE { partial } else { 0 };
         match self.room.cover(counted) {
@@ -203,8 +205,9 @@ impl<'a> Driver<'a> {
             return;
         }
         // It could not be heard while too much was in flight.
-        if self.session.partial() > 0 && self.pace.deadline(self.session.partial()) < Instant::now() {
-            self.pace = Pace::new(&self.intake.limits);
+        let now = Instant::now();
+        if self.session.partial() > 0 && self.pace.deadline() < now {
+            self.pace = Pace::new(&self.intake.limits, now);
         }
         self.deadline = self.next_deadline();
         if let (Ok(_), Some((slot, _))) = (&outcome, self.place) {
@@ -219,7 +222,7 @@ impl<'a> Driver<'a> {
         let silence = Instant::now() + self.silence;
         match self.session.partial() {
             0 => silence,
-            partial => silence.min(self.pace.deadline(partial)),
+            _ => silence.min(self.pace.deadline()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Connections: no client can hold up another, certificates change while running, the end is orderly.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -9,7 +10,7 @@ use tidegate_broker_client::identity::file;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::TestBroker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{event, limits, start, start_with};
 
@@ -49,6 +50,41 @@ async fn connections_are_bounded_and_silent_ones_make_room() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     drop((idle, half, mute, open));
+}
+
+/// The admin listener is open to the pod network, and the kubelet's probes come by it.
+#[tokio::test]
+async fn idle_connections_keep_no_probe_out() {
+    let broker = TestBroker::start().await;
+    let ingress = start(&broker).await;
+    let mut idle = Vec::new();
+    for number in 0..64u8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, 2 + number % 2), 0).into()).unwrap();
+        let mut stream = socket.connect((Ipv4Addr::LOCALHOST, ingress.admin).into()).await.unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: ").await.unwrap();
+        idle.push(stream);
+    }
+    let deadline = Instant::now() + Duration::from_secs(8);
+    while ingress.probe("/readyz").await != StatusCode::OK {
+        assert!(Instant::now() < deadline, "the kubelet would restart the container");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Whoever had to make room is not served on in secret.
+    let ended = async |stream: &mut TcpStream| {
+        let read = tokio::time::timeout(Duration::from_millis(10), stream.read(&mut [0; 16])).await;
+        matches!(read, Ok(Ok(_) | Err(_)))
+    };
+    loop {
+        let mut count = 0;
+        for stream in &mut idle {
+            count += usize::from(ended(stream).await);
+        }
+        if count > 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it never ends");
+    }
 }
 
 #[tokio::test]

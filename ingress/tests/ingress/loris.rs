@@ -88,6 +88,49 @@ async fn streams_that_dribble_hold_up_nobody_and_end() {
     assert_eq!(events(&broker).await.len(), 26);
 }
 
+/// What has come fast is no credit: a sender could rest for minutes on a body that is all but complete.
+#[tokio::test]
+async fn a_body_that_begins_fast_must_go_on() {
+    let broker = TestBroker::start().await;
+    let ingress = start_large(&broker, Limits { body: Duration::from_secs(1), ..limits() }).await;
+    let started = Instant::now();
+    let (mut pieces, answer) = begin(&ingress, 1, 4).await;
+    let dribbling = tokio::spawn(async move {
+        while pieces.send(Bytes::from_static(b"x")).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let status = tokio::time::timeout(Duration::from_secs(15), answer).await.unwrap().unwrap();
+    assert_eq!(status, StatusCode::REQUEST_TIMEOUT, "{:?}", started.elapsed());
+    dribbling.abort();
+}
+
+/// Requests that their sender resets at once (HTTP/2) leave nothing behind that others wait for.
+#[tokio::test]
+async fn streams_that_are_reset_at_once_hold_up_nobody() {
+    let broker = TestBroker::start().await;
+    let limits = Limits { requests: 16, publishes: 8, ..limits() };
+    let ingress = start_large(&broker, limits).await;
+    for round in 0..20 {
+        let sender: SendRequest<Pieces> = http2(ingress.connect(b"h2").await).await;
+        for id in 0..100 {
+            let mut sender = sender.clone();
+            // Refused, if the connection was ended for it.
+            if sender.ready().await.is_err() {
+                break;
+            }
+            let pieces = stream::iter([Bytes::from_static(b"23")]);
+            let sending = sender.send_request(unannounced(round * 100 + id, pieces));
+            let _ = tokio::time::timeout(Duration::from_millis(id as u64 % 3), sending).await;
+        }
+    }
+    for id in 0..20 {
+        assert_eq!(ingress.publish(&event(&format!("after-{id}"))).await.status, StatusCode::ACCEPTED);
+    }
+    let after = events(&broker).await.iter().filter(|event| event.id().starts_with("after-")).count();
+    assert_eq!(after, 20);
+}
+
 /// What really comes does take memory: one client gets no more than half of it.
 #[tokio::test]
 async fn a_client_that_sends_much_and_never_ends_leaves_room_for_another() {
