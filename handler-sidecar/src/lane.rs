@@ -20,7 +20,7 @@
 //! process that is paused between the check of a lease and its request.
 //!
 //! [`owner`] is all of this as a pure state machine ([`hand`], [`pulls`] and [`barrier`] are its parts, [`terms`]
-//! its times, [`in_flight`] the names of what came), [`driver`] its effects, [`wire`] its messages; [`lanes`] says which lanes are ours.
+//! its times, [`in_flight`] the names of what came, [`sizes`] how many of them a pull may bring), [`driver`] its effects, [`wire`] its messages; [`lanes`] says which lanes are ours.
 
 pub mod barrier;
 pub mod driver;
@@ -29,5 +29,6 @@ pub mod in_flight;
 pub mod lanes;
 pub mod owner;
 pub mod pulls;
+pub mod sizes;
 pub mod terms;
 pub mod wire;

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::response::Response;
+use futures::future::join_all;
 use futures::{StreamExt as _, stream};
-use tidegate_broker_client::contract::{Format, Sidecar};
+use tidegate_broker_client::contract::{Format, Order, Sidecar};
+use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::{Instant, sleep};
 
@@ -39,6 +41,51 @@ async fn peak(process: &Process, container: &Container, come: usize) -> u64 {
         sleep(Duration::from_millis(50)).await;
     }
     process.peak()
+}
+
+/// The highest memory of a sidecar with large events, more than it may hold, and answers of this size.
+async fn peak_with_large_events(order: Order, answer: usize) -> u64 {
+    let broker = TestBroker::start().await;
+    let container = Container::responding(move |received| {
+        let reply = Response::builder()
+            .header("ce-specversion", "1.0")
+            .header("ce-id", received.id())
+            .header("ce-source", "/billing")
+            .header("ce-type", "invoice.made");
+        (reply.body(Body::from("x".repeat(answer))).unwrap(), Duration::from_millis(1500))
+    })
+    .await;
+    let identity = broker.handler_with(support::consumers_of(order, ACK_WAIT)).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.order = order;
+    let ingress = Ingress::answering(|_, _| (503, Duration::ZERO)).await;
+    config.reply = (answer > 0).then(|| ingress.outlet());
+    let process = Process::start(&config).await;
+    eventually("it is ready", async || support::get(config.admin_port, "/readyz").await == Some(200)).await;
+    let events = (0..2 * EVENTS).map(|id| id.to_string()).collect::<Vec<_>>();
+    for some in events.chunks(32) {
+        join_all(some.iter().map(async |id| {
+            let event = Event::builder(id, "/sensors/1", "temperature").attribute("partitionkey", id);
+            support::store(&broker, &event.data("x".repeat(900_000)).build().unwrap(), &[]).await
+        }))
+        .await;
+    }
+    peak(&process, &container, 16).await
+}
+
+/// Each lane asks for events of its own, its pulls cannot be bounded in bytes, and at its beginning it waits until it has
+/// all that the broker waits for.
+#[tokio::test]
+async fn large_events_of_many_lanes_have_a_bound() {
+    let peak = peak_with_large_events(Order::Key { lanes: 8 }, 0).await;
+    assert!(peak <= BOUND, "{peak} KiB");
+}
+
+#[tokio::test]
+async fn so_they_have_with_replies_that_wait_for_their_topic() {
+    let peak = peak_with_large_events(Order::Key { lanes: 8 }, ANSWER).await;
+    // The events besides.
+    assert!(peak <= BOUND + 16 * 1024, "{peak} KiB");
 }
 
 /// Replies are kept while their topic is away.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use self::events::Events;
 use super::owner::{Id, Input, Owner};
 use super::pulls::Pin;
+use super::sizes::Sizes;
 use super::terms::{Moment, Terms, millis};
 use super::wire;
 use crate::brake::{Brake, State};
@@ -45,6 +46,8 @@ pub struct Shared {
     pub troubled: Arc<AtomicUsize>,
     /// Lanes whose events wait for nothing.
     pub stalled: Arc<AtomicUsize>,
+    /// How large events are.
+    pub sizes: Arc<Sizes>,
     /// The connection.
     pub link: watch::Receiver<Link>,
     /// The handler.
@@ -70,6 +73,8 @@ pub struct Lane {
     events: Events,
     /// What comes by each open pull, with the pull's number: it is not in the message.
     messages: SelectAll<BoxStream<'static, (u64, Message)>>,
+    /// When the last pull was sent.
+    pulled: Instant,
     epoch: u64,
     under_way: FuturesUnordered<BoxFuture<'static, Happened>>,
     left: Option<Instant>,
@@ -87,6 +92,7 @@ impl Lane {
             owner: Owner::new(terms.clone()),
             origin: Instant::now(),
             messages: SelectAll::new(),
+            pulled: Instant::now(),
             events: Events::new(shared.context.clone()),
             under_way: FuturesUnordered::new(),
             left: None,
@@ -121,15 +127,25 @@ impl Lane {
         self.owner.input(now, input);
     }
 
-    /// Whether more events are wanted: not while too many bytes are held, unless a lane needs all that the broker waits
-    /// for.
+    /// Whether more events are wanted.
     fn wants_more(&self) -> bool {
         let up = match self.shared.brake.borrow().state() {
-            State::Up => self.shared.context.budget.has_room() || self.owner.is_barred(),
+            State::Up => true,
             State::Unavailable(_) => self.owner.in_hand() == 0,
             State::Unreachable(_) => false,
         };
         up && self.shared.link.borrow().connected
+    }
+
+    /// How many events a pull may bring. None while too many bytes are held; but a lane that can start nothing before it
+    /// has what the broker waits for asks for one now and then, because what is held may be its own.
+    fn batch(&self) -> u32 {
+        let is_due = || self.pulled.elapsed() >= Duration::from_millis(self.terms.pull_every);
+        match (self.wants_more(), self.shared.context.budget.has_room()) {
+            (true, true) => self.shared.sizes.batch(self.terms.batch),
+            (true, false) if self.owner.lacks_events() && is_due() => 1,
+            _ => 0,
+        }
     }
 
     /// Whether an attempt may start. Without a connection the broker may be another one when it is back, which has lent
@@ -145,8 +161,8 @@ impl Lane {
             self.epoch = link.epoch;
             self.input(Input::Reconnected);
         }
-        let (now, more) = (self.now(), self.wants_more());
-        for action in self.owner.actions(now, more) {
+        let now = self.now();
+        for action in self.owner.actions(now, self.batch()) {
             self.perform(action).await;
         }
         while self.can_start(self.now()) {
@@ -161,7 +177,7 @@ impl Lane {
     /// Waits for the next thing to happen, and takes it in.
     async fn wait(&mut self, leave: &CancellationToken) {
         let now = self.now();
-        let wake = self.owner.wake_at(now, self.wants_more());
+        let wake = self.owner.wake_at(now, self.batch() > 0);
         let wake = wake.map_or(TICK, |at| Duration::from_millis(at.saturating_sub(now).max(1))).min(TICK);
         let wake = self.left.into_iter().fold(Instant::now() + wake, Instant::min);
         // Without a permit it waits for one.
@@ -188,6 +204,7 @@ impl Lane {
             return;
         }
         let Context { client, budget, .. } = &*self.shared.context;
+        self.shared.sizes.came(message.length);
         let Some(stored) = InHand::new(client.clone(), message, budget) else {
             tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
             return;

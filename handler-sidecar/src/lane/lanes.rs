@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Lane, Shared};
+use super::sizes::Sizes;
 use super::terms::Terms;
 use crate::broker::Link;
 use crate::config;
@@ -53,6 +54,7 @@ impl<'a> Lanes<'a> {
             permits: Arc::new(Semaphore::new(context.config.delivery.slots())),
             troubled: Arc::default(),
             stalled: Arc::default(),
+            sizes: Arc::new(Sizes::new(context.client.max_payload())),
             brake: context.availability.subscribe(),
             link,
             context,
@@ -127,6 +129,7 @@ impl<'a> Lanes<'a> {
                 leave
             });
         }
+        self.shared.sizes.share_among(self.active.len());
         self.health.set_stalled(self.limit.is_none() && self.shared.stalled.load(Ordering::Relaxed) > 0);
         self.health.set(if self.limit.is_some() {
             Progress::Draining

@@ -20,6 +20,8 @@ pub struct Owner {
     hand: Hand,
     pulls: Pulls,
     barrier: Option<Barrier>,
+    /// Whether the broker said last that it waits for more than is in hand.
+    lacks: bool,
     /// The consumer's number of the last delivery under our pin.
     last: Option<u64>,
     /// The highest sequence that ever came.
@@ -43,6 +45,7 @@ impl Owner {
             hand: Hand::default(),
             pulls: Pulls::default(),
             barrier: None,
+            lacks: false,
             last: None,
             highest: 0,
             leaving: Leaving::No,
@@ -73,8 +76,8 @@ impl Owner {
         }
     }
 
-    /// What is to be done now, in this order. `pull`: whether more events are wanted.
-    pub fn actions(&mut self, now: Moment, pull: bool) -> Vec<Action> {
+    /// What is to be done now, in this order. `batch`: how many events a pull may bring; none may be sent, if that is 0.
+    pub fn actions(&mut self, now: Moment, batch: u32) -> Vec<Action> {
         self.lapse(now);
         if self.barrier.as_mut().is_some_and(|barrier| barrier.is_stuck(&self.terms, now)) {
             self.give_up();
@@ -84,11 +87,11 @@ impl Owner {
         if self.last.is_some() && !self.hand.is_unclear() && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
             self.out.push(Action::Ask);
         }
-        if pull
+        if batch > 0
             && self.leaving == Leaving::No
-            && let Some((number, pin)) = self.pulls.due(&self.terms, now)
+            && let Some((number, pin)) = self.pulls.due(&self.terms, now, batch)
         {
-            self.out.push(Action::Pull { number, pin });
+            self.out.push(Action::Pull { number, pin, batch });
         }
         std::mem::take(&mut self.out)
     }
@@ -110,7 +113,7 @@ impl Owner {
         Some(held.id(sequence))
     }
 
-    /// When there is something to do, if nothing happens before. `pull` as for [`Self::actions`].
+    /// When there is something to do, if nothing happens before. `pull`: whether one may be sent.
     pub fn wake_at(&self, now: Moment, pull: bool) -> Option<Moment> {
         let pull = pull && self.leaving == Leaving::No;
         let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
@@ -129,14 +132,14 @@ impl Owner {
         self.leaving != Leaving::No
     }
 
-    /// Whether the barrier is up.
-    pub fn is_barred(&self) -> bool {
-        self.barrier.is_some()
+    /// Whether nothing can start before more events have come.
+    pub fn lacks_events(&self) -> bool {
+        self.barrier.is_some() && self.lacks
     }
 
     /// Whether it works, or waits for a moment that it knows, or is not to start anything.
     pub fn has_plans(&self, now: Moment) -> bool {
-        self.last.is_none() || self.is_leaving() || self.is_barred() || self.hand.has_plans(now)
+        self.last.is_none() || self.is_leaving() || self.barrier.is_some() || self.hand.has_plans(now)
     }
 
     /// Events in hand.
@@ -199,7 +202,9 @@ impl Owner {
     fn state(&mut self, now: Moment, delivered: u64, pending: u64, pin: Option<&Pin>) {
         let Some(barrier) = &mut self.barrier else { return };
         let counts = barrier.answered(&self.terms, now);
-        let all_here = u64::try_from(self.hand.len()).is_ok_and(|in_hand| in_hand == pending);
+        let in_hand = u64::try_from(self.hand.len()).unwrap_or(u64::MAX);
+        let all_here = in_hand == pending;
+        self.lacks = in_hand < pending;
         let ours = pin.is_some() && pin == self.pulls.pin();
         if counts && all_here && ours && self.last == Some(delivered) {
             self.barrier = None;
@@ -243,6 +248,7 @@ impl Owner {
     fn doubt(&mut self, now: Moment) {
         if self.terms.rules.barrier && self.barrier.is_none() {
             self.barrier = Some(Barrier::new(now));
+            self.lacks = false;
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Terms {
     pub pull_every: Moment,
     /// The broker ends a pull after this.
     pub pull_expires: Moment,
-    /// Events of a pull.
+    /// Events of a pull, at most.
     pub batch: u32,
     /// A first wait after a refused pull, and before the broker's state is asked for again; doubled each time.
     pub pause: Moment,

@@ -59,11 +59,11 @@ struct Delivered {
     consumer_seq: u64,
 }
 
-/// A pull under this pin. It has no `max_bytes`: with it a pinned consumer of three servers (2.15.2) delivers nothing at
+/// A pull of so many events under this pin. It has no `max_bytes`: with it a pinned consumer of three servers (2.15.2) delivers nothing at
 /// all; `tests/order` shows it.
-pub fn pull_request(terms: &Terms, pin: Option<&str>) -> Result<Bytes, serde_json::Error> {
+pub fn pull_request(terms: &Terms, batch: u32, pin: Option<&str>) -> Result<Bytes, serde_json::Error> {
     let expires = u128::from(terms.pull_expires) * NANOS;
-    let request = PullRequest { batch: terms.batch, expires, group: layout::LANE_GROUP, id: pin };
+    let request = PullRequest { batch, expires, group: layout::LANE_GROUP, id: pin };
     serde_json::to_vec(&request).map(Bytes::from)
 }
 
@@ -155,9 +155,9 @@ mod tests {
     #[test]
     fn requests_as_the_broker_wants_them() {
         let terms = Terms::of(Duration::from_secs(30));
-        let body = pull_request(&terms, Some("pin")).unwrap();
+        let body = pull_request(&terms, 32, Some("pin")).unwrap();
         assert_eq!(body, r#"{"batch":32,"expires":3000000000,"group":"owner","id":"pin"}"#);
-        let body = pull_request(&terms, None).unwrap();
+        let body = pull_request(&terms, 32, None).unwrap();
         assert_eq!(body, r#"{"batch":32,"expires":3000000000,"group":"owner"}"#);
         assert_eq!(unpin_request().unwrap(), r#"{"group":"owner"}"#);
     }

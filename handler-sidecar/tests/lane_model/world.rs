@@ -103,10 +103,10 @@ impl State {
         if let Some(input) = input {
             self.nodes[node].owner.input(now, input);
         }
-        for action in self.nodes[node].owner.actions(now, true) {
+        for action in self.nodes[node].owner.actions(now, lane.terms().batch) {
             match action {
-                Action::Pull { number, pin } => {
-                    self.broker.pulls.push(Pull { node, number, pin, left: lane.terms().batch });
+                Action::Pull { number, pin, batch } => {
+                    self.broker.pulls.push(Pull { node, number, pin, left: batch });
                 }
                 Action::Acknowledge(id) => self.send(node, What::Acknowledge(id)),
                 Action::Renew(id) => self.send(node, What::Renew(id)),

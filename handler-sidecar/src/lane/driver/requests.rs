@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::FutureExt as _;
 use futures::stream::StreamExt as _;
 use tidegate_broker_client::layout;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument as _, Span};
 
 use super::events::Event;
@@ -32,7 +32,7 @@ impl Lane {
     pub(super) async fn perform(&mut self, action: Action) {
         tracing::trace!(consumer = self.consumer, ?action, "lane");
         match action {
-            Action::Pull { number, pin } => self.pull(number, pin).await,
+            Action::Pull { number, pin, batch } => self.pull(number, pin, batch).await,
             Action::Acknowledge(id) => {
                 let span = self.events.get(id).map_or_else(Span::none, |event| self.settle(event));
                 self.ask_about(id, ACKNOWLEDGE, Input::Acknowledged, span);
@@ -64,14 +64,15 @@ impl Lane {
         trace::settle(&self.shared.context.config, headers, event.how.name())
     }
 
-    async fn pull(&mut self, number: u64, pin: Option<Pin>) {
-        let Ok(body) = wire::pull_request(&self.terms, pin.as_deref()) else { return };
+    async fn pull(&mut self, number: u64, pin: Option<Pin>, batch: u32) {
+        self.pulled = Instant::now();
+        let Ok(body) = wire::pull_request(&self.terms, batch, pin.as_deref()) else { return };
         let sending = wire::send_pull(&self.shared.context.client, &self.consumer, body);
         let Ok(Ok(messages)) = timeout(COMMAND_LIMIT, sending).await else {
             return self.input(Input::PullRefused(number));
         };
         let over = sleep(Duration::from_millis(self.terms.pull_expires) + COMMAND_LIMIT);
-        let messages = wire::until_used_up(messages, self.terms.batch).take_until(over);
+        let messages = wire::until_used_up(messages, batch).take_until(over);
         self.messages.push(messages.map(move |message| (number, message)).boxed());
     }
 

@@ -72,6 +72,8 @@ pub enum Action {
         number: u64,
         /// Our pin, if there is one.
         pin: Option<Pin>,
+        /// How many events it may bring.
+        batch: u32,
     },
     /// Ask the broker to acknowledge it.
     Acknowledge(Id),
