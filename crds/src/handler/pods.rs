@@ -13,7 +13,7 @@ pub struct Sidecar {
     /// Requests and limits of the sidecar's container, as in a pod. Default: those of the installation
     /// (sidecar.resources of the chart; 10m CPU and 16Mi memory requested, no limits). An idle sidecar uses about 12 MiB.
     /// Under load it holds up to 32 MiB of events and answers, and one more event or answer of the largest size: a memory
-    /// limit of 64Mi is enough with maxEventSize up to 1Mi.
+    /// limit of 64Mi is enough with maxEventSize up to 1Mi, and 96Mi where filter.expression reads large data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,
