@@ -27,6 +27,7 @@ pub mod leader;
 pub mod letters;
 pub mod metrics;
 pub mod names;
+mod numbers;
 mod ownership;
 pub mod pace;
 pub mod pods;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::Info;
-use async_nats::jetstream::stream::{self, DiscardPolicy};
+use async_nats::jetstream::stream;
 use futures::FutureExt as _;
 use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
@@ -29,6 +29,7 @@ use crate::doorbell::next_event;
 use crate::handler::position;
 use crate::handler::settings::scaling_policy;
 use crate::lag::{HandlerKey, STATUS_PERIOD};
+use crate::numbers::{Numbers, is_filling};
 use crate::pace::{rolling_handlers, rolling_topics};
 use crate::scaling::Sample;
 use crate::watches::get;
@@ -37,11 +38,10 @@ use crate::workload::TotalWorkload;
 const PERIOD: Duration = Duration::from_secs(1);
 /// A topic without handlers is only asked whether it answers.
 const IDLE_PERIOD: Duration = Duration::from_secs(10);
+/// What the consumers show to be wrong is reconciled this often: with what is paused or refused it stays wrong.
+const RIGHT_PERIOD: Duration = Duration::from_secs(10);
 /// How often a topic's streams are looked at.
 const STREAM_PERIOD: Duration = Duration::from_secs(10);
-/// From four fifths of the room for events on, a topic is looked at each time and not only once a minute.
-const FILLING: u64 = 4;
-const FILLING_OF: u64 = 5;
 /// A broker answers a question within this, or counts as hanging.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How often what is remembered of resources that are gone is forgotten.
@@ -64,26 +64,6 @@ impl Triggers {
 
     async fn topic(&self, topic: &TopicKey) {
         let _ = self.topics.send(ObjectRef::new(&topic.name).within(&topic.namespace)).await;
-    }
-}
-
-/// What a topic's status shows of its streams.
-#[derive(PartialEq)]
-struct Numbers {
-    /// Of all streams: how many there are tells that handlers come and go.
-    consumers: usize,
-    /// Messages and last sequence of the stream of events.
-    events: (u64, u64),
-    dead_letters: u64,
-    /// The events have little room left: what can be released has to be soon.
-    is_filling: bool,
-}
-
-impl Numbers {
-    /// That a handler has come or gone, or that there are dead letters now or none any more, may not be late.
-    fn is_other_state(&self, before: &Self) -> bool {
-        let empty = |numbers: &Self| (numbers.events.0 == 0, numbers.dead_letters == 0);
-        self.consumers != before.consumers || empty(self) != empty(before)
     }
 }
 
@@ -187,14 +167,17 @@ impl Session {
         self.context.stores.handlers_of(&self.topic.namespace, &self.topic.name)
     }
 
-    fn is_queued(&self) -> bool {
+    fn topic(&self) -> Option<Arc<EventTopic>> {
         get(&self.context.stores.topics, &self.topic.namespace, &self.topic.name)
-            .is_some_and(|topic| topic.spec.routing == Routing::Queued)
+    }
+
+    fn is_queued(&self) -> bool {
+        self.topic().is_some_and(|topic| topic.spec.routing == Routing::Queued)
     }
 
     async fn follow_handlers(&self) {
         let mut ticks = ticks(PERIOD);
-        let mut asked = None::<Instant>;
+        let (mut asked, mut righted) = (None::<Instant>, None::<Instant>);
         let mut bell: Option<BoxFuture<'_, ()>> = None;
         loop {
             let rang = tokio::select! {
@@ -210,11 +193,8 @@ impl Session {
             }
             asked = Some(Instant::now());
             let Some(infos) = self.ask(consumers_of(&self.broker)).await else { continue };
-            // Made again at once, and not at the next look at all things.
-            for handler in self.handlers().iter().filter(|handler| position::is_lost(handler, &infos)) {
-                self.triggers
-                    .handler(&self.topic.namespace, handler.metadata.name.as_deref().unwrap_or_default())
-                    .await;
+            if righted.is_none_or(|righted| righted.elapsed() >= RIGHT_PERIOD) {
+                righted = self.put_right(&infos).await.then(Instant::now);
             }
             let mut sleeper = false;
             for (handler, progress) in by_handler(&infos) {
@@ -226,24 +206,36 @@ impl Session {
         }
     }
 
+    /// Consumers that are gone are made again at once, and not at the next look at all things; and a topic shows at once
+    /// that a handler has come or gone. Whether there was anything wrong.
+    async fn put_right(&self, consumers: &[Info]) -> bool {
+        let mut handlers = self.handlers();
+        handlers.retain(|handler| position::is_lost(handler, consumers));
+        for handler in &handlers {
+            self.triggers.handler(&self.topic.namespace, handler.metadata.name.as_deref().unwrap_or_default()).await;
+        }
+        let shown = self.topic().and_then(|topic| topic.status.as_ref()?.handlers);
+        let is_miscounted = shown.is_some_and(|shown| usize::try_from(shown) != Ok(by_handler(consumers).len()));
+        if is_miscounted {
+            self.triggers.topic(&self.topic).await;
+        }
+        is_miscounted || !handlers.is_empty()
+    }
+
     async fn follow_streams(&self) {
         let mut ticks = ticks(STREAM_PERIOD);
-        let mut told: Option<(Numbers, Instant)> = None;
+        let mut told = None::<Instant>;
         loop {
             ticks.tick().await;
             if !self.broker.is_connected() || !self.is_queued() {
                 continue;
             }
-            let Some(numbers) = self.ask(numbers_of(&self.broker)).await else { continue };
-            let (changed, due) = match &told {
-                None => (true, true),
-                Some((before, at)) => {
-                    let is_urgent = numbers.is_filling || numbers.is_other_state(before);
-                    (*before != numbers, is_urgent || at.elapsed() >= STATUS_PERIOD)
-                }
-            };
-            if changed && due {
-                told = Some((numbers, Instant::now()));
+            let Some(streams) = self.ask(streams_of(&self.broker)).await else { continue };
+            // What was told before is no measure: the status may show what was there between two looks.
+            let shown = self.topic().and_then(|topic| Numbers::shown(topic.status.as_ref()?));
+            let is_due = told.is_none_or(|told| told.elapsed() >= STATUS_PERIOD);
+            if Numbers::of(&streams).should_be_shown(shown.as_ref(), is_due || streams.iter().any(is_filling)) {
+                told = Some(Instant::now());
                 self.triggers.topic(&self.topic).await;
             }
         }
@@ -307,27 +299,8 @@ async fn consumers_of(broker: &Broker) -> Result<Vec<Info>, String> {
     consumers::list(&broker.js).await.map_err(|error| error.to_string())
 }
 
-async fn numbers_of(broker: &Broker) -> Result<Numbers, String> {
-    let streams: Vec<_> = broker.js.streams().try_collect().await.map_err(|error| error.to_string())?;
-    let mut numbers = Numbers { consumers: 0, events: (0, 0), dead_letters: 0, is_filling: false };
-    for stream in &streams {
-        let state = &stream.state;
-        numbers.consumers += state.consumer_count;
-        if stream.config.name == layout::EVENT_STREAM {
-            numbers.events = (state.messages, state.last_sequence);
-            numbers.is_filling = is_filling(stream);
-        } else if layout::handler_of_dead_letters(&stream.config.name).is_some() {
-            numbers.dead_letters += state.messages;
-        }
-    }
-    Ok(numbers)
-}
-
-/// Whether the stream of events has little room left. One that discards the oldest makes room by itself.
-fn is_filling(stream: &stream::Info) -> bool {
-    let stream::Config { max_bytes, discard, .. } = &stream.config;
-    *discard == DiscardPolicy::New
-        && u64::try_from(*max_bytes).is_ok_and(|most| stream.state.bytes > most / FILLING_OF * FILLING)
+async fn streams_of(broker: &Broker) -> Result<Vec<stream::Info>, String> {
+    broker.js.streams().try_collect().await.map_err(|error| error.to_string())
 }
 
 /// How far all consumers of a handler are together.
@@ -362,27 +335,4 @@ fn ticks(period: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    #[test]
-    fn only_events_that_would_be_refused_can_fill_their_stream() {
-        let stream = |discard, bytes| {
-            let zero = "2026-01-01T00:00:00Z";
-            serde_json::from_value(json!({
-                "config": {"name": "events", "discard": discard, "max_bytes": 1000, "retention": "limits", "storage": "file",
-                           "max_consumers": -1, "max_msgs": -1, "max_age": 0, "num_replicas": 1},
-                "created": zero,
-                "state": {"messages": 9, "bytes": bytes, "first_seq": 1, "last_seq": 9, "consumer_count": 0,
-                          "first_ts": zero, "last_ts": zero},
-            }))
-            .unwrap()
-        };
-        assert!(super::is_filling(&stream("new", 801)));
-        assert!(!super::is_filling(&stream("new", 800)), "from 80 % on");
-        assert!(!super::is_filling(&stream("old", 1000)), "it makes room by itself");
-    }
 }

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use async_nats::jetstream::consumer::Info;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::positions::{Position, Restart};
 use tidegate_crds::EventHandler;
 use tidegate_crds::handler::{self, ConsumerPosition, PositionRestored};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// How long a condition says that a position was restored.
+const NEWS: SignedDuration = SignedDuration::from_hours(24);
 
 /// The position that is on record in a handler's status.
 pub fn recorded(handler: &EventHandler) -> Position {
@@ -38,6 +41,15 @@ pub fn shown(before: Option<&handler::Position>, ensured: &Ensured, now: Timesta
             .collect(),
         restored: restored.or_else(|| before.and_then(|before| before.restored.clone())),
     }
+}
+
+/// What the condition `Subscribed` adds of a position that was restored, for a day; the status keeps it.
+pub fn note(position: Option<&handler::Position>, now: Timestamp) -> String {
+    let is_news = |restored: &&PositionRestored| {
+        restored.time.parse::<Timestamp>().is_ok_and(|time| now.duration_since(time) < NEWS)
+    };
+    let restored = position.and_then(|position| position.restored.as_ref()).filter(is_news);
+    restored.map(|restored| format!("; at {}: {}", restored.time, restored.message)).unwrap_or_default()
 }
 
 /// Whether the broker has lost a consumer that the handler had, going by all that it has now.
@@ -115,6 +127,8 @@ mod tests {
         let message = position.restored.clone().unwrap().message;
         assert!(message.contains("consumer a_0, a_1") && message.contains("after sequence 7"), "{message}");
         assert_eq!(shown(Some(&position), &ensured(&[]), now).restored, position.restored);
+        assert!(note(Some(&position), now + SignedDuration::from_hours(23)).contains(&message));
+        assert_eq!(note(Some(&position), now + SignedDuration::from_hours(25)), "");
         let reset = restored(&ensured(&[("a_0", Restart::NewStream)])).unwrap();
         assert!(reset.contains("deliveries of a_0 begin with its first event"), "{reset}");
     }

@@ -74,8 +74,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
         "TopicReady",
         format!("EventTopic {} takes handlers", handler.spec.topic),
     );
-    let restored = status.position.as_ref().and_then(|position| position.restored.as_ref());
-    let restored = restored.map(|restored| format!("; at {}: {}", restored.time, restored.message)).unwrap_or_default();
+    let restored = position::note(status.position.as_ref(), now);
     let availability = context.reports.availability(&key);
     let outage = availability.as_ref().filter(|found| found.down > 0).map(|found| found.why.as_str());
     let rollout = Rollout {
