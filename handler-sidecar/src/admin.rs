@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/startupz` | the listener is up and the identity could be read: the handler's container may start |
 //! | `/livez` | the pipeline makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
-//! | `/readyz` | the handler's container has taken a connection, and its probes succeeded, since the sidecar started; connected, and the consumer answers (or is not asked while the handler is not reachable) |
+//! | `/readyz` | connected, and the consumer answers (or is no longer asked, because the handler is not reachable) |
 //! | `/drain` | nothing is in flight any more and all of it was told to the broker. Begins the drain; answers only inside the pod |
 //! | `/drained` | the same, for a drain that has begun or begins in a moment |
 //!
@@ -31,9 +31,8 @@ use crate::health::{Health, Progress};
 /// How long `/drained` waits for a drain to begin: both hooks start at the same time.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long `/readyz` waits for the handler's container, so that the kubelet hears of it without delay. Shorter than the
-/// kubelet's patience.
-const REACH_LIMIT: Duration = Duration::from_secs(2);
+/// How long `/readyz` waits to be ready, so that the kubelet hears of it without delay. Shorter than the kubelet's patience.
+const READY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the listener needs to know.
 #[derive(Clone, Debug)]
@@ -72,11 +71,13 @@ async fn live(State(admin): State<Admin>) -> Answer {
 }
 
 async fn ready(State(admin): State<Admin>) -> Answer {
-    if timeout(REACH_LIMIT, admin.health.has_been_reached()).await.is_err() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the handler's container takes no connections yet, or is not ready");
-    }
-    let progress = if admin.drain().has_begun() { Progress::Draining } else { admin.health.progress() };
-    answer(progress == Progress::Pulling, "ready", progress.describe())
+    let drain = admin.drain();
+    let is_ready = tokio::select! {
+        biased;
+        () = drain.begun() => return answer(false, "", Progress::Draining.describe()),
+        waited = timeout(READY_LIMIT, admin.health.is_ready()) => waited.is_ok(),
+    };
+    answer(is_ready, "ready", admin.health.progress().describe())
 }
 
 async fn drain(State(admin): State<Admin>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Answer {
@@ -143,7 +144,6 @@ mod tests {
         assert_eq!(status(&admin, "/startupz").await, 503);
         assert_eq!(status(&admin, "/livez").await, 200);
         admin.health.started();
-        admin.health.reached();
         assert_eq!(status(&admin, "/startupz").await, 200);
         assert_eq!(status(&admin, "/readyz").await, 503);
         admin.health.set(Progress::Pulling);
@@ -155,21 +155,22 @@ mod tests {
     async fn it_is_not_ready_before_the_handlers_container_was_reached() {
         let (_drains, admin) = admin();
         admin.health.started();
-        admin.health.set(Progress::Pulling);
+        admin.health.set(Progress::Unreachable);
         assert_eq!(status(&admin, "/readyz").await, 503);
         let began = tokio::time::Instant::now();
         let reached = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            admin.health.reached();
+            admin.health.set(Progress::Opening);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            admin.health.set(Progress::Pulling);
         };
         assert_eq!(tokio::join!(status(&admin, "/readyz"), reached).0, 200);
-        assert_eq!(began.elapsed(), Duration::from_millis(100));
+        assert_eq!(began.elapsed(), Duration::from_millis(200));
     }
 
     #[tokio::test]
     async fn only_the_pod_itself_drains_and_everyone_waits_for_the_end() {
         let (drains, admin) = admin();
-        admin.health.reached();
         admin.health.set(Progress::Pulling);
         for peer in ["10.0.0.1", "[fd00::1]", "[::ffff:10.0.0.1]"] {
             assert_eq!(status_for(peer, &admin, "/drain").await, 404, "{peer}");

@@ -53,6 +53,8 @@ pub struct Direct {
     link: watch::Receiver<Link>,
     brake: watch::Receiver<Brake>,
     events: SelectAll<Subscriber>,
+    /// When it subscribed last.
+    joined_at: Instant,
     waiting: Waiting,
     in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
     /// When a drain is over at the latest.
@@ -68,6 +70,7 @@ impl Direct {
             health,
             link,
             events: SelectAll::new(),
+            joined_at: Instant::now(),
             waiting: Waiting::default(),
             in_flight: FuturesUnordered::new(),
             drained_by: None,
@@ -127,10 +130,13 @@ impl Direct {
         } else if self.events.is_empty() {
             self.join().await;
         }
-        self.health.set(match (connected, reachable && self.events.is_empty()) {
-            (false, _) => Progress::Disconnected,
-            (true, true) => Progress::Opening,
-            (true, false) => Progress::Pulling,
+        // The broker confirms no subscription: it is taken to know of it a tick later.
+        let is_known = !self.events.is_empty() && self.joined_at.elapsed() >= TICK;
+        self.health.set(match (connected, reachable, is_known) {
+            (false, ..) => Progress::Disconnected,
+            (true, false, _) => Progress::Unreachable,
+            (true, true, false) => Progress::Opening,
+            (true, true, true) => Progress::Pulling,
         });
     }
 
@@ -139,6 +145,7 @@ impl Direct {
             Ok(Ok(subscribers)) => {
                 tracing::info!(handler = self.context.config.handler, "subscribed to events");
                 self.events = select_all(subscribers);
+                self.joined_at = Instant::now();
             }
             Ok(Err(error)) => tracing::warn!(%error, "not subscribed to events: trying on"),
             Err(_) => tracing::debug!("the broker takes no subscription"),

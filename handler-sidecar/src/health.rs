@@ -1,6 +1,6 @@
 //! What the probes are told.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -8,21 +8,21 @@ use tokio::sync::watch;
 /// The pipeline wakes at least every second; a rest this long means that it hangs.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
-/// How far the sidecar is. Ready is only [`Progress::Pulling`].
+/// How far the sidecar is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Progress {
     /// The identity was not read yet.
-    Starting = 0,
+    Starting,
     /// There is no connection to the broker.
-    Disconnected = 1,
+    Disconnected,
     /// The consumer has not answered yet.
-    Opening = 2,
-    /// The consumer answers, or is not asked because the handler is not reachable: which is the business of
-    /// the handler's own probes.
-    Pulling = 3,
+    Opening,
+    /// The handler's container cannot be sent anything, so nothing is asked for.
+    Unreachable,
+    /// The consumer answers.
+    Pulling,
     /// It drains, or has drained.
-    Draining = 4,
+    Draining,
 }
 
 impl Progress {
@@ -32,16 +32,29 @@ impl Progress {
             Self::Starting => "starting: the identity was not read yet",
             Self::Disconnected => "not connected to the broker",
             Self::Opening => "waiting for the consumer's first answer",
+            Self::Unreachable => "the handler's container has not taken a connection yet, or its probes fail",
             Self::Pulling => "ready",
             Self::Draining => "draining",
         }
     }
+}
 
-    fn from_number(number: u8) -> Self {
-        [Self::Starting, Self::Disconnected, Self::Opening, Self::Pulling, Self::Draining]
-            .into_iter()
-            .find(|progress| *progress as u8 == number)
-            .unwrap_or(Self::Starting)
+/// What is known of the progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    progress: Progress,
+    has_pulled: bool,
+}
+
+impl Known {
+    /// Events are pulled, or were until the handler's container went away: which is the business of its own probes. One
+    /// that was never reached is not ready, or a rollout would go on with it.
+    fn is_ready(&self) -> bool {
+        match self.progress {
+            Progress::Pulling => true,
+            Progress::Unreachable => self.has_pulled,
+            Progress::Starting | Progress::Disconnected | Progress::Opening | Progress::Draining => false,
+        }
     }
 }
 
@@ -50,8 +63,7 @@ impl Progress {
 pub struct Health {
     origin: Instant,
     started: AtomicBool,
-    reached: watch::Sender<bool>,
-    progress: AtomicU8,
+    progress: watch::Sender<Known>,
     beat: AtomicU64,
     stalled: AtomicBool,
 }
@@ -61,8 +73,7 @@ impl Default for Health {
         Self {
             origin: Instant::now(),
             started: AtomicBool::new(false),
-            reached: watch::Sender::new(false),
-            progress: AtomicU8::new(Progress::Starting as u8),
+            progress: watch::Sender::new(Known { progress: Progress::Starting, has_pulled: false }),
             beat: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
         }
@@ -81,25 +92,24 @@ impl Health {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// Tells that the handler's container could be sent something, for the first time.
-    pub fn reached(&self) {
-        self.reached.send_replace(true);
-    }
-
-    /// Waits until [`Self::reached`] was called.
-    pub async fn has_been_reached(&self) {
-        // The sender lives as long as `self`: there is no error.
-        let _ = self.reached.subscribe().wait_for(|reached| *reached).await;
-    }
-
     /// Tells how far it is.
     pub fn set(&self, progress: Progress) {
-        self.progress.store(progress as u8, Ordering::Relaxed);
+        self.progress.send_if_modified(|known| {
+            let has_pulled = known.has_pulled || progress == Progress::Pulling;
+            let now = Known { progress, has_pulled };
+            std::mem::replace(known, now) != now
+        });
     }
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        Progress::from_number(self.progress.load(Ordering::Relaxed))
+        self.progress.borrow().progress
+    }
+
+    /// Waits until it is ready.
+    pub async fn is_ready(&self) {
+        // The sender lives as long as `self`: there is no error.
+        let _ = self.progress.subscribe().wait_for(Known::is_ready).await;
     }
 
     /// Tells that the pipeline is at work.
@@ -130,16 +140,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_survives_the_number() {
+    fn a_container_that_was_never_reached_is_not_ready() {
+        use Progress::{Disconnected, Draining, Opening, Pulling, Starting, Unreachable};
         let health = Health::default();
-        assert!(!health.has_started());
-        health.started();
-        assert!(health.has_started());
-        for progress in
-            [Progress::Disconnected, Progress::Opening, Progress::Pulling, Progress::Draining, Progress::Starting]
-        {
+        let is_ready = || health.progress.borrow().is_ready();
+        for (progress, expected) in [
+            (Starting, false),
+            (Unreachable, false),
+            (Opening, false),
+            (Pulling, true),
+            (Unreachable, true),
+            (Disconnected, false),
+            (Unreachable, true),
+            (Draining, false),
+        ] {
             health.set(progress);
-            assert_eq!(health.progress(), progress);
+            assert_eq!((is_ready(), health.progress()), (expected, progress));
         }
     }
 

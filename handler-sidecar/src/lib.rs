@@ -66,7 +66,6 @@ use tokio::sync::watch;
 use crate::admin::Admin;
 use crate::attempts::store::Attempts;
 use crate::availability::Availability;
-use crate::brake::State;
 use crate::broker::Link;
 use crate::budget::ByteBudget;
 use crate::deliver::Handler;
@@ -129,20 +128,10 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
     tokio::select! {
         () = admin::serve(listener, admin) => Ok(()),
         () = availability.watch() => Ok(()),
-        () = tell_reached(&availability, &health) => Ok(()),
         // Boxed: it is large, and would be part of every caller.
         worked = Box::pin(work(&config, &availability, &health, &drains)) => worked,
         () = stopped => Ok(()),
     }
-}
-
-/// Tells once that the handler's container can be sent something. Never returns.
-async fn tell_reached(availability: &Availability, health: &Health) {
-    let mut brake = availability.subscribe();
-    // The sender lives as long as `availability`: there is no error.
-    let _ = brake.wait_for(|brake| !matches!(brake.state(), State::Unreachable(_))).await;
-    health.reached();
-    std::future::pending().await
 }
 
 /// Works, and after a drain waits to be stopped. A drained pod is ended soon; one that is still there well after its

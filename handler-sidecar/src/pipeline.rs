@@ -315,8 +315,10 @@ impl Pipeline {
             Progress::Draining
         } else if !link.connected {
             Progress::Disconnected
-        } else if self.answered || down {
+        } else if self.answered {
             Progress::Pulling
+        } else if down {
+            Progress::Unreachable
         } else {
             Progress::Opening
         });

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::{Lane, Shared};
 use super::sizes::Sizes;
 use super::terms::Terms;
+use crate::brake::State;
 use crate::broker::Link;
 use crate::config;
 use crate::health::{Health, Progress};
@@ -137,6 +138,8 @@ impl<'a> Lanes<'a> {
             Progress::Disconnected
         } else if self.shared.troubled.load(Ordering::Relaxed) > 0 {
             Progress::Opening
+        } else if matches!(state, State::Unreachable(_)) {
+            Progress::Unreachable
         } else {
             Progress::Pulling
         });
