@@ -148,7 +148,7 @@ async fn a_handler_that_is_down_uses_up_no_attempts() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let port = free_port();
-    let sidecar = Running::ready(config(&broker, identity, port, ACK_WAIT)).await;
+    let sidecar = Running::start(config(&broker, identity, port, ACK_WAIT));
     support::publish_all(&broker, (0..20).map(|i| i.to_string())).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let container = Container::at(port, |_| (204, Duration::ZERO)).await;
