@@ -49,7 +49,8 @@ impl Broker {
     /// # Errors
     /// The operator's identity cannot be made or written.
     pub async fn start() -> anyhow::Result<Self> {
-        let topic = Topic { max_bytes: 900 << 20, ..tidegate_test_broker::topic() };
+        // Small events, so that many handlers have room for their dead letters.
+        let topic = Topic { max_bytes: 900 << 20, max_message_size: 256 << 10, ..tidegate_test_broker::topic() };
         let server = TestBroker::start_with(topic).await;
         let operator = TempDir::new()?;
         write_operator(&server, operator.path())?;
