@@ -87,7 +87,7 @@ impl Budget {
             ..Config::default()
         };
         match kind {
-            // A dead letter is the last copy that somebody asked to keep: never dropped to make room.
+            // A dead letter is the last copy there is of an event to be kept: never dropped to make room.
             Kind::DeadLetters => Config {
                 name: layout::dead_letter_stream(handler),
                 description: Some("what a Tidegate handler could not handle".to_owned()),

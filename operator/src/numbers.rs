@@ -1,4 +1,4 @@
-//! What a topic's status shows of its streams, and when it has to be shown anew (pure).
+//! What a topic's status shows of its streams, and when that has to be written again (pure).
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info};
 use tidegate_broker_client::layout;
