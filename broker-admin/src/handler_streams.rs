@@ -12,7 +12,7 @@ use futures::TryStreamExt as _;
 use tidegate_broker_client::layout;
 
 use crate::shares::{self, Budget, Found, Kind, NoShare};
-use crate::stream::{StreamError, delete, ensure_one, find};
+use crate::stream::{StreamError, delete, ensure_one, find, same};
 
 /// The streams in which version 0.1 kept the dead letters and the attempts of all handlers.
 const SHARED_DEAD_LETTERS: &str = "dead-letters";
@@ -50,9 +50,22 @@ pub async fn ensure(js: &jetstream::Context, handler: &str) -> Result<(), Handle
 
 async fn add(js: &jetstream::Context, budget: &Budget, handler: &str) -> Result<(), HandlerStreamsError> {
     let found = list(js).await?;
-    for config in shares::plan(budget, &of_handlers(&found), Some(handler))? {
-        // The topic reports a change that the broker refuses to the others; without its own the handler has none.
-        ensure_one(js, &config, &mut None).await?;
+    let wanted = shares::plan(budget, &of_handlers(&found), Some(handler))?;
+    // The topic reports a change that the broker refuses to the others; without its own the handler has none.
+    Ok(write_changed(js, &found, &wanted, &mut None).await?)
+}
+
+/// Writes those of the wanted streams that are not among the found ones as they are wanted.
+async fn write_changed(
+    js: &jetstream::Context,
+    found: &[Info],
+    wanted: &[Config],
+    refused: &mut Option<String>,
+) -> Result<(), StreamError> {
+    for config in wanted {
+        if !found.iter().any(|info| info.config.name == config.name && same(config, &info.config)) {
+            ensure_one(js, config, refused).await?;
+        }
     }
     Ok(())
 }
@@ -69,9 +82,7 @@ pub(crate) async fn share_out(
     }
     // Without a newcomer there is a plan always.
     let wanted = shares::plan(budget, &of_handlers(&found), None).unwrap_or_default();
-    for config in wanted {
-        ensure_one(js, &config, refused).await?;
-    }
+    write_changed(js, &found, &wanted, refused).await?;
     let dead_letters = |info: &&Info| Kind::DeadLetters.handler_of(&info.config.name).is_some();
     Ok(found.iter().filter(dead_letters).map(|info| info.state.messages).sum())
 }
@@ -84,10 +95,10 @@ pub(crate) async fn share_out(
 pub async fn remove(js: &jetstream::Context, handler: &str) -> Result<(), StreamError> {
     delete(js, &layout::attempt_stream(handler)).await?;
     let name = layout::dead_letter_stream(handler);
-    match find(js, &name).await? {
-        Some(info) if info.state.messages == 0 => delete(js, &name).await,
-        Some(info) => close(js, handler, &info.config).await,
-        None => Ok(()),
+    // Closed before it is looked at: a sidecar that is still there stores nothing between the look and the removal.
+    match close(js, handler, &name).await? {
+        Some(info) if info.state.messages == 0 && !Found::from(&info).is_open() => delete(js, &name).await,
+        _ => Ok(()),
     }
 }
 
@@ -146,17 +157,15 @@ fn handler_of(stream: &Info) -> Option<&str> {
     Kind::ALL.iter().find_map(|kind| kind.handler_of(&stream.config.name))
 }
 
-async fn close(js: &jetstream::Context, handler: &str, found: &Config) -> Result<(), StreamError> {
-    let budget = match find(js, layout::EVENT_STREAM).await? {
-        Some(events) => Budget::of(&events.config),
-        None => None,
-    };
-    let Some(budget) = budget else { return Ok(()) };
-    let wanted = shares::closed(&budget, handler);
-    if wanted.max_bytes != found.max_bytes {
-        ensure_one(js, &wanted, &mut None).await?;
+/// Lets the handler's stream of dead letters take no more. How it is then; `None`: there is none. Without a stream of
+/// events, which says how it is configured, it stays open for the next time.
+async fn close(js: &jetstream::Context, handler: &str, name: &str) -> Result<Option<Info>, StreamError> {
+    let found = find(js, name).await?;
+    let events = find(js, layout::EVENT_STREAM).await?;
+    match (found, events.and_then(|events| Budget::of(&events.config))) {
+        (Some(_), Some(budget)) => Ok(Some(ensure_one(js, &shares::closed(&budget, handler), &mut None).await?)),
+        (found, _) => Ok(found),
     }
-    Ok(())
 }
 
 /// Puts what the streams of version 0.1 keep into streams of each handler. `true`: there was something to do.

@@ -104,7 +104,7 @@ fn refusal(error: StreamError) -> Result<String, StreamError> {
 }
 
 /// Only what we set is compared: the server adds defaults and metadata of its own.
-fn same(wanted: &Config, found: &Config) -> bool {
+pub(crate) fn same(wanted: &Config, found: &Config) -> bool {
     wanted.subjects == found.subjects
         && wanted.description == found.description
         && wanted.max_bytes == found.max_bytes

@@ -168,3 +168,26 @@ async fn dead_letters_of_version_0_1_are_moved() {
         ["attempts_billing", "attempts_shipping", "dead-letters_billing", "dead-letters_shipping", "events"]
     );
 }
+
+/// With a look and then a removal, what was stored between the two was acknowledged and gone.
+#[tokio::test]
+async fn what_is_stored_while_a_handler_is_removed_is_kept() {
+    let broker = TestBroker::start_with(topic()).await;
+    let js = jetstream::new(broker.operator());
+    let mut stored = 0;
+    for round in 0..40_u64 {
+        handler_streams::ensure(&js, "racing").await.unwrap();
+        let store = async {
+            tokio::time::sleep(Duration::from_micros(round * 60)).await;
+            js.publish(layout::dead_letter_subject("racing"), "kept".into()).await.unwrap().await
+        };
+        let (answer, removed) = tokio::join!(store, handler_streams::remove(&js, "racing"));
+        removed.unwrap();
+        if answer.is_ok() {
+            stored += 1;
+            assert_eq!(messages(&js, &layout::dead_letter_stream("racing")).await, 1, "round {round}");
+            js.get_stream(layout::dead_letter_stream("racing")).await.unwrap().purge().await.unwrap();
+        }
+    }
+    assert!(stored > 0, "each came too late");
+}
