@@ -131,7 +131,7 @@ impl Publish {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, LazyLock, Mutex};
 
     use opentelemetry::trace::{SpanKind, Status, TracerProvider as _};
     use opentelemetry_sdk::error::OTelSdkResult;
@@ -152,13 +152,21 @@ mod tests {
         }
     }
 
-    /// The header that is stored, and the span that is exported.
-    fn published(outcome: Result<(), Failure>) -> (String, SpanData) {
+    /// What all tests of this program export. A subscriber for one thread alone would not do: a span that another
+    /// test's thread is the first to make would be of no interest to any thread after that.
+    static EXPORTED: LazyLock<Exported> = LazyLock::new(|| {
         let exported = Exported::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exported.clone()).build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
+        // What was asked between the making of the subscriber and now is asked again.
+        tracing::callsite::rebuild_interest_cache();
+        exported
+    });
 
+    /// The header that is stored, and the span that is exported.
+    fn published(outcome: Result<(), Failure>) -> (String, SpanData) {
+        LazyLock::force(&EXPORTED);
         let event = Event::builder("1", "/s", "t").build().unwrap();
         let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), PARENT.parse().unwrap())]);
         let mut headers = HeaderMap::new();
@@ -167,8 +175,10 @@ mod tests {
         publish.inject(&mut headers);
         publish.end(outcome);
         drop(publish);
-        let span = exported.0.lock().unwrap().pop().unwrap();
-        (headers.get("traceparent").unwrap().to_string(), span)
+        let stored = headers.get("traceparent").unwrap().to_string();
+        let spans = EXPORTED.0.lock().unwrap();
+        let own = |span: &&SpanData| stored.contains(&span.span_context.span_id().to_string());
+        (stored.clone(), spans.iter().find(own).unwrap().clone())
     }
 
     #[test]
@@ -195,6 +205,8 @@ mod tests {
     /// W3C Trace Context, section 3.3.1: several `tracestate` headers are one list. W3C Baggage, section 3.2. Issue 8, H9.
     #[test]
     fn all_of_the_state_and_the_baggage_go_on() {
+        // As where no spans are exported, whatever the other tests do.
+        let _guard = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
         let stored = |context: &Context| {
             let event = Event::builder("1", "/s", "t").build().unwrap();
             let mut headers = HeaderMap::new();
