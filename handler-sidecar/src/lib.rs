@@ -5,56 +5,21 @@
 //! pull ──▶ permit ──▶ process: decode ─▶ filter ─▶ attempts so far ─▶ deliver ─▶ outcome ─▶ verdict ──▶ settle
 //! ```
 //!
-//! - [`pipeline`] is the task that does it, [`process`] one event's way to its verdict, [`unordered`] what is
-//!   told to the broker of it;
-//! - [`pull`] and [`in_hand`] are the broker's side, [`request`], [`deliver`] and [`availability`] the
-//!   handler's; [`attempts`] and [`dead_letter`] are what is kept of failures, [`report`] is for the operator;
-//! - [`outcome_log`] remembers how deliveries ended, which [`report`] tells;
-//! - [`outcome`], [`brake`], [`backoff`], [`pull::status`], [`pull::window`] and [`delivery_info`] decide, and are pure;
-//! - [`admin`], [`health`], [`drain`], [`metrics`] and [`trace`] are for those who run and watch it.
+//! One room for each of these:
+//!
+//! - [`consume`]: how events are taken, when each may start, and one event's way to its verdict;
+//! - [`broker`]: the connection, what pulls look like on it, and the other sidecars of the handler;
+//! - [`event`]: whether an event is for the handler, and its form as a request;
+//! - [`deliver`]: whether the handler's container is available, and one request to it;
+//! - [`settle`]: what becomes of an event after an attempt: the decision, attempts, replies, dead letters;
+//! - [`ops`]: configuration, bounds, health, drain, metrics, traces, reports.
 
-pub mod admin;
-pub mod attempts;
-pub mod availability;
-pub mod backoff;
-pub mod batch;
-pub mod brake;
-pub mod broker;
-pub mod budget;
-pub mod config;
-pub mod connections;
-pub mod dead_letter;
-pub mod deliver;
-pub mod delivery_info;
-pub mod direct;
-pub mod drain;
-pub mod failure;
-pub mod filter;
-pub mod health;
-pub mod hops;
-pub mod in_hand;
-pub mod lane;
-mod listeners;
-mod loopback;
-pub mod members;
-pub mod metrics;
-pub mod options;
-pub mod outcome;
-pub mod outcome_log;
-pub mod outlet;
-pub mod pipeline;
-mod probe;
-pub mod process;
-pub mod publish_ack;
-pub mod pull;
-pub mod rate;
-pub mod reply;
-pub mod report;
-pub mod request;
-pub mod trace;
-pub mod unordered;
-pub mod watchdog;
-pub mod workload;
+mod broker;
+pub mod consume;
+mod deliver;
+mod event;
+mod ops;
+pub mod settle;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -63,23 +28,26 @@ use tidegate_broker_client::contract::{Order, Routing, Sidecar};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::admin::Admin;
-use crate::attempts::store::Attempts;
-use crate::availability::Availability;
-use crate::broker::Link;
-use crate::budget::ByteBudget;
-use crate::deliver::Handler;
-use crate::direct::Direct;
-use crate::drain::Drain;
-use crate::health::Health;
-use crate::lane::lanes::Lanes;
-use crate::members::Members;
-use crate::metrics::Metrics;
-use crate::options::Options;
-use crate::outcome_log::OutcomeLog;
-use crate::pipeline::Pipeline;
-use crate::process::Context;
-use crate::workload::WorkloadMeter;
+use crate::broker::connection::{self, Link};
+use crate::broker::members::Members;
+use crate::consume::direct::Direct;
+use crate::consume::lane::lanes::Lanes;
+use crate::consume::pipeline::Pipeline;
+use crate::consume::process::Context;
+use crate::consume::workload::WorkloadMeter;
+use crate::deliver::availability::Availability;
+use crate::deliver::post::Handler;
+use crate::ops::admin::{self, Admin};
+use crate::ops::budget::ByteBudget;
+use crate::ops::drain::Drain;
+use crate::ops::health::Health;
+use crate::ops::metrics::Metrics;
+use crate::ops::options::{self, Options};
+use crate::ops::{config, report};
+use crate::settle::attempts::store::Attempts;
+use crate::settle::outcome_log::OutcomeLog;
+
+pub use crate::ops::config::{drained_within, from_environment};
 
 /// Why the sidecar cannot run. A missing broker or handler is no reason: it waits for them.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +135,7 @@ async fn work_until_drained(
     let options = Options::new(&config, &handler, drain, count.subscribe())?;
     let members = Members::new(count);
     let connected = tokio::select! {
-        connected = broker::connect(&config, health) => Some(connected),
+        connected = connection::connect(&config, health) => Some(connected),
         () = drain.begun() => None,
     };
     if let Some((client, link)) = connected {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use opentelemetry::KeyValue;
 use tidegate_broker_client::contract::Sidecar;
-use tidegate_handler_sidecar::{Error, config, run};
+use tidegate_handler_sidecar::{Error, drained_within, from_environment, run};
 use tidegate_telemetry::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,7 +43,7 @@ fn abort_on_panic() {
 fn program() -> Result<(), Box<dyn std::error::Error>> {
     // The only provider in the tree; that it is set already is no error.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = config::from_environment()?;
+    let config = from_environment()?;
     let telemetry = tidegate_telemetry::init(service(&config))?;
     // One thread: a sidecar's work is small steps of I/O beside somebody else's container, and every further
     // thread costs memory in every pod and a hand-over for every event.
@@ -57,9 +57,9 @@ fn program() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Asks inside the pod, where alone it is answered.
 fn drain() -> Result<(), Box<dyn std::error::Error>> {
-    let config = config::from_environment()?;
+    let config = from_environment()?;
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, config.admin_port))?;
-    stream.set_read_timeout(Some(config::drain_limit(&config) + 2 * config::MARGIN))?;
+    stream.set_read_timeout(Some(drained_within(&config)))?;
     stream.write_all(b"GET /drain HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut status = String::new();
     BufReader::new(stream).take(STATUS_LIMIT).read_line(&mut status)?;

@@ -17,8 +17,8 @@ use support::{
 };
 use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
-use tidegate_handler_sidecar::attempts::store::{Attempts, Known};
-use tidegate_handler_sidecar::attempts::{Change, Failed, Next};
+use tidegate_handler_sidecar::settle::attempts::store::{Attempts, Known};
+use tidegate_handler_sidecar::settle::attempts::{Change, Failed, Next};
 use tidegate_test_broker::TestBroker;
 use tokio::time::{sleep, timeout};
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_handler_sidecar::lane::owner::{Id, Input};
-use tidegate_handler_sidecar::lane::pulls::Pin;
-use tidegate_handler_sidecar::lane::terms::Moment;
+use tidegate_handler_sidecar::consume::lane::owner::{Id, Input};
+use tidegate_handler_sidecar::consume::lane::pulls::Pin;
+use tidegate_handler_sidecar::consume::lane::terms::Moment;
 
 use crate::world::Node;
 

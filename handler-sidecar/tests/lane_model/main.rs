@@ -17,7 +17,7 @@ mod world;
 use model::{INVARIANT, PROGRESS};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 use stroll::Stroll;
-use tidegate_handler_sidecar::lane::terms::Rules;
+use tidegate_handler_sidecar::consume::lane::terms::Rules;
 use world::{Lane, NO_TROUBLE, Trouble};
 
 /// Two events of one key.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use stateright::{Model, Property};
-use tidegate_handler_sidecar::lane::owner::{Id, Input};
+use tidegate_handler_sidecar::consume::lane::owner::{Id, Input};
 
 use crate::broker::{Broker, Request};
 use crate::world::{Lane, State};

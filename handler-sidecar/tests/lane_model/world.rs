@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tidegate_handler_sidecar::lane::owner::{Action, Id, Input, Owner};
-use tidegate_handler_sidecar::lane::terms::{Moment, Rules, Terms};
+use tidegate_handler_sidecar::consume::lane::owner::{Action, Id, Input, Owner};
+use tidegate_handler_sidecar::consume::lane::terms::{Moment, Rules, Terms};
 
 use crate::broker::{Broker, Pending, Pull, Request, What, serve};
 

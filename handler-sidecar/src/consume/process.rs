@@ -1,0 +1,353 @@
+//! One event from hand to verdict, the same for every way of delivery:
+//!
+//! ```text
+//! decode ─▶ filter ─▶ attempts so far ─▶ rate ─▶ POST ─▶ outcome ─▶ reply or dead letter ─▶ verdict
+//! ```
+//!
+//! Nothing here acknowledges an event, gives it back or renews it: whoever called does ([`crate::consume::unordered`] for
+//! events in any order). Every wait has a bound of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use tidegate_broker_client::contract::{Order, Sidecar};
+use tidegate_broker_client::stored;
+use tidegate_cloudevents::Event;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument as _, Span};
+
+use crate::consume::in_hand::InHand;
+use crate::consume::workload::WorkloadMeter;
+use crate::deliver::availability::{Availability, Turn};
+use crate::deliver::brake::State;
+use crate::deliver::post::{Answered, Attempt, Content, Handler};
+use crate::event::batch::Delivered;
+use crate::event::filter::Judged;
+use crate::event::request::{self, Place};
+use crate::ops::budget::ByteBudget;
+use crate::ops::drain::Drain;
+use crate::ops::metrics::{Metrics, Settled};
+use crate::ops::options::Options;
+use crate::ops::trace;
+use crate::settle::attempts::store::{Attempts, Known};
+use crate::settle::outcome::{self, Answer, Reason, Settle};
+use crate::settle::outcome_log::{Ending, OutcomeLog};
+use crate::settle::outlet;
+use crate::settle::reply;
+
+/// An event waits in hand this long for a handler that is not available, which covers an ordinary restart of a
+/// container; then somebody else may have it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Later, after something that is not the event's fault.
+pub(crate) const LATER: Duration = Duration::from_secs(30);
+
+/// What goes to another sidecar comes to it after this: by then no open pull of this one asks for it any more.
+const HAND_OVER: Duration = Duration::from_millis(100);
+
+/// What a reply that is on its way has left, once a drain begins.
+const REPLY_GRACE: Duration = Duration::from_secs(5);
+
+/// What every event needs.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration.
+    pub config: Sidecar,
+    /// The connection to the broker.
+    pub client: Client,
+    /// The handler's container.
+    pub handler: Handler,
+    /// Whether it is available.
+    pub availability: Arc<Availability>,
+    /// The attempts of events that come again.
+    pub attempts: Attempts,
+    /// What else the handler asks for.
+    pub options: Options,
+    /// What events and answers may take.
+    pub budget: ByteBudget,
+    /// Whether the end has come.
+    pub drain: Drain,
+    /// The instruments.
+    pub metrics: Metrics,
+    /// What the operator scales by.
+    pub workload: WorkloadMeter,
+    /// Whether another sidecar of the handler has a container that takes connections.
+    pub another_is_able: watch::Receiver<bool>,
+    /// What the operator hears of.
+    pub outcomes: OutcomeLog,
+}
+
+/// What is to be told to the broker about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is handled, or safe elsewhere, or not for this handler: the broker may forget it. Counted so.
+    Acknowledge(Settled),
+    /// An attempt failed and is on record: again after this wait.
+    RetryIn(Duration),
+    /// It could not be tried, which is not its fault: again after this wait (zero: at once).
+    GiveBack(Duration),
+}
+
+impl Verdict {
+    /// How the event is counted.
+    pub fn settled(self) -> Settled {
+        match self {
+            Self::Acknowledge(settled) => settled,
+            Self::RetryIn(_) => Settled::Retried,
+            Self::GiveBack(_) => Settled::GivenBack,
+        }
+    }
+}
+
+/// An event that is to be sent.
+#[derive(Debug)]
+pub struct Ready {
+    /// As the handler gets it.
+    pub event: Event,
+    /// Which attempt this is.
+    pub place: Place,
+    /// The attempts before it.
+    pub known: Known,
+}
+
+impl Context {
+    /// Takes an event as far as its verdict.
+    pub async fn handle(&self, stored: &InHand) -> Verdict {
+        let ready = match self.prepare(stored).await {
+            Ok(ready) => ready,
+            Err(verdict) => return verdict,
+        };
+        let span = trace::process(&self.config, stored.headers(), &ready.event, ready.place);
+        let delivered = async {
+            match self.deliver(&ready).await {
+                Ok(answered) => self.conclude(stored, ready, answered).await,
+                Err(wait) => Box::pin(self.untried(stored, ready, wait)).await,
+            }
+        };
+        delivered.instrument(span).await
+    }
+
+    /// Everything before the first request.
+    ///
+    /// # Errors
+    /// Its verdict, if there is nothing to send.
+    pub async fn prepare(&self, stored: &InHand) -> Result<Ready, Verdict> {
+        let event = match stored::decode(stored.headers(), stored.payload()) {
+            Ok(event) => event,
+            Err(invalid) => return Err(Box::pin(self.invalid(stored, invalid.to_string())).await),
+        };
+        match self.judge(&event).await {
+            Judged::Passes => {}
+            Judged::Excluded | Judged::Failed(_) => return Err(Verdict::Acknowledge(Settled::Filtered)),
+            Judged::TooCostly => return Err(Box::pin(self.dead_letter_unjudged(stored)).await),
+        }
+        trace::received(&self.config, stored.headers(), &event);
+        let known = match stored.deliveries() {
+            ..=1 => Known::default(),
+            _ => Box::pin(self.attempts_so_far(stored)).await?,
+        };
+        let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
+        match request::extended(event, stored.headers(), &self.config.topic, place) {
+            Ok(event) => Ok(Ready { event, place, known }),
+            Err(error) => Err(Box::pin(self.invalid(stored, error)).await),
+        }
+    }
+
+    /// Sends until there is an answer that is one to the event.
+    ///
+    /// # Errors
+    /// The handler was not available for long (or the sidecar ends), so no attempt was used up: the event is to go
+    /// back for this time.
+    pub async fn deliver(&self, ready: &Ready) -> Result<Answered, Duration> {
+        let sequence = ready.place.sequence.unwrap_or_default();
+        let mut patience = None;
+        loop {
+            let turn = match self.availability.free_turn() {
+                Some(turn) => turn,
+                None => Box::pin(self.turn(&mut patience)).await?,
+            };
+            if self.options.limiter.is_some() {
+                Box::pin(self.paced()).await?;
+            }
+            if self.options.reply.is_some() {
+                Box::pin(self.room()).await?;
+            }
+            match self.attempt(&ready.event).await {
+                Attempt::Unreachable(why) => self.availability.unreachable(&why),
+                Attempt::Answered(answered) if self.availability.answered(sequence, &answered.answer, &turn) => {
+                    return Ok(answered);
+                }
+                Attempt::Answered(_) => {}
+            }
+        }
+    }
+
+    /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began. Where
+    /// the container takes no connections and another sidecar's does, that one may have the event.
+    async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn<'_>, Duration> {
+        let end = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+        tokio::select! {
+            turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| LATER),
+            () = self.drain.begun() => Err(Duration::ZERO),
+            () = self.another_could() => Err(HAND_OVER),
+        }
+    }
+
+    /// Waits until another sidecar could deliver what this one cannot.
+    async fn another_could(&self) {
+        let (mut brake, mut another_is_able) = (self.availability.subscribe(), self.another_is_able.clone());
+        loop {
+            let unreachable = matches!(brake.borrow_and_update().state(), State::Unreachable(_));
+            if unreachable && *another_is_able.borrow_and_update() {
+                return;
+            }
+            // Both senders live as long as the process.
+            tokio::select! {
+                _ = brake.changed() => {}
+                _ = another_is_able.changed() => {}
+            }
+        }
+    }
+
+    /// Waits for the turn that the handler's rate allows.
+    ///
+    /// # Errors
+    /// The sidecar ends first.
+    async fn paced(&self) -> Result<(), Duration> {
+        let Some(limiter) = &self.options.limiter else { return Ok(()) };
+        tokio::select! {
+            // Who has its turn takes it, drain or not.
+            biased;
+            () = limiter.turn() => Ok(()),
+            () = self.drain.begun() => Err(Duration::ZERO),
+        }
+    }
+
+    /// Waits until there is room for a reply: those that are kept because their topic is away may take all of it.
+    ///
+    /// # Errors
+    /// The sidecar ends first.
+    async fn room(&self) -> Result<(), Duration> {
+        tokio::select! {
+            biased;
+            () = self.budget.room() => Ok(()),
+            () = self.drain.begun() => Err(Duration::ZERO),
+        }
+    }
+
+    /// One request for one event, or its part of a request for several.
+    pub async fn attempt(&self, event: &Event) -> Attempt {
+        let running = self.workload.start();
+        let Delivered { attempt, took } = match &self.options.batches {
+            Some(batches) => Box::pin(batches.deliver(event.clone())).await,
+            None => self.alone(event).await,
+        };
+        drop(running);
+        if let Attempt::Answered(answered) = &attempt {
+            self.metrics.attempted(took, &answered.answer);
+            trace::record(&Span::current(), &answered.answer);
+        }
+        attempt
+    }
+
+    async fn alone(&self, event: &Event) -> Delivered {
+        let began = Instant::now();
+        let wanted = self.options.reply.is_some().then_some(reply::LIMIT);
+        let attempt = match request::single(self.config.delivery.format, event) {
+            Ok(parts) => self.handler.post(parts, self.config.delivery.timeout, wanted).await,
+            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error))),
+        };
+        Delivered { attempt, took: began.elapsed() }
+    }
+
+    /// What an answer means for the event it was given to.
+    pub async fn conclude(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
+        let retry = &self.config.delivery.retry;
+        let answer = &answered.answer;
+        let settle = outcome::decide(answer, ready.place.attempt, retry, fastrand::f64());
+        self.workload.attempted(settle == Settle::Acknowledge);
+        match settle {
+            Settle::Acknowledge if self.options.reply.is_none() => {
+                self.outcomes.handled(stored.sequence());
+                Verdict::Acknowledge(Settled::Acknowledged)
+            }
+            Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
+            Settle::RetryIn(wait) => {
+                let (sequence, attempt, id) = (stored.sequence(), ready.place.attempt, ready.event.id());
+                tracing::debug!(sequence, id, attempt, ?wait, %answer, "the event is retried");
+                self.outcomes.failed(sequence, &ready.event, Ending::Failed, answer.status(), &answer.to_string());
+                Box::pin(self.failed(stored, ready.known, answer, wait)).await;
+                Verdict::RetryIn(wait)
+            }
+            Settle::DeadLetter(reason) => {
+                Box::pin(self.give_up(stored, ready, reason, answer.status(), answer.to_string())).await
+            }
+        }
+    }
+
+    /// The event is handled: its reply is published, and only then it is to be acknowledged.
+    async fn reply(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
+        let published = tokio::select! {
+            published = self.publish_reply(&ready.event, answered.content, reply::PATIENCE) => published,
+            () = self.drain.begun_for(REPLY_GRACE) => return Verdict::GiveBack(Duration::ZERO),
+        };
+        match published {
+            Ok(()) => {
+                self.outcomes.handled(stored.sequence());
+                Verdict::Acknowledge(Settled::Acknowledged)
+            }
+            Err(outlet::Error::Unavailable { topic, problem }) => {
+                tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");
+                self.untried(stored, ready, LATER).await
+            }
+            Err(final_error) => {
+                let reason = match final_error {
+                    outlet::Error::TooManyHops { .. } => Reason::TooManyHops,
+                    _ => Reason::ReplyRefused,
+                };
+                let status = answered.answer.status();
+                self.give_up(stored, ready, reason, status, final_error.to_string()).await
+            }
+        }
+    }
+
+    /// Publishes the reply in a response, if there is one and somebody wants it.
+    ///
+    /// # Errors
+    /// It is not known to be stored.
+    pub async fn publish_reply(
+        &self,
+        event: &Event,
+        content: Content,
+        patience: Duration,
+    ) -> Result<(), outlet::Error> {
+        match &self.options.reply {
+            Some(outlet) => reply::publish(outlet, event, content, patience).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the sidecars of the handler share something out among themselves: its lanes, or its rate.
+    pub fn shares(&self) -> bool {
+        self.options.limiter.is_some() || matches!(self.config.delivery.order, Order::Key { .. })
+    }
+
+    /// Whether the event is for this handler.
+    pub async fn judge(&self, event: &Event) -> Judged {
+        let judged = self.options.filter.judge(event).await;
+        let (id, source) = (event.id(), event.source());
+        match &judged {
+            Judged::Passes | Judged::Excluded => {}
+            Judged::Failed(failed) => {
+                tracing::debug!(id, source, %failed, "the filter's expression has no value: the event does not match");
+                self.metrics.filter_failed();
+            }
+            Judged::TooCostly => {
+                tracing::warn!(id, source, "the filter's expression is too much work for an event");
+                self.metrics.filter_failed();
+            }
+        }
+        judged
+    }
+}

@@ -1,0 +1,80 @@
+//! Connections inside the pod: to a port on either loopback address, since a program may listen on one only.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::deliver::listeners;
+use crate::deliver::post::with_causes;
+
+/// Both loopback addresses, in the order in which they are tried.
+const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// A connection on loopback is made at once or not at all.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Connects to a port on loopback.
+///
+/// # Errors
+/// Neither address takes a connection; says so, and what listens instead.
+pub async fn connect(port: u16) -> Result<TcpStream, String> {
+    let mut problems = Vec::new();
+    for address in ADDRESSES {
+        match timeout(CONNECT_LIMIT, TcpStream::connect((address, port))).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => problems.push((address, Some(error))),
+            Err(_) => problems.push((address, None)),
+        }
+    }
+    // Nothing is there; or, of the second one, the pod has no such address, which is no news.
+    let is_absent = |address: &IpAddr, error: &Option<std::io::Error>| {
+        error.as_ref().is_some_and(|error| address.is_ipv6() || error.kind() == ErrorKind::ConnectionRefused)
+    };
+    let at = |address: &IpAddr| SocketAddr::new(*address, port).to_string();
+    let found: Vec<_> = problems.iter().filter(|(address, error)| !is_absent(address, error)).collect();
+    if found.is_empty() {
+        let [first, second] = ADDRESSES;
+        return Err(format!("nothing listens on {} or {}{}", at(&first), at(&second), listeners::instead(port)));
+    }
+    let in_words = found.into_iter().map(|(address, error)| match error {
+        Some(error) => format!("{}: {}", at(address), with_causes(error)),
+        None => format!("{} takes no connection within {CONNECT_LIMIT:?}", at(address)),
+    });
+    Err(in_words.collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn either_loopback_will_do() {
+        for address in ADDRESSES {
+            let listener = TcpListener::bind((address, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert_eq!(connect(port).await.unwrap().peer_addr().unwrap().ip(), address);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_it_was_tried_is_said() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let why = connect(port).await.unwrap_err();
+        assert!(why.starts_with(&format!("nothing listens on 127.0.0.1:{port} or [::1]:{port}")), "{why}");
+    }
+
+    /// Another address of the same network namespace, as the pod's own is.
+    #[tokio::test]
+    async fn a_program_on_another_address_is_found() {
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let why = connect(port).await.unwrap_err();
+        assert!(why.contains(&format!("the pod listens on 127.0.0.2:{port}")), "{why}");
+    }
+}

@@ -1,0 +1,148 @@
+//! The records of attempts in their stream: one message for each event, the last of its subject.
+//!
+//! A write says which record it was made from. If another pod wrote in between (one that was paused and came
+//! back), the broker refuses it, and the change is made to the newer record: no attempt is forgotten.
+
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, Request, StatusCode};
+use tidegate_broker_client::layout;
+use tokio::time::sleep;
+
+use super::{Change, Record};
+use crate::broker::publish_ack::{self, NotStored};
+
+/// How long one try may take.
+const TRY_LIMIT: Duration = Duration::from_secs(2);
+/// Tries of a read or a write. A follower that has not heard of a record yet hears of it between two of them.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(75);
+/// Only if the subject's last message is this one.
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Where the broker says which message it gives.
+const SEQUENCE: &str = "Nats-Sequence";
+
+/// A record, and where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// What is on record.
+    pub record: Record,
+    /// The stream's sequence of it; 0: there is none.
+    revision: u64,
+}
+
+/// The records of one handler's events.
+#[derive(Clone, Debug)]
+pub struct Attempts {
+    client: Client,
+    handler: String,
+    uid: String,
+}
+
+/// Why a record could not be read.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Request(#[from] async_nats::RequestError),
+    #[error("the broker answers {0}")]
+    Status(StatusCode),
+}
+
+impl Attempts {
+    /// Of the handler with this name and UID.
+    pub fn new(client: Client, handler: String, uid: String) -> Self {
+        Self { client, handler, uid }
+    }
+
+    /// What is on record before this delivery. Read again a few times while it says nothing of the delivery before;
+    /// then it is taken as it is, because that one may have left no trace.
+    pub async fn read(&self, sequence: u64, delivery: u32) -> Known {
+        let (mut best, mut problem) = (Known::default(), None);
+        for again in 0..TRIES {
+            if again > 0 {
+                sleep(PAUSE).await;
+            }
+            match self.get(sequence).await {
+                Ok(known) if known.record.is_newest_before(delivery) => return known,
+                Ok(known) => {
+                    problem = None;
+                    if known.revision > best.revision {
+                        best = known;
+                    }
+                }
+                Err(error) => problem = Some(error),
+            }
+        }
+        if let Some(error) = problem {
+            tracing::warn!(sequence, %error, "the attempts of an event cannot be read: some are counted anew");
+        }
+        best
+    }
+
+    /// Puts a change on record, in a few tries, and makes `known` what is on record then.
+    ///
+    /// # Errors
+    /// The last try's error.
+    pub async fn write(
+        &self,
+        sequence: u64,
+        delivery: u32,
+        known: &mut Known,
+        change: &Change,
+    ) -> Result<(), NotStored> {
+        let mut failures = 0;
+        loop {
+            let record = known.record.with(change, &self.uid, delivery);
+            let problem = match self.put(sequence, &record, known.revision).await {
+                Ok(revision) => {
+                    *known = Known { record, revision };
+                    return Ok(());
+                }
+                Err(problem) => problem,
+            };
+            failures += 1;
+            if failures == TRIES {
+                // Not on record, but known to us: the dead letter tells of it.
+                known.record = record;
+                return Err(problem);
+            }
+            sleep(PAUSE).await;
+            if problem.is_outrun()
+                && let Ok(newer) = self.get(sequence).await
+            {
+                *known = newer;
+                if known.record.has(change) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn put(&self, sequence: u64, record: &Record, revision: u64) -> Result<u64, NotStored> {
+        let mut headers = HeaderMap::new();
+        headers.insert(EXPECTED, revision.to_string());
+        let body = serde_json::to_vec(record).map_err(|error| NotStored::Unintelligible(error.to_string()))?;
+        let request = Request::new().headers(headers).payload(body.into()).timeout(Some(TRY_LIMIT));
+        let subject = layout::attempt_subject(&self.handler, &sequence.to_string());
+        publish_ack::sequence(&self.client.send_request(subject, request).await?)
+    }
+
+    async fn get(&self, sequence: u64) -> Result<Known, Unread> {
+        let subject = layout::attempt_read_subject(&self.handler, &sequence.to_string());
+        let request = Request::new().timeout(Some(TRY_LIMIT));
+        let message = self.client.send_request(subject, request).await?;
+        match message.status {
+            None => Ok(self.understood(&message)),
+            Some(StatusCode::NOT_FOUND) => Ok(Known::default()),
+            Some(other) => Err(Unread::Status(other)),
+        }
+    }
+
+    /// What is not a record of this handler counts as none, and is replaced by the next write.
+    fn understood(&self, message: &Message) -> Known {
+        let header = |name| message.headers.as_ref()?.get(name)?.as_str().parse().ok();
+        let revision = header(SEQUENCE).unwrap_or(0);
+        let record = serde_json::from_slice(&message.payload).ok().filter(|record: &Record| record.handler == self.uid);
+        Known { record: record.unwrap_or_default(), revision }
+    }
+}

@@ -1,0 +1,307 @@
+//! What becomes of an event after an attempt. Pure: answer, attempt and policy in, decision out.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use tidegate_broker_client::contract::Retry;
+
+use crate::settle::backoff::Backoff;
+
+/// No `Retry-After` keeps an event away longer.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// How one attempt ended, once the handler could be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The handler answered.
+    Status {
+        /// The response's status.
+        code: StatusCode,
+        /// What `Retry-After` asked for.
+        retry_after: Option<Duration>,
+        /// The beginning of the body, where the status is not a success.
+        text: String,
+    },
+    /// No answer within the limit.
+    Timeout(Duration),
+    /// The connection broke after the request went out.
+    Broken(String),
+}
+
+impl Answer {
+    /// Whether the event is handled.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Status { code, .. } if code.is_success())
+    }
+
+    /// The response's status, if there was one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(code.as_u16()),
+            Self::Timeout(_) | Self::Broken(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status { code, text, .. } => write!(f, "{code}: {text}"),
+            Self::Timeout(limit) => write!(f, "no answer within {limit:?}"),
+            Self::Broken(error) => f.write_str(error),
+        }
+    }
+}
+
+/// What to do with the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// It is handled.
+    Acknowledge,
+    /// The broker keeps it and gives it to somebody after this wait.
+    RetryIn(Duration),
+    /// It is kept aside, and only then acknowledged.
+    DeadLetter(Reason),
+}
+
+/// Why an event is dead-lettered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The handler said that this event will never succeed.
+    #[serde(rename = "refused-by-handler")]
+    Refused,
+    /// The last attempt failed like those before it.
+    #[serde(rename = "attempts-used-up")]
+    AttemptsUsedUp,
+    /// What is stored is not a CloudEvent.
+    #[serde(rename = "invalid-event")]
+    Invalid,
+    /// It was delivered far more often than the policy allows, and nobody lived to say how it went.
+    #[serde(rename = "never-finished")]
+    NeverFinished,
+    /// It was handled, but what the handler answered can never be published as its reply.
+    #[serde(rename = "reply-refused")]
+    ReplyRefused,
+    /// It was handled, but has been passed on too often for a further reply.
+    #[serde(rename = "too-many-hops")]
+    TooManyHops,
+    /// To find out whether it matches the filter is too much work.
+    #[serde(rename = "filter-too-costly")]
+    FilterTooCostly,
+}
+
+impl Reason {
+    /// The reason's stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused-by-handler",
+            Self::AttemptsUsedUp => "attempts-used-up",
+            Self::Invalid => "invalid-event",
+            Self::NeverFinished => "never-finished",
+            Self::ReplyRefused => "reply-refused",
+            Self::TooManyHops => "too-many-hops",
+            Self::FilterTooCostly => "filter-too-costly",
+        }
+    }
+}
+
+/// Decides. `attempt` is the number of this attempt, the first is 1; `random` is in `0.0..1.0`.
+pub fn decide(answer: &Answer, attempt: u32, policy: &Retry, random: f64) -> Settle {
+    let retry_after = match answer {
+        Answer::Status { code, .. } if code.is_success() => return Settle::Acknowledge,
+        Answer::Status { code, .. } if !may_succeed_later(*code) => return Settle::DeadLetter(Reason::Refused),
+        Answer::Status { retry_after, .. } => *retry_after,
+        Answer::Timeout(_) | Answer::Broken(_) => None,
+    };
+    if attempt >= policy.max_attempts {
+        return Settle::DeadLetter(Reason::AttemptsUsedUp);
+    }
+    let backoff = Backoff { initial: policy.initial, max: policy.max, factor: policy.factor, jitter: policy.jitter };
+    let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
+    Settle::RetryIn(backoff.wait(attempt, random).max(asked))
+}
+
+/// Whether so many deliveries without a trace are beyond every explanation but one: the event ends the pod (so that
+/// nobody could count a failure). What a drain gives back leaves no trace either, so the bound is well above the
+/// policy's.
+pub fn never_finishes(untraced: u32, policy: &Retry) -> bool {
+    untraced > policy.max_attempts.saturating_mul(2).saturating_add(10)
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    httpdate::parse_http_date(value).ok().map(|date| date.duration_since(now).unwrap_or_default())
+}
+
+fn may_succeed_later(code: StatusCode) -> bool {
+    code.is_server_error()
+        || matches!(code, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy() -> Retry {
+        Retry {
+            max_attempts: 3,
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            factor: 2.0,
+            jitter: 0.0,
+        }
+    }
+
+    fn status(code: u16) -> Answer {
+        Answer::Status { code: StatusCode::from_u16(code).unwrap(), retry_after: None, text: String::new() }
+    }
+
+    #[test]
+    fn by_status() {
+        let again = Settle::RetryIn(Duration::from_secs(1));
+        let refused = Settle::DeadLetter(Reason::Refused);
+        for (code, expected) in [
+            (200, Settle::Acknowledge),
+            (202, Settle::Acknowledge),
+            (204, Settle::Acknowledge),
+            (299, Settle::Acknowledge),
+            (101, refused),
+            (301, refused),
+            (307, refused),
+            (400, refused),
+            (404, refused),
+            (408, again),
+            (410, refused),
+            (425, again),
+            (429, again),
+            (500, again),
+            (501, again),
+            (503, again),
+            (599, again),
+            (600, refused),
+        ] {
+            assert_eq!(decide(&status(code), 1, &policy(), 0.5), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn three_attempts_are_three_deliveries() {
+        for answer in [status(500), Answer::Timeout(Duration::from_secs(1)), Answer::Broken("reset".into())] {
+            let settled: Vec<_> = (1..=4).map(|attempt| decide(&answer, attempt, &policy(), 0.5)).collect();
+            assert_eq!(
+                settled,
+                [
+                    Settle::RetryIn(Duration::from_secs(1)),
+                    Settle::RetryIn(Duration::from_secs(2)),
+                    Settle::DeadLetter(Reason::AttemptsUsedUp),
+                    Settle::DeadLetter(Reason::AttemptsUsedUp),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_handler_asks_for_is_the_least_and_has_a_bound() {
+        let asked = |seconds| Answer::Status {
+            code: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(Duration::from_secs(seconds)),
+            text: String::new(),
+        };
+        assert_eq!(decide(&asked(0), 2, &policy(), 0.5), Settle::RetryIn(Duration::from_secs(2)));
+        assert_eq!(decide(&asked(90), 1, &policy(), 0.5), Settle::RetryIn(Duration::from_secs(90)));
+        assert_eq!(decide(&asked(1_000_000), 1, &policy(), 0.5), Settle::RetryIn(LONGEST_RETRY_AFTER));
+    }
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (value, expected) in [
+            ("120", Some(120)),
+            (" 7 ", Some(7)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(retry_after(value, now), expected.map(Duration::from_secs), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn given_back_events_are_not_mistaken_for_killers() {
+        assert!(!never_finishes(16, &policy()));
+        assert!(never_finishes(17, &policy()));
+        assert!(!never_finishes(u32::MAX, &Retry { max_attempts: u32::MAX, ..policy() }));
+    }
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let retry_after = proptest::option::of((0u64..100_000).prop_map(Duration::from_secs));
+        prop_oneof![
+            4 => (100u16..1000, retry_after).prop_map(|(code, retry_after)| Answer::Status {
+                code: StatusCode::from_u16(code).unwrap(),
+                retry_after,
+                text: String::new(),
+            }),
+            1 => Just(Answer::Timeout(Duration::from_secs(1))),
+            1 => Just(Answer::Broken("reset".into())),
+        ]
+    }
+
+    fn any_policy() -> impl Strategy<Value = Retry> {
+        (1u32..100, 1u64..10_000, 1u64..100_000, 1.0..10.0f64, 0.0..=1.0f64).prop_map(
+            |(max_attempts, initial, max, factor, jitter)| Retry {
+                max_attempts,
+                initial: Duration::from_millis(initial),
+                max: Duration::from_millis(max),
+                factor,
+                jitter,
+            },
+        )
+    }
+
+    proptest! {
+        /// Any handler, any policy: only a success acknowledges, there are never more attempts than asked for, and
+        /// every wait is at least what the handler asks for and at most the longest.
+        #[test]
+        fn an_events_way(
+            answers in proptest::collection::vec(any_answer(), 120), policy in any_policy(), random in 0.0..1.0f64,
+        ) {
+            let mut attempts = 0;
+            for (answer, attempt) in answers.iter().zip(1u32..) {
+                attempts = attempt;
+                let success = matches!(answer, Answer::Status { code, .. } if code.is_success());
+                let asked = match answer {
+                    Answer::Status { retry_after, .. } => retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER),
+                    _ => Duration::ZERO,
+                };
+                match decide(answer, attempt, &policy, random) {
+                    Settle::Acknowledge => {
+                        prop_assert!(success);
+                        break;
+                    }
+                    Settle::DeadLetter(reason) => {
+                        let last = attempt == policy.max_attempts;
+                        let refused = matches!(answer, Answer::Status { code, .. } if !may_succeed_later(*code));
+                        prop_assert_eq!(reason == Reason::Refused, refused);
+                        prop_assert!(!success && (refused || last));
+                        break;
+                    }
+                    Settle::RetryIn(wait) => {
+                        prop_assert!(!success && attempt < policy.max_attempts);
+                        prop_assert!(wait >= asked && wait <= asked.max(policy.max));
+                    }
+                }
+            }
+            prop_assert!(attempts <= policy.max_attempts);
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The ingress of another topic, to which this sidecar publishes as anybody would: replies and dead letters.
+//!
+//! A publish is over when the ingress has answered 202, which means: stored. The certificate authority is read
+//! again for each connection, and the key for message ids for each publish, so that rotated ones are simply used.
+
+mod connector;
+pub mod letter;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tidegate_broker_client::contract;
+use tidegate_broker_client::layout::MAX_HOPS;
+use tidegate_broker_client::message_id::{HEADER, HandlerKey};
+use tidegate_cloudevents::{Event, http as binding};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::Span;
+
+use self::connector::Connector;
+use crate::deliver::post::with_causes;
+use crate::event::hops;
+use crate::ops::trace;
+use crate::settle::backoff::Backoff;
+use crate::settle::outcome;
+
+/// By which the ingress recognises a repeated publish.
+const MESSAGE_ID: HeaderName = HeaderName::from_static(HEADER);
+/// The limit of one try, response included; the ingress itself gives up before.
+const TRY_LIMIT: Duration = Duration::from_secs(10);
+const PAUSES: Backoff =
+    Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(5), factor: 2.0, jitter: 0.2 };
+/// No `Retry-After` keeps a publish waiting longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Of a refusal's body this much is read, and this much of it is kept.
+const BODY_LIMIT: usize = 8 * 1024;
+const TEXT_LIMIT: usize = 512;
+/// Connections that are kept while nothing is published.
+const IDLE_CONNECTIONS: usize = 4;
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Why an event is not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The ingress will never take this event.
+    #[error("topic {topic} refuses it: {problem}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// The ingress's words.
+        problem: String,
+    },
+    /// It was not taken in the time there was: later it may.
+    #[error("topic {topic} is not available: {problem}")]
+    Unavailable {
+        /// The topic.
+        topic: String,
+        /// What the last try met.
+        problem: String,
+    },
+    /// It follows from an event that was passed on so often that its topics must form a circle.
+    #[error(
+        "not published to topic {topic}: the event has been passed on {MAX_HOPS} times, so its topics form a circle"
+    )]
+    TooManyHops {
+        /// The topic.
+        topic: String,
+    },
+}
+
+/// The result of one try.
+#[derive(Debug)]
+enum Tried {
+    Stored,
+    Refused(String),
+    Again { problem: String, asked: Option<Duration> },
+}
+
+/// A way to publish to another topic.
+#[derive(Debug)]
+pub struct Outlet {
+    topic: String,
+    uri: Uri,
+    handler_uid: String,
+    message_id_key: PathBuf,
+    client: Client<Connector, Full<Bytes>>,
+}
+
+impl Outlet {
+    /// To this topic, for the handler with this UID. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// The address is no URI.
+    pub fn new(outlet: &contract::Outlet, handler_uid: &str) -> Result<Self, http::uri::InvalidUri> {
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .build(Connector::new(&outlet.ca));
+        Ok(Self {
+            topic: outlet.topic.clone(),
+            uri: outlet.url.parse()?,
+            handler_uid: handler_uid.to_owned(),
+            message_id_key: outlet.message_id_key.clone(),
+            client,
+        })
+    }
+
+    /// Publishes, in tries for at most this long. What this handler publishes again under the same name is stored once.
+    ///
+    /// # Errors
+    /// It is not known to be stored.
+    pub async fn publish(&self, event: &Event, name: &str, patience: Duration) -> Result<(), Error> {
+        let end = Instant::now() + patience;
+        let mut failures = 0;
+        loop {
+            let (problem, asked) = match self.attempt(event, name).await {
+                Tried::Stored => return Ok(()),
+                Tried::Refused(problem) => return Err(self.refused(problem)),
+                Tried::Again { problem, asked } => (problem, asked.unwrap_or_default().min(LONGEST_PAUSE)),
+            };
+            failures += 1;
+            let pause = PAUSES.wait(failures, fastrand::f64()).max(asked);
+            if Instant::now() + pause >= end {
+                return Err(Error::Unavailable { topic: self.topic.clone(), problem });
+            }
+            tracing::debug!(topic = self.topic, problem, failures, "not published yet: trying on");
+            sleep(pause).await;
+        }
+    }
+
+    /// What is published because of another event, with one hop more than that has.
+    ///
+    /// # Errors
+    /// [`Error::TooManyHops`].
+    pub fn passed_on(&self, event: Event, because_of: &Event) -> Result<Event, Error> {
+        let hops = hops::next(because_of).ok_or_else(|| Error::TooManyHops { topic: self.topic.clone() })?;
+        hops::counted(event, hops).map_err(|invalid| self.refused(invalid.to_string()))
+    }
+
+    /// What is not sent at all, because the ingress would refuse it.
+    pub fn refused(&self, problem: String) -> Error {
+        Error::Refused { topic: self.topic.clone(), problem }
+    }
+
+    async fn attempt(&self, event: &Event, name: &str) -> Tried {
+        let token = match self.token(name).await {
+            Ok(token) => token,
+            Err(problem) => return Tried::Again { problem, asked: None },
+        };
+        let request = match self.request(event, &token) {
+            Ok(request) => request,
+            Err(error) => return Tried::Refused(error.to_string()),
+        };
+        let tried = async {
+            match self.client.request(request).await {
+                Ok(response) => understood(response).await,
+                Err(error) => Tried::Again { problem: with_causes(&error), asked: None },
+            }
+        };
+        let late = |_| Tried::Again { problem: format!("no answer within {TRY_LIMIT:?}"), asked: None };
+        timeout(TRY_LIMIT, tried).await.unwrap_or_else(late)
+    }
+
+    async fn token(&self, name: &str) -> Result<String, String> {
+        let path = self.message_id_key.display();
+        let text = tokio::fs::read_to_string(&self.message_id_key).await.map_err(|error| format!("{path}: {error}"))?;
+        let key = HandlerKey::from_text(&text).map_err(|error| format!("{path}: {error}"))?;
+        Ok(key.token(&self.handler_uid, name))
+    }
+
+    fn request(&self, event: &Event, token: &str) -> http::Result<Request<Full<Bytes>>> {
+        let (mut headers, body) = binding::encode_binary(event)?;
+        trace::headers(&Span::current(), event, &mut headers);
+        headers.insert(MESSAGE_ID, HeaderValue::try_from(token)?);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
+
+async fn understood(response: Response<Incoming>) -> Tried {
+    let status = response.status();
+    if status == StatusCode::ACCEPTED {
+        return Tried::Stored;
+    }
+    let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let asked = asked.and_then(|value| outcome::retry_after(value, SystemTime::now()));
+    let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
+    let problem = problem(status, &body.map(|body| body.to_bytes()).unwrap_or_default());
+    if is_about_the_event(status) { Tried::Refused(problem) } else { Tried::Again { problem, asked } }
+}
+
+/// Whether the same event would be refused again. What is about us (401, 403) or about the topic (404, 429, 503)
+/// may be mended.
+fn is_about_the_event(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    )
+}
+
+/// The detail of the problem (RFC 9457), or what else was said.
+fn problem(status: StatusCode, body: &[u8]) -> String {
+    let detail = serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|problem| problem.get("detail")?.as_str().map(str::to_owned));
+    let mut text = format!("{status}: {}", detail.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned()));
+    text.truncate(text.floor_char_boundary(TEXT_LIMIT));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_the_event_is_final() {
+        for (status, is_final) in [
+            (400, true),
+            (401, false),
+            (403, false),
+            (404, false),
+            (408, false),
+            (413, true),
+            (415, true),
+            (429, false),
+            (431, true),
+            (500, false),
+            (503, false),
+            (200, false),
+            (301, false),
+        ] {
+            assert_eq!(is_about_the_event(StatusCode::from_u16(status).unwrap()), is_final, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_problems_detail_is_what_is_told() {
+        let body = br#"{"type":"urn:x","detail":"the event is too large"}"#;
+        assert_eq!(problem(StatusCode::BAD_REQUEST, body), "400 Bad Request: the event is too large");
+        assert_eq!(problem(StatusCode::BAD_REQUEST, b"no"), "400 Bad Request: no");
+        assert!(problem(StatusCode::BAD_REQUEST, &[b'x'; 5000]).len() <= TEXT_LIMIT);
+    }
+}
