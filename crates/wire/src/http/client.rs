@@ -1,0 +1,129 @@
+//! The driver: warm connections to one address, and requests on them.
+//!
+//! A connection has no task. The future of a request writes and reads itself, and whoever drops it closes the
+//! connection. While it waits it holds no buffer: one is taken from a pool when there is something to read.
+
+mod buffers;
+mod pool;
+mod response;
+mod wire;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use self::pool::Pool;
+pub use self::response::{Body, Response};
+use self::wire::Wire;
+use super::{DecodeError, HeaderLines, RequestPrefix};
+
+/// Makes connections to the address of a client.
+pub trait Connect {
+    /// Why there is no connection.
+    type Error;
+
+    /// Connects. The stream should send at once (`TCP_NODELAY`).
+    fn connect(&self) -> impl Future<Output = Result<TcpStream, Self::Error>> + Send;
+}
+
+/// What is kept of connections that are not used.
+#[derive(Clone, Copy, Debug)]
+pub struct IdleLimits {
+    /// So many.
+    pub max_connections: usize,
+    /// So long. Less than the server keeps them, or requests meet connections that are just being closed.
+    pub max_age: Duration,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// How it begins.
+    pub prefix: &'a RequestPrefix,
+    /// Its own header lines.
+    pub lines: &'a HeaderLines,
+    /// Its body.
+    pub body: &'a Bytes,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError<E> {
+    /// No connection was made, so nothing was sent.
+    #[error("{0}")]
+    Unreachable(E),
+    /// A warm connection was closed without an answer to the request, and then no new one was made. That nothing
+    /// takes a connection any more may be the work of the request.
+    #[error("the connection was closed without an answer, and then {0}")]
+    ClosedThenUnreachable(E),
+    /// The request went out, or a part of it.
+    #[error(transparent)]
+    Broken(#[from] ExchangeError),
+}
+
+/// A request went out, and no whole response came.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// What came is no response.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// A client of one address. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Client<C> {
+    connector: C,
+    pool: Arc<Pool>,
+}
+
+impl<C: Connect> Client<C> {
+    /// To be called on a runtime.
+    pub fn new(connector: C, limits: IdleLimits) -> Self {
+        Self { connector, pool: Pool::start(limits) }
+    }
+
+    /// Sends, on a warm connection if there is one, and waits for the head of the response. Dropped before it is done,
+    /// it costs the connection.
+    ///
+    /// A server may close a warm connection in the moment in which the request goes out. If not a byte of an answer
+    /// came, the request is sent once more, on a new connection. So this client is for requests that may be handled
+    /// twice (RFC 9110, section 9.2.2).
+    ///
+    /// # Errors
+    /// As [`SendError`] says.
+    pub async fn send(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
+        while let Some(stream) = self.pool.take() {
+            let mut wire = Wire::new(self.pool.clone(), stream, request);
+            match Response::receive(&mut wire).await {
+                Ok(head) => return Ok(Response::new(wire, head)),
+                // Another one may do.
+                Err(_) if wire.is_unsent() => {}
+                Err(_) if wire.is_unanswered() => return Box::pin(self.send_again(request)).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Boxed, because most requests do not need it.
+        Box::pin(self.send_on_new_connection(request)).await
+    }
+
+    async fn send_on_new_connection(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
+        let stream = self.connector.connect().await.map_err(SendError::Unreachable)?;
+        let mut wire = Wire::new(self.pool.clone(), stream, request);
+        let head = Response::receive(&mut wire).await?;
+        Ok(Response::new(wire, head))
+    }
+
+    /// After a request without an answer.
+    async fn send_again(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
+        self.send_on_new_connection(request).await.map_err(|error| match error {
+            SendError::Unreachable(why) => SendError::ClosedThenUnreachable(why),
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! One exchange on a connection: what is still to be written, and what was read and not used yet.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+
+use super::Outgoing;
+use super::buffers::WRITE_BYTES;
+use super::pool::Pool;
+
+/// A connection with its exchange. Dropped, it closes the connection.
+#[derive(Debug)]
+pub struct Wire {
+    pool: Arc<Pool>,
+    stream: TcpStream,
+    output: Option<Output>,
+    input: Input,
+    progress: Progress,
+}
+
+/// How far the exchange came.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The kernel took a byte of the request.
+    sent: bool,
+    /// A byte of an answer came.
+    answered: bool,
+    /// The request did not go out whole.
+    cut_off: bool,
+    /// Why it did not, if we wanted it to.
+    write_error: Option<io::Error>,
+}
+
+/// What is left of a request.
+#[derive(Debug)]
+struct Output {
+    /// Its head, and a short body.
+    buffer: Vec<u8>,
+    /// A long body.
+    body: Bytes,
+    written: usize,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Input {
+    bytes: Vec<u8>,
+    /// Of these bytes, those that were not used yet.
+    unread: Range<usize>,
+}
+
+impl Wire {
+    pub fn new(pool: Arc<Pool>, stream: TcpStream, request: Outgoing<'_>) -> Self {
+        let mut buffer = pool.buffers.take_for_write();
+        request.prefix.encode(request.lines, request.body.len(), &mut buffer);
+        let body = if buffer.len() + request.body.len() <= WRITE_BYTES {
+            buffer.extend_from_slice(request.body);
+            Bytes::new()
+        } else {
+            request.body.clone()
+        };
+        let output = Some(Output { buffer, body, written: 0 });
+        Self { pool, stream, output, input: Input::default(), progress: Progress::default() }
+    }
+
+    /// Nothing of the request went out.
+    pub fn is_unsent(&self) -> bool {
+        !self.progress.sent && !self.progress.answered
+    }
+
+    /// Nothing of an answer came.
+    pub fn is_unanswered(&self) -> bool {
+        !self.progress.answered
+    }
+
+    pub fn unread(&self) -> &[u8] {
+        &self.input.bytes[self.input.unread.clone()]
+    }
+
+    /// Uses up so many bytes of what is unread; they stay where they are until [`Wire::poll_more`].
+    ///
+    /// Returns their place.
+    pub fn consume(&mut self, bytes: usize) -> Range<usize> {
+        let begin = self.input.unread.start;
+        self.input.unread.start = self.input.unread.end.min(begin.saturating_add(bytes));
+        begin..self.input.unread.start
+    }
+
+    /// What was read, at a place.
+    pub fn bytes(&self, place: Range<usize>) -> &[u8] {
+        self.input.bytes.get(place).unwrap_or_default()
+    }
+
+    /// Writes nothing more (RFC 9112, section 9.5: once the answer is an error, the rest of the request is in vain).
+    pub fn stop_writing(&mut self) {
+        self.progress.cut_off |= self.output.take().is_some();
+    }
+
+    /// Whether the exchange is over on both sides.
+    pub fn is_clean(&self) -> bool {
+        self.output.is_none() && !self.progress.cut_off && self.input.unread.is_empty()
+    }
+
+    /// Gives the connection back for further requests.
+    pub fn give_back(mut self) {
+        self.release();
+        self.pool.give_back(self.stream);
+    }
+
+    /// Waits until more was read, and writes meanwhile. `0`: the server has closed.
+    pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.release();
+        self.write(cx)?;
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.read() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(self.note(read)),
+            }
+        }
+    }
+
+    /// Where no answer came, the write says better than the read what happened.
+    fn note(&mut self, read: io::Result<usize>) -> io::Result<usize> {
+        self.progress.answered |= matches!(read, Ok(1..));
+        match self.progress.write_error.take() {
+            Some(error) if !self.progress.answered => Err(error),
+            _ => read,
+        }
+    }
+
+    /// Writes what can be written now. A server that takes no more of a request may have answered before.
+    ///
+    /// # Errors
+    /// It took nothing of it.
+    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(output) = &mut self.output else { return Ok(()) };
+        let written = output.poll_write(&self.stream, cx);
+        self.progress.sent |= output.written > 0;
+        match written {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) if self.progress.sent => {
+                self.progress.cut_off = true;
+                self.progress.write_error = Some(error);
+            }
+            Poll::Ready(Err(error)) => return Err(error),
+        }
+        if let Some(output) = self.output.take() {
+            self.pool.buffers.give_back_written(output.buffer);
+        }
+        Ok(())
+    }
+
+    /// Reads, behind what is unread.
+    fn read(&mut self) -> io::Result<usize> {
+        let mut buffer = self.pool.buffers.take_for_read();
+        let read = self.stream.try_read(&mut buffer);
+        let bytes = *read.as_ref().unwrap_or(&0);
+        if bytes > 0 && self.input.unread.is_empty() {
+            self.input = Input { bytes: buffer, unread: 0..bytes };
+            return read;
+        }
+        self.input.bytes.extend_from_slice(&buffer[..bytes]);
+        self.input.unread.end += bytes;
+        self.pool.buffers.give_back_read(buffer);
+        read
+    }
+
+    /// Gives the buffer back. What is unread is a part of a head, usually a short one: it is put aside.
+    fn release(&mut self) {
+        if self.input.unread.start == 0 && self.input.unread.end == self.input.bytes.len() {
+            return;
+        }
+        let unread = self.unread().to_vec();
+        let input = Input { unread: 0..unread.len(), bytes: unread };
+        self.pool.buffers.give_back_read(std::mem::replace(&mut self.input, input).bytes);
+    }
+}
+
+impl Output {
+    fn poll_write(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let head = self.buffer.get(self.written..).unwrap_or_default();
+            let body = self.body.get(self.written.saturating_sub(self.buffer.len())..).unwrap_or_default();
+            if head.is_empty() && body.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(stream.poll_write_ready(cx))?;
+            let written = if body.is_empty() {
+                stream.try_write(head)
+            } else {
+                stream.try_write_vectored(&[IoSlice::new(head), IoSlice::new(body)])
+            };
+            match written {
+                Ok(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Ok(bytes) => self.written += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
