@@ -3,3 +3,4 @@
 //! Each protocol is a core that does no I/O, and a driver over tokio around it, which is a feature of its own.
 
 pub mod http;
+pub mod nats;
