@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use tidegate_wire::nats;
 
 use crate::identity::{Identity, Source, Unreadable};
 
@@ -67,12 +68,42 @@ pub async fn connect(name: &str, servers: &[String], identity: Source) -> Result
     Ok(options(name, identity)?.connect(servers).await?)
 }
 
+/// Options for a connection of [`tidegate_wire`] with this identity. The caller adds what is its own.
+///
+/// # Errors
+/// The identity cannot be read or parsed.
+pub fn wire_options(name: &str, servers: &[String], identity: Source) -> Result<nats::Options, Unreadable> {
+    tls(Arc::clone(&identity))?;
+    let options = nats::Options::new(name, servers, Arc::new(WireIdentity(identity)));
+    let queue = nats::QueueLimits { bytes: MAX_WAITING, ..options.queue };
+    Ok(nats::Options { max_message: MAX_MESSAGE, ping_interval: PING_INTERVAL, queue, ..options })
+}
+
+/// Reads everything at each connect: the authorities, the certificate, the user.
+struct WireIdentity(Source);
+
+impl nats::Identity for WireIdentity {
+    fn tls(&self) -> Result<Arc<ClientConfig>, nats::IdentityError> {
+        Ok(Arc::new(tls(Arc::clone(&self.0))?))
+    }
+
+    fn credentials(&self, nonce: &[u8]) -> Result<nats::Credentials, nats::IdentityError> {
+        let identity = (self.0)()?;
+        let signature = signature(&identity, nonce)?;
+        Ok(nats::Credentials { user_jwt: identity.user_jwt, signature })
+    }
+}
+
 fn sign(identity: &Identity, nonce: &[u8]) -> Result<Auth, Unreadable> {
-    let key = nkeys::KeyPair::from_seed(&identity.user_seed).map_err(|error| Unreadable::new("user seed", error))?;
     let mut auth = Auth::new();
     auth.jwt = Some(identity.user_jwt.clone());
-    auth.signature = Some(key.sign(nonce).map_err(|error| Unreadable::new("user seed", error))?);
+    auth.signature = Some(signature(identity, nonce)?);
     Ok(auth)
+}
+
+fn signature(identity: &Identity, nonce: &[u8]) -> Result<Vec<u8>, Unreadable> {
+    let key = nkeys::KeyPair::from_seed(&identity.user_seed).map_err(|error| Unreadable::new("user seed", error))?;
+    key.sign(nonce).map_err(|error| Unreadable::new("user seed", error))
 }
 
 fn tls(source: Source) -> Result<ClientConfig, Unreadable> {
