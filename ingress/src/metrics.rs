@@ -1,10 +1,15 @@
 //! Metrics, by the OpenTelemetry conventions. Every label has a small fixed set of values.
+//!
+//! The instruments are bound to their attributes at the first measurement and for good, so that an event is counted
+//! without a look-up by attributes.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::{Counter, Histogram};
+use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram};
+use tidegate_telemetry::SeriesBy;
 
 use crate::outcome::Failure;
 use crate::problem::Problem;
@@ -19,8 +24,25 @@ pub struct Metrics {
     requests: Histogram<f64>,
     refused: Counter<u64>,
     topic: KeyValue,
-    /// The attributes of a publish that went well, made once.
+    /// The attributes of a publish that went well.
     stored: [KeyValue; 4],
+    bound: Bound,
+}
+
+/// Those instruments with their attributes.
+#[derive(Default)]
+struct Bound {
+    stored: OnceLock<Published>,
+    failed: SeriesBy<Failure, Published>,
+    answered: SeriesBy<(&'static str, StatusCode), BoundHistogram<f64>>,
+    refused: SeriesBy<(&'static str, &'static str), BoundCounter<u64>>,
+}
+
+/// How many publishes ended in one way, and how long they took.
+#[derive(Clone)]
+struct Published {
+    count: BoundCounter<u64>,
+    seconds: BoundHistogram<f64>,
 }
 
 impl Metrics {
@@ -59,31 +81,40 @@ impl Metrics {
                 .build(),
             topic,
             stored,
+            bound: Bound::default(),
         }
     }
 
     /// One publish has ended.
     pub fn published(&self, outcome: Result<(), Failure>, duration: Duration) {
         let failed;
-        let attributes: &[KeyValue] = match outcome {
-            Ok(()) => &self.stored,
+        let published = match outcome {
+            Ok(()) => self.bound.stored.get_or_init(|| self.bind_published(&self.stored)),
             Err(failure) => {
-                failed = [&self.stored[..], &[KeyValue::new("error.type", failure.error_type())]].concat();
+                let error = KeyValue::new("error.type", failure.error_type());
+                let bind = || self.bind_published(&[&self.stored[..], &[error]].concat());
+                failed = self.bound.failed.get(failure, bind);
                 &failed
             }
         };
-        self.sent.add(1, attributes);
-        self.publish.record(duration.as_secs_f64(), attributes);
+        published.count.add(1);
+        published.seconds.record(duration.as_secs_f64());
+    }
+
+    fn bind_published(&self, attributes: &[KeyValue]) -> Published {
+        Published { count: self.sent.bind(attributes), seconds: self.publish.bind(attributes) }
     }
 
     /// An event that came by this protocol was not taken. (Over HTTP the answer's status says so.)
     pub fn refused(&self, protocol: &'static str, problem: &Problem) {
-        let attributes = [
-            KeyValue::new("network.protocol.name", protocol),
-            KeyValue::new("error.type", problem.kind),
-            self.topic.clone(),
-        ];
-        self.refused.add(1, &attributes);
+        let bind = || {
+            self.refused.bind(&[
+                KeyValue::new("network.protocol.name", protocol),
+                KeyValue::new("error.type", problem.kind),
+                self.topic.clone(),
+            ])
+        };
+        self.bound.refused.get((protocol, problem.kind), bind).add(1);
     }
 
     /// One request was answered.
@@ -93,11 +124,86 @@ impl Metrics {
             Method::OPTIONS => "OPTIONS",
             _ => "_OTHER",
         };
-        let attributes = [
-            KeyValue::new("http.request.method", method),
-            KeyValue::new("http.response.status_code", i64::from(status.as_u16())),
-            KeyValue::new("url.scheme", "https"),
-        ];
-        self.requests.record(duration.as_secs_f64(), &attributes);
+        let bind = || {
+            self.requests.bind(&[
+                KeyValue::new("http.request.method", method),
+                KeyValue::new("http.response.status_code", i64::from(status.as_u16())),
+                KeyValue::new("url.scheme", "https"),
+            ])
+        };
+        self.bound.answered.get((method, status), bind).record(duration.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+    use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
+
+    use super::*;
+
+    /// How often each series was measured: a counter's value, or how many values a histogram has.
+    fn counts(exported: &[ResourceMetrics]) -> BTreeMap<String, u64> {
+        let mut counts = BTreeMap::new();
+        let Some(last) = exported.last() else { return counts };
+        for metric in last.scope_metrics().flat_map(|scope| scope.metrics()) {
+            let mut add = |attributes: &mut dyn Iterator<Item = &KeyValue>, count: u64| {
+                let mut pairs: Vec<_> =
+                    attributes.map(|attribute| format!("{}={}", attribute.key, attribute.value)).collect();
+                pairs.sort();
+                counts.insert(format!("{} {}", metric.name(), pairs.join(" ")), count);
+            };
+            match metric.data() {
+                AggregatedMetrics::U64(MetricData::Sum(sum)) => {
+                    sum.data_points().for_each(|point| add(&mut point.attributes(), point.value()));
+                }
+                AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
+                    histogram.data_points().for_each(|point| {
+                        assert_eq!(point.bounds().collect::<Vec<_>>(), SECONDS);
+                        add(&mut point.attributes(), point.count());
+                    });
+                }
+                other => panic!("{}: {other:?}", metric.name()),
+            }
+        }
+        counts
+    }
+
+    #[test]
+    fn every_way_in_which_something_ends_is_a_series() {
+        let exported = InMemoryMetricExporter::default();
+        let meters = SdkMeterProvider::builder().with_periodic_exporter(exported.clone()).build();
+        opentelemetry::global::set_meter_provider(meters.clone());
+        let metrics = Metrics::new("orders");
+        let (second, problem) = (Duration::from_secs(1), Problem::not_found());
+        for outcome in [Ok(()), Err(Failure::Full), Ok(()), Err(Failure::Timeout), Err(Failure::Full)] {
+            metrics.published(outcome, second);
+        }
+        metrics.answered(&Method::POST, StatusCode::ACCEPTED, second);
+        metrics.answered(&Method::POST, StatusCode::ACCEPTED, second);
+        metrics.answered(&Method::from_bytes(b"ANY").unwrap(), StatusCode::NOT_FOUND, second);
+        metrics.refused("mqtt", &problem);
+        metrics.refused("nats", &problem);
+        metrics.refused("nats", &problem);
+        meters.force_flush().unwrap();
+
+        let publish = "messaging.destination.name=orders messaging.operation.name=publish messaging.operation.type=send \
+                       messaging.system=nats";
+        let request = "http.server.request.duration http.request.method";
+        let refused = "tidegate.ingress.refused error.type=not-found messaging.destination.name=orders";
+        let mut expected = BTreeMap::from([
+            (format!("{request}=POST http.response.status_code=202 url.scheme=https"), 2),
+            (format!("{request}=_OTHER http.response.status_code=404 url.scheme=https"), 1),
+            (format!("{refused} network.protocol.name=mqtt"), 1),
+            (format!("{refused} network.protocol.name=nats"), 2),
+        ]);
+        for name in ["messaging.client.sent.messages", "messaging.client.operation.duration"] {
+            expected.insert(format!("{name} {publish}"), 2);
+            expected.insert(format!("{name} error.type=full {publish}"), 2);
+            expected.insert(format!("{name} error.type=timeout {publish}"), 1);
+        }
+        assert_eq!(counts(&exported.get_finished_metrics().unwrap()), expected);
     }
 }

@@ -16,11 +16,13 @@ mod export;
 mod format;
 mod propagation;
 mod resource;
+mod series;
 mod server;
 mod subscriber;
 
 pub use export::Guard;
 pub use propagation::{context_from, inject};
+pub use series::SeriesBy;
 pub use server::Server;
 
 use opentelemetry::metrics::Meter;

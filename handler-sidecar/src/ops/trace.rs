@@ -104,6 +104,7 @@ pub fn record(span: &Span, answer: &Answer) {
         span.record("http.response.status_code", code.as_u16());
     }
     if let Some(error) = metrics::error_type(answer) {
+        let error = error.to_string();
         span.record("error.type", error.as_str());
         span.set_status(Status::error(error));
     }
