@@ -43,6 +43,7 @@ use crate::ops::drain::Drain;
 use crate::ops::health::Health;
 use crate::ops::metrics::Metrics;
 use crate::ops::options::{self, Options};
+use crate::ops::trace::Traces;
 use crate::ops::{config, report};
 use crate::settle::attempts::store::Attempts;
 use crate::settle::outcome_log::OutcomeLog;
@@ -139,7 +140,7 @@ async fn work_until_drained(
         () = drain.begun() => None,
     };
     if let Some((client, link)) = connected {
-        let metrics = Metrics::new(&config);
+        let (metrics, traces) = (Metrics::new(&config), Traces::new(&config));
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
         let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());
         let (workload, another_is_able) = (WorkloadMeter::default(), members.another_is_able());
@@ -154,6 +155,7 @@ async fn work_until_drained(
             budget,
             drain,
             metrics,
+            traces,
             workload,
             another_is_able,
             outcomes,

@@ -7,28 +7,26 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use opentelemetry::trace::{SpanKind, Status, TracerProvider as _};
+use opentelemetry::trace::{SpanKind, Status};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SimpleSpanProcessor, SpanData};
 use support::{Container, HANDLER, Running, all_settled, config, publish_with};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
+use tidegate_telemetry::{EventTracer, Sampling};
 use tidegate_test_broker::TestBroker;
-use tracing_subscriber::layer::SubscriberExt as _;
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const UNSAMPLED_TRACE: &str = "1af7651916cd43dd8448eb211c80319c";
 const PUBLISH: &str = "b7ad6b7169203331";
 
-/// One test, because the subscriber and the meter are those of the process.
+/// One test, because the tracer and the meter are those of the process.
 #[tokio::test]
 async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
     let spans = InMemorySpanExporter::default();
-    let tracer = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build().tracer("test");
-    let only_ours = tracing_subscriber::filter::filter_fn(|of| of.target().starts_with("tidegate"));
-    let layer = tracing_subscriber::Layer::with_filter(tracing_opentelemetry::layer().with_tracer(tracer), only_ours);
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
+    EventTracer::new(SimpleSpanProcessor::new(spans.clone()), Sampling::default()).install();
     let exported = InMemoryMetricExporter::default();
     let meters = SdkMeterProvider::builder().with_periodic_exporter(exported.clone()).build();
     opentelemetry::global::set_meter_provider(meters.clone());
@@ -54,11 +52,19 @@ async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
     for id in ["good", "refused"] {
         publish_with(&broker, id, &[("traceparent", &parent)]).await;
     }
+    // Of a flag that means nothing yet, to be passed on nevertheless.
+    let unsampled = format!("00-{UNSAMPLED_TRACE}-{PUBLISH}-02");
+    publish_with(&broker, "unsampled", &[("traceparent", &unsampled), ("tracestate", "b=2, a=1")]).await;
     all_settled(&broker).await;
     sidecar.terminate().await;
+    for request in container.received().iter().filter(|request| request.id() == "unsampled") {
+        assert_eq!(request.header("traceparent"), unsampled, "as it came");
+        assert_eq!(request.header("tracestate"), "b=2, a=1");
+    }
 
     let exporter = spans;
     let spans = exporter.get_finished_spans().unwrap();
+    assert!(spans.iter().all(|span| span.span_context.trace_id().to_string() == TRACE), "nothing of the other trace");
     let processed: Vec<_> = spans.iter().filter(|span| span.name == "process orders").collect();
     assert_eq!(processed.len(), 3, "two attempts of one event, one of the other");
     for span in &processed {
@@ -100,11 +106,11 @@ async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
     meters.force_flush().unwrap();
     let metrics = exported.get_finished_metrics().unwrap();
     let last = metrics.last().unwrap();
-    let outcomes = BTreeMap::from([("acknowledged", 1), ("dead-lettered", 1), ("retried", 1)]);
+    let outcomes = BTreeMap::from([("acknowledged", 2), ("dead-lettered", 1), ("retried", 2)]);
     let expected = outcomes.into_iter().map(|(outcome, count)| (outcome.to_owned(), count)).collect();
     assert_eq!(sums(last, "tidegate.delivery.settled", "outcome"), expected);
     let received = sums(last, "messaging.client.consumed.messages", "messaging.destination.name");
-    assert_eq!(received, BTreeMap::from([("orders".to_owned(), 3)]));
+    assert_eq!(received, BTreeMap::from([("orders".to_owned(), 5)]));
     let in_flight = sums(last, "tidegate.delivery.in_flight", "tidegate.handler");
     assert_eq!(in_flight, BTreeMap::from([(HANDLER.to_owned(), 0)]));
 

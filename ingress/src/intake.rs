@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use opentelemetry::Context;
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_cloudevents::Event;
 
@@ -13,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::outcome::{Receipt, Stored};
 use crate::problem::Problem;
 use crate::publish::{Publisher, Sent};
+use crate::trace::Context;
 
 /// The rules of all publishers of a topic: bounds, sizes, deduplication.
 pub struct Intake {

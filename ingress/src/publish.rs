@@ -9,13 +9,11 @@ use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::{self, message::PublishMessage};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use opentelemetry::Context;
 use tidegate_broker_client::contract::{self, Routing};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
-use tidegate_telemetry::Server;
+use tidegate_telemetry::{Instrument as _, Server};
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
 
 use crate::alarm::Alarm;
 use crate::config::Limits;
@@ -23,7 +21,7 @@ use crate::meanwhile::meanwhile;
 use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
 use crate::outcome::{self, Failure, Receipt, Stored};
-use crate::trace;
+use crate::trace::{self, Context};
 
 /// Publishes events of one topic.
 pub struct Publisher {
@@ -66,7 +64,7 @@ impl Publisher {
         });
         let alarm = Alarm::new(client.clone(), config);
         let server = config.servers.first().and_then(|url| Server::parse(url));
-        let place = trace::Place { topic: config.topic.clone(), server };
+        let place = trace::Place::new(&config.topic, server);
         Self { client, stream, place, limits, metrics, alarm }
     }
 

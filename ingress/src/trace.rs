@@ -1,166 +1,175 @@
 //! The trace of a publish: a PRODUCER span, by the OpenTelemetry conventions of messaging and CloudEvents.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use async_nats::HeaderMap;
 use async_nats::header::HeaderValue;
-use opentelemetry::Context;
-use opentelemetry::trace::TraceContextExt as _;
+use opentelemetry::trace::SpanKind;
+use opentelemetry::{KeyValue, StringValue};
 use tidegate_cloudevents::Event;
-use tidegate_telemetry::Server;
-use tracing::Span;
-use tracing::field::Empty;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tidegate_telemetry::{Operation, Parent, Server, Span, TraceParent, trace_state};
 
 use crate::outcome::Failure;
 
 /// The longest `baggage` that is carried: what W3C Baggage, section 3.3.2, asks for. A longer one is left out.
 const MAX_BAGGAGE: usize = 8192;
 const BAGGAGE: &str = "baggage";
+const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 
-/// The `baggage` of a request, as it came: nothing here reads it.
-#[derive(Clone)]
-struct Baggage(String);
+/// What a request or an event says of the trace that it belongs to, as it came.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Only valid ones.
+    parent: Option<String>,
+    state: Option<String>,
+    /// Nothing here reads it.
+    baggage: Option<String>,
+}
 
 /// The context a request came with (`traceparent`, `tracestate`, `baggage`); empty if it has none.
 pub fn of_request(headers: &http::HeaderMap) -> Context {
-    let values = |name: &str| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
-    context(&values)
+    Context::from_values(|name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok()))
 }
 
 /// The context a NATS message came with; empty if it has none. Its names are compared without regard to case.
 pub fn of_message(headers: Option<&HeaderMap>) -> Context {
-    let named = |name: &str| {
-        let named = headers.into_iter().flat_map(HeaderMap::iter);
-        let named = named.filter(|(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name));
-        named.flat_map(|(_, values)| values.iter().map(HeaderValue::as_str)).collect()
-    };
-    context(&named)
+    Context::from_values(|name| {
+        let all = headers.into_iter().flat_map(HeaderMap::iter);
+        let named = all.filter(move |(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name));
+        named.flat_map(|(_, values)| values.iter().map(HeaderValue::as_str))
+    })
 }
 
-/// `tracestate` and `baggage` may come in several headers, which are one list (Trace Context, section 3.3.1; Baggage,
-/// section 3.2).
-fn context<'h>(values: &impl Fn(&str) -> Vec<&'h str>) -> Context {
-    let state = values(STATE).join(",");
-    let parent = values("traceparent");
-    let context = tidegate_telemetry::context_from(&|name| match name {
-        STATE => Some(&*state).filter(|state| !state.is_empty()),
-        _ => parent.first().copied(),
-    });
-    let baggage = values(BAGGAGE).join(",");
-    let printable = baggage.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    if baggage.is_empty() || baggage.len() > MAX_BAGGAGE || !printable {
-        return context;
+impl Context {
+    /// `tracestate` and `baggage` may come in several headers, which are one list (Trace Context, section 3.3.1;
+    /// Baggage, section 3.2).
+    fn from_values<'h, I: Iterator<Item = &'h str>>(values: impl Fn(&'static str) -> I) -> Self {
+        let parent = values(PARENT).next().filter(|parent| TraceParent::parse(parent).is_some());
+        let state = parent.and_then(|_| list(values(STATE))).filter(|state| trace_state(Some(state)).is_some());
+        let printable = |baggage: &Cow<'_, str>| baggage.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let baggage = list(values(BAGGAGE)).filter(|baggage| baggage.len() <= MAX_BAGGAGE).filter(printable);
+        Self {
+            parent: parent.map(str::to_owned),
+            state: state.map(Cow::into_owned),
+            baggage: baggage.map(Cow::into_owned),
+        }
     }
-    context.with_value(Baggage(baggage))
+
+    fn get(&self, name: &str) -> Option<&str> {
+        match name {
+            PARENT => self.parent.as_deref(),
+            STATE => self.state.as_deref(),
+            BAGGAGE => self.baggage.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// Several values as one, which is not empty.
+fn list<'h>(mut values: impl Iterator<Item = &'h str>) -> Option<Cow<'h, str>> {
+    let first = Cow::Borrowed(values.next()?);
+    let joined = values.fold(first, |list, value| Cow::Owned(format!("{list},{value}")));
+    (!joined.is_empty()).then_some(joined)
 }
 
 /// Where events go: what all spans of a topic's ingress have in common.
-#[derive(Clone)]
-pub struct Place {
-    /// The topic.
-    pub topic: String,
-    /// The broker.
-    pub server: Option<Server>,
+#[derive(Clone, Debug)]
+pub struct Place(Operation);
+
+impl Place {
+    /// The topic, and the broker's address if it is known.
+    pub fn new(topic: &str, server: Option<Server>) -> Self {
+        let shared = |value: &str| StringValue::from(Arc::<str>::from(value));
+        let mut attributes = vec![
+            KeyValue::new("messaging.system", "nats"),
+            KeyValue::new("messaging.operation.name", "publish"),
+            KeyValue::new("messaging.operation.type", "send"),
+            KeyValue::new("messaging.destination.name", shared(topic)),
+        ];
+        if let Some(Server { address, port }) = server {
+            attributes.push(KeyValue::new("server.address", shared(&address)));
+            attributes.push(KeyValue::new("server.port", port));
+        }
+        Self(Operation::new(format!("publish {topic}"), SpanKind::Producer, attributes))
+    }
 }
 
 /// A publish in progress, as a span and as what is sent on.
 pub struct Publish {
     /// Runs from the wait for its turn to the broker's acknowledgement.
     pub span: Span,
+    /// What is passed on where there is no span.
     context: Context,
-    baggage: Option<Baggage>,
 }
 
 impl Publish {
     /// Starts the span of an event: a child of the request's context, else of the event's own (its
     /// `traceparent` extension).
     pub fn start(place: &Place, event: &Event, partition: u32, request: &Context) -> Self {
-        let topic = &*place.topic;
-        let span = tracing::info_span!(
-            target: tidegate_telemetry::PER_EVENT,
-        "publish",
-            otel.name = format!("publish {topic}"),
-            otel.kind = "producer",
-            otel.status_code = Empty,
-            error.type = Empty,
-            messaging.system = "nats",
-            messaging.operation.name = "publish",
-            messaging.operation.type = "send",
-            messaging.destination.name = topic,
-            messaging.destination.partition.id = partition,
-            messaging.message.id = event.id(),
-            messaging.message.body.size = event.data().map_or(0, bytes::Bytes::len),
-            server.address = place.server.as_ref().map(|server| &*server.address),
-            server.port = place.server.as_ref().map(|server| server.port),
-            cloudevents.event_id = event.id(),
-            cloudevents.event_source = event.source(),
-            cloudevents.event_type = event.event_type(),
-        );
-        let parent = if request.span().span_context().is_valid() {
-            request.clone()
-        } else {
-            tidegate_telemetry::context_from(&|name| event.attribute(name))
-        };
-        // It fails where spans are not exported; the context is then passed on as it came.
-        let exported = span.set_parent(parent.clone()).is_ok();
-        let own = span.context();
-        let context = if exported && own.span().span_context().is_valid() { own } else { parent };
-        Self { span, context, baggage: request.get::<Baggage>().cloned() }
+        let context = if request.parent.is_some() { request.clone() } else { own_context(event, request) };
+        let parent = || Parent::from_headers(|name| context.get(name));
+        let span = place.0.start(parent, |attributes| {
+            let id = StringValue::from(Arc::<str>::from(event.id()));
+            let size = event.data().map_or(0, bytes::Bytes::len);
+            attributes.extend([
+                KeyValue::new("messaging.destination.partition.id", i64::from(partition)),
+                KeyValue::new("messaging.message.id", id.clone()),
+                KeyValue::new("cloudevents.event_id", id),
+                KeyValue::new("cloudevents.event_source", event.source().to_owned()),
+                KeyValue::new("cloudevents.event_type", event.event_type().to_owned()),
+            ]);
+            attributes.extend(i64::try_from(size).map(|size| KeyValue::new("messaging.message.body.size", size)));
+        });
+        Self { span, context }
     }
 
-    /// Writes the context into the headers of the stored message.
+    /// Writes the context into the headers of the stored message: that of the span, or what came in as it came.
     pub fn inject(&self, headers: &mut HeaderMap) {
-        tidegate_telemetry::inject(&self.context, |name, value| {
+        let mut set = |name: &'static str, value: &str| {
             if let Ok(value) = value.parse::<HeaderValue>() {
                 headers.insert(name, value);
             }
-        });
-        if let Some(Baggage(value)) = &self.baggage {
-            headers.insert(BAGGAGE, &**value);
+        };
+        let Context { parent, state, baggage } = &self.context;
+        if !self.span.inject(|name, value| set(if name == PARENT { PARENT } else { STATE }, value)) {
+            parent.iter().for_each(|value| set(PARENT, value));
+            state.iter().for_each(|value| set(STATE, value));
         }
+        baggage.iter().for_each(|value| set(BAGGAGE, value));
     }
 
     /// Notes how it ended.
     pub fn end(&self, outcome: Result<(), Failure>) {
         if let Err(failure) = outcome {
-            self.span.record("otel.status_code", "ERROR");
-            self.span.record("error.type", failure.error_type());
+            self.span.set_error(failure.error_type());
         }
     }
 }
 
+/// What an event's extensions say of its trace, with the baggage of its request.
+fn own_context(event: &Event, request: &Context) -> Context {
+    let of_event = Context::from_values(|name| event.attribute(name).filter(|_| name != BAGGAGE).into_iter());
+    Context { baggage: request.baggage.clone(), ..of_event }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, LazyLock, Mutex};
+    use std::sync::LazyLock;
 
-    use opentelemetry::trace::{SpanKind, Status, TracerProvider as _};
-    use opentelemetry_sdk::error::OTelSdkResult;
-    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
-    use tracing_subscriber::layer::SubscriberExt as _;
+    use opentelemetry::trace::Status;
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SimpleSpanProcessor, SpanData};
+    use tidegate_telemetry::{EventTracer, Sampling};
 
     use super::*;
 
-    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const TRACE_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    #[derive(Clone, Debug, Default)]
-    struct Exported(Arc<Mutex<Vec<SpanData>>>);
-
-    impl SpanExporter for Exported {
-        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-            self.0.lock().unwrap().extend(batch);
-            Ok(())
-        }
-    }
-
-    /// What all tests of this program export. A subscriber for one thread alone would not do: a span that another
-    /// test's thread is the first to make would be of no interest to any thread after that.
-    static EXPORTED: LazyLock<Exported> = LazyLock::new(|| {
-        let exported = Exported::default();
-        let provider = SdkTracerProvider::builder().with_simple_exporter(exported.clone()).build();
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer)).unwrap();
-        // What was asked between the making of the subscriber and now is asked again.
-        tracing::callsite::rebuild_interest_cache();
+    /// What all tests of this program export: there is one tracer in a process.
+    static EXPORTED: LazyLock<InMemorySpanExporter> = LazyLock::new(|| {
+        let exported = InMemorySpanExporter::default();
+        EventTracer::new(SimpleSpanProcessor::new(exported.clone()), Sampling::default()).install();
         exported
     });
 
@@ -168,15 +177,15 @@ mod tests {
     fn published(outcome: Result<(), Failure>) -> (String, SpanData) {
         LazyLock::force(&EXPORTED);
         let event = Event::builder("1", "/s", "t").build().unwrap();
-        let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), PARENT.parse().unwrap())]);
+        let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), TRACE_PARENT.parse().unwrap())]);
         let mut headers = HeaderMap::new();
-        let place = Place { topic: "orders".into(), server: Server::parse("tls://localhost:4222") };
+        let place = Place::new("orders", Server::parse("tls://localhost:4222"));
         let publish = Publish::start(&place, &event, 7, &of_request(&request));
         publish.inject(&mut headers);
         publish.end(outcome);
         drop(publish);
         let stored = headers.get("traceparent").unwrap().to_string();
-        let spans = EXPORTED.0.lock().unwrap();
+        let spans = EXPORTED.get_finished_spans().unwrap();
         let own = |span: &&SpanData| stored.contains(&span.span_context.span_id().to_string());
         (stored.clone(), spans.iter().find(own).unwrap().clone())
     }
@@ -202,20 +211,55 @@ mod tests {
         assert_eq!(value("error.type"), None);
     }
 
+    /// What is stored where no spans are exported.
+    fn passed_on(event: &Event, context: &Context) -> [Option<String>; 3] {
+        let Place(operation) = Place::new("orders", None);
+        let mut headers = HeaderMap::new();
+        Publish::start(&Place(operation.unexported()), event, 0, context).inject(&mut headers);
+        [PARENT, STATE, BAGGAGE].map(|name| headers.get(name).map(ToString::to_string))
+    }
+
+    #[test]
+    fn what_is_not_sampled_is_passed_on_byte_for_byte() {
+        LazyLock::force(&EXPORTED);
+        // A flag that has no meaning yet, and a version that does not exist yet.
+        for parent in [
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02",
+            "7f-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-later",
+        ] {
+            let pairs = [(PARENT, parent), (STATE, "b=2, a=1"), (BAGGAGE, "k = v")];
+            let request =
+                http::HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
+            let event = Event::builder("1", "/s", "t").attribute(PARENT, TRACE_PARENT).build().unwrap();
+            let mut headers = HeaderMap::new();
+            let publish = Publish::start(&Place::new("orders", None), &event, 0, &of_request(&request));
+            publish.inject(&mut headers);
+            assert!(publish.span.is_none());
+            let stored = pairs.map(|(name, _)| headers.get(name).map(ToString::to_string));
+            assert_eq!(stored, pairs.map(|(_, value)| Some(value.to_owned())));
+        }
+    }
+
+    #[test]
+    fn an_event_that_comes_without_a_context_has_its_own() {
+        let event = Event::builder("1", "/s", "t").attribute(PARENT, TRACE_PARENT).attribute(STATE, "a=1");
+        let event = event.build().unwrap();
+        let expected = [Some(TRACE_PARENT.to_owned()), Some("a=1".to_owned()), None];
+        assert_eq!(passed_on(&event, &Context::default()), expected);
+        let malformed = Event::builder("1", "/s", "t").attribute(PARENT, "00-1-2").attribute(STATE, "a=1");
+        assert_eq!(passed_on(&malformed.build().unwrap(), &Context::default()), [None, None, None]);
+    }
+
     /// W3C Trace Context, section 3.3.1: several `tracestate` headers are one list. W3C Baggage, section 3.2. Issue 8, H9.
     #[test]
     fn all_of_the_state_and_the_baggage_go_on() {
-        // As where no spans are exported, whatever the other tests do.
-        let _guard = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
         let stored = |context: &Context| {
             let event = Event::builder("1", "/s", "t").build().unwrap();
-            let mut headers = HeaderMap::new();
-            Publish::start(&Place { topic: "orders".into(), server: None }, &event, 0, context).inject(&mut headers);
-            ["traceparent", STATE, BAGGAGE].map(|name| headers.get(name).map(ToString::to_string))
+            passed_on(&event, context)
         };
         let pairs =
-            [("traceparent", PARENT), (STATE, "a=1"), (STATE, "b=2,c=3"), (BAGGAGE, "k=v;p"), (BAGGAGE, "l=%20")];
-        let expected = [PARENT, "a=1,b=2,c=3", "k=v;p,l=%20"].map(|value| Some(value.to_owned()));
+            [(PARENT, TRACE_PARENT), (STATE, "a=1"), (STATE, "b=2,c=3"), (BAGGAGE, "k=v;p"), (BAGGAGE, "l=%20")];
+        let expected = [TRACE_PARENT, "a=1,b=2,c=3", "k=v;p,l=%20"].map(|value| Some(value.to_owned()));
         let (mut http, mut nats) = (http::HeaderMap::new(), HeaderMap::new());
         for (name, value) in pairs {
             http.append(name, value.parse().unwrap());

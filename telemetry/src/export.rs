@@ -1,18 +1,22 @@
 //! The exporters: providers for the three signals, one gRPC runtime below them, and their orderly end.
 
 use std::env;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use opentelemetry::{Context, global};
 use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatch, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{BatchConfigBuilder as SpanBatch, BatchSpanProcessor, SdkTracerProvider};
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder as SpanBatch, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanProcessor,
+};
 use tokio::sync::oneshot;
 
-use crate::Error;
+use crate::sampling::Sampling;
+use crate::{Error, EventTracer};
 
 /// Spans that wait for export at most; more are dropped and counted by the SDK. Its own default, 2048, costs
 /// twice the memory at once, for the queue is allocated whole.
@@ -57,19 +61,42 @@ pub fn start(resource: Resource) -> Result<Providers, Error> {
 
 fn build(resource: Resource) -> Result<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider), Error> {
     let spans = BatchSpanProcessor::builder(SpanExporter::builder().with_tonic().build()?);
+    let mut spans = spans.with_batch_config(span_batch().build()).build();
+    spans.set_resource(&resource);
+    let spans = Spans(Arc::new(spans));
+    EventTracer::new(spans.clone(), Sampling::from_variables(|name| env::var(name).ok())).install();
     let records = BatchLogProcessor::builder(LogExporter::builder().with_tonic().build()?);
     let metrics = MetricExporter::builder().with_tonic().build()?;
     Ok((
-        SdkTracerProvider::builder()
-            .with_span_processor(spans.with_batch_config(span_batch().build()).build())
-            .with_resource(resource.clone())
-            .build(),
+        SdkTracerProvider::builder().with_span_processor(spans).with_resource(resource.clone()).build(),
         SdkMeterProvider::builder().with_periodic_exporter(metrics).with_resource(resource.clone()).build(),
         SdkLoggerProvider::builder()
             .with_log_processor(records.with_batch_config(log_batch().build()).build())
             .with_resource(resource)
             .build(),
     ))
+}
+
+/// The one queue of all spans, those of events and those that are made with `tracing`. Its resource is set already.
+#[derive(Clone, Debug)]
+struct Spans(Arc<BatchSpanProcessor>);
+
+impl SpanProcessor for Spans {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.0.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        self.0.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
 }
 
 /// Small queues, unless the user asked for others by the variables the specification gives.

@@ -12,16 +12,20 @@
 //! runtime is not needed for any of it: [`init`] may be called before there is one, and [`Guard::shutdown`]
 //! after it has ended.
 
+mod event_span;
 mod export;
 mod format;
 mod propagation;
 mod resource;
+mod sampling;
 mod series;
 mod server;
 mod subscriber;
 
+pub use event_span::{EventTracer, Instrument, Instrumented, Operation, Parent, Span};
 pub use export::Guard;
-pub use propagation::{context_from, inject};
+pub use propagation::{TraceParent, trace_state};
+pub use sampling::Sampling;
 pub use series::SeriesBy;
 pub use server::Server;
 
@@ -31,11 +35,6 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 
 /// The variable that switches the export on: the Collector's address, `http://host:4317`.
 pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-
-/// The target of spans that exist for every event. They are exported, and cost nothing where nothing is: log lines
-/// do not repeat their fields (a line names its trace), because formatting these for each event took a quarter of the
-/// sidecar's time.
-pub const PER_EVENT: &str = "tidegate::event";
 
 /// The instruments of a program: a scope whose names are those of the semantic conventions of this version.
 pub fn meter(name: &'static str) -> Meter {

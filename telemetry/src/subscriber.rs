@@ -14,7 +14,6 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
-use crate::PER_EVENT;
 use crate::export::Providers;
 use crate::format::Line;
 
@@ -63,7 +62,7 @@ where
         .fmt_fields(JsonFields::new())
         .event_format(Line::new())
         .with_writer(writer)
-        .with_filter(level().and(filter_fn(|of| !(of.is_span() && of.target() == PER_EVENT))))
+        .with_filter(level())
 }
 
 /// What `RUST_LOG` says, `info` without it. Only a filter that names them shows the SDK start and stop, at `info`, and
@@ -88,11 +87,32 @@ fn transport(target: &str) -> bool {
 mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
+    use opentelemetry::Context;
+    use opentelemetry::trace::SpanKind;
     use opentelemetry_sdk::error::OTelSdkResult;
-    use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+    use opentelemetry_sdk::trace::{SdkTracerProvider, Span, SpanData, SpanExporter, SpanProcessor};
 
     use super::*;
+    use crate::{EventTracer, Instrument as _, Operation, Sampling};
+
+    #[derive(Debug)]
+    struct Discard;
+
+    impl SpanProcessor for Discard {
+        fn on_start(&self, _: &mut Span, _: &Context) {}
+
+        fn on_end(&self, _: SpanData) {}
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+    }
 
     #[derive(Clone, Default)]
     struct Output(Arc<Mutex<Vec<u8>>>);
@@ -133,15 +153,6 @@ mod tests {
     }
 
     #[test]
-    fn an_events_span_is_nothing_where_nothing_is_exported() {
-        let subscriber = Registry::default().with(layers(None, std::io::sink));
-        tracing::subscriber::with_default(subscriber, || {
-            assert!(tracing::info_span!(target: PER_EVENT, "process").is_disabled());
-            assert!(!tracing::info_span!("other").is_disabled());
-        });
-    }
-
-    #[test]
     fn a_line_names_the_trace_it_belongs_to() {
         let (spans, lines) = observed(|| {
             tracing::info_span!("deliver", handler = "billing")
@@ -158,14 +169,24 @@ mod tests {
         assert!(lines[1].get("trace_id").is_none());
     }
 
-    #[test]
-    fn an_events_span_is_exported_and_only_its_trace_is_in_the_lines() {
-        let (spans, lines) = observed(|| {
-            tracing::info_span!(target: PER_EVENT, "process", id = "1").in_scope(|| tracing::info!("dead-lettered"));
-        });
-        assert_eq!(spans[0].0, "process");
-        assert_eq!(lines[0]["trace_id"], spans[0].1);
-        assert!(lines[0].get("span").is_none(), "{}", lines[0]);
+    #[tokio::test]
+    async fn a_line_names_the_trace_of_an_events_span() {
+        let tracer = Box::leak(Box::new(EventTracer::new(Discard, Sampling::default())));
+        let operation = Operation::of(tracer, "process".to_owned(), SpanKind::Consumer);
+        let span = operation.start(|| None, |_| {});
+        let mut parent = String::new();
+        span.inject(|_, value| parent = value.to_owned());
+        let output = Output::default();
+        let writer = output.clone();
+        let subscriber = Registry::default().with(lines(move || writer.clone()));
+        let _guard = tracing::subscriber::set_default(subscriber);
+        async { tracing::info!("dead-lettered") }.instrument(span).await;
+        let line: serde_json::Value = serde_json::from_slice(&output.0.lock().unwrap()).unwrap();
+        assert_eq!(
+            format!("00-{}-{}-01", line["trace_id"].as_str().unwrap(), line["span_id"].as_str().unwrap()),
+            parent
+        );
+        assert!(line.get("span").is_none(), "{line}");
     }
 
     #[test]

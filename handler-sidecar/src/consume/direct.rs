@@ -18,10 +18,10 @@ use futures::stream::{FuturesUnordered, SelectAll, StreamExt as _, select_all};
 use tidegate_broker_client::layout;
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
+use tidegate_telemetry::Instrument as _;
 use tokio::sync::watch;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::Instrument as _;
 
 use crate::broker::connection::Link;
 use crate::consume::process::Context;
@@ -33,7 +33,6 @@ use crate::event::request::{self, Place};
 use crate::ops::config;
 use crate::ops::health::{Health, Progress};
 use crate::ops::metrics::Settled;
-use crate::ops::trace;
 use crate::settle::outcome_log::Ending;
 
 /// Events that may wait for one of those in flight to end.
@@ -266,7 +265,7 @@ async fn process(context: Arc<Context>, message: Message) {
     let extended = request::extended(event, message.headers.as_ref(), &context.config.topic, place);
     let delivered = match extended {
         Ok(event) => {
-            let span = trace::process(&context.config, message.headers.as_ref(), &event, place);
+            let span = context.traces.process(message.headers.as_ref(), &event, place);
             deliver(&context, &event).instrument(span).await
         }
         Err(error) => Err(error),

@@ -14,9 +14,9 @@ use async_nats::Client;
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
+use tidegate_telemetry::{Instrument as _, Span};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument as _, Span};
 
 use crate::consume::in_hand::InHand;
 use crate::consume::workload::WorkloadMeter;
@@ -30,7 +30,7 @@ use crate::ops::budget::ByteBudget;
 use crate::ops::drain::Drain;
 use crate::ops::metrics::{Metrics, Settled};
 use crate::ops::options::Options;
-use crate::ops::trace;
+use crate::ops::trace::{self, Traces};
 use crate::settle::attempts::store::{Attempts, Known};
 use crate::settle::outcome::{self, Answer, Reason, Settle};
 use crate::settle::outcome_log::{Ending, OutcomeLog};
@@ -70,6 +70,8 @@ pub struct Context {
     pub drain: Drain,
     /// The instruments.
     pub metrics: Metrics,
+    /// Its spans.
+    pub traces: Traces,
     /// What the operator scales by.
     pub workload: WorkloadMeter,
     /// Whether another sidecar of the handler has a container that takes connections.
@@ -118,7 +120,7 @@ impl Context {
             Ok(ready) => ready,
             Err(verdict) => return verdict,
         };
-        let span = trace::process(&self.config, stored.headers(), &ready.event, ready.place);
+        let span = self.traces.process(stored.headers(), &ready.event, ready.place);
         let delivered = async {
             match self.deliver(&ready).await {
                 Ok(answered) => self.conclude(stored, ready, answered).await,
@@ -142,7 +144,7 @@ impl Context {
             Judged::Excluded | Judged::Failed(_) => return Err(Verdict::Acknowledge(Settled::Filtered)),
             Judged::TooCostly => return Err(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
-        trace::received(&self.config, stored.headers(), &event);
+        self.traces.received(stored.headers(), &event);
         let known = match stored.deliveries() {
             ..=1 => Known::default(),
             _ => Box::pin(self.attempts_so_far(stored)).await?,

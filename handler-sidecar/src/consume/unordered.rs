@@ -3,13 +3,12 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use tracing::Instrument as _;
+use tidegate_telemetry::Instrument as _;
 
 use crate::consume::in_hand::InHand;
 use crate::consume::process::{Context, Verdict};
 use crate::ops::config;
 use crate::ops::metrics::{Metrics, Settled};
-use crate::ops::trace;
 
 /// Takes one event to its end.
 pub async fn process(context: Arc<Context>, event: InHand) {
@@ -19,7 +18,7 @@ pub async fn process(context: Arc<Context>, event: InHand) {
         let handled = pin!(context.handle(&event));
         event.renewed(config::renew_every(&context.config), handled).await
     };
-    let span = trace::settle(&context.config, event.headers(), verdict.settled().name());
+    let span = context.traces.settle(event.headers(), verdict.settled().name());
     let settling = async {
         match verdict {
             Verdict::Acknowledge(_) => event.acknowledge().await,

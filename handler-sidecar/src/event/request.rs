@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use tidegate_broker_client::contract::Format;
 use tidegate_cloudevents::{Event, http as binding, media_type};
-use tracing::Span;
+use tidegate_telemetry::Span;
 
 use crate::ops::trace;
 

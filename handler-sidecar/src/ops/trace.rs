@@ -1,14 +1,14 @@
 //! The spans of an event, and the trace context that goes on to the handler.
 
+use std::sync::Arc;
+
 use async_nats::HeaderMap as StoredHeaders;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opentelemetry::Context;
-use opentelemetry::trace::{Status, TraceContextExt as _};
+use opentelemetry::trace::SpanKind;
+use opentelemetry::{KeyValue, StringValue};
 use tidegate_broker_client::contract::Sidecar;
 use tidegate_cloudevents::{Event, Invalid};
-use tidegate_telemetry::Server;
-use tracing::{Span, field};
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tidegate_telemetry::{Operation, Parent, Server, Span};
 
 use crate::event::request::Place;
 use crate::ops::metrics;
@@ -18,95 +18,88 @@ const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
 
-/// The span of an operation: what all of them say, and what is its own.
-macro_rules! operation {
-    ($config:ident, $name:literal, $kind:literal $(, $($own:tt)*)?) => {
-        tracing::info_span!(
-            target: tidegate_telemetry::PER_EVENT,
-            $name,
-            otel.name = format_args!(concat!($name, " {}"), $config.topic),
-            otel.kind = $kind,
-            messaging.system = "nats",
-            messaging.operation.name = $name,
-            messaging.operation.type = $name,
-            messaging.destination.name = $config.topic.as_str(),
-            messaging.consumer.group.name = $config.handler.as_str(),
-            server.address = server($config).as_ref().map(|server| &*server.address),
-            server.port = server($config).as_ref().map(|server| server.port),
-            $($($own)*)?
-        )
-    };
+/// The operations of a handler on its events.
+#[derive(Debug)]
+pub struct Traces {
+    process: Operation,
+    receive: Operation,
+    settle: Operation,
 }
 
-/// A consumer span, child of the publish (or, without one, of what the event itself carries).
-///
-/// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
-pub fn process(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event, place: Place) -> Span {
-    let span = operation!(
-        config,
-        "process",
-        "consumer",
-        messaging.message.id = event.id(),
-        cloudevents.event_id = event.id(),
-        cloudevents.event_source = event.source(),
-        cloudevents.event_type = event.event_type(),
-        tidegate.attempt = place.attempt,
-        tidegate.sequence = place.sequence,
-        http.response.status_code = field::Empty,
-        error.type = field::Empty,
-    );
-    below(&span, || {
-        let published = publish(stored);
-        let is_known = published.span().span_context().is_valid();
-        if is_known { published } else { tidegate_telemetry::context_from(&|name| event.attribute(name)) }
-    });
-    span
-}
+impl Traces {
+    /// The operations of this sidecar.
+    pub fn new(config: &Sidecar) -> Self {
+        let server = config.servers.first().and_then(|url| Server::parse(url));
+        let operation = |name: &'static str, kind: SpanKind| {
+            let shared = |value: &str| StringValue::from(Arc::<str>::from(value));
+            let mut attributes = vec![
+                KeyValue::new("messaging.system", "nats"),
+                KeyValue::new("messaging.operation.name", name),
+                KeyValue::new("messaging.operation.type", name),
+                KeyValue::new("messaging.destination.name", shared(&config.topic)),
+                KeyValue::new("messaging.consumer.group.name", shared(&config.handler)),
+            ];
+            if let Some(Server { address, port }) = &server {
+                attributes.push(KeyValue::new("server.address", shared(address)));
+                attributes.push(KeyValue::new("server.port", *port));
+            }
+            Operation::new(format!("{name} {}", config.topic), kind, attributes)
+        };
+        Self {
+            process: operation("process", SpanKind::Consumer),
+            receive: operation("receive", SpanKind::Consumer),
+            settle: operation("settle", SpanKind::Client),
+        }
+    }
 
-/// Notes that an event came from the broker: a span without a duration, child of the publish.
-pub fn received(config: &Sidecar, stored: Option<&StoredHeaders>, event: &Event) {
-    let span = operation!(config, "receive", "consumer", messaging.message.id = event.id());
-    below(&span, || publish(stored));
-}
+    /// A consumer span, child of the publish (or, without one, of what the event itself carries).
+    ///
+    /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
+    pub fn process(&self, stored: Option<&StoredHeaders>, event: &Event, place: Place) -> Span {
+        let parent = || publish(stored).or_else(|| Parent::from_headers(|name| event.attribute(name)));
+        self.process.start(parent, |attributes| {
+            let id = StringValue::from(Arc::<str>::from(event.id()));
+            attributes.extend([
+                KeyValue::new("messaging.message.id", id.clone()),
+                KeyValue::new("cloudevents.event_id", id),
+                KeyValue::new("cloudevents.event_source", event.source().to_owned()),
+                KeyValue::new("cloudevents.event_type", event.event_type().to_owned()),
+                KeyValue::new("tidegate.attempt", i64::from(place.attempt)),
+            ]);
+            let sequence = place.sequence.and_then(|sequence| i64::try_from(sequence).ok());
+            attributes.extend(sequence.map(|sequence| KeyValue::new("tidegate.sequence", sequence)));
+        })
+    }
 
-/// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
-pub fn settle(config: &Sidecar, stored: Option<&StoredHeaders>, how: &'static str) -> Span {
-    let span = operation!(config, "settle", "client", tidegate.outcome = how);
-    below(&span, || publish(stored));
-    span
+    /// Notes that an event came from the broker: a span without a duration, child of the publish.
+    pub fn received(&self, stored: Option<&StoredHeaders>, event: &Event) {
+        self.receive.note(
+            || publish(stored),
+            |attributes| attributes.push(KeyValue::new("messaging.message.id", event.id().to_owned())),
+        );
+    }
+
+    /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
+    pub fn settle(&self, stored: Option<&StoredHeaders>, how: &'static str) -> Span {
+        self.settle.start(|| publish(stored), |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)))
+    }
 }
 
 /// The context in which an event was published.
-fn publish(stored: Option<&StoredHeaders>) -> Context {
-    tidegate_telemetry::context_from(&|name| header(stored, name))
-}
-
-/// Makes a span the child of what is found, which is looked for only where spans are exported.
-fn below(span: &Span, parent: impl FnOnce() -> Context) {
-    if span.is_disabled() {
-        return;
-    }
-    let parent = parent();
-    if parent.span().span_context().is_valid() {
-        // Only fails where nothing is exported.
-        let _ = span.set_parent(parent);
-    }
-}
-
-/// Only asked where spans are exported.
-fn server(config: &Sidecar) -> Option<Server> {
-    Server::parse(config.servers.first()?)
+fn publish(stored: Option<&StoredHeaders>) -> Option<Parent<'_>> {
+    Parent::from_headers(|name| header(stored, name))
 }
 
 /// Notes on the span how the attempt ended.
 pub fn record(span: &Span, answer: &Answer) {
+    if span.is_none() {
+        return;
+    }
     if let Answer::Status { code, .. } = answer {
-        span.record("http.response.status_code", code.as_u16());
+        span.set_attribute(KeyValue::new("http.response.status_code", i64::from(code.as_u16())));
     }
     if let Some(error) = metrics::error_type(answer) {
-        let error = error.to_string();
-        span.record("error.type", error.as_str());
-        span.set_status(Status::error(error));
+        span.set_error(error.to_string());
     }
 }
 
@@ -125,13 +118,10 @@ pub fn with_publish_context(event: Event, stored: Option<&StoredHeaders>) -> Res
     })
 }
 
-/// Adds the HTTP headers by which the handler's own spans join the trace: the process span, or, where nothing
-/// is exported, what the event came with.
+/// Adds the HTTP headers by which the handler's own spans join the trace: the process span, or, where this trace is
+/// not exported, what the event came with.
 pub fn headers(span: &Span, event: &Event, headers: &mut HeaderMap) {
-    let context: Context = span.context();
-    if context.span().span_context().is_valid() {
-        tidegate_telemetry::inject(&context, |name, value| set(headers, name, &value));
-    } else {
+    if !span.inject(|name, value| set(headers, name, value)) {
         for name in [PARENT, STATE] {
             if let Some(value) = event.attribute(name) {
                 set(headers, name, value);

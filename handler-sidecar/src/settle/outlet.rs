@@ -20,8 +20,8 @@ use tidegate_broker_client::contract;
 use tidegate_broker_client::layout::MAX_HOPS;
 use tidegate_broker_client::message_id::{HEADER, HandlerKey};
 use tidegate_cloudevents::{Event, http as binding};
+use tidegate_telemetry::Span;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::Span;
 
 use self::connector::Connector;
 use crate::deliver::post::with_causes;

@@ -7,7 +7,6 @@ use bytes::BytesMut;
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt as _, StreamExt as _};
 use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode;
-use opentelemetry::Context;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -26,6 +25,7 @@ use crate::server::Protocol;
 use crate::share::{Client, Room, Share};
 use crate::slots::{End, Slot};
 use crate::tls;
+use crate::trace::Context;
 
 /// The name in metrics.
 const PROTOCOL: &str = "mqtt";
@@ -290,7 +290,7 @@ async fn take<'a>(
         let event = event?;
         let admitted = intake.admission.admit_within(share, size, intake.limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
-        intake.take(&event, Origin::Anonymous, &Context::new(), admitted).await
+        intake.take(&event, Origin::Anonymous, &Context::default(), admitted).await
     };
     (packet_id, taking.await)
 }

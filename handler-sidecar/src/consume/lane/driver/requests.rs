@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::future::FutureExt as _;
 use futures::stream::StreamExt as _;
 use tidegate_broker_client::layout;
+use tidegate_telemetry::{Instrument as _, Span};
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{Instrument as _, Span};
 
 use super::events::Event;
 use super::{Happened, LINGER, Lane};
@@ -17,7 +17,6 @@ use crate::consume::in_hand::InHand;
 use crate::consume::lane::owner::{Action, Id, Input};
 use crate::consume::lane::pulls::Pin;
 use crate::consume::lane::wire;
-use crate::ops::trace;
 
 /// What one command to the connection may take, which waits only if its queue is full.
 const COMMAND_LIMIT: Duration = Duration::from_secs(1);
@@ -61,7 +60,7 @@ impl Lane {
     /// The span of telling the broker about an event.
     fn settle(&self, event: &Event) -> Span {
         let headers = event.stored.as_ref().and_then(InHand::headers);
-        trace::settle(&self.shared.context.config, headers, event.how.name())
+        self.shared.context.traces.settle(headers, event.how.name())
     }
 
     async fn pull(&mut self, number: u64, pin: Option<Pin>, batch: u32) {
