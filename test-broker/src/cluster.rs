@@ -22,9 +22,13 @@ const ELECTION: Duration = Duration::from_secs(30);
 impl TestBroker {
     /// Starts a cluster of [`SERVERS`] with the streams of [`topic`] in as many copies.
     pub async fn start_cluster() -> Self {
+        Self::start_cluster_with(Topic { replicas: SERVERS, ..topic() }, Bounds::default()).await
+    }
+
+    /// As many servers as the topic has copies.
+    pub(crate) async fn start_cluster_with(topic: Topic, bounds: Bounds) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
-        let broker = Self::start_servers(Routing::Queued, SERVERS, Bounds::default(), folder).await;
-        let topic = Topic { replicas: SERVERS, ..topic() };
+        let broker = Self::start_servers(Routing::Queued, topic.replicas, bounds, folder).await;
         let jetstream = jetstream::new(broker.operator());
         let begun = Instant::now();
         while let Err(error) = streams::ensure(&jetstream, &topic).await {

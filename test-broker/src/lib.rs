@@ -40,11 +40,13 @@ struct Bounds {
     max_payload: usize,
     /// Bytes in all.
     file_store: u64,
+    /// Each write is on the disk before it is acknowledged.
+    sync_always: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { max_payload: 4 << 20, file_store: 1 << 30 }
+        Self { max_payload: 4 << 20, file_store: 1 << 30, sync_always: false }
     }
 }
 
@@ -95,6 +97,17 @@ impl TestBroker {
     /// The same; no message, the operator's own requests included, may have more than this many bytes.
     pub async fn start_bounded(topic: Topic, max_payload: usize) -> Self {
         Self::start_within(topic, Bounds { max_payload, ..Bounds::default() }).await
+    }
+
+    /// Starts a broker with `durability: Fsync`, the product's default: an acknowledged event is on the disk. It has as
+    /// many servers as the topic has copies.
+    pub async fn start_fsync(topic: Topic) -> Self {
+        let bounds = Bounds { sync_always: true, ..Bounds::default() };
+        if topic.replicas == 1 {
+            Self::start_within(topic, bounds).await
+        } else {
+            Self::start_cluster_with(topic, bounds).await
+        }
     }
 
     async fn start_within(topic: Topic, bounds: Bounds) -> Self {
@@ -339,7 +352,7 @@ impl TestBroker {
         let now = OffsetDateTime::now_utc();
         let system = self.authority.system_account(now).expect("account");
         let topic = self.authority.topic_account(routing, now).expect("account");
-        let jetstream = JetStream { max_file_store: self.bounds.file_store, sync_always: false };
+        let jetstream = JetStream { max_file_store: self.bounds.file_store, sync_always: self.bounds.sync_always };
         let accounts = vec![(system.id.clone(), system.jwt), (topic.id, topic.jwt)];
         for node in &self.nodes {
             let server = Server {
