@@ -1,78 +1,78 @@
-//! The broker, and the programs that use it.
+//! The broker, and what it stores for those that are measured.
 
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::consumer::Info;
 use futures::future::try_join_all;
-use tempfile::TempDir;
 use tidegate_broker_admin::consumers::{self, Start};
-use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{LeafRequest, Usage};
 use tidegate_broker_client::contract::Order;
-use tidegate_broker_client::identity::{self, file};
-use tidegate_broker_client::{connect, layout};
+use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
-use time::OffsetDateTime;
+use tokio::time::sleep;
 
-use crate::events;
+use crate::LIMIT;
+use crate::events::{self, Shape};
 
 /// As in production.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Publishes in flight while a backlog is made.
 const WINDOW: usize = 512;
 
+/// When an event is acknowledged to its publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on the disk: the product's default.
+    Fsync,
+    /// When the server has it.
+    Relaxed,
+}
+
 /// A broker with one topic.
 pub struct Broker {
-    /// The server.
+    /// The servers.
     pub server: TestBroker,
     /// The operator's JetStream.
     pub stream: jetstream::Context,
-    operator: TempDir,
-}
-
-/// What a client on another thread or in another process needs to be the operator.
-#[derive(Clone)]
-pub struct Operator {
-    /// Addresses of the broker.
-    pub servers: Vec<String>,
-    /// Folder of the identity.
-    pub identity: PathBuf,
 }
 
 impl Broker {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// The operator's identity cannot be made or written.
-    pub async fn start() -> anyhow::Result<Self> {
+    /// Starts so many servers.
+    pub async fn start(durability: Durability, replicas: usize) -> Self {
         // Small events, so that many handlers have room for their dead letters.
-        let topic = Topic { max_bytes: 900 << 20, max_message_size: 256 << 10, ..tidegate_test_broker::topic() };
-        let server = TestBroker::start_with(topic).await;
-        let operator = TempDir::new()?;
-        write_operator(&server, operator.path())?;
-        Ok(Self { stream: jetstream::new(server.operator()), server, operator })
+        let base = tidegate_test_broker::topic();
+        let topic = Topic { replicas, max_bytes: 900 << 20, max_message_size: 256 << 10, ..base };
+        let server = match durability {
+            Durability::Fsync => TestBroker::start_fsync(topic).await,
+            Durability::Relaxed => TestBroker::start_with(topic).await,
+        };
+        Self { stream: jetstream::new(server.operator()), server }
     }
 
-    /// For clients of their own.
-    pub fn as_operator(&self) -> Operator {
-        Operator { servers: self.server.servers(), identity: self.operator.path().to_owned() }
+    /// One server with the product's defaults.
+    pub async fn default() -> Self {
+        Self::start(Durability::Fsync, 1).await
     }
 
-    /// Stores so many new events.
+    /// The servers' processes.
+    pub fn pids(&self) -> Vec<u32> {
+        (0..self.server.servers().len()).filter_map(|server| self.server.pid_of(server)).collect()
+    }
+
+    /// Stores so many new events, and returns their numbers.
     ///
     /// # Errors
     /// The broker refuses one.
-    pub async fn publish(&self, count: u64) -> anyhow::Result<Range<u64>> {
+    pub async fn publish(&self, count: u64, shape: Shape) -> anyhow::Result<std::ops::Range<u64>> {
         let numbers = events::numbers(count);
         let all: Vec<u64> = numbers.clone().collect();
         for some in all.chunks(WINDOW) {
             let mut stored = Vec::with_capacity(some.len());
             for number in some {
-                let events::Message { subject, headers, payload } = events::message(*number)?;
+                let events::Message { subject, headers, payload } = events::message(*number, shape)?;
                 stored.push(self.stream.publish_with_headers(subject, headers, payload).await?.into_future());
             }
             try_join_all(stored).await?;
@@ -80,73 +80,72 @@ impl Broker {
         Ok(numbers)
     }
 
-    /// A consumer like a handler's, for the operator. It has what is published from now on.
-    ///
-    /// # Errors
-    /// The broker refuses it.
-    pub async fn consumer(&self, name: &str) -> anyhow::Result<()> {
-        consumers::ensure(&self.stream, &settings(name), &Position::default()).await?;
-        Ok(())
-    }
-
     /// A handler's consumer, account and identity. It has what is published from now on.
     pub async fn handler(&self, name: &str) -> PathBuf {
-        self.server.handler_with(settings(name)).await
+        self.handler_of(name, Vec::new(), Order::None).await
     }
 
     /// The same for a handler that asks for these types in this order.
     pub async fn handler_of(&self, name: &str, types: Vec<String>, order: Order) -> PathBuf {
-        self.server.handler_with(consumers::Handler { types, order, ..settings(name) }).await
+        let settings = consumers::Handler {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            replicas: self.server.servers().len(),
+            ack_wait: ACK_WAIT,
+            max_ack_pending: 10_000,
+            types,
+            start: Start::Latest,
+            order,
+        };
+        self.server.handler_with(settings).await
     }
-}
 
-impl Operator {
-    /// Connects on this thread's runtime.
+    /// Waits until a handler's last acknowledgement is with the broker, so that nothing of it comes in a later round.
     ///
     /// # Errors
-    /// The broker is not there.
-    pub async fn connect(&self) -> anyhow::Result<jetstream::Context> {
-        let source = identity::folder(&self.identity);
-        Ok(jetstream::new(connect::connect("bench", &self.servers, source).await?))
+    /// It does not come.
+    pub async fn settled(&self, handler: &str, order: Order) -> anyhow::Result<()> {
+        let all_acknowledged = |info: &Info| info.num_pending == 0 && info.num_ack_pending == 0;
+        self.until(handler, order, "has unacknowledged events", all_acknowledged).await
     }
 
-    /// Connects, and takes a consumer.
+    /// Waits until the broker has seen that a handler's program is gone. It would give the next events to it.
     ///
     /// # Errors
-    /// The broker is not there, or has no such consumer.
-    pub async fn consumer(&self, name: &str) -> anyhow::Result<(async_nats::Client, PullConsumer)> {
-        let stream = self.connect().await?;
-        let consumer = stream.get_consumer_from_stream(name, layout::EVENT_STREAM).await?;
-        Ok((stream.client(), consumer))
+    /// It does not see it.
+    pub async fn left(&self, handler: &str, order: Order) -> anyhow::Result<()> {
+        self.until(handler, order, "is still waited at", |info| info.num_waiting == 0).await
     }
-}
 
-fn settings(name: &str) -> consumers::Handler {
-    consumers::Handler {
-        name: name.to_owned(),
-        uid: format!("uid-{name}"),
-        replicas: 1,
-        ack_wait: ACK_WAIT,
-        max_ack_pending: 10_000,
-        types: Vec::new(),
-        start: Start::Latest,
-        order: Order::None,
+    async fn until(
+        &self,
+        handler: &str,
+        order: Order,
+        otherwise: &str,
+        holds: impl Fn(&Info) -> bool,
+    ) -> anyhow::Result<()> {
+        let consumers = match order {
+            Order::None => vec![handler.to_owned()],
+            Order::Key { lanes } => (0..lanes).map(|lane| layout::lane_consumer(handler, lane)).collect(),
+        };
+        let events = self.stream.get_stream(layout::EVENT_STREAM).await?;
+        let begun = Instant::now();
+        for consumer in consumers {
+            while !holds(&events.consumer_info(&consumer).await?) {
+                ensure!(begun.elapsed() < LIMIT, "after {LIMIT:?}, {consumer} {otherwise}");
+                sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(())
     }
-}
 
-fn write_operator(server: &TestBroker, folder: &Path) -> anyhow::Result<()> {
-    let now = OffsetDateTime::now_utc();
-    let user = server.authority().operator_user(now)?;
-    let request = LeafRequest { name: "bench operator".into(), hosts: Vec::new(), usage: Usage::Client };
-    let leaf = server.authority().leaf(&request, now)?;
-    for (name, content) in [
-        (file::CA, &server.authority().ca_certificate),
-        (file::CERTIFICATE, &leaf.certificate),
-        (file::KEY, &leaf.key),
-        (file::USER_JWT, &user.jwt),
-        (file::USER_SEED, &user.seed),
-    ] {
-        std::fs::write(folder.join(name), content)?;
+    /// Lets a handler's consumer begin with what is published from now on.
+    ///
+    /// # Errors
+    /// The broker refuses it.
+    pub async fn skip(&self, handler: &str) -> anyhow::Result<()> {
+        let events = self.stream.get_stream(layout::EVENT_STREAM).await?;
+        events.purge().await?;
+        self.settled(handler, Order::None).await
     }
-    Ok(())
 }

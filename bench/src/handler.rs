@@ -1,4 +1,4 @@
-//! The user's container: an HTTP server with a thread of its own that answers 204.
+//! The user's container: an HTTP server with a thread of its own.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Collected, Empty};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,13 +17,34 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use crate::events;
-use crate::stopwatch::Stopwatch;
+use crate::meter::Meter;
 
 /// Room for as many connections at once as there may be events in flight.
 const BACKLOG: u32 = 4096;
 
-/// What becomes of an event (its number): how long it takes. Called when it has arrived.
-type Script = Arc<dyn Fn(u64) -> Duration + Send + Sync>;
+/// What the handler does with an event.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answer {
+    /// How long it takes.
+    pub after: Duration,
+    /// Whether it refuses the event for now (503), which then does not count.
+    pub unavailable: bool,
+    /// Whether it answers with an event of its own.
+    pub reply: bool,
+}
+
+/// What becomes of an event: its number, and which attempt it is. Called when it has arrived.
+pub type Script = Arc<dyn Fn(u64, u64) -> Answer + Send + Sync>;
+
+/// All at once, and without a word.
+pub fn prompt() -> Script {
+    Arc::new(|_, _| Answer::default())
+}
+
+/// Takes so long for each.
+pub fn taking(after: Duration) -> Script {
+    Arc::new(move |_, _| Answer { after, ..Answer::default() })
+}
 
 /// A running handler. Dropped, it is gone with all its connections.
 pub struct Handler {
@@ -34,11 +55,11 @@ pub struct Handler {
 }
 
 impl Handler {
-    /// Starts one that takes its time as `script` says.
+    /// Starts one that does as `script` says, and counts on this meter.
     ///
     /// # Errors
     /// There is no port or no thread.
-    pub fn start(script: impl Fn(u64) -> Duration + Send + Sync + 'static) -> anyhow::Result<Self> {
+    pub fn start(meter: &Arc<Meter>, script: Script) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -48,43 +69,21 @@ impl Handler {
         };
         let port = listener.local_addr()?.port();
         let (stop, stopped) = oneshot::channel();
+        let work = Arc::new(Container { meter: meter.clone(), script });
         let serve = async move {
             tokio::select! {
-                () = accept(listener, Arc::new(script)) => {}
+                () = accept(listener, work) => {}
                 _ = stopped => {}
             }
         };
         let thread = std::thread::Builder::new().name("handler".to_owned()).spawn(move || runtime.block_on(serve))?;
         Ok(Self { port, stop: Some(stop), thread: Some(thread) })
     }
-
-    /// Starts one that tells a stopwatch what arrives.
-    ///
-    /// # Errors
-    /// There is no port or no thread.
-    pub fn timing(stopwatch: &Arc<Stopwatch>) -> anyhow::Result<Self> {
-        let stopwatch = stopwatch.clone();
-        Self::start(move |number| {
-            stopwatch.arrived(number);
-            Duration::ZERO
-        })
-    }
-
-    /// Where events are posted to.
-    ///
-    /// # Errors
-    /// None that is known.
-    pub fn uri(&self) -> anyhow::Result<Uri> {
-        Ok(uri(self.port)?)
-    }
 }
 
 /// Where events are posted to, at a handler's port.
-///
-/// # Errors
-/// None that is known.
-pub fn uri(port: u16) -> Result<Uri, http::uri::InvalidUri> {
-    format!("http://127.0.0.1:{port}/events").parse()
+pub fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}/events")
 }
 
 impl Drop for Handler {
@@ -96,32 +95,72 @@ impl Drop for Handler {
     }
 }
 
-async fn accept(listener: TcpListener, script: Script) {
+struct Container {
+    meter: Arc<Meter>,
+    script: Script,
+}
+
+async fn accept(listener: TcpListener, container: Arc<Container>) {
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        let script = script.clone();
+        let container = container.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| receive(request, &script));
+            let service = service_fn(|request| container.receive(request));
             // Ends with its client, however that ends.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
 }
 
-async fn receive(request: Request<Incoming>, script: &Script) -> Result<Response<Empty<Bytes>>, Infallible> {
-    let binary = events::number(request.headers().get("ce-id").and_then(|id| id.to_str().ok()));
-    let body = request.into_body().collect().await.map(Collected::to_bytes);
-    let number = body.ok().and_then(|body| binary.or_else(|| events::number_in(&body)));
-    let mut response = Response::new(Empty::new());
-    match number {
-        Some(number) => {
-            let time = script(number);
-            if !time.is_zero() {
-                tokio::time::sleep(time).await;
-            }
-            *response.status_mut() = StatusCode::NO_CONTENT;
+impl Container {
+    async fn receive(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        // daprd asks for subscriptions.
+        if request.method() != Method::POST {
+            return Ok(plain(StatusCode::NOT_FOUND));
         }
-        None => *response.status_mut() = StatusCode::BAD_REQUEST,
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let binary = events::number(header("ce-id"));
+        let attempt = events::number(header("ce-tidegateattempt")).unwrap_or(1);
+        let Ok(body) = request.into_body().collect().await.map(Collected::to_bytes) else {
+            return Ok(plain(StatusCode::BAD_REQUEST));
+        };
+        let numbers = binary.map_or_else(|| events::numbers_in(&body), |number| vec![number]);
+        Ok(self.answer(&numbers, attempt).await)
     }
-    Ok(response)
+
+    async fn answer(&self, numbers: &[u64], attempt: u64) -> Response<Full<Bytes>> {
+        let answers: Vec<Answer> = numbers.iter().map(|number| (self.script)(*number, attempt)).collect();
+        if answers.is_empty() {
+            return plain(StatusCode::BAD_REQUEST);
+        }
+        if answers.iter().any(|answer| answer.unavailable) {
+            return plain(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        for _ in &answers {
+            self.meter.step();
+        }
+        let time = answers.iter().map(|answer| answer.after).max().unwrap_or_default();
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+        match numbers {
+            [number] if answers.iter().any(|answer| answer.reply) => reply(*number),
+            _ => plain(StatusCode::NO_CONTENT),
+        }
+    }
+}
+
+fn plain(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    *response.status_mut() = status;
+    response
+}
+
+/// An event about this one, in binary mode.
+fn reply(number: u64) -> Response<Full<Bytes>> {
+    let id = format!("reply-{number}");
+    let headers = [("ce-specversion", "1.0"), ("ce-id", &id), ("ce-source", "/bench"), ("ce-type", "seen")];
+    let named = headers.into_iter().fold(Response::builder(), |response, (name, value)| response.header(name, value));
+    let response = named.header("content-type", "application/json").body(Full::from("{}"));
+    response.unwrap_or_else(|_| plain(StatusCode::INTERNAL_SERVER_ERROR))
 }

@@ -1,4 +1,4 @@
-//! Our programs as they ship: child processes, their memory and their processor time.
+//! Our programs as they ship: child processes, and their memory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use serde::Serialize;
 use tidegate_broker_client::contract::{
     self, Capacity, Delivery, Filter, Format, Ingress, Order, Retry, Routing, Sidecar,
@@ -19,42 +19,77 @@ use tidegate_test_broker::{TestBroker, free_port};
 use tokio::time::sleep;
 
 use crate::LIMIT;
-use crate::broker::Broker;
 
 /// How long a program may take to end by itself.
 const END: Duration = Duration::from_secs(3);
 
+/// Variables of a program's environment.
+pub type Environment = Vec<(String, String)>;
+
 /// A running program. Dropped, it is ended: in order if that is quick, by force otherwise.
 pub struct Process {
     child: Child,
+    name: String,
 }
 
-/// A sidecar that pulls for this handler (its identity) and delivers to this port, with nothing else asked for.
-///
-/// # Errors
-/// It does not start or never gets ready.
-pub async fn sidecar(
-    broker: &Broker,
-    handler: &str,
-    identity: &Path,
-    port: u16,
-    concurrency: u16,
-) -> anyhow::Result<Process> {
-    start_sidecar(&sidecar_config(&broker.server, handler, identity, port, concurrency)?).await
+/// The folder of the programs that are measured.
+#[derive(Clone, Debug)]
+pub struct Programs(PathBuf);
+
+impl Programs {
+    /// Those in a folder; `None`: those beside this program.
+    ///
+    /// # Errors
+    /// One is not there.
+    pub fn at(folder: Option<&Path>) -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let folder = folder.or_else(|| own.parent()).context("a folder with the programs")?;
+        for name in ["tidegate-handler-sidecar", "tidegate-ingress"] {
+            let program = folder.join(name);
+            ensure!(program.exists(), "{} is not there: build it with the same profile", program.display());
+        }
+        Ok(Self(folder.to_owned()))
+    }
+
+    /// Starts a sidecar, ready or not.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn spawn_sidecar(&self, config: &Sidecar, environment: &Environment) -> anyhow::Result<Process> {
+        self.spawn("tidegate-handler-sidecar", config, environment)
+    }
+
+    /// Starts a sidecar and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start or never gets ready.
+    pub async fn sidecar(&self, config: &Sidecar) -> anyhow::Result<Process> {
+        let mut process = self.spawn_sidecar(config, &Environment::new())?;
+        process.ready(config.admin_port).await?;
+        Ok(process)
+    }
+
+    /// Starts an ingress and waits until it is ready.
+    ///
+    /// # Errors
+    /// It does not start or never gets ready.
+    pub async fn ingress(&self, config: &Ingress) -> anyhow::Result<Process> {
+        let mut process = self.spawn("tidegate-ingress", config, &Environment::new())?;
+        process.ready(config.admin_port).await?;
+        Ok(process)
+    }
+
+    fn spawn(&self, name: &str, config: &impl Serialize, environment: &Environment) -> anyhow::Result<Process> {
+        let mut environment = environment.clone();
+        environment.push((contract::VARIABLE.to_owned(), serde_json::to_string(config)?));
+        Process::spawn(&self.0.join(name), &[], &environment)
+    }
 }
 
-/// The configuration of such a sidecar, to be changed where something else is asked for.
-///
-/// # Errors
-/// There is no port for its own listener.
-pub fn sidecar_config(
-    server: &TestBroker,
-    handler: &str,
-    identity: &Path,
-    port: u16,
-    concurrency: u16,
-) -> anyhow::Result<Sidecar> {
-    Ok(Sidecar {
+/// The configuration of a sidecar that pulls for this handler (its identity) and delivers to this port, with nothing
+/// else asked for.
+pub fn sidecar_config(server: &TestBroker, handler: &str, identity: &Path, port: u16, concurrency: u16) -> Sidecar {
+    Sidecar {
         namespace: "bench".into(),
         topic: "bench".into(),
         handler: handler.into(),
@@ -70,7 +105,7 @@ pub fn sidecar_config(
         dead_letter: None,
         reply: None,
         ack_wait: Duration::from_secs(30),
-    })
+    }
 }
 
 fn delivery(port: u16, concurrency: u16) -> Delivery {
@@ -92,58 +127,68 @@ fn delivery(port: u16, concurrency: u16) -> Delivery {
     }
 }
 
-/// A sidecar with this configuration.
-///
-/// # Errors
-/// It does not start or never gets ready.
-pub async fn start_sidecar(config: &Sidecar) -> anyhow::Result<Process> {
-    start("tidegate-handler-sidecar", config, config.admin_port).await
-}
-
-/// An ingress with HTTPS at this port.
-///
-/// # Errors
-/// It does not start or never gets ready.
-pub async fn ingress(broker: &Broker, identity: &Path, https_port: u16) -> anyhow::Result<Process> {
-    let admin_port = free_port();
-    let config = Ingress {
+/// The configuration of an ingress of this broker.
+pub fn ingress_config(server: &TestBroker) -> Ingress {
+    Ingress {
         namespace: "bench".into(),
         topic: "bench".into(),
-        servers: broker.server.servers(),
-        identity: identity.to_owned(),
-        https_port,
-        admin_port,
-        broker_monitor: broker.server.monitor(),
+        servers: server.servers(),
+        identity: server.ingress_identity_dir(),
+        https_port: free_port(),
+        admin_port: free_port(),
+        broker_monitor: server.monitor(),
         max_event_size: 1 << 20,
         routing: Routing::Queued,
         volume: None,
         mqtt_port: free_port(),
         capacity: Capacity::default(),
-    };
-    start("tidegate-ingress", &config, admin_port).await
+    }
 }
 
 impl Process {
-    /// Starts a program that is bound to end with this one. It has no environment but the one variable, so that
+    /// Starts a program that is bound to end with this one. It has no environment but the one that is given, so that
     /// nothing of this machine (log level, exporters) comes into a figure.
     ///
     /// # Errors
     /// There is no such program.
-    pub fn spawn(program: &Path, arguments: &[&str], variable: &str, value: &str) -> anyhow::Result<Self> {
+    pub fn spawn(program: &Path, arguments: &[String], environment: &Environment) -> anyhow::Result<Self> {
         let child = Command::new(program)
             .args(arguments)
             .env_clear()
-            .env(variable, value)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| program.display().to_string())?;
-        Ok(Self { child })
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { child, name })
     }
 
     /// Its id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Fails if it has ended.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn runs(&mut self) -> anyhow::Result<()> {
+        let ended = self.child.try_wait()?;
+        ensure!(ended.is_none(), "{} ended: {}", self.name, ended.unwrap_or_default());
+        Ok(())
+    }
+
+    async fn ready(&mut self, admin_port: u16) -> anyhow::Result<()> {
+        let ready = format!("http://127.0.0.1:{admin_port}/readyz").parse::<http::Uri>()?;
+        let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let begun = Instant::now();
+        while !client.get(ready.clone()).await.is_ok_and(|response| response.status().is_success()) {
+            self.runs()?;
+            ensure!(begun.elapsed() < LIMIT, "{} is not ready within {LIMIT:?}", self.name);
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// Ends it by force.
@@ -179,37 +224,4 @@ pub fn resident_mb(pid: u32) -> anyhow::Result<f64> {
     let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kib: f64 = value.trim().trim_end_matches(" kB").parse()?;
     Ok(kib * 1024.0 / 1e6)
-}
-
-/// Processor time so far: `utime + stime` of all threads (proc_pid_stat(5)).
-///
-/// # Errors
-/// There is no such process.
-pub fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The program's name, in parentheses, may contain anything: fields are counted after it, from number 3.
-    let (_, fields) = stat.rsplit_once(')').context("no such line")?;
-    let ticks: u32 = fields.split_whitespace().skip(14 - 3).take(2).map(str::parse::<u32>).sum::<Result<_, _>>()?;
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock")?;
-    Ok(Duration::from_secs_f64(f64::from(ticks) / per_second as f64))
-}
-
-async fn start(name: &str, config: &impl Serialize, admin_port: u16) -> anyhow::Result<Process> {
-    let program = beside(name)?;
-    let mut process = Process::spawn(&program, &[], contract::VARIABLE, &serde_json::to_string(config)?)?;
-    let ready = format!("http://127.0.0.1:{admin_port}/readyz").parse::<http::Uri>()?;
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let begun = Instant::now();
-    while !client.get(ready.clone()).await.is_ok_and(|response| response.status().is_success()) {
-        ensure!(process.child.try_wait()?.is_none(), "{name} ended at once");
-        ensure!(begun.elapsed() < LIMIT, "{name} is not ready within {LIMIT:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
-    Ok(process)
-}
-
-fn beside(name: &str) -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name(name);
-    ensure!(program.exists(), "{} is not there: build it with the same profile", program.display());
-    Ok(program)
 }

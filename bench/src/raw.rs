@@ -1,27 +1,22 @@
-//! What our programs are compared with: the same work, done straight with the client libraries.
-//!
-//! A sidecar has one thread, so each of these has one, too.
+//! What our programs are compared with: the same work, done straight with the client libraries on one thread, with the
+//! rights of the same kind of account.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer::pull::Stream;
-use async_nats::jetstream::message::Message;
+use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tidegate_broker_client::{connect, identity, layout};
 use tokio::sync::oneshot;
 
-use crate::broker::Operator;
-use crate::pace::Pace;
-use crate::{CONCURRENCY, events};
-
-/// Posts requests, on warm connections.
-pub type Poster = Client<HttpConnector, Full<Bytes>>;
+/// Nanoseconds that a pull request stays open.
+const EXPIRES: u64 = 60_000_000_000;
 
 /// Does something on a thread with a runtime of its own.
 ///
@@ -40,98 +35,98 @@ where
     result.await.context("the thread ended")?
 }
 
-/// Pulls and acknowledges so many events.
+/// Connects with an identity.
 ///
 /// # Errors
-/// The broker fails.
-pub async fn pull(operator: Operator, consumer: &str, count: u64) -> anyhow::Result<f64> {
-    let pace = Pace::of(count);
-    let (client, mut messages) = open(&operator, consumer).await?;
-    for _ in 0..count {
-        let message = messages.next().await.context("the pull ended")??;
-        acknowledge(&message).await?;
-        pace.step();
+/// The broker is not there, or does not let it in.
+pub async fn client(servers: &[String], folder: PathBuf) -> anyhow::Result<Client> {
+    Ok(connect::connect("bench", servers, identity::folder(folder)).await?)
+}
+
+/// A handler's pull: its account may ask for the next events of its consumer, and nothing about it.
+pub struct Pull {
+    client: Client,
+    subscriber: Subscriber,
+    subject: String,
+    inbox: String,
+    window: usize,
+    open: usize,
+}
+
+impl Pull {
+    /// Asks for as many events as may be in flight.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub async fn open(client: Client, consumer: &str, window: usize) -> anyhow::Result<Self> {
+        let inbox = client.new_inbox();
+        let subscriber = client.subscribe(inbox.clone()).await?;
+        let mut pull = Self { client, subscriber, subject: layout::pull_subject(consumer), inbox, window, open: 0 };
+        pull.ask().await?;
+        Ok(pull)
     }
-    client.flush().await?;
-    pace.rate()
+
+    /// The next event. When half of what was asked for has come, the other half is asked for again.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub async fn next(&mut self) -> anyhow::Result<Message> {
+        loop {
+            let message = self.subscriber.next().await.context("the pull ended")?;
+            // A status has nothing to acknowledge.
+            if message.reply.is_none() {
+                continue;
+            }
+            self.open -= 1;
+            if self.open <= self.window / 2 {
+                self.ask().await?;
+            }
+            return Ok(message);
+        }
+    }
+
+    async fn ask(&mut self) -> anyhow::Result<()> {
+        let batch = self.window - self.open;
+        let request = format!(r#"{{"batch":{batch},"expires":{EXPIRES}}}"#);
+        self.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), request.into()).await?;
+        self.open = self.window;
+        Ok(())
+    }
 }
 
-/// Posts so many events.
-///
-/// # Errors
-/// A request fails.
-pub async fn post_all(uri: Uri, count: u64) -> anyhow::Result<()> {
-    let poster = poster(usize::from(CONCURRENCY));
-    let requests = events::numbers(count).map(|number| events::request(number, &uri));
-    let requests: Vec<_> = requests.collect::<anyhow::Result<_>>()?;
-    let posts = stream::iter(requests).map(|request| post(&poster, request));
-    posts.buffer_unordered(usize::from(CONCURRENCY)).try_for_each(|()| async { Ok(()) }).await
-}
-
-/// Pulls, posts and acknowledges so many events, many at a time: a sidecar without anything that makes it one.
+/// Pulls, posts and acknowledges, `window` events at a time: a sidecar without anything that makes it one.
 ///
 /// # Errors
 /// Broker or handler fail.
-pub async fn pull_and_post(operator: Operator, consumer: &str, uri: Uri, count: usize) -> anyhow::Result<()> {
-    let poster = poster(usize::from(CONCURRENCY));
-    let (client, messages) = open(&operator, consumer).await?;
+pub async fn deliver(client: Client, consumer: &str, uri: Uri, window: usize) -> anyhow::Result<()> {
+    let poster = poster(window);
+    let pull = Pull::open(client.clone(), consumer, window).await?;
+    let messages = stream::try_unfold(pull, async |mut pull| Ok(Some((pull.next().await?, pull))));
     let deliver = async |message: Message| {
         post(&poster, request(&message, &uri)?).await?;
-        acknowledge(&message).await
+        acknowledge(&client, message).await
     };
-    let messages = messages.take(count).map_err(anyhow::Error::from);
-    messages.try_for_each_concurrent(usize::from(CONCURRENCY), deliver).await?;
-    client.flush().await?;
-    Ok(())
-}
-
-/// As one might begin: one event at a time, on a new connection, its acknowledgement confirmed.
-///
-/// # Errors
-/// Broker or handler fail.
-pub async fn naive(operator: Operator, consumer: &str, uri: Uri, count: u64) -> anyhow::Result<f64> {
-    let pace = Pace::of(count);
-    let (_client, consumer) = operator.consumer(consumer).await?;
-    for _ in 0..count {
-        let mut batch = consumer.fetch().max_messages(1).messages().await?;
-        let message = batch.next().await.context("no event")?.map_err(anyhow::Error::from_boxed)?;
-        post(&poster(0), request(&message, &uri)?).await?;
-        message.double_ack().await.map_err(anyhow::Error::from_boxed)?;
-        pace.step();
-    }
-    pace.rate()
-}
-
-/// Opens a continuous pull of as many events as may be in flight.
-///
-/// # Errors
-/// The broker fails.
-pub async fn open(operator: &Operator, consumer: &str) -> anyhow::Result<(async_nats::Client, Stream)> {
-    let (client, consumer) = operator.consumer(consumer).await?;
-    let messages = consumer.stream().max_messages_per_batch(usize::from(CONCURRENCY)).messages().await?;
-    Ok((client, messages))
+    messages.try_for_each_concurrent(window, deliver).await
 }
 
 /// Acknowledges without waiting.
 ///
 /// # Errors
 /// The connection is closed.
-pub async fn acknowledge(message: &Message) -> anyhow::Result<()> {
-    message.ack().await.map_err(anyhow::Error::from_boxed)
+pub async fn acknowledge(client: &Client, message: Message) -> anyhow::Result<()> {
+    let reply = message.reply.context("a message that asks for nothing")?;
+    Ok(client.publish(reply, Bytes::from_static(b"+ACK")).await?)
 }
 
-/// A client that keeps so many idle connections.
-pub fn poster(idle: usize) -> Poster {
+type Poster = HttpClient<HttpConnector, Full<Bytes>>;
+
+fn poster(idle: usize) -> Poster {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    Client::builder(TokioExecutor::new()).pool_max_idle_per_host(idle).build(connector)
+    HttpClient::builder(TokioExecutor::new()).pool_max_idle_per_host(idle).build(connector)
 }
 
-/// Posts, and reads the answer to its end.
-///
-/// # Errors
-/// It is not a success.
-pub async fn post(poster: &Poster, request: Request<Full<Bytes>>) -> anyhow::Result<()> {
+async fn post(poster: &Poster, request: Request<Full<Bytes>>) -> anyhow::Result<()> {
     let response = poster.request(request).await?;
     anyhow::ensure!(response.status().is_success(), "the handler says {}", response.status());
     response.into_body().collect().await?;
@@ -147,13 +142,4 @@ fn request(message: &Message, uri: &Uri) -> anyhow::Result<Request<Full<Bytes>>>
         }
     }
     Ok(request.body(Full::new(message.payload.clone()))?)
-}
-
-/// Counts at the handler.
-pub fn counting(pace: &Arc<Pace>) -> impl Fn(u64) -> std::time::Duration + Send + Sync + 'static {
-    let pace = pace.clone();
-    move |_| {
-        pace.step();
-        std::time::Duration::ZERO
-    }
 }

@@ -19,11 +19,6 @@ pub fn spread(samples: &[f64]) -> (f64, f64) {
     (quantile(samples, 0.0), quantile(samples, 1.0))
 }
 
-/// Events per second of one that does first the one, then the other: `1/(1/a + 1/b)`.
-pub fn in_sequence(a: f64, b: f64) -> f64 {
-    1.0 / (1.0 / a + 1.0 / b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,10 +44,5 @@ mod tests {
         let samples = [1.0, 1.1, 0.9, 1.0, 40.0];
         assert_eq!(median(&samples), 1.0);
         assert_eq!(spread(&samples), (0.9, 40.0));
-    }
-
-    #[test]
-    fn half_as_many_of_two_equal_parts() {
-        assert_eq!(in_sequence(100.0, 100.0), 50.0);
     }
 }

@@ -1,109 +1,65 @@
-//! Throughput and processor time of the sidecar, beside raw clients and a naive one.
-//!
-//! All of them get the same events in turn, each by a consumer of its own. The baseline is `B`: the rate of one
-//! who does first the pulls and acknowledgements, then the requests, at the rate of each alone.
+//! A sidecar with the product's defaults, beside the raw client and POST, a consumer written in Go, and daprd.
 
-use std::path::Path;
-
+use crate::bench::Bench;
 use crate::broker::Broker;
-use crate::handler::Handler;
-use crate::pace::{Pace, Work};
-use crate::worker::Task;
-use crate::{CONCURRENCY, ROUNDS, process, raw, report, stats};
+use crate::contender::{Contender, Load, Program, Rounds, compare};
+use crate::daprd::Daprd;
+use crate::events::Shape;
+use crate::figures::Group;
+use crate::process::Environment;
+use crate::{CONCURRENCY, peers, report};
 
 /// Events of a round.
 const EVENTS: u64 = 15_000;
-/// Of these, so many for the naive client.
-const NAIVE_EVENTS: u64 = 500;
 
-const SIDECAR: &str = "delivery-sidecar";
-const PULL: &str = "delivery-pull";
-const NAIVE: &str = "delivery-naive";
-const WORKER: &str = "delivery-worker";
+const SIDECAR: &str = "sidecar";
+const RAW: &str = "raw";
+const BEFORE: &str = "before";
+const GO: &str = "go";
+const DAPRD: &str = "daprd";
 
-struct Round {
-    pull: f64,
-    post: f64,
-    naive: f64,
-    sidecar: Work,
-    worker: Work,
-}
-
-pub async fn measure(broker: &Broker) -> anyhow::Result<()> {
-    let identity = broker.handler(SIDECAR).await;
-    for name in [PULL, NAIVE, WORKER] {
-        broker.consumer(name).await?;
+pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
+    let broker = Broker::default().await;
+    let contenders = contenders(bench, &broker).await?;
+    let load = Load { events: EVENTS, shape: Shape::default(), rounds: bench.rounds };
+    let note = format!("{EVENTS} events of 256 bytes a round, {CONCURRENCY} in flight, Fsync, one server");
+    report::note(&format!("delivery: {note}"));
+    let all = compare(bench, &broker, &contenders, load).await?;
+    let mut group = Group { notes: vec![note], ..Group::default() };
+    let named = |label: &str| all.iter().find(|rounds: &&Rounds| rounds.label == label);
+    if let (Some(sidecar), Some(raw)) = (named(SIDECAR), named(RAW)) {
+        group.row("sidecar-cpu-to-raw-ratio", &sidecar.ratio(raw, |work| work.program), "<= 0.65")?;
+        group.row("sidecar-rate-to-raw-ratio", &sidecar.ratio(raw, |work| work.rate), "reported")?;
+        if let Some(go) = named(GO) {
+            group.row("sidecar-rate-to-go-ratio", &sidecar.ratio(go, |work| work.rate), ">= 1.35")?;
+            group.row("sidecar-cpu-to-go-ratio", &sidecar.ratio(go, |work| work.program), "reported")?;
+        }
+        if let Some(daprd) = named(DAPRD) {
+            group.row("sidecar-rate-to-daprd-ratio", &sidecar.ratio(daprd, |work| work.rate), ">= 3")?;
+            group.row("sidecar-cpu-to-daprd-ratio", &sidecar.ratio(daprd, |work| work.program), "reported")?;
+        }
+        if let Some(before) = named(BEFORE) {
+            group.row("sidecar-cpu-to-before-ratio", &sidecar.ratio(before, |work| work.program), "reported")?;
+            group.row("sidecar-rate-to-before-ratio", &sidecar.ratio(before, |work| work.rate), "reported")?;
+        }
     }
-    report::note(&format!("delivery: {EVENTS} events of 256 bytes a round, {CONCURRENCY} in flight"));
-    let mut rounds = Vec::new();
-    for _ in 0..ROUNDS {
-        let round = round(broker, &identity).await?;
-        report::note(&format!(
-            "  per second: pull {:.0}, POST {:.0}, sidecar {:.0}, worker {:.0}, naive {:.0}; \
-             processor per event: sidecar {:.1?}, worker {:.1?}",
-            round.pull,
-            round.post,
-            round.sidecar.rate,
-            round.worker.rate,
-            round.naive,
-            round.sidecar.cpu,
-            round.worker.cpu
-        ));
-        rounds.push(round);
+    group.parties("delivery", &all)?;
+    Ok(group)
+}
+
+async fn contenders(bench: &Bench, broker: &Broker) -> anyhow::Result<Vec<Contender>> {
+    let mut all =
+        vec![Contender::sidecar(bench, broker, SIDECAR, |_| {}).await, Contender::new(broker, RAW, Program::Raw).await];
+    if let Some(programs) = bench.before.clone() {
+        let program = Program::Sidecar { programs, configure: Box::new(|_| {}), environment: Environment::new() };
+        all.push(Contender::new(broker, BEFORE, program).await);
     }
-    let each = |ratio: fn(&Round) -> f64| rounds.iter().map(ratio).collect::<Vec<_>>();
-    let throughput = each(|round| round.sidecar.rate / stats::in_sequence(round.pull, round.post));
-    report::row("sidecar-throughput-ratio", &throughput, ">= 0.90")?;
-    report::row("sidecar-vs-naive", &each(|round| round.sidecar.rate / round.naive), ">= 15x")?;
-    let cpu = each(|round| round.sidecar.cpu.div_duration_f64(round.worker.cpu));
-    report::row("sidecar-cpu-per-event-ratio", &cpu, "<= 1.15")?;
-    Ok(())
-}
-
-async fn round(broker: &Broker, identity: &Path) -> anyhow::Result<Round> {
-    broker.publish(EVENTS).await?;
-    let operator = broker.as_operator();
-    let pull = raw::on_one_thread(move || raw::pull(operator, PULL, EVENTS)).await?;
-    let post = post().await?;
-    let sidecar = sidecar(broker, identity).await?;
-    let worker = worker(broker).await?;
-    let naive = naive(broker).await?;
-    Ok(Round { pull, post, naive, sidecar, worker })
-}
-
-async fn post() -> anyhow::Result<f64> {
-    let pace = Pace::of(EVENTS);
-    let handler = Handler::start(raw::counting(&pace))?;
-    let uri = handler.uri()?;
-    raw::on_one_thread(move || raw::post_all(uri, EVENTS)).await?;
-    pace.rate()
-}
-
-async fn sidecar(broker: &Broker, identity: &Path) -> anyhow::Result<Work> {
-    let pace = Pace::of(EVENTS);
-    let handler = Handler::start(raw::counting(&pace))?;
-    let process = process::sidecar(broker, SIDECAR, identity, handler.port, CONCURRENCY).await?;
-    pace.watch(process.id()).await
-}
-
-async fn worker(broker: &Broker) -> anyhow::Result<Work> {
-    let pace = Pace::of(EVENTS);
-    let handler = Handler::start(raw::counting(&pace))?;
-    let operator = broker.as_operator();
-    let task = Task {
-        servers: operator.servers,
-        identity: operator.identity,
-        consumer: WORKER.to_owned(),
-        port: handler.port,
-        count: usize::try_from(EVENTS)?,
-    };
-    let process = task.spawn()?;
-    pace.watch(process.id()).await
-}
-
-async fn naive(broker: &Broker) -> anyhow::Result<f64> {
-    let pace = Pace::of(NAIVE_EVENTS);
-    let handler = Handler::start(raw::counting(&pace))?;
-    let (operator, uri) = (broker.as_operator(), handler.uri()?);
-    raw::on_one_thread(move || raw::naive(operator, NAIVE, uri, NAIVE_EVENTS)).await
+    if let Some(program) = peers::go_consumer() {
+        all.push(Contender::new(broker, GO, Program::Peer(program)).await);
+    }
+    if let Some(program) = peers::daprd() {
+        let daprd = Daprd::start(&program, broker).await?;
+        all.push(Contender::new(broker, DAPRD, Program::Daprd(Box::new(daprd))).await);
+    }
+    Ok(all)
 }

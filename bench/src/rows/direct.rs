@@ -11,71 +11,86 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::Routing;
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
 use tokio::time::{sleep, timeout};
 use zeromq::{PubSocket, Socket as _, SocketRecv as _, SocketSend as _, SubSocket};
 
-use crate::handler::Handler;
-use crate::stats::quantile;
-use crate::stopwatch::Stopwatch;
-use crate::{CONCURRENCY, LIMIT, ROUNDS, events, process, raw, report};
+use crate::bench::Bench;
+use crate::events::{self, Shape};
+use crate::figures::Group;
+use crate::handler::{Answer, Handler};
+use crate::meter::Meter;
+use crate::stopwatch::{Stopwatch, milliseconds};
+use crate::{CONCURRENCY, LIMIT, process, raw, report};
 
 /// Events of a round, of each.
-const EVENTS: u64 = 300;
-const EVERY: Duration = Duration::from_millis(3);
+const EVENTS: u64 = 1_000;
+const EVERY: Duration = Duration::from_millis(2);
 /// After this, everybody knows of a subscription, and nothing is under way.
 const SETTLED: Duration = Duration::from_millis(200);
 
 const SIDECAR: &str = "direct-sidecar";
 
 /// A Direct topic, with one handler.
-struct Topic {
+struct Topic<'a> {
+    bench: &'a Bench,
     server: TestBroker,
     ingress: async_nats::Client,
     identity: PathBuf,
+    events: u64,
 }
 
-pub async fn measure() -> anyhow::Result<()> {
-    let topic = Topic::start().await?;
-    report::note(&format!("direct: {EVENTS} events of 256 bytes a round, one every {EVERY:?}"));
-    let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
-        let zeromq = zeromq().await?;
+pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
+    let topic = Topic::start(bench).await?;
+    let note =
+        format!("{EVENTS} events of 256 bytes a round, one every {EVERY:?} in an open loop, without the first tenth");
+    report::note(&format!("direct: {note}"));
+    let (mut to_zeromq, mut to_nats) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        let zeromq = zeromq(topic.events).await?;
         let broker = topic.subscriber().await?;
         let whole = topic.handler().await?;
         report::note(&format!(
             "  ms p50: ZeroMQ {zeromq:.3}, core NATS publish to subscribe {broker:.3}, publish to handler {whole:.3}"
         ));
-        ratios.push(whole / zeromq);
+        to_zeromq.push(whole / zeromq);
+        to_nats.push(whole / broker);
     }
-    report::row("direct-vs-zeromq-ratio", &ratios, "<= 3")?;
-    Ok(())
+    let mut group = Group { notes: vec![note], ..Group::default() };
+    group.row("direct-vs-zeromq-ratio", &to_zeromq, "<= 3")?;
+    group.row("direct-vs-core-nats-ratio", &to_nats, "reported")?;
+    Ok(group)
 }
 
-impl Topic {
-    async fn start() -> anyhow::Result<Self> {
+impl<'a> Topic<'a> {
+    async fn start(bench: &'a Bench) -> anyhow::Result<Self> {
         let server = TestBroker::start_direct().await;
         let identity = server.direct_handler(SIDECAR).await;
-        let source = identity::folder(server.ingress_identity_dir());
-        let ingress = connect::connect("bench", &server.servers(), source).await?;
-        Ok(Self { server, ingress, identity })
+        let ingress = raw::client(&server.servers(), server.ingress_identity_dir()).await?;
+        Ok(Self { bench, server, ingress, identity, events: bench.scaled(EVENTS) })
     }
 
     /// From publish to the handler, through the sidecar.
     async fn handler(&self) -> anyhow::Result<f64> {
-        let stopwatch = Stopwatch::new(events::numbers(EVENTS));
-        let handler = Handler::timing(&stopwatch)?;
-        let mut config = process::sidecar_config(&self.server, SIDECAR, &self.identity, handler.port, CONCURRENCY)?;
+        let stopwatch = Stopwatch::new(events::numbers(self.events), EVERY);
+        let (meter, arrivals) = (Meter::new(self.events), stopwatch.clone());
+        let arrived = move |number, _| {
+            arrivals.arrived(number);
+            Answer::default()
+        };
+        let handler = Handler::start(&meter, Arc::new(arrived))?;
+        let mut config = process::sidecar_config(&self.server, SIDECAR, &self.identity, handler.port, CONCURRENCY);
         config.routing = Routing::Direct;
-        let _process = process::start_sidecar(&config).await?;
+        let mut process = self.bench.programs.sidecar(&config).await?;
         self.publish(&stopwatch).await?;
+        meter.finished(|| process.runs()).await?;
         p50(&stopwatch)
     }
 
     /// From publish to a raw client with the handler's rights.
     async fn subscriber(&self) -> anyhow::Result<f64> {
-        let stopwatch = Stopwatch::new(events::numbers(EVENTS));
+        let stopwatch = Stopwatch::new(events::numbers(self.events), EVERY);
         let (servers, identity, taken) = (self.server.servers(), self.identity.clone(), stopwatch.clone());
         let client = raw::on_one_thread(move || subscribe(servers, identity, taken));
         tokio::try_join!(client, self.publish(&stopwatch))?;
@@ -83,22 +98,20 @@ impl Topic {
     }
 
     /// As the ingress does.
-    async fn publish(&self, stopwatch: &Stopwatch) -> anyhow::Result<()> {
+    async fn publish(&self, stopwatch: &Arc<Stopwatch>) -> anyhow::Result<()> {
         sleep(SETTLED).await;
         let send = async |number| {
-            let events::Message { subject, headers, payload } = events::message(number)?;
+            let events::Message { subject, headers, payload } = events::message(number, Shape::default())?;
             self.ingress.publish_with_headers(subject, headers, payload).await?;
             self.ingress.flush().await?;
             Ok(())
         };
-        stopwatch.pace(EVERY, send).await?;
-        sleep(SETTLED).await;
-        Ok(())
+        stopwatch.pace(send).await
     }
 }
 
 async fn subscribe(servers: Vec<String>, identity: PathBuf, stopwatch: Arc<Stopwatch>) -> anyhow::Result<()> {
-    let client = connect::connect("bench", &servers, identity::folder(identity)).await?;
+    let client = raw::client(&servers, identity).await?;
     // Nothing else is allowed to the handler than to be one of its group.
     let mut messages = client.queue_subscribe(layout::EVENT_SUBJECTS, SIDECAR.to_owned()).await?;
     let work = async {
@@ -113,15 +126,15 @@ async fn subscribe(servers: Vec<String>, identity: PathBuf, stopwatch: Arc<Stopw
 }
 
 /// From publisher to subscriber.
-async fn zeromq() -> anyhow::Result<f64> {
-    let stopwatch = Stopwatch::new(events::numbers(EVENTS));
+async fn zeromq(count: u64) -> anyhow::Result<f64> {
+    let stopwatch = Stopwatch::new(events::numbers(count), EVERY);
     let mut publisher = PubSocket::new();
     let address = publisher.bind("tcp://127.0.0.1:0").await?.to_string();
     let taken = stopwatch.clone();
     let subscriber = raw::on_one_thread(move || receive(address, taken));
     let publisher = async {
         sleep(SETTLED).await;
-        stopwatch.pace(EVERY, async |number| Ok(publisher.send(events::document(number)?.into()).await?)).await
+        stopwatch.pace(async |number| Ok(publisher.send(events::document(number)?.into()).await?)).await
     };
     tokio::try_join!(subscriber, publisher)?;
     p50(&stopwatch)
@@ -135,7 +148,7 @@ async fn receive(address: String, stopwatch: Arc<Stopwatch>) -> anyhow::Result<(
         while stopwatch.missing() > 0 {
             let message = subscriber.recv().await?;
             let document = message.get(0).context("an empty message")?;
-            events::number_in(document).inspect(|number| stopwatch.arrived(*number));
+            events::numbers_in(document).iter().for_each(|number| stopwatch.arrived(*number));
         }
         anyhow::Ok(())
     };
@@ -144,5 +157,5 @@ async fn receive(address: String, stopwatch: Arc<Stopwatch>) -> anyhow::Result<(
 
 /// Milliseconds.
 fn p50(stopwatch: &Stopwatch) -> anyhow::Result<f64> {
-    Ok(quantile(&stopwatch.milliseconds()?, 0.5))
+    Ok(milliseconds(&stopwatch.latencies()?, 0.5))
 }

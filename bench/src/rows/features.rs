@@ -1,88 +1,139 @@
-//! What a handler's wishes cost: everything that can be asked for at once, and the order of keys, beside a sidecar of
-//! which nothing is asked.
+//! What a handler's wishes cost, each beside a sidecar of which nothing is asked.
 //!
 //! All of them get the same events in turn. The rate that is allowed is far above the one that is reached, and the
 //! filters let every event through: what is measured is what it costs to look.
 
-use std::path::PathBuf;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_broker_client::contract::{Filter, Format, Order, Rate, Retry, Sidecar};
+use tempfile::TempDir;
+use tidegate_broker_client::contract::{Filter, Format, Order, Outlet, Rate, Retry, Sidecar};
+use tidegate_broker_client::identity::file;
+use tidegate_broker_client::message_id::TopicKey;
 
-use crate::broker::Broker;
-use crate::handler::Handler;
-use crate::pace::{Pace, Work};
-use crate::{CONCURRENCY, ROUNDS, events, process, raw, report};
+use crate::bench::Bench;
+use crate::broker::{Broker, Durability};
+use crate::contender::{Contender, Load, compare};
+use crate::events::{self, Shape};
+use crate::figures::Group;
+use crate::handler::{Answer, Script};
+use crate::process::{self, Process};
+use crate::{CONCURRENCY, report};
 
 /// Events of a round. Each has a key of its own.
 const EVENTS: u64 = 10_000;
 const LANES: u16 = 8;
+/// One event in this many fails at its first attempt.
+const FAILING: u64 = 100;
+const BATCH: Format = Format::Batch { max_events: 32, max_wait: Duration::from_millis(5) };
+const KEYED: Order = Order::Key { lanes: LANES };
 
-const PLAIN: &str = "features-off";
-const FEATURES: &str = "features-on";
-const ORDERED: &str = "features-ordered";
-
-/// A handler, and what it asks for.
-struct Wish {
-    name: &'static str,
-    identity: PathBuf,
-    ask: fn(&mut Sidecar),
-}
-
-pub async fn measure(broker: &Broker) -> anyhow::Result<()> {
-    let order = Order::Key { lanes: LANES };
-    let plain = Wish { name: PLAIN, identity: broker.handler(PLAIN).await, ask: |_| {} };
-    let identity = broker.handler_of(FEATURES, types(), Order::None).await;
-    let features = Wish { name: FEATURES, identity, ask: everything };
-    let identity = broker.handler_of(ORDERED, Vec::new(), order).await;
-    let ordered = Wish { name: ORDERED, identity, ask: |config| config.delivery.order = Order::Key { lanes: LANES } };
-    report::note(&format!("features: {EVENTS} events of 256 bytes a round, {CONCURRENCY} in flight, {LANES} lanes"));
-    let (mut on, mut in_order) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        broker.publish(EVENTS).await?;
-        let off = deliver(broker, &plain).await?;
-        let all = deliver(broker, &features).await?;
-        let keyed = deliver(broker, &ordered).await?;
-        report::note(&format!(
-            "  per second: plain {:.0}, everything on {:.0}, ordered {:.0}; \
-             processor per event: plain {:.1?}, everything on {:.1?}, ordered {:.1?}",
-            off.rate, all.rate, keyed.rate, off.cpu, all.cpu, keyed.cpu
-        ));
-        on.push(all.rate / off.rate);
-        in_order.push(keyed.rate / off.rate);
+pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
+    let broker = Broker::default().await;
+    let replies = Replies::start(bench).await?;
+    let contenders = contenders(bench, &broker, &replies).await?;
+    let note = format!("{EVENTS} events of 256 bytes a round, {CONCURRENCY} in flight, {LANES} lanes, batches of 32");
+    report::note(&format!("features: {note}"));
+    let load = Load { events: EVENTS, shape: Shape::default(), rounds: bench.rounds };
+    let all = compare(bench, &broker, &contenders, load).await?;
+    let mut group = Group { notes: vec![note], ..Group::default() };
+    if let Some((plain, others)) = all.split_first() {
+        for other in others {
+            let (name, target) = match other.label.as_str() {
+                "ordered" => ("ordered-throughput-ratio".to_owned(), ">= 0.85"),
+                "everything" => ("features-on-ratio".to_owned(), ">= 0.90"),
+                label => (format!("feature-{label}-rate-ratio"), "reported"),
+            };
+            group.row(&name, &other.ratio(plain, |work| work.rate), target)?;
+            let cpu = format!("feature-{}-cpu-ratio", other.label);
+            group.row(&cpu, &other.ratio(plain, |work| work.program), "reported")?;
+        }
     }
-    report::row("features-on-ratio", &on, ">= 0.90")?;
-    report::row("ordered-throughput-ratio", &in_order, "reported")?;
-    Ok(())
+    group.parties("features", &all)?;
+    Ok(group)
 }
 
-async fn deliver(broker: &Broker, wish: &Wish) -> anyhow::Result<Work> {
-    let pace = Pace::of(EVENTS);
-    let handler = Handler::start(raw::counting(&pace))?;
-    let mut config = process::sidecar_config(&broker.server, wish.name, &wish.identity, handler.port, CONCURRENCY)?;
-    (wish.ask)(&mut config);
-    let process = process::start_sidecar(&config).await?;
-    pace.watch(process.id()).await
+async fn contenders(bench: &Bench, broker: &Broker, replies: &Replies) -> anyhow::Result<Vec<Contender>> {
+    let outlet = |handler: &str| replies.outlet(handler);
+    let reply = outlet("reply")?;
+    let mut ordered = Contender::sidecar(bench, broker, "unordered", |config| config.delivery.order = KEYED).await;
+    ordered.label = "ordered".to_owned();
+    ordered.handler = "ordered".to_owned();
+    ordered.identity = broker.handler_of("ordered", Vec::new(), KEYED).await;
+    let mut all = vec![Contender::sidecar(bench, broker, "plain", |_| {}).await];
+    all.push(Contender::sidecar(bench, broker, "filter", |config| config.filter = filter()).await);
+    all.push(
+        Contender::sidecar(bench, broker, "structured", |config| config.delivery.format = Format::Structured).await,
+    );
+    all.push(Contender::sidecar(bench, broker, "batch", |config| config.delivery.format = BATCH).await);
+    let replying = Contender::sidecar(bench, broker, "reply", move |config| config.reply = Some(reply.clone())).await;
+    all.push(replying.with(replying_script(), CONCURRENCY));
+    all.push(ordered);
+    let retrying = Contender::sidecar(bench, broker, "retry", |config| config.delivery.retry = retry(50)).await;
+    all.push(retrying.with(failing_script(), CONCURRENCY));
+    all.push(Contender::sidecar(bench, broker, "everything", everything).await);
+    Ok(all)
 }
 
-/// All that can be asked for together, and lets these events through.
-fn everything(config: &mut Sidecar) {
-    config.filter = Filter {
+fn replying_script() -> Script {
+    Arc::new(|_, _| Answer { reply: true, ..Answer::default() })
+}
+
+fn failing_script() -> Script {
+    Arc::new(|number, attempt| Answer {
+        unavailable: attempt == 1 && number.is_multiple_of(FAILING),
+        ..Answer::default()
+    })
+}
+
+fn filter() -> Filter {
+    Filter {
         types: types(),
         sources: vec![events::SOURCE.to_owned(), "/sensors/2".to_owned()],
         expression: Some("event.type.startsWith('temp') && event.source != '/' && event.id != 'none'".to_owned()),
-    };
+    }
+}
+
+fn retry(initial: u64) -> Retry {
+    let initial = Duration::from_millis(initial);
+    Retry { max_attempts: 10, initial, max: Duration::from_secs(60), factor: 1.5, jitter: 1.0 }
+}
+
+/// All that can be asked for together and lets these events through, the order of keys and replies aside.
+fn everything(config: &mut Sidecar) {
+    config.filter = filter();
     config.delivery.format = Format::Structured;
     config.delivery.rate = Some(Rate { events: 1_000_000, per: Duration::from_secs(1) });
-    config.delivery.retry = Retry {
-        max_attempts: 10,
-        initial: Duration::from_millis(100),
-        max: Duration::from_secs(60),
-        factor: 1.5,
-        jitter: 1.0,
-    };
+    config.delivery.retry = retry(100);
 }
 
 fn types() -> Vec<String> {
     vec![events::TYPE.to_owned(), "pressure.*".to_owned()]
+}
+
+/// The topic that replies go to, with an ingress. It does not wait for the disk, which is not the sidecar's cost.
+struct Replies {
+    broker: Broker,
+    port: u16,
+    keys: TempDir,
+    _ingress: Process,
+}
+
+impl Replies {
+    async fn start(bench: &Bench) -> anyhow::Result<Self> {
+        let broker = Broker::start(Durability::Relaxed, 1).await;
+        let config = process::ingress_config(&broker.server);
+        let ingress = bench.programs.ingress(&config).await?;
+        Ok(Self { broker, port: config.https_port, keys: TempDir::new()?, _ingress: ingress })
+    }
+
+    fn outlet(&self, handler: &str) -> anyhow::Result<Outlet> {
+        let identity = self.broker.server.ingress_identity_dir();
+        let key = TopicKey::from_text(&std::fs::read_to_string(identity.join(file::MESSAGE_ID_KEY))?)?;
+        let message_id_key = self.keys.path().join(handler);
+        std::fs::write(&message_id_key, key.handler_key_text(&format!("uid-{handler}")))?;
+        let url = format!("https://localhost:{}", self.port);
+        Ok(Outlet { topic: "replies".into(), url, ca: Path::new(&identity).join(file::CA), message_id_key })
+    }
 }

@@ -1,115 +1,150 @@
-//! Accepted events per second through the ingress, beside a raw JetStream publish of the same events.
+//! Accepted events through the ingress: what each protocol costs, beside a raw JetStream publish of the same events,
+//! and what it is like to wait for the disk.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
 
-use anyhow::ensure;
-use bytes::Bytes;
-use futures::future::try_join_all;
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use anyhow::{Context as _, ensure};
+use tidegate_broker_client::contract::Ingress;
 use tidegate_broker_client::identity::file;
-use tidegate_test_broker::free_port;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tidegate_broker_client::layout;
 
-use crate::broker::Broker;
-use crate::pace::Pace;
-use crate::{CONCURRENCY, ROUNDS, events, process, report};
+use crate::bench::Bench;
+use crate::broker::{Broker, Durability};
+use crate::contender::Rounds;
+use crate::events;
+use crate::figures::Group;
+use crate::meter::{Meter, Work};
+use crate::process::{self, Process};
+use crate::publisher::{self, Protocol, Publishing};
+use crate::worker::{self, Task};
+use crate::{CONCURRENCY, raw, report};
 
 /// Events of a round, of each.
 const EVENTS: u64 = 10_000;
+/// Events of a round in batches.
+const BATCHED: u64 = 40_000;
+const BATCH: u64 = 100;
+/// Requests at a time on a connection over HTTP/2.
+const STREAMS: usize = 16;
 
-/// A connection of a publisher.
-type Connection = SendRequest<Full<Bytes>>;
-
-pub async fn measure(broker: &Broker) -> anyhow::Result<()> {
-    let identity = broker.server.ingress_identity_dir();
-    let port = free_port();
-    let _process = process::ingress(broker, &identity, port).await?;
-    let connector = connector(&identity)?;
-    let mut connections = try_join_all((0..CONCURRENCY).map(|_| connect(&connector, port))).await?;
-    report::note(&format!("ingress: {EVENTS} events of 256 bytes a round, {CONCURRENCY} connections"));
-    let mut ratios = Vec::new();
-    for _ in 0..ROUNDS {
-        let raw = raw(broker).await?;
-        let ingress = ingress(&mut connections).await?;
-        report::note(&format!("  per second: raw publish {raw:.0}, ingress {ingress:.0}"));
-        ratios.push(ingress / raw);
-    }
-    report::row("ingress-throughput-ratio", &ratios, ">= 0.5")?;
-    Ok(())
+/// A broker with an ingress.
+struct Topic {
+    broker: Broker,
+    config: Ingress,
+    process: Process,
 }
 
-async fn raw(broker: &Broker) -> anyhow::Result<f64> {
-    let messages = Queue::of(events::message)?;
-    let pace = Pace::of(EVENTS);
-    let publisher = |_| async {
-        while let Some(events::Message { subject, headers, payload }) = messages.next() {
-            broker.stream.publish_with_headers(subject, headers, payload).await?.await?;
-            pace.step();
+/// One way to publish.
+struct Way {
+    label: &'static str,
+    durability: Durability,
+    protocol: Protocol,
+    connections: usize,
+    events: u64,
+}
+
+const WAYS: [Way; 7] = [
+    way("http1", Durability::Relaxed, Protocol::Http1, 64, EVENTS),
+    way("http2", Durability::Relaxed, Protocol::Http2(STREAMS), 64 / STREAMS, EVENTS),
+    way("batches", Durability::Relaxed, Protocol::Http1Batch(BATCH), 64, BATCHED),
+    way("mqtt", Durability::Relaxed, Protocol::Mqtt, 64, EVENTS),
+    way("http1-256", Durability::Relaxed, Protocol::Http1, 256, EVENTS),
+    way("http1-fsync", Durability::Fsync, Protocol::Http1, 64, EVENTS),
+    way("http1-256-fsync", Durability::Fsync, Protocol::Http1, 256, EVENTS),
+];
+
+const fn way(label: &'static str, durability: Durability, protocol: Protocol, connections: usize, events: u64) -> Way {
+    Way { label, durability, protocol, connections, events }
+}
+
+pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
+    bench.allow_connections(2048)?;
+    let relaxed = Topic::start(bench, Durability::Relaxed).await?;
+    let fsync = Topic::start(bench, Durability::Fsync).await?;
+    let note = format!(
+        "{EVENTS} events of 256 bytes a round ({BATCHED} in batches of {BATCH}), 64 in flight where no other number is \
+         said, HTTP/2 over {} connections, Relaxed where Fsync is not said; the third party is the publisher",
+        64 / STREAMS
+    );
+    report::note(&format!("ingress: {note}"));
+    let named = |label: &str| Rounds { label: label.to_owned(), works: Vec::new() };
+    let mut raw = named("raw");
+    let mut all: Vec<Rounds> = WAYS.iter().map(|way| named(way.label)).collect();
+    for round in 0..bench.rounds {
+        raw.works.push(relaxed.raw(bench).await?);
+        for turn in 0..WAYS.len() {
+            let index = (round + turn) % WAYS.len();
+            let topic = if WAYS[index].durability == Durability::Fsync { &fsync } else { &relaxed };
+            let work = topic.publish(&WAYS[index], bench).await.with_context(|| WAYS[index].label)?;
+            report::note(&format!(
+                "  round {}: {:<15} {:>6.0}/s, µs per event: ingress {:.1}, server {:.1}, publisher {:.1}",
+                round + 1,
+                WAYS[index].label,
+                work.rate,
+                work.program,
+                work.server,
+                work.counter
+            ));
+            all[index].works.push(work);
         }
-        anyhow::Ok(())
-    };
-    try_join_all((0..CONCURRENCY).map(publisher)).await?;
-    pace.rate()
+    }
+    figures(note, raw, all)
 }
 
-async fn ingress(connections: &mut [Connection]) -> anyhow::Result<f64> {
-    let uri = Uri::from_static("/");
-    let requests = Queue::of(|number| events::request(number, &uri))?;
-    let pace = Pace::of(EVENTS);
-    let publisher = async |connection: &mut Connection| {
-        while let Some(request) = requests.next() {
-            publish(connection, request).await?;
-            pace.step();
+fn figures(note: String, raw: Rounds, mut all: Vec<Rounds>) -> anyhow::Result<Group> {
+    let mut group = Group { notes: vec![note], ..Group::default() };
+    if let [http1, http2, batches, mqtt, many, fsync, many_fsync] = &all[..] {
+        group.row("ingress-fsync-64-ratio", &fsync.ratio(http1, |work| work.rate), ">= 0.7")?;
+        group.row("ingress-fsync-256-ratio", &many_fsync.ratio(many, |work| work.rate), ">= 0.9")?;
+        let total = |rounds: &Rounds| rounds.each(|work| work.program + work.server);
+        for (ingress, target) in [(http1, "<= 0.7"), (http2, "reported"), (batches, "reported"), (mqtt, "reported")] {
+            let own = ingress.each(|work| work.program);
+            let ratios: Vec<f64> = own.iter().zip(total(&raw)).map(|(own, raw)| own / raw).collect();
+            group.row(&format!("ingress-{}-cpu-to-raw-ratio", ingress.label), &ratios, target)?;
         }
-        anyhow::Ok(())
-    };
-    try_join_all(connections.iter_mut().map(publisher)).await?;
-    pace.rate()
+    }
+    all.insert(0, raw);
+    group.parties("ingress", &all)?;
+    Ok(group)
 }
 
-async fn publish(connection: &mut Connection, mut request: Request<Full<Bytes>>) -> anyhow::Result<()> {
-    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
-    connection.ready().await?;
-    let response = connection.send_request(request).await?;
-    ensure!(response.status() == StatusCode::ACCEPTED, "the ingress says {}", response.status());
-    response.into_body().collect().await?;
-    Ok(())
-}
-
-async fn connect(connector: &TlsConnector, port: u16) -> anyhow::Result<Connection> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.set_nodelay(true)?;
-    let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender)
-}
-
-fn connector(identity: &Path) -> anyhow::Result<TlsConnector> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(identity.join(file::CA))?)?;
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// A round's events, made before the clock runs; each publisher takes the next.
-struct Queue<T>(Mutex<std::vec::IntoIter<T>>);
-
-impl<T> Queue<T> {
-    fn of(make: impl FnMut(u64) -> anyhow::Result<T>) -> anyhow::Result<Self> {
-        let all = events::numbers(EVENTS).map(make).collect::<anyhow::Result<Vec<T>>>()?;
-        Ok(Self(Mutex::new(all.into_iter())))
+impl Topic {
+    async fn start(bench: &Bench, durability: Durability) -> anyhow::Result<Self> {
+        let broker = Broker::start(durability, 1).await;
+        let config = process::ingress_config(&broker.server);
+        let process = bench.programs.ingress(&config).await?;
+        Ok(Self { broker, config, process })
     }
 
-    fn next(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
+    /// A raw client with the ingress's rights, in a process of its own.
+    async fn raw(&self, bench: &Bench) -> anyhow::Result<Work> {
+        let publishing = worker::Publishing {
+            servers: self.broker.server.servers(),
+            identity: self.config.identity.clone(),
+            server_pids: self.broker.pids(),
+            numbers: events::numbers(bench.scaled(EVENTS)),
+            concurrency: CONCURRENCY.into(),
+        };
+        Task::Publish(publishing).run().await
+    }
+
+    async fn publish(&self, way: &Way, bench: &Bench) -> anyhow::Result<Work> {
+        let numbers = events::numbers(bench.scaled(way.events));
+        let count = numbers.end - numbers.start;
+        let port = if way.protocol == Protocol::Mqtt { self.config.mqtt_port } else { self.config.https_port };
+        let ca: PathBuf = self.config.identity.join(file::CA);
+        let publishing = Publishing { protocol: way.protocol, port, ca, connections: way.connections, numbers };
+        let meter = Meter::new(count);
+        meter.watch(self.process.id(), &self.broker.pids())?;
+        let before = self.stored().await?;
+        let counting = meter.clone();
+        raw::on_one_thread(move || publisher::publish(publishing, counting)).await?;
+        let stored = self.stored().await? - before;
+        ensure!(stored == count, "{stored} of {count} events are stored");
+        meter.work()
+    }
+
+    async fn stored(&self) -> anyhow::Result<u64> {
+        Ok(self.broker.stream.get_stream(layout::EVENT_STREAM).await?.cached_info().state.last_sequence)
     }
 }

@@ -2,33 +2,82 @@
 
 mod delivery;
 mod direct;
+mod durability;
 mod features;
 mod ingress;
 mod latency;
 mod memory;
+mod sizes;
 mod slow;
+mod telemetry;
 
-use crate::broker::Broker;
+use std::time::Duration;
 
-/// The groups of figures, in the order in which they are measured.
-pub const GROUPS: [&str; 7] = ["delivery", "features", "direct", "ingress", "latency", "memory", "slow"];
+use anyhow::{Context as _, bail};
+use time::OffsetDateTime;
+use tokio::time::timeout;
 
-/// Measures and prints one group, or `all`.
+use crate::bench::{Bench, Options};
+use crate::figures::{self, Group};
+use crate::{page, report};
+
+/// The groups of figures, in the order in which they are measured: what is soon known first.
+pub const GROUPS: [&str; 10] =
+    ["memory", "delivery", "telemetry", "features", "ingress", "latency", "sizes", "slow", "durability", "direct"];
+
+/// One group; what takes longer is broken.
+const LIMIT: Duration = Duration::from_secs(8 * 60);
+
+/// Measures, prints and keeps the groups that are asked for.
 ///
 /// # Errors
-/// Something did not work; what was measured before is printed.
-pub async fn measure(group: &str) -> anyhow::Result<()> {
-    let broker = Broker::start().await?;
-    for each in GROUPS.into_iter().filter(|name| group == "all" || group == *name) {
-        match each {
-            "delivery" => delivery::measure(&broker).await?,
-            "features" => features::measure(&broker).await?,
-            "direct" => direct::measure().await?,
-            "ingress" => ingress::measure(&broker).await?,
-            "latency" => latency::measure(&broker).await?,
-            "memory" => memory::measure(&broker).await?,
-            _ => slow::measure(&broker).await?,
+/// Some did not work; the others are printed and kept.
+pub async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<()> {
+    let asked = |group: &&str| options.groups.is_empty() || options.groups.iter().any(|asked| asked == group);
+    let mut failures = Vec::new();
+    for name in GROUPS.into_iter().filter(asked) {
+        let begun = std::time::Instant::now();
+        match timeout(LIMIT, group(name, bench)).await.with_context(|| format!("not within {LIMIT:?}")).flatten() {
+            Ok(mut group) => {
+                group.notes.push(circumstances(bench)?);
+                report::note(&format!("{name} took {:.0} s", begun.elapsed().as_secs_f64()));
+                if let Some(folder) = &options.save {
+                    let mut groups = figures::load(folder)?;
+                    groups.insert(name.to_owned(), group);
+                    figures::save(folder, &groups)?;
+                    page::write(folder, &groups)?;
+                }
+            }
+            Err(error) => {
+                report::note(&format!("{name}: {error:#}"));
+                failures.push(name);
+            }
         }
     }
+    if !failures.is_empty() {
+        bail!("these groups failed: {}", failures.join(", "));
+    }
     Ok(())
+}
+
+/// When and where it was measured.
+fn circumstances(bench: &Bench) -> anyhow::Result<String> {
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!("measured on {}, {cores} cores, {} rounds", OffsetDateTime::now_utc().date(), bench.rounds))
+}
+
+async fn group(name: &str, bench: &Bench) -> anyhow::Result<Group> {
+    match name {
+        "delivery" => delivery::measure(bench).await,
+        "telemetry" => telemetry::measure(bench).await,
+        "features" => features::measure(bench).await,
+        "sizes" => sizes::measure(bench).await,
+        "slow" => slow::measure(bench).await,
+        "durability" => durability::measure(bench).await,
+        "direct" => direct::measure(bench).await,
+        "ingress" => ingress::measure(bench).await,
+        "latency" => latency::measure(bench).await,
+        "memory" => memory::measure(bench).await,
+        _ => anyhow::bail!("there is no such group"),
+    }
 }
