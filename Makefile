@@ -91,13 +91,17 @@ bench: toolchain
 	@$(MAKE) ready >&2
 	@$(KUBE) PATH="$$(dirname $(call TOOL,kubectl)):$$PATH" e2e/bench.sh
 
-# Without a cluster: sidecar and ingress beside what they are compared with. All three programs in one build, so
-# that they have one set of dependencies.
+# Without a cluster: sidecar and ingress beside what they are compared with, about twenty minutes on a quiet machine. All
+# three programs in one build, so that they have one set of dependencies. It writes docs/performance.md; BENCH chooses
+# something else: BENCH='--rounds 3 delivery', BENCH=--help.
+BENCH ?= --save docs/performance
+BENCH_PROGRAM := $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/bench-run/tidegate-bench
 .PHONY: bench-local
 bench-local: toolchain node-program
-	@$(NODE) tools --only parts >/dev/null
+	@$(NODE) tools --only parts --only collector >/dev/null
 	@cargo build --profile bench-run --locked -p tidegate-bench -p tidegate-handler-sidecar -p tidegate-ingress
-	@NATS_SERVER=$(call TOOL,nats-server) $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/bench-run/tidegate-bench
+	@$(BENCH_PROGRAM) --build-peers
+	@NATS_SERVER=$(call TOOL,nats-server) OTELCOL=$(call TOOL,otelcol) $(BENCH_PROGRAM) $(BENCH)
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
