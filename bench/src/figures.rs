@@ -138,3 +138,27 @@ pub fn save(folder: &Path, groups: &Groups) -> anyhow::Result<()> {
     fs::create_dir_all(folder)?;
     Ok(fs::write(folder.join(FILE), serde_json::to_string_pretty(groups)? + "\n")?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_of_this_program_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(load(folder.path()).unwrap(), Groups::new());
+        fs::write(folder.path().join(FILE), "{\"delivery\": 7}").unwrap();
+        assert!(load(folder.path()).unwrap_err().to_string().contains(FILE));
+    }
+
+    #[test]
+    fn a_target_is_met_or_missed_or_there_is_none() {
+        let row = |value, target: &str| {
+            let (name, target) = ("x".to_owned(), target.to_owned());
+            Row { name, value, least: value, greatest: value, rounds: 1, target }.meets()
+        };
+        assert_eq!([row(0.65, "<= 0.65"), row(0.66, "<= 0.65")], [Some(true), Some(false)]);
+        assert_eq!([row(3.0, ">= 3"), row(f64::NAN, ">= 3")], [Some(true), Some(false)]);
+        assert_eq!([row(1.0, "reported"), row(1.0, "< 2")], [None, None]);
+    }
+}

@@ -34,6 +34,8 @@ const LIMIT: Duration = Duration::from_secs(8 * 60);
 /// Some did not work; the others are printed and kept.
 pub async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<()> {
     let asked = |group: &&str| options.groups.is_empty() || options.groups.iter().any(|asked| asked == group);
+    // Before half an hour is spent on figures that could not be kept.
+    let mut kept = options.save.as_deref().map(figures::load).transpose()?.unwrap_or_default();
     let mut failures = Vec::new();
     for name in GROUPS.into_iter().filter(asked) {
         let begun = std::time::Instant::now();
@@ -41,11 +43,10 @@ pub async fn measure(bench: &Bench, options: &Options) -> anyhow::Result<()> {
             Ok(mut group) => {
                 group.notes.push(circumstances(bench)?);
                 report::note(&format!("{name} took {:.0} s", begun.elapsed().as_secs_f64()));
+                kept.insert(name.to_owned(), group);
                 if let Some(folder) = &options.save {
-                    let mut groups = figures::load(folder)?;
-                    groups.insert(name.to_owned(), group);
-                    figures::save(folder, &groups)?;
-                    page::write(folder, &groups)?;
+                    figures::save(folder, &kept)?;
+                    page::write(folder, &kept)?;
                 }
             }
             Err(error) => {
