@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use opentelemetry::{Context, global};
-use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter};
+use opentelemetry_otlp::{LogExporter, MetricExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatch, BatchLogProcessor, SdkLoggerProvider};
@@ -15,6 +15,7 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::sync::oneshot;
 
+use crate::otlp::OtlpSpanExporter;
 use crate::sampling::Sampling;
 use crate::{Error, EventTracer};
 
@@ -60,7 +61,7 @@ pub fn start(resource: Resource) -> Result<Providers, Error> {
 }
 
 fn build(resource: Resource) -> Result<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider), Error> {
-    let spans = BatchSpanProcessor::builder(SpanExporter::builder().with_tonic().build()?);
+    let spans = BatchSpanProcessor::builder(OtlpSpanExporter::from_environment()?);
     let mut spans = spans.with_batch_config(span_batch().build()).build();
     spans.set_resource(&resource);
     let spans = Spans(Arc::new(spans));

@@ -1,0 +1,6 @@
+//! Spans to the Collector.
+
+mod encode;
+mod exporter;
+
+pub use exporter::OtlpSpanExporter;
