@@ -5,6 +5,7 @@
 //! - [`guests`]: what handlers and publishers may do (pure).
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
+//! - [`api`]: the broker's own API: streams, consumers and stored messages.
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
 //! - [`shares`]: how much each handler may store (pure).
@@ -12,6 +13,7 @@
 
 pub mod accounts;
 pub mod age;
+pub mod api;
 pub mod authority;
 pub mod consumers;
 pub mod guests;

@@ -1,0 +1,226 @@
+//! Streams.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use time::OffsetDateTime;
+
+use super::broker::Broker;
+use super::error::{ApiError, Missing};
+use super::json;
+
+/// How a stream is configured, as far as Tidegate sets or reads it (`StreamConfig`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamConfig {
+    /// Its name.
+    #[serde(deserialize_with = "json::name")]
+    pub name: String,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What it stores; none: its own name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subjects: Vec<String>,
+    /// What it keeps.
+    pub retention: Retention,
+    /// Where it keeps it.
+    pub storage: Storage,
+    /// What happens when it is full.
+    pub discard: Discard,
+    /// Copies; 0 in a request: one.
+    pub num_replicas: usize,
+    /// Bytes of messages at most; -1, or 0 in a request: unlimited.
+    pub max_bytes: i64,
+    /// Older messages go; zero: never.
+    #[serde(with = "json::nanos")]
+    pub max_age: Duration,
+    /// Messages of one subject at most; -1, or 0 in a request: unlimited.
+    #[serde(rename = "max_msgs_per_subject")]
+    pub max_messages_per_subject: i64,
+    /// Bytes of one message at most, headers included; -1, or 0 in a request: unlimited.
+    #[serde(rename = "max_msg_size", default)]
+    pub max_message_size: i32,
+    /// How long a message id is recognised; zero in a request: the server's default.
+    #[serde(default, with = "json::nanos")]
+    pub duplicate_window: Duration,
+    /// Whether any of its servers may give a stored message.
+    #[serde(default)]
+    pub allow_direct: bool,
+    /// What else is known of it. The server adds entries of its own, and keeps them in a change.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub metadata: HashMap<String, String>,
+}
+
+/// What a stream keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retention {
+    /// What is within its limits.
+    #[default]
+    Limits,
+    /// Anything that Tidegate does not use.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// Where a stream keeps its messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// On disk.
+    #[default]
+    File,
+    /// Anything that Tidegate does not use.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// What happens when a stream is full.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discard {
+    /// The oldest messages go.
+    #[default]
+    Old,
+    /// The publisher is refused.
+    New,
+    /// Something else.
+    #[serde(untagged)]
+    Other(String),
+}
+
+/// A stream that is there (`StreamInfo`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StreamInfo {
+    /// How it is configured.
+    pub config: StreamConfig,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// What it has.
+    pub state: Contents,
+    /// The servers that keep it, in a cluster.
+    #[serde(default)]
+    pub cluster: Option<ClusterInfo>,
+}
+
+/// What a stream has (`StreamState`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Numbers")]
+pub struct Contents {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// The sequence of the first message; of the next one, if there is none.
+    pub first_sequence: u64,
+    /// The sequence of the last message there was; 0: there never was one.
+    pub last_sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct Numbers {
+    #[serde(deserialize_with = "json::count")]
+    messages: u64,
+    #[serde(deserialize_with = "json::count")]
+    bytes: u64,
+    #[serde(deserialize_with = "json::count")]
+    first_seq: u64,
+    #[serde(deserialize_with = "json::count")]
+    last_seq: u64,
+}
+
+impl TryFrom<Numbers> for Contents {
+    type Error = &'static str;
+
+    fn try_from(numbers: Numbers) -> Result<Self, Self::Error> {
+        let Numbers { messages, bytes, first_seq, last_seq } = numbers;
+        let span = (last_seq + 1).checked_sub(first_seq).ok_or("the first sequence is after the last one")?;
+        if messages > span {
+            return Err("there are more messages than sequences");
+        }
+        Ok(Self { messages, bytes, first_sequence: first_seq, last_sequence: last_seq })
+    }
+}
+
+/// The servers that keep a stream (`ClusterInfo`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ClusterInfo {
+    /// Which of them leads, if one does.
+    #[serde(default, deserialize_with = "json::optional_text")]
+    pub leader: Option<String>,
+}
+
+impl Broker {
+    /// The stream of this name.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn stream(&self, name: &str) -> Result<StreamInfo, ApiError> {
+        let info: StreamInfo = self.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        info.named(name)
+    }
+
+    /// The same; `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn find_stream(&self, name: &str) -> Result<Option<StreamInfo>, ApiError> {
+        match self.stream(name).await {
+            Ok(info) => Ok(Some(info)),
+            Err(ApiError::NotFound(Missing::Stream)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a stream.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn create_stream(&self, config: &StreamConfig) -> Result<StreamInfo, ApiError> {
+        let info: StreamInfo = self.call(&format!("STREAM.CREATE.{}", config.name), config).await?;
+        info.named(&config.name)
+    }
+
+    /// Changes a stream. What [`StreamConfig`] does not hold becomes the server's default.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn update_stream(&self, config: &StreamConfig) -> Result<StreamInfo, ApiError> {
+        let info: StreamInfo = self.call(&format!("STREAM.UPDATE.{}", config.name), config).await?;
+        info.named(&config.name)
+    }
+
+    /// Removes a stream and all that it has.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn delete_stream(&self, name: &str) -> Result<(), ApiError> {
+        self.tell(&format!("STREAM.DELETE.{name}"), &json!({})).await
+    }
+
+    /// Removes all messages of a stream whose sequence is below this one.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn purge_stream_below(&self, name: &str, sequence: u64) -> Result<(), ApiError> {
+        self.tell(&format!("STREAM.PURGE.{name}"), &json!({"seq": sequence})).await
+    }
+
+    /// All streams of the account.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn list_streams(&self) -> Result<Vec<StreamInfo>, ApiError> {
+        self.list("STREAM.LIST").await
+    }
+}
+
+impl StreamInfo {
+    /// An answer about another stream is none.
+    fn named(self, name: &str) -> Result<Self, ApiError> {
+        if self.config.name == name { Ok(self) } else { Err(ApiError::unreadable("it is about another stream")) }
+    }
+}
