@@ -5,11 +5,18 @@
 //! beyond them is an error ([`ApiError::Unreadable`]).
 
 mod broker;
+mod consumer;
 mod error;
 mod json;
 mod list;
+mod message;
 mod stream;
 
 pub use broker::Broker;
+pub use consumer::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, PriorityPolicy, SequencePair};
 pub use error::{ApiError, ErrorCode, Missing, Refusal, Unavailable};
+pub use message::{PublishAck, StoredMessage};
 pub use stream::{ClusterInfo, Contents, Discard, Retention, Storage, StreamConfig, StreamInfo};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Stored messages, and messages to be stored.
+
+use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::broker::{Broker, read};
+use super::error::{ApiError, Missing};
+use super::json;
+
+/// How a message's headers begin (ADR-4).
+const VERSION: &str = "NATS/1.0";
+
+/// A message of a stream (`StoredMsg`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct StoredMessage {
+    /// The subject that it was published to.
+    pub subject: String,
+    /// Its sequence.
+    #[serde(rename = "seq", deserialize_with = "json::count")]
+    pub sequence: u64,
+    /// When it was stored.
+    #[serde(with = "time::serde::rfc3339")]
+    pub time: OffsetDateTime,
+    /// Its payload.
+    #[serde(rename = "data", default, deserialize_with = "json::base64")]
+    pub payload: Bytes,
+    /// Its headers, as its publisher wrote them.
+    #[serde(rename = "hdrs", default, deserialize_with = "json::base64")]
+    header_block: Bytes,
+}
+
+/// What the broker says of a message that it has stored (`PubAck`).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct PublishAck {
+    /// The message's sequence.
+    #[serde(rename = "seq", deserialize_with = "json::count")]
+    pub sequence: u64,
+    /// Whether a message of this id was there before: this one was not stored again.
+    #[serde(default)]
+    pub duplicate: bool,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    message: StoredMessage,
+}
+
+impl StoredMessage {
+    /// The headers; `None`: they are malformed, which is their publisher's doing. A message without any has an empty map.
+    pub fn headers(&self) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        if self.header_block.is_empty() {
+            return Some(headers);
+        }
+        let block = std::str::from_utf8(&self.header_block).ok()?;
+        let lines = block.strip_prefix(VERSION)?.strip_suffix("\r\n\r\n")?;
+        for line in lines.split("\r\n").skip(1) {
+            let (name, value) = line.split_once(':')?;
+            headers.append(name.parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?);
+        }
+        Some(headers)
+    }
+}
+
+impl Broker {
+    /// The message of this sequence.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn message(&self, stream: &str, sequence: u64) -> Result<StoredMessage, ApiError> {
+        let message = self.get(stream, json!({"seq": sequence})).await?;
+        if message.sequence == sequence { Ok(message) } else { Err(ApiError::unreadable("it is another message")) }
+    }
+
+    /// The first message from a sequence on that a subject (with wildcards) matches; `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn next_message(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+    ) -> Result<Option<StoredMessage>, ApiError> {
+        match self.get(stream, json!({"seq": from, "next_by_subj": subject})).await {
+            Ok(message) if message.sequence >= from => Ok(Some(message)),
+            Ok(_) => Err(ApiError::unreadable("it is a message before the first one asked for")),
+            Err(ApiError::NotFound(Missing::Message)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get(&self, stream: &str, what: Value) -> Result<StoredMessage, ApiError> {
+        let Found { message } = self.call(&format!("STREAM.MSG.GET.{stream}"), &what).await?;
+        Ok(message)
+    }
+
+    /// Removes a message.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), ApiError> {
+        self.tell(&format!("STREAM.MSG.DELETE.{stream}"), &json!({"seq": sequence})).await
+    }
+
+    /// Publishes a message, and waits until a stream has stored it.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn publish(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<PublishAck, ApiError> {
+        read(&self.request(subject, headers, payload).await?)
+    }
+}
