@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PriorityPolicy};
-use async_nats::jetstream::context::{ConsumerInfoError, ConsumerInfoErrorKind, GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind, ConsumersError, RawMessageError, Stream};
-use async_nats::jetstream::{self, ErrorCode};
-use futures::TryStreamExt as _;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
+use crate::api::{
+    AckPolicy, ApiError, Broker, ConsumerConfig, ConsumerInfo, DeliverPolicy, ErrorCode, Missing, PriorityPolicy,
+    Refusal, StreamInfo,
+};
 use crate::positions::{Position, Restart, StreamState, is_ahead};
 
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
@@ -83,27 +81,24 @@ pub struct Handler {
 pub enum ConsumersFailure {
     /// The stream is not there (yet), or the broker is away.
     #[error("stream: {0}")]
-    Stream(#[from] GetStreamError),
-    /// The broker did not make, change or delete it.
+    Stream(#[source] ApiError),
+    /// The broker did not say what there is of it, or did not make, change or delete it.
     #[error("consumer: {0}")]
-    Consumer(#[from] ConsumerError),
-    /// The broker did not say what there is of it.
-    #[error("consumer: {0}")]
-    Info(#[from] ConsumerInfoError),
+    Consumer(#[source] ApiError),
     /// The broker did not give an event.
     #[error("event: {0}")]
-    Event(#[from] RawMessageError),
+    Event(#[source] ApiError),
     /// The broker refuses the configuration itself, so another try ends the same way.
-    #[error("the broker refuses the configuration of consumer {name}: {source}")]
+    #[error("the broker refuses the configuration of consumer {name}: {why}")]
     Refused {
         /// Its name.
         name: String,
         /// The broker's reason.
-        source: ConsumerError,
+        why: Refusal,
     },
     /// The broker did not list them.
     #[error("consumers: {0}")]
-    List(#[from] ConsumersError),
+    List(#[source] ApiError),
 }
 
 /// Events delivered and not acknowledged at most, for as many pods with as many events in flight each: what waits for
@@ -116,18 +111,18 @@ pub fn max_ack_pending(max_replicas: u32, slots: usize) -> i64 {
 impl Handler {
     /// The durable pull consumers. Deliveries are not limited here: the sidecar owns the limit, so that no event
     /// silently stops.
-    pub fn configs(&self) -> Vec<Config> {
+    pub fn configs(&self) -> Vec<ConsumerConfig> {
         match self.order {
             Order::None => {
-                vec![Config { max_ack_pending: self.max_ack_pending, ..self.config(self.name.clone(), None) }]
+                vec![ConsumerConfig { max_ack_pending: self.max_ack_pending, ..self.config(self.name.clone(), None) }]
             }
             Order::Key { lanes } => (0..lanes).map(|lane| self.lane(lane, lanes)).collect(),
         }
     }
 
-    fn lane(&self, lane: u16, lanes: u16) -> Config {
+    fn lane(&self, lane: u16, lanes: u16) -> ConsumerConfig {
         let partitions = layout::lane_partitions(lane, lanes);
-        Config {
+        ConsumerConfig {
             max_ack_pending: LANE_WINDOW,
             priority_policy: PriorityPolicy::PinnedClient,
             priority_groups: vec![layout::LANE_GROUP.to_owned()],
@@ -136,8 +131,8 @@ impl Handler {
         }
     }
 
-    fn config(&self, name: String, partitions: Option<&[u32]>) -> Config {
-        Config {
+    fn config(&self, name: String, partitions: Option<&[u32]>) -> ConsumerConfig {
+        ConsumerConfig {
             durable_name: Some(name),
             description: Some("a Tidegate handler".to_owned()),
             deliver_policy: self.deliver_policy(),
@@ -149,7 +144,7 @@ impl Handler {
             max_expires: MAX_EXPIRES,
             num_replicas: self.replicas,
             metadata: HashMap::from([(UID.to_owned(), self.uid.clone())]),
-            ..Config::default()
+            ..ConsumerConfig::default()
         }
     }
 
@@ -188,19 +183,15 @@ pub struct Backlog {
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.
-pub async fn ensure(
-    js: &jetstream::Context,
-    handler: &Handler,
-    recorded: &Position,
-) -> Result<Ensured, ConsumersFailure> {
-    let stream = js.get_stream(layout::EVENT_STREAM).await?;
+pub async fn ensure(broker: &Broker, handler: &Handler, recorded: &Position) -> Result<Ensured, ConsumersFailure> {
+    let stream = broker.stream(layout::EVENT_STREAM).await.map_err(ConsumersFailure::Stream)?;
     let state = state(&stream);
     let mut position = Position { stream_created: Some(state.created), ..Position::default() };
     let (mut restarts, mut backlogs) = (Vec::new(), Vec::new());
     for config in handler.configs() {
         // What the broker calls it is not believed: the name comes into the handler's status.
         let name = config.durable_name.clone().unwrap_or_default();
-        let (info, origin) = ensure_one(js, &stream, config, &handler.uid, recorded).await?;
+        let (info, origin) = ensure_one(broker, &state, config, &handler.uid, recorded).await?;
         let (known, restart) = match origin {
             Origin::Found => (recorded.acknowledged.get(&name).copied(), None),
             Origin::New => (handler.start.begins_after(&state), None),
@@ -214,16 +205,15 @@ pub async fn ensure(
     Ok(Ensured { position, restarts, backlog })
 }
 
-fn backlog(consumer: &Info, known: Option<u64>) -> Option<Backlog> {
+fn backlog(consumer: &ConsumerInfo, known: Option<u64>) -> Option<Backlog> {
     let subjects = filters(&consumer.config).into_iter().map(str::to_owned).collect();
     let is_behind = consumer.num_pending > 0 || consumer.num_ack_pending > 0;
     let acknowledged = known.unwrap_or(consumer.ack_floor.stream_sequence);
     is_behind.then_some(Backlog { acknowledged, subjects })
 }
 
-fn state(stream: &Stream) -> StreamState {
-    let info = stream.cached_info();
-    StreamState { created: info.created, last_sequence: info.state.last_sequence }
+fn state(stream: &StreamInfo) -> StreamState {
+    StreamState { created: stream.created, last_sequence: stream.state.last_sequence }
 }
 
 /// How a consumer came to be there.
@@ -243,22 +233,22 @@ impl From<Option<Restart>> for Origin {
 }
 
 async fn ensure_one(
-    js: &jetstream::Context,
-    stream: &Stream,
-    mut wanted: Config,
+    broker: &Broker,
+    stream: &StreamState,
+    mut wanted: ConsumerConfig,
     uid: &str,
     recorded: &Position,
-) -> Result<(Info, Origin), ConsumersFailure> {
+) -> Result<(ConsumerInfo, Origin), ConsumersFailure> {
     let name = wanted.durable_name.clone().unwrap_or_default();
-    let origin = match stream.consumer_info(&name).await {
+    let origin = match broker.consumer(layout::EVENT_STREAM, &name).await {
         Ok(info) if info.config.metadata.get(UID).is_none_or(|found| found != uid) => {
             // Left by a handler of the same name that is no more.
-            delete_from(stream, &name).await?;
-            recorded.restart(&name, &state(stream)).into()
+            delete_one(broker, &name).await?;
+            recorded.restart(&name, stream).into()
         }
         // The consumer may have gone on since the stream was looked at.
-        Ok(info) if is_ahead(&info, &state(stream)) && is_ahead(&info, &state_now(js).await?) => {
-            delete_from(stream, &name).await?;
+        Ok(info) if is_ahead(&info, stream) && is_ahead(&info, &state_now(broker).await?) => {
+            delete_one(broker, &name).await?;
             Origin::Restarted(Restart::NewStream)
         }
         Ok(info) if same(&wanted, &info) => return Ok((info, Origin::Found)),
@@ -266,39 +256,38 @@ async fn ensure_one(
             keep_unchangeable(&mut wanted, &info.config);
             Origin::Found
         }
-        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => recorded.restart(&name, &state(stream)).into(),
-        Err(error) => return Err(error.into()),
+        Err(ApiError::NotFound(Missing::Consumer)) => recorded.restart(&name, stream).into(),
+        Err(error) => return Err(ConsumersFailure::Consumer(error)),
     };
     if let Origin::Restarted(restart) = origin {
         wanted.deliver_policy = restart.deliver_policy();
     }
-    match stream.create_consumer(wanted).await {
-        Ok(consumer) => Ok((consumer.cached_info().clone(), origin)),
-        Err(source) if is_refusal(&source) => Err(ConsumersFailure::Refused { name, source }),
-        Err(error) => Err(error.into()),
+    match broker.put_consumer(layout::EVENT_STREAM, &wanted).await {
+        Ok(info) => Ok((info, origin)),
+        Err(ApiError::Refused(why)) if is_final(&why) => Err(ConsumersFailure::Refused { name, why }),
+        Err(error) => Err(ConsumersFailure::Consumer(error)),
     }
 }
 
-async fn state_now(js: &jetstream::Context) -> Result<StreamState, ConsumersFailure> {
-    Ok(state(&js.get_stream(layout::EVENT_STREAM).await?))
+async fn state_now(broker: &Broker) -> Result<StreamState, ConsumersFailure> {
+    Ok(state(&broker.stream(layout::EVENT_STREAM).await.map_err(ConsumersFailure::Stream)?))
 }
 
 /// What the broker does not let anyone change stays as it was found: a consumer made by another version has other
 /// values, and an update that touched them would fail as a whole.
-fn keep_unchangeable(wanted: &mut Config, found: &async_nats::jetstream::consumer::Config) {
+fn keep_unchangeable(wanted: &mut ConsumerConfig, found: &ConsumerConfig) {
     wanted.deliver_policy = found.deliver_policy;
-    wanted.ack_policy = found.ack_policy;
-    wanted.replay_policy = found.replay_policy;
+    wanted.ack_policy.clone_from(&found.ack_policy);
+    wanted.replay_policy.clone_from(&found.replay_policy);
     wanted.max_waiting = found.max_waiting;
 }
 
 /// Whether the broker judged the configuration (as opposed to its own state, which may change by itself).
-fn is_refusal(error: &ConsumerError) -> bool {
-    let ConsumerErrorKind::JetStream(error) = error.kind() else { return false };
-    match error.error_code() {
+fn is_final(refusal: &Refusal) -> bool {
+    match refusal.error_code {
         ErrorCode::CLUSTER_NO_PEERS | ErrorCode::MAXIMUM_CONSUMERS_LIMIT | ErrorCode::INSUFFICIENT_RESOURCES => false,
         ErrorCode::CONSUMER_CREATE => true,
-        _ => error.code() == 400,
+        _ => refusal.code == 400,
     }
 }
 
@@ -306,17 +295,10 @@ fn is_refusal(error: &ConsumerError) -> bool {
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.
-pub async fn delete(js: &jetstream::Context, handler: &str) -> Result<(), ConsumersFailure> {
-    let stream = match js.get_stream(layout::EVENT_STREAM).await {
-        Ok(stream) => stream,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::STREAM_NOT_FOUND => return Ok(()),
-            _ => return Err(error.into()),
-        },
-    };
-    let names: Vec<String> = stream.consumer_names().try_collect().await?;
+pub async fn delete(broker: &Broker, handler: &str) -> Result<(), ConsumersFailure> {
+    let names = broker.list_consumer_names(layout::EVENT_STREAM).await.map_err(ConsumersFailure::List)?;
     for name in names.iter().filter(|name| layout::handler_of(name) == handler) {
-        delete_from(&stream, name).await?;
+        delete_one(broker, name).await?;
     }
     Ok(())
 }
@@ -325,28 +307,24 @@ pub async fn delete(js: &jetstream::Context, handler: &str) -> Result<(), Consum
 ///
 /// # Errors
 /// As [`ConsumersFailure`] says.
-pub async fn list(js: &jetstream::Context) -> Result<Vec<Info>, ConsumersFailure> {
-    let stream = js.get_stream_no_info(layout::EVENT_STREAM).await?;
-    Ok(stream.consumers().try_collect().await?)
+pub async fn list(broker: &Broker) -> Result<Vec<ConsumerInfo>, ConsumersFailure> {
+    broker.list_consumers(layout::EVENT_STREAM).await.map_err(ConsumersFailure::List)
 }
 
 /// The UID of the handler that a consumer was made for; `None`: somebody else made it.
-pub fn handler_uid(consumer: &Info) -> Option<&str> {
+pub fn handler_uid(consumer: &ConsumerInfo) -> Option<&str> {
     consumer.config.metadata.get(UID).map(String::as_str)
 }
 
-async fn delete_from<I>(stream: &Stream<I>, name: &str) -> Result<(), ConsumersFailure> {
-    match stream.delete_consumer(name).await {
-        Ok(_) => Ok(()),
-        Err(error) => match error.kind() {
-            ConsumerErrorKind::JetStream(inner) if inner.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(()),
-            _ => Err(error.into()),
-        },
+async fn delete_one(broker: &Broker, name: &str) -> Result<(), ConsumersFailure> {
+    match broker.delete_consumer(layout::EVENT_STREAM, name).await {
+        Ok(()) | Err(ApiError::NotFound(Missing::Consumer)) => Ok(()),
+        Err(error) => Err(ConsumersFailure::Consumer(error)),
     }
 }
 
 /// Only what we set and may change is compared: the server adds defaults and metadata of its own.
-fn same(wanted: &Config, info: &Info) -> bool {
+fn same(wanted: &ConsumerConfig, info: &ConsumerInfo) -> bool {
     let found = &info.config;
     wanted.ack_wait == found.ack_wait
         && wanted.max_ack_pending == found.max_ack_pending
@@ -357,7 +335,7 @@ fn same(wanted: &Config, info: &Info) -> bool {
 }
 
 /// The server tells a single filter in a field of its own.
-fn filters(found: &async_nats::jetstream::consumer::Config) -> Vec<&str> {
+fn filters(found: &ConsumerConfig) -> Vec<&str> {
     if found.filter_subject.is_empty() { subjects(&found.filter_subjects) } else { vec![&found.filter_subject] }
 }
 

@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::consumer::{DeliverPolicy, Info};
 use time::OffsetDateTime;
+
+use crate::api::{ConsumerInfo, DeliverPolicy};
 
 /// How far a handler is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Position {
     /// Records what was seen of a consumer, which begins or was `known` to be after this sequence. A consumer of
     /// several copies says nothing of its beginning before something is acknowledged, and one whose first sequence is
     /// still to come has no position yet.
-    pub(crate) fn record(&mut self, name: &str, consumer: &Info, stream: &StreamState, known: Option<u64>) {
+    pub(crate) fn record(&mut self, name: &str, consumer: &ConsumerInfo, stream: &StreamState, known: Option<u64>) {
         let waits = |sequence: u64| !has_begun(consumer) && sequence > stream.last_sequence;
         let acknowledged = Some(consumer.ack_floor.stream_sequence).filter(|sequence| !waits(*sequence)).unwrap_or(0);
         let known = known.filter(|sequence| !waits(*sequence));
@@ -84,12 +85,12 @@ impl Position {
 
 /// Whether a consumer is further than its stream, which lost its end: what is stored next would be passed over.
 /// `stream` must have been looked at after the consumer.
-pub(crate) fn is_ahead(consumer: &Info, stream: &StreamState) -> bool {
+pub(crate) fn is_ahead(consumer: &ConsumerInfo, stream: &StreamState) -> bool {
     has_begun(consumer) && consumer.delivered.stream_sequence > stream.last_sequence
 }
 
 /// Whether anything was ever delivered.
-fn has_begun(consumer: &Info) -> bool {
+fn has_begun(consumer: &ConsumerInfo) -> bool {
     consumer.delivered.consumer_sequence > 0
 }
 
@@ -131,10 +132,10 @@ mod tests {
         assert_eq!(unknown.restart("a_0", &newer), Some(Restart::After(41)));
     }
 
-    fn consumer(delivered: (u64, u64), floor: u64) -> Info {
+    fn consumer(delivered: (u64, u64), floor: u64) -> ConsumerInfo {
         serde_json::from_value(serde_json::json!({
             "stream_name": "events", "name": "a", "created": "2026-01-01T00:00:00Z",
-            "config": {"deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant"},
+            "config": {"deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant", "num_replicas": 1},
             "delivered": {"consumer_seq": delivered.0, "stream_seq": delivered.1},
             "ack_floor": {"consumer_seq": 0, "stream_seq": floor},
             "num_ack_pending": 0, "num_redelivered": 0, "num_waiting": 0, "num_pending": 0,
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn a_record_does_not_go_back_by_itself() {
         let stream = StreamState { created: CREATED, last_sequence: 50 };
-        let recorded = |known, consumer: Info| {
+        let recorded = |known, consumer: ConsumerInfo| {
             let mut position = Position::default();
             position.record("a", &consumer, &stream, known);
             position.acknowledged.get("a").copied()

@@ -4,14 +4,9 @@
 //! goes that a consumer could still need: beside the consumers' acknowledgement floors only the stream itself is
 //! believed, which says where the next event is that a consumer's filter lets through.
 
-use async_nats::jetstream::consumer::Info as ConsumerInfo;
-use async_nats::jetstream::context::GetStreamError;
-use async_nats::jetstream::stream::{
-    ConsumersError, Info, InfoError, LastRawMessageErrorKind, PurgeError, RawMessageError, Stream,
-};
-use async_nats::jetstream::{self};
-use futures::TryStreamExt as _;
 use tidegate_broker_client::layout;
+
+use crate::api::{ApiError, Broker, ConsumerInfo, StreamInfo};
 
 /// Percent of the room for events from which on something is released.
 pub const RELEASE_AT: u64 = 75;
@@ -37,8 +32,8 @@ pub struct Room {
     pub largest: u64,
 }
 
-impl From<&Info> for Room {
-    fn from(info: &Info) -> Self {
+impl From<&StreamInfo> for Room {
+    fn from(info: &StreamInfo) -> Self {
         Self {
             bytes: info.state.bytes,
             max_bytes: u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX),
@@ -125,21 +120,18 @@ pub enum Holder {
 /// Why nothing is known of the room. All of these are worth another try.
 #[derive(Debug, thiserror::Error)]
 pub enum ReleaseError {
-    /// The stream is not there, or the broker is away.
-    #[error("stream: {0}")]
-    Stream(#[from] GetStreamError),
     /// The broker did not list the consumers.
     #[error("consumers: {0}")]
-    Consumers(#[from] ConsumersError),
+    Consumers(#[source] ApiError),
     /// The broker did not say what is stored.
     #[error("event: {0}")]
-    Event(#[from] RawMessageError),
+    Event(#[source] ApiError),
     /// The broker did not remove anything, as far as is known.
     #[error("purge: {0}")]
-    Purge(#[from] PurgeError),
+    Purge(#[source] ApiError),
     /// The broker did not say how full the stream is.
     #[error("stream: {0}")]
-    Info(#[source] InfoError),
+    Info(#[source] ApiError),
 }
 
 /// What to release. `info` was read before now; `expected` are the consumers of the handlers that have a place in the
@@ -148,30 +140,29 @@ pub enum ReleaseError {
 /// # Errors
 /// As [`ReleaseError`] says.
 pub async fn plan(
-    js: &jetstream::Context,
-    info: &Info,
+    broker: &Broker,
+    info: &StreamInfo,
     expected: &[String],
     refused: bool,
 ) -> Result<Release, ReleaseError> {
     let room = Room::from(info);
     let Some(excess) = room.excess(refused) else { return Ok(Release::NotNeeded) };
-    let stream = js.get_stream_no_info(layout::EVENT_STREAM).await?;
-    let consumers: Vec<ConsumerInfo> = stream.consumers().try_collect().await?;
+    let consumers = broker.list_consumers(layout::EVENT_STREAM).await.map_err(ReleaseError::Consumers)?;
     if let Some(missing) = expected.iter().find(|name| !consumers.iter().any(|consumer| &consumer.name == *name)) {
         return Ok(Release::Held(Holder::Missing(layout::handler_of(missing).to_owned())));
     }
     let mut settled = Vec::with_capacity(consumers.len());
     let mut lookups = MAX_LOOKUPS;
     for consumer in &consumers {
-        settled.push((consumer.name.as_str(), settled_by(&stream, consumer, &room, excess, &mut lookups).await?));
+        settled.push((consumer.name.as_str(), settled_by(broker, consumer, &room, excess, &mut lookups).await?));
     }
     Ok(room.release(excess, settled))
 }
 
 /// Up to where a consumer needs nothing, as far as `wanted`: what it has acknowledged without a gap, and after that
 /// whatever its filters do not let through.
-async fn settled_by<I>(
-    stream: &Stream<I>,
+async fn settled_by(
+    broker: &Broker,
     consumer: &ConsumerInfo,
     room: &Room,
     wanted: u64,
@@ -192,7 +183,7 @@ async fn settled_by<I>(
     // What was stored after `room` was read is not known here.
     let mut next = room.last_sequence.saturating_add(1);
     for filter in filters {
-        if let Some(found) = next_event(stream, filter, from).await? {
+        if let Some(found) = next_event(broker, filter, from).await? {
             next = next.min(found);
         }
         if next <= from {
@@ -203,23 +194,20 @@ async fn settled_by<I>(
 }
 
 /// The first stored event from a sequence on that a filter lets through.
-async fn next_event<I>(stream: &Stream<I>, filter: &str, from: u64) -> Result<Option<u64>, ReleaseError> {
-    match stream.get_first_raw_message_by_subject(filter, from).await {
-        Ok(message) => Ok(Some(message.sequence)),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+async fn next_event(broker: &Broker, filter: &str, from: u64) -> Result<Option<u64>, ReleaseError> {
+    let message = broker.next_message(layout::EVENT_STREAM, filter, from).await.map_err(ReleaseError::Event)?;
+    Ok(message.map(|message| message.sequence))
 }
 
 /// Removes everything up to this sequence, and says what is left.
 ///
 /// # Errors
 /// As [`ReleaseError`] says.
-pub async fn execute(js: &jetstream::Context, up_to: u64) -> Result<Info, ReleaseError> {
-    let stream = js.get_stream_no_info(layout::EVENT_STREAM).await?;
+pub async fn execute(broker: &Broker, up_to: u64) -> Result<StreamInfo, ReleaseError> {
     // The request names the first one that stays.
-    stream.purge().sequence(up_to.saturating_add(1)).await?;
-    stream.get_info().await.map_err(ReleaseError::Info)
+    let kept = up_to.saturating_add(1);
+    broker.purge_stream_below(layout::EVENT_STREAM, kept).await.map_err(ReleaseError::Purge)?;
+    broker.stream(layout::EVENT_STREAM).await.map_err(ReleaseError::Info)
 }
 
 #[cfg(test)]

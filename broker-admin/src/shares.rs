@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use tidegate_broker_client::layout;
+
+use crate::api::{Discard, Retention, Storage, StreamConfig};
 
 /// Far longer than the longest wait between two attempts (an hour).
 const ATTEMPT_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -40,7 +41,7 @@ pub struct Budget {
 
 impl Budget {
     /// What the stream of events says; `None`: it was not made by this version yet.
-    pub fn of(events: &Config) -> Option<Self> {
+    pub fn of(events: &StreamConfig) -> Option<Self> {
         let bytes = |name| events.metadata.get(name)?.parse().ok();
         Some(Self {
             dead_letters: bytes(DEAD_LETTER_BYTES)?,
@@ -60,7 +61,7 @@ impl Budget {
     }
 
     /// Do two streams of events carry the same budget?
-    pub fn same(one: &Config, other: &Config) -> bool {
+    pub fn same(one: &StreamConfig, other: &StreamConfig) -> bool {
         [DEAD_LETTER_BYTES, ATTEMPT_BYTES].iter().all(|name| one.metadata.get(*name) == other.metadata.get(*name))
     }
 
@@ -78,26 +79,26 @@ impl Budget {
         }
     }
 
-    fn config(&self, kind: Kind, handler: &str, max_bytes: i64) -> Config {
-        let common = Config {
-            retention: RetentionPolicy::Limits,
-            storage: StorageType::File,
+    fn config(&self, kind: Kind, handler: &str, max_bytes: i64) -> StreamConfig {
+        let common = StreamConfig {
+            retention: Retention::Limits,
+            storage: Storage::File,
             num_replicas: self.replicas,
             max_bytes,
-            ..Config::default()
+            ..StreamConfig::default()
         };
         match kind {
             // A dead letter is the last copy there is of an event to be kept: never dropped to make room.
-            Kind::DeadLetters => Config {
+            Kind::DeadLetters => StreamConfig {
                 name: layout::dead_letter_stream(handler),
                 description: Some("what a Tidegate handler could not handle".to_owned()),
                 subjects: vec![layout::dead_letter_subject(handler)],
-                discard: DiscardPolicy::New,
+                discard: Discard::New,
                 duplicate_window: self.deduplication_window,
                 ..common
             },
             // Of use until the event's next attempt. Without it attempts are counted again: too many, never too few.
-            Kind::Attempts => Config {
+            Kind::Attempts => StreamConfig {
                 name: layout::attempt_stream(handler),
                 description: Some(
                     "failed attempts of a Tidegate handler's events that are still to be retried".to_owned(),
@@ -107,7 +108,7 @@ impl Budget {
                 max_messages_per_subject: 1,
                 max_message_size: MAX_ATTEMPT_SIZE,
                 duplicate_window: ATTEMPT_WINDOW,
-                discard: DiscardPolicy::Old,
+                discard: Discard::Old,
                 allow_direct: true,
                 ..common
             },
@@ -149,7 +150,7 @@ impl Kind {
 #[derive(Clone, Debug)]
 pub struct Found {
     /// How it is configured.
-    pub config: Config,
+    pub config: StreamConfig,
     /// Bytes that it keeps.
     pub used: u64,
 }
@@ -181,7 +182,7 @@ pub struct NoShare {
 /// # Errors
 /// The newcomer's share would be too small to be of use. The others' never is the reason to change nothing: they are
 /// there, and the answers of a stream show whether it is full.
-pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<&str>) -> Result<Vec<Config>, NoShare> {
+pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<&str>) -> Result<Vec<StreamConfig>, NoShare> {
     let mut wanted = Vec::new();
     for kind in Kind::ALL {
         let streams: Vec<(&str, &Found)> =
@@ -216,7 +217,7 @@ pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<&str>) -> Result<
 }
 
 /// How a stream is that keeps what it has for a handler that is gone.
-pub fn closed(budget: &Budget, handler: &str) -> Config {
+pub fn closed(budget: &Budget, handler: &str) -> StreamConfig {
     budget.config(Kind::DeadLetters, handler, CLOSED)
 }
 
@@ -241,17 +242,17 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn budget(dead_letters: u64) -> Budget {
-        let events = Config {
+        let events = StreamConfig {
             num_replicas: 3,
             duplicate_window: Duration::from_secs(7),
             max_message_size: 1 << 20,
             metadata: Budget::metadata(i64::try_from(dead_letters).unwrap(), 4 << 20),
-            ..Config::default()
+            ..StreamConfig::default()
         };
         Budget::of(&events).unwrap()
     }
 
-    fn found(config: &Config, used: u64) -> Found {
+    fn found(config: &StreamConfig, used: u64) -> Found {
         Found { config: config.clone(), used }
     }
 
@@ -264,8 +265,8 @@ mod tests {
         streams
     }
 
-    fn bytes(configs: &[Config], kind: Kind) -> Vec<(String, i64)> {
-        let of = |config: &Config| Some((kind.handler_of(&config.name)?.to_owned(), config.max_bytes));
+    fn bytes(configs: &[StreamConfig], kind: Kind) -> Vec<(String, i64)> {
+        let of = |config: &StreamConfig| Some((kind.handler_of(&config.name)?.to_owned(), config.max_bytes));
         let mut bytes: Vec<_> = configs.iter().filter_map(of).collect();
         bytes.sort();
         bytes
@@ -364,10 +365,10 @@ mod tests {
 
     #[test]
     fn a_stream_of_events_without_a_budget_has_none() {
-        assert_eq!(Budget::of(&Config { max_message_size: 1, ..Config::default() }), None);
-        let torn = Config {
+        assert_eq!(Budget::of(&StreamConfig { max_message_size: 1, ..StreamConfig::default() }), None);
+        let torn = StreamConfig {
             metadata: HashMap::from([(DEAD_LETTER_BYTES.to_owned(), "many".to_owned())]),
-            ..Config::default()
+            ..StreamConfig::default()
         };
         assert_eq!(Budget::of(&torn), None);
     }

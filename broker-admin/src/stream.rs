@@ -1,47 +1,28 @@
 //! One stream: found, made, changed, removed.
 
-use async_nats::jetstream::context::{
-    CreateStreamError, CreateStreamErrorKind, DeleteStreamError, GetStreamError, GetStreamErrorKind,
-    StreamsError as ListError,
-};
-use async_nats::jetstream::stream::{Config, Info};
-use async_nats::jetstream::{self, ErrorCode};
-
+use crate::api::{ApiError, Broker, Missing, StreamConfig, StreamInfo};
 use crate::shares::Budget;
-
-/// What the broker calls it when it can do nothing just now.
-const UNAVAILABLE: usize = 503;
 
 /// Why a stream is not there, or not known. All of these are worth another try.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// The broker did not say what there is.
+    /// The broker did not say what there is of it, or did not make, change or remove it.
     #[error("stream {name}: {source}")]
-    Unknown {
+    Stream {
         /// The stream.
         name: String,
-        /// The client's error.
-        source: GetStreamError,
-    },
-    /// The broker did not make or change it.
-    #[error("stream {name}: {source}")]
-    Unchanged {
-        /// The stream.
-        name: String,
-        /// The client's error.
-        source: CreateStreamError,
+        /// Why.
+        source: ApiError,
     },
     /// The broker did not list them.
     #[error("streams: {0}")]
-    List(#[from] ListError),
-    /// The broker did not remove it.
-    #[error("stream {name}: {source}")]
-    Removal {
-        /// The stream.
-        name: String,
-        /// The client's error.
-        source: DeleteStreamError,
-    },
+    List(#[source] ApiError),
+}
+
+impl StreamError {
+    pub(crate) fn of(name: &str) -> impl Fn(ApiError) -> Self {
+        move |source| Self::Stream { name: name.to_owned(), source }
+    }
 }
 
 /// Makes one stream be as configured. A change that the broker refuses is noted in `refused`, and the stream stays.
@@ -49,21 +30,24 @@ pub enum StreamError {
 /// # Errors
 /// As [`StreamError`] says.
 pub(crate) async fn ensure_one(
-    js: &jetstream::Context,
-    wanted: &Config,
+    broker: &Broker,
+    wanted: &StreamConfig,
     refused: &mut Option<String>,
-) -> Result<Info, StreamError> {
-    let Some(info) = find(js, &wanted.name).await? else { return create(js, wanted).await };
+) -> Result<StreamInfo, StreamError> {
+    let failed = StreamError::of(&wanted.name);
+    let Some(info) = find(broker, &wanted.name).await? else {
+        return broker.create_stream(wanted).await.map_err(failed);
+    };
     if same(wanted, &info.config) {
         return Ok(info);
     }
-    match update(js, wanted).await {
+    match broker.update_stream(wanted).await {
         Ok(changed) => Ok(changed),
-        Err(error) => {
-            let why = refusal(error)?;
+        Err(ApiError::Refused(why)) => {
             *refused = Some(format!("stream {} stays as it is: {why}", wanted.name));
             Ok(info)
         }
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -71,40 +55,12 @@ pub(crate) async fn ensure_one(
 ///
 /// # Errors
 /// The broker did not say.
-pub(crate) async fn find(js: &jetstream::Context, name: &str) -> Result<Option<Info>, StreamError> {
-    match js.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().clone())),
-        Err(source) => match source.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
-            _ => Err(StreamError::Unknown { name: name.to_owned(), source }),
-        },
-    }
-}
-
-async fn create(js: &jetstream::Context, wanted: &Config) -> Result<Info, StreamError> {
-    let made = js.create_stream(wanted.clone()).await;
-    let stream = made.map_err(|source| StreamError::Unchanged { name: wanted.name.clone(), source })?;
-    Ok(stream.cached_info().clone())
-}
-
-async fn update(js: &jetstream::Context, wanted: &Config) -> Result<Info, StreamError> {
-    let changed = js.update_stream(wanted).await;
-    changed.map_err(|source| StreamError::Unchanged { name: wanted.name.clone(), source })
-}
-
-/// The broker's own words, where they say that it will never do this; an error that passes otherwise.
-fn refusal(error: StreamError) -> Result<String, StreamError> {
-    match &error {
-        StreamError::Unchanged { source, .. } => match source.kind() {
-            CreateStreamErrorKind::JetStream(refusal) if refusal.code() != UNAVAILABLE => Ok(refusal.to_string()),
-            _ => Err(error),
-        },
-        _ => Err(error),
-    }
+pub(crate) async fn find(broker: &Broker, name: &str) -> Result<Option<StreamInfo>, StreamError> {
+    broker.find_stream(name).await.map_err(StreamError::of(name))
 }
 
 /// Only what we set is compared: the server adds defaults and metadata of its own.
-pub(crate) fn same(wanted: &Config, found: &Config) -> bool {
+pub(crate) fn same(wanted: &StreamConfig, found: &StreamConfig) -> bool {
     wanted.subjects == found.subjects
         && wanted.description == found.description
         && wanted.max_bytes == found.max_bytes
@@ -122,14 +78,9 @@ pub(crate) fn same(wanted: &Config, found: &Config) -> bool {
 ///
 /// # Errors
 /// The broker did not remove it.
-pub(crate) async fn delete(js: &jetstream::Context, name: &str) -> Result<(), StreamError> {
-    match js.delete_stream(name).await {
-        Ok(_) => Ok(()),
-        Err(error) if is_missing(&error) => Ok(()),
-        Err(source) => Err(StreamError::Removal { name: name.to_owned(), source }),
+pub(crate) async fn delete(broker: &Broker, name: &str) -> Result<(), StreamError> {
+    match broker.delete_stream(name).await {
+        Ok(()) | Err(ApiError::NotFound(Missing::Stream)) => Ok(()),
+        Err(error) => Err(StreamError::of(name)(error)),
     }
-}
-
-fn is_missing(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use tidegate_broker_client::layout;
 
+use crate::api::{Broker, Discard, Retention, Storage, StreamConfig, StreamInfo};
 use crate::handler_streams;
 use crate::shares::Budget;
 use crate::stream::{StreamError, ensure_one, find};
@@ -33,21 +32,21 @@ pub struct Topic {
 
 impl Topic {
     /// The stream of events. It carries what its handlers' streams may have.
-    pub fn events(&self) -> Config {
-        Config {
+    pub fn events(&self) -> StreamConfig {
+        StreamConfig {
             name: layout::EVENT_STREAM.to_owned(),
             description: Some("events of a Tidegate topic".to_owned()),
             subjects: vec![layout::EVENT_SUBJECTS.to_owned(), layout::REDRIVE_SUBJECTS.to_owned()],
-            retention: RetentionPolicy::Limits,
-            storage: StorageType::File,
+            retention: Retention::Limits,
+            storage: Storage::File,
             num_replicas: self.replicas,
             duplicate_window: self.deduplication_window,
             max_bytes: self.max_bytes,
             max_age: self.max_age.unwrap_or_default(),
-            discard: if self.drop_oldest { DiscardPolicy::Old } else { DiscardPolicy::New },
+            discard: if self.drop_oldest { Discard::Old } else { Discard::New },
             max_message_size: self.max_message_size,
             metadata: Budget::metadata(self.dead_letter_bytes, self.attempt_bytes),
-            ..Config::default()
+            ..StreamConfig::default()
         }
     }
 }
@@ -56,7 +55,7 @@ impl Topic {
 #[derive(Debug)]
 pub struct Streams {
     /// The stream of events.
-    pub events: Info,
+    pub events: StreamInfo,
     /// Dead letters in the handlers' streams, all together.
     pub dead_letters: u64,
     /// What the broker refused to change, and why: the streams are there and work as they were.
@@ -68,17 +67,17 @@ pub struct Streams {
 ///
 /// # Errors
 /// As [`StreamError`] says. A change that the broker refuses is none, as long as the stream is there.
-pub async fn ensure(js: &jetstream::Context, topic: &Topic) -> Result<Streams, StreamError> {
+pub async fn ensure(broker: &Broker, topic: &Topic) -> Result<Streams, StreamError> {
     let wanted = topic.events();
     let mut refused = None;
-    let found = find(js, &wanted.name).await?;
+    let found = find(broker, &wanted.name).await?;
     let grows = found.as_ref().is_some_and(|info| info.config.max_bytes < wanted.max_bytes);
     if !grows {
-        ensure_one(js, &wanted, &mut refused).await?;
+        ensure_one(broker, &wanted, &mut refused).await?;
     }
     let dead_letters = match Budget::of(&wanted) {
-        Some(budget) => handler_streams::share_out(js, &budget, &mut refused).await?,
+        Some(budget) => handler_streams::share_out(broker, &budget, &mut refused).await?,
         None => 0,
     };
-    Ok(Streams { events: ensure_one(js, &wanted, &mut refused).await?, dead_letters, refused })
+    Ok(Streams { events: ensure_one(broker, &wanted, &mut refused).await?, dead_letters, refused })
 }

@@ -47,7 +47,7 @@ async fn a_handler_pulls_and_acknowledges_its_own_consumer() {
     client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
     client.flush().await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let listed = consumers::list(&jetstream::new(broker.operator())).await.unwrap();
+    let listed = consumers::list(&broker.admin()).await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].num_ack_pending, listed[0].ack_floor.stream_sequence), (0, 1));
 }
@@ -102,9 +102,9 @@ async fn a_removed_handler_is_cut_and_stays_out() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
     assert!(connect::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());
-    consumers::delete(&jetstream::new(broker.operator()), "billing").await.unwrap();
-    consumers::delete(&jetstream::new(broker.operator()), "billing").await.unwrap();
-    assert!(consumers::list(&jetstream::new(broker.operator())).await.unwrap().is_empty());
+    consumers::delete(&broker.admin(), "billing").await.unwrap();
+    consumers::delete(&broker.admin(), "billing").await.unwrap();
+    assert!(consumers::list(&broker.admin()).await.unwrap().is_empty());
 }
 
 /// The record of an event's failed attempts: written, read back by subject, and nobody else's.
@@ -164,15 +164,15 @@ async fn a_changed_filter_keeps_the_place() {
     {
         js.publish(subject, text.into()).await.unwrap().await.unwrap();
     }
-    let state = async || consumers::list(&js).await.unwrap().remove(0);
+    let state = async || consumers::list(&broker.admin()).await.unwrap().remove(0);
     assert_eq!(state().await.num_pending, 2);
     let client = handler_client(&broker, &wanted).await;
     let first = pull(&client, "billing").await.unwrap();
     client.publish(first.reply.unwrap(), "+ACK".into()).await.unwrap();
     client.flush().await.unwrap();
     wanted.types = vec!["other".into(), "order.new".into()];
-    consumers::ensure(&js, &wanted, &Position::default()).await.unwrap();
-    consumers::ensure(&js, &wanted, &Position::default()).await.unwrap();
+    consumers::ensure(&broker.admin(), &wanted, &Position::default()).await.unwrap();
+    consumers::ensure(&broker.admin(), &wanted, &Position::default()).await.unwrap();
     let mut rest = Vec::new();
     while let Some(message) = pull(&client, "billing").await {
         rest.push(String::from_utf8(message.payload.to_vec()).unwrap());
@@ -203,8 +203,8 @@ async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
         ("e", consumers::Start::Time(time::OffsetDateTime::now_utc() + time::Duration::hours(1)), 0),
     ] {
         (wanted.uid, wanted.start) = (uid.into(), start);
-        consumers::ensure(&js, &wanted, &Position::default()).await.unwrap();
-        let found = consumers::list(&js).await.unwrap();
+        consumers::ensure(&broker.admin(), &wanted, &Position::default()).await.unwrap();
+        let found = consumers::list(&broker.admin()).await.unwrap();
         assert_eq!((found.len(), found[0].num_pending), (1, pending), "{start:?}");
     }
 }

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::{self, consumer};
+use tidegate_broker_admin::api::{ConsumerConfig, DeliverPolicy};
 use tidegate_broker_admin::consumers::{self, ConsumersFailure, Handler, Start};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_client::contract::Order;
@@ -25,27 +25,25 @@ fn handler(max_ack_pending: i64) -> Handler {
     }
 }
 
-async fn found(js: &jetstream::Context) -> consumer::Config {
-    consumers::list(js).await.unwrap().remove(0).config
+async fn found(broker: &TestBroker) -> ConsumerConfig {
+    consumers::list(&broker.admin()).await.unwrap().remove(0).config
 }
 
 /// The first version had a bound on open pulls that followed the number of pods, and no change beyond it was possible.
 #[tokio::test]
 async fn a_consumer_of_an_earlier_version_changes_but_for_what_the_broker_never_changes() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
-    let earlier = Config {
+    let earlier = ConsumerConfig {
         max_waiting: 16,
-        deliver_policy: consumer::DeliverPolicy::ByStartSequence { start_sequence: 1 },
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: 1 },
         ..handler(32).configs().remove(0)
     };
-    let stream = js.get_stream(layout::EVENT_STREAM).await.unwrap();
-    stream.create_consumer(earlier).await.unwrap();
+    broker.admin().put_consumer(layout::EVENT_STREAM, &earlier).await.unwrap();
     for max_ack_pending in [160, 1000 * 4096 * 1000 * 2, 32] {
-        consumers::ensure(&js, &handler(max_ack_pending), &Position::default()).await.unwrap();
-        let found = found(&js).await;
+        consumers::ensure(&broker.admin(), &handler(max_ack_pending), &Position::default()).await.unwrap();
+        let found = found(&broker).await;
         assert_eq!((found.max_ack_pending, found.max_waiting), (max_ack_pending, 16));
-        assert_eq!(found.deliver_policy, consumer::DeliverPolicy::ByStartSequence { start_sequence: 1 });
+        assert_eq!(found.deliver_policy, DeliverPolicy::ByStartSequence { start_sequence: 1 });
     }
 }
 
@@ -62,10 +60,10 @@ async fn what_the_broker_refuses_for_good_is_told_from_what_passes() {
     };
     let stream = js.get_stream(layout::EVENT_STREAM).await.unwrap();
     stream.create_consumer(pushes).await.unwrap();
-    let refused = consumers::ensure(&js, &handler(32), &Position::default()).await.unwrap_err();
+    let refused = consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap_err();
     assert!(matches!(&refused, ConsumersFailure::Refused { name, .. } if name == "billing"), "{refused:?}");
     assert!(refused.to_string().contains("billing"), "{refused}");
     broker.stop();
-    let away = consumers::ensure(&js, &handler(32), &Position::default()).await.unwrap_err();
+    let away = consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap_err();
     assert!(!matches!(away, ConsumersFailure::Refused { .. }), "{away:?}");
 }

@@ -107,7 +107,7 @@ async fn every_handler_that_the_schema_allows_connects_and_pulls() {
                 assert!(String::from_utf8_lossy(&info.payload).contains(&consumer), "{what}");
             }
         }
-        consumers::delete(&js, &wanted.name).await.unwrap();
+        consumers::delete(&broker.admin(), &wanted.name).await.unwrap();
         broker.system().await.remove_handler(broker.authority(), &wanted.name, &wanted.uid).await.unwrap();
     }
 }
@@ -154,6 +154,6 @@ async fn another_handlers_lanes_stay_out_of_reach() {
         }
     }
     assert!(failures.is_empty(), "{failures:?}");
-    let shipping = consumers::list(&js).await.unwrap().into_iter().find(|info| info.name == other).unwrap();
+    let shipping = consumers::list(&broker.admin()).await.unwrap().into_iter().find(|info| info.name == other).unwrap();
     assert_eq!((shipping.num_pending, shipping.num_ack_pending), (1, 0), "nothing was pulled for another handler");
 }

@@ -84,20 +84,20 @@ async fn a_handler_that_comes_takes_its_share_and_one_that_goes_leaves_only_dead
     assert!(store(&billing, layout::dead_letter_subject("billing"), 1).await.is_err());
     store(&shipping, layout::dead_letter_subject("shipping"), 900 << 10).await.unwrap();
 
-    handler_streams::remove(&js, "billing").await.unwrap();
-    handler_streams::remove(&js, "billing").await.unwrap();
+    handler_streams::remove(&broker.admin(), "billing").await.unwrap();
+    handler_streams::remove(&broker.admin(), "billing").await.unwrap();
     assert!(js.get_stream(layout::attempt_stream("billing")).await.is_err());
     assert_eq!(messages(&js, &layout::dead_letter_stream("billing")).await, 5, "nothing deletes a dead letter");
     assert!(store(&billing, layout::dead_letter_subject("billing"), 1).await.is_err(), "it is gone");
-    let made = streams::ensure(&js, &small()).await.unwrap();
+    let made = streams::ensure(&broker.admin(), &small()).await.unwrap();
     assert_eq!((made.dead_letters, made.refused), (6, None));
     assert!(max_bytes(&js, "shipping").await > 3 << 20, "what billing does not keep is shipping's");
 
     // Of its name again: it has what was left, and a share.
-    handler_streams::ensure(&js, "billing").await.unwrap();
+    handler_streams::ensure(&broker.admin(), "billing").await.unwrap();
     assert_eq!(messages(&js, &layout::dead_letter_stream("billing")).await, 5);
     js.get_stream(layout::dead_letter_stream("billing")).await.unwrap().purge().await.unwrap();
-    handler_streams::remove(&js, "billing").await.unwrap();
+    handler_streams::remove(&broker.admin(), "billing").await.unwrap();
     assert!(js.get_stream(layout::dead_letter_stream("billing")).await.is_err(), "without dead letters nothing stays");
 }
 
@@ -106,13 +106,13 @@ async fn who_would_have_too_little_is_refused_and_changes_nothing() {
     let broker = TestBroker::start_with(small()).await;
     let js = jetstream::new(broker.operator());
     for handler in ["a", "b", "c", "d"] {
-        handler_streams::ensure(&js, handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
     }
-    let refused = handler_streams::ensure(&js, "e").await;
+    let refused = handler_streams::ensure(&broker.admin(), "e").await;
     assert!(matches!(refused, Err(HandlerStreamsError::NoShare(_))), "{refused:?}");
     assert_eq!(max_bytes(&js, "a").await, 2 << 20);
     assert!(js.get_stream(layout::attempt_stream("e")).await.is_err());
-    handler_streams::ensure(&js, "a").await.unwrap();
+    handler_streams::ensure(&broker.admin(), "a").await.unwrap();
 }
 
 #[tokio::test]
@@ -120,13 +120,13 @@ async fn what_gone_handlers_left_is_removed_but_for_dead_letters() {
     let broker = TestBroker::start_with(topic()).await;
     let js = jetstream::new(broker.operator());
     for handler in ["alive", "gone", "buried"] {
-        handler_streams::ensure(&js, handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
     }
     js.publish(layout::dead_letter_subject("buried"), "kept".into()).await.unwrap().await.unwrap();
-    let found = handler_streams::list(&js).await.unwrap();
-    handler_streams::remove_orphans(&js, &found, &BTreeSet::from(["alive"])).await.unwrap();
+    let found = handler_streams::list(&broker.admin()).await.unwrap();
+    handler_streams::remove_orphans(&broker.admin(), &found, &BTreeSet::from(["alive"])).await.unwrap();
     let mut left: Vec<_> =
-        handler_streams::list(&js).await.unwrap().into_iter().map(|stream| stream.config.name).collect();
+        handler_streams::list(&broker.admin()).await.unwrap().into_iter().map(|stream| stream.config.name).collect();
     left.sort();
     assert_eq!(left, ["attempts_alive", "dead-letters_alive", "dead-letters_buried", "events"]);
 }
@@ -151,9 +151,9 @@ async fn dead_letters_of_version_0_1_are_moved() {
         let subject = layout::dead_letter_subject(if number % 7 == 0 { "shipping" } else { "billing" });
         js.publish_with_headers(subject, headers, number.to_string().into()).await.unwrap().await.unwrap();
     }
-    let first = streams::ensure(&js, &topic()).await.unwrap();
+    let first = streams::ensure(&broker.admin(), &topic()).await.unwrap();
     assert_eq!(first.refused, None);
-    let second = streams::ensure(&js, &topic()).await.unwrap();
+    let second = streams::ensure(&broker.admin(), &topic()).await.unwrap();
     assert_eq!((second.dead_letters, second.refused), (700, None));
     assert_eq!(messages(&js, &layout::dead_letter_stream("billing")).await, 600);
     assert_eq!(messages(&js, &layout::dead_letter_stream("shipping")).await, 100);
@@ -161,7 +161,7 @@ async fn dead_letters_of_version_0_1_are_moved() {
     let last = stream.get_raw_message(100).await.unwrap();
     assert_eq!((&*last.payload, last.headers.get("Nats-Msg-Id").unwrap().as_str()), (&b"693"[..], "693"));
     let mut names: Vec<_> =
-        handler_streams::list(&js).await.unwrap().into_iter().map(|stream| stream.config.name).collect();
+        handler_streams::list(&broker.admin()).await.unwrap().into_iter().map(|stream| stream.config.name).collect();
     names.sort();
     assert_eq!(
         names,
@@ -174,14 +174,15 @@ async fn dead_letters_of_version_0_1_are_moved() {
 async fn what_is_stored_while_a_handler_is_removed_is_kept() {
     let broker = TestBroker::start_with(topic()).await;
     let js = jetstream::new(broker.operator());
+    let admin = broker.admin();
     let mut stored = 0;
     for round in 0..40_u64 {
-        handler_streams::ensure(&js, "racing").await.unwrap();
+        handler_streams::ensure(&admin, "racing").await.unwrap();
         let store = async {
             tokio::time::sleep(Duration::from_micros(round * 60)).await;
             js.publish(layout::dead_letter_subject("racing"), "kept".into()).await.unwrap().await
         };
-        let (answer, removed) = tokio::join!(store, handler_streams::remove(&js, "racing"));
+        let (answer, removed) = tokio::join!(store, handler_streams::remove(&admin, "racing"));
         removed.unwrap();
         if answer.is_ok() {
             stored += 1;

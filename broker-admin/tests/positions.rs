@@ -51,7 +51,7 @@ impl World {
     }
 
     async fn ensure(&self, handler: &Handler, recorded: &Position) -> Ensured {
-        consumers::ensure(&self.js, handler, recorded).await.unwrap()
+        consumers::ensure(&self.broker.admin(), handler, recorded).await.unwrap()
     }
 
     /// Takes and acknowledges this many events, and what there is besides.
@@ -79,7 +79,7 @@ impl World {
 
     async fn begin_again(&self) {
         self.js.delete_stream(layout::EVENT_STREAM).await.unwrap();
-        streams::ensure(&jetstream::new(self.broker.operator()), &topic()).await.unwrap();
+        streams::ensure(&self.broker.admin(), &topic()).await.unwrap();
     }
 }
 
@@ -195,9 +195,9 @@ async fn the_oldest_unacknowledged_event_is_found() {
     let backlog = world.ensure(&wanted, &Position::default()).await.backlog.unwrap();
     let stream = world.js.get_stream(layout::EVENT_STREAM).await.unwrap();
     let stored = stream.get_raw_message(oldest).await.unwrap().time;
-    assert_eq!(age::oldest(&world.js, &backlog).await.unwrap(), Some(stored));
+    assert_eq!(age::oldest(&world.broker.admin(), &backlog).await.unwrap(), Some(stored));
     stream.purge().await.unwrap();
-    assert_eq!(age::oldest(&world.js, &backlog).await.unwrap(), None, "retention was faster");
+    assert_eq!(age::oldest(&world.broker.admin(), &backlog).await.unwrap(), None, "retention was faster");
 }
 
 /// What the record is for.

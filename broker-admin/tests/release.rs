@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
-use async_nats::jetstream::{self, AckKind, stream::Info};
+use async_nats::jetstream::{self, AckKind};
 use futures::StreamExt as _;
+use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::release::{self, Holder, Release, Room};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::layout;
@@ -17,7 +18,7 @@ const MAX_BYTES: i64 = 1 << 20;
 const LANES: u16 = 3;
 
 struct World {
-    _broker: TestBroker,
+    broker: TestBroker,
     js: jetstream::Context,
 }
 
@@ -26,11 +27,11 @@ impl World {
         let topic = Topic { max_bytes: MAX_BYTES, max_message_size: 32 << 10, ..topic() };
         let broker = TestBroker::start_with(topic).await;
         let js = jetstream::new(broker.operator());
-        Self { _broker: broker, js }
+        Self { broker, js }
     }
 
-    async fn info(&self) -> Info {
-        self.js.get_stream(layout::EVENT_STREAM).await.unwrap().cached_info().clone()
+    async fn info(&self) -> StreamInfo {
+        self.broker.admin().stream(layout::EVENT_STREAM).await.unwrap()
     }
 
     async fn publish(&self, partition: u32, event_type: &str, size: usize) -> Result<u64, String> {
@@ -60,9 +61,9 @@ impl World {
     async fn release(&self, expected: &[String]) -> Release {
         let mut info = self.info().await;
         loop {
-            let release = release::plan(&self.js, &info, expected, true).await.unwrap();
+            let release = release::plan(&self.broker.admin(), &info, expected, true).await.unwrap();
             let Release::UpTo(up_to) = release else { return release };
-            info = release::execute(&self.js, up_to).await.unwrap();
+            info = release::execute(&self.broker.admin(), up_to).await.unwrap();
             assert_eq!(info.state.first_sequence, up_to + 1, "exactly that much");
         }
     }
@@ -170,7 +171,10 @@ async fn what_a_filter_leaves_out_holds_nothing_back() {
     while world.publish(2, "frequent", 30_000).await.is_ok() {}
     // Its floor is at 1 for good; nothing after that is its own, but the last one.
     let last = world.info().await.state.last_sequence;
-    assert!(matches!(release::plan(&world.js, &world.info().await, &[], true).await.unwrap(), Release::UpTo(_)));
+    assert!(matches!(
+        release::plan(&world.broker.admin(), &world.info().await, &[], true).await.unwrap(),
+        Release::UpTo(_)
+    ));
     assert_eq!(world.release(&[]).await, Release::NotNeeded);
     world.publish(1, "rare", 10).await.unwrap();
     while world.publish(2, "frequent", 30_000).await.is_ok() {}

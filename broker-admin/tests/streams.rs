@@ -20,16 +20,15 @@ fn sizes(events: i64) -> Topic {
 #[tokio::test]
 async fn sizes_go_up_and_down_within_a_store_that_is_all_promised() {
     let broker = TestBroker::start_empty(STORE).await;
-    let js = jetstream::new(broker.operator());
     for handler in ["billing", "shipping", "stock"] {
-        streams::ensure(&js, &sizes(80 << 20)).await.unwrap();
-        handler_streams::ensure(&js, handler).await.unwrap();
+        streams::ensure(&broker.admin(), &sizes(80 << 20)).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
     }
     for megabytes in [80, 20, 90, 50, 10, 95, 80] {
-        let made = streams::ensure(&js, &sizes(megabytes << 20)).await.unwrap();
+        let made = streams::ensure(&broker.admin(), &sizes(megabytes << 20)).await.unwrap();
         assert_eq!(made.refused, None, "{megabytes} MiB");
         assert_eq!(made.events.config.max_bytes, megabytes << 20);
-        let all = handler_streams::list(&js).await.unwrap();
+        let all = handler_streams::list(&broker.admin()).await.unwrap();
         let promised: i64 = all.iter().map(|stream| stream.config.max_bytes).sum();
         assert!(
             promised > i64::try_from(STORE).unwrap() / 2 && promised <= i64::try_from(STORE).unwrap(),
@@ -43,11 +42,11 @@ async fn sizes_go_up_and_down_within_a_store_that_is_all_promised() {
 async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
     let broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
-    streams::ensure(&js, &sizes(50 << 20)).await.unwrap();
-    handler_streams::ensure(&js, "billing").await.unwrap();
+    streams::ensure(&broker.admin(), &sizes(50 << 20)).await.unwrap();
+    handler_streams::ensure(&broker.admin(), "billing").await.unwrap();
     let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     let wrong = Topic { max_bytes: 200 << 20, dead_letter_bytes: 3 << 20, ..sizes(50 << 20) };
-    let made = streams::ensure(&js, &wrong).await.unwrap();
+    let made = streams::ensure(&broker.admin(), &wrong).await.unwrap();
     let refused = made.refused.unwrap();
     assert!(refused.contains("stream events stays as it is") && refused.contains("10047"), "{refused}");
     assert_eq!((made.events.config.max_bytes, made.events.state.last_sequence), (50 << 20, event.sequence));
@@ -60,15 +59,15 @@ async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
 async fn streams_survive_a_store_that_became_smaller() {
     let mut broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
-    streams::ensure(&js, &sizes(80 << 20)).await.unwrap();
-    handler_streams::ensure(&js, "billing").await.unwrap();
+    streams::ensure(&broker.admin(), &sizes(80 << 20)).await.unwrap();
+    handler_streams::ensure(&broker.admin(), "billing").await.unwrap();
     js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     broker.set_file_store(STORE / 10 * 9);
     broker.restart().await;
     let smaller = Topic { dead_letter_bytes: 1 << 20, attempt_bytes: 1 << 20, ..sizes(80 << 20) };
     let begun = std::time::Instant::now();
     let streams = loop {
-        match streams::ensure(&js, &smaller).await {
+        match streams::ensure(&broker.admin(), &smaller).await {
             Ok(streams) => break streams,
             Err(error) => assert!(begun.elapsed().as_secs() < 20, "{error}\n{}", broker.log()),
         }

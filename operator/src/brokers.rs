@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::{Client, jetstream};
 use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::api;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest, Usage};
 use tidegate_broker_client::connect;
@@ -55,8 +56,8 @@ pub type Addresses = Arc<dyn Fn(&TopicKey, i32) -> Vec<String> + Send + Sync>;
 
 /// A topic's broker, reached.
 pub struct Broker {
-    /// The topic's account, with JetStream.
-    pub js: jetstream::Context,
+    /// The topic's account: streams, consumers and stored messages.
+    pub api: api::Broker,
     /// The system account.
     pub system: System,
     client: Client,
@@ -79,10 +80,9 @@ impl Broker {
 
     /// Of connections that are there.
     fn new(client: Client, system_client: Client, servers: usize) -> Self {
-        let mut js = jetstream::new(client.clone());
-        js.set_timeout(REQUEST_TIMEOUT);
+        let api = api::Broker::new(client.clone(), REQUEST_TIMEOUT);
         let system = System::new(system_client.clone(), servers);
-        Self { js, system, client, system_client, answers: AtomicBool::new(true), places: Default::default() }
+        Self { api, system, client, system_client, answers: AtomicBool::new(true), places: Default::default() }
     }
 
     #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
+use tidegate_broker_admin::api::Broker;
 use tidegate_broker_client::layout;
 
 use crate::lag::HandlerKey;
@@ -18,7 +18,7 @@ pub struct LetterCounts(Mutex<HashMap<HandlerKey, Instant>>);
 
 impl LetterCounts {
     /// Asks the broker, unless that was done a moment ago; `None`: what is known stays.
-    pub async fn count(&self, handler: &HandlerKey, js: &jetstream::Context) -> Option<u64> {
+    pub async fn count(&self, handler: &HandlerKey, broker: &Broker) -> Option<u64> {
         let is_known = |at: &Instant| at.elapsed() < PERIOD;
         {
             let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +28,7 @@ impl LetterCounts {
             asked.retain(|_, at| is_known(at));
             asked.insert(handler.clone(), Instant::now());
         }
-        match count(js, &handler.1).await {
+        match count(broker, &handler.1).await {
             Ok(letters) => Some(letters),
             Err(error) => {
                 tracing::debug!(namespace = handler.0, handler = handler.1, error, "dead letters are not counted");
@@ -43,13 +43,15 @@ impl LetterCounts {
     }
 }
 
-async fn count(js: &jetstream::Context, handler: &str) -> Result<u64, String> {
-    let stream = js.get_stream(layout::dead_letter_stream(handler)).await.map_err(|error| error.to_string())?;
-    Ok(stream.cached_info().state.messages)
+async fn count(broker: &Broker, handler: &str) -> Result<u64, String> {
+    let stream = broker.stream(&layout::dead_letter_stream(handler)).await.map_err(|error| error.to_string())?;
+    Ok(stream.state.messages)
 }
 
 #[cfg(test)]
 mod tests {
+    use async_nats::HeaderMap;
+    use bytes::Bytes;
     use tidegate_broker_admin::handler_streams;
     use tidegate_test_broker::TestBroker;
 
@@ -58,28 +60,27 @@ mod tests {
     #[tokio::test]
     async fn each_handler_has_its_own_letters() {
         let broker = TestBroker::start().await;
-        let js = jetstream::new(broker.operator());
+        let api = broker.admin();
         for (handler, letters) in [("billing", 3), ("shipping", 2), ("other", 0)] {
-            handler_streams::ensure(&js, handler).await.unwrap();
+            handler_streams::ensure(&api, handler).await.unwrap();
             for _ in 0..letters {
-                js.publish(layout::dead_letter_subject(handler), "".into()).await.unwrap().await.unwrap();
+                api.publish(layout::dead_letter_subject(handler), HeaderMap::new(), Bytes::new()).await.unwrap();
             }
         }
         let counts = LetterCounts::default();
         let key = |name: &str| ("shop".to_owned(), name.to_owned());
         for (handler, expected) in [("billing", 3), ("shipping", 2), ("other", 0)] {
-            assert_eq!(counts.count(&key(handler), &js).await, Some(expected), "{handler}");
+            assert_eq!(counts.count(&key(handler), &api).await, Some(expected), "{handler}");
         }
-        assert_eq!(counts.count(&key("billing"), &js).await, None, "a moment later");
+        assert_eq!(counts.count(&key("billing"), &api).await, None, "a moment later");
         counts.expire(&key("billing"));
-        assert_eq!(counts.count(&key("billing"), &js).await, Some(3));
+        assert_eq!(counts.count(&key("billing"), &api).await, Some(3));
     }
 
     #[tokio::test]
     async fn a_broker_without_the_stream_changes_nothing() {
         let broker = TestBroker::start_direct().await;
-        let mut js = jetstream::new(broker.operator());
-        js.set_timeout(Duration::from_millis(300));
-        assert_eq!(LetterCounts::default().count(&("shop".into(), "billing".into()), &js).await, None);
+        let api = Broker::new(broker.operator(), Duration::from_millis(300));
+        assert_eq!(LetterCounts::default().count(&("shop".into(), "billing".into()), &api).await, None);
     }
 }

@@ -1,6 +1,6 @@
 //! What a topic's status shows of its streams, and when that has to be written again (pure).
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info};
+use tidegate_broker_admin::api::{Discard, StreamConfig, StreamInfo};
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::EventTopicStatus;
 
@@ -18,9 +18,9 @@ pub struct Numbers {
 
 impl Numbers {
     /// Those of all streams of a topic.
-    pub fn of(streams: &[Info]) -> Self {
+    pub fn of(streams: &[StreamInfo]) -> Self {
         let mut numbers = Self::default();
-        for Info { config, state, .. } in streams {
+        for StreamInfo { config, state, .. } in streams {
             if config.name == layout::EVENT_STREAM {
                 (numbers.events, numbers.last_sequence) = (state.messages, state.last_sequence);
             } else if layout::handler_of_dead_letters(&config.name).is_some() {
@@ -49,10 +49,10 @@ impl Numbers {
 }
 
 /// Whether the stream of events has little room left. One that discards the oldest makes room by itself.
-pub fn is_filling(stream: &Info) -> bool {
-    let Config { name, max_bytes, discard, .. } = &stream.config;
+pub fn is_filling(stream: &StreamInfo) -> bool {
+    let StreamConfig { name, max_bytes, discard, .. } = &stream.config;
     name == layout::EVENT_STREAM
-        && *discard == DiscardPolicy::New
+        && *discard == Discard::New
         && u64::try_from(*max_bytes).is_ok_and(|most| stream.state.bytes > most / FILLING_OF * FILLING)
 }
 
@@ -62,11 +62,12 @@ mod tests {
 
     use super::*;
 
-    fn stream(name: &str, discard: &str, messages: u64, bytes: u64) -> Info {
+    fn stream(name: &str, discard: &str, messages: u64, bytes: u64) -> StreamInfo {
         let zero = "2026-01-01T00:00:00Z";
         serde_json::from_value(json!({
             "config": {"name": name, "discard": discard, "max_bytes": 1000, "retention": "limits", "storage": "file",
-                       "max_consumers": -1, "max_msgs": -1, "max_age": 0, "num_replicas": 1},
+                       "max_consumers": -1, "max_msgs": -1, "max_msgs_per_subject": -1, "max_age": 0,
+                       "num_replicas": 1},
             "created": zero,
             "state": {"messages": messages, "bytes": bytes, "first_seq": 1, "last_seq": 90, "consumer_count": 0,
                       "first_ts": zero, "last_ts": zero},

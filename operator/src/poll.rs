@@ -9,13 +9,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::consumer::Info;
-use async_nats::jetstream::stream;
 use futures::FutureExt as _;
-use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
-use tidegate_broker_admin::consumers;
+use tidegate_broker_admin::api::{ConsumerInfo, StreamInfo};
+use tidegate_broker_admin::{consumers, handler_streams};
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventHandler, EventTopic};
@@ -208,7 +206,7 @@ impl Session {
 
     /// Consumers that are gone are made again at once, and not at the next look at all things; and a topic shows at once
     /// that a handler has come or gone. Whether there was anything wrong.
-    async fn put_right(&self, consumers: &[Info]) -> bool {
+    async fn put_right(&self, consumers: &[ConsumerInfo]) -> bool {
         let mut handlers = self.handlers();
         handlers.retain(|handler| position::is_lost(handler, consumers));
         for handler in &handlers {
@@ -295,12 +293,12 @@ impl Session {
     }
 }
 
-async fn consumers_of(broker: &Broker) -> Result<Vec<Info>, String> {
-    consumers::list(&broker.js).await.map_err(|error| error.to_string())
+async fn consumers_of(broker: &Broker) -> Result<Vec<ConsumerInfo>, String> {
+    consumers::list(&broker.api).await.map_err(|error| error.to_string())
 }
 
-async fn streams_of(broker: &Broker) -> Result<Vec<stream::Info>, String> {
-    broker.js.streams().try_collect().await.map_err(|error| error.to_string())
+async fn streams_of(broker: &Broker) -> Result<Vec<StreamInfo>, String> {
+    handler_streams::list(&broker.api).await.map_err(|error| error.to_string())
 }
 
 /// How far all consumers of a handler are together.
@@ -311,12 +309,12 @@ struct Progress {
     delivered: u64,
 }
 
-fn by_handler(consumers: &[Info]) -> HashMap<&str, Progress> {
+fn by_handler(consumers: &[ConsumerInfo]) -> HashMap<&str, Progress> {
     let mut handlers: HashMap<&str, Progress> = HashMap::new();
     for info in consumers {
         let progress = handlers.entry(layout::handler_of(&info.name)).or_default();
         progress.pending += info.num_pending;
-        progress.in_flight += u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
+        progress.in_flight += info.num_ack_pending;
         progress.delivered += info.delivered.consumer_sequence;
     }
     handlers

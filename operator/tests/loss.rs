@@ -31,7 +31,7 @@ impl World {
     async fn look(&self, released: Option<i64>) -> StreamRecord {
         let begun = std::time::Instant::now();
         loop {
-            match streams::ensure(&self.js, &topic()).await {
+            match streams::ensure(&self.broker.admin(), &topic()).await {
                 Ok(streams) => return loss::record(&streams.events, released, false),
                 Err(error) => assert!(begun.elapsed().as_secs() < 20, "{error}\n{}", self.broker.log()),
             }
@@ -74,7 +74,7 @@ async fn an_ordinary_life_loses_nothing() {
     let after = world.look(None).await;
     assert_eq!(loss::between(&before, &after), None);
     // A release is on record before it is done.
-    release::execute(&world.js, 50).await.unwrap();
+    release::execute(&world.broker.admin(), 50).await.unwrap();
     let released = world.look(Some(50)).await;
     assert_eq!(loss::between(&StreamRecord { released: Some(50), ..after }, &released), None);
 }

@@ -17,7 +17,7 @@ use tidegate_test_broker::TestBroker;
 const HANDLER: &str = "billing";
 
 struct World {
-    _broker: TestBroker,
+    broker: TestBroker,
     js: jetstream::Context,
 }
 
@@ -26,9 +26,9 @@ impl World {
         let broker = TestBroker::start().await;
         let js = jetstream::new(broker.operator());
         for handler in [HANDLER, "shipping"] {
-            handler_streams::ensure(&js, handler).await.unwrap();
+            handler_streams::ensure(&broker.admin(), handler).await.unwrap();
         }
-        Self { _broker: broker, js }
+        Self { broker, js }
     }
 
     /// A dead letter as the sidecar writes it.
@@ -78,7 +78,7 @@ impl World {
     /// All steps, as reconciles do them.
     async fn redrive(&self, wanted: &Redrive, mut before: Option<RedriveStatus>) -> RedriveStatus {
         for _ in 0..100 {
-            let done = redrive::step(&self.js, &handler(&[]), wanted, before.as_ref()).await.unwrap();
+            let done = redrive::step(&self.broker.admin(), &handler(&[]), wanted, before.as_ref()).await.unwrap();
             let Some(again) = done.again else { return done.status };
             tokio::time::sleep(again).await;
             before = Some(done.status);
@@ -140,7 +140,7 @@ async fn what_dies_again_meanwhile_is_not_redriven_again() {
     let world = World::start().await;
     world.letter(HANDLER, "1").await;
     let limited = wanted(json!({"count": 5, "rate": 1}));
-    let first = redrive::step(&world.js, &handler(&[]), &limited, None).await.unwrap();
+    let first = redrive::step(&world.broker.admin(), &handler(&[]), &limited, None).await.unwrap();
     assert_eq!(first.status.redriven, 1);
     world.letter(HANDLER, "later").await;
     let status = world.redrive(&limited, Some(first.status)).await;
@@ -188,7 +188,7 @@ async fn a_low_rate_is_kept_by_steps_that_follow_at_once() {
     let (began, mut status) = (Instant::now(), None);
     while status.as_ref().is_none_or(|status: &RedriveStatus| status.phase == RedrivePhase::Running) {
         let began = Instant::now();
-        let done = redrive::step(&world.js, &handler(&[]), &slowly, status.as_ref()).await.unwrap();
+        let done = redrive::step(&world.broker.admin(), &handler(&[]), &slowly, status.as_ref()).await.unwrap();
         assert!(began.elapsed() < Duration::from_secs(4), "a step is short: {:?}", began.elapsed());
         status = Some(done.status);
     }
@@ -208,7 +208,7 @@ async fn what_is_too_large_stays_a_letter_and_the_next_one_is_redriven() {
     let mut config = world.stream("events").await.cached_info().config.clone();
     config.max_message_size = 10_000;
     world.js.update_stream(config).await.unwrap();
-    let first = redrive::step(&world.js, &handler(&[]), &wanted(json!({"rate": 2})), None).await.unwrap();
+    let first = redrive::step(&world.broker.admin(), &handler(&[]), &wanted(json!({"rate": 2})), None).await.unwrap();
     assert_eq!((first.status.phase, first.status.redriven), (RedrivePhase::Running, 1));
     assert!(first.refused.unwrap().contains("number 2"), "an Event tells of it");
     let status = world.redrive(&wanted(json!({"rate": 2})), Some(first.status)).await;
@@ -227,7 +227,7 @@ async fn what_the_handler_no_longer_gets_stays_a_letter() {
     let world = World::start().await;
     world.letter(HANDLER, "1").await;
     let types = ["payment.*".to_owned()];
-    let done = redrive::step(&world.js, &handler(&types), &wanted(json!({})), None).await.unwrap();
+    let done = redrive::step(&world.broker.admin(), &handler(&types), &wanted(json!({})), None).await.unwrap();
     assert_eq!((done.status.phase, done.status.examined, done.status.redriven), (RedrivePhase::Done, 1, 0));
     assert_eq!(world.letters(HANDLER).await, ["1"]);
 }

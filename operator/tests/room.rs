@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::{self, consumer::PullConsumer, stream::Info};
+use async_nats::jetstream::{self, consumer::PullConsumer};
 use futures::StreamExt as _;
+use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::release::{Holder, Room};
 use tidegate_broker_admin::streams::Topic;
@@ -66,14 +67,14 @@ impl World {
         sent.await.is_ok()
     }
 
-    async fn info(&self) -> Info {
-        self.js.get_stream(layout::EVENT_STREAM).await.unwrap().cached_info().clone()
+    async fn info(&self) -> StreamInfo {
+        self.broker.admin().stream(layout::EVENT_STREAM).await.unwrap()
     }
 
     /// What a reconcile does after a publisher was refused.
     async fn make_room(&self, handlers: &[&str]) -> RoomState {
         let expected: Vec<String> = handlers.iter().map(|&name| name.to_owned()).collect();
-        room::make(&self.js, self.info().await, &expected, true, None).await.unwrap().1
+        room::make(&self.broker.admin(), self.info().await, &expected, true, None).await.unwrap().1
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use tidegate_broker_admin::server::Cluster;
 use tidegate_broker_admin::streams;
 use tidegate_broker_admin::streams::Topic;
@@ -29,9 +28,9 @@ impl TestBroker {
     pub(crate) async fn start_cluster_with(topic: Topic, bounds: Bounds) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let broker = Self::start_servers(Routing::Queued, topic.replicas, bounds, folder).await;
-        let jetstream = jetstream::new(broker.operator());
+        let admin = broker.admin();
         let begun = Instant::now();
-        while let Err(error) = streams::ensure(&jetstream, &topic).await {
+        while let Err(error) = streams::ensure(&admin, &topic).await {
             assert!(begun.elapsed() < ELECTION, "the cluster has no streams: {error}\n{}", broker.log());
             sleep(Duration::from_millis(100)).await;
         }

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use tempfile::TempDir;
 use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::consumers::Start;
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
@@ -55,6 +55,9 @@ const CONSUMER_STATE: &str = "o.dat";
 
 /// The progress of all consumers of a server, as a kill at some moment would have left it.
 pub struct ConsumersOnDisk(Vec<(PathBuf, Vec<u8>)>);
+
+/// How long a request of the operator's waits for its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pods of each handler, at most.
 const PODS: u32 = 16;
@@ -113,7 +116,7 @@ impl TestBroker {
     async fn start_within(topic: Topic, bounds: Bounds) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let broker = Self::start_servers(Routing::Queued, 1, bounds, folder).await;
-        streams::ensure(&jetstream::new(broker.operator()), &topic).await.expect("streams");
+        streams::ensure(&broker.admin(), &topic).await.expect("streams");
         broker
     }
 
@@ -208,6 +211,11 @@ impl TestBroker {
         self.operator.clone().expect("started")
     }
 
+    /// The operator's API of the broker.
+    pub fn admin(&self) -> Broker {
+        Broker::new(self.operator(), REQUEST_TIMEOUT)
+    }
+
     /// A client of the system account.
     pub async fn system(&self) -> System {
         let user = self.authority.system_user(OffsetDateTime::now_utc()).expect("user");
@@ -240,9 +248,9 @@ impl TestBroker {
 
     /// The same, with all settings of the consumer.
     pub async fn handler_with(&self, handler: consumers::Handler) -> PathBuf {
-        let js = jetstream::new(self.operator());
-        handler_streams::ensure(&js, &handler.name).await.expect("streams of the handler");
-        consumers::ensure(&js, &handler, &Position::default()).await.expect("consumer");
+        let admin = self.admin();
+        handler_streams::ensure(&admin, &handler.name).await.expect("streams of the handler");
+        consumers::ensure(&admin, &handler, &Position::default()).await.expect("consumer");
         let consumers::Handler { name, uid, order, .. } = handler;
         self.guest(guests::Handler { name, uid, order, routing: Routing::Queued, pods: PODS }).await
     }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use tidegate_broker_admin::streams;
@@ -129,7 +128,7 @@ async fn a_batch_that_fits_only_in_part_says_so_and_can_be_repeated() {
 
     let mut larger = topic();
     larger.max_bytes = 1_000_000;
-    streams::ensure(&jetstream::new(broker.operator()), &larger).await.unwrap();
+    streams::ensure(&broker.admin(), &larger).await.unwrap();
     assert_eq!(ingress.publish_batch(&batch).await.status, StatusCode::ACCEPTED);
     assert_eq!(events(&broker).await.len(), batch.len(), "the stored part was recognised");
 }

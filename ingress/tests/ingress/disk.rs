@@ -5,7 +5,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
-use async_nats::jetstream;
 use futures::StreamExt as _;
 use http::StatusCode;
 use tidegate_broker_admin::streams;
@@ -67,7 +66,7 @@ async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
         return;
     };
     let mut broker = TestBroker::start_in(&disk.0, 1 << 30).await;
-    streams::ensure(&jetstream::new(broker.operator()), &topic()).await.unwrap();
+    streams::ensure(&broker.admin(), &topic()).await.unwrap();
     let ingress = start(&broker).await;
     let mut reports = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
     broker.operator().flush().await.unwrap();

@@ -195,7 +195,7 @@ async fn oldest(
 ) -> Option<OffsetDateTime> {
     let backlog = ensured?.backlog.as_ref()?;
     let broker = subscribe::broker(context, owner, handler, topic).await.ok()?;
-    match age::oldest(&broker.js, backlog).await {
+    match age::oldest(&broker.api, backlog).await {
         Ok(oldest) => oldest,
         Err(error) => {
             tracing::debug!(handler = owner.name, namespace = owner.namespace, %error, "the age of events is not known");
@@ -222,7 +222,7 @@ async fn redrive(
     let broker = subscribe::broker(context, owner, handler, topic).await?;
     let types = handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
     let letters_of = redrive::Handler { name: &owner.name, uid: &owner.reference.uid, types };
-    let progress = redrive::step(&broker.js, &letters_of, wanted, before).await?;
+    let progress = redrive::step(&broker.api, &letters_of, wanted, before).await?;
     if let Some(refused) = &progress.refused {
         report::event(context, handler, EventType::Warning, "DeadLetterRefused", refused).await;
     }
@@ -243,7 +243,7 @@ async fn count_letters(
         context.letters.expire(&key(owner));
     }
     let broker = subscribe::broker(context, owner, handler, topic).await?;
-    Ok(context.letters.count(&key(owner), &broker.js).await)
+    Ok(context.letters.count(&key(owner), &broker.api).await)
 }
 
 /// What people should hear of now.

@@ -13,10 +13,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishError;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
-use async_nats::jetstream::{self};
+use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
+use tidegate_broker_admin::api::{Broker, StoredMessage};
 use tidegate_broker_client::{layout, stored};
 use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
 use time::OffsetDateTime;
@@ -73,12 +71,12 @@ pub struct Handler<'a> {
 /// # Errors
 /// The broker is away, so nothing was done.
 pub async fn step(
-    js: &jetstream::Context,
+    broker: &Broker,
     handler: &Handler<'_>,
     wanted: &Redrive,
     before: Option<&RedriveStatus>,
 ) -> Result<Progress, Error> {
-    let stream = js.get_stream(layout::dead_letter_stream(handler.name)).await.map_err(broker)?;
+    let stream = broker.stream(&layout::dead_letter_stream(handler.name)).await.map_err(away)?;
     let mut status = match before.filter(|before| before.request == wanted.request) {
         Some(before) if before.phase != RedrivePhase::Running => {
             return Ok(Progress { status: before.clone(), again: None, refused: None });
@@ -90,7 +88,7 @@ pub async fn step(
         None => begun(wanted),
     };
     // What becomes a dead letter from here on is not redriven, or one that fails again would be without an end.
-    status.end.get_or_insert(signed(stream.cached_info().state.last_sequence));
+    status.end.get_or_insert(signed(stream.state.last_sequence));
     let selection = match Selection::of(wanted) {
         Ok(selection) => selection,
         Err(message) => {
@@ -99,7 +97,15 @@ pub async fn step(
             return Ok(Progress { status, again: None, refused: None });
         }
     };
-    let mut run = Run { js, stream: &stream, handler, wanted, selection, pace: Pace::new(wanted.rate), refused: None };
+    let mut run = Run {
+        broker,
+        stream: stream.config.name,
+        handler,
+        wanted,
+        selection,
+        pace: Pace::new(wanted.rate),
+        refused: None,
+    };
     let again = run.until(&mut status, Instant::now() + STEP).await.unwrap_or_else(|error| {
         // What was done is done, and counted.
         status.message = Some(error.to_string());
@@ -133,8 +139,8 @@ fn begun(wanted: &Redrive) -> RedriveStatus {
 }
 
 struct Run<'a> {
-    js: &'a jetstream::Context,
-    stream: &'a Stream,
+    broker: &'a Broker,
+    stream: String,
     handler: &'a Handler<'a>,
     wanted: &'a Redrive,
     selection: Selection,
@@ -162,49 +168,52 @@ impl Run<'_> {
     async fn one(&mut self, status: &mut RedriveStatus) -> Result<bool, Error> {
         let from = u64::try_from(status.position).unwrap_or(0) + 1;
         let subject = layout::dead_letter_subject(self.handler.name);
-        let letter = match self.stream.get_first_raw_message_by_subject(&subject, from).await {
-            Ok(letter) => letter,
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(false),
-            Err(error) => return Err(broker(error)),
-        };
+        let letter = self.broker.next_message(&self.stream, &subject, from).await.map_err(away)?;
+        let Some(letter) = letter else { return Ok(false) };
         if status.end.is_some_and(|end| signed(letter.sequence) > end) {
             return Ok(false);
         }
         // What is no event cannot be handled this time either; it stays for people to look at.
-        if let Ok(event) = stored::decode(Some(&letter.headers), letter.payload.clone())
+        if let Some(headers) = letter.headers()
+            && let Ok(event) = stored::decode(Some(&headers), letter.payload.clone())
             && self.selection.takes(event.id(), letter.time)
             && layout::has_type(self.handler.types, event.event_type())
         {
             let partition = layout::partition(stored::partition_key(&event));
             let subject = layout::redrive_subject(self.handler.name, partition, event.event_type());
-            let message = PublishMessage::build()
-                .headers(without_story(&letter.headers))
-                .payload(letter.payload.clone())
-                .message_id(format!("redrive:{}:{}", self.handler.uid, letter.sequence))
-                .expected_stream(layout::EVENT_STREAM);
-            self.pace.turn().await;
-            match self.publish(subject, message).await {
-                Ok(()) => {
-                    self.stream.delete_message(letter.sequence).await.map_err(broker)?;
-                    status.redriven += 1;
-                }
-                Err(error) if refusal::is_final(&error) => {
-                    let told = format!("{REFUSED}: the last is number {} ({error})", letter.sequence);
-                    tracing::warn!(handler = self.handler.name, "redrive: {told}");
-                    status.message = Some(told.clone());
-                    self.refused = Some(told);
-                }
-                Err(error) => return Err(broker(error)),
-            }
+            self.give(&letter, subject, &headers, status).await?;
         }
         status.examined += 1;
         status.position = signed(letter.sequence);
         Ok(true)
     }
 
-    /// Publishes a copy, until the broker has confirmed it.
-    async fn publish(&self, subject: String, message: PublishMessage) -> Result<(), PublishError> {
-        self.js.send_publish(subject, message).await?.await.map(drop)
+    /// Publishes a copy, and removes the letter once the broker has confirmed that.
+    async fn give(
+        &mut self,
+        letter: &StoredMessage,
+        subject: String,
+        headers: &HeaderMap,
+        status: &mut RedriveStatus,
+    ) -> Result<(), Error> {
+        let mut headers = without_story(headers);
+        headers.insert(NATS_MESSAGE_ID, format!("redrive:{}:{}", self.handler.uid, letter.sequence));
+        headers.insert(NATS_EXPECTED_STREAM, layout::EVENT_STREAM);
+        self.pace.turn().await;
+        match self.broker.publish(subject, headers, letter.payload.clone()).await {
+            Ok(_) => {
+                self.broker.delete_message(&self.stream, letter.sequence).await.map_err(away)?;
+                status.redriven += 1;
+            }
+            Err(error) if refusal::is_final(&error) => {
+                let told = format!("{REFUSED}: the last is number {} ({error})", letter.sequence);
+                tracing::warn!(handler = self.handler.name, "redrive: {told}");
+                status.message = Some(told.clone());
+                self.refused = Some(told);
+            }
+            Err(error) => return Err(away(error)),
+        }
+        Ok(())
     }
 }
 
@@ -223,7 +232,7 @@ fn without_story(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-fn broker(error: impl std::fmt::Display) -> Error {
+fn away(error: impl std::fmt::Display) -> Error {
     Error::Broker(format!("redrive: {error}"))
 }
 

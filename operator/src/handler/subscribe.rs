@@ -34,9 +34,9 @@ pub async fn ensure(
     let ensured = match topic.routing {
         Routing::Queued => {
             let _places = broker.places().await;
-            handler_streams::ensure(&broker.js, &owner.name).await?;
+            handler_streams::ensure(&broker.api, &owner.name).await?;
             let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
-            Some(consumers::ensure(&broker.js, &wanted, &position::recorded(handler)).await?)
+            Some(consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?)
         }
         Routing::Direct => None,
     };
@@ -82,8 +82,8 @@ pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, to
     broker.system.remove_handler(&topic.authority, &owner.name, &owner.reference.uid).await?;
     if topic.routing == Routing::Queued {
         let _places = broker.places().await;
-        consumers::delete(&broker.js, &owner.name).await?;
-        handler_streams::remove(&broker.js, &owner.name).await?;
+        consumers::delete(&broker.api, &owner.name).await?;
+        handler_streams::remove(&broker.api, &owner.name).await?;
     }
     Ok(())
 }

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, stream::Info};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
+use tidegate_broker_admin::api::{self, StreamInfo};
 use tidegate_broker_admin::streams::{self, Streams};
 use tidegate_broker_admin::{Authority, consumers, handler_streams};
 use tidegate_broker_client::contract::{Order, Routing};
@@ -53,7 +53,7 @@ pub enum Inside {
 #[derive(Debug)]
 pub struct Stored {
     /// The stream of events.
-    pub events: Info,
+    pub events: StreamInfo,
     /// Dead letters of all handlers, those that are gone included.
     pub dead_letters: u64,
     /// What to remember of the stream of events.
@@ -128,10 +128,10 @@ async fn stored(
     let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
-    let lost_of = |events: &Info| loss::between(before?, &loss::record(events, released, removes));
+    let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes));
     let (streams, lost, subscribers) = {
         let _places = broker.places().await;
-        let (streams, lost) = look(&broker.js, settings, lost_of).await?;
+        let (streams, lost) = look(&broker.api, settings, lost_of).await?;
         (streams, lost, without_orphans(context, owner, broker, authority).await?)
     };
     let refused = context.ingress_reports.is_refusing(key);
@@ -139,7 +139,7 @@ async fn stored(
     let (events, room) = if settings.release_handled && lost.is_none() {
         // Without a record there is nothing yet that a release could be taken for a loss of.
         let journal = before.map(|_| Journal { context, topic, owner });
-        room::make(&broker.js, streams.events, &subscribers.consumers, refused, journal.as_ref()).await?
+        room::make(&broker.api, streams.events, &subscribers.consumers, refused, journal.as_ref()).await?
     } else {
         let state = RoomState::as_it_is(&streams.events, refused);
         (streams.events, state)
@@ -174,16 +174,16 @@ async fn stored(
 
 /// Makes the streams as they should be, and says what was lost of them.
 async fn look(
-    js: &jetstream::Context,
+    broker: &api::Broker,
     settings: &Settings,
-    lost_of: impl Fn(&Info) -> Option<String>,
+    lost_of: impl Fn(&StreamInfo) -> Option<String>,
 ) -> Result<(Streams, Option<String>), Error> {
-    let mut streams = streams::ensure(js, &settings.streams).await?;
+    let mut streams = streams::ensure(broker, &settings.streams).await?;
     let mut lost = lost_of(&streams.events);
     let mut looks = if settings.replicas > 1 { LOSS_LOOKS } else { 0 };
     while lost.is_some() && looks > 0 {
         tokio::time::sleep(LOSS_PAUSE).await;
-        streams = streams::ensure(js, &settings.streams).await?;
+        streams = streams::ensure(broker, &settings.streams).await?;
         lost = lost_of(&streams.events);
         looks -= 1;
     }
@@ -206,8 +206,8 @@ async fn without_orphans(
     broker: &Broker,
     authority: &Authority,
 ) -> Result<Subscribers, Error> {
-    let consumers = consumers::list(&broker.js).await?;
-    let streams = handler_streams::list(&broker.js).await?;
+    let consumers = consumers::list(&broker.api).await?;
+    let streams = handler_streams::list(&broker.api).await?;
     // Asked after these, and live: a handler that has a consumer or a stream was there before it.
     let handlers: Api<EventHandler> = Api::namespaced(context.client.clone(), &owner.namespace);
     let handlers = handlers.list(&ListParams::default()).await?.items;
@@ -235,7 +235,7 @@ async fn without_orphans(
     }
     let placed = handlers.iter().filter(|handler| handler.spec.topic == owner.name);
     let names = placed.clone().filter_map(|handler| handler.metadata.name.as_deref()).collect();
-    if let Err(error) = handler_streams::remove_orphans(&broker.js, &streams, &names).await {
+    if let Err(error) = handler_streams::remove_orphans(&broker.api, &streams, &names).await {
         tracing::warn!(topic = owner.name, %error, "streams of handlers that are gone are not removed yet");
     }
     Ok(Subscribers { count, consumers: placed.flat_map(consumers_of).collect() })
@@ -255,7 +255,7 @@ fn consumers_of(handler: &EventHandler) -> Vec<String> {
 
 async fn remove(broker: &Broker, authority: &Authority, handler: &str, uid: &str) -> Result<(), Error> {
     broker.system.remove_handler(authority, handler, uid).await?;
-    Ok(consumers::delete(&broker.js, handler).await?)
+    Ok(consumers::delete(&broker.api, handler).await?)
 }
 
 /// Does the broker container of this pod run?

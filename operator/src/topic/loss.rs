@@ -4,8 +4,8 @@
 //! later, whose last sequence went back, that has a hole, or whose first event went further than what was released,
 //! has lost events: nothing else does that, because single events of it are never deleted.
 
-use async_nats::jetstream::stream::Info;
 use kube::ResourceExt as _;
+use tidegate_broker_admin::api::StreamInfo;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::{DataLoss, StreamRecord};
@@ -17,7 +17,7 @@ const MESSAGE_LIMIT: usize = 2000;
 
 /// What to remember of the stream as it is. `released` is the sequence up to which events were ever released;
 /// `removes`: the topic's retention may remove the oldest events at any time.
-pub fn record(events: &Info, released: Option<i64>, removes: bool) -> StreamRecord {
+pub fn record(events: &StreamInfo, released: Option<i64>, removes: bool) -> StreamRecord {
     let state = &events.state;
     let held = (state.last_sequence + 1).saturating_sub(state.first_sequence);
     StreamRecord {

@@ -1,7 +1,6 @@
 //! Room for new events: what is released for it, and the condition `HasRoom`.
 
-use async_nats::jetstream;
-use async_nats::jetstream::stream::{DiscardPolicy, Info};
+use tidegate_broker_admin::api::{Broker, Discard, StreamInfo};
 use tidegate_broker_admin::release::{self, Holder, Release, ReleaseError, Room};
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::WhenFull;
@@ -30,9 +29,9 @@ pub struct RoomState {
 impl RoomState {
     /// Of a topic of which nothing is released. A stream that discards the oldest events is never full: it has no more
     /// room than this in ordinary use, and takes every event.
-    pub fn as_it_is(events: &Info, refused: bool) -> Self {
+    pub fn as_it_is(events: &StreamInfo, refused: bool) -> Self {
         let state = Self::new(Room::from(events), None, refused);
-        Self { is_full: state.is_full && events.config.discard == DiscardPolicy::New, ..state }
+        Self { is_full: state.is_full && events.config.discard == Discard::New, ..state }
     }
 
     fn new(room: Room, holder: Option<Holder>, refused: bool) -> Self {
@@ -47,15 +46,15 @@ impl RoomState {
 /// # Errors
 /// The broker is away.
 pub async fn make(
-    js: &jetstream::Context,
-    mut events: Info,
+    broker: &Broker,
+    mut events: StreamInfo,
     expected: &[String],
     mut refused: bool,
     journal: Option<&Journal<'_>>,
-) -> Result<(Info, RoomState), Error> {
+) -> Result<(StreamInfo, RoomState), Error> {
     let (mut released, mut holder) = (None, None);
     for _ in 0..ROUNDS {
-        match release::plan(js, &events, expected, refused).await? {
+        match release::plan(broker, &events, expected, refused).await? {
             Release::NotNeeded => {
                 // What was refused has room now, or had it already.
                 refused = false;
@@ -69,7 +68,7 @@ pub async fn make(
                 if let Some(journal) = journal {
                     journal.note(up_to).await?;
                 }
-                events = release::execute(js, up_to).await?;
+                events = release::execute(broker, up_to).await?;
                 tracing::debug!(up_to, messages = events.state.messages, "released what every handler has settled");
                 released = Some(up_to);
                 refused = false;
@@ -137,7 +136,7 @@ mod tests {
             let events = serde_json::from_value(serde_json::json!({
                 "config": {
                     "name": "events", "subjects": ["events.>"], "retention": "limits", "storage": "file",
-                    "discard": discard, "max_consumers": -1, "max_msgs": -1, "max_bytes": 1000, "max_age": 0,
+                    "discard": discard, "max_msgs_per_subject": -1, "max_consumers": -1, "max_msgs": -1, "max_bytes": 1000, "max_age": 0,
                     "num_replicas": 1,
                 },
                 "created": "2026-01-01T00:00:00Z",

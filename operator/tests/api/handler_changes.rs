@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use async_nats::jetstream;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
+use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::consumers;
 use tidegate_broker_admin::positions::Position;
 use tidegate_crds::EventHandler;
@@ -114,7 +114,7 @@ async fn every_change_of_a_handler_takes_effect_or_is_refused() {
     let seed = seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
     eprintln!("TIDEGATE_SEED={seed}");
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let broker_api = broker.admin();
     let webhook = Webhook::start("changes").await;
     webhook.refuses().await;
     let names = ["billing", "ordered", "narrow"];
@@ -131,7 +131,7 @@ async fn every_change_of_a_handler_takes_effect_or_is_refused() {
         let (pointer, values) = &fields[chance.below(fields.len())];
         let change = patch(pointer, &values[chance.below(values.len())]);
         match api.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": change}))).await {
-            Ok(accepted) => in_effect(&js, name, &accepted).await.unwrap_or_else(|why| {
+            Ok(accepted) => in_effect(&broker_api, name, &accepted).await.unwrap_or_else(|why| {
                 panic!("seed {seed}, transition {number}: {name} was accepted and is stuck: {change}: {why}")
             }),
             Err(kube::Error::Api(status)) => {
@@ -146,11 +146,11 @@ async fn every_change_of_a_handler_takes_effect_or_is_refused() {
 }
 
 /// What a reconcile does with the broker; then its consumers are looked at.
-async fn in_effect(js: &jetstream::Context, name: &str, handler: &EventHandler) -> Result<(), String> {
+async fn in_effect(broker: &Broker, name: &str, handler: &EventHandler) -> Result<(), String> {
     let settings = Settings::of(&handler.spec).map_err(|error| error.to_string())?;
     let wanted = consumers_of(name, handler.metadata.uid.as_deref().unwrap(), &settings, 1);
-    consumers::ensure(js, &wanted, &Position::default()).await.map_err(|error| error.to_string())?;
-    let found = consumers::list(js).await.map_err(|error| error.to_string())?;
+    consumers::ensure(broker, &wanted, &Position::default()).await.map_err(|error| error.to_string())?;
+    let found = consumers::list(broker).await.map_err(|error| error.to_string())?;
     let mut different = String::new();
     for config in wanted.configs() {
         let consumer = config.durable_name.as_deref().unwrap();

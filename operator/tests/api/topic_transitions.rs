@@ -65,10 +65,9 @@ async fn what_is_accepted_is_done_by_the_broker() {
     let mut topic = space.topic("orders", json!({"broker": {"storage": {"size": "1Gi"}}})).await;
     let first = Settings::of(&topic.spec).unwrap();
     let broker = TestBroker::start_empty(first.file_store).await;
-    let js = async_nats::jetstream::new(broker.operator());
-    streams::ensure(&js, &first.streams).await.unwrap();
+    streams::ensure(&broker.admin(), &first.streams).await.unwrap();
     for handler in ["billing", "shipping", "stock"] {
-        handler_streams::ensure(&js, handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
     }
     let (mut accepted, mut refused) = (0, 0);
     for number in 0..TRANSITIONS {
@@ -79,8 +78,9 @@ async fn what_is_accepted_is_done_by_the_broker() {
             Ok(changed) => {
                 accepted += 1;
                 let settings = Settings::of(&changed.spec).unwrap_or_else(|error| panic!("{told}\nstuck: {error}"));
-                let made =
-                    streams::ensure(&js, &settings.streams).await.unwrap_or_else(|error| panic!("{told}\n{error}"));
+                let made = streams::ensure(&broker.admin(), &settings.streams)
+                    .await
+                    .unwrap_or_else(|error| panic!("{told}\n{error}"));
                 assert_eq!(made.refused, None, "{told}");
                 assert_eq!(made.events.config.max_bytes, settings.streams.max_bytes, "{told}");
                 topic = changed;

@@ -1,21 +1,17 @@
 //! What the broker will never take: a dead letter that was stored while the topic took larger events. Pure.
 
-use std::error::Error as _;
-
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::{self, ErrorCode};
+use tidegate_broker_admin::api::{ApiError, ErrorCode, Refusal};
 
 /// Whether the broker would refuse this message again, however often it is repeated: it is too large.
-pub fn is_final(error: &PublishError) -> bool {
-    let refusal = || error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-    error.kind() == PublishErrorKind::MaxPayloadExceeded || refusal().is_some_and(is_too_large)
+pub fn is_final(error: &ApiError) -> bool {
+    *error == ApiError::TooLarge || error.refusal().is_some_and(is_too_large)
 }
 
-/// The codes are nats-server's (errors.json). What the store refuses has one code and differs in its text.
-fn is_too_large(error: &jetstream::Error) -> bool {
-    match error.error_code() {
+/// What the store refuses has one code and differs in its text.
+fn is_too_large(refusal: &Refusal) -> bool {
+    match refusal.error_code {
         ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => true,
-        ErrorCode::STREAM_STORE_FAILED => error.to_string().starts_with("message too large"),
+        ErrorCode::STREAM_STORE_FAILED => refusal.description.starts_with("message too large"),
         _ => false,
     }
 }
@@ -36,8 +32,9 @@ mod tests {
             (10060, "expected stream does not match", false),
         ];
         for (code, description, is_final) in table {
-            let error = format!(r#"{{"code":503,"err_code":{code},"description":"{description}"}}"#);
-            assert_eq!(is_too_large(&serde_json::from_str(&error).unwrap()), is_final, "{code} {description}");
+            let refusal = format!(r#"{{"code":503,"err_code":{code},"description":"{description}"}}"#);
+            let refusal: Refusal = serde_json::from_str(&refusal).unwrap();
+            assert_eq!(super::is_final(&refusal.into()), is_final, "{code} {description}");
         }
     }
 }

@@ -1,0 +1,172 @@
+//! The broker's API, on a real nats-server and on a broker that answers what no nats-server would.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tidegate_broker_admin::api::{ApiError, Broker, ConsumerConfig, ErrorCode, Missing, StreamConfig, Unavailable};
+use tidegate_broker_client::layout;
+use tidegate_test_broker::TestBroker;
+
+const STREAM: &str = layout::EVENT_STREAM;
+
+fn durable(name: String) -> ConsumerConfig {
+    ConsumerConfig { durable_name: Some(name), ..ConsumerConfig::default() }
+}
+
+#[tokio::test]
+async fn lists_of_several_pages_are_whole() {
+    let broker = TestBroker::start().await;
+    let admin = broker.admin();
+    assert_eq!(admin.list_consumers(STREAM).await, Ok(Vec::new()));
+    for number in 0..600 {
+        admin.put_consumer(STREAM, &durable(format!("c{number:03}"))).await.unwrap();
+    }
+    let expected: Vec<String> = (0..600).map(|number| format!("c{number:03}")).collect();
+    let mut listed: Vec<_> =
+        admin.list_consumers(STREAM).await.unwrap().into_iter().map(|consumer| consumer.name).collect();
+    listed.sort();
+    assert_eq!(listed, expected);
+    assert_eq!(admin.list_consumer_names(STREAM).await.unwrap(), expected);
+    assert_eq!(admin.list_consumer_names("other").await, Ok(Vec::new()));
+    assert_eq!(admin.list_consumers("other").await, Err(ApiError::NotFound(Missing::Stream)));
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_is_refused_are_told_apart() {
+    let mut broker = TestBroker::start().await;
+    let admin = broker.admin();
+    assert_eq!(admin.stream("other").await, Err(ApiError::NotFound(Missing::Stream)));
+    assert_eq!(admin.find_stream("other").await, Ok(None));
+    assert_eq!(admin.delete_stream("other").await, Err(ApiError::NotFound(Missing::Stream)));
+    assert_eq!(admin.consumer(STREAM, "other").await, Err(ApiError::NotFound(Missing::Consumer)));
+    assert_eq!(admin.consumer("other", "other").await, Err(ApiError::NotFound(Missing::Stream)));
+    assert_eq!(admin.delete_consumer(STREAM, "other").await, Err(ApiError::NotFound(Missing::Consumer)));
+    assert_eq!(admin.message(STREAM, 7).await, Err(ApiError::NotFound(Missing::Message)));
+    assert_eq!(admin.next_message(STREAM, "events.>", 1).await, Ok(None));
+    let wrong = StreamConfig { name: "second".into(), subjects: vec!["events.1.>".into()], ..StreamConfig::default() };
+    let refused = admin.create_stream(&wrong).await.unwrap_err();
+    assert!(matches!(&refused, ApiError::Refused(why) if why.error_code == ErrorCode(10065)), "{refused:?}");
+    // A subject that no stream has.
+    let nowhere = admin.publish("nowhere".into(), HeaderMap::new(), Bytes::new()).await;
+    assert_eq!(nowhere, Err(ApiError::Unavailable(Unavailable::NoResponders)));
+    let large = admin.publish("events.0.t".into(), HeaderMap::new(), vec![0; 5 << 20].into()).await;
+    assert_eq!(large, Err(ApiError::TooLarge));
+    for name in ["a b", "a\r\nPUB events.0.t 0\r\n", "a\0"] {
+        assert!(matches!(admin.stream(name).await, Err(ApiError::Unwritable(_))), "{name:?}");
+    }
+    assert!(matches!(admin.put_consumer(STREAM, &ConsumerConfig::default()).await, Err(ApiError::Unwritable(_))));
+    broker.stop();
+    let impatient = Broker::new(broker.operator(), Duration::from_millis(300));
+    assert_eq!(impatient.stream(STREAM).await, Err(ApiError::Unavailable(Unavailable::TimedOut)));
+}
+
+/// What the operator does not set stays as the server has it, and a change says nothing of what the server added.
+#[tokio::test]
+async fn a_stream_that_is_written_back_as_it_was_read_does_not_change() {
+    let broker = TestBroker::start().await;
+    let admin = broker.admin();
+    let before = broker.operator().request(format!("$JS.API.STREAM.INFO.{STREAM}"), "{}".into()).await.unwrap();
+    let found = admin.stream(STREAM).await.unwrap();
+    assert_eq!(admin.update_stream(&found.config).await.unwrap().config, found.config);
+    let after = broker.operator().request(format!("$JS.API.STREAM.INFO.{STREAM}"), "{}".into()).await.unwrap();
+    let config =
+        |message: &async_nats::Message| serde_json::from_slice::<Value>(&message.payload).unwrap()["config"].take();
+    assert_eq!(config(&before), config(&after));
+}
+
+#[tokio::test]
+async fn stored_messages_are_read_published_and_removed() {
+    let broker = TestBroker::start().await;
+    let admin = broker.admin();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "1");
+    headers.append("a", "b: c");
+    let publish = async || admin.publish("events.3.t".into(), headers.clone(), Bytes::from_static(b"\xFFdata")).await;
+    let first = publish().await.unwrap();
+    assert_eq!((first.sequence, first.duplicate), (1, false));
+    assert!(publish().await.unwrap().duplicate);
+    broker.operator().publish("events.3.t", "".into()).await.unwrap();
+    let message = admin.message(STREAM, 1).await.unwrap();
+    assert_eq!((&*message.subject, &message.payload[..]), ("events.3.t", &b"\xFFdata"[..]));
+    assert_eq!(message.headers(), Some(headers.clone()));
+    let second = admin.next_message(STREAM, "events.*.t", 2).await.unwrap().unwrap();
+    assert_eq!((second.sequence, second.payload.len(), second.headers()), (2, 0, Some(HeaderMap::new())));
+    admin.delete_message(STREAM, 1).await.unwrap();
+    assert_eq!(admin.next_message(STREAM, "events.>", 1).await.unwrap().unwrap().sequence, 2);
+    admin.purge_stream_below(STREAM, 3).await.unwrap();
+    let left = admin.stream(STREAM).await.unwrap().state;
+    assert_eq!((left.messages, left.first_sequence, left.last_sequence), (0, 3, 2));
+}
+
+/// Answers every request of the API with what a function makes of it.
+async fn answering(client: &Client, answer: impl Fn(&str, Value) -> String + Send + 'static) {
+    let mut requests = client.subscribe("$JS.API.>").await.unwrap();
+    client.flush().await.unwrap();
+    let client = client.clone();
+    tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let body = serde_json::from_slice(&request.payload).unwrap_or_default();
+            let answer = answer(&request.subject, body);
+            client.publish(request.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    });
+}
+
+fn consumer(name: &str) -> Value {
+    json!({
+        "name": name, "config": {"deliver_policy": "all", "ack_policy": "explicit", "num_replicas": 1},
+        "delivered": {"consumer_seq": 0, "stream_seq": 0}, "ack_floor": {"consumer_seq": 0, "stream_seq": 0},
+        "num_ack_pending": 0, "num_pending": 0,
+    })
+}
+
+/// Each kind of endless, torn or foreign answer ends in an error, soon and without much memory.
+#[tokio::test]
+async fn a_broker_is_not_believed() {
+    let broker = TestBroker::start_direct().await;
+    let client = broker.operator();
+    answering(&client, |subject, body| {
+        let names = |count: usize| (0..count).map(|number| format!("c{number}")).collect::<Vec<_>>();
+        match subject.rsplit('.').next().unwrap() {
+            // One entry a page, and always one more.
+            "endless" => json!({"total": body["offset"].as_u64().unwrap() + 2, "consumers": [consumer("a")]}),
+            "large" => json!({"total": 7, "consumers": names(40_000)}),
+            "promised" => json!({"total": 1_u64 << 40, "consumers": names(10)}),
+            "hollow" => json!({"total": 5, "consumers": null}),
+            "headless" => json!({"total": 2, "consumers": [consumer("a")], "missing": ["b"]}),
+            "foreign" => json!({"total": 1, "consumers": [consumer("a.b\r\n")]}),
+            "undone" => json!({"success": false}),
+            "early" => json!({"message": {"subject": "a", "seq": 1, "time": "2026-11-26T04:00:00Z"}}),
+            _ => json!({"error": {"code": 70_000}}),
+        }
+        .to_string()
+    })
+    .await;
+    let api = Broker::new(client, Duration::from_secs(5));
+    let begun = Instant::now();
+    let unreadable = |error: Option<ApiError>, what: &str| {
+        let Some(ApiError::Unreadable(why)) = &error else { panic!("{what}: {error:?}") };
+        why.clone()
+    };
+    for (stream, why) in [("endless", "pages"), ("hollow", "empty"), ("foreign", "name"), ("other", "70000")] {
+        let told = unreadable(api.list_consumers(stream).await.err(), stream);
+        assert!(told.contains(why), "{stream}: {told}");
+    }
+    for (stream, why) in [("large", "entries"), ("promised", "entries")] {
+        let told = unreadable(api.list_consumer_names(stream).await.err(), stream);
+        assert!(told.contains(why), "{stream}: {told}");
+    }
+    // What is not in a list would be taken to be gone.
+    let headless = api.list_consumers("headless").await;
+    assert_eq!(headless, Err(ApiError::Unavailable(Unavailable::Incomplete(1))));
+    unreadable(api.delete_stream("undone").await.err(), "undone");
+    unreadable(api.next_message("early", ">", 2).await.err(), "early");
+    unreadable(api.message("early", 2).await.err(), "early");
+    unreadable(api.stream("early").await.err(), "another answer");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
