@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::uri::PathAndQuery;
 use tidegate_wire::http::{Client, Connect, HeaderLines, IdleLimits, Outgoing, RequestPrefix, SendError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,7 +41,8 @@ impl Requests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let path = PathAndQuery::from_static("/events");
-        let prefix = RequestPrefix::post(&path, "localhost", &HeaderLines::default()).unwrap();
+        let [host, agent] = ["localhost", "test"].map(HeaderValue::from_static);
+        let prefix = RequestPrefix::post(&path, &host, &agent);
         (listener, Self { client: Client::new(Loopback(port), limits), prefix })
     }
 
@@ -314,7 +316,7 @@ async fn what_is_no_answer_says_why() {
 /// Larger than what the kernel takes of a request that nobody reads.
 const LARGE: &[u8] = &[b'x'; 32 << 20];
 
-/// After the head: an answer of failure ends the request, and the connection.
+/// It is an answer, and costs the connection.
 #[tokio::test]
 async fn a_refusal_before_the_request_ends_is_an_answer() {
     let (listener, requests) = Requests::start(limits()).await;

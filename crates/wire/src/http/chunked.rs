@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::DecodeError;
 
 /// Extensions and trailers have this many bytes at most, together.
-const MAX_OVERHEAD_BYTES: usize = 16 << 10;
+const MAX_OVERHEAD_BYTES: u16 = 16 << 10;
 /// As many digits as 2^64 - 1 has. More could only be leading zeros.
 const MAX_SIZE_DIGITS: u8 = 16;
 
@@ -48,7 +48,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunked {
     state: State,
-    overhead: usize,
+    overhead: u16,
 }
 
 impl Chunked {
@@ -182,13 +182,13 @@ mod tests {
 
     #[test]
     fn what_nobody_reads_is_bounded() {
-        let allowed = "x".repeat(MAX_OVERHEAD_BYTES - 1);
+        let allowed = "x".repeat(usize::from(MAX_OVERHEAD_BYTES) - 1);
         for (before, after) in [("1;", "\r\na\r\n0\r\n\r\n"), ("1\r\na\r\n0\r\n", "\n\r\n")] {
             assert_eq!(decode(&format!("{before}{allowed}{after}")).map(|(data, ..)| data), Ok("a".into()));
             assert_eq!(decode(&format!("{before}{allowed}xx{after}")), Err(DecodeError::ChunkOverhead));
         }
-        assert_eq!(decode(&format!("1{}", " ".repeat(MAX_OVERHEAD_BYTES + 2))), Err(DecodeError::ChunkOverhead));
-        let chunks = "1;0123456\r\na\r\n".repeat(MAX_OVERHEAD_BYTES / 7 + 1);
+        assert_eq!(decode(&format!("1{}", " ".repeat(usize::from(MAX_OVERHEAD_BYTES) + 2))), Err(DecodeError::ChunkOverhead));
+        let chunks = "1;0123456\r\na\r\n".repeat(usize::from(MAX_OVERHEAD_BYTES) / 7 + 1);
         assert_eq!(decode(&chunks), Err(DecodeError::ChunkOverhead), "of all chunks together");
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use self::pool::Pool;
 pub use self::response::{Body, Response};
-use self::wire::Wire;
+use self::wire::{Connection, Wire};
 use super::{DecodeError, HeaderLines, RequestPrefix};
 
 /// Makes connections to the address of a client.
@@ -69,10 +69,16 @@ pub enum SendError<E> {
 pub enum ExchangeError {
     /// The connection failed.
     #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// What came is no response.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+impl From<io::Error> for ExchangeError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// A client of one address. Clones share its connections.
@@ -98,8 +104,8 @@ impl<C: Connect> Client<C> {
     /// # Errors
     /// As [`SendError`] says.
     pub async fn send(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
-        while let Some(stream) = self.pool.take() {
-            let mut wire = Wire::new(self.pool.clone(), stream, request);
+        while let Some(connection) = self.pool.take() {
+            let mut wire = Wire::new(self.pool.clone(), connection, request);
             match Response::receive(&mut wire).await {
                 Ok(head) => return Ok(Response::new(wire, head)),
                 // Another one may do.
@@ -114,7 +120,7 @@ impl<C: Connect> Client<C> {
 
     async fn send_on_new_connection(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
         let stream = self.connector.connect().await.map_err(SendError::Unreachable)?;
-        let mut wire = Wire::new(self.pool.clone(), stream, request);
+        let mut wire = Wire::new(self.pool.clone(), Connection::new(stream), request);
         let head = Response::receive(&mut wire).await?;
         Ok(Response::new(wire, head))
     }
@@ -125,5 +131,32 @@ impl<C: Connect> Client<C> {
             SendError::Unreachable(why) => SendError::ClosedThenUnreachable(why),
             other => other,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Never;
+
+    impl Connect for Never {
+        type Error = ();
+
+        async fn connect(&self) -> Result<TcpStream, ()> {
+            Err(())
+        }
+    }
+
+    fn size_of<F: Future>(_: impl Fn(&'static Client<Never>, Outgoing<'static>) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    /// There are up to thousands of them.
+    #[test]
+    fn a_request_in_flight_is_small() {
+        let (sending, body) = (size_of(Client::send), std::mem::size_of::<Body>());
+        assert!(sending <= 256, "{sending} bytes");
+        assert!(body <= 64, "{body} bytes");
     }
 }

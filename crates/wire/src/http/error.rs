@@ -7,7 +7,7 @@ use super::head::MAX_HEAD_BYTES;
 pub enum DecodeError {
     /// A status line or a field line breaks the syntax (RFC 9112, sections 4 and 5), or there are too many lines.
     #[error("the head of the response is malformed: {0}")]
-    Head(#[from] httparse::Error),
+    Head(httparse::Error),
     /// The head does not end in time.
     #[error("the head of the response is too large: it has more than {MAX_HEAD_BYTES} bytes")]
     HeadTooLarge,

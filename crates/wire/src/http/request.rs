@@ -1,5 +1,6 @@
 //! The head of a request, as bytes.
 
+use http::HeaderValue;
 use http::uri::PathAndQuery;
 
 use super::head::Headers;
@@ -106,20 +107,23 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// How all requests to one place begin: method, target, `Host`, and what else is always said.
+/// How all requests to one place begin.
 #[derive(Clone, Debug)]
 pub struct RequestPrefix(Box<[u8]>);
 
 impl RequestPrefix {
     /// Of POST requests to this path.
-    ///
-    /// # Errors
-    /// The host is not a field's value.
-    pub fn post(path: &PathAndQuery, host: &str, lines: &HeaderLines) -> Result<Self, InvalidHeader> {
-        check_value(host.as_bytes())?;
-        let mut prefix = format!("POST {} HTTP/1.1\r\nhost: {host}\r\n", path.as_str()).into_bytes();
-        prefix.extend_from_slice(&lines.0);
-        Ok(Self(prefix.into()))
+    pub fn post(path: &PathAndQuery, host: &HeaderValue, user_agent: &HeaderValue) -> Self {
+        let parts: [&[u8]; 7] = [
+            b"POST ",
+            path.as_str().as_bytes(),
+            b" HTTP/1.1\r\nhost: ",
+            host.as_bytes(),
+            b"\r\nuser-agent: ",
+            user_agent.as_bytes(),
+            b"\r\n",
+        ];
+        Self(parts.concat().into())
     }
 
     /// Writes the head of a request with a body of so many bytes.
@@ -140,9 +144,8 @@ mod tests {
 
     #[test]
     fn a_head_is_written_as_it_is_read() {
-        let mut always = HeaderLines::default();
-        always.push("user-agent", b"test/1").unwrap();
-        let prefix = RequestPrefix::post(&PathAndQuery::from_static("/a?b"), "127.0.0.1:80", &always).unwrap();
+        let [host, agent] = ["127.0.0.1:80", "test/1"].map(HeaderValue::from_static);
+        let prefix = RequestPrefix::post(&PathAndQuery::from_static("/a?b"), &host, &agent);
         let mut lines = HeaderLines::default();
         lines.push_prefixed("ce-", "id", b"1").unwrap();
         lines.push_lines(b"a:b\r\nC: \td\r\n").unwrap();

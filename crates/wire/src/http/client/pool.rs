@@ -1,14 +1,13 @@
 //! Connections that are not used at the moment, the last one first.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, interval};
 
 use super::IdleLimits;
 use super::buffers::Buffers;
+use super::wire::Connection;
 
 /// What the requests of a client share.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    stream: TcpStream,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -34,35 +33,29 @@ impl Pool {
     }
 
     /// The one that was used last, if it is still good.
-    pub fn take(&self) -> Option<TcpStream> {
+    pub fn take(&self) -> Option<Box<Connection>> {
         let mut idle = self.idle();
-        while let Some(Idle { stream, since }) = idle.pop_back() {
+        while let Some(Idle { connection, since }) = idle.pop_back() {
             if since.elapsed() >= self.limits.max_age {
                 // All others are older.
                 idle.clear();
-            } else if is_quiet(&stream) {
-                return Some(stream);
+            } else if connection.is_quiet() {
+                return Some(connection);
             }
         }
         None
     }
 
-    pub fn give_back(&self, stream: TcpStream) {
+    pub fn give_back(&self, connection: Box<Connection>) {
         let mut idle = self.idle();
         if idle.len() < self.limits.max_connections {
-            idle.push_back(Idle { stream, since: Instant::now() });
+            idle.push_back(Idle { connection, since: Instant::now() });
         }
     }
 
     fn idle(&self) -> MutexGuard<'_, VecDeque<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether the server has neither closed nor said anything without having been asked: that would be taken for the
-/// answer to the next request.
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 /// Closes what was not used for a while, as long as there is a pool.

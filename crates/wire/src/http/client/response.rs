@@ -36,10 +36,7 @@ impl Response {
         }
     }
 
-    pub(super) fn new(mut wire: Wire, head: FinalHead) -> Self {
-        if !head.status.is_success() {
-            wire.stop_writing();
-        }
+    pub(super) fn new(wire: Wire, head: FinalHead) -> Self {
         Self { wire, status: head.status, fields: head.fields, decoder: head.body }
     }
 

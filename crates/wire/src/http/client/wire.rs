@@ -12,14 +12,20 @@ use super::Outgoing;
 use super::buffers::WRITE_BYTES;
 use super::pool::Pool;
 
-/// A connection with its exchange. Dropped, it closes the connection.
+/// A connection, boxed for as long as it lives: requests in flight are moved and kept by thousands.
 #[derive(Debug)]
-pub struct Wire {
-    pool: Arc<Pool>,
+pub struct Connection {
     stream: TcpStream,
     output: Option<Output>,
     input: Input,
     progress: Progress,
+}
+
+/// A connection with its exchange. Dropped, it closes the connection.
+#[derive(Debug)]
+pub struct Wire {
+    pool: Arc<Pool>,
+    connection: Box<Connection>,
 }
 
 /// How far the exchange came.
@@ -29,9 +35,7 @@ struct Progress {
     sent: bool,
     /// A byte of an answer came.
     answered: bool,
-    /// The request did not go out whole.
-    cut_off: bool,
-    /// Why it did not, if we wanted it to.
+    /// Why the request did not go out whole.
     write_error: Option<io::Error>,
 }
 
@@ -53,8 +57,21 @@ struct Input {
     unread: Range<usize>,
 }
 
+impl Connection {
+    pub fn new(stream: TcpStream) -> Box<Self> {
+        Box::new(Self { stream, output: None, input: Input::default(), progress: Progress::default() })
+    }
+
+    /// Whether the server has neither closed nor said anything without having been asked: that would be taken for the
+    /// answer to the next request.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
 impl Wire {
-    pub fn new(pool: Arc<Pool>, stream: TcpStream, request: Outgoing<'_>) -> Self {
+    /// Begins an exchange.
+    pub fn new(pool: Arc<Pool>, mut connection: Box<Connection>, request: Outgoing<'_>) -> Self {
         let mut buffer = pool.buffers.take_for_write();
         request.prefix.encode(request.lines, request.body.len(), &mut buffer);
         let body = if buffer.len() + request.body.len() <= WRITE_BYTES {
@@ -63,52 +80,48 @@ impl Wire {
         } else {
             request.body.clone()
         };
-        let output = Some(Output { buffer, body, written: 0 });
-        Self { pool, stream, output, input: Input::default(), progress: Progress::default() }
+        connection.output = Some(Output { buffer, body, written: 0 });
+        connection.progress = Progress::default();
+        Self { pool, connection }
     }
 
     /// Nothing of the request went out.
     pub fn is_unsent(&self) -> bool {
-        !self.progress.sent && !self.progress.answered
+        !self.connection.progress.sent && !self.connection.progress.answered
     }
 
     /// Nothing of an answer came.
     pub fn is_unanswered(&self) -> bool {
-        !self.progress.answered
+        !self.connection.progress.answered
     }
 
     pub fn unread(&self) -> &[u8] {
-        &self.input.bytes[self.input.unread.clone()]
+        &self.connection.input.bytes[self.connection.input.unread.clone()]
     }
 
     /// Uses up so many bytes of what is unread; they stay where they are until [`Wire::poll_more`].
     ///
     /// Returns their place.
     pub fn consume(&mut self, bytes: usize) -> Range<usize> {
-        let begin = self.input.unread.start;
-        self.input.unread.start = self.input.unread.end.min(begin.saturating_add(bytes));
-        begin..self.input.unread.start
+        let begin = self.connection.input.unread.start;
+        self.connection.input.unread.start = self.connection.input.unread.end.min(begin.saturating_add(bytes));
+        begin..self.connection.input.unread.start
     }
 
     /// What was read, at a place.
     pub fn bytes(&self, place: Range<usize>) -> &[u8] {
-        self.input.bytes.get(place).unwrap_or_default()
-    }
-
-    /// Writes nothing more (RFC 9112, section 9.5: once the answer is an error, the rest of the request is in vain).
-    pub fn stop_writing(&mut self) {
-        self.progress.cut_off |= self.output.take().is_some();
+        self.connection.input.bytes.get(place).unwrap_or_default()
     }
 
     /// Whether the exchange is over on both sides.
     pub fn is_clean(&self) -> bool {
-        self.output.is_none() && !self.progress.cut_off && self.input.unread.is_empty()
+        self.connection.output.is_none() && self.connection.progress.write_error.is_none() && self.connection.input.unread.is_empty()
     }
 
     /// Gives the connection back for further requests.
     pub fn give_back(mut self) {
         self.release();
-        self.pool.give_back(self.stream);
+        self.pool.give_back(self.connection);
     }
 
     /// Waits until more was read, and writes meanwhile. `0`: the server has closed.
@@ -116,7 +129,7 @@ impl Wire {
         self.release();
         self.write(cx)?;
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
+            ready!(self.connection.stream.poll_read_ready(cx))?;
             match self.read() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(self.note(read)),
@@ -126,10 +139,11 @@ impl Wire {
 
     /// Where no answer came, the write says better than the read what happened.
     fn note(&mut self, read: io::Result<usize>) -> io::Result<usize> {
-        self.progress.answered |= matches!(read, Ok(1..));
-        match self.progress.write_error.take() {
-            Some(error) if !self.progress.answered => Err(error),
-            _ => read,
+        let progress = &mut self.connection.progress;
+        progress.answered |= matches!(read, Ok(1..));
+        match progress.write_error.take_if(|_| !progress.answered) {
+            Some(error) => Err(error),
+            None => read,
         }
     }
 
@@ -138,19 +152,16 @@ impl Wire {
     /// # Errors
     /// It took nothing of it.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(output) = &mut self.output else { return Ok(()) };
-        let written = output.poll_write(&self.stream, cx);
-        self.progress.sent |= output.written > 0;
+        let Connection { stream, output: Some(output), progress, .. } = &mut *self.connection else { return Ok(()) };
+        let written = output.poll_write(stream, cx);
+        progress.sent |= output.written > 0;
         match written {
             Poll::Pending => return Ok(()),
             Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) if self.progress.sent => {
-                self.progress.cut_off = true;
-                self.progress.write_error = Some(error);
-            }
+            Poll::Ready(Err(error)) if progress.sent => progress.write_error = Some(error),
             Poll::Ready(Err(error)) => return Err(error),
         }
-        if let Some(output) = self.output.take() {
+        if let Some(output) = self.connection.output.take() {
             self.pool.buffers.give_back_written(output.buffer);
         }
         Ok(())
@@ -158,27 +169,29 @@ impl Wire {
 
     /// Reads, behind what is unread.
     fn read(&mut self) -> io::Result<usize> {
+        let Connection { stream, input, .. } = &mut *self.connection;
         let mut buffer = self.pool.buffers.take_for_read();
-        let read = self.stream.try_read(&mut buffer);
-        let bytes = *read.as_ref().unwrap_or(&0);
-        if bytes > 0 && self.input.unread.is_empty() {
-            self.input = Input { bytes: buffer, unread: 0..bytes };
-            return read;
+        let read = stream.try_read(&mut buffer);
+        if let Ok(bytes @ 1..) = read {
+            if input.unread.is_empty() {
+                *input = Input { bytes: buffer, unread: 0..bytes };
+                return read;
+            }
+            input.bytes.extend_from_slice(&buffer[..bytes]);
+            input.unread.end += bytes;
         }
-        self.input.bytes.extend_from_slice(&buffer[..bytes]);
-        self.input.unread.end += bytes;
         self.pool.buffers.give_back_read(buffer);
         read
     }
 
     /// Gives the buffer back. What is unread is a part of a head, usually a short one: it is put aside.
     fn release(&mut self) {
-        if self.input.unread.start == 0 && self.input.unread.end == self.input.bytes.len() {
-            return;
+        let input = &mut self.connection.input;
+        if input.unread != (0..input.bytes.len()) {
+            let unread = input.bytes[input.unread.clone()].to_vec();
+            let before = std::mem::replace(input, Input { unread: 0..unread.len(), bytes: unread });
+            self.pool.buffers.give_back_read(before.bytes);
         }
-        let unread = self.unread().to_vec();
-        let input = Input { unread: 0..unread.len(), bytes: unread };
-        self.pool.buffers.give_back_read(std::mem::replace(&mut self.input, input).bytes);
     }
 }
 
