@@ -1,5 +1,7 @@
 //! The HTTP protocol binding 1.0.2: binary, structured and batched content mode.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, InvalidHeaderName};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -31,6 +33,8 @@ impl Mode {
 /// Before each attribute's name in a header's.
 const PREFIX: &str = "ce-";
 
+const CONTENT_TYPE_NAME: &str = "content-type";
+
 /// A map of headers grows only beyond that.
 const USUAL_HEADERS: usize = 12;
 
@@ -58,13 +62,30 @@ pub fn decode(headers: &HeaderMap, body: Bytes) -> Result<(Mode, Vec<Event>), In
 pub fn encode_binary(event: &Event) -> Result<(HeaderMap, Bytes), http::Error> {
     // Room for the usual ones, and for what is added to a request.
     let mut headers = HeaderMap::with_capacity(USUAL_HEADERS);
-    for (name, value) in event.attributes() {
-        headers.insert(header_name(name)?, HeaderValue::try_from(&*header_value::encode(value))?);
-    }
-    if let Some(content_type) = event.data_content_type() {
-        headers.insert(CONTENT_TYPE, HeaderValue::try_from(content_type)?);
+    for header in binary_headers(event) {
+        let name = if header.prefix.is_empty() { CONTENT_TYPE } else { header_name(header.name)? };
+        headers.insert(name, HeaderValue::try_from(&*header.value)?);
     }
     Ok((headers, event.data().cloned().unwrap_or_default()))
+}
+
+/// A header of an event in binary mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinaryHeader<'e> {
+    /// How its name begins.
+    pub prefix: &'static str,
+    /// The rest of it.
+    pub name: &'e str,
+    /// Its value, encoded.
+    pub value: Cow<'e, str>,
+}
+
+/// The headers of an event in binary mode, `Content-Type` included, for those who write them somewhere themselves. Its
+/// body is its data.
+pub fn binary_headers(event: &Event) -> impl Iterator<Item = BinaryHeader<'_>> {
+    let attribute = |(name, value)| BinaryHeader { prefix: PREFIX, name, value: header_value::encode(value) };
+    let content_type = |value| BinaryHeader { prefix: "", name: CONTENT_TYPE_NAME, value: Cow::Borrowed(value) };
+    event.attributes().map(attribute).chain(event.data_content_type().map(content_type))
 }
 
 /// An event in structured mode; its content type is [`media_type::STRUCTURED`].
