@@ -2,7 +2,6 @@
 
 pub mod availability;
 pub mod brake;
-pub mod connections;
 pub mod listeners;
 mod loopback;
 pub mod post;

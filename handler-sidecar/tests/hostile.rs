@@ -32,7 +32,7 @@ async fn meet_as(misdeed: Misdeed, change: impl FnOnce(&mut Sidecar)) -> (usize,
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container = Hostile::start(misdeed.clone()).await;
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
-    if let Misdeed::Sleeps = misdeed {
+    if let Misdeed::Sleeps | Misdeed::Repeats(..) = misdeed {
         config.delivery.timeout = Duration::from_millis(400);
     }
     change(&mut config);
@@ -55,6 +55,10 @@ async fn what_is_no_answer_is_an_attempt() {
         (Misdeed::Says("HTTP/1.1 200 OK\r\ncontent-le"), "connection closed"),
         (Misdeed::Says("HTTP/1.1 100 Continue\r\n\r\n"), "connection closed"),
         (Misdeed::Floods("HTTP/1.1 200 OK\r\nx: "), "too large"),
+        (Misdeed::Repeats("HTTP/1.1 102 Processing\r\n\r\n", Duration::ZERO), "too many interim responses"),
+        (Misdeed::Repeats("HTTP/1.1 200 OK\r\n", Duration::ZERO), "malformed"),
+        (Misdeed::Repeats("\r\n", Duration::from_millis(10)), "no answer within 400ms"),
+        (Misdeed::Says("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n"), "content-length"),
     ] {
         let (requests, letter) = meet(misdeed.clone()).await;
         let [reason, status, error] = letter.unwrap();
@@ -75,7 +79,12 @@ async fn half_of_an_answer_that_matters_is_an_attempt() {
         "HTTP/1.1 200 OK\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-type: t\r\nce-source: /s\r\ncontent-length: 9\r\n\r\nhalf",
     );
     let of_reply = meet_as(reply, |config| config.reply = Some(ingress.outlet())).await;
-    for (requests, letter) in [of_batch, of_reply] {
+    // Near 2^64, and beyond it.
+    let chunk = says("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\nhalf");
+    let of_endless_chunk = meet_as(chunk, |config| config.reply = Some(ingress.outlet())).await;
+    let rubbish = says("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10000000000000000\r\nhalf");
+    let of_rubbish = meet_as(rubbish, |config| config.delivery.format = batch).await;
+    for (requests, letter) in [of_batch, of_reply, of_endless_chunk, of_rubbish] {
         let [reason, status, error] = letter.unwrap();
         assert_eq!((requests, reason.as_str(), status.as_str()), (3, "attempts-used-up", ""));
         assert!(error.contains("the body of a 200 is incomplete"), "{error}");
@@ -96,6 +105,37 @@ async fn what_is_not_followed_is_final() {
     }
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
     assert_eq!(meet(Misdeed::Says(hints)).await, (1, None), "before a final answer it is no answer");
+}
+
+/// The second one is nobody's answer: the event after it would be taken for refused.
+#[tokio::test]
+async fn a_second_answer_answers_nothing() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let twice = "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n";
+    let container = Hostile::start(Misdeed::Answers(twice)).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.concurrency = 1;
+    let _sidecar = Running::ready(config).await;
+    publish_all(&broker, (0..16).map(|id| id.to_string())).await;
+    all_settled(&broker).await;
+    assert_eq!(dead_letters(&broker).await.len(), 0);
+    assert_eq!(container.requests().len(), 16);
+}
+
+/// A container that does not read what it refuses.
+#[tokio::test]
+async fn an_answer_before_the_request_ends_is_an_answer() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let refuses = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\n\r\n";
+    let container = Hostile::start(Misdeed::Answers(refuses)).await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    let event = Event::builder("1", "/s", "t").data(vec![b'x'; 900_000]).build().unwrap();
+    support::store(&broker, &event, &[]).await;
+    all_settled(&broker).await;
+    let letters = dead_letters(&broker).await;
+    assert_eq!(header(&letters[0], "Tidegate-Last-Status"), "413");
 }
 
 /// Each answer has a body of 1 GB, or one without an end.

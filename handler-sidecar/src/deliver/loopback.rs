@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use tidegate_wire::http::Connect;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -14,6 +15,23 @@ use crate::deliver::post::with_causes;
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 /// A connection on loopback is made at once or not at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+
+/// A port of the pod, for its client.
+#[derive(Clone, Copy, Debug)]
+pub struct Loopback {
+    /// The port.
+    pub port: u16,
+}
+
+impl Connect for Loopback {
+    type Error = String;
+
+    async fn connect(&self) -> Result<TcpStream, String> {
+        let stream = connect(self.port).await?;
+        stream.set_nodelay(true).map_err(|error| with_causes(&error))?;
+        Ok(stream)
+    }
+}
 
 /// Connects to a port on loopback.
 ///

@@ -1,17 +1,20 @@
 //! One attempt: the event as an HTTP request to the handler's container, on a warm connection.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{HOST, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Incoming};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tidegate_broker_client::contract::Delivery;
+use tidegate_wire::http::{
+    Body, Client, ExchangeError, Headers, IdleLimits, Outgoing, RequestPrefix, Response, SendError,
+};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::deliver::connections::{Connections, Failure, Lease, Outgoing};
-use crate::event::request::Parts;
+use crate::deliver::loopback::Loopback;
+use crate::event::request::EncodedRequest;
 use crate::ops::budget::{ByteBudget, Share};
 use crate::settle::outcome::{Answer, retry_after};
 
@@ -20,6 +23,10 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// What is kept of a body is kept in pieces of so many bytes.
 const PIECE: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(1);
+/// Common HTTP servers close idle connections after 2 s (gunicorn) or 5 s (Node.js, uvicorn): we close first,
+/// or a request would now and then meet a connection that is just being closed.
+const MAX_IDLE: Duration = Duration::from_millis(1500);
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("tidegate-sidecar/", env!("CARGO_PKG_VERSION")));
 /// Of a failure's body this much is kept.
 const TEXT_LIMIT: usize = 512;
 
@@ -79,13 +86,15 @@ pub enum Attempt {
     Unreachable(String),
 }
 
+type Sent = Result<Response, SendError<String>>;
+
 /// The handler's container.
 #[derive(Clone, Debug)]
 pub struct Handler {
-    connections: Connections,
+    client: Client<Loopback>,
+    prefix: Arc<RequestPrefix>,
+    url: Arc<str>,
     budget: ByteBudget,
-    host: HeaderValue,
-    path: Uri,
 }
 
 impl Handler {
@@ -94,11 +103,15 @@ impl Handler {
     /// # Errors
     /// The path is not part of a URI.
     pub fn new(delivery: &Delivery, budget: ByteBudget) -> Result<Self, http::Error> {
+        let path = PathAndQuery::try_from(delivery.path.as_str())?;
+        let host = format!("127.0.0.1:{}", delivery.port);
+        let prefix = RequestPrefix::post(&path, &HeaderValue::try_from(host.as_str())?, &AGENT);
+        let limits = IdleLimits { max_connections: usize::from(delivery.concurrency), max_age: MAX_IDLE };
         Ok(Self {
+            client: Client::new(Loopback { port: delivery.port }, limits),
+            prefix: Arc::new(prefix),
+            url: format!("http://{host}{path}").into(),
             budget,
-            path: Uri::builder().path_and_query(delivery.path.as_str()).build()?,
-            host: HeaderValue::try_from(format!("127.0.0.1:{}", delivery.port))?,
-            connections: Connections::new(delivery.port, usize::from(delivery.concurrency)),
         })
     }
 
@@ -110,84 +123,82 @@ impl Handler {
     /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
     /// `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx without its whole body is no answer: nobody knows
     /// what the rest would have said. Redirects are not followed.
-    pub async fn post(&self, parts: Parts, limit: Duration, wanted: Option<usize>) -> Attempt {
+    pub async fn post(&self, request: EncodedRequest, limit: Duration, wanted: Option<usize>) -> Attempt {
         let end = Instant::now() + limit;
-        let sent = {
-            let request = self.request(parts);
-            timeout_at(end, self.connections.send(&request)).await
-        };
+        let sent = self.send(request, end).await;
         match sent {
-            Ok(Ok((response, lease))) => {
-                let wanted = wanted.map(|limit| (limit, self.budget.share(0)));
-                Attempt::Answered(answered(response, lease, end, wanted).await)
+            Ok(Ok(response)) => {
+                let share = |limit| (limit, self.budget.share(0));
+                Attempt::Answered(answered(response, end, wanted.map(share)).await)
             }
-            Ok(Err(Failure::Unreachable(why))) => Attempt::Unreachable(why),
-            Ok(Err(Failure::Broken(why))) => Attempt::Answered(Answered::without_content(Answer::Broken(why))),
+            Ok(Err(SendError::Unreachable(why))) => Attempt::Unreachable(why),
+            Ok(Err(error)) => Attempt::Answered(Answered::without_content(Answer::Broken(error.to_string()))),
             Err(_) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
         }
     }
 
-    /// Where events are posted to.
-    pub fn url(&self) -> String {
-        format!("http://{}{}", self.host.to_str().unwrap_or_default(), self.path)
+    async fn send(&self, request: EncodedRequest, end: Instant) -> Result<Sent, Elapsed> {
+        let request = Outgoing { prefix: &self.prefix, lines: &request.lines, body: &request.body };
+        timeout_at(end, self.client.send(request)).await
     }
 
-    fn request(&self, (headers, body): Parts) -> Outgoing {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.path.clone();
-        *request.headers_mut() = headers;
-        request.headers_mut().insert(HOST, self.host.clone());
-        let agent = HeaderValue::from_static(concat!("tidegate-sidecar/", env!("CARGO_PKG_VERSION")));
-        request.headers_mut().insert(USER_AGENT, agent);
-        request
+    /// Where events are posted to.
+    pub fn url(&self) -> String {
+        self.url.to_string()
     }
 }
 
 /// The answer that a response is. Its body is read as far as the bounds allow.
-async fn answered(
-    response: Response<Incoming>,
-    lease: Lease,
-    end: Instant,
-    wanted: Option<(usize, Share)>,
-) -> Answered {
-    let (parts, body) = response.into_parts();
-    let asked = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+async fn answered(response: Response, end: Instant, wanted: Option<(usize, Share)>) -> Answered {
+    let code = response.status();
+    let asked = response.headers().get("retry-after").and_then(|value| std::str::from_utf8(value).ok());
     let retry_after = asked.and_then(|value| retry_after(value, SystemTime::now()));
-    let code = parts.status;
-    let (answered, complete) = match wanted.filter(|_| code.is_success()) {
-        Some((limit, mut share)) => {
-            let body = match timeout_at(end, whole(body, limit, &mut share)).await {
-                Ok(Ok(body)) => body,
-                Ok(Err(error)) => return broken(code, &with_causes(&error)),
-                Err(_) => return broken(code, "it did not end in time"),
-            };
-            let complete = body.is_ok();
-            let content = Content::Kept { headers: parts.headers, body, share };
-            (Answered { answer: Answer::Status { code, retry_after, text: String::new() }, content }, complete)
+    let status = |text| Answer::Status { code, retry_after, text };
+    // Boxed, because most answers are plain successes.
+    match wanted.filter(|_| code.is_success()) {
+        Some((limit, share)) => match Box::pin(kept(response, end, limit, share)).await {
+            Ok(content) => Answered { answer: status(String::new()), content },
+            Err(problem) => broken(code, &problem),
+        },
+        None if code.is_success() => {
+            // What does not come in time is not waited for.
+            let _ = timeout(BODY_TIME, read_to_end(&mut response.into_body(), |_| ())).await;
+            Answered::without_content(status(String::new()))
         }
-        None => {
-            let (text, complete) = text(body, code).await;
-            (Answered::without_content(Answer::Status { code, retry_after, text }), complete)
-        }
-    };
-    if complete {
-        // Ready at once, or soon closed.
-        let _ = timeout(BODY_TIME, lease.give_back()).await;
+        None => Answered::without_content(status(Box::pin(text(response.into_body())).await)),
     }
-    answered
+}
+
+/// The whole content of a response, or what is wrong with it.
+async fn kept(response: Response, end: Instant, limit: usize, mut share: Share) -> Result<Content, String> {
+    let headers = to_map(response.headers());
+    match timeout_at(end, whole(response.into_body(), limit, &mut share)).await {
+        Ok(Ok(body)) => Ok(Content::Kept { headers, body, share }),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it did not end in time".to_owned()),
+    }
+}
+
+fn to_map(headers: Headers<'_>) -> HeaderMap {
+    // What was read is a token and its value: nothing is left out.
+    let valid = headers
+        .filter_map(|(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?)));
+    let mut map = HeaderMap::new();
+    for (name, value) in valid {
+        map.append(name, value);
+    }
+    map
 }
 
 /// A body, read as it arrives: each piece waits until there is room for it, and the other side for us.
-async fn whole(mut body: Incoming, limit: usize, share: &mut Share) -> Result<Result<Bytes, TooLong>, hyper::Error> {
+async fn whole(mut body: Body, limit: usize, share: &mut Share) -> Result<Result<Bytes, TooLong>, ExchangeError> {
     let mut read = Pieces::default();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        if share.bytes() + data.len() > limit {
+    while let Some(piece) = body.next_piece().await? {
+        if share.bytes() + piece.len() > limit {
             return Ok(Err(TooLong));
         }
-        share.grow(data.len()).await;
-        read.push(&data);
+        share.grow(piece.len()).await;
+        read.push(piece);
     }
     Ok(Ok(read.into_bytes()))
 }
@@ -228,27 +239,25 @@ fn broken(code: StatusCode, problem: &str) -> Answered {
     Answered::without_content(Answer::Broken(format!("the body of a {} is incomplete: {problem}", code.as_u16())))
 }
 
-/// The beginning of a body, where somebody wants to read it, and whether its end has come.
-async fn text(mut body: Incoming, status: StatusCode) -> (String, bool) {
-    if body.is_end_stream() {
-        return (String::new(), true);
-    }
-    let (mut kept, mut seen) = (Vec::new(), 0);
-    let read = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            let Ok(data) = frame.into_data() else { continue };
-            seen += data.len();
-            if !status.is_success() {
-                kept.extend_from_slice(&data[..data.len().min(TEXT_LIMIT - kept.len())]);
-            }
-            if seen > BODY_LIMIT {
-                return false;
-            }
+/// The beginning of a body.
+async fn text(mut body: Body) -> String {
+    let mut kept = Vec::new();
+    let keep = |piece: &[u8]| kept.extend_from_slice(&piece[..piece.len().min(TEXT_LIMIT - kept.len())]);
+    // What does not come in time is not waited for.
+    let _ = timeout(BODY_TIME, read_to_end(&mut body, keep)).await;
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Reads a body to its end, as far as that is worth its connection.
+async fn read_to_end(body: &mut Body, mut see: impl FnMut(&[u8])) {
+    let mut seen = 0;
+    while let Ok(Some(piece)) = body.next_piece().await {
+        see(piece);
+        seen += piece.len();
+        if seen > BODY_LIMIT {
+            return;
         }
-        true
-    };
-    let complete = timeout(BODY_TIME, read).await.unwrap_or(false);
-    (String::from_utf8_lossy(&kept).into_owned(), complete)
+    }
 }
 
 /// An error with what caused it, in one line.
@@ -295,7 +304,8 @@ mod tests {
     }
 
     async fn post(handler: &Handler) -> Attempt {
-        handler.post((HeaderMap::new(), Bytes::from_static(b"data")), LONG, None).await
+        let request = EncodedRequest { body: Bytes::from_static(b"data"), ..EncodedRequest::default() };
+        handler.post(request, LONG, None).await
     }
 
     async fn accept(listener: &TcpListener) -> TcpStream {
@@ -303,6 +313,17 @@ mod tests {
         let mut request = [0; 1024];
         assert!(stream.read(&mut request).await.unwrap() > 0);
         stream
+    }
+
+    fn size_of<F: Future>(_: impl Fn(&'static Handler, EncodedRequest, Duration, Option<usize>) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    /// There are up to thousands of them: what does not happen to most requests is boxed.
+    #[test]
+    fn a_request_in_flight_is_small() {
+        let size = size_of(Handler::post);
+        assert!(size <= 800, "{size} bytes");
     }
 
     #[tokio::test]

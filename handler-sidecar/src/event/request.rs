@@ -2,11 +2,10 @@
 
 use async_nats::HeaderMap as StoredHeaders;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
 use tidegate_broker_client::contract::Format;
 use tidegate_cloudevents::{Event, http as binding, media_type};
 use tidegate_telemetry::Span;
+use tidegate_wire::http::{HeaderLines, InvalidHeader};
 
 use crate::ops::trace;
 
@@ -19,8 +18,17 @@ pub struct Place {
     pub sequence: Option<u64>,
 }
 
-/// Headers and body of a request.
-pub type Parts = (HeaderMap, Bytes);
+/// The header lines of most requests have room in so many bytes.
+const USUAL_LINES: usize = 512;
+
+/// A request as it is sent, but for what all requests have alike.
+#[derive(Clone, Debug, Default)]
+pub struct EncodedRequest {
+    /// Its header lines.
+    pub lines: HeaderLines,
+    /// Its body.
+    pub body: Bytes,
+}
 
 /// The event as the handler gets it: with the trace context of its publish, topic, attempt and sequence.
 ///
@@ -41,34 +49,48 @@ pub fn extended(event: Event, stored: Option<&StoredHeaders>, topic: &str, place
 ///
 /// # Errors
 /// None that is known: valid events have all three shapes.
-pub fn single(format: Format, event: &Event) -> Result<Parts, String> {
-    let (mut headers, body) = match format {
-        Format::Binary => binding::encode_binary(event).map_err(|error| error.to_string())?,
-        Format::Structured => {
-            json(media_type::STRUCTURED, binding::encode_structured(event).map_err(|error| error.to_string())?)
-        }
+pub fn single(format: Format, event: &Event) -> Result<EncodedRequest, String> {
+    let mut request = match format {
+        Format::Binary => binary(event).map_err(|error| error.to_string())?,
+        Format::Structured => json(media_type::STRUCTURED, binding::encode_structured(event))?,
         Format::Batch { .. } => batch(std::slice::from_ref(event))?,
     };
-    trace::headers(&Span::current(), event, &mut headers);
-    Ok((headers, body))
+    trace::headers(&Span::current(), event, |name, value| {
+        // What is not ASCII is no value of theirs, and left out as what is no header at all.
+        if value.is_ascii() {
+            let _ = request.lines.push(name, value.as_bytes());
+        }
+    });
+    Ok(request)
+}
+
+fn binary(event: &Event) -> Result<EncodedRequest, InvalidHeader> {
+    let mut lines = HeaderLines::with_capacity(USUAL_LINES);
+    for header in binding::binary_headers(event) {
+        lines.push_prefixed(header.prefix, header.name, header.value.as_bytes())?;
+    }
+    Ok(EncodedRequest { lines, body: event.data().cloned().unwrap_or_default() })
 }
 
 /// A request for several events.
 ///
 /// # Errors
 /// As [`single`].
-pub fn batch(events: &[Event]) -> Result<Parts, String> {
-    Ok(json(media_type::BATCH, binding::encode_batch(events).map_err(|error| error.to_string())?))
+pub fn batch(events: &[Event]) -> Result<EncodedRequest, String> {
+    json(media_type::BATCH, binding::encode_batch(events))
 }
 
-fn json(content_type: &'static str, body: Bytes) -> Parts {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    (headers, body)
+fn json(content_type: &str, body: serde_json::Result<Bytes>) -> Result<EncodedRequest, String> {
+    let body = body.map_err(|error| error.to_string())?;
+    let mut lines = HeaderLines::default();
+    lines.push("content-type", content_type.as_bytes()).map_err(|error| error.to_string())?;
+    Ok(EncodedRequest { lines, body })
 }
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
+
     use super::*;
 
     fn event() -> Event {
@@ -98,9 +120,17 @@ mod tests {
             (Format::Structured, binding::Mode::Structured),
             (batch_of_one, binding::Mode::Batched),
         ] {
-            let (headers, body) = single(format, &event).unwrap();
+            let request = single(format, &event).unwrap();
+            let headers: HeaderMap = request
+                .lines
+                .iter()
+                .map(|(name, value)| (name.try_into().unwrap(), value.try_into().unwrap()))
+                .collect::<Vec<(HeaderName, HeaderValue)>>()
+                .into_iter()
+                .collect();
             assert!(headers.contains_key("traceparent"), "{format:?}");
-            let (found, events) = binding::decode(&headers, body).unwrap();
+            assert_eq!(headers.len(), request.lines.iter().count(), "none is there twice");
+            let (found, events) = binding::decode(&headers, request.body).unwrap();
             assert_eq!((found, events), (mode, vec![event.clone()]), "{format:?}");
         }
     }

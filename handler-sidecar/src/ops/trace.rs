@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_nats::HeaderMap as StoredHeaders;
-use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
 use tidegate_broker_client::contract::Sidecar;
@@ -120,25 +119,19 @@ pub fn with_publish_context(event: Event, stored: Option<&StoredHeaders>) -> Res
 
 /// Adds the HTTP headers by which the handler's own spans join the trace: the process span, or, where this trace is
 /// not exported, what the event came with.
-pub fn headers(span: &Span, event: &Event, headers: &mut HeaderMap) {
-    if !span.inject(|name, value| set(headers, name, value)) {
+pub fn headers(span: &Span, event: &Event, mut set: impl FnMut(&str, &str)) {
+    if !span.inject(&mut set) {
         for name in [PARENT, STATE] {
             if let Some(value) = event.attribute(name) {
-                set(headers, name, value);
+                set(name, value);
             }
         }
     }
     if let Some(value) = event.attribute(BAGGAGE) {
-        set(headers, BAGGAGE, value);
+        set(BAGGAGE, value);
     }
 }
 
 fn header<'a>(stored: Option<&'a StoredHeaders>, name: &str) -> Option<&'a str> {
     stored?.get(name).map(|value| value.as_str())
-}
-
-fn set(headers: &mut HeaderMap, name: &str, value: &str) {
-    if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-        headers.insert(name, value);
-    }
 }

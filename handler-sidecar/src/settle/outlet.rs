@@ -177,7 +177,11 @@ impl Outlet {
 
     fn request(&self, event: &Event, token: &str) -> http::Result<Request<Full<Bytes>>> {
         let (mut headers, body) = binding::encode_binary(event)?;
-        trace::headers(&Span::current(), event, &mut headers);
+        trace::headers(&Span::current(), event, |name, value| {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.insert(name, value);
+            }
+        });
         headers.insert(MESSAGE_ID, HeaderValue::try_from(token)?);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;

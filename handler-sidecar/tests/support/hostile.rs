@@ -14,6 +14,10 @@ pub enum Misdeed {
     Says(&'static str),
     /// Writes this, and then bytes of a body until somebody closes.
     Floods(&'static str),
+    /// Writes this again and again, with such pauses.
+    Repeats(&'static str, Duration),
+    /// Writes this for each request, and keeps the connection.
+    Answers(&'static str),
     /// Ends the connection by a reset.
     Resets,
     /// Answers one request of a connection, and closes it in silence when the next one comes.
@@ -57,11 +61,15 @@ impl Drop for Hostile {
     }
 }
 
+fn note(requests: &Mutex<Vec<String>>, request: &[u8]) {
+    let line = String::from_utf8_lossy(request).lines().next().unwrap_or_default().to_owned();
+    requests.lock().unwrap().push(line);
+}
+
 async fn serve(mut stream: TcpStream, misdeed: Misdeed, requests: Arc<Mutex<Vec<String>>>) {
     let mut head = vec![0; 64 * 1024];
     let Ok(read @ 1..) = stream.read(&mut head).await else { return };
-    let line = String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned();
-    requests.lock().unwrap().push(line);
+    note(&requests, &head[..read]);
     match misdeed {
         Misdeed::Says(text) => {
             let _ = stream.write_all(text.as_bytes()).await;
@@ -73,6 +81,16 @@ async fn serve(mut stream: TcpStream, misdeed: Misdeed, requests: Arc<Mutex<Vec<
             let _ = stream.write_all(text.as_bytes()).await;
             while stream.write_all(&[b'x'; 64 * 1024]).await.is_ok() {}
         }
+        Misdeed::Repeats(text, pause) => {
+            while stream.write_all(text.as_bytes()).await.is_ok() {
+                sleep(pause).await;
+            }
+        }
+        Misdeed::Answers(text) => loop {
+            let _ = stream.write_all(text.as_bytes()).await;
+            let Ok(read @ 1..) = stream.read(&mut head).await else { return };
+            note(&requests, &head[..read]);
+        },
         Misdeed::AnswersOnce => {
             let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
             let _ = stream.read(&mut head).await;

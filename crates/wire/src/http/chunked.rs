@@ -187,7 +187,10 @@ mod tests {
             assert_eq!(decode(&format!("{before}{allowed}{after}")).map(|(data, ..)| data), Ok("a".into()));
             assert_eq!(decode(&format!("{before}{allowed}xx{after}")), Err(DecodeError::ChunkOverhead));
         }
-        assert_eq!(decode(&format!("1{}", " ".repeat(usize::from(MAX_OVERHEAD_BYTES) + 2))), Err(DecodeError::ChunkOverhead));
+        assert_eq!(
+            decode(&format!("1{}", " ".repeat(usize::from(MAX_OVERHEAD_BYTES) + 2))),
+            Err(DecodeError::ChunkOverhead)
+        );
         let chunks = "1;0123456\r\na\r\n".repeat(usize::from(MAX_OVERHEAD_BYTES) / 7 + 1);
         assert_eq!(decode(&chunks), Err(DecodeError::ChunkOverhead), "of all chunks together");
     }

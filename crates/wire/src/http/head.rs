@@ -45,7 +45,9 @@ impl Head {
         let bytes = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut []);
-        let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields).map_err(DecodeError::Head)?;
+        let parsed = ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut response, bytes, &mut fields)
+            .map_err(DecodeError::Head)?;
         let Status::Complete(len) = parsed else {
             return if bytes.len() < MAX_HEAD_BYTES { Ok(None) } else { Err(DecodeError::HeadTooLarge) };
         };

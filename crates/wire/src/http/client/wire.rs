@@ -115,7 +115,9 @@ impl Wire {
 
     /// Whether the exchange is over on both sides.
     pub fn is_clean(&self) -> bool {
-        self.connection.output.is_none() && self.connection.progress.write_error.is_none() && self.connection.input.unread.is_empty()
+        self.connection.output.is_none()
+            && self.connection.progress.write_error.is_none()
+            && self.connection.input.unread.is_empty()
     }
 
     /// Gives the connection back for further requests.
