@@ -113,6 +113,8 @@ fmt:
 
 lint:
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	@# The protocols do no I/O: they compile without a runtime.
+	cargo clippy -p tidegate-wire --no-default-features $(CARGO_FLAGS) -- -D warnings
 
 # What may be linked into the programs (deny.toml). Advisories change without a change of ours, and are not part of it.
 deny: $(DENY_ROOT)/bin/cargo-deny
