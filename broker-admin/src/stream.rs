@@ -65,13 +65,19 @@ pub(crate) fn same(wanted: &StreamConfig, found: &StreamConfig) -> bool {
         && wanted.description == found.description
         && wanted.max_bytes == found.max_bytes
         && wanted.max_age == found.max_age
-        && wanted.max_messages_per_subject.max(-1) == found.max_messages_per_subject
+        && unlimited(wanted.max_messages_per_subject) == unlimited(found.max_messages_per_subject)
         && wanted.allow_direct == found.allow_direct
+        && wanted.allow_atomic_publish == found.allow_atomic_publish
         && wanted.discard == found.discard
         && wanted.num_replicas == found.num_replicas
         && wanted.duplicate_window == found.duplicate_window
         && (wanted.max_message_size == 0 || wanted.max_message_size == found.max_message_size)
         && Budget::same(wanted, found)
+}
+
+/// The server gives back -1 where no bound was set.
+fn unlimited(bound: i64) -> Option<i64> {
+    Some(bound).filter(|bound| *bound > 0)
 }
 
 /// Removes a stream and all that it keeps. Gone already: fine.
@@ -82,5 +88,18 @@ pub(crate) async fn delete(broker: &Broker, name: &str) -> Result<(), StreamErro
     match broker.delete_stream(name).await {
         Ok(()) | Err(ApiError::NotFound(Missing::Stream)) => Ok(()),
         Err(error) => Err(StreamError::of(name)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_fills_in_is_no_difference_and_what_we_set_is() {
+        let wanted = StreamConfig::default();
+        assert!(same(&wanted, &StreamConfig { max_messages_per_subject: -1, ..StreamConfig::default() }));
+        assert!(!same(&wanted, &StreamConfig { max_messages_per_subject: 1, ..StreamConfig::default() }));
+        assert!(!same(&wanted, &StreamConfig { allow_atomic_publish: true, ..StreamConfig::default() }));
     }
 }

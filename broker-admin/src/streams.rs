@@ -31,7 +31,8 @@ pub struct Topic {
 }
 
 impl Topic {
-    /// The stream of events. It carries what its handlers' streams may have.
+    /// The stream of events. It carries what its handlers' streams may have, and takes the atomic batches of the
+    /// ingress.
     pub fn events(&self) -> StreamConfig {
         StreamConfig {
             name: layout::EVENT_STREAM.to_owned(),
@@ -45,6 +46,7 @@ impl Topic {
             max_age: self.max_age.unwrap_or_default(),
             discard: if self.drop_oldest { Discard::Old } else { Discard::New },
             max_message_size: self.max_message_size,
+            allow_atomic_publish: true,
             metadata: Budget::metadata(self.dead_letter_bytes, self.attempt_bytes),
             ..StreamConfig::default()
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 use async_nats::jetstream;
+use tidegate_broker_admin::api::StreamConfig;
 use tidegate_broker_admin::handler_streams;
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_client::layout;
@@ -35,6 +36,20 @@ async fn sizes_go_up_and_down_within_a_store_that_is_all_promised() {
             "{promised}"
         );
     }
+}
+
+/// A stream of a version that did not write in batches takes them from now on, and keeps its events.
+#[tokio::test]
+async fn a_stream_made_before_atomic_batches_is_changed_where_it_is() {
+    let broker = TestBroker::start_empty(1 << 30).await;
+    let before = StreamConfig { allow_atomic_publish: false, ..topic().events() };
+    broker.admin().create_stream(&before).await.unwrap();
+    let js = jetstream::new(broker.operator());
+    let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
+    let made = streams::ensure(&broker.admin(), &topic()).await.unwrap();
+    assert_eq!(made.refused, None);
+    assert!(made.events.config.allow_atomic_publish, "{:?}", made.events.config);
+    assert_eq!(made.events.state.last_sequence, event.sequence);
 }
 
 /// On f49a93a this was an error, and all that comes after the streams did not happen.

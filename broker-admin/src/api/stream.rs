@@ -48,6 +48,9 @@ pub struct StreamConfig {
     /// Whether any of its servers may give a stored message.
     #[serde(default)]
     pub allow_direct: bool,
+    /// Whether it takes atomic batches of messages (ADR-50).
+    #[serde(rename = "allow_atomic", default)]
+    pub allow_atomic_publish: bool,
     /// What else is known of it. The server adds entries of its own, and keeps them in a change.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub metadata: HashMap<String, String>,
