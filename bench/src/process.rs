@@ -13,12 +13,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use tidegate_broker_client::contract::{
-    self, Capacity, Delivery, Filter, Format, Ingress, Order, Retry, Routing, Sidecar,
+    self, Capacity, Delivery, Filter, Flush, Format, Ingress, Order, Retry, Routing, Sidecar,
 };
 use tidegate_test_broker::{TestBroker, free_port};
 use tokio::time::sleep;
 
 use crate::LIMIT;
+use crate::broker::Durability;
 
 /// How long a program may take to end by itself.
 const END: Duration = Duration::from_secs(3);
@@ -127,8 +128,12 @@ fn delivery(port: u16, concurrency: u16) -> Delivery {
     }
 }
 
-/// The configuration of an ingress of this broker.
-pub fn ingress_config(server: &TestBroker) -> Ingress {
+/// The configuration of an ingress of this broker of one server, as the operator would write it.
+pub fn ingress_config(server: &TestBroker, durability: Durability) -> Ingress {
+    let flush = match durability {
+        Durability::Fsync => Flush::PerCommit,
+        Durability::Relaxed => Flush::Shared,
+    };
     Ingress {
         namespace: "bench".into(),
         topic: "bench".into(),
@@ -142,6 +147,7 @@ pub fn ingress_config(server: &TestBroker) -> Ingress {
         volume: None,
         mqtt_port: free_port(),
         capacity: Capacity::default(),
+        flush,
     }
 }
 

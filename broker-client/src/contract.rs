@@ -239,6 +239,20 @@ pub struct Ingress {
     /// How much it takes at a time.
     #[serde(default)]
     pub capacity: Capacity,
+    /// What the broker does before it acknowledges an event.
+    #[serde(default)]
+    pub flush: Flush,
+}
+
+/// What a broker does before it acknowledges an event. It decides whether an ingress gathers events to batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Flush {
+    /// It flushes what many publishers sent together (the log of a cluster), or flushes later: an event on its own costs
+    /// no more than in a batch.
+    #[default]
+    Shared,
+    /// It flushes each commit to disk by itself: a batch costs little more than an event.
+    PerCommit,
 }
 
 /// How much an ingress takes at a time; `None`: what suits most.

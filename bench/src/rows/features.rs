@@ -123,7 +123,7 @@ struct Replies {
 impl Replies {
     async fn start(bench: &Bench) -> anyhow::Result<Self> {
         let broker = Broker::start(Durability::Relaxed, 1).await;
-        let config = process::ingress_config(&broker.server);
+        let config = process::ingress_config(&broker.server, Durability::Relaxed);
         let ingress = bench.programs.ingress(&config).await?;
         Ok(Self { broker, port: config.https_port, keys: TempDir::new()?, _ingress: ingress })
     }

@@ -111,7 +111,7 @@ fn figures(note: String, raw: Rounds, mut all: Vec<Rounds>) -> anyhow::Result<Gr
 impl Topic {
     async fn start(bench: &Bench, durability: Durability) -> anyhow::Result<Self> {
         let broker = Broker::start(durability, 1).await;
-        let config = process::ingress_config(&broker.server);
+        let config = process::ingress_config(&broker.server, durability);
         let process = bench.programs.ingress(&config).await?;
         Ok(Self { broker, config, process })
     }

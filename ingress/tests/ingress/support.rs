@@ -104,6 +104,7 @@ pub fn config(broker: &TestBroker) -> contract::Ingress {
         routing: Routing::Queued,
         volume: Some(broker.data()),
         capacity: contract::Capacity::default(),
+        flush: contract::Flush::PerCommit,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{Capacity, Routing};
+use tidegate_broker_client::contract::{Capacity, Flush, Routing};
 use tidegate_crds::topic::{self, Durability, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
@@ -102,6 +102,11 @@ impl Settings {
                     .map_err(|_| invalid("maxEventSize", "must be at most 8Mi"))?,
             },
         })
+    }
+
+    /// What the broker does before it acknowledges an event. A cluster flushes its log for many at once.
+    pub fn flush(&self) -> Flush {
+        if self.sync_always && self.replicas == 1 { Flush::PerCommit } else { Flush::Shared }
     }
 }
 
@@ -233,6 +238,14 @@ mod tests {
         assert!(settings.release_handled);
         assert_eq!(settings.streams.deduplication_window, Duration::from_secs(120));
         assert!(settings.sync_always && !settings.streams.drop_oldest);
+    }
+
+    #[test]
+    fn only_a_single_broker_flushes_each_commit() {
+        let flush = |broker| settings(json!({"broker": broker})).unwrap().flush();
+        assert_eq!(flush(json!({})), Flush::PerCommit);
+        assert_eq!(flush(json!({"durability": "Relaxed"})), Flush::Shared);
+        assert_eq!(flush(json!({"replicas": 3})), Flush::Shared);
     }
 
     #[test]

@@ -239,6 +239,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
         volume: (input.settings.routing == Routing::Queued).then(|| DATA_FOLDER.into()),
         capacity: input.settings.capacity,
+        flush: input.settings.flush(),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let resources =
