@@ -29,6 +29,7 @@ pub mod admission;
 pub mod alarm;
 pub mod body;
 pub mod broker;
+pub mod commit;
 pub mod config;
 pub mod connection;
 pub mod intake;

@@ -99,6 +99,33 @@ impl From<Stored> for Receipt {
     }
 }
 
+/// The broker has a message, or all of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Of a batch, its last message.
+    pub stored: Stored,
+    /// Messages of the batch; `None`: a message on its own.
+    pub batch_size: Option<u64>,
+}
+
+/// The broker does not take a message or a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it means for the message, or for one of the batch.
+    pub failure: Failure,
+    /// The stream takes no batches at all.
+    pub batches_disabled: bool,
+    /// The broker's words.
+    pub text: String,
+}
+
+impl Refusal {
+    /// Of the client, which has no words of the broker.
+    pub fn of_client(failure: Failure) -> Self {
+        Self { failure, batches_disabled: false, text: failure.to_string() }
+    }
+}
+
 /// Whether this acknowledgement is the right one: only that of the event stream is.
 ///
 /// # Errors
