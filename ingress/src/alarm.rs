@@ -41,7 +41,7 @@ impl Alarm {
         let (place, failure) = match failure {
             Failure::Full => (0, StoreFailure::Full),
             Failure::Timeout => (1, StoreFailure::Timeout),
-            Failure::TooLarge | Failure::Refused | Failure::Unavailable => return,
+            Failure::TooLarge | Failure::Refused | Failure::Pending | Failure::Unavailable => return,
         };
         if !self.is_due(place) {
             return;

@@ -58,10 +58,10 @@ pub struct Limits {
     pub requests: usize,
     /// Bytes of the bodies in progress, in KiB; more are answered with 503.
     pub body_memory_kib: u32,
-    /// Publishes in flight to the broker, of all requests; more wait.
+    /// Publishes that wait for the broker or are under way to it, of all requests; more wait before that.
     pub publishes: usize,
-    /// Publishes in flight of one batch, or of one connection with MQTT.
-    pub publishes_per_request: usize,
+    /// Publishes of one connection with MQTT that are not acknowledged.
+    pub publishes_per_connection: usize,
     /// One publish, from the wait for its turn to the broker's acknowledgement.
     pub publish: Duration,
     /// How often the certificate is read again.
@@ -84,8 +84,8 @@ impl Default for Limits {
             body_rate: 16 * 1024,
             requests: 1024,
             body_memory_kib: 64 * 1024,
-            publishes: 1024,
-            publishes_per_request: 64,
+            publishes: 4096,
+            publishes_per_connection: 64,
             publish: Duration::from_secs(5),
             certificate_check: Duration::from_secs(5),
             propagation: Duration::from_secs(5),

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! server ──▶ connection (HTTP) ──▶ routes ──▶ body ─┐
-//!   tls  ──▶ mqtt ───────────────────────────────────┼──▶ intake ──▶ publish ──▶ broker
+//!   tls  ──▶ mqtt ───────────────────────────────────┼──▶ intake ──▶ publish ──▶ commit ──▶ broker
 //! broker ──▶ nats ───────────────────────────────────┘  admission    message, outcome, trace, metrics
 //!            admin: probes      problem ◀── every error ◀───────────────┘
 //! ```
@@ -17,6 +17,7 @@
 //! - [`mqtt`], [`nats`]: the other two ways in.
 //! - [`intake`], [`admission`], [`share`], [`problem`]: the rules that all of them share.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
+//! - [`commit`]: which publishes are sent when, on their own or as an atomic batch.
 //! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
 //!

@@ -18,6 +18,7 @@ pub enum Origin<'a> {
 }
 
 /// What is sent for an event.
+#[derive(Clone)]
 pub struct Message {
     /// Where to.
     pub subject: String,
@@ -43,6 +44,13 @@ impl Message {
         let (headers, payload) = stored::encode(event);
         let subject = layout::event_subject(partition, event.event_type());
         Self { subject, partition, message_id, headers, payload }
+    }
+
+    /// Bytes that are sent, about.
+    pub fn size(&self) -> usize {
+        let lines = self.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        let headers = lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len());
+        self.subject.len() + self.message_id.len() + headers.sum::<usize>() + self.payload.len()
     }
 }
 

@@ -1,12 +1,10 @@
 //! What the broker's answer to a publish means. Pure.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use async_nats::client::{PublishError as ClientError, PublishErrorKind as ClientErrorKind};
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
+use serde::Deserialize;
 use tidegate_broker_client::layout;
 
 /// Why an event is not known to be stored, from the least to the worst: of a batch, the worst is reported.
@@ -27,6 +25,9 @@ pub enum Failure {
     /// The broker refused it for a reason that is not the event's.
     #[error("the broker refused it")]
     Refused,
+    /// The broker is still busy with the same event, which was sent before.
+    #[error("the broker is still storing the same event, sent before")]
+    Pending,
     /// No acknowledgement in time; it may have been stored.
     #[error("the broker did not acknowledge it in time")]
     Timeout,
@@ -42,6 +43,7 @@ impl Failure {
             Self::TooLarge => "too_large",
             Self::Full => "full",
             Self::Refused => "refused",
+            Self::Pending => "pending",
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",
         }
@@ -52,7 +54,7 @@ impl Failure {
         match self {
             Self::TooLarge => None,
             Self::Full => Some(Duration::from_secs(5)),
-            Self::Refused | Self::Timeout | Self::Unavailable => Some(Duration::from_secs(1)),
+            Self::Refused | Self::Pending | Self::Timeout | Self::Unavailable => Some(Duration::from_secs(1)),
         }
     }
 }
@@ -126,33 +128,36 @@ impl Refusal {
     }
 }
 
-/// Whether this acknowledgement is the right one: only that of the event stream is.
-///
-/// # Errors
-/// Somebody else answered.
-pub fn of_acknowledgement(acknowledgement: &PublishAck) -> Result<Stored, Failure> {
-    if acknowledgement.stream == layout::EVENT_STREAM {
-        return Ok(Stored { sequence: acknowledgement.sequence, duplicate: acknowledgement.duplicate });
-    }
-    tracing::warn!(stream = %acknowledgement.stream, "another stream acknowledged an event");
-    Err(Failure::Refused)
+/// The answer of a stream (nats-server, JSPubAckResponse).
+#[derive(Deserialize)]
+struct Reply {
+    error: Option<jetstream::Error>,
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    count: Option<u64>,
 }
 
-/// What it means that there is no acknowledgement.
-pub fn of_publish_error(error: &PublishError) -> Failure {
-    match error.kind() {
-        PublishErrorKind::StreamNotFound | PublishErrorKind::BrokenPipe => Failure::Unavailable,
-        PublishErrorKind::TimedOut | PublishErrorKind::MaxAckPending => Failure::Timeout,
-        PublishErrorKind::MaxPayloadExceeded => Failure::TooLarge,
-        PublishErrorKind::WrongLastMessageId | PublishErrorKind::WrongLastSequence | PublishErrorKind::Other => {
-            let refusal = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            let failure = refusal.map_or(Failure::Refused, of_refusal);
-            if failure == Failure::Refused {
-                tracing::warn!(%error, "the broker refused an event");
-            }
-            failure
-        }
+/// What an answer of the broker means. Only the stream of events acknowledges events.
+///
+/// # Errors
+/// It did not take what was sent.
+pub fn of_reply(payload: &[u8]) -> Result<Acknowledged, Refusal> {
+    let refused = |text: String| Refusal { failure: Failure::Refused, batches_disabled: false, text };
+    let reply: Reply =
+        serde_json::from_slice(payload).map_err(|error| refused(format!("its answer is not readable: {error}")))?;
+    if let Some(error) = reply.error {
+        let batches_disabled = error.error_code() == ErrorCode::ATOMIC_PUBLISH_DISABLED;
+        return Err(Refusal { failure: of_refusal(&error), batches_disabled, text: error.to_string() });
     }
+    if reply.stream != layout::EVENT_STREAM || reply.seq == 0 {
+        return Err(refused(format!("stream {:?} acknowledged an event as its number {}", reply.stream, reply.seq)));
+    }
+    let stored = Stored { sequence: reply.seq, duplicate: reply.duplicate };
+    Ok(Acknowledged { stored, batch_size: reply.count })
 }
 
 /// What it means that the client does not take a message.
@@ -172,7 +177,10 @@ fn of_refusal(error: &jetstream::Error) -> Failure {
         ErrorCode::STREAM_STORE_FAILED if text.starts_with("message too large") => Failure::TooLarge,
         ErrorCode::STREAM_STORE_FAILED if text.starts_with("maximum ") => Failure::Full,
         ErrorCode::ACCOUNT_RESOURCES_EXCEEDED | ErrorCode::STORAGE_RESOURCES_EXCEEDED => Failure::Full,
-        ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::CLUSTER_NOT_LEADER => Failure::Unavailable,
+        ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::STREAM_TOO_MANY_REQUESTS => {
+            Failure::Unavailable
+        }
+        ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => Failure::Pending,
         _ => Failure::Refused,
     }
 }
@@ -183,9 +191,34 @@ mod tests {
 
     #[test]
     fn only_an_acknowledgement_of_the_event_stream_is_a_success() {
-        let of = |stream: &str| of_acknowledgement(&PublishAck { stream: stream.into(), ..PublishAck::default() });
-        assert_eq!(of("events"), Ok(Stored::default()));
-        assert_eq!(of("dead-letters"), Err(Failure::Refused));
+        let of = |reply: &str| of_reply(reply.as_bytes()).map_err(|refusal| refusal.failure);
+        let acknowledged =
+            |sequence, duplicate, batch_size| Ok(Acknowledged { stored: Stored { sequence, duplicate }, batch_size });
+        assert_eq!(of(r#"{"stream":"events","seq":7}"#), acknowledged(7, false, None));
+        assert_eq!(of(r#"{"stream":"events","seq":7,"duplicate": true}"#), acknowledged(7, true, None));
+        assert_eq!(of(r#"{"stream":"events","seq":9,"batch":"b","count":3}"#), acknowledged(9, false, Some(3)));
+        for other in [
+            r#"{"stream":"dead-letters","seq":7}"#,
+            r#"{"stream":"events"}"#,
+            r#"{"stream":"events","seq":-1}"#,
+            r#"{"stream":"events","seq":18446744073709551616}"#,
+            r#"{"seq":7}"#,
+            "{}",
+            "",
+            "7",
+            "\u{0}",
+        ] {
+            assert_eq!(of(other), Err(Failure::Refused), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_takes_no_batches_says_so() {
+        let of = |code: u64| {
+            let reply = format!(r#"{{"stream":"events","seq":0,"error":{{"code":400,"err_code":{code}}}}}"#);
+            of_reply(reply.as_bytes()).unwrap_err().batches_disabled
+        };
+        assert!(of(10174) && !of(10201) && !of(10176));
     }
 
     #[test]
@@ -200,6 +233,9 @@ mod tests {
             (10097, "header size exceeds maximum allowed of 64k", Failure::TooLarge),
             (10002, "resource limits exceeded for account", Failure::Full),
             (10023, "insufficient resources", Failure::Unavailable),
+            (10167, "too many requests", Failure::Unavailable),
+            (10158, "duplicate message id is in process", Failure::Pending),
+            (10201, "atomic publish batch contains duplicate message id", Failure::Refused),
             (10060, "expected stream does not match", Failure::Refused),
             (99999, "unknown", Failure::Refused),
         ];

@@ -130,7 +130,7 @@ impl Problem {
         let (status, kind, title) = match failure {
             Failure::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large"),
             Failure::Full => (StatusCode::TOO_MANY_REQUESTS, "topic-full", "Topic full"),
-            Failure::Refused | Failure::Timeout | Failure::Unavailable => {
+            Failure::Refused | Failure::Pending | Failure::Timeout | Failure::Unavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "broker-unavailable", "Broker not available")
             }
         };

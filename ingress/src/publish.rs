@@ -4,20 +4,14 @@ use std::sync::Arc;
 
 use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
-use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
-use async_nats::jetstream::{self, message::PublishMessage};
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use tidegate_broker_client::contract::{self, Routing};
-use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
-use tidegate_telemetry::{Instrument as _, Server};
+use tidegate_telemetry::Server;
 use tokio::time::{Instant, timeout_at};
 
 use crate::alarm::Alarm;
+use crate::commit::{Committer, Outcome, Submitted};
 use crate::config::Limits;
-use crate::meanwhile::meanwhile;
 use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
 use crate::outcome::{self, Failure, Receipt, Stored};
@@ -27,7 +21,7 @@ use crate::trace::{self, Context};
 pub struct Publisher {
     client: Client,
     /// `None` on a Direct topic: events go to whatever subscribes, and there is no acknowledgement.
-    stream: Option<jetstream::Context>,
+    committer: Option<Committer>,
     place: trace::Place,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -46,7 +40,22 @@ pub struct Incomplete {
 /// An event on its way to the broker.
 pub struct Sent<'a> {
     publisher: &'a Publisher,
-    acknowledgement: Option<PublishAckFuture>,
+    way: Way,
+    begun: Begun,
+}
+
+/// How its outcome becomes known.
+enum Way {
+    /// The committer says it.
+    Stream(Submitted),
+    /// On a Direct topic: when the client has written it.
+    Client,
+    /// It is known already.
+    Known(Outcome),
+}
+
+/// A publish that has begun.
+struct Begun {
     trace: trace::Publish,
     started: Instant,
 }
@@ -54,100 +63,115 @@ pub struct Sent<'a> {
 impl Publisher {
     /// A publisher of a topic over this connection.
     pub fn new(client: Client, config: &contract::Ingress, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        let stream = (config.routing == Routing::Queued).then(|| {
-            ContextBuilder::new()
-                .timeout(limits.publish)
-                .ack_timeout(limits.publish)
-                .max_ack_inflight(limits.publishes)
-                .backpressure_on_inflight(true)
-                .build(client.clone())
-        });
+        let committer =
+            (config.routing == Routing::Queued).then(|| Committer::new(client.clone(), config.flush, &limits));
         let alarm = Alarm::new(client.clone(), config);
         let server = config.servers.first().and_then(|url| Server::parse(url));
         let place = trace::Place::new(&config.topic, server);
-        Self { client, stream, place, limits, metrics, alarm }
+        Self { client, committer, place, limits, metrics, alarm }
     }
 
     /// Publishes all events of a request and returns when the broker has acknowledged them.
     ///
-    /// They are sent one after the other, so that the stream keeps their order; the acknowledgements of several
-    /// are waited for together. After a failure no further one is sent.
+    /// They are stored in their order. After a failure no further one is sent.
     ///
     /// # Errors
     /// Some are not known to be stored.
     pub async fn publish_all(&self, events: &[Event], request: &Context) -> Result<Receipt, Incomplete> {
-        let mut in_flight = FuturesUnordered::new();
         let (mut receipt, mut worst) = (Receipt::default(), None);
-        let mut settle = |outcome: Result<Stored, Failure>| {
-            match outcome {
-                Ok(stored) => receipt.add(stored),
-                Err(failure) => worst = worst.max(Some(failure)),
-            }
-            worst.is_none()
-        };
-        for event in events {
-            if in_flight.len() >= self.limits.publishes_per_request
-                && let Some(outcome) = in_flight.next().await
-                && !settle(outcome)
-            {
-                break;
-            }
-            let sending = self.send(event, Origin::Anonymous, request);
-            let sent = meanwhile(sending, &mut in_flight, |outcome| {
-                settle(outcome);
-            });
-            match sent.await {
-                Ok(sent) => in_flight.push(sent.stored()),
+        let most = self.committer.as_ref().map_or(usize::MAX, Committer::most);
+        for some in events.chunks(most) {
+            let sent = match self.send_all(some, Origin::Anonymous, request).await {
+                Ok(sent) => sent,
                 Err(failure) => {
-                    settle(Err(failure));
-                    break;
+                    return Err(Incomplete {
+                        failure: worst.max(Some(failure)).unwrap_or(failure),
+                        stored: receipt.events,
+                    });
+                }
+            };
+            for sent in sent {
+                match sent.outcome().await {
+                    Outcome::Stored(stored) => receipt.add(stored),
+                    Outcome::Failed(failure) => worst = worst.max(Some(failure)),
+                    Outcome::Skipped => {}
                 }
             }
-        }
-        while let Some(outcome) = in_flight.next().await {
-            settle(outcome);
+            if worst.is_some() {
+                break;
+            }
         }
         worst.map_or(Ok(receipt), |failure| Err(Incomplete { failure, stored: receipt.events }))
     }
 
-    /// Sends one event, as soon as not too many others are in flight.
+    /// Sends one event, as soon as not too many others are under way.
     ///
     /// # Errors
     /// It was not sent.
     pub async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Failure> {
-        let started = Instant::now();
-        let mut message = Message::of(event, origin);
-        let trace = trace::Publish::start(&self.place, event, message.partition, request);
-        trace.inject(&mut message.headers);
-        let handing_over = timeout_at(started + self.limits.publish, self.hand_over(message));
-        match handing_over.instrument(trace.span.clone()).await.unwrap_or(Err(Failure::Timeout)) {
-            Ok(acknowledgement) => Ok(Sent { publisher: self, acknowledgement, trace, started }),
+        let mut sent = self.send_all(std::slice::from_ref(event), origin, request).await?;
+        sent.pop().ok_or(Failure::Unavailable)
+    }
+
+    /// Sends events of one request, as soon as not too many others are under way.
+    async fn send_all(
+        &self,
+        events: &[Event],
+        origin: Origin<'_>,
+        request: &Context,
+    ) -> Result<Vec<Sent<'_>>, Failure> {
+        let (mut begun, mut messages) = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
+        for event in events {
+            let started = Instant::now();
+            let mut message = Message::of(event, origin);
+            let trace = trace::Publish::start(&self.place, event, message.partition, request);
+            trace.inject(&mut message.headers);
+            messages.push(message);
+            begun.push(Begun { trace, started });
+        }
+        match self.hand_over(messages).await {
+            Ok(ways) => {
+                let sent = begun.into_iter().zip(ways);
+                Ok(sent.map(|(begun, way)| Sent { publisher: self, way, begun }).collect())
+            }
             Err(failure) => {
-                self.ended(&trace, started, Err(failure));
+                begun.iter().for_each(|begun| self.ended(begun, Err(failure)));
                 Err(failure)
             }
         }
     }
 
-    /// Gives a message to the client.
-    async fn hand_over(&self, message: Message) -> Result<Option<PublishAckFuture>, Failure> {
+    /// Gives messages to the committer, or to the client where nothing is stored.
+    async fn hand_over(&self, messages: Vec<Message>) -> Result<Vec<Way>, Failure> {
         // Without a connection the client would keep the message and send it later, after we said no.
         if self.client.connection_state() != State::Connected {
             return Err(Failure::Unavailable);
         }
-        let Message { subject, message_id, mut headers, payload, .. } = message;
-        let Some(stream) = &self.stream else {
-            let publish = self.client.publish_with_headers(subject, headers, payload);
-            return publish.await.map(|()| None).map_err(|error| outcome::of_client_error(&error));
-        };
-        headers.insert(NATS_MESSAGE_ID, message_id);
-        headers.insert(NATS_EXPECTED_STREAM, layout::EVENT_STREAM);
-        let publish = PublishMessage::build().headers(headers).payload(payload);
-        let sent = stream.send_publish(subject, publish).await;
-        sent.map(Some).map_err(|error| outcome::of_publish_error(&error))
+        if let Some(committer) = &self.committer {
+            return Ok(committer.submit(messages).await?.into_iter().map(Way::Stream).collect());
+        }
+        let deadline = Instant::now() + self.limits.publish;
+        let mut ways = Vec::with_capacity(messages.len());
+        let mut failed = false;
+        for message in messages {
+            if failed {
+                ways.push(Way::Known(Outcome::Skipped));
+                continue;
+            }
+            let given = timeout_at(deadline, self.give(message)).await.unwrap_or(Err(Failure::Timeout));
+            failed = given.is_err();
+            ways.push(given.map_or_else(|failure| Way::Known(Outcome::Failed(failure)), |()| Way::Client));
+        }
+        Ok(ways)
     }
 
-    fn ended(&self, trace: &trace::Publish, started: Instant, outcome: Result<Stored, Failure>) {
+    /// Gives a message to the client, where nothing is stored.
+    async fn give(&self, Message { subject, headers, payload, .. }: Message) -> Result<(), Failure> {
+        let publish = self.client.publish_with_headers(subject, headers, payload);
+        publish.await.map_err(|error| outcome::of_client_error(&error))
+    }
+
+    fn ended(&self, Begun { trace, started }: &Begun, outcome: Result<Stored, Failure>) {
         trace.end(outcome.map(drop));
         self.metrics.published(outcome.map(drop), started.elapsed());
     }
@@ -160,21 +184,34 @@ impl Sent<'_> {
     /// # Errors
     /// The event is not known to be stored.
     pub async fn stored(self) -> Result<Stored, Failure> {
-        let Self { publisher, acknowledgement, trace, started } = self;
-        let waiting = async {
-            match acknowledgement {
-                Some(acknowledgement) => match acknowledgement.await {
-                    Ok(acknowledgement) => outcome::of_acknowledgement(&acknowledgement),
-                    Err(error) => Err(outcome::of_publish_error(&error)),
-                },
-                None => publisher.client.flush().await.map(|()| Stored::default()).map_err(|_| Failure::Unavailable),
-            }
+        match self.outcome().await {
+            Outcome::Stored(stored) => Ok(stored),
+            Outcome::Failed(failure) => Err(failure),
+            // Of an event on its own nothing else can have failed.
+            Outcome::Skipped => Err(Failure::Unavailable),
+        }
+    }
+
+    async fn outcome(self) -> Outcome {
+        let Self { publisher, way, begun } = self;
+        let outcome = match way {
+            Way::Stream(submitted) => submitted.outcome().await,
+            Way::Known(outcome) => outcome,
+            Way::Client => match timeout_at(begun.started + publisher.limits.publish, publisher.client.flush()).await {
+                Ok(Ok(())) => Outcome::Stored(Stored::default()),
+                Ok(Err(_)) => Outcome::Failed(Failure::Unavailable),
+                Err(_) => Outcome::Failed(Failure::Timeout),
+            },
         };
-        let waiting = timeout_at(started + publisher.limits.publish, waiting).instrument(trace.span.clone());
-        let outcome = waiting.await.unwrap_or(Err(Failure::Timeout));
-        publisher.ended(&trace, started, outcome);
-        if let (Err(failure), Some(alarm)) = (outcome, &publisher.alarm) {
-            alarm.raise(failure).await;
+        match outcome {
+            Outcome::Stored(stored) => publisher.ended(&begun, Ok(stored)),
+            Outcome::Failed(failure) => {
+                publisher.ended(&begun, Err(failure));
+                if let Some(alarm) = &publisher.alarm {
+                    alarm.raise(failure).await;
+                }
+            }
+            Outcome::Skipped => {}
         }
         outcome
     }

@@ -1,5 +1,15 @@
-//! Group commit, as far as it decides: which publishes are sent when, and what an answer means for each.
+//! Group commit: from messages to what became of each of them.
+//!
+//! ```text
+//! submit ──▶ committer ──▶ ledger (pure: what is sent when, what an answer means) ──▶ link ──▶ broker
+//!                            rule (pure: when a batch is worth it), recent (pure: probable repetitions)
+//! ```
 
-pub mod ledger;
+mod committer;
+mod ledger;
+mod link;
 mod recent;
-pub mod rule;
+mod rule;
+
+pub use committer::{Committer, Submitted};
+pub use ledger::Outcome;

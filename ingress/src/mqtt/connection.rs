@@ -52,7 +52,7 @@ impl Mqtt {
 
     fn bounds(&self, packet: usize) -> Bounds {
         let limits = &self.intake.limits;
-        let receive_maximum = u16::try_from(limits.publishes_per_request).unwrap_or(u16::MAX);
+        let receive_maximum = u16::try_from(limits.publishes_per_connection).unwrap_or(u16::MAX);
         Bounds { packet, receive_maximum, silence: limits.silence }
     }
 }
@@ -129,7 +129,7 @@ impl<'a> Driver<'a> {
     }
 
     async fn run(mut self, mut stream: TlsStream<TcpStream>) {
-        let most = self.intake.limits.publishes_per_request;
+        let most = self.intake.limits.publishes_per_connection;
         let mut in_flight = FuturesOrdered::new();
         let mut input = BytesMut::new();
         let (share, place) = (Arc::clone(&self.share), self.place);

@@ -4,6 +4,7 @@
 
 mod broker;
 mod busy;
+mod commit;
 mod connections;
 mod device;
 mod direct;

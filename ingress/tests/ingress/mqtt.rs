@@ -65,7 +65,7 @@ async fn repetitions_are_recognised_across_protocols() {
 async fn many_at_once_are_stored_and_acknowledged_in_order() {
     const COUNT: u16 = 300;
     let broker = TestBroker::start().await;
-    let ingress = start_with(&broker, Limits { publishes_per_request: 8, ..limits() }).await;
+    let ingress = start_with(&broker, Limits { publishes_per_connection: 8, ..limits() }).await;
     ingress.until_ready().await;
     // Far more than the receive maximum: nobody is told off, it only takes its time.
     let mut device = Device::v3(&ingress).await;

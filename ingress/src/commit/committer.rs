@@ -1,0 +1,254 @@
+//! The task between publishers and broker: it does what the ledger says.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use futures::FutureExt as _;
+use tidegate_broker_client::contract::Flush;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::ledger::{Action, Ledger, Outcome, Publish, Ticket};
+use super::link::{self, Answer, Link, Outgoing, Subject};
+use super::rule::Rule;
+use crate::config::Limits;
+use crate::message::Message;
+use crate::outcome::{Failure, Refusal};
+
+/// How often the connection is looked at while a publish is under way: what was in a batch when it was lost is sent
+/// again as soon as it is back.
+const LOOK: Duration = Duration::from_millis(100);
+/// The least memory for messages, in KiB: the largest request of all has room in it with its neighbours.
+const MIN_ROOM: u32 = 64 * 1024;
+/// Answers and submissions that are taken before the next look at what is to be sent.
+const TURN: usize = 1024;
+
+/// Publishes the events of a topic with a stream.
+pub struct Committer {
+    submissions: mpsc::UnboundedSender<Submission>,
+    /// For all that wait or are under way: this is what bounds the channel.
+    permits: Arc<Semaphore>,
+    most: usize,
+    /// The same in KiB: a publisher may be gone, and its share of the bounds with it, while its event still waits.
+    room: Arc<Semaphore>,
+    most_room: u32,
+    timeout: Duration,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A message that was submitted.
+pub struct Submitted(oneshot::Receiver<Outcome>);
+
+struct Submission {
+    deadline: Instant,
+    publishes: Vec<Held>,
+}
+
+/// A publish that is not settled.
+struct Held {
+    message: Option<Message>,
+    publisher: oneshot::Sender<Outcome>,
+    _permits: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl Committer {
+    /// Over this connection, to a broker that stores like `flush`.
+    pub fn new(client: Client, flush: Flush, limits: &Limits) -> Self {
+        let (submissions, submitted) = mpsc::unbounded_channel();
+        let timeout = limits.publish;
+        let ledger = Ledger::new(Rule::new(flush), timeout);
+        let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted)));
+        let most = limits.publishes.clamp(1, u16::MAX.into());
+        let most_room = limits.body_memory_kib.clamp(MIN_ROOM, u32::MAX >> 3);
+        let permits = Arc::new(Semaphore::new(most));
+        let room = Arc::new(Semaphore::new(usize::try_from(most_room).unwrap_or(Semaphore::MAX_PERMITS)));
+        Self { submissions, permits, most, room, most_room, timeout, _task: task }
+    }
+
+    /// How many messages may be submitted at once.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Submits the messages of a request, as soon as there is room for them. They are stored in this order, and after
+    /// those that were submitted before; after a failure of one of them none that has not been sent is.
+    ///
+    /// # Errors
+    /// There was no room in time.
+    pub async fn submit(&self, messages: Vec<Message>) -> Result<Vec<Submitted>, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let sizes: Vec<u32> = messages.iter().map(kibibytes).collect();
+        let count = u32::try_from(messages.len().min(self.most)).unwrap_or(u32::MAX);
+        let all = sizes.iter().fold(0_u32, |all, size| all.saturating_add(*size)).min(self.most_room);
+        let taking = async {
+            let permits = Arc::clone(&self.permits).acquire_many_owned(count).await?;
+            Ok((permits, Arc::clone(&self.room).acquire_many_owned(all).await?))
+        };
+        let taken = timeout_at(deadline, taking).await.map_err(|_| Failure::Timeout)?;
+        let (mut permits, mut room) = taken.map_err(|_: AcquireError| Failure::Unavailable)?;
+        let (mut publishes, mut submitted) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        for (message, size) in messages.into_iter().zip(sizes) {
+            let size = usize::try_from(size).unwrap_or(usize::MAX).min(room.num_permits());
+            let permits = [permits.split(1), room.split(size)];
+            let (publisher, outcome) = oneshot::channel();
+            publishes.push(Held { message: Some(message), publisher, _permits: permits });
+            submitted.push(Submitted(outcome));
+        }
+        let sent = self.submissions.send(Submission { deadline, publishes });
+        sent.map(|()| submitted).map_err(|_| Failure::Unavailable)
+    }
+}
+
+/// The memory of a message.
+fn kibibytes(message: &Message) -> u32 {
+    u32::try_from(message.size() / 1024 + 1).unwrap_or(u32::MAX)
+}
+
+impl Submitted {
+    /// What became of it, as soon as that is known. It has a time in which it is.
+    pub async fn outcome(self) -> Outcome {
+        self.0.await.unwrap_or(Outcome::Failed(Failure::Unavailable))
+    }
+}
+
+struct Driver {
+    ledger: Ledger,
+    link: Link,
+    held: HashMap<Ticket, Held>,
+    /// What the ledger wants sent. It says no more before this is empty.
+    outbox: VecDeque<Outgoing>,
+    hasher: RandomState,
+}
+
+async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedReceiver<Submission>) {
+    let Ok((link, mut answers)) = link::open(client).await else { return };
+    let (held, outbox, hasher) = (HashMap::new(), VecDeque::new(), RandomState::new());
+    let mut driver = Driver { ledger, link, held, outbox, hasher };
+    loop {
+        let wake = driver.wake_at();
+        tokio::select! {
+            submission = submissions.recv() => match submission {
+                Some(submission) => driver.submit(submission),
+                None => return,
+            },
+            answer = answers.next() => match answer {
+                Some(answer) => driver.answered(answer),
+                None => return,
+            },
+            ready = driver.link.ready(), if !driver.outbox.is_empty() => match ready {
+                Ok(()) => driver.send_one(),
+                Err(_) => return,
+            },
+            () = sleep_until(wake), if !driver.ledger.is_empty() => {}
+        }
+        // Whatever else is there comes before the next look at what is to be sent: then it can go together.
+        for _ in 0..TURN {
+            let Ok(submission) = submissions.try_recv() else { break };
+            driver.submit(submission);
+        }
+        for _ in 0..TURN {
+            let Some(Some(answer)) = answers.next().now_or_never() else { break };
+            driver.answered(answer);
+        }
+        driver.advance();
+    }
+}
+
+impl Driver {
+    fn wake_at(&self) -> Instant {
+        let look = Instant::now() + LOOK;
+        self.ledger.wake_at().map_or(look, |wake| look.min(wake.into()))
+    }
+
+    fn submit(&mut self, Submission { deadline, publishes }: Submission) {
+        let known = |held: &Held| {
+            held.message
+                .as_ref()
+                .map(|message| Publish { id: self.hasher.hash_one(&message.message_id), size: message.size() })
+        };
+        let all: Vec<Publish> = publishes.iter().filter_map(known).collect();
+        let first = self.ledger.submit(&all, deadline.into_std(), Instant::now().into_std());
+        self.held.extend((first..).zip(publishes));
+    }
+
+    fn answered(&mut self, Answer { to, result }: Answer) {
+        let now = Instant::now().into_std();
+        let actions = match to {
+            Subject::Single(ticket) => {
+                if let Err(Refusal { failure: Failure::Refused, text, .. }) = &result {
+                    tracing::warn!(error = %text, "the broker refused an event");
+                }
+                self.ledger.answered(ticket, result, now)
+            }
+            Subject::Batch(number) => {
+                if let Err(Refusal { text, .. }) = &result {
+                    tracing::debug!(reason = %text, "the broker refused a batch: its events are sent one by one");
+                }
+                self.ledger.batch_answered(number, result, now)
+            }
+        };
+        self.perform(actions);
+    }
+
+    fn advance(&mut self) {
+        let connected = self.link.is_connected();
+        if !connected {
+            self.give_up_outbox();
+        }
+        let actions = self.ledger.advance(Instant::now().into_std(), connected, self.outbox.is_empty());
+        self.perform(actions);
+        while !self.outbox.is_empty() && matches!(self.link.ready().now_or_never(), Some(Ok(()))) {
+            self.send_one();
+        }
+    }
+
+    /// The client would send it later, after its publishers were told that it is not stored.
+    fn give_up_outbox(&mut self) {
+        for outgoing in std::mem::take(&mut self.outbox) {
+            // The rest of a batch is nothing without its beginning, and the ledger knows what becomes of its events.
+            if let Subject::Single(_) = outgoing.subject {
+                self.answered(Answer { to: outgoing.subject, result: Err(Refusal::of_client(Failure::Unavailable)) });
+            }
+        }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(ticket) => {
+                    let message = self.held.get_mut(&ticket).and_then(|held| held.message.take());
+                    self.outbox.extend(message.map(|message| self.link.single(ticket, message)));
+                }
+                Action::SendBatch(number, members) => {
+                    let message = |ticket| self.held.get(ticket).and_then(|held: &Held| held.message.clone());
+                    let messages: Vec<Message> = members.iter().filter_map(message).collect();
+                    self.outbox.extend(self.link.batch(number, messages.into_iter()));
+                }
+                Action::Settle(ticket, outcome) => {
+                    if let Some(held) = self.held.remove(&ticket) {
+                        // A publisher that is gone does not want to know.
+                        let _ = held.publisher.send(outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the next message to the client, which is ready for it.
+    fn send_one(&mut self) {
+        let Some(outgoing) = self.outbox.pop_front() else { return };
+        let subject = outgoing.subject;
+        // Its time may be over already: what its publisher was told is not sent.
+        if matches!(subject, Subject::Single(ticket) if !self.held.contains_key(&ticket)) {
+            return;
+        }
+        if let Err(refusal) = self.link.send(outgoing) {
+            self.outbox.retain(|other| other.subject != subject);
+            self.answered(Answer { to: subject, result: Err(refusal) });
+        }
+    }
+}
