@@ -50,7 +50,8 @@ pub(super) fn scan(input: &mut BytesMut) -> anyhow::Result<Scan> {
             (CONNACK, [_, 0, ..]) => {}
             (PUBACK, [_, _]) => scan.answered += 1,
             (PUBACK, [_, _, reason, ..]) if SUCCESSES.contains(reason) => scan.answered += 1,
-            _ => bail!("the ingress says {kind:#x} {content:?}"),
+            // The reason is a text, between a few bytes of other things.
+            _ => bail!("the ingress says {kind:#x} {content:?}: {}", String::from_utf8_lossy(content)),
         }
         input.advance(2 + usize::from(length));
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use tidegate_broker_client::contract::Order;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::bench::Bench;
 use crate::broker::{Broker, Durability};
@@ -18,7 +19,7 @@ use crate::meter::Meter;
 use crate::process::{self, Environment, Process};
 use crate::stopwatch::{self, Stopwatch, milliseconds};
 use crate::worker::{self, Task};
-use crate::{CONCURRENCY, report};
+use crate::{CONCURRENCY, LIMIT, report};
 
 /// Events of a round; nine tenths of them are timed.
 const EVENTS: u64 = 5_600;
@@ -116,14 +117,17 @@ async fn once(bench: &Bench, broker: &Broker, path: &Path) -> anyhow::Result<His
 }
 
 async fn publish(broker: &Broker, stopwatch: &Arc<Stopwatch>) -> anyhow::Result<()> {
-    let mut stored = Vec::new();
+    // Awaited while others are sent: the client allows so many open acknowledgements and no more.
+    let mut stored = JoinSet::new();
     let send = async |number| {
         let events::Message { subject, headers, payload } = events::message(number, Shape::default())?;
-        stored.push(broker.stream.publish_with_headers(subject, headers, payload).await?.into_future());
+        stored.spawn(broker.stream.publish_with_headers(subject, headers, payload).await?.into_future());
         Ok(())
     };
-    stopwatch.pace(send).await?;
-    try_join_all(stored).await?;
+    timeout(LIMIT, stopwatch.pace(send)).await.context("publishing takes too long")??;
+    while let Some(acknowledged) = stored.join_next().await {
+        acknowledged??;
+    }
     Ok(())
 }
 
