@@ -1,0 +1,175 @@
+//! `routing: Direct`: events from publisher to handler without a stream between.
+//!
+//! The sidecars of a handler are one queue group, so that each event comes to one of them. It is posted once. There
+//! is no acknowledgement and so no second attempt: what the handler does not take is counted and gone, as is what
+//! comes when as many events as may run do and [`QUEUE`] more wait.
+//!
+//! While the handler takes no connections the sidecar leaves the group: events go to the other sidecars, if there
+//! are any. A drain leaves it too, and finishes what has come.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::Discipline;
+use crate::event::{Id, Moment};
+use crate::exchange::{Action, Close, Demand, Handler, Heard, Input, Service};
+
+/// Events that may wait for one of those that run to end.
+pub const QUEUE: usize = 256;
+/// They have this many bytes at most, whatever their number.
+pub const QUEUE_BYTES: usize = 8 << 20;
+/// The broker confirms no subscription: it is taken to know of it after this.
+const KNOWN_AFTER: Moment = 1000;
+/// Between two tries to subscribe.
+const PAUSE: Moment = 1000;
+/// What the broker sent may take to arrive after the end of a subscription.
+const CLOSE_LIMIT: Moment = 2000;
+
+/// A membership in the handler's group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Membership {
+    inbox: u64,
+    known_at: Moment,
+    closed_by: Option<Moment>,
+}
+
+/// The discipline.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Direct {
+    slots: usize,
+    group: Option<Membership>,
+    /// The number of the last membership.
+    memberships: u64,
+    is_known: bool,
+    retry_at: Moment,
+    waiting: VecDeque<(Id, usize)>,
+    bytes: usize,
+    running: BTreeMap<u64, Id>,
+    draining: bool,
+    out: Vec<Action>,
+}
+
+impl Direct {
+    /// So many events at a time.
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slots,
+            group: None,
+            memberships: 0,
+            is_known: false,
+            retry_at: 0,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            running: BTreeMap::new(),
+            draining: false,
+            out: Vec::new(),
+        }
+    }
+
+    /// Events that wait, and their bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.waiting.len(), self.bytes)
+    }
+
+    /// Takes an event in, unless there are too many; an event that is alone always fits. One of a group that was left
+    /// at once is not taken.
+    fn arrived(&mut self, id: Id, inbox: u64, bytes: usize) {
+        let sum = self.bytes.saturating_add(bytes);
+        let full = !self.waiting.is_empty() && (self.waiting.len() >= QUEUE || sum > QUEUE_BYTES);
+        if full || self.group.is_none_or(|group| group.inbox != inbox) {
+            return self.out.push(Action::Drop(id));
+        }
+        self.bytes = sum;
+        self.waiting.push_back((id, bytes));
+    }
+
+    fn leave_at_once(&mut self) {
+        if let Some(group) = self.group.take() {
+            self.out.push(Action::Close(0, group.inbox, Close::AtOnce));
+        }
+    }
+
+    /// Joins or leaves the group, as the handler's state and the drain say.
+    fn steer(&mut self, now: Moment, demand: &Demand) {
+        let is_over = self.group.is_some_and(|group| group.closed_by.is_some_and(|end| end <= now));
+        // Of a drain without a connection: nothing can come.
+        let lost = self.draining && !demand.connected;
+        let unwanted = !self.draining && demand.handler == Handler::Away;
+        if is_over || lost || unwanted {
+            self.leave_at_once();
+        } else if self.draining {
+            if let Some(group) = self.group.as_mut().filter(|group| group.closed_by.is_none()) {
+                group.closed_by = Some(now + CLOSE_LIMIT);
+                self.out.push(Action::Close(0, group.inbox, Close::InOrder));
+            }
+        } else if self.group.is_none() && self.retry_at <= now {
+            self.memberships += 1;
+            self.group = Some(Membership { inbox: self.memberships, known_at: now + KNOWN_AFTER, closed_by: None });
+            self.out.push(Action::Join(self.memberships));
+        }
+        self.is_known = self.group.is_some_and(|group| group.known_at <= now);
+    }
+}
+
+impl Discipline for Direct {
+    fn input(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::Arrived(arrived) => self.arrived(arrived.id, arrived.inbox, arrived.bytes),
+            Input::Inbox(_, inbox, Heard::Closed | Heard::Lost(_))
+                if self.group.is_some_and(|group| group.inbox == inbox) =>
+            {
+                self.group = None;
+                self.retry_at = now + PAUSE;
+            }
+            Input::Attempted(id, _) if self.running.remove(&id.arrival).is_some() => self.out.push(Action::Drop(id)),
+            _ => {}
+        }
+    }
+
+    fn actions(&mut self, now: Moment, demand: &Demand, out: &mut Vec<Action>) {
+        self.steer(now, demand);
+        out.append(&mut self.out);
+    }
+
+    fn start(&mut self, _now: Moment, demand: &Demand) -> Option<Id> {
+        if !self.running.is_empty() && (self.running.len() >= self.slots || !demand.room) {
+            return None;
+        }
+        let (id, bytes) = self.waiting.pop_front()?;
+        self.bytes -= bytes;
+        self.running.insert(id.arrival, id);
+        Some(id)
+    }
+
+    fn wake_at(&self, now: Moment) -> Option<Moment> {
+        let (known, closed) = (self.group.map(|group| group.known_at), self.group.and_then(|group| group.closed_by));
+        let retry = self.group.is_none().then_some(self.retry_at);
+        [known, closed, retry].into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    fn drain(&mut self, _now: Moment) {
+        self.draining = true;
+    }
+
+    fn is_drained(&self) -> bool {
+        let idle = self.waiting.is_empty() && self.running.is_empty() && self.out.is_empty();
+        self.draining && self.group.is_none() && idle
+    }
+
+    fn service(&self) -> Service<'_> {
+        if self.is_known { Service::Serving } else { Service::Opening }
+    }
+
+    /// Nothing is kept for it, so nothing can wait for nothing.
+    fn is_stalled(&self, _now: Moment) -> bool {
+        false
+    }
+
+    fn abandon(&mut self, out: &mut Vec<Action>) {
+        self.leave_at_once();
+        self.bytes = 0;
+        out.append(&mut self.out);
+        let waiting = self.waiting.drain(..).map(|(id, _)| id);
+        let running = std::mem::take(&mut self.running).into_values();
+        out.extend(waiting.chain(running).map(Action::Drop));
+    }
+}

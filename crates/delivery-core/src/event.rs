@@ -1,0 +1,99 @@
+//! An event here: its name, and what becomes of it.
+
+use std::time::Duration;
+
+/// A moment of the monotonic clock, in milliseconds since the process's beginning.
+pub type Moment = u64;
+
+/// An event's partition key, as a number. Two keys with the same number only wait for each other.
+pub type Key = u64;
+
+/// A lane of a handler; 0 where there are none.
+pub type Lane = u16;
+
+/// In whole milliseconds.
+pub fn millis(duration: Duration) -> Moment {
+    Moment::try_from(duration.as_millis()).unwrap_or(Moment::MAX)
+}
+
+/// An event as it came here, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// The lane by which it came.
+    pub lane: Lane,
+    /// Its sequence in the stream; 0 where there is no stream.
+    pub sequence: u64,
+    /// The consumer's number of this delivery.
+    pub delivery: u64,
+    /// The number of its arrival here, which no other has. The others are no name: a broker that was killed may have
+    /// forgotten its last deliveries, and hands out the same event under the same number again; what is heard of the
+    /// first one says nothing of the second.
+    pub arrival: u64,
+}
+
+/// How an event left this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Settled {
+    /// Handled.
+    Acknowledged,
+    /// Given to the broker for a later attempt.
+    Retried,
+    /// Kept aside.
+    DeadLettered,
+    /// Given back without an attempt, or without knowing its end.
+    GivenBack,
+    /// Not for this handler: acknowledged undelivered.
+    Filtered,
+    /// Of a Direct topic, and there was no room for it.
+    Dropped,
+    /// Of a Direct topic, and the handler did not take it.
+    Failed,
+}
+
+impl Settled {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Acknowledged,
+        Self::Retried,
+        Self::DeadLettered,
+        Self::GivenBack,
+        Self::Filtered,
+        Self::Dropped,
+        Self::Failed,
+    ];
+
+    /// The value of `outcome` in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Acknowledged => "acknowledged",
+            Self::Retried => "retried",
+            Self::DeadLettered => "dead-lettered",
+            Self::GivenBack => "given-back",
+            Self::Filtered => "filtered",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is to be told to the broker about an event whose attempt is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// It is handled, or safe elsewhere, or not for this handler: the broker may forget it. Counted so.
+    Over(Settled),
+    /// An attempt failed and is on record: again after this wait.
+    RetryIn(Duration),
+    /// It could not be tried, which is not its fault: again after this wait (zero: at once).
+    GiveBack(Duration),
+}
+
+impl Disposition {
+    /// How the event is counted.
+    pub fn settled(self) -> Settled {
+        match self {
+            Self::Over(settled) => settled,
+            Self::RetryIn(_) => Settled::Retried,
+            Self::GiveBack(_) => Settled::GivenBack,
+        }
+    }
+}

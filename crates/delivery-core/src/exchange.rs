@@ -1,0 +1,229 @@
+//! What a discipline is told, what it wants done, and under which conditions.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::event::{Disposition, Id, Key, Lane, Moment};
+
+/// The broker's name for one owner's time with a lane; empty where there are no lanes.
+pub type Pin = Arc<str>;
+
+/// Whether the handler's container takes events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Handler {
+    /// As many as there can be.
+    Up,
+    /// One at a time tries it.
+    Trying,
+    /// None.
+    Away,
+}
+
+/// The conditions of the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Demand {
+    /// The handler.
+    pub handler: Handler,
+    /// Whether there is a connection to the broker.
+    pub connected: bool,
+    /// Its number: every new one has another.
+    pub epoch: u64,
+    /// Whether there is memory for more events.
+    pub room: bool,
+    /// How many more events would have their turn soon, by the handler's rate.
+    pub turns: usize,
+}
+
+/// An event that came.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Arrived {
+    /// Its name.
+    pub id: Id,
+    /// Its partition key, where that matters.
+    pub key: Key,
+    /// The inbox by which it came.
+    pub inbox: u64,
+    /// Under which the broker sent it.
+    pub pin: Pin,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// What is heard of an inbox.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Heard {
+    /// A sign of life.
+    Alive,
+    /// A pull ended, and so many of its events will not come.
+    Ended(usize),
+    /// A pull cannot be served, or could not be sent; how much of it is left is not said.
+    Lost(Trouble),
+    /// The pin of a pull is not in force.
+    WrongPin,
+    /// The inbox is closed: nothing more comes.
+    Closed,
+}
+
+/// Why the broker does not serve a pull.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Trouble {
+    /// The consumer moved to another server: ask again.
+    Moved,
+    /// No part of the broker serves the request: the consumer does not exist (any more), or has no leader at the
+    /// moment, or this identity may not pull from it.
+    NoConsumer,
+    /// The consumer has too many requests or too many unacknowledged events.
+    Busy(String),
+    /// The request does not fit the consumer: somebody must change its settings.
+    Refused(String),
+    /// No heartbeat came.
+    Silent,
+    /// The connection takes no request at the moment.
+    Congested,
+}
+
+impl Trouble {
+    /// Whether it passes by itself, so that there is nothing to read about.
+    pub fn is_ordinary(&self) -> bool {
+        matches!(self, Self::Moved | Self::Congested)
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Moved => f.write_str("the consumer moved to another server"),
+            Self::NoConsumer => f.write_str(
+                "no consumer answers: it does not exist (any more), has no leader yet, or may not be pulled by us",
+            ),
+            Self::Busy(why) => write!(f, "the consumer is busy: {why}"),
+            Self::Refused(why) => write!(f, "the broker refuses the pull: {why}"),
+            Self::Silent => f.write_str("the consumer is silent: no heartbeat came"),
+            Self::Congested => f.write_str("the connection takes no request at the moment"),
+        }
+    }
+}
+
+/// The state of a lane's consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    /// The consumer's number of the last delivery.
+    pub delivered: u64,
+    /// Events delivered to anybody and not acknowledged.
+    pub pending: u64,
+    /// The pin in force.
+    pub pin: Option<Pin>,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// An event came.
+    Arrived(Arrived),
+    /// Something else came to an inbox of a lane.
+    Inbox(Lane, u64, Heard),
+    /// An attempt is over; `None`: it was ended, because the event was dropped.
+    Attempted(Id, Option<Disposition>),
+    /// Whether the broker confirmed an acknowledgement.
+    Acknowledged(Id, bool),
+    /// Whether the broker confirmed a renewal.
+    Renewed(Id, bool),
+    /// The state of a lane's consumer, if the broker told it.
+    State(Lane, Option<State>),
+    /// How many events of a lane wait: published and not delivered, or delivered and not acknowledged; if it is known.
+    Waiting(Lane, Option<u64>),
+    /// The pin of a lane is given up, or it will not be confirmed that it is.
+    Unpinned(Lane),
+    /// The lanes that are ours, as the members share them out.
+    Lanes(BTreeSet<Lane>),
+}
+
+/// A request for events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pull {
+    /// Of this lane's consumer.
+    pub lane: Lane,
+    /// To this inbox of the lane, which it opens if it is not open.
+    pub inbox: u64,
+    /// How many events it may bring.
+    pub batch: usize,
+    /// The broker ends it after so many milliseconds.
+    pub expires: Moment,
+    /// What else is asked of the broker.
+    pub kind: Kind,
+}
+
+/// The two kinds of pulls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The broker gives a sign of life this often, in milliseconds.
+    Plain {
+        /// The time between two of them.
+        heartbeat: Moment,
+    },
+    /// As the owner of the lane: under our pin, if there is one.
+    Pinned(Option<Pin>),
+}
+
+/// How an inbox is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Close {
+    /// What was sent already still comes; then it is [`Heard::Closed`].
+    InOrder,
+    /// At once. What is here already still comes.
+    AtOnce,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Ask for events.
+    Pull(Pull),
+    /// Subscribe to the handler's events, in its group.
+    Join(u64),
+    /// Close an inbox of a lane.
+    Close(Lane, u64, Close),
+    /// Tell the broker that it may forget the event.
+    Acknowledge {
+        /// The event.
+        id: Id,
+        /// Whether the broker is asked to confirm it; if not, the event has left.
+        confirm: bool,
+    },
+    /// Tell the broker that the event is worked on.
+    Renew {
+        /// The event.
+        id: Id,
+        /// Whether the broker is asked to confirm it.
+        confirm: bool,
+    },
+    /// The event goes back to the broker, for after so many milliseconds (0: at once); it has left.
+    GiveBack {
+        /// The event.
+        id: Id,
+        /// How long the broker keeps it.
+        wait: Moment,
+    },
+    /// The event has left, and there is nothing to tell: its attempt ends, if one runs.
+    Drop(Id),
+    /// Ask for the state of a lane's consumer.
+    Ask(Lane),
+    /// Ask how many events of a lane wait.
+    Count(Lane),
+    /// Give the pin of a lane up.
+    Unpin(Lane),
+    /// Connect again.
+    Reconnect,
+}
+
+/// Whether events come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service<'a> {
+    /// It is not known yet.
+    Opening,
+    /// They do, if there are any.
+    Serving,
+    /// They do not, for this reason; of this lane, where there are lanes.
+    Troubled(Lane, &'a Trouble),
+}

@@ -1,0 +1,198 @@
+//! The events of a lane that are in hand: their leases, their keys, how far each is. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::terms::Terms;
+use crate::event::{Id, Key, Moment};
+
+/// How far an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// It may start from this moment on, when its key is free.
+    Waiting(Moment),
+    /// An attempt runs.
+    Running,
+    /// It is settled here, and the broker is to be told.
+    Settled {
+        /// Whether a request is under way.
+        asked: bool,
+    },
+}
+
+/// An event in hand.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// Its name.
+    pub id: Id,
+    /// Its key.
+    pub key: Key,
+    /// When the lease ends.
+    pub until: Moment,
+    /// When the renewal was sent that is under way.
+    pub renewing: Option<Moment>,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// All events in hand, by their sequence in the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hand(BTreeMap<u64, Held>);
+
+impl Hand {
+    /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
+    pub fn take(&mut self, id: Id, key: Key, until: Moment) {
+        let new = Held { id, key, until, renewing: None, stage: Stage::Waiting(0) };
+        let held = self.0.entry(id.sequence).or_insert(new);
+        held.until = held.until.max(until);
+    }
+
+    /// The event, if it is in hand.
+    pub fn get_mut(&mut self, sequence: u64) -> Option<&mut Held> {
+        self.0.get_mut(&sequence)
+    }
+
+    /// Whether it is in hand.
+    pub fn has(&self, sequence: u64) -> bool {
+        self.0.contains_key(&sequence)
+    }
+
+    /// Lets go of it.
+    pub fn remove(&mut self, sequence: u64) -> Option<Held> {
+        self.0.remove(&sequence)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// All, oldest first.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.0.values_mut()
+    }
+
+    /// Lets go of all, and returns them.
+    pub fn take_all(&mut self) -> impl Iterator<Item = Held> {
+        std::mem::take(&mut self.0).into_values()
+    }
+
+    /// Lets go of those whose lease is over, and returns them.
+    pub fn lapse(&mut self, now: Moment) -> Vec<Id> {
+        self.let_go(|held| held.until <= now)
+    }
+
+    /// Lets go of those that wait, and returns them, oldest first.
+    pub fn give_up(&mut self) -> Vec<Id> {
+        self.let_go(|held| matches!(held.stage, Stage::Waiting(_)))
+    }
+
+    fn let_go(&mut self, which: impl Fn(&Held) -> bool) -> Vec<Id> {
+        let gone = self.0.extract_if(.., |_, held| which(held));
+        gone.map(|(_, held)| held.id).collect()
+    }
+
+    /// Whether an attempt runs, or one waits for its time.
+    pub fn has_plans(&self, now: Moment) -> bool {
+        self.0.values().any(|held| match held.stage {
+            Stage::Waiting(from) => from > now,
+            Stage::Running | Stage::Settled { .. } => true,
+        })
+    }
+
+    /// Whether an acknowledgement is under way, so that nobody knows what the broker still waits for.
+    pub fn is_unclear(&self) -> bool {
+        self.0.values().any(|held| held.stage == Stage::Settled { asked: true })
+    }
+
+    /// The oldest event that may start: the first of its key, and none of its key under way.
+    pub fn next(&self, now: Moment) -> Option<u64> {
+        let under_way = self.0.values().filter(|held| !matches!(held.stage, Stage::Waiting(_)));
+        let mut taken: BTreeSet<Key> = under_way.map(|held| held.key).collect();
+        let free = self.0.iter().find(|(_, held)| {
+            let first = taken.insert(held.key);
+            first && matches!(held.stage, Stage::Waiting(from) if from <= now)
+        });
+        free.map(|(sequence, _)| *sequence)
+    }
+
+    /// When the next lease ends or is to be renewed, or the next backoff is over.
+    pub fn wake_at(&self, terms: &Terms, now: Moment) -> Option<Moment> {
+        let of = |held: &Held| {
+            let renew = held.renewing.is_none().then(|| held.until.saturating_sub(terms.renew_below));
+            let backoff = match held.stage {
+                Stage::Waiting(from) => Some(from),
+                _ => None,
+            };
+            [Some(held.until), renew, backoff].into_iter().flatten().filter(|at| *at > now).min()
+        };
+        self.0.values().filter_map(of).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hand(events: &[(u64, Key, Stage)]) -> Hand {
+        let held = |(sequence, key, stage): &(u64, Key, Stage)| {
+            let id = Id { lane: 0, sequence: *sequence, delivery: 1, arrival: 1 };
+            (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage })
+        };
+        Hand(events.iter().map(held).collect())
+    }
+
+    #[test]
+    fn the_first_of_a_free_key_is_next() {
+        use Stage::{Running, Settled, Waiting};
+        for (what, events, expected) in [
+            ("nothing", vec![], None),
+            ("the oldest", vec![(5, 1, Waiting(0)), (3, 1, Waiting(0))], Some(3)),
+            ("not beside one that runs", vec![(3, 1, Running), (4, 1, Waiting(0))], None),
+            ("not even an older one", vec![(3, 1, Waiting(0)), (4, 1, Running)], None),
+            ("not before the confirmation", vec![(3, 1, Settled { asked: true }), (4, 1, Waiting(0))], None),
+            ("other keys go on", vec![(3, 1, Running), (4, 1, Waiting(0)), (5, 2, Waiting(0))], Some(5)),
+            ("a backoff holds up its key", vec![(3, 1, Waiting(50)), (4, 1, Waiting(0)), (5, 2, Waiting(9))], Some(5)),
+            ("until it is over", vec![(3, 1, Waiting(10)), (4, 1, Waiting(0))], Some(3)),
+        ] {
+            assert_eq!(hand(&events).next(10), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn only_what_waits_is_given_up() {
+        let mut hand = hand(&[(7, 1, Stage::Waiting(9)), (3, 2, Stage::Running), (5, 3, Stage::Waiting(0))]);
+        assert_eq!(hand.give_up().iter().map(|id| id.sequence).collect::<Vec<_>>(), [5, 7]);
+        assert_eq!(hand.len(), 1);
+        assert_eq!(hand.lapse(99), []);
+        assert_eq!(hand.lapse(100).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn never_two_of_a_key_and_never_past_an_older_one(
+            events in proptest::collection::btree_map(0u64..40, (0u64..5, 0u8..4, 0u64..20), 0..20),
+        ) {
+            let stage = |kind: u8, from: u64| match kind {
+                0 => Stage::Running,
+                1 => Stage::Settled { asked: false },
+                _ => Stage::Waiting(from),
+            };
+            let events: Vec<_> = events.into_iter().map(|(s, (key, kind, from))| (s, key, stage(kind, from))).collect();
+            let next = hand(&events).next(10);
+            if let Some(next) = next {
+                let key = events.iter().find(|event| event.0 == next).map(|event| event.1).unwrap();
+                let same = events.iter().filter(|event| event.1 == key);
+                for (sequence, _, stage) in same {
+                    prop_assert!(matches!(stage, Stage::Waiting(_)) && *sequence >= next);
+                }
+            }
+        }
+    }
+}

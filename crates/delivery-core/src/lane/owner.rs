@@ -1,0 +1,297 @@
+//! The protocol of a lane's owner: what happens goes in, what is to be done comes out.
+//!
+//! The invariant, which `tests/lane_model` checks: an event starts only under a live lease, and after all
+//! earlier events of its key are settled.
+
+mod settling;
+
+use super::barrier::Barrier;
+use super::hand::{Hand, Stage};
+use super::pulls::{Pulls, Served};
+use super::terms::Terms;
+use crate::event::{Disposition, Id, Lane, Moment, millis};
+use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pin, Pull, State};
+
+/// An event that could not be tried waits at least this long.
+const SHORTEST_WAIT: Moment = 50;
+/// How long a lane that was left still gives back what was on its way.
+pub const LINGER: Moment = 200;
+
+/// A lane, as one of its owners sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    lane: Lane,
+    terms: Terms,
+    hand: Hand,
+    pulls: Pulls,
+    barrier: Option<Barrier>,
+    /// Whether the broker said last that it waits for more than is in hand.
+    lacks: bool,
+    /// The consumer's number of the last delivery under our pin.
+    last: Option<u64>,
+    /// The highest sequence that ever came.
+    highest: u64,
+    leaving: Leaving,
+    out: Vec<Action>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Leaving {
+    No,
+    Unpinning,
+    Unpinned,
+}
+
+impl Owner {
+    /// One of this lane, that has nothing yet.
+    pub fn new(lane: Lane, terms: Terms) -> Self {
+        Self {
+            lane,
+            terms,
+            hand: Hand::default(),
+            pulls: Pulls::default(),
+            barrier: None,
+            lacks: false,
+            last: None,
+            highest: 0,
+            leaving: Leaving::No,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn input(&mut self, now: Moment, input: Input) {
+        self.lapse(now);
+        match input {
+            Input::Arrived(arrived) => self.arrived(now, &arrived),
+            Input::Inbox(_, number, heard) => match heard {
+                Heard::Alive | Heard::Closed => {}
+                Heard::Ended(_) => self.pulls.ended(number),
+                Heard::Lost(_) => self.pulls.refused(number, &self.terms, now),
+                Heard::WrongPin => self.wrong_pin(now, number),
+            },
+            Input::Attempted(id, Some(disposition)) => self.attempted(now, id, disposition),
+            Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
+            Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
+            Input::State(_, Some(state)) => self.state(now, &state),
+            Input::State(_, None) => self.no_state(now),
+            Input::Unpinned(_) => {
+                self.leaving = Leaving::Unpinned;
+                self.give_up();
+            }
+            // The event is not here any more; and the rest is for those who watch over the lane.
+            Input::Attempted(_, None) | Input::Waiting(..) | Input::Lanes(_) => {}
+        }
+    }
+
+    fn attempted(&mut self, now: Moment, id: Id, disposition: Disposition) {
+        match disposition {
+            Disposition::Over(_) => self.settled(now, id),
+            Disposition::RetryIn(wait) => self.again(id, now.saturating_add(millis(wait))),
+            Disposition::GiveBack(wait) => self.again(id, now.saturating_add(millis(wait).max(SHORTEST_WAIT))),
+        }
+    }
+
+    /// Adds what is to be done now, in this order. `batch`: how many events a pull may bring; none may be sent, if that
+    /// is 0.
+    pub fn actions(&mut self, now: Moment, batch: u32, out: &mut Vec<Action>) {
+        self.lapse(now);
+        if self.barrier.as_mut().is_some_and(|barrier| barrier.is_stuck(&self.terms, now)) {
+            self.give_up();
+            self.changed(now);
+        }
+        self.tell(now);
+        if self.last.is_some() && !self.hand.is_unclear() && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
+            self.out.push(Action::Ask(self.lane));
+        }
+        if batch > 0
+            && self.leaving == Leaving::No
+            && let Some((inbox, pin)) = self.pulls.due(&self.terms, now, batch)
+        {
+            let (batch, expires) = (batch as usize, self.terms.pull_expires);
+            self.out.push(Action::Pull(Pull { lane: self.lane, inbox, batch, expires, kind: Kind::Pinned(pin) }));
+        }
+        out.append(&mut self.out);
+    }
+
+    /// Whether [`Self::start`] would give an event.
+    pub fn can_start(&self, now: Moment) -> bool {
+        self.barrier.is_none() && self.leaving == Leaving::No && self.hand.next(now).is_some()
+    }
+
+    /// The event whose attempt is to start this very moment.
+    pub fn start(&mut self, now: Moment) -> Option<Id> {
+        self.lapse(now);
+        if self.barrier.is_some() || self.leaving != Leaving::No {
+            return None;
+        }
+        let sequence = self.hand.next(now)?;
+        let held = self.hand.get_mut(sequence)?;
+        held.stage = Stage::Running;
+        Some(held.id)
+    }
+
+    /// When there is something to do, if nothing happens before. `pull`: whether one may be sent.
+    pub fn wake_at(&self, now: Moment, pull: bool) -> Option<Moment> {
+        let pull = pull && self.leaving == Leaving::No;
+        let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
+        let asks = self.last.is_some() && !self.hand.is_unclear();
+        let barrier = self.barrier.as_ref().filter(|_| asks).map(|barrier| barrier.wake_at(&self.terms));
+        [self.hand.wake_at(&self.terms, now), pulls, barrier].into_iter().flatten().min()
+    }
+
+    /// Whether it has left and nothing is in hand.
+    pub fn has_left(&self) -> bool {
+        self.leaving == Leaving::Unpinned && self.hand.is_empty()
+    }
+
+    /// Whether it was told to leave.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving != Leaving::No
+    }
+
+    /// Whether nothing can start before more events have come.
+    pub fn lacks_events(&self) -> bool {
+        self.barrier.is_some() && self.lacks
+    }
+
+    /// Whether it works, or waits for a moment that it knows, or is not to start anything.
+    pub fn has_plans(&self, now: Moment) -> bool {
+        self.last.is_none() || self.is_leaving() || self.barrier.is_some() || self.hand.has_plans(now)
+    }
+
+    /// Events in hand.
+    pub fn in_hand(&self) -> usize {
+        self.hand.len()
+    }
+
+    /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits
+    /// for what is in hand. What it said before that does not count.
+    pub fn reconnected(&mut self, now: Moment) {
+        self.pulls.forget();
+        if self.last.is_some() {
+            self.doubt(now);
+        }
+        self.changed(now);
+    }
+
+    fn arrived(&mut self, now: Moment, arrived: &Arrived) {
+        let Arrived { id, key, inbox, ref pin, .. } = *arrived;
+        let known = self.hand.has(id.sequence);
+        let (sent, ours) = match self.pulls.served(inbox, pin) {
+            Served::Ours(sent) => (Some(sent), true),
+            Served::Anew(sent) => {
+                self.last = None;
+                self.doubt(now);
+                (Some(sent), true)
+            }
+            Served::Late(sent) => (sent, false),
+        };
+        let until = sent.map_or(0, |sent| self.terms.lease(sent));
+        if !ours || (self.leaving != Leaving::No && !known) {
+            // Given back without a lease, it might be taken from who has it by now.
+            let back = !known && until > now;
+            return self.out.push(if back { self.back(id) } else { Action::Drop(id) });
+        }
+        // What is out of the stream's order was with somebody else, or was lost on its way.
+        let gap = self.last.is_some_and(|last| id.delivery != last + 1);
+        let again = !known && id.sequence <= self.highest;
+        if gap || again || until <= now {
+            self.doubt(now);
+        }
+        self.last = self.last.max(Some(id.delivery));
+        self.highest = self.highest.max(id.sequence);
+        if known || until <= now {
+            self.out.push(Action::Drop(id));
+        }
+        if until > now {
+            self.hand.take(id, key, until);
+        }
+        self.changed(now);
+    }
+
+    fn wrong_pin(&mut self, now: Moment, number: u64) {
+        if self.pulls.wrong_pin(number) {
+            self.last = None;
+            self.doubt(now);
+            self.give_up();
+        }
+    }
+
+    fn state(&mut self, now: Moment, state: &State) {
+        let (pending, pin): (u64, Option<&Pin>) = (state.pending, state.pin.as_ref());
+        let Some(barrier) = &mut self.barrier else { return };
+        let counts = barrier.answered(&self.terms, now);
+        let in_hand = u64::try_from(self.hand.len()).unwrap_or(u64::MAX);
+        let all_here = in_hand == pending;
+        self.lacks = in_hand < pending;
+        let ours = pin.is_some() && pin == self.pulls.pin();
+        if counts && all_here && ours && self.last == Some(state.delivered) {
+            self.barrier = None;
+        }
+    }
+
+    fn no_state(&mut self, now: Moment) {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.answered(&self.terms, now);
+        }
+    }
+
+    /// The lane goes to somebody else.
+    pub fn leave(&mut self) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        if self.pulls.leave() {
+            self.leaving = Leaving::Unpinning;
+            self.out.push(Action::Unpin(self.lane));
+        } else {
+            self.leaving = Leaving::Unpinned;
+            self.give_up();
+        }
+    }
+
+    /// Lets go of what the broker may give to somebody else.
+    fn lapse(&mut self, now: Moment) {
+        let lapsed = self.hand.lapse(now);
+        if lapsed.is_empty() {
+            return;
+        }
+        self.out.extend(lapsed.into_iter().map(Action::Drop));
+        self.doubt(now);
+        self.changed(now);
+    }
+
+    fn give_up(&mut self) {
+        let given_up = self.hand.give_up();
+        self.out.extend(given_up.into_iter().map(|id| self.back(id)).collect::<Vec<_>>());
+    }
+
+    /// At once, the broker would give what a lane leaves to our own pulls again, which are still open, and so on.
+    fn back(&self, id: Id) -> Action {
+        Action::GiveBack { id, wait: if self.is_leaving() { 2 * LINGER } else { 0 } }
+    }
+
+    /// Lets go of everything, at the process's end.
+    pub fn abandon(&mut self, out: &mut Vec<Action>) {
+        out.append(&mut self.out);
+        out.extend(self.hand.take_all().map(|held| match held.stage {
+            // Told is told.
+            Stage::Settled { asked: true } => Action::Drop(held.id),
+            _ => Action::GiveBack { id: held.id, wait: 0 },
+        }));
+    }
+
+    fn doubt(&mut self, now: Moment) {
+        if self.terms.rules.barrier && self.barrier.is_none() {
+            self.barrier = Some(Barrier::new(now));
+            self.lacks = false;
+        }
+    }
+
+    fn changed(&mut self, now: Moment) {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.changed(&self.terms, now);
+        }
+    }
+}

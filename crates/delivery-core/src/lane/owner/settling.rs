@@ -1,0 +1,79 @@
+//! An event's way after its attempt: acknowledged and confirmed, or in hand for another one; and its lease meanwhile.
+
+use super::{Leaving, Owner};
+use crate::event::{Id, Moment};
+use crate::exchange::Action;
+use crate::lane::hand::{Held, Stage};
+
+impl Owner {
+    fn held(&mut self, id: Id) -> Option<&mut Held> {
+        self.hand.get_mut(id.sequence).filter(|held| held.id.arrival == id.arrival)
+    }
+
+    /// Its attempt is over: it is acknowledged next.
+    pub(super) fn settled(&mut self, now: Moment, id: Id) {
+        let confirmation = self.terms.rules.confirmation;
+        let Some(held) = self.held(id) else { return };
+        held.stage = Stage::Settled { asked: !confirmation };
+        self.changed(now);
+        if !confirmation {
+            self.hand.remove(id.sequence);
+            self.out.push(Action::Acknowledge { id, confirm: false });
+        }
+    }
+
+    /// Its attempt is over, and there will be another one.
+    pub(super) fn again(&mut self, id: Id, from: Moment) {
+        if let Some(held) = self.held(id) {
+            held.stage = Stage::Waiting(from);
+        }
+        if self.leaving == Leaving::Unpinned {
+            self.give_up();
+        }
+    }
+
+    /// Only what is confirmed makes room for the next event of the key.
+    pub(super) fn acknowledged(&mut self, now: Moment, id: Id, confirmed: bool) {
+        let Some(held) = self.held(id) else { return };
+        if confirmed {
+            self.hand.remove(id.sequence);
+            self.out.push(Action::Drop(id));
+        } else {
+            held.stage = Stage::Settled { asked: false };
+        }
+        self.changed(now);
+    }
+
+    /// What is confirmed counts from when it was sent.
+    pub(super) fn renewed(&mut self, id: Id, confirmed: bool) {
+        let Some(held) = self.held(id) else { return };
+        let sent = held.renewing.take().filter(|_| confirmed);
+        if let Some(until) = sent.map(|sent| self.terms.lease(sent))
+            && let Some(held) = self.held(id)
+        {
+            held.until = held.until.max(until);
+        }
+    }
+
+    /// Acknowledgements and renewals that are due.
+    pub(super) fn tell(&mut self, now: Moment) {
+        let mut acknowledged = false;
+        for held in self.hand.iter_mut() {
+            let id = held.id;
+            if held.stage == (Stage::Settled { asked: false }) {
+                held.stage = Stage::Settled { asked: true };
+                acknowledged = true;
+                self.out.push(Action::Acknowledge { id, confirm: true });
+            } else if !matches!(held.stage, Stage::Settled { .. })
+                && held.renewing.is_none()
+                && held.until.saturating_sub(self.terms.renew_below) <= now
+            {
+                held.renewing = Some(now);
+                self.out.push(Action::Renew { id, confirm: true });
+            }
+        }
+        if acknowledged {
+            self.changed(now);
+        }
+    }
+}

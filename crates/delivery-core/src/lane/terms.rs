@@ -1,0 +1,81 @@
+//! The times of a lane's protocol, and its rules.
+
+use std::time::Duration;
+
+use crate::event::{Moment, millis};
+
+/// The shortest of the lane's own times.
+const SHORTEST: Moment = 20;
+/// How long an owner may not pull is decided by the broker (5 s): it pulls several times in that.
+const PULL_EVERY: Moment = 1500;
+const MARGIN: Moment = 3000;
+
+/// The times of the protocol, all in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// After this the broker gives an unacknowledged event to somebody else.
+    pub ack_wait: Moment,
+    /// A lease ends this much earlier than the broker's own count, which covers what is on its way.
+    pub margin: Moment,
+    /// A lease with less than this left is renewed.
+    pub renew_below: Moment,
+    /// There is a pull that is younger than this: it keeps the pin, and what it brings has a young lease.
+    pub pull_every: Moment,
+    /// The broker ends a pull after this.
+    pub pull_expires: Moment,
+    /// Events of a pull, at most.
+    pub batch: u32,
+    /// A first wait after a refused pull, and before the broker's state is asked for again; doubled each time.
+    pub pause: Moment,
+    /// The longest of these waits.
+    pub longest_pause: Moment,
+    /// What the protocol consists of.
+    pub rules: Rules,
+}
+
+/// The rules of the protocol. All of them hold, but in the model check, which shows that each is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rules {
+    /// An event starts, and is acknowledged, only under a live lease.
+    pub leases: bool,
+    /// After a take-over, and whenever something is in doubt, nothing starts until all that the broker waits for
+    /// is in hand.
+    pub barrier: bool,
+    /// The next event of a key waits until the acknowledgement of the one before is confirmed.
+    pub confirmation: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { leases: true, barrier: true, confirmation: true }
+    }
+}
+
+impl Terms {
+    /// The times that follow from the consumer's acknowledgement wait.
+    pub fn of(ack_wait: Duration) -> Self {
+        let ack_wait = millis(ack_wait);
+        let pull_every = (ack_wait / 6).clamp(SHORTEST, PULL_EVERY);
+        Self {
+            ack_wait,
+            margin: (ack_wait / 6).min(MARGIN),
+            renew_below: ack_wait / 2,
+            pull_every,
+            pull_expires: 2 * pull_every,
+            batch: 32,
+            pause: 2 * SHORTEST,
+            longest_pause: (ack_wait / 8).clamp(2 * SHORTEST, 1000),
+            rules: Rules::default(),
+        }
+    }
+
+    /// When a lease ends that began at this moment at the latest.
+    pub fn lease(&self, begun: Moment) -> Moment {
+        if self.rules.leases { begun + self.ack_wait.saturating_sub(self.margin) } else { Moment::MAX }
+    }
+
+    /// The wait after this many of the same in a row.
+    pub fn pause(&self, repeated: u32) -> Moment {
+        (self.pause << repeated.min(16)).min(self.longest_pause)
+    }
+}

@@ -1,0 +1,100 @@
+//! The events that are here, in the order of their arrival, and when the broker is told again that they are.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::event::{Id, Moment};
+use crate::exchange::Action;
+
+/// Those that are due within this part of the period are renewed together.
+const TOGETHER: Moment = 16;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct One {
+    id: Id,
+    renew_at: Moment,
+    running: bool,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Held {
+    renew_every: Moment,
+    here: BTreeMap<u64, One>,
+    waiting: VecDeque<Id>,
+    running: usize,
+    /// No renewal is due before.
+    renewal_at: Option<Moment>,
+}
+
+impl Held {
+    /// None yet.
+    pub fn new(renew_every: Moment) -> Self {
+        Self { renew_every, here: BTreeMap::new(), waiting: VecDeque::new(), running: 0, renewal_at: None }
+    }
+
+    /// Takes in what came.
+    pub fn take(&mut self, now: Moment, id: Id) {
+        let renew_at = now + self.renew_every;
+        self.here.insert(id.arrival, One { id, renew_at, running: false });
+        self.waiting.push_back(id);
+        self.renewal_at.get_or_insert(renew_at);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.here.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.here.is_empty()
+    }
+
+    /// The next one that starts, if fewer than so many run.
+    pub fn start(&mut self, slots: usize) -> Option<Id> {
+        if self.running >= slots {
+            return None;
+        }
+        let id = self.waiting.pop_front()?;
+        let one = self.here.get_mut(&id.arrival)?;
+        one.running = true;
+        self.running += 1;
+        Some(id)
+    }
+
+    /// Lets go of one whose attempt is over. Whether it was here.
+    pub fn remove(&mut self, id: Id) -> bool {
+        let gone = self.here.remove(&id.arrival);
+        self.running -= usize::from(gone.as_ref().is_some_and(|one| one.running));
+        if self.here.is_empty() {
+            self.renewal_at = None;
+        }
+        gone.is_some()
+    }
+
+    /// When a renewal may be due.
+    pub fn renewal_at(&self) -> Option<Moment> {
+        self.renewal_at
+    }
+
+    /// Adds the renewals that are due. All events are looked at, but rarely: with a timer for each the most of them,
+    /// which are over long before, would have it for nothing.
+    pub fn renew(&mut self, now: Moment, out: &mut Vec<Action>) {
+        if self.renewal_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let soon = now + self.renew_every / TOGETHER;
+        for one in self.here.values_mut().filter(|one| one.renew_at <= soon) {
+            one.renew_at = now + self.renew_every;
+            out.push(Action::Renew { id: one.id, confirm: false });
+        }
+        self.renewal_at = self.here.values().map(|one| one.renew_at).min();
+    }
+
+    /// Lets go of all.
+    pub fn take_all(&mut self) -> impl Iterator<Item = Id> + use<> {
+        (self.running, self.renewal_at) = (0, None);
+        self.waiting.clear();
+        std::mem::take(&mut self.here).into_values().map(|one| one.id)
+    }
+}

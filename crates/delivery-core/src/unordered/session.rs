@@ -1,0 +1,76 @@
+//! One inbox and the requests that reply to it.
+
+use crate::event::Moment;
+use crate::exchange::{Action, Close, Kind, Pull};
+
+/// How long a closing session may still bring events; much longer than a round trip.
+const CLOSE_LIMIT: Moment = 1000;
+/// What is added to two heartbeats before a silence means something.
+const GRACE: Moment = 500;
+
+/// How long a request stays open, and how often the broker says that it is, in milliseconds.
+struct Terms {
+    expires: Moment,
+    heartbeat: Moment,
+}
+
+const FIRST: Terms = Terms { expires: 2000, heartbeat: 250 };
+const LATER: Terms = Terms { expires: 25_000, heartbeat: 5000 };
+
+/// A session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// The number of its inbox.
+    pub number: u64,
+    /// The connection over which it was opened.
+    pub epoch: u64,
+    /// Events asked for that have not come.
+    pub outstanding: usize,
+    /// When something came last.
+    pub heard: Moment,
+    patience: Moment,
+    /// When it is given up at the latest, if it is closing.
+    pub closed_by: Option<Moment>,
+}
+
+impl Session {
+    /// Opens one, with a first request.
+    pub fn open(number: u64, epoch: u64, now: Moment, batch: usize) -> (Self, Pull) {
+        let mut session = Self { number, epoch, outstanding: 0, heard: now, patience: 0, closed_by: None };
+        let pull = session.ask(now, batch, &FIRST);
+        (session, pull)
+    }
+
+    /// Asks for more.
+    pub fn request(&mut self, now: Moment, batch: usize) -> Pull {
+        self.ask(now, batch, &LATER)
+    }
+
+    fn ask(&mut self, now: Moment, batch: usize, terms: &Terms) -> Pull {
+        if self.outstanding == 0 {
+            // Silence counts from here: without an open request nothing is owed to us.
+            self.heard = now;
+        }
+        self.outstanding += batch;
+        self.patience = self.patience.max(terms.heartbeat * 2 + GRACE);
+        let kind = Kind::Plain { heartbeat: terms.heartbeat };
+        Pull { lane: 0, inbox: self.number, batch, expires: terms.expires, kind }
+    }
+
+    /// One of them came.
+    pub fn arrived(&mut self, now: Moment) {
+        self.heard = now;
+        self.outstanding = self.outstanding.saturating_sub(1);
+    }
+
+    /// Stops it.
+    pub fn close(&mut self, now: Moment) -> Action {
+        self.closed_by = Some(now + CLOSE_LIMIT);
+        Action::Close(0, self.number, Close::InOrder)
+    }
+
+    /// When the silence, if it lasts, means that the consumer is gone; `None` while nothing is owed to us.
+    pub fn silent_at(&self) -> Option<Moment> {
+        (self.outstanding > 0 && self.closed_by.is_none()).then(|| self.heard + self.patience)
+    }
+}

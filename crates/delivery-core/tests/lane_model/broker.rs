@@ -1,0 +1,115 @@
+//! The broker of the model: what nats-server keeps of a pinned consumer, and what is on its way to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_delivery_core::{Heard, Id, Input, Moment, Pin};
+
+use crate::world::Node;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Broker {
+    pub published: u64,
+    pub delivered: u64,
+    pub deliveries: u64,
+    pub pending: BTreeMap<u64, Pending>,
+    pub again: BTreeSet<u64>,
+    pub acknowledged: BTreeSet<u64>,
+    pub pin: Option<Pin>,
+    pub pins: u64,
+    pub pulls: Vec<Pull>,
+    /// What a restart would find.
+    pub saved: Saved,
+}
+
+/// What is on the broker's disk of the consumer: written now and then, so that a broker that is killed forgets
+/// deliveries and acknowledgements that it has confirmed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Saved {
+    delivered: u64,
+    deliveries: u64,
+    pending: BTreeMap<u64, Pending>,
+    again: BTreeSet<u64>,
+}
+
+impl Broker {
+    /// Writes to disk.
+    pub fn save(&mut self) {
+        let Self { delivered, deliveries, pending, again, .. } = self.clone();
+        self.saved = Saved { delivered, deliveries, pending, again };
+    }
+
+    /// Is killed, and starts again. Pins and pulls were never on disk.
+    pub fn restart(&mut self) {
+        let Saved { delivered, deliveries, pending, again } = self.saved.clone();
+        *self = Self { delivered, deliveries, pending, again, pin: None, pulls: Vec::new(), ..self.clone() };
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pending {
+    pub with: usize,
+    pub until: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pull {
+    pub node: usize,
+    pub number: u64,
+    pub pin: Option<Pin>,
+    pub left: usize,
+}
+
+/// On its way to the broker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Request {
+    pub sent: Moment,
+    pub node: usize,
+    pub what: What,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum What {
+    Acknowledge(Id),
+    Renew(Id),
+    GiveBack(Id),
+    State,
+    Unpin,
+}
+
+impl What {
+    /// What its sender learns if it does not arrive.
+    pub fn unanswered(self) -> Option<Input> {
+        match self {
+            Self::Acknowledge(id) => Some(Input::Acknowledged(id, false)),
+            Self::Renew(id) => Some(Input::Renewed(id, false)),
+            Self::GiveBack(_) => None,
+            Self::State => Some(Input::State(0, None)),
+            Self::Unpin => Some(Input::Unpinned(0)),
+        }
+    }
+}
+
+/// The pull by which the next event goes, as nats-server chooses it; wrong pins are told on the way.
+pub fn serve(broker: &mut Broker, nodes: &mut [Node; 2]) -> Option<Pull> {
+    let mut index = 0;
+    while let Some(pull) = broker.pulls.get_mut(index) {
+        if broker.pin.is_none() && pull.pin.is_none() {
+            broker.pins += 1;
+            broker.pin = Some(format!("{}", broker.pins).into());
+            pull.pin = broker.pin.clone();
+        }
+        if pull.pin.is_some() && pull.pin == broker.pin {
+            pull.left -= 1;
+            let served = pull.clone();
+            broker.pulls.retain(|pull| pull.left > 0);
+            return Some(served);
+        }
+        if pull.pin.is_some() {
+            let wrong = broker.pulls.remove(index);
+            nodes[wrong.node].inbox.push_back(Input::Inbox(0, wrong.number, Heard::WrongPin));
+        } else {
+            index += 1;
+        }
+    }
+    None
+}

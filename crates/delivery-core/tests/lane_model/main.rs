@@ -1,0 +1,103 @@
+//! A model check of the protocol of a lane: two owners and a broker that pins, redelivers, and whose messages get
+//! lost or late; owners that pause, crash and leave at any moment.
+//!
+//! The owners are the real state machine. What the broker of the model does is what nats-server does: it delivers to
+//! the pinned client, what waits for redelivery first; it takes acknowledgements from anybody; it keeps no memory of
+//! which sidecar has what; killed, it forgets what it had not written to disk, deliveries and acknowledgements. A
+//! request is on its way for no longer than the margin of a lease, or it is lost; deliveries and answers may take any
+//! time.
+
+#![allow(clippy::unwrap_used)]
+
+mod broker;
+mod model;
+mod stroll;
+mod world;
+
+use model::{INVARIANT, PROGRESS};
+use stateright::{Checker as _, HasDiscoveries, Model as _};
+use stroll::Stroll;
+use tidegate_delivery_core::lane::terms::Rules;
+use world::{Lane, NO_TROUBLE, Trouble};
+
+/// Two events of one key.
+const TWO: &[u64] = &[1, 1];
+/// Several of two keys.
+const SEVERAL: &[u64] = &[1, 2, 1, 1, 2];
+
+/// The shortest way to a broken invariant, if there is one among this many states.
+fn shortest_break(lane: Lane, states: usize) -> Option<String> {
+    let checker = lane.checker().threads(2).target_state_count(states).finish_when(HasDiscoveries::AnyFailures);
+    let path = checker.spawn_bfs().join().discovery(INVARIANT)?;
+    let steps = path.into_vec().into_iter().filter_map(|(state, step)| Some(format!("{}: {:?}", state.now, step?)));
+    Some(steps.collect::<Vec<_>>().join("\n"))
+}
+
+/// Whether long walks through all troubles find a way to break the invariant, and whether all gets settled on some.
+fn strolls(rules: Rules) -> (bool, bool) {
+    let trouble =
+        Trouble { lost_deliveries: 2, lost_requests: 3, lost_pins: 3, crashes: 1, retries: 2, leaves: 1, ..NO_TROUBLE };
+    let lane = Lane { rules, names: true, keys: SEVERAL, trouble, end: 60 };
+    let checker = lane.checker().threads(2).target_state_count(500_000).finish_when(HasDiscoveries::AnyFailures);
+    let checker = checker.spawn_simulation(7, Stroll).join();
+    (checker.discovery(INVARIANT).is_some(), checker.discovery(PROGRESS).is_some())
+}
+
+#[test]
+fn every_state_without_trouble() {
+    let lane = Lane { rules: Rules::default(), names: true, keys: TWO, trouble: NO_TROUBLE, end: 5 };
+    let checker = lane.checker().threads(2).spawn_bfs().join();
+    checker.assert_no_discovery(INVARIANT);
+    checker.assert_any_discovery(PROGRESS);
+    assert!(checker.is_done());
+}
+
+#[test]
+fn every_state_near_the_beginning_of_each_trouble() {
+    for trouble in [
+        Trouble { crashes: 1, ..NO_TROUBLE },
+        Trouble { lost_pins: 1, ..NO_TROUBLE },
+        Trouble { lost_deliveries: 1, ..NO_TROUBLE },
+        Trouble { lost_requests: 1, retries: 1, ..NO_TROUBLE },
+        Trouble { lost_pins: 1, leaves: 1, ..NO_TROUBLE },
+        Trouble { saves: 1, restarts: 1, ..NO_TROUBLE },
+        Trouble { restarts: 1, retries: 1, ..NO_TROUBLE },
+    ] {
+        let lane = Lane { rules: Rules::default(), names: true, keys: TWO, trouble, end: 9 };
+        assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
+    }
+}
+
+/// A broker that was killed hands out the same event under the same number again, while the first is in hand.
+#[test]
+fn each_arrival_needs_a_name_of_its_own() {
+    let trouble = Trouble { restarts: 1, ..NO_TROUBLE };
+    let lane = Lane { rules: Rules::default(), names: false, keys: &TWO[..1], trouble, end: 8 };
+    let found = shortest_break(lane, 2_000_000).expect("without names something breaks");
+    assert!(found.contains("Restart"), "{found}");
+}
+
+#[test]
+fn long_walks_through_all_troubles_at_once() {
+    assert_eq!(strolls(Rules::default()), (false, true));
+    let (breaks, _) = strolls(Rules { barrier: false, ..Rules::default() });
+    assert!(breaks, "without the barrier nothing breaks");
+}
+
+#[test]
+fn each_rule_is_needed() {
+    let all = Rules::default();
+    let crash = Trouble { crashes: 1, ..NO_TROUBLE };
+    let lost_pin = Trouble { lost_pins: 1, ..NO_TROUBLE };
+    let lost_delivery = Trouble { lost_deliveries: 1, ..NO_TROUBLE };
+    for (what, rules, keys, trouble) in [
+        ("no barrier, a crash", Rules { barrier: false, ..all }, TWO, crash),
+        ("no barrier, a lost pin", Rules { barrier: false, ..all }, TWO, lost_pin),
+        ("no barrier, a lost delivery", Rules { barrier: false, ..all }, TWO, lost_delivery),
+        ("no leases, a lost pin", Rules { leases: false, ..all }, &TWO[..1], lost_pin),
+        ("no confirmation", Rules { confirmation: false, ..all }, TWO, NO_TROUBLE),
+    ] {
+        let found = shortest_break(Lane { rules, names: true, keys, trouble, end: 8 }, 2_000_000);
+        assert!(found.is_some(), "{what}: nothing breaks");
+    }
+}

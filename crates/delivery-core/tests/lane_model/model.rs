@@ -1,0 +1,184 @@
+//! The world as a model: which steps there are in a state, where each leads, and what must hold.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use stateright::{Model, Property};
+use tidegate_delivery_core::{Disposition, Id, Input, Settled};
+
+use crate::broker::{Broker, Request};
+use crate::world::{Lane, State};
+
+pub const INVARIANT: &str = "an event starts under a lease and after all earlier ones of its key";
+pub const PROGRESS: &str = "all are settled";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Publish,
+    /// Time goes on; a node that does not notice is paused.
+    Tick([bool; 2]),
+    Arrive(Request),
+    LoseRequest(Request),
+    Receive(usize),
+    LoseDelivery(usize),
+    Answer(usize, usize),
+    Start(usize),
+    Finish(usize, Id),
+    Fail(usize, Id),
+    LosePin,
+    Crash(usize),
+    Leave(usize),
+    Save,
+    Restart,
+}
+
+impl Model for Lane {
+    type State = State;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<State> {
+        let mut state = State {
+            now: 1,
+            broker: Broker::default(),
+            nodes: [self.node(), self.node()],
+            requests: BTreeSet::new(),
+            trouble: self.trouble,
+            broken: None,
+        };
+        state.take(self, 0, None);
+        state.take(self, 1, None);
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        let trouble = &state.trouble;
+        if state.broker.published < u64::try_from(self.keys.len()).unwrap() {
+            steps.push(Step::Publish);
+        }
+        for request in &state.requests {
+            steps.push(Step::Arrive(request.clone()));
+            if trouble.lost_requests > 0 {
+                steps.push(Step::LoseRequest(request.clone()));
+            }
+        }
+        for (index, node) in state.nodes.iter().enumerate() {
+            if !node.inbox.is_empty() {
+                steps.push(Step::Receive(index));
+                if trouble.lost_deliveries > 0 {
+                    steps.push(Step::LoseDelivery(index));
+                }
+            }
+            steps.extend((0..node.answers.len()).map(|answer| Step::Answer(index, answer)));
+            if node.owner.can_start(state.now) {
+                steps.push(Step::Start(index));
+            }
+            for id in &node.running {
+                steps.push(Step::Finish(index, *id));
+                if trouble.retries > 0 {
+                    steps.push(Step::Fail(index, *id));
+                }
+            }
+            if trouble.crashes > 0 {
+                steps.push(Step::Crash(index));
+            }
+            if trouble.leaves > 0 {
+                steps.push(Step::Leave(index));
+            }
+        }
+        if trouble.saves > 0 {
+            steps.push(Step::Save);
+        }
+        if trouble.restarts > 0 {
+            steps.push(Step::Restart);
+        }
+        if trouble.lost_pins > 0 && state.broker.pin.is_some() {
+            steps.push(Step::LosePin);
+        }
+        // Whether one with empty hands sleeps makes no difference.
+        let busy = [0, 1].map(|node: usize| state.nodes[node].owner.in_hand() > 0);
+        steps.push(Step::Tick([true, true]));
+        if busy[0] {
+            steps.push(Step::Tick([false, true]));
+        }
+        if busy[1] {
+            steps.push(Step::Tick([true, false]));
+        }
+    }
+
+    fn next_state(&self, last: &State, step: Step) -> Option<State> {
+        let mut state = last.clone();
+        match step {
+            Step::Publish => {
+                state.broker.published += 1;
+                state.deliver(self);
+            }
+            Step::Tick(awake) => state.tick(self, awake),
+            Step::Arrive(request) => {
+                state.requests.remove(&request);
+                state.arrive(self, request);
+            }
+            Step::LoseRequest(request) => {
+                state.trouble.lost_requests -= 1;
+                state.lose(&request);
+            }
+            Step::Receive(node) => state.receive(self, node),
+            Step::LoseDelivery(node) => {
+                state.trouble.lost_deliveries -= 1;
+                state.nodes[node].inbox.pop_front();
+            }
+            Step::Answer(node, answer) => {
+                let input = state.nodes[node].answers.remove(answer);
+                state.take(self, node, Some(input));
+            }
+            Step::Start(node) => state.start(self, node),
+            Step::Finish(node, id) => {
+                state.nodes[node].running.remove(&id);
+                state.take(self, node, Some(Input::Attempted(id, Some(Disposition::Over(Settled::Acknowledged)))));
+            }
+            Step::Fail(node, id) => {
+                state.trouble.retries -= 1;
+                state.nodes[node].running.remove(&id);
+                let wait = Duration::from_millis(1);
+                state.take(self, node, Some(Input::Attempted(id, Some(Disposition::RetryIn(wait)))));
+            }
+            Step::LosePin => {
+                state.trouble.lost_pins -= 1;
+                state.broker.pin = None;
+                state.deliver(self);
+            }
+            Step::Save => {
+                state.trouble.saves -= 1;
+                state.broker.save();
+            }
+            Step::Restart => {
+                state.trouble.restarts -= 1;
+                state.restart(self);
+            }
+            Step::Crash(node) => {
+                state.trouble.crashes -= 1;
+                state.nodes[node] = self.node();
+                state.broker.pulls.retain(|pull| pull.node != node);
+                state.take(self, node, None);
+            }
+            Step::Leave(node) => {
+                state.trouble.leaves -= 1;
+                state.nodes[node].owner.leave();
+                state.take(self, node, None);
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always(INVARIANT, |_, state: &State| state.broken.is_none()),
+            Property::sometimes(PROGRESS, |lane: &Lane, state: &State| {
+                state.broker.acknowledged.len() == lane.keys.len()
+            }),
+        ]
+    }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        state.now <= self.end
+    }
+}

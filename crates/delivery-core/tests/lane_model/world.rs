@@ -1,0 +1,265 @@
+//! Two owners, the broker, what is on its way between them, and what each event of the world does to them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tidegate_delivery_core::lane::owner::Owner;
+use tidegate_delivery_core::lane::terms::{Rules, Terms};
+use tidegate_delivery_core::{Action, Arrived, Id, Input, Kind, Moment, State as Told};
+
+use crate::broker::{Broker, Pending, Pull, Request, What, serve};
+
+const ACK_WAIT: Moment = 4;
+const MARGIN: Moment = 1;
+
+/// What may go wrong, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Trouble {
+    pub lost_deliveries: u8,
+    pub lost_requests: u8,
+    pub lost_pins: u8,
+    pub crashes: u8,
+    pub retries: u8,
+    pub leaves: u8,
+    pub saves: u8,
+    pub restarts: u8,
+}
+
+pub const NO_TROUBLE: Trouble = Trouble {
+    lost_deliveries: 0,
+    lost_requests: 0,
+    lost_pins: 0,
+    crashes: 0,
+    retries: 0,
+    leaves: 0,
+    saves: 0,
+    restarts: 0,
+};
+
+pub struct Lane {
+    pub rules: Rules,
+    /// Whether each arrival has a name of its own. It does, but where the model shows why.
+    pub names: bool,
+    /// The keys of the events, in the order of the stream.
+    pub keys: &'static [u64],
+    pub trouble: Trouble,
+    pub end: Moment,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub now: Moment,
+    pub broker: Broker,
+    pub nodes: [Node; 2],
+    pub requests: BTreeSet<Request>,
+    pub trouble: Trouble,
+    pub broken: Option<&'static str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    pub owner: Owner,
+    /// What its driver has.
+    pub here: BTreeSet<Id>,
+    pub arrivals: u64,
+    pub running: BTreeSet<Id>,
+    pub inbox: VecDeque<Input>,
+    pub answers: Vec<Input>,
+}
+
+impl Lane {
+    pub fn terms(&self) -> Terms {
+        Terms {
+            ack_wait: ACK_WAIT,
+            margin: MARGIN,
+            renew_below: 1,
+            pull_every: 2,
+            pull_expires: 4,
+            batch: 8,
+            pause: 1,
+            longest_pause: 1,
+            rules: self.rules,
+        }
+    }
+
+    pub fn node(&self) -> Node {
+        Node {
+            owner: Owner::new(0, self.terms()),
+            here: BTreeSet::new(),
+            arrivals: 0,
+            running: BTreeSet::new(),
+            inbox: VecDeque::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    pub fn key(&self, sequence: u64) -> u64 {
+        self.keys[usize::try_from(sequence - 1).unwrap()]
+    }
+}
+
+impl State {
+    /// A node takes something in, and does what follows.
+    pub fn take(&mut self, lane: &Lane, node: usize, input: Option<Input>) {
+        let now = self.now;
+        if let Some(input) = input {
+            self.nodes[node].owner.input(now, input);
+        }
+        let mut actions = Vec::new();
+        self.nodes[node].owner.actions(now, lane.terms().batch, &mut actions);
+        for action in actions {
+            match action {
+                Action::Pull(pull) => {
+                    let Kind::Pinned(pin) = pull.kind else { panic!("a lane is pulled under a pin") };
+                    self.broker.pulls.push(Pull { node, number: pull.inbox, pin, left: pull.batch });
+                }
+                Action::Acknowledge { id, confirm } => {
+                    if !confirm {
+                        self.nodes[node].here.remove(&id);
+                    }
+                    self.send(node, What::Acknowledge(id));
+                }
+                Action::Renew { id, .. } => self.send(node, What::Renew(id)),
+                Action::GiveBack { id, .. } => {
+                    self.nodes[node].here.remove(&id);
+                    self.send(node, What::GiveBack(id));
+                }
+                Action::Ask(_) => self.send(node, What::State),
+                Action::Unpin(_) => self.send(node, What::Unpin),
+                Action::Drop(id) => {
+                    self.nodes[node].here.remove(&id);
+                    self.nodes[node].running.remove(&id);
+                }
+                other => panic!("an owner does not want this: {other:?}"),
+            }
+        }
+        if self.nodes[node].here.len() != self.nodes[node].owner.in_hand() {
+            self.broken = Some("what is here is not what is in hand");
+        }
+        self.deliver(lane);
+    }
+
+    pub fn send(&mut self, node: usize, what: What) {
+        self.requests.insert(Request { sent: self.now, node, what });
+    }
+
+    /// The broker delivers what it can.
+    pub fn deliver(&mut self, lane: &Lane) {
+        let broker = &mut self.broker;
+        loop {
+            let again = broker.again.first().copied();
+            let new = (broker.delivered < broker.published).then_some(broker.delivered + 1);
+            let Some(sequence) = again.or(new) else { return };
+            let Some(pull) = serve(broker, &mut self.nodes) else { return };
+            broker.again.remove(&sequence);
+            broker.delivered = broker.delivered.max(sequence);
+            broker.deliveries += 1;
+            broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + ACK_WAIT });
+            // Named where it arrives.
+            let id = Id { lane: 0, sequence, delivery: broker.deliveries, arrival: 0 };
+            let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
+            let arrived = Arrived { id, key, inbox: pull.number, pin, bytes: 1 };
+            self.nodes[pull.node].inbox.push_back(Input::Arrived(arrived));
+        }
+    }
+
+    /// A node takes what the broker sent.
+    pub fn receive(&mut self, lane: &Lane, node: usize) {
+        let here = &mut self.nodes[node];
+        let mut input = here.inbox.pop_front();
+        if let Some(Input::Arrived(Arrived { id, .. })) = &mut input {
+            if lane.names {
+                here.arrivals += 1;
+                id.arrival = here.arrivals;
+            }
+            here.here.insert(*id);
+        }
+        self.take(lane, node, input);
+    }
+
+    /// The broker is killed and comes back. What was on its way to it is lost; what it sent may still arrive.
+    pub fn restart(&mut self, lane: &Lane) {
+        for request in std::mem::take(&mut self.requests) {
+            self.lose(&request);
+        }
+        self.broker.restart();
+        for node in 0..self.nodes.len() {
+            let now = self.now;
+            self.nodes[node].owner.reconnected(now);
+            self.take(lane, node, None);
+        }
+    }
+
+    pub fn arrive(&mut self, lane: &Lane, request: Request) {
+        let Request { node, what, .. } = request;
+        let broker = &mut self.broker;
+        let answer = match what {
+            What::Acknowledge(id) => {
+                broker.pending.remove(&id.sequence);
+                broker.again.remove(&id.sequence);
+                broker.acknowledged.insert(id.sequence);
+                Some(Input::Acknowledged(id, true))
+            }
+            What::Renew(id) => {
+                if let Some(pending) = broker.pending.get_mut(&id.sequence) {
+                    pending.until = self.now + ACK_WAIT;
+                }
+                Some(Input::Renewed(id, true))
+            }
+            What::GiveBack(id) => {
+                if broker.pending.contains_key(&id.sequence) {
+                    broker.again.insert(id.sequence);
+                }
+                None
+            }
+            What::State => {
+                let pending = u64::try_from(broker.pending.len()).unwrap();
+                let told = Told { delivered: broker.deliveries, pending, pin: broker.pin.clone() };
+                Some(Input::State(0, Some(told)))
+            }
+            What::Unpin => {
+                broker.pin = None;
+                Some(Input::Unpinned(0))
+            }
+        };
+        self.nodes[node].answers.extend(answer);
+        self.deliver(lane);
+    }
+
+    pub fn tick(&mut self, lane: &Lane, awake: [bool; 2]) {
+        self.now += 1;
+        let now = self.now;
+        let late: Vec<Request> = self.requests.iter().filter(|r| r.sent + MARGIN < now).cloned().collect();
+        for request in late {
+            self.lose(&request);
+        }
+        let broker = &mut self.broker;
+        broker.again.extend(broker.pending.iter().filter(|(_, p)| p.until <= now).map(|(sequence, _)| *sequence));
+        self.deliver(lane);
+        for (node, awake) in awake.into_iter().enumerate() {
+            if awake {
+                self.take(lane, node, None);
+            }
+        }
+    }
+
+    pub fn lose(&mut self, request: &Request) {
+        self.requests.remove(request);
+        self.nodes[request.node].answers.extend(request.what.unanswered());
+    }
+
+    /// A node starts an attempt, if its owner has one: here the invariant is checked.
+    pub fn start(&mut self, lane: &Lane, node: usize) {
+        let Some(id) = self.nodes[node].owner.start(self.now) else { return };
+        self.nodes[node].running.insert(id);
+        let broker = &self.broker;
+        let lent = broker.pending.get(&id.sequence).is_some_and(|pending| pending.with == node);
+        if !lent || broker.again.contains(&id.sequence) {
+            self.broken = Some("it started without a lease");
+        }
+        let key = lane.key(id.sequence);
+        let mut earlier = (1..id.sequence).filter(|sequence| lane.key(*sequence) == key);
+        if !earlier.all(|sequence| broker.acknowledged.contains(&sequence)) {
+            self.broken = Some("it started before an earlier one was settled");
+        }
+    }
+}
