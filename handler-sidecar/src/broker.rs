@@ -1,7 +1,11 @@
 //! The broker's side: the connection, what pulls and settles look like on it, and the other sidecars of the handler.
+//!
+//! What the runner uses of it is [`line::Line`] and [`message::Message`].
 
 pub mod connection;
 pub mod delivery_info;
+pub mod line;
 pub mod members;
+pub mod message;
 pub mod publish_ack;
 pub mod pull;

@@ -1,10 +1,11 @@
-//! How events are taken, when each may start, and one event's way to its verdict.
+//! How events are taken, when each may start, and one event's way to its disposition.
+//!
+//! When an event may start, and what is told to the broker, a discipline of `tidegate-delivery-core` decides;
+//! [`runner`] does it, for each of the three in the same way.
 
-pub mod direct;
-pub mod in_hand;
-pub mod lane;
-pub mod pipeline;
+mod flight;
+mod once;
 pub mod process;
 pub mod rate;
-pub mod unordered;
+pub mod runner;
 pub mod workload;

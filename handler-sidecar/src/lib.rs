@@ -2,12 +2,12 @@
 //! posts each to the user's container beside it.
 //!
 //! ```text
-//! pull ──▶ permit ──▶ process: decode ─▶ filter ─▶ attempts so far ─▶ deliver ─▶ outcome ─▶ verdict ──▶ settle
+//! line ──▶ discipline ──▶ attempt: decode ─▶ filter ─▶ attempts so far ─▶ deliver ─▶ outcome ─▶ disposition ──▶ settle
 //! ```
 //!
 //! One room for each of these:
 //!
-//! - [`consume`]: how events are taken, when each may start, and one event's way to its verdict;
+//! - [`consume`]: how events are taken, when each may start, and one event's way to its disposition;
 //! - [`broker`]: the connection, what pulls look like on it, and the other sidecars of the handler;
 //! - [`event`]: whether an event is for the handler, and its form as a request;
 //! - [`deliver`]: whether the handler's container is available, and one request to it;
@@ -25,15 +25,15 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tidegate_broker_client::contract::{Order, Routing, Sidecar};
+use tidegate_delivery_core::lane::terms::Terms;
+use tidegate_delivery_core::{ByKey, Direct, Discipline, Unordered, millis};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::broker::connection::{self, Link};
 use crate::broker::members::Members;
-use crate::consume::direct::Direct;
-use crate::consume::lane::lanes::Lanes;
-use crate::consume::pipeline::Pipeline;
 use crate::consume::process::Context;
+use crate::consume::runner::{self, Shares};
 use crate::consume::workload::WorkloadMeter;
 use crate::deliver::availability::Availability;
 use crate::deliver::post::Handler;
@@ -175,9 +175,17 @@ async fn work_until_drained(
 
 /// Takes the handler's events, in the way that they travel, until it is drained.
 async fn serve(context: Arc<Context>, members: &Members, health: Arc<Health>, link: watch::Receiver<Link>) {
-    match (context.config.routing, context.config.delivery.order) {
-        (Routing::Queued, Order::None) => Pipeline::new(context, health, link).run().await,
-        (Routing::Queued, Order::Key { lanes }) => Lanes::new(context, health, link, lanes, members).run().await,
-        (Routing::Direct, _) => Direct::new(context, health, link).run().await,
-    }
+    let (config, mut shares) = (&context.config, None);
+    let slots = config.delivery.slots();
+    let discipline: Box<dyn Discipline + Send> = match (config.routing, config.delivery.order) {
+        (Routing::Queued, Order::None) => {
+            Box::new(Unordered::new(slots, millis(config::renew_every(config)), fastrand::u64(..)))
+        }
+        (Routing::Queued, Order::Key { lanes }) => {
+            shares = Some(Shares::new(members, lanes));
+            Box::new(ByKey::new(slots, Terms::of(config.ack_wait), context.client.max_payload()))
+        }
+        (Routing::Direct, _) => Box::new(Direct::new(slots)),
+    };
+    runner::run(context, health, link, discipline, shares).await;
 }

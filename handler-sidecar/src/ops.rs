@@ -9,4 +9,3 @@ pub mod metrics;
 pub mod options;
 pub mod report;
 pub mod trace;
-pub mod watchdog;

@@ -1,210 +1,154 @@
-//! The pull protocol over plain messages: requests to the consumer, events and statuses back.
+//! What is asked of a consumer and what it answers, as plain messages.
 //!
-//! The handler's account has no JetStream of its own; it imports the pull subject of its consumer and nothing
-//! that could describe it. So there is no consumer handle here, only `$JS.API.CONSUMER.MSG.NEXT.…`:
-//! a [`Session`] is one inbox and the requests that reply to it.
-//!
-//! - Requests expire well below the broker's response threshold (2 min), or an event that follows a long
-//!   silence would not find its way back.
-//! - The first request of a session is short, with a quick heartbeat: no other answer would soon tell that the
-//!   consumer is there.
-//! - A session whose account of open requests is in doubt (a status that does not say how many events are
-//!   left, a new connection, no heartbeat) is closed, and another is opened with a new inbox.
+//! The handler's account has no JetStream of its own; it imports the pull subject of its consumers (of lanes, also their
+//! state and the end of a pin) and nothing that could describe them. So there is no consumer handle here, only
+//! `$JS.API.CONSUMER.MSG.NEXT.…`.
 
 pub mod status;
-pub mod window;
 
-use std::time::Duration;
-
-use async_nats::{Client, Message, PublishError, SubscribeError, Subscriber};
+use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures::StreamExt as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidegate_broker_client::layout;
-use tokio::time::{Instant, timeout};
+use tidegate_delivery_core::{Kind, Moment, Pull, State};
 
-use crate::consume::in_hand::InHand;
-use crate::ops::budget::ByteBudget;
-use status::{Signal, Trouble};
-
-/// How long a closing session may still bring events; much longer than a round trip.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
-
+/// The header in which the broker names the pin under which it delivers.
+const PIN: &str = "Nats-Pin-Id";
 /// A request brings no more bytes than this, unless that is less than one event can have.
 const REQUEST_BYTES: usize = 8 << 20;
 /// What the broker counts beside the payload and the headers of an event: subjects.
 const ENVELOPE: usize = 4096;
+const NANOS: u64 = 1_000_000;
 
-/// How long a request stays open, and how often the broker says that it is.
-struct Terms {
-    expires: Duration,
-    heartbeat: Duration,
-}
+/// What the broker is told about an event.
+pub const ACKNOWLEDGE: Bytes = Bytes::from_static(b"+ACK");
+/// That it is worked on: `ack_wait` starts again.
+pub const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+const GIVE_BACK: Bytes = Bytes::from_static(b"-NAK");
 
-const FIRST: Terms = Terms { expires: Duration::from_secs(2), heartbeat: Duration::from_millis(250) };
-const LATER: Terms = Terms { expires: Duration::from_secs(25), heartbeat: Duration::from_secs(5) };
-
-impl Terms {
-    /// Two heartbeats may be late before the silence means something.
-    fn patience(&self) -> Duration {
-        self.heartbeat * 2 + Duration::from_millis(500)
-    }
+/// That it goes back, for after so many milliseconds.
+pub fn give_back(wait: Moment) -> Bytes {
+    if wait == 0 { GIVE_BACK } else { Bytes::from(format!("-NAK {{\"delay\":{}}}", wait.saturating_mul(NANOS))) }
 }
 
 /// The body of a pull request; durations in nanoseconds.
 #[derive(Serialize)]
-struct PullRequest {
+struct Request<'a> {
     batch: usize,
-    expires: u128,
-    idle_heartbeat: u128,
-    max_bytes: usize,
+    expires: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_heartbeat: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
 }
 
-/// Why a session could not be opened or a request not be sent: the connection is gone for good.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The inbox.
-    #[error("inbox: {0}")]
-    Subscribe(#[from] SubscribeError),
-    /// The request.
-    #[error("pull request: {0}")]
-    Publish(#[from] PublishError),
-    /// Never, for numbers.
-    #[error("pull request: {0}")]
-    Encode(#[from] serde_json::Error),
-}
-
-/// What came.
-#[expect(clippy::large_enum_variant, reason = "it lives for a moment, and a box would be an allocation per event")]
-#[derive(Debug)]
-pub enum Arrival {
-    /// An event, now in hand.
-    Event(InHand),
-    /// A sign of life: the pull is accepted.
-    Alive,
-    /// The session is of no use any more.
-    Trouble(Trouble),
-    /// A closing session's end: nothing more will come.
-    Closed,
-}
-
-/// One inbox and its open requests.
-#[derive(Debug)]
-pub struct Session {
-    client: Client,
-    budget: ByteBudget,
-    subscriber: Subscriber,
-    subject: String,
-    inbox: String,
-    outstanding: usize,
-    heard: Instant,
-    patience: Duration,
-    closed_by: Option<Instant>,
-}
-
-impl Session {
-    /// Opens an inbox and asks the handler's consumer for a first batch.
-    ///
-    /// # Errors
-    /// The connection is closed for good.
-    pub async fn open(client: &Client, handler: &str, budget: &ByteBudget, batch: usize) -> Result<Self, Error> {
-        let inbox = client.new_inbox();
-        let mut session = Self {
-            client: client.clone(),
-            budget: budget.clone(),
-            subscriber: client.subscribe(inbox.clone()).await?,
-            subject: layout::pull_subject(handler),
-            inbox,
-            outstanding: 0,
-            heard: Instant::now(),
-            patience: FIRST.patience(),
-            closed_by: None,
-        };
-        session.ask(batch, &FIRST).await?;
-        Ok(session)
-    }
-
-    /// Asks for more.
-    ///
-    /// # Errors
-    /// The connection is closed for good.
-    pub async fn request(&mut self, batch: usize) -> Result<(), Error> {
-        self.ask(batch, &LATER).await
-    }
-
-    async fn ask(&mut self, batch: usize, terms: &Terms) -> Result<(), Error> {
-        let request = PullRequest {
+/// The body of a pull, where an event has so many bytes at most. One that is pinned has no `max_bytes`: with it a pinned
+/// consumer of three servers (2.15.2) delivers nothing at all; `tests/order` shows it.
+///
+/// # Errors
+/// None that is known.
+pub fn request(pull: &Pull, largest: usize) -> Result<Bytes, serde_json::Error> {
+    let (batch, expires) = (pull.batch, pull.expires.saturating_mul(NANOS));
+    let request = match &pull.kind {
+        Kind::Plain { heartbeat } => Request {
             batch,
-            expires: terms.expires.as_nanos(),
-            idle_heartbeat: terms.heartbeat.as_nanos(),
+            expires,
+            idle_heartbeat: Some(heartbeat.saturating_mul(NANOS)),
             // Less than one event of the greatest size would stop the pull there.
-            max_bytes: REQUEST_BYTES.max(self.client.max_payload() + ENVELOPE),
-        };
-        let body = Bytes::from(serde_json::to_vec(&request)?);
-        if self.outstanding == 0 {
-            // Silence counts from here: without an open request nothing is owed to us.
-            self.heard = Instant::now();
+            max_bytes: Some(REQUEST_BYTES.max(largest + ENVELOPE)),
+            group: None,
+            id: None,
+        },
+        Kind::Pinned(pin) => {
+            let (group, id) = (Some(layout::LANE_GROUP), pin.as_deref());
+            Request { batch, expires, idle_heartbeat: None, max_bytes: None, group, id }
         }
-        self.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), body).await?;
-        self.outstanding += batch;
-        self.patience = self.patience.max(terms.patience());
-        Ok(())
+    };
+    serde_json::to_vec(&request).map(Bytes::from)
+}
+
+/// The end of our pin.
+pub fn unpin() -> Bytes {
+    Bytes::from(format!("{{\"group\":\"{}\"}}", layout::LANE_GROUP))
+}
+
+/// The pin in an event's headers; empty where the consumer knows no pins.
+pub fn pin(headers: Option<&HeaderMap>) -> &str {
+    headers.and_then(|headers| headers.get(PIN)).map_or("", |value| value.as_str())
+}
+
+/// What is read of CONSUMER.INFO.
+#[derive(Deserialize)]
+struct Info {
+    delivered: Delivered,
+    num_ack_pending: u64,
+    num_pending: u64,
+    #[serde(default)]
+    priority_groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    group: String,
+    #[serde(default)]
+    pinned_client_id: String,
+}
+
+#[derive(Deserialize)]
+struct Delivered {
+    consumer_seq: u64,
+}
+
+/// The consumer's state; `None`: it is an error of the API, or none of its answers at all.
+pub fn state(payload: &[u8]) -> Option<State> {
+    let info: Info = serde_json::from_slice(payload).ok()?;
+    let group = info.priority_groups.into_iter().find(|group| group.group == layout::LANE_GROUP);
+    let pin = group.map(|group| group.pinned_client_id).filter(|pin| !pin.is_empty());
+    let (delivered, pending) = (info.delivered.consumer_seq, info.num_ack_pending);
+    Some(State { delivered, pending, pin: pin.map(Into::into) })
+}
+
+/// How many events wait for somebody: published and not delivered, or delivered and not acknowledged.
+pub fn waiting(payload: &[u8]) -> Option<u64> {
+    let info: Info = serde_json::from_slice(payload).ok()?;
+    Some(info.num_pending.saturating_add(info.num_ack_pending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_as_the_broker_wants_them() {
+        let pull = |kind| Pull { lane: 0, inbox: 1, batch: 32, expires: 3000, kind };
+        let body = |kind| request(&pull(kind), 10 << 20).unwrap();
+        assert_eq!(
+            body(Kind::Pinned(Some("pin".into()))),
+            r#"{"batch":32,"expires":3000000000,"group":"owner","id":"pin"}"#
+        );
+        assert_eq!(body(Kind::Pinned(None)), r#"{"batch":32,"expires":3000000000,"group":"owner"}"#);
+        assert_eq!(
+            body(Kind::Plain { heartbeat: 250 }),
+            r#"{"batch":32,"expires":3000000000,"idle_heartbeat":250000000,"max_bytes":10489856}"#
+        );
+        assert_eq!(unpin(), r#"{"group":"owner"}"#);
+        assert_eq!((give_back(0), give_back(1500)), ("-NAK".into(), "-NAK {\"delay\":1500000000}".into()));
     }
 
-    /// Events asked for that have not come.
-    pub fn outstanding(&self) -> usize {
-        self.outstanding
-    }
-
-    /// When the silence, if it lasts, means that the consumer is gone; `None` while nothing is owed to us.
-    pub fn silent_at(&self) -> Option<Instant> {
-        (self.outstanding > 0 && self.closed_by.is_none()).then(|| self.heard + self.patience)
-    }
-
-    /// When a closing session is given up at the latest; `None` if it is not closing.
-    pub fn closed_by(&self) -> Option<Instant> {
-        self.closed_by
-    }
-
-    /// Stops it. What the broker sent before it heard of that still arrives; then comes [`Arrival::Closed`].
-    pub async fn close(&mut self) {
-        self.closed_by = Some(Instant::now() + CLOSE_LIMIT);
-        if let Ok(Err(error)) = timeout(CLOSE_LIMIT, self.subscriber.drain()).await {
-            tracing::debug!(%error, "the inbox of a pull was not closed");
-        }
-    }
-
-    /// The next message. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> Arrival {
-        match self.subscriber.next().await {
-            Some(message) => {
-                self.heard = Instant::now();
-                self.understand(message)
-            }
-            None => Arrival::Closed,
-        }
-    }
-
-    fn understand(&mut self, message: Message) -> Arrival {
-        let Some(code) = message.status else { return self.event(message) };
-        match status::parse(code, message.description.as_deref(), message.headers.as_ref()) {
-            Signal::Heartbeat => Arrival::Alive,
-            Signal::Ended(left) => {
-                self.outstanding = self.outstanding.saturating_sub(left);
-                Arrival::Alive
-            }
-            Signal::Lost(trouble) => Arrival::Trouble(trouble),
-        }
-    }
-
-    fn event(&mut self, message: Message) -> Arrival {
-        self.outstanding = self.outstanding.saturating_sub(1);
-        match InHand::new(self.client.clone(), message, &self.budget) {
-            Some(event) => Arrival::Event(event),
-            None => {
-                tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
-                Arrival::Alive
-            }
+    #[test]
+    fn states_and_what_is_none() {
+        let info = br#"{"type":"x","delivered":{"consumer_seq":7,"stream_seq":9},"num_ack_pending":3,"num_pending":2,
+            "priority_groups":[{"group":"other","pinned_client_id":"b"},{"group":"owner","pinned_client_id":"a"}]}"#;
+        assert_eq!(state(info), Some(State { delivered: 7, pending: 3, pin: Some("a".into()) }));
+        assert_eq!(waiting(info), Some(5));
+        let unpinned = br#"{"delivered":{"consumer_seq":7},"num_ack_pending":3,"num_pending":0,"priority_groups":[{"group":"owner"}]}"#;
+        assert_eq!(state(unpinned), Some(State { delivered: 7, pending: 3, pin: None }));
+        for other in [&b""[..], b"{}", br#"{"error":{"code":404}}"#] {
+            assert_eq!((state(other), waiting(other)), (None, None));
         }
     }
 }

@@ -1,12 +1,13 @@
-//! One event from hand to verdict, the same for every way of delivery:
+//! One event's way to its disposition, the same in every order of delivery:
 //!
 //! ```text
-//! decode ─▶ filter ─▶ attempts so far ─▶ rate ─▶ POST ─▶ outcome ─▶ reply or dead letter ─▶ verdict
+//! decode ─▶ filter ─▶ attempts so far ─▶ rate ─▶ POST ─▶ outcome ─▶ reply or dead letter ─▶ disposition
 //! ```
 //!
-//! Nothing here acknowledges an event, gives it back or renews it: whoever called does ([`crate::consume::unordered`] for
-//! events in any order). Every wait has a bound of its own.
+//! Nothing here acknowledges an event, gives it back or renews it: the runner does, as the discipline says
+//! ([`crate::consume::runner`]). Every wait has a bound of its own.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,12 @@ use async_nats::Client;
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
+use tidegate_delivery_core::{Disposition, Settled};
 use tidegate_telemetry::{Instrument as _, Span};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::consume::in_hand::InHand;
+use crate::broker::message::Message;
 use crate::consume::workload::WorkloadMeter;
 use crate::deliver::availability::{Availability, Turn};
 use crate::deliver::brake::State;
@@ -28,7 +30,7 @@ use crate::event::filter::Judged;
 use crate::event::request::{self, Place};
 use crate::ops::budget::ByteBudget;
 use crate::ops::drain::Drain;
-use crate::ops::metrics::{Metrics, Settled};
+use crate::ops::metrics::Metrics;
 use crate::ops::options::Options;
 use crate::ops::trace::{self, Traces};
 use crate::settle::attempts::store::{Attempts, Known};
@@ -80,28 +82,6 @@ pub struct Context {
     pub outcomes: OutcomeLog,
 }
 
-/// What is to be told to the broker about an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is handled, or safe elsewhere, or not for this handler: the broker may forget it. Counted so.
-    Acknowledge(Settled),
-    /// An attempt failed and is on record: again after this wait.
-    RetryIn(Duration),
-    /// It could not be tried, which is not its fault: again after this wait (zero: at once).
-    GiveBack(Duration),
-}
-
-impl Verdict {
-    /// How the event is counted.
-    pub fn settled(self) -> Settled {
-        match self {
-            Self::Acknowledge(settled) => settled,
-            Self::RetryIn(_) => Settled::Retried,
-            Self::GiveBack(_) => Settled::GivenBack,
-        }
-    }
-}
-
 /// An event that is to be sent.
 #[derive(Debug)]
 pub struct Ready {
@@ -114,11 +94,11 @@ pub struct Ready {
 }
 
 impl Context {
-    /// Takes an event as far as its verdict.
-    pub async fn handle(&self, stored: &InHand) -> Verdict {
+    /// Takes an event as far as its disposition.
+    pub async fn handle(&self, stored: &Message) -> Disposition {
         let ready = match self.prepare(stored).await {
-            Ok(ready) => ready,
-            Err(verdict) => return verdict,
+            Continue(ready) => ready,
+            Break(disposition) => return disposition,
         };
         let span = self.traces.process(stored.headers(), &ready.event, ready.place);
         let delivered = async {
@@ -130,19 +110,16 @@ impl Context {
         delivered.instrument(span).await
     }
 
-    /// Everything before the first request.
-    ///
-    /// # Errors
-    /// Its verdict, if there is nothing to send.
-    pub async fn prepare(&self, stored: &InHand) -> Result<Ready, Verdict> {
+    /// Everything before the first request; a break, if there is nothing to send.
+    pub async fn prepare(&self, stored: &Message) -> ControlFlow<Disposition, Ready> {
         let event = match stored::decode(stored.headers(), stored.payload()) {
             Ok(event) => event,
-            Err(invalid) => return Err(Box::pin(self.invalid(stored, invalid.to_string())).await),
+            Err(invalid) => return Break(Box::pin(self.invalid(stored, invalid.to_string())).await),
         };
         match self.judge(&event).await {
             Judged::Passes => {}
-            Judged::Excluded | Judged::Failed(_) => return Err(Verdict::Acknowledge(Settled::Filtered)),
-            Judged::TooCostly => return Err(Box::pin(self.dead_letter_unjudged(stored)).await),
+            Judged::Excluded | Judged::Failed(_) => return Break(Disposition::Over(Settled::Filtered)),
+            Judged::TooCostly => return Break(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
         self.traces.received(stored.headers(), &event);
         let known = match stored.deliveries() {
@@ -151,8 +128,8 @@ impl Context {
         };
         let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
         match request::extended(event, stored.headers(), &self.config.topic, place) {
-            Ok(event) => Ok(Ready { event, place, known }),
-            Err(error) => Err(Box::pin(self.invalid(stored, error)).await),
+            Ok(event) => Continue(Ready { event, place, known }),
+            Err(error) => Break(Box::pin(self.invalid(stored, error)).await),
         }
     }
 
@@ -264,7 +241,7 @@ impl Context {
     }
 
     /// What an answer means for the event it was given to.
-    pub async fn conclude(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
+    pub async fn conclude(&self, stored: &Message, ready: Ready, answered: Answered) -> Disposition {
         let retry = &self.config.delivery.retry;
         let answer = &answered.answer;
         let settle = outcome::decide(answer, ready.place.attempt, retry, fastrand::f64());
@@ -272,7 +249,7 @@ impl Context {
         match settle {
             Settle::Acknowledge if self.options.reply.is_none() => {
                 self.outcomes.handled(stored.sequence());
-                Verdict::Acknowledge(Settled::Acknowledged)
+                Disposition::Over(Settled::Acknowledged)
             }
             Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
             Settle::RetryIn(wait) => {
@@ -280,7 +257,7 @@ impl Context {
                 tracing::debug!(sequence, id, attempt, ?wait, %answer, "the event is retried");
                 self.outcomes.failed(sequence, &ready.event, Ending::Failed, answer.status(), &answer.to_string());
                 Box::pin(self.failed(stored, ready.known, answer, wait)).await;
-                Verdict::RetryIn(wait)
+                Disposition::RetryIn(wait)
             }
             Settle::DeadLetter(reason) => {
                 Box::pin(self.give_up(stored, ready, reason, answer.status(), answer.to_string())).await
@@ -289,15 +266,15 @@ impl Context {
     }
 
     /// The event is handled: its reply is published, and only then it is to be acknowledged.
-    async fn reply(&self, stored: &InHand, ready: Ready, answered: Answered) -> Verdict {
+    async fn reply(&self, stored: &Message, ready: Ready, answered: Answered) -> Disposition {
         let published = tokio::select! {
             published = self.publish_reply(&ready.event, answered.content, reply::PATIENCE) => published,
-            () = self.drain.begun_for(REPLY_GRACE) => return Verdict::GiveBack(Duration::ZERO),
+            () = self.drain.begun_for(REPLY_GRACE) => return Disposition::GiveBack(Duration::ZERO),
         };
         match published {
             Ok(()) => {
                 self.outcomes.handled(stored.sequence());
-                Verdict::Acknowledge(Settled::Acknowledged)
+                Disposition::Over(Settled::Acknowledged)
             }
             Err(outlet::Error::Unavailable { topic, problem }) => {
                 tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");

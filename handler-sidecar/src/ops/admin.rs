@@ -3,7 +3,7 @@
 //! | path | answers 200 when |
 //! |---|---|
 //! | `/startupz` | the listener is up and the identity could be read: the handler's container may start |
-//! | `/livez` | the pipeline makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
+//! | `/livez` | the runner makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
 //! | `/readyz` | connected, and the consumer answers (or is no longer asked, because the handler is not reachable) |
 //! | `/drain` | nothing is in flight any more and all of it was told to the broker. Begins the drain; answers only inside the pod |
 //! | `/drained` | the same, for a drain that has begun or begins in a moment |

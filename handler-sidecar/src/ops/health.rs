@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// The pipeline wakes at least every second; a rest this long means that it hangs.
+/// The runner wakes at least every second; a rest this long means that it hangs.
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// How far the sidecar is.
@@ -58,7 +58,7 @@ impl Known {
     }
 }
 
-/// Written by the pipeline, read by the probes.
+/// Written by the runner, read by the probes.
 #[derive(Debug)]
 pub struct Health {
     origin: Instant,
@@ -112,20 +112,20 @@ impl Health {
         let _ = self.progress.subscribe().wait_for(Known::is_ready).await;
     }
 
-    /// Tells that the pipeline is at work.
+    /// Tells that the runner is at work.
     pub fn beat(&self) {
         let elapsed = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.beat.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Tells whether events wait that could be delivered, and nothing is started ([`crate::ops::watchdog`]).
+    /// Tells whether events wait that could be delivered, and nothing is started (`watchdog.rs` of `tidegate-delivery-core`).
     pub fn set_stalled(&self, stalled: bool) {
         if self.stalled.swap(stalled, Ordering::Relaxed) != stalled && stalled {
             tracing::error!("events wait and nothing is started: the sidecar asks to be restarted");
         }
     }
 
-    /// Whether the pipeline was at work lately, and works on what there is.
+    /// Whether the runner was at work lately, and works on what there is.
     pub fn is_alive(&self) -> bool {
         if self.stalled.load(Ordering::Relaxed) {
             return false;

@@ -12,6 +12,7 @@ use opentelemetry::metrics::{
     BoundCounter, BoundHistogram, BoundUpDownCounter, Counter, Gauge, Histogram, UpDownCounter,
 };
 use tidegate_broker_client::contract::Sidecar;
+use tidegate_delivery_core::Settled;
 use tidegate_telemetry::SeriesBy;
 
 use crate::deliver::brake::State;
@@ -19,50 +20,6 @@ use crate::settle::outcome::Answer;
 
 /// Seconds, as the messaging conventions advise.
 const BOUNDARIES: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
-
-/// How an event left this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Handled.
-    Acknowledged,
-    /// Given to the broker for a later attempt.
-    Retried,
-    /// Kept aside.
-    DeadLettered,
-    /// Given back without an attempt, or without knowing its end.
-    GivenBack,
-    /// Not for this handler: acknowledged undelivered.
-    Filtered,
-    /// Of a Direct topic, and there was no room for it.
-    Dropped,
-    /// Of a Direct topic, and the handler did not take it.
-    Failed,
-}
-
-impl Settled {
-    const ALL: [Self; 7] = [
-        Self::Acknowledged,
-        Self::Retried,
-        Self::DeadLettered,
-        Self::GivenBack,
-        Self::Filtered,
-        Self::Dropped,
-        Self::Failed,
-    ];
-
-    /// The value of `outcome` in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Acknowledged => "acknowledged",
-            Self::Retried => "retried",
-            Self::DeadLettered => "dead-lettered",
-            Self::GivenBack => "given-back",
-            Self::Filtered => "filtered",
-            Self::Dropped => "dropped",
-            Self::Failed => "failed",
-        }
-    }
-}
 
 /// The instruments.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use tidegate_broker_client::contract::Retry;
 use tidegate_broker_client::{layout, outcomes};
 use tokio::time::sleep;
 
+use crate::broker::message::Message;
 use crate::broker::publish_ack::{self, NotStored};
-use crate::consume::in_hand::InHand;
 use crate::settle::attempts::{Failed, Record};
 use crate::settle::backoff::Backoff;
 use crate::settle::outcome::Reason;
@@ -58,7 +58,7 @@ impl Letter {
 pub async fn store(
     client: &Client,
     handler: &str,
-    event: &InHand,
+    event: &Message,
     letter: &Letter,
     message_id: &str,
 ) -> Result<(), NotStored> {
@@ -77,7 +77,7 @@ pub async fn store(
 }
 
 /// The stored headers without what the broker or an earlier letter wrote, and the reasons.
-fn compose(handler: &str, event: &InHand, letter: &Letter, message_id: &str, time: &str) -> HeaderMap {
+fn compose(handler: &str, event: &Message, letter: &Letter, message_id: &str, time: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, values) in event.headers().into_iter().flat_map(HeaderMap::iter) {
         if !is_ours_or_the_brokers(name.as_ref()) {

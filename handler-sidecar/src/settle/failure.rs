@@ -2,14 +2,15 @@
 //! is kept aside. None of it happens to most events, so its futures are boxed where they are called: an event in
 //! flight takes the memory of the ordinary way only.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
 use tidegate_broker_client::{identity, message_id, stored};
+use tidegate_delivery_core::{Disposition, Settled};
 use tokio::time::timeout;
 
-use crate::consume::in_hand::InHand;
-use crate::consume::process::{Context, LATER, Ready, Verdict};
-use crate::ops::metrics::Settled;
+use crate::broker::message::Message;
+use crate::consume::process::{Context, LATER, Ready};
 use crate::settle::attempts::store::Known;
 use crate::settle::attempts::{Change, Failed, Next};
 use crate::settle::dead_letter::{self, Letter};
@@ -21,34 +22,31 @@ use crate::settle::outlet::{self, letter};
 const LETTER_PATIENCE: Duration = Duration::from_secs(20);
 
 impl Context {
-    /// The attempts before this delivery.
-    ///
-    /// # Errors
-    /// The verdict, if there is to be no other.
-    pub(crate) async fn attempts_so_far(&self, stored: &InHand) -> Result<Known, Verdict> {
+    /// The attempts before this delivery; a break, if there is to be no other.
+    pub(crate) async fn attempts_so_far(&self, stored: &Message) -> ControlFlow<Disposition, Known> {
         let deliveries = stored.deliveries();
         let known = self.attempts.read(stored.sequence(), deliveries).await;
         let (record, retry) = (&known.record, &self.config.delivery.retry);
         if let Some(letter) = Letter::decided_before(record, retry) {
-            return Err(self.keep_aside(stored, &letter).await);
+            return Break(self.keep_aside(stored, &letter).await);
         }
         let untraced = record.untraced(deliveries);
         if outcome::never_finishes(untraced, retry) {
             let error = format!("nobody lived to say how {untraced} of {deliveries} deliveries ended");
             let letter = Letter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
-            return Err(self.keep_aside(stored, &letter).await);
+            return Break(self.keep_aside(stored, &letter).await);
         }
         match known.record.wait(jiff::Timestamp::now().as_millisecond()) {
             Some(wait) => {
                 self.record(stored, known, &Change::Untried).await;
-                Err(Verdict::GiveBack(wait))
+                Break(Disposition::GiveBack(wait))
             }
-            None => Ok(known),
+            None => Continue(known),
         }
     }
 
     /// Puts a failed attempt on record, after which the event is to wait for so long.
-    pub(crate) async fn failed(&self, stored: &InHand, known: Known, answer: &Answer, wait: Duration) {
+    pub(crate) async fn failed(&self, stored: &Message, known: Known, answer: &Answer, wait: Duration) {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         let next = Next::NotBefore(jiff::Timestamp::now().as_millisecond().saturating_add(wait));
         let change = Change::Failed(failed(answer.status(), &answer.to_string()), next);
@@ -58,12 +56,12 @@ impl Context {
     /// There is no further attempt: dead-letters.
     pub(crate) async fn give_up(
         &self,
-        stored: &InHand,
+        stored: &Message,
         ready: Ready,
         reason: Reason,
         status: Option<u16>,
         error: String,
-    ) -> Verdict {
+    ) -> Disposition {
         let ending = if reason == Reason::AttemptsUsedUp { Ending::Failed } else { Ending::Refused };
         self.outcomes.failed(stored.sequence(), &ready.event, ending, status, &error);
         // On record first: if the letter cannot be stored, or nobody lives to store it, the event comes again and
@@ -74,16 +72,16 @@ impl Context {
     }
 
     /// The event was not tried in a while.
-    pub(crate) async fn untried(&self, stored: &InHand, ready: Ready, wait: Duration) -> Verdict {
+    pub(crate) async fn untried(&self, stored: &Message, ready: Ready, wait: Duration) -> Disposition {
         // At the end of a sidecar there is no time for it, nor is it needed: that does not happen again and again.
         if !wait.is_zero() {
             self.record(stored, ready.known, &Change::Untried).await;
         }
-        Verdict::GiveBack(wait)
+        Disposition::GiveBack(wait)
     }
 
     /// Without its record an event goes on all the same: it is then tried more often than it should be.
-    pub(crate) async fn record(&self, stored: &InHand, mut known: Known, change: &Change) -> Known {
+    pub(crate) async fn record(&self, stored: &Message, mut known: Known, change: &Change) -> Known {
         let sequence = stored.sequence();
         if let Err(error) = self.attempts.write(sequence, stored.deliveries(), &mut known, change).await {
             tracing::warn!(sequence, %error, "an attempt is not on record: the event may be tried once too often");
@@ -91,20 +89,20 @@ impl Context {
         known
     }
 
-    pub(crate) async fn invalid(&self, stored: &InHand, error: String) -> Verdict {
+    pub(crate) async fn invalid(&self, stored: &Message, error: String) -> Disposition {
         self.keep_aside(stored, &Letter { reason: Reason::Invalid, status: None, error, record: Default::default() })
             .await
     }
 
     /// It may be for this handler or not: it is kept, so that it can be redriven when the filter is another.
-    pub(crate) async fn dead_letter_unjudged(&self, stored: &InHand) -> Verdict {
+    pub(crate) async fn dead_letter_unjudged(&self, stored: &Message) -> Disposition {
         let error = tidegate_filter::Failed::TooCostly.to_string();
         let record = Default::default();
         self.keep_aside(stored, &Letter { reason: Reason::FilterTooCostly, status: None, error, record }).await
     }
 
     /// Dead-letters: stored and confirmed, and only then to be acknowledged.
-    pub(crate) async fn keep_aside(&self, stored: &InHand, letter: &Letter) -> Verdict {
+    pub(crate) async fn keep_aside(&self, stored: &Message, letter: &Letter) -> Disposition {
         let (sequence, reason) = (stored.sequence(), letter.reason.name());
         let problem = match timeout(LATER, self.send_aside(stored, letter)).await {
             Ok(Ok(())) => {
@@ -114,17 +112,17 @@ impl Context {
                     self.outcomes.undeliverable(&id, &event_type, &letter.error);
                 }
                 self.outcomes.dead_lettered();
-                return Verdict::Acknowledge(Settled::DeadLettered);
+                return Disposition::Over(Settled::DeadLettered);
             }
             Ok(Err(error)) => error,
             Err(_) => "it is not confirmed".to_owned(),
         };
         tracing::error!(sequence, reason, problem, "a dead letter is not stored: its event is tried again later");
-        Verdict::GiveBack(LATER)
+        Disposition::GiveBack(LATER)
     }
 
     /// To the topic for dead letters, if there is one and takes it; else beside the event's own topic.
-    async fn send_aside(&self, stored: &InHand, letter: &Letter) -> Result<(), String> {
+    async fn send_aside(&self, stored: &Message, letter: &Letter) -> Result<(), String> {
         if let Some(outlet) = &self.options.letters
             && let Some(event) = letter::compose(&self.config.handler, stored, letter)
         {
@@ -153,7 +151,7 @@ impl Context {
 }
 
 /// Id and type of what is stored, also if it is no valid event; empty where there is none.
-fn named(stored: &InHand) -> (String, String) {
+fn named(stored: &Message) -> (String, String) {
     if let Ok(event) = stored::decode(stored.headers(), stored.payload()) {
         return (event.id().to_owned(), event.event_type().to_owned());
     }

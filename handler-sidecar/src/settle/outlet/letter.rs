@@ -4,7 +4,7 @@ use tidegate_broker_client::outcomes::single_line;
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Event, Invalid};
 
-use crate::consume::in_hand::InHand;
+use crate::broker::message::Message;
 use crate::settle::dead_letter::Letter;
 use crate::settle::outcome::Reason;
 
@@ -12,7 +12,7 @@ use crate::settle::outcome::Reason;
 const ERROR_LIMIT: usize = 512;
 
 /// The letter of a stored event; `None` if what is stored is no event.
-pub fn compose(handler: &str, stored: &InHand, letter: &Letter) -> Option<Event> {
+pub fn compose(handler: &str, stored: &Message, letter: &Letter) -> Option<Event> {
     let event = stored::decode(stored.headers(), stored.payload()).ok()?;
     let attempts = letter.record.attempts();
     let letter = extended(event, handler, letter.reason, attempts, &letter.error);

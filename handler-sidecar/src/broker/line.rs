@@ -1,0 +1,219 @@
+//! What the runner says to the broker and hears of it, over the connection: inboxes of pulls, the handler's group,
+//! messages that need no answer, questions whose answers come later.
+//!
+//! Nothing here waits but [`Line::next`]. While the connection takes nothing (its queue is full, or it is gone), what
+//! needs no answer is kept and sent later; pulls and questions are refused, because an answer to one that is sent
+//! later would find nobody.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_nats::{Client, Message, Subject, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt as _, Stream as _};
+use tidegate_delivery_core::{Close, Lane};
+use tokio::task::coop::unconstrained;
+use tokio::time::timeout;
+
+/// An inbox of a lane.
+pub type At = (Lane, u64);
+
+/// What came.
+#[derive(Debug)]
+pub enum Came {
+    /// A message to an inbox.
+    Message(At, Message),
+    /// An inbox is closed: nothing more comes.
+    Closed(At),
+    /// The answer to a question of this number.
+    Answer(u64, Message),
+}
+
+struct Inbox {
+    at: At,
+    subject: String,
+    subscriber: Subscriber,
+}
+
+/// Where answers come to; subscribed to with the first question.
+struct Answers {
+    prefix: String,
+    subscriber: Subscriber,
+}
+
+/// The line.
+pub struct Line {
+    client: Client,
+    inboxes: Vec<Inbox>,
+    answers: Option<Answers>,
+    /// What the connection has not taken yet.
+    kept: VecDeque<(Subject, Bytes)>,
+    /// The inbox that is looked at first.
+    turn: usize,
+}
+
+/// What the connection took at once.
+fn at_once<T, E>(command: impl Future<Output = Result<T, E>>) -> Option<T> {
+    // Without the runtime's budget, which would refuse it at times.
+    unconstrained(command).now_or_never()?.ok()
+}
+
+impl Line {
+    /// Over this connection.
+    pub fn new(client: Client) -> Self {
+        Self { client, inboxes: Vec::new(), answers: None, kept: VecDeque::new(), turn: 0 }
+    }
+
+    /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent.
+    pub fn pull(&mut self, at: At, subject: String, body: Bytes) -> bool {
+        let inbox = match self.inboxes.iter().find(|inbox| inbox.at == at) {
+            Some(inbox) => inbox.subject.clone(),
+            None => {
+                let subject = self.client.new_inbox();
+                let Some(subscriber) = at_once(self.client.subscribe(subject.clone())) else { return false };
+                self.inboxes.push(Inbox { at, subject: subject.clone(), subscriber });
+                subject
+            }
+        };
+        at_once(self.client.publish_with_reply(subject, inbox, body)).is_some()
+    }
+
+    /// Subscribes to these subjects, as a member of a group. Whether it is sent.
+    pub fn join(&mut self, at: At, group: &str, subjects: Vec<String>) -> bool {
+        for subject in subjects {
+            let subscribed = at_once(self.client.queue_subscribe(subject.clone(), group.to_owned()));
+            let Some(subscriber) = subscribed else { return false };
+            self.inboxes.push(Inbox { at, subject, subscriber });
+        }
+        true
+    }
+
+    /// Closes an inbox. Returns what had come to it, where it is closed at once.
+    pub fn close(&mut self, at: At, how: Close) -> Vec<Message> {
+        let mut come = Vec::new();
+        match how {
+            Close::InOrder => {
+                self.inboxes.retain_mut(|inbox| inbox.at != at || at_once(inbox.subscriber.drain()).is_some());
+            }
+            Close::AtOnce => {
+                for mut inbox in self.inboxes.extract_if(.., |inbox| inbox.at == at) {
+                    let mut next = || unconstrained(poll_fn(|cx| poll(&mut inbox.subscriber, cx))).now_or_never();
+                    while let Some(Some(message)) = next() {
+                        come.push(message);
+                    }
+                }
+            }
+        }
+        come
+    }
+
+    /// Tells the broker something that needs no answer.
+    pub fn tell(&mut self, subject: &Subject, body: Bytes) {
+        let sent = self.kept.is_empty() && at_once(self.client.publish(subject.clone(), body.clone())).is_some();
+        if !sent {
+            self.kept.push_back((subject.clone(), body));
+        }
+    }
+
+    /// Asks the broker something. Whether it is sent.
+    pub fn ask(&mut self, number: u64, subject: impl Into<Subject>, body: Bytes) -> bool {
+        let answers = match &mut self.answers {
+            Some(answers) => answers,
+            none => {
+                let prefix = self.client.new_inbox();
+                let Some(subscriber) = at_once(self.client.subscribe(format!("{prefix}.*"))) else { return false };
+                none.insert(Answers { prefix, subscriber })
+            }
+        };
+        let reply = format!("{}.{number}", answers.prefix);
+        at_once(self.client.publish_with_reply(subject.into(), reply, body)).is_some()
+    }
+
+    /// Connects again.
+    pub fn reconnect(&mut self) {
+        if at_once(self.client.force_reconnect()).is_none() {
+            tracing::debug!("the connection takes no command");
+        }
+    }
+
+    /// The next that comes. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Came {
+        loop {
+            let Self { client, inboxes, answers, kept, turn } = self;
+            let is_kept = !kept.is_empty();
+            tokio::select! {
+                biased;
+                () = send(client, kept), if is_kept => {}
+                came = poll_fn(|cx| poll_all(inboxes, answers, turn, cx)) => return came,
+            }
+        }
+    }
+
+    /// What has come already.
+    pub fn next_now(&mut self) -> Option<Came> {
+        let Self { inboxes, answers, turn, .. } = self;
+        unconstrained(poll_fn(|cx| poll_all(inboxes, answers, turn, cx))).now_or_never()
+    }
+
+    /// Sends everything, within this time. Whether it is sent.
+    pub async fn flush(&mut self, limit: Duration) -> bool {
+        let Self { client, kept, .. } = self;
+        let flushed = async {
+            send(client, kept).await;
+            client.flush().await
+        };
+        matches!(timeout(limit, flushed).await, Ok(Ok(())))
+    }
+}
+
+/// Sends what was kept, in its order. Cancelling it loses nothing.
+async fn send(client: &Client, kept: &mut VecDeque<(Subject, Bytes)>) {
+    while let Some((subject, body)) = kept.front() {
+        if let Err(error) = client.publish(subject.clone(), body.clone()).await {
+            tracing::warn!(%error, "an event was not settled: the broker delivers it again");
+        }
+        kept.pop_front();
+    }
+}
+
+fn poll(subscriber: &mut Subscriber, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+    std::pin::Pin::new(subscriber).poll_next(cx)
+}
+
+/// Looks at all, each time another one first.
+fn poll_all(
+    inboxes: &mut Vec<Inbox>,
+    answers: &mut Option<Answers>,
+    turn: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<Came> {
+    if let Some(Answers { prefix, subscriber }) = answers {
+        while let Poll::Ready(Some(message)) = poll(subscriber, cx) {
+            let number = message.subject.get(prefix.len() + 1..).and_then(|number| number.parse().ok());
+            if let Some(number) = number {
+                return Poll::Ready(Came::Answer(number, message));
+            }
+        }
+    }
+    *turn = turn.wrapping_add(1);
+    for offset in 0..inboxes.len() {
+        let index = (*turn).wrapping_add(offset) % inboxes.len();
+        let at = inboxes[index].at;
+        match poll(&mut inboxes[index].subscriber, cx) {
+            Poll::Ready(Some(message)) => return Poll::Ready(Came::Message(at, message)),
+            Poll::Ready(None) => {
+                inboxes.swap_remove(index);
+                let is_last = inboxes.iter().all(|inbox| inbox.at != at);
+                if is_last {
+                    return Poll::Ready(Came::Closed(at));
+                }
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Pending => {}
+        }
+    }
+    Poll::Pending
+}

@@ -1,0 +1,69 @@
+//! An event of a Direct topic: one attempt, and no record of it. What the handler does not take is lost.
+
+use std::time::Duration;
+
+use tidegate_broker_client::stored;
+use tidegate_cloudevents::Event;
+use tidegate_delivery_core::{Disposition, Settled};
+use tidegate_telemetry::Instrument as _;
+
+use crate::broker::message::Message;
+use crate::consume::process::Context;
+use crate::deliver::post::{Answered, Attempt};
+use crate::event::filter::Judged;
+use crate::event::request::{self, Place};
+use crate::settle::outcome_log::Ending;
+
+/// How long a reply is tried. What waits for it is in flight and keeps others out.
+const REPLY_PATIENCE: Duration = Duration::from_secs(5);
+
+impl Context {
+    /// Takes one event to its end.
+    pub async fn handle_once(&self, message: &Message) -> Disposition {
+        Disposition::Over(match self.try_once(message).await {
+            Ok(settled) => settled,
+            Err(problem) => {
+                tracing::debug!(problem, "an event is lost");
+                Settled::Failed
+            }
+        })
+    }
+
+    async fn try_once(&self, message: &Message) -> Result<Settled, String> {
+        let headers = message.headers();
+        let event = stored::decode(headers, message.payload()).map_err(|invalid| invalid.to_string())?;
+        match self.judge(&event).await {
+            Judged::Passes => {}
+            Judged::Excluded | Judged::Failed(_) => return Ok(Settled::Filtered),
+            // Nothing of a Direct topic is kept.
+            Judged::TooCostly => return Ok(Settled::Failed),
+        }
+        let place = Place { attempt: 1, sequence: None };
+        let event = request::extended(event, headers, &self.config.topic, place)?;
+        let span = self.traces.process(headers, &event, place);
+        self.deliver_once(&event).instrument(span).await?;
+        Ok(Settled::Acknowledged)
+    }
+
+    /// The one attempt, and the reply. An event that waits for its turn does so in a drain, too: it cannot go back.
+    async fn deliver_once(&self, event: &Event) -> Result<(), String> {
+        if let Some(limiter) = &self.options.limiter {
+            limiter.turn().await;
+        }
+        let Answered { answer, content } = match self.attempt(event).await {
+            Attempt::Answered(answered) => answered,
+            Attempt::Unreachable(why) => {
+                self.availability.unreachable(&why);
+                return Err(why);
+            }
+        };
+        // What is not stored has no sequence; a random number tells it from others.
+        let number = fastrand::u64(..);
+        if !answer.is_success() {
+            self.outcomes.failed(number, event, Ending::Refused, answer.status(), &answer.to_string());
+            return Err(answer.to_string());
+        }
+        self.outcomes.handled(number);
+        self.publish_reply(event, content, REPLY_PATIENCE).await.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,245 @@
+//! What a discipline wants done, done; and what came, told to it. Nothing here waits.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+use async_nats::{StatusCode, Subject};
+use bytes::Bytes;
+use tidegate_broker_client::contract::{Order, Routing};
+use tidegate_broker_client::{layout, stored};
+use tidegate_delivery_core::{
+    Action, Arrived, Close, Demand, Heard, Id, Input, Key, Lane, Moment, Pin, Pull, Trouble, millis,
+};
+use tidegate_telemetry::Span;
+use tokio::time::Instant;
+
+use super::Runner;
+use super::questions::Question;
+use crate::broker::line::{At, Came};
+use crate::broker::message::Message;
+use crate::broker::{delivery_info, pull};
+use crate::consume::flight::Landed;
+
+/// How long a question may take, so that another one fits into what is left of a lease.
+pub fn patience(ack_wait: Duration) -> Duration {
+    (ack_wait / 6).clamp(Duration::from_millis(100), Duration::from_secs(2))
+}
+
+/// The order in which what came is taken in: events as the broker delivered them, then what is said of their inboxes.
+pub fn order(came: &Came) -> (bool, u64) {
+    match came {
+        Came::Message(_, message) if message.status.is_none() => {
+            let info = message.reply.as_deref().and_then(delivery_info::parse);
+            (false, info.map_or(0, |info| info.number))
+        }
+        _ => (true, 0),
+    }
+}
+
+impl<F> Runner<'_, F> {
+    pub(super) fn now(&self) -> Moment {
+        millis(self.origin.elapsed())
+    }
+
+    /// Tells the discipline what happened.
+    pub(super) fn input(&mut self, input: Input) {
+        let now = self.now();
+        tracing::trace!(now, ?input, "discipline");
+        self.discipline.input(now, input);
+    }
+
+    /// An attempt is over.
+    pub(super) fn landed(&mut self, (id, disposition): Landed) {
+        if let Some(disposition) = disposition {
+            self.events.attempted(id, disposition);
+        }
+        self.input(Input::Attempted(id, disposition));
+    }
+
+    /// Takes in what came.
+    pub(super) fn came(&mut self, came: Came) {
+        match came {
+            Came::Message(at, message) => self.message(at, message),
+            Came::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, Heard::Closed)),
+            Came::Answer(number, answer) => {
+                let is_refusal = answer.status == Some(StatusCode::NO_RESPONDERS);
+                let learnt = self.questions.answered(Instant::now(), number, is_refusal, &answer.payload);
+                if let Some(input) = learnt {
+                    self.input(input);
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, (lane, inbox): At, message: async_nats::Message) {
+        if let Some(code) = message.status {
+            let heard = pull::status::parse(code, message.description.as_deref(), message.headers.as_ref());
+            return self.input(Input::Inbox(lane, inbox, heard));
+        }
+        let budget = &self.context.budget;
+        let taken = match self.context.config.routing {
+            Routing::Queued => Message::lent(message, budget),
+            Routing::Direct => Some(Message::direct(message, budget)),
+        };
+        let Some(message) = taken else {
+            tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
+            return self.input(Input::Inbox(lane, inbox, Heard::Alive));
+        };
+        let (key, pin, bytes) = (self.key(&message), self.pin(&message), message.bytes());
+        let id = self.events.keep(lane, message);
+        self.input(Input::Arrived(Arrived { id, key, inbox, pin, bytes }));
+    }
+
+    /// The event's partition key, where that matters. What is no valid event is a key of its own: it will never get to
+    /// a handler.
+    fn key(&self, message: &Message) -> Key {
+        if !matches!(self.context.config.delivery.order, Order::Key { .. }) {
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        match stored::decode(message.headers(), message.payload()) {
+            Ok(event) => stored::partition_key(&event).hash(&mut hasher),
+            Err(_) => message.sequence().hash(&mut hasher),
+        }
+        hasher.finish()
+    }
+
+    fn pin(&mut self, message: &Message) -> Pin {
+        let pin = pull::pin(message.headers());
+        if *self.pin != *pin {
+            self.pin = pin.into();
+        }
+        self.pin.clone()
+    }
+
+    /// Does what is to be done, until there is nothing more.
+    pub(super) fn act(&mut self, demand: &Demand) {
+        loop {
+            let (now, mut actions) = (self.now(), std::mem::take(&mut self.actions));
+            self.discipline.actions(now, demand, &mut actions);
+            let is_over = actions.is_empty();
+            for action in actions.drain(..) {
+                self.perform(action);
+            }
+            self.actions = actions;
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// The end: what is here is given back, as far as the broker can be told.
+    pub(super) fn abandon(&mut self) {
+        self.flights.clear();
+        loop {
+            let mut actions = std::mem::take(&mut self.actions);
+            self.discipline.abandon(&mut actions);
+            if actions.is_empty() {
+                return;
+            }
+            // What had come to an inbox that is closed is here then.
+            actions.into_iter().for_each(|action| self.perform(action));
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        tracing::trace!(?action, "discipline");
+        match action {
+            Action::Pull(pull) => self.pull(&pull),
+            Action::Join(inbox) => self.join(inbox),
+            Action::Close(lane, inbox, how) => self.close((lane, inbox), how),
+            Action::Acknowledge { id, confirm: false } => self.leaves(id, pull::ACKNOWLEDGE),
+            Action::Acknowledge { id, confirm: true } => {
+                let question = Question::Acknowledge { id, _span: self.settling(id) };
+                self.ask_about(id, question, pull::ACKNOWLEDGE);
+            }
+            Action::Renew { id, confirm: true } => self.ask_about(id, Question::Renew(id), pull::IN_PROGRESS),
+            Action::Renew { id, confirm: false } => {
+                if let Some(subject) = self.events.get(id).and_then(Message::acknowledgement) {
+                    self.line.tell(subject, pull::IN_PROGRESS);
+                }
+            }
+            Action::GiveBack { id, wait } => self.leaves(id, pull::give_back(wait)),
+            Action::Drop(id) => self.events.let_go(id),
+            Action::Ask(lane) => {
+                self.ask(Question::State(lane), layout::local_info_subject(&self.consumer(lane)), Bytes::new());
+            }
+            Action::Count(lane) => {
+                self.ask(Question::Count(lane), layout::local_info_subject(&self.consumer(lane)), Bytes::new());
+            }
+            Action::Unpin(lane) => {
+                self.ask(Question::Unpin(lane), layout::local_unpin_subject(&self.consumer(lane)), pull::unpin());
+            }
+            Action::Reconnect => {
+                tracing::warn!("the broker is silent: connecting again");
+                self.line.reconnect();
+            }
+        }
+    }
+
+    fn consumer(&self, lane: Lane) -> String {
+        let handler = &self.context.config.handler;
+        match self.context.config.delivery.order {
+            Order::Key { .. } => layout::lane_consumer(handler, lane),
+            Order::None => handler.clone(),
+        }
+    }
+
+    fn pull(&mut self, pull: &Pull) {
+        let subject = layout::pull_subject(&self.consumer(pull.lane));
+        let at = (pull.lane, pull.inbox);
+        let body = pull::request(pull, self.context.client.max_payload());
+        if !body.is_ok_and(|body| self.line.pull(at, subject, body)) {
+            self.input(Input::Inbox(pull.lane, pull.inbox, Heard::Lost(Trouble::Congested)));
+        }
+    }
+
+    /// Subscribes to each type that is asked for; the broker does not confirm it.
+    fn join(&mut self, inbox: u64) {
+        let config = &self.context.config;
+        let mut subjects = layout::filter_subjects(&config.handler, &config.filter.types, None);
+        // The rest is what is redriven, and here nothing is.
+        subjects.retain(|subject| subject.starts_with("events."));
+        if !self.line.join((0, inbox), &config.handler, subjects) {
+            self.close((0, inbox), Close::AtOnce);
+            self.input(Input::Inbox(0, inbox, Heard::Lost(Trouble::Congested)));
+        }
+    }
+
+    fn close(&mut self, at: At, how: Close) {
+        for message in self.line.close(at, how) {
+            self.message(at, message);
+        }
+    }
+
+    /// The span of telling the broker about an event.
+    fn settling(&self, id: Id) -> Span {
+        let headers = self.events.get(id).and_then(Message::headers);
+        self.context.traces.settle(headers, self.events.how(id).name())
+    }
+
+    /// Tells the broker what became of an event, which leaves.
+    fn leaves(&mut self, id: Id, told: Bytes) {
+        let span = self.settling(id);
+        if let Some(subject) = self.events.get(id).and_then(Message::acknowledgement) {
+            self.line.tell(subject, told);
+        }
+        drop(span);
+        self.events.let_go(id);
+    }
+
+    fn ask_about(&mut self, id: Id, question: Question, body: Bytes) {
+        if let Some(subject) = self.events.get(id).and_then(Message::acknowledgement).cloned() {
+            self.ask(question, subject, body);
+        }
+    }
+
+    /// Asks the broker something. Without a connection it is not even sent, or it would be later, when nobody stands by
+    /// it any more.
+    fn ask(&mut self, question: Question, subject: impl Into<Subject>, body: Bytes) {
+        let number = self.questions.next();
+        let connected = self.link.borrow().connected;
+        let sent = connected && self.line.ask(number, subject, body);
+        self.questions.asked(Instant::now(), number, question, sent);
+    }
+}
