@@ -50,8 +50,9 @@ pub struct EventTopicSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("routing cannot be changed: make a second topic with the other routing and switch to it"))]
     pub routing: Routing,
-    /// Names of workloads that publish over NATS, at most 100. Each gets a Secret <topic>-publisher-<name> with address,
-    /// certificate and credentials. Publishing over HTTPS and MQTT needs none.
+    /// Names of workloads that publish over NATS; at most 100, each of at most 40 lower-case letters, digits and '-'. Each
+    /// gets a Secret <topic>-publisher-<name> with address, certificate and credentials. Default: none. Publishing over
+    /// HTTPS and MQTT requires no name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 100),
@@ -182,7 +183,7 @@ pub struct Broker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
     pub topology_spread_constraints: Option<Value>,
-    /// Ingress container beside each broker, which takes events over HTTPS, MQTT and NATS.
+    /// Ingress container in each broker pod, which takes events over HTTPS, MQTT and NATS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Ingress>,
 }
@@ -203,7 +204,7 @@ impl Default for Broker {
     }
 }
 
-/// Ingress container beside each broker.
+/// Ingress container in each broker pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Ingress {
@@ -213,15 +214,15 @@ pub struct Ingress {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_object")]
     pub resources: Option<Value>,
-    /// Maximum number of connections over HTTPS, and over MQTT, to each broker pod; at most half of them from one
-    /// address. Default: 1024. From 16 to 60000. A publisher beyond it is answered 503, over MQTT with CONNACK
+    /// Maximum number of connections to each broker pod, counted separately for HTTPS and MQTT; 16 to 60000, at most half
+    /// of them from one address. Default: 1024. Further connections are answered with 503, or over MQTT with CONNACK
     /// "Server busy". A change restarts the broker pods one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 16, max = 60000))]
     pub max_connections: Option<i32>,
-    /// Maximum memory of the requests in progress in each broker pod, such as 128Mi; at most half of it for one
-    /// address. Default: 64Mi. From 16Mi to 4Gi, and never less than eight of the largest events need. A request beyond
-    /// it is answered 503. A change restarts the broker pods one by one.
+    /// Maximum memory for the requests in progress in each broker pod. A size such as 128Mi, from 16Mi to 4Gi; the ingress
+    /// takes at least what eight of the largest events need, and gives one address at most half. Default: 64Mi. Further
+    /// requests are answered with 503. A change restarts the broker pods one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('16Mi')) >= 0 && quantity(self).compareTo(quantity('4Gi')) <= 0").message("broker.ingress.maxRequestMemory must be between 16Mi and 4Gi"))]
     pub max_request_memory: Option<Size>,

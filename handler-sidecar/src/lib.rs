@@ -118,7 +118,7 @@ async fn work(
             Ok::<(), Error>(())
         };
         tokio::try_join!(work_until_drained(config.clone(), availability, health, &drain), over)?;
-        tracing::warn!("the pod was drained, but nothing has ended it: its deliveries go on");
+        tracing::warn!("delivering events again: the pod was drained, but not ended");
         drains.send_replace(Drain::default());
     }
 }

@@ -68,10 +68,10 @@ fn drain() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn serve(config: Sidecar) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
-    tracing::info!(topic = config.topic, handler = config.handler, "the sidecar starts");
+    tracing::info!(topic = config.topic, handler = config.handler, "starting the sidecar");
     let stop = async move {
         terminate.recv().await;
-        tracing::info!("SIGTERM");
+        tracing::info!("received SIGTERM");
     };
     run(config, stop).await
 }

@@ -39,9 +39,9 @@ async fn start(config: &contract::Ingress, options: ConnectOptions) -> Result<Cl
 fn report(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to the broker"),
-        Event::Disconnected => tracing::warn!("the connection to the broker is lost"),
-        Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
-        Event::ClientError(error) => tracing::warn!(%error, "the broker cannot be reached"),
-        other => tracing::debug!(event = %other, "broker connection"),
+        Event::Disconnected => tracing::warn!("lost the connection to the broker"),
+        Event::ServerError(error) => tracing::warn!(%error, "the broker reported an error"),
+        Event::ClientError(error) => tracing::warn!(%error, "cannot reach the broker"),
+        other => tracing::debug!(event = %other, "the connection to the broker changed"),
     }
 }

@@ -131,7 +131,7 @@ impl<A: Answers> Http<A> {
             tokio::select! {
                 result = connection.as_mut() => {
                     if let Err(error) = result {
-                        tracing::debug!(%error, "connection");
+                        tracing::debug!(%error, "connection failed");
                     }
                     return;
                 }

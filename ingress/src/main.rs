@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "the ingress cannot start");
+            tracing::error!(%error, "cannot start the ingress");
             ExitCode::FAILURE
         }
     }
@@ -51,7 +51,7 @@ async fn serve(config: Result<contract::Ingress, config::ConfigError>) -> Result
     let signals = Signals::install()?;
     let ingress = Ingress::bind(&config?, Limits::default()).await?;
     let (https, mqtt, admin) = (ingress.https_address()?, ingress.mqtt_address()?, ingress.admin_address()?);
-    tracing::info!(%https, %mqtt, %admin, "the ingress listens");
+    tracing::info!(%https, %mqtt, %admin, "accepting connections");
     ingress.run(signals.wait()).await;
     Ok(())
 }

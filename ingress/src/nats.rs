@@ -67,7 +67,7 @@ impl Listener {
                     // Most of what the broker sent before it heard of that still comes, and then the end. The client
                     // library waits for no answer of the broker: a publisher that hears nothing repeats its request.
                     if let Err(error) = requests.drain().await {
-                        tracing::debug!(%error, "drain");
+                        tracing::debug!(%error, "cannot end the subscription to requests");
                     }
                 }
                 () = sleep_until(left_by.unwrap_or_else(Instant::now)), if left_by.is_some() => break,
@@ -82,7 +82,7 @@ impl Listener {
         }
         while in_flight.next().await.is_some() {}
         if let Err(error) = client.flush().await {
-            tracing::debug!(%error, "flush");
+            tracing::debug!(%error, "cannot flush the answers to publishers");
         }
     }
 }
@@ -123,7 +123,7 @@ async fn answer(client: &Client, intake: &Intake, reply: Option<Subject>, taken:
     }
     let Some(reply) = reply else { return };
     if let Err(error) = client.publish(reply, reply_of(&outcome)).await {
-        tracing::debug!(%error, "no answer to a publisher");
+        tracing::debug!(%error, "cannot answer a publisher over NATS");
     }
 }
 

@@ -74,7 +74,7 @@ async fn publish(intake: &Intake, request: Request<Incoming>, share: &Arc<Share>
     if token.is_some() && mode == binding::Mode::Batched {
         return Err(Problem::named_batch());
     }
-    tracing::debug!(mode = mode.name(), events = events.len(), "request");
+    tracing::debug!(mode = mode.name(), events = events.len(), "request decoded");
     let origin = token.as_ref().map_or(Origin::Anonymous, Origin::Handler);
     intake.publish(&events, origin, &trace::of_request(&head.headers)).await
 }

@@ -137,16 +137,16 @@ impl Ingress {
         let mut serving = join_all(serving.map(AbortOnDropHandle::new));
 
         leave.await;
-        tracing::info!("leaving: not ready any more");
+        tracing::info!("draining: no longer ready");
         health.leave();
         tokio::time::sleep(limits.propagation).await;
         stop.cancel();
         if tokio::time::timeout(limits.drain, &mut serving).await.is_err() {
-            tracing::warn!("some requests did not end in time");
+            tracing::warn!("closing connections whose requests did not finish in time");
         }
         match tokio::time::timeout(FLUSH, client.flush()).await {
-            Ok(Ok(())) => tracing::info!("done"),
-            Ok(Err(_)) | Err(_) => tracing::info!("done, without a connection to the broker"),
+            Ok(Ok(())) => tracing::info!("drained"),
+            Ok(Err(_)) | Err(_) => tracing::info!("drained, without a connection to the broker"),
         }
     }
 }

@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use crate::share::Client;
 use crate::slots::{Slot, Slots};
 
-/// Connections that are refused at a time; more are closed at once, without a word.
+/// Maximum number of clients that are being told of their refusal; further connections are closed without an answer.
 const REFUSALS: usize = 64;
-/// What a client may take to hear that there is no room.
+/// Maximum time for telling a client that its connection is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is spoken on a connection.
+/// A protocol that publishers speak.
 pub trait Protocol: Clone + Send + 'static {
-    /// Serves a connection to its end, whoever ends it; that of its slot ends it after what is in progress.
+    /// Serves a connection until it ends. The end of its slot ends it once the requests in progress are answered.
     fn serve(self, stream: TcpStream, slot: Slot) -> impl Future<Output = ()> + Send;
 
     /// Tells a client that there is no room for its connection.
@@ -68,20 +68,22 @@ impl<P: Protocol> Server<P> {
                 Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => accepted,
             };
-            let Ok((stream, address)) = accepted.inspect_err(|error| tracing::warn!(%error, "accept")) else {
+            let Ok((stream, address)) =
+                accepted.inspect_err(|error| tracing::warn!(%error, "cannot accept a connection"))
+            else {
                 // Out of file descriptors, most likely: it does not help to ask again at once.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             // Small answers must not wait for more to send.
             if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "nodelay");
+                tracing::debug!(%error, "cannot set TCP_NODELAY on a connection");
             }
             let client = Client::from(address.ip());
             if let Some(slot) = slots.take(client.clone()) {
                 connections.spawn(protocol.clone().serve(stream, slot));
             } else if let Ok(refusal) = Arc::clone(&refusals).try_acquire_owned() {
-                tracing::debug!(%address, "no room for a connection");
+                tracing::debug!(%address, "connection refused: the limit of connections is reached");
                 let refusing = timeout(REFUSAL_TIMEOUT, protocol.clone().refuse(stream, client));
                 connections.spawn(async move {
                     // A client that takes longer than that does not want to hear it.

@@ -61,12 +61,12 @@ impl Certificate {
         loop {
             tokio::time::sleep(interval).await;
             match self.reload() {
-                Ok(true) => tracing::info!("a new server certificate is in use"),
+                Ok(true) => tracing::info!("server certificate renewed"),
                 Ok(false) => refused = None,
                 Err(error) => {
                     let error = error.to_string();
                     if refused.as_ref() != Some(&error) {
-                        tracing::warn!(%error, "the new server certificate is unusable: the old one stays in use");
+                        tracing::warn!(%error, "cannot use the new server certificate: keeping the old one");
                         refused = Some(error);
                     }
                 }
@@ -94,8 +94,8 @@ impl Certificate {
 pub async fn handshake(tls: &TlsAcceptor, stream: TcpStream, limit: Duration) -> Option<TlsStream<TcpStream>> {
     match timeout(limit, tls.accept(stream)).await {
         Ok(Ok(stream)) => return Some(stream),
-        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-        Err(_) => tracing::debug!("the TLS handshake took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => tracing::debug!("TLS handshake timed out"),
     }
     None
 }

@@ -1,4 +1,4 @@
-//! How an event reaches the container.
+//! Delivery of events to the container.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Retry;
 use crate::Duration;
 
-/// How an event reaches the container.
+/// Delivery of events to the container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -17,20 +17,21 @@ use crate::Duration;
     validation = Rule::new("has(self.lanes) == has(oldSelf.lanes) && (!has(self.lanes) || self.lanes == oldSelf.lanes)").message("delivery.lanes cannot be changed, because the handler's place in the topic would be lost: make another EventHandler").field_path(".lanes")
 )]
 pub struct Delivery {
-    /// Path that events are posted to, such as /events, with a query if one is needed. Default: /.
+    /// Path that events are posted to, such as /events, with an optional query; at most 1024 characters. Default: /.
     #[serde(default = "default_path")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = Rule::new("self.matches('^/[!$-;=?-_a-~]*$')").message("delivery.path must begin with / and have no spaces and none of < > # \" `, such as /events; percent-encode them where they are needed"))]
     pub path: String,
-    /// Port that events are posted to, on the pod's loopback. Default: the first containerPort of the first container.
+    /// Port that events are posted to, on the pod's loopback interface; any but 15480. Default: the first containerPort
+    /// of the first container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
-    /// Shape of a request. Binary (the default): one event, with its attributes as ce-… headers and its data as the
+    /// Format of requests. Binary (the default): one event, with its attributes as ce-… headers and its data as the
     /// body. Structured: one event as a JSON document. Batch: several events as a JSON array.
     #[serde(default)]
     pub format: Format,
-    /// Size of batches. Required with format: Batch ({} takes the defaults), and not allowed otherwise.
+    /// Size of batches. Required with format: Batch ({} takes the defaults), refused with any other format.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
     /// Order of deliveries. None (the default): each event is delivered as soon as a pod is free. Key: events of one key
@@ -40,26 +41,26 @@ pub struct Delivery {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("delivery.order cannot be changed, because the handler's place in the topic would be lost: make another EventHandler"))]
     pub order: Order,
-    /// Number of lanes that the keys are divided into, with order: Key; 1 to 32. Default: 8. A lane is served by one pod
-    /// at a time, so more pods than lanes are of no use. Cannot be changed.
+    /// Number of lanes that the keys are divided into, with order: Key; 1 to 32. Default: 8. Each lane is served by one
+    /// pod at a time, so pods beyond the number of lanes stay idle. Cannot be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
     pub lanes: Option<i32>,
     /// Maximum number of deliveries per period across all pods of the handler. Unlimited if unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
-    /// Maximum number of events in flight in each pod (with format: Batch, of requests); 1 to 4096. Default: 16.
+    /// Maximum number of events in flight in each pod, or of requests with format: Batch; 1 to 4096. Default: 16.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 4096))]
     pub concurrency: i32,
-    /// Maximum duration of one request; after it the attempt counts as failed. A duration such as 30s, from 10ms to 1h.
+    /// Maximum duration of a request, after which the attempt fails. A duration such as 30s, from 10ms to 1h.
     /// Default: 30s.
     #[serde(default = "default_timeout")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h') && duration(self) >= duration('10ms')").message("delivery.timeout must be between 10ms and 1h"))]
     pub timeout: Duration,
-    /// How often and when a failed attempt is repeated. An attempt fails with a timeout, a broken connection, or the
-    /// answer 408, 425, 429 or 5xx. Any other answer than 2xx is final: the event becomes a dead letter at once. A
-    /// container that takes no connections at all uses up no attempt: delivery pauses until it does.
+    /// Retries of failed attempts. An attempt fails on a timeout, a broken connection, or the status 408, 425, 429 or
+    /// 5xx. Any other status than 2xx is final: the event becomes a dead letter at once. While the container accepts no
+    /// connections, delivery pauses and uses up no attempts.
     #[serde(default)]
     pub retry: Retry,
 }
@@ -81,7 +82,7 @@ impl Default for Delivery {
     }
 }
 
-/// The shape of a request.
+/// Format of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Format {
     /// Attributes as headers.
@@ -111,13 +112,13 @@ pub struct Batch {
     #[serde(default = "default_max_events")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_events: i32,
-    /// Time after which a batch is sent that is not full. A duration such as 100ms, at most 10s. Default: 100ms.
+    /// Maximum time that a batch waits for more events. A duration such as 100ms, at most 10s. Default: 100ms.
     #[serde(default = "default_max_wait")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('10s')").message("delivery.batch.maxWait must be at most 10s"))]
     pub max_wait: Duration,
 }
 
-/// Deliveries per period.
+/// Maximum rate of deliveries.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {

@@ -109,15 +109,15 @@ pub struct EventHandlerSpec {
     /// Delivery of events to the container.
     #[serde(default)]
     pub delivery: Delivery,
-    /// Topic for events that the container refused or failed at too often. Default: they are kept beside the handler's
-    /// own topic, each with its attempts, until they are redriven.
+    /// Topic that dead letters are published to: events that the container refused, or whose last attempt failed.
+    /// Default: dead letters are kept beside the handler's own topic, each with its attempts, until they are redriven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<Destination>,
     /// Dead letters beside the topic that are given to this handler again, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<Redrive>,
-    /// Topic for replies: a CloudEvent in the container's 2xx answer is published there before the event counts as
-    /// handled. Default: the body of an answer is ignored.
+    /// Topic that replies are published to. A CloudEvent in the container's 2xx answer is published there before the
+    /// event counts as handled. Default: the body of an answer is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<Destination>,
     /// Automatic scaling by the events that wait. Unset: there are as many pods as replicas says.
@@ -125,11 +125,11 @@ pub struct EventHandlerSpec {
     pub autoscaling: Option<Autoscaling>,
 }
 
-/// An EventTopic of this namespace to publish to.
+/// EventTopic of this namespace that events are published to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// Name of the EventTopic.
+    /// Name of the EventTopic; at most 40 characters.
     #[schemars(length(min = 1, max = 40))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("is not the name of an EventTopic: those have at most 40 lower-case letters, digits and '-', beginning with a letter"))]
     pub topic: String,

@@ -1,20 +1,20 @@
-//! What happens after an attempt that may succeed later.
+//! Retries of failed attempts.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
 
-/// What happens after an attempt that may succeed later.
+/// Retries of failed attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// Maximum number of delivery attempts, the first included: 3 means three. After the last one the event becomes a
-    /// dead letter. Default 10, which with the default backoff is about four minutes.
+    /// Maximum number of delivery attempts, including the first one; 1 to 1000. After the last one the event becomes a
+    /// dead letter. Default: 10, which takes about four minutes with the default backoff.
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: i32,
-    /// The waits between attempts. A Retry-After in the container's answer makes a wait longer, up to an hour.
+    /// Waits between attempts. A Retry-After header in the container's answer makes a wait longer, up to 1h.
     #[serde(default)]
     pub backoff: Backoff,
 }
@@ -25,24 +25,24 @@ impl Default for Retry {
     }
 }
 
-/// The waits between attempts.
+/// Waits between attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("duration(self.initial) <= duration(self.max)").message("backoff.initial must not be longer than backoff.max"))]
 pub struct Backoff {
-    /// The first wait, such as 1s.
+    /// Wait before the second attempt. A duration such as 1s, at most max. Default: 1s.
     #[serde(default = "default_initial")]
     pub initial: Duration,
-    /// No wait is longer than this, such as 60s; at most 1h.
+    /// Maximum wait between two attempts. A duration such as 60s, at most 1h. Default: 60s.
     #[serde(default = "default_max")]
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h')").message("backoff.max must be at most 1h"))]
     pub max: Duration,
-    /// Each wait is this many times the one before.
+    /// Factor between one wait and the next; 1 to 100. Default: 2.
     #[serde(default = "default_factor")]
     #[schemars(range(min = 1.0, max = 100.0))]
     pub factor: f64,
-    /// The random share of each wait: 0.2 means up to 20 % shorter or longer, so that handlers do not
-    /// retry in step.
+    /// Random share of each wait; 0 to 1. With 0.2 a wait is up to 20 % shorter or longer, so that pods do not retry in
+    /// step. Default: 0.2.
     #[serde(default = "default_jitter")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub jitter: f64,

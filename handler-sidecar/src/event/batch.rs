@@ -131,7 +131,7 @@ impl Gathering {
     }
 }
 
-/// Sends a batch and hands out the answers. An event that nobody waits for any more was given back: it is left out.
+/// Sends a batch and hands out the answers. An event whose delivery was cancelled was given back, and is left out.
 async fn send(handler: Handler, mut batch: Vec<Joining>, limit: Duration, _permit: OwnedSemaphorePermit) {
     batch.retain(|joined| !joined.answer.is_closed());
     if batch.is_empty() {
@@ -145,7 +145,7 @@ async fn send(handler: Handler, mut batch: Vec<Joining>, limit: Duration, _permi
     };
     let took = began.elapsed();
     for (answer, attempt) in waiting.into_iter().zip(answers::of_each(&events, attempt)) {
-        // Who does not wait any more has given its event back.
+        // A delivery that was cancelled has given its event back.
         let _ = answer.send(Delivered { attempt, took });
     }
 }

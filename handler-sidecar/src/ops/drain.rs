@@ -1,4 +1,4 @@
-//! The one-way street from running to drained, seen from everywhere: who asks, who works, who waits.
+//! The drain of a sidecar: it begins once, it finishes once, and every part can wait for either.
 
 use std::time::Duration;
 
@@ -13,31 +13,31 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Asks for the drain. Again and again is the same as once.
+    /// Begins the drain, unless it has begun.
     pub fn begin(&self) {
         if !self.begun.is_cancelled() {
-            tracing::info!("draining: no more events are pulled, deliveries in flight finish");
+            tracing::info!("draining: waiting for the deliveries in flight");
             self.begun.cancel();
         }
     }
 
-    /// Whether it was asked for.
+    /// Whether it has begun.
     pub fn has_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
 
-    /// Waits until it is asked for.
+    /// Waits until it begins.
     pub async fn begun(&self) {
         self.begun.cancelled().await;
     }
 
-    /// Waits until it was asked for so long ago.
+    /// Waits until it began this long ago.
     pub async fn begun_for(&self, time: Duration) {
         self.begun().await;
         sleep(time).await;
     }
 
-    /// Says that nothing is in flight any more and everything was told to the broker.
+    /// Finishes it: nothing is in flight, and the broker knows what became of every event.
     pub fn finish(&self) {
         if !self.finished.is_cancelled() {
             tracing::info!("drained");
@@ -45,12 +45,12 @@ impl Drain {
         }
     }
 
-    /// Whether it is over.
+    /// Whether it has finished.
     pub fn has_finished(&self) -> bool {
         self.finished.is_cancelled()
     }
 
-    /// Waits until it is over.
+    /// Waits until it finishes.
     pub async fn finished(&self) {
         self.finished.cancelled().await;
     }

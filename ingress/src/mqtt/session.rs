@@ -152,7 +152,7 @@ impl Session {
                 self.steps(signals)
             }
             Err(error) => {
-                tracing::warn!(?error, "a packet cannot be built");
+                tracing::warn!(?error, "cannot build an MQTT packet");
                 self.close()
             }
         }
@@ -170,7 +170,7 @@ impl Session {
                 Signal::RequestSendPacket { packet, .. } => steps.push(Step::Write(packet.to_continuous_buffer())),
                 Signal::RequestClose => steps.extend(self.close()),
                 Signal::NotifyError(error) => {
-                    tracing::debug!(?error, "MQTT");
+                    tracing::debug!(?error, "closing a connection: MQTT protocol error");
                     steps.extend(self.close());
                 }
                 // The keep-alive is ours to watch, and we send nothing that needs an id.

@@ -68,7 +68,7 @@ async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     let output = started.output().await;
     let log = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{log}");
-    assert!(log.contains("leaving: not ready any more"), "{log}");
+    assert!(log.contains("draining: no longer ready"), "{log}");
     assert!(log.contains("\"done\""), "{log}");
 }
 

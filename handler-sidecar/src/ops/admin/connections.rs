@@ -45,7 +45,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accept");
+                    tracing::warn!(%error, "cannot accept a connection to the admin port");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -63,7 +63,7 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, _place: Pla
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD).keep_alive(false);
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection to the sidecar's own listener");
+        tracing::debug!(%error, "a connection to the admin port failed");
     }
 }
 
