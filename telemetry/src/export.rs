@@ -22,7 +22,8 @@ use crate::{Error, EventTracer};
 /// Spans that wait for export at most; more are dropped and counted by the SDK. Its own default, 2048, costs
 /// twice the memory at once, for the queue is allocated whole.
 const SPAN_QUEUE: usize = 1024;
-const SPAN_BATCH: usize = 256;
+/// Half of them: an export of many spans costs little more than one of few.
+const SPAN_BATCH: usize = 512;
 /// Log records that wait for export at most: they are rare beside spans, and on standard output anyway.
 const LOG_QUEUE: usize = 256;
 const LOG_BATCH: usize = 64;
@@ -138,14 +139,14 @@ impl Guard {
             ];
             for (signal, result) in results {
                 if let Err(error) = result {
-                    tracing::warn!(signal, %error, "telemetry: the last export failed");
+                    tracing::warn!(signal, %error, "the last export of telemetry failed");
                 }
             }
             // The caller may have stopped waiting; there is no other receiver.
             let _ = done.send(());
         });
         if flush.is_err() || finished.recv_timeout(SHUTDOWN).is_err() {
-            tracing::warn!("telemetry: the last export was given up");
+            tracing::warn!("the last export of telemetry timed out");
         }
     }
 }

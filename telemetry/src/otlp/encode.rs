@@ -15,6 +15,11 @@ const FIXED64: u64 = 1;
 const LENGTH: u64 = 2;
 const FIXED32: u64 = 5;
 
+/// Bytes for the length of a message: below 128 bytes, 16 KiB, 4 GiB.
+const SHORT: usize = 1;
+const MEDIUM: usize = 2;
+const LONG: usize = 5;
+
 /// `SpanFlags`: whether the parent is remote is known, and is so.
 const HAS_IS_REMOTE: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
@@ -36,41 +41,34 @@ impl From<&Resource> for EncodedResource {
     }
 }
 
-/// An `ExportTraceServiceRequest` of these spans, grouped by scope.
-pub fn request(spans: &[SpanData], resource: &EncodedResource) -> Vec<u8> {
-    let mut scopes: Vec<(&InstrumentationScope, Vec<u8>)> = Vec::new();
-    let mut scratch = Vec::with_capacity(1024);
+/// Writes an `ExportTraceServiceRequest` of these spans, grouped by scope.
+pub fn request(out: &mut Vec<u8>, spans: &[SpanData], resource: &EncodedResource) {
+    let mut scopes: Vec<&InstrumentationScope> = Vec::new();
     for span in spans {
-        let known = scopes.iter().position(|(scope, _)| **scope == span.instrumentation_scope);
-        let index = known.unwrap_or_else(|| {
-            scopes.push((&span.instrumentation_scope, scope_spans(&span.instrumentation_scope)));
-            scopes.len() - 1
-        });
-        scratch.clear();
-        encode_span(&mut scratch, span);
-        bytes(&mut scopes[index].1, 2, &scratch);
+        if !scopes.contains(&&span.instrumentation_scope) {
+            scopes.push(&span.instrumentation_scope);
+        }
     }
-    let mut resource_spans = Vec::with_capacity(scopes.iter().map(|(_, spans)| spans.len() + 64).sum());
-    bytes(&mut resource_spans, 1, &resource.resource);
-    for (scope, mut spans) in scopes {
-        text(&mut spans, 3, scope.schema_url().unwrap_or_default());
-        bytes(&mut resource_spans, 2, &spans);
-    }
-    text(&mut resource_spans, 3, &resource.schema_url);
-    let mut request = Vec::with_capacity(resource_spans.len() + 8);
-    bytes(&mut request, 1, &resource_spans);
-    request
+    nested::<LONG>(out, 1, |out| {
+        bytes(out, 1, &resource.resource);
+        for scope in scopes {
+            nested::<LONG>(out, 2, |out| scope_spans(out, scope, spans));
+        }
+        text(out, 3, &resource.schema_url);
+    });
 }
 
-/// A `ScopeSpans` that has no spans yet.
-fn scope_spans(scope: &InstrumentationScope) -> Vec<u8> {
-    let mut encoded = Vec::new();
-    text(&mut encoded, 1, scope.name());
-    text(&mut encoded, 2, scope.version().unwrap_or_default());
-    attributes(&mut encoded, 3, scope.attributes());
-    let mut spans = Vec::with_capacity(16 * 1024);
-    bytes(&mut spans, 1, &encoded);
-    spans
+/// A `ScopeSpans` of those spans that have this scope.
+fn scope_spans(out: &mut Vec<u8>, scope: &InstrumentationScope, spans: &[SpanData]) {
+    nested::<SHORT>(out, 1, |out| {
+        text(out, 1, scope.name());
+        text(out, 2, scope.version().unwrap_or_default());
+        attributes(out, 3, scope.attributes());
+    });
+    for span in spans.iter().filter(|span| span.instrumentation_scope == *scope) {
+        nested::<MEDIUM>(out, 2, |out| encode_span(out, span));
+    }
+    text(out, 3, scope.schema_url().unwrap_or_default());
 }
 
 fn encode_span(out: &mut Vec<u8>, span: &SpanData) {
@@ -88,14 +86,14 @@ fn encode_span(out: &mut Vec<u8>, span: &SpanData) {
     attributes(out, 9, span.attributes.iter());
     number(out, 10, u64::from(span.dropped_attributes_count));
     for event in span.events.iter() {
-        nested(out, 11, |out| encode_event(out, event));
+        nested::<SHORT>(out, 11, |out| encode_event(out, event));
     }
     number(out, 12, u64::from(span.events.dropped_count));
     for link in span.links.iter() {
-        nested(out, 13, |out| encode_link(out, link));
+        nested::<SHORT>(out, 13, |out| encode_link(out, link));
     }
     number(out, 14, u64::from(span.links.dropped_count));
-    nested(out, 15, |out| encode_status(out, &span.status));
+    nested::<SHORT>(out, 15, |out| encode_status(out, &span.status));
     flags(out, 16, context.trace_flags().to_u8(), span.parent_span_is_remote);
 }
 
@@ -149,9 +147,9 @@ fn attributes<'a>(out: &mut Vec<u8>, field: u64, attributes: impl Iterator<Item 
 
 /// A `KeyValue`. Most have values whose length is known at once.
 fn attribute(out: &mut Vec<u8>, field: u64, key: &str, value: &Value) {
-    nested(out, field, |out| {
+    nested::<SHORT>(out, field, |out| {
         text(out, 1, key);
-        nested(out, 2, |out| any_value(out, value));
+        nested::<SHORT>(out, 2, |out| any_value(out, value));
     });
 }
 
@@ -165,14 +163,14 @@ fn any_value(out: &mut Vec<u8>, value: &Value) {
             out.extend_from_slice(&value.to_le_bytes());
         }
         Value::String(value) => bytes(out, 1, value.as_str().as_bytes()),
-        Value::Array(array) => nested(out, 5, |out| encode_array(out, array)),
+        Value::Array(array) => nested::<SHORT>(out, 5, |out| encode_array(out, array)),
         // There is no other.
         _ => {}
     }
 }
 
 fn encode_array(out: &mut Vec<u8>, array: &Array) {
-    let mut each = |value: Value| nested(out, 1, |out| any_value(out, &value));
+    let mut each = |value: Value| nested::<SHORT>(out, 1, |out| any_value(out, &value));
     match array {
         Array::Bool(values) => values.iter().for_each(|value| each(Value::Bool(*value))),
         Array::I64(values) => values.iter().for_each(|value| each(Value::I64(*value))),
@@ -183,21 +181,23 @@ fn encode_array(out: &mut Vec<u8>, array: &Array) {
     }
 }
 
-/// A field that is a message. Most are shorter than 128 bytes, so that their length is one byte; of a longer one what
-/// follows the length is moved.
-fn nested(out: &mut Vec<u8>, field: u64, write: impl FnOnce(&mut Vec<u8>)) {
+/// A field that is a message, with `N` bytes for its length: a number may be written with more bytes than it needs
+/// (Protocol Buffers, "Encoding", varints). If it needs more, what follows is moved.
+fn nested<const N: usize>(out: &mut Vec<u8>, field: u64, write: impl FnOnce(&mut Vec<u8>)) {
     tag(out, field, LENGTH);
     let start = out.len();
-    out.push(0);
+    out.extend_from_slice(&[0; N]);
     write(out);
-    let length = out.len() - start - 1;
-    match u8::try_from(length) {
-        Ok(short) if short < 0x80 => out[start] = short,
-        _ => {
-            let mut prefix = Vec::with_capacity(10);
-            varint(&mut prefix, length as u64);
-            out.splice(start..=start, prefix);
+    let length = (out.len() - start - N) as u64;
+    if length >> (7 * N) == 0 {
+        for (index, byte) in out[start..start + N].iter_mut().enumerate() {
+            let more = if index + 1 < N { 0x80 } else { 0 };
+            *byte = (length >> (7 * index) & 0x7f) as u8 | more;
         }
+    } else {
+        let mut prefix = Vec::with_capacity(10);
+        varint(&mut prefix, length);
+        out.splice(start..start + N, prefix);
     }
 }
 
@@ -324,7 +324,8 @@ mod tests {
             Resource::builder_empty().with_schema_url(values(), "https://resource").build(),
         ] {
             for count in 1..=spans.len() {
-                let encoded = request(&spans[..count], &EncodedResource::from(&resource));
+                let mut encoded = Vec::new();
+                request(&mut encoded, &spans[..count], &EncodedResource::from(&resource));
                 let ours = ExportTraceServiceRequest::decode(&*encoded).unwrap();
                 let attributes = ResourceAttributesWithSchema::from(&resource);
                 let theirs = group_spans_by_resource_and_scope(spans[..count].to_vec(), &attributes);

@@ -4,25 +4,33 @@
 //! It is configured by the same variables (`OTEL_EXPORTER_OTLP_*`, those of traces before those of all signals).
 
 use std::env;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
-use http::uri::PathAndQuery;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, TE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt as _, Full, Limited};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
-use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::metadata::{Ascii, AsciiMetadataValue, MetadataKey, MetadataMap};
+use tonic::body::Body;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
+use tower::{Service as _, ServiceExt as _};
 
 use super::encode::{self, EncodedResource};
 use crate::Error;
 
-const PATH: PathAndQuery = PathAndQuery::from_static("/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// Before each message of gRPC: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+/// Bytes of a response that are read.
+const MAX_RESPONSE: usize = 4096;
+/// The largest buffer that is kept for the next request.
+const MAX_KEPT_BUFFER: usize = 1 << 20;
 /// Without `OTEL_EXPORTER_OTLP_TIMEOUT`. All attempts of an export share it.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts after the first one, at twice the distance each time.
@@ -32,9 +40,12 @@ const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Exports spans over one connection, which is made when it is needed.
 #[derive(Debug)]
 pub struct OtlpSpanExporter {
-    client: Grpc<Channel>,
-    metadata: MetadataMap,
+    channel: Channel,
+    headers: HeaderMap,
     timeout: Duration,
+    /// A buffer of hundreds of kilobytes that is made for each request costs more in page faults than what is written
+    /// into it.
+    buffer: Arc<Mutex<Vec<u8>>>,
     resource: EncodedResource,
     /// The runtime of the connection: the caller has none.
     runtime: Handle,
@@ -56,8 +67,9 @@ impl OtlpSpanExporter {
         let channel = endpoint.ok_or(Error::TracesEndpoint(address))?.connect_lazy();
         let limit = variable("TIMEOUT").and_then(|text| text.parse().ok());
         Ok(Self {
-            client: Grpc::new(channel),
-            metadata: metadata(&variable("HEADERS").unwrap_or_default()),
+            channel,
+            headers: headers(&variable("HEADERS").unwrap_or_default()),
+            buffer: Arc::default(),
             timeout: limit.map_or(DEFAULT_TIMEOUT, Duration::from_millis),
             resource: EncodedResource::default(),
             runtime: Handle::current(),
@@ -67,11 +79,11 @@ impl OtlpSpanExporter {
 
 impl SpanExporter for OtlpSpanExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let request = Bytes::from(encode::request(&batch, &self.resource));
+        let message = self.message(&batch);
         drop(batch);
-        let (client, metadata, limit) = (self.client.clone(), self.metadata.clone(), self.timeout);
+        let (channel, headers, limit) = (self.channel.clone(), self.headers.clone(), self.timeout);
         let exported = self.runtime.spawn(async move {
-            match timeout(limit, send(client, &metadata, request)).await {
+            match timeout(limit, send(channel, &headers, message)).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(status)) => Err(OTelSdkError::InternalFailure(format!("spans are not exported: {status}"))),
                 Err(_) => Err(OTelSdkError::Timeout(limit)),
@@ -86,30 +98,85 @@ impl SpanExporter for OtlpSpanExporter {
     }
 }
 
-/// Sends a request, again while that can help.
-async fn send(mut client: Grpc<Channel>, metadata: &MetadataMap, request: Bytes) -> Result<(), Status> {
+impl OtlpSpanExporter {
+    /// A message of gRPC, in the buffer of the last one if that is free.
+    fn message(&self, batch: &[SpanData]) -> Bytes {
+        let mut buffer = std::mem::take(&mut *self.buffer.lock().unwrap_or_else(PoisonError::into_inner));
+        buffer.clear();
+        buffer.extend_from_slice(&[0; PREFIX]);
+        encode::request(&mut buffer, batch, &self.resource);
+        // A batch is bounded far below 4 GiB; one beyond it would be refused for its length.
+        let length = u32::try_from(buffer.len() - PREFIX).unwrap_or(u32::MAX);
+        buffer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+        Bytes::from_owner(Lent { buffer, owner: Arc::clone(&self.buffer) })
+    }
+}
+
+/// A buffer that goes back when nothing refers to it.
+struct Lent {
+    buffer: Vec<u8>,
+    owner: Arc<Mutex<Vec<u8>>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.buffer.capacity() <= MAX_KEPT_BUFFER {
+            *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = std::mem::take(&mut self.buffer);
+        }
+    }
+}
+
+/// Sends a message, again while that can help.
+async fn send(mut channel: Channel, headers: &HeaderMap, message: Bytes) -> Result<(), Status> {
     let mut delay = FIRST_RETRY_DELAY;
     for _ in 0..MAX_RETRIES {
-        match attempt(&mut client, metadata, request.clone()).await {
+        match attempt(&mut channel, headers, message.clone()).await {
             Err(status) if is_retryable(status.code()) => sleep(delay.mul_f64(1.0 + fastrand::f64() / 4.0)).await,
             ended => return ended,
         }
         delay *= 2;
     }
-    attempt(&mut client, metadata, request).await
+    attempt(&mut channel, headers, message).await
 }
 
-async fn attempt(client: &mut Grpc<Channel>, metadata: &MetadataMap, message: Bytes) -> Result<(), Status> {
-    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let mut request = Request::new(message);
-    *request.metadata_mut() = metadata.clone();
-    let response = client.unary(request, PATH, Raw).await?.into_inner();
+/// One call. It is written by hand because a client of tonic would copy the message.
+async fn attempt(channel: &mut Channel, headers: &HeaderMap, message: Bytes) -> Result<(), Status> {
+    let unavailable = |error: tonic::transport::Error| Status::unavailable(format!("{error:?}"));
+    let mut request = http::Request::new(Body::new(Full::new(message)));
+    *request.method_mut() = http::Method::POST;
+    *request.uri_mut() = http::Uri::from_static(PATH);
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = headers.clone();
+    let response = channel.ready().await.map_err(unavailable)?.call(request).await.map_err(unavailable)?;
+    let (head, body) = response.into_parts();
+    if head.status != http::StatusCode::OK {
+        return Err(Status::unavailable(format!("HTTP status {}", head.status)));
+    }
+    // The status is in the headers if there is nothing else, in the trailers otherwise.
+    if let Some(status) = Status::from_header_map(&head.headers) {
+        return as_result(status);
+    }
+    let body = Limited::new(body, MAX_RESPONSE).collect().await;
+    let body = body.map_err(|error| Status::unavailable(error.to_string()))?;
+    let status = body.trailers().and_then(Status::from_header_map);
+    as_result(status.ok_or_else(|| Status::unknown("the Collector's answer has no status"))?)?;
     // An ExportTraceServiceResponse says nothing but what it did not take. That is not sent again (OTLP, "Partial
     // success").
-    if !response.is_empty() {
-        tracing::warn!(response = %String::from_utf8_lossy(&response), "the Collector did not take all spans");
+    let message = body.to_bytes();
+    if let Some(rejected) = message.get(PREFIX..).filter(|rejected| !rejected.is_empty()) {
+        tracing::warn!(response = %String::from_utf8_lossy(rejected), "the Collector did not take all spans");
     }
     Ok(())
+}
+
+fn as_result(status: Status) -> Result<(), Status> {
+    if status.code() == Code::Ok { Ok(()) } else { Err(status) }
 }
 
 /// OTLP specification, "OTLP/gRPC response", "Failures".
@@ -125,77 +192,47 @@ fn is_retryable(code: Code) -> bool {
     )
 }
 
-/// `key=value,key=value`, values percent-encoded. What can be no header is left out.
-fn metadata(text: &str) -> MetadataMap {
-    let mut metadata = MetadataMap::new();
-    for (key, value) in text.split(',').filter_map(|pair| pair.split_once('=')) {
+/// The headers of a call: those of gRPC, and what the variable says (`key=value,key=value`, values percent-encoded). What
+/// can be no header is left out.
+fn headers(text: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in text.split(',').filter_map(|pair| pair.split_once('=')) {
         let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8_lossy();
-        let key = key.trim().to_ascii_lowercase().parse::<MetadataKey<Ascii>>();
-        if let (Ok(key), Ok(value)) = (key, value.parse::<AsciiMetadataValue>()) {
-            metadata.append(key, value);
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.trim()), HeaderValue::try_from(&*value)) {
+            headers.append(name, value);
         }
     }
-    metadata
-}
-
-/// Messages are bytes that are encoded already.
-#[derive(Clone, Copy, Debug)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let length = buffer.remaining();
-        Ok(Some(buffer.copy_to_bytes(length)))
-    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(TE, HeaderValue::from_static("trailers"));
+    headers
 }
 
 #[cfg(test)]
 mod tests {
-    use tonic::metadata::KeyAndValueRef;
-
     use super::*;
 
     #[test]
     fn headers_are_read_from_the_variable() {
-        let read = metadata("api-key=secret, X-Tenant = a%20b,,broken,bad key=1,empty=");
-        let mut pairs: Vec<_> = read
-            .iter()
-            .filter_map(|pair| match pair {
-                KeyAndValueRef::Ascii(key, value) => Some((key.to_string(), value.to_str().unwrap().to_owned())),
-                KeyAndValueRef::Binary(..) => None,
-            })
-            .collect();
-        pairs.sort();
-        let expected = [("api-key", "secret"), ("empty", ""), ("x-tenant", "a b")];
-        assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let read = headers("api-key=secret, X-Tenant = a%20b,,broken,bad key=1,empty=,te=none");
+        let mut pairs: Vec<_> = read.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        pairs.sort_unstable();
+        let grpc = [("content-type", "application/grpc"), ("empty", ""), ("te", "trailers"), ("x-tenant", "a b")];
+        assert_eq!(pairs, [&[("api-key", "secret")][..], &grpc].concat());
+    }
+
+    #[test]
+    fn a_buffer_goes_back_unless_it_is_too_large() {
+        let owner = Arc::new(Mutex::new(Vec::new()));
+        let lend =
+            |capacity| Bytes::from_owner(Lent { buffer: Vec::with_capacity(capacity), owner: Arc::clone(&owner) });
+        let message = lend(MAX_KEPT_BUFFER);
+        let clone = message.clone();
+        drop(message);
+        assert_eq!(owner.lock().unwrap().capacity(), 0, "it is in use");
+        drop(clone);
+        assert_eq!(std::mem::take(&mut *owner.lock().unwrap()).capacity(), MAX_KEPT_BUFFER);
+        drop(lend(MAX_KEPT_BUFFER + 1));
+        assert_eq!(owner.lock().unwrap().capacity(), 0);
     }
 
     #[test]
