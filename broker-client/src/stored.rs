@@ -10,7 +10,8 @@
 
 use async_nats::header::{HeaderMap, HeaderValue, MALFORMED_HEADERS};
 use bytes::Bytes;
-use tidegate_cloudevents::{Builder, Event, Invalid, header_value, json, media_type};
+use tidegate_cloudevents::{Builder, Event, EventInPlace, Invalid, header_value, json, media_type};
+use tidegate_wire::nats;
 
 /// The header that holds `datacontenttype`.
 pub const CONTENT_TYPE: &str = "content-type";
@@ -41,34 +42,84 @@ pub fn encode(event: &Event) -> (HeaderMap, Bytes) {
     (headers, event.data().cloned().unwrap_or_default())
 }
 
+/// The headers of a stored message, whichever client read it.
+pub trait StoredHeaders<'a> {
+    /// Why they cannot be read.
+    fn problem(&self) -> Option<String>;
+
+    /// Each with its name and value.
+    fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)>;
+}
+
+impl<'a> StoredHeaders<'a> for Option<&'a HeaderMap> {
+    fn problem(&self) -> Option<String> {
+        self.and_then(|headers| headers.get(MALFORMED_HEADERS)).map(|problem| problem.as_str().to_owned())
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let each = |(name, values): (&'a async_nats::HeaderName, &'a Vec<HeaderValue>)| {
+            values.iter().map(move |value| (name.as_ref(), value.as_str()))
+        };
+        (*self).into_iter().flat_map(HeaderMap::iter).flat_map(each)
+    }
+}
+
+impl<'a> StoredHeaders<'a> for &'a nats::Message {
+    fn problem(&self) -> Option<String> {
+        self.malformed().map(|problem| problem.to_string())
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.headers().into_iter().flat_map(|headers| headers.iter())
+    }
+}
+
+/// What the name of a header says.
+enum Name<'a> {
+    ContentType,
+    /// An attribute, in whichever case a client library gives to headers.
+    Attribute(&'a str),
+    Other,
+}
+
+impl<'a> Name<'a> {
+    fn parse(name: &'a str) -> Self {
+        if name.eq_ignore_ascii_case(CONTENT_TYPE) {
+            return Self::ContentType;
+        }
+        match name.split_at_checked(PREFIX.len()) {
+            Some((prefix, attribute)) if prefix.eq_ignore_ascii_case(PREFIX) => Self::Attribute(attribute),
+            _ => Self::Other,
+        }
+    }
+}
+
 /// The event of a stored message.
 ///
 /// # Errors
 /// The message is no valid event: somebody else than Tidegate wrote it.
-pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Invalid> {
+pub fn decode<'a>(headers: impl StoredHeaders<'a>, payload: Bytes) -> Result<Event, Invalid> {
     let mut builder = Builder::default();
     let (mut content_type, mut repeated_type) = (None, None);
     let mut binary = false;
-    if let Some(problem) = headers.and_then(|headers| headers.get(MALFORMED_HEADERS)) {
-        return Err(Invalid::malformed(format!("the headers are malformed: {}", problem.as_str())));
+    if let Some(problem) = headers.problem() {
+        return Err(Invalid::malformed(format!("the headers are malformed: {problem}")));
     }
-    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
-        let name: &str = name.as_ref();
-        if name.eq_ignore_ascii_case(CONTENT_TYPE) {
-            content_type = Some(only(CONTENT_TYPE, values)?.as_str());
-        } else if let Some((prefix, attribute)) = name.split_at_checked(PREFIX.len())
-            && prefix.eq_ignore_ascii_case(PREFIX)
-        {
-            binary = true;
-            // Whichever case a client library gives to headers: attributes are in lower case.
-            let attribute = &*attribute.to_ascii_lowercase();
-            let value = header_value::decode(only(name, values)?.as_str().as_bytes())
-                .ok_or_else(|| Invalid::attribute(attribute, "is not UTF-8: percent-encode its UTF-8 bytes"))?;
-            if attribute == "datacontenttype" {
-                repeated_type = Some(value);
-            } else {
-                builder = builder.attribute(attribute, value);
+    for (name, value) in headers.pairs() {
+        match Name::parse(name) {
+            Name::ContentType => only(name, content_type.replace(value))?,
+            Name::Attribute(attribute) => {
+                binary = true;
+                let attribute = &*attribute.to_ascii_lowercase();
+                let value = header_value::decode(value.as_bytes())
+                    .ok_or_else(|| Invalid::attribute(attribute, "is not UTF-8: percent-encode its UTF-8 bytes"))?;
+                if attribute == "datacontenttype" {
+                    only(name, repeated_type.replace(value))?;
+                } else {
+                    builder = builder.attribute(attribute, value);
+                }
             }
+            Name::Other => {}
         }
     }
     let structured = |value: &str| media_type::essence(value).eq_ignore_ascii_case(media_type::STRUCTURED);
@@ -85,17 +136,41 @@ pub fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Result<Event, Inva
     builder.data(payload).build()
 }
 
+/// The event of a stored message, if its headers can be passed on as they are. Of an event that is read in place,
+/// [`decode`] makes one with the same attributes; what is not may still be an event.
+pub fn read_in_place<'a>(headers: &impl StoredHeaders<'a>) -> Option<EventInPlace<'a>> {
+    if headers.problem().is_some() {
+        return None;
+    }
+    let mut content_types = headers.pairs().filter(|(name, _)| matches!(Name::parse(name), Name::ContentType));
+    let (content_type, None) = (content_types.next(), content_types.next()) else { return None };
+    let attributes = headers.pairs().filter_map(|(name, value)| match Name::parse(name) {
+        Name::Attribute(attribute) => Some((attribute, value)),
+        Name::ContentType | Name::Other => None,
+    });
+    EventInPlace::new(attributes, content_type.map(|(_, value)| value))
+}
+
 /// What decides an event's partition, and the order of its delivery where that is asked for: the `partitionkey`
 /// extension (CloudEvents partitioning extension), else `subject`, else `id`.
 pub fn partition_key(event: &Event) -> &str {
-    let named = |name| event.attribute(name).filter(|value| !value.is_empty());
-    named("partitionkey").or_else(|| named("subject")).unwrap_or_else(|| event.id())
+    key_of(|name| event.attribute(name)).unwrap_or_else(|| event.id())
 }
 
-fn only<'a>(name: &str, values: &'a [HeaderValue]) -> Result<&'a HeaderValue, Invalid> {
-    match values {
-        [value] => Ok(value),
-        _ => Err(Invalid::malformed(format!("header {name:?} must be there once, with one value"))),
+/// The same of an event that is read in place.
+pub fn partition_key_in_place<'a>(event: &EventInPlace<'a>) -> &'a str {
+    key_of(|name| event.attribute(name)).unwrap_or_else(|| event.id())
+}
+
+fn key_of<'a>(attribute: impl Fn(&str) -> Option<&'a str>) -> Option<&'a str> {
+    ["partitionkey", "subject"].into_iter().find_map(|name| attribute(name).filter(|value| !value.is_empty()))
+}
+
+/// Whether a header came for the first time.
+fn only<T>(name: &str, before: Option<T>) -> Result<(), Invalid> {
+    match before {
+        None => Ok(()),
+        Some(_) => Err(Invalid::malformed(format!("header {name:?} must be there once, with one value"))),
     }
 }
 
@@ -198,6 +273,32 @@ mod tests {
         assert!(decode(None, Bytes::new()).is_err());
     }
 
+    /// The message as the wire's own client reads it.
+    fn message(headers: &HeaderMap, payload: &[u8]) -> nats::Message {
+        let mut block = nats::HeaderBlock::new();
+        Some(headers).pairs().try_for_each(|(name, value)| block.append(name, value)).unwrap();
+        nats::Message::compose("s", None, Some(&block), payload).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_read_in_place_only_if_its_headers_can_be_passed_on() {
+        let read = |more: &[(&str, &str)]| {
+            let mut headers = encode(&Event::builder("1", "/s", "t").build().unwrap()).0;
+            more.iter().for_each(|(name, value)| headers.append(*name, *value));
+            read_in_place(&&message(&headers, b"x")).map(|event| partition_key_in_place(&event).to_owned())
+        };
+        assert_eq!(read(&[("Nats-Msg-Id", "x"), ("content-type", "a/b")]).as_deref(), Some("1"));
+        assert_eq!(read(&[("ce-subject", "s"), ("ce-partitionkey", "")]).as_deref(), Some("s"));
+        assert_eq!(read(&[("ce-subject", "s"), ("ce-partitionkey", "p")]).as_deref(), Some("p"));
+        let structured = ("content-type", "application/cloudevents+json");
+        for more in [&[structured][..], &[("content-type", "a/b"), ("Content-Type", "a/b")], &[("CE-X", "1")]] {
+            assert_eq!(read(more), None, "{more:?}");
+        }
+        let mut malformed = encode(&Event::builder("1", "/s", "t").build().unwrap()).0;
+        malformed.insert(MALFORMED_HEADERS, "no colon");
+        assert!(read_in_place(&Some(&malformed)).is_none());
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read(
@@ -209,7 +310,14 @@ mod tests {
             let (headers, payload) = encode(&event);
             let name_is_ours = |name: &HeaderName| AsRef::<str>::as_ref(name).starts_with(PREFIX);
             prop_assert!(headers.iter().all(|(name, _)| name_is_ours(name)));
-            prop_assert_eq!(decode(Some(&headers), payload), Ok(event));
+            prop_assert_eq!(decode(Some(&headers), payload.clone()), Ok(event.clone()));
+            let message = message(&headers, &payload);
+            if let Some(in_place) = read_in_place(&&message) {
+                prop_assert!(in_place.attributes().all(|(name, value)| event.attribute(name) == Some(value)));
+                prop_assert_eq!(in_place.attributes().count(), event.attributes().count());
+                prop_assert_eq!(partition_key_in_place(&in_place), partition_key(&event));
+            }
+            prop_assert_eq!(decode(&message, payload), Ok(event));
         }
     }
 
