@@ -30,7 +30,9 @@ use tidegate_delivery_core::{ByKey, Direct, Discipline, Unordered, millis};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::broker::connection::{self, Link};
+use tidegate_wire::nats::Link;
+
+use crate::broker::connection;
 use crate::broker::members::Members;
 use crate::consume::process::Context;
 use crate::consume::runner::{self, Shares};
@@ -139,7 +141,8 @@ async fn work_until_drained(
         connected = connection::connect(&config, health) => Some(connected),
         () = drain.begun() => None,
     };
-    if let Some((client, link)) = connected {
+    if let Some(client) = connected {
+        let link = client.link();
         let (metrics, traces) = (Metrics::new(&config), Traces::new(&config));
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
         let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());

@@ -1,12 +1,12 @@
 //! The connection to the broker: made sooner or later, mended by itself, its state told to who asks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
-use tidegate_broker_client::connect::{self, ConnectError};
+use tidegate_broker_client::connect;
 use tidegate_broker_client::contract::Sidecar;
-use tidegate_broker_client::identity::{self, Source};
-use tokio::sync::watch;
+use tidegate_broker_client::identity::{self, Source, Unreadable};
+use tidegate_wire::nats::{Client, ConnectError, Event, Options, QueueLimits};
 use tokio::time::sleep;
 
 use crate::ops::health::Health;
@@ -17,25 +17,24 @@ const STATUS_ROOM: usize = 1024;
 const RETRIES: Backoff =
     Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(2), factor: 2.0, jitter: 0.2 };
 
-/// The state of the connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// Whether there is one.
-    pub connected: bool,
-    /// Its number: every new one has another.
-    pub epoch: u64,
+/// Why there is no connection yet.
+#[derive(Debug, thiserror::Error)]
+enum Unconnected {
+    #[error(transparent)]
+    Identity(#[from] Unreadable),
+    #[error("broker: {0}")]
+    Broker(#[from] ConnectError),
 }
 
-/// Connects, however long it takes, and returns the client with the state of its connection.
-pub async fn connect(config: &Sidecar, health: &Health) -> (Client, watch::Receiver<Link>) {
+/// Connects, however long it takes.
+pub async fn connect(config: &Sidecar, health: &Health) -> Client {
     let source = identity::folder(&config.identity);
-    let (state, link) = watch::channel(Link::default());
     let (mut failures, mut told) = (0, String::new());
     loop {
         // That it takes long is no lack of progress.
         health.beat();
-        match attempt(config, source.clone(), &state, health).await {
-            Ok(client) => return (client, link),
+        match attempt(config, source.clone(), health).await {
+            Ok(client) => return client,
             Err(error) => {
                 let error = error.to_string();
                 if error != told {
@@ -49,38 +48,21 @@ pub async fn connect(config: &Sidecar, health: &Health) -> (Client, watch::Recei
     }
 }
 
-async fn attempt(
-    config: &Sidecar,
-    source: Source,
-    state: &watch::Sender<Link>,
-    health: &Health,
-) -> Result<Client, ConnectError> {
+async fn attempt(config: &Sidecar, source: Source, health: &Health) -> Result<Client, Unconnected> {
     let name = format!("tidegate-sidecar {}/{}", config.namespace, config.handler);
-    let options = connect::options(&name, source)?;
+    let options = connect::wire_options(&name, &config.servers, source)?;
     if !health.has_started() {
         health.started();
     }
-    let options = options.subscription_capacity(config.delivery.slots() + STATUS_ROOM);
-    Ok(observed(options, state.clone()).connect(&config.servers).await?)
+    let queue = QueueLimits { messages: config.delivery.slots() + STATUS_ROOM, ..options.queue };
+    Ok(Client::connect(Options { queue, on_event: Arc::new(note), ..options }).await?)
 }
 
-fn observed(options: ConnectOptions, state: watch::Sender<Link>) -> ConnectOptions {
-    options.event_callback(move |event| {
-        note(&event, &state);
-        async {}
-    })
-}
-
-fn note(event: &Event, state: &watch::Sender<Link>) {
+fn note(event: &Event) {
     match event {
-        Event::Connected => {
-            state.send_modify(|link| *link = Link { connected: true, epoch: link.epoch + 1 });
-            tracing::info!("connected to the broker");
-        }
-        Event::Disconnected | Event::Closed => {
-            state.send_modify(|link| link.connected = false);
-            tracing::warn!("the connection to the broker is lost: reconnecting");
-        }
+        Event::Connected => tracing::info!("connected to the broker"),
+        Event::Disconnected(loss) => tracing::warn!(%loss, "the connection to the broker is lost: reconnecting"),
+        Event::ConnectFailed(error) => tracing::warn!(%error, "the broker cannot be reached"),
         Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
         other => tracing::debug!(event = %other, "broker client"),
     }

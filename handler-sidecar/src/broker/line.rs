@@ -10,11 +10,10 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream as _};
 use tidegate_delivery_core::{Close, Lane};
-use tokio::task::coop::unconstrained;
+use tidegate_wire::nats::{Client, Message, Publish, PublishError, Subscriber};
 use tokio::time::timeout;
 
 /// An inbox of a lane.
@@ -49,15 +48,13 @@ pub struct Line {
     inboxes: Vec<Inbox>,
     answers: Option<Answers>,
     /// What the connection has not taken yet.
-    kept: VecDeque<(Subject, Bytes)>,
+    kept: VecDeque<(String, Bytes)>,
     /// The inbox that is looked at first.
     turn: usize,
 }
 
-/// What the connection took at once.
-fn at_once<T, E>(command: impl Future<Output = Result<T, E>>) -> Option<T> {
-    // Without the runtime's budget, which would refuse it at times.
-    unconstrained(command).now_or_never()?.ok()
+fn message<'a>(subject: &'a str, reply: Option<&'a str>, payload: &'a [u8]) -> Publish<'a> {
+    Publish { subject, reply, headers: None, payload }
 }
 
 impl Line {
@@ -67,24 +64,23 @@ impl Line {
     }
 
     /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent.
-    pub fn pull(&mut self, at: At, subject: String, body: Bytes) -> bool {
-        let inbox = match self.inboxes.iter().find(|inbox| inbox.at == at) {
-            Some(inbox) => inbox.subject.clone(),
+    pub fn pull(&mut self, at: At, subject: &str, body: &[u8]) -> bool {
+        let index = match self.inboxes.iter().position(|inbox| inbox.at == at) {
+            Some(index) => index,
             None => {
                 let subject = self.client.new_inbox();
-                let Some(subscriber) = at_once(self.client.subscribe(subject.clone())) else { return false };
-                self.inboxes.push(Inbox { at, subject: subject.clone(), subscriber });
-                subject
+                let Ok(subscriber) = self.client.subscribe(&subject, None) else { return false };
+                self.inboxes.push(Inbox { at, subject, subscriber });
+                self.inboxes.len() - 1
             }
         };
-        at_once(self.client.publish_with_reply(subject, inbox, body)).is_some()
+        self.client.try_publish(&message(subject, Some(&self.inboxes[index].subject), body)).is_ok()
     }
 
-    /// Subscribes to these subjects, as a member of a group. Whether it is sent.
+    /// Subscribes to these subjects, as a member of a group. Whether they can be subscribed to.
     pub fn join(&mut self, at: At, group: &str, subjects: Vec<String>) -> bool {
         for subject in subjects {
-            let subscribed = at_once(self.client.queue_subscribe(subject.clone(), group.to_owned()));
-            let Some(subscriber) = subscribed else { return false };
+            let Ok(subscriber) = self.client.subscribe(&subject, Some(group)) else { return false };
             self.inboxes.push(Inbox { at, subject, subscriber });
         }
         true
@@ -95,12 +91,11 @@ impl Line {
         let mut come = Vec::new();
         match how {
             Close::InOrder => {
-                self.inboxes.retain_mut(|inbox| inbox.at != at || at_once(inbox.subscriber.drain()).is_some());
+                self.inboxes.iter().filter(|inbox| inbox.at == at).for_each(|inbox| inbox.subscriber.drain());
             }
             Close::AtOnce => {
                 for mut inbox in self.inboxes.extract_if(.., |inbox| inbox.at == at) {
-                    let mut next = || unconstrained(poll_fn(|cx| poll(&mut inbox.subscriber, cx))).now_or_never();
-                    while let Some(Some(message)) = next() {
+                    while let Some(Some(message)) = inbox.subscriber.next().now_or_never() {
                         come.push(message);
                     }
                 }
@@ -110,32 +105,38 @@ impl Line {
     }
 
     /// Tells the broker something that needs no answer.
-    pub fn tell(&mut self, subject: &Subject, body: Bytes) {
-        let sent = self.kept.is_empty() && at_once(self.client.publish(subject.clone(), body.clone())).is_some();
-        if !sent {
-            self.kept.push_back((subject.clone(), body));
+    pub fn tell(&mut self, subject: &str, body: Bytes) {
+        let full = !self.kept.is_empty()
+            || match self.client.try_publish(&message(subject, None, &body)) {
+                Err(PublishError::Full) => true,
+                Err(error) => {
+                    not_settled(error);
+                    false
+                }
+                Ok(()) => false,
+            };
+        if full {
+            self.kept.push_back((subject.to_owned(), body));
         }
     }
 
     /// Asks the broker something. Whether it is sent.
-    pub fn ask(&mut self, number: u64, subject: impl Into<Subject>, body: Bytes) -> bool {
+    pub fn ask(&mut self, number: u64, subject: &str, body: &[u8]) -> bool {
         let answers = match &mut self.answers {
             Some(answers) => answers,
             none => {
                 let prefix = self.client.new_inbox();
-                let Some(subscriber) = at_once(self.client.subscribe(format!("{prefix}.*"))) else { return false };
+                let Ok(subscriber) = self.client.subscribe(&format!("{prefix}.*"), None) else { return false };
                 none.insert(Answers { prefix, subscriber })
             }
         };
         let reply = format!("{}.{number}", answers.prefix);
-        at_once(self.client.publish_with_reply(subject.into(), reply, body)).is_some()
+        self.client.try_publish(&message(subject, Some(&reply), body)).is_ok()
     }
 
     /// Connects again.
     pub fn reconnect(&mut self) {
-        if at_once(self.client.force_reconnect()).is_none() {
-            tracing::debug!("the connection takes no command");
-        }
+        self.client.reconnect();
     }
 
     /// The next that comes. Cancelling it loses nothing.
@@ -154,10 +155,10 @@ impl Line {
     /// What has come already.
     pub fn next_now(&mut self) -> Option<Came> {
         let Self { inboxes, answers, turn, .. } = self;
-        unconstrained(poll_fn(|cx| poll_all(inboxes, answers, turn, cx))).now_or_never()
+        poll_fn(|cx| poll_all(inboxes, answers, turn, cx)).now_or_never()
     }
 
-    /// Sends everything, within this time. Whether it is sent.
+    /// Sends everything, within this time. Whether the broker has taken it in.
     pub async fn flush(&mut self, limit: Duration) -> bool {
         let Self { client, kept, .. } = self;
         let flushed = async {
@@ -169,13 +170,17 @@ impl Line {
 }
 
 /// Sends what was kept, in its order. Cancelling it loses nothing.
-async fn send(client: &Client, kept: &mut VecDeque<(Subject, Bytes)>) {
+async fn send(client: &Client, kept: &mut VecDeque<(String, Bytes)>) {
     while let Some((subject, body)) = kept.front() {
-        if let Err(error) = client.publish(subject.clone(), body.clone()).await {
-            tracing::warn!(%error, "an event was not settled: the broker delivers it again");
+        if let Err(error) = client.publish(&message(subject, None, body)).await {
+            not_settled(error);
         }
         kept.pop_front();
     }
+}
+
+fn not_settled(error: PublishError) {
+    tracing::warn!(%error, "an event was not settled: the broker delivers it again");
 }
 
 fn poll(subscriber: &mut Subscriber, cx: &mut Context<'_>) -> Poll<Option<Message>> {
@@ -191,7 +196,7 @@ fn poll_all(
 ) -> Poll<Came> {
     if let Some(Answers { prefix, subscriber }) = answers {
         while let Poll::Ready(Some(message)) = poll(subscriber, cx) {
-            let number = message.subject.get(prefix.len() + 1..).and_then(|number| number.parse().ok());
+            let number = message.subject().get(prefix.len() + 1..).and_then(|number| number.parse().ok());
             if let Some(number) = number {
                 return Poll::Ready(Came::Answer(number, message));
             }

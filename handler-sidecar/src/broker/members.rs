@@ -14,12 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::time::Duration;
 
-use async_nats::Client;
-use bytes::Bytes;
-use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use share::Member;
 use tidegate_broker_client::layout;
+use tidegate_wire::nats::{Client, Publish};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -126,8 +124,8 @@ impl Members {
     /// Where nothing is shared out only those speak whose handler takes no connections, and one that answers them.
     pub async fn run(&self, context: &Context) {
         let Context { client, drain, .. } = context;
-        // Both fail only if the connection is closed for good.
-        let Ok(mut words) = client.subscribe(layout::MEMBER_SUBJECT).await else { return pending().await };
+        // It is a subject, and the connection lives as long as this.
+        let Ok(mut words) = client.subscribe(layout::MEMBER_SUBJECT, None) else { return pending().await };
         let (always, mut brake) = (context.shares(), context.availability.subscribe());
         brake.mark_changed();
         let mut ticks = interval(PERIOD);
@@ -155,7 +153,7 @@ impl Members {
                 () = answer(answer_at) => true,
                 word = words.next() => {
                     let Some(message) = word else { return pending().await };
-                    let Some(word) = self.listen(&message.payload, &mut heard) else { continue };
+                    let Some(word) = self.listen(message.payload(), &mut heard) else { continue };
                     if word.able && word.id != self.me {
                         answer_at = None;
                     } else if !always && !word.able && able && !goes {
@@ -175,8 +173,8 @@ impl Members {
     async fn say(&self, client: &Client, able: bool, goes: bool) {
         let word = Word { id: self.me, able, goes };
         let Ok(word) = serde_json::to_vec(&word) else { return };
-        let said = client.publish(layout::MEMBER_SUBJECT, Bytes::from(word));
-        if !matches!(timeout(COMMAND_LIMIT, said).await, Ok(Ok(()))) {
+        let said = Publish { subject: layout::MEMBER_SUBJECT, payload: &word, ..Publish::default() };
+        if !matches!(timeout(COMMAND_LIMIT, client.publish(&said)).await, Ok(Ok(()))) {
             tracing::debug!("the other sidecars were not told that this one is there");
         }
     }

@@ -6,8 +6,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
+use tidegate_wire::nats::{self, Headers};
 
 use crate::broker::delivery_info::{self, DeliveryInfo};
 use crate::ops::budget::{ByteBudget, Share};
@@ -15,9 +15,8 @@ use crate::ops::budget::{ByteBudget, Share};
 /// A message, as it is stored.
 #[derive(Debug)]
 pub struct Message {
-    reply: Option<Subject>,
-    headers: Option<HeaderMap>,
-    payload: Bytes,
+    stored: nats::Message,
+    is_lent: bool,
     info: DeliveryInfo,
     deliveries: AtomicU32,
     /// The bytes it takes.
@@ -27,31 +26,34 @@ pub struct Message {
 impl Message {
     /// Takes an event of a pull's inbox, and its bytes from the budget; `None` if the broker's part of it is missing, so
     /// that it cannot be acknowledged.
-    pub fn lent(message: async_nats::Message, budget: &ByteBudget) -> Option<Self> {
-        let info = delivery_info::parse(message.reply.as_ref()?)?;
-        Some(Self::new(message, info, budget))
+    pub fn lent(message: nats::Message, budget: &ByteBudget) -> Option<Self> {
+        let info = delivery_info::parse(message.reply()?)?;
+        Some(Self::new(message, true, info, budget))
     }
 
     /// Takes an event that is not stored.
-    pub fn direct(mut message: async_nats::Message, budget: &ByteBudget) -> Self {
-        message.reply = None;
-        Self::new(message, DeliveryInfo { deliveries: 1, sequence: 0, number: 0 }, budget)
+    pub fn direct(message: nats::Message, budget: &ByteBudget) -> Self {
+        Self::new(message, false, DeliveryInfo { deliveries: 1, sequence: 0, number: 0 }, budget)
     }
 
-    fn new(message: async_nats::Message, info: DeliveryInfo, budget: &ByteBudget) -> Self {
-        let async_nats::Message { reply, headers, payload, length, .. } = message;
-        let deliveries = AtomicU32::new(info.deliveries);
-        Self { reply, headers, payload, info, deliveries, share: budget.share(length) }
+    fn new(stored: nats::Message, is_lent: bool, info: DeliveryInfo, budget: &ByteBudget) -> Self {
+        let (deliveries, share) = (AtomicU32::new(info.deliveries), budget.share(stored.size()));
+        Self { stored, is_lent, info, deliveries, share }
     }
 
-    /// The stored headers.
-    pub fn headers(&self) -> Option<&HeaderMap> {
-        self.headers.as_ref()
+    /// The message as it came.
+    pub fn stored(&self) -> &nats::Message {
+        &self.stored
+    }
+
+    /// The stored headers, if they can be read.
+    pub fn headers(&self) -> Option<Headers<'_>> {
+        self.stored.headers()
     }
 
     /// The stored payload (a reference to it, not a copy).
     pub fn payload(&self) -> Bytes {
-        self.payload.clone()
+        self.stored.payload_bytes()
     }
 
     /// The bytes it takes.
@@ -75,8 +77,8 @@ impl Message {
     }
 
     /// Where the broker is told what became of it; `None` if it is not stored.
-    pub fn acknowledgement(&self) -> Option<&Subject> {
-        self.reply.as_ref()
+    pub fn acknowledgement(&self) -> Option<&str> {
+        self.stored.reply().filter(|_| self.is_lent)
     }
 
     /// It is taken up again without having gone back: as if it had been delivered once more, so that what is on record

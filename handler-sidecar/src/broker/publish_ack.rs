@@ -1,7 +1,7 @@
 //! The broker's acknowledgement of a stored message. Pure.
 
-use async_nats::{Message, RequestError};
 use serde::Deserialize;
+use tidegate_wire::nats::{Message, RequestError};
 
 /// JetStream's codes for "the last message is not the one you expected".
 const OUTRUN: [u64; 2] = [10_071, 10_164];
@@ -51,7 +51,7 @@ struct ApiError {
 /// # Errors
 /// It was not, as far as the answer says.
 pub fn sequence(answer: &Message) -> Result<u64, NotStored> {
-    match serde_json::from_slice(&answer.payload) {
+    match serde_json::from_slice(answer.payload()) {
         Ok(Acknowledgement { error: Some(ApiError { err_code: code, description }), .. }) => {
             Err(NotStored::Refused { code, description })
         }
@@ -63,20 +63,10 @@ pub fn sequence(answer: &Message) -> Result<u64, NotStored> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
-    fn message(payload: &'static str) -> Message {
-        Message {
-            subject: "_INBOX.x".into(),
-            reply: None,
-            payload: Bytes::from_static(payload.as_bytes()),
-            headers: None,
-            status: None,
-            description: None,
-            length: payload.len(),
-        }
+    fn message(payload: &str) -> Message {
+        Message::compose("_INBOX.x", None, None, payload.as_bytes()).unwrap()
     }
 
     #[test]

@@ -6,11 +6,11 @@
 
 pub mod status;
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_broker_client::layout;
 use tidegate_delivery_core::{Kind, Moment, Pull, State};
+use tidegate_wire::nats::Headers;
 
 /// The header in which the broker names the pin under which it delivers.
 const PIN: &str = "Nats-Pin-Id";
@@ -77,8 +77,8 @@ pub fn unpin() -> Bytes {
 }
 
 /// The pin in an event's headers; empty where the consumer knows no pins.
-pub fn pin(headers: Option<&HeaderMap>) -> &str {
-    headers.and_then(|headers| headers.get(PIN)).map_or("", |value| value.as_str())
+pub fn pin<'a>(headers: Option<Headers<'a>>) -> &'a str {
+    headers.and_then(|headers| headers.get(PIN)).unwrap_or_default()
 }
 
 /// What is read of CONSUMER.INFO.

@@ -31,7 +31,7 @@ impl Context {
 
     async fn try_once(&self, message: &Message) -> Result<Settled, String> {
         let headers = message.headers();
-        let event = stored::decode(headers, message.payload()).map_err(|invalid| invalid.to_string())?;
+        let event = stored::decode(message.stored(), message.payload()).map_err(|invalid| invalid.to_string())?;
         match self.judge(&event).await {
             Judged::Passes => {}
             Judged::Excluded | Judged::Failed(_) => return Ok(Settled::Filtered),

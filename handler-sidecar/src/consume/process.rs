@@ -11,12 +11,12 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
 use tidegate_delivery_core::{Disposition, Settled};
 use tidegate_telemetry::{Instrument as _, Span};
+use tidegate_wire::nats::Client;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -112,7 +112,7 @@ impl Context {
 
     /// Everything before the first request; a break, if there is nothing to send.
     pub async fn prepare(&self, stored: &Message) -> ControlFlow<Disposition, Ready> {
-        let event = match stored::decode(stored.headers(), stored.payload()) {
+        let event = match stored::decode(stored.stored(), stored.payload()) {
             Ok(event) => event,
             Err(invalid) => return Break(Box::pin(self.invalid(stored, invalid.to_string())).await),
         };

@@ -19,12 +19,12 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tidegate_delivery_core::{Action, Demand, Discipline, Handler, Id, Lane, Pin, Service, millis};
+use tidegate_wire::nats::Link;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::events::Events;
 use self::questions::Questions;
-use crate::broker::connection::Link;
 use crate::broker::line::{Came, Line};
 use crate::consume::flight::{Event, Landed, fly};
 use crate::consume::process::Context;

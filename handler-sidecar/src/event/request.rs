@@ -1,11 +1,11 @@
 //! An event as a request to the handler: what is added to it, and the shape it gets.
 
-use async_nats::HeaderMap as StoredHeaders;
 use bytes::Bytes;
 use tidegate_broker_client::contract::Format;
 use tidegate_cloudevents::{Event, http as binding, media_type};
 use tidegate_telemetry::Span;
 use tidegate_wire::http::{HeaderLines, InvalidHeader};
+use tidegate_wire::nats::Headers;
 
 use crate::ops::trace;
 
@@ -34,7 +34,7 @@ pub struct EncodedRequest {
 ///
 /// # Errors
 /// What is wrong with the event, for people.
-pub fn extended(event: Event, stored: Option<&StoredHeaders>, topic: &str, place: Place) -> Result<Event, String> {
+pub fn extended(event: Event, stored: Option<Headers<'_>>, topic: &str, place: Place) -> Result<Event, String> {
     trace::with_publish_context(event, stored)
         .and_then(|event| event.with_extension("tidegatetopic", topic))
         .and_then(|event| event.with_extension("tidegateattempt", place.attempt.to_string()))
@@ -95,9 +95,9 @@ mod tests {
 
     fn event() -> Event {
         let event = Event::builder("1", "/s", "t").attribute("datacontenttype", "application/json").data(r#"{"a":1}"#);
-        let mut stored = StoredHeaders::new();
-        stored.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        extended(event.build().unwrap(), Some(&stored), "orders", Place { attempt: 2, sequence: Some(7) }).unwrap()
+        let stored = b"NATS/1.0\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
+        let stored = Headers::parse(stored).unwrap();
+        extended(event.build().unwrap(), Some(stored), "orders", Place { attempt: 2, sequence: Some(7) }).unwrap()
     }
 
     #[test]

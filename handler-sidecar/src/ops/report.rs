@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report, Workload};
 use tidegate_broker_client::layout;
 use tidegate_broker_client::outcomes::single_line;
+use tidegate_wire::nats::Publish;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::consume::process::Context;
@@ -69,7 +70,8 @@ pub async fn run(context: &Context) {
 async fn send(context: &Context, subject: &str, report: &Report) {
     match serde_json::to_vec(report) {
         Ok(body) => {
-            if let Err(error) = context.client.publish(subject.to_owned(), body.into()).await {
+            let message = Publish { subject, payload: &body, ..Publish::default() };
+            if let Err(error) = context.client.publish(&message).await {
                 tracing::debug!(%error, "no report");
             }
         }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use async_nats::HeaderMap as StoredHeaders;
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
 use tidegate_broker_client::contract::Sidecar;
 use tidegate_cloudevents::{Event, Invalid};
 use tidegate_telemetry::{Operation, Parent, Server, Span};
+use tidegate_wire::nats::Headers;
 
 use crate::event::request::Place;
 use crate::ops::metrics;
@@ -54,7 +54,7 @@ impl Traces {
     /// A consumer span, child of the publish (or, without one, of what the event itself carries).
     ///
     /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
-    pub fn process(&self, stored: Option<&StoredHeaders>, event: &Event, place: Place) -> Span {
+    pub fn process(&self, stored: Option<Headers<'_>>, event: &Event, place: Place) -> Span {
         let parent = || publish(stored).or_else(|| Parent::from_headers(|name| event.attribute(name)));
         self.process.start(parent, |attributes| {
             let id = StringValue::from(Arc::<str>::from(event.id()));
@@ -71,7 +71,7 @@ impl Traces {
     }
 
     /// Notes that an event came from the broker: a span without a duration, child of the publish.
-    pub fn received(&self, stored: Option<&StoredHeaders>, event: &Event) {
+    pub fn received(&self, stored: Option<Headers<'_>>, event: &Event) {
         self.receive.note(
             || publish(stored),
             |attributes| attributes.push(KeyValue::new("messaging.message.id", event.id().to_owned())),
@@ -79,13 +79,13 @@ impl Traces {
     }
 
     /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
-    pub fn settle(&self, stored: Option<&StoredHeaders>, how: &'static str) -> Span {
+    pub fn settle(&self, stored: Option<Headers<'_>>, how: &'static str) -> Span {
         self.settle.start(|| publish(stored), |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)))
     }
 }
 
 /// The context in which an event was published.
-fn publish(stored: Option<&StoredHeaders>) -> Option<Parent<'_>> {
+fn publish(stored: Option<Headers<'_>>) -> Option<Parent<'_>> {
     Parent::from_headers(|name| header(stored, name))
 }
 
@@ -107,7 +107,7 @@ pub fn record(span: &Span, answer: &Answer) {
 ///
 /// # Errors
 /// None that is known: what would not be a valid value is left out.
-pub fn with_publish_context(event: Event, stored: Option<&StoredHeaders>) -> Result<Event, Invalid> {
+pub fn with_publish_context(event: Event, stored: Option<Headers<'_>>) -> Result<Event, Invalid> {
     let names = if event.attribute(PARENT).is_some() { &[BAGGAGE][..] } else { &[PARENT, STATE, BAGGAGE] };
     let names = names.iter().filter(|name| event.attribute(name).is_none()).copied().collect::<Vec<_>>();
     let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
@@ -132,6 +132,6 @@ pub fn headers(span: &Span, event: &Event, mut set: impl FnMut(&str, &str)) {
     }
 }
 
-fn header<'a>(stored: Option<&'a StoredHeaders>, name: &str) -> Option<&'a str> {
-    stored?.get(name).map(|value| value.as_str())
+fn header<'a>(stored: Option<Headers<'a>>, name: &str) -> Option<&'a str> {
+    stored?.get(name)
 }

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Request};
 use tidegate_broker_client::contract::Retry;
 use tidegate_broker_client::{layout, outcomes};
+use tidegate_wire::nats::{Client, HeaderBlock, InvalidHeader, Publish};
 use tokio::time::sleep;
 
 use crate::broker::message::Message;
@@ -62,11 +62,13 @@ pub async fn store(
     letter: &Letter,
     message_id: &str,
 ) -> Result<(), NotStored> {
-    let headers = compose(handler, event, letter, message_id, &jiff::Timestamp::now().to_string());
+    let headers = compose(handler, event, letter, message_id, &jiff::Timestamp::now().to_string())
+        .map_err(|error| NotStored::Unintelligible(error.to_string()))?;
+    let (subject, payload) = (layout::dead_letter_subject(handler), event.stored().payload());
+    let message = Publish { subject: &subject, headers: Some(&headers), payload, reply: None };
     let mut failures = 0;
     loop {
-        let request = Request::new().headers(headers.clone()).payload(event.payload()).timeout(Some(TRY_LIMIT));
-        let sent = client.send_request(layout::dead_letter_subject(handler), request).await;
+        let sent = client.request(&message, TRY_LIMIT).await;
         match sent.map_err(NotStored::from).and_then(|message| publish_ack::sequence(&message)) {
             Ok(_) => return Ok(()),
             Err(error) if failures + 1 == TRIES => return Err(error),
@@ -77,31 +79,35 @@ pub async fn store(
 }
 
 /// The stored headers without what the broker or an earlier letter wrote, and the reasons.
-fn compose(handler: &str, event: &Message, letter: &Letter, message_id: &str, time: &str) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, values) in event.headers().into_iter().flat_map(HeaderMap::iter) {
-        if !is_ours_or_the_brokers(name.as_ref()) {
-            for value in values {
-                headers.append(name.clone(), value.clone());
-            }
+fn compose(
+    handler: &str,
+    event: &Message,
+    letter: &Letter,
+    message_id: &str,
+    time: &str,
+) -> Result<HeaderBlock, InvalidHeader> {
+    let mut headers = HeaderBlock::new();
+    for (name, value) in event.headers().into_iter().flat_map(|headers| headers.iter()) {
+        if !is_ours_or_the_brokers(name) {
+            headers.append(name, value)?;
         }
     }
-    headers.insert("Nats-Msg-Id", message_id);
-    headers.insert("Tidegate-Handler", handler);
-    headers.insert("Tidegate-Reason", letter.reason.name());
-    headers.insert("Tidegate-Attempts", letter.record.attempts().to_string());
+    headers.append("Nats-Msg-Id", message_id)?;
+    headers.append("Tidegate-Handler", handler)?;
+    headers.append("Tidegate-Reason", letter.reason.name())?;
+    headers.append("Tidegate-Attempts", &letter.record.attempts().to_string())?;
     if let [first, .., last] | [first @ last] = letter.record.failed() {
-        headers.insert("Tidegate-First-Attempt", first.time.as_str());
-        headers.insert("Tidegate-Last-Attempt", last.time.as_str());
-        headers.insert("Tidegate-Attempt-History", history(letter.record.failed()));
+        headers.append("Tidegate-First-Attempt", &single_line(&first.time))?;
+        headers.append("Tidegate-Last-Attempt", &single_line(&last.time))?;
+        headers.append("Tidegate-Attempt-History", &history(letter.record.failed()))?;
     }
     if let Some(status) = letter.status {
-        headers.insert("Tidegate-Last-Status", status.to_string());
+        headers.append("Tidegate-Last-Status", &status.to_string())?;
     }
-    headers.insert("Tidegate-Last-Error", single_line(&letter.error));
-    headers.insert("Tidegate-Sequence", event.sequence().to_string());
-    headers.insert("Tidegate-Time", time);
-    headers
+    headers.append("Tidegate-Last-Error", &single_line(&letter.error))?;
+    headers.append("Tidegate-Sequence", &event.sequence().to_string())?;
+    headers.append("Tidegate-Time", time)?;
+    Ok(headers)
 }
 
 fn is_ours_or_the_brokers(name: &str) -> bool {
@@ -127,7 +133,8 @@ fn history(failed: &[Failed]) -> String {
     let mut kept: Vec<&String> = entries.iter().skip(1).rev().take_while(fits).collect();
     kept.extend(entries.first());
     kept.reverse();
-    format!("[{}]", kept.into_iter().map(String::as_str).collect::<Vec<_>>().join(","))
+    // JSON escapes all control characters but this one, which no header can have.
+    format!("[{}]", kept.into_iter().map(String::as_str).collect::<Vec<_>>().join(",").replace('\u{7f}', " "))
 }
 
 #[cfg(test)]
@@ -142,6 +149,7 @@ mod tests {
     fn a_history_is_one_line_of_json_within_its_bound() {
         let short: Vec<_> = (0..3).map(|number| failed(number, "a \"quoted\"\nerror, größe")).collect();
         let text = history(&short);
+        assert!(HeaderBlock::new().append("x", &history(&[failed(1, "a\u{7f}b")])).is_ok());
         assert!(!text.contains('\n'));
         assert_eq!(serde_json::from_str::<Vec<Failed>>(&text).unwrap(), short);
         let long: Vec<_> = (0..50).map(|number| failed(number, &"\"".repeat(300))).collect();

@@ -152,10 +152,10 @@ impl Context {
 
 /// Id and type of what is stored, also if it is no valid event; empty where there is none.
 fn named(stored: &Message) -> (String, String) {
-    if let Ok(event) = stored::decode(stored.headers(), stored.payload()) {
+    if let Ok(event) = stored::decode(stored.stored(), stored.payload()) {
         return (event.id().to_owned(), event.event_type().to_owned());
     }
-    let header = |name| stored.headers().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
+    let header = |name| stored.headers().and_then(|headers| headers.get(name)).map(str::to_owned);
     (header("ce-id").unwrap_or_default(), header("ce-type").unwrap_or_default())
 }
 

@@ -1,16 +1,16 @@
 //! What a status message on a pull's inbox means. Pure.
 
-use async_nats::{HeaderMap, StatusCode};
 use tidegate_delivery_core::{Heard, Trouble};
+use tidegate_wire::nats::Headers;
 
 /// The header in which the broker says how many events of an ended request it did not send.
 const PENDING: &str = "Nats-Pending-Messages";
 
 /// Understands a status message.
-pub fn parse(status: StatusCode, description: Option<&str>, headers: Option<&HeaderMap>) -> Heard {
+pub fn parse(status: u16, description: Option<&str>, headers: Option<Headers<'_>>) -> Heard {
     let description = description.unwrap_or_default().trim();
-    let pending = headers.and_then(|headers| headers.get(PENDING)).and_then(|value| value.as_str().parse().ok());
-    match (status.as_u16(), pending) {
+    let pending = headers.and_then(|headers| headers.get(PENDING)).and_then(|value| value.parse().ok());
+    match (status, pending) {
         (100, _) => Heard::Alive,
         (409, _) => conflict(description, pending),
         (408, Some(pending)) => Heard::Ended(pending),
@@ -45,12 +45,9 @@ mod tests {
     use super::*;
 
     fn signal(code: u16, description: &str, pending: Option<&str>) -> Heard {
-        let headers = pending.map(|pending| {
-            let mut headers = HeaderMap::new();
-            headers.insert(PENDING, pending);
-            headers
-        });
-        parse(StatusCode::from_u16(code).unwrap(), Some(description), headers.as_ref())
+        let block = pending.map(|pending| format!("NATS/1.0\r\n{PENDING}: {pending}\r\n\r\n"));
+        let headers = block.as_ref().map(|block| Headers::parse(block.as_bytes()).unwrap());
+        parse(code, Some(description), headers)
     }
 
     #[test]

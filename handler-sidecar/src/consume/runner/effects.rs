@@ -3,7 +3,6 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
-use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{layout, stored};
@@ -11,6 +10,7 @@ use tidegate_delivery_core::{
     Action, Arrived, Close, Demand, Heard, Id, Input, Key, Lane, Moment, Pin, Pull, Trouble, millis,
 };
 use tidegate_telemetry::Span;
+use tidegate_wire::nats;
 use tokio::time::Instant;
 
 use super::Runner;
@@ -20,6 +20,9 @@ use crate::broker::message::Message;
 use crate::broker::{delivery_info, pull};
 use crate::consume::flight::Landed;
 
+/// The status of an answer that says that nobody answers.
+const NO_RESPONDERS: u16 = 503;
+
 /// How long a question may take, so that another one fits into what is left of a lease.
 pub fn patience(ack_wait: Duration) -> Duration {
     (ack_wait / 6).clamp(Duration::from_millis(100), Duration::from_secs(2))
@@ -28,8 +31,8 @@ pub fn patience(ack_wait: Duration) -> Duration {
 /// The order in which what came is taken in: events as the broker delivered them, then what is said of their inboxes.
 pub fn order(came: &Came) -> (bool, u64) {
     match came {
-        Came::Message(_, message) if message.status.is_none() => {
-            let info = message.reply.as_deref().and_then(delivery_info::parse);
+        Came::Message(_, message) if message.status().is_none() => {
+            let info = message.reply().and_then(delivery_info::parse);
             (false, info.map_or(0, |info| info.number))
         }
         _ => (true, 0),
@@ -62,8 +65,8 @@ impl<F> Runner<'_, F> {
             Came::Message(at, message) => self.message(at, message),
             Came::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, Heard::Closed)),
             Came::Answer(number, answer) => {
-                let is_refusal = answer.status == Some(StatusCode::NO_RESPONDERS);
-                let learnt = self.questions.answered(Instant::now(), number, is_refusal, &answer.payload);
+                let is_refusal = answer.status() == Some(NO_RESPONDERS);
+                let learnt = self.questions.answered(Instant::now(), number, is_refusal, answer.payload());
                 if let Some(input) = learnt {
                     self.input(input);
                 }
@@ -71,9 +74,9 @@ impl<F> Runner<'_, F> {
         }
     }
 
-    fn message(&mut self, (lane, inbox): At, message: async_nats::Message) {
-        if let Some(code) = message.status {
-            let heard = pull::status::parse(code, message.description.as_deref(), message.headers.as_ref());
+    fn message(&mut self, (lane, inbox): At, message: nats::Message) {
+        if let Some(code) = message.status() {
+            let heard = pull::status::parse(code, message.description(), message.headers());
             return self.input(Input::Inbox(lane, inbox, heard));
         }
         let budget = &self.context.budget;
@@ -97,9 +100,13 @@ impl<F> Runner<'_, F> {
             return 0;
         }
         let mut hasher = DefaultHasher::new();
-        match stored::decode(message.headers(), message.payload()) {
-            Ok(event) => stored::partition_key(&event).hash(&mut hasher),
-            Err(_) => message.sequence().hash(&mut hasher),
+        let stored = message.stored();
+        match stored::read_in_place(&stored) {
+            Some(event) => stored::partition_key_in_place(&event).hash(&mut hasher),
+            None => match stored::decode(stored, message.payload()) {
+                Ok(event) => stored::partition_key(&event).hash(&mut hasher),
+                Err(_) => message.sequence().hash(&mut hasher),
+            },
         }
         hasher.finish()
     }
@@ -162,13 +169,13 @@ impl<F> Runner<'_, F> {
             Action::GiveBack { id, wait } => self.leaves(id, pull::give_back(wait)),
             Action::Drop(id) => self.events.let_go(id),
             Action::Ask(lane) => {
-                self.ask(Question::State(lane), layout::local_info_subject(&self.consumer(lane)), Bytes::new());
+                self.ask(Question::State(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }
             Action::Count(lane) => {
-                self.ask(Question::Count(lane), layout::local_info_subject(&self.consumer(lane)), Bytes::new());
+                self.ask(Question::Count(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }
             Action::Unpin(lane) => {
-                self.ask(Question::Unpin(lane), layout::local_unpin_subject(&self.consumer(lane)), pull::unpin());
+                self.ask(Question::Unpin(lane), &layout::local_unpin_subject(&self.consumer(lane)), &pull::unpin());
             }
             Action::Reconnect => {
                 tracing::warn!("the broker is silent: connecting again");
@@ -189,7 +196,7 @@ impl<F> Runner<'_, F> {
         let subject = layout::pull_subject(&self.consumer(pull.lane));
         let at = (pull.lane, pull.inbox);
         let body = pull::request(pull, self.context.client.max_payload());
-        if !body.is_ok_and(|body| self.line.pull(at, subject, body)) {
+        if !body.is_ok_and(|body| self.line.pull(at, &subject, &body)) {
             self.input(Input::Inbox(pull.lane, pull.inbox, Heard::Lost(Trouble::Congested)));
         }
     }
@@ -229,14 +236,14 @@ impl<F> Runner<'_, F> {
     }
 
     fn ask_about(&mut self, id: Id, question: Question, body: Bytes) {
-        if let Some(subject) = self.events.get(id).and_then(Message::acknowledgement).cloned() {
-            self.ask(question, subject, body);
+        if let Some(subject) = self.events.get(id).and_then(Message::acknowledgement).map(str::to_owned) {
+            self.ask(question, &subject, &body);
         }
     }
 
     /// Asks the broker something. Without a connection it is not even sent, or it would be later, when nobody stands by
     /// it any more.
-    fn ask(&mut self, question: Question, subject: impl Into<Subject>, body: Bytes) {
+    fn ask(&mut self, question: Question, subject: &str, body: &[u8]) {
         let number = self.questions.next();
         let connected = self.link.borrow().connected;
         let sent = connected && self.line.ask(number, subject, body);

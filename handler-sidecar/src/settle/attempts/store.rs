@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Request, StatusCode};
 use tidegate_broker_client::layout;
+use tidegate_wire::nats::{Client, HeaderBlock, Message, Publish, RequestError};
 use tokio::time::sleep;
 
 use super::{Change, Record};
@@ -17,6 +17,8 @@ const TRY_LIMIT: Duration = Duration::from_secs(2);
 /// Tries of a read or a write. A follower that has not heard of a record yet hears of it between two of them.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(75);
+/// The status of a read that found no record.
+const NOT_FOUND: u16 = 404;
 /// Only if the subject's last message is this one.
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Where the broker says which message it gives.
@@ -43,9 +45,9 @@ pub struct Attempts {
 #[derive(Debug, thiserror::Error)]
 enum Unread {
     #[error(transparent)]
-    Request(#[from] async_nats::RequestError),
+    Request(#[from] RequestError),
     #[error("the broker answers {0}")]
-    Status(StatusCode),
+    Status(u16),
 }
 
 impl Attempts {
@@ -119,30 +121,30 @@ impl Attempts {
     }
 
     async fn put(&self, sequence: u64, record: &Record, revision: u64) -> Result<u64, NotStored> {
-        let mut headers = HeaderMap::new();
-        headers.insert(EXPECTED, revision.to_string());
-        let body = serde_json::to_vec(record).map_err(|error| NotStored::Unintelligible(error.to_string()))?;
-        let request = Request::new().headers(headers).payload(body.into()).timeout(Some(TRY_LIMIT));
+        let unintelligible = |error: &dyn std::error::Error| NotStored::Unintelligible(error.to_string());
+        let mut headers = HeaderBlock::new();
+        headers.append(EXPECTED, &revision.to_string()).map_err(|error| unintelligible(&error))?;
+        let body = serde_json::to_vec(record).map_err(|error| unintelligible(&error))?;
         let subject = layout::attempt_subject(&self.handler, &sequence.to_string());
-        publish_ack::sequence(&self.client.send_request(subject, request).await?)
+        let message = Publish { subject: &subject, headers: Some(&headers), payload: &body, reply: None };
+        publish_ack::sequence(&self.client.request(&message, TRY_LIMIT).await?)
     }
 
     async fn get(&self, sequence: u64) -> Result<Known, Unread> {
         let subject = layout::attempt_read_subject(&self.handler, &sequence.to_string());
-        let request = Request::new().timeout(Some(TRY_LIMIT));
-        let message = self.client.send_request(subject, request).await?;
-        match message.status {
+        let message = self.client.request(&Publish { subject: &subject, ..Publish::default() }, TRY_LIMIT).await?;
+        match message.status() {
             None => Ok(self.understood(&message)),
-            Some(StatusCode::NOT_FOUND) => Ok(Known::default()),
+            Some(NOT_FOUND) => Ok(Known::default()),
             Some(other) => Err(Unread::Status(other)),
         }
     }
 
     /// What is not a record of this handler counts as none, and is replaced by the next write.
     fn understood(&self, message: &Message) -> Known {
-        let header = |name| message.headers.as_ref()?.get(name)?.as_str().parse().ok();
+        let header = |name| message.headers()?.get(name)?.parse().ok();
         let revision = header(SEQUENCE).unwrap_or(0);
-        let record = serde_json::from_slice(&message.payload).ok().filter(|record: &Record| record.handler == self.uid);
+        let record = serde_json::from_slice(message.payload()).ok().filter(|record: &Record| record.handler == self.uid);
         Known { record: record.unwrap_or_default(), revision }
     }
 }

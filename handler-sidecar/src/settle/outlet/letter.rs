@@ -13,7 +13,7 @@ const ERROR_LIMIT: usize = 512;
 
 /// The letter of a stored event; `None` if what is stored is no event.
 pub fn compose(handler: &str, stored: &Message, letter: &Letter) -> Option<Event> {
-    let event = stored::decode(stored.headers(), stored.payload()).ok()?;
+    let event = stored::decode(stored.stored(), stored.payload()).ok()?;
     let attempts = letter.record.attempts();
     let letter = extended(event, handler, letter.reason, attempts, &letter.error);
     letter.inspect_err(|invalid| tracing::error!(%invalid, "a dead letter is no valid event")).ok()
