@@ -159,7 +159,7 @@ pub fn partition_key(event: &Event) -> &str {
 
 /// The same of an event that is read in place.
 pub fn partition_key_in_place<'a>(event: &EventInPlace<'a>) -> &'a str {
-    key_of(|name| event.attribute(name)).unwrap_or_else(|| event.id())
+    key_of(|name| event.attribute(name)).or_else(|| event.attribute("id")).unwrap_or_default()
 }
 
 fn key_of<'a>(attribute: impl Fn(&str) -> Option<&'a str>) -> Option<&'a str> {

@@ -2,7 +2,7 @@
 
 use crate::attribute::{check_name, check_value};
 use crate::event::{MAX_ATTRIBUTES_SIZE, MAX_TYPE_SIZE};
-use crate::media_type;
+use crate::{Event, media_type};
 
 /// Attributes that are read in place: an event with more of them is rare.
 const MAX_IN_PLACE: usize = 24;
@@ -70,24 +70,42 @@ impl<'a> EventInPlace<'a> {
         self.attributes().find(|(found, _)| *found == name).map(|(_, value)| value)
     }
 
-    /// `id`: unique together with [`Self::source`].
-    pub fn id(&self) -> &'a str {
+    /// `datacontenttype`: the media type of the data.
+    pub fn data_content_type(&self) -> Option<&'a str> {
+        self.content_type
+    }
+}
+
+/// What can be asked of an event, however it is kept.
+pub trait Attributes {
+    /// One context attribute, `datacontenttype` included.
+    fn attribute(&self, name: &str) -> Option<&str>;
+
+    /// `id`: unique together with `source`.
+    fn id(&self) -> &str {
         self.attribute("id").unwrap_or_default()
     }
 
     /// `source`: a URI-reference.
-    pub fn source(&self) -> &'a str {
+    fn source(&self) -> &str {
         self.attribute("source").unwrap_or_default()
     }
 
     /// `type`.
-    pub fn event_type(&self) -> &'a str {
+    fn event_type(&self) -> &str {
         self.attribute("type").unwrap_or_default()
     }
+}
 
-    /// `datacontenttype`: the media type of the data.
-    pub fn data_content_type(&self) -> Option<&'a str> {
-        self.content_type
+impl Attributes for Event {
+    fn attribute(&self, name: &str) -> Option<&str> {
+        self.attribute(name)
+    }
+}
+
+impl Attributes for EventInPlace<'_> {
+    fn attribute(&self, name: &str) -> Option<&str> {
+        self.attribute(name)
     }
 }
 
@@ -96,7 +114,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Builder, Event, header_value};
+    use crate::{Builder, header_value};
 
     const REQUIRED: [(&str, &str); 4] = [("specversion", "1.0"), ("id", "1"), ("source", "/s"), ("type", "t.u")];
 

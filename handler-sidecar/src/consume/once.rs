@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use tidegate_broker_client::stored;
-use tidegate_cloudevents::Event;
 use tidegate_delivery_core::{Disposition, Settled};
 use tidegate_telemetry::Instrument as _;
 
 use crate::broker::message::Message;
-use crate::consume::process::Context;
+use crate::consume::process::{Context, Outgoing};
 use crate::deliver::post::{Answered, Attempt};
 use crate::event::filter::Judged;
 use crate::event::request::{self, Place};
@@ -30,6 +29,10 @@ impl Context {
     }
 
     async fn try_once(&self, message: &Message) -> Result<Settled, String> {
+        let place = Place { attempt: 1, sequence: None };
+        if let Some((outgoing, span)) = self.as_stored(message, place) {
+            return self.deliver_once(message, &outgoing).instrument(span).await;
+        }
         let headers = message.headers();
         let event = stored::decode(message.stored(), message.payload()).map_err(|invalid| invalid.to_string())?;
         match self.judge(&event).await {
@@ -38,19 +41,17 @@ impl Context {
             // Nothing of a Direct topic is kept.
             Judged::TooCostly => return Ok(Settled::Failed),
         }
-        let place = Place { attempt: 1, sequence: None };
         let event = request::extended(event, headers, &self.config.topic, place)?;
         let span = self.traces.process(headers, &event, place);
-        self.deliver_once(&event).instrument(span).await?;
-        Ok(Settled::Acknowledged)
+        self.deliver_once(message, &Outgoing::Event(event)).instrument(span).await
     }
 
     /// The one attempt, and the reply. An event that waits for its turn does so in a drain, too: it cannot go back.
-    async fn deliver_once(&self, event: &Event) -> Result<(), String> {
+    async fn deliver_once(&self, message: &Message, outgoing: &Outgoing) -> Result<Settled, String> {
         if let Some(limiter) = &self.options.limiter {
             limiter.turn().await;
         }
-        let Answered { answer, content } = match self.attempt(event).await {
+        let Answered { answer, content } = match self.attempt(outgoing).await {
             Attempt::Answered(answered) => answered,
             Attempt::Unreachable(why) => {
                 self.availability.unreachable(&why);
@@ -60,10 +61,11 @@ impl Context {
         // What is not stored has no sequence; a random number tells it from others.
         let number = fastrand::u64(..);
         if !answer.is_success() {
-            self.outcomes.failed(number, event, Ending::Refused, answer.status(), &answer.to_string());
+            self.note_failure(number, message, Ending::Refused, answer.status(), &answer.to_string());
             return Err(answer.to_string());
         }
         self.outcomes.handled(number);
-        self.publish_reply(event, content, REPLY_PATIENCE).await.map_err(|error| error.to_string())
+        self.publish_reply(outgoing, content, REPLY_PATIENCE).await.map_err(|error| error.to_string())?;
+        Ok(Settled::Acknowledged)
     }
 }

@@ -25,9 +25,10 @@ use crate::consume::workload::WorkloadMeter;
 use crate::deliver::availability::{Availability, Turn};
 use crate::deliver::brake::State;
 use crate::deliver::post::{Answered, Attempt, Content, Handler};
+use crate::event::as_stored::AsStored;
 use crate::event::batch::Delivered;
 use crate::event::filter::Judged;
-use crate::event::request::{self, Place};
+use crate::event::request::{self, EncodedRequest, Place};
 use crate::ops::budget::ByteBudget;
 use crate::ops::drain::Drain;
 use crate::ops::metrics::Metrics;
@@ -82,11 +83,20 @@ pub struct Context {
     pub outcomes: OutcomeLog,
 }
 
+/// An event as it is sent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// Taken apart: something has to look into it.
+    Event(Event),
+    /// As it is stored.
+    AsStored(EncodedRequest),
+}
+
 /// An event that is to be sent.
 #[derive(Debug)]
 pub struct Ready {
     /// As the handler gets it.
-    pub event: Event,
+    pub outgoing: Outgoing,
     /// Which attempt this is.
     pub place: Place,
     /// The attempts before it.
@@ -96,11 +106,14 @@ pub struct Ready {
 impl Context {
     /// Takes an event as far as its disposition.
     pub async fn handle(&self, stored: &Message) -> Disposition {
-        let ready = match self.prepare(stored).await {
-            Continue(ready) => ready,
-            Break(disposition) => return disposition,
+        let first = Place { attempt: 1, sequence: Some(stored.sequence()) };
+        let (ready, span) = match self.as_stored(stored, first) {
+            Some((outgoing, span)) => (Ready { outgoing, place: first, known: Known::default() }, span),
+            None => match self.prepare(stored).await {
+                Continue(prepared) => prepared,
+                Break(disposition) => return disposition,
+            },
         };
-        let span = self.traces.process(stored.headers(), &ready.event, ready.place);
         let delivered = async {
             match self.deliver(&ready).await {
                 Ok(answered) => self.conclude(stored, ready, answered).await,
@@ -110,8 +123,22 @@ impl Context {
         delivered.instrument(span).await
     }
 
+    /// The short way of an event that comes for the first time, if nothing here has to look into it.
+    pub(crate) fn as_stored(&self, message: &Message, place: Place) -> Option<(Outgoing, Span)> {
+        if !self.options.passes_on || message.deliveries() > 1 {
+            return None;
+        }
+        let event = AsStored::read(message.stored())?;
+        if place.sequence.is_some() {
+            self.traces.received(message.headers(), &event);
+        }
+        let span = self.traces.process(message.headers(), &event, place);
+        let request = event.request(&self.config.topic, place, &span).ok()?;
+        Some((Outgoing::AsStored(request), span))
+    }
+
     /// Everything before the first request; a break, if there is nothing to send.
-    pub async fn prepare(&self, stored: &Message) -> ControlFlow<Disposition, Ready> {
+    async fn prepare(&self, stored: &Message) -> ControlFlow<Disposition, (Ready, Span)> {
         let event = match stored::decode(stored.stored(), stored.payload()) {
             Ok(event) => event,
             Err(invalid) => return Break(Box::pin(self.invalid(stored, invalid.to_string())).await),
@@ -128,7 +155,10 @@ impl Context {
         };
         let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
         match request::extended(event, stored.headers(), &self.config.topic, place) {
-            Ok(event) => Continue(Ready { event, place, known }),
+            Ok(event) => {
+                let span = self.traces.process(stored.headers(), &event, place);
+                Continue((Ready { outgoing: Outgoing::Event(event), place, known }, span))
+            }
             Err(error) => Break(Box::pin(self.invalid(stored, error)).await),
         }
     }
@@ -152,7 +182,7 @@ impl Context {
             if self.options.reply.is_some() {
                 Box::pin(self.room()).await?;
             }
-            match self.attempt(&ready.event).await {
+            match self.attempt(&ready.outgoing).await {
                 Attempt::Unreachable(why) => self.availability.unreachable(&why),
                 Attempt::Answered(answered) if self.availability.answered(sequence, &answered.answer, &turn) => {
                     return Ok(answered);
@@ -216,11 +246,11 @@ impl Context {
     }
 
     /// One request for one event, or its part of a request for several.
-    pub async fn attempt(&self, event: &Event) -> Attempt {
+    pub async fn attempt(&self, outgoing: &Outgoing) -> Attempt {
         let running = self.workload.start();
-        let Delivered { attempt, took } = match &self.options.batches {
-            Some(batches) => Box::pin(batches.deliver(event.clone())).await,
-            None => self.alone(event).await,
+        let Delivered { attempt, took } = match (&self.options.batches, outgoing) {
+            (Some(batches), Outgoing::Event(event)) => Box::pin(batches.deliver(event.clone())).await,
+            (_, outgoing) => self.alone(outgoing).await,
         };
         drop(running);
         if let Attempt::Answered(answered) = &attempt {
@@ -230,12 +260,20 @@ impl Context {
         attempt
     }
 
-    async fn alone(&self, event: &Event) -> Delivered {
+    async fn alone(&self, outgoing: &Outgoing) -> Delivered {
         let began = Instant::now();
         let wanted = self.options.reply.is_some().then_some(reply::LIMIT);
-        let attempt = match request::single(self.config.delivery.format, event) {
-            Ok(parts) => self.handler.post(parts, self.config.delivery.timeout, wanted).await,
-            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error))),
+        let made;
+        let request = match outgoing {
+            Outgoing::AsStored(request) => Ok(request),
+            Outgoing::Event(event) => {
+                made = request::single(self.config.delivery.format, event);
+                made.as_ref()
+            }
+        };
+        let attempt = match request {
+            Ok(request) => self.handler.post(request, self.config.delivery.timeout, wanted).await,
+            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error.clone()))),
         };
         Delivered { attempt, took: began.elapsed() }
     }
@@ -253,9 +291,9 @@ impl Context {
             }
             Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
             Settle::RetryIn(wait) => {
-                let (sequence, attempt, id) = (stored.sequence(), ready.place.attempt, ready.event.id());
-                tracing::debug!(sequence, id, attempt, ?wait, %answer, "the event is retried");
-                self.outcomes.failed(sequence, &ready.event, Ending::Failed, answer.status(), &answer.to_string());
+                let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
+                tracing::debug!(sequence, attempt, ?wait, %answer, "the event is retried");
+                self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());
                 Box::pin(self.failed(stored, ready.known, answer, wait)).await;
                 Disposition::RetryIn(wait)
             }
@@ -268,7 +306,7 @@ impl Context {
     /// The event is handled: its reply is published, and only then it is to be acknowledged.
     async fn reply(&self, stored: &Message, ready: Ready, answered: Answered) -> Disposition {
         let published = tokio::select! {
-            published = self.publish_reply(&ready.event, answered.content, reply::PATIENCE) => published,
+            published = self.publish_reply(&ready.outgoing, answered.content, reply::PATIENCE) => published,
             () = self.drain.begun_for(REPLY_GRACE) => return Disposition::GiveBack(Duration::ZERO),
         };
         match published {
@@ -297,13 +335,14 @@ impl Context {
     /// It is not known to be stored.
     pub async fn publish_reply(
         &self,
-        event: &Event,
+        outgoing: &Outgoing,
         content: Content,
         patience: Duration,
     ) -> Result<(), outlet::Error> {
-        match &self.options.reply {
-            Some(outlet) => reply::publish(outlet, event, content, patience).await,
-            None => Ok(()),
+        match (&self.options.reply, outgoing) {
+            (Some(outlet), Outgoing::Event(event)) => reply::publish(outlet, event, content, patience).await,
+            // Where replies are wanted, every event is taken apart.
+            _ => Ok(()),
         }
     }
 

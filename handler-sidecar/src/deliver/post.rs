@@ -123,7 +123,7 @@ impl Handler {
     /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
     /// `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx without its whole body is no answer: nobody knows
     /// what the rest would have said. Redirects are not followed.
-    pub async fn post(&self, request: EncodedRequest, limit: Duration, wanted: Option<usize>) -> Attempt {
+    pub async fn post(&self, request: &EncodedRequest, limit: Duration, wanted: Option<usize>) -> Attempt {
         let end = Instant::now() + limit;
         let sent = self.send(request, end).await;
         match sent {
@@ -137,7 +137,7 @@ impl Handler {
         }
     }
 
-    async fn send(&self, request: EncodedRequest, end: Instant) -> Result<Sent, Elapsed> {
+    async fn send(&self, request: &EncodedRequest, end: Instant) -> Result<Sent, Elapsed> {
         let request = Outgoing { prefix: &self.prefix, lines: &request.lines, body: &request.body };
         timeout_at(end, self.client.send(request)).await
     }
@@ -305,7 +305,7 @@ mod tests {
 
     async fn post(handler: &Handler) -> Attempt {
         let request = EncodedRequest { body: Bytes::from_static(b"data"), ..EncodedRequest::default() };
-        handler.post(request, LONG, None).await
+        handler.post(&request, LONG, None).await
     }
 
     async fn accept(listener: &TcpListener) -> TcpStream {
@@ -315,7 +315,9 @@ mod tests {
         stream
     }
 
-    fn size_of<F: Future>(_: impl Fn(&'static Handler, EncodedRequest, Duration, Option<usize>) -> F) -> usize {
+    fn size_of<F: Future>(
+        _: impl Fn(&'static Handler, &'static EncodedRequest, Duration, Option<usize>) -> F,
+    ) -> usize {
         std::mem::size_of::<F>()
     }
 

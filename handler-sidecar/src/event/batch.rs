@@ -140,7 +140,7 @@ async fn send(handler: Handler, mut batch: Vec<Joining>, limit: Duration, _permi
     let (events, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|joined| (joined.event, joined.answer)).unzip();
     let began = Instant::now();
     let attempt = match request::batch(&events) {
-        Ok(parts) => handler.post(parts, limit, Some(answers::LIMIT)).await,
+        Ok(parts) => handler.post(&parts, limit, Some(answers::LIMIT)).await,
         Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error))),
     };
     let took = began.elapsed();

@@ -65,6 +65,11 @@ impl Filter {
         Ok(Self { sources, expression, turn: Arc::new(Semaphore::new(1)) })
     }
 
+    /// Whether every event passes.
+    pub fn is_open(&self) -> bool {
+        self.sources.is_empty() && self.expression.is_none()
+    }
+
     /// Judges an event, as it was published.
     pub async fn judge(&self, event: &Event) -> Judged {
         if !self.sources.is_empty() && !self.sources.contains(event.source()) {

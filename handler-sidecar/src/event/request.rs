@@ -1,8 +1,10 @@
 //! An event as a request to the handler: what is added to it, and the shape it gets.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use tidegate_broker_client::contract::Format;
-use tidegate_cloudevents::{Event, http as binding, media_type};
+use tidegate_cloudevents::{Attributes, Event, http as binding, media_type};
 use tidegate_telemetry::Span;
 use tidegate_wire::http::{HeaderLines, InvalidHeader};
 use tidegate_wire::nats::Headers;
@@ -18,8 +20,19 @@ pub struct Place {
     pub sequence: Option<u64>,
 }
 
+impl Place {
+    /// The extensions by which an event says so, with their values.
+    pub(super) fn added(self, topic: &str) -> [Option<(&'static str, Cow<'_, str>)>; 3] {
+        [
+            Some(("tidegatetopic", topic.into())),
+            Some(("tidegateattempt", self.attempt.to_string().into())),
+            self.sequence.map(|sequence| ("tidegatesequence", sequence.to_string().into())),
+        ]
+    }
+}
+
 /// The header lines of most requests have room in so many bytes.
-const USUAL_LINES: usize = 512;
+pub(super) const USUAL_LINES: usize = 512;
 
 /// A request as it is sent, but for what all requests have alike.
 #[derive(Clone, Debug, Default)]
@@ -35,12 +48,10 @@ pub struct EncodedRequest {
 /// # Errors
 /// What is wrong with the event, for people.
 pub fn extended(event: Event, stored: Option<Headers<'_>>, topic: &str, place: Place) -> Result<Event, String> {
+    let added = place.added(topic);
     trace::with_publish_context(event, stored)
-        .and_then(|event| event.with_extension("tidegatetopic", topic))
-        .and_then(|event| event.with_extension("tidegateattempt", place.attempt.to_string()))
-        .and_then(|event| match place.sequence {
-            Some(sequence) => event.with_extension("tidegatesequence", sequence.to_string()),
-            None => Ok(event),
+        .and_then(|event| {
+            added.into_iter().flatten().try_fold(event, |event, (name, value)| event.with_extension(name, value))
         })
         .map_err(|invalid| invalid.to_string())
 }
@@ -55,13 +66,18 @@ pub fn single(format: Format, event: &Event) -> Result<EncodedRequest, String> {
         Format::Structured => json(media_type::STRUCTURED, binding::encode_structured(event))?,
         Format::Batch { .. } => batch(std::slice::from_ref(event))?,
     };
-    trace::headers(&Span::current(), event, |name, value| {
+    add_context(&mut request.lines, &Span::current(), event);
+    Ok(request)
+}
+
+/// Adds the trace context.
+pub(super) fn add_context(lines: &mut HeaderLines, span: &Span, event: &impl Attributes) {
+    trace::headers(span, event, |name, value| {
         // What is not ASCII is no value of theirs, and left out as what is no header at all.
         if value.is_ascii() {
-            let _ = request.lines.push(name, value.as_bytes());
+            let _ = lines.push(name, value.as_bytes());
         }
     });
-    Ok(request)
 }
 
 fn binary(event: &Event) -> Result<EncodedRequest, InvalidHeader> {

@@ -40,6 +40,8 @@ pub struct Options {
     pub reply: Option<Outlet>,
     /// Where dead letters go; `None`: beside the topic.
     pub letters: Option<Outlet>,
+    /// Whether nothing here has to look into an event: it is sent as it is stored.
+    pub passes_on: bool,
 }
 
 impl Options {
@@ -55,8 +57,10 @@ impl Options {
     ) -> Result<Self, Error> {
         let Sidecar { filter, delivery, dead_letter, reply, handler_uid, .. } = config;
         let outlet = |to| Outlet::new(to, handler_uid);
+        let filter = Filter::new(filter)?;
         Ok(Self {
-            filter: Filter::new(filter)?,
+            passes_on: delivery.format == Format::Binary && reply.is_none() && filter.is_open(),
+            filter,
             limiter: delivery.rate.map(|rate| Limiter::new(rate, members)),
             batches: terms(delivery).map(|terms| Batches::start(handler.clone(), terms, drain.clone())),
             reply: reply.as_ref().map(outlet).transpose().map_err(Error::Reply)?,

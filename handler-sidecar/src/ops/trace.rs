@@ -5,7 +5,7 @@ use std::sync::Arc;
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
 use tidegate_broker_client::contract::Sidecar;
-use tidegate_cloudevents::{Event, Invalid};
+use tidegate_cloudevents::{Attributes, Event, Invalid};
 use tidegate_telemetry::{Operation, Parent, Server, Span};
 use tidegate_wire::nats::Headers;
 
@@ -16,6 +16,7 @@ use crate::settle::outcome::Answer;
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
+const CONTEXT: [&str; 3] = [PARENT, STATE, BAGGAGE];
 
 /// The operations of a handler on its events.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Traces {
     /// A consumer span, child of the publish (or, without one, of what the event itself carries).
     ///
     /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
-    pub fn process(&self, stored: Option<Headers<'_>>, event: &Event, place: Place) -> Span {
+    pub fn process(&self, stored: Option<Headers<'_>>, event: &impl Attributes, place: Place) -> Span {
         let parent = || publish(stored).or_else(|| Parent::from_headers(|name| event.attribute(name)));
         self.process.start(parent, |attributes| {
             let id = StringValue::from(Arc::<str>::from(event.id()));
@@ -71,7 +72,7 @@ impl Traces {
     }
 
     /// Notes that an event came from the broker: a span without a duration, child of the publish.
-    pub fn received(&self, stored: Option<Headers<'_>>, event: &Event) {
+    pub fn received(&self, stored: Option<Headers<'_>>, event: &impl Attributes) {
         self.receive.note(
             || publish(stored),
             |attributes| attributes.push(KeyValue::new("messaging.message.id", event.id().to_owned())),
@@ -102,24 +103,31 @@ pub fn record(span: &Span, answer: &Answer) {
     }
 }
 
-/// The event with the publish context as extension, unless it has one of its own (CloudEvents distributed
-/// tracing extension: the context in which the event came to be); and with the baggage of the publish.
+/// What an event gets of the context of its publish: the trace context, unless it has one of its own (CloudEvents
+/// distributed tracing extension: the context in which the event came to be), and the baggage. What would not be a valid
+/// value is left out.
+pub fn publish_context<'a, E: Attributes>(
+    event: &E,
+    stored: Option<Headers<'a>>,
+) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a, E> {
+    let names = if event.attribute(PARENT).is_some() { [None, None, Some(BAGGAGE)] } else { CONTEXT.map(Some) };
+    let names = names.map(|name| name.filter(|name| event.attribute(name).is_none()));
+    let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    names.into_iter().flatten().filter_map(move |name| Some((name, header(stored, name).filter(printable)?)))
+}
+
+/// The event with the context of its publish as extensions.
 ///
 /// # Errors
-/// None that is known: what would not be a valid value is left out.
+/// None that is known.
 pub fn with_publish_context(event: Event, stored: Option<Headers<'_>>) -> Result<Event, Invalid> {
-    let names = if event.attribute(PARENT).is_some() { &[BAGGAGE][..] } else { &[PARENT, STATE, BAGGAGE] };
-    let names = names.iter().filter(|name| event.attribute(name).is_none()).copied().collect::<Vec<_>>();
-    let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    names.into_iter().try_fold(event, |event, name| match header(stored, name).filter(printable) {
-        Some(value) => event.with_extension(name, value),
-        None => Ok(event),
-    })
+    let mut context = publish_context(&event, stored);
+    context.try_fold(event, |event, (name, value)| event.with_extension(name, value))
 }
 
 /// Adds the HTTP headers by which the handler's own spans join the trace: the process span, or, where this trace is
 /// not exported, what the event came with.
-pub fn headers(span: &Span, event: &Event, mut set: impl FnMut(&str, &str)) {
+pub fn headers(span: &Span, event: &impl Attributes, mut set: impl FnMut(&str, &str)) {
     if !span.inject(&mut set) {
         for name in [PARENT, STATE] {
             if let Some(value) = event.attribute(name) {

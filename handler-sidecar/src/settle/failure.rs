@@ -63,12 +63,25 @@ impl Context {
         error: String,
     ) -> Disposition {
         let ending = if reason == Reason::AttemptsUsedUp { Ending::Failed } else { Ending::Refused };
-        self.outcomes.failed(stored.sequence(), &ready.event, ending, status, &error);
+        self.note_failure(stored.sequence(), stored, ending, status, &error);
         // On record first: if the letter cannot be stored, or nobody lives to store it, the event comes again and
         // is not tried again.
         let change = Change::Failed(failed(status, &error), Next::GivenUp(reason));
         let record = self.record(stored, ready.known, &change).await.record;
         self.keep_aside(stored, &Letter { reason, status, error, record }).await
+    }
+
+    /// Notes that a delivery of the event failed, under this number.
+    pub(crate) fn note_failure(
+        &self,
+        number: u64,
+        message: &Message,
+        ending: Ending,
+        status: Option<u16>,
+        error: &str,
+    ) {
+        let (id, event_type) = named(message);
+        self.outcomes.failed(number, (&id, &event_type), ending, status, error);
     }
 
     /// The event was not tried in a while.

@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidegate_broker_client::outcomes::{Failing, Failure, MAX_FAILING_EVENTS, OUTCOME_WINDOW, Outcomes};
-use tidegate_cloudevents::Event;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -51,9 +50,16 @@ impl OutcomeLog {
         self.change(|ledger, now| ledger.count(now, sequence, Ending::Handled));
     }
 
-    /// A delivery of this event failed.
-    pub fn failed(&self, sequence: u64, event: &Event, ending: Ending, status: Option<u16>, error: &str) {
-        let failure = self.failure(event.id(), event.event_type(), status, error);
+    /// A delivery of the event with this id and type failed.
+    pub fn failed(
+        &self,
+        sequence: u64,
+        (id, event_type): (&str, &str),
+        ending: Ending,
+        status: Option<u16>,
+        error: &str,
+    ) {
+        let failure = self.failure(id, event_type, status, error);
         self.change(|ledger, now| {
             ledger.last_failure = Some(failure);
             ledger.count(now, sequence, ending);
@@ -294,13 +300,12 @@ mod tests {
     #[test]
     fn news_is_what_changes_the_headline() {
         let log = OutcomeLog::new("http://127.0.0.1:1/".into());
-        let event = Event::builder("17", "/s", "order.new").build().unwrap();
-        log.failed(1, &event, Refused, Some(404), "404 Not Found: \r\nno");
+        log.failed(1, ("17", "order.new"), Refused, Some(404), "404 Not Found: \r\nno");
         let told = || futures::FutureExt::now_or_never(log.changed()).is_some();
         assert!(told());
         log.dead_lettered();
         assert!(told());
-        log.failed(2, &event, Refused, Some(404), "");
+        log.failed(2, ("17", "order.new"), Refused, Some(404), "");
         log.dead_lettered();
         log.handled(3);
         assert!(!told());

@@ -144,7 +144,8 @@ impl Attempts {
     fn understood(&self, message: &Message) -> Known {
         let header = |name| message.headers()?.get(name)?.parse().ok();
         let revision = header(SEQUENCE).unwrap_or(0);
-        let record = serde_json::from_slice(message.payload()).ok().filter(|record: &Record| record.handler == self.uid);
+        let record =
+            serde_json::from_slice(message.payload()).ok().filter(|record: &Record| record.handler == self.uid);
         Known { record: record.unwrap_or_default(), revision }
     }
 }
