@@ -17,8 +17,8 @@ mod message;
 
 #[cfg(feature = "nats-client")]
 pub use client::{
-    Client, ConnectError, Credentials, Event, FlushError, Identity, IdentityError, Link, Loss, Options, PublishError,
-    QueueLimits, RequestError, ServerOrder, Statistics, SubscribeError, Subscriber,
+    Client, ConnectError, Credentials, Event, FlushError, Identity, IdentityError, Link, Loss, Offline, Options,
+    PublishError, QueueLimits, RequestError, ServerOrder, Statistics, SubscribeError, Subscriber,
 };
 pub use decode::{Decoder, MAX_LINE_BYTES, ProtocolError, ServerInfo, ServerOp};
 pub use encode::{InvalidSubject, Publish};

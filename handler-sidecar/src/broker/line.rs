@@ -54,7 +54,7 @@ pub struct Line {
 }
 
 fn message<'a>(subject: &'a str, reply: Option<&'a str>, payload: &'a [u8]) -> Publish<'a> {
-    Publish { subject, reply, headers: None, payload }
+    Publish { subject, reply, payload, ..Publish::default() }
 }
 
 impl Line {

@@ -18,13 +18,12 @@ pub use self::connect::ConnectError;
 use self::connect::Connection;
 use self::drive::Driver;
 pub use self::options::{
-    Credentials, Event, Identity, IdentityError, Link, Loss, Options, QueueLimits, ServerOrder, Statistics,
+    Credentials, Event, Identity, IdentityError, Link, Loss, Offline, Options, QueueLimits, ServerOrder, Statistics,
 };
 use self::queue::Queue;
 use self::state::Shared;
 pub use self::subscriber::Subscriber;
 use super::encode::{InvalidSubject, Publish};
-use super::header::HeaderBlock;
 use super::message::Message;
 
 /// A connection that lasted so long was a good one: after it the waits begin from the start.
@@ -54,6 +53,9 @@ pub enum PublishError {
     /// Too much waits to be sent; only [`Client::try_publish`] says so.
     #[error("too much waits to be sent")]
     Full,
+    /// There is no connection, and the client keeps nothing for the next one ([`Offline::Refuse`]).
+    #[error("there is no connection")]
+    Disconnected,
 }
 
 /// Why a request has no answer.
@@ -134,7 +136,7 @@ impl Client {
     }
 
     /// Hands a message to the connection, and waits while too much waits to be sent. Without a connection it is kept
-    /// for the next one, as long as there is room.
+    /// for the next one, as long as there is room, or refused ([`Offline`]).
     ///
     /// # Errors
     /// It cannot be sent.
@@ -154,16 +156,30 @@ impl Client {
     /// # Errors
     /// It cannot be sent, or not now.
     pub fn try_publish(&self, message: &Publish<'_>) -> Result<(), PublishError> {
-        let (size, max) =
-            (message.headers.map_or(0, HeaderBlock::encoded_len) + message.payload.len(), self.max_payload());
+        let (size, max) = (message.size(), self.max_payload());
         if size > max {
             return Err(PublishError::TooLarge { size, max });
         }
         let mut state = self.shared().lock();
+        if self.shared().options.offline == Offline::Refuse && !state.is_connected() {
+            return Err(PublishError::Disconnected);
+        }
         if !state.has_room(&self.shared().options) {
             return Err(PublishError::Full);
         }
         Ok(state.publish(message)?)
+    }
+
+    /// Waits until [`Client::try_publish`] would not say [`PublishError::Full`]. Can be cancelled.
+    pub async fn room(&self) {
+        loop {
+            // Who asks to be told before looking misses nothing.
+            let room = self.shared().room.notified();
+            if self.shared().lock().has_room(&self.shared().options) {
+                return;
+            }
+            room.await;
+        }
     }
 
     /// Publishes a message and waits for an answer to it; its own reply subject is not used.
@@ -225,6 +241,11 @@ impl Client {
     /// The state of the connection, from now on.
     pub fn link(&self) -> watch::Receiver<Link> {
         self.shared().link.subscribe()
+    }
+
+    /// The state of the connection at this moment.
+    pub fn current_link(&self) -> Link {
+        *self.shared().link.borrow()
     }
 
     /// The most bytes of headers and payload that the server takes.

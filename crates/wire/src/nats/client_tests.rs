@@ -24,9 +24,13 @@ impl Identity for NoIdentity {
 
 /// A client, and what its connections told.
 fn client(events: &Arc<Mutex<Vec<String>>>) -> Client {
+    client_with(events, Offline::Keep)
+}
+
+fn client_with(events: &Arc<Mutex<Vec<String>>>, offline: Offline) -> Client {
     let events = Arc::clone(events);
     let on_event = Arc::new(move |event: &Event| events.lock().unwrap().push(event.to_string()));
-    let options = Options { on_event, write_buffer: 1000, ..Options::new("test", &[], Arc::new(NoIdentity)) };
+    let options = Options { on_event, write_buffer: 1000, offline, ..Options::new("test", &[], Arc::new(NoIdentity)) };
     Client { handle: Arc::new(Handle { shared: Arc::new(Shared::new(options, "_INBOX.x.".into())) }) }
 }
 
@@ -69,6 +73,33 @@ async fn what_is_published_without_a_connection_follows_the_subscriptions() {
     drop(subscriber);
     hear(&mut server, "UNSUB 1\r\n").await;
     assert_eq!(client.link().borrow().epoch, 2);
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_nothing_says_so_at_once() {
+    let client = client_with(&Arc::default(), Offline::Refuse);
+    assert_eq!(client.publish(&message("a", b"1")).await, Err(PublishError::Disconnected));
+    let (mut server, task) = connect(&client);
+    client.room().await;
+    client.publish(&message("a", b"2")).await.unwrap();
+    hear(&mut server, "PUB a 1\r\n2\r\n").await;
+    // The server reads no more: who waits for room hears that the connection is lost.
+    let large = [0; 5000];
+    while client.try_publish(&message("a", &large)).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.publish(&message("a", b"3")).await }
+    });
+    tokio::task::yield_now().await;
+    drop(server);
+    task.await.unwrap();
+    assert_eq!(waiting.await.unwrap(), Err(PublishError::Disconnected));
+    let (mut server, _task) = connect(&client);
+    client.publish(&message("a", b"4")).await.unwrap();
+    hear(&mut server, "PUB a 1\r\n4\r\n").await;
+    assert_eq!(client.current_link(), Link { connected: true, epoch: 2 });
 }
 
 #[tokio::test]

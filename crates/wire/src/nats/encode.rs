@@ -21,8 +21,25 @@ pub struct Publish<'a> {
     pub reply: Option<&'a str>,
     /// The headers.
     pub headers: Option<&'a HeaderBlock>,
+    /// Headers that this sending of the message has beyond those.
+    pub more_headers: Option<&'a HeaderBlock>,
     /// The payload.
     pub payload: &'a [u8],
+}
+
+impl Publish<'_> {
+    /// Bytes of headers and payload: what a server's `max_payload` limits.
+    pub fn size(&self) -> usize {
+        self.header_len() + self.payload.len()
+    }
+
+    fn header_len(&self) -> usize {
+        match (self.headers, self.more_headers) {
+            (Some(block), None) | (None, Some(block)) => block.encoded_len(),
+            (Some(block), Some(more)) => block.encoded_len() + more.lines().len(),
+            (None, None) => 0,
+        }
+    }
 }
 
 /// The greeting of a client.
@@ -76,24 +93,24 @@ pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) -> Result<(), serde_jso
 /// # Errors
 /// The subject or the reply subject cannot be one.
 pub fn publish(out: &mut Vec<u8>, message: &Publish<'_>) -> Result<(), InvalidSubject> {
-    let Publish { subject, reply, headers, payload } = *message;
+    let Publish { subject, reply, headers, more_headers, payload } = *message;
     if !is_subject(subject) || !reply.is_none_or(is_subject) {
         return Err(InvalidSubject);
     }
-    let header_len = headers.map_or(0, HeaderBlock::encoded_len);
+    let header_len = message.header_len();
     out.reserve(subject.len() + reply.map_or(0, str::len) + header_len + payload.len() + 64);
-    write(out, &[if headers.is_some() { b"HPUB " } else { b"PUB " }, subject.as_bytes(), b" "]);
+    write(out, &[if header_len > 0 { b"HPUB " } else { b"PUB " }, subject.as_bytes(), b" "]);
     if let Some(reply) = reply {
         write(out, &[reply.as_bytes(), b" "]);
     }
-    if headers.is_some() {
+    if header_len > 0 {
         number(out, header_len);
         out.push(b' ');
     }
     number(out, header_len + payload.len());
     out.extend_from_slice(b"\r\n");
-    if let Some(headers) = headers {
-        headers.encode(out);
+    if let Some(block) = headers.or(more_headers) {
+        block.encode_with(headers.and(more_headers), out);
     }
     write(out, &[payload, b"\r\n"]);
     Ok(())
@@ -164,6 +181,17 @@ mod tests {
         let message = Publish { headers: Some(&headers), ..message };
         let expected = "HPUB x.y r 18 22\r\nNATS/1.0\r\na: b\r\n\r\ndata\r\n";
         assert_eq!(encoded(|out| publish(out, &message).unwrap()), expected);
+        let mut more = HeaderBlock::new();
+        more.append("c", "").unwrap();
+        let message = Publish { more_headers: Some(&more), ..message };
+        assert_eq!(message.size(), 27);
+        let expected = "HPUB x.y r 23 27\r\nNATS/1.0\r\na: b\r\nc: \r\n\r\ndata\r\n";
+        assert_eq!(encoded(|out| publish(out, &message).unwrap()), expected);
+        let message = Publish { headers: None, ..message };
+        assert_eq!(
+            encoded(|out| publish(out, &message).unwrap()),
+            "HPUB x.y r 17 21\r\nNATS/1.0\r\nc: \r\n\r\ndata\r\n"
+        );
         assert_eq!(encoded(|out| subscribe(out, "a.>", None, 7).unwrap()), "SUB a.> 7\r\n");
         assert_eq!(
             encoded(|out| subscribe(out, "a", Some("g"), u64::MAX).unwrap()),

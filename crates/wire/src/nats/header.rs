@@ -217,8 +217,19 @@ impl HeaderBlock {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_with(None, out);
+    }
+
+    /// Writes the block with these headers, too.
+    pub(super) fn encode_with(&self, more: Option<&Self>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.0);
+        out.extend_from_slice(more.map_or(&[], Self::lines));
         out.extend_from_slice(LINE_END);
+    }
+
+    /// The headers without the first line.
+    pub(super) fn lines(&self) -> &[u8] {
+        self.0.get(VERSION.len() + LINE_END.len()..).unwrap_or_default()
     }
 }
 

@@ -28,7 +28,13 @@ async fn messages_requests_and_answers() {
     let mut headers = HeaderBlock::new();
     headers.append("ce-id", "größe").unwrap();
     let inbox = client.new_inbox();
-    let sent = Publish { subject: "t.a", reply: Some(&inbox), headers: Some(&headers), payload: b"data" };
+    let sent = Publish {
+        subject: "t.a",
+        reply: Some(&inbox),
+        headers: Some(&headers),
+        payload: b"data",
+        ..Publish::default()
+    };
     client.publish(&sent).await.unwrap();
     for subscriber in [&mut all, &mut one_of] {
         let message = soon(subscriber.next()).await.unwrap();

@@ -126,7 +126,7 @@ impl Attempts {
         headers.append(EXPECTED, &revision.to_string()).map_err(|error| unintelligible(&error))?;
         let body = serde_json::to_vec(record).map_err(|error| unintelligible(&error))?;
         let subject = layout::attempt_subject(&self.handler, &sequence.to_string());
-        let message = Publish { subject: &subject, headers: Some(&headers), payload: &body, reply: None };
+        let message = Publish { subject: &subject, headers: Some(&headers), payload: &body, ..Publish::default() };
         publish_ack::sequence(&self.client.request(&message, TRY_LIMIT).await?)
     }
 

@@ -46,6 +46,16 @@ pub enum ServerOrder {
     Given,
 }
 
+/// What becomes of a message that is published while there is no connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offline {
+    /// It waits for the next connection, as long as there is room.
+    #[default]
+    Keep,
+    /// It is refused ([`super::PublishError::Disconnected`]): its author learns at once that it was not sent.
+    Refuse,
+}
+
 /// What may wait in a subscription. What is beyond is dropped and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
@@ -64,6 +74,8 @@ pub struct Options {
     pub servers: Vec<String>,
     /// In which order they are tried.
     pub order: ServerOrder,
+    /// What becomes of a message that is published while there is none.
+    pub offline: Offline,
     /// Who the client is.
     pub identity: Arc<dyn Identity>,
     /// Limits of a subscription.
@@ -87,6 +99,7 @@ impl Options {
             name: name.into(),
             servers: servers.to_vec(),
             order: ServerOrder::default(),
+            offline: Offline::default(),
             identity,
             queue: QueueLimits { messages: 4096, bytes: 32 << 20 },
             max_message: 16 << 20,

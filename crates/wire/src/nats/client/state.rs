@@ -1,7 +1,7 @@
 //! What the clients of a connection and the task that owns it share: bytes to be sent, subscriptions, requests.
 //!
 //! A publish appends its bytes here and wakes the task. While there is no connection, what is published is kept, up to
-//! the bound of the buffer, and sent on the next one; what was handed to a connection that broke is lost with it, as
+//! the bound of the buffer, and sent on the next one, unless the client refuses it; what was handed to a connection that broke is lost with it, as
 //! nobody can know whether the server has it.
 
 use std::collections::{HashMap, VecDeque};
@@ -207,6 +207,10 @@ impl State {
     /// Whether a publisher may add to the buffer.
     pub(super) fn has_room(&self, options: &Options) -> bool {
         self.out.len() < options.write_buffer
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected
     }
 
     pub(super) fn is_closed(&self) -> bool {
