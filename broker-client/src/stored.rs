@@ -25,21 +25,37 @@ const MAX_HEADERS: usize = 40 * 1024;
 /// The headers and the payload of an event.
 pub fn encode(event: &Event) -> (HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
+    let payload = write(event, |name, value| headers.insert(name, value));
+    (headers, payload)
+}
+
+/// The same, with the headers as they are sent.
+pub fn encode_block(event: &Event) -> (nats::HeaderBlock, Bytes) {
+    let mut headers = nats::HeaderBlock::new();
+    let payload = write(event, |name, value| {
+        // No attribute has a control character.
+        let _ = headers.append(name, value);
+    });
+    (headers, payload)
+}
+
+/// Names each header of an event and returns its payload.
+fn write(event: &Event, mut add: impl FnMut(&str, &str)) -> Bytes {
     let line = |(name, value): (&str, &str)| "ce-: \r\n".len() + name.len() + header_value::encoded_len(value);
     // Writing strings into memory does not fail; if it did, the broker would say what it does not take.
     if event.attributes().map(line).sum::<usize>() > MAX_HEADERS
         && let Ok(payload) = json::encode(event)
     {
-        headers.insert(CONTENT_TYPE, media_type::STRUCTURED);
-        return (headers, payload);
+        add(CONTENT_TYPE, media_type::STRUCTURED);
+        return payload;
     }
     for (name, value) in event.attributes() {
-        headers.insert(format!("{PREFIX}{name}"), &*header_value::encode(value));
+        add(&format!("{PREFIX}{name}"), &header_value::encode(value));
     }
     if let Some(content_type) = event.data_content_type() {
-        headers.insert(CONTENT_TYPE, content_type);
+        add(CONTENT_TYPE, content_type);
     }
-    (headers, event.data().cloned().unwrap_or_default())
+    event.data().cloned().unwrap_or_default()
 }
 
 /// The headers of a stored message, whichever client read it.
@@ -311,7 +327,14 @@ mod tests {
             let name_is_ours = |name: &HeaderName| AsRef::<str>::as_ref(name).starts_with(PREFIX);
             prop_assert!(headers.iter().all(|(name, _)| name_is_ours(name)));
             prop_assert_eq!(decode(Some(&headers), payload.clone()), Ok(event.clone()));
-            let message = message(&headers, &payload);
+            let (block, same) = encode_block(&event);
+            prop_assert_eq!(&same, &payload);
+            let message = nats::Message::compose("events.0.t", None, Some(&block), &same).unwrap();
+            let pairs: Vec<_> = (&message).pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            let mut expected: Vec<_> =
+                Some(&headers).pairs().map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
+            expected.sort_by_key(|pair| pairs.iter().position(|other| other == pair));
+            prop_assert_eq!(pairs, expected);
             if let Some(in_place) = read_in_place(&&message) {
                 prop_assert!(in_place.attributes().all(|(name, value)| event.attribute(name) == Some(value)));
                 prop_assert_eq!(in_place.attributes().count(), event.attributes().count());

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::connection::State as Connection;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{Empty, Full};
@@ -16,6 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tidegate_wire::nats::Client;
 
 use crate::connection::Answers;
 use crate::share::Share;
@@ -48,7 +47,7 @@ impl Health {
         if self.leaving.load(Ordering::Relaxed) {
             return (StatusCode::SERVICE_UNAVAILABLE, "leaving\n");
         }
-        if self.client.connection_state() != Connection::Connected {
+        if !self.client.current_link().connected {
             return (StatusCode::SERVICE_UNAVAILABLE, "no connection to the broker\n");
         }
         (StatusCode::OK, "ready\n")

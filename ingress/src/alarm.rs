@@ -1,14 +1,14 @@
 //! Tells the operator that events cannot be stored, so that it makes room or looks after the broker.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::Client;
 use tidegate_broker_client::contract::{
     INGRESS_REPORT_PERIOD, Ingress, IngressReport, Routing, StoreFailure, VolumeRoom,
 };
 use tidegate_broker_client::layout;
+use tidegate_wire::nats::{Client, Publish};
 use tokio::time::Instant;
 
 use crate::outcome::Failure;
@@ -47,12 +47,15 @@ impl Alarm {
             return;
         }
         let report = IngressReport { pod: self.pod.clone(), failure, volume: self.room().await };
-        let sent = match serde_json::to_vec(&report) {
-            Ok(report) => self.client.publish(layout::INGRESS_REPORT_SUBJECT, report.into()).await.is_ok(),
-            Err(_) => false,
+        let publish = |report: &[u8]| {
+            let message = Publish { subject: layout::INGRESS_REPORT_SUBJECT, payload: report, ..Publish::default() };
+            // Publishers do not wait for it.
+            self.client.try_publish(&message).is_ok()
         };
-        if !sent {
+        if !serde_json::to_vec(&report).is_ok_and(|report| publish(&report)) {
             tracing::debug!(?failure, "could not report the failure to the operator");
+            // The next failure of this kind tries it.
+            self.raised()[place] = None;
         }
     }
 
@@ -65,8 +68,12 @@ impl Alarm {
         Some(VolumeRoom { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
     }
 
+    fn raised(&self) -> MutexGuard<'_, [Option<Instant>; 2]> {
+        self.raised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_due(&self, place: usize) -> bool {
-        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut raised = self.raised();
         let due = raised[place].is_none_or(|at| at.elapsed() >= INGRESS_REPORT_PERIOD);
         if due {
             raised[place] = Some(Instant::now());

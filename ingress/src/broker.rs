@@ -1,47 +1,49 @@
 //! The connections to the broker.
 
-use async_nats::{Client, ConnectOptions, Event};
-use tidegate_broker_client::{connect, contract, identity};
+use std::sync::Arc;
 
-/// Bytes of requests over NATS that may wait for their turn.
-const WAITING: usize = 64 << 20;
+use tidegate_broker_client::identity::{self, Unreadable};
+use tidegate_broker_client::{connect, contract};
+use tidegate_wire::nats::{Client, Event, Loss, Offline, Options, QueueLimits, ServerOrder};
+
+/// Acknowledgements that may wait for their turn: more than there are publishes under way.
+const ANSWERS: usize = 1 << 16;
+/// Requests over NATS that may wait for their turn. What is more is dropped, and its publisher asks again.
+const REQUESTS: QueueLimits = QueueLimits { messages: 4096, bytes: 64 << 20 };
 
 /// The connection that events leave by. It is made in the background: the ingress starts before or after its broker,
-/// and answers 503 meanwhile.
+/// and answers 503 meanwhile. What has no connection is refused: it must not be sent after its publisher heard no.
 ///
 /// # Errors
-/// The identity cannot be read, or the addresses make no sense.
-pub async fn connect(config: &contract::Ingress) -> Result<Client, connect::ConnectError> {
-    start(config, options(config, "")?).await
+/// The identity cannot be read.
+pub fn connect(config: &contract::Ingress) -> Result<Client, Unreadable> {
+    let options = options(config, "")?;
+    let queue = QueueLimits { messages: ANSWERS, ..options.queue };
+    Ok(Client::start(Options { offline: Offline::Refuse, queue, ..options }))
 }
 
-/// The connection that publishers over NATS come by.
+/// The connection that publishers over NATS come by. An answer to one of them waits for the next connection.
 ///
 /// # Errors
 /// As [`connect`].
-pub async fn connect_publishers(config: &contract::Ingress) -> Result<Client, connect::ConnectError> {
-    // What is more is dropped by the client library, and its publisher asks again.
-    let options = options(config, " publishers")?.subscription_capacity(4096).subscription_bytes(WAITING);
-    start(config, options).await
+pub fn connect_publishers(config: &contract::Ingress) -> Result<Client, Unreadable> {
+    Ok(Client::start(Options { queue: REQUESTS, ..options(config, " publishers")? }))
 }
 
-fn options(config: &contract::Ingress, of: &str) -> Result<ConnectOptions, identity::Unreadable> {
+/// The broker beside this ingress comes first in the configuration, and is preferred.
+fn options(config: &contract::Ingress, of: &str) -> Result<Options, Unreadable> {
     let name = format!("tidegate-ingress {}/{}{of}", config.namespace, config.topic);
-    connect::options(&name, identity::folder(&config.identity))
-}
-
-async fn start(config: &contract::Ingress, options: ConnectOptions) -> Result<Client, connect::ConnectError> {
-    let options = options.retain_servers_order().retry_on_initial_connect();
-    let client = options.event_callback(|event| async move { report(&event) }).connect(&config.servers).await?;
-    Ok(client)
+    let options = connect::wire_options(&name, &config.servers, identity::folder(&config.identity))?;
+    Ok(Options { order: ServerOrder::Given, on_event: Arc::new(report), ..options })
 }
 
 fn report(event: &Event) {
     match event {
         Event::Connected => tracing::info!("connected to the broker"),
-        Event::Disconnected => tracing::warn!("lost the connection to the broker"),
+        Event::Disconnected(Loss::Closed) => tracing::debug!("closed the connection to the broker"),
+        Event::Disconnected(loss) => tracing::warn!(%loss, "lost the connection to the broker"),
+        Event::ConnectFailed(error) => tracing::warn!(%error, "cannot reach the broker"),
         Event::ServerError(error) => tracing::warn!(%error, "the broker reported an error"),
-        Event::ClientError(error) => tracing::warn!(%error, "cannot reach the broker"),
         other => tracing::debug!(event = %other, "the connection to the broker changed"),
     }
 }

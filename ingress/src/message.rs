@@ -1,10 +1,15 @@
 //! An event as it is sent to the broker: subject, ids, headers. Pure.
 
-use async_nats::HeaderMap;
 use bytes::Bytes;
 use tidegate_broker_client::message_id::{self, Token};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
+use tidegate_wire::nats::{HeaderBlock, InvalidHeader, Publish};
+
+/// The header by which the broker recognises a repetition.
+const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// The header that keeps a message from other streams.
+const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 
 /// Whose event it is, as far as its message id depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +23,6 @@ pub enum Origin<'a> {
 }
 
 /// What is sent for an event.
-#[derive(Clone)]
 pub struct Message {
     /// Where to.
     pub subject: String,
@@ -26,8 +30,8 @@ pub struct Message {
     pub partition: u32,
     /// By which the broker recognises a repetition.
     pub message_id: String,
-    /// The attributes. Nothing a publisher sends becomes a header but as an attribute.
-    pub headers: HeaderMap,
+    /// The attributes, as they are sent. Nothing a publisher sends becomes a header but as an attribute.
+    pub headers: HeaderBlock,
     /// The data.
     pub payload: Bytes,
 }
@@ -41,16 +45,28 @@ impl Message {
             Origin::Account(account) => message_id::of_publisher(account, event.source(), event.id()),
             Origin::Handler(token) => token.message_id(),
         };
-        let (headers, payload) = stored::encode(event);
+        let (headers, payload) = stored::encode_block(event);
         let subject = layout::event_subject(partition, event.event_type());
         Self { subject, partition, message_id, headers, payload }
     }
 
-    /// Bytes that are sent, about.
+    /// Addresses it to the stream of events.
+    ///
+    /// # Errors
+    /// The message id cannot be a header.
+    pub fn expect_stream(&mut self) -> Result<(), InvalidHeader> {
+        self.headers.append(MESSAGE_ID, &self.message_id)?;
+        self.headers.append(EXPECTED_STREAM, layout::EVENT_STREAM)
+    }
+
+    /// What is sent, without a reply subject.
+    pub fn publish(&self) -> Publish<'_> {
+        Publish { subject: &self.subject, headers: Some(&self.headers), payload: &self.payload, ..Publish::default() }
+    }
+
+    /// Bytes in memory, about; no less than are sent.
     pub fn size(&self) -> usize {
-        let lines = self.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        let headers = lines.map(|(name, value)| AsRef::<str>::as_ref(name).len() + value.as_str().len());
-        self.subject.len() + self.message_id.len() + headers.sum::<usize>() + self.payload.len()
+        self.subject.len() + self.message_id.len() + self.headers.encoded_len() + self.payload.len()
     }
 }
 

@@ -10,15 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, Message, Subject, SubscribeError, Subscriber};
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_broker_client::{layout, stored};
-use tokio::time::{Instant, sleep_until};
+use tidegate_wire::nats::{Client, Message, Publish, SubscribeError, Subscriber};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::{Intake, Taken};
@@ -47,9 +46,9 @@ impl Listener {
     /// Begins to listen over this connection.
     ///
     /// # Errors
-    /// The connection is closed.
-    pub async fn new(client: Client, intake: Arc<Intake>) -> Result<Self, SubscribeError> {
-        let requests = client.queue_subscribe(layout::PUBLISH_SUBJECT, GROUP.to_owned()).await?;
+    /// None for the subject of publishers.
+    pub fn new(client: Client, intake: Arc<Intake>) -> Result<Self, SubscribeError> {
+        let requests = client.subscribe(layout::PUBLISH_SUBJECT, Some(GROUP))?;
         Ok(Self { client, requests, intake })
     }
 
@@ -64,35 +63,32 @@ impl Listener {
                 biased;
                 () = stop.cancelled(), if left_by.is_none() => {
                     left_by = Some(Instant::now() + LEAVING);
-                    // Most of what the broker sent before it heard of that still comes, and then the end. The client
-                    // library waits for no answer of the broker: a publisher that hears nothing repeats its request.
-                    if let Err(error) = requests.drain().await {
-                        tracing::debug!(%error, "cannot end the subscription to requests");
-                    }
+                    // What the broker sent before it heard of that still comes, and then the end.
+                    requests.drain();
                 }
                 () = sleep_until(left_by.unwrap_or_else(Instant::now)), if left_by.is_some() => break,
                 Some(()) = in_flight.next() => {}
                 request = requests.next() => {
                     let Some(request) = request else { break };
-                    let reply = request.reply.clone();
+                    let reply = request.reply().map(str::to_owned);
                     let taken = meanwhile(take(&intake, request), &mut in_flight, drop).await;
                     in_flight.push(answer(&client, &intake, reply, taken));
                 }
             }
         }
         while in_flight.next().await.is_some() {}
-        if let Err(error) = client.flush().await {
-            tracing::debug!(%error, "cannot flush the answers to publishers");
+        if !matches!(timeout(LEAVING, client.flush()).await, Ok(Ok(()))) {
+            tracing::debug!("cannot flush the answers to publishers");
         }
     }
 }
 
 async fn take(intake: &Intake, request: Message) -> Result<Taken<'_>, Problem> {
-    let account = account_of(request.headers.as_ref());
+    let account = account_of(&request);
     let client = account.clone().map_or(share::Client::Unknown, share::Client::Account);
-    let admitted = intake.admission.admit(&intake.admission.client(client), request.length)?;
-    let context = trace::of_message(request.headers.as_ref());
-    let event = stored::decode(request.headers.as_ref(), request.payload)?;
+    let admitted = intake.admission.admit(&intake.admission.client(client), request.size())?;
+    let context = trace::of_message(&request);
+    let event = stored::decode(&request, request.payload_bytes())?;
     intake.take(&event, account.as_deref().map_or(Origin::Anonymous, Origin::Account), &context, admitted).await
 }
 
@@ -104,16 +100,17 @@ struct RequestInfo {
 
 /// The publisher's account. The server writes the header, over whatever the publisher put there; if it is not there
 /// exactly once and readable, the account is unknown.
-fn account_of(headers: Option<&HeaderMap>) -> Option<String> {
-    let headers = headers?;
-    let mut values = headers.get_all(REQUEST_INFO);
-    let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let RequestInfo { acc } = serde_json::from_str(value.as_str()).ok()?;
+fn account_of(request: &Message) -> Option<String> {
+    let headers = request.headers()?;
+    // In another case it is the publisher's, not the server's.
+    let mut values = headers.iter().filter(|(name, _)| *name == REQUEST_INFO);
+    let (Some((_, value)), None) = (values.next(), values.next()) else { return None };
+    let RequestInfo { acc } = serde_json::from_str(value).ok()?;
     Some(acc).filter(|account| !account.is_empty())
 }
 
 /// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
-async fn answer(client: &Client, intake: &Intake, reply: Option<Subject>, taken: Result<Taken<'_>, Problem>) {
+async fn answer(client: &Client, intake: &Intake, reply: Option<String>, taken: Result<Taken<'_>, Problem>) {
     let outcome = match taken {
         Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),
@@ -122,13 +119,15 @@ async fn answer(client: &Client, intake: &Intake, reply: Option<Subject>, taken:
         intake.metrics.refused("nats", problem);
     }
     let Some(reply) = reply else { return };
-    if let Err(error) = client.publish(reply, reply_of(&outcome)).await {
+    let payload = reply_of(&outcome);
+    let message = Publish { subject: &reply, payload: payload.as_bytes(), ..Publish::default() };
+    if let Err(error) = client.publish(&message).await {
         tracing::debug!(%error, "cannot answer a publisher over NATS");
     }
 }
 
 /// A publish acknowledgement of JetStream, or an error in its form.
-fn reply_of(outcome: &Result<Stored, Problem>) -> Bytes {
+fn reply_of(outcome: &Result<Stored, Problem>) -> String {
     let reply = match outcome {
         Ok(Stored { sequence, duplicate: false }) => json!({"stream": layout::EVENT_STREAM, "seq": sequence}),
         Ok(Stored { sequence, duplicate: true }) => {
@@ -136,7 +135,7 @@ fn reply_of(outcome: &Result<Stored, Problem>) -> Bytes {
         }
         Err(problem) => json!({"error": {"code": code_of(problem.status), "description": problem.detail}}),
     };
-    Bytes::from(reply.to_string())
+    reply.to_string()
 }
 
 /// What is no event is 400, whichever way it is none.
@@ -149,26 +148,33 @@ fn code_of(status: StatusCode) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_wire::nats::HeaderBlock;
+
     use super::*;
 
+    fn request(headers: Option<&HeaderBlock>) -> Message {
+        Message::compose(layout::PUBLISH_SUBJECT, None, headers, b"").unwrap()
+    }
+
     fn reply(outcome: Result<Stored, Problem>) -> String {
-        String::from_utf8(reply_of(&outcome).to_vec()).unwrap()
+        reply_of(&outcome)
     }
 
     #[test]
     fn an_account_is_what_the_server_said_once() {
         let of = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
+            let mut headers = HeaderBlock::new();
+            headers.append("nats-request-info", "{}").unwrap();
             for value in values {
-                headers.append(REQUEST_INFO, *value);
+                headers.append(REQUEST_INFO, value).unwrap();
             }
-            account_of(Some(&headers))
+            account_of(&request(Some(&headers)))
         };
         assert_eq!(of(&[r#"{"acc":"ABC","rtt":1}"#]).as_deref(), Some("ABC"));
         for other in [&[][..], &["{}"], &["x"], &[r#"{"acc":""}"#], &[r#"{"acc":1}"#], &[r#"{"acc":"A"}"#, "{}"]] {
             assert_eq!(of(other), None, "{other:?}");
         }
-        assert_eq!(account_of(None), None);
+        assert_eq!(account_of(&request(None)), None);
     }
 
     #[test]

@@ -2,10 +2,23 @@
 
 use std::time::Duration;
 
-use async_nats::client::{PublishError as ClientError, PublishErrorKind as ClientErrorKind};
-use async_nats::jetstream::{self, ErrorCode};
 use serde::Deserialize;
 use tidegate_broker_client::layout;
+use tidegate_wire::nats::PublishError;
+
+/// Codes of JetStream's errors (nats-server, errors.json).
+mod code {
+    pub const ACCOUNT_RESOURCES_EXCEEDED: u64 = 10_002;
+    pub const CLUSTER_NOT_LEADER: u64 = 10_009;
+    pub const INSUFFICIENT_RESOURCES: u64 = 10_023;
+    pub const STORAGE_RESOURCES_EXCEEDED: u64 = 10_047;
+    pub const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10_054;
+    pub const STORE_FAILED: u64 = 10_077;
+    pub const HEADER_EXCEEDS_MAXIMUM: u64 = 10_097;
+    pub const DUPLICATE_MESSAGE_CONFLICT: u64 = 10_158;
+    pub const TOO_MANY_REQUESTS: u64 = 10_167;
+    pub const ATOMIC_PUBLISH_DISABLED: u64 = 10_174;
+}
 
 /// Why an event is not known to be stored, from the least to the worst: of a batch, the worst is reported.
 ///
@@ -131,7 +144,7 @@ impl Refusal {
 /// The answer of a stream (nats-server, JSPubAckResponse).
 #[derive(Deserialize)]
 struct Reply {
-    error: Option<jetstream::Error>,
+    error: Option<ApiError>,
     #[serde(default)]
     stream: String,
     #[serde(default)]
@@ -139,6 +152,15 @@ struct Reply {
     #[serde(default)]
     duplicate: bool,
     count: Option<u64>,
+}
+
+/// Why a stream does not take a message (nats-server, ApiError).
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
 }
 
 /// What an answer of the broker means. Only the stream of events acknowledges events.
@@ -150,8 +172,9 @@ pub fn of_reply(payload: &[u8]) -> Result<Acknowledged, Refusal> {
     let reply: Reply =
         serde_json::from_slice(payload).map_err(|error| refused(format!("its answer is not readable: {error}")))?;
     if let Some(error) = reply.error {
-        let batches_disabled = error.error_code() == ErrorCode::ATOMIC_PUBLISH_DISABLED;
-        return Err(Refusal { failure: of_refusal(&error), batches_disabled, text: error.to_string() });
+        let batches_disabled = error.err_code == code::ATOMIC_PUBLISH_DISABLED;
+        let text = format!("{} (error code {})", error.description, error.err_code);
+        return Err(Refusal { failure: of_refusal(&error), batches_disabled, text });
     }
     if reply.stream != layout::EVENT_STREAM || reply.seq == 0 {
         return Err(refused(format!("stream {:?} acknowledged an event as its number {}", reply.stream, reply.seq)));
@@ -161,26 +184,23 @@ pub fn of_reply(payload: &[u8]) -> Result<Acknowledged, Refusal> {
 }
 
 /// What it means that the client does not take a message.
-pub fn of_client_error(error: &ClientError) -> Failure {
-    match error.kind() {
-        ClientErrorKind::MaxPayloadExceeded => Failure::TooLarge,
-        ClientErrorKind::Send => Failure::Unavailable,
-        ClientErrorKind::InvalidSubject => Failure::Refused,
+pub fn of_client_error(error: &PublishError) -> Failure {
+    match error {
+        PublishError::TooLarge { .. } => Failure::TooLarge,
+        PublishError::Disconnected | PublishError::Full => Failure::Unavailable,
+        PublishError::Subject(_) => Failure::Refused,
     }
 }
 
-/// The codes are nats-server's (errors.json). What the store refuses has one code and differs in its text.
-fn of_refusal(error: &jetstream::Error) -> Failure {
-    let text = error.to_string();
-    match error.error_code() {
-        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => Failure::TooLarge,
-        ErrorCode::STREAM_STORE_FAILED if text.starts_with("message too large") => Failure::TooLarge,
-        ErrorCode::STREAM_STORE_FAILED if text.starts_with("maximum ") => Failure::Full,
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED | ErrorCode::STORAGE_RESOURCES_EXCEEDED => Failure::Full,
-        ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::CLUSTER_NOT_LEADER | ErrorCode::STREAM_TOO_MANY_REQUESTS => {
-            Failure::Unavailable
-        }
-        ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => Failure::Pending,
+/// What the store refuses has one code and differs in its text.
+fn of_refusal(ApiError { err_code, description }: &ApiError) -> Failure {
+    match *err_code {
+        code::MESSAGE_EXCEEDS_MAXIMUM | code::HEADER_EXCEEDS_MAXIMUM => Failure::TooLarge,
+        code::STORE_FAILED if description.starts_with("message too large") => Failure::TooLarge,
+        code::STORE_FAILED if description.starts_with("maximum ") => Failure::Full,
+        code::ACCOUNT_RESOURCES_EXCEEDED | code::STORAGE_RESOURCES_EXCEEDED => Failure::Full,
+        code::INSUFFICIENT_RESOURCES | code::CLUSTER_NOT_LEADER | code::TOO_MANY_REQUESTS => Failure::Unavailable,
+        code::DUPLICATE_MESSAGE_CONFLICT => Failure::Pending,
         _ => Failure::Refused,
     }
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use async_nats::Client;
-use async_nats::connection::State;
 use tidegate_broker_client::contract::{self, Routing};
 use tidegate_cloudevents::Event;
 use tidegate_telemetry::Server;
+use tidegate_wire::nats::{Client, Link};
 use tokio::time::{Instant, timeout_at};
 
 use crate::alarm::Alarm;
@@ -48,8 +47,8 @@ pub struct Sent<'a> {
 enum Way {
     /// The committer says it.
     Stream(Submitted),
-    /// On a Direct topic: when the client has written it.
-    Client,
+    /// On a Direct topic: when the broker has taken it in from this connection.
+    Direct(Link),
     /// It is known already.
     Known(Outcome),
 }
@@ -142,12 +141,13 @@ impl Publisher {
     }
 
     /// Gives messages to the committer, or to the client where nothing is stored.
-    async fn hand_over(&self, messages: Vec<Message>) -> Result<Vec<Way>, Failure> {
-        // Without a connection the client would keep the message and send it later, after we said no.
-        if self.client.connection_state() != State::Connected {
+    async fn hand_over(&self, mut messages: Vec<Message>) -> Result<Vec<Way>, Failure> {
+        let link = self.client.current_link();
+        if !link.connected {
             return Err(Failure::Unavailable);
         }
         if let Some(committer) = &self.committer {
+            messages.iter_mut().try_for_each(Message::expect_stream).map_err(|_| Failure::Refused)?;
             return Ok(committer.submit(messages).await?.into_iter().map(Way::Stream).collect());
         }
         let deadline = Instant::now() + self.limits.publish;
@@ -158,17 +158,25 @@ impl Publisher {
                 ways.push(Way::Known(Outcome::Skipped));
                 continue;
             }
-            let given = timeout_at(deadline, self.give(message)).await.unwrap_or(Err(Failure::Timeout));
+            let given = timeout_at(deadline, self.give(&message)).await.unwrap_or(Err(Failure::Timeout));
             failed = given.is_err();
-            ways.push(given.map_or_else(|failure| Way::Known(Outcome::Failed(failure)), |()| Way::Client));
+            ways.push(given.map_or_else(|failure| Way::Known(Outcome::Failed(failure)), |()| Way::Direct(link)));
         }
         Ok(ways)
     }
 
     /// Gives a message to the client, where nothing is stored.
-    async fn give(&self, Message { subject, headers, payload, .. }: Message) -> Result<(), Failure> {
-        let publish = self.client.publish_with_headers(subject, headers, payload);
-        publish.await.map_err(|error| outcome::of_client_error(&error))
+    async fn give(&self, message: &Message) -> Result<(), Failure> {
+        self.client.publish(&message.publish()).await.map_err(|error| outcome::of_client_error(&error))
+    }
+
+    /// Waits until the broker has taken in what it was given over this connection. What was lost with it is not on
+    /// the next one.
+    async fn flushed(&self, link: Link) -> Result<(), Failure> {
+        match self.client.flush().await {
+            Ok(()) if self.client.current_link() == link => Ok(()),
+            Ok(()) | Err(_) => Err(Failure::Unavailable),
+        }
     }
 
     fn ended(&self, Begun { trace, started }: &Begun, outcome: Result<Stored, Failure>) {
@@ -178,8 +186,8 @@ impl Publisher {
 }
 
 impl Sent<'_> {
-    /// Waits for the broker's acknowledgement. On a Direct topic, which has none, for the client to have
-    /// written everything to its connection.
+    /// Waits for the broker's acknowledgement. On a Direct topic, which has none, for the broker to have taken in
+    /// everything that was sent.
     ///
     /// # Errors
     /// The event is not known to be stored.
@@ -197,11 +205,13 @@ impl Sent<'_> {
         let outcome = match way {
             Way::Stream(submitted) => submitted.outcome().await,
             Way::Known(outcome) => outcome,
-            Way::Client => match timeout_at(begun.started + publisher.limits.publish, publisher.client.flush()).await {
-                Ok(Ok(())) => Outcome::Stored(Stored::default()),
-                Ok(Err(_)) => Outcome::Failed(Failure::Unavailable),
-                Err(_) => Outcome::Failed(Failure::Timeout),
-            },
+            Way::Direct(link) => {
+                let flushed = timeout_at(begun.started + publisher.limits.publish, publisher.flushed(link)).await;
+                match flushed.unwrap_or(Err(Failure::Timeout)) {
+                    Ok(()) => Outcome::Stored(Stored::default()),
+                    Err(failure) => Outcome::Failed(failure),
+                }
+            }
         };
         match outcome {
             Outcome::Stored(stored) => publisher.ended(&begun, Ok(stored)),

@@ -6,12 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use futures::future::join_all;
-use tidegate_broker_client::connect::ConnectError;
 use tidegate_broker_client::contract;
 use tidegate_broker_client::identity::{Unreadable, file};
 use tidegate_broker_client::message_id::TopicKey;
+use tidegate_wire::nats::{Client, SubscribeError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,7 +25,7 @@ use crate::server::{Protocol, Server, listen};
 use crate::tls::Certificate;
 use crate::{broker, nats, routes};
 
-/// How long the client may take to send what it still holds.
+/// How long the broker may take to say that it has what the client still held.
 const FLUSH: Duration = Duration::from_secs(2);
 /// Connections to the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
@@ -36,18 +35,15 @@ const ADMIN_UNUSED: Duration = Duration::from_secs(1);
 /// Why the ingress does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server's certificate or the topic's key cannot be used.
+    /// The server's certificate, the topic's key or the identity for the broker cannot be used.
     #[error(transparent)]
     Identity(#[from] Unreadable),
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
-    /// The identity or the addresses of the broker cannot be used.
-    #[error(transparent)]
-    Broker(#[from] ConnectError),
-    /// The client library refuses to listen for publishers over NATS.
+    /// The client refuses to listen for publishers over NATS.
     #[error("NATS: {0}")]
-    Listen(#[from] async_nats::SubscribeError),
+    Listen(#[from] SubscribeError),
     /// A port cannot be listened on.
     #[error("port {port}: {error}")]
     Port {
@@ -78,7 +74,7 @@ impl Ingress {
     pub async fn bind(config: &contract::Ingress, limits: Limits) -> Result<Self, Error> {
         let limits = limits.with_capacity(config.capacity);
         let certificate = Certificate::load(&config.identity)?;
-        let client = broker::connect(config).await?;
+        let client = broker::connect(config)?;
         let intake = intake(config, client.clone(), &limits)?;
 
         let tls = Some(certificate.acceptor(&["h2", "http/1.1"])?);
@@ -88,7 +84,7 @@ impl Ingress {
         let https = serve(config.https_port, http, limits.connections, None).await?;
         let mqtt = Mqtt::new(Arc::clone(&intake), certificate.acceptor(&["mqtt"])?);
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
-        let nats = nats::Listener::new(broker::connect_publishers(config).await?, intake).await?;
+        let nats = nats::Listener::new(broker::connect_publishers(config)?, intake)?;
 
         let health = Arc::new(Health::new(client.clone(), &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));

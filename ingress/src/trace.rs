@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
-use async_nats::header::HeaderValue;
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
 use tidegate_cloudevents::Event;
 use tidegate_telemetry::{Operation, Parent, Server, Span, TraceParent, trace_state};
+use tidegate_wire::nats::{HeaderBlock, Message};
 
 use crate::outcome::Failure;
 
@@ -34,11 +33,10 @@ pub fn of_request(headers: &http::HeaderMap) -> Context {
 }
 
 /// The context a NATS message came with; empty if it has none. Its names are compared without regard to case.
-pub fn of_message(headers: Option<&HeaderMap>) -> Context {
+pub fn of_message(message: &Message) -> Context {
     Context::from_values(|name| {
-        let all = headers.into_iter().flat_map(HeaderMap::iter);
-        let named = all.filter(move |(other, _)| AsRef::<str>::as_ref(*other).eq_ignore_ascii_case(name));
-        named.flat_map(|(_, values)| values.iter().map(HeaderValue::as_str))
+        let all = message.headers().into_iter().flat_map(|headers| headers.iter());
+        all.filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     })
 }
 
@@ -126,18 +124,17 @@ impl Publish {
     }
 
     /// Writes the context into the headers of the stored message: that of the span, or what came in as it came.
-    pub fn inject(&self, headers: &mut HeaderMap) {
-        let mut set = |name: &'static str, value: &str| {
-            if let Ok(value) = value.parse::<HeaderValue>() {
-                headers.insert(name, value);
-            }
+    pub fn inject(&self, headers: &mut HeaderBlock) {
+        // What cannot be a header is left out.
+        let mut add = |name: &'static str, value: &str| {
+            let _ = headers.append(name, value);
         };
         let Context { parent, state, baggage } = &self.context;
-        if !self.span.inject(|name, value| set(if name == PARENT { PARENT } else { STATE }, value)) {
-            parent.iter().for_each(|value| set(PARENT, value));
-            state.iter().for_each(|value| set(STATE, value));
+        if !self.span.inject(|name, value| add(if name == PARENT { PARENT } else { STATE }, value)) {
+            parent.iter().for_each(|value| add(PARENT, value));
+            state.iter().for_each(|value| add(STATE, value));
         }
-        baggage.iter().for_each(|value| set(BAGGAGE, value));
+        baggage.iter().for_each(|value| add(BAGGAGE, value));
     }
 
     /// Notes how it ended.
@@ -173,18 +170,30 @@ mod tests {
         exported
     });
 
+    fn message(headers: Option<&HeaderBlock>) -> Message {
+        Message::compose("events.0.t", None, headers, b"").unwrap()
+    }
+
+    /// The one value of a header.
+    fn value_of(headers: &HeaderBlock, name: &str) -> Option<String> {
+        let message = message(Some(headers));
+        let values: Vec<_> = message.headers().unwrap().get_all(name).map(str::to_owned).collect();
+        assert!(values.len() < 2, "{name}");
+        values.into_iter().next()
+    }
+
     /// The header that is stored, and the span that is exported.
     fn published(outcome: Result<(), Failure>) -> (String, SpanData) {
         LazyLock::force(&EXPORTED);
         let event = Event::builder("1", "/s", "t").build().unwrap();
         let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), TRACE_PARENT.parse().unwrap())]);
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderBlock::new();
         let place = Place::new("orders", Server::parse("tls://localhost:4222"));
         let publish = Publish::start(&place, &event, 7, &of_request(&request));
         publish.inject(&mut headers);
         publish.end(outcome);
         drop(publish);
-        let stored = headers.get("traceparent").unwrap().to_string();
+        let stored = value_of(&headers, PARENT).unwrap();
         let spans = EXPORTED.get_finished_spans().unwrap();
         let own = |span: &&SpanData| stored.contains(&span.span_context.span_id().to_string());
         (stored.clone(), spans.iter().find(own).unwrap().clone())
@@ -214,9 +223,9 @@ mod tests {
     /// What is stored where no spans are exported.
     fn passed_on(event: &Event, context: &Context) -> [Option<String>; 3] {
         let Place(operation) = Place::new("orders", None);
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderBlock::new();
         Publish::start(&Place(operation.unexported()), event, 0, context).inject(&mut headers);
-        [PARENT, STATE, BAGGAGE].map(|name| headers.get(name).map(ToString::to_string))
+        [PARENT, STATE, BAGGAGE].map(|name| value_of(&headers, name))
     }
 
     #[test]
@@ -231,11 +240,11 @@ mod tests {
             let request =
                 http::HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
             let event = Event::builder("1", "/s", "t").attribute(PARENT, TRACE_PARENT).build().unwrap();
-            let mut headers = HeaderMap::new();
+            let mut headers = HeaderBlock::new();
             let publish = Publish::start(&Place::new("orders", None), &event, 0, &of_request(&request));
             publish.inject(&mut headers);
             assert!(publish.span.is_none());
-            let stored = pairs.map(|(name, _)| headers.get(name).map(ToString::to_string));
+            let stored = pairs.map(|(name, _)| value_of(&headers, name));
             assert_eq!(stored, pairs.map(|(_, value)| Some(value.to_owned())));
         }
     }
@@ -260,19 +269,19 @@ mod tests {
         let pairs =
             [(PARENT, TRACE_PARENT), (STATE, "a=1"), (STATE, "b=2,c=3"), (BAGGAGE, "k=v;p"), (BAGGAGE, "l=%20")];
         let expected = [TRACE_PARENT, "a=1,b=2,c=3", "k=v;p,l=%20"].map(|value| Some(value.to_owned()));
-        let (mut http, mut nats) = (http::HeaderMap::new(), HeaderMap::new());
+        let (mut http, mut nats) = (http::HeaderMap::new(), HeaderBlock::new());
         for (name, value) in pairs {
             http.append(name, value.parse().unwrap());
-            nats.append(name.to_ascii_uppercase(), value);
+            nats.append(&name.to_ascii_uppercase(), value).unwrap();
         }
         assert_eq!(stored(&of_request(&http)), expected);
-        assert_eq!(stored(&of_message(Some(&nats))), expected);
+        assert_eq!(stored(&of_message(&message(Some(&nats)))), expected);
 
         let only =
             |value: &str| of_request(&http::HeaderMap::from_iter([(BAGGAGE.parse().unwrap(), value.parse().unwrap())]));
         assert_eq!(stored(&only("k=v"))[2].as_deref(), Some("k=v"), "without a trace");
         assert_eq!(stored(&only(&"v".repeat(MAX_BAGGAGE + 1)))[2], None);
-        assert_eq!(stored(&of_message(None)), [None, None, None]);
+        assert_eq!(stored(&of_message(&message(None))), [None, None, None]);
     }
 
     #[test]

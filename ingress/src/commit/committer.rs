@@ -1,27 +1,25 @@
 //! The task between publishers and broker: it does what the ledger says.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::pending;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use futures::FutureExt as _;
 use tidegate_broker_client::contract::Flush;
+use tidegate_wire::nats::Client;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ledger::{Action, Ledger, Outcome, Publish, Ticket};
-use super::link::{self, Answer, Link, Outgoing, Subject};
+use super::link::{self, Answer, Link, Outgoing, Subject, Unsent};
 use super::rule::Rule;
 use crate::config::Limits;
 use crate::message::Message;
 use crate::outcome::{Failure, Refusal};
 
-/// How often the connection is looked at while a publish is under way: what was in a batch when it was lost is sent
-/// again as soon as it is back.
-const LOOK: Duration = Duration::from_millis(100);
 /// The least memory for messages, in KiB: the largest request of all has room in it with its neighbours.
 const MIN_ROOM: u32 = 64 * 1024;
 /// Answers and submissions that are taken before the next look at what is to be sent.
@@ -50,7 +48,8 @@ struct Submission {
 
 /// A publish that is not settled.
 struct Held {
-    message: Option<Message>,
+    /// `None`: it is sent, and will not be again.
+    message: Option<Arc<Message>>,
     publisher: oneshot::Sender<Outcome>,
     _permits: [Option<OwnedSemaphorePermit>; 2],
 }
@@ -95,7 +94,7 @@ impl Committer {
             let size = usize::try_from(size).unwrap_or(usize::MAX).min(room.num_permits());
             let permits = [permits.split(1), room.split(size)];
             let (publisher, outcome) = oneshot::channel();
-            publishes.push(Held { message: Some(message), publisher, _permits: permits });
+            publishes.push(Held { message: Some(Arc::new(message)), publisher, _permits: permits });
             submitted.push(Submitted(outcome));
         }
         let sent = self.submissions.send(Submission { deadline, publishes });
@@ -125,11 +124,12 @@ struct Driver {
 }
 
 async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedReceiver<Submission>) {
-    let Ok((link, mut answers)) = link::open(client).await else { return };
+    let mut connection = client.link();
+    let Ok((link, mut answers)) = link::open(client) else { return };
     let (held, outbox, hasher) = (HashMap::new(), VecDeque::new(), RandomState::new());
     let mut driver = Driver { ledger, link, held, outbox, hasher };
     loop {
-        let wake = driver.wake_at();
+        let wake = driver.ledger.wake_at();
         tokio::select! {
             submission = submissions.recv() => match submission {
                 Some(submission) => driver.submit(submission),
@@ -139,11 +139,13 @@ async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedRec
                 Some(answer) => driver.answered(answer),
                 None => return,
             },
-            ready = driver.link.ready(), if !driver.outbox.is_empty() => match ready {
-                Ok(()) => driver.send_one(),
+            () = driver.link.room(), if !driver.outbox.is_empty() => {}
+            // What was in a batch when the connection was lost is sent again as soon as there is another.
+            changed = connection.changed() => match changed {
+                Ok(()) => {}
                 Err(_) => return,
             },
-            () = sleep_until(wake), if !driver.ledger.is_empty() => {}
+            () = at(wake) => {}
         }
         // Whatever else is there comes before the next look at what is to be sent: then it can go together.
         for _ in 0..TURN {
@@ -158,13 +160,17 @@ async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedRec
     }
 }
 
-impl Driver {
-    fn wake_at(&self) -> Instant {
-        let look = Instant::now() + LOOK;
-        self.ledger.wake_at().map_or(look, |wake| look.min(wake.into()))
+async fn at(time: Option<std::time::Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
+        None => pending().await,
     }
+}
 
+impl Driver {
     fn submit(&mut self, Submission { deadline, publishes }: Submission) {
+        // It came after the loss of an earlier connection, and does not end with that.
+        self.follow_connection();
         let known = |held: &Held| {
             held.message
                 .as_ref()
@@ -194,19 +200,29 @@ impl Driver {
         self.perform(actions);
     }
 
-    fn advance(&mut self) {
-        let connected = self.link.is_connected();
-        if !connected {
-            self.give_up_outbox();
+    /// Ends what was under way on a connection that is lost, however short that was, and uses the next one. Whether
+    /// there is one.
+    fn follow_connection(&mut self) -> bool {
+        if self.link.is_unbroken() {
+            return true;
         }
-        let actions = self.ledger.advance(Instant::now().into_std(), connected, self.outbox.is_empty());
+        self.give_up_outbox();
+        let actions = self.ledger.advance(Instant::now().into_std(), false, false);
         self.perform(actions);
-        while !self.outbox.is_empty() && matches!(self.link.ready().now_or_never(), Some(Ok(()))) {
-            self.send_one();
-        }
+        self.link.renew()
     }
 
-    /// The client would send it later, after its publishers were told that it is not stored.
+    fn advance(&mut self) {
+        if !self.follow_connection() {
+            return;
+        }
+        self.send_outbox();
+        let actions = self.ledger.advance(Instant::now().into_std(), true, self.outbox.is_empty());
+        self.perform(actions);
+        self.send_outbox();
+    }
+
+    /// It was meant for a connection that is lost: its publishers are told so.
     fn give_up_outbox(&mut self) {
         for outgoing in std::mem::take(&mut self.outbox) {
             // The rest of a batch is nothing without its beginning, and the ledger knows what becomes of its events.
@@ -221,12 +237,12 @@ impl Driver {
             match action {
                 Action::Send(ticket) => {
                     let message = self.held.get_mut(&ticket).and_then(|held| held.message.take());
-                    self.outbox.extend(message.map(|message| self.link.single(ticket, message)));
+                    self.outbox.extend(message.map(|message| Link::single(ticket, message)));
                 }
                 Action::SendBatch(number, members) => {
                     let message = |ticket| self.held.get(ticket).and_then(|held: &Held| held.message.clone());
-                    let messages: Vec<Message> = members.iter().filter_map(message).collect();
-                    self.outbox.extend(self.link.batch(number, messages.into_iter()));
+                    let messages: Vec<Arc<Message>> = members.iter().filter_map(message).collect();
+                    self.outbox.extend(Link::batch(number, messages));
                 }
                 Action::Settle(ticket, outcome) => {
                     if let Some(held) = self.held.remove(&ticket) {
@@ -238,17 +254,25 @@ impl Driver {
         }
     }
 
-    /// Gives the next message to the client, which is ready for it.
-    fn send_one(&mut self) {
-        let Some(outgoing) = self.outbox.pop_front() else { return };
-        let subject = outgoing.subject;
-        // Its time may be over already: what its publisher was told is not sent.
-        if matches!(subject, Subject::Single(ticket) if !self.held.contains_key(&ticket)) {
-            return;
-        }
-        if let Err(refusal) = self.link.send(outgoing) {
-            self.outbox.retain(|other| other.subject != subject);
-            self.answered(Answer { to: subject, result: Err(refusal) });
+    /// Gives messages to the client as long as it takes them.
+    fn send_outbox(&mut self) {
+        while let Some(outgoing) = self.outbox.pop_front() {
+            let subject = outgoing.subject;
+            // Its time may be over already: what its publisher was told is not sent.
+            if matches!(subject, Subject::Single(ticket) if !self.held.contains_key(&ticket)) {
+                continue;
+            }
+            match self.link.send(outgoing) {
+                Ok(()) => {}
+                Err(Unsent::Full(outgoing)) => {
+                    self.outbox.push_front(outgoing);
+                    return;
+                }
+                Err(Unsent::Refused(refusal)) => {
+                    self.outbox.retain(|other| other.subject != subject);
+                    self.answered(Answer { to: subject, result: Err(refusal) });
+                }
+            }
         }
     }
 }

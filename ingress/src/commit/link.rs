@@ -1,18 +1,16 @@
-//! The connection as the committer uses it: messages out, numbered answers in. All that is particular to the client
-//! library is here.
+//! The connection as the committer uses it: messages out, numbered answers in.
 
-use std::future::poll_fn;
+use std::sync::Arc;
 
-use async_nats::connection::State;
-use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
-use async_nats::message::OutboundMessage;
-use async_nats::{Client, PublishErrorKind, StatusCode, SubscribeError, Subscriber};
-use futures::{SinkExt as _, StreamExt as _};
-use tidegate_broker_client::layout;
+use tidegate_wire::nats::{
+    self, Client, HeaderBlock, InvalidHeader, Publish, PublishError, SubscribeError, Subscriber,
+};
 
 use crate::message::Message;
 use crate::outcome::{self, Acknowledged, Failure, Refusal};
 
+/// How a server answers where no stream is there.
+const NO_RESPONDERS: u16 = 503;
 /// The headers of an atomic batch (ADR-50).
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
@@ -31,7 +29,26 @@ pub enum Subject {
 pub struct Outgoing {
     /// What it is, or is a part of.
     pub subject: Subject,
-    message: OutboundMessage,
+    message: Arc<Message>,
+    /// Where it stands in its batch.
+    member: Option<Member>,
+}
+
+/// A place in a batch.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    /// From 1 on.
+    sequence: usize,
+    /// The broker stores the batch with this message, and answers it.
+    is_last: bool,
+}
+
+/// Why a message is not sent.
+pub enum Unsent {
+    /// Too much waits to be sent: try it again when there is [room](Link::room).
+    Full(Outgoing),
+    /// It never will be.
+    Refused(Refusal),
 }
 
 /// An answer of the broker.
@@ -45,6 +62,8 @@ pub struct Answer {
 /// The way to the broker.
 pub struct Link {
     client: Client,
+    /// The connection that what was sent last was sent over.
+    connection: nats::Link,
     /// Answers come to subjects below this one.
     inbox: String,
     /// What the ids of this link's batches begin with.
@@ -57,78 +76,91 @@ pub struct Answers(Subscriber);
 /// Begins to listen for answers.
 ///
 /// # Errors
-/// The connection is closed for good.
-pub async fn open(client: Client) -> Result<(Link, Answers), SubscribeError> {
+/// The inbox cannot be a subject.
+pub fn open(client: Client) -> Result<(Link, Answers), SubscribeError> {
     let inbox = client.new_inbox();
-    let answers = client.subscribe(format!("{inbox}.*")).await?;
-    Ok((Link { client, inbox, batches: format!("{:x}", fastrand::u64(..)) }, Answers(answers)))
+    let answers = client.subscribe(&format!("{inbox}.*"), None)?;
+    let batches = format!("{:x}", fastrand::u64(..));
+    Ok((Link { client, connection: nats::Link::default(), inbox, batches }, Answers(answers)))
 }
 
 impl Link {
-    /// Whether there is a connection: without one the client would keep a message and send it later.
-    pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+    /// Whether there is the connection that there was at the last call of [`Self::renew`].
+    pub fn is_unbroken(&self) -> bool {
+        self.connection.connected && self.client.current_link() == self.connection
+    }
+
+    /// From now on uses the connection that there is. Whether there is one.
+    pub fn renew(&mut self) -> bool {
+        self.connection = self.client.current_link();
+        self.connection.connected
     }
 
     /// A message on its own.
-    pub fn single(&self, ticket: u64, message: Message) -> Outgoing {
-        self.outgoing(Subject::Single(ticket), message, true)
+    pub fn single(ticket: u64, message: Arc<Message>) -> Outgoing {
+        Outgoing { subject: Subject::Single(ticket), message, member: None }
     }
 
     /// The messages of a batch, of which the broker answers the last.
-    pub fn batch<'a>(
-        &'a self,
-        number: u64,
-        messages: impl ExactSizeIterator<Item = Message> + 'a,
-    ) -> impl Iterator<Item = Outgoing> + 'a {
+    pub fn batch(number: u64, messages: Vec<Arc<Message>>) -> impl Iterator<Item = Outgoing> {
         let size = messages.len();
-        let id = format!("{}-{number:x}", self.batches);
-        (1..).zip(messages).map(move |(sequence, mut message)| {
-            let headers = &mut message.headers;
-            headers.insert(BATCH_ID, &*id);
-            headers.insert(BATCH_SEQUENCE, sequence.to_string());
-            if sequence == size {
-                headers.insert(BATCH_COMMIT, "1");
-            }
-            self.outgoing(Subject::Batch(number), message, sequence == size)
+        (1..).zip(messages).map(move |(sequence, message)| {
+            let member = Some(Member { sequence, is_last: sequence == size });
+            Outgoing { subject: Subject::Batch(number), message, member }
         })
-    }
-
-    fn outgoing(&self, subject: Subject, message: Message, answered: bool) -> Outgoing {
-        let token = match subject {
-            Subject::Single(ticket) => format!("s{ticket}"),
-            Subject::Batch(number) => format!("b{number}"),
-        };
-        let reply = answered.then(|| format!("{}.{token}", self.inbox).into());
-        let Message { subject: to, message_id, mut headers, payload, .. } = message;
-        headers.insert(NATS_MESSAGE_ID, message_id);
-        headers.insert(NATS_EXPECTED_STREAM, layout::EVENT_STREAM);
-        let message = OutboundMessage { subject: to.into(), reply, payload, headers: Some(headers) };
-        Outgoing { subject, message }
     }
 
     /// Waits until the client takes a message. Can be cancelled.
-    ///
-    /// # Errors
-    /// The connection is closed for good.
-    pub async fn ready(&mut self) -> Result<(), Refusal> {
-        let ready = poll_fn(|context| self.client.poll_ready_unpin(context)).await;
-        ready.map_err(|_| Refusal::of_client(Failure::Unavailable))
+    pub async fn room(&self) {
+        self.client.room().await;
     }
 
-    /// Gives a message to the client, which is [ready](Self::ready).
+    /// Gives a message to the client.
     ///
     /// # Errors
-    /// The client does not take it.
-    pub fn send(&mut self, Outgoing { message, .. }: Outgoing) -> Result<(), Refusal> {
-        self.client.start_send_unpin(message).map_err(|error| {
-            Refusal::of_client(match error.kind() {
-                PublishErrorKind::MaxPayloadExceeded => Failure::TooLarge,
-                PublishErrorKind::Send => Failure::Unavailable,
-                PublishErrorKind::InvalidSubject => Failure::Refused,
-            })
+    /// The client does not take it, or not now.
+    pub fn send(&self, outgoing: Outgoing) -> Result<(), Unsent> {
+        // The rest of a batch is nothing on another connection than its beginning.
+        let sent = if self.is_unbroken() { self.publish(&outgoing) } else { Err(PublishError::Disconnected.into()) };
+        sent.map_err(|error| match error {
+            NotPublished::Client(PublishError::Full) => Unsent::Full(outgoing),
+            NotPublished::Client(error) => Unsent::Refused(Refusal::of_client(outcome::of_client_error(&error))),
+            NotPublished::Header(_) => Unsent::Refused(Refusal::of_client(Failure::Refused)),
         })
     }
+
+    fn publish(&self, Outgoing { subject, message, member }: &Outgoing) -> Result<(), NotPublished> {
+        let more_headers = match (subject, member) {
+            (Subject::Batch(number), Some(member)) => Some(self.batch_headers(*number, *member)?),
+            _ => None,
+        };
+        let is_answered = member.is_none_or(|member| member.is_last);
+        let reply = is_answered.then(|| match subject {
+            Subject::Single(ticket) => format!("{}.s{ticket}", self.inbox),
+            Subject::Batch(number) => format!("{}.b{number}", self.inbox),
+        });
+        let publish = Publish { reply: reply.as_deref(), more_headers: more_headers.as_ref(), ..message.publish() };
+        Ok(self.client.try_publish(&publish)?)
+    }
+
+    fn batch_headers(&self, number: u64, member: Member) -> Result<HeaderBlock, InvalidHeader> {
+        let mut headers = HeaderBlock::new();
+        headers.append(BATCH_ID, &format!("{}-{number:x}", self.batches))?;
+        headers.append(BATCH_SEQUENCE, &member.sequence.to_string())?;
+        if member.is_last {
+            headers.append(BATCH_COMMIT, "1")?;
+        }
+        Ok(headers)
+    }
+}
+
+/// Why the client does not take a message.
+#[derive(Debug, thiserror::Error)]
+enum NotPublished {
+    #[error(transparent)]
+    Client(#[from] PublishError),
+    #[error(transparent)]
+    Header(#[from] InvalidHeader),
 }
 
 impl Answers {
@@ -144,16 +176,16 @@ impl Answers {
 }
 
 /// `None`: nothing that was asked for. (The inbox has a random name, but a broker may send anything.)
-fn read(message: &async_nats::Message) -> Option<Answer> {
-    let token = message.subject.as_str().rsplit('.').next()?;
+fn read(message: &nats::Message) -> Option<Answer> {
+    let token = message.subject().rsplit('.').next()?;
     let to = match (token.strip_prefix('s'), token.strip_prefix('b')) {
         (Some(ticket), _) => Subject::Single(ticket.parse().ok()?),
         (_, Some(number)) => Subject::Batch(number.parse().ok()?),
         (None, None) => return None,
     };
-    let result = match message.status {
-        Some(StatusCode::NO_RESPONDERS) => Err(Refusal::of_client(Failure::Unavailable)),
-        _ => outcome::of_reply(&message.payload),
+    let result = match message.status() {
+        Some(NO_RESPONDERS) => Err(Refusal::of_client(Failure::Unavailable)),
+        _ => outcome::of_reply(message.payload()),
     };
     Some(Answer { to, result })
 }

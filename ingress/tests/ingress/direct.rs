@@ -57,6 +57,20 @@ async fn no_header_is_for_a_stream() {
     assert!(message.headers.unwrap().iter().all(|(name, _)| !name.to_string().starts_with("Nats-")));
 }
 
+/// That the client has written it is not enough: nobody reads it.
+#[tokio::test]
+async fn what_a_frozen_broker_has_not_taken_in_is_503_in_time() {
+    let broker = TestBroker::start_direct().await;
+    let ingress = start_direct(&broker).await;
+    assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
+    let pid = broker.pid().unwrap().to_string();
+    let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap();
+    signal("-STOP");
+    let answer = tokio::time::timeout(Duration::from_secs(5), ingress.publish(&event("2"))).await;
+    signal("-CONT");
+    assert_eq!(answer.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
 #[tokio::test]
 async fn without_a_broker_it_is_503() {
     let mut broker = TestBroker::start_direct().await;

@@ -69,7 +69,7 @@ async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     let log = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{log}");
     assert!(log.contains("draining: no longer ready"), "{log}");
-    assert!(log.contains("\"done\""), "{log}");
+    assert!(log.contains("\"drained\""), "{log}");
 }
 
 #[tokio::test]
