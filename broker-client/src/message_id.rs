@@ -80,6 +80,13 @@ pub struct TopicKey(hmac::Key);
 /// The key of one handler for one topic, derived from the topic's.
 pub struct HandlerKey(hmac::Key);
 
+/// Without the key itself.
+impl std::fmt::Debug for HandlerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HandlerKey")
+    }
+}
+
 /// A key that is none.
 #[derive(Debug, thiserror::Error)]
 #[error("not a key of 32 bytes in base64url")]

@@ -144,6 +144,21 @@ async fn an_event_is_acknowledged_after_its_reply_is_stored() {
     sidecar.terminate().await;
 }
 
+/// With as many connections as replies under way, most replies would begin with a TLS handshake.
+#[tokio::test]
+async fn all_replies_share_one_connection() {
+    let broker = TestBroker::start().await;
+    let ingress = Ingress::answering(|_, _| (202, Duration::from_millis(20))).await;
+    let container = answering(binary).await;
+    let sidecar = replying(&broker, &container, &ingress).await;
+    publish(&broker, "first").await;
+    eventually("the first reply is stored", async || ingress.stored().len() == 1).await;
+    publish_all(&broker, (0..100).map(|number| number.to_string())).await;
+    eventually("all replies are stored", async || ingress.stored().len() == 101).await;
+    assert_eq!(ingress.connections(), 1);
+    sidecar.terminate().await;
+}
+
 #[tokio::test]
 async fn a_sidecar_that_is_killed_during_a_reply_leaves_one_reply() {
     let broker = TestBroker::start().await;

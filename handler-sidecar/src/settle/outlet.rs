@@ -1,12 +1,14 @@
 //! The ingress of another topic, to which this sidecar publishes as anybody would: replies and dead letters.
 //!
-//! A publish is over when the ingress has answered 202, which means: stored. The certificate authority is read
-//! again for each connection, and the key for message ids for each publish, so that rotated ones are simply used.
+//! A publish is over when the ingress has answered 202, which means: stored. All publishes share one connection
+//! (HTTP/2). The certificate authority is read again for each connection, and the key for message ids after a publish
+//! that was not stored, so that rotated ones are used without a restart.
 
 mod connector;
 pub mod letter;
 
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -41,9 +43,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Of a refusal's body this much is read, and this much of it is kept.
 const BODY_LIMIT: usize = 8 * 1024;
 const TEXT_LIMIT: usize = 512;
-/// Connections that are kept while nothing is published.
-const IDLE_CONNECTIONS: usize = 4;
+/// How long a connection is kept while nothing is published.
 const IDLE: Duration = Duration::from_secs(30);
+/// How often an ingress that owes answers is asked whether it is there, and how long it may take to say so. All
+/// publishes share one connection, so one that leads nowhere would fail each of them.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// Why an event is not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +93,8 @@ pub struct Outlet {
     uri: Uri,
     handler_uid: String,
     message_id_key: PathBuf,
+    /// What that file held when it was last read.
+    known_key: Mutex<Option<HandlerKey>>,
     client: Client<Connector, Full<Bytes>>,
 }
 
@@ -99,15 +105,18 @@ impl Outlet {
     /// The address is no URI.
     pub fn new(outlet: &contract::Outlet, handler_uid: &str) -> Result<Self, http::uri::InvalidUri> {
         let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(KEEP_ALIVE)
             .build(Connector::new(&outlet.ca));
         Ok(Self {
             topic: outlet.topic.clone(),
             uri: outlet.url.parse()?,
             handler_uid: handler_uid.to_owned(),
             message_id_key: outlet.message_id_key.clone(),
+            known_key: Mutex::default(),
             client,
         })
     }
@@ -125,6 +134,8 @@ impl Outlet {
                 Tried::Refused(problem) => return Err(self.refused(problem)),
                 Tried::Again { problem, asked } => (problem, asked.unwrap_or_default().min(LONGEST_PAUSE)),
             };
+            // The key may be another one by now.
+            *self.known_key() = None;
             failures += 1;
             let pause = PAUSES.wait(failures, fastrand::f64()).max(asked);
             if Instant::now() + pause >= end {
@@ -169,10 +180,20 @@ impl Outlet {
     }
 
     async fn token(&self, name: &str) -> Result<String, String> {
+        if let Some(key) = &*self.known_key() {
+            return Ok(key.token(&self.handler_uid, name));
+        }
         let path = self.message_id_key.display();
         let text = tokio::fs::read_to_string(&self.message_id_key).await.map_err(|error| format!("{path}: {error}"))?;
         let key = HandlerKey::from_text(&text).map_err(|error| format!("{path}: {error}"))?;
-        Ok(key.token(&self.handler_uid, name))
+        let token = key.token(&self.handler_uid, name);
+        *self.known_key() = Some(key);
+        Ok(token)
+    }
+
+    /// What it holds is replaced as a whole, so a panic elsewhere left nothing half done.
+    fn known_key(&self) -> MutexGuard<'_, Option<HandlerKey>> {
+        self.known_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn request(&self, event: &Event, token: &str) -> http::Result<Request<Full<Bytes>>> {

@@ -47,6 +47,7 @@ struct Shared {
     came: Arc<Mutex<Vec<Published>>>,
     stored: Arc<Mutex<Vec<Published>>>,
     answered: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     script: Script,
 }
 
@@ -67,8 +68,13 @@ impl Ingress {
     /// One that answers as the function says.
     pub async fn answering(script: impl Fn(&Published, usize) -> (u16, Duration) + Send + Sync + 'static) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let shared =
-            Shared { came: Arc::default(), stored: Arc::default(), answered: Arc::default(), script: Arc::new(script) };
+        let shared = Shared {
+            came: Arc::default(),
+            stored: Arc::default(),
+            answered: Arc::default(),
+            connections: Arc::default(),
+            script: Arc::new(script),
+        };
         let port = super::free_port();
         let task = serve(port, shared.clone(), folder.path()).await;
         Self { port, folder, shared, task }
@@ -104,6 +110,11 @@ impl Ingress {
         self.shared.answered.load(Ordering::SeqCst)
     }
 
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
     /// What is in the topic.
     pub fn stored(&self) -> Vec<Published> {
         self.shared.stored.lock().unwrap().clone()
@@ -127,14 +138,17 @@ async fn serve(port: u16, shared: Shared, folder: &Path) -> JoinHandle<()> {
     std::fs::write(folder.join("message-ids.key"), key).unwrap();
     let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
+    let made = shared.connections.clone();
     let app = Router::new().fallback(publish).with_state(shared);
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     tokio::spawn(async move {
         // Its end is the end of all of them.
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
+            made.fetch_add(1, Ordering::SeqCst);
             let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(app.clone()));
             connections.spawn(async move {
                 if let Ok(stream) = acceptor.accept(stream).await {
