@@ -218,6 +218,16 @@ impl Client {
         Ok(Subscriber::new(self.clone(), sid, queue))
     }
 
+    /// Subscribes for the first message only: the server itself sends no second one, however many there are.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub fn subscribe_once(&self, subject: &str) -> Result<Subscriber, SubscribeError> {
+        let queue = Arc::new(Queue::new(self.shared().options.queue));
+        let sid = self.shared().lock().subscribe_once(subject, Arc::clone(&queue))?;
+        Ok(Subscriber::new(self.clone(), sid, queue))
+    }
+
     /// Waits until the server has taken in everything that was said before: a PING behind it was answered. Without a
     /// connection it waits for one.
     ///

@@ -140,6 +140,15 @@ pub fn unsubscribe(out: &mut Vec<u8>, sid: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// `UNSUB` after so many messages.
+pub fn unsubscribe_after(out: &mut Vec<u8>, sid: u64, messages: u64) {
+    out.extend_from_slice(b"UNSUB ");
+    number(out, sid);
+    out.extend_from_slice(b" ");
+    number(out, messages);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// `PING`.
 pub fn ping(out: &mut Vec<u8>) {
     out.extend_from_slice(b"PING\r\n");
@@ -198,6 +207,7 @@ mod tests {
             "SUB a g 18446744073709551615\r\n"
         );
         assert_eq!(encoded(|out| unsubscribe(out, 7)), "UNSUB 7\r\n");
+        assert_eq!(encoded(|out| unsubscribe_after(out, 7, 1)), "UNSUB 7 1\r\n");
     }
 
     #[test]

@@ -59,6 +59,28 @@ async fn messages_requests_and_answers() {
     assert_eq!((counted.malformed, counted.dropped), (0, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_messages_the_server_sends_one() {
+    let broker = TestBroker::start_empty(1 << 20).await;
+    let (options, _) = options(&broker.servers(), fixed(operator(broker.authority())));
+    let client = Client::connect(options).await.unwrap();
+    for round in 1..=2 {
+        let mut first = client.subscribe_once("t").unwrap();
+        if round == 2 {
+            // It is renewed as it was made.
+            client.reconnect();
+            connected(&client, 2).await;
+        }
+        for _ in 0..100 {
+            client.publish(&message("t", b"x")).await.unwrap();
+        }
+        soon(client.flush()).await.unwrap();
+        assert_eq!(soon(first.next()).await.unwrap().payload(), b"x");
+        assert_eq!(soon(first.next()).await, None);
+        assert_eq!(client.statistics().received, round);
+    }
+}
+
 /// The holes 2 and 3 of a client that believes its server: a header that is none is a message that says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_publishers_write_wrongly_does_not_end_the_connection() {

@@ -64,7 +64,19 @@ pub(super) struct State {
 struct Subscription {
     subject: String,
     group: Option<String>,
+    /// Ends with its first message.
+    once: bool,
     queue: Arc<Queue>,
+}
+
+impl Subscription {
+    fn encode(&self, out: &mut Vec<u8>, sid: u64) -> Result<(), InvalidSubject> {
+        encode::subscribe(out, &self.subject, self.group.as_deref(), sid)?;
+        if self.once {
+            encode::unsubscribe_after(out, sid, 1);
+        }
+        Ok(())
+    }
 }
 
 /// What is finished when the server has answered a PING.
@@ -135,7 +147,7 @@ impl Shared {
         let mut out = Vec::with_capacity(kept.len() + 64 * state.subscriptions.len());
         for (sid, subscription) in &state.subscriptions {
             // It was a subject before.
-            let _ = encode::subscribe(&mut out, &subscription.subject, subscription.group.as_deref(), *sid);
+            let _ = subscription.encode(&mut out, *sid);
         }
         out.extend_from_slice(&kept);
         state.out = out;
@@ -177,6 +189,16 @@ impl Shared {
             return;
         }
         let Some(subscription) = state.subscriptions.get(&sid) else { return };
+        if subscription.once {
+            let ended = state.subscriptions.remove(&sid);
+            drop(state);
+            if let Some(subscription) = ended {
+                // Its queue is empty, so there is room.
+                subscription.queue.push(message);
+                subscription.queue.close();
+            }
+            return;
+        }
         match subscription.queue.push(message) {
             Pushed::Taken => {}
             Pushed::Dropped => drop(self.dropped.fetch_add(1, Ordering::Relaxed)),
@@ -231,9 +253,19 @@ impl State {
         group: Option<&str>,
         queue: Arc<Queue>,
     ) -> Result<u64, InvalidSubject> {
+        let (subject, group) = (subject.to_owned(), group.map(str::to_owned));
+        self.add_next(Subscription { subject, group, once: false, queue })
+    }
+
+    /// The same, for the first message only.
+    pub(super) fn subscribe_once(&mut self, subject: &str, queue: Arc<Queue>) -> Result<u64, InvalidSubject> {
+        self.add_next(Subscription { subject: subject.to_owned(), group: None, once: true, queue })
+    }
+
+    fn add_next(&mut self, subscription: Subscription) -> Result<u64, InvalidSubject> {
         self.next_sid += 1;
         let sid = self.next_sid;
-        self.add(sid, subject, group, queue)?;
+        self.add(sid, subscription)?;
         Ok(sid)
     }
 
@@ -242,16 +274,16 @@ impl State {
         if self.subscriptions.contains_key(&REPLIES) {
             return Ok(());
         }
-        self.add(REPLIES, &format!("{prefix}*"), None, Arc::new(Queue::new(options.queue)))
+        let queue = Arc::new(Queue::new(options.queue));
+        self.add(REPLIES, Subscription { subject: format!("{prefix}*"), group: None, once: false, queue })
     }
 
-    fn add(&mut self, sid: u64, subject: &str, group: Option<&str>, queue: Arc<Queue>) -> Result<(), InvalidSubject> {
+    fn add(&mut self, sid: u64, subscription: Subscription) -> Result<(), InvalidSubject> {
         // Without a connection it is enough to know of it.
         let mut unsent = Vec::new();
         let out = if self.connected { &mut self.out } else { &mut unsent };
-        encode::subscribe(out, subject, group, sid)?;
-        let (subject, group) = (subject.to_owned(), group.map(str::to_owned));
-        self.subscriptions.insert(sid, Subscription { subject, group, queue });
+        subscription.encode(out, sid)?;
+        self.subscriptions.insert(sid, subscription);
         self.wake();
         Ok(())
     }
