@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use async_nats::header::NATS_EXPECTED_STREAM;
 use tidegate_broker_client::layout;
+use tidegate_wire::nats::HeaderBlock;
 
 use crate::api::{Broker, StreamConfig, StreamInfo};
 use crate::shares::{self, Budget, Found, Kind, NoShare};
@@ -15,6 +15,8 @@ use crate::stream::{StreamError, delete, ensure_one, find, same};
 /// The streams in which version 0.1 kept the dead letters and the attempts of all handlers.
 const SHARED_DEAD_LETTERS: &str = "dead-letters";
 const SHARED_ATTEMPTS: &str = "attempts";
+/// The header that names the stream which must store a message.
+const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 /// Dead letters that are moved at a time.
 const MOVED_AT_A_TIME: u32 = 500;
 
@@ -203,9 +205,14 @@ async fn move_one(broker: &Broker, budget: &Budget) -> Result<bool, Box<dyn std:
         if find(broker, &name).await?.is_none() {
             add(broker, budget, handler).await?;
         }
-        let mut headers = letter.headers().ok_or("the headers of a dead letter are malformed")?;
-        headers.insert(NATS_EXPECTED_STREAM, name);
-        broker.publish(letter.subject.clone(), headers, letter.payload.clone()).await?;
+        let mut headers = HeaderBlock::new();
+        headers.append(EXPECTED_STREAM, &name)?;
+        for (header, value) in letter.headers()?.iter() {
+            if !header.eq_ignore_ascii_case(EXPECTED_STREAM) {
+                headers.append(header, value)?;
+            }
+        }
+        broker.publish(&letter.subject, Some(&headers), &letter.payload).await?;
     }
     broker.delete_message(SHARED_DEAD_LETTERS, letter.sequence).await?;
     Ok(true)

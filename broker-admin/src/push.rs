@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use async_nats::Client;
-use futures::StreamExt as _;
 use serde::Deserialize;
+use tidegate_wire::nats::{Client, Publish};
 use time::OffsetDateTime;
 
 use crate::accounts::Account;
@@ -135,16 +134,17 @@ impl System {
     async fn ask(&self, subject: String, payload: String, needed: usize) -> Result<Vec<String>, PushError> {
         let connection = |error: &dyn std::fmt::Display| PushError::Connection(error.to_string());
         let inbox = self.client.new_inbox();
-        let mut replies = self.client.subscribe(inbox.clone()).await.map_err(|error| connection(&error))?;
-        self.client.publish_with_reply(subject, inbox, payload.into()).await.map_err(|error| connection(&error))?;
+        let mut replies = self.client.subscribe(&inbox, None).map_err(|error| connection(&error))?;
+        let request = Publish { subject: &subject, reply: Some(&inbox), payload: payload.as_bytes(), ..Publish::default() };
+        self.client.publish(&request).await.map_err(|error| connection(&error))?;
         let mut answers = Vec::new();
         let deadline = tokio::time::sleep(TIMEOUT);
         tokio::pin!(deadline);
         while answers.len() < self.servers {
             tokio::select! {
                 reply = replies.next() => match reply {
-                    Some(message) if message.status.is_none() => {
-                        answers.push(String::from_utf8_lossy(&message.payload).into_owned());
+                    Some(message) if message.status().is_none() => {
+                        answers.push(String::from_utf8_lossy(message.payload()).into_owned());
                         if answers.len() == needed {
                             deadline.as_mut().reset(tokio::time::Instant::now() + STRAGGLERS);
                         }

@@ -90,6 +90,16 @@ impl<'a> StoredHeaders<'a> for &'a nats::Message {
     }
 }
 
+impl<'a> StoredHeaders<'a> for nats::Headers<'a> {
+    fn problem(&self) -> Option<String> {
+        None
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.iter()
+    }
+}
+
 /// What the name of a header says.
 enum Name<'a> {
     ContentType,

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::connection::State;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::api;
 use tidegate_broker_admin::push::System;
@@ -18,6 +16,7 @@ use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest, Usage};
 use tidegate_broker_client::connect;
 use tidegate_broker_client::identity::{Identity, Source, Unreadable};
 use tidegate_broker_client::layout::BROKER_PORT;
+use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -30,8 +29,7 @@ use crate::names;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reconcile waits this long for a connection that is being made for the first time.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The client library connects again by itself after short losses; longer ones are the session's.
-const MAX_RECONNECTS: usize = 8;
+/// The client connects again by itself after short losses; longer ones are the session's.
 const LOSS_GRACE: Duration = Duration::from_secs(10);
 /// How often a session looks after its connections.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
@@ -87,12 +85,12 @@ impl Broker {
 
     #[cfg(test)]
     pub(crate) async fn of_test(broker: &tidegate_test_broker::TestBroker) -> Self {
-        let client = broker.operator();
+        let client = broker.admin_client();
         Self::new(client.clone(), client, 1)
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        [&self.client, &self.system_client].iter().all(|client| client.connection_state() == State::Connected)
+        [&self.client, &self.system_client].iter().all(|client| client.link().borrow().connected)
     }
 
     /// Whether the last question of its session was answered in time. A reconcile does not wait for one that hangs.
@@ -298,8 +296,8 @@ async fn connect(topic: &TopicKey, authority: &Authority, servers: &[String]) ->
         let authority = authority.clone();
         let source: Source = Arc::new(move || identity(&authority, make));
         let name = format!("tidegate-operator {}/{}", topic.namespace, topic.name);
-        let options = connect::options(&name, source).map_err(|error| error.to_string())?;
-        options.max_reconnects(MAX_RECONNECTS).connect(servers).await.map_err(|error| error.to_string())
+        let options = connect::wire_options(&name, servers, source).map_err(|error| error.to_string())?;
+        Client::connect(options).await.map_err(|error| error.to_string())
     };
     let system = open(Authority::system_user).await?;
     let client = open(Authority::operator_user).await?;

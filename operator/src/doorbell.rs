@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use tidegate_broker_client::layout;
 use tokio::time::{sleep, timeout};
 
@@ -27,8 +26,7 @@ pub async fn next_event(broker: &Broker) {
 
 async fn first_message(broker: &Broker) {
     let heard = async {
-        let mut events = broker.client().subscribe(layout::EVENT_SUBJECTS).await.ok()?;
-        events.unsubscribe_after(1).await.ok()?;
+        let mut events = broker.client().subscribe_once(layout::EVENT_SUBJECTS).ok()?;
         events.next().await
     };
     if heard.await.is_none() {

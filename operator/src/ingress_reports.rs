@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure, VolumeRoom};
 use tidegate_broker_client::layout;
 use tokio::sync::Notify;
@@ -80,9 +79,9 @@ impl IngressReports {
     /// Hears a topic's ingresses until it is dropped.
     pub async fn hear(&self, topic: &TopicKey, broker: &Broker) {
         loop {
-            if let Ok(mut messages) = broker.client().subscribe(layout::INGRESS_REPORT_SUBJECT).await {
+            if let Ok(mut messages) = broker.client().subscribe(layout::INGRESS_REPORT_SUBJECT, None) {
                 while let Some(message) = messages.next().await {
-                    self.note(topic, &message.payload);
+                    self.note(topic, message.payload());
                 }
             }
             tokio::time::sleep(RETRY_PERIOD).await;

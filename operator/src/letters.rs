@@ -50,8 +50,6 @@ async fn count(broker: &Broker, handler: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use async_nats::HeaderMap;
-    use bytes::Bytes;
     use tidegate_broker_admin::handler_streams;
     use tidegate_test_broker::TestBroker;
 
@@ -64,7 +62,7 @@ mod tests {
         for (handler, letters) in [("billing", 3), ("shipping", 2), ("other", 0)] {
             handler_streams::ensure(&api, handler).await.unwrap();
             for _ in 0..letters {
-                api.publish(layout::dead_letter_subject(handler), HeaderMap::new(), Bytes::new()).await.unwrap();
+                api.publish(&layout::dead_letter_subject(handler), None, b"").await.unwrap();
             }
         }
         let counts = LetterCounts::default();
@@ -80,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn a_broker_without_the_stream_changes_nothing() {
         let broker = TestBroker::start_direct().await;
-        let api = Broker::new(broker.operator(), Duration::from_millis(300));
+        let api = Broker::new(broker.admin_client(), Duration::from_millis(300));
         assert_eq!(LetterCounts::default().count(&("shop".into(), "billing".into()), &api).await, None);
     }
 }

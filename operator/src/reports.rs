@@ -8,7 +8,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report};
 use tidegate_broker_client::layout;
 use tidegate_broker_client::outcomes::{MAX_TEXT, Outcomes, single_line};
@@ -125,10 +124,10 @@ impl Reports {
     /// Hears the reports of a topic's handlers until it is dropped.
     pub async fn hear(&self, topic: &TopicKey, broker: &Broker) {
         loop {
-            if let Ok(mut messages) = broker.client().subscribe(layout::REPORT_SUBJECTS).await {
+            if let Ok(mut messages) = broker.client().subscribe(layout::REPORT_SUBJECTS, None) {
                 while let Some(message) = messages.next().await {
-                    let handler = message.subject.rsplit('.').next().unwrap_or_default();
-                    self.note((topic.namespace.clone(), handler.to_owned()), &message.payload);
+                    let handler = message.subject().rsplit('.').next().unwrap_or_default();
+                    self.note((topic.namespace.clone(), handler.to_owned()), message.payload());
                 }
             }
             tokio::time::sleep(RETRY_PERIOD).await;

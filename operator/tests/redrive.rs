@@ -231,3 +231,20 @@ async fn what_the_handler_no_longer_gets_stays_a_letter() {
     assert_eq!((done.status.phase, done.status.examined, done.status.redriven), (RedrivePhase::Done, 1, 0));
     assert_eq!(world.letters(HANDLER).await, ["1"]);
 }
+
+/// Headers are their publisher's doing: a letter whose headers are none is left to people, and the next one is looked at.
+#[tokio::test]
+async fn a_letter_with_malformed_headers_stays_and_stops_nothing() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-id", "2\u{1}");
+    let subject = layout::dead_letter_subject(HANDLER);
+    world.js.publish_with_headers(subject, headers, "{}".into()).await.unwrap().await.unwrap();
+    world.letter(HANDLER, "3").await;
+    let status = world.redrive(&wanted(json!({})), None).await;
+    assert_eq!((status.phase, status.examined, status.redriven), (RedrivePhase::Done, 3, 2));
+    assert_eq!(world.ids("events").await, ["1", "3"]);
+    let left = world.stream(&layout::dead_letter_stream(HANDLER)).await;
+    assert_eq!(left.cached_info().state.messages, 1);
+}

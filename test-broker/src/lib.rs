@@ -26,6 +26,7 @@ use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage, consumers, gues
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::{connect, message_id};
+use tidegate_wire::nats;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -68,6 +69,7 @@ pub struct TestBroker {
     /// At least one.
     nodes: Vec<Node>,
     operator: Option<async_nats::Client>,
+    admin: Option<nats::Client>,
     bounds: Bounds,
     folder: TempDir,
 }
@@ -149,13 +151,14 @@ impl TestBroker {
         let routes = authority.routes.as_ref().expect("an authority for routes");
         write_leaf(&folder.path().join("routes"), &routes.certificate, &leaf);
         let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
-        let mut broker = Self { authority, nodes, operator: None, bounds, folder };
+        let mut broker = Self { authority, nodes, operator: None, admin: None, bounds, folder };
         broker.configure(routing);
         for node in &mut broker.nodes {
             node.start().await;
         }
-        let operator = broker.client(broker.authority.operator_user(now).expect("user")).await;
-        broker.operator = Some(operator);
+        let user = || broker.authority.operator_user(now).expect("user");
+        broker.operator = Some(broker.client_at(user(), &broker.servers()).await);
+        broker.admin = Some(broker.client(user()).await);
         broker
     }
 
@@ -206,14 +209,19 @@ impl TestBroker {
         self.client_at(user, &self.servers()[server..=server]).await
     }
 
-    /// The operator's client: everything in the topic's account, JetStream included.
+    /// A client that is not ours, as the operator: everything in the topic's account, JetStream included.
     pub fn operator(&self) -> async_nats::Client {
         self.operator.clone().expect("started")
     }
 
     /// The operator's API of the broker.
     pub fn admin(&self) -> Broker {
-        Broker::new(self.operator(), REQUEST_TIMEOUT)
+        Broker::new(self.admin_client(), REQUEST_TIMEOUT)
+    }
+
+    /// The operator's own client, in the topic's account.
+    pub fn admin_client(&self) -> nats::Client {
+        self.admin.clone().expect("started")
     }
 
     /// A client of the system account.
@@ -329,11 +337,16 @@ impl TestBroker {
         self.configure(Routing::Queued);
     }
 
-    async fn client(&self, user: User) -> async_nats::Client {
-        self.client_at(user, &self.servers()).await
+    async fn client(&self, user: User) -> nats::Client {
+        let options = connect::wire_options("test operator", &self.servers(), self.identity(user)).expect("options");
+        nats::Client::connect(options).await.expect("connect")
     }
 
     async fn client_at(&self, user: User, servers: &[String]) -> async_nats::Client {
+        connect::connect("test operator", servers, self.identity(user)).await.expect("connect")
+    }
+
+    fn identity(&self, user: User) -> Source {
         let now = OffsetDateTime::now_utc();
         let leaf = self.authority.leaf(&request("operator", Usage::Client), now).expect("leaf");
         let identity = Identity {
@@ -343,8 +356,7 @@ impl TestBroker {
             user_jwt: user.jwt,
             user_seed: user.seed,
         };
-        let source: Source = Arc::new(move || Ok(identity.clone()));
-        connect::connect("test operator", servers, source).await.expect("connect")
+        Arc::new(move || Ok(identity.clone()))
     }
 
     fn identity_dir(&self, name: &str, user: &User, usage: Usage) -> PathBuf {

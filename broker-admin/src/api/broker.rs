@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tidegate_wire::nats::{Client, HeaderBlock, Publish, PublishError, RequestError};
 
 use super::error::{ApiError, Refusal, Unavailable};
-use super::{json, list};
+use super::list;
 
 /// Before each operation's name in its subject.
 const PREFIX: &str = "$JS.API";
@@ -40,25 +40,20 @@ impl Broker {
     }
 
     /// Sends a message and answers with what the broker says to it.
-    pub(super) async fn request(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Bytes, ApiError> {
-        if subject.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
-            return Err(ApiError::Unwritable("a subject has a space or a control character".into()));
-        }
-        let request = async_nats::Request::new().headers(headers).payload(payload).timeout(Some(self.patience));
-        let answer = self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::TimedOut => ApiError::Unavailable(Unavailable::TimedOut),
-            RequestErrorKind::NoResponders => ApiError::Unavailable(Unavailable::NoResponders),
-            RequestErrorKind::MaxPayloadExceeded => ApiError::TooLarge,
-            RequestErrorKind::InvalidSubject => ApiError::Unwritable(json::bounded(&error.to_string())),
-            RequestErrorKind::Other => Unavailable::Connection(json::bounded(&error.to_string())).into(),
-        })?;
-        Ok(answer.payload)
+    pub(super) async fn request(
+        &self,
+        subject: &str,
+        headers: Option<&HeaderBlock>,
+        payload: &[u8],
+    ) -> Result<Bytes, ApiError> {
+        let message = Publish { subject, headers, payload, ..Publish::default() };
+        Ok(self.client.request(&message, self.patience).await?.payload_bytes())
     }
 
     /// Asks for an operation; the answer may be a refusal.
     pub(super) async fn ask(&self, operation: &str, body: &impl Serialize) -> Result<Bytes, ApiError> {
         let body = serde_json::to_vec(body).map_err(|error| ApiError::Unwritable(error.to_string()))?;
-        self.request(format!("{PREFIX}.{operation}"), HeaderMap::new(), body.into()).await
+        self.request(&format!("{PREFIX}.{operation}"), None, &body).await
     }
 
     /// Asks for an operation that answers with something.
@@ -79,6 +74,19 @@ impl Broker {
     /// All entries of a list.
     pub(super) async fn list<T: DeserializeOwned>(&self, operation: &str) -> Result<Vec<T>, ApiError> {
         list::list(self, operation).await
+    }
+}
+
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::NoResponders => Unavailable::NoResponders.into(),
+            RequestError::TimedOut => Unavailable::TimedOut.into(),
+            RequestError::TooMany | RequestError::Publish(PublishError::Full) => Unavailable::Busy.into(),
+            RequestError::Publish(PublishError::Disconnected) => Unavailable::Disconnected.into(),
+            RequestError::Publish(PublishError::TooLarge { .. }) => Self::TooLarge,
+            RequestError::Publish(PublishError::Subject(error)) => Self::Unwritable(error.to_string()),
+        }
     }
 }
 

@@ -52,9 +52,12 @@ pub enum Unavailable {
     /// There was no answer in time. It may have been done all the same.
     #[error("timed out")]
     TimedOut,
-    /// The connection did not take the request.
-    #[error("{0}")]
-    Connection(String),
+    /// There is no connection.
+    #[error("there is no connection")]
+    Disconnected,
+    /// Too many requests wait for their answers.
+    #[error("too many requests wait for their answers")]
+    Busy,
     /// The server says that it is not able to.
     #[error("{0}")]
     Server(Refusal),

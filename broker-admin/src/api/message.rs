@@ -1,18 +1,17 @@
 //! Stored messages, and messages to be stored.
 
-use async_nats::HeaderMap;
-use async_nats::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidegate_wire::nats::{HeaderBlock, HeaderError, Headers};
 use time::OffsetDateTime;
 
 use super::broker::{Broker, read};
 use super::error::{ApiError, Missing};
 use super::json;
 
-/// How a message's headers begin (ADR-4).
-const VERSION: &str = "NATS/1.0";
+/// The headers of a message that has none.
+const NO_HEADERS: &[u8] = b"NATS/1.0\r\n\r\n";
 
 /// A message of a stream (`StoredMsg`).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -50,19 +49,12 @@ struct Found {
 }
 
 impl StoredMessage {
-    /// The headers; `None`: they are malformed, which is their publisher's doing. A message without any has an empty map.
-    pub fn headers(&self) -> Option<HeaderMap> {
-        let mut headers = HeaderMap::new();
-        if self.header_block.is_empty() {
-            return Some(headers);
-        }
-        let block = std::str::from_utf8(&self.header_block).ok()?;
-        let lines = block.strip_prefix(VERSION)?.strip_suffix("\r\n\r\n")?;
-        for line in lines.split("\r\n").skip(1) {
-            let (name, value) = line.split_once(':')?;
-            headers.append(name.parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?);
-        }
-        Some(headers)
+    /// Its headers, or an empty block.
+    ///
+    /// # Errors
+    /// They are malformed, which is their publisher's doing.
+    pub fn headers(&self) -> Result<Headers<'_>, HeaderError> {
+        Headers::parse(if self.header_block.is_empty() { NO_HEADERS } else { &self.header_block })
     }
 }
 
@@ -111,7 +103,12 @@ impl Broker {
     ///
     /// # Errors
     /// As [`ApiError`] says.
-    pub async fn publish(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<PublishAck, ApiError> {
+    pub async fn publish(
+        &self,
+        subject: &str,
+        headers: Option<&HeaderBlock>,
+        payload: &[u8],
+    ) -> Result<PublishAck, ApiError> {
         read(&self.request(subject, headers, payload).await?)
     }
 }

@@ -174,13 +174,12 @@ fn headers_of_a_stored_message_are_read_or_malformed() {
     let read = message(b"NATS/1.0\r\na: b\r\nA:c:d\r\na: e\r\n\r\n");
     assert_eq!(&read.payload[..], b"x");
     let headers = read.headers().unwrap();
-    let values: Vec<_> = headers.get_all("a").map(|value| value.as_str().to_owned()).collect();
-    assert_eq!((values, headers.get("A").unwrap().as_str()), (vec!["b".to_owned(), "e".into()], "c:d"));
-    assert!(message(b"").headers().unwrap().is_empty());
+    assert_eq!(headers.iter().collect::<Vec<_>>(), [("a", "b"), ("A", "c:d"), ("a", "e")]);
+    assert_eq!(message(b"").headers().unwrap().iter().count(), 0);
     for block in
         [&b"NATS/1.0\r\nno colon\r\n\r\n"[..], b"NATS/1.0\r\na: b\r\n", b"HTTP/1.1\r\n\r\n", b"\xFF", b"NATS/1.0"]
     {
-        assert_eq!(message(block).headers(), None, "{block:?}");
+        assert!(message(block).headers().is_err(), "{block:?}");
     }
     let torn = json!({"subject": "a", "seq": 1, "time": "2026-11-26T04:00:00Z", "data": "?"});
     assert!(serde_json::from_value::<StoredMessage>(torn).is_err());

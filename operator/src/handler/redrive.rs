@@ -12,11 +12,10 @@ mod refusal;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
-use async_nats::header::{NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use tidegate_broker_admin::api::{Broker, StoredMessage};
 use tidegate_broker_client::{layout, stored};
 use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
+use tidegate_wire::nats::{HeaderBlock, Headers, InvalidHeader};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
@@ -174,33 +173,45 @@ impl Run<'_> {
             return Ok(false);
         }
         // What is no event cannot be handled this time either; it stays for people to look at.
-        if let Some(headers) = letter.headers()
-            && let Ok(event) = stored::decode(Some(&headers), letter.payload.clone())
+        if let Ok(headers) = letter.headers()
+            && let Ok(event) = stored::decode(headers, letter.payload.clone())
             && self.selection.takes(event.id(), letter.time)
             && layout::has_type(self.handler.types, event.event_type())
         {
             let partition = layout::partition(stored::partition_key(&event));
             let subject = layout::redrive_subject(self.handler.name, partition, event.event_type());
-            self.give(&letter, subject, &headers, status).await?;
+            let headers = self.headers_of(headers, letter.sequence).map_err(away)?;
+            self.give(&letter, &subject, &headers, status).await?;
         }
         status.examined += 1;
         status.position = signed(letter.sequence);
         Ok(true)
     }
 
+    /// The event's own headers: what the sidecar and the broker wrote into the letter is left out.
+    fn headers_of(&self, letter: Headers<'_>, sequence: u64) -> Result<HeaderBlock, InvalidHeader> {
+        let mut headers = HeaderBlock::new();
+        for (name, value) in letter.iter() {
+            let lower = name.to_ascii_lowercase();
+            if !lower.starts_with("nats-") && !lower.starts_with("tidegate-") {
+                headers.append(name, value)?;
+            }
+        }
+        headers.append("Nats-Msg-Id", &format!("redrive:{}:{sequence}", self.handler.uid))?;
+        headers.append("Nats-Expected-Stream", layout::EVENT_STREAM)?;
+        Ok(headers)
+    }
+
     /// Publishes a copy, and removes the letter once the broker has confirmed that.
     async fn give(
         &mut self,
         letter: &StoredMessage,
-        subject: String,
-        headers: &HeaderMap,
+        subject: &str,
+        headers: &HeaderBlock,
         status: &mut RedriveStatus,
     ) -> Result<(), Error> {
-        let mut headers = without_story(headers);
-        headers.insert(NATS_MESSAGE_ID, format!("redrive:{}:{}", self.handler.uid, letter.sequence));
-        headers.insert(NATS_EXPECTED_STREAM, layout::EVENT_STREAM);
         self.pace.turn().await;
-        match self.broker.publish(subject, headers, letter.payload.clone()).await {
+        match self.broker.publish(subject, Some(headers), &letter.payload).await {
             Ok(_) => {
                 self.broker.delete_message(&self.stream, letter.sequence).await.map_err(away)?;
                 status.redriven += 1;
@@ -215,21 +226,6 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// The event's own headers: what the sidecar and the broker wrote into the letter is left out.
-fn without_story(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::new();
-    for (name, values) in headers.iter() {
-        let lower = AsRef::<str>::as_ref(name).to_ascii_lowercase();
-        if lower.starts_with("nats-") || lower.starts_with("tidegate-") {
-            continue;
-        }
-        for value in values {
-            kept.append(name.clone(), value.clone());
-        }
-    }
-    kept
 }
 
 fn away(error: impl std::fmt::Display) -> Error {
