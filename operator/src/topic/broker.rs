@@ -151,10 +151,12 @@ async fn stored(
     }
     let released = room.released.and_then(|released| i64::try_from(released).ok()).max(released);
     let record = loss::record(&events, released, removes);
+    let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
     let seen = storage::Seen {
         unanswered: &context.ingress_reports.unanswered(key),
         stands_still: before.is_some_and(|before| before.last_sequence == record.last_sequence),
-        leader: events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref()),
+        // A single server calls itself the leader, by the server's name and not by the pod's.
+        leader: leader.filter(|_| settings.replicas > 1),
         pods,
         wanted: settings.replicas,
         policy: context.restart_policy,
