@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use opentelemetry::{Context, global};
-use opentelemetry_otlp::{LogExporter, MetricExporter};
+use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatch, BatchLogProcessor, SdkLoggerProvider};
@@ -15,15 +15,13 @@ use opentelemetry_sdk::trace::{
 };
 use tokio::sync::oneshot;
 
-use crate::otlp::OtlpSpanExporter;
 use crate::sampling::Sampling;
 use crate::{Error, EventTracer};
 
 /// Spans that wait for export at most; more are dropped and counted by the SDK. Its own default, 2048, costs
 /// twice the memory at once, for the queue is allocated whole.
 const SPAN_QUEUE: usize = 1024;
-/// Half of them: an export of many spans costs little more than one of few.
-const SPAN_BATCH: usize = 512;
+const SPAN_BATCH: usize = 256;
 /// Log records that wait for export at most: they are rare beside spans, and on standard output anyway.
 const LOG_QUEUE: usize = 256;
 const LOG_BATCH: usize = 64;
@@ -62,7 +60,7 @@ pub fn start(resource: Resource) -> Result<Providers, Error> {
 }
 
 fn build(resource: Resource) -> Result<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider), Error> {
-    let spans = BatchSpanProcessor::builder(OtlpSpanExporter::from_environment()?);
+    let spans = BatchSpanProcessor::builder(SpanExporter::builder().with_tonic().build()?);
     let mut spans = spans.with_batch_config(span_batch().build()).build();
     spans.set_resource(&resource);
     let spans = Spans(Arc::new(spans));
@@ -139,14 +137,14 @@ impl Guard {
             ];
             for (signal, result) in results {
                 if let Err(error) = result {
-                    tracing::warn!(signal, %error, "the last export of telemetry failed");
+                    tracing::warn!(signal, %error, "telemetry: the last export failed");
                 }
             }
             // The caller may have stopped waiting; there is no other receiver.
             let _ = done.send(());
         });
         if flush.is_err() || finished.recv_timeout(SHUTDOWN).is_err() {
-            tracing::warn!("the last export of telemetry timed out");
+            tracing::warn!("telemetry: the last export was given up");
         }
     }
 }

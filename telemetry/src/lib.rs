@@ -15,7 +15,6 @@
 mod event_span;
 mod export;
 mod format;
-mod otlp;
 mod propagation;
 mod resource;
 mod sampling;
@@ -64,9 +63,6 @@ pub enum Error {
     /// An `OTEL_EXPORTER_OTLP_*` variable cannot be used: correct it.
     #[error("telemetry endpoint: {0}")]
     Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// The endpoint of traces cannot be used: name an `http://` address.
-    #[error("telemetry endpoint of traces: {0:?} is no http:// address")]
-    TracesEndpoint(String),
     /// The thread of the exporters did not start.
     #[error("telemetry thread: {0}")]
     Thread(#[from] std::io::Error),

@@ -1,6 +1,0 @@
-//! Spans to the Collector.
-
-mod encode;
-mod exporter;
-
-pub use exporter::OtlpSpanExporter;
