@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::Deserialize;
-use tidegate_broker_client::{layout, message_id, stored};
+use tidegate_broker_client::{layout, message_id, peer};
 use tidegate_cloudevents::{Event, http as binding};
 
 /// Every event's type.
@@ -73,7 +73,7 @@ pub struct Message {
 /// None: the event is valid.
 pub fn message(number: u64, shape: Shape) -> anyhow::Result<Message> {
     let event = event(number, shape.size)?;
-    let (mut headers, payload) = stored::encode(&event);
+    let (mut headers, payload) = peer::encode(&event);
     headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id::of_content(&event));
     if let Some(every) = shape.sampled {
         let sampled = u8::from(number.is_multiple_of(every));

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::{identity, layout, peer};
 use tokio::sync::oneshot;
 
 /// Nanoseconds that a pull request stays open.
@@ -40,7 +40,7 @@ where
 /// # Errors
 /// The broker is not there, or does not let it in.
 pub async fn client(servers: &[String], folder: PathBuf) -> anyhow::Result<Client> {
-    Ok(connect::connect("bench", servers, identity::folder(folder)).await?)
+    Ok(peer::connect("bench", servers, identity::folder(folder)).await?)
 }
 
 /// A handler's pull: its account may ask for the next events of its consumer, and nothing about it.

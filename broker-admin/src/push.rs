@@ -135,7 +135,8 @@ impl System {
         let connection = |error: &dyn std::fmt::Display| PushError::Connection(error.to_string());
         let inbox = self.client.new_inbox();
         let mut replies = self.client.subscribe(&inbox, None).map_err(|error| connection(&error))?;
-        let request = Publish { subject: &subject, reply: Some(&inbox), payload: payload.as_bytes(), ..Publish::default() };
+        let request =
+            Publish { subject: &subject, reply: Some(&inbox), payload: payload.as_bytes(), ..Publish::default() };
         self.client.publish(&request).await.map_err(|error| connection(&error))?;
         let mut answers = Vec::new();
         let deadline = tokio::time::sleep(TIMEOUT);

@@ -9,12 +9,12 @@ use futures::StreamExt as _;
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::{LeafRequest, Usage, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::{identity, layout, peer};
 use tidegate_test_broker::TestBroker;
 
 async fn handler(broker: &TestBroker, name: &str) -> async_nats::Client {
     let folder = broker.handler(name, Duration::from_secs(5)).await;
-    connect::connect(name, &broker.servers(), identity::folder(folder)).await.unwrap()
+    peer::connect(name, &broker.servers(), identity::folder(folder)).await.unwrap()
 }
 
 async fn publish(broker: &TestBroker, text: &'static str) {
@@ -95,13 +95,13 @@ async fn the_reply_subject_cannot_purge_the_stream() {
 async fn a_removed_handler_is_cut_and_stays_out() {
     let broker = TestBroker::start().await;
     let folder = broker.handler("billing", Duration::from_secs(5)).await;
-    let client = connect::connect("x", &broker.servers(), identity::folder(&folder)).await.unwrap();
+    let client = peer::connect("x", &broker.servers(), identity::folder(&folder)).await.unwrap();
     publish(&broker, "one").await;
     let system = broker.system().await;
     system.remove_handler(broker.authority(), "billing", "uid-billing").await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
-    assert!(connect::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());
+    assert!(peer::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());
     consumers::delete(&broker.admin(), "billing").await.unwrap();
     consumers::delete(&broker.admin(), "billing").await.unwrap();
     assert!(consumers::list(&broker.admin()).await.unwrap().is_empty());
@@ -142,7 +142,7 @@ fn lanes(lanes: u16) -> consumers::Handler {
 async fn the_owner_of_a_lane_asks_for_its_state_and_leaves_it() {
     let broker = TestBroker::start().await;
     let folder = broker.handler_with(lanes(2)).await;
-    let client = connect::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let client = peer::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
     let lane = layout::lane_consumer("billing", 1);
     let info = client.request(layout::local_info_subject(&lane), "".into()).await.unwrap();
     let info: serde_json::Value = serde_json::from_slice(&info.payload).unwrap();
@@ -184,7 +184,7 @@ async fn a_changed_filter_keeps_the_place() {
 
 async fn handler_client(broker: &TestBroker, wanted: &consumers::Handler) -> async_nats::Client {
     let folder = broker.handler_with(wanted.clone()).await;
-    connect::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap()
+    peer::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap()
 }
 
 #[tokio::test]
@@ -212,8 +212,7 @@ async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
 #[tokio::test]
 async fn a_publisher_reaches_the_ingress_and_nothing_else() {
     let broker = TestBroker::start().await;
-    let ingress =
-        connect::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
     let mut asked = ingress.queue_subscribe(layout::PUBLISH_SUBJECT, "ingress".into()).await.unwrap();
     ingress.flush().await.unwrap();
     let answering = ingress.clone();
@@ -223,7 +222,7 @@ async fn a_publisher_reaches_the_ingress_and_nothing_else() {
         }
     });
     let folder = broker.publisher("checkout").await;
-    let client = connect::connect("p", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let client = peer::connect("p", &broker.servers(), identity::folder(folder)).await.unwrap();
     let answer = client.request(layout::PUBLISH_SUBJECT, "event".into()).await.unwrap();
     assert_eq!(&answer.payload[..], b"stored");
     assert!(client.request("events.0.test", "x".into()).await.is_err());
@@ -241,14 +240,13 @@ async fn events_of_a_direct_topic_go_to_one_sidecar_of_each_handler() {
     for (folder, group) in
         [(&billing, "billing"), (&billing, "billing"), (&shipping, "shipping"), (&shipping, "billing")]
     {
-        let client = connect::connect("s", &broker.servers(), identity::folder(folder)).await.unwrap();
+        let client = peer::connect("s", &broker.servers(), identity::folder(folder)).await.unwrap();
         inboxes.push(client.queue_subscribe(layout::EVENT_SUBJECTS, group.into()).await.unwrap());
         client.flush().await.unwrap();
         // The subscription lives as long as its client does.
         std::mem::forget(client);
     }
-    let ingress =
-        connect::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
     for _ in 0..20 {
         ingress.publish("events.3.order.new", "x".into()).await.unwrap();
     }
@@ -294,5 +292,5 @@ async fn no_certificate_no_connection() {
     let leaf = stranger.leaf(&request, time::OffsetDateTime::now_utc()).unwrap();
     std::fs::write(folder.join("tls.crt"), leaf.certificate).unwrap();
     std::fs::write(folder.join("tls.key"), leaf.key).unwrap();
-    assert!(connect::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());
+    assert!(peer::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());
 }

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::guests;
 use tidegate_broker_client::contract::{Order, Routing};
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::{identity, layout, peer};
 use tidegate_test_broker::{TestBroker, topic};
 use time::OffsetDateTime;
 
@@ -86,7 +86,7 @@ async fn every_handler_that_the_schema_allows_connects_and_pulls() {
     for wanted in corners() {
         let what = format!("{} {:?} {} types", wanted.name, wanted.order, wanted.types.len());
         let folder = broker.handler_with(wanted.clone()).await;
-        let client = connect::connect("x", &broker.servers(), identity::folder(folder))
+        let client = peer::connect("x", &broker.servers(), identity::folder(folder))
             .await
             .unwrap_or_else(|error| panic!("{what}: {error}\n{}", broker.log()));
         let guest = guests::Handler {
@@ -140,7 +140,7 @@ async fn another_handlers_lanes_stay_out_of_reach() {
     broker.handler_with(of("shipping")).await;
     let js = jetstream::new(broker.operator());
     js.publish("events.0.test", "one".into()).await.unwrap().await.unwrap();
-    let client = connect::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let client = peer::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
     let (own, other) = (layout::lane_consumer("billing", 0), layout::lane_consumer("shipping", 0));
     let mut failures = Vec::new();
     for subject in [layout::local_info_subject, layout::local_unpin_subject, layout::pull_subject] {

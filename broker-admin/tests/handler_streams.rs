@@ -11,7 +11,7 @@ use async_nats::{Client, HeaderMap};
 use serde_json::Value;
 use tidegate_broker_admin::handler_streams::{self, HandlerStreamsError};
 use tidegate_broker_admin::streams::{self, Topic};
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::{identity, layout, peer};
 use tidegate_test_broker::{TestBroker, topic};
 
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -19,7 +19,7 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 /// A handler's sidecar, as far as the broker can tell.
 async fn sidecar(broker: &TestBroker, handler: &str) -> Client {
     let folder = broker.handler(handler, ACK_WAIT).await;
-    connect::connect("test", &broker.servers(), identity::folder(folder)).await.unwrap()
+    peer::connect("test", &broker.servers(), identity::folder(folder)).await.unwrap()
 }
 
 /// What the broker says of a message: its sequence, or why it is not stored.

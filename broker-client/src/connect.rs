@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Auth, AuthError, Client, ConnectOptions};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,67 +21,23 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 /// Bytes of messages that may wait in a subscription. What is beyond is dropped, whatever the broker sends.
 pub const MAX_WAITING: usize = 32 << 20;
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The identity cannot be used: wait for a better one, or tell the user.
-    #[error(transparent)]
-    Identity(#[from] Unreadable),
-    /// The broker did not let us in, or is not there: try again.
-    #[error("broker: {0}")]
-    Broker(#[from] async_nats::ConnectError),
-}
-
 /// Options for a connection with this identity. The caller adds what is its own (event callback, capacities).
 ///
 /// Servers are exactly those named: what the broker advertises (pod addresses) is not in its certificate.
 ///
 /// # Errors
 /// The identity cannot be read or parsed.
-pub fn options(name: &str, identity: Source) -> Result<ConnectOptions, Unreadable> {
-    let tls = tls(identity.clone())?;
-    let options = ConnectOptions::with_auth_callback(move |nonce| {
-        let identity = identity.clone();
-        async move { sign(&identity().map_err(AuthError::new)?, &nonce).map_err(AuthError::new) }
-    });
-    Ok(options
-        .name(name)
-        .tls_client_config(tls)
-        .require_tls(true)
-        .ignore_discovered_servers()
-        .max_incoming_message(MAX_MESSAGE)
-        .subscription_bytes(MAX_WAITING)
-        .connection_timeout(Duration::from_secs(5))
-        .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(|attempts| {
-            let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
-            Duration::from_millis(25 * 2u64.pow(exponent)).min(Duration::from_secs(2))
-        }))
-}
-
-/// Connects, or says why not. Later losses are mended in the background, without a limit of attempts.
-///
-/// # Errors
-/// The identity is unusable, or no server of `servers` (`tls://host:port`) accepted it.
-pub async fn connect(name: &str, servers: &[String], identity: Source) -> Result<Client, ConnectError> {
-    Ok(options(name, identity)?.connect(servers).await?)
-}
-
-/// Options for a connection of [`tidegate_wire`] with this identity. The caller adds what is its own.
-///
-/// # Errors
-/// The identity cannot be read or parsed.
-pub fn wire_options(name: &str, servers: &[String], identity: Source) -> Result<nats::Options, Unreadable> {
+pub fn options(name: &str, servers: &[String], identity: Source) -> Result<nats::Options, Unreadable> {
     tls(Arc::clone(&identity))?;
-    let options = nats::Options::new(name, servers, Arc::new(WireIdentity(identity)));
+    let options = nats::Options::new(name, servers, Arc::new(Current(identity)));
     let queue = nats::QueueLimits { bytes: MAX_WAITING, ..options.queue };
     Ok(nats::Options { max_message: MAX_MESSAGE, ping_interval: PING_INTERVAL, queue, ..options })
 }
 
 /// Reads everything at each connect: the authorities, the certificate, the user.
-struct WireIdentity(Source);
+struct Current(Source);
 
-impl nats::Identity for WireIdentity {
+impl nats::Identity for Current {
     fn tls(&self) -> Result<Arc<ClientConfig>, nats::IdentityError> {
         Ok(Arc::new(tls(Arc::clone(&self.0))?))
     }
@@ -94,19 +49,12 @@ impl nats::Identity for WireIdentity {
     }
 }
 
-fn sign(identity: &Identity, nonce: &[u8]) -> Result<Auth, Unreadable> {
-    let mut auth = Auth::new();
-    auth.jwt = Some(identity.user_jwt.clone());
-    auth.signature = Some(signature(identity, nonce)?);
-    Ok(auth)
-}
-
-fn signature(identity: &Identity, nonce: &[u8]) -> Result<Vec<u8>, Unreadable> {
+pub(crate) fn signature(identity: &Identity, nonce: &[u8]) -> Result<Vec<u8>, Unreadable> {
     let key = nkeys::KeyPair::from_seed(&identity.user_seed).map_err(|error| Unreadable::new("user seed", error))?;
     key.sign(nonce).map_err(|error| Unreadable::new("user seed", error))
 }
 
-fn tls(source: Source) -> Result<ClientConfig, Unreadable> {
+pub(crate) fn tls(source: Source) -> Result<ClientConfig, Unreadable> {
     let identity = source()?;
     certified_key(&identity)?;
     let mut roots = RootCertStore::empty();

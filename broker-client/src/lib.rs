@@ -7,6 +7,7 @@
 //! - [`message_id`]: how a stream recognises a repetition, and why no other program can choose its id.
 //! - [`contract`]: what the operator tells a sidecar and an ingress, and what a sidecar reports.
 //! - [`outcomes`]: the part of that report about how deliveries ended.
+//! - `peer` (with the feature of that name): the broker as other programs reach it, for tests and benchmarks.
 //! - [`probes`]: the part of a sidecar's configuration about when to deliver.
 
 pub mod connect;
@@ -15,5 +16,7 @@ pub mod identity;
 pub mod layout;
 pub mod message_id;
 pub mod outcomes;
+#[cfg(any(test, feature = "peer"))]
+pub mod peer;
 pub mod probes;
 pub mod stored;

@@ -8,7 +8,6 @@
 //! Every header that is read or written here is named `ce-…` or `content-type`: no attribute can be mistaken for
 //! one of the broker's own headers (`Nats-…`), and none of those for an attribute.
 
-use async_nats::header::{HeaderMap, HeaderValue, MALFORMED_HEADERS};
 use bytes::Bytes;
 use tidegate_cloudevents::{Builder, Event, EventInPlace, Invalid, header_value, json, media_type};
 use tidegate_wire::nats;
@@ -23,14 +22,7 @@ const PREFIX: &str = "ce-";
 const MAX_HEADERS: usize = 40 * 1024;
 
 /// The headers and the payload of an event.
-pub fn encode(event: &Event) -> (HeaderMap, Bytes) {
-    let mut headers = HeaderMap::new();
-    let payload = write(event, |name, value| headers.insert(name, value));
-    (headers, payload)
-}
-
-/// The same, with the headers as they are sent.
-pub fn encode_block(event: &Event) -> (nats::HeaderBlock, Bytes) {
+pub fn encode(event: &Event) -> (nats::HeaderBlock, Bytes) {
     let mut headers = nats::HeaderBlock::new();
     let payload = write(event, |name, value| {
         // No attribute has a control character.
@@ -40,7 +32,7 @@ pub fn encode_block(event: &Event) -> (nats::HeaderBlock, Bytes) {
 }
 
 /// Names each header of an event and returns its payload.
-fn write(event: &Event, mut add: impl FnMut(&str, &str)) -> Bytes {
+pub(crate) fn write(event: &Event, mut add: impl FnMut(&str, &str)) -> Bytes {
     let line = |(name, value): (&str, &str)| "ce-: \r\n".len() + name.len() + header_value::encoded_len(value);
     // Writing strings into memory does not fail; if it did, the broker would say what it does not take.
     if event.attributes().map(line).sum::<usize>() > MAX_HEADERS
@@ -65,19 +57,6 @@ pub trait StoredHeaders<'a> {
 
     /// Each with its name and value.
     fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)>;
-}
-
-impl<'a> StoredHeaders<'a> for Option<&'a HeaderMap> {
-    fn problem(&self) -> Option<String> {
-        self.and_then(|headers| headers.get(MALFORMED_HEADERS)).map(|problem| problem.as_str().to_owned())
-    }
-
-    fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let each = |(name, values): (&'a async_nats::HeaderName, &'a Vec<HeaderValue>)| {
-            values.iter().map(move |value| (name.as_ref(), value.as_str()))
-        };
-        (*self).into_iter().flat_map(HeaderMap::iter).flat_map(each)
-    }
 }
 
 impl<'a> StoredHeaders<'a> for &'a nats::Message {
@@ -203,7 +182,8 @@ fn only<T>(name: &str, before: Option<T>) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use async_nats::header::HeaderName;
+    use crate::peer::encode;
+    use async_nats::header::{HeaderMap, HeaderName};
     use proptest::prelude::*;
 
     fn event() -> Event {
@@ -286,10 +266,8 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_refused() {
-        let mut malformed = HeaderMap::new();
-        malformed.insert(MALFORMED_HEADERS, "no colon");
-        let structured = json::encode(&event()).unwrap();
-        assert!(decode(Some(&malformed), structured).is_err(), "whatever the payload is");
+        let structured = malformed(&json::encode(&event()).unwrap());
+        assert!(decode(&structured, structured.payload_bytes()).is_err(), "whatever the payload is");
         let (mut headers, payload) = encode(&event());
         headers.append("ce-id", "2");
         assert!(decode(Some(&headers), payload.clone()).is_err(), "an attribute twice");
@@ -297,6 +275,18 @@ mod tests {
         assert!(decode(Some(&headers), payload).is_err(), "not UTF-8");
         assert!(decode(None, Bytes::from_static(b"text")).is_err(), "neither form");
         assert!(decode(None, Bytes::new()).is_err());
+    }
+
+    /// A message with a header line that is none, behind those of an event.
+    fn malformed(payload: &[u8]) -> nats::Message {
+        let headers = "NATS/1.0\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-source: /s\r\nce-type: t\r\nno colon\r\n\r\n";
+        let line = format!("HMSG s 1 {} {}\r\n", headers.len(), headers.len() + payload.len());
+        let bytes = [line.as_bytes(), headers.as_bytes(), payload, b"\r\n"].concat();
+        let mut decoder = nats::Decoder::new(bytes.len());
+        decoder.space()[..bytes.len()].copy_from_slice(&bytes);
+        decoder.advance(bytes.len());
+        let Ok(Some(nats::ServerOp::Message(_, message))) = decoder.decode() else { panic!("no message") };
+        message
     }
 
     /// The message as the wire's own client reads it.
@@ -320,9 +310,7 @@ mod tests {
         for more in [&[structured][..], &[("content-type", "a/b"), ("Content-Type", "a/b")], &[("CE-X", "1")]] {
             assert_eq!(read(more), None, "{more:?}");
         }
-        let mut malformed = encode(&Event::builder("1", "/s", "t").build().unwrap()).0;
-        malformed.insert(MALFORMED_HEADERS, "no colon");
-        assert!(read_in_place(&Some(&malformed)).is_none());
+        assert!(read_in_place(&&malformed(b"x")).is_none());
     }
 
     proptest! {
@@ -337,7 +325,7 @@ mod tests {
             let name_is_ours = |name: &HeaderName| AsRef::<str>::as_ref(name).starts_with(PREFIX);
             prop_assert!(headers.iter().all(|(name, _)| name_is_ours(name)));
             prop_assert_eq!(decode(Some(&headers), payload.clone()), Ok(event.clone()));
-            let (block, same) = encode_block(&event);
+            let (block, same) = super::encode(&event);
             prop_assert_eq!(&same, &payload);
             let message = nats::Message::compose("events.0.t", None, Some(&block), &same).unwrap();
             let pairs: Vec<_> = (&message).pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();

@@ -119,7 +119,7 @@ async fn without_their_stream_events_are_still_delivered_and_end_somewhere() {
 async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
     let broker = TestBroker::start().await;
     let folder = broker.handler(HANDLER, ACK_WAIT).await;
-    let options = connect::wire_options("test", &broker.servers(), identity::folder(folder)).unwrap();
+    let options = connect::options("test", &broker.servers(), identity::folder(folder)).unwrap();
     let client = tidegate_wire::nats::Client::connect(options).await.unwrap();
     let failed = |number: u16| {
         Change::Failed(

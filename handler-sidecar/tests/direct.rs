@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tidegate_broker_client::contract::{Filter, Rate, Routing, Sidecar};
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::sleep;
@@ -26,7 +26,7 @@ async fn direct(broker: &TestBroker, handler: &str, port: u16) -> Sidecar {
 /// As the ingress publishes on such a topic.
 async fn publish(broker: &TestBroker, id: &str, event_type: &str) {
     let event = Event::builder(id, "/sensors/1", event_type).data("x").build().unwrap();
-    let (headers, payload) = stored::encode(&event);
+    let (headers, payload) = peer::encode(&event);
     let subject = layout::event_subject(layout::partition(id), event_type);
     broker.operator().publish_with_headers(subject, headers, payload).await.unwrap();
 }

@@ -13,7 +13,7 @@ use support::{
     publish, publish_all,
 };
 use tidegate_broker_client::contract::{Format, Sidecar};
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tidegate_test_broker::hostile::{Attack, HostileBroker};
@@ -186,7 +186,7 @@ async fn large_events_are_bounded_by_their_bytes() {
     let context = async_nats::jetstream::new(broker.operator());
     for id in 0..EVENTS {
         let event = Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; 1 << 20]).build().unwrap();
-        let (headers, payload) = stored::encode(&event);
+        let (headers, payload) = peer::encode(&event);
         context.publish_with_headers(layout::event_subject(0, "t"), headers, payload).await.unwrap().await.unwrap();
     }
     let mut config = config(&broker, identity, container.port, ACK_WAIT);

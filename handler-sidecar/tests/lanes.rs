@@ -11,7 +11,7 @@ use async_nats::jetstream;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use tidegate_broker_client::contract::{Order, Rate, Sidecar};
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::{identity, layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::{Instant, sleep, timeout};
@@ -194,7 +194,7 @@ async fn only_who_shares_something_speaks_of_itself() {
         };
         config.delivery.rate = rate;
         let source = identity::folder(config.identity.clone());
-        let listener = connect::connect("test", &broker.servers(), source).await.unwrap();
+        let listener = peer::connect("test", &broker.servers(), source).await.unwrap();
         let mut words = listener.subscribe(layout::MEMBER_SUBJECT).await.unwrap();
         listener.flush().await.unwrap();
         let sidecar = Running::ready(config).await;

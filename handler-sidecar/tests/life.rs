@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use support::{Container, HANDLER, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
 use tidegate_broker_admin::consumers;
 use tidegate_broker_client::contract::Order;
-use tidegate_broker_client::{connect, identity, layout};
+use tidegate_broker_client::{identity, layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::{TestBroker, cluster};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -287,7 +287,7 @@ async fn the_identity_can_do_nothing_else() {
     let mine = broker.handler(HANDLER, ACK_WAIT).await;
     broker.handler("shipping", ACK_WAIT).await;
     publish(&broker, "1").await;
-    let client = connect::connect("test", &broker.servers(), identity::folder(mine)).await.unwrap();
+    let client = peer::connect("test", &broker.servers(), identity::folder(mine)).await.unwrap();
     let request = |subject: String| {
         let client = client.clone();
         async move {

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::response::Response;
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::{Outlet, Sidecar};
-use tidegate_broker_client::{connect, identity, layout, message_id};
+use tidegate_broker_client::{identity, layout, message_id, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::sleep;
@@ -332,7 +332,7 @@ async fn another_handler_cannot_spend_the_ids_of_dead_letters() {
     // It knows the handler's UID, as the role view does, and writes letters of its own with every id it can think of.
     let rogue = broker.handler("rogue", ACK_WAIT).await;
     let seed = std::fs::read_to_string(rogue.join("user.seed")).unwrap();
-    let rogue = connect::connect("rogue", &broker.servers(), identity::folder(rogue)).await.unwrap();
+    let rogue = peer::connect("rogue", &broker.servers(), identity::folder(rogue)).await.unwrap();
     for sequence in 1..=5 {
         let uid = format!("uid-{}", support::HANDLER);
         let ids = [format!("{uid}:{sequence}"), message_id::of_dead_letter(&seed, &uid, sequence)];

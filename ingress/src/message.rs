@@ -45,7 +45,7 @@ impl Message {
             Origin::Account(account) => message_id::of_publisher(account, event.source(), event.id()),
             Origin::Handler(token) => token.message_id(),
         };
-        let (headers, payload) = stored::encode_block(event);
+        let (headers, payload) = stored::encode(event);
         let subject = layout::event_subject(partition, event.event_type());
         Self { subject, partition, message_id, headers, payload }
     }

@@ -296,7 +296,7 @@ async fn connect(topic: &TopicKey, authority: &Authority, servers: &[String]) ->
         let authority = authority.clone();
         let source: Source = Arc::new(move || identity(&authority, make));
         let name = format!("tidegate-operator {}/{}", topic.namespace, topic.name);
-        let options = connect::wire_options(&name, servers, source).map_err(|error| error.to_string())?;
+        let options = connect::options(&name, servers, source).map_err(|error| error.to_string())?;
         Client::connect(options).await.map_err(|error| error.to_string())
     };
     let system = open(Authority::system_user).await?;

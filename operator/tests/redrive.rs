@@ -8,6 +8,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream::Stream};
 use serde_json::{Value, json};
 use tidegate_broker_admin::handler_streams;
+use tidegate_broker_client::peer;
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
@@ -39,7 +40,7 @@ impl World {
     async fn letter_with(&self, handler: &str, id: &str, data: &str) {
         let event =
             Event::builder(id, "/sensors/1", "order.new").attribute("partitionkey", "k").data(data.to_owned()).build();
-        let (mut headers, payload) = stored::encode(&event.unwrap());
+        let (mut headers, payload) = peer::encode(&event.unwrap());
         for (name, value) in [("Tidegate-Reason", "refused-by-handler"), ("traceparent", "00-a-b-01")] {
             headers.insert(name, value);
         }

@@ -65,8 +65,10 @@ where
         .with_filter(level())
 }
 
-/// What `RUST_LOG` says, `info` without it. Only a filter that names them shows the SDK start and stop, at `info`, and
-/// what the NATS client says of connections without saying whose: the programs say it themselves.
+/// The targets of the SDK, which says at `info` that it starts and stops.
+const SDK: &str = "opentelemetry";
+
+/// What `RUST_LOG` says, `info` without it. Only a filter that names the SDK shows what it says at `info`.
 fn level() -> EnvFilter {
     let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let wanted = if wanted.is_empty() { "info" } else { &wanted };
@@ -74,9 +76,7 @@ fn level() -> EnvFilter {
     if filter.max_level_hint() <= Some(LevelFilter::WARN) {
         return filter;
     }
-    let quiet = ["opentelemetry=warn", "async_nats=off"];
-    let unnamed = quiet.iter().filter(|quiet| !wanted.contains(quiet.split('=').next().unwrap_or_default()));
-    EnvFilter::new(unnamed.fold(wanted.to_owned(), |wanted, quiet| format!("{wanted},{quiet}")))
+    if wanted.contains(SDK) { filter } else { EnvFilter::new(format!("{wanted},{SDK}=warn")) }
 }
 
 fn transport(target: &str) -> bool {

@@ -25,7 +25,7 @@ use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage, consumers, guests, handler_streams, streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
-use tidegate_broker_client::{connect, message_id};
+use tidegate_broker_client::{connect, message_id, peer};
 use tidegate_wire::nats;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -338,12 +338,12 @@ impl TestBroker {
     }
 
     async fn client(&self, user: User) -> nats::Client {
-        let options = connect::wire_options("test operator", &self.servers(), self.identity(user)).expect("options");
+        let options = connect::options("test operator", &self.servers(), self.identity(user)).expect("options");
         nats::Client::connect(options).await.expect("connect")
     }
 
     async fn client_at(&self, user: User, servers: &[String]) -> async_nats::Client {
-        connect::connect("test operator", servers, self.identity(user)).await.expect("connect")
+        peer::connect("test operator", servers, self.identity(user)).await.expect("connect")
     }
 
     fn identity(&self, user: User) -> Source {

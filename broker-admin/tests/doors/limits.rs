@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use futures::StreamExt as _;
 use serde_json::Value;
-use tidegate_broker_client::{connect, identity};
+use tidegate_broker_client::{identity, peer};
 use tidegate_test_broker::TestBroker;
 
 async fn connect(broker: &TestBroker, folder: &Path) -> Option<Client> {
-    connect::connect("limited", &broker.servers(), identity::folder(folder)).await.ok()
+    peer::connect("limited", &broker.servers(), identity::folder(folder)).await.ok()
 }
 
 /// Tries to open so many connections and keeps those that the server let in.

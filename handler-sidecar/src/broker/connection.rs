@@ -50,7 +50,7 @@ pub async fn connect(config: &Sidecar, health: &Health) -> Client {
 
 async fn attempt(config: &Sidecar, source: Source, health: &Health) -> Result<Client, Unconnected> {
     let name = format!("tidegate-sidecar {}/{}", config.namespace, config.handler);
-    let options = connect::wire_options(&name, &config.servers, source)?;
+    let options = connect::options(&name, &config.servers, source)?;
     if !health.has_started() {
         health.started();
     }

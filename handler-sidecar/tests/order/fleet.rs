@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Order, Sidecar};
+use tidegate_broker_client::peer;
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
@@ -93,7 +94,7 @@ pub async fn publish(client: async_nats::Client, run: Run) {
             let id = format!("k{key}-{number}");
             let event = Event::builder(&id, "/order", "step").attribute("partitionkey", format!("k{key}"));
             let event = event.data("{}").build().unwrap();
-            let (mut headers, payload) = stored::encode(&event);
+            let (mut headers, payload) = peer::encode(&event);
             headers.insert("Nats-Msg-Id", format!("order {id}"));
             let partition = layout::partition(stored::partition_key(&event));
             let subject = layout::event_subject(partition, event.event_type());

@@ -16,7 +16,7 @@ use async_nats::jetstream::{self, message::StreamMessage};
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
 use tidegate_broker_client::probes::Probes;
-use tidegate_broker_client::{layout, message_id, stored};
+use tidegate_broker_client::{layout, message_id, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -161,7 +161,7 @@ pub async fn store(broker: &TestBroker, event: &Event, extra: &[(&str, &str)]) -
 
 /// Stores any event by this client, unless the broker does not confirm it.
 pub async fn store_by(client: &async_nats::Client, event: &Event, extra: &[(&str, &str)]) -> Option<u64> {
-    let (mut headers, payload) = stored::encode(event);
+    let (mut headers, payload) = peer::encode(event);
     headers.insert("Nats-Msg-Id", message_id::of_content(event));
     for (name, value) in extra {
         headers.insert(*name, *value);

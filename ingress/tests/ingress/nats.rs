@@ -7,7 +7,7 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, HeaderMap, jetstream};
 use http::StatusCode;
 use serde_json::Value;
-use tidegate_broker_client::{connect, identity, layout, stored};
+use tidegate_broker_client::{identity, layout, peer};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
 use tidegate_test_broker::{TestBroker, topic};
@@ -16,7 +16,7 @@ use crate::raw_nats;
 use crate::support::{MAX_EVENT, event, events, limits, messages, start, start_with};
 
 async fn client(broker: &TestBroker, identity: &Path) -> Client {
-    connect::connect("publisher", &broker.servers(), identity::folder(identity)).await.unwrap()
+    peer::connect("publisher", &broker.servers(), identity::folder(identity)).await.unwrap()
 }
 
 async fn publisher(broker: &TestBroker) -> Client {
@@ -30,7 +30,7 @@ async fn request(client: &Client, headers: HeaderMap, payload: impl Into<bytes::
 }
 
 async fn publish(client: &Client, event: &Event) -> Value {
-    let (headers, payload) = stored::encode(event);
+    let (headers, payload) = peer::encode(event);
     request(client, headers, payload).await
 }
 
@@ -62,7 +62,7 @@ async fn a_publisher_has_its_own_ids_and_cannot_take_anothers() {
     let info = serde_json::json!({"acc": account, "svc": account}).to_string();
     for names in [&[][..], &["Nats-Request-Info"], &["nats-request-info"], &["Nats-Request-Info", "Nats-Request-Info"]]
     {
-        let (mut headers, payload) = stored::encode(&forged);
+        let (mut headers, payload) = peer::encode(&forged);
         for name in names {
             headers.append(*name, info.as_str());
         }
@@ -84,7 +84,7 @@ async fn it_looks_like_a_stream_to_a_client_library() {
     let stream = jetstream::new(publisher(&broker).await);
     let mut acknowledgements = Vec::new();
     for id in 0..200 {
-        let (headers, payload) = stored::encode(&event(&id.to_string()));
+        let (headers, payload) = peer::encode(&event(&id.to_string()));
         let publish = PublishMessage::build().headers(headers).payload(payload);
         acknowledgements.push(stream.send_publish(layout::PUBLISH_SUBJECT, publish).await.unwrap());
     }
@@ -109,7 +109,7 @@ async fn what_cannot_be_taken_is_answered_with_the_reason() {
         assert!(answer["error"]["description"].as_str().unwrap().contains(reason), "{answer}");
     };
     check(request(&client, HeaderMap::new(), "{").await, 400, "not a CloudEvent in JSON");
-    let mut headers = stored::encode(&event("1")).0;
+    let mut headers = peer::encode(&event("1")).0;
     headers.insert("ce-time", "yesterday");
     check(request(&client, headers, "").await, 400, "RFC 3339");
     check(publish(&client, &sized(0, MAX_EVENT)).await, 413, "maxEventSize");
@@ -153,7 +153,7 @@ async fn a_publisher_cannot_set_headers_of_the_broker() {
         ("Other", "x"),
     ];
     for id in ["1", "2"] {
-        let (mut headers, payload) = stored::encode(&event(id));
+        let (mut headers, payload) = peer::encode(&event(id));
         for (name, value) in smuggled {
             headers.insert(name, value);
         }

@@ -47,7 +47,7 @@ pub fn options(servers: &[String], identity: Source) -> (Options, Heard) {
     let heard = Heard(watch::Sender::default());
     let told = heard.clone();
     let on_event = Arc::new(move |event: &Event| told.0.send_modify(|heard| heard.push(event.to_string())));
-    (Options { on_event, ..connect::wire_options("test", servers, identity).unwrap() }, heard)
+    (Options { on_event, ..connect::options("test", servers, identity).unwrap() }, heard)
 }
 
 pub async fn connected(client: &Client, epoch: u64) {
