@@ -5,7 +5,7 @@
 //! after it would be stored before it. Its members then go one by one before everything else, with the ids they had, so
 //! that those which were stored after all are recognised.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::recent::RecentIds;
@@ -164,8 +164,12 @@ impl Ledger {
             Err(Refusal { batches_disabled: true, .. }) => {
                 self.rule.disabled(now);
                 self.wait_again(&batch);
+                self.skip_failed(&batch, now, &mut actions);
             }
-            Err(_) => self.batch_refused(&batch, now),
+            Err(_) => {
+                self.batch_refused(&batch, now);
+                self.skip_failed(&batch, now, &mut actions);
+            }
         }
         actions
     }
@@ -179,6 +183,7 @@ impl Ledger {
             self.batch_refused(&batch, now);
         }
         if !connected {
+            self.give_up_single(now, &mut actions);
             self.give_up_unsent(now, &mut actions);
         } else if room {
             while self.batch.is_none() && self.send_next(now, &mut actions) {}
@@ -278,6 +283,27 @@ impl Ledger {
                 self.waiting.push_front(*ticket);
             }
         }
+    }
+
+    /// What went one by one over a connection that is lost has no answer to expect, and keeps no place until its time is
+    /// over. It does not go again: what was sent after it may have been stored.
+    fn give_up_single(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.single == 0 {
+            return;
+        }
+        let single = |(ticket, entry): (&Ticket, &Entry)| (entry.state == State::Single).then_some(*ticket);
+        let lost: BTreeSet<Ticket> = self.open.iter().filter_map(single).collect();
+        for ticket in lost {
+            self.settle(ticket, Outcome::Failed(Failure::Unavailable), now, actions);
+        }
+    }
+
+    /// The broker has nothing of a batch that it refused, so what belongs to a request that has failed ends with that.
+    fn skip_failed(&mut self, batch: &Batch, now: Instant, actions: &mut Vec<Action>) {
+        let request_of = |ticket| self.open.get(ticket)?.request;
+        let has_failed = |first: &Ticket| self.requests.get(first).is_some_and(|request| request.failed);
+        let failed: BTreeSet<Ticket> = batch.members.iter().filter_map(request_of).filter(has_failed).collect();
+        failed.into_iter().for_each(|request| self.skip_waiting(request, now, actions));
     }
 
     /// Ends what has had its time.

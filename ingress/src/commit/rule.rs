@@ -107,6 +107,7 @@ impl Rule {
     /// What time brings.
     pub fn advance(&mut self, now: Instant) {
         self.gathering = self.gathering.filter(|gathering| now < gathering.until());
+        self.paused_until = self.paused_until.filter(|until| now < *until);
     }
 
     /// What is to be sent next, while no batch is under way.
@@ -136,7 +137,7 @@ impl Rule {
 
     /// When to call [`Rule::advance`], as [`Rule::turn`] may then say something else though nothing happens.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.gathering.map(Gathering::until)
+        [self.gathering.map(Gathering::until), self.paused_until].into_iter().flatten().min()
     }
 
     /// A batch was stored; it took so long, had so many members, and so many others waited when it was over.

@@ -403,6 +403,50 @@ fn a_stream_that_takes_no_batches_is_not_asked_again_at_once() {
     assert_eq!(sent(&world), [[1; 16].as_slice(), &[44]].concat());
 }
 
+/// It must not keep its places until its time is over: with all of them taken nothing would be sent for that long.
+#[test]
+fn what_is_lost_with_its_connection_ends_with_it() {
+    let mut world = World::new(Flush::PerCommit);
+    for id in 0..16 {
+        world.step(Step::Submit(vec![(id, 300)]));
+    }
+    world.step(Step::Connected(false));
+    assert_eq!(world.outcomes.len(), 16);
+    assert!(world.outcomes.values().all(|outcome| *outcome == Outcome::Failed(Failure::Unavailable)));
+    world.step(Step::Connected(true));
+    world.step(Step::Submit(vec![(100, 300)]));
+    assert_eq!(sent(&world), [1]);
+    world.end();
+}
+
+#[test]
+fn a_refused_batch_has_nothing_more_of_a_request_that_has_failed() {
+    let mut world = World::new(Flush::PerCommit);
+    // No batch just now, so that the request begins one by one.
+    world.server.stored.insert(999, 1);
+    world.step(Step::Submit((990..1020).map(|id| (id, 300)).collect()));
+    world.step(Step::Serve(Fate::Arrives));
+    world.step(Step::Answer);
+    (0..30).for_each(|_| {
+        world.step(Step::Serve(Fate::Arrives));
+        world.step(Step::Answer);
+    });
+    world.server.stored.insert(59, 2);
+    world.step(Step::Submit(events(60)));
+    assert_eq!(sent(&world), [1; 16]);
+    world.step(Step::Pass(100));
+    assert_eq!(sent(&world).last(), Some(&44), "the pause is over");
+    world.step(Step::Serve(Fate::Refused));
+    world.step(Step::Answer);
+    (0..16).for_each(|_| {
+        world.step(Step::Serve(Fate::Arrives));
+        world.step(Step::Answer);
+    });
+    let first = world.requests[1][0];
+    assert!(matches!(world.outcomes[&first], Outcome::Failed(_)));
+    assert!((16..60).all(|event| world.outcomes[&(first + event)] == Outcome::Skipped));
+}
+
 #[test]
 fn a_full_stream_takes_what_fits_and_the_rest_is_not_sent() {
     let mut world = World::new(Flush::PerCommit);
