@@ -132,7 +132,7 @@ async fn work_until_drained(
     health: &Arc<Health>,
     drain: &Drain,
 ) -> Result<(), Error> {
-    let handler = Handler::new(&config.delivery, ByteBudget::default())?;
+    let handler = Handler::new(&config.delivery, config.routing, ByteBudget::default())?;
     // Alone, until somebody else is heard of.
     let count = watch::Sender::new(1);
     let options = Options::new(&config, &handler, drain, count.subscribe())?;

@@ -71,7 +71,7 @@ impl Requests {
 }
 
 fn limits() -> IdleLimits {
-    IdleLimits { max_connections: 4, max_age: Duration::from_millis(1500) }
+    IdleLimits { max_connections: 4, max_age: Duration::from_millis(1500), max_race: LONG }
 }
 
 /// Reads a whole request, and returns its body.
@@ -183,6 +183,25 @@ async fn a_warm_connection_that_ends_without_an_answer_is_replaced_once() {
         assert_eq!(broken, "connection closed before the response was complete", "a new one is not replaced");
     };
     tokio::join!(server, client);
+}
+
+/// A worker of a server may be killed in the middle of its work, and must not cost another one that for the same attempt.
+#[tokio::test]
+async fn what_was_in_work_is_not_sent_again() {
+    for (max_race, pause) in [(Duration::ZERO, 0), (Duration::from_millis(50), 200)] {
+        let (listener, requests) = Requests::start(IdleLimits { max_race, ..limits() }).await;
+        let server = async {
+            let mut stream = answer(&listener, ANSWER).await;
+            request(&mut stream).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        };
+        let client = async {
+            requests.ok().await;
+            requests.post(b"data").await
+        };
+        let ((), broken) = tokio::join!(server, client);
+        assert_eq!(broken.unwrap_err(), "connection closed before the response was complete");
+    }
 }
 
 #[tokio::test]

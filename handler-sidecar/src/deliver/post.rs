@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use tidegate_broker_client::contract::Delivery;
+use tidegate_broker_client::contract::{Delivery, Routing};
 use tidegate_wire::http::{
     Body, Client, ExchangeError, Headers, IdleLimits, Outgoing, RequestPrefix, Response, SendError,
 };
@@ -26,6 +26,9 @@ const BODY_TIME: Duration = Duration::from_secs(1);
 /// Common HTTP servers close idle connections after 2 s (gunicorn) or 5 s (Node.js, uvicorn): we close first,
 /// or a request would now and then meet a connection that is just being closed.
 const MAX_IDLE: Duration = Duration::from_millis(1500);
+/// A connection that is closed without an answer within this time was being closed as the request went out; on
+/// loopback that shows within a round trip. Later, the request was in work.
+const MAX_RACE: Duration = Duration::from_secs(1);
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("tidegate-sidecar/", env!("CARGO_PKG_VERSION")));
 /// Of a failure's body this much is kept.
 const TEXT_LIMIT: usize = 512;
@@ -100,13 +103,17 @@ pub struct Handler {
 impl Handler {
     /// The container that listens as `delivery` says. To be called on a runtime.
     ///
+    /// An event of a topic that stores them may be posted once more if the container seems to have closed the connection
+    /// before it saw the request; one of a Direct topic is posted once.
+    ///
     /// # Errors
     /// The path is not part of a URI.
-    pub fn new(delivery: &Delivery, budget: ByteBudget) -> Result<Self, http::Error> {
+    pub fn new(delivery: &Delivery, routing: Routing, budget: ByteBudget) -> Result<Self, http::Error> {
         let path = PathAndQuery::try_from(delivery.path.as_str())?;
         let host = format!("127.0.0.1:{}", delivery.port);
         let prefix = RequestPrefix::post(&path, &HeaderValue::try_from(host.as_str())?, &AGENT);
-        let limits = IdleLimits { max_connections: usize::from(delivery.concurrency), max_age: MAX_IDLE };
+        let max_race = if routing == Routing::Direct { Duration::ZERO } else { MAX_RACE };
+        let limits = IdleLimits { max_connections: usize::from(delivery.concurrency), max_age: MAX_IDLE, max_race };
         Ok(Self {
             client: Client::new(Loopback { port: delivery.port }, limits),
             prefix: Arc::new(prefix),
@@ -294,7 +301,7 @@ mod tests {
             timeout: LONG,
             retry,
         };
-        Handler::new(&delivery, ByteBudget::default()).unwrap()
+        Handler::new(&delivery, Routing::Queued, ByteBudget::default()).unwrap()
     }
 
     async fn listen() -> (TcpListener, Handler) {

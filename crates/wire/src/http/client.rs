@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use self::pool::Pool;
 pub use self::response::{Body, Response};
@@ -36,6 +37,9 @@ pub struct IdleLimits {
     pub max_connections: usize,
     /// So long. Less than the server keeps them, or requests meet connections that are just being closed.
     pub max_age: Duration,
+    /// A connection that ends without an answer within this time after a request went out was being closed at that
+    /// moment. What takes longer was in work, and ended with it. Zero: no request is sent a second time.
+    pub max_race: Duration,
 }
 
 /// A request.
@@ -98,19 +102,22 @@ impl<C: Connect> Client<C> {
     /// it costs the connection.
     ///
     /// A server may close a warm connection in the moment in which the request goes out. If not a byte of an answer
-    /// came, the request is sent once more, on a new connection. So this client is for requests that may be handled
-    /// twice (RFC 9110, section 9.2.2).
+    /// came, the request is sent once more, on a new connection, within [`IdleLimits::max_race`]: requests may be
+    /// handled twice then (RFC 9110, section 9.2.2).
     ///
     /// # Errors
     /// As [`SendError`] says.
     pub async fn send(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
         while let Some(connection) = self.pool.take() {
+            let began = Instant::now();
             let mut wire = Wire::new(self.pool.clone(), connection, request);
             match Response::receive(&mut wire).await {
                 Ok(head) => return Ok(Response::new(wire, head)),
                 // Another one may do.
                 Err(_) if wire.is_unsent() => {}
-                Err(_) if wire.is_unanswered() => return Box::pin(self.send_again(request)).await,
+                Err(_) if wire.is_unanswered() && began.elapsed() < self.pool.limits.max_race => {
+                    return Box::pin(self.send_again(request)).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -57,6 +57,7 @@ impl Head {
         let framing = facts.framing(status, is_http_1_1)?;
         let keeps_alive = facts.keeps_alive(is_http_1_1)
             && framing != Framing::UntilClose
+            && !(status == StatusCode::NO_CONTENT && facts.announces_body())
             && status != StatusCode::SWITCHING_PROTOCOLS;
         Ok(Some(Self { status, len, fields: fields_of(bytes, len), framing, keeps_alive }))
     }
@@ -129,6 +130,11 @@ impl Facts {
             (Some(false), _) | (None, None) => Ok(Framing::UntilClose),
             (None, Some(length)) => Ok(Framing::Length(length)),
         }
+    }
+
+    /// With 204 it must not (RFC 9110, section 8.6; RFC 9112, section 6.1), and a server that does may send one.
+    fn announces_body(&self) -> bool {
+        self.is_chunked.is_some() || self.length.is_some_and(|length| length > 0)
     }
 
     /// RFC 9112, section 9.3. A server that frames its response twice is believed once: where the next response
@@ -213,7 +219,9 @@ mod tests {
             ("HTTP/1.1 200 OK", "transfer-encoding: gzip, Chunked\r\n", (Chunked, true)),
             ("HTTP/1.1 200 OK", "transfer-encoding: chunked, gzip\r\n", (UntilClose, false)),
             ("HTTP/1.1 200 OK", "transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", (Chunked, true)),
-            ("HTTP/1.1 204 No Content", "content-length: 5\r\n", (Empty, true)),
+            ("HTTP/1.1 204 No Content", "content-length: 0\r\n", (Empty, true)),
+            ("HTTP/1.1 204 No Content", "content-length: 5\r\n", (Empty, false)),
+            ("HTTP/1.1 204 No Content", "transfer-encoding: chunked\r\n", (Empty, false)),
             ("HTTP/1.1 304 Not Modified", "transfer-encoding: chunked\r\n", (Empty, true)),
             ("HTTP/1.1 101 Switching Protocols", "upgrade: x\r\n", (Empty, false)),
             ("HTTP/1.0 200 OK", "content-length: 5\r\n", (Length(5), false)),

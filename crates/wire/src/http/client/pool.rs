@@ -12,7 +12,7 @@ use super::wire::Connection;
 /// What the requests of a client share.
 #[derive(Debug)]
 pub struct Pool {
-    limits: IdleLimits,
+    pub limits: IdleLimits,
     pub buffers: Buffers,
     /// The one that was used last is the last.
     idle: Mutex<VecDeque<Idle>>,
