@@ -8,12 +8,15 @@
 //! | `redrive.<handler>.<partition>.<type…>` | operator, from a dead letter | stream `events` |
 //! | `dead-letters.<handler>` | that handler's sidecars | stream `dead-letters_<handler>` |
 //! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts_<handler>`, the last of each subject |
+//! | `retries.<handler>.waiting` | that handler's sidecars, with `order: None` | stream `retries_<handler>` |
+//! | `retries.<handler>.parked.<lane>.<key>` | that handler's sidecars, with `order: Key` | stream `retries_<handler>` |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
 //! | `ingress-reports` | ingress, while it cannot store events | nothing: the operator listens |
 //!
-//! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. No
-//! name of Kubernetes has a `_` in it, so the two can never be mistaken for each other, nor two streams.
+//! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. With
+//! `order: None` there is another of its name in the stream of its retries. No name of Kubernetes has a `_` in it, so
+//! none of them can be mistaken for another, nor two streams.
 
 use sha2::{Digest, Sha256};
 
@@ -27,6 +30,8 @@ pub const REDRIVE_SUBJECTS: &str = "redrive.>";
 pub const ATTEMPT_SUBJECTS: &str = "attempts.*.*";
 /// Where every record of attempts is asked for: the stream is `*`.
 pub const ATTEMPT_READ_SUBJECTS: &str = "$JS.API.DIRECT.GET.*.attempts.*.*";
+/// Every copy of an event that waits for its retry: a handler and its place follow the prefix.
+pub const RETRY_SUBJECTS: &str = "retries.*.>";
 /// Every report's subject. One token follows the prefix: the handler.
 pub const REPORT_SUBJECTS: &str = "reports.*";
 /// Where publishers over NATS send events, as requests.
@@ -43,6 +48,7 @@ pub const PARTITIONS: u32 = 32;
 pub const MAX_HOPS: u32 = 32;
 const DEAD_LETTER_PREFIX: &str = "dead-letters_";
 const ATTEMPT_PREFIX: &str = "attempts_";
+const RETRY_PREFIX: &str = "retries_";
 /// The port of the broker's client listener.
 pub const BROKER_PORT: u16 = 4222;
 
@@ -146,6 +152,11 @@ pub fn attempt_stream(handler: &str) -> String {
     format!("{ATTEMPT_PREFIX}{handler}")
 }
 
+/// The stream that keeps a handler's events until their next attempt: its retry shelf.
+pub fn retry_stream(handler: &str) -> String {
+    format!("{RETRY_PREFIX}{handler}")
+}
+
 /// The handler of a [`dead_letter_stream`]; `None`: it is another stream.
 pub fn handler_of_dead_letters(stream: &str) -> Option<&str> {
     stream.strip_prefix(DEAD_LETTER_PREFIX)
@@ -154,6 +165,11 @@ pub fn handler_of_dead_letters(stream: &str) -> Option<&str> {
 /// The handler of an [`attempt_stream`]; `None`: it is another stream.
 pub fn handler_of_attempts(stream: &str) -> Option<&str> {
     stream.strip_prefix(ATTEMPT_PREFIX)
+}
+
+/// The handler of a [`retry_stream`]; `None`: it is another stream.
+pub fn handler_of_retries(stream: &str) -> Option<&str> {
+    stream.strip_prefix(RETRY_PREFIX)
 }
 
 /// Where a handler's sidecar sends what could not be delivered.
@@ -169,6 +185,56 @@ pub fn attempt_subject(handler: &str, sequence: &str) -> String {
 /// Where the record of [`attempt_subject`] is asked for (a direct get of the last message of a subject).
 pub fn attempt_read_subject(handler: &str, sequence: &str) -> String {
     format!("$JS.API.DIRECT.GET.{}.{}", attempt_stream(handler), attempt_subject(handler, sequence))
+}
+
+/// Where a handler's sidecar puts an event until its next attempt, with `order: None`.
+pub fn waiting_subject(handler: &str) -> String {
+    format!("retries.{handler}.waiting")
+}
+
+/// Where a handler's sidecar puts an event behind a failing one of its key, with `order: Key`. `key` is the
+/// [`key_digest`] of the partition key.
+pub fn parked_subject(handler: &str, lane: u16, key: u64) -> String {
+    format!("retries.{handler}.parked.{lane}.{key:016x}")
+}
+
+/// All [`parked_subject`]s of a lane (`None`: of all lanes).
+pub fn parked_subjects(handler: &str, lane: Option<u16>) -> String {
+    let lane = lane.map_or_else(|| "*".to_owned(), |lane| lane.to_string());
+    format!("retries.{handler}.parked.{lane}.*")
+}
+
+/// The number that stands for a partition key in a subject: the first eight bytes of its SHA-256, big endian. Fixed for
+/// good, as [`partition`] is. Two keys of one number would be parked together.
+pub fn key_digest(key: &str) -> u64 {
+    let digest = Sha256::digest(key.as_bytes());
+    u64::from_be_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
+}
+
+/// Where pull requests of the consumer of a handler's retries go.
+pub fn retry_pull_subject(handler: &str) -> String {
+    format!("$JS.API.CONSUMER.MSG.NEXT.{}.{handler}", retry_stream(handler))
+}
+
+/// Where the acknowledgements of that consumer go.
+pub fn retry_acknowledge_subjects(handler: &str) -> String {
+    format!("$JS.ACK.{}.{handler}.>", retry_stream(handler))
+}
+
+/// Where messages of a handler's retries are asked for (a direct get, ADR-31, whose request says which, for example
+/// `{"seq":1,"next_by_subj":"…"}`).
+pub fn retry_read_subject(handler: &str) -> String {
+    format!("$JS.API.DIRECT.GET.{}", retry_stream(handler))
+}
+
+/// Where a message of a handler's retries is removed (`{"seq":1,"no_erase":true}`).
+pub fn retry_delete_subject(handler: &str) -> String {
+    format!("$JS.API.STREAM.MSG.DELETE.{}", retry_stream(handler))
+}
+
+/// The same inside a handler's account, where the server would answer for itself under `$JS.API`.
+pub fn local_retry_delete_subject(handler: &str) -> String {
+    format!("tidegate.delete.{}", retry_stream(handler))
 }
 
 /// Where a handler's sidecar reports.
@@ -268,12 +334,25 @@ mod tests {
         assert_eq!(handler_of("billing"), "billing");
         assert_eq!(handler_of_dead_letters(&dead_letter_stream("billing")), Some("billing"));
         assert_eq!(handler_of_attempts(&attempt_stream("billing")), Some("billing"));
-        assert_eq!(handler_of_attempts(EVENT_STREAM).or(handler_of_dead_letters(EVENT_STREAM)), None);
+        assert_eq!(handler_of_retries(&retry_stream("billing")), Some("billing"));
+        for other in [handler_of_attempts, handler_of_dead_letters, handler_of_retries] {
+            assert_eq!(other(EVENT_STREAM), None);
+        }
     }
 
     #[test]
     fn partitions_are_in_range_and_stable() {
         assert!((0..1000).all(|i| partition(&format!("key-{i}")) < PARTITIONS));
         assert_eq!(partition("sensor-1"), partition("sensor-1"));
+    }
+
+    /// What is stored under these names outlives the version that stored it.
+    #[test]
+    fn a_key_is_parked_under_the_beginning_of_its_digest() {
+        assert_eq!(key_digest("sensor-1"), 0x75fc_ce45_06e2_b49c);
+        assert_eq!(parked_subject("billing", 3, 0xab), "retries.billing.parked.3.00000000000000ab");
+        assert_eq!(parked_subject("billing", 3, u64::MAX), "retries.billing.parked.3.ffffffffffffffff");
+        assert_eq!(parked_subjects("billing", Some(3)), "retries.billing.parked.3.*");
+        assert_eq!(parked_subjects("billing", None), "retries.billing.parked.*.*");
     }
 }

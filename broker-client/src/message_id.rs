@@ -8,6 +8,7 @@
 //! | event of a publisher that shows nothing of itself (HTTPS, MQTT) | the whole event: only the same event is a repetition |
 //! | event of a publisher over NATS | its account, `source` and `id` |
 //! | reply or dead letter to another topic | the handler's UID and a name, with a MAC of the handler's [`HandlerKey`] |
+//! | copy that waits for a retry | the handler's UID and the event's sequence: only that handler writes to the stream |
 //! | dead letter beside its topic | the event's sequence, keyed by the handler's own seed |
 
 use base64::Engine as _;
@@ -57,6 +58,15 @@ pub fn of_dead_letter(seed: &str, handler_uid: &str, sequence: u64) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, seed.as_bytes());
     let text = format!("tidegate.io/dead-letter/{handler_uid}/{sequence}");
     URL_SAFE_NO_PAD.encode(hmac::sign(&key, text.as_bytes()))
+}
+
+/// The id of a copy of an event in the handler's stream of retries: each event is there once, however often its copy is
+/// sent until it is confirmed.
+pub fn of_retry(handler_uid: &str, sequence: u64) -> String {
+    let mut hash = Hash::new("retry");
+    hash.add(handler_uid.as_bytes());
+    hash.add(&sequence.to_be_bytes());
+    hash.end()
 }
 
 /// The name of a reply: of the event that it answers.
@@ -235,6 +245,14 @@ mod tests {
         assert_eq!(of_dead_letter("seed", "u", 7), of_dead_letter("seed", "u", 7));
         for other in [of_dead_letter("other", "u", 7), of_dead_letter("seed", "v", 7), of_dead_letter("seed", "u", 8)] {
             assert_ne!(other, of_dead_letter("seed", "u", 7));
+        }
+    }
+
+    #[test]
+    fn a_copy_for_a_retry_is_of_one_event_and_handler() {
+        assert_eq!(of_retry("u", 7), of_retry("u", 7));
+        for other in [of_retry("v", 7), of_retry("u", 8), of_retry("u7", 0), of_dead_letter("seed", "u", 7)] {
+            assert_ne!(other, of_retry("u", 7));
         }
     }
 
