@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::{LeafRequest, Usage, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{identity, layout, peer};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker, eventually};
 
 async fn handler(broker: &TestBroker, name: &str) -> async_nats::Client {
     let folder = broker.handler(name, Duration::from_secs(5)).await;
@@ -22,14 +22,29 @@ async fn publish(broker: &TestBroker, text: &'static str) {
     js.publish("events.0.test", text.into()).await.unwrap().await.unwrap();
 }
 
-/// One pull of one message: its payload and its acknowledgement subject, or `None` within a second.
-async fn pull(client: &async_nats::Client, consumer: &str) -> Option<async_nats::Message> {
+/// Asks for one message, for so many seconds at most.
+async fn ask(client: &async_nats::Client, consumer: &str, seconds: u64) -> async_nats::Subscriber {
     let inbox = client.new_inbox();
-    let mut replies = client.subscribe(inbox.clone()).await.unwrap();
-    let request = r#"{"batch":1,"expires":1000000000}"#;
+    let replies = client.subscribe(inbox.clone()).await.unwrap();
+    let request = format!(r#"{{"batch":1,"expires":{}}}"#, seconds * 1_000_000_000);
     client.publish_with_reply(layout::pull_subject(consumer), inbox, request.into()).await.unwrap();
-    let message = tokio::time::timeout(Duration::from_millis(1500), replies.next()).await.ok()??;
+    replies
+}
+
+/// The answer to a pull: a message, or `None` if the server says that there is none.
+async fn answer(mut replies: async_nats::Subscriber) -> Option<async_nats::Message> {
+    let message = tokio::time::timeout(LIMIT, replies.next()).await.expect("an answer").unwrap();
     message.status.is_none().then_some(message)
+}
+
+/// The next event of a consumer that has one.
+async fn pull(client: &async_nats::Client, consumer: &str) -> async_nats::Message {
+    answer(ask(client, consumer, 30).await).await.expect("an event")
+}
+
+/// Acknowledges a message, and waits until the server has heard it.
+async fn acknowledge(client: &async_nats::Client, message: async_nats::Message) {
+    client.request(message.reply.unwrap(), "+ACK".into()).await.unwrap();
 }
 
 async fn events(broker: &TestBroker) -> u64 {
@@ -42,11 +57,9 @@ async fn a_handler_pulls_and_acknowledges_its_own_consumer() {
     let broker = TestBroker::start().await;
     let client = handler(&broker, "billing").await;
     publish(&broker, "one").await;
-    let message = pull(&client, "billing").await.expect("an event");
+    let message = pull(&client, "billing").await;
     assert_eq!(&message.payload[..], b"one");
-    client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
-    client.flush().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    acknowledge(&client, message).await;
     let listed = consumers::list(&broker.admin()).await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!((listed[0].num_ack_pending, listed[0].ack_floor.stream_sequence), (0, 1));
@@ -68,7 +81,9 @@ async fn another_handlers_consumer_and_dead_letters_are_out_of_reach() {
     let billing = handler(&broker, "billing").await;
     let _shipping = handler(&broker, "shipping").await;
     publish(&broker, "one").await;
-    assert!(pull(&billing, "shipping").await.is_none());
+    assert!(answer(ask(&billing, "shipping", 1).await).await.is_none(), "there is no such consumer for it");
+    let shipping = broker.admin().consumer(layout::EVENT_STREAM, "shipping").await.unwrap();
+    assert_eq!(shipping.delivered.consumer_sequence, 0, "nothing was pulled for another handler");
     assert!(billing.request("dead-letters.shipping", "x".into()).await.is_err());
     assert!(billing.request("$JS.API.STREAM.INFO.events", "".into()).await.is_err());
     assert!(billing.request("events.0.test", "x".into()).await.is_err());
@@ -80,14 +95,22 @@ async fn the_reply_subject_cannot_purge_the_stream() {
     let broker = TestBroker::start().await;
     let client = handler(&broker, "billing").await;
     publish(&broker, "kept").await;
-    for reply in ["$JS.API.STREAM.PURGE.events", "$JS.API.STREAM.DELETE.events", "events.0.injected"] {
+    let replies = ["$JS.API.STREAM.PURGE.events", "$JS.API.STREAM.DELETE.events", "events.0.injected"];
+    for reply in replies {
         for subject in [layout::pull_subject("billing"), layout::dead_letter_subject("billing")] {
             let request = r#"{"batch":1,"no_wait":true}"#;
             client.publish_with_reply(subject, reply, request.into()).await.unwrap();
         }
     }
-    client.flush().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Each of these was answered: the event went to the first pull, and all dead letters are stored.
+    eventually("all were answered", async || {
+        let consumer = broker.admin().consumer(layout::EVENT_STREAM, "billing").await.unwrap();
+        let letters = broker.admin().stream(&layout::dead_letter_stream("billing")).await.unwrap();
+        consumer.delivered.consumer_sequence > 0 && letters.state.messages == replies.len() as u64
+    })
+    .await;
+    // The answer to a request after them comes after theirs went where they were to go.
+    client.request(layout::dead_letter_subject("billing"), "x".into()).await.unwrap();
     assert_eq!(events(&broker).await, 1);
 }
 
@@ -99,12 +122,17 @@ async fn a_removed_handler_is_cut_and_stays_out() {
     publish(&broker, "one").await;
     let system = broker.system().await;
     system.remove_handler(broker.authority(), "billing", "uid-billing").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
+    until_cut(&client).await;
     assert!(peer::connect("x", &broker.servers(), identity::folder(&folder)).await.is_err());
     consumers::delete(&broker.admin(), "billing").await.unwrap();
     consumers::delete(&broker.admin(), "billing").await.unwrap();
     assert!(consumers::list(&broker.admin()).await.unwrap().is_empty());
+}
+
+/// Waits until the server has ended the client's connection.
+async fn until_cut(client: &async_nats::Client) {
+    let is_cut = async || client.connection_state() != async_nats::connection::State::Connected;
+    eventually("the client is cut off", is_cut).await;
 }
 
 /// The record of an event's failed attempts: written, read back by subject, and nobody else's.
@@ -164,22 +192,21 @@ async fn a_changed_filter_keeps_the_place() {
     {
         js.publish(subject, text.into()).await.unwrap().await.unwrap();
     }
-    let state = async || consumers::list(&broker.admin()).await.unwrap().remove(0);
-    assert_eq!(state().await.num_pending, 2);
+    broker.until_pending("billing", 2).await;
     let client = handler_client(&broker, &wanted).await;
-    let first = pull(&client, "billing").await.unwrap();
-    client.publish(first.reply.unwrap(), "+ACK".into()).await.unwrap();
-    client.flush().await.unwrap();
+    acknowledge(&client, pull(&client, "billing").await).await;
     wanted.types = vec!["other".into(), "order.new".into()];
     consumers::ensure(&broker.admin(), &wanted, &Position::default()).await.unwrap();
     consumers::ensure(&broker.admin(), &wanted, &Position::default()).await.unwrap();
     let mut rest = Vec::new();
-    while let Some(message) = pull(&client, "billing").await {
+    for _ in 0..2 {
+        let message = pull(&client, "billing").await;
         rest.push(String::from_utf8(message.payload.to_vec()).unwrap());
-        client.publish(message.reply.unwrap(), "+ACK".into()).await.unwrap();
+        acknowledge(&client, message).await;
     }
     rest.sort();
-    assert_eq!(rest, ["2", "3"], "what was acknowledged does not come again, the rest does");
+    assert_eq!(rest, ["2", "3"], "the rest comes");
+    assert!(answer(ask(&client, "billing", 1).await).await.is_none(), "what was acknowledged does not come again");
 }
 
 async fn handler_client(broker: &TestBroker, wanted: &consumers::Handler) -> async_nats::Client {
@@ -228,8 +255,7 @@ async fn a_publisher_reaches_the_ingress_and_nothing_else() {
     assert!(client.request("events.0.test", "x".into()).await.is_err());
     assert!(client.request("$JS.API.STREAM.INFO.events", "".into()).await.is_err());
     broker.system().await.remove_publisher(broker.authority(), "checkout").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
+    until_cut(&client).await;
 }
 
 #[tokio::test]
@@ -250,16 +276,16 @@ async fn events_of_a_direct_topic_go_to_one_sidecar_of_each_handler() {
     for _ in 0..20 {
         ingress.publish("events.3.order.new", "x".into()).await.unwrap();
     }
-    ingress.flush().await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let mut counts = Vec::new();
-    for inbox in &mut inboxes {
-        let mut count = 0;
-        while tokio::time::timeout(Duration::from_millis(100), inbox.next()).await.is_ok() {
-            count += 1;
+    let mut counts = [0; 4];
+    eventually("all came", async || {
+        for (count, inbox) in counts.iter_mut().zip(&mut inboxes) {
+            while inbox.next().now_or_never().is_some() {
+                *count += 1;
+            }
         }
-        counts.push(count);
-    }
+        counts[0] + counts[1] >= 20 && counts[2] >= 20
+    })
+    .await;
     assert_eq!((counts[0] + counts[1], counts[2]), (20, 20), "{counts:?}");
     assert!(counts[0] > 0 && counts[1] > 0, "{counts:?}");
     assert_eq!(counts[3], 0, "another handler's group is closed");

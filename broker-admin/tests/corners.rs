@@ -11,7 +11,7 @@ use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::guests;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{identity, layout, peer};
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, topic};
 use time::OffsetDateTime;
 
 /// The smallest `maxEventSize`, and what the operator adds to it.
@@ -68,9 +68,9 @@ async fn pull(client: &Client, consumer: &str, grouped: bool) -> Message {
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.unwrap();
     let group = if grouped { format!(r#","group":"{}""#, layout::LANE_GROUP) } else { String::new() };
-    let request = format!(r#"{{"batch":1,"expires":5000000000{group}}}"#);
+    let request = format!(r#"{{"batch":1,"expires":30000000000{group}}}"#);
     client.publish_with_reply(layout::pull_subject(consumer), inbox, request.into()).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(10), replies.next()).await.expect("an answer").unwrap()
+    tokio::time::timeout(LIMIT, replies.next()).await.expect("an answer").unwrap()
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::release::{self, Holder, Release, Room};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, topic};
 
 const MAX_BYTES: i64 = 1 << 20;
 const LANES: u16 = 3;
@@ -166,7 +166,9 @@ async fn what_a_filter_leaves_out_holds_nothing_back() {
     let world = World::start().await;
     let rare = world.consumer("rare", &["rare".to_owned()], None).await;
     world.publish(1, "rare", 10).await.unwrap();
-    let first = rare.fetch().max_messages(1).messages().await.unwrap().next().await.unwrap().unwrap();
+    // Waits for it: a consumer hears of an event a moment after its publisher.
+    let mut fetched = rare.batch().max_messages(1).expires(LIMIT).messages().await.unwrap();
+    let first = fetched.next().await.unwrap().unwrap();
     first.double_ack().await.unwrap();
     while world.publish(2, "frequent", 30_000).await.is_ok() {}
     // Its floor is at 1 for good; nothing after that is its own, but the last one.

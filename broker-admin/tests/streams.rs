@@ -7,7 +7,7 @@ use tidegate_broker_admin::api::StreamConfig;
 use tidegate_broker_admin::handler_streams;
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_client::layout;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, topic};
 
 const STORE: u64 = 100 << 20;
 
@@ -84,7 +84,7 @@ async fn streams_survive_a_store_that_became_smaller() {
     let streams = loop {
         match streams::ensure(&broker.admin(), &smaller).await {
             Ok(streams) => break streams,
-            Err(error) => assert!(begun.elapsed().as_secs() < 20, "{error}\n{}", broker.log()),
+            Err(error) => assert!(begun.elapsed() < LIMIT, "{error}\n{}", broker.log()),
         }
     };
     assert_eq!(streams.events.state.messages, 1);

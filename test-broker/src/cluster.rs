@@ -16,7 +16,7 @@ use crate::{Bounds, TestBroker, topic};
 /// Servers of a cluster.
 pub const SERVERS: usize = 3;
 /// How long the servers may take to find a leader.
-const ELECTION: Duration = Duration::from_secs(30);
+const ELECTION: Duration = Duration::from_secs(90);
 
 impl TestBroker {
     /// Starts a cluster of [`SERVERS`] with the streams of [`topic`] in as many copies.

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod hostile;
 mod node;
 mod ports;
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use tokio::net::TcpStream;
 
 use crate::node::Node;
 pub use crate::ports::free_port;
+pub use crate::wait::{LIMIT, eventually};
 
 /// What a server may store and take, where a test does not say.
 #[derive(Clone, Copy)]

@@ -3,9 +3,12 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::free_port;
+
+/// How long a server may take to listen, on a machine with other work too.
+const START: Duration = Duration::from_secs(60);
 
 /// A server with its ports and its folder; running or not.
 pub(crate) struct Node {
@@ -42,13 +45,11 @@ impl Node {
             .spawn()
             .unwrap_or_else(|error| panic!("{program} (NATS_SERVER): {error}"));
         self.child = Some(child);
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(begun.elapsed() < START, "nats-server does not listen:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("nats-server does not listen:\n{}", self.log());
     }
 
     /// Kills it (SIGKILL). What it stored stays.

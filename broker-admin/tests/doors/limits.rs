@@ -7,7 +7,7 @@ use async_nats::Client;
 use futures::StreamExt as _;
 use serde_json::Value;
 use tidegate_broker_client::{identity, peer};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 
 async fn connect(broker: &TestBroker, folder: &Path) -> Option<Client> {
     peer::connect("limited", &broker.servers(), identity::folder(folder)).await.ok()
@@ -54,7 +54,7 @@ async fn subscriptions_are_bounded() {
             if let Some(found) = connections.iter().find(of_client).filter(|found| found["subscriptions"] == limit) {
                 break found.clone();
             }
-            assert!(begun.elapsed() < Duration::from_secs(10), "{limit} and no more: {page}");
+            assert!(begun.elapsed() < LIMIT, "{limit} and no more: {page}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         };
         assert_eq!(connection["subscriptions"], limit);

@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::{Subscriber, jetstream};
+use futures::StreamExt as _;
 use tidegate_broker_admin::{Authority, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, eventually};
 
 use crate::raw::{Raw, Shown};
 use crate::stranger::Stranger;
@@ -199,6 +200,21 @@ async fn try_handshakes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'s
     matrix.row("publisher", "4222 connect with its certificate and a stolen user", Open, is_in);
 }
 
+/// Listens there, and waits until every server knows of it.
+async fn listen(broker: &TestBroker, subject: &'static str, said: String) -> Subscriber {
+    let mut listener = broker.operator().subscribe(subject).await.unwrap();
+    for server in 0..broker.servers().len() {
+        let client = broker.operator_at(server).await;
+        eventually(&format!("server {server} knows who listens to {subject}"), async || {
+            client.publish(said.clone(), server.to_string().into()).await.unwrap();
+            let heard = tokio::time::timeout(Duration::from_millis(200), listener.next()).await;
+            heard.is_ok_and(|message| *message.unwrap().payload == *server.to_string().as_bytes())
+        })
+        .await;
+    }
+    listener
+}
+
 async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let mut matrix = Matrix::default();
     let wait = Duration::from_secs(5);
@@ -211,10 +227,14 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let events = jetstream::new(broker.operator());
     events.publish("events.0.test", "kept".into()).await.unwrap().await.unwrap();
     // As the operator and the ingress listen.
-    let _reports = broker.operator().subscribe(layout::REPORT_SUBJECTS).await.unwrap();
-    let _room = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
-    let _requests = broker.operator().subscribe(layout::PUBLISH_SUBJECT).await.unwrap();
-    broker.operator().flush().await.unwrap();
+    let mut listeners = Vec::new();
+    for (listens, said) in [
+        (layout::REPORT_SUBJECTS, layout::report_subject("billing")),
+        (layout::INGRESS_REPORT_SUBJECT, layout::INGRESS_REPORT_SUBJECT.into()),
+        (layout::PUBLISH_SUBJECT, layout::PUBLISH_SUBJECT.into()),
+    ] {
+        listeners.push(listen(broker, listens, said).await);
+    }
     let folder = tempfile::tempdir().unwrap();
     let now = time::OffsetDateTime::now_utc();
     let request = LeafRequest { name: "stranger".into(), hosts: vec!["localhost".into()], usage: Usage::Both };

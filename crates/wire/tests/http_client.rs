@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(60);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ impl Requests {
 }
 
 fn limits() -> IdleLimits {
-    IdleLimits { max_connections: 4, max_age: Duration::from_millis(1500), max_race: LONG }
+    IdleLimits { max_connections: 4, max_age: LONG, max_race: LONG }
 }
 
 /// Reads a whole request, and returns its body.
@@ -232,7 +232,8 @@ async fn a_server_that_is_gone_with_the_request_is_no_outage() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_first() {
-    let (listener, requests) = Requests::start(limits()).await;
+    let max_age = Duration::from_millis(500);
+    let (listener, requests) = Requests::start(IdleLimits { max_age, ..limits() }).await;
     let (mut stream, ()) = tokio::join!(answer(&listener, ANSWER), requests.ok());
     closed(&mut stream).await;
 }

@@ -1,0 +1,48 @@
+//! Waits for the thing itself. Their deadlines are generous: what is slow on a busy machine is not wrong.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tidegate_broker_client::layout;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::TestBroker;
+
+/// Nothing that a test waits for takes longer, on a machine with other work too.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// Between two looks.
+const PERIOD: Duration = Duration::from_millis(20);
+
+/// Waits until something holds.
+///
+/// # Panics
+/// It does not hold within [`LIMIT`].
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        sleep(PERIOD).await;
+    }
+}
+
+impl TestBroker {
+    /// Waits until the operator's client reaches the stream of events again, as after a restart.
+    pub async fn until_back(&self) {
+        let context = jetstream::new(self.operator());
+        eventually("the broker is back", async || {
+            let stream = timeout(Duration::from_secs(2), context.get_stream(layout::EVENT_STREAM)).await;
+            stream.is_ok_and(|stream| stream.is_ok())
+        })
+        .await;
+    }
+
+    /// Waits until this many events wait for a consumer: it hears of an event a moment after its publisher.
+    pub async fn until_pending(&self, consumer: &str, count: u64) {
+        let admin = self.admin();
+        eventually(&format!("{count} events wait for {consumer}"), async || {
+            let info = admin.consumer(layout::EVENT_STREAM, consumer).await;
+            info.is_ok_and(|info| info.num_pending == count)
+        })
+        .await;
+    }
+}
