@@ -19,7 +19,7 @@ use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_handler_sidecar::settle::attempts::store::{Attempts, Known};
 use tidegate_handler_sidecar::settle::attempts::{Change, Failed, Next};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::{sleep, timeout};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ const ACK_WAIT: Duration = Duration::from_secs(10);
 /// As a replica does that is drained with the event in hand.
 async fn take_and_give_back(broker: &TestBroker) {
     let consumer = support::consumer(broker).await;
-    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(8)).messages().await.unwrap();
+    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(50)).messages().await.unwrap();
     let message = messages.next().await.unwrap().unwrap();
     message.ack_with(AckKind::Nak(None)).await.unwrap();
     broker.operator().flush().await.unwrap();
@@ -162,7 +162,7 @@ async fn an_outage_uses_up_no_attempts_and_is_reported() {
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     publish_all(&broker, (0..40).map(|i| i.to_string())).await;
     let mut next = async || -> Report {
-        let message = timeout(Duration::from_secs(5), reports.next()).await.unwrap().unwrap();
+        let message = timeout(LIMIT, reports.next()).await.unwrap().unwrap();
         assert_eq!(message.subject.as_str(), layout::report_subject(HANDLER));
         serde_json::from_slice(&message.payload).unwrap()
     };

@@ -11,9 +11,9 @@ use tidegate_broker_client::contract::{Filter, Rate, Routing, Sidecar};
 use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use support::{Container, Running, config, eventually, free_port};
+use support::{Container, Hold, Running, config, eventually, free_port};
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
 
@@ -104,12 +104,15 @@ async fn a_failure_is_final() {
 #[tokio::test]
 async fn what_is_too_much_is_dropped() {
     let broker = TestBroker::start_direct().await;
-    let container = Container::answering(|_| (204, Duration::from_millis(100))).await;
+    let container = Container::start().await;
+    container.hold(Hold::Everything);
     let mut config = direct(&broker, "billing", container.port).await;
     config.delivery.concurrency = 10;
     let sidecar = Running::ready(config).await;
     publish_all(&broker, 1000).await;
-    // 10 in flight and 256 waiting; a few more have ended meanwhile.
+    eventually("as many as there may be are in flight", async || container.count() == 10).await;
+    container.hold(Hold::Nothing);
+    // 10 in flight and 256 waiting; a few more may have come late.
     eventually("what was kept is delivered", async || container.count() >= 266).await;
     publish(&broker, "later", "t").await;
     eventually("it goes on", async || container.ids().contains(&"later".to_owned())).await;
@@ -128,17 +131,21 @@ async fn a_handler_that_is_down_leaves_its_events_to_the_others() {
     let sidecars = [Running::ready(config).await, Running::ready(twin).await];
     drop(down);
     // The first one that finds nobody there is lost; then none is any more.
-    let mut came = 0;
-    for probe in 0..200 {
+    let (mut came, mut probe) = (0, 0);
+    eventually("the group is left", async || {
+        probe += 1;
         let id = format!("probe-{probe}");
         publish(&broker, &id, "t").await;
-        sleep(Duration::from_millis(50)).await;
-        came = if up.ids().contains(&id) { came + 1 } else { 0 };
-        if came == 10 {
-            break;
-        }
-    }
-    assert_eq!(came, 10, "the group is left");
+        let arrives = async {
+            while !up.ids().contains(&id) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let has_come = timeout(Duration::from_secs(1), arrives).await.is_ok();
+        came = if has_come { came + 1 } else { 0 };
+        came == 10
+    })
+    .await;
     publish_all(&broker, 100).await;
     let events = || up.ids().iter().filter(|id| !id.starts_with("probe")).count();
     eventually("all came to the other one", async || events() == 100).await;
@@ -150,13 +157,18 @@ async fn a_handler_that_is_down_leaves_its_events_to_the_others() {
 #[tokio::test]
 async fn a_drain_finishes_what_has_come() {
     let broker = TestBroker::start_direct().await;
-    let container = Container::answering(|_| (204, Duration::from_millis(300))).await;
+    let container = Container::start().await;
+    container.hold(Hold::Everything);
     let mut config = direct(&broker, "billing", container.port).await;
     config.delivery.concurrency = 5;
     let sidecar = Running::ready(config).await;
     publish_all(&broker, 20).await;
     eventually("some are in flight", async || container.count() >= 5).await;
-    sidecar.terminate().await;
+    let released = async {
+        sleep(Duration::from_millis(300)).await;
+        container.hold(Hold::Nothing);
+    };
+    tokio::join!(sidecar.terminate(), released);
     assert_eq!(container.count(), 20, "what waited is delivered, too");
     publish(&broker, "later", "t").await;
     sleep(Duration::from_millis(200)).await;

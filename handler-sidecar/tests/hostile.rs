@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use support::ingress::Ingress;
 use support::{
-    Container, HANDLER, Hostile, Misdeed, Process, Running, all_settled, config, dead_letters, eventually, header,
-    publish, publish_all,
+    Container, HANDLER, Hold, Hostile, Misdeed, Process, Running, all_settled, config, dead_letters, eventually,
+    header, publish, publish_all,
 };
 use tidegate_broker_client::contract::{Format, Sidecar};
 use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tidegate_test_broker::hostile::{Attack, HostileBroker};
-use tokio::time::Instant;
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
@@ -32,7 +31,8 @@ async fn meet_as(misdeed: Misdeed, change: impl FnOnce(&mut Sidecar)) -> (usize,
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container = Hostile::start(misdeed.clone()).await;
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
-    if let Misdeed::Sleeps | Misdeed::Repeats(..) = misdeed {
+    // The other answers must be judged before that, however busy the machine is.
+    if let Misdeed::Sleeps | Misdeed::Repeats("\r\n", _) = misdeed {
         config.delivery.timeout = Duration::from_millis(400);
     }
     change(&mut config);
@@ -162,16 +162,15 @@ async fn a_flood_is_cut_off_and_takes_no_memory() {
 async fn one_slow_event_does_not_hold_up_the_rest() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let slow = Duration::from_secs(4);
-    let container =
-        Container::answering(move |request| (204, if request.id() == "0" { slow } else { Duration::ZERO })).await;
+    let container = Container::start().await;
+    container.hold(Hold::Event("0"));
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
     config.delivery.concurrency = 4;
+    config.delivery.timeout = Duration::from_secs(600);
     let _sidecar = Running::ready(config).await;
-    let begun = Instant::now();
     publish_all(&broker, (0..256).map(|i| i.to_string())).await;
     eventually("all are delivered", async || container.count() == 256).await;
-    assert!(begun.elapsed() < slow, "{:?}", begun.elapsed());
+    container.hold(Hold::Nothing);
     all_settled(&broker).await;
     assert_eq!(container.count(), 256);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, consumer::PullConsumer};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Container, HANDLER, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
+use support::{Container, HANDLER, Hold, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
 use tidegate_broker_admin::consumers;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::{identity, layout, peer};
@@ -26,16 +26,18 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 async fn probes_and_the_drain_tell_the_truth() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let container = Container::answering(|_| (204, Duration::from_millis(700))).await;
+    let container = Container::start().await;
+    container.hold(Hold::Everything);
     let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     assert_eq!(sidecar.get("/startupz").await, Some(200));
     assert_eq!(sidecar.get("/livez").await, Some(200));
     publish(&broker, "1").await;
     eventually("it is in flight", async || container.count() == 1).await;
-    let begun = tokio::time::Instant::now();
-    let (first, second) = tokio::join!(sidecar.drain(), sidecar.drain());
-    assert_eq!((first, second), (Some(200), Some(200)));
-    assert!(begun.elapsed() >= Duration::from_millis(500), "the delivery in flight was waited for");
+    let mut drained = Box::pin(async { tokio::join!(sidecar.drain(), sidecar.drain()) });
+    assert!(timeout(Duration::from_millis(500), &mut drained).await.is_err(), "the delivery in flight is waited for");
+    container.hold(Hold::Nothing);
+    assert_eq!(drained.as_mut().await, (Some(200), Some(200)));
+    drop(drained);
     assert_eq!(sidecar.get("/readyz").await, Some(503));
     assert_eq!(sidecar.get("/livez").await, Some(200));
     publish(&broker, "2").await;
@@ -66,7 +68,7 @@ async fn a_drained_sidecar_that_nothing_ends_goes_on() {
 
 #[tokio::test]
 async fn what_waits_in_hand_is_given_back_at_once() {
-    let ack_wait = Duration::from_secs(30);
+    let ack_wait = Duration::from_secs(120);
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ack_wait).await;
     let dying = Container::start().await;
@@ -81,7 +83,7 @@ async fn what_waits_in_hand_is_given_back_at_once() {
     let container = Container::start().await;
     let second = Running::ready(config(&broker, identity, container.port, ack_wait)).await;
     all_settled(&broker).await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < ack_wait / 2, "{:?}", begun.elapsed());
     assert_eq!(container.count(), 5);
     second.terminate().await;
 }
@@ -89,7 +91,7 @@ async fn what_waits_in_hand_is_given_back_at_once() {
 /// One container is gone for long, another one is idle.
 #[tokio::test]
 async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
-    let ack_wait = Duration::from_secs(30);
+    let ack_wait = Duration::from_secs(120);
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ack_wait).await;
     let dying = Container::start().await;
@@ -103,7 +105,7 @@ async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
     let container = Container::start().await;
     let second = Running::ready(config(&broker, identity, container.port, ack_wait)).await;
     all_settled(&broker).await;
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < ack_wait / 2, "{:?}", begun.elapsed());
     assert_eq!(container.count(), 5);
     first.terminate().await;
     second.terminate().await;
@@ -139,10 +141,10 @@ async fn a_broker_that_is_frozen_is_noticed_soon() {
     sidecar.terminate().await;
 }
 
-/// How long events may rest when one of three servers freezes: its silence is noticed after 6 to 12 s, a first try may
-/// meet it again (5 s), meanwhile the others find leaders in its place, and what was handed to it comes again after the
-/// acknowledgement wait (3 s).
-const REST: Duration = Duration::from_secs(25);
+/// How long events may rest when one of three servers freezes, for as long as the test lasts: its silence is noticed
+/// after 6 to 12 s, a first try may meet it again (5 s), meanwhile the others find leaders in its place, and what was
+/// handed to it comes again after the acknowledgement wait (3 s). The rest is for a busy machine.
+const REST: Duration = Duration::from_secs(60);
 
 /// The server that is frozen is the one to which the sidecar is connected.
 async fn events_go_on_by_another_server(order: Order) {
@@ -251,11 +253,7 @@ async fn it_waits_for_a_broker_and_survives_its_restart() {
     let mut ids = publish_all(&broker, (0..50).map(|i| i.to_string())).await;
     all_settled(&broker).await;
     broker.restart().await;
-    eventually("the operator is back", async || {
-        timeout(Duration::from_secs(1), broker.operator().flush()).await.is_ok()
-    })
-    .await;
-    sleep(Duration::from_millis(500)).await;
+    broker.until_back().await;
     ids.extend(publish_all(&broker, (50..100).map(|i| i.to_string())).await);
     all_settled(&broker).await;
     let received: BTreeSet<_> = container.ids().into_iter().collect();

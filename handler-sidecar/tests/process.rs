@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use support::{Container, HANDLER, PROGRAM, Process, all_settled, config, eventually, publish, publish_all};
 use tidegate_broker_client::contract;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
@@ -41,11 +41,8 @@ async fn strangers_that_connect_keep_no_probe_out() {
     }
     let grown = process.resident().saturating_sub(before);
     assert!(grown < 2048, "{grown} KiB for strangers");
-    let ends = join_all(
-        strangers
-            .iter_mut()
-            .map(async |stream| timeout(Duration::from_secs(10), stream.read(&mut [0; 512])).await.is_ok()),
-    );
+    let ends =
+        join_all(strangers.iter_mut().map(async |stream| timeout(LIMIT, stream.read(&mut [0; 512])).await.is_ok()));
     assert!(ends.await.into_iter().all(|ended| ended), "none stays for ever");
 }
 

@@ -16,12 +16,10 @@ use support::{
 };
 use tidegate_broker_client::layout;
 use tidegate_broker_client::probes::{Check, Probe, Probes};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::{sleep, timeout};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
-/// Longer than the time between two reports.
-const LIMIT: Duration = Duration::from_secs(25);
 
 fn readiness(port: u16) -> Probes {
     let probe = Probe {

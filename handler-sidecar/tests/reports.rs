@@ -17,12 +17,10 @@ use support::{
 use tidegate_broker_client::contract::{Filter, Format};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::timeout;
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
-/// Longer than the time between two reports.
-const LIMIT: Duration = Duration::from_secs(25);
 
 async fn reports(broker: &TestBroker) -> Subscriber {
     let reports = broker.operator().subscribe(layout::REPORT_SUBJECTS).await.unwrap();

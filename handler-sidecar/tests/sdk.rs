@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidegate_broker_client::contract::Format;
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -69,7 +69,7 @@ async fn check(program: &str, script: &str, format: Format, mode: &str) {
     let mut lines = BufReader::new(handler.stdout.take().unwrap()).lines();
     let mut told = Vec::new();
     for _ in &expected {
-        let line = timeout(Duration::from_secs(10), lines.next_line()).await.unwrap().unwrap().unwrap();
+        let line = timeout(LIMIT, lines.next_line()).await.unwrap().unwrap().unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["error"], Value::Null, "{script} {mode}");
         told.push(line);

@@ -13,7 +13,7 @@ use tidegate_broker_client::contract::{Report, Retry, Sidecar, Workload};
 use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
 
-use support::{Container, Running, config, eventually, in_hand, publish, publish_all};
+use support::{Container, Hold, Running, config, eventually, in_hand, publish, publish_all};
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
 
@@ -53,10 +53,12 @@ async fn events_that_wait_for_a_retry_do_not_run() {
 #[tokio::test]
 async fn an_event_at_the_handler_runs() {
     let broker = TestBroker::start().await;
-    let container = Container::responding(|_| (Response::new(Body::empty()), Duration::from_secs(3))).await;
+    let container = Container::start().await;
+    container.hold(Hold::Everything);
     let (sidecar, mut reports) = start(&broker, &container).await;
     publish(&broker, "1").await;
     eventually("one runs all the time", async || reported(&mut reports).await.running_milli >= 990).await;
+    container.hold(Hold::Nothing);
     eventually("it has ended", async || {
         let last = reported(&mut reports).await;
         last.running_milli == 0 && last.succeeded == 1

@@ -110,7 +110,8 @@ fn a_silent_collector_does_not_hold_up_the_end() {
     let start = Instant::now();
     let mut program = run("a_silent_collector_does_not_hold_up_the_end", Some(listener.local_addr().unwrap()));
     assert!(program.wait().unwrap().success());
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    // It waits three seconds; each signal's own limit is ten.
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -118,7 +119,5 @@ fn without_a_collector_the_program_runs() {
     if is_program() {
         return;
     }
-    let start = Instant::now();
     assert!(run("without_a_collector_the_program_runs", None).wait().unwrap().success());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }

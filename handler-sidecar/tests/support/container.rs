@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use tidegate_test_broker::free_port;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -36,10 +37,20 @@ impl Received {
 /// What it answers, and after which time.
 type Script = Arc<dyn Fn(&Received) -> (Response, Duration) + Send + Sync>;
 
+/// Whose answers it keeps back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    Nothing,
+    Everything,
+    /// The event with this id.
+    Event(&'static str),
+}
+
 #[derive(Clone)]
 struct Shared {
     ledger: Arc<Mutex<Vec<Received>>>,
     script: Script,
+    hold: Arc<watch::Sender<Hold>>,
 }
 
 /// A running container. Dropped, it is gone: its listener and all its connections.
@@ -53,6 +64,11 @@ impl Container {
     /// One that answers 204 at once.
     pub async fn start() -> Self {
         Self::answering(|_| (204, Duration::ZERO)).await
+    }
+
+    /// Keeps answers back from now on, or gives those that it has kept.
+    pub fn hold(&self, hold: Hold) {
+        self.shared.hold.send_replace(hold);
     }
 
     /// One that answers as the function says.
@@ -89,7 +105,11 @@ impl Container {
         script: impl Fn(&Received) -> (Response, Duration) + Send + Sync + 'static,
     ) -> Self {
         let port = listener.local_addr().unwrap().port();
-        let shared = Shared { ledger: Arc::default(), script: Arc::new(script) };
+        let shared = Shared {
+            ledger: Arc::default(),
+            script: Arc::new(script),
+            hold: Arc::new(watch::Sender::new(Hold::Nothing)),
+        };
         let app = Router::new().fallback(receive).with_state(shared.clone());
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self { port, shared, task }
@@ -120,6 +140,12 @@ async fn receive(State(shared): State<Shared>, method: Method, uri: Uri, headers
     shared.ledger.lock().unwrap().push(received.clone());
     let (response, wait) = (shared.script)(&received);
     sleep(wait).await;
+    let is_free = |hold: &Hold| match *hold {
+        Hold::Nothing => true,
+        Hold::Everything => false,
+        Hold::Event(id) => received.id() != id,
+    };
+    let _ = shared.hold.subscribe().wait_for(is_free).await;
     response
 }
 

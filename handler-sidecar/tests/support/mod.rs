@@ -18,21 +18,20 @@ use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, R
 use tidegate_broker_client::probes::Probes;
 use tidegate_broker_client::{layout, message_id, peer};
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use container::Container;
+pub use container::{Container, Hold};
 pub use hostile::{Hostile, Misdeed};
 pub use process::{PROGRAM, Process};
-pub use tidegate_test_broker::free_port;
+pub use tidegate_test_broker::{eventually, free_port};
 
 pub const HANDLER: &str = "billing";
 const CONCURRENCY: u16 = 16;
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// A configuration with short times.
 pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Duration) -> Sidecar {
@@ -57,7 +56,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
             order: Order::None,
             rate: None,
             concurrency: CONCURRENCY,
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
             retry: Retry {
                 max_attempts: 3,
                 initial: Duration::from_millis(50),
@@ -230,16 +229,7 @@ pub async fn all_settled_by(broker: &TestBroker, name: &str) {
         if delivered && info.num_pending == 0 && info.num_ack_pending == 0 {
             return;
         }
-        assert!(begun.elapsed() < LIMIT * 3, "not settled: {info:?}");
+        assert!(begun.elapsed() < LIMIT, "not settled: {info:?}");
         sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Waits until something holds.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        sleep(Duration::from_millis(20)).await;
     }
 }

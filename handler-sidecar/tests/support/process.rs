@@ -1,7 +1,6 @@
 //! The program as a process.
 
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -50,13 +49,13 @@ impl Process {
 
     pub async fn terminate(mut self) -> ExitStatus {
         kill(self.pid(), Signal::SIGTERM).unwrap();
-        for _ in 0..200 {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("it does not end");
+        let mut status = None;
+        eventually("it ends", async || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
     }
 }
 
