@@ -224,6 +224,8 @@ pub enum Service<'a> {
     Opening,
     /// They do, if there are any.
     Serving,
+    /// They do, but for those of this source, for this reason.
+    Partial(Lane, &'a Trouble),
     /// They do not, for this reason; of this lane, where there are lanes.
     Troubled(Lane, &'a Trouble),
 }

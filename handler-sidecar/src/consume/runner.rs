@@ -244,14 +244,16 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
             (Some(_), ..) => Progress::Draining,
             (_, false, ..) => Progress::Disconnected,
             (_, _, Handler::Away, _) => Progress::Unreachable,
-            (.., Service::Serving) => Progress::Pulling,
+            (.., Service::Serving | Service::Partial(..)) => Progress::Pulling,
             (.., Service::Opening | Service::Troubled(..)) => Progress::Opening,
         });
         self.health.set_stalled(self.discipline.is_stalled(self.now()));
         let says = match service {
             Service::Opening => return,
             Service::Serving => Said::Served,
-            Service::Troubled(lane, trouble) => Said::Troubled(lane, trouble.to_string()),
+            Service::Partial(lane, trouble) | Service::Troubled(lane, trouble) => {
+                Said::Troubled(lane, trouble.to_string())
+            }
         };
         if self.said.as_ref() != Some(&says) {
             let handler = &self.context.config.handler;

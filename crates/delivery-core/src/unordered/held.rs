@@ -50,11 +50,13 @@ impl Held {
         self.here.is_empty()
     }
 
-    /// The next one that starts, if fewer than so many run.
-    pub fn start(&mut self, slots: usize) -> Option<Id> {
-        if self.running >= slots {
-            return None;
-        }
+    /// How many of them run.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// The next one that starts.
+    pub fn start(&mut self) -> Option<Id> {
         let id = self.waiting.pop_front()?;
         let one = self.here.get_mut(&id.arrival)?;
         one.running = true;

@@ -1,6 +1,6 @@
 //! One inbox and the requests that reply to it.
 
-use crate::event::Moment;
+use crate::event::{Lane, Moment};
 use crate::exchange::{Action, Close, Kind, Pull};
 
 /// How long a closing session may still bring events; much longer than a round trip.
@@ -20,6 +20,7 @@ const LATER: Terms = Terms { expires: 25_000, heartbeat: 5000 };
 /// A session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Session {
+    lane: Lane,
     /// The number of its inbox.
     pub number: u64,
     /// The connection over which it was opened.
@@ -34,9 +35,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Opens one, with a first request.
-    pub fn open(number: u64, epoch: u64, now: Moment, batch: usize) -> (Self, Pull) {
-        let mut session = Self { number, epoch, outstanding: 0, heard: now, patience: 0, closed_by: None };
+    /// Opens one of this source, with a first request.
+    pub fn open(lane: Lane, number: u64, epoch: u64, now: Moment, batch: usize) -> (Self, Pull) {
+        let mut session = Self { lane, number, epoch, outstanding: 0, heard: now, patience: 0, closed_by: None };
         let pull = session.ask(now, batch, &FIRST);
         (session, pull)
     }
@@ -54,7 +55,7 @@ impl Session {
         self.outstanding += batch;
         self.patience = self.patience.max(terms.heartbeat * 2 + GRACE);
         let kind = Kind::Plain { heartbeat: terms.heartbeat };
-        Pull { lane: 0, inbox: self.number, batch, expires: terms.expires, kind }
+        Pull { lane: self.lane, inbox: self.number, batch, expires: terms.expires, kind }
     }
 
     /// One of them came.
@@ -66,7 +67,7 @@ impl Session {
     /// Stops it.
     pub fn close(&mut self, now: Moment) -> Action {
         self.closed_by = Some(now + CLOSE_LIMIT);
-        Action::Close(0, self.number, Close::InOrder)
+        Action::Close(self.lane, self.number, Close::InOrder)
     }
 
     /// When the silence, if it lasts, means that the consumer is gone; `None` while nothing is owed to us.

@@ -1,17 +1,24 @@
-//! One sidecar with the real state machine, and a broker: what is between them, and what each event of the world does.
+//! One sidecar with the real state machine, and a broker with a topic and a retry shelf: what is between them, and what
+//! each event of the world does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tidegate_delivery_core::{
-    Action, Arrived, Close, Demand, Discipline as _, Disposition, Handler, Heard, Id, Input, Moment, Pin, Pull,
-    Settled, Trouble, Unordered,
+    Action, Arrived, Close, Demand, Discipline as _, Disposition, Handler, Heard, Id, Input, Lane, Moment, Pin, Pull,
+    SHELF, Settled, TOPIC, Unordered,
 };
+
+use crate::broker::{ACK_WAIT, Open, Stream};
+use crate::troubles::Troubles;
 
 /// Attempts at a time.
 pub const SLOTS: usize = 2;
-const ACK_WAIT: Moment = 30_000;
 const RENEW_EVERY: Moment = 10_000;
+/// What fails for long is tried again after this.
+pub const LONG_WAIT: Moment = 6000;
+/// Of the topic so many may be delivered and not acknowledged, those that wait for another attempt among them.
+const MAX_PENDING: usize = 3;
 
 /// What the model takes out of the machine or does to it, to show that the invariants would notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,31 +37,41 @@ pub enum Flaw {
     Deaf,
     /// Events are not renewed.
     Idle,
+    /// An event of which no copy is on the shelf is acknowledged as if there were one.
+    Hasty,
+    /// Nothing is put on the shelf.
+    Shelfless,
+    /// It hears of nothing that comes of the shelf.
+    Blind,
 }
 
-/// What may go wrong, and how often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Troubles {
-    pub reconnects: u8,
-    pub lost_requests: u8,
-    pub refusals: u8,
-    pub retries: u8,
-    pub outages: u8,
-    pub drains: u8,
-}
-
-/// A request at the broker.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Open {
-    inbox: u64,
-    left: usize,
+/// How an attempt ends that may end in any way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    /// To be tried again soon.
+    Soon,
+    /// To be tried again much later; its copy is confirmed.
+    Later,
+    /// The same; its copy is stored, and that is not confirmed.
+    Unconfirmed,
+    /// The same; there is no room for a copy.
+    Full,
 }
 
 /// On its way to the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Coming {
-    Event(u64, u64),
-    Heard(u64, Heard),
+    Event(Lane, u64, u64),
+    Heard(Lane, u64, Heard),
+}
+
+impl Coming {
+    fn inbox(&self) -> (Lane, u64) {
+        match self {
+            Self::Event(lane, inbox, _) | Self::Heard(lane, inbox, _) => (*lane, *inbox),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,43 +83,51 @@ pub struct World {
     pub demand: Demand,
     /// Events published, of those that will be.
     pub published: u64,
-    pub delivered: u64,
-    /// What the broker waits for, and when it gives it to somebody else.
-    pub pending: BTreeMap<u64, Moment>,
-    pub again: BTreeSet<u64>,
-    pub acknowledged: BTreeSet<u64>,
+    pub topic: Stream,
+    pub shelf: Stream,
+    /// The broker knows these copies by their message ids.
+    pub copied: BTreeSet<u64>,
+    /// Events whose attempt failed, and when there may be another.
+    pub records: BTreeMap<u64, Moment>,
     pub open: Vec<Open>,
-    pub inboxes: BTreeSet<u64>,
+    pub inboxes: BTreeSet<(Lane, u64)>,
     pub coming: VecDeque<Coming>,
     pub arrivals: u64,
     /// The runner's table: events here, whether their attempt runs, and whether it is over.
     pub here: BTreeMap<Id, Option<bool>>,
-    pub succeeded: BTreeSet<u64>,
+    pub handled: BTreeSet<u64>,
+    /// Attempts of one source that started one after the other while the other had an event that waits.
+    pub in_a_row: (Lane, u8),
     /// Whether requests may be left of an older session.
     pub disturbed: bool,
     pub broken: Option<&'static str>,
 }
 
+pub fn machine(flaw: Flaw) -> Unordered {
+    let slots = if matches!(flaw, Flaw::Wide | Flaw::Eager) { SLOTS + 1 } else { SLOTS };
+    Unordered::new(slots, if flaw == Flaw::Idle { 10 * ACK_WAIT } else { RENEW_EVERY }, 7)
+}
+
 impl World {
     pub fn new(flaw: Flaw, trouble: Troubles) -> Self {
-        let slots = if matches!(flaw, Flaw::Wide | Flaw::Eager) { SLOTS + 1 } else { SLOTS };
         let mut world = Self {
             flaw,
             now: 1,
             trouble,
-            machine: Unordered::new(slots, if flaw == Flaw::Idle { 10 * ACK_WAIT } else { RENEW_EVERY }, 7),
+            machine: machine(flaw),
             demand: Demand { handler: Handler::Up, connected: true, epoch: 1, room: true, turns: usize::MAX },
             published: 0,
-            delivered: 0,
-            pending: BTreeMap::new(),
-            again: BTreeSet::new(),
-            acknowledged: BTreeSet::new(),
+            topic: Stream::new(MAX_PENDING),
+            shelf: Stream::new(usize::MAX),
+            copied: BTreeSet::new(),
+            records: BTreeMap::new(),
             open: Vec::new(),
             inboxes: BTreeSet::new(),
             coming: VecDeque::new(),
             arrivals: 0,
             here: BTreeMap::new(),
-            succeeded: BTreeSet::new(),
+            handled: BTreeSet::new(),
+            in_a_row: (TOPIC, 0),
             disturbed: false,
             broken: None,
         };
@@ -112,6 +137,16 @@ impl World {
 
     pub fn running(&self) -> impl Iterator<Item = Id> {
         self.here.iter().filter(|(_, runs)| **runs == Some(true)).map(|(id, _)| *id)
+    }
+
+    fn stream(&mut self, lane: Lane) -> &mut Stream {
+        if lane == SHELF { &mut self.shelf } else { &mut self.topic }
+    }
+
+    /// Whether everything that was published is handled, and nothing is kept any more.
+    pub fn is_settled(&self) -> bool {
+        let all_handled = (1..=self.published).all(|sequence| self.handled.contains(&sequence));
+        all_handled && self.topic.is_empty() && self.shelf.is_empty()
     }
 
     pub fn break_with(&mut self, what: &'static str) {
@@ -134,8 +169,7 @@ impl World {
             }
             actions.into_iter().for_each(|action| self.perform(action));
         }
-        let started = std::iter::from_fn(|| self.machine.start(self.now, &demand)).collect::<Vec<_>>();
-        for id in started {
+        while let Some(id) = self.machine.start(self.now, &demand) {
             self.start(id);
         }
         self.check();
@@ -143,44 +177,49 @@ impl World {
     }
 
     fn start(&mut self, id: Id) {
+        let other_waits = self.here.iter().any(|(other, runs)| other.lane != id.lane && runs.is_none());
+        self.in_a_row = match self.in_a_row {
+            (lane, times) if lane == id.lane && other_waits => (lane, times + 1),
+            _ => (id.lane, u8::from(other_waits)),
+        };
+        if self.in_a_row.1 > 1 {
+            self.break_with("a source waits for the other");
+        }
         match self.here.insert(id, Some(true)) {
             Some(None) => {}
             _ => self.break_with("what started was not waiting here"),
         }
         if self.flaw == Flaw::Early {
-            self.settle(id, true);
+            self.settle(id, None);
             self.here.insert(id, Some(true));
         }
     }
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Pull(Pull { inbox, batch, .. }) => {
-                self.inboxes.insert(inbox);
+            Action::Pull(Pull { lane, inbox, batch, .. }) => {
+                self.inboxes.insert((lane, inbox));
                 if self.demand.connected {
-                    self.open.push(Open { inbox, left: batch });
+                    self.open.push(Open { lane, inbox, left: batch });
                 }
             }
-            Action::Close(_, inbox, how) => {
-                self.inboxes.remove(&inbox);
-                self.open.retain(|open| open.inbox != inbox);
+            Action::Close(lane, inbox, how) => {
+                self.inboxes.remove(&(lane, inbox));
+                self.open.retain(|open| (open.lane, open.inbox) != (lane, inbox));
                 match how {
-                    Close::InOrder => self.coming.push_back(Coming::Heard(inbox, Heard::Closed)),
-                    Close::AtOnce => self.coming.retain(
-                        |coming| !matches!(coming, Coming::Event(to, _) | Coming::Heard(to, _) if *to == inbox),
-                    ),
+                    Close::InOrder => self.coming.push_back(Coming::Heard(lane, inbox, Heard::Closed)),
+                    Close::AtOnce => self.coming.retain(|coming| coming.inbox() != (lane, inbox)),
                 }
             }
             Action::Acknowledge { id, confirm: false } => {
                 if self.flaw != Flaw::Mute {
-                    self.settle(id, true);
+                    self.settle(id, None);
                 }
             }
-            Action::GiveBack { id, .. } => self.settle(id, false),
+            Action::GiveBack { id, wait } => self.settle(id, Some(wait)),
             Action::Renew { id, confirm: false } => {
-                if let Some(until) = self.pending.get_mut(&id.sequence) {
-                    *until = self.now + ACK_WAIT;
-                }
+                let now = self.now;
+                self.stream(id.lane).renew(now, id.sequence);
             }
             Action::Reconnect => {}
             other => panic!("the unordered discipline does not want this: {other:?}"),
@@ -188,20 +227,19 @@ impl World {
     }
 
     /// An event leaves: the broker hears what became of it.
-    fn settle(&mut self, id: Id, acknowledge: bool) {
+    fn settle(&mut self, id: Id, wait: Option<Moment>) {
         let Some(runs) = self.here.remove(&id) else { return self.break_with("an event was settled twice") };
-        if acknowledge && (runs != Some(false) || !self.succeeded.contains(&id.sequence)) {
+        let is_safe = self.handled.contains(&id.sequence) || (id.lane == TOPIC && self.shelf.keeps(id.sequence));
+        if wait.is_none() && (runs != Some(false) || !is_safe) {
             self.break_with("an event was acknowledged before its outcome");
         }
         if !self.demand.connected {
             return;
         }
-        if acknowledge {
-            self.pending.remove(&id.sequence);
-            self.again.remove(&id.sequence);
-            self.acknowledged.insert(id.sequence);
-        } else if self.pending.contains_key(&id.sequence) {
-            self.again.insert(id.sequence);
+        let now = self.now;
+        match wait {
+            None => self.stream(id.lane).acknowledge(id.sequence),
+            Some(wait) => self.stream(id.lane).give_back(now, id.sequence, wait),
         }
     }
 
@@ -209,46 +247,60 @@ impl World {
         if self.running().count() > SLOTS {
             self.break_with("more attempts run than may");
         }
-        let asked: usize =
-            self.open.iter().filter(|open| self.inboxes.contains(&open.inbox)).map(|open| open.left).sum();
-        let coming = self.coming.iter().filter(|coming| matches!(coming, Coming::Event(..))).count();
-        if self.machine.in_hand() != self.here.len() && !matches!(self.flaw, Flaw::Early) {
+        if self.machine.in_hand() != self.here.len() && !matches!(self.flaw, Flaw::Early | Flaw::Blind) {
             self.break_with("what is here is not what the machine holds");
         }
-        // Of an older session something may still come.
-        if !self.disturbed && self.flaw != Flaw::Eager && self.here.len() + asked + coming > SLOTS {
-            self.break_with("more events were asked for than may run");
+        for (lane, slots) in [(TOPIC, SLOTS), (SHELF, Unordered::shelf_slots(SLOTS))] {
+            let is_open = |open: &&Open| open.lane == lane && self.inboxes.contains(&(lane, open.inbox));
+            let asked: usize = self.open.iter().filter(is_open).map(|open| open.left).sum();
+            let coming = self.coming.iter().filter(|coming| matches!(coming, Coming::Event(from, ..) if *from == lane));
+            let here = self.here.keys().filter(|id| id.lane == lane).count();
+            // Of an older session something may still come.
+            if !self.disturbed && self.flaw != Flaw::Eager && here + asked + coming.count() > slots {
+                self.break_with("more events were asked for than may run");
+            }
+        }
+        let is_lost = |sequence: &u64| {
+            !self.handled.contains(sequence) && !self.topic.keeps(*sequence) && !self.shelf.keeps(*sequence)
+        };
+        if (1..=self.published).any(|sequence| is_lost(&sequence)) {
+            self.break_with("an event is lost");
         }
         if self.machine.is_drained() && !self.here.is_empty() {
             self.break_with("a drain is over, and events are here");
         }
     }
 
+    pub fn publish(&mut self) {
+        self.published += 1;
+        self.topic.store(self.published);
+        self.deliver();
+    }
+
     /// The broker delivers what it can.
     pub fn deliver(&mut self) {
-        while let Some(index) = self.open.iter().position(|open| open.left > 0) {
-            let new = (self.delivered < self.published).then_some(self.delivered + 1);
-            let Some(sequence) = self.again.first().copied().or(new) else { return };
-            self.again.remove(&sequence);
-            self.delivered = self.delivered.max(sequence);
-            self.pending.insert(sequence, self.now + ACK_WAIT);
-            let open = &mut self.open[index];
-            open.left -= 1;
-            let inbox = open.inbox;
-            self.open.retain(|open| open.left > 0);
-            if self.inboxes.contains(&inbox) {
-                self.coming.push_back(Coming::Event(inbox, sequence));
+        for index in 0..self.open.len() {
+            while self.open[index].left > 0 {
+                let (now, Open { lane, inbox, .. }) = (self.now, self.open[index]);
+                let Some(sequence) = self.stream(lane).next(now) else { break };
+                self.open[index].left -= 1;
+                if self.inboxes.contains(&(lane, inbox)) {
+                    self.coming.push_back(Coming::Event(lane, inbox, sequence));
+                }
             }
         }
+        self.open.retain(|open| open.left > 0);
     }
 
     /// The sidecar takes what the broker sent.
     pub fn receive(&mut self) {
         match self.coming.pop_front() {
-            Some(Coming::Heard(inbox, heard)) => self.take(Input::Inbox(0, inbox, heard)),
-            Some(Coming::Event(inbox, sequence)) => {
+            Some(Coming::Event(SHELF, ..) | Coming::Heard(SHELF, ..)) if self.flaw == Flaw::Blind => {}
+            Some(Coming::Heard(lane, inbox, heard)) => self.take(Input::Inbox(lane, inbox, heard)),
+            Some(Coming::Event(lane, inbox, sequence)) => {
                 self.arrivals += 1;
-                let id = Id { lane: 0, sequence, delivery: self.arrivals, arrival: self.arrivals };
+
+                let id = Id { lane, sequence, delivery: self.arrivals, arrival: self.arrivals };
                 self.here.insert(id, None);
                 let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes: 1 };
                 self.take(Input::Arrived(arrived));
@@ -258,73 +310,71 @@ impl World {
     }
 
     /// An attempt ends.
-    pub fn finish(&mut self, id: Id, success: bool) {
+    pub fn finish(&mut self, id: Id, outcome: Outcome) {
         self.here.insert(id, Some(false));
-        if success {
-            self.succeeded.insert(id.sequence);
-        }
-        let over = Disposition::Over(Settled::Acknowledged);
-        let disposition = if success { over } else { Disposition::RetryIn(Duration::ZERO) };
+        let disposition = self.dispose(id, outcome);
         self.take(Input::Attempted(id, Some(disposition)));
+    }
+
+    /// As `settle/failure.rs` of the sidecar decides.
+    fn dispose(&mut self, id: Id, outcome: Outcome) -> Disposition {
+        let sequence = id.sequence;
+        let left = |now: Moment, due: Moment| Duration::from_millis(due.saturating_sub(now));
+        if let Some(due) = self.records.get(&sequence).copied() {
+            // It belongs on the shelf, where it may be, or has been.
+            if id.lane == TOPIC {
+                return self.shelve(sequence, outcome, left(self.now, due));
+            }
+            if self.now < due {
+                return Disposition::GiveBack(left(self.now, due));
+            }
+        }
+        match outcome {
+            Outcome::Success => {
+                self.handled.insert(sequence);
+                Disposition::Over(Settled::Acknowledged)
+            }
+            Outcome::Soon => Disposition::RetryIn(Duration::ZERO),
+            Outcome::Later | Outcome::Unconfirmed | Outcome::Full => {
+                self.records.insert(sequence, self.now + LONG_WAIT);
+                let wait = Duration::from_millis(LONG_WAIT);
+                if id.lane == TOPIC { self.shelve(sequence, outcome, wait) } else { Disposition::RetryIn(wait) }
+            }
+        }
+    }
+
+    fn shelve(&mut self, sequence: u64, outcome: Outcome, wait: Duration) -> Disposition {
+        if self.flaw == Flaw::Shelfless || (outcome == Outcome::Full && self.flaw != Flaw::Hasty) {
+            return Disposition::RetryIn(wait);
+        }
+        if outcome != Outcome::Full && self.copied.insert(sequence) {
+            self.shelf.store(sequence);
+        }
+        match outcome {
+            Outcome::Unconfirmed => Disposition::RetryIn(wait),
+            _ => Disposition::Over(Settled::Retried),
+        }
     }
 
     /// Time goes on, to when the machine wants to look at it again, or by a second; heartbeats come meanwhile.
     pub fn tick(&mut self) {
         let wake = self.machine.wake_at(self.now).unwrap_or(Moment::MAX);
         self.now = wake.clamp(self.now + 1, self.now + 1000);
-        let inboxes: BTreeSet<u64> = self.open.iter().map(|open| open.inbox).collect();
-        for inbox in inboxes {
-            if self.inboxes.contains(&inbox) && self.demand.connected {
-                self.machine.input(self.now, Input::Inbox(0, inbox, Heard::Alive));
+        let asked: BTreeSet<(Lane, u64)> = self.open.iter().map(|open| (open.lane, open.inbox)).collect();
+        for (lane, inbox) in self.inboxes.clone() {
+            if (self.demand.connected && asked.contains(&(lane, inbox))) || self.flaw == Flaw::Deaf {
+                self.machine.input(self.now, Input::Inbox(lane, inbox, Heard::Alive));
             }
         }
-        if self.flaw == Flaw::Deaf {
-            for inbox in &self.inboxes {
-                self.machine.input(self.now, Input::Inbox(0, *inbox, Heard::Alive));
+        let now = self.now;
+        for lane in [TOPIC, SHELF] {
+            for sequence in self.stream(lane).late(now) {
+                let is_here = self.here.keys().any(|id| (id.lane, id.sequence) == (lane, sequence));
+                if is_here && self.demand.connected {
+                    self.break_with("an event that is here went to somebody else");
+                }
             }
         }
-        let late: Vec<u64> = self.pending.iter().filter(|(_, until)| **until <= self.now).map(|(s, _)| *s).collect();
-        for sequence in late {
-            if self.here.keys().any(|id| id.sequence == sequence) && self.demand.connected {
-                self.break_with("an event that is here went to somebody else");
-            }
-            self.again.insert(sequence);
-        }
-        self.act();
-    }
-
-    /// The connection is lost, with what was on its way, and made again.
-    pub fn reconnect(&mut self) {
-        self.disturbed = true;
-        self.open.clear();
-        self.coming.clear();
-        self.demand.epoch += 1;
-        self.act();
-    }
-
-    /// A request never arrives.
-    pub fn lose_request(&mut self) {
-        self.disturbed = true;
-        self.open.pop();
-    }
-
-    /// The broker ends all requests without saying what is left of them.
-    pub fn refuse(&mut self) {
-        self.disturbed = true;
-        if let Some(inbox) = self.open.last().map(|open| open.inbox) {
-            self.open.clear();
-            self.coming.push_back(Coming::Heard(inbox, Heard::Lost(Trouble::Moved)));
-        }
-    }
-
-    /// The handler goes away, or comes back.
-    pub fn turn(&mut self) {
-        self.demand.handler = if self.demand.handler == Handler::Up { Handler::Away } else { Handler::Up };
-        self.act();
-    }
-
-    pub fn drain(&mut self) {
-        self.machine.drain(self.now);
         self.act();
     }
 }

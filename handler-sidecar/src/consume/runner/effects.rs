@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{layout, stored};
 use tidegate_delivery_core::{
-    Action, Arrived, Close, Demand, Heard, Id, Input, Key, Lane, Moment, Pin, Pull, Trouble, millis,
+    Action, Arrived, Close, Demand, Heard, Id, Input, Key, Lane, Moment, Pin, Pull, SHELF, Trouble, millis,
 };
 use tidegate_telemetry::Span;
 use tidegate_wire::nats;
@@ -193,7 +193,11 @@ impl<F> Runner<'_, F> {
     }
 
     fn pull(&mut self, pull: &Pull) {
-        let subject = layout::pull_subject(&self.consumer(pull.lane));
+        let config = &self.context.config;
+        let subject = match config.delivery.order {
+            Order::None if pull.lane == SHELF => layout::retry_pull_subject(&config.handler),
+            _ => layout::pull_subject(&self.consumer(pull.lane)),
+        };
         let at = (pull.lane, pull.inbox);
         let body = pull::request(pull, self.context.client.max_payload());
         if !body.is_ok_and(|body| self.line.pull(at, &subject, &body)) {

@@ -1,0 +1,215 @@
+//! A consumer of which events come: its session, the events of it that are here, and how it is.
+
+use super::held::Held;
+use super::session::Session;
+use crate::event::{Disposition, Id, Lane, Moment, millis};
+use crate::exchange::{Action, Arrived, Close, Demand, Handler, Heard, Trouble};
+use crate::window;
+
+/// The wait before another session, doubled with each that fails, give or take a fifth.
+const FIRST_PAUSE: Moment = 100;
+/// The longest of these waits.
+const LONGEST_PAUSE: Moment = 5000;
+
+/// A source of events.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    lane: Lane,
+    /// Events that may be here or asked for.
+    slots: usize,
+    pub held: Held,
+    session: Option<Session>,
+    /// The number of the last session.
+    sessions: u64,
+    failures: u32,
+    /// Silent sessions in a row.
+    pub silences: u32,
+    retry_at: Moment,
+    pub trouble: Option<Trouble>,
+    pub has_answered: bool,
+    chance: u64,
+}
+
+impl Source {
+    /// The source with this number, of which so many events may be here or asked for.
+    pub fn new(lane: Lane, slots: usize, renew_every: Moment, seed: u64) -> Self {
+        Self {
+            lane,
+            slots,
+            held: Held::new(renew_every),
+            session: None,
+            sessions: 0,
+            failures: 0,
+            silences: 0,
+            retry_at: 0,
+            trouble: None,
+            has_answered: false,
+            chance: seed | 1,
+        }
+    }
+
+    /// Events asked for that have not come.
+    pub fn outstanding(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.outstanding)
+    }
+
+    /// Whether it has no session.
+    pub fn is_closed(&self) -> bool {
+        self.session.is_none()
+    }
+
+    /// Whether nothing is expected of the session any more.
+    fn is_closing(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.closed_by.is_some())
+    }
+
+    pub fn arrived(&mut self, now: Moment, arrived: &Arrived, winds_down: bool, out: &mut Vec<Action>) {
+        let closing = self.is_closing();
+        if let Some(session) = self.session.as_mut().filter(|session| session.number == arrived.inbox) {
+            session.arrived(now);
+        }
+        if closing && winds_down {
+            out.push(Action::GiveBack { id: arrived.id, wait: 0 });
+        } else {
+            self.held.take(now, arrived.id);
+        }
+        if !closing {
+            self.works();
+        }
+    }
+
+    pub fn heard(&mut self, now: Moment, number: u64, heard: Heard) {
+        let closing = self.is_closing();
+        let Some(session) = self.session.as_mut().filter(|session| session.number == number) else { return };
+        session.heard = now;
+        match heard {
+            Heard::Alive => {}
+            Heard::Ended(left) => session.outstanding = session.outstanding.saturating_sub(left),
+            Heard::Lost(trouble) => return self.pause(now, trouble),
+            Heard::WrongPin => return self.pause(now, Trouble::Refused("it asks for a pin".to_owned())),
+            Heard::Closed => {
+                self.session = None;
+                return;
+            }
+        }
+        if !closing {
+            self.works();
+        }
+    }
+
+    /// An attempt of an event of it is over.
+    pub fn attempted(&mut self, id: Id, disposition: Disposition, out: &mut Vec<Action>) {
+        if self.held.remove(id) {
+            out.push(match disposition {
+                Disposition::Over(_) => Action::Acknowledge { id, confirm: false },
+                Disposition::RetryIn(wait) | Disposition::GiveBack(wait) => Action::GiveBack { id, wait: millis(wait) },
+            });
+        }
+    }
+
+    /// The consumer answers.
+    fn works(&mut self) {
+        self.has_answered = true;
+        self.trouble = None;
+        self.failures = 0;
+        self.silences = 0;
+    }
+
+    /// The session is of no use; another one is opened after a while.
+    fn pause(&mut self, now: Moment, trouble: Trouble) {
+        self.silences = if trouble == Trouble::Silent { self.silences + 1 } else { 0 };
+        let pause = (FIRST_PAUSE << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = now + pause * 4 / 5 + self.chance() % (pause * 2 / 5);
+        if !trouble.is_ordinary() {
+            self.has_answered = false;
+            self.trouble = Some(trouble);
+        }
+    }
+
+    /// The next number of a xorshift generator.
+    fn chance(&mut self) -> u64 {
+        self.chance ^= self.chance << 13;
+        self.chance ^= self.chance >> 7;
+        self.chance ^= self.chance << 17;
+        self.chance
+    }
+
+    /// How many events there may be here for more to be asked for.
+    fn allowance(&self, demand: &Demand) -> usize {
+        match demand.handler {
+            Handler::Away => 0,
+            _ if !demand.room => 0,
+            Handler::Trying => 1,
+            Handler::Up => self.slots.min(self.held.len().saturating_add(demand.turns)),
+        }
+    }
+
+    /// Makes the session fit the connection, the handler and the drain, which ends it at this moment at the latest.
+    pub fn steer(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
+        let is_over = |end: Option<Moment>| end.is_some_and(|end| end <= now);
+        if is_over(self.session.as_ref().and_then(|session| session.closed_by)) {
+            self.close_at_once(out);
+        }
+        if !demand.connected {
+            if wind_down.is_some() {
+                // Nothing can come, and nothing can be told.
+                self.close_at_once(out);
+            }
+            return;
+        }
+        if is_over(self.session.as_ref().and_then(Session::silent_at)) {
+            self.pause(now, Trouble::Silent);
+        }
+        self.steer_session(now, demand, wind_down, out);
+    }
+
+    fn steer_session(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
+        let (allowance, in_hand) = (self.allowance(demand), self.held.len());
+        let Some(session) = &mut self.session else {
+            if wind_down.is_none()
+                && self.retry_at <= now
+                && let Some(batch) = window::request(allowance, in_hand, 0)
+            {
+                self.sessions += 1;
+                let (session, pull) = Session::open(self.lane, self.sessions, demand.epoch, now, batch);
+                self.session = Some(session);
+                out.push(Action::Pull(pull));
+            }
+            return;
+        };
+        if session.closed_by.is_some() {
+            return;
+        }
+        let useless = session.epoch != demand.epoch || self.retry_at > now;
+        let wound_down =
+            wind_down.is_some_and(|end| end <= now || demand.handler != Handler::Up || session.outstanding == 0);
+        if useless || wound_down {
+            out.push(session.close(now));
+        } else if wind_down.is_none()
+            && let Some(batch) = window::request(allowance, in_hand, session.outstanding)
+        {
+            out.push(Action::Pull(session.request(now, batch)));
+        }
+    }
+
+    pub fn close_at_once(&mut self, out: &mut Vec<Action>) {
+        if let Some(session) = self.session.take() {
+            out.push(Action::Close(self.lane, session.number, Close::AtOnce));
+        }
+    }
+
+    /// When there is something to do, if nothing happens before.
+    pub fn wakes(&self, wind_down: Option<Moment>) -> impl Iterator<Item = Moment> {
+        let session = self.session.as_ref();
+        [
+            session.and_then(Session::silent_at),
+            session.and_then(|session| session.closed_by),
+            session.is_none().then_some(self.retry_at),
+            wind_down.filter(|_| session.is_some()),
+            self.held.renewal_at(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
