@@ -9,7 +9,9 @@ use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_ingress::Limits;
+use tidegate_test_broker::{LIMIT, TestBroker, topic};
+use tokio::sync::watch;
 
 use crate::support::{event, events, limits, messages, start, start_with};
 
@@ -60,11 +62,12 @@ async fn the_ingress_starts_before_its_broker() {
 #[tokio::test]
 async fn a_broker_that_does_not_answer_is_503_in_time() {
     let broker = TestBroker::start().await;
-    let ingress = start(&broker).await;
+    let ingress = start_with(&broker, Limits { publish: Duration::from_secs(1), ..limits() }).await;
+    ingress.until_ready().await;
     let pid = broker.pid().unwrap().to_string();
     let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap();
     signal("-STOP");
-    let answer = tokio::time::timeout(Duration::from_secs(5), ingress.publish(&event("1"))).await;
+    let answer = tokio::time::timeout(LIMIT, ingress.publish(&event("1"))).await;
     signal("-CONT");
     let answer = answer.unwrap();
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -82,7 +85,7 @@ async fn the_operator_hears_of_a_full_topic_at_most_once_in_a_while() {
     }
     broker.operator().flush().await.unwrap();
     let took = begun.elapsed();
-    let first = tokio::time::timeout(Duration::from_secs(10), reports.next()).await.expect("a report").unwrap();
+    let first = tokio::time::timeout(LIMIT, reports.next()).await.expect("a report").unwrap();
     let report: IngressReport = serde_json::from_slice(&first.payload).unwrap();
     assert_eq!(report.failure, StoreFailure::Full);
     let mut more = 0;
@@ -137,22 +140,23 @@ async fn a_batch_that_fits_only_in_part_says_so_and_can_be_repeated() {
 async fn what_was_acknowledged_survives_a_kill() {
     let mut broker = TestBroker::start().await;
     let ingress = start(&broker).await;
+    let (progress, mut acknowledgements) = watch::channel(0);
     let publishing = async {
         let mut acknowledged = HashSet::new();
         for id in 0..150 {
             let event = event(&id.to_string());
             if ingress.publish(&event).await.status == StatusCode::ACCEPTED {
                 acknowledged.insert(event.id().to_owned());
+                progress.send_replace(acknowledged.len());
             }
         }
         acknowledged
     };
     let killing = async {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        acknowledgements.wait_for(|count| *count >= 50).await.unwrap();
         broker.restart().await;
     };
     let (acknowledged, ()) = tokio::join!(publishing, killing);
-    assert!(!acknowledged.is_empty());
     let stored = ids(&events(&broker).await);
     let lost: Vec<_> = acknowledged.difference(&stored).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");

@@ -7,7 +7,7 @@ use mqtt_protocol_core::mqtt::Version;
 use mqtt_protocol_core::mqtt::packet::{Packet, Property, v3_1_1, v5_0};
 use tidegate_broker_client::contract::{self, Capacity};
 use tidegate_ingress::Limits;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::device::{Device, binary};
@@ -55,13 +55,8 @@ async fn a_connection_beyond_the_limit_is_answered_503_and_others_have_their_hal
     first.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 415"), "{text}");
     drop(first);
-    for _ in 0..100 {
-        if ingress.post(&BINARY, "").await.status == StatusCode::ACCEPTED {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the end of a connection makes no room");
+    let is_taken = async || ingress.post(&BINARY, "").await.status == StatusCode::ACCEPTED;
+    eventually("the end of a connection makes room", is_taken).await;
 }
 
 /// MQTT 5, 3.2.2.2: 0x89 Server busy. MQTT 3.1.1, 3.2.2.3: 0x03 Server unavailable.

@@ -8,7 +8,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tidegate_broker_client::identity::file;
 use tidegate_ingress::Limits;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -17,16 +17,18 @@ use crate::support::{event, limits, start, start_with};
 #[tokio::test]
 async fn slow_handshakes_hold_up_nobody_and_end() {
     let broker = TestBroker::start().await;
-    let ingress = start(&broker).await;
+    let handshake = Duration::from_secs(4);
+    let ingress = start_with(&broker, Limits { handshake, ..limits() }).await;
+    ingress.until_ready().await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(("127.0.0.1", ingress.https)).await.unwrap());
     }
     let started = Instant::now();
     assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < handshake, "{:?}", started.elapsed());
 
-    let end = tokio::time::timeout(Duration::from_secs(5), silent[0].read(&mut [0; 16])).await;
+    let end = tokio::time::timeout(LIMIT, silent[0].read(&mut [0; 16])).await;
     assert!(matches!(end, Ok(Ok(0) | Err(_))), "the server gives up on a silent client");
 }
 
@@ -44,11 +46,10 @@ async fn connections_are_bounded_and_silent_ones_make_room() {
     let mut open = ingress.connect(b"h2").await;
     open.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
 
-    let deadline = Instant::now() + Duration::from_secs(8);
-    while ingress.publish(&event("1")).await.status != StatusCode::ACCEPTED {
-        assert!(Instant::now() < deadline, "silent connections make no room");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("silent connections make room", async || {
+        ingress.publish(&event("1")).await.status == StatusCode::ACCEPTED
+    })
+    .await;
     drop((idle, half, mute, open));
 }
 
@@ -65,26 +66,20 @@ async fn idle_connections_keep_no_probe_out() {
         stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: ").await.unwrap();
         idle.push(stream);
     }
-    let deadline = Instant::now() + Duration::from_secs(8);
-    while ingress.probe("/readyz").await != StatusCode::OK {
-        assert!(Instant::now() < deadline, "the kubelet would restart the container");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    ingress.until_ready().await;
     // Whoever had to make room is not served on in secret.
     let ended = async |stream: &mut TcpStream| {
         let read = tokio::time::timeout(Duration::from_millis(10), stream.read(&mut [0; 16])).await;
         matches!(read, Ok(Ok(_) | Err(_)))
     };
-    loop {
+    eventually("one of them ends", async || {
         let mut count = 0;
         for stream in &mut idle {
             count += usize::from(ended(stream).await);
         }
-        if count > 0 {
-            return;
-        }
-        assert!(Instant::now() < deadline, "it never ends");
-    }
+        count > 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -102,18 +97,15 @@ async fn a_new_certificate_is_served_without_a_restart() {
 
     broker.ingress_identity_dir();
     assert_ne!(on_disk(), first, "a new leaf was written");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while served().await == first {
-        assert!(Instant::now() < deadline, "the old certificate is still served");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the new certificate is served", async || served().await != first).await;
     assert_eq!(served().await, on_disk());
 }
 
 #[tokio::test]
 async fn leaving_is_not_ready_first_and_serves_on_until_the_cluster_knows() {
     let broker = TestBroker::start().await;
-    let mut ingress = start(&broker).await;
+    let mut ingress = start_with(&broker, Limits { propagation: Duration::from_secs(3), ..limits() }).await;
+    ingress.until_ready().await;
     let idle = ingress.connect(b"http/1.1").await;
     ingress.leave();
     ingress.until(StatusCode::SERVICE_UNAVAILABLE).await;

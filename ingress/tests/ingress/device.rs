@@ -1,12 +1,11 @@
 //! A device that speaks MQTT, packet by packet: it may break every rule.
 
-use std::time::Duration;
-
 use mqtt_protocol_core::mqtt::Version;
 use mqtt_protocol_core::mqtt::packet::{
     ContentType, GenericPacketTrait as _, Packet, Property, Qos, UserProperty, v3_1_1, v5_0,
 };
 use tidegate_cloudevents::{Event, json};
+use tidegate_test_broker::LIMIT;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -64,9 +63,9 @@ impl Device {
         self.stream.flush().await.unwrap();
     }
 
-    /// The next packet; `None` at the end of the connection. At most ten seconds.
+    /// The next packet; `None` at the end of the connection.
     pub async fn receive(&mut self) -> Option<Packet> {
-        tokio::time::timeout(Duration::from_secs(10), self.next()).await.unwrap()
+        tokio::time::timeout(LIMIT, self.next()).await.unwrap()
     }
 
     async fn next(&mut self) -> Option<Packet> {

@@ -4,24 +4,26 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use http::StatusCode;
+use tidegate_broker_client::contract::{self, Routing};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
+use tidegate_ingress::Limits;
+use tidegate_test_broker::{LIMIT, TestBroker};
 
 use crate::device::{Device, binary};
-use crate::support::{event, start_direct};
+use crate::support::{config, event, limits, run, start_direct};
 
 /// Listens; that a first message came through shows that the broker knows.
 async fn listen(broker: &TestBroker) -> async_nats::Subscriber {
     let operator = broker.operator();
     let mut subscriber = operator.subscribe(layout::EVENT_SUBJECTS).await.unwrap();
     operator.publish("events.0.first", "".into()).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(5), subscriber.next()).await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, subscriber.next()).await.unwrap().unwrap();
     subscriber
 }
 
 async fn heard(subscriber: &mut async_nats::Subscriber) -> Event {
-    let message = tokio::time::timeout(Duration::from_secs(5), subscriber.next()).await.unwrap().unwrap();
+    let message = tokio::time::timeout(LIMIT, subscriber.next()).await.unwrap().unwrap();
     stored::decode(message.headers.as_ref(), message.payload).unwrap()
 }
 
@@ -52,7 +54,7 @@ async fn no_header_is_for_a_stream() {
     let ingress = start_direct(&broker).await;
     let mut subscriber = listen(&broker).await;
     ingress.publish(&event("1")).await;
-    let message = tokio::time::timeout(Duration::from_secs(5), subscriber.next()).await.unwrap().unwrap();
+    let message = tokio::time::timeout(LIMIT, subscriber.next()).await.unwrap().unwrap();
     assert_eq!(message.reply, None);
     assert!(message.headers.unwrap().iter().all(|(name, _)| !name.to_string().starts_with("Nats-")));
 }
@@ -61,12 +63,14 @@ async fn no_header_is_for_a_stream() {
 #[tokio::test]
 async fn what_a_frozen_broker_has_not_taken_in_is_503_in_time() {
     let broker = TestBroker::start_direct().await;
-    let ingress = start_direct(&broker).await;
+    let direct = contract::Ingress { routing: Routing::Direct, ..config(&broker) };
+    let ingress = run(&direct, Limits { publish: Duration::from_secs(2), ..limits() }).await;
+    ingress.until_ready().await;
     assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
     let pid = broker.pid().unwrap().to_string();
     let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap();
     signal("-STOP");
-    let answer = tokio::time::timeout(Duration::from_secs(5), ingress.publish(&event("2"))).await;
+    let answer = tokio::time::timeout(LIMIT, ingress.publish(&event("2"))).await;
     signal("-CONT");
     assert_eq!(answer.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -11,9 +11,10 @@ use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{IngressReport, StoreFailure};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_ingress::Limits;
+use tidegate_test_broker::{LIMIT, TestBroker, topic};
 
-use crate::support::{Running, events, start};
+use crate::support::{Running, events, limits, start_with};
 
 /// A file system in memory, of few bytes.
 struct SmallDisk(PathBuf);
@@ -47,7 +48,7 @@ fn large(id: usize) -> Event {
 /// The next report of an event that was not acknowledged.
 async fn report(ingress: &Running, reports: &mut Subscriber, id: usize) -> IngressReport {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(30) {
+    while begun.elapsed() < LIMIT {
         assert_ne!(ingress.publish(&large(id)).await.status, StatusCode::ACCEPTED, "the disk is full");
         if let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(200), reports.next()).await {
             let report: IngressReport = serde_json::from_slice(&message.payload).unwrap();
@@ -67,7 +68,9 @@ async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
     };
     let mut broker = TestBroker::start_in(&disk.0, 1 << 30).await;
     streams::ensure(&broker.admin(), &topic()).await.unwrap();
-    let ingress = start(&broker).await;
+    // A full disk shows by answers that do not come.
+    let ingress = start_with(&broker, Limits { publish: Duration::from_secs(2), ..limits() }).await;
+    ingress.until_ready().await;
     let mut reports = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
     broker.operator().flush().await.unwrap();
     let mut accepted = 0;
@@ -80,7 +83,7 @@ async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
     // Reports from before may still be on their way. There is room, and yet nothing is stored.
     let begun = Instant::now();
     while report(&ingress, &mut reports, accepted).await.volume.is_none_or(|volume| volume.free <= volume.total / 2) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the room is not reported");
+        assert!(begun.elapsed() < LIMIT, "the room is not reported");
     }
     broker.restart().await;
     ingress.until_ready().await;

@@ -12,7 +12,7 @@ use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
 use tidegate_broker_client::contract;
 use tidegate_ingress::Limits;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::task::JoinHandle;
 
 use crate::support::{Running, answer, config, event, events, http2, limits, run};
@@ -80,7 +80,7 @@ async fn streams_that_dribble_hold_up_nobody_and_end() {
         assert_eq!(ingress.publish(&event(&id.to_string())).await.status, StatusCode::ACCEPTED);
     }
     for answer in answers {
-        let status = tokio::time::timeout(Duration::from_secs(10), answer).await.unwrap().unwrap();
+        let status = tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap();
         assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
     }
     assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
@@ -100,7 +100,7 @@ async fn a_body_that_begins_fast_must_go_on() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    let status = tokio::time::timeout(Duration::from_secs(15), answer).await.unwrap().unwrap();
+    let status = tokio::time::timeout(LIMIT, answer).await.unwrap().unwrap();
     assert_eq!(status, StatusCode::REQUEST_TIMEOUT, "{:?}", started.elapsed());
     dribbling.abort();
 }
@@ -141,7 +141,7 @@ async fn a_client_that_sends_much_and_never_ends_leaves_room_for_another() {
     let second = begin(&ingress, 2, 12).await;
     let (pieces, third) = begin(&ingress, 3, 12).await;
     drop(pieces);
-    let status = tokio::time::timeout(Duration::from_secs(10), third).await.unwrap().unwrap();
+    let status = tokio::time::timeout(LIMIT, third).await.unwrap().unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "there was no room for a third");
     let mut other = http2(ingress.connect_from(2, ingress.https, b"h2").await).await;
     let pieces = stream::iter((0..2).map(|_| Bytes::from(vec![b'x'; 1 << 19])));

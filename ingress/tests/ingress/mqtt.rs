@@ -118,9 +118,10 @@ async fn a_device_is_told_what_there_is() {
 #[tokio::test]
 async fn who_is_silent_is_let_go() {
     let broker = TestBroker::start().await;
-    let ingress = start(&broker).await;
+    let ingress = start_with(&broker, Limits { handshake: Duration::from_secs(4), ..limits() }).await;
+    ingress.until_ready().await;
     let mut silent = Device::silent(&ingress, Version::V5_0).await;
-    let (mut device, _) = Device::v5(&ingress, 2).await;
+    let (mut device, _) = Device::v5(&ingress, 3).await;
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         device.send(v5_0::Pingreq::builder().build().unwrap()).await;
@@ -133,7 +134,8 @@ async fn who_is_silent_is_let_go() {
 #[tokio::test]
 async fn the_end_of_the_ingress_is_announced_after_what_is_in_progress() {
     let broker = TestBroker::start().await;
-    let mut ingress = start(&broker).await;
+    let mut ingress = start_with(&broker, Limits { propagation: Duration::from_secs(3), ..limits() }).await;
+    ingress.until_ready().await;
     let (mut device, _) = Device::v5(&ingress, 60).await;
     let mut old = Device::v3(&ingress).await;
     ingress.leave();

@@ -201,7 +201,7 @@ async fn large_packets_that_never_end_do_not_fill_the_memory() {
 #[tokio::test]
 async fn a_packet_that_has_begun_must_end_soon() {
     let broker = TestBroker::start().await;
-    let ingress = start_with(&broker, Limits { body: Duration::from_millis(500), ..limits() }).await;
+    let ingress = start_with(&broker, Limits { body: Duration::from_secs(2), ..limits() }).await;
     ingress.until_ready().await;
     let (mut device, _) = Device::v5(&ingress, 3600).await;
     let bytes = binary(1, &event("1")).to_continuous_buffer();

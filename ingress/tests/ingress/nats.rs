@@ -10,7 +10,7 @@ use serde_json::Value;
 use tidegate_broker_client::{identity, layout, peer};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{TestBroker, eventually, topic};
 
 use crate::raw_nats;
 use crate::support::{MAX_EVENT, event, events, limits, messages, start, start_with};
@@ -206,13 +206,13 @@ async fn an_outage_of_the_broker_is_over_when_it_is_over() {
     ingress.until_ready().await;
     // A restarted broker knows the account again as soon as it has read it.
     let client = client(&broker, &identity).await;
-    for _ in 0..100 {
-        if let Ok(answer) = client.request(layout::PUBLISH_SUBJECT, json::encode(&event("1")).unwrap()).await {
-            let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
-            assert_eq!(answer["seq"], 1, "{answer}");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("publishers over NATS are not served any more");
+    eventually("publishers over NATS are served", async || {
+        let Ok(answer) = client.request(layout::PUBLISH_SUBJECT, json::encode(&event("1")).unwrap()).await else {
+            return false;
+        };
+        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!(answer["seq"], 1, "{answer}");
+        true
+    })
+    .await;
 }

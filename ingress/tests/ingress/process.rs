@@ -1,10 +1,9 @@
 //! The program itself: how it starts, what it needs, how it ends.
 
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use tidegate_broker_client::contract;
-use tidegate_test_broker::{TestBroker, free_port};
+use tidegate_test_broker::{TestBroker, eventually, free_port};
 
 use crate::support::{admin_status, config};
 
@@ -22,13 +21,9 @@ impl Started {
         self.0.as_ref().unwrap().id()
     }
 
-    /// Waits for the end, at most fifteen seconds.
+    /// Waits for the end.
     async fn output(mut self) -> Output {
-        let deadline = Instant::now() + Duration::from_secs(15);
-        while self.0.as_mut().unwrap().try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "it does not end");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        eventually("it ends", async || self.0.as_mut().unwrap().try_wait().unwrap().is_some()).await;
         self.0.take().unwrap().wait_with_output().unwrap()
     }
 }
@@ -56,11 +51,8 @@ async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     let config = contract::Ingress { https_port, admin_port, mqtt_port: free_port(), ..config(&broker) };
     let json = serde_json::to_string(&config).unwrap();
     let started = Started(Some(program().env(contract::VARIABLE, json).spawn().unwrap()));
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while admin_status(admin_port, "/readyz").await != Some(http::StatusCode::OK) {
-        assert!(Instant::now() < deadline, "it does not get ready");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let is_ready = async || admin_status(admin_port, "/readyz").await == Some(http::StatusCode::OK);
+    eventually("it is ready", is_ready).await;
     let resident = resident(started.id());
     assert!(resident < 12 * 1024, "{resident} KiB resident when idle");
 

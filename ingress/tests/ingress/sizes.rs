@@ -6,7 +6,7 @@ use http::StatusCode;
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{MAX_EVENT, events, limits, messages, start, start_with};
@@ -119,12 +119,12 @@ async fn a_slow_body_is_given_up_and_holds_up_nobody() {
     let ingress = start_with(&broker, limits).await;
     ingress.until_ready().await;
     let mut slow = ingress.connect(b"http/1.1").await;
-    slow.write_all(format!("{HEAD}ce-type: t\r\ncontent-length: 5\r\n\r\n12").as_bytes()).await.unwrap();
     let started = Instant::now();
+    slow.write_all(format!("{HEAD}ce-type: t\r\ncontent-length: 5\r\n\r\n12").as_bytes()).await.unwrap();
     let other = Event::builder("2", "/s", "t").build().unwrap();
     assert_eq!(ingress.publish(&other).await.status, StatusCode::ACCEPTED);
     let mut answer = [0; 1024];
-    let read = tokio::time::timeout(Duration::from_secs(5), slow.read(&mut answer)).await.unwrap().unwrap();
+    let read = tokio::time::timeout(LIMIT, slow.read(&mut answer)).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&answer[..read]).starts_with("HTTP/1.1 408"));
     assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
     assert_eq!(events(&broker).await, [other]);
