@@ -18,15 +18,15 @@ explain() {
 trap explain ERR
 
 say "a fresh namespace $namespace"
-kubectl delete namespace "$namespace" --ignore-not-found --wait --timeout=180s >/dev/null
+kubectl delete namespace "$namespace" --ignore-not-found --wait --timeout=300s >/dev/null
 kubectl create namespace "$namespace" >/dev/null
 kubectl label namespace "$namespace" pod-security.kubernetes.io/enforce=restricted >/dev/null
 
 say "kubectl apply: EventTopic temperature, EventHandler printer"
 in_demo apply -f "$example/topic.yaml" -f "$example/handler.yaml" >/dev/null
-in_demo wait --for=condition=Ready eventtopic/temperature --timeout=180s >/dev/null
+in_demo wait --for=condition=Ready eventtopic/temperature --timeout=300s >/dev/null
 say "the topic is ready: $(in_demo get eventtopic temperature -o jsonpath='{.status.address.url}')"
-in_demo wait --for=condition=Ready eventhandler/printer --timeout=120s >/dev/null
+in_demo wait --for=condition=Ready eventhandler/printer --timeout=300s >/dev/null
 say "the handler is ready"
 
 say "a sensor publishes $events events"
@@ -37,7 +37,7 @@ say "published: ${published:-0}"
 
 # The printer writes a line for each event it received, which begins with the event's id.
 received() { in_demo logs --selector tidegate.io/handler=printer --container printer --tail=-1 --prefix=false | awk 'NF > 1 {print $1}'; }
-for _ in $(seq 60); do
+for _ in $(seq 180); do
   delivered=$(received | sort -u | wc -l)
   [ "$delivered" -lt "${published:-0}" ] || break
   sleep 1

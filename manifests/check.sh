@@ -13,7 +13,7 @@ if [ -z "$(crds get --ignore-not-found --output name)" ]; then
 elif [ "$CLUSTER" = own ]; then
   crds apply --server-side --force-conflicts --field-manager=helm >/dev/null
 fi
-crds wait --for=condition=Established --timeout=30s >/dev/null
+crds wait --for=condition=Established --timeout=120s >/dev/null
 
 # judge <namespace> <what> <command...>: with an empty namespace, every object names its own.
 judge() {

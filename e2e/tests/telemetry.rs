@@ -58,7 +58,7 @@ async fn collector_log(world: &World) -> String {
     let found = pods.list(&ListParams::default().labels("app=collector")).await.unwrap();
     let mut log = String::new();
     for pod in found.items {
-        let params = LogParams { since_seconds: Some(180), ..LogParams::default() };
+        let params = LogParams { since_seconds: Some(600), ..LogParams::default() };
         log += &pods.logs(&pod.metadata.name.unwrap(), &params).await.unwrap_or_default();
     }
     log

@@ -15,7 +15,7 @@ use crate::state::{Cache, State};
 use crate::{call, cgroup, config, diagnose, images, manifests, packages, pki};
 
 /// A bound for each step of the start. Together they take about twelve seconds on two idle cores.
-const STEP: Duration = Duration::from_secs(120);
+const STEP: Duration = Duration::from_secs(300);
 const PERIOD: Duration = Duration::from_millis(200);
 
 /// How a cluster is.
@@ -218,7 +218,7 @@ fn remove(state: &State, progress: &Progress) -> Result<()> {
 fn remove_folder(folder: &Path, progress: &Progress) -> Result<()> {
     let what = format!("the removal of {}", folder.display());
     // The last mounts of the node go away a moment after its last process.
-    progress.wait(&what, Duration::from_secs(20), Duration::from_millis(100), || {
+    progress.wait(&what, Duration::from_secs(60), Duration::from_millis(100), || {
         Ok(match fs::remove_dir_all(folder) {
             Ok(()) => Look::Ready(()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Look::Ready(()),

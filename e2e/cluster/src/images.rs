@@ -19,7 +19,7 @@ pub const PAUSE_IMAGE: &str = "localhost/tidegate/pause:1";
 /// A shell, for the storage provisioner's helper pods and for tests.
 pub const HELPER_IMAGE: &str = "localhost/tidegate/busybox:1";
 
-const IMPORT_LIMIT: Duration = Duration::from_secs(120);
+const IMPORT_LIMIT: Duration = Duration::from_secs(600);
 
 /// What a sandbox runs: waits for ever, ends when told to.
 const PAUSE: &str = "#include <signal.h>
