@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use tidegate_broker_admin::{release, streams};
 use tidegate_crds::topic::StreamRecord;
 use tidegate_operator::topic::loss;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, topic};
 
 struct World {
     broker: TestBroker,
@@ -33,7 +33,7 @@ impl World {
         loop {
             match streams::ensure(&self.broker.admin(), &topic()).await {
                 Ok(streams) => return loss::record(&streams.events, released, false),
-                Err(error) => assert!(begun.elapsed().as_secs() < 20, "{error}\n{}", self.broker.log()),
+                Err(error) => assert!(begun.elapsed() < LIMIT, "{error}\n{}", self.broker.log()),
             }
         }
     }

@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::support::operator::{args, turn};
 use crate::support::{Space, eventually, server_client};
 
-/// Longer than any takeover: the lease, and the time between two looks.
-const TAKEOVER: Duration = Duration::from_secs(20);
+/// Longer than any takeover: the lease (15 s), the time between two looks, and what a busy machine adds.
+const TAKEOVER: Duration = Duration::from_secs(60);
 
 async fn join(space: &Space, pod: &str) -> Leadership {
     Leadership::join(space.client.clone(), &args(pod, &space.name)).await.unwrap()
@@ -47,7 +47,8 @@ async fn one_of_many_leads_and_gives_way_at_once() {
     let started = Instant::now();
     leader.leave().await;
     timeout(TAKEOVER, waiter.won()).await.expect("the next one leads");
-    assert!(started.elapsed() < Duration::from_secs(5), "a rolling update waited {:?}", started.elapsed());
+    // A lease that was not given back lasts this long at least: the waiter has seen it renewed since.
+    assert!(started.elapsed() < Duration::from_secs(8), "a rolling update waited {:?}", started.elapsed());
     assert_eq!(holder(&space).await.as_deref(), Some(next));
     assert!(timeout(Duration::from_secs(1), waiter.lost()).await.is_err());
 }

@@ -63,7 +63,8 @@ async fn a_broker_that_hangs_delays_no_other_topic() {
         eventually("good sleeps again", async || (replicas(&space, "good").await? == 0).then_some(())).await;
     }
     signal(&bad, Signal::SIGCONT);
-    assert!(worst < Duration::from_secs(3), "woken after {worst:?}");
+    // Nothing of it waited for one request to the other broker.
+    assert!(worst < Duration::from_secs(5), "woken after {worst:?}");
     operator.stop().await;
 }
 
@@ -88,8 +89,7 @@ async fn a_session_ends_with_its_topic_however_that_went() {
         (patched.is_err() && api.get_opt("orders").await.ok()?.is_none()).then_some(())
     })
     .await;
-    // Longer than it takes to notice.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    eventually("its session has ended", async || (door.passing() == 0).then_some(())).await;
     door.set_open(false);
     door.take_knocks();
     tokio::time::sleep(Duration::from_secs(4)).await;

@@ -106,6 +106,8 @@ pub struct Door {
     pub address: String,
     open: watch::Sender<bool>,
     knocks: Arc<AtomicUsize>,
+    /// One for each connection that passes.
+    passes: Arc<()>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -116,12 +118,14 @@ impl Door {
         let address = format!("tls://localhost:{}", listener.local_addr().expect("address").port());
         let (open, is_open) = watch::channel(true);
         let knocks: Arc<AtomicUsize> = Arc::default();
-        let counted = knocks.clone();
+        let (counted, passes) = (knocks.clone(), Arc::new(()));
+        let pass = passes.clone();
         let task = tokio::spawn(async move {
             while let Ok((mut here, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let (server, mut is_open) = (server.clone(), is_open.clone());
+                let (server, mut is_open, pass) = (server.clone(), is_open.clone(), pass.clone());
                 tokio::spawn(async move {
+                    let _pass = pass;
                     let shut = async move { is_open.wait_for(|open| !open).await.map(drop) };
                     let pass = async {
                         let mut there = TcpStream::connect(server).await?;
@@ -135,11 +139,17 @@ impl Door {
                 });
             }
         });
-        Self { address, open, knocks, _task: AbortOnDropHandle::new(task) }
+        Self { address, open, knocks, passes, _task: AbortOnDropHandle::new(task) }
     }
 
     pub fn set_open(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    /// How many connections pass it now.
+    pub fn passing(&self) -> usize {
+        // The door has one, and so has who lets them in.
+        Arc::strong_count(&self.passes) - 2
     }
 
     /// Who came since the last time.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, pending};
@@ -14,7 +13,7 @@ use tokio::sync::Notify;
 use tower::layer::layer_fn;
 use tower::{BoxError, Service};
 
-use super::server;
+use super::{PATIENCE, server};
 
 /// When the process dies.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +65,7 @@ impl Interruption {
 
     /// Waits for the moment; false if it does not come.
     pub async fn reached(&self) -> bool {
-        tokio::time::timeout(Duration::from_secs(15), self.reached.notified()).await.is_ok()
+        tokio::time::timeout(PATIENCE, self.reached.notified()).await.is_ok()
     }
 }
 

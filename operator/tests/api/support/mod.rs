@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tidegate_crds::EventTopic;
 
 /// Nothing that a test waits for takes longer, on a machine with other work too.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A namespace of its own, and a client.
 pub struct Space {

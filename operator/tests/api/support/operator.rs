@@ -1,7 +1,5 @@
 //! An operator in this process.
 
-use std::time::Duration;
-
 use clap::Parser as _;
 use kube::Client;
 use tidegate_operator::args::Args;
@@ -11,6 +9,8 @@ use tidegate_operator::run::run;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use super::PATIENCE;
 
 /// An operator sees all namespaces, so one runs at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -52,10 +52,7 @@ impl Operator {
     /// Ends in order.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), &mut self.task)
-            .await
-            .expect("ends in time")
-            .expect("ends in order");
+        tokio::time::timeout(PATIENCE, &mut self.task).await.expect("ends in time").expect("ends in order");
     }
 
     /// Ends at once; what was begun stays half done.

@@ -15,11 +15,12 @@ use kube::runtime::{conditions, wait};
 use kube::{Client, Config, ResourceExt as _};
 use serde_json::json;
 
+use super::PATIENCE;
 use super::pki::Pki;
 use super::programs::{self, Program};
 
 /// A cold start beside a compiler takes a while.
-const START: Duration = Duration::from_secs(90);
+const START: Duration = Duration::from_secs(180);
 
 /// How to reach it; started by the first who asks.
 static CONFIG: LazyLock<Config> = LazyLock::new(start);
@@ -86,10 +87,7 @@ async fn define(client: &Client) {
             .await
             .expect("the definition is accepted");
         let established = wait::await_condition(api.clone(), &name, conditions::is_crd_established());
-        tokio::time::timeout(Duration::from_secs(20), established)
-            .await
-            .expect("established in time")
-            .expect("established");
+        tokio::time::timeout(PATIENCE, established).await.expect("established in time").expect("established");
     }
 }
 
