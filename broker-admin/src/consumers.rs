@@ -16,17 +16,20 @@ use crate::positions::{Position, Restart, StreamState, is_ahead};
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
 /// an open pull would lose its message until the acknowledgement wait ends.
 pub const MAX_EXPIRES: Duration = Duration::from_secs(60);
-/// Where a consumer carries its handler's UID.
-const UID: &str = "tidegate.io/handler-uid";
+/// Where a consumer, and a stream of retries, carries its handler's UID.
+pub(crate) const UID: &str = "tidegate.io/handler-uid";
 
 /// A lane whose owner did not pull for this long goes to another.
 pub const LANE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Open pulls of a consumer at most. The broker refuses to change this bound (10012), so it does not depend on the
 /// specification: four pulls of each of a thousand pods, the most that a handler can have. An open pull costs the
 /// broker memory, the bound does not.
-const MAX_WAITING: i64 = 4096;
+pub(crate) const MAX_WAITING: i64 = 4096;
 /// Events of a lane delivered and not acknowledged at most.
 const LANE_WINDOW: i64 = 64;
+/// Events that wait for an attempt a few seconds away, at most, beside those at work: what waits for longer is on the
+/// retry shelf. The broker keeps some hundred bytes of each; a consumer that is lost delivers as many again.
+const SHORT_WAITS: i64 = 10_000;
 
 /// Where a handler begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -101,11 +104,11 @@ pub enum ConsumersFailure {
     List(#[source] ApiError),
 }
 
-/// Events delivered and not acknowledged at most, for as many pods with as many events in flight each: what waits for
-/// its retry is among them.
+/// Events delivered and not acknowledged at most, for as many pods with as many events in flight each: twice that many,
+/// because those of a pod that died are among them for a while, and those that wait for an attempt a few seconds away.
 pub fn max_ack_pending(max_replicas: u32, slots: usize) -> i64 {
     let slots = i64::try_from(slots).unwrap_or(i64::MAX);
-    i64::from(max_replicas).saturating_mul(slots).saturating_mul(2)
+    i64::from(max_replicas).saturating_mul(slots).saturating_mul(2).saturating_add(SHORT_WAITS)
 }
 
 impl Handler {
@@ -212,7 +215,7 @@ fn backlog(consumer: &ConsumerInfo, known: Option<u64>) -> Option<Backlog> {
     is_behind.then_some(Backlog { acknowledged, subjects })
 }
 
-fn state(stream: &StreamInfo) -> StreamState {
+pub(crate) fn state(stream: &StreamInfo) -> StreamState {
     StreamState { created: stream.created, last_sequence: stream.state.last_sequence }
 }
 
@@ -275,7 +278,7 @@ async fn state_now(broker: &Broker) -> Result<StreamState, ConsumersFailure> {
 
 /// What the broker does not let anyone change stays as it was found: a consumer made by another version has other
 /// values, and an update that touched them would fail as a whole.
-fn keep_unchangeable(wanted: &mut ConsumerConfig, found: &ConsumerConfig) {
+pub(crate) fn keep_unchangeable(wanted: &mut ConsumerConfig, found: &ConsumerConfig) {
     wanted.deliver_policy = found.deliver_policy;
     wanted.ack_policy.clone_from(&found.ack_policy);
     wanted.replay_policy.clone_from(&found.replay_policy);
@@ -283,7 +286,7 @@ fn keep_unchangeable(wanted: &mut ConsumerConfig, found: &ConsumerConfig) {
 }
 
 /// Whether the broker judged the configuration (as opposed to its own state, which may change by itself).
-fn is_final(refusal: &Refusal) -> bool {
+pub(crate) fn is_final(refusal: &Refusal) -> bool {
     match refusal.error_code {
         ErrorCode::CLUSTER_NO_PEERS | ErrorCode::MAXIMUM_CONSUMERS_LIMIT | ErrorCode::INSUFFICIENT_RESOURCES => false,
         ErrorCode::CONSUMER_CREATE => true,
@@ -324,7 +327,7 @@ async fn delete_one(broker: &Broker, name: &str) -> Result<(), ConsumersFailure>
 }
 
 /// Only what we set and may change is compared: the server adds defaults and metadata of its own.
-fn same(wanted: &ConsumerConfig, info: &ConsumerInfo) -> bool {
+pub(crate) fn same(wanted: &ConsumerConfig, info: &ConsumerInfo) -> bool {
     let found = &info.config;
     wanted.ack_wait == found.ack_wait
         && wanted.max_ack_pending == found.max_ack_pending

@@ -102,6 +102,7 @@ impl Handler {
             Import::service("attempts", layout::attempt_subject(&self.name, "*")),
             Import::service("attempts so far", layout::attempt_read_subject(&self.name, "*")),
         ]);
+        imports.extend(self.retry_imports());
         for consumer in self.consumers() {
             let import = |name, subject, local| Import::of_consumer(name, &consumer, subject, local);
             imports.push(import("pull", layout::pull_subject, layout::pull_subject));
@@ -112,6 +113,25 @@ impl Handler {
             }
         }
         imports
+    }
+
+    /// What it does with its retries: with `order: None` a consumer reads what waits and removes what is acknowledged,
+    /// with `order: Key` the sidecars read and remove what is parked.
+    fn retry_imports(&self) -> Vec<Import> {
+        let handler = self.name.as_str();
+        match self.order {
+            Order::None => vec![
+                Import::service("wait for a retry", layout::waiting_subject(handler)),
+                Import::service("pull retries", layout::retry_pull_subject(handler)),
+                Import::service("acknowledge retries", layout::retry_acknowledge_subjects(handler)),
+            ],
+            Order::Key { .. } => vec![
+                Import::service("park", layout::parked_subjects(handler, None)),
+                Import::service("read what is parked", layout::retry_read_subject(handler)),
+                Import::service("remove what is parked", layout::retry_delete_subject(handler))
+                    .known_as(layout::local_retry_delete_subject(handler)),
+            ],
+        }
     }
 
     fn rights(&self) -> Rights {
@@ -141,13 +161,17 @@ pub(crate) fn exports(routing: Routing) -> Value {
         Routing::Direct => exports
             .push(json!({"name": "events", "subject": layout::EVENT_SUBJECTS, "type": "stream", "token_req": true})),
         Routing::Queued => exports.extend([
-            service("pull", layout::pull_subject("*"), "Stream"),
-            service("acknowledge", layout::acknowledge_subjects("*"), "Singleton"),
+            // Of the stream of events and of those of retries: a token names one consumer.
+            service("pull", layout::PULL_SUBJECTS.into(), "Stream"),
+            service("acknowledge", layout::ACKNOWLEDGE_SUBJECTS.into(), "Singleton"),
             service("state of a lane", layout::info_subject("*"), "Singleton"),
             service("leave a lane", layout::unpin_subject("*"), "Singleton"),
             service("dead-letter", layout::DEAD_LETTER_SUBJECTS.into(), "Singleton"),
             service("attempts", layout::ATTEMPT_SUBJECTS.into(), "Singleton"),
             service("attempts so far", layout::ATTEMPT_READ_SUBJECTS.into(), "Singleton"),
+            service("retries", layout::RETRY_SUBJECTS.into(), "Singleton"),
+            service("read what is parked", layout::READ_SUBJECTS.into(), "Singleton"),
+            service("remove what is parked", layout::DELETE_SUBJECTS.into(), "Singleton"),
         ]),
     }
     json!(exports)

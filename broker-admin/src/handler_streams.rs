@@ -1,4 +1,4 @@
-//! The streams of a topic's handlers: dead letters and attempts, two for each handler ([`crate::shares`]).
+//! The streams of a topic's handlers: dead letters, retries and attempts, three for each handler ([`crate::shares`]).
 //!
 //! What there is and what it may have is read from the broker each time, so whoever asks comes to the same result. Two
 //! that do this for one topic at the same time could promise too much: the caller lets one at a time.
@@ -9,7 +9,8 @@ use tidegate_broker_client::layout;
 use tidegate_wire::nats::HeaderBlock;
 
 use crate::api::{Broker, StreamConfig, StreamInfo};
-use crate::shares::{self, Budget, Found, Kind, NoShare};
+use crate::consumers::UID;
+use crate::shares::{self, Budget, Found, Kind, Newcomer, NoShare};
 use crate::stream::{StreamError, delete, ensure_one, find, same};
 
 /// The streams in which version 0.1 kept the dead letters and the attempts of all handlers.
@@ -34,23 +35,36 @@ pub enum HandlerStreamsError {
     NoShare(#[from] NoShare),
 }
 
-/// Makes the streams of a handler, and the others' smaller where that is needed for it. Does nothing where they are
-/// there.
+/// Makes the streams of the handler with this UID, and the others' smaller where that is needed for it. Does nothing
+/// where they are there. What waited for a retry of another handler of its name, which is gone, goes, too.
 ///
 /// # Errors
 /// As [`HandlerStreamsError`] says.
-pub async fn ensure(broker: &Broker, handler: &str) -> Result<(), HandlerStreamsError> {
-    if has_all(broker, handler).await? {
+pub async fn ensure(broker: &Broker, handler: &str, uid: &str) -> Result<(), HandlerStreamsError> {
+    if has_all(broker, handler, uid).await? {
         return Ok(());
     }
     let events = find(broker, layout::EVENT_STREAM).await?.ok_or(HandlerStreamsError::NoBudget)?;
     let budget = Budget::of(&events.config).ok_or(HandlerStreamsError::NoBudget)?;
-    add(broker, &budget, handler).await
+    add(broker, &budget, Newcomer { handler, uid: Some(uid) }).await
 }
 
-async fn add(broker: &Broker, budget: &Budget, handler: &str) -> Result<(), HandlerStreamsError> {
-    let found = list(broker).await?;
-    let wanted = shares::plan(budget, &of_handlers(&found), Some(handler))?;
+async fn add(broker: &Broker, budget: &Budget, newcomer: Newcomer<'_>) -> Result<(), HandlerStreamsError> {
+    let mut found = list(broker).await?;
+    let name = layout::retry_stream(newcomer.handler);
+    let is_anothers = |info: &StreamInfo| {
+        info.config.name == name && info.config.metadata.get(UID).is_some_and(|uid| newcomer.uid != Some(&**uid))
+    };
+    if let Some(anothers) = found.iter().find(|info| newcomer.uid.is_some() && is_anothers(info)) {
+        tracing::warn!(
+            handler = newcomer.handler,
+            events = anothers.state.messages,
+            "removing what waited for a retry of another handler of this name"
+        );
+        delete(broker, &name).await?;
+        found.retain(|info| info.config.name != name);
+    }
+    let wanted = shares::plan(budget, &of_handlers(&found), Some(newcomer))?;
     // The topic reports a change that the broker refuses to the others; without its own the handler has none.
     Ok(write_changed(broker, &found, &wanted, &mut None).await?)
 }
@@ -88,18 +102,22 @@ pub(crate) async fn share_out(
 }
 
 /// Removes the streams of a handler that is gone. Dead letters that it kept stay for one of its name, and no more are
-/// taken.
+/// taken. Answers how many events waited for a retry: nothing attempts them any more.
 ///
 /// # Errors
 /// As [`StreamError`] says.
-pub async fn remove(broker: &Broker, handler: &str) -> Result<(), StreamError> {
+pub async fn remove(broker: &Broker, handler: &str) -> Result<u64, StreamError> {
     delete(broker, &layout::attempt_stream(handler)).await?;
+    let retries = layout::retry_stream(handler);
+    let waiting = find(broker, &retries).await?.map_or(0, |info| info.state.messages);
+    delete(broker, &retries).await?;
     let name = layout::dead_letter_stream(handler);
     // Closed before it is looked at: a sidecar that is still there stores nothing between the look and the removal.
     match close(broker, handler, &name).await? {
-        Some(info) if info.state.messages == 0 && !Found::from(&info).is_open() => delete(broker, &name).await,
-        _ => Ok(()),
+        Some(info) if info.state.messages == 0 && !Found::from(&info).is_open() => delete(broker, &name).await?,
+        _ => {}
     }
+    Ok(waiting)
 }
 
 /// Of the `found` streams, removes what handlers left that are not among those `alive`.
@@ -112,15 +130,21 @@ pub async fn remove_orphans(broker: &Broker, found: &[StreamInfo], alive: &BTree
     let orphans: BTreeSet<&str> =
         found.iter().filter(is_left).filter_map(handler_of).filter(|handler| !alive.contains(handler)).collect();
     for handler in orphans {
-        remove(broker, handler).await?;
+        match remove(broker, handler).await? {
+            0 => {}
+            events => tracing::warn!(handler, events, "removed what waited for a retry: its handler is gone"),
+        }
     }
     Ok(())
 }
 
-async fn has_all(broker: &Broker, handler: &str) -> Result<bool, StreamError> {
+async fn has_all(broker: &Broker, handler: &str, uid: &str) -> Result<bool, StreamError> {
     for kind in Kind::ALL {
         let found = find(broker, &kind.stream_of(handler)).await?;
-        if !found.is_some_and(|info| Found::from(&info).is_open()) {
+        let is_its_own = |info: &StreamInfo| {
+            kind != Kind::Retries || info.config.metadata.get(UID).is_some_and(|found| found == uid)
+        };
+        if !found.is_some_and(|info| Found::from(&info).is_open() && is_its_own(&info)) {
             return Ok(false);
         }
     }
@@ -203,7 +227,7 @@ async fn move_one(broker: &Broker, budget: &Budget) -> Result<bool, Box<dyn std:
     if let Some(handler) = letter.subject.strip_prefix(&layout::dead_letter_subject("")) {
         let name = layout::dead_letter_stream(handler);
         if find(broker, &name).await?.is_none() {
-            add(broker, budget, handler).await?;
+            add(broker, budget, Newcomer { handler, uid: None }).await?;
         }
         let mut headers = HeaderBlock::new();
         headers.append(EXPECTED_STREAM, &name)?;

@@ -8,6 +8,7 @@
 //! - [`api`]: the broker's own API: streams, consumers and stored messages.
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
+//! - [`retries`]: the consumer of a handler's retry shelf.
 //! - [`shares`]: how much each handler may store (pure).
 //! - [`release`]: room made of what every handler has settled.
 
@@ -15,6 +16,7 @@ pub mod accounts;
 pub mod age;
 pub mod api;
 pub mod authority;
+mod budget;
 pub mod consumers;
 pub mod guests;
 pub mod handler_streams;
@@ -23,6 +25,7 @@ mod limits;
 pub mod positions;
 pub mod push;
 pub mod release;
+pub mod retries;
 pub mod server;
 pub mod shares;
 pub mod stream;

@@ -1,150 +1,15 @@
-//! How a topic's room for dead letters and attempts is shared among its handlers (pure).
+//! How a topic's room for dead letters, retries and attempts is shared among its handlers (pure).
 //!
 //! Every handler has streams of its own, so that what one of them stores takes nothing from another. All of a topic's
 //! handlers have the same share: the whole, a half, a quarter and so on, the largest with which everything fits. In
 //! steps of two, so that a handler that comes or goes rarely changes the streams of the others.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use tidegate_broker_client::layout;
-
-use crate::api::{Discard, Retention, Storage, StreamConfig};
-
-/// Far longer than the longest wait between two attempts (an hour).
-const ATTEMPT_AGE: Duration = Duration::from_secs(24 * 3600);
-/// Records of attempts carry no message id; the broker wants a window that is no longer than they live.
-const ATTEMPT_WINDOW: Duration = Duration::from_secs(120);
-/// Far larger than the largest record.
-const MAX_ATTEMPT_SIZE: i32 = 64 << 10;
-/// What the broker's files need for a message besides its bytes, with room to spare.
-const MESSAGE_OVERHEAD: u64 = 1 << 10;
-/// The bound of a stream that keeps what it has and takes no more: 0 would be none.
-const CLOSED: i64 = 1;
-/// Where the stream of events carries what is shared among the handlers' streams.
-const DEAD_LETTER_BYTES: &str = "tidegate.io/dead-letter-bytes";
-const ATTEMPT_BYTES: &str = "tidegate.io/attempt-bytes";
-
-/// What all handlers of a topic may store together, and what their streams have in common. It is on record in the
-/// stream of events, so that a handler's streams can be made from what the broker knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Bytes of dead letters.
-    pub dead_letters: u64,
-    /// Bytes of records of attempts.
-    pub attempts: u64,
-    replicas: usize,
-    deduplication_window: Duration,
-    /// Bytes of the largest dead letter.
-    max_message_size: u64,
-}
-
-impl Budget {
-    /// What the stream of events says; `None`: it was not made by this version yet.
-    pub fn of(events: &StreamConfig) -> Option<Self> {
-        let bytes = |name| events.metadata.get(name)?.parse().ok();
-        Some(Self {
-            dead_letters: bytes(DEAD_LETTER_BYTES)?,
-            attempts: bytes(ATTEMPT_BYTES)?,
-            replicas: events.num_replicas,
-            deduplication_window: events.duplicate_window,
-            max_message_size: u64::try_from(events.max_message_size).ok()?,
-        })
-    }
-
-    /// The metadata of the stream of events.
-    pub fn metadata(dead_letters: i64, attempts: i64) -> HashMap<String, String> {
-        HashMap::from([
-            (DEAD_LETTER_BYTES.to_owned(), dead_letters.to_string()),
-            (ATTEMPT_BYTES.to_owned(), attempts.to_string()),
-        ])
-    }
-
-    /// Do two streams of events carry the same budget?
-    pub fn same(one: &StreamConfig, other: &StreamConfig) -> bool {
-        [DEAD_LETTER_BYTES, ATTEMPT_BYTES].iter().all(|name| one.metadata.get(*name) == other.metadata.get(*name))
-    }
-
-    fn least(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::DeadLetters => self.max_message_size.saturating_add(MESSAGE_OVERHEAD),
-            Kind::Attempts => u64::from(MAX_ATTEMPT_SIZE.unsigned_abs()) + MESSAGE_OVERHEAD,
-        }
-    }
-
-    fn total(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::DeadLetters => self.dead_letters,
-            Kind::Attempts => self.attempts,
-        }
-    }
-
-    fn config(&self, kind: Kind, handler: &str, max_bytes: i64) -> StreamConfig {
-        let common = StreamConfig {
-            retention: Retention::Limits,
-            storage: Storage::File,
-            num_replicas: self.replicas,
-            max_bytes,
-            ..StreamConfig::default()
-        };
-        match kind {
-            // A dead letter is the last copy there is of an event to be kept: never dropped to make room.
-            Kind::DeadLetters => StreamConfig {
-                name: layout::dead_letter_stream(handler),
-                description: Some("what a Tidegate handler could not handle".to_owned()),
-                subjects: vec![layout::dead_letter_subject(handler)],
-                discard: Discard::New,
-                duplicate_window: self.deduplication_window,
-                ..common
-            },
-            // Of use until the event's next attempt. Without it attempts are counted again: too many, never too few.
-            Kind::Attempts => StreamConfig {
-                name: layout::attempt_stream(handler),
-                description: Some(
-                    "failed attempts of a Tidegate handler's events that are still to be retried".to_owned(),
-                ),
-                subjects: vec![layout::attempt_subject(handler, "*")],
-                max_age: ATTEMPT_AGE,
-                max_messages_per_subject: 1,
-                max_message_size: MAX_ATTEMPT_SIZE,
-                duplicate_window: ATTEMPT_WINDOW,
-                discard: Discard::Old,
-                allow_direct: true,
-                ..common
-            },
-        }
-    }
-}
-
-/// What a handler's stream keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// What could not be delivered.
-    DeadLetters,
-    /// Records of failed attempts.
-    Attempts,
-}
-
-impl Kind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::DeadLetters, Self::Attempts];
-
-    /// The handler of a stream of this kind; `None`: it is another stream.
-    pub fn handler_of(self, stream: &str) -> Option<&str> {
-        match self {
-            Self::DeadLetters => layout::handler_of_dead_letters(stream),
-            Self::Attempts => layout::handler_of_attempts(stream),
-        }
-    }
-
-    /// The stream of this kind of a handler.
-    pub fn stream_of(self, handler: &str) -> String {
-        match self {
-            Self::DeadLetters => layout::dead_letter_stream(handler),
-            Self::Attempts => layout::attempt_stream(handler),
-        }
-    }
-}
+use crate::api::StreamConfig;
+use crate::budget::CLOSED;
+pub use crate::budget::{Budget, Kind};
+use crate::consumers::UID;
 
 /// A stream that there is.
 #[derive(Clone, Debug)]
@@ -162,12 +27,23 @@ impl Found {
     }
 }
 
+/// A handler that is to have its streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newcomer<'a> {
+    /// Its name.
+    pub handler: &'a str,
+    /// Its UID; `None`: it is not known which handler of this name it is.
+    pub uid: Option<&'a str>,
+}
+
 /// There is no room for the streams of one more handler.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the topic's volume has no room for the dead letters of one more handler: {streams} handlers have or had such room already, and a share of {share} bytes would not hold a largest event with its headers ({least} bytes)"
+    "the topic's volume has no room for the {what} of one more handler: {streams} handlers have or had such room already, and a share of {share} bytes would not hold a largest event with its headers ({least} bytes)"
 )]
 pub struct NoShare {
+    /// What there is no room for.
+    pub what: &'static str,
     /// Streams that there are.
     pub streams: usize,
     /// Bytes of a share, with one more.
@@ -180,36 +56,37 @@ pub struct NoShare {
 /// or after. With `newcomer`, its streams are among them.
 ///
 /// # Errors
-/// The newcomer's share would be too small to be of use. The others' never is the reason to change nothing: they are
-/// there, and the answers of a stream show whether it is full.
-pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<&str>) -> Result<Vec<StreamConfig>, NoShare> {
+/// The newcomer's share would be too small to be of use. That of a handler that has room for dead letters already never
+/// is the reason to change nothing: the answers of a stream show whether it is full.
+pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<Newcomer<'_>>) -> Result<Vec<StreamConfig>, NoShare> {
+    let is_newcomer = |handler: &str| newcomer.is_some_and(|newcomer| newcomer.handler == handler);
+    let joins = newcomer.is_some_and(|newcomer| {
+        let dead_letters = Kind::DeadLetters.stream_of(newcomer.handler);
+        !found.iter().any(|found| found.config.name == dead_letters && found.is_open())
+    });
     let mut wanted = Vec::new();
     for kind in Kind::ALL {
         let streams: Vec<(&str, &Found)> =
             found.iter().filter_map(|found| Some((kind.handler_of(&found.config.name)?, found))).collect();
-        let is_open = |handler: &str, found: &Found| found.is_open() || newcomer == Some(handler);
-        // What is too much in a stream of attempts goes at once, so only dead letters take more than their share.
-        let used = |found: &Found| if kind == Kind::DeadLetters { found.used } else { 0 };
+        let is_open = |handler: &str, found: &Found| found.is_open() || is_newcomer(handler);
+        let used = |found: &Found| if kind.keeps_all() { found.used } else { 0 };
         let kept: u64 =
             streams.iter().filter(|(name, found)| !is_open(name, found)).map(|(_, found)| used(found)).sum();
         let mut open: Vec<u64> =
             streams.iter().filter(|(name, found)| is_open(name, found)).map(|(_, found)| used(found)).collect();
-        let missing = newcomer.filter(|newcomer| streams.iter().all(|(name, _)| name != newcomer));
+        let missing = newcomer.filter(|newcomer| streams.iter().all(|(name, _)| *name != newcomer.handler));
         open.extend(missing.map(|_| 0));
         let share = share(budget.total(kind).saturating_sub(kept), &open);
-        let joins = newcomer.is_some_and(|newcomer| {
-            streams.iter().find(|(name, _)| *name == newcomer).is_none_or(|(_, found)| !found.is_open())
-        });
         if joins && share < budget.least(kind) {
-            return Err(NoShare { streams: streams.len(), share, least: budget.least(kind) });
+            return Err(NoShare { what: kind.words(), streams: streams.len(), share, least: budget.least(kind) });
         }
         let bytes = i64::try_from(share).unwrap_or(i64::MAX).max(CLOSED + 1);
-        wanted.extend(
-            streams
-                .iter()
-                .map(|(name, found)| budget.config(kind, name, if is_open(name, found) { bytes } else { CLOSED })),
-        );
-        wanted.extend(missing.map(|handler| budget.config(kind, handler, bytes)));
+        wanted.extend(streams.iter().map(|(name, found)| {
+            let known = found.config.metadata.get(UID).map(String::as_str);
+            let uid = newcomer.filter(|newcomer| newcomer.handler == *name).and_then(|newcomer| newcomer.uid);
+            budget.config(kind, name, uid.or(known), if is_open(name, found) { bytes } else { CLOSED })
+        }));
+        wanted.extend(missing.map(|newcomer| budget.config(kind, newcomer.handler, newcomer.uid, bytes)));
     }
     let before: HashMap<&str, i64> = found.iter().map(|found| (&*found.config.name, found.config.max_bytes)).collect();
     wanted.sort_by_key(|config| before.get(&*config.name).is_none_or(|before| *before <= config.max_bytes));
@@ -218,7 +95,7 @@ pub fn plan(budget: &Budget, found: &[Found], newcomer: Option<&str>) -> Result<
 
 /// How a stream is that keeps what it has for a handler that is gone.
 pub fn closed(budget: &Budget, handler: &str) -> StreamConfig {
-    budget.config(Kind::DeadLetters, handler, CLOSED)
+    budget.config(Kind::DeadLetters, handler, None, CLOSED)
 }
 
 /// The largest of `total`, a half of it, a quarter … with which `total` suffices for these streams, which keep so many
@@ -237,6 +114,10 @@ fn share(total: u64, used: &[u64]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tidegate_broker_client::layout;
+
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -246,7 +127,11 @@ mod tests {
             num_replicas: 3,
             duplicate_window: Duration::from_secs(7),
             max_message_size: 1 << 20,
-            metadata: Budget::metadata(i64::try_from(dead_letters).unwrap(), 4 << 20),
+            metadata: Budget::metadata([
+                (Kind::DeadLetters, i64::try_from(dead_letters).unwrap()),
+                (Kind::Retries, i64::try_from(2 * dead_letters).unwrap()),
+                (Kind::Attempts, 4 << 20),
+            ]),
             ..StreamConfig::default()
         };
         Budget::of(&events).unwrap()
@@ -260,9 +145,14 @@ mod tests {
     fn joined(budget: &Budget, handlers: &[&str]) -> Vec<Found> {
         let mut streams = Vec::new();
         for handler in handlers {
-            streams = plan(budget, &streams, Some(handler)).unwrap().iter().map(|config| found(config, 0)).collect();
+            streams =
+                plan(budget, &streams, newcomer(handler)).unwrap().iter().map(|config| found(config, 0)).collect();
         }
         streams
+    }
+
+    fn newcomer(handler: &str) -> Option<Newcomer<'_>> {
+        Some(Newcomer { handler, uid: Some("u") })
     }
 
     fn bytes(configs: &[StreamConfig], kind: Kind) -> Vec<(String, i64)> {
@@ -323,15 +213,16 @@ mod tests {
     fn who_comes_makes_the_others_smaller_first() {
         let budget = budget(64 * MIB);
         let one = joined(&budget, &["a"]);
-        let two = plan(&budget, &one, Some("b")).unwrap();
+        let two = plan(&budget, &one, newcomer("b")).unwrap();
         assert_eq!(two[0].name, layout::dead_letter_stream("a"));
         let half = i64::try_from(32 * MIB).unwrap();
         assert_eq!(bytes(&two, Kind::DeadLetters), [("a".to_owned(), half), ("b".to_owned(), half)]);
+        assert_eq!(bytes(&two, Kind::Retries), [("a".to_owned(), 2 * half), ("b".to_owned(), 2 * half)]);
         assert_eq!(bytes(&two, Kind::Attempts), [("a".to_owned(), 2 << 20), ("b".to_owned(), 2 << 20)]);
         assert!(two.iter().all(|config| config.num_replicas == 3));
         let again: Vec<_> = two.iter().map(|config| found(config, 0)).collect();
-        let same = plan(&budget, &again, Some("b")).unwrap();
-        assert_eq!((same.len(), bytes(&same, Kind::DeadLetters)), (4, bytes(&two, Kind::DeadLetters)));
+        let same = plan(&budget, &again, newcomer("b")).unwrap();
+        assert_eq!((same.len(), bytes(&same, Kind::DeadLetters)), (6, bytes(&two, Kind::DeadLetters)));
     }
 
     #[test]
@@ -343,7 +234,7 @@ mod tests {
         // 54 MiB are left, all of which are for the one that is there.
         assert_eq!(bytes(&wanted, Kind::DeadLetters), [("a".to_owned(), 54 << 20), ("gone".to_owned(), CLOSED)]);
         // It comes back, and has a share again.
-        let wanted = plan(&budget, &streams, Some("gone")).unwrap();
+        let wanted = plan(&budget, &streams, newcomer("gone")).unwrap();
         assert_eq!(bytes(&wanted, Kind::DeadLetters), [("a".to_owned(), 32 << 20), ("gone".to_owned(), 32 << 20)]);
     }
 
@@ -352,12 +243,13 @@ mod tests {
         // A share must hold one message of 1 MiB.
         let budget = budget(8 * MIB);
         let four = joined(&budget, &["a", "b", "c", "d"]);
-        let refused = plan(&budget, &four, Some("e")).unwrap_err();
+        let refused = plan(&budget, &four, newcomer("e")).unwrap_err();
         assert_eq!((refused.streams, refused.share), (4, MIB));
         assert!(refused.to_string().contains("4 handlers"), "{refused}");
-        assert!(plan(&budget, &four, Some("a")).is_ok(), "it has its share already");
+        assert!(plan(&budget, &four, newcomer("a")).is_ok(), "it has its share already");
         // The volume is promised to others now: what is there stays, and takes no more.
-        let small = Budget { dead_letters: MIB, ..budget };
+        let mut small = budget;
+        small.dead_letters = MIB;
         let full: Vec<_> = four.iter().map(|stream| found(&stream.config, MIB)).collect();
         let wanted = plan(&small, &full, None).unwrap();
         assert!(bytes(&wanted, Kind::DeadLetters).iter().all(|(_, bytes)| *bytes == CLOSED + 1));
@@ -367,7 +259,7 @@ mod tests {
     fn a_stream_of_events_without_a_budget_has_none() {
         assert_eq!(Budget::of(&StreamConfig { max_message_size: 1, ..StreamConfig::default() }), None);
         let torn = StreamConfig {
-            metadata: HashMap::from([(DEAD_LETTER_BYTES.to_owned(), "many".to_owned())]),
+            metadata: HashMap::from([("tidegate.io/dead-letter-bytes".to_owned(), "many".to_owned())]),
             ..StreamConfig::default()
         };
         assert_eq!(Budget::of(&torn), None);

@@ -1,6 +1,7 @@
 //! One stream: found, made, changed, removed.
 
 use crate::api::{ApiError, Broker, Missing, StreamConfig, StreamInfo};
+use crate::consumers::UID;
 use crate::shares::Budget;
 
 /// Why a stream is not there, or not known. All of these are worth another try.
@@ -72,6 +73,7 @@ pub(crate) fn same(wanted: &StreamConfig, found: &StreamConfig) -> bool {
         && wanted.num_replicas == found.num_replicas
         && wanted.duplicate_window == found.duplicate_window
         && (wanted.max_message_size == 0 || wanted.max_message_size == found.max_message_size)
+        && wanted.metadata.get(UID) == found.metadata.get(UID)
         && Budget::same(wanted, found)
 }
 

@@ -6,7 +6,7 @@ use tidegate_broker_client::layout;
 
 use crate::api::{Broker, Discard, Retention, Storage, StreamConfig, StreamInfo};
 use crate::handler_streams;
-use crate::shares::Budget;
+use crate::shares::{Budget, Kind};
 use crate::stream::{StreamError, ensure_one, find};
 
 /// What the streams of a topic depend on.
@@ -18,6 +18,8 @@ pub struct Topic {
     pub max_bytes: i64,
     /// Bytes of dead letters, of all handlers together.
     pub dead_letter_bytes: i64,
+    /// Bytes of events that wait for a retry, of all handlers together.
+    pub retry_bytes: i64,
     /// Bytes of records of attempts, of all handlers together.
     pub attempt_bytes: i64,
     /// Events older than this go; `None`: never.
@@ -47,7 +49,11 @@ impl Topic {
             discard: if self.drop_oldest { Discard::Old } else { Discard::New },
             max_message_size: self.max_message_size,
             allow_atomic_publish: true,
-            metadata: Budget::metadata(self.dead_letter_bytes, self.attempt_bytes),
+            metadata: Budget::metadata([
+                (Kind::DeadLetters, self.dead_letter_bytes),
+                (Kind::Retries, self.retry_bytes),
+                (Kind::Attempts, self.attempt_bytes),
+            ]),
             ..StreamConfig::default()
         }
     }

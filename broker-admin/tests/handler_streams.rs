@@ -42,7 +42,13 @@ async fn max_bytes(js: &Context, handler: &str) -> i64 {
 }
 
 fn small() -> Topic {
-    Topic { dead_letter_bytes: 8 << 20, attempt_bytes: 1 << 20, max_message_size: 1 << 20, ..topic() }
+    Topic {
+        dead_letter_bytes: 8 << 20,
+        retry_bytes: 8 << 20,
+        attempt_bytes: 1 << 20,
+        max_message_size: 1 << 20,
+        ..topic()
+    }
 }
 
 /// With one stream for all handlers the second was refused (maximum bytes exceeded), and its record was gone.
@@ -94,7 +100,7 @@ async fn a_handler_that_comes_takes_its_share_and_one_that_goes_leaves_only_dead
     assert!(max_bytes(&js, "shipping").await > 3 << 20, "what billing does not keep is shipping's");
 
     // Of its name again: it has what was left, and a share.
-    handler_streams::ensure(&broker.admin(), "billing").await.unwrap();
+    handler_streams::ensure(&broker.admin(), "billing", "u").await.unwrap();
     assert_eq!(messages(&js, &layout::dead_letter_stream("billing")).await, 5);
     js.get_stream(layout::dead_letter_stream("billing")).await.unwrap().purge().await.unwrap();
     handler_streams::remove(&broker.admin(), "billing").await.unwrap();
@@ -106,13 +112,13 @@ async fn who_would_have_too_little_is_refused_and_changes_nothing() {
     let broker = TestBroker::start_with(small()).await;
     let js = jetstream::new(broker.operator());
     for handler in ["a", "b", "c", "d"] {
-        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
     }
-    let refused = handler_streams::ensure(&broker.admin(), "e").await;
+    let refused = handler_streams::ensure(&broker.admin(), "e", "u").await;
     assert!(matches!(refused, Err(HandlerStreamsError::NoShare(_))), "{refused:?}");
     assert_eq!(max_bytes(&js, "a").await, 2 << 20);
     assert!(js.get_stream(layout::attempt_stream("e")).await.is_err());
-    handler_streams::ensure(&broker.admin(), "a").await.unwrap();
+    handler_streams::ensure(&broker.admin(), "a", "u").await.unwrap();
 }
 
 #[tokio::test]
@@ -120,7 +126,7 @@ async fn what_gone_handlers_left_is_removed_but_for_dead_letters() {
     let broker = TestBroker::start_with(topic()).await;
     let js = jetstream::new(broker.operator());
     for handler in ["alive", "gone", "buried"] {
-        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
     }
     js.publish(layout::dead_letter_subject("buried"), "kept".into()).await.unwrap().await.unwrap();
     let found = handler_streams::list(&broker.admin()).await.unwrap();
@@ -128,7 +134,7 @@ async fn what_gone_handlers_left_is_removed_but_for_dead_letters() {
     let mut left: Vec<_> =
         handler_streams::list(&broker.admin()).await.unwrap().into_iter().map(|stream| stream.config.name).collect();
     left.sort();
-    assert_eq!(left, ["attempts_alive", "dead-letters_alive", "dead-letters_buried", "events"]);
+    assert_eq!(left, ["attempts_alive", "dead-letters_alive", "dead-letters_buried", "events", "retries_alive"]);
 }
 
 /// Version 0.1 had one stream of dead letters and one of attempts.
@@ -165,7 +171,15 @@ async fn dead_letters_of_version_0_1_are_moved() {
     names.sort();
     assert_eq!(
         names,
-        ["attempts_billing", "attempts_shipping", "dead-letters_billing", "dead-letters_shipping", "events"]
+        [
+            "attempts_billing",
+            "attempts_shipping",
+            "dead-letters_billing",
+            "dead-letters_shipping",
+            "events",
+            "retries_billing",
+            "retries_shipping"
+        ]
     );
 }
 
@@ -177,7 +191,7 @@ async fn what_is_stored_while_a_handler_is_removed_is_kept() {
     let admin = broker.admin();
     let mut stored = 0;
     for round in 0..40_u64 {
-        handler_streams::ensure(&admin, "racing").await.unwrap();
+        handler_streams::ensure(&admin, "racing", "u").await.unwrap();
         let store = async {
             tokio::time::sleep(Duration::from_micros(round * 60)).await;
             js.publish(layout::dead_letter_subject("racing"), "kept".into()).await.unwrap().await

@@ -14,7 +14,13 @@ const STORE: u64 = 100 << 20;
 /// Streams that fill the store together.
 fn sizes(events: i64) -> Topic {
     let left = i64::try_from(STORE).unwrap() - events;
-    Topic { max_bytes: events, dead_letter_bytes: left / 4 * 3, attempt_bytes: left / 4, ..topic() }
+    Topic {
+        max_bytes: events,
+        dead_letter_bytes: left / 20 * 9,
+        retry_bytes: left / 20 * 9,
+        attempt_bytes: left / 10,
+        ..topic()
+    }
 }
 
 /// On f49a93a the broker refused each of these (10047): the streams were changed in the order of their names.
@@ -23,7 +29,7 @@ async fn sizes_go_up_and_down_within_a_store_that_is_all_promised() {
     let broker = TestBroker::start_empty(STORE).await;
     for handler in ["billing", "shipping", "stock"] {
         streams::ensure(&broker.admin(), &sizes(80 << 20)).await.unwrap();
-        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
     }
     for megabytes in [80, 20, 90, 50, 10, 95, 80] {
         let made = streams::ensure(&broker.admin(), &sizes(megabytes << 20)).await.unwrap();
@@ -58,7 +64,7 @@ async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
     let broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
     streams::ensure(&broker.admin(), &sizes(50 << 20)).await.unwrap();
-    handler_streams::ensure(&broker.admin(), "billing").await.unwrap();
+    handler_streams::ensure(&broker.admin(), "billing", "u").await.unwrap();
     let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     let wrong = Topic { max_bytes: 200 << 20, dead_letter_bytes: 3 << 20, ..sizes(50 << 20) };
     let made = streams::ensure(&broker.admin(), &wrong).await.unwrap();
@@ -75,11 +81,11 @@ async fn streams_survive_a_store_that_became_smaller() {
     let mut broker = TestBroker::start_empty(STORE).await;
     let js = jetstream::new(broker.operator());
     streams::ensure(&broker.admin(), &sizes(80 << 20)).await.unwrap();
-    handler_streams::ensure(&broker.admin(), "billing").await.unwrap();
+    handler_streams::ensure(&broker.admin(), "billing", "u").await.unwrap();
     js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     broker.set_file_store(STORE / 10 * 9);
     broker.restart().await;
-    let smaller = Topic { dead_letter_bytes: 1 << 20, attempt_bytes: 1 << 20, ..sizes(80 << 20) };
+    let smaller = Topic { dead_letter_bytes: 1 << 20, retry_bytes: 1 << 20, attempt_bytes: 1 << 20, ..sizes(80 << 20) };
     let begun = std::time::Instant::now();
     let streams = loop {
         match streams::ensure(&broker.admin(), &smaller).await {

@@ -32,6 +32,14 @@ pub const ATTEMPT_SUBJECTS: &str = "attempts.*.*";
 pub const ATTEMPT_READ_SUBJECTS: &str = "$JS.API.DIRECT.GET.*.attempts.*.*";
 /// Every copy of an event that waits for its retry: a handler and its place follow the prefix.
 pub const RETRY_SUBJECTS: &str = "retries.*.>";
+/// Where the messages of every consumer are asked for: stream and consumer are `*`.
+pub const PULL_SUBJECTS: &str = "$JS.API.CONSUMER.MSG.NEXT.*.*";
+/// Where the messages of every consumer are acknowledged.
+pub const ACKNOWLEDGE_SUBJECTS: &str = "$JS.ACK.*.*.>";
+/// Where messages of every stream are asked for: the stream is `*`.
+pub const READ_SUBJECTS: &str = "$JS.API.DIRECT.GET.*";
+/// Where messages of every stream are removed.
+pub const DELETE_SUBJECTS: &str = "$JS.API.STREAM.MSG.DELETE.*";
 /// Every report's subject. One token follows the prefix: the handler.
 pub const REPORT_SUBJECTS: &str = "reports.*";
 /// Where publishers over NATS send events, as requests.

@@ -60,7 +60,7 @@ mod tests {
         let broker = TestBroker::start().await;
         let api = broker.admin();
         for (handler, letters) in [("billing", 3), ("shipping", 2), ("other", 0)] {
-            handler_streams::ensure(&api, handler).await.unwrap();
+            handler_streams::ensure(&api, handler, "u").await.unwrap();
             for _ in 0..letters {
                 api.publish(&layout::dead_letter_subject(handler), None, b"").await.unwrap();
             }

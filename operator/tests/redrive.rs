@@ -27,7 +27,7 @@ impl World {
         let broker = TestBroker::start().await;
         let js = jetstream::new(broker.operator());
         for handler in [HANDLER, "shipping"] {
-            handler_streams::ensure(&broker.admin(), handler).await.unwrap();
+            handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
         }
         Self { broker, js }
     }

@@ -23,7 +23,9 @@ use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage, consumers, guests, handler_streams, streams};
+use tidegate_broker_admin::{
+    Authority, Leaf, LeafRequest, Usage, consumers, guests, handler_streams, retries, streams,
+};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::{connect, message_id, peer};
@@ -82,6 +84,7 @@ pub fn topic() -> Topic {
         replicas: 1,
         max_bytes: 256 << 20,
         dead_letter_bytes: 64 << 20,
+        retry_bytes: 64 << 20,
         attempt_bytes: 16 << 20,
         max_age: None,
         drop_oldest: false,
@@ -259,7 +262,8 @@ impl TestBroker {
     /// The same, with all settings of the consumer.
     pub async fn handler_with(&self, handler: consumers::Handler) -> PathBuf {
         let admin = self.admin();
-        handler_streams::ensure(&admin, &handler.name).await.expect("streams of the handler");
+        handler_streams::ensure(&admin, &handler.name, &handler.uid).await.expect("streams of the handler");
+        retries::ensure(&admin, &handler).await.expect("consumer of the retries");
         consumers::ensure(&admin, &handler, &Position::default()).await.expect("consumer");
         let consumers::Handler { name, uid, order, .. } = handler;
         self.guest(guests::Handler { name, uid, order, routing: Routing::Queued, pods: PODS }).await

@@ -63,6 +63,8 @@ pub enum Retention {
     /// What is within its limits.
     #[default]
     Limits,
+    /// What is not acknowledged, or removed, yet.
+    WorkQueue,
     /// Anything that Tidegate does not use.
     #[serde(untagged)]
     Other(String),
@@ -121,6 +123,10 @@ pub struct Contents {
     pub first_sequence: u64,
     /// The sequence of the last message there was; 0: there never was one.
     pub last_sequence: u64,
+    /// When the first message was stored; `None`: there is none.
+    pub first_time: Option<OffsetDateTime>,
+    /// Consumers that it has.
+    pub consumers: u64,
 }
 
 #[derive(Deserialize)]
@@ -133,18 +139,30 @@ struct Numbers {
     first_seq: u64,
     #[serde(deserialize_with = "json::count")]
     last_seq: u64,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    first_ts: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "json::count")]
+    consumer_count: u64,
 }
 
 impl TryFrom<Numbers> for Contents {
     type Error = &'static str;
 
     fn try_from(numbers: Numbers) -> Result<Self, Self::Error> {
-        let Numbers { messages, bytes, first_seq, last_seq } = numbers;
+        let Numbers { messages, bytes, first_seq, last_seq, first_ts, consumer_count } = numbers;
         let span = (last_seq + 1).checked_sub(first_seq).ok_or("the first sequence is after the last one")?;
         if messages > span {
             return Err("there are more messages than sequences");
         }
-        Ok(Self { messages, bytes, first_sequence: first_seq, last_sequence: last_seq })
+        Ok(Self {
+            messages,
+            bytes,
+            first_sequence: first_seq,
+            last_sequence: last_seq,
+            // A server says the year 1 where there is none.
+            first_time: first_ts.filter(|_| messages > 0),
+            consumers: consumer_count,
+        })
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_nats::{Subscriber, jetstream};
 use futures::StreamExt as _;
-use tidegate_broker_admin::{Authority, LeafRequest, Usage};
+use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
+use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout;
 use tidegate_test_broker::{TestBroker, eventually};
@@ -63,6 +64,43 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
     let only = |who: &[(&'static str, Wanted)]| who.iter().copied().collect::<BTreeMap<_, _>>();
     let billing = |wanted| only(&[("handler billing", wanted)]);
     let mut all = Vec::new();
+    for subject in [
+        layout::waiting_subject("billing"),
+        layout::retry_pull_subject("billing"),
+        "$JS.ACK.retries_billing.billing.1.1.1.1.1".into(),
+    ] {
+        all.push(("publish", subject, billing(Allowed)));
+    }
+    for subject in [
+        layout::parked_subject("ordered", 1, 7),
+        layout::retry_read_subject("ordered"),
+        layout::local_retry_delete_subject("ordered"),
+        layout::dead_letter_subject("ordered"),
+    ] {
+        all.push(("publish", subject, only(&[("handler ordered", Allowed)])));
+    }
+    // Of others', and of their own what a handler of the other order does.
+    for subject in [
+        layout::waiting_subject("shipping"),
+        layout::waiting_subject("ordered"),
+        layout::parked_subject("billing", 1, 7),
+        layout::parked_subject("shipping", 1, 7),
+        layout::retry_pull_subject("shipping"),
+        layout::retry_pull_subject("ordered"),
+        "$JS.API.CONSUMER.MSG.NEXT.retries_shipping.billing".into(),
+        "$JS.ACK.retries_shipping.shipping.1.1.1.1.1".into(),
+        layout::retry_read_subject("billing"),
+        layout::retry_read_subject("shipping"),
+        format!("{}.{}", layout::retry_read_subject("shipping"), layout::waiting_subject("shipping")),
+        layout::retry_delete_subject("ordered"),
+        layout::retry_delete_subject("shipping"),
+        layout::local_retry_delete_subject("billing"),
+        layout::local_retry_delete_subject("shipping"),
+        "$JS.API.STREAM.PURGE.retries_ordered".into(),
+        "$JS.API.CONSUMER.CREATE.retries_ordered.mine".into(),
+    ] {
+        all.push(("publish", subject, BTreeMap::new()));
+    }
     for (subject, wanted) in [
         (layout::pull_subject("billing"), Allowed),
         (layout::dead_letter_subject("billing"), Allowed),
@@ -114,10 +152,12 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
     ] {
         all.push(("publish", subject, BTreeMap::new()));
     }
-    let everyone = only(&[("handler billing", Allowed), ("publisher", Allowed), ("ingress", Open)]);
+    let everyone =
+        only(&[("handler billing", Allowed), ("handler ordered", Allowed), ("publisher", Allowed), ("ingress", Open)]);
     all.push(("subscribe", "_INBOX.>".into(), everyone));
     all.push(("subscribe", layout::PUBLISH_SUBJECT.into(), only(&[("ingress", Allowed)])));
-    all.push(("subscribe", layout::MEMBER_SUBJECT.into(), billing(Allowed)));
+    let handlers = only(&[("handler billing", Allowed), ("handler ordered", Allowed)]);
+    all.push(("subscribe", layout::MEMBER_SUBJECT.into(), handlers));
     for subject in [
         ">",
         "*",
@@ -125,6 +165,7 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
         layout::REDRIVE_SUBJECTS,
         layout::DEAD_LETTER_SUBJECTS,
         layout::ATTEMPT_SUBJECTS,
+        layout::RETRY_SUBJECTS,
         layout::REPORT_SUBJECTS,
         layout::INGRESS_REPORT_SUBJECT,
         "$JS.>",
@@ -166,7 +207,7 @@ async fn try_replies(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
         let subject = match *who {
             "publisher" => layout::PUBLISH_SUBJECT.to_owned(),
             "ingress" => layout::event_subject(0, "test"),
-            _ => layout::dead_letter_subject("billing"),
+            handler => layout::dead_letter_subject(handler.trim_start_matches("handler ")),
         };
         for reply in ["$JS.API.STREAM.PURGE.events", "$JS.API.STREAM.DELETE.events"] {
             raw.publish(&subject, reply, "x").await;
@@ -215,6 +256,19 @@ async fn listen(broker: &TestBroker, subject: &'static str, said: String) -> Sub
     listener
 }
 
+fn ordered() -> consumers::Handler {
+    consumers::Handler {
+        name: "ordered".into(),
+        uid: "uid-ordered".into(),
+        replicas: 1,
+        ack_wait: Duration::from_secs(5),
+        max_ack_pending: 64,
+        types: Vec::new(),
+        start: consumers::Start::Latest,
+        order: Order::Key { lanes: 2 },
+    }
+}
+
 async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let mut matrix = Matrix::default();
     let wait = Duration::from_secs(5);
@@ -222,6 +276,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
         ("handler billing", broker.handler("billing", wait).await),
         ("publisher", broker.publisher("sensors").await),
         ("ingress", broker.ingress_identity_dir()),
+        ("handler ordered", broker.handler_with(ordered()).await),
     ];
     broker.handler("shipping", wait).await;
     let events = jetstream::new(broker.operator());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::consumers::Ensured;
-use tidegate_broker_admin::{consumers, guests, handler_streams};
+use tidegate_broker_admin::{consumers, guests, handler_streams, retries};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
@@ -34,8 +34,9 @@ pub async fn ensure(
     let ensured = match topic.routing {
         Routing::Queued => {
             let _places = broker.places().await;
-            handler_streams::ensure(&broker.api, &owner.name).await?;
+            handler_streams::ensure(&broker.api, &owner.name, &owner.reference.uid).await?;
             let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
+            retries::ensure(&broker.api, &wanted).await?;
             Some(consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?)
         }
         Routing::Direct => None,
@@ -83,9 +84,21 @@ pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, to
     if topic.routing == Routing::Queued {
         let _places = broker.places().await;
         consumers::delete(&broker.api, &owner.name).await?;
-        handler_streams::remove(&broker.api, &owner.name).await?;
+        let waiting = handler_streams::remove(&broker.api, &owner.name).await?;
+        if let Some(note) = dropped(waiting) {
+            report::event(context, handler, EventType::Warning, "RetriesDropped", &note).await;
+        }
     }
     Ok(())
+}
+
+/// What a person should hear of the retries that go with a handler.
+fn dropped(waiting: u64) -> Option<String> {
+    match waiting {
+        0 => None,
+        1 => Some("an event that waited for a retry went with the handler".to_owned()),
+        events => Some(format!("{events} events that waited for a retry went with the handler")),
+    }
 }
 
 /// The broker of the handler's topic.

@@ -22,8 +22,10 @@ const PROMISED_PERCENT: u64 = 90;
 const EVENTS_PERCENT: u64 = 80;
 /// Share of the volume that events may have.
 const MAX_EVENTS_PERCENT: u64 = 85;
-/// Shares of dead letters and of attempts in what the events leave of that; the rest is a reserve.
-const DEAD_LETTERS_PERCENT: u64 = 60;
+/// Shares of dead letters, of events that wait for a retry, and of attempts in what the events leave of that. The first
+/// two hold whole events, and so have the same: a topic has room for as many handlers by the one as by the other.
+const DEAD_LETTERS_PERCENT: u64 = 40;
+const RETRIES_PERCENT: u64 = 40;
 const ATTEMPTS_PERCENT: u64 = 20;
 /// The broker keeps events at least so long, and recognises repetitions at least so long.
 const MIN_DURATION: Duration = Duration::from_secs(1);
@@ -94,6 +96,7 @@ impl Settings {
                 replicas: usize::try_from(replicas).map_err(|_| invalid("broker.replicas", "must be 1 or 3"))?,
                 max_bytes: signed("retention.maxSize", max_bytes)?,
                 dead_letter_bytes: signed("broker.storage.size", percent(left, DEAD_LETTERS_PERCENT))?,
+                retry_bytes: signed("broker.storage.size", percent(left, RETRIES_PERCENT))?,
                 attempt_bytes: signed("broker.storage.size", percent(left, ATTEMPTS_PERCENT))?,
                 max_age,
                 drop_oldest: spec.retention.when_full == WhenFull::DropOldest,
@@ -127,7 +130,7 @@ fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Resul
         return Err(invalid(
             "retention.maxSize",
             format!(
-                "{wanted} is more than {MAX_EVENTS_PERCENT} % of the volume ({most} of {volume} bytes): the rest is for dead letters, attempts and the broker's own files"
+                "{wanted} is more than {MAX_EVENTS_PERCENT} % of the volume ({most} of {volume} bytes): the rest is for dead letters, retries, attempts and the broker's own files"
             ),
         ));
     }
@@ -234,7 +237,9 @@ mod tests {
         let settings = settings(json!({})).unwrap();
         let streams = &settings.streams;
         assert_eq!(streams.max_bytes, (10 << 30) / 100 * 80);
-        assert!(streams.max_bytes + streams.dead_letter_bytes + streams.attempt_bytes < (10 << 30) / 10 * 9);
+        let of_handlers = streams.dead_letter_bytes + streams.retry_bytes + streams.attempt_bytes;
+        assert!(streams.max_bytes + of_handlers <= (10 << 30) / 10 * 9);
+        assert_eq!(streams.dead_letter_bytes, streams.retry_bytes);
         assert!(settings.release_handled);
         assert_eq!(settings.streams.deduplication_window, Duration::from_secs(120));
         assert!(settings.sync_always && !settings.streams.drop_oldest);

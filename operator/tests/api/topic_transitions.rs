@@ -67,7 +67,7 @@ async fn what_is_accepted_is_done_by_the_broker() {
     let broker = TestBroker::start_empty(first.file_store).await;
     streams::ensure(&broker.admin(), &first.streams).await.unwrap();
     for handler in ["billing", "shipping", "stock"] {
-        handler_streams::ensure(&broker.admin(), handler).await.unwrap();
+        handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
     }
     let (mut accepted, mut refused) = (0, 0);
     for number in 0..TRANSITIONS {
