@@ -188,10 +188,10 @@ async fn retry_after_is_honoured() {
 
 #[tokio::test]
 async fn a_long_delivery_is_not_given_to_somebody_else() {
-    let ack_wait = Duration::from_secs(1);
+    let ack_wait = Duration::from_secs(4);
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ack_wait).await;
-    let container = Container::answering(|_| (204, Duration::from_secs(4))).await;
+    let container = Container::answering(move |_| (204, ack_wait * 9 / 4)).await;
     let _sidecar = Running::ready(config(&broker, identity, container.port, ack_wait)).await;
     publish(&broker, "1").await;
     eventually("it is delivered", async || container.count() > 0).await;

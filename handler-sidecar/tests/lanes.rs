@@ -125,8 +125,8 @@ async fn events_that_wait_for_no_reason_end_the_sidecars_life() {
     pause(&broker, &lane, r#"{"pause_until":"2099-01-01T00:00:00Z"}"#).await;
     sleep(4 * WAIT).await;
     assert_eq!(sidecar.get("/livez").await, Some(200), "none waits");
-    publish(&broker, "2").await;
     let begun = Instant::now();
+    publish(&broker, "2").await;
     eventually("a restart is asked for", async || sidecar.get("/livez").await == Some(503)).await;
     assert!(begun.elapsed() >= 2 * WAIT, "{:?}", begun.elapsed());
     assert_eq!(container.ids(), ["1"]);

@@ -28,6 +28,8 @@ async fn strangers_that_connect_keep_no_probe_out() {
     let container = Container::start().await;
     let config = config(&broker, identity, container.port, ACK_WAIT);
     let process = Process::start(&config).await;
+    // What it takes to begin is not the strangers'.
+    eventually("it is ready", async || support::get(config.admin_port, "/readyz").await == Some(200)).await;
     let before = process.resident();
     let mut strangers = Vec::new();
     for _ in 0..400 {

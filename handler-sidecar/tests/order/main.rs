@@ -16,7 +16,7 @@ use fleet::{Fleet, Run, publish};
 use recorder::{Figures, Recorder};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -24,8 +24,6 @@ const LANES: u16 = 4;
 const KEYS: u64 = 100;
 /// The longest that an ordinary event takes.
 const TIME: Duration = Duration::from_millis(10);
-/// What is left at the end of a run must be handled within this.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Each run needs the machine for itself.
 static ONE: Mutex<()> = Mutex::const_new(());
@@ -55,15 +53,24 @@ async fn chaos(broker: &TestBroker, replicas: usize, run: Run) -> (Recorder, Dur
     fleet.scale(2).await;
     trouble(broker, &mut fleet, begun + run.time.mul_f64(0.9)).await;
     publishing.await.unwrap();
-    let published = Instant::now();
-    while recorder.handled() < run.keys * run.events && published.elapsed() < LIMIT {
-        sleep(Duration::from_millis(50)).await;
-    }
+    all_handled(&recorder, &run).await;
     let took = begun.elapsed();
     // What comes again comes before anything would be over.
     sleep(2 * run.ack_wait).await;
     fleet.scale(0).await;
     (recorder, took)
+}
+
+/// Waits until all events are handled, or none is any more.
+async fn all_handled(recorder: &Recorder, run: &Run) {
+    let (mut handled, mut since) = (0, Instant::now());
+    while handled < run.keys * run.events && since.elapsed() < LIMIT {
+        sleep(Duration::from_millis(50)).await;
+        let now = recorder.handled();
+        if now > handled {
+            (handled, since) = (now, Instant::now());
+        }
+    }
 }
 
 async fn trouble(broker: &TestBroker, fleet: &mut Fleet, end: Instant) {
@@ -142,10 +149,7 @@ async fn growing_and_shrinking_loses_and_repeats_nothing() {
         sleep(run.time / 4).await;
     }
     publishing.await.unwrap();
-    let end = Instant::now() + LIMIT;
-    while recorder.handled() < run.keys * run.events && Instant::now() < end {
-        sleep(Duration::from_millis(50)).await;
-    }
+    all_handled(&recorder, &run).await;
     let took = begun.elapsed();
     fleet.scale(0).await;
     let figures = recorder.figures();
