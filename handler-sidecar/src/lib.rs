@@ -49,6 +49,7 @@ use crate::ops::trace::Traces;
 use crate::ops::{config, report};
 use crate::settle::attempts::store::Attempts;
 use crate::settle::outcome_log::OutcomeLog;
+use crate::settle::shelf::Shelf;
 
 pub use crate::ops::config::{drained_within, from_environment};
 
@@ -145,6 +146,7 @@ async fn work_until_drained(
         let link = client.link();
         let (metrics, traces) = (Metrics::new(&config), Traces::new(&config));
         let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
+        let shelf = Shelf::new(client.clone(), &config.handler, config.handler_uid.clone());
         let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());
         let (workload, another_is_able) = (WorkloadMeter::default(), members.another_is_able());
         let outcomes = OutcomeLog::new(handler.url());
@@ -154,6 +156,7 @@ async fn work_until_drained(
             handler,
             availability,
             attempts,
+            shelf,
             options,
             budget,
             drain,

@@ -8,3 +8,4 @@ pub mod outcome;
 pub mod outcome_log;
 pub mod outlet;
 pub mod reply;
+pub mod shelf;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream;
 use futures::StreamExt as _;
 use serde_json::Value;
 use support::{
     Container, HANDLER, Hostile, Misdeed, Running, all_settled, config, dead_letters, eventually, header, publish,
-    publish_all,
+    publish_all, take_and_give_back,
 };
 use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
@@ -23,15 +23,6 @@ use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::{sleep, timeout};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
-
-/// As a replica does that is drained with the event in hand.
-async fn take_and_give_back(broker: &TestBroker) {
-    let consumer = support::consumer(broker).await;
-    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(50)).messages().await.unwrap();
-    let message = messages.next().await.unwrap().unwrap();
-    message.ack_with(AckKind::Nak(None)).await.unwrap();
-    broker.operator().flush().await.unwrap();
-}
 
 #[tokio::test]
 async fn three_attempts_are_three_whoever_gave_the_event_back_in_between() {
@@ -124,7 +115,7 @@ async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
     let failed = |number: u16| {
         Change::Failed(
             Failed::new(format!("2026-01-01T00:00:0{number}Z"), Some(500 + number), "no"),
-            Next::NotBefore(0),
+            Next::NotBefore(0, Duration::ZERO),
         )
     };
     let attempts = Attempts::new(client.clone(), HANDLER.into(), "uid".into());

@@ -1,4 +1,5 @@
-//! A message that carries an event: one that the broker lent to this process, or one of a Direct topic.
+//! A message that carries an event: one that the broker lent to this process, of the topic or of the retry shelf, or one
+//! of a Direct topic.
 //!
 //! It does nothing by itself. The runner has each of them in its table until it has told the broker what became of it;
 //! what is in the table at the end is given back; and if even that cannot be sent, the broker takes it back after the
@@ -11,12 +12,24 @@ use tidegate_wire::nats::{self, Headers};
 
 use crate::broker::delivery_info::{self, DeliveryInfo};
 use crate::ops::budget::{ByteBudget, Share};
+use crate::settle::shelf::Shelved;
+
+/// Where a message comes from.
+#[derive(Debug)]
+enum Origin {
+    /// The topic's stream.
+    Topic,
+    /// The retry shelf. What its copy says of the event; `None`: no sidecar wrote it.
+    Shelf(Option<Box<Shelved>>),
+    /// A publisher, over nothing that keeps it.
+    Direct,
+}
 
 /// A message, as it is stored.
 #[derive(Debug)]
 pub struct Message {
     stored: nats::Message,
-    is_lent: bool,
+    origin: Origin,
     info: DeliveryInfo,
     deliveries: AtomicU32,
     /// The bytes it takes.
@@ -28,17 +41,29 @@ impl Message {
     /// that it cannot be acknowledged.
     pub fn lent(message: nats::Message, budget: &ByteBudget) -> Option<Self> {
         let info = delivery_info::parse(message.reply()?)?;
-        Some(Self::new(message, true, info, budget))
+        Some(Self::new(message, Origin::Topic, info, budget))
+    }
+
+    /// The same of the inbox of a pull from the retry shelf. It has the sequence of the event in the topic, and counts
+    /// deliveries on from those that were on record there: the first one from the shelf is the one that put it there.
+    pub fn shelved(message: nats::Message, budget: &ByteBudget) -> Option<Self> {
+        let mut info = delivery_info::parse(message.reply()?)?;
+        let copy = message.headers().and_then(Shelved::read).map(Box::new);
+        if let Some(copy) = &copy {
+            let before = copy.record.deliveries().saturating_sub(1);
+            info = DeliveryInfo { deliveries: info.deliveries.saturating_add(before), sequence: copy.sequence, ..info };
+        }
+        Some(Self::new(message, Origin::Shelf(copy), info, budget))
     }
 
     /// Takes an event that is not stored.
     pub fn direct(message: nats::Message, budget: &ByteBudget) -> Self {
-        Self::new(message, false, DeliveryInfo { deliveries: 1, sequence: 0, number: 0 }, budget)
+        Self::new(message, Origin::Direct, DeliveryInfo { deliveries: 1, sequence: 0, number: 0 }, budget)
     }
 
-    fn new(stored: nats::Message, is_lent: bool, info: DeliveryInfo, budget: &ByteBudget) -> Self {
+    fn new(stored: nats::Message, origin: Origin, info: DeliveryInfo, budget: &ByteBudget) -> Self {
         let (deliveries, share) = (AtomicU32::new(info.deliveries), budget.share(stored.size()));
-        Self { stored, is_lent, info, deliveries, share }
+        Self { stored, origin, info, deliveries, share }
     }
 
     /// The message as it came.
@@ -61,12 +86,36 @@ impl Message {
         self.share.bytes()
     }
 
-    /// The broker's number of this delivery; the first is 1. It also counts deliveries that led to no attempt.
+    /// The number of this delivery; the first is 1. It also counts deliveries that led to no attempt.
     pub fn deliveries(&self) -> u32 {
         self.deliveries.load(Ordering::Relaxed)
     }
 
-    /// The event's sequence in the stream; 0 if it is not stored.
+    /// Whether nothing was heard of the event before.
+    pub fn is_first(&self) -> bool {
+        !self.is_of_the_shelf() && self.deliveries() <= 1
+    }
+
+    /// Whether it comes of the retry shelf.
+    pub fn is_of_the_shelf(&self) -> bool {
+        matches!(self.origin, Origin::Shelf(_))
+    }
+
+    /// What the copy on the shelf says of the event.
+    pub fn copy(&self) -> Option<&Shelved> {
+        match &self.origin {
+            Origin::Shelf(copy) => copy.as_deref(),
+            Origin::Topic | Origin::Direct => None,
+        }
+    }
+
+    /// How often the shelf delivered it; the first is 1.
+    pub fn shelf_deliveries(&self) -> u32 {
+        let before = self.copy().map_or(0, |copy| copy.record.deliveries().saturating_sub(1));
+        self.deliveries().saturating_sub(before)
+    }
+
+    /// The event's sequence in the topic's stream; 0 if it is not stored.
     pub fn sequence(&self) -> u64 {
         self.info.sequence
     }
@@ -78,7 +127,7 @@ impl Message {
 
     /// Where the broker is told what became of it; `None` if it is not stored.
     pub fn acknowledgement(&self) -> Option<&str> {
-        self.stored.reply().filter(|_| self.is_lent)
+        self.stored.reply().filter(|_| !matches!(self.origin, Origin::Direct))
     }
 
     /// It is taken up again without having gone back: as if it had been delivered once more, so that what is on record

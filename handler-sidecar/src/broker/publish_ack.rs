@@ -6,6 +6,12 @@ use tidegate_wire::nats::{Message, RequestError};
 /// JetStream's codes for "the last message is not the one you expected".
 const OUTRUN: [u64; 2] = [10_071, 10_164];
 
+/// JetStream's codes for "there is no room": of the account, of the server, of the disk.
+const NO_ROOM: [u64; 3] = [10_002, 10_023, 10_047];
+/// The code for what a stream says itself, and how it says that it has reached a bound.
+const STORE_FAILED: u64 = 10_077;
+const REACHED: &str = "maximum";
+
 /// Why a message is not stored, or not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum NotStored {
@@ -29,6 +35,12 @@ impl NotStored {
     /// Somebody else wrote since the last read.
     pub fn is_outrun(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if OUTRUN.contains(code))
+    }
+
+    /// There is no room for it, and will not be in a moment.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Refused { code, description } if NO_ROOM.contains(code)
+            || (*code == STORE_FAILED && description.starts_with(REACHED)))
     }
 }
 
@@ -80,6 +92,17 @@ mod tests {
             "+OK",
         ] {
             assert!(sequence(&message(other)).is_err_and(|error| !error.is_outrun()), "{other}");
+        }
+        for (code, description, is_full) in [
+            (10_077, "maximum bytes exceeded", true),
+            (10_077, "maximum messages exceeded", true),
+            (10_047, "insufficient storage resources available", true),
+            (10_077, "message too large", false),
+            (10_071, "wrong last sequence: 5", false),
+            (10_054, "message size exceeds maximum allowed", false),
+        ] {
+            let refused = format!(r#"{{"error":{{"err_code":{code},"description":"{description}"}},"seq":0}}"#);
+            assert_eq!(sequence(&message(&refused)).unwrap_err().is_full(), is_full, "{description}");
         }
         let outrun = r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 5"},"seq":0}"#;
         assert!(sequence(&message(outrun)).is_err_and(|error| error.is_outrun()));

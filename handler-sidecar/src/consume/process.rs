@@ -39,6 +39,7 @@ use crate::settle::outcome::{self, Answer, Reason, Settle};
 use crate::settle::outcome_log::{Ending, OutcomeLog};
 use crate::settle::outlet;
 use crate::settle::reply;
+use crate::settle::shelf::Shelf;
 
 /// An event waits in hand this long for a handler that is not available, which covers an ordinary restart of a
 /// container; then somebody else may have it.
@@ -65,6 +66,8 @@ pub struct Context {
     pub availability: Arc<Availability>,
     /// The attempts of events that come again.
     pub attempts: Attempts,
+    /// Where events wait whose next attempt is not soon.
+    pub shelf: Shelf,
     /// What else the handler asks for.
     pub options: Options,
     /// What events and answers may take.
@@ -125,7 +128,7 @@ impl Context {
 
     /// The short way of an event that comes for the first time, if nothing here has to look into it.
     pub(crate) fn as_stored(&self, message: &Message, place: Place) -> Option<(Outgoing, Span)> {
-        if !self.options.passes_on || message.deliveries() > 1 {
+        if !self.options.passes_on || !message.is_first() {
             return None;
         }
         let event = AsStored::read(message.stored())?;
@@ -139,6 +142,9 @@ impl Context {
 
     /// Everything before the first request; a break, if there is nothing to send.
     async fn prepare(&self, stored: &Message) -> ControlFlow<Disposition, (Ready, Span)> {
+        if stored.is_of_the_shelf() {
+            self.just_put_there(stored)?;
+        }
         let event = match stored::decode(stored.stored(), stored.payload()) {
             Ok(event) => event,
             Err(invalid) => return Break(Box::pin(self.invalid(stored, invalid.to_string())).await),
@@ -149,9 +155,9 @@ impl Context {
             Judged::TooCostly => return Break(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
         self.traces.received(stored.headers(), &event);
-        let known = match stored.deliveries() {
-            ..=1 => Known::default(),
-            _ => Box::pin(self.attempts_so_far(stored)).await?,
+        let known = match stored.is_first() {
+            true => Known::default(),
+            false => Box::pin(self.attempts_so_far(stored)).await?,
         };
         let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
         match request::extended(event, stored.headers(), &self.config.topic, place) {
@@ -294,8 +300,7 @@ impl Context {
                 let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
                 tracing::debug!(sequence, attempt, ?wait, %answer, "the event is retried");
                 self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());
-                Box::pin(self.failed(stored, ready.known, answer, wait)).await;
-                Disposition::RetryIn(wait)
+                Box::pin(self.failed(stored, ready.known, answer, wait)).await
             }
             Settle::DeadLetter(reason) => {
                 Box::pin(self.give_up(stored, ready, reason, answer.status(), answer.to_string())).await

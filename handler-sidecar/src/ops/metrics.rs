@@ -17,6 +17,7 @@ use tidegate_telemetry::SeriesBy;
 
 use crate::deliver::brake::State;
 use crate::settle::outcome::Answer;
+use crate::settle::shelf::Put;
 
 /// Seconds, as the messaging conventions advise.
 const BOUNDARIES: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
@@ -29,6 +30,7 @@ pub struct Metrics {
     settled: Counter<u64>,
     in_flight: UpDownCounter<i64>,
     filter_errors: Counter<u64>,
+    shelved: Counter<u64>,
     reachable: Gauge<u64>,
     available: Gauge<u64>,
     receive: [KeyValue; 4],
@@ -87,6 +89,11 @@ impl Metrics {
                 .with_unit("{event}")
                 .with_description("Events for which the filter's expression has no value, or is too much work")
                 .build(),
+            shelved: meter
+                .u64_counter("tidegate.delivery.shelved")
+                .with_unit("{event}")
+                .with_description("Events that were to wait on the retry shelf, by whether it took them")
+                .build(),
             reachable: meter
                 .u64_gauge("tidegate.handler.reachable")
                 .with_description("1 while the handler's container takes connections and its own probes succeed")
@@ -126,6 +133,11 @@ impl Metrics {
     /// The filter's expression has no value for an event, or none that is found in time.
     pub fn filter_failed(&self) {
         self.filter_errors.add(1, &self.scope);
+    }
+
+    /// An event was to wait on the shelf.
+    pub fn shelved(&self, put: Put) {
+        self.shelved.add(1, &[&self.scope[..], &[KeyValue::new("outcome", put.name())]].concat());
     }
 
     /// An event left.

@@ -18,7 +18,7 @@ use crate::settle::outcome::Reason;
 pub const KEPT: usize = 50;
 /// Clocks of two nodes may differ by this much.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
-/// Whatever is on record, no event waits longer for its next attempt.
+/// Where the record does not say how long a wait was to be, it is no longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// The longest error of an attempt, in bytes.
 const ERROR_LIMIT: usize = 256;
@@ -49,15 +49,26 @@ pub enum Change {
     Failed(Failed, Next),
     /// The event went back untried.
     Untried,
+    /// The same, for the whole wait, because by this pod's clock it has not begun.
+    PutOff,
 }
 
 /// What follows an attempt that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Another attempt, not before this moment (milliseconds since 1970), whichever pod makes it.
-    NotBefore(i64),
+    /// Another attempt after this wait, not before this moment (milliseconds since 1970), whichever pod makes it.
+    NotBefore(i64, Duration),
     /// None, for this reason.
     GivenUp(Reason),
+}
+
+/// How long the next attempt has to wait still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// For so long.
+    pub left: Duration,
+    /// Whether the clock of this pod says that the wait has not begun: it is behind that of the one that wrote.
+    pub is_clock_behind: bool,
 }
 
 /// The attempts of one event.
@@ -79,6 +90,12 @@ pub struct Record {
     /// When the next attempt may be made at the earliest, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_before: Option<i64>,
+    /// How long that is after the attempt, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait: Option<u64>,
+    /// Whether the event was put off for the whole wait already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    put_off: bool,
     /// The first attempt, and the last ones.
     failed: Vec<Failed>,
 }
@@ -94,11 +111,43 @@ impl Record {
         self.given_up
     }
 
-    /// How long the next attempt has to wait still. An event may come before its time, when it is handed over from one
-    /// pod to another. The clocks of two nodes differ somewhat: a short wait is none.
-    pub fn wait(&self, now: i64) -> Option<Duration> {
-        let wait = Duration::from_millis(u64::try_from(self.not_before?.saturating_sub(now)).ok()?);
-        (wait >= CLOCK_TOLERANCE).then_some(wait.min(LONGEST_WAIT))
+    /// The number of the delivery that was recorded last.
+    pub fn deliveries(&self) -> u32 {
+        self.deliveries
+    }
+
+    /// How long the last attempt's wait was to be.
+    pub fn asked_wait(&self) -> Option<Duration> {
+        self.wait.map(Duration::from_millis)
+    }
+
+    /// How long the next attempt has to wait still; `None`: it may be made. An event may come before its time: when it
+    /// is handed over from one pod to another, or of the shelf for the first time. The clocks of two nodes differ
+    /// somewhat: a short wait is none. Where they differ by more than that, the broker's is what counts: an event waits
+    /// once more for as long as was asked for, and then no longer.
+    pub fn wait(&self, now: i64) -> Option<Wait> {
+        let left = Duration::from_millis(u64::try_from(self.not_before?.saturating_sub(now)).ok()?);
+        let asked = self.asked_wait().unwrap_or(LONGEST_WAIT);
+        let is_clock_behind = left > asked.saturating_add(CLOCK_TOLERANCE);
+        let is_due = left < CLOCK_TOLERANCE || (is_clock_behind && self.put_off);
+        (!is_due).then_some(Wait { left: left.min(asked), is_clock_behind })
+    }
+
+    /// As JSON in one line, with so many of the attempts that it has no more bytes than `limit`: the first, and the last
+    /// of the others.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn in_one_line(&self, limit: usize) -> serde_json::Result<String> {
+        let mut record = self.clone();
+        loop {
+            // JSON escapes all control characters but this one, which no header can have.
+            let line = serde_json::to_string(&record)?.replace('\u{7f}', " ");
+            if line.len() <= limit || record.failed.is_empty() {
+                return Ok(line);
+            }
+            record.failed.remove(usize::from(record.failed.len() > 1));
+        }
     }
 
     /// The first failed attempt and the last ones, in order.
@@ -127,16 +176,20 @@ impl Record {
         match change {
             Change::Failed(failed, follows) => {
                 next.attempts = next.attempts.saturating_add(1);
-                (next.given_up, next.not_before) = match follows {
-                    Next::NotBefore(moment) => (None, Some(*moment)),
-                    Next::GivenUp(reason) => (Some(*reason), None),
+                (next.given_up, next.not_before, next.wait) = match follows {
+                    Next::NotBefore(moment, wait) => (None, Some(*moment), u64::try_from(wait.as_millis()).ok()),
+                    Next::GivenUp(reason) => (Some(*reason), None, None),
                 };
+                next.put_off = false;
                 next.failed.push(failed.clone());
                 if next.failed.len() > KEPT {
                     next.failed.remove(1);
                 }
             }
-            Change::Untried => next.untried = next.untried.saturating_add(1),
+            Change::Untried | Change::PutOff => {
+                next.untried = next.untried.saturating_add(1);
+                next.put_off |= *change == Change::PutOff;
+            }
         }
         next
     }
@@ -145,7 +198,7 @@ impl Record {
     fn has(&self, change: &Change) -> bool {
         match change {
             Change::Failed(failed, _) => self.failed.contains(failed),
-            Change::Untried => false,
+            Change::Untried | Change::PutOff => false,
         }
     }
 }
@@ -157,7 +210,7 @@ mod tests {
     fn failed(number: usize) -> Change {
         Change::Failed(
             Failed::new(format!("2026-01-01T00:00:{number:02}Z"), Some(500), "no\r\nway"),
-            Next::NotBefore(0),
+            Next::NotBefore(0, Duration::ZERO),
         )
     }
 
@@ -193,13 +246,66 @@ mod tests {
     fn an_event_that_is_handed_over_waits_for_its_time() {
         let failed =
             |follows| after(&[Change::Failed(Failed::new("t".into(), Some(429), "e"), follows), Change::Untried]);
-        let record = failed(Next::NotBefore(100_000));
+        let record = failed(Next::NotBefore(100_000, Duration::from_secs(100)));
         for (now, expected) in [(0, Some(100)), (70_000, Some(30)), (99_001, None), (100_000, None), (i64::MAX, None)] {
-            assert_eq!(record.wait(now), expected.map(Duration::from_secs), "{now}");
+            let wait = |left| Wait { left: Duration::from_secs(left), is_clock_behind: false };
+            assert_eq!(record.wait(now), expected.map(wait), "{now}");
         }
-        assert_eq!(failed(Next::NotBefore(i64::MAX)).wait(i64::MIN), Some(LONGEST_WAIT));
         assert_eq!(failed(Next::GivenUp(Reason::Refused)).wait(0), None);
         assert_eq!(Record::default().wait(0), None);
+        let old: Record = serde_json::from_str(
+            r#"{"handler":"u","deliveries":1,"attempts":1,"notBefore":9223372036854775807,"failed":[]}"#,
+        )
+        .unwrap();
+        assert_eq!(old.wait(i64::MIN).map(|wait| wait.left), Some(LONGEST_WAIT), "of an earlier version");
+    }
+
+    /// The clock of the pod that reads is off by up to an hour against that of the one that wrote, or by anything.
+    #[test]
+    fn a_wait_is_no_longer_than_twice_what_was_asked_for() {
+        const HOUR: i64 = 3_600_000;
+        for (asked, offset, comes_after, expected) in [
+            (60_000, 0, 0, 60_000),
+            (60_000, 0, 60_000, 60_000),
+            (60_000, -30_000, 60_000, 90_000),
+            (60_000, -HOUR, 60_000, 120_000),
+            (2 * HOUR, -HOUR, 2 * HOUR, 3 * HOUR),
+            (60_000, i64::MIN / 2, 60_000, 120_000),
+            // Not before the broker gives it out again.
+            (60_000, HOUR, 60_000, 60_000),
+            // Handed over to another pod at once.
+            (60_000, HOUR, 0, 0),
+        ] {
+            let wait = Duration::from_millis(u64::try_from(asked).unwrap());
+            let mut record = after(&[Change::Failed(Failed::new("t".into(), None, "e"), Next::NotBefore(asked, wait))]);
+            // The broker keeps it for as long as it is told to.
+            let (mut passed, mut rounds) = (comes_after, 0);
+            while let Some(Wait { left, is_clock_behind }) = record.wait(passed + offset) {
+                record = record.with(if is_clock_behind { &Change::PutOff } else { &Change::Untried }, "uid", 2);
+                passed += i64::try_from(left.as_millis()).unwrap();
+                rounds += 1;
+                assert!(rounds < 5, "{asked} {offset}");
+            }
+            assert_eq!(passed, expected, "{asked} {offset}");
+        }
+    }
+
+    #[test]
+    fn a_record_on_a_copy_is_one_line_within_its_bound() {
+        let long: Vec<_> = (0..60)
+            .map(|number| {
+                let failed = Failed::new(number.to_string(), Some(500), &"\"\u{7f}\nö".repeat(90));
+                Change::Failed(failed, Next::NotBefore(0, Duration::ZERO))
+            })
+            .collect();
+        let record = after(&long);
+        let line = record.in_one_line(8 * 1024).unwrap();
+        assert!(line.len() <= 8 * 1024 && !line.chars().any(char::is_control), "{}", line.len());
+        let read: Record = serde_json::from_str(&line).unwrap();
+        let times: Vec<_> = read.failed().iter().map(|failed| failed.time.parse::<usize>().unwrap()).collect();
+        assert!(times.len() > 5 && times[0] == 0 && times[1..].is_sorted() && times.last() == Some(&59), "{times:?}");
+        assert_eq!((read.attempts(), read.deliveries()), (60, 60));
+        assert_eq!(after(&long[..1]).in_one_line(0).unwrap().matches("\"failed\":[]").count(), 1, "it ends");
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Letter {
     }
 }
 
-/// Stores the letter, in a few tries. An event's letter is stored once under its message id, which no other handler
+/// Stores the letter, in a few tries, or one where there is no room. An event's letter is stored once under its message id, which no other handler
 /// can know: "stored already" is true.
 ///
 /// # Errors
@@ -71,7 +71,7 @@ pub async fn store(
         let sent = client.request(&message, TRY_LIMIT).await;
         match sent.map_err(NotStored::from).and_then(|message| publish_ack::sequence(&message)) {
             Ok(_) => return Ok(()),
-            Err(error) if failures + 1 == TRIES => return Err(error),
+            Err(error) if failures + 1 == TRIES || error.is_full() => return Err(error),
             Err(_) => failures += 1,
         }
         sleep(PAUSES.wait(failures, fastrand::f64())).await;
@@ -110,7 +110,8 @@ fn compose(
     Ok(headers)
 }
 
-fn is_ours_or_the_brokers(name: &str) -> bool {
+/// Whether a header is not the event's own.
+pub fn is_ours_or_the_brokers(name: &str) -> bool {
     ["nats-", "tidegate-"]
         .iter()
         .any(|prefix| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))

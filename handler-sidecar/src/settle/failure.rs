@@ -1,10 +1,11 @@
-//! What becomes of an event that is not handled at once: its attempts are put on record, and what will never succeed
-//! is kept aside. None of it happens to most events, so its futures are boxed where they are called: an event in
+//! What becomes of an event that is not handled at once: its attempts are put on record, it waits for the next one, and
+//! what will never succeed is kept aside. None of it happens to most events, so its futures are boxed where they are called: an event in
 //! flight takes the memory of the ordinary way only.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::Duration;
 
+use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::{identity, message_id, stored};
 use tidegate_delivery_core::{Disposition, Settled};
 use tokio::time::timeout;
@@ -12,20 +13,35 @@ use tokio::time::timeout;
 use crate::broker::message::Message;
 use crate::consume::process::{Context, LATER, Ready};
 use crate::settle::attempts::store::Known;
-use crate::settle::attempts::{Change, Failed, Next};
+use crate::settle::attempts::{Change, Failed, Next, Record, Wait};
+use crate::settle::backoff::Backoff;
 use crate::settle::dead_letter::{self, Letter};
 use crate::settle::outcome::{self, Answer, Reason};
 use crate::settle::outcome_log::Ending;
 use crate::settle::outlet::{self, letter};
+use crate::settle::shelf::{Put, SHELVED_AFTER};
 
 /// How long a topic for dead letters is tried, so that there is time left to keep the letter otherwise.
 const LETTER_PATIENCE: Duration = Duration::from_secs(20);
+/// When a dead letter that is not stored is tried again, by how often the shelf delivered its event.
+const LETTER_PAUSES: Backoff =
+    Backoff { initial: Duration::from_secs(5), max: Duration::from_secs(300), factor: 2.0, jitter: 0.2 };
+/// What is on the shelf and was not put there by a sidecar is looked at again after this.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(3600);
+
+/// The moment, in milliseconds since 1970.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
 
 impl Context {
-    /// The attempts before this delivery; a break, if there is to be no other.
+    /// The attempts before this delivery; a break, if there is to be no other now.
     pub(crate) async fn attempts_so_far(&self, stored: &Message) -> ControlFlow<Disposition, Known> {
         let deliveries = stored.deliveries();
-        let known = self.attempts.read(stored.sequence(), deliveries).await;
+        let mut known = self.attempts.read(stored.sequence(), deliveries).await;
+        if let Some(copy) = stored.copy() {
+            known = known.or_newer(&copy.record);
+        }
         let (record, retry) = (&known.record, &self.config.delivery.retry);
         if let Some(letter) = Letter::decided_before(record, retry) {
             return Break(self.keep_aside(stored, &letter).await);
@@ -36,21 +52,62 @@ impl Context {
             let letter = Letter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
             return Break(self.keep_aside(stored, &letter).await);
         }
-        match known.record.wait(jiff::Timestamp::now().as_millisecond()) {
-            Some(wait) => {
-                self.record(stored, known, &Change::Untried).await;
-                Break(Disposition::GiveBack(wait))
+        let wait = known.record.wait(now());
+        // It was to go to the shelf, and may be there: nobody lived to acknowledge it, or there was no room.
+        if known.record.asked_wait().is_some_and(|asked| self.shelves(stored, asked))
+            && self.shelve(stored, &known.record).await
+        {
+            return Break(Disposition::Over(Settled::Retried));
+        }
+        match wait {
+            Some(Wait { left, is_clock_behind }) => {
+                let change = if is_clock_behind { Change::PutOff } else { Change::Untried };
+                self.record(stored, known, &change).await;
+                Break(Disposition::GiveBack(left))
             }
             None => Continue(known),
         }
     }
 
-    /// Puts a failed attempt on record, after which the event is to wait for so long.
-    pub(crate) async fn failed(&self, stored: &Message, known: Known, answer: &Answer, wait: Duration) {
-        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-        let next = Next::NotBefore(jiff::Timestamp::now().as_millisecond().saturating_add(wait));
-        let change = Change::Failed(failed(answer.status(), &answer.to_string()), next);
-        self.record(stored, known, &change).await;
+    /// What the shelf delivers for the first time was put there a moment ago, as a rule: its copy says how long it waits,
+    /// and nothing else has to be read or written.
+    pub(crate) fn just_put_there(&self, stored: &Message) -> ControlFlow<Disposition> {
+        let Some(copy) = stored.copy() else {
+            tracing::error!(number = stored.number(), "no sidecar put this on the retry shelf: it stays there");
+            return Break(Disposition::GiveBack(FOREIGN_PAUSE));
+        };
+        match copy.record.wait(now()).filter(|_| stored.shelf_deliveries() == 1) {
+            Some(wait) => Break(Disposition::GiveBack(wait.left)),
+            None => Continue(()),
+        }
+    }
+
+    /// Puts a failed attempt on record, after which the event waits for so long.
+    pub(crate) async fn failed(&self, stored: &Message, known: Known, answer: &Answer, wait: Duration) -> Disposition {
+        let not_before = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+        let change = Change::Failed(failed(answer.status(), &answer.to_string()), Next::NotBefore(not_before, wait));
+        let known = self.record(stored, known, &change).await;
+        if self.shelves(stored, wait) && self.shelve(stored, &known.record).await {
+            return Disposition::Over(Settled::Retried);
+        }
+        Disposition::RetryIn(wait)
+    }
+
+    /// Whether an event that waits for so long goes to the shelf. One that comes of it stays there; where events have an
+    /// order, it is another matter who waits.
+    fn shelves(&self, stored: &Message, wait: Duration) -> bool {
+        wait > SHELVED_AFTER && self.has_shelf() && !stored.is_of_the_shelf()
+    }
+
+    fn has_shelf(&self) -> bool {
+        self.config.delivery.order == Order::None
+    }
+
+    /// Puts an event of the topic on the shelf. Whether it is there, so that it is to be acknowledged.
+    async fn shelve(&self, stored: &Message, record: &Record) -> bool {
+        let put = self.shelf.put(stored, record).await;
+        self.metrics.shelved(put);
+        put == Put::Stored
     }
 
     /// There is no further attempt: dead-letters.
@@ -130,8 +187,14 @@ impl Context {
             Ok(Err(error)) => error,
             Err(_) => "it is not confirmed".to_owned(),
         };
-        tracing::error!(sequence, reason, problem, "a dead letter is not stored: its event is tried again later");
-        Disposition::GiveBack(LATER)
+        tracing::error!(sequence, reason, problem, "a dead letter is not stored: it is tried again later");
+        if stored.is_of_the_shelf() {
+            Disposition::GiveBack(LETTER_PAUSES.wait(stored.shelf_deliveries(), fastrand::f64()))
+        } else if self.has_shelf() && self.shelve(stored, &letter.record).await {
+            Disposition::Over(Settled::Retried)
+        } else {
+            Disposition::GiveBack(LATER)
+        }
     }
 
     /// To the topic for dead letters, if there is one and takes it; else beside the event's own topic.

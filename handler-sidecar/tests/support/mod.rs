@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::{self, message::StreamMessage};
+use async_nats::jetstream::{self, AckKind, message::StreamMessage};
+use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
 use tidegate_broker_client::probes::Probes;
@@ -210,6 +211,21 @@ pub async fn consumer_named(broker: &TestBroker, name: &str) -> PullConsumer {
 /// Events delivered and not acknowledged.
 pub async fn in_hand(broker: &TestBroker) -> usize {
     consumer(broker).await.cached_info().num_ack_pending
+}
+
+/// How many events wait on the handler's shelf.
+pub async fn shelved(broker: &TestBroker) -> u64 {
+    let context = jetstream::new(broker.operator());
+    context.get_stream(layout::retry_stream(HANDLER)).await.unwrap().cached_info().state.messages
+}
+
+/// As a replica does that is drained with the event in hand.
+pub async fn take_and_give_back(broker: &TestBroker) {
+    let consumer = consumer(broker).await;
+    let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(50)).messages().await.unwrap();
+    let message = messages.next().await.unwrap().unwrap();
+    message.ack_with(AckKind::Nak(None)).await.unwrap();
+    broker.operator().flush().await.unwrap();
 }
 
 /// Waits until the consumer has nothing left.

@@ -80,9 +80,11 @@ impl<F> Runner<'_, F> {
             return self.input(Input::Inbox(lane, inbox, heard));
         }
         let budget = &self.context.budget;
-        let taken = match self.context.config.routing {
-            Routing::Queued => Message::lent(message, budget),
-            Routing::Direct => Some(Message::direct(message, budget)),
+        let config = &self.context.config;
+        let taken = match (config.routing, config.delivery.order) {
+            (Routing::Queued, Order::None) if lane == SHELF => Message::shelved(message, budget),
+            (Routing::Queued, _) => Message::lent(message, budget),
+            (Routing::Direct, _) => Some(Message::direct(message, budget)),
         };
         let Some(message) = taken else {
             tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");

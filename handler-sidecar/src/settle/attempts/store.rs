@@ -33,6 +33,16 @@ pub struct Known {
     revision: u64,
 }
 
+impl Known {
+    /// The same with what a copy on the shelf says, where that is newer: a record in the stream lives for a day.
+    pub fn or_newer(mut self, copy: &Record) -> Self {
+        if copy.deliveries() > self.record.deliveries() {
+            self.record = copy.clone();
+        }
+        self
+    }
+}
+
 /// The records of one handler's events.
 #[derive(Clone, Debug)]
 pub struct Attempts {
