@@ -21,8 +21,9 @@ use crate::settle::outcome_log::Ending;
 use crate::settle::outlet::{self, letter};
 use crate::settle::shelf::{Put, SHELVED_AFTER};
 
-/// How long a topic for dead letters is tried, so that there is time left to keep the letter otherwise.
-const LETTER_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a topic for dead letters is tried. Its event takes a place at the handler meanwhile, which it does not where
+/// it waits for the next try.
+const LETTER_PATIENCE: Duration = Duration::from_secs(5);
 /// When a dead letter that is not stored is tried again, by how often the shelf delivered its event.
 const LETTER_PAUSES: Backoff =
     Backoff { initial: Duration::from_secs(5), max: Duration::from_secs(300), factor: 2.0, jitter: 0.2 };
