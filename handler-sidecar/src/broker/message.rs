@@ -136,3 +136,57 @@ impl Message {
         self.deliveries.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_wire::nats::HeaderBlock;
+
+    use super::*;
+
+    fn shelved(headers: &[(&str, &str)], reply: &str) -> Option<Message> {
+        let mut block = HeaderBlock::new();
+        headers.iter().try_for_each(|(name, value)| block.append(name, value)).unwrap();
+        let message = nats::Message::compose("retries.billing.waiting", Some(reply), Some(&block), b"{}").unwrap();
+        Message::shelved(message, &ByteBudget::default())
+    }
+
+    fn reply(deliveries: u32) -> String {
+        format!("$JS.ACK.retries_billing.billing.{deliveries}.5.9.1700000000000000000.3")
+    }
+
+    #[test]
+    fn deliveries_of_the_shelf_follow_those_on_record() {
+        let record = r#"{"handler":"u","deliveries":4,"attempts":2,"untried":1,"failed":[]}"#;
+        for (deliveries, expected) in [(1, 4), (2, 5), (9, 12), (u32::MAX, u32::MAX)] {
+            let message =
+                shelved(&[("Tidegate-Sequence", "41"), ("Tidegate-Record", record)], &reply(deliveries)).unwrap();
+            assert_eq!((message.sequence(), message.number(), message.deliveries()), (41, 9, expected));
+            assert!(!message.is_first());
+            let of_the_shelf = if deliveries == u32::MAX { u32::MAX - 3 } else { deliveries };
+            assert_eq!(message.shelf_deliveries(), of_the_shelf);
+        }
+        let none = serde_json::to_string(&crate::settle::attempts::Record::default()).unwrap();
+        // Of an event that was put there before there was anything on record.
+        let message = shelved(&[("Tidegate-Sequence", "41"), ("Tidegate-Record", &none)], &reply(1)).unwrap();
+        assert_eq!((message.deliveries(), message.is_first()), (1, false));
+    }
+
+    #[test]
+    fn what_no_sidecar_wrote_is_no_copy() {
+        let record = r#"{"handler":"u","deliveries":4,"attempts":2,"failed":[]}"#;
+        for headers in [
+            &[][..],
+            &[("Tidegate-Sequence", "41")],
+            &[("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "-1"), ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "99999999999999999999"), ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "41"), ("Tidegate-Record", "{}")],
+            &[("Tidegate-Sequence", "41"), ("Tidegate-Record", "[")],
+        ] {
+            let message = shelved(headers, &reply(2)).unwrap();
+            assert!(message.copy().is_none() && message.is_of_the_shelf(), "{headers:?}");
+            assert_eq!((message.deliveries(), message.shelf_deliveries()), (2, 2));
+        }
+        assert!(shelved(&[], "_INBOX.x").is_none(), "it cannot be acknowledged");
+    }
+}

@@ -45,6 +45,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Served,
+    Partial(String),
     Troubled(Lane, String),
 }
 
@@ -251,14 +252,16 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
         let says = match service {
             Service::Opening => return,
             Service::Serving => Said::Served,
-            Service::Partial(lane, trouble) | Service::Troubled(lane, trouble) => {
-                Said::Troubled(lane, trouble.to_string())
-            }
+            Service::Partial(_, trouble) => Said::Partial(trouble.to_string()),
+            Service::Troubled(lane, trouble) => Said::Troubled(lane, trouble.to_string()),
         };
         if self.said.as_ref() != Some(&says) {
             let handler = &self.context.config.handler;
             match &says {
                 Said::Served => tracing::info!(handler, "pulling events"),
+                Said::Partial(trouble) => {
+                    tracing::warn!(handler, trouble, "what waits on the retry shelf is not pulled: trying on")
+                }
                 Said::Troubled(lane, trouble) => {
                     tracing::warn!(handler, lane, trouble, "no events are pulled: trying on")
                 }

@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attempts_are_a_series_for_each_way_to_end() {
+    fn attempts_and_shelved_events_are_a_series_for_each_way_to_end() {
         let exported = InMemoryMetricExporter::default();
         let meters = SdkMeterProvider::builder().with_periodic_exporter(exported.clone()).build();
         opentelemetry::global::set_meter_provider(meters.clone());
@@ -209,11 +209,28 @@ mod tests {
         for answer in [status(200), status(503), status(204), timeout(), status(999), status(503), timeout()] {
             metrics.attempted(Duration::from_millis(30), &answer);
         }
+        for put in [Put::Stored, Put::Full, Put::Stored, Put::Failed] {
+            metrics.shelved(put);
+        }
         meters.force_flush().unwrap();
 
         let exported = exported.get_finished_metrics().unwrap();
-        let of_attempts = exported.last().unwrap().scope_metrics().flat_map(|scope| scope.metrics());
-        let duration = of_attempts.into_iter().find(|metric| metric.name() == "messaging.process.duration").unwrap();
+        let named = |name: &str| {
+            let mut all = exported.last().unwrap().scope_metrics().flat_map(|scope| scope.metrics());
+            all.find(|metric| metric.name() == name).unwrap()
+        };
+        let shelved = named("tidegate.delivery.shelved");
+        let AggregatedMetrics::U64(MetricData::Sum(shelved)) = shelved.data() else { panic!("{shelved:?}") };
+        let mut counts: Vec<_> = shelved
+            .data_points()
+            .map(|point| {
+                let outcome = point.attributes().find(|attribute| attribute.key.as_str() == "outcome").unwrap();
+                (outcome.value.to_string(), point.value())
+            })
+            .collect();
+        counts.sort();
+        assert_eq!(counts, [("failed", 1), ("full", 1), ("stored", 2)].map(|(name, count)| (name.to_owned(), count)));
+        let duration = named("messaging.process.duration");
         let AggregatedMetrics::F64(MetricData::Histogram(histogram)) = duration.data() else { panic!("{duration:?}") };
         let mut series = Vec::new();
         for point in histogram.data_points() {

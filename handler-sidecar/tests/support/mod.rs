@@ -219,9 +219,19 @@ pub async fn shelved(broker: &TestBroker) -> u64 {
     context.get_stream(layout::retry_stream(HANDLER)).await.unwrap().cached_info().state.messages
 }
 
+/// How many events were ever put there.
+pub async fn ever_shelved(broker: &TestBroker) -> u64 {
+    let context = jetstream::new(broker.operator());
+    context.get_stream(layout::retry_stream(HANDLER)).await.unwrap().cached_info().state.last_sequence
+}
+
 /// As a replica does that is drained with the event in hand.
 pub async fn take_and_give_back(broker: &TestBroker) {
-    let consumer = consumer(broker).await;
+    give_back_one_of(broker, &consumer(broker).await).await;
+}
+
+/// The same with an event of this consumer.
+pub async fn give_back_one_of(broker: &TestBroker, consumer: &PullConsumer) {
     let mut messages = consumer.batch().max_messages(1).expires(Duration::from_secs(50)).messages().await.unwrap();
     let message = messages.next().await.unwrap().unwrap();
     message.ack_with(AckKind::Nak(None)).await.unwrap();
