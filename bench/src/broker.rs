@@ -96,6 +96,7 @@ impl Broker {
             types,
             start: Start::Latest,
             order,
+            is_suspended: false,
         };
         self.server.handler_with(settings).await
     }

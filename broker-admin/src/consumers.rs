@@ -77,6 +77,8 @@ pub struct Handler {
     pub start: Start,
     /// One consumer, or one for each lane.
     pub order: Order,
+    /// Whether nothing is delivered for now.
+    pub is_suspended: bool,
 }
 
 /// Why a consumer is not as wanted. All of these but [`ConsumersFailure::Refused`] are worth another try.
@@ -147,6 +149,7 @@ impl Handler {
             max_expires: MAX_EXPIRES,
             num_replicas: self.replicas,
             metadata: HashMap::from([(UID.to_owned(), self.uid.clone())]),
+            pause_until: self.is_suspended.then(|| layout::SUSPENDED_UNTIL.to_owned()),
             ..ConsumerConfig::default()
         }
     }
@@ -195,6 +198,7 @@ pub async fn ensure(broker: &Broker, handler: &Handler, recorded: &Position) -> 
         // What the broker calls it is not believed: the name comes into the handler's status.
         let name = config.durable_name.clone().unwrap_or_default();
         let (info, origin) = ensure_one(broker, &state, config, &handler.uid, recorded).await?;
+        ensure_pace(broker, layout::EVENT_STREAM, &info, handler.is_suspended).await?;
         let (known, restart) = match origin {
             Origin::Found => (recorded.acknowledged.get(&name).copied(), None),
             Origin::New => (handler.start.begins_after(&state), None),
@@ -270,6 +274,20 @@ async fn ensure_one(
         Err(ApiError::Refused(why)) if is_final(&why) => Err(ConsumersFailure::Refused { name, why }),
         Err(error) => Err(ConsumersFailure::Consumer(error)),
     }
+}
+
+/// Pauses a consumer of a handler that is suspended, and no other.
+pub(crate) async fn ensure_pace(
+    broker: &Broker,
+    stream: &str,
+    consumer: &ConsumerInfo,
+    is_suspended: bool,
+) -> Result<(), ConsumersFailure> {
+    let wanted = is_suspended.then_some(layout::SUSPENDED_UNTIL);
+    if consumer.config.pause_until.as_deref() == wanted {
+        return Ok(());
+    }
+    broker.pause_consumer(stream, &consumer.name, wanted).await.map(drop).map_err(ConsumersFailure::Consumer)
 }
 
 async fn state_now(broker: &Broker) -> Result<StreamState, ConsumersFailure> {

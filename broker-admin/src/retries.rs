@@ -8,7 +8,7 @@ use tidegate_broker_client::layout;
 
 use crate::api::{AckPolicy, ApiError, Broker, ConsumerConfig, DeliverPolicy, Missing};
 use crate::consumers::{
-    ConsumersFailure, Handler, MAX_EXPIRES, MAX_WAITING, UID, is_final, keep_unchangeable, same, state,
+    ConsumersFailure, Handler, MAX_EXPIRES, MAX_WAITING, UID, ensure_pace, is_final, keep_unchangeable, same, state,
 };
 use crate::positions::is_ahead;
 
@@ -32,6 +32,7 @@ fn config(handler: &Handler) -> Option<ConsumerConfig> {
         // As many as its stream has, which is the only number that the broker takes here (10134).
         num_replicas: 0,
         metadata: HashMap::from([(UID.to_owned(), handler.uid.clone())]),
+        pause_until: handler.is_suspended.then(|| layout::SUSPENDED_UNTIL.to_owned()),
         ..ConsumerConfig::default()
     })
 }
@@ -52,7 +53,7 @@ pub async fn ensure(broker: &Broker, handler: &Handler) -> Result<(), ConsumersF
             if is_ahead(&found, &state(&stored)) {
                 broker.delete_consumer(&stream, &handler.name).await.map_err(ConsumersFailure::Consumer)?;
             } else if same(&wanted, &found) {
-                return Ok(());
+                return ensure_pace(broker, &stream, &found, handler.is_suspended).await;
             } else {
                 keep_unchangeable(&mut wanted, &found.config);
             }
@@ -61,7 +62,7 @@ pub async fn ensure(broker: &Broker, handler: &Handler) -> Result<(), ConsumersF
         Err(error) => return Err(ConsumersFailure::Consumer(error)),
     }
     match broker.put_consumer(&stream, &wanted).await {
-        Ok(_) => Ok(()),
+        Ok(info) => ensure_pace(broker, &stream, &info, handler.is_suspended).await,
         Err(ApiError::Refused(why)) if is_final(&why) => {
             Err(ConsumersFailure::Refused { name: handler.name.clone(), why })
         }

@@ -163,6 +163,7 @@ fn lanes(lanes: u16) -> consumers::Handler {
         types: vec!["order.*".into(), "order.paid".into()],
         start: consumers::Start::Earliest,
         order: Order::Key { lanes },
+        is_suspended: false,
     }
 }
 

@@ -5,12 +5,16 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer};
+use futures::StreamExt as _;
 use tidegate_broker_admin::api::{ConsumerConfig, DeliverPolicy};
 use tidegate_broker_admin::consumers::{self, ConsumersFailure, Handler, Start};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
+
+/// What is delivered comes within this time.
+const WAIT: Duration = Duration::from_secs(20);
 
 fn handler(max_ack_pending: i64) -> Handler {
     Handler {
@@ -22,6 +26,7 @@ fn handler(max_ack_pending: i64) -> Handler {
         types: vec!["order.*".into()],
         start: Start::Earliest,
         order: Order::None,
+        is_suspended: false,
     }
 }
 
@@ -66,4 +71,60 @@ async fn what_the_broker_refuses_for_good_is_told_from_what_passes() {
     broker.stop();
     let away = consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap_err();
     assert!(!matches!(away, ConsumersFailure::Refused { .. }), "{away:?}");
+}
+
+/// Takes so many events without acknowledging them, or those that are delivered in this time.
+async fn take(broker: &TestBroker, count: usize, within: Duration) -> Vec<jetstream::Message> {
+    let js = jetstream::new(broker.operator());
+    let consumer: consumer::PullConsumer = js.get_consumer_from_stream("billing", layout::EVENT_STREAM).await.unwrap();
+    let pull = consumer.batch().max_messages(count).expires(within).messages().await.unwrap();
+    pull.map(Result::unwrap).collect().await
+}
+
+/// What is delivered within a moment.
+async fn delivered(broker: &TestBroker) -> usize {
+    take(broker, 10, Duration::from_millis(300)).await.len()
+}
+
+fn texts(messages: &[jetstream::Message]) -> Vec<&str> {
+    messages.iter().map(|message| std::str::from_utf8(&message.payload).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_suspended_handler_keeps_its_events_and_continues_where_it_was() {
+    let mut broker = TestBroker::start().await;
+    let suspended = Handler { is_suspended: true, ..handler(32) };
+    let ensure = async |broker: &TestBroker, handler: &Handler| {
+        consumers::ensure(&broker.admin(), handler, &Position::default()).await.unwrap()
+    };
+    let publish = async |broker: &TestBroker, text: &'static str| {
+        let js = jetstream::new(broker.operator());
+        js.publish("events.0.order.new", text.into()).await.unwrap().await.unwrap();
+    };
+    // One that is made while its handler is suspended delivers nothing from its first moment.
+    broker.admin().put_consumer(layout::EVENT_STREAM, &suspended.configs().remove(0)).await.unwrap();
+    publish(&broker, "1").await;
+    publish(&broker, "2").await;
+    assert_eq!(delivered(&broker).await, 0);
+    broker.restart().await;
+    broker.until_back().await;
+    assert_eq!(delivered(&broker).await, 0);
+    ensure(&broker, &handler(32)).await;
+    let in_flight = take(&broker, 2, WAIT).await;
+    assert_eq!(texts(&in_flight), ["1", "2"]);
+    ensure(&broker, &suspended).await;
+    // What is in flight can still be settled, either way.
+    in_flight[0].double_ack().await.unwrap();
+    in_flight[1].double_ack_with(jetstream::AckKind::Nak(None)).await.unwrap();
+    publish(&broker, "3").await;
+    assert_eq!(delivered(&broker).await, 0);
+    // Another change does not end it.
+    ensure(&broker, &Handler { max_ack_pending: 64, ..suspended }).await;
+    assert_eq!(delivered(&broker).await, 0);
+    assert_eq!(found(&broker).await.pause_until.as_deref(), Some(layout::SUSPENDED_UNTIL));
+    ensure(&broker, &handler(64)).await;
+    let mut resumed = take(&broker, 2, WAIT).await;
+    resumed.sort_by(|one, other| one.payload.cmp(&other.payload));
+    assert_eq!(texts(&resumed), ["2", "3"], "none of what was acknowledged");
+    assert_eq!(delivered(&broker).await, 0, "each once");
 }

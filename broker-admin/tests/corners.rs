@@ -51,6 +51,7 @@ fn corner(name: &str, order: Order, types: Vec<String>) -> consumers::Handler {
         types,
         start: Start::Earliest,
         order,
+        is_suspended: false,
     }
 }
 

@@ -27,6 +27,7 @@ fn handler(start: Start, order: Order) -> Handler {
         types: Vec::new(),
         start,
         order,
+        is_suspended: false,
     }
 }
 

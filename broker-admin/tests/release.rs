@@ -9,8 +9,11 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use async_nats::jetstream::{self, AckKind};
 use futures::StreamExt as _;
 use tidegate_broker_admin::api::StreamInfo;
+use tidegate_broker_admin::consumers::{self, Handler, Start};
+use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::release::{self, Holder, Release, Room};
 use tidegate_broker_admin::streams::Topic;
+use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_test_broker::{LIMIT, TestBroker, topic};
 
@@ -210,4 +213,35 @@ async fn without_handlers_or_with_one_that_is_missing_or_behind_nothing_goes() {
     assert_eq!(world.release(&expected(&["billing"])).await, Release::NotNeeded);
     let after = Room::from(&world.info().await);
     assert!(after.percent() <= 65 && after.messages > 0, "no more than is needed: {after:?}");
+}
+
+#[tokio::test]
+async fn what_a_suspended_handler_has_not_settled_stays() {
+    let world = World::start().await;
+    let admin = world.broker.admin();
+    let handler = |is_suspended| Handler {
+        name: "billing".into(),
+        uid: "uid".into(),
+        replicas: 1,
+        ack_wait: Duration::from_secs(30),
+        max_ack_pending: 1000,
+        types: Vec::new(),
+        start: Start::Latest,
+        order: Order::None,
+        is_suspended,
+    };
+    consumers::ensure(&admin, &handler(true), &Position::default()).await.unwrap();
+    let busy = world.consumer("busy", &[], None).await;
+    while world.publish(0, "t", 30_000).await.is_ok() {}
+    let stored = usize::try_from(world.info().await.state.messages).unwrap();
+    let messages: Vec<_> = busy.fetch().max_messages(stored).messages().await.unwrap().collect().await;
+    for message in messages {
+        message.unwrap().double_ack().await.unwrap();
+    }
+    assert_eq!(world.release(&["billing".into(), "busy".into()]).await, behind("billing", 0));
+    consumers::ensure(&admin, &handler(false), &Position::default()).await.unwrap();
+    let billing: Consumer<pull::Config> =
+        world.js.get_consumer_from_stream("billing", layout::EVENT_STREAM).await.unwrap();
+    let resumed: Vec<_> = billing.fetch().max_messages(stored).messages().await.unwrap().collect().await;
+    assert_eq!(resumed.len(), stored);
 }

@@ -27,6 +27,7 @@ fn handler(name: &str, order: Order) -> Handler {
         types: Vec::new(),
         start: Start::Latest,
         order,
+        is_suspended: false,
     }
 }
 
@@ -120,6 +121,26 @@ async fn a_copy_waits_once_until_it_is_acknowledged() {
     assert_eq!(shelf_consumers(&broker, "billing").await.remove(0).num_ack_pending, 1);
     broker.admin().delete_consumer(&layout::retry_stream("billing"), "billing").await.unwrap();
     retries::ensure(&broker.admin(), &handler("billing", Order::None)).await.unwrap();
+    assert_eq!(&*pull(&billing, "billing").await.payload, b"7");
+}
+
+#[tokio::test]
+async fn while_a_handler_is_suspended_its_shelf_delivers_nothing() {
+    const MOMENT: &str = r#"{"batch":1,"expires":300000000}"#;
+    let broker = TestBroker::start().await;
+    let billing = sidecar(&broker, "billing", Order::None).await;
+    put(&billing, "billing", layout::waiting_subject("billing"), 7, 1).await.unwrap();
+    let ensure = async |is_suspended| {
+        let wanted = Handler { is_suspended, ..handler("billing", Order::None) };
+        retries::ensure(&broker.admin(), &wanted).await.unwrap();
+    };
+    ensure(true).await;
+    assert!(next(&billing, "billing", MOMENT).await.is_none());
+    // Nor does one that is made again.
+    broker.admin().delete_consumer(&layout::retry_stream("billing"), "billing").await.unwrap();
+    ensure(true).await;
+    assert!(next(&billing, "billing", MOMENT).await.is_none());
+    ensure(false).await;
     assert_eq!(&*pull(&billing, "billing").await.payload, b"7");
 }
 

@@ -50,6 +50,8 @@ pub const INGRESS_REPORT_SUBJECT: &str = "ingress-reports";
 pub const MEMBER_SUBJECT: &str = "members";
 /// Every dead letter's subject. One token follows the prefix: the handler.
 pub const DEAD_LETTER_SUBJECTS: &str = "dead-letters.*";
+/// The end of the pause of a suspended handler's consumers: no other pause ends then. Only the operator ends it.
+pub const SUSPENDED_UNTIL: &str = "9999-01-01T00:00:00Z";
 /// Virtual partitions of a topic. Part of every stored subject, so it is fixed.
 pub const PARTITIONS: u32 = 32;
 /// An event that was passed on this often, as a reply or as a dead letter, is passed on no more.

@@ -15,6 +15,8 @@ pub mod kind {
     pub const STALLED: &str = "Stalled";
     /// The operator changes nothing, because an annotation says so; absent otherwise.
     pub const PAUSED: &str = "Paused";
+    /// EventHandler: nothing is delivered, because its specification says so; absent otherwise.
+    pub const SUSPENDED: &str = "Suspended";
     /// EventTopic: the broker's pods run and accept the operator.
     pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
     /// EventTopic: the streams are as configured.

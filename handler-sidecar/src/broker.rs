@@ -9,3 +9,4 @@ pub mod members;
 pub mod message;
 pub mod publish_ack;
 pub mod pull;
+pub mod suspension;

@@ -34,6 +34,7 @@ use tidegate_wire::nats::Link;
 
 use crate::broker::connection;
 use crate::broker::members::Members;
+use crate::broker::suspension;
 use crate::consume::process::Context;
 use crate::consume::runner::{self, Shares};
 use crate::consume::workload::WorkloadMeter;
@@ -168,8 +169,11 @@ async fn work_until_drained(
         };
         let context = Arc::new(context);
         let reports = report::run(&context);
+        let is_suspended = watch::Sender::new(false);
+        let has_lanes = matches!(context.config.delivery.order, Order::Key { .. });
         tokio::select! {
-            () = serve(context.clone(), &members, health.clone(), link) => {}
+            () = serve(context.clone(), &members, is_suspended.subscribe(), health.clone(), link) => {}
+            () = suspension::follow(&context, &is_suspended), if has_lanes => {}
             // What is not kept cannot be given to another one.
             () = members.run(&context), if context.config.routing == Routing::Queued => {}
             () = reports => {}
@@ -180,7 +184,13 @@ async fn work_until_drained(
 }
 
 /// Takes the handler's events, in the way that they travel, until it is drained.
-async fn serve(context: Arc<Context>, members: &Members, health: Arc<Health>, link: watch::Receiver<Link>) {
+async fn serve(
+    context: Arc<Context>,
+    members: &Members,
+    is_suspended: watch::Receiver<bool>,
+    health: Arc<Health>,
+    link: watch::Receiver<Link>,
+) {
     let (config, mut shares) = (&context.config, None);
     let slots = config.delivery.slots();
     let discipline: Box<dyn Discipline + Send> = match (config.routing, config.delivery.order) {
@@ -188,7 +198,7 @@ async fn serve(context: Arc<Context>, members: &Members, health: Arc<Health>, li
             Box::new(Unordered::new(slots, millis(config::renew_every(config)), fastrand::u64(..)))
         }
         (Routing::Queued, Order::Key { lanes }) => {
-            shares = Some(Shares::new(members, lanes));
+            shares = Some(Shares::new(members, lanes, is_suspended));
             Box::new(ByKey::new(slots, Terms::of(config.ack_wait), context.client.max_payload()))
         }
         (Routing::Direct, _) => Box::new(Direct::new(slots)),

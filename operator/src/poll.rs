@@ -265,8 +265,9 @@ impl Session {
         };
         let status = handler.status.as_ref();
         let key = (namespace.clone(), name.to_owned());
-        // A specification that cannot be read is the reconciler's to report.
-        let policy = scaling_policy(&handler.spec).ok().flatten();
+        // A specification that cannot be read is the reconciler's to report. What waits while a handler is suspended is
+        // no reason for pods.
+        let policy = scaling_policy(&handler.spec).ok().flatten().filter(|_| !handler.spec.suspend);
         let ready = status.and_then(|status| u32::try_from(status.ready_replicas).ok()).unwrap_or(0);
         let workload = self.context.reports.workload(&key).unwrap_or_else(|| {
             // No sidecar has said yet how much runs: no more than there is room for.

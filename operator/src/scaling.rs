@@ -14,6 +14,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tidegate_broker_client::contract::Routing;
+
 /// Pods are planned to have this share of their delivery slots in use.
 const UTILISATION: f64 = 0.7;
 /// Averages, and the rate of a pod, are measured over this long.
@@ -80,6 +82,8 @@ impl Sample {
 pub enum Reason {
     /// No autoscaling: `spec.replicas` says so.
     Fixed,
+    /// The handler is suspended: `minReplicas`, and on a Direct topic none.
+    Suspended,
     /// Events of a Direct topic do not wait anywhere: `minReplicas`, and at least one.
     Direct,
     /// Nothing waits and nothing is in flight.
@@ -101,6 +105,7 @@ impl Reason {
     pub fn text(self) -> &'static str {
         match self {
             Self::Fixed => "Fixed",
+            Self::Suspended => "Suspended",
             Self::Direct => "Direct",
             Self::Idle => "Idle",
             Self::Backlog => "Backlog",
@@ -119,6 +124,18 @@ pub struct Plan {
     pub replicas: u32,
     /// Why.
     pub reason: Reason,
+}
+
+impl Plan {
+    /// For a handler that is suspended: as few pods as it may have, and on a Direct topic none, because the broker delivers
+    /// there to whoever listens. `None`: as many as ever.
+    pub fn suspended(policy: Option<&Policy>, routing: Routing) -> Option<Self> {
+        let replicas = match (routing, policy) {
+            (Routing::Direct, _) => 0,
+            (Routing::Queued, policy) => policy?.min,
+        };
+        Some(Self { replicas, reason: Reason::Suspended })
+    }
 }
 
 /// How attempts end.

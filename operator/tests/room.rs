@@ -45,6 +45,7 @@ impl World {
             types: Vec::new(),
             start: Start::Earliest,
             order: Order::None,
+            is_suspended: false,
         };
         self.broker.handler_with(handler).await;
     }

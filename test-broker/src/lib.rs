@@ -255,6 +255,7 @@ impl TestBroker {
             types: Vec::new(),
             start: Start::Latest,
             order: Order::None,
+            is_suspended: false,
         };
         self.handler_with(handler).await
     }

@@ -64,6 +64,10 @@ pub struct ConsumerConfig {
     /// A pinned client that does not pull for so long is pinned no more.
     #[serde(default, with = "json::nanos", skip_serializing_if = "Duration::is_zero")]
     pub priority_timeout: Duration,
+    /// Nothing is delivered before this moment (RFC 3339). The server takes it from the request that makes a consumer;
+    /// later only [`Broker::pause_consumer`] changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_until: Option<String>,
 }
 
 /// Where a consumer begins.
@@ -193,6 +197,18 @@ impl Broker {
         self.tell(&format!("CONSUMER.DELETE.{stream}.{name}"), &json!({})).await
     }
 
+    /// Lets a consumer deliver nothing before this moment (RFC 3339), or deliver again. What it has delivered can be
+    /// acknowledged as ever.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn pause_consumer(&self, stream: &str, name: &str, until: Option<&str>) -> Result<(), ApiError> {
+        // Without a time the request ends a pause (`JSApiConsumerPauseRequest`).
+        let request = until.map_or_else(|| json!({}), |until| json!({"pause_until": until}));
+        let Paused { paused } = self.call(&format!("CONSUMER.PAUSE.{stream}.{name}"), &request).await?;
+        if paused == until.is_some() { Ok(()) } else { Err(ApiError::unreadable("it is about another pause")) }
+    }
+
     /// All consumers of a stream, as their leaders know them.
     ///
     /// # Errors
@@ -212,6 +228,11 @@ impl Broker {
             Err(error) => Err(error),
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Paused {
+    paused: bool,
 }
 
 #[derive(Deserialize)]

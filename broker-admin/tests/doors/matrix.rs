@@ -266,6 +266,7 @@ fn ordered() -> consumers::Handler {
         types: Vec::new(),
         start: consumers::Start::Latest,
         order: Order::Key { lanes: 2 },
+        is_suspended: false,
     }
 }
 

@@ -46,6 +46,7 @@ use crate::schema;
     printcolumn(name = "Replicas", type_ = "integer", description = "Pods there should be", json_path = ".status.scaling.desired"),
     printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
     printcolumn(name = "Lag", type_ = "integer", description = "Events not yet delivered", json_path = ".status.lag.pending"),
+    printcolumn(name = "Suspended", type_ = "boolean", description = "Is delivery suspended by spec.suspend?", json_path = ".spec.suspend"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),
@@ -106,6 +107,13 @@ pub struct EventHandlerSpec {
     /// Network access to the pods. Default: none. Enforced where the cluster's network enforces NetworkPolicies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<PodNetwork>,
+    /// Suspends delivery. While true, no event is delivered and every event waits in the topic, those that wait for a
+    /// retry included; requests that are under way are finished. Pods are not replaced: with autoscaling there are
+    /// minReplicas of them, else as many as before. A Direct topic keeps no events: its handler has no pods then, and
+    /// what is published meanwhile does not reach it. When set to false, delivery continues where it was. Default:
+    /// false.
+    #[serde(default)]
+    pub suspend: bool,
     /// Delivery of events to the container.
     #[serde(default)]
     pub delivery: Delivery,

@@ -37,7 +37,8 @@ pub struct Autoscaling {
 pub struct Scaling {
     /// Number of pods that the handler should have.
     pub desired: i32,
-    /// Reason for this number: Backlog, Concurrency, Idle, Holding, Failing, AtMaximum, Fixed or Direct.
+    /// Reason for this number: Backlog, Concurrency, Idle, Holding, Failing, AtMaximum, Suspended, Fixed or
+    /// Direct.
     pub reason: String,
 }
 

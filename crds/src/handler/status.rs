@@ -14,8 +14,8 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct EventHandlerStatus {
     /// Conditions. Ready sums up TopicReady, Subscribed, PodsReady, HandlerAvailable (the containers answer) and Delivering
-    /// (they handle what they are sent); Exposed warns of a program that others can reach; Stalled says that a person
-    /// has to do something.
+    /// (they handle what they are sent); Exposed warns of a program that others can reach; Suspended is
+    /// there while spec.suspend is true; Stalled says that a person has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

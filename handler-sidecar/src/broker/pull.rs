@@ -89,6 +89,14 @@ struct Info {
     num_pending: u64,
     #[serde(default)]
     priority_groups: Vec<Group>,
+    #[serde(default)]
+    config: Config,
+}
+
+#[derive(Default, Deserialize)]
+struct Config {
+    #[serde(default)]
+    pause_until: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +124,12 @@ pub fn state(payload: &[u8]) -> Option<State> {
 pub fn waiting(payload: &[u8]) -> Option<u64> {
     let info: Info = serde_json::from_slice(payload).ok()?;
     Some(info.num_pending.saturating_add(info.num_ack_pending))
+}
+
+/// Whether the operator has paused the consumer because its handler is suspended; `None`: as [`state`].
+pub fn is_suspended(payload: &[u8]) -> Option<bool> {
+    let info: Info = serde_json::from_slice(payload).ok()?;
+    Some(info.config.pause_until.as_deref() == Some(layout::SUSPENDED_UNTIL))
 }
 
 #[cfg(test)]
@@ -148,7 +162,22 @@ mod tests {
         let unpinned = br#"{"delivered":{"consumer_seq":7},"num_ack_pending":3,"num_pending":0,"priority_groups":[{"group":"owner"}]}"#;
         assert_eq!(state(unpinned), Some(State { delivered: 7, pending: 3, pin: None }));
         for other in [&b""[..], b"{}", br#"{"error":{"code":404}}"#] {
-            assert_eq!((state(other), waiting(other)), (None, None));
+            assert_eq!((state(other), waiting(other), is_suspended(other)), (None, None, None));
+        }
+    }
+
+    #[test]
+    fn only_the_operators_pause_is_a_suspension() {
+        for (config, suspended) in [
+            ("{}", false),
+            (r#"{"pause_until":null}"#, false),
+            (r#"{"pause_until":"2099-01-01T00:00:00Z"}"#, false),
+            (r#"{"pause_until":"9999-01-01T00:00:00Z"}"#, true),
+        ] {
+            let info = format!(
+                r#"{{"delivered":{{"consumer_seq":7}},"num_ack_pending":0,"num_pending":0,"config":{config}}}"#
+            );
+            assert_eq!(is_suspended(info.as_bytes()), Some(suspended), "{config}");
         }
     }
 }

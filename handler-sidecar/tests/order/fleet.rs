@@ -80,6 +80,7 @@ async fn handler(broker: &TestBroker, replicas: usize, run: &Run) -> PathBuf {
         types: Vec::new(),
         start: Start::Earliest,
         order: run.order,
+        is_suspended: false,
     };
     broker.handler_with(handler).await
 }

@@ -81,6 +81,7 @@ pub fn consumers_of(order: Order, ack_wait: Duration) -> consumers::Handler {
         types: Vec::new(),
         start: Start::Earliest,
         order,
+        is_suspended: false,
     }
 }
 

@@ -278,6 +278,11 @@ fn is_rolling(deployment: &Deployment, pods: &[Pod]) -> bool {
 }
 
 fn scale(context: &Context, owner: &Owner, settings: &Settings, observed: &Observed, routing: Routing) -> Plan {
+    if settings.is_suspended
+        && let Some(plan) = Plan::suspended(settings.policy.as_ref(), routing)
+    {
+        return plan;
+    }
     let Some(policy) = &settings.policy else {
         return Plan { replicas: settings.replicas, reason: Reason::Fixed };
     };

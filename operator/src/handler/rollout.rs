@@ -40,6 +40,7 @@ pub fn pods_ready(rollout: &Rollout<'_>) -> Finding {
     if plan.replicas == 0 {
         let why = match plan.reason {
             Reason::Fixed => "spec.replicas is 0: events wait until it is raised",
+            Reason::Suspended => "spec.suspend is true: there are pods again when it is false and there are events",
             _ => "no events, no pods: the first event starts one",
         };
         return Finding::new(kind::PODS_READY, Status::True, "ScaledToZero", why);

@@ -48,6 +48,8 @@ pub struct Settings {
     pub policy: Option<Policy>,
     /// Pods without autoscaling.
     pub replicas: u32,
+    /// Whether nothing is delivered for now.
+    pub is_suspended: bool,
 }
 
 impl Settings {
@@ -84,6 +86,7 @@ impl Settings {
             max_replicas: policy.as_ref().map_or(replicas, |policy| policy.max).max(1),
             policy,
             replicas,
+            is_suspended: spec.suspend,
         })
     }
 }

@@ -93,7 +93,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let (unknown, known): (Vec<_>, Vec<_>) =
         [available, delivering].into_iter().partition(|part| part.status == Status::Unknown);
     parts.extend(known);
-    let mut found = summary(parts, "events are delivered");
+    let mut found = sum_up(handler, parts, subscribed);
     found.extend(unknown);
     found.push(exposed);
     if waits_for_turn {
@@ -126,6 +126,9 @@ pub async fn write_waiting(
         delivering::finding(None, &status.conditions, handler.metadata.generation),
     ];
     let mut found = summary(parts, "");
+    if handler.spec.suspend {
+        found.push(Finding::new(kind::SUSPENDED, Status::Unknown, "WaitingForTopic", "comes after the topic"));
+    }
     found.push(exposed(context.reports.availability(&(owner.namespace.clone(), owner.name.clone())).as_ref()));
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
@@ -145,7 +148,9 @@ pub async fn write_paused(context: &Context, handler: &EventHandler, owner: &Own
 /// After an error, only the conditions change: what was true of the rest still is.
 pub async fn write_failure(context: &Context, handler: &EventHandler, owner: &Owner, error: &Error) {
     let mut status = handler.status.clone().unwrap_or_default();
-    let found = failure_findings(error, &status.conditions, &PARTS);
+    let mut parts = PARTS.to_vec();
+    parts.extend(handler.spec.suspend.then_some(kind::SUSPENDED));
+    let found = failure_findings(error, &status.conditions, &parts);
     conclude(&mut status, handler, found);
     if let Err(error) = patch(context, handler, owner, handler.status.as_ref(), &status).await {
         tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "status not written");
@@ -184,6 +189,33 @@ fn exposed(reported: Option<&Availability>) -> Finding {
             found(Status::True, "ListensOnPodAddress", &message)
         }
     }
+}
+
+/// `Ready` and its parts. A handler that is suspended has all that it asks for, and still delivers nothing.
+fn sum_up(handler: &EventHandler, parts: Vec<Finding>, error: Option<&Error>) -> Vec<Finding> {
+    let Some(suspended) = suspended(handler, error) else { return summary(parts, "events are delivered") };
+    let mut found = summary(parts, &suspended.message);
+    if let Some(ready) = found.iter_mut().find(|finding| finding.kind == kind::READY && finding.is_true()) {
+        "Suspended".clone_into(&mut ready.reason);
+    }
+    found.push(suspended);
+    found
+}
+
+/// Absent unless the specification asks for it.
+fn suspended(handler: &EventHandler, error: Option<&Error>) -> Option<Finding> {
+    if !handler.spec.suspend {
+        return None;
+    }
+    Some(match error {
+        None => Finding::new(
+            kind::SUSPENDED,
+            Status::True,
+            "Suspended",
+            "spec.suspend is true: what was in flight is finished, other events wait until it is false",
+        ),
+        Some(error) => Finding::new(kind::SUSPENDED, Status::False, error.reason(), format!("not yet: {error}")),
+    })
 }
 
 fn is_subscribed(error: Option<&Error>, restored: &str) -> Finding {

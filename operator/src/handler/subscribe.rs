@@ -60,6 +60,7 @@ pub fn consumers_of(name: &str, uid: &str, settings: &Settings, brokers: i32) ->
         types: settings.filter.types.clone(),
         start: settings.start,
         order: settings.delivery.order,
+        is_suspended: settings.is_suspended,
     }
 }
 

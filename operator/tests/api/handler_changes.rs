@@ -42,6 +42,7 @@ fn fields() -> Vec<(&'static str, Vec<Value>)> {
         ("/delivery/timeout", vec![json!("10ms"), json!("30s"), json!("1h"), json!("0s"), json!("61m")]),
         ("/delivery/path", vec![json!("/"), json!("/a?b=c"), json!("/<"), json!(format!("/{}", "p".repeat(1023)))]),
         ("/delivery/port", vec![json!(null), json!(1), json!(65535), json!(15480)]),
+        ("/suspend", vec![json!(true), json!(false)]),
         (
             "/delivery",
             vec![
@@ -157,6 +158,9 @@ async fn in_effect(broker: &Broker, name: &str, handler: &EventHandler) -> Resul
         let Some(found) = found.iter().find(|found| found.name == consumer) else {
             return Err(format!("{consumer} is not there"));
         };
+        if found.config.pause_until != config.pause_until {
+            write!(different, "{consumer}: paused until {:?}", found.config.pause_until).unwrap();
+        }
         if found.config.max_ack_pending != config.max_ack_pending {
             write!(different, "{consumer}: max_ack_pending {}", found.config.max_ack_pending).unwrap();
         }

@@ -22,6 +22,7 @@ mod refused;
 mod sessions;
 mod shares;
 mod support;
+mod suspension;
 mod template;
 mod topic;
 mod topic_children;

@@ -64,6 +64,7 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
         (delivery(json!({"order": "Key", "format": "Batch", "batch": {}})), "spec.delivery", "one at a time"),
         (delivery(json!({"lanes": 4})), "spec.delivery", "set order: Key"),
         (delivery(json!({"order": "Key", "lanes": 33})), "spec.delivery.lanes", "less than or equal to 32"),
+        (json!({"suspend": "yes"}), "spec.suspend", "boolean"),
         (delivery(json!({"rateLimit": {}})), "spec.delivery.rateLimit.events", "Required"),
         (delivery(json!({"rateLimit": {"events": 5, "per": "1ms"}})), "rateLimit.per", "between 1s and 1h"),
         (
