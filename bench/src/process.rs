@@ -125,6 +125,7 @@ fn delivery(port: u16, concurrency: u16) -> Delivery {
             factor: 2.0,
             jitter: 0.2,
         },
+        expiry: None,
     }
 }
 

@@ -187,6 +187,29 @@ pub struct Delivery {
     pub timeout: Duration,
     /// What to do after an attempt that may succeed later.
     pub retry: Retry,
+    /// What becomes of old events; `None`: the same as of new ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiry: Option<Expiry>,
+}
+
+/// What becomes of old events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Expiry {
+    /// An event that was stored longer ago than this is not delivered (any more).
+    #[serde(with = "millis")]
+    pub max_age: Duration,
+    /// What becomes of it.
+    pub on_expired: OnExpired,
+}
+
+/// What becomes of an event that is too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnExpired {
+    /// It becomes a dead letter.
+    DeadLetter,
+    /// It is acknowledged undelivered.
+    Skip,
 }
 
 /// What to do after an attempt that may succeed later.

@@ -3,6 +3,7 @@
 pub mod attempts;
 pub mod backoff;
 pub mod dead_letter;
+pub mod expiry;
 pub mod failure;
 pub mod outcome;
 pub mod outcome_log;

@@ -62,6 +62,7 @@ async fn put_on_shelf(broker: &TestBroker, sequence: u64, record: &Value) {
     let mut headers = event.headers.clone();
     headers.insert("Nats-Msg-Id", message_id::of_retry(&format!("uid-{HANDLER}"), sequence));
     headers.insert("Tidegate-Sequence", sequence.to_string());
+    headers.insert("Tidegate-Published-At", event.time.unix_timestamp_nanos().to_string());
     headers.insert("Tidegate-Record", record.to_string());
     let stored = context.publish_with_headers(layout::waiting_subject(HANDLER), headers, event.payload.clone());
     stored.await.unwrap().await.unwrap();

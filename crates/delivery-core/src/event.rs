@@ -48,11 +48,13 @@ pub enum Settled {
     Dropped,
     /// Of a Direct topic, and the handler did not take it.
     Failed,
+    /// Too old: acknowledged undelivered.
+    Expired,
 }
 
 impl Settled {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Acknowledged,
         Self::Retried,
         Self::DeadLettered,
@@ -60,6 +62,7 @@ impl Settled {
         Self::Filtered,
         Self::Dropped,
         Self::Failed,
+        Self::Expired,
     ];
 
     /// The value of `outcome` in metrics.
@@ -72,6 +75,7 @@ impl Settled {
             Self::Filtered => "filtered",
             Self::Dropped => "dropped",
             Self::Failed => "failed",
+            Self::Expired => "expired",
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::Duration;
     validation = Rule::new("(self.format == 'Batch') == has(self.batch)").message("delivery.batch belongs to format: Batch; set both or none (batch: {} takes the defaults)").field_path(".batch"),
     validation = Rule::new("self.format != 'Batch' || self.order == 'None'").message("delivery.format: Batch and order: Key exclude each other: events of a key are delivered one at a time").field_path(".order"),
     validation = Rule::new("!has(self.lanes) || self.order == 'Key'").message("delivery.lanes belongs to order: Key; remove it or set order: Key").field_path(".lanes"),
+    validation = Rule::new("!has(self.onExpired) || has(self.maxEventAge)").message("delivery.onExpired belongs to maxEventAge; set maxEventAge, or remove onExpired").field_path(".onExpired"),
     validation = Rule::new("has(self.lanes) == has(oldSelf.lanes) && (!has(self.lanes) || self.lanes == oldSelf.lanes)").message("delivery.lanes cannot be changed, because the handler's place in the topic would be lost: make another EventHandler").field_path(".lanes")
 )]
 pub struct Delivery {
@@ -63,6 +64,16 @@ pub struct Delivery {
     /// connections, delivery pauses and uses up no attempts.
     #[serde(default)]
     pub retry: Retry,
+    /// Maximum age of an event at the beginning of a delivery attempt, the first one or a retry: the time since the topic
+    /// stored it, by the clocks of broker and pod. An older event is not delivered. A duration such as 1h, from 1s to
+    /// 8760h. Unlimited if unset. A redriven event is as old as its redrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')").message("delivery.maxEventAge must be between 1s and 8760h"))]
+    pub max_event_age: Option<Duration>,
+    /// What happens to an event that is older than maxEventAge. DeadLetter (the default): it becomes a dead letter
+    /// (too-old). Skip: it counts as settled and is not kept for the handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_expired: Option<OnExpired>,
 }
 
 impl Default for Delivery {
@@ -78,6 +89,8 @@ impl Default for Delivery {
             concurrency: default_concurrency(),
             timeout: default_timeout(),
             retry: Retry::default(),
+            max_event_age: None,
+            on_expired: None,
         }
     }
 }
@@ -92,6 +105,16 @@ pub enum Format {
     Structured,
     /// A JSON array of several.
     Batch,
+}
+
+/// What happens to an event that is older than maxEventAge. DeadLetter (the default): it becomes a dead letter (too-old).
+/// Skip: it counts as settled and is not kept for the handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnExpired {
+    /// It becomes a dead letter.
+    DeadLetter,
+    /// It counts as settled.
+    Skip,
 }
 
 /// Order of deliveries.

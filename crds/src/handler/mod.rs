@@ -16,7 +16,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use delivery::{Batch, Delivery, Format, Order, RateLimit};
+pub use delivery::{Batch, Delivery, Format, OnExpired, Order, RateLimit};
 pub use filter::Filter;
 pub use pods::{PodNetwork, Sidecar};
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};

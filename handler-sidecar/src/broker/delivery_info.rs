@@ -9,6 +9,8 @@ pub struct DeliveryInfo {
     pub sequence: u64,
     /// The consumer's number of this delivery, over all events.
     pub number: u64,
+    /// When the stream stored the event, in nanoseconds since 1970.
+    pub stored: u64,
 }
 
 /// Reads `$JS.ACK.<stream>.<consumer>.<delivered>.<stream sequence>.<consumer sequence>.<time>.<pending>`, or
@@ -24,7 +26,8 @@ pub fn parse(reply: &str) -> Option<DeliveryInfo> {
     let delivered: u64 = tokens.next()?.parse().ok()?;
     let sequence = tokens.next()?.parse().ok()?;
     let number = tokens.next()?.parse().ok()?;
-    Some(DeliveryInfo { deliveries: u32::try_from(delivered).unwrap_or(u32::MAX), sequence, number })
+    let stored = tokens.next()?.parse().ok()?;
+    Some(DeliveryInfo { deliveries: u32::try_from(delivered).unwrap_or(u32::MAX), sequence, number, stored })
 }
 
 #[cfg(test)]
@@ -35,7 +38,7 @@ mod tests {
 
     #[test]
     fn both_forms() {
-        let expected = Some(DeliveryInfo { deliveries: 2, sequence: 41, number: 7 });
+        let expected = Some(DeliveryInfo { deliveries: 2, sequence: 41, number: 7, stored: 1_700_000_000_000_000_000 });
         assert_eq!(parse("$JS.ACK.events.billing.2.41.7.1700000000000000000.3"), expected);
         assert_eq!(parse("$JS.ACK._.ACCHASH.events.billing.2.41.7.1700000000000000000.3"), expected);
         assert_eq!(parse("$JS.ACK._.ACCHASH.events.billing.2.41.7.1700000000000000000.3.random"), expected);
@@ -47,6 +50,7 @@ mod tests {
             assert_eq!(parse(reply), None, "{reply}");
         }
         assert_eq!(parse("$JS.ACK.events.billing.2.-1.7.1700000000000000000.3"), None);
+        assert_eq!(parse("$JS.ACK.events.billing.2.41.7.-1.3"), None);
     }
 
     proptest! {
@@ -58,7 +62,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(deliveries: u32, sequence: u64) {
             let reply = format!("$JS.ACK.events.billing.{deliveries}.{sequence}.1.2.3");
-            prop_assert_eq!(parse(&reply), Some(DeliveryInfo { deliveries, sequence, number: 1 }));
+            prop_assert_eq!(parse(&reply), Some(DeliveryInfo { deliveries, sequence, number: 1, stored: 2 }));
         }
     }
 }

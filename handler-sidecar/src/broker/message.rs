@@ -58,7 +58,7 @@ impl Message {
 
     /// Takes an event that is not stored.
     pub fn direct(message: nats::Message, budget: &ByteBudget) -> Self {
-        Self::new(message, Origin::Direct, DeliveryInfo { deliveries: 1, sequence: 0, number: 0 }, budget)
+        Self::new(message, Origin::Direct, DeliveryInfo { deliveries: 1, sequence: 0, number: 0, stored: 0 }, budget)
     }
 
     fn new(stored: nats::Message, origin: Origin, info: DeliveryInfo, budget: &ByteBudget) -> Self {
@@ -109,6 +109,12 @@ impl Message {
         }
     }
 
+    /// When the topic stored the event, wherever it came from, by the broker's clock: nanoseconds since 1970. 0 if it is
+    /// not stored.
+    pub fn published_at(&self) -> u64 {
+        self.copy().map_or(self.info.stored, |copy| copy.published_at)
+    }
+
     /// How often the shelf delivered it; the first is 1.
     pub fn shelf_deliveries(&self) -> u32 {
         let before = self.copy().map_or(0, |copy| copy.record.deliveries().saturating_sub(1));
@@ -154,20 +160,24 @@ mod tests {
         format!("$JS.ACK.retries_billing.billing.{deliveries}.5.9.1700000000000000000.3")
     }
 
+    const PUBLISHED: (&str, &str) = ("Tidegate-Published-At", "1600000000000000000");
+
     #[test]
     fn deliveries_of_the_shelf_follow_those_on_record() {
         let record = r#"{"handler":"u","deliveries":4,"attempts":2,"untried":1,"failed":[]}"#;
         for (deliveries, expected) in [(1, 4), (2, 5), (9, 12), (u32::MAX, u32::MAX)] {
-            let message =
-                shelved(&[("Tidegate-Sequence", "41"), ("Tidegate-Record", record)], &reply(deliveries)).unwrap();
+            let headers = [("Tidegate-Sequence", "41"), PUBLISHED, ("Tidegate-Record", record)];
+            let message = shelved(&headers, &reply(deliveries)).unwrap();
             assert_eq!((message.sequence(), message.number(), message.deliveries()), (41, 9, expected));
+            assert_eq!(message.published_at(), 1_600_000_000_000_000_000, "not when it was put there");
             assert!(!message.is_first());
             let of_the_shelf = if deliveries == u32::MAX { u32::MAX - 3 } else { deliveries };
             assert_eq!(message.shelf_deliveries(), of_the_shelf);
         }
         let none = serde_json::to_string(&crate::settle::attempts::Record::default()).unwrap();
         // Of an event that was put there before there was anything on record.
-        let message = shelved(&[("Tidegate-Sequence", "41"), ("Tidegate-Record", &none)], &reply(1)).unwrap();
+        let headers = [("Tidegate-Sequence", "41"), PUBLISHED, ("Tidegate-Record", &none)];
+        let message = shelved(&headers, &reply(1)).unwrap();
         assert_eq!((message.deliveries(), message.is_first()), (1, false));
     }
 
@@ -176,12 +186,14 @@ mod tests {
         let record = r#"{"handler":"u","deliveries":4,"attempts":2,"failed":[]}"#;
         for headers in [
             &[][..],
-            &[("Tidegate-Sequence", "41")],
-            &[("Tidegate-Record", record)],
-            &[("Tidegate-Sequence", "-1"), ("Tidegate-Record", record)],
-            &[("Tidegate-Sequence", "99999999999999999999"), ("Tidegate-Record", record)],
-            &[("Tidegate-Sequence", "41"), ("Tidegate-Record", "{}")],
-            &[("Tidegate-Sequence", "41"), ("Tidegate-Record", "[")],
+            &[("Tidegate-Sequence", "41"), PUBLISHED],
+            &[PUBLISHED, ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "41"), ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "-1"), PUBLISHED, ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "99999999999999999999"), PUBLISHED, ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "41"), ("Tidegate-Published-At", "noon"), ("Tidegate-Record", record)],
+            &[("Tidegate-Sequence", "41"), PUBLISHED, ("Tidegate-Record", "{}")],
+            &[("Tidegate-Sequence", "41"), PUBLISHED, ("Tidegate-Record", "[")],
         ] {
             let message = shelved(headers, &reply(2)).unwrap();
             assert!(message.copy().is_none() && message.is_of_the_shelf(), "{headers:?}");

@@ -1,7 +1,7 @@
 //! One event's way to its disposition, the same in every order of delivery:
 //!
 //! ```text
-//! decode ─▶ filter ─▶ attempts so far ─▶ rate ─▶ POST ─▶ outcome ─▶ reply or dead letter ─▶ disposition
+//! decode ─▶ filter ─▶ attempts so far ─▶ age ─▶ rate ─▶ POST ─▶ outcome ─▶ reply or dead letter ─▶ disposition
 //! ```
 //!
 //! Nothing here acknowledges an event, gives it back or renews it: the runner does, as the discipline says
@@ -128,7 +128,7 @@ impl Context {
 
     /// The short way of an event that comes for the first time, if nothing here has to look into it.
     pub(crate) fn as_stored(&self, message: &Message, place: Place) -> Option<(Outgoing, Span)> {
-        if !self.options.passes_on || !message.is_first() {
+        if !self.options.passes_on || !message.is_first() || self.excess_age(message).is_some() {
             return None;
         }
         let event = AsStored::read(message.stored())?;
@@ -159,6 +159,9 @@ impl Context {
             true => Known::default(),
             false => Box::pin(self.attempts_so_far(stored)).await?,
         };
+        if let Some(excess) = self.excess_age(stored) {
+            return Break(Box::pin(self.expire(stored, known, excess)).await);
+        }
         let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
         match request::extended(event, stored.headers(), &self.config.topic, place) {
             Ok(event) => {

@@ -300,6 +300,7 @@ mod tests {
             rate: None,
             timeout: LONG,
             retry,
+            expiry: None,
         };
         Handler::new(&delivery, Routing::Queued, ByteBudget::default()).unwrap()
     }

@@ -150,6 +150,11 @@ impl Record {
         }
     }
 
+    /// The status of the answer to the last attempt, if it failed and there was an answer.
+    pub fn last_status(&self) -> Option<u16> {
+        self.failed.last()?.status
+    }
+
     /// The first failed attempt and the last ones, in order.
     pub fn failed(&self) -> &[Failed] {
         &self.failed

@@ -3,9 +3,9 @@
 //! flight takes the memory of the ordinary way only.
 
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use tidegate_broker_client::contract::Order;
+use tidegate_broker_client::contract::{Expiry, OnExpired, Order};
 use tidegate_broker_client::{identity, message_id, stored};
 use tidegate_delivery_core::{Disposition, Settled};
 use tokio::time::timeout;
@@ -16,6 +16,7 @@ use crate::settle::attempts::store::Known;
 use crate::settle::attempts::{Change, Failed, Next, Record, Wait};
 use crate::settle::backoff::Backoff;
 use crate::settle::dead_letter::{self, Letter};
+use crate::settle::expiry;
 use crate::settle::outcome::{self, Answer, Reason};
 use crate::settle::outcome_log::Ending;
 use crate::settle::outlet::{self, letter};
@@ -170,6 +171,27 @@ impl Context {
         let error = tidegate_filter::Failed::TooCostly.to_string();
         let record = Default::default();
         self.keep_aside(stored, &Letter { reason: Reason::FilterTooCostly, status: None, error, record }).await
+    }
+
+    /// The age of an event that is too old to be delivered; `None`: it is not.
+    pub(crate) fn excess_age(&self, stored: &Message) -> Option<(Expiry, Duration)> {
+        let expiry = self.config.delivery.expiry.filter(|_| stored.sequence() > 0)?;
+        Some((expiry, expiry::excess_age(expiry, stored.published_at(), SystemTime::now())?))
+    }
+
+    /// The event is not delivered (any more).
+    pub(crate) async fn expire(
+        &self,
+        stored: &Message,
+        known: Known,
+        (expiry, age): (Expiry, Duration),
+    ) -> Disposition {
+        if expiry.on_expired == OnExpired::Skip {
+            tracing::debug!(sequence = stored.sequence(), ?age, "an event is skipped because of its age");
+            return Disposition::Over(Settled::Expired);
+        }
+        let (status, error) = (known.record.last_status(), expiry::explain(expiry, age));
+        self.keep_aside(stored, &Letter { reason: Reason::TooOld, status, error, record: known.record }).await
     }
 
     /// Dead-letters: stored and confirmed, and only then to be acknowledged.

@@ -89,6 +89,9 @@ pub enum Reason {
     /// To find out whether it matches the filter is too much work.
     #[serde(rename = "filter-too-costly")]
     FilterTooCostly,
+    /// It was stored too long ago.
+    #[serde(rename = "too-old")]
+    TooOld,
 }
 
 impl Reason {
@@ -102,6 +105,7 @@ impl Reason {
             Self::ReplyRefused => "reply-refused",
             Self::TooManyHops => "too-many-hops",
             Self::FilterTooCostly => "filter-too-costly",
+            Self::TooOld => "too-old",
         }
     }
 }

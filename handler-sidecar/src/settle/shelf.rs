@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 const RECORD_LIMIT: usize = 8 * 1024;
 /// The event's sequence in the stream of the topic.
 const SEQUENCE: &str = "Tidegate-Sequence";
+/// When the topic stored it, by the broker's clock: nanoseconds since 1970.
+const PUBLISHED_AT: &str = "Tidegate-Published-At";
 /// Its [`Record`], as JSON.
 const RECORD: &str = "Tidegate-Record";
 
@@ -38,6 +40,8 @@ const RECORD: &str = "Tidegate-Record";
 pub struct Shelved {
     /// The event's sequence in the stream of the topic.
     pub sequence: u64,
+    /// When the topic stored it, by the broker's clock: nanoseconds since 1970.
+    pub published_at: u64,
     /// Its record when it was put on the shelf; of a long one the attempts between the first and the last may be missing.
     pub record: Record,
 }
@@ -46,8 +50,9 @@ impl Shelved {
     /// Reads a copy's headers; `None`: no sidecar wrote them.
     pub fn read(headers: Headers<'_>) -> Option<Self> {
         let sequence = headers.get(SEQUENCE)?.parse().ok()?;
+        let published_at = headers.get(PUBLISHED_AT)?.parse().ok()?;
         let record = serde_json::from_str(headers.get(RECORD)?).ok()?;
-        Some(Self { sequence, record })
+        Some(Self { sequence, published_at, record })
     }
 }
 
@@ -133,6 +138,7 @@ impl Shelf {
         }
         headers.append("Nats-Msg-Id", &message_id::of_retry(&self.uid, event.sequence()))?;
         headers.append(SEQUENCE, &event.sequence().to_string())?;
+        headers.append(PUBLISHED_AT, &event.published_at().to_string())?;
         headers.append(RECORD, record)?;
         Ok(headers)
     }

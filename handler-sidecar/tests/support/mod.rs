@@ -65,6 +65,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
                 factor: 2.0,
                 jitter: 0.2,
             },
+            expiry: None,
         },
         ack_wait,
     }

@@ -83,6 +83,7 @@ pub fn in_vain_on_direct(spec: &EventHandlerSpec) -> Vec<String> {
         ("startFrom", spec.start_from != "Latest", "it starts with what is published from now on"),
         ("delivery.order", spec.delivery.order != handler::Order::None, "events come in any order"),
         ("delivery.retry", spec.delivery.retry != handler::Retry::default(), "a failed delivery is final"),
+        ("delivery.maxEventAge", spec.delivery.max_event_age.is_some(), "no event waits there"),
         ("deadLetter", spec.dead_letter.is_some(), "a failed event is not kept"),
         ("redrive", spec.redrive.is_some(), "a failed event is not kept"),
     ];

@@ -6,7 +6,7 @@ use axum::http::uri::PathAndQuery;
 use serde::Serialize;
 use serde_json::Value;
 use tidegate_broker_admin::consumers::Start;
-use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Rate, Retry};
+use tidegate_broker_client::contract::{Delivery, Expiry, Filter, Format, OnExpired, Order, Rate, Retry};
 use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandlerSpec, handler};
 use tidegate_filter::Expression;
@@ -82,6 +82,7 @@ impl Settings {
                     factor: backoff.factor,
                     jitter: backoff.jitter,
                 },
+                expiry: expiry(&spec.delivery)?,
             },
             max_replicas: policy.as_ref().map_or(replicas, |policy| policy.max).max(1),
             policy,
@@ -182,6 +183,15 @@ fn rate(delivery: &handler::Delivery) -> Result<Option<Rate>, Error> {
     let Some(limit) = &delivery.rate_limit else { return Ok(None) };
     let events = number("delivery.rateLimit.events", limit.events)?;
     Ok(Some(Rate { events, per: duration("delivery.rateLimit.per", &limit.per)? }))
+}
+
+fn expiry(delivery: &handler::Delivery) -> Result<Option<Expiry>, Error> {
+    let Some(max_age) = &delivery.max_event_age else { return Ok(None) };
+    let on_expired = match delivery.on_expired {
+        None | Some(handler::OnExpired::DeadLetter) => OnExpired::DeadLetter,
+        Some(handler::OnExpired::Skip) => OnExpired::Skip,
+    };
+    Ok(Some(Expiry { max_age: duration("delivery.maxEventAge", max_age)?, on_expired }))
 }
 
 /// How the handler scales; `None`: it does not.
@@ -331,6 +341,16 @@ mod tests {
         assert_eq!(batch, Format::Batch { max_events: 100, max_wait: Duration::from_millis(50) });
         let rate = delivery(json!({"rateLimit": {"events": 5, "per": "1m"}})).rate;
         assert_eq!(rate, Some(Rate { events: 5, per: Duration::from_secs(60) }));
+        assert_eq!(plain.expiry, None);
+        let max_age = Duration::from_secs(3600);
+        for (on_expired, expected) in [
+            (json!(null), OnExpired::DeadLetter),
+            (json!("DeadLetter"), OnExpired::DeadLetter),
+            (json!("Skip"), OnExpired::Skip),
+        ] {
+            let expiry = delivery(json!({"maxEventAge": "1h", "onExpired": on_expired})).expiry;
+            assert_eq!(expiry, Some(Expiry { max_age, on_expired: expected }));
+        }
     }
 
     #[test]

@@ -46,6 +46,10 @@ fn fields() -> Vec<(&'static str, Vec<Value>)> {
         (
             "/delivery",
             vec![
+                json!({"maxEventAge": "1s", "onExpired": "Skip"}),
+                json!({"maxEventAge": "8760h", "onExpired": null}),
+                json!({"maxEventAge": null, "onExpired": null}),
+                json!({"maxEventAge": null, "onExpired": "Skip"}),
                 plain("Binary"),
                 plain("Structured"),
                 batch(json!({})),

@@ -65,6 +65,15 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
         (delivery(json!({"lanes": 4})), "spec.delivery", "set order: Key"),
         (delivery(json!({"order": "Key", "lanes": 33})), "spec.delivery.lanes", "less than or equal to 32"),
         (json!({"suspend": "yes"}), "spec.suspend", "boolean"),
+        (delivery(json!({"maxEventAge": "0s"})), "spec.delivery.maxEventAge", "between 1s and 8760h"),
+        (delivery(json!({"maxEventAge": "8761h"})), "spec.delivery.maxEventAge", "between 1s and 8760h"),
+        (delivery(json!({"maxEventAge": "1d"})), "spec.delivery.maxEventAge", "30s"),
+        (delivery(json!({"onExpired": "Skip"})), "spec.delivery", "belongs to maxEventAge"),
+        (
+            delivery(json!({"maxEventAge": "1h", "onExpired": "Drop"})),
+            "spec.delivery.onExpired",
+            "\"DeadLetter\", \"Skip\"",
+        ),
         (delivery(json!({"rateLimit": {}})), "spec.delivery.rateLimit.events", "Required"),
         (delivery(json!({"rateLimit": {"events": 5, "per": "1ms"}})), "rateLimit.per", "between 1s and 1h"),
         (
