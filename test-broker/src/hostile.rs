@@ -1,5 +1,5 @@
 //! A broker that means harm: it has the topic's certificate and host name, and after an ordinary greeting it sends what
-//! no nats-server would. It is the attacker itself, and not a stand-in for a server.
+//! no nats-server would. It is the attacker itself, and not a stand-in for a server, but for counting PINGs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,6 +25,8 @@ pub enum Attack {
     Flood(Vec<u8>),
     /// Says nothing more.
     Hang,
+    /// Answers PINGs, and counts them.
+    Pong,
 }
 
 /// A hostile broker that listens on loopback.
@@ -39,6 +41,7 @@ pub struct HostileBroker {
 struct Counts {
     clients: AtomicUsize,
     sent: AtomicUsize,
+    pings: AtomicUsize,
 }
 
 /// No client takes more of a flood than this before the attack is called a success.
@@ -66,6 +69,11 @@ impl HostileBroker {
     /// How many clients have connected so far.
     pub fn clients(&self) -> usize {
         self.counts.clients.load(Ordering::SeqCst)
+    }
+
+    /// How many PINGs came after a greeting.
+    pub fn pings(&self) -> usize {
+        self.counts.pings.load(Ordering::SeqCst)
     }
 
     /// Bytes of the attack that were taken from it, those in the kernel's buffers included.
@@ -103,6 +111,17 @@ async fn harm(stream: TcpStream, acceptor: TlsAcceptor, attack: Attack, counts: 
             }
         }
         Attack::Hang => {}
+        Attack::Pong => loop {
+            line.clear();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            if line == "PING\r\n" {
+                counts.pings.fetch_add(1, Ordering::SeqCst);
+                stream.write_all(b"PONG\r\n").await?;
+                stream.flush().await?;
+            }
+        },
     }
     // What the client says is not heard.
     tokio::time::sleep(Duration::from_secs(3600)).await;

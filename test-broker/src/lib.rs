@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::missing_panics_doc)] // a test support: it fails by panicking
 
 pub mod cluster;
+mod files;
 pub mod hostile;
 mod node;
 mod ports;
@@ -23,9 +24,7 @@ use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{
-    Authority, Leaf, LeafRequest, Usage, consumers, guests, handler_streams, retries, streams,
-};
+use tidegate_broker_admin::{Authority, Usage, consumers, guests, handler_streams, retries, streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::{connect, message_id, peer};
@@ -34,6 +33,8 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+pub use crate::files::ConsumersOnDisk;
+use crate::files::{request, write_leaf};
 use crate::node::Node;
 pub use crate::ports::free_port;
 pub use crate::wait::{LIMIT, eventually};
@@ -54,12 +55,6 @@ impl Default for Bounds {
         Self { max_payload: 4 << 20, file_store: 1 << 30, sync_always: false }
     }
 }
-
-/// Where nats-server keeps the progress of a consumer.
-const CONSUMER_STATE: &str = "o.dat";
-
-/// The progress of all consumers of a server, as a kill at some moment would have left it.
-pub struct ConsumersOnDisk(Vec<(PathBuf, Vec<u8>)>);
 
 /// How long a request of the operator's waits for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -137,6 +132,13 @@ impl TestBroker {
     pub async fn start_in(parent: &Path, file_store: u64) -> Self {
         let folder = tempfile::tempdir_in(parent).expect("temporary folder");
         Self::start_servers(Routing::Queued, 1, Bounds { file_store, ..Bounds::default() }, folder).await
+    }
+
+    /// The same, and with `durability: Fsync`.
+    pub async fn start_fsync_in(parent: &Path, file_store: u64) -> Self {
+        let folder = tempfile::tempdir_in(parent).expect("temporary folder");
+        let bounds = Bounds { file_store, sync_always: true, ..Bounds::default() };
+        Self::start_servers(Routing::Queued, 1, bounds, folder).await
     }
 
     /// Starts a broker of a topic that stores nothing.
@@ -300,20 +302,15 @@ impl TestBroker {
 
     /// What the first server has on disk of its consumers at this moment.
     pub fn consumers_on_disk(&self) -> ConsumersOnDisk {
-        let mut files = Vec::new();
-        find(&self.data(), CONSUMER_STATE, &mut |path| files.push((path.clone(), std::fs::read(path).expect("read"))));
-        ConsumersOnDisk(files)
+        ConsumersOnDisk::read(&self.data())
     }
 
     /// Kills the first server (SIGKILL) and starts it again on its store as it would be found if nothing of its consumers
     /// had been written since that moment. (nats-server writes up to a tenth of a second late, and does not sync.) All
     /// events are there.
-    pub async fn restart_forgetting_since(&mut self, ConsumersOnDisk(files): &ConsumersOnDisk) {
+    pub async fn restart_forgetting_since(&mut self, consumers: &ConsumersOnDisk) {
         self.stop();
-        find(&self.data(), CONSUMER_STATE, &mut |path| std::fs::remove_file(path).expect("remove"));
-        for (path, content) in files {
-            std::fs::write(path, content).expect("write");
-        }
+        consumers.restore(&self.data());
         self.nodes[0].start().await;
     }
 
@@ -403,29 +400,4 @@ impl TestBroker {
     pub fn log(&self) -> String {
         self.nodes.iter().map(Node::log).collect()
     }
-}
-
-/// A leaf as the operator asks for it: only servers have host names.
-fn request(name: &str, usage: Usage) -> LeafRequest {
-    let hosts = if usage == Usage::Client { Vec::new() } else { vec!["localhost".into()] };
-    LeafRequest { name: format!("test {name}"), hosts, usage }
-}
-
-/// Does something with each file of this name in a folder and all below it.
-fn find(folder: &Path, name: &str, with: &mut dyn FnMut(&PathBuf)) {
-    for entry in std::fs::read_dir(folder).expect("folder") {
-        let entry = entry.expect("entry");
-        if entry.file_type().expect("type").is_dir() {
-            find(&entry.path(), name, with);
-        } else if entry.file_name() == name {
-            with(&entry.path());
-        }
-    }
-}
-
-fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
-    std::fs::create_dir_all(folder).expect("folder");
-    std::fs::write(folder.join(file::CA), authority).expect("write");
-    std::fs::write(folder.join(file::CERTIFICATE), &leaf.certificate).expect("write");
-    std::fs::write(folder.join(file::KEY), &leaf.key).expect("write");
 }
