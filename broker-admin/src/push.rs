@@ -137,10 +137,13 @@ impl System {
         let mut replies = self.client.subscribe(&inbox, None).map_err(|error| connection(&error))?;
         let request =
             Publish { subject: &subject, reply: Some(&inbox), payload: payload.as_bytes(), ..Publish::default() };
-        self.client.publish(&request).await.map_err(|error| connection(&error))?;
-        let mut answers = Vec::new();
         let deadline = tokio::time::sleep(TIMEOUT);
         tokio::pin!(deadline);
+        tokio::select! {
+            sent = self.client.publish_connected(&request) => sent.map_err(|error| connection(&error))?,
+            () = &mut deadline => return Ok(Vec::new()),
+        }
+        let mut answers = Vec::new();
         while answers.len() < self.servers {
             tokio::select! {
                 reply = replies.next() => match reply {

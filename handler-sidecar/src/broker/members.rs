@@ -26,20 +26,20 @@ use crate::deliver::brake::State;
 
 /// How often each says that it is there.
 pub const PERIOD: Duration = Duration::from_secs(1);
-/// Who is silent for this long is gone.
+/// A member that is silent for this long is gone.
 pub const FORGOTTEN: Duration = Duration::from_millis(3500);
-/// Who comes waits this long for the others' answers before it takes a lane.
+/// A new member waits this long for the others' answers before it takes a lane.
 pub const ACQUAINTANCE: Duration = Duration::from_millis(400);
 /// Whoever asks where nothing is shared out is answered within this time.
 const ANSWER_WITHIN: Duration = Duration::from_millis(200);
-/// More are not kept in mind.
+/// No more members are remembered.
 const MOST: usize = 1024;
 /// What one command to the connection may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(1);
 
-/// What a sidecar says of itself.
+/// What a sidecar says of itself, so that the others know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Word {
+struct Heartbeat {
     id: Member,
     /// Whether its handler takes events.
     able: bool,
@@ -55,7 +55,7 @@ struct Heard {
     new: bool,
 }
 
-/// Who is there: each member, and whether its handler takes events.
+/// Each member, and whether its handler takes events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View(BTreeMap<Member, bool>);
 
@@ -92,7 +92,7 @@ async fn answer(at: Option<Instant>) {
 }
 
 impl Members {
-    /// This one alone; `count` is told how many there are.
+    /// This one alone; `count` gets how many there are.
     pub fn new(count: watch::Sender<usize>) -> Self {
         let me = fastrand::u64(..);
         let view = watch::Sender::new(View(BTreeMap::from([(me, true)])));
@@ -109,7 +109,7 @@ impl Members {
         self.view.borrow().count()
     }
 
-    /// Who is there, and every change of it.
+    /// The members, and every change of them.
     pub fn subscribe(&self) -> watch::Receiver<View> {
         self.view.subscribe()
     }
@@ -125,7 +125,7 @@ impl Members {
     pub async fn run(&self, context: &Context) {
         let Context { client, drain, .. } = context;
         // It is a subject, and the connection lives as long as this.
-        let Ok(mut words) = client.subscribe(layout::MEMBER_SUBJECT, None) else { return pending().await };
+        let Ok(mut heartbeats) = client.subscribe(layout::MEMBER_SUBJECT, None) else { return pending().await };
         let (always, mut brake) = (context.shares(), context.availability.subscribe());
         brake.mark_changed();
         let mut ticks = interval(PERIOD);
@@ -151,16 +151,16 @@ impl Members {
                     changed
                 }
                 () = answer(answer_at) => true,
-                word = words.next() => {
-                    let Some(message) = word else { return pending().await };
-                    let Some(word) = self.listen(message.payload(), &mut heard) else { continue };
-                    if word.able && word.id != self.me {
+                message = heartbeats.next() => {
+                    let Some(message) = message else { return pending().await };
+                    let Some(heartbeat) = self.listen(message.payload(), &mut heard) else { continue };
+                    if heartbeat.able && heartbeat.id != self.me {
                         answer_at = None;
-                    } else if !always && !word.able && able && !goes {
+                    } else if !always && !heartbeat.able && able && !goes {
                         // Not all at once: one answer is enough.
                         answer_at.get_or_insert_with(|| Instant::now() + ANSWER_WITHIN.mul_f64(fastrand::f64()));
                     }
-                    always && word.new
+                    always && heartbeat.new
                 }
             };
             if speaks {
@@ -171,17 +171,17 @@ impl Members {
     }
 
     async fn say(&self, client: &Client, able: bool, goes: bool) {
-        let word = Word { id: self.me, able, goes };
-        let Ok(word) = serde_json::to_vec(&word) else { return };
-        let said = Publish { subject: layout::MEMBER_SUBJECT, payload: &word, ..Publish::default() };
-        if !matches!(timeout(COMMAND_LIMIT, client.publish(&said)).await, Ok(Ok(()))) {
-            tracing::debug!("the other sidecars were not told that this one is there");
+        let heartbeat = Heartbeat { id: self.me, able, goes };
+        let Ok(body) = serde_json::to_vec(&heartbeat) else { return };
+        let message = Publish { subject: layout::MEMBER_SUBJECT, payload: &body, ..Publish::default() };
+        if !matches!(timeout(COMMAND_LIMIT, client.publish_now(&message)).await, Ok(Ok(()))) {
+            tracing::debug!("the heartbeat was not sent");
         }
     }
 
-    /// Records a word, and returns it if its sender stays.
+    /// Records a heartbeat, and returns it if its sender stays.
     fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> Option<Heard> {
-        let Word { id, able, goes } = serde_json::from_slice(payload).ok()?;
+        let Heartbeat { id, able, goes } = serde_json::from_slice(payload).ok()?;
         if goes && id != self.me {
             heard.remove(&id);
             self.change(|members| members.remove(&id).is_some());
@@ -235,8 +235,8 @@ impl Members {
 mod tests {
     use super::*;
 
-    fn word(id: Member, able: bool, goes: bool) -> Vec<u8> {
-        serde_json::to_vec(&Word { id, able, goes }).unwrap()
+    fn heartbeat(id: Member, able: bool, goes: bool) -> Vec<u8> {
+        serde_json::to_vec(&Heartbeat { id, able, goes }).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,11 +244,11 @@ mod tests {
         let members = Members::new(watch::Sender::new(1));
         let mut heard = BTreeMap::from([(members.me, Instant::now())]);
         let other = members.me.wrapping_add(1);
-        assert!(members.listen(&word(other, true, false), &mut heard).unwrap().new);
+        assert!(members.listen(&heartbeat(other, true, false), &mut heard).unwrap().new);
         assert!(*members.another_is_able().borrow());
-        assert!(!members.listen(&word(other, true, false), &mut heard).unwrap().new, "known");
+        assert!(!members.listen(&heartbeat(other, true, false), &mut heard).unwrap().new, "known");
         assert_eq!((members.count(), *members.count.borrow()), (2, 2));
-        assert!(members.listen(&word(other, true, true), &mut heard).is_none());
+        assert!(members.listen(&heartbeat(other, true, true), &mut heard).is_none());
         assert_eq!(members.count(), 1);
         assert!(!*members.another_is_able().borrow());
         assert!(members.listen(b"nonsense", &mut heard).is_none());
@@ -258,11 +258,11 @@ mod tests {
     async fn who_is_silent_is_forgotten_by_who_hears_itself() {
         let members = Members::new(watch::Sender::new(1));
         let mut heard = BTreeMap::new();
-        members.listen(&word(members.me.wrapping_add(1), true, false), &mut heard);
+        members.listen(&heartbeat(members.me.wrapping_add(1), true, false), &mut heard);
         tokio::time::advance(FORGOTTEN).await;
         members.forget(&mut heard);
         assert_eq!(members.count(), 2, "without a connection nobody can tell");
-        members.listen(&word(members.me, true, false), &mut heard);
+        members.listen(&heartbeat(members.me, true, false), &mut heard);
         members.forget(&mut heard);
         assert_eq!(members.count(), 1);
     }

@@ -1,5 +1,5 @@
-//! What the sidecar says of its handler to the operator: whether it is down as a whole and how deliveries end, of which
-//! the operator makes conditions, and how much it works, by which the operator scales.
+//! The sidecar's reports to the operator: whether the handler is down as a whole and how deliveries end, which become
+//! conditions, and how much it works, by which the operator scales.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn send(context: &Context, subject: &str, report: &Report) {
     match serde_json::to_vec(report) {
         Ok(body) => {
             let message = Publish { subject, payload: &body, ..Publish::default() };
-            if let Err(error) = context.client.publish(&message).await {
+            if let Err(error) = context.client.publish_now(&message).await {
                 tracing::debug!(%error, "no report");
             }
         }
@@ -87,7 +87,7 @@ fn outage(state: &State) -> Option<String> {
     }
 }
 
-/// Who can connect to the handler; looked up as often as an idle sidecar reports.
+/// Where the handler can be reached from; looked up as often as an idle sidecar reports.
 #[derive(Default)]
 struct Exposure {
     reach: Option<Reach>,

@@ -141,10 +141,39 @@ impl Client {
     /// # Errors
     /// It cannot be sent.
     pub async fn publish(&self, message: &Publish<'_>) -> Result<(), PublishError> {
+        self.publish_or_keep(message, self.shared().options.offline).await
+    }
+
+    /// Publishes what is worth nothing later: without a connection it is refused, whatever [`Options::offline`] says.
+    ///
+    /// # Errors
+    /// It cannot be sent, or not now.
+    pub async fn publish_now(&self, message: &Publish<'_>) -> Result<(), PublishError> {
+        self.publish_or_keep(message, Offline::Refuse).await
+    }
+
+    /// Publishes over the connection that there is, and waits for one while there is none. If it is dropped before that,
+    /// nothing is sent later.
+    ///
+    /// # Errors
+    /// It cannot be sent.
+    pub async fn publish_connected(&self, message: &Publish<'_>) -> Result<(), PublishError> {
+        let mut link = self.link();
         loop {
-            // Who asks to be told before looking misses nothing.
+            match self.publish_now(message).await {
+                Err(PublishError::Disconnected) => {}
+                done => return done,
+            }
+            // The sender lives as long as this client.
+            let _ = link.wait_for(|link| link.connected).await;
+        }
+    }
+
+    async fn publish_or_keep(&self, message: &Publish<'_>, offline: Offline) -> Result<(), PublishError> {
+        loop {
+            // A task that asks for the signal before it looks misses none.
             let room = self.shared().room.notified();
-            match self.try_publish(message) {
+            match self.try_publish_or_keep(message, offline) {
                 Err(PublishError::Full) => room.await,
                 done => return done,
             }
@@ -156,12 +185,16 @@ impl Client {
     /// # Errors
     /// It cannot be sent, or not now.
     pub fn try_publish(&self, message: &Publish<'_>) -> Result<(), PublishError> {
+        self.try_publish_or_keep(message, self.shared().options.offline)
+    }
+
+    fn try_publish_or_keep(&self, message: &Publish<'_>, offline: Offline) -> Result<(), PublishError> {
         let (size, max) = (message.size(), self.max_payload());
         if size > max {
             return Err(PublishError::TooLarge { size, max });
         }
         let mut state = self.shared().lock();
-        if self.shared().options.offline == Offline::Refuse && !state.is_connected() {
+        if offline == Offline::Refuse && !state.is_connected() {
             return Err(PublishError::Disconnected);
         }
         if !state.has_room(&self.shared().options) {
@@ -182,7 +215,8 @@ impl Client {
         }
     }
 
-    /// Publishes a message and waits for an answer to it; its own reply subject is not used.
+    /// Publishes a message and waits for an answer to it; its own reply subject is not used. Without a connection it
+    /// waits for one within its limit, or is refused ([`Offline`]): it is not sent when that is over.
     ///
     /// # Errors
     /// There is none.
@@ -203,7 +237,11 @@ impl Client {
         };
         let _open = OpenRequest { shared, number };
         let reply = format!("{}{number}", shared.reply_prefix);
-        self.publish(&Publish { reply: Some(&reply), ..*message }).await?;
+        let asked = Publish { reply: Some(&reply), ..*message };
+        match shared.options.offline {
+            Offline::Keep => self.publish_connected(&asked).await?,
+            Offline::Refuse => self.publish_now(&asked).await?,
+        }
         // The sender lives in the table until the answer comes or this ends.
         answer.await.map_err(|_| RequestError::TimedOut)
     }

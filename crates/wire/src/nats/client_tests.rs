@@ -103,6 +103,32 @@ async fn a_client_that_keeps_nothing_says_so_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_worth_nothing_later_is_not_kept() {
+    let client = client(&Arc::default());
+    assert_eq!(client.publish_now(&message("a", b"1")).await, Err(PublishError::Disconnected));
+    let late = client.request(&message("a", b"2"), Duration::from_millis(20)).await;
+    assert_eq!(late, Err(RequestError::TimedOut));
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.request(&message("a", b"3"), Duration::from_secs(5)).await }
+    });
+    tokio::task::yield_now().await;
+    let (mut server, task) = connect(&client);
+    hear(&mut server, "SUB _INBOX.x.* 0\r\nPUB a _INBOX.x.2 1\r\n3\r\n").await;
+    server.write_all(b"MSG _INBOX.x.2 0 1\r\n4\r\n").await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().payload(), b"4");
+    client.publish_now(&message("a", b"5")).await.unwrap();
+    hear(&mut server, "PUB a 1\r\n5\r\n").await;
+    drop(server);
+    task.await.unwrap();
+    let abandoned = timeout(Duration::from_millis(20), client.publish_connected(&message("a", b"6"))).await;
+    assert!(abandoned.is_err());
+    let (mut server, _task) = connect(&client);
+    client.publish_connected(&message("a", b"7")).await.unwrap();
+    hear(&mut server, "SUB _INBOX.x.* 0\r\nPUB a 1\r\n7\r\n").await;
+}
+
+#[tokio::test]
 async fn publishers_wait_while_too_much_waits_to_be_sent() {
     let client = client(&Arc::default());
     let large = [0; 1000];
