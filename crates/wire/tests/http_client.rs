@@ -10,7 +10,7 @@ use http::uri::PathAndQuery;
 use tidegate_wire::http::{Client, Connect, HeaderLines, IdleLimits, Outgoing, RequestPrefix, SendError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const LONG: Duration = Duration::from_secs(60);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -50,7 +50,7 @@ impl Requests {
         let (lines, body) = (HeaderLines::default(), Bytes::from_static(body));
         let request = Outgoing { prefix: &self.prefix, lines: &lines, body: &body };
         let exchange = async {
-            let response = self.client.send(request).await.map_err(|error| match error {
+            let response = self.client.send(request, Instant::now() + LONG).await.map_err(|error| match error {
                 SendError::Unreachable(_) => "unreachable".to_owned(),
                 other => other.to_string(),
             })?;

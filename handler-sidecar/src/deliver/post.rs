@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tidegate_broker_client::contract::{Delivery, Routing};
 use tidegate_wire::http::{
     Body, Client, ExchangeError, Headers, IdleLimits, Outgoing, RequestPrefix, Response, SendError,
 };
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::deliver::loopback::Loopback;
@@ -89,8 +89,6 @@ pub enum Attempt {
     Unreachable(String),
 }
 
-type Sent = Result<Response, SendError<String>>;
-
 /// The handler's container.
 #[derive(Clone, Debug)]
 pub struct Handler {
@@ -134,19 +132,22 @@ impl Handler {
         let end = Instant::now() + limit;
         let sent = self.send(request, end).await;
         match sent {
-            Ok(Ok(response)) => {
+            Ok(response) => {
                 let share = |limit| (limit, self.budget.share(0));
                 Attempt::Answered(answered(response, end, wanted.map(share)).await)
             }
-            Ok(Err(SendError::Unreachable(why))) => Attempt::Unreachable(why),
-            Ok(Err(error)) => Attempt::Answered(Answered::without_content(Answer::Broken(error.to_string()))),
-            Err(_) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
+            Err(SendError::Unreachable(why)) => Attempt::Unreachable(why),
+            Err(SendError::ConnectTimedOut) => {
+                Attempt::Unreachable(format!("no connection to {} within {limit:?}", self.url))
+            }
+            Err(SendError::TimedOut) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
+            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error.to_string()))),
         }
     }
 
-    async fn send(&self, request: &EncodedRequest, end: Instant) -> Result<Sent, Elapsed> {
+    async fn send(&self, request: &EncodedRequest, end: Instant) -> Result<Response, SendError<String>> {
         let request = Outgoing { prefix: &self.prefix, lines: &request.lines, body: &request.body };
-        timeout_at(end, self.client.send(request)).await
+        self.client.send(request, end).await
     }
 
     /// Where events are posted to.
@@ -168,8 +169,11 @@ async fn answered(response: Response, end: Instant, wanted: Option<(usize, Share
             Err(problem) => broken(code, &problem),
         },
         None if code.is_success() => {
-            // What does not come in time is not waited for.
-            let _ = timeout(BODY_TIME, read_to_end(&mut response.into_body(), |_| ())).await;
+            let (mut body, mut seen) = (response.into_body(), 0);
+            // It usually came with the head. What does not come in time is not waited for.
+            if read_to_end(&mut body, &mut seen, |_| ()).now_or_never().is_none() {
+                let _ = Box::pin(timeout(BODY_TIME, read_to_end(&mut body, &mut seen, |_| ()))).await;
+            }
             Answered::without_content(status(String::new()))
         }
         None => Answered::without_content(status(Box::pin(text(response.into_body())).await)),
@@ -251,17 +255,16 @@ async fn text(mut body: Body) -> String {
     let mut kept = Vec::new();
     let keep = |piece: &[u8]| kept.extend_from_slice(&piece[..piece.len().min(TEXT_LIMIT - kept.len())]);
     // What does not come in time is not waited for.
-    let _ = timeout(BODY_TIME, read_to_end(&mut body, keep)).await;
+    let _ = timeout(BODY_TIME, read_to_end(&mut body, &mut 0, keep)).await;
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// Reads a body to its end, as far as that is worth its connection.
-async fn read_to_end(body: &mut Body, mut see: impl FnMut(&[u8])) {
-    let mut seen = 0;
+/// Reads a body, of which so many bytes were seen, to its end, as far as that is worth its connection. Can be cancelled.
+async fn read_to_end(body: &mut Body, seen: &mut usize, mut see: impl FnMut(&[u8])) {
     while let Ok(Some(piece)) = body.next_piece().await {
         see(piece);
-        seen += piece.len();
-        if seen > BODY_LIMIT {
+        *seen += piece.len();
+        if *seen > BODY_LIMIT {
             return;
         }
     }
@@ -342,6 +345,25 @@ mod tests {
         drop(listener);
         assert!(
             matches!(post(&handler).await, Attempt::Unreachable(why) if why.contains("nothing listens on 127.0.0.1"))
+        );
+    }
+
+    /// The kernel holds no more connections for a program that accepts none: nothing was sent to it.
+    #[tokio::test]
+    async fn a_handler_that_accepts_nothing_is_unreachable() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            held.push(stream.unwrap());
+        }
+        let request = EncodedRequest { body: Bytes::from_static(b"data"), ..EncodedRequest::default() };
+        let attempt = handler(address.port()).post(&request, Duration::from_millis(100), None).await;
+        assert!(
+            matches!(&attempt, Attempt::Unreachable(why) if why.contains("no connection to http://")),
+            "{attempt:?}"
         );
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::pool::Pool;
 pub use self::response::{Body, Response};
@@ -63,6 +63,12 @@ pub enum SendError<E> {
     /// takes a connection any more may be the work of the request.
     #[error("the connection was closed without an answer, and then {0}")]
     ClosedThenUnreachable(E),
+    /// No connection was made in time, so nothing was sent.
+    #[error("no connection was made in time")]
+    ConnectTimedOut,
+    /// The request went out, or a part of it, and no answer came in time.
+    #[error("no answer came in time")]
+    TimedOut,
     /// The request went out, or a part of it.
     #[error(transparent)]
     Broken(#[from] ExchangeError),
@@ -98,8 +104,8 @@ impl<C: Connect> Client<C> {
         Self { connector, pool: Pool::start(limits) }
     }
 
-    /// Sends, on a warm connection if there is one, and waits for the head of the response. Dropped before it is done,
-    /// it costs the connection.
+    /// Sends, on a warm connection if there is one, and waits until `end` for the head of the response. Dropped before it
+    /// is done, it costs the connection.
     ///
     /// A server may close a warm connection in the moment in which the request goes out. If not a byte of an answer
     /// came, the request is sent once more, on a new connection, within [`IdleLimits::max_race`]: requests may be
@@ -107,35 +113,44 @@ impl<C: Connect> Client<C> {
     ///
     /// # Errors
     /// As [`SendError`] says.
-    pub async fn send(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
+    pub async fn send(&self, request: Outgoing<'_>, end: Instant) -> Result<Response, SendError<C::Error>> {
         while let Some(connection) = self.pool.take() {
             let began = Instant::now();
             let mut wire = Wire::new(self.pool.clone(), connection, request);
-            match Response::receive(&mut wire).await {
+            let Ok(received) = timeout_at(end, Response::receive(&mut wire)).await else {
+                return Err(SendError::TimedOut);
+            };
+            match received {
                 Ok(head) => return Ok(Response::new(wire, head)),
                 // Another one may do.
                 Err(_) if wire.is_unsent() => {}
                 Err(_) if wire.is_unanswered() && began.elapsed() < self.pool.limits.max_race => {
-                    return Box::pin(self.send_again(request)).await;
+                    return Box::pin(self.send_again(request, end)).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
         // Boxed, because most requests do not need it.
-        Box::pin(self.send_on_new_connection(request)).await
+        Box::pin(self.send_on_new_connection(request, end)).await
     }
 
-    async fn send_on_new_connection(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
-        let stream = self.connector.connect().await.map_err(SendError::Unreachable)?;
+    async fn send_on_new_connection(
+        &self,
+        request: Outgoing<'_>,
+        end: Instant,
+    ) -> Result<Response, SendError<C::Error>> {
+        let connected = timeout_at(end, self.connector.connect()).await.map_err(|_| SendError::ConnectTimedOut)?;
+        let stream = connected.map_err(SendError::Unreachable)?;
         let mut wire = Wire::new(self.pool.clone(), Connection::new(stream), request);
-        let head = Response::receive(&mut wire).await?;
-        Ok(Response::new(wire, head))
+        let received = timeout_at(end, Response::receive(&mut wire)).await.map_err(|_| SendError::TimedOut)?;
+        Ok(Response::new(wire, received?))
     }
 
     /// After a request without an answer.
-    async fn send_again(&self, request: Outgoing<'_>) -> Result<Response, SendError<C::Error>> {
-        self.send_on_new_connection(request).await.map_err(|error| match error {
+    async fn send_again(&self, request: Outgoing<'_>, end: Instant) -> Result<Response, SendError<C::Error>> {
+        self.send_on_new_connection(request, end).await.map_err(|error| match error {
             SendError::Unreachable(why) => SendError::ClosedThenUnreachable(why),
+            SendError::ConnectTimedOut => SendError::TimedOut,
             other => other,
         })
     }
@@ -155,7 +170,7 @@ mod tests {
         }
     }
 
-    fn size_of<F: Future>(_: impl Fn(&'static Client<Never>, Outgoing<'static>) -> F) -> usize {
+    fn size_of<F: Future>(_: impl Fn(&'static Client<Never>, Outgoing<'static>, Instant) -> F) -> usize {
         std::mem::size_of::<F>()
     }
 
@@ -163,7 +178,7 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let (sending, body) = (size_of(Client::send), std::mem::size_of::<Body>());
-        assert!(sending <= 256, "{sending} bytes");
+        assert!(sending <= 320, "{sending} bytes, its timer included");
         assert!(body <= 64, "{body} bytes");
     }
 }
