@@ -3,6 +3,7 @@
 //! - [`layout`]: names of streams, consumers and subjects inside a topic's account; who may say what.
 //! - [`identity`]: the five files (or values) by which a program proves who it is, and how they are reloaded.
 //! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
+//! - [`connection_log()`]: what a program logs of its connection.
 //! - [`stored`]: the form of a CloudEvent inside the stream.
 //! - [`message_id`]: how a stream recognises a repetition, and why no other program can choose its id.
 //! - [`contract`]: what the operator tells a sidecar and an ingress, and what a sidecar reports.
@@ -11,6 +12,7 @@
 //! - [`probes`]: the part of a sidecar's configuration about when to deliver.
 
 pub mod connect;
+mod connection_log;
 pub mod contract;
 pub mod identity;
 pub mod layout;
@@ -20,3 +22,5 @@ pub mod outcomes;
 pub mod peer;
 pub mod probes;
 pub mod stored;
+
+pub use connection_log::connection_log;

@@ -1,10 +1,8 @@
 //! The connections to the broker.
 
-use std::sync::Arc;
-
 use tidegate_broker_client::identity::{self, Unreadable};
-use tidegate_broker_client::{connect, contract};
-use tidegate_wire::nats::{Client, Event, Loss, Offline, Options, QueueLimits, ServerOrder};
+use tidegate_broker_client::{connect, connection_log, contract};
+use tidegate_wire::nats::{Client, Offline, Options, QueueLimits, ServerOrder};
 
 /// Acknowledgements that may wait for their turn: more than there are publishes under way.
 const ANSWERS: usize = 1 << 16;
@@ -34,16 +32,5 @@ pub fn connect_publishers(config: &contract::Ingress) -> Result<Client, Unreadab
 fn options(config: &contract::Ingress, of: &str) -> Result<Options, Unreadable> {
     let name = format!("tidegate-ingress {}/{}{of}", config.namespace, config.topic);
     let options = connect::options(&name, &config.servers, identity::folder(&config.identity))?;
-    Ok(Options { order: ServerOrder::Given, on_event: Arc::new(report), ..options })
-}
-
-fn report(event: &Event) {
-    match event {
-        Event::Connected => tracing::info!("connected to the broker"),
-        Event::Disconnected(Loss::Closed) => tracing::debug!("closed the connection to the broker"),
-        Event::Disconnected(loss) => tracing::warn!(%loss, "lost the connection to the broker"),
-        Event::ConnectFailed(error) => tracing::warn!(%error, "cannot reach the broker"),
-        Event::ServerError(error) => tracing::warn!(%error, "the broker reported an error"),
-        other => tracing::debug!(event = %other, "the connection to the broker changed"),
-    }
+    Ok(Options { order: ServerOrder::Given, on_event: connection_log(), ..options })
 }

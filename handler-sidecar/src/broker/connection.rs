@@ -1,12 +1,11 @@
-//! The connection to the broker: made sooner or later, mended by itself, its state told to who asks.
+//! The connection to the broker: it is made however long that takes, and made again when it is lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_broker_client::connect;
 use tidegate_broker_client::contract::Sidecar;
 use tidegate_broker_client::identity::{self, Source, Unreadable};
-use tidegate_wire::nats::{Client, ConnectError, Event, Options, QueueLimits};
+use tidegate_broker_client::{connect, connection_log};
+use tidegate_wire::nats::{Client, ConnectError, Options, QueueLimits};
 use tokio::time::sleep;
 
 use crate::ops::health::Health;
@@ -38,7 +37,7 @@ pub async fn connect(config: &Sidecar, health: &Health) -> Client {
             Err(error) => {
                 let error = error.to_string();
                 if error != told {
-                    tracing::warn!(%error, servers = ?config.servers, "no connection to the broker yet: trying on");
+                    tracing::warn!(%error, servers = ?config.servers, "cannot reach the broker yet: trying again");
                     told = error;
                 }
             }
@@ -55,15 +54,5 @@ async fn attempt(config: &Sidecar, source: Source, health: &Health) -> Result<Cl
         health.started();
     }
     let queue = QueueLimits { messages: config.delivery.slots() + STATUS_ROOM, ..options.queue };
-    Ok(Client::connect(Options { queue, on_event: Arc::new(note), ..options }).await?)
-}
-
-fn note(event: &Event) {
-    match event {
-        Event::Connected => tracing::info!("connected to the broker"),
-        Event::Disconnected(loss) => tracing::warn!(%loss, "the connection to the broker is lost: reconnecting"),
-        Event::ConnectFailed(error) => tracing::warn!(%error, "the broker cannot be reached"),
-        Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
-        other => tracing::debug!(event = %other, "broker client"),
-    }
+    Ok(Client::connect(Options { queue, on_event: connection_log(), ..options }).await?)
 }
