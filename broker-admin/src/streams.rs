@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_broker_client::contract::MIN_BATCH_WINDOW;
 use tidegate_broker_client::layout;
 
 use crate::api::{Broker, Discard, Retention, Storage, StreamConfig, StreamInfo};
@@ -34,7 +35,7 @@ pub struct Topic {
 
 impl Topic {
     /// The stream of events. It carries what its handlers' streams may have, and takes the atomic batches of the
-    /// ingress.
+    /// ingress where it recognises their events for long enough.
     pub fn events(&self) -> StreamConfig {
         StreamConfig {
             name: layout::EVENT_STREAM.to_owned(),
@@ -48,7 +49,7 @@ impl Topic {
             max_age: self.max_age.unwrap_or_default(),
             discard: if self.drop_oldest { Discard::Old } else { Discard::New },
             max_message_size: self.max_message_size,
-            allow_atomic_publish: true,
+            allow_atomic_publish: self.deduplication_window >= MIN_BATCH_WINDOW,
             metadata: Budget::metadata([
                 (Kind::DeadLetters, self.dead_letter_bytes),
                 (Kind::Retries, self.retry_bytes),

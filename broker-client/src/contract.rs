@@ -278,6 +278,10 @@ pub enum Flush {
     PerCommit,
 }
 
+/// The shortest `deduplicationWindow` with which a stream takes atomic batches. When the answer to a batch is lost, its
+/// ingress sends the events again, and the broker must still recognise those that it stored.
+pub const MIN_BATCH_WINDOW: Duration = Duration::from_secs(10);
+
 /// How much an ingress takes at a time; `None`: what suits most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

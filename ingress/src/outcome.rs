@@ -18,6 +18,7 @@ mod code {
     pub const DUPLICATE_MESSAGE_CONFLICT: u64 = 10_158;
     pub const TOO_MANY_REQUESTS: u64 = 10_167;
     pub const ATOMIC_PUBLISH_DISABLED: u64 = 10_174;
+    pub const ATOMIC_PUBLISH_CONTAINS_DUPLICATE: u64 = 10_201;
 }
 
 /// Why an event is not known to be stored, from the least to the worst: of a batch, the worst is reported.
@@ -123,21 +124,55 @@ pub struct Acknowledged {
     pub batch_size: Option<u64>,
 }
 
+impl Acknowledged {
+    /// The sequence of a batch's first message. The acknowledgement has that of the last, and all are consecutive: the
+    /// server stores a batch under a lock that all writers take (`isolateMu`), a cluster proposes it in one go
+    /// (nats-server, stream.go, processJetStreamAtomicBatchMsg). `None`: this acknowledges something else.
+    pub fn first_sequence(self, members: usize) -> Option<u64> {
+        let Self { stored: Stored { sequence, duplicate: false }, batch_size: Some(size) } = self else {
+            return None;
+        };
+        if u64::try_from(members) != Ok(size) {
+            return None;
+        }
+        sequence.checked_sub(size)?.checked_add(1)
+    }
+}
+
 /// The broker does not take a message or a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// What it means for the message, or for one of the batch.
     pub failure: Failure,
-    /// The stream takes no batches at all.
-    pub batches_disabled: bool,
+    /// Why it is a refusal of the batch and of no event of it.
+    pub of_batch: Option<BatchRefusal>,
     /// The broker's words.
     pub text: String,
+}
+
+/// Why a stream does not take a batch whose events it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchRefusal {
+    /// It takes no batches at all.
+    Disabled,
+    /// It has an event of the batch already.
+    Repetition,
+}
+
+impl BatchRefusal {
+    fn from_code(code: u64) -> Option<Self> {
+        match code {
+            code::ATOMIC_PUBLISH_DISABLED => Some(Self::Disabled),
+            code::ATOMIC_PUBLISH_CONTAINS_DUPLICATE => Some(Self::Repetition),
+            _ => None,
+        }
+    }
 }
 
 impl Refusal {
     /// Of the client, which has no words of the broker.
     pub fn of_client(failure: Failure) -> Self {
-        Self { failure, batches_disabled: false, text: failure.to_string() }
+        Self { failure, of_batch: None, text: failure.to_string() }
     }
 }
 
@@ -168,13 +203,12 @@ struct ApiError {
 /// # Errors
 /// It did not take what was sent.
 pub fn of_reply(payload: &[u8]) -> Result<Acknowledged, Refusal> {
-    let refused = |text: String| Refusal { failure: Failure::Refused, batches_disabled: false, text };
+    let refused = |text: String| Refusal { failure: Failure::Refused, of_batch: None, text };
     let reply: Reply =
         serde_json::from_slice(payload).map_err(|error| refused(format!("its answer is not readable: {error}")))?;
     if let Some(error) = reply.error {
-        let batches_disabled = error.err_code == code::ATOMIC_PUBLISH_DISABLED;
         let text = format!("{} (error code {})", error.description, error.err_code);
-        return Err(Refusal { failure: of_refusal(&error), batches_disabled, text });
+        return Err(Refusal { failure: of_refusal(&error), of_batch: BatchRefusal::from_code(error.err_code), text });
     }
     if reply.stream != layout::EVENT_STREAM || reply.seq == 0 {
         return Err(refused(format!("stream {:?} acknowledged an event as its number {}", reply.stream, reply.seq)));
@@ -233,12 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_takes_no_batches_says_so() {
+    fn a_stream_says_why_it_takes_no_batch() {
         let of = |code: u64| {
             let reply = format!(r#"{{"stream":"events","seq":0,"error":{{"code":400,"err_code":{code}}}}}"#);
-            of_reply(reply.as_bytes()).unwrap_err().batches_disabled
+            of_reply(reply.as_bytes()).unwrap_err().of_batch
         };
-        assert!(of(10174) && !of(10201) && !of(10176));
+        assert_eq!(of(10174), Some(BatchRefusal::Disabled));
+        assert_eq!(of(10201), Some(BatchRefusal::Repetition));
+        assert_eq!(of(10176), None);
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl Driver {
         self.send_outbox();
     }
 
-    /// It was meant for a connection that is lost: its publishers are told so.
+    /// Fails what was meant for a connection that is lost.
     fn give_up_outbox(&mut self) {
         for outgoing in std::mem::take(&mut self.outbox) {
             // The rest of a batch is nothing without its beginning, and the ledger knows what becomes of its events.
@@ -258,7 +258,7 @@ impl Driver {
     fn send_outbox(&mut self) {
         while let Some(outgoing) = self.outbox.pop_front() {
             let subject = outgoing.subject;
-            // Its time may be over already: what its publisher was told is not sent.
+            // Its time may be over already. Its publisher has heard that it failed, so it is not sent.
             if matches!(subject, Subject::Single(ticket) if !self.held.contains_key(&ticket)) {
                 continue;
             }

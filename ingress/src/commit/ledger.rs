@@ -2,15 +2,32 @@
 //! answers and times in, actions out. Every publish is settled exactly once.
 //!
 //! What is submitted first is sent first. While a batch is under way nothing else is sent: were it refused, what came
-//! after it would be stored before it. Its members then go one by one before everything else, with the ids they had, so
-//! that those which were stored after all are recognised.
+//! after it would be stored before it. Its members then go before everything else, one by one and with the ids they had,
+//! so that those which were stored after all are recognised. A batch that was refused for a repetition in it was not
+//! stored: it is split, so that its other members need not go one by one.
+
+mod doubt;
+mod entry;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use tidegate_broker_client::contract::MIN_BATCH_WINDOW;
+
+use self::doubt::Doubt;
+use self::entry::{Batch, Entry, Request, State};
 use super::recent::RecentIds;
 use super::rule::{Load, MAX_BATCH, MAX_BATCH_BYTES, Rule, Turn};
-use crate::outcome::{Acknowledged, Failure, Refusal, Stored};
+use crate::outcome::{Acknowledged, BatchRefusal, Failure, Refusal, Stored};
+
+/// For so long after a batch its members are sent again, where the broker may have stored them: it recognises them for
+/// at least [`MIN_BATCH_WINDOW`], and what is sent may be under way for the rest of that.
+const RESEND_TIMEOUT: Duration = Duration::from_secs(5);
+const _: () = assert!(RESEND_TIMEOUT.as_secs() * 2 <= MIN_BATCH_WINDOW.as_secs());
 
 /// A publish, as long as it is not settled; in the order in which they were submitted.
 pub type Ticket = u64;
@@ -57,47 +74,13 @@ pub struct Ledger {
     /// Under way on their own.
     single: usize,
     batch: Option<Batch>,
+    doubt: Doubt,
     requests: HashMap<Ticket, Request>,
     recent: RecentIds,
     next_ticket: Ticket,
     next_batch: u64,
     /// No publish ends before this time.
     next_deadline: Option<Instant>,
-}
-
-struct Entry {
-    size: usize,
-    state: State,
-    /// Of a request with several events their common one counts.
-    deadline: Instant,
-    /// The first ticket of the request, if that has several events.
-    request: Option<Ticket>,
-    /// It goes one by one: it may be a repetition, or was in a batch that was not stored.
-    alone: bool,
-    /// The broker may have it.
-    sent: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Single,
-    Batch,
-}
-
-struct Batch {
-    number: u64,
-    members: Vec<Ticket>,
-    sent: Instant,
-    /// When its answer is not waited for any longer.
-    given_up: Instant,
-}
-
-/// A request with several events.
-struct Request {
-    open: usize,
-    failed: bool,
-    deadline: Instant,
 }
 
 impl Ledger {
@@ -110,6 +93,7 @@ impl Ledger {
             waiting: VecDeque::new(),
             single: 0,
             batch: None,
+            doubt: Doubt::default(),
             requests: HashMap::new(),
             recent: RecentIds::default(),
             next_ticket: 0,
@@ -130,7 +114,8 @@ impl Ledger {
         }
         for (ticket, &Publish { id, size }) in (first..).zip(publishes) {
             let alone = self.recent.insert(id);
-            let entry = Entry { size, state: State::Waiting, deadline, request, alone, sent: false };
+            let state = State::Waiting;
+            let entry = Entry { size, state, deadline, request, alone, sent: false, resend_until: None };
             self.open.insert(ticket, entry);
             self.waiting.push_back(ticket);
             self.next_ticket = ticket + 1;
@@ -144,7 +129,14 @@ impl Ledger {
         let mut actions = Vec::new();
         if self.open.get(&ticket).is_some_and(|entry| entry.state == State::Single) {
             let outcome = match answer {
-                Ok(Acknowledged { stored, .. }) => Outcome::Stored(stored),
+                // It may be recognised and not on disk.
+                Ok(Acknowledged { stored: Stored { duplicate: true, .. }, .. }) if self.doubt.is_open() => {
+                    Outcome::Failed(Failure::Timeout)
+                }
+                Ok(Acknowledged { stored, .. }) => {
+                    self.doubt.stored(ticket);
+                    Outcome::Stored(stored)
+                }
                 Err(Refusal { failure, .. }) => Outcome::Failed(failure),
             };
             self.settle(ticket, outcome, now, &mut actions);
@@ -155,19 +147,27 @@ impl Ledger {
     /// The broker's answer to a batch.
     pub fn batch_answered(&mut self, number: u64, answer: Result<Acknowledged, Refusal>, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
-        let Some(batch) = self.batch.take_if(|batch| batch.number == number) else { return actions };
+        let Some(batch) = self.batch.take_if(|batch| batch.number == number) else {
+            // It is late, but it says what became of the batch.
+            self.doubt.batch_answered(number);
+            return actions;
+        };
         match answer {
-            Ok(acknowledged) => match first_sequence(acknowledged, batch.members.len()) {
+            Ok(acknowledged) => match acknowledged.first_sequence(batch.members.len()) {
                 Some(first) => self.batch_stored(&batch, first, now, &mut actions),
-                None => self.batch_refused(&batch, now),
+                None => self.batch_unanswered(&batch, now),
             },
-            Err(Refusal { batches_disabled: true, .. }) => {
-                self.rule.disabled(now);
-                self.wait_again(&batch);
-                self.skip_failed(&batch, now, &mut actions);
-            }
-            Err(_) => {
-                self.batch_refused(&batch, now);
+            Err(refusal) => {
+                match refusal.of_batch {
+                    Some(BatchRefusal::Disabled) => {
+                        self.rule.disabled(now);
+                        self.wait_again(&batch, true);
+                    }
+                    Some(BatchRefusal::Repetition) if self.rule.splits(batch.members.len()) => {
+                        self.wait_again(&batch, false);
+                    }
+                    Some(BatchRefusal::Repetition) | None => self.batch_refused(&batch, now),
+                }
                 self.skip_failed(&batch, now, &mut actions);
             }
         }
@@ -178,11 +178,12 @@ impl Ledger {
     pub fn advance(&mut self, now: Instant, connected: bool, room: bool) -> Vec<Action> {
         let mut actions = Vec::new();
         self.rule.advance(now);
-        self.expire(now, &mut actions);
         if let Some(batch) = self.batch.take_if(|batch| !connected || now >= batch.given_up) {
-            self.batch_refused(&batch, now);
+            self.batch_unanswered(&batch, now);
         }
+        self.expire(now, &mut actions);
         if !connected {
+            self.doubt.end();
             self.give_up_single(now, &mut actions);
             self.give_up_unsent(now, &mut actions);
         } else if room {
@@ -263,6 +264,7 @@ impl Ledger {
     }
 
     fn batch_stored(&mut self, batch: &Batch, first: u64, now: Instant, actions: &mut Vec<Action>) {
+        self.doubt.end();
         for (sequence, ticket) in (first..).zip(&batch.members) {
             self.settle(*ticket, Outcome::Stored(Stored { sequence, duplicate: false }), now, actions);
         }
@@ -272,14 +274,29 @@ impl Ledger {
 
     fn batch_refused(&mut self, batch: &Batch, now: Instant) {
         self.rule.refused(now);
-        self.wait_again(batch);
+        self.wait_again(batch, true);
     }
 
-    /// Members of a batch that was not stored, or of which nobody knows, go one by one before all others.
-    fn wait_again(&mut self, batch: &Batch) {
+    /// It is not known whether the broker has stored it.
+    fn batch_unanswered(&mut self, batch: &Batch, now: Instant) {
+        if let Some(first) = batch.members.first() {
+            self.doubt.begin(batch.number, *first);
+        }
+        let until = batch.sent + RESEND_TIMEOUT;
+        for ticket in &batch.members {
+            if let Some(entry) = self.open.get_mut(ticket) {
+                entry.resend_until = Some(until);
+            }
+        }
+        self.next_deadline = self.next_deadline.map(|earliest| earliest.min(until));
+        self.batch_refused(batch, now);
+    }
+
+    /// Members of a batch that was not stored, or of which it is not known, go before all others, one by one if they must.
+    fn wait_again(&mut self, batch: &Batch, alone: bool) {
         for ticket in batch.members.iter().rev() {
             if let Some(entry) = self.open.get_mut(ticket) {
-                (entry.state, entry.alone) = (State::Waiting, true);
+                (entry.state, entry.alone) = (State::Waiting, alone);
                 self.waiting.push_front(*ticket);
             }
         }
@@ -324,7 +341,11 @@ impl Ledger {
     /// When it has had its time.
     fn end_of(&self, entry: &Entry) -> Instant {
         let request = entry.request.and_then(|request| self.requests.get(&request));
-        request.map_or(entry.deadline, |request| request.deadline)
+        let deadline = request.map_or(entry.deadline, |request| request.deadline);
+        match entry.resend_until {
+            Some(until) if entry.state == State::Waiting => deadline.min(until),
+            _ => deadline,
+        }
     }
 
     /// Without a connection nothing is kept for later that can be refused now.
@@ -370,19 +391,3 @@ impl Ledger {
         }
     }
 }
-
-/// The sequence of a batch's first message. The acknowledgement has that of the last, and all are consecutive: the
-/// server stores a batch under a lock that all writers take (`isolateMu`), a cluster proposes it in one go
-/// (nats-server, stream.go, processJetStreamAtomicBatchMsg). `None`: this acknowledges something else.
-fn first_sequence(acknowledged: Acknowledged, members: usize) -> Option<u64> {
-    let Acknowledged { stored: Stored { sequence, duplicate: false }, batch_size: Some(size) } = acknowledged else {
-        return None;
-    };
-    if u64::try_from(members) != Ok(size) {
-        return None;
-    }
-    sequence.checked_sub(size)?.checked_add(1)
-}
-
-#[cfg(test)]
-mod tests;

@@ -2,9 +2,12 @@
 //!
 //! Where the broker flushes each commit to disk by itself, a publish on its own costs one flush, and an atomic batch as
 //! much as eight to twenty of them however many events it has: nats-server keeps it in a store of its own first, and
-//! flushes that, too. So few publishes go one by one, as many as keep the broker busy, and only what waits beyond them
+//! flushes that, too. So a few publishes go one by one, enough to keep the broker busy, and only what waits beyond them
 //! becomes a batch. After a batch its publishers come back one after the other, and are waited for while they do, at most
 //! for the time that the batch took: a second batch for those that were missed would take as long.
+//!
+//! One repetition makes the broker refuse a whole batch. The batch is halved until the repetition is among few, which go
+//! one by one: a publisher that repeats old events costs its neighbours some batches and not all of them.
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +37,8 @@ pub struct Rule {
     batches: bool,
     /// Publishes on their own at a time.
     max_single: usize,
+    /// So many of the publishes that wait, from the first on, were refused because one of them is a repetition.
+    suspects: usize,
     /// The pause after the next refusal.
     pause: Duration,
     paused_until: Option<Instant>,
@@ -91,6 +96,7 @@ impl Rule {
         Self {
             batches,
             max_single: if batches { MAX_SINGLE } else { usize::MAX },
+            suspects: 0,
             pause: REFUSAL_PAUSE.0,
             paused_until: None,
             gathering: None,
@@ -115,12 +121,14 @@ impl Rule {
         self.advance(now);
         let batches = self.has_batches(now);
         let gathering = self.gathering.is_some_and(|gathering| load.waiting < gathering.enough);
-        if batches && gathering && !load.full && load.batchable == load.waiting {
+        let max_batch = self.max_batch();
+        let full = load.full || load.batchable >= max_batch;
+        if batches && gathering && !full && load.batchable == load.waiting {
             return Turn::Wait;
         }
         self.gathering = None;
         if batches && load.batchable >= MIN_BATCH {
-            return Turn::Batch(load.batchable);
+            return Turn::Batch(load.batchable.min(max_batch));
         }
         // What must go one by one does not take with it what could be a batch behind it.
         let some = if batches && load.alone > 0 { load.alone } else { load.waiting };
@@ -143,12 +151,26 @@ impl Rule {
     /// A batch was stored; it took so long, had so many members, and so many others waited when it was over.
     pub fn stored(&mut self, took: Duration, members: usize, waiting: usize, now: Instant) {
         self.pause = REFUSAL_PAUSE.0;
+        self.suspects = self.suspects.saturating_sub(members);
         self.gathering = Some(Gathering {
             enough: (members + waiting) * 9 / 10,
             end: now + took.min(MAX_GATHERING),
             gap: (took / 8).clamp(GAP.0, GAP.1),
             last: now,
         });
+    }
+
+    /// A batch of so many was refused because one of them was stored before. Whether a half of it is worth a try.
+    pub fn splits(&mut self, members: usize) -> bool {
+        self.suspects = if members / 2 >= MIN_BATCH { members } else { 0 };
+        self.suspects > 0
+    }
+
+    fn max_batch(&self) -> usize {
+        match self.suspects {
+            0 => MAX_BATCH,
+            suspects => (suspects / 2).max(MIN_BATCH),
+        }
     }
 
     /// A batch was not stored, for a reason that may be another one next time.
@@ -242,6 +264,22 @@ mod tests {
         rule.stored(Duration::from_millis(8), MAX_BATCH, 4000, now);
         let load = Load { batchable: MAX_BATCH, full: true, ..load(2000, 0) };
         assert_eq!(rule.turn(load, now), Turn::Batch(MAX_BATCH));
+    }
+
+    #[test]
+    fn a_repetition_is_looked_for_by_halves() {
+        let now = Instant::now();
+        let mut rule = Rule::new(Flush::PerCommit);
+        assert!(rule.splits(1000));
+        assert_eq!(rule.turn(load(2000, 0), now), Turn::Batch(500));
+        rule.stored(Duration::ZERO, 500, 1500, now);
+        assert_eq!(rule.turn(load(1500, 0), now), Turn::Batch(250), "it is in the other half");
+        for (members, half) in [(250, 125), (125, 62), (62, 31)] {
+            assert!(rule.splits(members));
+            assert_eq!(rule.turn(load(1500, 0), now), Turn::Batch(half));
+        }
+        assert!(!rule.splits(31), "so few go one by one");
+        assert_eq!(rule.turn(load(1500, 0), now), Turn::Batch(MAX_BATCH));
     }
 
     #[test]

@@ -226,3 +226,16 @@ async fn the_events_of_a_request_stay_in_their_order_among_others() {
         assert_eq!(own.collect::<Vec<_>>(), batch(publisher));
     }
 }
+
+/// After a lost answer they might no longer be recognised when they are sent again.
+#[tokio::test]
+async fn with_a_short_deduplication_window_there_are_no_batches() {
+    for (seconds, expected) in [(9, 100), (10, 1)] {
+        let window = Duration::from_secs(seconds);
+        let broker = TestBroker::start_with(streams::Topic { deduplication_window: window, ..topic() }).await;
+        let ingress = start(&broker).await;
+        let batch: Vec<Event> = (0..100).map(|id| event(&id.to_string())).collect();
+        assert_eq!(sequence(&ingress.publish_batch(&batch).await), 100);
+        assert_eq!(commits(&messages(&broker).await), expected, "{seconds} s");
+    }
+}

@@ -28,6 +28,11 @@ impl SmallDisk {
         mounted.is_ok_and(|output| output.status.success()).then_some(Self(folder))
     }
 
+    fn free(&self) -> u64 {
+        let found = rustix::fs::statvfs(&self.0).unwrap();
+        found.f_bavail * found.f_frsize
+    }
+
     fn grow(&self, megabytes: u32) {
         let size = format!("remount,size={megabytes}m");
         assert!(Command::new("mount").args(["-o", &size]).arg(&self.0).status().unwrap().success());
@@ -43,6 +48,10 @@ impl Drop for SmallDisk {
 
 fn large(id: usize) -> Event {
     Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; 60_000]).build().unwrap()
+}
+
+fn small(id: usize) -> Event {
+    Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; 4_000]).build().unwrap()
 }
 
 /// The next report of an event that was not acknowledged.
@@ -89,4 +98,39 @@ async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
     ingress.until_ready().await;
     assert_eq!(ingress.publish(&large(accepted)).await.status, StatusCode::ACCEPTED, "a restart heals it");
     assert!(events(&broker).await.len() > accepted, "all that was accepted is there");
+}
+
+/// nats-server recognises the events of a batch that it could not write, and calls them duplicates when they come again.
+#[tokio::test]
+async fn a_batch_that_the_disk_had_no_room_for_is_never_acknowledged() {
+    let Some(disk) = SmallDisk::mount(24) else {
+        eprintln!("SKIPPED: this test mounts a small tmpfs, and may not here");
+        return;
+    };
+    let mut broker = TestBroker::start_fsync_in(&disk.0, 1 << 30).await;
+    streams::ensure(&broker.admin(), &topic()).await.unwrap();
+    let ingress = start(&broker).await;
+    let mut accepted = 0;
+    let mut fill = async |event: fn(usize) -> Event, free: u64| {
+        while disk.free() > free {
+            assert_eq!(ingress.publish(&event(accepted)).await.status, StatusCode::ACCEPTED);
+            accepted += 1;
+        }
+    };
+    // The broker stages a batch, and then stores it: for that there is no room.
+    let batch: Vec<Event> = (10_000..10_040).map(small).collect();
+    let size = 40 * 4_300;
+    fill(large, 4 * size).await;
+    fill(small, size + size / 2).await;
+    for some in [&batch[..], &batch[..1], &batch[39..], &batch[..]] {
+        let answer = ingress.publish_batch(some).await;
+        assert_ne!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+    }
+    disk.grow(200);
+    broker.restart().await;
+    ingress.until_ready().await;
+    let answer = ingress.publish_batch(&batch).await;
+    assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+    let stored = events(&broker).await;
+    assert_eq!(stored.len(), accepted + 40, "all of them once");
 }
