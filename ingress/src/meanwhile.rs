@@ -4,10 +4,10 @@ use std::pin::pin;
 
 use futures::{Stream, StreamExt as _};
 
-/// Waits for `one` while `others` go on, and gives what they come to to `done`.
+/// Waits for `one`, drives `others` meanwhile, and gives their outputs to `done`.
 ///
-/// What is in flight holds shares of the bounds and gives them back only when it is polled: whoever waits for a share
-/// of them must not stop polling.
+/// What is in flight holds shares of the bounds and gives them back only when it is polled, so a task that waits for a
+/// share must not stop polling.
 pub async fn meanwhile<F: Future, S: Stream + Unpin>(
     one: F,
     others: &mut S,
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_for_a_share_gets_that_of_what_is_in_flight() {
+    async fn a_task_that_waits_for_a_share_gets_that_of_what_is_in_flight() {
         let shares = Arc::new(Semaphore::new(1));
         let mut in_flight = FuturesUnordered::new();
         let taken = Arc::clone(&shares).acquire_owned().await;

@@ -5,13 +5,13 @@
 //! so no publisher can use the broker's own (`Nats-Msg-Id`, `Nats-Rollup`, …).
 //!
 //! The listener has a connection of its own, so that a flood of requests does not delay acknowledgements. A request
-//! with malformed headers is answered 400 like any other that is no event.
+//! with malformed headers is answered 400, like every message that is not an event.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
@@ -32,8 +32,8 @@ use crate::trace;
 const GROUP: &str = "ingress";
 /// The header in which a server says whose request an imported service is asked with.
 const REQUEST_INFO: &str = "Nats-Request-Info";
-/// What the broker may take to hear that this one leaves; without a connection it never does.
-const LEAVING: Duration = Duration::from_secs(2);
+/// The broker hears of the end within this time, or it has no connection.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Takes events over NATS.
 pub struct Listener {
@@ -52,8 +52,9 @@ impl Listener {
         Ok(Self { client, requests, intake })
     }
 
-    /// Answers requests until `stop`, then those that are on their way. They are sent to the broker in the order in
-    /// which they came; what is in progress at a time is bounded by admission.
+    /// Answers requests until `stop`, then those that are on their way: as long as the broker may take to hear of it they
+    /// are published, and what is left then is refused, so that its publisher repeats it elsewhere. They are sent to the
+    /// broker in the order in which they came; what is in progress at a time is bounded by admission.
     pub async fn run(self, stop: CancellationToken) {
         let Self { client, mut requests, intake } = self;
         let mut in_flight = FuturesUnordered::new();
@@ -62,7 +63,7 @@ impl Listener {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if left_by.is_none() => {
-                    left_by = Some(Instant::now() + LEAVING);
+                    left_by = Some(Instant::now() + LEAVE_TIMEOUT);
                     // What the broker sent before it heard of that still comes, and then the end.
                     requests.drain();
                 }
@@ -76,8 +77,12 @@ impl Listener {
                 }
             }
         }
+        while let Some(Some(request)) = requests.next().now_or_never() {
+            let reply = request.reply().map(str::to_owned);
+            in_flight.push(answer(&client, &intake, reply, Err(Problem::leaving())));
+        }
         while in_flight.next().await.is_some() {}
-        if !matches!(timeout(LEAVING, client.flush()).await, Ok(Ok(()))) {
+        if !matches!(timeout(LEAVE_TIMEOUT, client.flush()).await, Ok(Ok(()))) {
             tracing::debug!("cannot flush the answers to publishers");
         }
     }
@@ -138,7 +143,7 @@ fn reply_of(outcome: &Result<Stored, Problem>) -> String {
     reply.to_string()
 }
 
-/// What is no event is 400, whichever way it is none.
+/// Everything that is not an event is 400, for whatever reason.
 fn code_of(status: StatusCode) -> u16 {
     match status {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => StatusCode::BAD_REQUEST.as_u16(),

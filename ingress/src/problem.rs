@@ -117,6 +117,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
     }
 
+    /// 503, because this ingress ends.
+    pub fn leaving() -> Self {
+        let detail = "this ingress is about to end: repeat the request, and another one takes it";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
+    }
+
     /// Events that were not stored: `stored` of `all` were.
     pub fn not_stored(failure: Failure, stored: usize, all: usize) -> Self {
         let detail = if all == 1 {

@@ -6,6 +6,7 @@ use tidegate_broker_client::contract::{self, Routing};
 use tidegate_cloudevents::Event;
 use tidegate_telemetry::Server;
 use tidegate_wire::nats::{Client, Link};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use crate::alarm::Alarm;
@@ -47,10 +48,17 @@ pub struct Sent<'a> {
 enum Way {
     /// The committer says it.
     Stream(Submitted),
-    /// On a Direct topic: when the broker has taken it in from this connection.
-    Direct(Link),
+    /// On a Direct topic: when the broker has taken in what the request had.
+    Direct(Arc<SharedFlush>),
     /// It is known already.
     Known(Outcome),
+}
+
+/// One flush for all events of a request, made by the first of them that waits for it.
+struct SharedFlush {
+    /// The connection that they were given to.
+    link: Link,
+    result: OnceCell<Result<(), Failure>>,
 }
 
 /// A publish that has begun.
@@ -151,6 +159,7 @@ impl Publisher {
             return Ok(committer.submit(messages).await?.into_iter().map(Way::Stream).collect());
         }
         let deadline = Instant::now() + self.limits.publish;
+        let flush = Arc::new(SharedFlush { link, result: OnceCell::new() });
         let mut ways = Vec::with_capacity(messages.len());
         let mut failed = false;
         for message in messages {
@@ -160,7 +169,8 @@ impl Publisher {
             }
             let given = timeout_at(deadline, self.give(&message)).await.unwrap_or(Err(Failure::Timeout));
             failed = given.is_err();
-            ways.push(given.map_or_else(|failure| Way::Known(Outcome::Failed(failure)), |()| Way::Direct(link)));
+            let way = given.map(|()| Way::Direct(Arc::clone(&flush)));
+            ways.push(way.unwrap_or_else(|failure| Way::Known(Outcome::Failed(failure))));
         }
         Ok(ways)
     }
@@ -205,9 +215,10 @@ impl Sent<'_> {
         let outcome = match way {
             Way::Stream(submitted) => submitted.outcome().await,
             Way::Known(outcome) => outcome,
-            Way::Direct(link) => {
-                let flushed = timeout_at(begun.started + publisher.limits.publish, publisher.flushed(link)).await;
-                match flushed.unwrap_or(Err(Failure::Timeout)) {
+            Way::Direct(flush) => {
+                let flushed = flush.result.get_or_init(|| publisher.flushed(flush.link));
+                let flushed = timeout_at(begun.started + publisher.limits.publish, flushed).await;
+                match *flushed.unwrap_or(&Err(Failure::Timeout)) {
                     Ok(()) => Outcome::Stored(Stored::default()),
                     Err(failure) => Outcome::Failed(failure),
                 }

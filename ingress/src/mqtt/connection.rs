@@ -145,7 +145,11 @@ impl<'a> Driver<'a> {
             while let Some(Some(settled)) = in_flight.next().now_or_never() {
                 self.settle(settled);
             }
-            self.write(&mut stream).await;
+            while !self.output.is_empty() {
+                let mut ended = Vec::new();
+                meanwhile(self.write(&mut stream), &mut in_flight, |settled| ended.push(settled)).await;
+                ended.into_iter().for_each(|settled| self.settle(settled));
+            }
             if self.phase != Phase::Open && in_flight.is_empty() {
                 break;
             }
@@ -247,9 +251,6 @@ impl<'a> Driver<'a> {
     }
 
     async fn write(&mut self, stream: &mut TlsStream<TcpStream>) {
-        if self.output.is_empty() {
-            return;
-        }
         let writing = async {
             stream.write_all(&self.output).await?;
             stream.flush().await

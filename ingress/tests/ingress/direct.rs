@@ -9,6 +9,7 @@ use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::{LIMIT, TestBroker};
+use tidegate_test_broker::hostile::{Attack, HostileBroker};
 
 use crate::device::{Device, binary};
 use crate::support::{config, event, limits, run, start_direct};
@@ -57,6 +58,21 @@ async fn no_header_is_for_a_stream() {
     let message = tokio::time::timeout(LIMIT, subscriber.next()).await.unwrap().unwrap();
     assert_eq!(message.reply, None);
     assert!(message.headers.unwrap().iter().all(|(name, _)| !name.to_string().starts_with("Nats-")));
+}
+
+/// A round trip for each event would make a batch as slow as single requests.
+#[tokio::test]
+async fn a_request_with_many_events_asks_the_broker_once() {
+    let broker = TestBroker::start_direct().await;
+    let counting = HostileBroker::start(broker.authority(), Attack::Pong).await;
+    let servers = vec![counting.address.clone()];
+    let ingress = run(&contract::Ingress { routing: Routing::Direct, servers, ..config(&broker) }, limits()).await;
+    ingress.until_ready().await;
+    let batch: Vec<Event> = (0..100).map(|id| event(&id.to_string())).collect();
+    let before = counting.pings();
+    assert_eq!(ingress.publish_batch(&batch).await.status, StatusCode::ACCEPTED);
+    // Both connections ask now and then whether the server is there.
+    assert!((1..20).contains(&(counting.pings() - before)), "{} PINGs", counting.pings() - before);
 }
 
 /// That the client has written it is not enough: nobody reads it.

@@ -109,7 +109,8 @@ async fn a_batch_that_the_disk_had_no_room_for_is_never_acknowledged() {
     };
     let mut broker = TestBroker::start_fsync_in(&disk.0, 1 << 30).await;
     streams::ensure(&broker.admin(), &topic()).await.unwrap();
-    let ingress = start(&broker).await;
+    let ingress = start_with(&broker, Limits { publish: Duration::from_secs(2), ..limits() }).await;
+    ingress.until_ready().await;
     let mut accepted = 0;
     let mut fill = async |event: fn(usize) -> Event, free: u64| {
         while disk.free() > free {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tidegate_broker_client::{identity, layout, peer};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{TestBroker, eventually, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic};
 
 use crate::raw_nats;
 use crate::support::{MAX_EVENT, event, events, limits, messages, start, start_with};
@@ -215,4 +215,35 @@ async fn an_outage_of_the_broker_is_over_when_it_is_over() {
         true
     })
     .await;
+}
+
+/// A number that the broker gives of the client of this name.
+async fn of_client(broker: &TestBroker, name: &str, field: &str) -> u64 {
+    let connections = broker.monitoring("connz").await["connections"].take();
+    let of_name = connections.as_array().unwrap().iter().find(|connection| connection["name"] == name);
+    of_name.map_or(0, |connection| connection[field].as_u64().unwrap())
+}
+
+/// What an ingress still holds when it ends is refused, not dropped: a publisher would wait for its answer in vain.
+#[tokio::test]
+async fn an_ingress_that_leaves_answers_all_that_it_holds() {
+    // There is no stream, and somebody who listens: publishes are answered by nothing.
+    let broker = TestBroker::start_empty(1 << 30).await;
+    let _silent = broker.operator().subscribe(layout::EVENT_SUBJECTS).await.unwrap();
+    broker.operator().flush().await.unwrap();
+    let limits =
+        Limits { publishes: 1, publish: Duration::from_secs(1), propagation: Duration::ZERO, drain: LIMIT, ..limits() };
+    let mut ingress = start_with(&broker, limits).await;
+    ingress.until_ready().await;
+    let listener = "tidegate-ingress shop/orders publishers";
+    eventually("it listens", async || of_client(&broker, listener, "subscriptions").await > 0).await;
+    let client = publisher(&broker).await;
+    let events: Vec<Event> = (0..40).map(|id| event(&id.to_string())).collect();
+    let answers = futures::future::join_all(events.iter().map(|event| publish(&client, event)));
+    let leaving = async {
+        eventually("all are passed on", async || of_client(&broker, "publisher", "in_msgs").await >= 40).await;
+        ingress.leave();
+    };
+    let (answers, ()) = tokio::join!(answers, leaving);
+    assert!(answers.iter().all(|answer| answer["error"]["code"] == 503), "{answers:?}");
 }
