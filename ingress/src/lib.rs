@@ -1,6 +1,6 @@
 //! A topic's ingress: CloudEvents over HTTPS, MQTT and NATS in, the topic's stream out.
 //!
-//! It runs as a container in each broker pod. A publisher is told that an event is stored only after the broker
+//! It runs as a container in each broker pod. A publisher hears that an event is stored only after the broker
 //! acknowledged it; everything else is an error that says what to do. On a Direct topic nothing is stored: there the
 //! answer says that the event was written to the broker's connection, and it is delivered at most once.
 //!

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::share::Client;
 use crate::slots::{Slot, Slots};
 
-/// Maximum number of clients that are being told of their refusal; further connections are closed without an answer.
+/// Maximum number of clients that are being refused; further connections are closed without an answer.
 const REFUSALS: usize = 64;
 /// Maximum time for telling a client that its connection is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub trait Protocol: Clone + Send + 'static {
     /// Serves a connection until it ends. The end of its slot ends it once the requests in progress are answered.
     fn serve(self, stream: TcpStream, slot: Slot) -> impl Future<Output = ()> + Send;
 
-    /// Tells a client that there is no room for its connection.
+    /// Refuses a client for whose connection there is no room.
     fn refuse(self, stream: TcpStream, client: Client) -> impl Future<Output = ()> + Send;
 }
 

@@ -18,7 +18,7 @@ const ALLOWED_RATE: HeaderName = HeaderName::from_static("webhook-allowed-rate")
 /// The longest name in the DNS.
 const MAX_ORIGIN: usize = 253;
 
-/// The answer to OPTIONS. Without `WebHook-Request-Origin` it is no consent, and only says what there is.
+/// The answer to OPTIONS. Without `WebHook-Request-Origin` it does not consent, and only says which methods there are.
 ///
 /// # Errors
 /// A header of the handshake is malformed.

@@ -5,7 +5,7 @@
 //! | `/startupz` | the listener is up and the identity could be read: the handler's container may start |
 //! | `/livez` | the runner makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
 //! | `/readyz` | connected, and the consumer answers (or is no longer asked, because the handler is not reachable) |
-//! | `/drain` | nothing is in flight any more and all of it was told to the broker. Begins the drain; answers only inside the pod |
+//! | `/drain` | nothing is in flight any more and the broker knows all outcomes. Begins the drain; answers only inside the pod |
 //! | `/drained` | the same, for a drain that has begun or begins in a moment |
 //!
 //! The port is open to the pod network, because the kubelet is there. So what comes from there can only wait: the hook of
@@ -37,7 +37,7 @@ const READY_LIMIT: Duration = Duration::from_secs(2);
 /// What the listener needs to know.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// What the probes are told.
+    /// What the probes answer.
     pub health: Arc<Health>,
     /// The drain of now: after one that nothing followed there is another.
     pub drain: watch::Receiver<Drain>,

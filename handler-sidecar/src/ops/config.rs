@@ -14,7 +14,7 @@ pub enum Error {
     /// The variable is not set or not UTF-8.
     #[error("{variable}: {0}", variable = contract::VARIABLE)]
     Missing(#[from] std::env::VarError),
-    /// It is no such document.
+    /// It is not such a document.
     #[error("{variable}: {0}", variable = contract::VARIABLE)]
     Json(#[from] serde_json::Error),
     /// A value makes no sense.
@@ -76,7 +76,7 @@ pub fn check(config: &Sidecar) -> Result<(), Error> {
     }
 }
 
-/// How often an event in hand is renewed, so that the broker does not give it to somebody else: two renewals
+/// How often an event that is in flight is renewed, so that the broker does not give it to another sidecar: two renewals
 /// may be lost.
 pub fn renew_every(config: &Sidecar) -> Duration {
     config.ack_wait / 3

@@ -1,4 +1,4 @@
-//! What the probes are told.
+//! What the probes answer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -82,7 +82,7 @@ impl Metrics {
             in_flight: meter
                 .i64_up_down_counter("tidegate.delivery.in_flight")
                 .with_unit("{event}")
-                .with_description("Events in hand")
+                .with_description("Events in flight")
                 .build(),
             filter_errors: meter
                 .u64_counter("tidegate.filter.errors")

@@ -32,7 +32,7 @@ pub enum Error {
 pub struct Options {
     /// Which events the handler gets.
     pub filter: Filter,
-    /// How many in a time; `None`: as many as there can be.
+    /// Maximum number per period; `None`: unlimited.
     pub limiter: Option<Limiter>,
     /// Where events are gathered; `None`: each is sent alone.
     pub batches: Option<Batches>,

@@ -1,4 +1,4 @@
-//! The spans of an event, and the trace context that goes on to the handler.
+//! The spans of an event, and the trace context that is passed to the handler.
 
 use std::sync::Arc;
 

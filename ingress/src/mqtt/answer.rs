@@ -19,7 +19,7 @@ const MAX_REASON: usize = 1024;
 /// A packet, or why it cannot be built (it always can).
 pub type Built = Result<Packet, MqttError>;
 
-/// What a client is told about a connection of MQTT 3.1.1.
+/// CONNACK of MQTT 3.1.1.
 pub fn connack_v3(code: ConnectReturnCode) -> Built {
     v3_1_1::Connack::builder().session_present(false).return_code(code).build().map(Into::into)
 }

@@ -31,7 +31,7 @@ fn conflict(description: &str, pending: Option<usize>) -> Heard {
     } else if is("maxwaiting") || is("maxackpending") {
         Heard::Lost(Trouble::Busy(description.to_owned()))
     } else if let Some(pending) = pending {
-        // "Batch Completed" and "Message Size Exceeds MaxBytes": this request is over, the pull goes on.
+        // "Batch Completed" and "Message Size Exceeds MaxBytes": this request is over, the pull continues.
         Heard::Ended(pending)
     } else {
         Heard::Lost(Trouble::Refused(format!("409 {description}")))

@@ -67,7 +67,7 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, _place: Pla
     }
 }
 
-/// Who is connected, and how often.
+/// The connections of each client.
 #[derive(Clone, Default)]
 struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
