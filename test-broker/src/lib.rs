@@ -30,8 +30,6 @@ use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::{connect, message_id, peer};
 use tidegate_wire::nats;
 use time::OffsetDateTime;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 pub use crate::files::ConsumersOnDisk;
 use crate::files::{request, write_leaf};
@@ -196,13 +194,7 @@ impl TestBroker {
 
     /// What a page of a server's monitoring says.
     pub async fn monitoring_at(&self, server: usize, page: &str) -> serde_json::Value {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.nodes[server].monitor)).await.expect("connect");
-        let request = format!("GET /{page} HTTP/1.0\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("write");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("read");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        serde_json::from_str(body).expect("JSON")
+        self.nodes[server].monitoring(page).await
     }
 
     /// The topic's root of trust.

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net;
+
 use crate::free_port;
 
 /// How long a server may take to listen, on a machine with other work too.
@@ -27,6 +30,17 @@ impl Node {
         let folder = parent.join(&name);
         std::fs::create_dir_all(&folder).expect("folder");
         Self { name, folder, port: free_port(), monitor: free_port(), route: free_port(), child: None }
+    }
+
+    /// What a page of its monitoring says.
+    pub(crate) async fn monitoring(&self, page: &str) -> serde_json::Value {
+        let mut stream = net::TcpStream::connect(("127.0.0.1", self.monitor)).await.expect("connect");
+        let request = format!("GET /{page} HTTP/1.0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).expect("JSON")
     }
 
     pub(crate) fn configure(&self, configuration: &str) {

@@ -8,8 +8,8 @@ use tidegate_broker_client::contract::{self, Routing};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{LIMIT, TestBroker};
 use tidegate_test_broker::hostile::{Attack, HostileBroker};
+use tidegate_test_broker::{LIMIT, TestBroker};
 
 use crate::device::{Device, binary};
 use crate::support::{config, event, limits, run, start_direct};
