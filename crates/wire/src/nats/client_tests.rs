@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::nats::decode::Decoder;
+use crate::nats::decode::{Decoder, ServerInfo};
 
 struct NoIdentity;
 
@@ -277,6 +277,93 @@ async fn what_came_with_the_servers_greeting_is_heard() {
     let shared = Arc::clone(&client.handle.shared);
     let _task = tokio::spawn(async move { Driver::new(ours, decoder, &shared).run().await });
     assert_eq!(subscriber.next().await.unwrap().payload(), b"x");
+}
+
+/// What was read from a server that waits for no more: all that is on its way.
+async fn drain(server: &mut DuplexStream) -> usize {
+    let (mut read, mut buffer) = (0, [0; 1024]);
+    while let Ok(Ok(bytes @ 1..)) = timeout(Duration::from_millis(100), server.read(&mut buffer)).await {
+        read += bytes;
+    }
+    read
+}
+
+/// Answers that the server does not read would be kept for it without an end.
+#[tokio::test(start_paused = true)]
+async fn pings_of_a_server_that_does_not_read_are_not_all_answered() {
+    let client = client(&Arc::default());
+    let (mut server, _task) = connect(&client);
+    server.write_all("PING\r\n".repeat(5000).as_bytes()).await.unwrap();
+    server.write_all(b"MSG a 1 0\r\n\r\n").await.unwrap();
+    while client.statistics().received == 0 {
+        tokio::task::yield_now().await;
+    }
+    let answered = drain(&mut server).await / "PONG\r\n".len();
+    assert!((1..2500).contains(&answered), "{answered}");
+}
+
+/// It has had what it was for: it is not renewed on the next connection.
+#[tokio::test]
+async fn a_subscription_for_one_message_ends_with_it() {
+    let client = client(&Arc::default());
+    let (mut server, task) = connect(&client);
+    let mut first = client.subscribe_once("a").unwrap();
+    hear(&mut server, "SUB a 1\r\nUNSUB 1 1\r\n").await;
+    server.write_all(b"MSG a 1 1\r\nx\r\nMSG a 1 1\r\ny\r\n").await.unwrap();
+    assert_eq!(first.next().await.unwrap().payload(), b"x");
+    assert!(first.next().await.is_none());
+    drop(server);
+    task.await.unwrap();
+    let (mut server, _task) = connect(&client);
+    client.publish(&message("a", b"1")).await.unwrap();
+    hear(&mut server, "PUB a 1\r\n1\r\n").await;
+}
+
+/// A server that answers no PING is sent no more than sixteen.
+#[tokio::test]
+async fn pings_on_their_way_are_bounded() {
+    let client = client(&Arc::default());
+    let (mut server, _task) = connect(&client);
+    let flush = || drop(client.shared().lock().flush());
+    for _ in 0..16 {
+        flush();
+        hear(&mut server, "PING\r\n").await;
+    }
+    flush();
+    client.publish(&message("a", b"1")).await.unwrap();
+    hear(&mut server, "PUB a 1\r\n1\r\n").await;
+    server.write_all(b"PONG\r\n").await.unwrap();
+    hear(&mut server, "PING\r\n").await;
+}
+
+#[tokio::test]
+async fn requests_without_an_answer_are_bounded() {
+    let client = client(&Arc::default());
+    (0..MAX_REQUESTS).for_each(|_| drop(client.shared().lock().request()));
+    let refused = client.request(&message("a", b""), Duration::from_secs(5)).await;
+    assert_eq!(refused, Err(RequestError::TooMany));
+}
+
+#[tokio::test]
+async fn what_a_server_says_that_it_takes_is_bounded() {
+    let client = client(&Arc::default());
+    for (said, believed) in [(7, 7), (0, 7), (64 << 20, 64 << 20), (usize::MAX, 64 << 20)] {
+        client.shared().note(&ServerInfo { max_payload: said, ..ServerInfo::default() });
+        assert_eq!(client.max_payload(), believed);
+    }
+}
+
+/// An address that cannot be one fails at once: what is seen is the wait alone.
+#[tokio::test(start_paused = true)]
+async fn attempts_to_connect_become_rare() {
+    let events = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&events);
+    let on_event = Arc::new(move |_: &Event| *counted.lock().unwrap() += 1);
+    let servers = ["tls://".to_owned()];
+    let _client = Client::start(Options { on_event, ..Options::new("test", &servers, Arc::new(NoIdentity)) });
+    sleep(Duration::from_secs(10)).await;
+    let attempts = *events.lock().unwrap();
+    assert!((5..=20).contains(&attempts), "{attempts}");
 }
 
 #[test]

@@ -96,6 +96,7 @@ fn lengths_are_checked_before_anything_is_reserved_for_them() {
         Info, LineEnd, LineTooLong, MessageEnd, MessageLine, MessageTooLarge, SubjectTooLong, Unknown,
     };
     let (long, longer) = (format!("MSG {} 1 0\r\n", "x".repeat(8193)), "INFO ".to_owned() + &"x".repeat(65_536));
+    let long_reply = format!("MSG a 1 {} 0\r\n", "x".repeat(8193));
     for (text, error) in [
         ("MSG a.b 1 18446744073709551600\r\n", MessageTooLarge),
         ("MSG a.b 1 18446744073709551615\r\n", MessageTooLarge),
@@ -117,6 +118,7 @@ fn lengths_are_checked_before_anything_is_reserved_for_them() {
         ("HMSG a 1 1\r\n", MessageLine),
         ("MSG a 1 1\r\nxy\r\n", MessageEnd),
         (&long, SubjectTooLong),
+        (&long_reply, SubjectTooLong),
         (&longer, LineTooLong),
         ("INFO {\r\n", Info),
         ("INFO\r\n", Info),

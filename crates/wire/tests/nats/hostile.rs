@@ -55,6 +55,16 @@ async fn what_is_malformed_ends_the_connection_and_no_more() {
     }
 }
 
+/// A server that lets clients in and fails at once is not connected to as fast as it can be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_last_for_no_time_become_rare() {
+    let begun = Instant::now();
+    let (_broker, client) = attacked(Attack::Send(b"what is this\r\n".to_vec()), SOON).await;
+    connected(&client, 5).await;
+    // 50, 100, 200 and 400 ms, shortened by a half at most.
+    assert!(begun.elapsed() >= Duration::from_millis(375), "{:?}", begun.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn errors_and_headers_of_any_shape_are_taken() {
     let attack = "-ERR\r\n-ERR \r\n-ERR 'x\r\nHMSG a 1 18 18\r\nNATS/1.0 99999\r\n\r\n\r\nHMSG a 1 0 0\r\n\r\n";

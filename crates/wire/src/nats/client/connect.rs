@@ -177,7 +177,87 @@ fn parse_address(server: &str) -> Option<(&str, u16)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)] // a test fails by panicking
+
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::nats::client::{Credentials, Identity};
+
+    const INFO: &[u8] = b"INFO {\"nonce\":\"abc\"}\r\n";
+
+    /// One that must not be asked to sign.
+    struct Silent;
+
+    impl Identity for Silent {
+        fn tls(&self) -> Result<Arc<rustls::ClientConfig>, IdentityError> {
+            Err("none".into())
+        }
+
+        fn credentials(&self, nonce: &[u8]) -> Result<Credentials, IdentityError> {
+            panic!("{nonce:?} is to be signed")
+        }
+    }
+
+    /// A server that says this to each client; its address.
+    async fn server(greeting: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("tls://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                stream.write_all(greeting).await.unwrap();
+                open.push(stream);
+            }
+        });
+        address
+    }
+
+    fn options(servers: &[String]) -> Options {
+        let options = Options::new("test", servers, Arc::new(Silent));
+        Options { order: ServerOrder::Given, connect_timeout: Duration::from_millis(200), ..options }
+    }
+
+    /// It would be taken for the server's, and anybody on the way can have written it.
+    #[tokio::test]
+    async fn nothing_may_come_between_the_greeting_and_tls() {
+        for (greeting, is_refused) in [
+            (INFO, false),
+            (b"INFO {\"nonce\":\"abc\"}\r\nPING\r\n", true),
+            (b"INFO {\"nonce\":\"abc\"}\r\nM", true),
+            (b"PING\r\n", true),
+        ] {
+            // This identity has no TLS, which is the next thing that is asked for.
+            let error = connect(&options(&[server(greeting).await])).await.err().unwrap();
+            assert_eq!(matches!(error, ConnectError::Protocol(ProtocolError::Unknown)), is_refused, "{error}");
+            assert_eq!(matches!(error, ConnectError::Identity(_)), !is_refused, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_or_silent_is_followed_by_the_next() {
+        let refusing = "tls://127.0.0.1:1".to_owned();
+        let (silent, greeting) = (server(b"").await, server(INFO).await);
+        let attempt = connect(&options(&[refusing, silent, greeting])).await;
+        assert!(matches!(attempt, Err(ConnectError::Identity(_))), "the last one was reached");
+        let silent = server(b"").await;
+        let attempt = timeout(Duration::from_secs(10), connect(&options(&[silent]))).await;
+        assert!(matches!(attempt, Ok(Err(ConnectError::Timeout))));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_another_signature_gets_none() {
+        let (mut ours, _theirs) = tokio::io::duplex(4096);
+        for nonce in ["", "a b", &"a".repeat(33)] {
+            let info = ServerInfo { nonce: nonce.to_owned(), ..ServerInfo::default() };
+            let (decoder, options) = (&mut Decoder::new(1000), options(&[]));
+            let introduced = introduce(&mut ours, decoder, info, &options).await;
+            assert!(matches!(introduced, Err(ConnectError::Nonce)));
+        }
+    }
 
     #[test]
     fn addresses() {
