@@ -60,9 +60,9 @@ const MISTAKES: [Mistake; 8] = [
     },
     Mistake {
         resource: ("eventhandlers", "fails"),
-        condition: "Delivering",
-        reason: "Failing",
-        says: &["refused or failed: 500 Internal Server Error from POST http://127.0.0.1:8080/", "its log may say why"],
+        condition: "HandlerAvailable",
+        reason: "Outage",
+        says: &["one event after the other fails", "log may say why", "500 Internal Server Error"],
         was_ready: true,
     },
     Mistake {

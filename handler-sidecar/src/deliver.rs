@@ -1,7 +1,7 @@
 //! The handler's side: whether its container is available, and one request to it.
 
 pub mod availability;
-pub mod brake;
+pub mod breaker;
 pub mod listeners;
 mod loopback;
 pub mod post;

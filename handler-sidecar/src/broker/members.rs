@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::consume::process::Context;
-use crate::deliver::brake::State;
+use crate::deliver::availability::State;
 
 /// How often each says that it is there.
 pub const PERIOD: Duration = Duration::from_secs(1);
@@ -126,8 +126,8 @@ impl Members {
         let Context { client, drain, .. } = context;
         // It is a subject, and the connection lives as long as this.
         let Ok(mut heartbeats) = client.subscribe(layout::MEMBER_SUBJECT, None) else { return pending().await };
-        let (always, mut brake) = (context.shares(), context.availability.subscribe());
-        brake.mark_changed();
+        let (always, mut state) = (context.shares(), context.availability.subscribe());
+        state.mark_changed();
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = BTreeMap::from([(self.me, Instant::now())]);
@@ -142,8 +142,8 @@ impl Members {
                     goes = true;
                     always
                 }
-                Ok(()) = brake.changed() => {
-                    let is_able = !matches!(brake.borrow_and_update().state(), State::Unreachable(_));
+                Ok(()) = state.changed() => {
+                    let is_able = !matches!(*state.borrow_and_update(), State::Unreachable(_));
                     let changed = std::mem::replace(&mut able, is_able) != is_able;
                     if changed && !always && !able {
                         self.forget_all(&mut heard);

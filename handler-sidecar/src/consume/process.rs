@@ -22,8 +22,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::broker::message::Message;
 use crate::consume::workload::WorkloadMeter;
-use crate::deliver::availability::{Availability, Turn};
-use crate::deliver::brake::State;
+use crate::deliver::availability::{Availability, Ended, State, Turn};
+use crate::deliver::breaker::Blame;
 use crate::deliver::post::{Answered, Attempt, Content, Handler};
 use crate::event::as_stored::AsStored;
 use crate::event::batch::Delivered;
@@ -35,7 +35,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::options::Options;
 use crate::ops::trace::{self, Traces};
 use crate::settle::attempts::store::{Attempts, Known};
-use crate::settle::outcome::{self, Answer, Reason, Settle};
+use crate::settle::outcome::{self, Answer, Class, Reason, Settle};
 use crate::settle::outcome_log::{Ending, OutcomeLog};
 use crate::settle::outlet;
 use crate::settle::reply;
@@ -106,6 +106,13 @@ pub struct Ready {
     pub known: Known,
 }
 
+/// What the end of an attempt means.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict {
+    class: Class,
+    blame: Blame,
+}
+
 impl Context {
     /// Takes an event as far as its disposition.
     pub async fn handle(&self, stored: &Message) -> Disposition {
@@ -119,7 +126,7 @@ impl Context {
         };
         let delivered = async {
             match self.deliver(&ready).await {
-                Ok(answered) => self.conclude(stored, ready, answered).await,
+                Ok((answered, verdict)) => self.conclude(stored, ready, answered, verdict).await,
                 Err(wait) => Box::pin(self.untried(stored, ready, wait)).await,
             }
         };
@@ -162,7 +169,7 @@ impl Context {
         if let Some(excess) = self.excess_age(stored) {
             return Break(Box::pin(self.expire(stored, known, excess)).await);
         }
-        let place = Place { attempt: known.record.attempts().saturating_add(1), sequence: Some(stored.sequence()) };
+        let place = Place { attempt: known.record.requests().saturating_add(1), sequence: Some(stored.sequence()) };
         match request::extended(event, stored.headers(), &self.config.topic, place) {
             Ok(event) => {
                 let span = self.traces.process(stored.headers(), &event, place);
@@ -172,13 +179,12 @@ impl Context {
         }
     }
 
-    /// Sends until there is an answer that is one to the event.
+    /// Sends until there is an answer.
     ///
     /// # Errors
-    /// The handler was not available for long (or the sidecar ends), so no attempt was used up: the event is to go
-    /// back for this time.
-    pub async fn deliver(&self, ready: &Ready) -> Result<Answered, Duration> {
-        let sequence = ready.place.sequence.unwrap_or_default();
+    /// The handler was not available for long (or the sidecar ends), so the event was not sent: it is to go back for
+    /// this time.
+    pub async fn deliver(&self, ready: &Ready) -> Result<(Answered, Verdict), Duration> {
         let mut patience = None;
         loop {
             let turn = match self.availability.free_turn() {
@@ -191,19 +197,26 @@ impl Context {
             if self.options.reply.is_some() {
                 Box::pin(self.room()).await?;
             }
+            let began = Instant::now();
             match self.attempt(&ready.outgoing).await {
                 Attempt::Unreachable(why) => self.availability.unreachable(&why),
-                Attempt::Answered(answered) if self.availability.answered(sequence, &answered.answer, &turn) => {
-                    return Ok(answered);
+                Attempt::Answered(answered) => {
+                    let verdict = self.judge_attempt(ready.place, &answered.answer, turn, began);
+                    return Ok((answered, verdict));
                 }
-                Attempt::Answered(_) => {}
             }
         }
     }
 
+    fn judge_attempt(&self, place: Place, answer: &Answer, turn: Turn, began: Instant) -> Verdict {
+        let (class, event) = (answer.class(), place.sequence.unwrap_or_default());
+        let ended = Ended { event, is_first: place.attempt == 1, turn, began, answer, class };
+        Verdict { class, blame: self.availability.ended(&ended) }
+    }
+
     /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began. Where
     /// the container takes no connections and another sidecar's does, that one may have the event.
-    async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn<'_>, Duration> {
+    async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn, Duration> {
         let end = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
         tokio::select! {
             turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| LATER),
@@ -214,15 +227,15 @@ impl Context {
 
     /// Waits until another sidecar could deliver what this one cannot.
     async fn another_could(&self) {
-        let (mut brake, mut another_is_able) = (self.availability.subscribe(), self.another_is_able.clone());
+        let (mut state, mut another_is_able) = (self.availability.subscribe(), self.another_is_able.clone());
         loop {
-            let unreachable = matches!(brake.borrow_and_update().state(), State::Unreachable(_));
+            let unreachable = matches!(*state.borrow_and_update(), State::Unreachable(_));
             if unreachable && *another_is_able.borrow_and_update() {
                 return;
             }
             // Both senders live as long as the process.
             tokio::select! {
-                _ = brake.changed() => {}
+                _ = state.changed() => {}
                 _ = another_is_able.changed() => {}
             }
         }
@@ -288,10 +301,11 @@ impl Context {
     }
 
     /// What an answer means for the event it was given to.
-    pub async fn conclude(&self, stored: &Message, ready: Ready, answered: Answered) -> Disposition {
-        let retry = &self.config.delivery.retry;
+    pub async fn conclude(&self, stored: &Message, ready: Ready, answered: Answered, verdict: Verdict) -> Disposition {
+        let (retry, Verdict { class, blame }) = (&self.config.delivery.retry, verdict);
         let answer = &answered.answer;
-        let settle = outcome::decide(answer, ready.place.attempt, retry, fastrand::f64());
+        let counted = ready.known.record.attempts().saturating_add(1);
+        let settle = outcome::decide(answer, class, counted, blame, retry, fastrand::f64());
         self.workload.attempted(settle == Settle::Acknowledge);
         match settle {
             Settle::Acknowledge if self.options.reply.is_none() => {
@@ -301,9 +315,9 @@ impl Context {
             Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
             Settle::RetryIn(wait) => {
                 let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
-                tracing::debug!(sequence, attempt, ?wait, %answer, "the event is retried");
+                tracing::debug!(sequence, attempt, ?blame, ?wait, %answer, "the event is retried");
                 self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());
-                Box::pin(self.failed(stored, ready.known, answer, wait)).await
+                Box::pin(self.failed(stored, ready.known, answer, blame, wait)).await
             }
             Settle::DeadLetter(reason) => {
                 Box::pin(self.give_up(stored, ready, reason, answer.status(), answer.to_string())).await

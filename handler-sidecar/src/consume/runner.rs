@@ -28,7 +28,7 @@ use self::questions::Questions;
 use crate::broker::line::{Came, Line};
 use crate::consume::flight::{Event, Landed, fly};
 use crate::consume::process::Context;
-use crate::deliver::brake::{Brake, State};
+use crate::deliver::availability::State;
 use crate::ops::config;
 use crate::ops::health::{Health, Progress};
 
@@ -59,9 +59,9 @@ struct Runner<'a, F> {
     discipline: Box<dyn Discipline + Send>,
     shares: Option<Shares<'a>>,
     link: watch::Receiver<Link>,
-    brake: watch::Receiver<Brake>,
+    state: watch::Receiver<State>,
     /// What was told of the handler last.
-    told: Option<State>,
+    told: Option<Handler>,
     /// What a person read last of how events come.
     said: Option<Said>,
     origin: Instant,
@@ -91,7 +91,7 @@ pub async fn run(
         discipline,
         shares,
         link,
-        brake: context.availability.subscribe(),
+        state: context.availability.subscribe(),
         told: None,
         said: None,
         origin: Instant::now(),
@@ -137,17 +137,15 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
     /// The conditions of the moment.
     fn demand(&mut self) -> Demand {
         let Link { connected, epoch } = *self.link.borrow_and_update();
-        let brake = self.brake.borrow_and_update();
-        let handler = match brake.state() {
+        let handler = match *self.state.borrow_and_update() {
             State::Up => Handler::Up,
-            State::Unavailable(_) => Handler::Trying,
+            State::Failing { .. } => Handler::Trying,
             State::Unreachable(_) => Handler::Away,
         };
-        if self.told.as_ref() != Some(brake.state()) {
-            self.told = Some(brake.state().clone());
-            self.context.metrics.handler(brake.state());
+        if self.told != Some(handler) {
+            self.told = Some(handler);
+            self.context.metrics.handler(handler);
         }
-        drop(brake);
         let turns = self.context.options.limiter.as_ref().map_or(usize::MAX, |limiter| limiter.room());
         Demand { handler, connected, epoch, room: self.context.budget.has_room(), turns }
     }
@@ -201,7 +199,7 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
             }
             first = self.line.next() => came = Some(first),
             Ok(()) = self.link.changed() => {}
-            Ok(()) = self.brake.changed() => {}
+            Ok(()) = self.state.changed() => {}
             () = shares => {}
             () = sleep => {}
         }

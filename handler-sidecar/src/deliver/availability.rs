@@ -1,21 +1,22 @@
-//! The handler's container as the sidecar knows it: up, not to be sent anything, or only saying that it is unavailable
-//! ([`crate::deliver::brake`] decides which).
+//! The handler's container as the sidecar knows it: whether it may be sent anything, and whether what it is sent fails as
+//! a whole ([`crate::deliver::breaker`] judges that).
 //!
 //! While it takes no connections, a TCP connect waits for one, closed at once, so nothing is sent to a handler that did
 //! not ask for it. Where it has probes of its own (startup, readiness), they have to succeed as well, and nothing is sent
-//! while the readiness probe fails. While it is unavailable, events try it, one at a time, with a pause in between.
+//! while the readiness probe fails. While the breaker is open, events try the handler, one at a time.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidegate_broker_client::probes::{Probe, Probes};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::deliver::brake::{Brake, State};
+use crate::deliver::breaker::{Admission, Blame, Breaker, Failure};
 use crate::deliver::loopback;
 use crate::deliver::probe;
 use crate::settle::backoff::Backoff;
-use crate::settle::outcome::Answer;
+use crate::settle::outcome::{Answer, Class};
 
 /// Between connects while nothing listens. A pod counts as ready as soon as its program runs, and its first event must
 /// not wait much longer: each pause is about a twentieth of the wait so far.
@@ -25,108 +26,215 @@ const CONNECT_PAUSES: Backoff =
 const PROBE_PAUSES: Backoff =
     Backoff { initial: Duration::from_millis(100), max: Duration::MAX, factor: 1.05, jitter: 0.0 };
 
+/// What is thought of the handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It answers.
+    Up,
+    /// Nothing may be sent to it: it takes no connections, or its own readiness probe fails; why.
+    Unreachable(String),
+    /// Different events fail one after the other.
+    Failing {
+        /// The first of these failures.
+        since: Instant,
+        /// The last answer to a trial, in words.
+        last: String,
+    },
+}
+
 /// What is known of the handler.
 #[derive(Debug)]
 pub struct Availability {
     port: u16,
     probes: Probes,
-    brake: watch::Sender<Brake>,
-    trial: Semaphore,
+    origin: Instant,
+    state: watch::Sender<State>,
+    judge: Mutex<Judge>,
+    /// Events take turns as trials in the order in which they came.
+    trials: Semaphore,
+    trial_is_over: Notify,
 }
 
-/// The right to send now; to be held until the answer was told.
 #[derive(Debug)]
-pub enum Turn<'a> {
+struct Judge {
+    /// Why nothing may be sent.
+    unreachable: Option<String>,
+    breaker: Breaker,
+    /// The last failure that opened the breaker or kept it open.
+    last: String,
+    /// Whether a trial has failed since the breaker opened, of which a person hears then.
+    is_said: bool,
+}
+
+/// The right to send now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
     /// As many as there are may send.
     Free,
-    /// Nobody else does.
-    Trial(SemaphorePermit<'a>),
+    /// The breaker is open: this is a trial.
+    Trial,
+}
+
+/// An attempt that ended.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// The event's sequence.
+    pub event: u64,
+    /// Whether no attempt of the event has failed before.
+    pub is_first: bool,
+    /// In which turn.
+    pub turn: Turn,
+    /// When it began.
+    pub began: Instant,
+    /// How it ended.
+    pub answer: &'a Answer,
+    /// What that means.
+    pub class: Class,
 }
 
 impl Availability {
     /// Of the listener at this port on loopback, with these probes.
     pub fn new(port: u16, probes: Probes) -> Self {
-        Self { port, probes, brake: watch::Sender::default(), trial: Semaphore::new(1) }
+        // Nothing is known before the first connection.
+        let why = "it has not taken a connection yet".to_owned();
+        let judge =
+            Judge { unreachable: Some(why.clone()), breaker: Breaker::default(), last: String::new(), is_said: false };
+        Self {
+            port,
+            probes,
+            origin: Instant::now(),
+            state: watch::Sender::new(State::Unreachable(why)),
+            judge: Mutex::new(judge),
+            trials: Semaphore::new(1),
+            trial_is_over: Notify::new(),
+        }
     }
 
     /// Changes of the state.
-    pub fn subscribe(&self) -> watch::Receiver<Brake> {
-        self.brake.subscribe()
+    pub fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     /// Waits until an event may be sent: at once while the handler is up. The wait is the caller's to bound.
-    pub async fn turn(&self) -> Turn<'_> {
-        let mut brake = self.subscribe();
+    pub async fn turn(&self) -> Turn {
+        let mut state = self.subscribe();
         loop {
-            let state = brake.borrow_and_update().state().clone();
-            match state {
+            let is_failing = match &*state.borrow_and_update() {
                 State::Up => return Turn::Free,
-                State::Unreachable(_) => {
-                    // The sender lives as long as `self`: there is no error.
-                    let _ = brake.changed().await;
-                }
-                State::Unavailable(_) => tokio::select! {
+                State::Unreachable(_) => false,
+                State::Failing { .. } => true,
+            };
+            // The sender lives as long as `self`: there is no error.
+            if is_failing {
+                tokio::select! {
+                    biased;
                     turn = self.trial() => return turn,
-                    _ = brake.changed() => {}
-                },
+                    _ = state.wait_for(|state| !matches!(state, State::Failing { .. })) => {}
+                }
+            } else {
+                let _ = state.changed().await;
             }
         }
     }
 
     /// The turn of an event while the handler is up, without waiting.
-    pub fn free_turn(&self) -> Option<Turn<'_>> {
-        matches!(self.brake.borrow().state(), State::Up).then_some(Turn::Free)
+    pub fn free_turn(&self) -> Option<Turn> {
+        matches!(*self.state.borrow(), State::Up).then_some(Turn::Free)
     }
 
-    async fn trial(&self) -> Turn<'_> {
-        match self.trial.acquire().await {
-            Ok(permit) => {
-                let pause = self.brake.borrow().pause();
-                sleep(pause).await;
-                Turn::Trial(permit)
+    async fn trial(&self) -> Turn {
+        // It is never closed.
+        let Ok(_first) = self.trials.acquire().await else { return std::future::pending().await };
+        loop {
+            let admission = self.judge().breaker.admit(self.origin.elapsed());
+            let moment = match admission {
+                Admission::Free => return Turn::Free,
+                Admission::Trial => return Turn::Trial,
+                Admission::Wait(moment) => self.origin + moment,
+            };
+            tokio::select! {
+                () = sleep_until(moment) => {}
+                () = self.trial_is_over.notified() => {}
             }
-            // It is never closed.
-            Err(_) => std::future::pending().await,
         }
     }
 
-    /// Tells of the answer that an event got in its turn. Returns whether it was an attempt of the event, or only a
-    /// sign of the outage.
-    pub fn answered(&self, event: u64, answer: &Answer, turn: &Turn<'_>) -> bool {
-        if self.brake.borrow().is_clear() && matches!(answer, Answer::Status { code, .. } if !code.is_server_error()) {
-            return true;
+    /// Tells how an attempt ended. Returns what it says something about, if it failed.
+    pub fn ended(&self, ended: &Ended<'_>) -> Blame {
+        let Ended { event, is_first, turn, began, answer, class } = *ended;
+        let (now, is_trial) = (self.origin.elapsed(), turn == Turn::Trial);
+        let mut judge = self.judge();
+        if class != Class::Retryable {
+            if judge.breaker.succeeded(now, is_trial) {
+                self.tell(judge);
+                self.trial_is_over.notify_one();
+            }
+            return Blame::Event;
         }
-        let mut counts = true;
-        let trial = matches!(turn, Turn::Trial(_));
-        self.change(|brake| counts = brake.answered(event, answer, trial));
-        counts
+        let was_open = judge.breaker.is_open();
+        let asked = answer.asked_pause();
+        let began = began.duration_since(self.origin);
+        let blame = judge.breaker.failed(now, Failure { event, is_first, began, asked, is_trial });
+        if judge.breaker.is_open() && (is_trial || !was_open) {
+            judge.last = answer.to_string();
+            if is_trial && !std::mem::replace(&mut judge.is_said, true) {
+                let (port, last) = (self.port, &judge.last);
+                tracing::warn!(port, last, "one event after the other fails: one at a time tries the handler");
+            }
+            self.tell(judge);
+            self.trial_is_over.notify_one();
+        }
+        blame
     }
 
     /// Tells that nothing can or may be sent, and why.
     pub fn unreachable(&self, why: &str) {
-        self.change(|brake| brake.unreachable(why));
+        let mut judge = self.judge();
+        match judge.unreachable.replace(why.to_owned()) {
+            Some(before) if before == why => return,
+            Some(_) => tracing::debug!(port = self.port, why, "still nothing is pulled"),
+            None => tracing::warn!(port = self.port, why, "nothing is pulled until the handler is ready"),
+        }
+        self.tell(judge);
     }
 
-    fn change(&self, how: impl FnOnce(&mut Brake)) {
-        self.brake.send_if_modified(|brake| {
-            let before = brake.state().clone();
-            how(brake);
-            let (port, after) = (self.port, brake.state());
-            if *after == before {
+    /// Tells that a connection can be made and that the probes succeed. It says nothing about how events end, but it may
+    /// be another program that takes them.
+    fn reachable(&self) {
+        let mut judge = self.judge();
+        if judge.unreachable.take().is_some() {
+            judge.breaker.has_news(self.origin.elapsed());
+            self.tell(judge);
+        }
+    }
+
+    /// Tells everybody of what changed.
+    fn tell(&self, mut judge: MutexGuard<'_, Judge>) {
+        let state = match (&judge.unreachable, judge.breaker.open_since()) {
+            (Some(why), _) => State::Unreachable(why.clone()),
+            (None, Some(since)) => State::Failing { since: self.origin + since, last: judge.last.clone() },
+            (None, None) => State::Up,
+        };
+        let port = self.port;
+        if !judge.breaker.is_open() && std::mem::take(&mut judge.is_said) {
+            tracing::info!(port, "an event is handled: the handler gets all of them again");
+        }
+        self.state.send_if_modified(|before| {
+            if *before == state {
                 return false;
             }
-            match after {
-                State::Up => tracing::info!(port, "the handler is available"),
-                State::Unreachable(why) if matches!(before, State::Unreachable(_)) => {
-                    tracing::debug!(port, why, "still nothing is pulled");
-                }
-                State::Unreachable(why) => tracing::warn!(port, why, "nothing is pulled until the handler is ready"),
-                State::Unavailable(why) => {
-                    tracing::warn!(port, why, "the handler is unavailable: one event at a time is tried");
-                }
+            match (&*before, &state) {
+                (State::Unreachable(_), State::Up) => tracing::info!(port, "the handler is available"),
+                (State::Up, State::Failing { last, .. }) => tracing::debug!(port, last, "the breaker opens"),
+                _ => {}
             }
+            *before = state;
             true
         });
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches the container. Never returns.
@@ -142,7 +250,7 @@ impl Availability {
                 self.succeeded("readinessProbe", readiness, is_new).await;
             }
             is_new = false;
-            self.change(Brake::connected);
+            self.reachable();
             tokio::select! {
                 () = self.closed() => {}
                 problem = self.unready() => self.unreachable(&problem),
@@ -153,7 +261,7 @@ impl Availability {
     /// Waits until nothing may be sent any more.
     async fn closed(&self) {
         // The sender lives as long as `self`: there is no error.
-        let _ = self.subscribe().wait_for(|brake| matches!(brake.state(), State::Unreachable(_))).await;
+        let _ = self.subscribe().wait_for(|state| matches!(state, State::Unreachable(_))).await;
     }
 
     /// Waits until a connection can be made, and tells whether it had to.
@@ -220,159 +328,5 @@ fn period(probe: &Probe) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use futures::FutureExt as _;
-    use http::StatusCode;
-    use tidegate_broker_client::probes::Check;
-    use tokio::net::TcpListener;
-    use tokio::time::timeout;
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(5);
-
-    fn status(code: StatusCode) -> Answer {
-        Answer::Status { code, retry_after: None, text: String::new() }
-    }
-
-    #[tokio::test]
-    async fn it_follows_the_listener() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let handler = Arc::new(Availability::new(port, Probes::default()));
-        let watcher = tokio::spawn({
-            let handler = handler.clone();
-            async move { handler.watch().await }
-        });
-        assert!(timeout(Duration::from_millis(250), handler.turn()).await.is_err());
-        let _listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        assert!(matches!(timeout(LONG, handler.turn()).await.unwrap(), Turn::Free));
-        handler.unreachable("test");
-        assert!(handler.free_turn().is_none());
-        timeout(LONG, handler.turn()).await.unwrap();
-        watcher.abort();
-    }
-
-    /// A readiness probe decides; a listener that was closed has a new program, whose startup probe comes first.
-    #[tokio::test]
-    async fn its_probes_decide() {
-        let gate = || Arc::new(AtomicBool::new(false));
-        let (started, ready) = (gate(), gate());
-        let answer = |gate: Arc<AtomicBool>| {
-            axum::routing::get(move || async move {
-                if gate.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
-            })
-        };
-        let app = axum::Router::new().route("/s", answer(started.clone())).route("/r", answer(ready.clone()));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let _server = tokio::spawn(async move { axum::serve(listener, app).await });
-        let probe = |path: &str| Probe {
-            check: Check::Http { tls: false, port, path: path.into(), headers: Vec::new() },
-            initial_delay: Duration::from_millis(50),
-            period: Duration::from_millis(20),
-            timeout: LONG,
-            success_threshold: 2,
-            failure_threshold: 2,
-        };
-        let handler =
-            Arc::new(Availability::new(port, Probes { startup: Some(probe("/s")), readiness: Some(probe("/r")) }));
-        let _watcher = tokio::spawn({
-            let handler = handler.clone();
-            async move { handler.watch().await }
-        });
-        let says = async |expected: &str| {
-            let mut brake = handler.subscribe();
-            let said =
-                brake.wait_for(|brake| matches!(brake.state(), State::Unreachable(why) if why.contains(expected)));
-            timeout(LONG, said).await.unwrap_or_else(|_| panic!("never says {expected}")).unwrap();
-        };
-        says("its startupProbe is asked 50ms after the start").await;
-        ready.store(true, Ordering::Relaxed);
-        says(&format!("its startupProbe fails: GET http://127.0.0.1:{port}/s answers 503")).await;
-        started.store(true, Ordering::Relaxed);
-        timeout(LONG, handler.turn()).await.unwrap();
-        ready.store(false, Ordering::Relaxed);
-        started.store(false, Ordering::Relaxed);
-        says("its readinessProbe fails").await;
-        assert!(handler.free_turn().is_none());
-        ready.store(true, Ordering::Relaxed);
-        // It is the same program: it has started.
-        timeout(LONG, handler.turn()).await.unwrap();
-    }
-
-    /// However long a program takes to listen or to be ready, what waits for it is found out soon after.
-    #[test]
-    fn a_pause_is_short_beside_the_wait_so_far() {
-        for pauses in [CONNECT_PAUSES, PROBE_PAUSES] {
-            let mut waited = Duration::ZERO;
-            for failures in 1..200 {
-                let pause = pauses.wait(failures, 0.5);
-                assert!(pause <= pauses.initial + waited / 10, "{pause:?} after {waited:?}");
-                waited += pause;
-            }
-        }
-    }
-
-    /// A program that is ready long before its probe's next question is due.
-    #[tokio::test]
-    async fn a_long_period_does_not_hold_up_the_first_event() {
-        let is_ready = Arc::new(AtomicBool::new(false));
-        let answer = axum::routing::get({
-            let is_ready = is_ready.clone();
-            move || async move {
-                if is_ready.load(Ordering::Relaxed) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
-            }
-        });
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let app = axum::Router::new().route("/r", answer);
-        let _server = tokio::spawn(async move { axum::serve(listener, app).await });
-        let readiness = Probe {
-            check: Check::Http { tls: false, port, path: "/r".into(), headers: Vec::new() },
-            initial_delay: Duration::ZERO,
-            period: Duration::from_secs(3600),
-            timeout: LONG,
-            success_threshold: 1,
-            failure_threshold: 3,
-        };
-        let handler = Arc::new(Availability::new(port, Probes { startup: None, readiness: Some(readiness) }));
-        let _watcher = tokio::spawn({
-            let handler = handler.clone();
-            async move { handler.watch().await }
-        });
-        let mut brake = handler.subscribe();
-        let unready = brake.wait_for(|brake| matches!(brake.state(), State::Unreachable(why) if why.contains("503")));
-        timeout(LONG, unready).await.unwrap().unwrap();
-        is_ready.store(true, Ordering::Relaxed);
-        assert!(matches!(timeout(LONG, handler.turn()).await.unwrap(), Turn::Free));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_at_a_time_tries_an_unavailable_handler() {
-        let handler = Availability::new(1, Probes::default());
-        handler.change(Brake::connected);
-        for event in 0..5 {
-            handler.answered(event, &status(StatusCode::SERVICE_UNAVAILABLE), &Turn::Free);
-        }
-        let begun = Instant::now();
-        let first = handler.turn().await;
-        assert!(matches!(first, Turn::Trial(_)));
-        assert_eq!(begun.elapsed(), Duration::from_millis(100));
-        let second = handler.turn();
-        tokio::pin!(second);
-        assert!(timeout(LONG, &mut second).await.is_err(), "two at a time");
-        assert!(!handler.answered(0, &status(StatusCode::BAD_GATEWAY), &first));
-        let begun = Instant::now();
-        drop(first);
-        assert!(matches!((&mut second).await, Turn::Trial(_)));
-        assert_eq!(begun.elapsed(), Duration::from_millis(200), "the pause has grown");
-        assert!(handler.turn().now_or_never().is_none());
-        assert!(handler.answered(1, &status(StatusCode::OK), &Turn::Free));
-        assert!(matches!(handler.turn().now_or_never(), Some(Turn::Free)));
-    }
-}
+#[path = "availability_tests.rs"]
+mod tests;

@@ -159,8 +159,8 @@ impl Handler {
 /// The answer that a response is. Its body is read as far as the bounds allow.
 async fn answered(response: Response, end: Instant, wanted: Option<(usize, Share)>) -> Answered {
     let code = response.status();
-    let asked = response.headers().get("retry-after").and_then(|value| std::str::from_utf8(value).ok());
-    let retry_after = asked.and_then(|value| retry_after(value, SystemTime::now()));
+    let asked = response.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"retry-after"));
+    let retry_after = retry_after(asked.map(|(_, value)| value), SystemTime::now());
     let status = |text| Answer::Status { code, retry_after, text };
     // Boxed, because most answers are plain successes.
     match wanted.filter(|_| code.is_success()) {

@@ -12,10 +12,9 @@ use opentelemetry::metrics::{
     BoundCounter, BoundHistogram, BoundUpDownCounter, Counter, Gauge, Histogram, UpDownCounter,
 };
 use tidegate_broker_client::contract::Sidecar;
-use tidegate_delivery_core::Settled;
+use tidegate_delivery_core::{Handler, Settled};
 use tidegate_telemetry::SeriesBy;
 
-use crate::deliver::brake::State;
 use crate::settle::outcome::Answer;
 use crate::settle::shelf::Put;
 
@@ -152,9 +151,9 @@ impl Metrics {
     }
 
     /// What is thought of the handler.
-    pub fn handler(&self, state: &State) {
-        self.reachable.record(u64::from(!matches!(state, State::Unreachable(_))), &self.scope);
-        self.available.record(u64::from(*state == State::Up), &self.scope);
+    pub fn handler(&self, handler: Handler) {
+        self.reachable.record(u64::from(handler != Handler::Away), &self.scope);
+        self.available.record(u64::from(handler == Handler::Up), &self.scope);
     }
 }
 

@@ -10,7 +10,7 @@ use tidegate_wire::nats::Publish;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::consume::process::Context;
-use crate::deliver::brake::State;
+use crate::deliver::availability::State;
 use crate::deliver::listeners::{self, Reach};
 
 /// Where Kubernetes says the pod's name.
@@ -19,6 +19,8 @@ const POD: [&str; 2] = ["K8S_POD_NAME", "HOSTNAME"];
 const REASON_LIMIT: usize = 256;
 /// Between two reports, so that a handler that comes and goes does not flood the broker.
 const LEAST: Duration = Duration::from_millis(200);
+/// An open breaker is an outage after this time: before, a single event may have opened it.
+const OUTAGE_AFTER: Duration = Duration::from_secs(1);
 /// While the handler works, a report is due this often.
 const WORKLOAD_PERIOD: Duration = Duration::from_secs(1);
 
@@ -26,29 +28,30 @@ const WORKLOAD_PERIOD: Duration = Duration::from_secs(1);
 pub async fn run(context: &Context) {
     let pod = pod(|name| std::env::var(name).ok());
     let subject = layout::report_subject(&context.config.handler);
-    let mut brake = context.availability.subscribe();
+    let mut changes = context.availability.subscribe();
     // What is so at first is worth a report only if it stays so: a container needs its time to start.
-    brake.mark_unchanged();
+    changes.mark_unchanged();
     let (began, mut was_reached) = (Instant::now(), false);
-    let (mut reported_at, mut reported) = (Instant::now(), Workload::default());
+    let (mut reported_at, mut reported, mut is_out) = (Instant::now(), Workload::default(), false);
     let mut exposure = Exposure::default();
     loop {
         let changed = timeout(WORKLOAD_PERIOD, async {
             tokio::select! {
-                _ = brake.changed() => {}
+                _ = changes.changed() => {}
                 () = context.outcomes.changed() => {}
             }
         });
         let changed = changed.await.is_ok();
         let workload = context.workload.read();
-        let state = brake.borrow_and_update().state().clone();
+        let state = changes.borrow_and_update().clone();
+        let outage = outage(&state);
         was_reached |= !matches!(state, State::Unreachable(_));
-        let is_idle = !changed && workload.running_milli == 0 && workload == reported;
+        let is_idle = !changed && outage.is_some() == is_out && workload.running_milli == 0 && workload == reported;
         let is_starting = !was_reached && began.elapsed() < REPORT_PERIOD;
         if is_starting || (is_idle && reported_at.elapsed() < REPORT_PERIOD) {
             continue;
         }
-        (reported_at, reported) = (Instant::now(), workload);
+        (reported_at, reported, is_out) = (Instant::now(), workload, outage.is_some());
         let (exposed, loopback_only) = match exposure.read(&state, context.config.delivery.port) {
             Some(Reach::Exposed(address)) => (Some(address.to_string()), false),
             Some(Reach::Loopback) => (None, true),
@@ -56,7 +59,7 @@ pub async fn run(context: &Context) {
         };
         let report = Report {
             pod: pod.clone(),
-            outage: outage(&state),
+            outage,
             workload: Some(workload),
             exposed,
             loopback_only,
@@ -83,7 +86,14 @@ fn outage(state: &State) -> Option<String> {
     match state {
         State::Up => None,
         State::Unreachable(why) => Some(single_line(why, REASON_LIMIT)),
-        State::Unavailable(why) => Some(single_line(&format!("unavailable: {why}"), REASON_LIMIT)),
+        State::Failing { since, .. } if since.elapsed() < OUTAGE_AFTER => None,
+        State::Failing { last, .. } => {
+            let why = format!(
+                "one event after the other fails, and one at a time is tried; the program's log may say why. The last \
+                 answer: {last}"
+            );
+            Some(single_line(&why, REASON_LIMIT))
+        }
     }
 }
 
@@ -127,5 +137,14 @@ mod tests {
         assert_eq!(outage(&State::Up), None);
         let long = outage(&State::Unreachable("x\n".repeat(1000))).unwrap();
         assert!(long.starts_with("x x") && long.len() <= REASON_LIMIT, "{long}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_breaker_is_an_outage_if_it_stays_open() {
+        let state = State::Failing { since: Instant::now(), last: "500 Internal Server Error: no".into() };
+        assert_eq!(outage(&state), None);
+        tokio::time::advance(OUTAGE_AFTER).await;
+        let why = outage(&state).unwrap();
+        assert!(why.ends_with("The last answer: 500 Internal Server Error: no"), "{why}");
     }
 }

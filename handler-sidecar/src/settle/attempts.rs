@@ -3,7 +3,8 @@
 //!
 //! The broker's own count of deliveries says less: it also counts deliveries that led to no attempt (a drain, a
 //! handler that was down). So each failed attempt is put on record before its event goes back to the broker, and
-//! the record is read when the event comes again.
+//! the record is read when the event comes again. An attempt that failed because the handler as a whole did is on record
+//! like any other, and does not count.
 
 pub mod store;
 
@@ -33,12 +34,20 @@ pub struct Failed {
     pub status: Option<u16>,
     /// What went wrong: one line, bounded.
     pub error: String,
+    /// Whether the handler as a whole failed, so that the attempt does not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outage: bool,
 }
 
 impl Failed {
     /// An attempt that failed at this time.
     pub fn new(time: String, status: Option<u16>, error: &str) -> Self {
-        Self { time, status, error: single_line(error, ERROR_LIMIT) }
+        Self { time, status, error: single_line(error, ERROR_LIMIT), outage: false }
+    }
+
+    /// The same attempt, which does not count.
+    pub fn in_outage(self) -> Self {
+        Self { outage: true, ..self }
     }
 }
 
@@ -79,8 +88,11 @@ pub struct Record {
     handler: String,
     /// The broker's number of the delivery that was recorded last.
     deliveries: u32,
-    /// Failed attempts.
+    /// Failed attempts that count.
     attempts: u32,
+    /// Attempts that failed because the handler as a whole did.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    outage_attempts: u32,
     /// Deliveries that ended without an attempt.
     #[serde(default)]
     untried: u32,
@@ -100,10 +112,24 @@ pub struct Record {
     failed: Vec<Failed>,
 }
 
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl Record {
-    /// Failed attempts.
+    /// Failed attempts that count.
     pub fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// Failed attempts that do not count, because the handler as a whole failed.
+    pub fn outage_attempts(&self) -> u32 {
+        self.outage_attempts
+    }
+
+    /// Requests that went out for the event.
+    pub fn requests(&self) -> u32 {
+        self.attempts.saturating_add(self.outage_attempts)
     }
 
     /// Why there will be no further attempt, if that was decided (and only the dead letter is not stored yet).
@@ -162,7 +188,7 @@ impl Record {
 
     /// Deliveries before this one of which nobody said how they ended: the sidecar was killed, or lost the broker.
     pub fn untraced(&self, delivery: u32) -> u32 {
-        delivery.saturating_sub(1).saturating_sub(self.attempts).saturating_sub(self.untried)
+        delivery.saturating_sub(1).saturating_sub(self.requests()).saturating_sub(self.untried)
     }
 
     /// Whether it speaks of the delivery before this one, so that there can be no newer record.
@@ -180,7 +206,8 @@ impl Record {
         };
         match change {
             Change::Failed(failed, follows) => {
-                next.attempts = next.attempts.saturating_add(1);
+                let number = if failed.outage { &mut next.outage_attempts } else { &mut next.attempts };
+                *number = number.saturating_add(1);
                 (next.given_up, next.not_before, next.wait) = match follows {
                     Next::NotBefore(moment, wait) => (None, Some(*moment), u64::try_from(wait.as_millis()).ok()),
                     Next::GivenUp(reason) => (Some(*reason), None, None),
@@ -230,6 +257,22 @@ mod tests {
         assert_eq!(record.untraced(9), 4, "nobody told of four deliveries");
         assert!(record.is_newest_before(5) && !record.is_newest_before(6));
         assert_eq!(record.failed()[1].error, "no  way");
+    }
+
+    #[test]
+    fn an_attempt_in_an_outage_is_on_record_and_does_not_count() {
+        let outage = |number| match failed(number) {
+            Change::Failed(failed, next) => Change::Failed(failed.in_outage(), next),
+            untried => untried,
+        };
+        let record = after(&[failed(0), outage(1), outage(2), failed(3), Change::Untried]);
+        assert_eq!((record.attempts(), record.outage_attempts(), record.requests()), (2, 2, 4));
+        assert_eq!(record.untraced(6), 0, "all five deliveries left a trace");
+        let marked: Vec<_> = record.failed().iter().map(|failed| failed.outage).collect();
+        assert_eq!(marked, [false, true, true, false]);
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+        assert!(!serde_json::to_string(&after(&[failed(0)])).unwrap().contains("utage"), "what is not is not written");
     }
 
     #[test]

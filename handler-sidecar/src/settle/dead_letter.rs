@@ -96,6 +96,9 @@ fn compose(
     headers.append("Tidegate-Handler", handler)?;
     headers.append("Tidegate-Reason", letter.reason.name())?;
     headers.append("Tidegate-Attempts", &letter.record.attempts().to_string())?;
+    if letter.record.outage_attempts() > 0 {
+        headers.append("Tidegate-Outage-Attempts", &letter.record.outage_attempts().to_string())?;
+    }
     if let [first, .., last] | [first @ last] = letter.record.failed() {
         headers.append("Tidegate-First-Attempt", &single_line(&first.time))?;
         headers.append("Tidegate-Last-Attempt", &single_line(&last.time))?;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::broker::message::Message;
 use crate::consume::process::{Context, LATER, Ready};
+use crate::deliver::breaker::Blame;
 use crate::settle::attempts::store::Known;
 use crate::settle::attempts::{Change, Failed, Next, Record, Wait};
 use crate::settle::backoff::Backoff;
@@ -85,9 +86,18 @@ impl Context {
     }
 
     /// Puts a failed attempt on record, after which the event waits for so long.
-    pub(crate) async fn failed(&self, stored: &Message, known: Known, answer: &Answer, wait: Duration) -> Disposition {
+    pub(crate) async fn failed(
+        &self,
+        stored: &Message,
+        known: Known,
+        answer: &Answer,
+        blame: Blame,
+        wait: Duration,
+    ) -> Disposition {
         let not_before = now().saturating_add(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
-        let change = Change::Failed(failed(answer.status(), &answer.to_string()), Next::NotBefore(not_before, wait));
+        let failed = failed(answer.status(), &answer.to_string());
+        let failed = if blame == Blame::Event { failed } else { failed.in_outage() };
+        let change = Change::Failed(failed, Next::NotBefore(not_before, wait));
         let known = self.record(stored, known, &change).await;
         if self.shelves(stored, wait) && self.shelve(stored, &known.record).await {
             return Disposition::Over(Settled::Retried);

@@ -6,10 +6,15 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_broker_client::contract::Retry;
 
+use crate::deliver::breaker::Blame;
 use crate::settle::backoff::Backoff;
 
 /// No `Retry-After` keeps an event away longer.
-pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// An event that failed while the handler as a whole did waits for this part of the outage, so that others try it first.
+const OUTAGE_SHARE: u32 = 4;
+/// It waits no longer, unless `Retry-After` or the first wait of the policy says so.
+const MAX_OUTAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// How one attempt ended, once the handler could be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +47,44 @@ impl Answer {
             Self::Timeout(_) | Self::Broken(_) => None,
         }
     }
+
+    /// What `Retry-After` asked for.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Timeout(_) | Self::Broken(_) => None,
+        }
+    }
+
+    /// How long the handler asked not to be sent anything, whatever event it would be.
+    pub fn asked_pause(&self) -> Option<Duration> {
+        match self {
+            Self::Status {
+                code: StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, retry_after, ..
+            } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// What it means for the event, whichever attempt it ended.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Status { code, .. } if code.is_success() => Class::Success,
+            Self::Status { code, .. } if !may_succeed_later(*code) => Class::Final,
+            Self::Status { .. } | Self::Timeout(_) | Self::Broken(_) => Class::Retryable,
+        }
+    }
+}
+
+/// What an answer means for the event, whichever attempt it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It is handled.
+    Success,
+    /// It failed, and another attempt may succeed.
+    Retryable,
+    /// It will never succeed.
+    Final,
 }
 
 impl std::fmt::Display for Answer {
@@ -110,20 +153,22 @@ impl Reason {
     }
 }
 
-/// Decides. `attempt` is the number of this attempt, the first is 1; `random` is in `0.0..1.0`.
-pub fn decide(answer: &Answer, attempt: u32, policy: &Retry, random: f64) -> Settle {
-    let retry_after = match answer {
-        Answer::Status { code, .. } if code.is_success() => return Settle::Acknowledge,
-        Answer::Status { code, .. } if !may_succeed_later(*code) => return Settle::DeadLetter(Reason::Refused),
-        Answer::Status { retry_after, .. } => *retry_after,
-        Answer::Timeout(_) | Answer::Broken(_) => None,
+/// Decides. `counted` is the number of attempts that count, this one included, unless an outage is to blame for it;
+/// `random` is in `0.0..1.0`.
+pub fn decide(answer: &Answer, class: Class, counted: u32, blame: Blame, policy: &Retry, random: f64) -> Settle {
+    let wait = match (class, blame) {
+        (Class::Success, _) => return Settle::Acknowledge,
+        (Class::Final, _) => return Settle::DeadLetter(Reason::Refused),
+        (Class::Retryable, Blame::Event) if counted >= policy.max_attempts => {
+            return Settle::DeadLetter(Reason::AttemptsUsedUp);
+        }
+        (Class::Retryable, Blame::Event) => {
+            let Retry { initial, max, factor, jitter, .. } = *policy;
+            Backoff { initial, max, factor, jitter }.wait(counted, random)
+        }
+        (Class::Retryable, Blame::Handler(lasted)) => (lasted / OUTAGE_SHARE).min(MAX_OUTAGE_WAIT).max(policy.initial),
     };
-    if attempt >= policy.max_attempts {
-        return Settle::DeadLetter(Reason::AttemptsUsedUp);
-    }
-    let backoff = Backoff { initial: policy.initial, max: policy.max, factor: policy.factor, jitter: policy.jitter };
-    let asked = retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER);
-    Settle::RetryIn(backoff.wait(attempt, random).max(asked))
+    Settle::RetryIn(wait.max(answer.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER)))
 }
 
 /// Whether so many deliveries without a trace are beyond every explanation but one: the event ends the pod (so that
@@ -133,13 +178,23 @@ pub fn never_finishes(untraced: u32, policy: &Retry) -> bool {
     untraced > policy.max_attempts.saturating_mul(2).saturating_add(10)
 }
 
-/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date.
-pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    httpdate::parse_http_date(value).ok().map(|date| date.duration_since(now).unwrap_or_default())
+/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date in one of the three forms of section 5.6.7. It asks for
+/// at most [`MAX_RETRY_AFTER`], and for nothing with a date that is over. What is neither is ignored, and of several
+/// values the longest counts.
+pub fn retry_after<'a>(values: impl Iterator<Item = &'a [u8]>, now: SystemTime) -> Option<Duration> {
+    values.filter_map(|value| retry_after_of(value, now)).max()
+}
+
+fn retry_after_of(value: &[u8], now: SystemTime) -> Option<Duration> {
+    let value = std::str::from_utf8(value).ok()?.trim();
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let asked = if is_number {
+        // More digits than fit are valid, too.
+        value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default()
+    };
+    Some(asked.min(MAX_RETRY_AFTER))
 }
 
 fn may_succeed_later(code: StatusCode) -> bool {
@@ -165,6 +220,11 @@ mod tests {
 
     fn status(code: u16) -> Answer {
         Answer::Status { code: StatusCode::from_u16(code).unwrap(), retry_after: None, text: String::new() }
+    }
+
+    /// After an attempt that is the event's fault, if it failed.
+    fn decide(answer: &Answer, counted: u32, policy: &Retry, random: f64) -> Settle {
+        super::decide(answer, answer.class(), counted, Blame::Event, policy, random)
     }
 
     #[test]
@@ -220,24 +280,60 @@ mod tests {
         };
         assert_eq!(decide(&asked(0), 2, &policy(), 0.5), Settle::RetryIn(Duration::from_secs(2)));
         assert_eq!(decide(&asked(90), 1, &policy(), 0.5), Settle::RetryIn(Duration::from_secs(90)));
-        assert_eq!(decide(&asked(1_000_000), 1, &policy(), 0.5), Settle::RetryIn(LONGEST_RETRY_AFTER));
+        assert_eq!(decide(&asked(1_000_000), 1, &policy(), 0.5), Settle::RetryIn(MAX_RETRY_AFTER));
     }
 
     #[test]
-    fn retry_after_in_both_forms() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        for (value, expected) in [
-            ("120", Some(120)),
-            (" 7 ", Some(7)),
-            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("-1", None),
-            ("1.5", None),
-            ("soon", None),
-            ("", None),
+    fn an_outage_uses_up_no_attempts() {
+        for (lasted, asked, expected) in [
+            (0, None, 1),
+            (40, None, 10),
+            (40, Some(120), 120),
+            (40, Some(7), 10),
+            (100_000, None, 60),
+            (100_000, Some(1_000_000), 3600),
         ] {
-            assert_eq!(retry_after(value, now), expected.map(Duration::from_secs), "{value:?}");
+            let code = StatusCode::SERVICE_UNAVAILABLE;
+            let answer = Answer::Status { code, retry_after: asked.map(Duration::from_secs), text: String::new() };
+            let blame = Blame::Handler(Duration::from_secs(lasted));
+            let settle = super::decide(&answer, answer.class(), u32::MAX, blame, &policy(), 0.5);
+            assert_eq!(settle, Settle::RetryIn(Duration::from_secs(expected)), "{lasted} {asked:?}");
         }
+        let patient = Retry { initial: Duration::from_secs(300), ..policy() };
+        let settle = super::decide(&status(500), Class::Retryable, 1, Blame::Handler(Duration::ZERO), &patient, 0.5);
+        assert_eq!(settle, Settle::RetryIn(Duration::from_secs(300)), "the first wait is respected");
+    }
+
+    #[test]
+    fn retry_after_in_all_forms_and_none() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (values, expected) in [
+            (&["120"][..], Some(120)),
+            (&[" 7 "], Some(7)),
+            (&["0"], Some(0)),
+            (&["31536000"], Some(3600)),
+            (&["99999999999999999999999999"], Some(3600)),
+            (&["Sun, 06 Nov 1994 08:50:07 GMT"], Some(30)),
+            (&["Sunday, 06-Nov-94 08:50:07 GMT"], Some(30)),
+            (&["Sun Nov  6 08:50:07 1994"], Some(30)),
+            (&["Sun, 06 Nov 1994 08:00:00 GMT"], Some(0)),
+            (&["Mon, 06 Nov 1995 08:49:37 GMT"], Some(3600)),
+            (&["-1"], None),
+            (&["+5"], None),
+            (&["1.5"], None),
+            (&["1e3"], None),
+            (&["5, 7"], None),
+            (&["soon"], None),
+            (&["\u{663}"], None),
+            (&[""], None),
+            (&[], None),
+            (&["5", "7", "soon"], Some(7)),
+            (&["-1", "Sun, 06 Nov 1994 08:00:00 GMT"], Some(0)),
+        ] {
+            let found = retry_after(values.iter().map(|value| value.as_bytes()), now);
+            assert_eq!(found, expected.map(Duration::from_secs), "{values:?}");
+        }
+        assert_eq!(retry_after([&b"\xff\xfe"[..]].into_iter(), now), None);
     }
 
     #[test]
@@ -273,6 +369,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whatever_it_says_is_bounded(value: Vec<u8>) {
+            let asked = retry_after([value.as_slice()].into_iter(), SystemTime::now());
+            prop_assert!(asked.is_none_or(|asked| asked <= MAX_RETRY_AFTER));
+        }
+
         /// Any handler, any policy: only a success acknowledges, there are never more attempts than asked for, and
         /// every wait is at least what the handler asks for and at most the longest.
         #[test]
@@ -284,7 +386,7 @@ mod tests {
                 attempts = attempt;
                 let success = matches!(answer, Answer::Status { code, .. } if code.is_success());
                 let asked = match answer {
-                    Answer::Status { retry_after, .. } => retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER),
+                    Answer::Status { retry_after, .. } => retry_after.unwrap_or_default().min(MAX_RETRY_AFTER),
                     _ => Duration::ZERO,
                 };
                 match decide(answer, attempt, &policy, random) {

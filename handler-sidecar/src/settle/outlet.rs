@@ -217,8 +217,8 @@ async fn understood(response: Response<Incoming>) -> Tried {
     if status == StatusCode::ACCEPTED {
         return Tried::Stored;
     }
-    let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let asked = asked.and_then(|value| outcome::retry_after(value, SystemTime::now()));
+    let asked = response.headers().get_all(RETRY_AFTER).iter().map(HeaderValue::as_bytes);
+    let asked = outcome::retry_after(asked, SystemTime::now());
     let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
     let problem = problem(status, &body.map(|body| body.to_bytes()).unwrap_or_default());
     if is_about_the_event(status) { Tried::Refused(problem) } else { Tried::Again { problem, asked } }

@@ -28,6 +28,7 @@ pub enum Misdeed {
 
 pub struct Hostile {
     pub port: u16,
+    misdeed: Arc<Mutex<Misdeed>>,
     requests: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
@@ -37,16 +38,23 @@ impl Hostile {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let misdeed = Arc::new(Mutex::new(misdeed));
         let task = tokio::spawn({
-            let requests = requests.clone();
+            let (misdeed, requests) = (misdeed.clone(), requests.clone());
             async move {
                 loop {
                     let (stream, _) = listener.accept().await.unwrap();
-                    tokio::spawn(serve(stream, misdeed.clone(), requests.clone()));
+                    let misdeed = misdeed.lock().unwrap().clone();
+                    tokio::spawn(serve(stream, misdeed, requests.clone()));
                 }
             }
         });
-        Self { port, requests, task }
+        Self { port, misdeed, requests, task }
+    }
+
+    /// From now on, on new connections.
+    pub fn behave(&self, misdeed: Misdeed) {
+        *self.misdeed.lock().unwrap() = misdeed;
     }
 
     /// The request lines so far. (A probe of the listener sends none.)

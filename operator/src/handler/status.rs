@@ -236,14 +236,14 @@ fn available(reported: Option<Availability>) -> Finding {
     match reported {
         None => Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "NotReported", "no pod has reported lately"),
         Some(Availability { pods, down, why, .. }) if down == pods => {
-            let message = format!("no attempt is used up until it answers: {why}");
+            let message = format!("no attempt is used up meanwhile: {why}");
             Finding::new(kind::HANDLER_AVAILABLE, Status::False, "Outage", message)
         }
         Some(Availability { pods, down: 0, .. }) => {
             Finding::new(kind::HANDLER_AVAILABLE, Status::True, "Answering", format!("{pods} pods answer"))
         }
         Some(Availability { pods, down, why, .. }) => {
-            let message = format!("{down} of {pods} pods do not answer: {why}");
+            let message = format!("{down} of {pods} pods are not available: {why}");
             Finding::new(kind::HANDLER_AVAILABLE, Status::True, "PartlyAnswering", message)
         }
     }
