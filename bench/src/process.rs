@@ -15,6 +15,7 @@ use serde::Serialize;
 use tidegate_broker_client::contract::{
     self, Capacity, Delivery, Filter, Flush, Format, Ingress, Order, Retry, Routing, Sidecar,
 };
+use tidegate_broker_client::statuses::StatusRules;
 use tidegate_test_broker::{TestBroker, free_port};
 use tokio::time::sleep;
 
@@ -124,6 +125,7 @@ fn delivery(port: u16, concurrency: u16) -> Delivery {
             max: Duration::from_secs(10),
             factor: 2.0,
             jitter: 0.2,
+            statuses: StatusRules::default(),
         },
         expiry: None,
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcomes::Outcomes;
 use crate::probes::Probes;
+use crate::statuses::StatusRules;
 
 /// The environment variable that holds the JSON.
 pub const VARIABLE: &str = "TIDEGATE_CONFIG";
@@ -228,6 +229,9 @@ pub struct Retry {
     pub factor: f64,
     /// The share of a wait that is random: 0.2 means ± 20 %.
     pub jitter: f64,
+    /// Which answers are final.
+    #[serde(default, skip_serializing_if = "StatusRules::is_empty")]
+    pub statuses: StatusRules,
 }
 
 /// What the ingress of a topic needs to know.

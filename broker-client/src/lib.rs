@@ -10,6 +10,7 @@
 //! - [`outcomes`]: the part of that report about how deliveries ended.
 //! - `peer` (with the feature of that name): the broker as other programs reach it, for tests and benchmarks.
 //! - [`probes`]: the part of a sidecar's configuration about when to deliver.
+//! - [`statuses`]: the part about which answers are final.
 
 pub mod connect;
 mod connection_log;
@@ -21,6 +22,7 @@ pub mod outcomes;
 #[cfg(any(test, feature = "peer"))]
 pub mod peer;
 pub mod probes;
+pub mod statuses;
 pub mod stored;
 
 pub use connection_log::connection_log;

@@ -18,6 +18,7 @@ use axum::response::Response;
 use serde_json::Value;
 use tidegate_broker_client::contract::{Order, Retry, Sidecar};
 use tidegate_broker_client::layout;
+use tidegate_broker_client::statuses::StatusRules;
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::{Instant, sleep};
@@ -250,4 +251,26 @@ async fn throttled_events_hold_up_no_others() {
     eventually("the good ones are handled", async || good().count() == 200).await;
     let last = good().last().unwrap().at;
     assert!(last - published < Duration::from_secs(2), "{:?}", last - published);
+}
+
+/// A status that is final usually is retried where the policy says so, and such an outage is one like any other.
+#[tokio::test]
+async fn what_is_retried_is_up_to_the_policy() {
+    let (broker, down) = (TestBroker::start().await, Down::begins());
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = failing_so(&down, || (404, Duration::ZERO)).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    let [retried, final_] = ["404", "5xx"].map(|status| vec![status.parse().unwrap()]);
+    config.delivery.retry.statuses = StatusRules { retried, final_ };
+    let _sidecar = Running::ready(config).await;
+    publish_all(&broker, ids(20)).await;
+    sleep(Duration::from_secs(1)).await;
+    down.ends();
+    all_settled(&broker).await;
+    assert!(dead_letters(&broker).await.is_empty());
+    publish_all(&broker, [POISON.to_owned()]).await;
+    all_settled(&broker).await;
+    let letters = dead_letters(&broker).await;
+    assert_eq!(header(&letters[0], "Tidegate-Reason"), "refused-by-handler");
+    assert_eq!(header(&letters[0], "Tidegate-Attempts"), "1");
 }

@@ -28,7 +28,7 @@ async fn start(broker: &TestBroker, container: &Container) -> (Running, async_na
     let mut config: Sidecar =
         config(broker, broker.handler(support::HANDLER, ACK_WAIT).await, container.port, ACK_WAIT);
     let wait = Duration::from_secs(60);
-    config.delivery.retry = Retry { initial: wait, max: wait, ..config.delivery.retry };
+    config.delivery.retry = Retry { initial: wait, max: wait, ..config.delivery.retry.clone() };
     (Running::ready(config).await, reports)
 }
 

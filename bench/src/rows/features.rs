@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tidegate_broker_client::contract::{Filter, Format, Order, Outlet, Rate, Retry, Sidecar};
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::message_id::TopicKey;
+use tidegate_broker_client::statuses::StatusRules;
 
 use crate::bench::Bench;
 use crate::broker::{Broker, Durability};
@@ -97,7 +98,14 @@ fn filter() -> Filter {
 
 fn retry(initial: u64) -> Retry {
     let initial = Duration::from_millis(initial);
-    Retry { max_attempts: 10, initial, max: Duration::from_secs(60), factor: 1.5, jitter: 1.0 }
+    Retry {
+        max_attempts: 10,
+        initial,
+        max: Duration::from_secs(60),
+        factor: 1.5,
+        jitter: 1.0,
+        statuses: StatusRules::default(),
+    }
 }
 
 /// All that can be asked for together and lets these events through, the order of keys and replies aside.

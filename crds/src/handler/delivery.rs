@@ -60,8 +60,9 @@ pub struct Delivery {
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h') && duration(self) >= duration('10ms')").message("delivery.timeout must be between 10ms and 1h"))]
     pub timeout: Duration,
     /// Retries of failed attempts. An attempt fails on a timeout, a broken connection, or the status 408, 425, 429 or
-    /// 5xx. Any other status than 2xx is final: the event becomes a dead letter at once. While the container accepts no
-    /// connections, delivery pauses and uses up no attempts.
+    /// 5xx. Any other status than 2xx is final: the event becomes a dead letter at once. retryOn and finalOn change
+    /// which statuses are which. While the container accepts no connections, or one event after the other fails, delivery
+    /// pauses and uses up no attempts.
     #[serde(default)]
     pub retry: Retry,
     /// Maximum age of an event at the beginning of a delivery attempt, the first one or a retry: the time since the topic

@@ -8,20 +8,41 @@ use crate::Duration;
 /// Retries of failed attempts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.retryOn) || !has(self.finalOn) || !self.retryOn.exists(s, s in self.finalOn)").message("delivery.retry: retryOn and finalOn must not name the same status or class; remove it from one of them").field_path(".finalOn"))]
 pub struct Retry {
     /// Maximum number of delivery attempts, including the first one; 1 to 1000. After the last one the event becomes a
-    /// dead letter. Default: 10, which takes about four minutes with the default backoff.
+    /// dead letter. Attempts that fail while one event after the other does are not counted: the handler is down. Default:
+    /// 10, which takes about four minutes with the default backoff.
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: i32,
     /// Waits between attempts. A Retry-After header in the container's answer makes a wait longer, up to 1h.
     #[serde(default)]
     pub backoff: Backoff,
+    /// Statuses of the container's answer that are retried, in addition to 408, 425, 429 and 5xx: each a status from 300 to
+    /// 599, such as "404", or one of the classes 3xx, 4xx and 5xx; at most 32. A status goes before its class: with
+    /// retryOn: ["4xx"] and finalOn: ["422"], all of 4xx but 422 are retried. Use ["404", "409"] where the container
+    /// answers so while it is being deployed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 3, max = 3)))]
+    #[x_kube(validation = Rule::new("self.all(s, s.matches('^[345]([0-9][0-9]|xx)$'))").message("delivery.retry.retryOn: each entry must be a status from 300 to 599, such as \"404\", or one of 3xx, 4xx and 5xx"))]
+    pub retry_on: Vec<String>,
+    /// Statuses of the container's answer that are final, in addition to 3xx and those of 4xx that are not retried: the
+    /// event becomes a dead letter at once. Each as in retryOn, such as "501" or "5xx"; at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 3, max = 3)))]
+    #[x_kube(validation = Rule::new("self.all(s, s.matches('^[345]([0-9][0-9]|xx)$'))").message("delivery.retry.finalOn: each entry must be a status from 300 to 599, such as \"501\", or one of 3xx, 4xx and 5xx"))]
+    pub final_on: Vec<String>,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_attempts: default_max_attempts(), backoff: Backoff::default() }
+        Self {
+            max_attempts: default_max_attempts(),
+            backoff: Backoff::default(),
+            retry_on: Vec::new(),
+            final_on: Vec::new(),
+        }
     }
 }
 

@@ -209,7 +209,7 @@ impl Context {
     }
 
     fn judge_attempt(&self, place: Place, answer: &Answer, turn: Turn, began: Instant) -> Verdict {
-        let (class, event) = (answer.class(), place.sequence.unwrap_or_default());
+        let (class, event) = (answer.class(&self.config.delivery.retry.statuses), place.sequence.unwrap_or_default());
         let ended = Ended { event, is_first: place.attempt == 1, turn, began, answer, class };
         Verdict { class, blame: self.availability.ended(&ended) }
     }

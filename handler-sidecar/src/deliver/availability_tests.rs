@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::FutureExt as _;
 use http::StatusCode;
 use tidegate_broker_client::probes::Check;
+use tidegate_broker_client::statuses::StatusRules;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -130,7 +131,7 @@ async fn a_long_period_does_not_hold_up_the_first_event() {
 
 fn end(handler: &Availability, event: u64, code: StatusCode, turn: Turn) -> Blame {
     let answer = status(code);
-    let (class, began) = (answer.class(), Instant::now());
+    let (class, began) = (answer.class(&StatusRules::default()), Instant::now());
     handler.ended(&Ended { event, is_first: true, turn, began, answer: &answer, class })
 }
 

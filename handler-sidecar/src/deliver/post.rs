@@ -285,6 +285,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use tidegate_broker_client::contract::{Format, Order, Retry};
+    use tidegate_broker_client::statuses::StatusRules;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -293,7 +294,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(5);
 
     fn handler(port: u16) -> Handler {
-        let retry = Retry { max_attempts: 1, initial: LONG, max: LONG, factor: 1.0, jitter: 0.0 };
+        let retry = Retry {
+            max_attempts: 1,
+            initial: LONG,
+            max: LONG,
+            factor: 1.0,
+            jitter: 0.0,
+            statuses: StatusRules::default(),
+        };
         let delivery = Delivery {
             port,
             path: "/".into(),

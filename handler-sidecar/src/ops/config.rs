@@ -144,6 +144,11 @@ mod tests {
                 "TIDEGATE_CONFIG: delivery.retry.maxAttempts: must be at least 1",
             ),
             ("/delivery/retry/factor", json!(0.5), "TIDEGATE_CONFIG: delivery.retry.factor: must be at least 1"),
+            (
+                "/delivery/retry",
+                json!({"maxAttempts": 5, "initial": 1, "max": 1, "factor": 1.0, "jitter": 0, "statuses": {"final": ["2xx"]}}),
+                "TIDEGATE_CONFIG: \"2xx\" is neither a status from 300 to 599, such as \"404\", nor one of the classes 3xx, 4xx and 5xx",
+            ),
             ("/delivery/retry/jitter", json!(1.5), "TIDEGATE_CONFIG: delivery.retry.jitter: must be between 0 and 1"),
             ("/ackWait", json!(2), "TIDEGATE_CONFIG: ackWait: must be at least 300 ms"),
         ] {

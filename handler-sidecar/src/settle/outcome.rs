@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidegate_broker_client::contract::Retry;
+use tidegate_broker_client::statuses::StatusRules;
 
 use crate::deliver::breaker::Blame;
 use crate::settle::backoff::Backoff;
@@ -67,11 +68,14 @@ impl Answer {
     }
 
     /// What it means for the event, whichever attempt it ended.
-    pub fn class(&self) -> Class {
+    pub fn class(&self, statuses: &StatusRules) -> Class {
         match self {
             Self::Status { code, .. } if code.is_success() => Class::Success,
-            Self::Status { code, .. } if !may_succeed_later(*code) => Class::Final,
-            Self::Status { .. } | Self::Timeout(_) | Self::Broken(_) => Class::Retryable,
+            Self::Status { code, .. } => {
+                let is_retried = statuses.is_retried(code.as_u16()).unwrap_or_else(|| is_usually_retried(*code));
+                if is_retried { Class::Retryable } else { Class::Final }
+            }
+            Self::Timeout(_) | Self::Broken(_) => Class::Retryable,
         }
     }
 }
@@ -197,7 +201,7 @@ fn retry_after_of(value: &[u8], now: SystemTime) -> Option<Duration> {
     Some(asked.min(MAX_RETRY_AFTER))
 }
 
-fn may_succeed_later(code: StatusCode) -> bool {
+fn is_usually_retried(code: StatusCode) -> bool {
     code.is_server_error()
         || matches!(code, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS)
 }
@@ -215,6 +219,7 @@ mod tests {
             max: Duration::from_secs(60),
             factor: 2.0,
             jitter: 0.0,
+            statuses: StatusRules::default(),
         }
     }
 
@@ -224,7 +229,7 @@ mod tests {
 
     /// After an attempt that is the event's fault, if it failed.
     fn decide(answer: &Answer, counted: u32, policy: &Retry, random: f64) -> Settle {
-        super::decide(answer, answer.class(), counted, Blame::Event, policy, random)
+        super::decide(answer, answer.class(&policy.statuses), counted, Blame::Event, policy, random)
     }
 
     #[test]
@@ -253,6 +258,33 @@ mod tests {
         ] {
             assert_eq!(decide(&status(code), 1, &policy(), 0.5), expected, "{code}");
         }
+    }
+
+    #[test]
+    fn the_policy_says_which_statuses_are_final() {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let statuses = StatusRules { retried: parse(&["404", "409", "3xx"]), final_: parse(&["429", "5xx"]) };
+        let class = |answer: Answer| answer.class(&statuses);
+        for (code, expected) in [
+            (200, Class::Success),
+            (404, Class::Retryable),
+            (409, Class::Retryable),
+            (302, Class::Retryable),
+            (400, Class::Final),
+            (408, Class::Retryable),
+            (429, Class::Final),
+            (500, Class::Final),
+            (503, Class::Final),
+            (101, Class::Final),
+            (600, Class::Final),
+        ] {
+            assert_eq!(class(status(code)), expected, "{code}");
+        }
+        assert_eq!(class(Answer::Broken("reset".into())), Class::Retryable);
+        let policy = Retry { statuses: statuses.clone(), ..policy() };
+        assert_eq!(decide(&status(404), 1, &policy, 0.5), Settle::RetryIn(Duration::from_secs(1)));
+        assert_eq!(decide(&status(404), 3, &policy, 0.5), Settle::DeadLetter(Reason::AttemptsUsedUp));
+        assert_eq!(decide(&status(503), 1, &policy, 0.5), Settle::DeadLetter(Reason::Refused));
     }
 
     #[test]
@@ -296,7 +328,7 @@ mod tests {
             let code = StatusCode::SERVICE_UNAVAILABLE;
             let answer = Answer::Status { code, retry_after: asked.map(Duration::from_secs), text: String::new() };
             let blame = Blame::Handler(Duration::from_secs(lasted));
-            let settle = super::decide(&answer, answer.class(), u32::MAX, blame, &policy(), 0.5);
+            let settle = super::decide(&answer, answer.class(&StatusRules::default()), u32::MAX, blame, &policy(), 0.5);
             assert_eq!(settle, Settle::RetryIn(Duration::from_secs(expected)), "{lasted} {asked:?}");
         }
         let patient = Retry { initial: Duration::from_secs(300), ..policy() };
@@ -364,6 +396,7 @@ mod tests {
                 max: Duration::from_millis(max),
                 factor,
                 jitter,
+                statuses: StatusRules::default(),
             },
         )
     }
@@ -396,7 +429,7 @@ mod tests {
                     }
                     Settle::DeadLetter(reason) => {
                         let last = attempt == policy.max_attempts;
-                        let refused = matches!(answer, Answer::Status { code, .. } if !may_succeed_later(*code));
+                        let refused = matches!(answer, Answer::Status { code, .. } if !is_usually_retried(*code));
                         prop_assert_eq!(reason == Reason::Refused, refused);
                         prop_assert!(!success && (refused || last));
                         break;

@@ -17,6 +17,7 @@ use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
 use tidegate_broker_client::probes::Probes;
+use tidegate_broker_client::statuses::StatusRules;
 use tidegate_broker_client::{layout, message_id, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::{LIMIT, TestBroker};
@@ -64,6 +65,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
                 max: Duration::from_millis(200),
                 factor: 2.0,
                 jitter: 0.2,
+                statuses: StatusRules::default(),
             },
             expiry: None,
         },

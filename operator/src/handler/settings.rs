@@ -8,6 +8,7 @@ use serde_json::Value;
 use tidegate_broker_admin::consumers::Start;
 use tidegate_broker_client::contract::{Delivery, Expiry, Filter, Format, OnExpired, Order, Rate, Retry};
 use tidegate_broker_client::layout;
+use tidegate_broker_client::statuses::{StatusMatch, StatusRules};
 use tidegate_crds::{EventHandlerSpec, handler};
 use tidegate_filter::Expression;
 use time::OffsetDateTime;
@@ -81,6 +82,10 @@ impl Settings {
                     max: duration("delivery.retry.backoff.max", &backoff.max)?,
                     factor: backoff.factor,
                     jitter: backoff.jitter,
+                    statuses: StatusRules {
+                        retried: statuses("delivery.retry.retryOn", &spec.delivery.retry.retry_on)?,
+                        final_: statuses("delivery.retry.finalOn", &spec.delivery.retry.final_on)?,
+                    },
                 },
                 expiry: expiry(&spec.delivery)?,
             },
@@ -224,6 +229,11 @@ fn port(spec: &EventHandlerSpec) -> Result<u16, Error> {
 }
 
 /// The schema has the bounds. A resource that was stored under another schema must not get some other number.
+fn statuses(field: &str, statuses: &[String]) -> Result<Vec<StatusMatch>, Error> {
+    let refused = |why| Error::refused("InvalidSpec", format!("spec.{field}: {why}"));
+    statuses.iter().map(|status| status.parse().map_err(refused)).collect()
+}
+
 fn number<N: TryFrom<i32>>(field: &str, number: i32) -> Result<N, Error> {
     N::try_from(number).map_err(|_| Error::refused("InvalidSpec", format!("spec.{field}: {number} is out of range")))
 }
@@ -300,6 +310,8 @@ mod tests {
         for (changes, field) in [
             (json!({"delivery": {"concurrency": -1}}), "spec.delivery.concurrency"),
             (json!({"delivery": {"retry": {"maxAttempts": -1}}}), "spec.delivery.retry.maxAttempts"),
+            (json!({"delivery": {"retry": {"retryOn": ["2xx"]}}}), "spec.delivery.retry.retryOn: \"2xx\" is neither"),
+            (json!({"delivery": {"retry": {"finalOn": ["404", "all"]}}}), "spec.delivery.retry.finalOn: \"all\""),
             (json!({"delivery": {"order": "Key", "lanes": 70_000}}), "spec.delivery.lanes"),
             (json!({"delivery": {"format": "Batch", "batch": {"maxEvents": -1}}}), "spec.delivery.batch.maxEvents"),
             (json!({"delivery": {"rateLimit": {"events": -1, "per": "1s"}}}), "spec.delivery.rateLimit.events"),
@@ -339,6 +351,10 @@ mod tests {
         assert_eq!(delivery(json!({"order": "Key", "lanes": 3})).order, Order::Key { lanes: 3 });
         let batch = delivery(json!({"format": "Batch", "batch": {"maxWait": "50ms"}})).format;
         assert_eq!(batch, Format::Batch { max_events: 100, max_wait: Duration::from_millis(50) });
+        assert_eq!(plain.retry.statuses, StatusRules::default());
+        let statuses = delivery(json!({"retry": {"retryOn": ["404", "409"], "finalOn": ["5xx"]}})).retry.statuses;
+        let (retried, final_) = (vec![StatusMatch::Code(404), StatusMatch::Code(409)], vec![StatusMatch::Class(5)]);
+        assert_eq!(statuses, StatusRules { retried, final_ });
         let rate = delivery(json!({"rateLimit": {"events": 5, "per": "1m"}})).rate;
         assert_eq!(rate, Some(Rate { events: 5, per: Duration::from_secs(60) }));
         assert_eq!(plain.expiry, None);

@@ -51,6 +51,21 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
             "spec.delivery.retry.maxAttempts",
             "greater than or equal to 1",
         ),
+        (
+            delivery(json!({"retry": {"retryOn": ["200"]}})),
+            "spec.delivery.retry.retryOn",
+            "a status from 300 to 599, such as \"404\", or one of 3xx, 4xx and 5xx",
+        ),
+        (delivery(json!({"retry": {"retryOn": ["4XX"]}})), "spec.delivery.retry.retryOn", "one of 3xx, 4xx and 5xx"),
+        (delivery(json!({"retry": {"finalOn": ["600"]}})), "spec.delivery.retry.finalOn", "such as \"501\""),
+        (delivery(json!({"retry": {"retryOn": [404]}})), "spec.delivery.retry.retryOn", "must be of type string"),
+        (delivery(json!({"retry": {"finalOn": ["4040"]}})), "spec.delivery.retry.finalOn", "more than 3"),
+        (delivery(json!({"retry": {"finalOn": vec!["404"; 33]}})), "spec.delivery.retry.finalOn", "at most 32"),
+        (
+            delivery(json!({"retry": {"retryOn": ["404", "5xx"], "finalOn": ["5xx"]}})),
+            "spec.delivery.retry",
+            "must not name the same status or class",
+        ),
         (backoff(json!({"initial": "2m"})), "spec.delivery.retry.backoff", "not be longer than backoff.max"),
         (backoff(json!({"initial": "a while"})), "spec.delivery.retry.backoff.initial", "30s"),
         (backoff(json!({"factor": 0.5})), "spec.delivery.retry.backoff.factor", "greater than or equal to 1"),
@@ -154,6 +169,7 @@ async fn right_handlers_are_taken() {
             ),
             json!({"serviceAccountName": "billing", "volumes": [{"name": "data", "emptyDir": {}}], "initContainers": [{"name": "first", "image": "i"}]}),
         ),
+        json!({"delivery": {"retry": {"retryOn": ["404", "409", "3xx"], "finalOn": ["501", "5xx"]}}}),
     ];
     for (number, mut changes) in right.into_iter().enumerate() {
         if number == 7 {
