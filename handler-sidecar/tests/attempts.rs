@@ -150,8 +150,8 @@ async fn an_outage_uses_up_no_attempts_and_is_reported() {
         move |_| (if down.load(Ordering::Relaxed) { 502 } else { 204 }, Duration::ZERO)
     })
     .await;
-    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     publish_all(&broker, (0..40).map(|i| i.to_string())).await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     let mut next = async || -> Report {
         let message = timeout(LIMIT, reports.next()).await.unwrap().unwrap();
         assert_eq!(message.subject.as_str(), layout::report_subject(HANDLER));
