@@ -30,9 +30,21 @@ pub enum HandlerStreamsError {
     /// The stream of events does not say what its handlers may have: its topic comes first.
     #[error("the topic's streams are not configured yet")]
     NoBudget,
+    /// They were made, and are gone again.
+    #[error("the handler's streams are not there yet")]
+    NotThere,
     /// Only a person can make room.
     #[error(transparent)]
     NoShare(#[from] NoShare),
+}
+
+/// The streams of a handler, as they are.
+#[derive(Clone, Debug)]
+pub struct HandlerStreams {
+    /// What could not be delivered.
+    pub dead_letters: StreamInfo,
+    /// Events that wait for a retry.
+    pub retries: StreamInfo,
 }
 
 /// Makes the streams of the handler with this UID, and the others' smaller where that is needed for it. Does nothing
@@ -40,13 +52,14 @@ pub enum HandlerStreamsError {
 ///
 /// # Errors
 /// As [`HandlerStreamsError`] says.
-pub async fn ensure(broker: &Broker, handler: &str, uid: &str) -> Result<(), HandlerStreamsError> {
-    if has_all(broker, handler, uid).await? {
-        return Ok(());
+pub async fn ensure(broker: &Broker, handler: &str, uid: &str) -> Result<HandlerStreams, HandlerStreamsError> {
+    if let Some(streams) = look(broker, handler, uid).await? {
+        return Ok(streams);
     }
     let events = find(broker, layout::EVENT_STREAM).await?.ok_or(HandlerStreamsError::NoBudget)?;
     let budget = Budget::of(&events.config).ok_or(HandlerStreamsError::NoBudget)?;
-    add(broker, &budget, Newcomer { handler, uid: Some(uid) }).await
+    add(broker, &budget, Newcomer { handler, uid: Some(uid) }).await?;
+    look(broker, handler, uid).await?.ok_or(HandlerStreamsError::NotThere)
 }
 
 async fn add(broker: &Broker, budget: &Budget, newcomer: Newcomer<'_>) -> Result<(), HandlerStreamsError> {
@@ -138,17 +151,18 @@ pub async fn remove_orphans(broker: &Broker, found: &[StreamInfo], alive: &BTree
     Ok(())
 }
 
-async fn has_all(broker: &Broker, handler: &str, uid: &str) -> Result<bool, StreamError> {
-    for kind in Kind::ALL {
+/// The handler's streams; `None`: one of them is not as it should be.
+async fn look(broker: &Broker, handler: &str, uid: &str) -> Result<Option<HandlerStreams>, StreamError> {
+    let open = async |kind: Kind| {
         let found = find(broker, &kind.stream_of(handler)).await?;
-        let is_its_own = |info: &StreamInfo| {
-            kind != Kind::Retries || info.config.metadata.get(UID).is_some_and(|found| found == uid)
-        };
-        if !found.is_some_and(|info| Found::from(&info).is_open() && is_its_own(&info)) {
-            return Ok(false);
-        }
+        Ok::<_, StreamError>(found.filter(|info| Found::from(info).is_open()))
+    };
+    let is_its_own = |info: &StreamInfo| info.config.metadata.get(UID).is_some_and(|found| found == uid);
+    let (dead_letters, retries) = (open(Kind::DeadLetters).await?, open(Kind::Retries).await?.filter(is_its_own));
+    if open(Kind::Attempts).await?.is_none() {
+        return Ok(None);
     }
-    Ok(true)
+    Ok(dead_letters.zip(retries).map(|(dead_letters, retries)| HandlerStreams { dead_letters, retries }))
 }
 
 impl From<&StreamInfo> for Found {

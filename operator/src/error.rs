@@ -87,7 +87,9 @@ impl From<HandlerStreamsError> for Error {
                     "{error}: delete a handler, redrive what a deleted one left (a handler of its name gets it), make maxEventSize of the topic smaller, or use a topic with a larger broker.storage.size"
                 ),
             ),
-            HandlerStreamsError::Streams(_) | HandlerStreamsError::NoBudget => Self::Broker(error.to_string()),
+            HandlerStreamsError::Streams(_) | HandlerStreamsError::NoBudget | HandlerStreamsError::NotThere => {
+                Self::Broker(error.to_string())
+            }
         }
     }
 }
