@@ -40,6 +40,10 @@ pub mod kind {
     /// EventHandler: its program listens on the pod's address, so that others than its sidecar can post to it. A warning:
     /// Ready does not depend on it.
     pub const EXPOSED: &str = "Exposed";
+    /// EventHandler: its retry shelf takes no more events. A warning, too.
+    pub const RETRIES_FULL: &str = "RetriesFull";
+    /// EventHandler: its dead letters kept beside the topic have no more room. A warning, too.
+    pub const DEAD_LETTERS_FULL: &str = "DeadLettersFull";
 }
 
 /// What a condition says.

@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
 use crate::pace::Pace;
 use crate::reports::Reports;
+use crate::retries::{self, Retries};
 use crate::slots::Slots;
 use crate::topic::storage::RestartPolicy;
 use crate::watches::Stores;
@@ -48,6 +49,8 @@ pub struct Context {
     pub brokers: Arc<Brokers>,
     /// What the brokers said of the handlers' lag.
     pub lag: Arc<Board>,
+    /// What the brokers said of events that wait for a retry.
+    pub retries: Arc<Retries>,
     /// What the sidecars say of themselves.
     pub reports: Arc<Reports>,
     /// What the ingresses could not store.
@@ -69,6 +72,8 @@ impl Context {
     pub fn new(client: Client, args: Args) -> Self {
         let board: Arc<Board> = Arc::default();
         lag::export(&board);
+        let retries: Arc<Retries> = Arc::default();
+        retries::export(&retries);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(args.pod_name.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -82,6 +87,7 @@ impl Context {
             applied: Arc::default(),
             brokers: Arc::default(),
             lag: board,
+            retries,
             reports: Arc::default(),
             ingress_reports: Arc::default(),
             letters: Arc::default(),

@@ -35,6 +35,7 @@ pub mod poll;
 pub mod quantity;
 pub mod report;
 pub mod reports;
+pub mod retries;
 pub mod run;
 pub mod scaling;
 pub mod slots;

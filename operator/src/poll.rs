@@ -24,8 +24,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::brokers::{Broker, TopicKey};
 use crate::context::Context;
 use crate::doorbell::next_event;
-use crate::handler::position;
 use crate::handler::settings::scaling_policy;
+use crate::handler::{position, shelf};
 use crate::lag::{HandlerKey, STATUS_PERIOD};
 use crate::numbers::{Numbers, is_filling};
 use crate::pace::{rolling_handlers, rolling_topics};
@@ -113,6 +113,7 @@ fn keep(context: &Context) {
     context.brokers.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
     let is_alive = |(namespace, name): &HandlerKey| get(&stores.handlers, namespace, name).is_some();
     context.lag.keep(is_alive);
+    context.retries.keep(is_alive);
     context.reports.keep(is_alive);
     context.ingress_reports.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
 }
@@ -229,12 +230,30 @@ impl Session {
                 continue;
             }
             let Some(streams) = self.ask(streams_of(&self.broker)).await else { continue };
+            self.tell_of_shelves(&streams).await;
             // What was told before is no measure: the status may show what was there between two looks.
             let shown = self.topic().and_then(|topic| Numbers::shown(topic.status.as_ref()?));
             let is_due = told.is_none_or(|told| told.elapsed() >= STATUS_PERIOD);
             if Numbers::of(&streams).should_be_shown(shown.as_ref(), is_due || streams.iter().any(is_filling)) {
                 told = Some(Instant::now());
                 self.triggers.topic(&self.topic).await;
+            }
+        }
+    }
+
+    /// Records what of each handler waits for a retry, and shows at once that there is no room for more of it.
+    async fn tell_of_shelves(&self, streams: &[StreamInfo]) {
+        let by_name: HashMap<&str, &StreamInfo> =
+            streams.iter().map(|stream| (stream.config.name.as_str(), stream)).collect();
+        let namespace = &self.topic.namespace;
+        for handler in self.handlers() {
+            let name = handler.metadata.name.as_deref().unwrap_or_default();
+            let retries = by_name.get(layout::retry_stream(name).as_str()).copied();
+            let dead_letters = by_name.get(layout::dead_letter_stream(name).as_str()).copied();
+            let news = shelf::news(&handler, retries, dead_letters);
+            let waiting = retries.map_or(0, |stream| stream.state.messages);
+            if self.context.retries.record((namespace.clone(), name.to_owned()), waiting, news) {
+                self.triggers.handler(namespace, name).await;
             }
         }
     }
@@ -279,6 +298,11 @@ impl Session {
             at: self.origin.elapsed(),
             pending: progress.pending,
             unacknowledged: progress.in_flight,
+            // The broker is asked for it less often than for the rest.
+            retries: self.context.retries.waiting(&key).unwrap_or_else(|| {
+                let shown = status.and_then(|status| status.retries.as_ref()).map(|retries| retries.waiting);
+                shown.and_then(|waiting| u64::try_from(waiting).ok()).unwrap_or(0)
+            }),
             running: workload.running,
             delivered: progress.delivered,
             succeeded: workload.succeeded,

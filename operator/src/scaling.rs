@@ -53,6 +53,8 @@ pub struct Sample {
     pub pending: u64,
     /// Events that a pod was given and has not acknowledged, those that wait for a retry included.
     pub unacknowledged: u64,
+    /// Events that wait for a retry on the shelf. One pod is enough to look whether they are due.
+    pub retries: u64,
     /// Events that are being handled, on average.
     pub running: f64,
     /// A counter of deliveries to pods, repeated ones included.
@@ -69,7 +71,7 @@ pub struct Sample {
 
 impl Sample {
     fn has_work(&self) -> bool {
-        self.pending > 0 || self.unacknowledged > 0
+        self.pending > 0 || self.unacknowledged > 0 || self.retries > 0
     }
 
     fn handled(&self) -> u64 {
@@ -92,6 +94,8 @@ pub enum Reason {
     Backlog,
     /// What is in flight needs so many.
     Concurrency,
+    /// Events wait for a retry, and nothing else is to do.
+    Retries,
     /// Fewer would do, but not for long enough yet.
     Holding,
     /// Most attempts fail: more would not help.
@@ -110,6 +114,7 @@ impl Reason {
             Self::Idle => "Idle",
             Self::Backlog => "Backlog",
             Self::Concurrency => "Concurrency",
+            Self::Retries => "Retries",
             Self::Holding => "Holding",
             Self::Failing => "Failing",
             Self::AtMaximum => "AtMaximum",
@@ -223,6 +228,9 @@ impl History {
         }
         if self.outcomes == Outcomes::AllFail || sample.is_down {
             return (1, Reason::Failing);
+        }
+        if sample.pending == 0 && sample.unacknowledged == 0 {
+            return (1, Reason::Retries);
         }
         let (backlog, concurrency) = (self.for_backlog(policy, sample), self.for_concurrency(policy, sample));
         let (needed, reason) =

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tidegate_crds::conditions::{Finding, HasConditions, Status, kind, merge};
-use tidegate_crds::handler::{EventHandlerStatus, Position};
+use tidegate_crds::handler::{EventHandlerStatus, Position, Retries};
 use tidegate_crds::topic::{EventTopicStatus, StreamRecord};
 
 use crate::context::{Context, Owner};
@@ -64,20 +64,21 @@ pub fn failure_findings(error: &Error, before: &[Condition], parts: &[&'static s
         Finding::new(kind::STALLED, status(person), error.reason(), message),
     ];
     for part in parts {
-        let known = before.iter().find(|condition| condition.type_ == *part);
-        found.push(match known {
-            Some(known) => {
-                let status = match known.status.as_str() {
-                    "True" => Status::True,
-                    "False" => Status::False,
-                    _ => Status::Unknown,
-                };
-                Finding::new(part, status, known.reason.clone(), known.message.clone())
-            }
-            None => Finding::new(part, Status::Unknown, "NotReached", "not looked at yet"),
-        });
+        let known = as_it_was(part, before);
+        found.push(known.unwrap_or_else(|| Finding::new(part, Status::Unknown, "NotReached", "not looked at yet")));
     }
     found
+}
+
+/// What a condition said; `None`: there was none of this type.
+pub fn as_it_was(part: &'static str, before: &[Condition]) -> Option<Finding> {
+    let known = before.iter().find(|condition| condition.type_ == part)?;
+    let status = match known.status.as_str() {
+        "True" => Status::True,
+        "False" => Status::False,
+        _ => Status::Unknown,
+    };
+    Some(Finding::new(part, status, known.reason.clone(), known.message.clone()))
 }
 
 /// Whether the operator is to leave this resource and what was made from it as they are.
@@ -120,7 +121,13 @@ impl Numbers for EventHandlerStatus {
     fn with_numbers_of(&self, other: &Self) -> Self {
         let position = self.position.as_ref().map(|position| with_acknowledged_of(position, other.position.as_ref()));
         let lag = number_of(&self.lag, &other.lag);
-        Self { lag, dead_letters: count_of(self.dead_letters, other.dead_letters), position, ..self.clone() }
+        let dead_letters = count_of(self.dead_letters, other.dead_letters);
+        let are_there = |retries: &Retries| retries.waiting > 0;
+        let retries = match (&self.retries, &other.retries) {
+            (Some(own), Some(other)) if are_there(own) == are_there(other) => Some(other.clone()),
+            (own, _) => own.clone(),
+        };
+        Self { lag, dead_letters, retries, position, ..self.clone() }
     }
 }
 
@@ -218,6 +225,18 @@ mod tests {
             (status(Some(7), Some(1)), status(Some(0), Some(1)), false),
             (status(Some(0), None), status(Some(0), Some(1)), false),
             (status(None, None), status(Some(0), None), false),
+        ] {
+            assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
+        }
+        let retries = |waiting, oldest: Option<&str>| EventHandlerStatus {
+            retries: Some(Retries { waiting, oldest: oldest.map(str::to_owned) }),
+            ..EventHandlerStatus::default()
+        };
+        for (before, after, may_wait) in [
+            (retries(0, None), retries(1, Some("a")), false),
+            (retries(1, Some("a")), retries(7, Some("b")), true),
+            (retries(7, Some("b")), retries(0, None), false),
+            (EventHandlerStatus::default(), retries(0, None), false),
         ] {
             assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
         }

@@ -22,7 +22,7 @@ pub use pods::{PodNetwork, Sidecar};
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
 pub use retry::{Backoff, Retry};
 pub use scaling::{Autoscaling, Scaling};
-pub use status::{ConsumerPosition, EventHandlerStatus, Lag, LastFailure, Position, PositionRestored};
+pub use status::{ConsumerPosition, EventHandlerStatus, Lag, LastFailure, Position, PositionRestored, Retries};
 
 use crate::schema;
 
@@ -47,6 +47,7 @@ use crate::schema;
     printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
     printcolumn(name = "Lag", type_ = "integer", description = "Events not yet delivered", json_path = ".status.lag.pending"),
     printcolumn(name = "Suspended", type_ = "boolean", description = "Is delivery suspended by spec.suspend?", json_path = ".spec.suspend"),
+    printcolumn(name = "Retries", type_ = "integer", description = "Events that wait for a retry", json_path = ".status.retries.waiting"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),

@@ -14,8 +14,9 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct EventHandlerStatus {
     /// Conditions. Ready sums up TopicReady, Subscribed, PodsReady, HandlerAvailable (the containers answer) and Delivering
-    /// (they handle what they are sent); Exposed warns of a program that others can reach; Suspended is
-    /// there while spec.suspend is true; Stalled says that a person has to do something.
+    /// (they handle what they are sent); Exposed warns of a program that others can reach, RetriesFull and DeadLettersFull
+    /// of a lack of room for events that fail; Suspended is there while spec.suspend is true; Stalled says that a person
+    /// has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -38,6 +39,9 @@ pub struct EventHandlerStatus {
     /// deadLetter.topic, dead letters are events of that topic and are not counted here. Refreshed once a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<i64>,
+    /// Events that wait for a retry on the handler's retry shelf. Unset on a Direct topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<Retries>,
     /// Last delivery that failed, in any pod. Refreshed once a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
@@ -87,13 +91,27 @@ pub struct LastFailure {
 pub struct Lag {
     /// Number of events that no pod was given yet.
     pub pending: i64,
-    /// Number of events that were given to a pod and are not acknowledged, those that wait for a retry included.
+    /// Number of events that were given to a pod and are not acknowledged, those included whose retry is only seconds
+    /// away.
     pub in_flight: i64,
     /// Age of the oldest event that is not yet acknowledged, such as 12s or 1h30m. Unset while there is none, or while the
     /// broker does not say. With order: Key and fewer than 8 lanes, or with more than 4 filter.types, it can be the age of
     /// an event that is acknowledged already, and so too high.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_event_age: Option<Duration>,
+}
+
+/// Events that wait for a retry.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retries {
+    /// Number of events that wait, those behind a failing event of their key included. Refreshed about once a minute while
+    /// it changes. Events whose next attempt is only seconds away are not among them.
+    pub waiting: i64,
+    /// Time since which the oldest of them waits. Unset while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub oldest: Option<String>,
 }
 
 /// Position of a handler in its topic.

@@ -8,6 +8,7 @@ mod probes;
 pub mod redrive;
 mod rollout;
 pub mod settings;
+pub(crate) mod shelf;
 mod status;
 pub mod subscribe;
 pub(crate) mod template;
@@ -23,7 +24,6 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use serde_json::json;
-use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::{Authority, age};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
@@ -116,7 +116,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         Err(error) if observed.deployment.is_none() => return Err(error),
         subscribed => subscribed,
     };
-    let ensured = subscribed.as_ref().ok().and_then(Option::as_ref);
+    let subscription = subscribed.as_ref().ok().and_then(Option::as_ref);
     let plan = scale(context, owner, &settings, &observed, topic.routing);
     let input = Input {
         handler,
@@ -142,8 +142,8 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         waits_for_turn: waits,
         plan,
         redrive: letters.redrive.map(|progress| progress.status),
-        ensured,
-        oldest: oldest(context, owner, handler, topic, ensured).await,
+        subscription,
+        oldest: oldest(context, owner, handler, topic, subscription).await,
         dead_letters: letters.kept,
         subscribed: subscribed.as_ref().err(),
     };
@@ -191,9 +191,9 @@ async fn oldest(
     owner: &Owner,
     handler: &EventHandler,
     topic: &observe::Topic,
-    ensured: Option<&Ensured>,
+    subscription: Option<&subscribe::Subscription>,
 ) -> Option<OffsetDateTime> {
-    let backlog = ensured?.backlog.as_ref()?;
+    let backlog = subscription?.consumers.backlog.as_ref()?;
     let broker = subscribe::broker(context, owner, handler, topic).await.ok()?;
     match age::oldest(&broker.api, backlog).await {
         Ok(oldest) => oldest,

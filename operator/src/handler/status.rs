@@ -1,7 +1,6 @@
 //! A handler's status, from what was seen and done.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use tidegate_broker_admin::consumers::Ensured;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::handler::{EventHandlerStatus, RedriveStatus, Scaling};
 use tidegate_crds::{Duration, EventHandler};
@@ -13,6 +12,8 @@ use crate::handler::delivering;
 use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
 use crate::handler::rollout::{self, Rollout};
+use crate::handler::shelf;
+use crate::handler::subscribe::Subscription;
 use crate::names;
 use crate::reports::{Availability, Exposure};
 use crate::scaling::Plan;
@@ -33,8 +34,8 @@ pub struct Seen<'a> {
     pub plan: Plan,
     /// How far a redrive is, where one was asked for.
     pub redrive: Option<RedriveStatus>,
-    /// The handler's consumers; `None` on a Direct topic.
-    pub ensured: Option<&'a Ensured>,
+    /// The handler's consumers and streams; `None` on a Direct topic.
+    pub subscription: Option<&'a Subscription>,
     /// When the oldest event was stored that the handler has not acknowledged.
     pub oldest: Option<OffsetDateTime>,
     /// Dead letters that the broker keeps, where that was asked.
@@ -48,7 +49,8 @@ pub struct Seen<'a> {
 /// # Errors
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
-    let Seen { observed, deployment, waits_for_turn, plan, redrive, ensured, oldest, dead_letters, subscribed } = seen;
+    let Seen { observed, deployment, waits_for_turn, plan, redrive, subscription, .. } = seen;
+    let Seen { oldest, dead_letters, subscribed, .. } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     count_pods(&mut status, owner, deployment);
@@ -60,7 +62,9 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let now = jiff::Timestamp::now();
     // What is on record stays there while the broker does not answer.
     if subscribed.is_none() {
-        status.position = ensured.map(|ensured| position::shown(status.position.as_ref(), ensured, now));
+        let before = status.position.as_ref();
+        status.position = subscription.map(|made| position::shown(before, &made.consumers, now));
+        status.retries = subscription.map(|made| shelf::shown(&made.streams.retries));
     }
     let key = (owner.namespace.clone(), owner.name.clone());
     let deliveries = context.reports.deliveries(&key);
@@ -96,6 +100,11 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let mut found = sum_up(handler, parts, subscribed);
     found.extend(unknown);
     found.push(exposed);
+    match (subscription, subscribed) {
+        (Some(made), _) => found.extend(shelf::findings(&made.streams, &status.conditions)),
+        (None, Some(_)) => found.extend(shelf::as_they_were(&status.conditions)),
+        (None, None) => {}
+    }
     if waits_for_turn {
         wait_for_turn(&mut found, &context.pace.handlers);
     }
@@ -130,6 +139,7 @@ pub async fn write_waiting(
         found.push(Finding::new(kind::SUSPENDED, Status::Unknown, "WaitingForTopic", "comes after the topic"));
     }
     found.push(exposed(context.reports.availability(&(owner.namespace.clone(), owner.name.clone())).as_ref()));
+    found.extend(shelf::as_they_were(&status.conditions));
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }
@@ -150,7 +160,8 @@ pub async fn write_failure(context: &Context, handler: &EventHandler, owner: &Ow
     let mut status = handler.status.clone().unwrap_or_default();
     let mut parts = PARTS.to_vec();
     parts.extend(handler.spec.suspend.then_some(kind::SUSPENDED));
-    let found = failure_findings(error, &status.conditions, &parts);
+    let mut found = failure_findings(error, &status.conditions, &parts);
+    found.extend(shelf::as_they_were(&status.conditions));
     conclude(&mut status, handler, found);
     if let Err(error) = patch(context, handler, owner, handler.status.as_ref(), &status).await {
         tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "status not written");

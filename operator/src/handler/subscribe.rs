@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::consumers::Ensured;
+use tidegate_broker_admin::handler_streams::HandlerStreams;
 use tidegate_broker_admin::{consumers, guests, handler_streams, retries};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
@@ -17,8 +18,16 @@ use crate::handler::position;
 use crate::handler::settings::{ACK_WAIT, Settings};
 use crate::report;
 
+/// A handler's place on its topic's broker.
+pub struct Subscription {
+    /// Its consumers.
+    pub consumers: Ensured,
+    /// What it keeps of events that failed.
+    pub streams: HandlerStreams,
+}
+
 /// Makes streams, consumer and account be as they should be, in this order: what cannot be handled has its place before
-/// there is something to handle, and no event is missed from the consumer on. Tells what there is of the consumers;
+/// there is something to handle, and no event is missed from the consumer on. Tells what there is of them;
 /// `None` on a Direct topic.
 ///
 /// # Errors
@@ -29,24 +38,25 @@ pub async fn ensure(
     handler: &EventHandler,
     settings: &Settings,
     topic: &Topic,
-) -> Result<Option<Ensured>, Error> {
+) -> Result<Option<Subscription>, Error> {
     let broker = broker(context, owner, handler, topic).await?;
-    let ensured = match topic.routing {
+    let subscription = match topic.routing {
         Routing::Queued => {
             let _places = broker.places().await;
-            handler_streams::ensure(&broker.api, &owner.name, &owner.reference.uid).await?;
+            let streams = handler_streams::ensure(&broker.api, &owner.name, &owner.reference.uid).await?;
             let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
             retries::ensure(&broker.api, &wanted).await?;
-            Some(consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?)
+            let consumers = consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?;
+            Some(Subscription { consumers, streams })
         }
         Routing::Direct => None,
     };
-    if let Some(restored) = ensured.as_ref().and_then(position::restored) {
+    if let Some(restored) = subscription.as_ref().and_then(|made| position::restored(&made.consumers)) {
         report::event(context, handler, EventType::Warning, "PositionRestored", &restored).await;
     }
     let account = topic.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
     broker.system.ensure(&account).await?;
-    Ok(ensured)
+    Ok(subscription)
 }
 
 /// What the handler's consumers are to be.

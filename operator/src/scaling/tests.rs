@@ -13,6 +13,7 @@ fn sample(second: u64, pending: u64, running: u64) -> Sample {
         at: Duration::from_secs(second),
         pending,
         unacknowledged: running,
+        retries: 0,
         running: running as f64,
         delivered: 0,
         succeeded: 0,
@@ -118,6 +119,20 @@ fn a_handler_whose_events_all_fail_has_one_pod() {
     assert_eq!(follow(&policy, &mut history, 0, (240..242).map(failing)), [1, 1], "one tries on");
 }
 
+/// Without it nothing would attempt them when they are due.
+#[test]
+fn a_handler_keeps_one_pod_while_events_wait_for_a_retry() {
+    let shelf = |second: u64| Sample { retries: 7, ..sample(second, 0, 0) };
+    let mut history = History::default();
+    assert_eq!(follow(&policy(), &mut history, 3, (1..120).map(shelf)).last(), Some(&1));
+    assert_eq!(history.decide(&policy(), 1), Plan { replicas: 1, reason: Reason::Retries });
+    assert_eq!(history.decide(&policy(), 0), Plan { replicas: 1, reason: Reason::Retries }, "and wakes up for them");
+    let none = follow(&policy(), &mut history, 1, (120..240).map(|second| sample(second, 0, 0)));
+    assert_eq!(none.last(), Some(&0));
+    let failing = |second: u64| Sample { failed: second * 9, ..shelf(second) };
+    assert_eq!(follow(&policy(), &mut history, 1, (240..360).map(failing)).last(), Some(&1));
+}
+
 #[test]
 fn a_handler_that_is_down_has_no_more_pods() {
     let down = |second: u64| Sample { is_down: true, ..sample(second, second * 1000, 16) };
@@ -174,7 +189,7 @@ proptest! {
         seen in proptest::collection::vec(
             (1u64..9_000, 0u64..100_000, 0u64..5_000, 0u64..6_000, 0u64..50, 0u64..50, any::<bool>(), 0u32..20), 1..100,
         ),
-        (min, max, idle_after) in (0u32..5, 1u32..12, 0u64..40),
+        (min, max, idle_after, retries) in (0u32..5, 1u32..12, 0u64..40, 0u64..2),
         current in 0u32..20,
     ) {
         let policy = Policy { min, max, idle_after: Duration::from_secs(idle_after), ..policy() };
@@ -184,6 +199,7 @@ proptest! {
                 at: last.at + Duration::from_millis(millis),
                 pending,
                 unacknowledged,
+                retries,
                 running: running_milli as f64 / 1000.0,
                 delivered: last.delivered + succeeded + failed,
                 succeeded: last.succeeded + succeeded,

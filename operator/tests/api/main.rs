@@ -19,6 +19,7 @@ mod position;
 mod quiet;
 mod reach;
 mod refused;
+mod retries;
 mod sessions;
 mod shares;
 mod support;
