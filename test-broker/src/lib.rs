@@ -312,6 +312,17 @@ impl TestBroker {
         self.nodes[0].start().await;
     }
 
+    /// Ends this server in order (SIGTERM) and starts it again, on the same ports and files.
+    pub async fn restart_in_order(&mut self, server: usize) {
+        self.nodes[server].terminate();
+        self.nodes[server].start().await;
+    }
+
+    /// Kills this server (SIGKILL). What it stored stays.
+    pub fn stop_at(&mut self, server: usize) {
+        self.nodes[server].stop();
+    }
+
     /// The first server's process, for signals.
     pub fn pid(&self) -> Option<u32> {
         self.pid_of(0)

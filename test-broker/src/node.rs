@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net;
 
@@ -70,6 +72,15 @@ impl Node {
     pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    /// Ends it in order (SIGTERM), as a restart of its pod does: it writes down what it knows.
+    pub(crate) fn terminate(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let pid = i32::try_from(child.id()).expect("a process id");
+            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("SIGTERM");
             child.wait().expect("wait");
         }
     }

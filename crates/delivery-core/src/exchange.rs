@@ -61,7 +61,7 @@ pub enum Heard {
     Lost(Trouble),
     /// The pin of a pull is not in force.
     WrongPin,
-    /// The inbox is closed: nothing more comes.
+    /// The inbox is closed, as asked or because the connection is lost: nothing more comes.
     Closed,
 }
 
@@ -144,7 +144,7 @@ pub enum Input {
 pub struct Pull {
     /// Of this lane's consumer.
     pub lane: Lane,
-    /// To this inbox of the lane, which it opens if it is not open.
+    /// To this inbox of the lane, which it opens if it is not open. It ends with the connection ([`Heard::Closed`]).
     pub inbox: u64,
     /// How many events it may bring.
     pub batch: usize,

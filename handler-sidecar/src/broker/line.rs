@@ -63,13 +63,18 @@ impl Line {
         Self { client, inboxes: Vec::new(), answers: None, kept: VecDeque::new(), turn: 0 }
     }
 
-    /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent.
+    /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent. The
+    /// inbox ends with the connection: over another one the broker would go on serving pulls that nobody counts any more.
     pub fn pull(&mut self, at: At, subject: &str, body: &[u8]) -> bool {
+        // Kept for the next connection it would come without its inbox.
+        if !self.client.current_link().connected {
+            return false;
+        }
         let index = match self.inboxes.iter().position(|inbox| inbox.at == at) {
             Some(index) => index,
             None => {
                 let subject = self.client.new_inbox();
-                let Ok(subscriber) = self.client.subscribe(&subject, None) else { return false };
+                let Ok(subscriber) = self.client.subscribe_until_disconnect(&subject) else { return false };
                 self.inboxes.push(Inbox { at, subject, subscriber });
                 self.inboxes.len() - 1
             }

@@ -59,6 +59,8 @@ struct Runner<'a, F> {
     discipline: Box<dyn Discipline + Send>,
     shares: Option<Shares<'a>>,
     link: watch::Receiver<Link>,
+    /// The connection over which questions were asked.
+    asked_over: Link,
     state: watch::Receiver<State>,
     /// What was told of the handler last.
     told: Option<Handler>,
@@ -87,9 +89,11 @@ pub async fn run(
     discipline: Box<dyn Discipline + Send>,
     shares: Option<Shares<'_>>,
 ) {
+    let asked_over = *link.borrow();
     let runner = Runner {
         discipline,
         shares,
+        asked_over,
         link,
         state: context.availability.subscribe(),
         told: None,
@@ -154,6 +158,10 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
     fn steer(&mut self) {
         if let Some(lanes) = self.shares.as_mut().and_then(Shares::changed) {
             self.input(lanes);
+        }
+        let link = *self.link.borrow();
+        if std::mem::replace(&mut self.asked_over, link) != link {
+            self.questions.lose_all(Instant::now());
         }
         while let Some(input) = self.questions.expired(Instant::now()) {
             self.input(input);

@@ -10,7 +10,7 @@ use super::hand::{Hand, Stage};
 use super::pulls::{Pulls, Served};
 use super::terms::Terms;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
-use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pin, Pull, State};
+use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pull, State};
 
 /// An event that could not be tried waits at least this long.
 const SHORTEST_WAIT: Moment = 50;
@@ -65,8 +65,8 @@ impl Owner {
         match input {
             Input::Arrived(arrived) => self.arrived(now, &arrived),
             Input::Inbox(_, number, heard) => match heard {
-                Heard::Alive | Heard::Closed => {}
-                Heard::Ended(_) => self.pulls.ended(number),
+                Heard::Alive => {}
+                Heard::Ended(_) | Heard::Closed => self.pulls.ended(number),
                 Heard::Lost(_) => self.pulls.refused(number, &self.terms, now),
                 Heard::WrongPin => self.wrong_pin(now, number),
             },
@@ -168,7 +168,7 @@ impl Owner {
     /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits
     /// for what is in hand. What it said before that does not count.
     pub fn reconnected(&mut self, now: Moment) {
-        self.pulls.forget();
+        self.pulls.disconnected();
         if self.last.is_some() {
             self.doubt(now);
         }
@@ -212,21 +212,30 @@ impl Owner {
 
     fn wrong_pin(&mut self, now: Moment, number: u64) {
         if self.pulls.wrong_pin(number) {
-            self.last = None;
-            self.doubt(now);
-            self.give_up();
+            self.lost_pin(now);
         }
     }
 
+    fn lost_pin(&mut self, now: Moment) {
+        self.last = None;
+        self.doubt(now);
+        self.give_up();
+    }
+
     fn state(&mut self, now: Moment, state: &State) {
-        let (pending, pin): (u64, Option<&Pin>) = (state.pending, state.pin.as_ref());
         let Some(barrier) = &mut self.barrier else { return };
         let counts = barrier.answered(&self.terms, now);
         let in_hand = u64::try_from(self.hand.len()).unwrap_or(u64::MAX);
-        let all_here = in_hand == pending;
-        self.lacks = in_hand < pending;
-        let ours = pin.is_some() && pin == self.pulls.pin();
-        if counts && all_here && ours && self.last == Some(state.delivered) {
+        self.lacks = in_hand < state.pending;
+        if !counts {
+            return;
+        }
+        if state.pin.as_ref() != self.pulls.pin() {
+            // A broker that has started again knows of no pin, and says so to a pull only when it has something to send.
+            if self.pulls.leave() {
+                self.lost_pin(now);
+            }
+        } else if state.pin.is_some() && in_hand == state.pending && self.last == Some(state.delivered) {
             self.barrier = None;
         }
     }

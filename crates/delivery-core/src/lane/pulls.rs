@@ -11,6 +11,8 @@ struct Pull {
     sent: Moment,
     left: u32,
     pin: Option<Pin>,
+    /// Whether it was sent over a connection that is lost: nothing more comes but what is here already.
+    is_lost: bool,
 }
 
 /// The pulls that may still bring something.
@@ -88,9 +90,9 @@ impl Pulls {
         self.pin.take().is_some()
     }
 
-    /// A new connection: what was asked for over the old one is not known to be there.
-    pub fn forget(&mut self) {
-        self.open.clear();
+    /// There is a new connection. What came over the old one may still be taken in.
+    pub fn disconnected(&mut self) {
+        self.open.iter_mut().for_each(|pull| pull.is_lost = true);
     }
 
     /// The pull of so many events to send now, if any: its number and its pin.
@@ -99,7 +101,7 @@ impl Pulls {
     pub fn due(&mut self, terms: &Terms, now: Moment, batch: u32) -> Option<(u64, Option<Pin>)> {
         // One whose end the broker did not tell; what it brought would have no lease any more.
         self.open.retain(|pull| now < pull.sent + terms.ack_wait.max(terms.pull_expires));
-        let alive = |pull: &&Pull| pull.pin == self.pin && now < pull.sent + terms.pull_expires;
+        let alive = |pull: &&Pull| !pull.is_lost && pull.pin == self.pin && now < pull.sent + terms.pull_expires;
         let left: u32 = self.open.iter().filter(alive).map(|pull| pull.left).sum();
         let youngest = self.open.iter().filter(alive).map(|pull| pull.sent).max();
         let old = self.pin.is_some() && youngest.is_some_and(|sent| now >= sent + terms.pull_every);
@@ -108,13 +110,13 @@ impl Pulls {
             return None;
         }
         self.last += 1;
-        self.open.push(Pull { number: self.last, sent: now, left: batch, pin: self.pin.clone() });
+        self.open.push(Pull { number: self.last, sent: now, left: batch, pin: self.pin.clone(), is_lost: false });
         Some((self.last, self.pin.clone()))
     }
 
     /// When the next pull is due.
     pub fn wake_at(&self, terms: &Terms, now: Moment) -> Moment {
-        let ours = self.open.iter().filter(|pull| pull.pin == self.pin).map(|pull| pull.sent).max();
+        let ours = self.open.iter().filter(|pull| !pull.is_lost && pull.pin == self.pin).map(|pull| pull.sent).max();
         let after = if self.pin.is_some() { terms.pull_every } else { terms.pull_expires };
         ours.map_or(now, |sent| sent + after).max(self.not_before)
     }
@@ -155,6 +157,19 @@ mod tests {
         assert_eq!(pulls.served(1, &pin), Served::Late(None), "what was on its way");
         assert_eq!(pulls.due(&terms, 11, 4), Some((3, None)));
         assert_eq!(pulls.served(3, &"b".into()), Served::Anew(11));
+    }
+
+    #[test]
+    fn what_came_before_a_connection_was_lost_is_taken_in() {
+        let (mut pulls, terms, pin) = (Pulls::default(), terms(), Pin::from("a"));
+        pulls.due(&terms, 0, 4);
+        assert_eq!(pulls.served(1, &pin), Served::Anew(0));
+        pulls.disconnected();
+        assert_eq!(pulls.wake_at(&terms, 1), 1);
+        assert_eq!(pulls.due(&terms, 1, 4), Some((2, Some(pin.clone()))));
+        assert_eq!(pulls.served(1, &pin), Served::Ours(0));
+        pulls.ended(1);
+        assert_eq!(pulls.served(1, &pin), Served::Late(None));
     }
 
     #[test]

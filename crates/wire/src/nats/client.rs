@@ -6,6 +6,7 @@ mod options;
 mod queue;
 mod state;
 mod subscriber;
+mod subscription;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub use self::options::{
 use self::queue::Queue;
 use self::state::Shared;
 pub use self::subscriber::Subscriber;
+use self::subscription::{End, Subscription};
 use super::encode::{InvalidSubject, Publish};
 use super::message::Message;
 
@@ -251,9 +253,7 @@ impl Client {
     /// # Errors
     /// Subject or group cannot be one. What the server thinks of it comes as [`Event::ServerError`].
     pub fn subscribe(&self, subject: &str, group: Option<&str>) -> Result<Subscriber, SubscribeError> {
-        let queue = Arc::new(Queue::new(self.shared().options.queue));
-        let sid = self.shared().lock().subscribe(subject, group, Arc::clone(&queue))?;
-        Ok(Subscriber::new(self.clone(), sid, queue))
+        self.subscribe_until(End::Never, subject, group)
     }
 
     /// Subscribes for the first message only: the server itself sends no second one, however many there are.
@@ -261,8 +261,22 @@ impl Client {
     /// # Errors
     /// As [`Self::subscribe`].
     pub fn subscribe_once(&self, subject: &str) -> Result<Subscriber, SubscribeError> {
+        self.subscribe_until(End::FirstMessage, subject, None)
+    }
+
+    /// Subscribes until this connection is lost: the subscription is not renewed on the next one, so that what the server
+    /// was asked to send here goes nowhere then. What came before the loss can still be taken. Without a connection it is
+    /// over at once.
+    ///
+    /// # Errors
+    /// As [`Self::subscribe`].
+    pub fn subscribe_until_disconnect(&self, subject: &str) -> Result<Subscriber, SubscribeError> {
+        self.subscribe_until(End::Disconnect, subject, None)
+    }
+
+    fn subscribe_until(&self, end: End, subject: &str, group: Option<&str>) -> Result<Subscriber, SubscribeError> {
         let queue = Arc::new(Queue::new(self.shared().options.queue));
-        let sid = self.shared().lock().subscribe_once(subject, Arc::clone(&queue))?;
+        let sid = self.shared().lock().subscribe(Subscription::new(subject, group, end, Arc::clone(&queue)))?;
         Ok(Subscriber::new(self.clone(), sid, queue))
     }
 

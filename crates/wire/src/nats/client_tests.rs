@@ -76,6 +76,42 @@ async fn what_is_published_without_a_connection_follows_the_subscriptions() {
 }
 
 #[tokio::test]
+async fn a_subscription_for_one_connection_is_not_renewed() {
+    let client = client(&Arc::default());
+    let mut none = client.subscribe_until_disconnect("a").unwrap();
+    assert!(none.next().await.is_none(), "there is no connection");
+    let (mut server, task) = connect(&client);
+    let mut subscriber = client.subscribe_until_disconnect("b").unwrap();
+    hear(&mut server, "SUB b 2\r\n").await;
+    server.write_all(b"MSG b 2 1\r\n1\r\n").await.unwrap();
+    drop(server);
+    task.await.unwrap();
+    let (mut server, _task) = connect(&client);
+    client.publish(&message("c", b"2")).await.unwrap();
+    hear(&mut server, "PUB c 1\r\n2\r\n").await;
+    assert_eq!(subscriber.next().await.unwrap().payload(), b"1", "what had come is not lost");
+    assert!(subscriber.next().await.is_none());
+    drop(subscriber);
+    client.publish(&message("c", b"3")).await.unwrap();
+    hear(&mut server, "PUB c 1\r\n3\r\n").await;
+}
+
+/// A server that ends says its last words and takes none: what is written to it fails before they are read.
+#[tokio::test]
+async fn what_a_server_said_before_it_closed_is_heard() {
+    let client = client(&Arc::default());
+    let (mut server, task) = connect(&client);
+    let mut subscriber = client.subscribe_until_disconnect("a").unwrap();
+    hear(&mut server, "SUB a 1\r\n").await;
+    server.write_all(b"MSG a 1 1\r\nx\r\n").await.unwrap();
+    drop(server);
+    client.try_publish(&message("b", b"1")).unwrap();
+    task.await.unwrap();
+    assert_eq!(subscriber.next().await.unwrap().payload(), b"x");
+    assert!(subscriber.next().await.is_none());
+}
+
+#[tokio::test]
 async fn a_client_that_keeps_nothing_says_so_at_once() {
     let client = client_with(&Arc::default(), Offline::Refuse);
     assert_eq!(client.publish(&message("a", b"1")).await, Err(PublishError::Disconnected));

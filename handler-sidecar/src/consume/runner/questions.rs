@@ -105,6 +105,11 @@ impl Questions {
         }
     }
 
+    /// The connection is lost over which they were asked: no answer comes any more.
+    pub fn lose_all(&mut self, now: Instant) {
+        self.ends.iter_mut().for_each(|(end, _)| *end = now.min(*end));
+    }
+
     /// When the next one is given up, at the earliest.
     pub fn wake_at(&self) -> Option<Instant> {
         self.ends.front().map(|(end, _)| *end)
@@ -134,6 +139,10 @@ mod tests {
         assert_eq!((soon(), soon(), soon()), (Some(Input::Unpinned(3)), Some(Input::Unpinned(4)), None));
         assert_eq!(questions.expired(now + PATIENCE), Some(Input::Unpinned(1)));
         assert_eq!(questions.expired(now + PATIENCE), None);
+        let number = questions.next();
+        questions.asked(now, number, Question::Unpin(5), true);
+        questions.lose_all(now);
+        assert_eq!(questions.expired(now), Some(Input::Unpinned(5)), "with its connection");
         assert!(questions.ends.is_empty() && questions.open.is_empty());
     }
 }

@@ -3,9 +3,10 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use super::options::{Event, Loss};
 use super::state::Shared;
@@ -13,6 +14,8 @@ use crate::nats::decode::{Decoder, ServerOp};
 
 /// Reads in one turn: then the tasks for which messages have come have theirs.
 const READS_PER_TURN: usize = 8;
+/// For how long what a server said before it closed is read.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(200);
 /// PINGs without an answer at which a server is still believed to be there.
 const MAX_UNANSWERED: u32 = 2;
 /// A buffer that has grown beyond this is not kept.
@@ -45,11 +48,30 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         if let Err(loss) = self.take_in() {
             return loss;
         }
-        poll_fn(|context| match self.turn(context) {
+        let loss = poll_fn(|context| match self.turn(context) {
             Ok(()) => Poll::Pending,
             Err(loss) => Poll::Ready(loss),
         })
-        .await
+        .await;
+        if !matches!(loss, Loss::Closed | Loss::Protocol(_)) {
+            // In vain, if the server is silent.
+            let _ = timeout(LAST_WORDS_LIMIT, poll_fn(|context| self.read_rest(context))).await;
+        }
+        loss
+    }
+
+    /// Takes what the server sent before it closed: what is written to it fails before that is read, and before it is
+    /// known that there is something to be read.
+    fn read_rest(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..READS_PER_TURN {
+            match self.read(context) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn turn(&mut self, context: &mut Context<'_>) -> Result<(), Loss> {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::options::{Event, Link, Loss, Options, Statistics};
 use super::queue::{Pushed, Queue};
+use super::subscription::{End, Subscription};
 use crate::nats::decode::ServerInfo;
 use crate::nats::encode::{self, InvalidSubject, Publish};
 use crate::nats::message::Message;
@@ -59,24 +60,6 @@ pub(super) struct State {
     round: Round,
     /// What the PINGs that were sent were for, in their order.
     rounds: VecDeque<Round>,
-}
-
-struct Subscription {
-    subject: String,
-    group: Option<String>,
-    /// Ends with its first message.
-    once: bool,
-    queue: Arc<Queue>,
-}
-
-impl Subscription {
-    fn encode(&self, out: &mut Vec<u8>, sid: u64) -> Result<(), InvalidSubject> {
-        encode::subscribe(out, &self.subject, self.group.as_deref(), sid)?;
-        if self.once {
-            encode::unsubscribe_after(out, sid, 1);
-        }
-        Ok(())
-    }
 }
 
 /// What is finished when the server has answered a PING.
@@ -165,7 +148,9 @@ impl Shared {
         let rounds = std::mem::take(&mut state.rounds);
         let last = std::mem::take(&mut state.round);
         let drained = rounds.into_iter().chain([last]).flat_map(|round| round.drained);
-        let ended = drained.filter_map(|sid| state.subscriptions.remove(&sid)).collect::<Vec<_>>();
+        let mut ended = drained.filter_map(|sid| state.subscriptions.remove(&sid)).collect::<Vec<_>>();
+        let of_this_connection = state.subscriptions.extract_if(|_, subscription| subscription.end == End::Disconnect);
+        ended.extend(of_this_connection.map(|(_, subscription)| subscription));
         drop(state);
         ended.iter().for_each(|subscription| subscription.queue.close());
         self.room.notify_waiters();
@@ -189,7 +174,7 @@ impl Shared {
             return;
         }
         let Some(subscription) = state.subscriptions.get(&sid) else { return };
-        if subscription.once {
+        if subscription.end == End::FirstMessage {
             let ended = state.subscriptions.remove(&sid);
             drop(state);
             if let Some(subscription) = ended {
@@ -246,26 +231,15 @@ impl State {
         Ok(())
     }
 
-    /// Adds a subscription under a number of its own.
-    pub(super) fn subscribe(
-        &mut self,
-        subject: &str,
-        group: Option<&str>,
-        queue: Arc<Queue>,
-    ) -> Result<u64, InvalidSubject> {
-        let (subject, group) = (subject.to_owned(), group.map(str::to_owned));
-        self.add_next(Subscription { subject, group, once: false, queue })
-    }
-
-    /// The same, for the first message only.
-    pub(super) fn subscribe_once(&mut self, subject: &str, queue: Arc<Queue>) -> Result<u64, InvalidSubject> {
-        self.add_next(Subscription { subject: subject.to_owned(), group: None, once: true, queue })
-    }
-
-    fn add_next(&mut self, subscription: Subscription) -> Result<u64, InvalidSubject> {
+    /// Adds a subscription under a number of its own. One that lasts as long as a connection is over at once without one.
+    pub(super) fn subscribe(&mut self, subscription: Subscription) -> Result<u64, InvalidSubject> {
         self.next_sid += 1;
         let sid = self.next_sid;
-        self.add(sid, subscription)?;
+        if subscription.end == End::Disconnect && !self.connected {
+            subscription.queue.close();
+        } else {
+            self.add(sid, subscription)?;
+        }
         Ok(sid)
     }
 
@@ -275,7 +249,7 @@ impl State {
             return Ok(());
         }
         let queue = Arc::new(Queue::new(options.queue));
-        self.add(REPLIES, Subscription { subject: format!("{prefix}*"), group: None, once: false, queue })
+        self.add(REPLIES, Subscription::new(&format!("{prefix}*"), None, End::Never, queue))
     }
 
     fn add(&mut self, sid: u64, subscription: Subscription) -> Result<(), InvalidSubject> {
