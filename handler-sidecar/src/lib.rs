@@ -195,7 +195,8 @@ async fn serve(
     let slots = config.delivery.slots();
     let discipline: Box<dyn Discipline + Send> = match (config.routing, config.delivery.order) {
         (Routing::Queued, Order::None) => {
-            Box::new(Unordered::new(slots, millis(config::renew_every(config)), fastrand::u64(..)))
+            let (ack_wait, renew_every) = (millis(config.ack_wait), millis(config::renew_every(config)));
+            Box::new(Unordered::new(slots, ack_wait, renew_every, fastrand::u64(..)))
         }
         (Routing::Queued, Order::Key { lanes }) => {
             shares = Some(Shares::new(members, lanes, is_suspended));

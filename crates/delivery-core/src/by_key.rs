@@ -89,6 +89,9 @@ impl ByKey {
         let batch = self.batch(now, demand, one);
         let works = demand.handler != Handler::Up || !demand.connected || self.running > 0;
         let Some(one) = self.lanes.get_mut(&lane) else { return };
+        if demand.connected {
+            one.age(now);
+        }
         one.actions(now, batch, out);
         one.watch(now, works, out);
         one.looked(now, now + TICK, batch > 0);

@@ -23,6 +23,8 @@ pub struct Id {
     pub lane: Lane,
     /// Its sequence in the stream; 0 where there is no stream.
     pub sequence: u64,
+    /// When the stream stored it, in nanoseconds since 1970; 0 where there is no stream.
+    pub stored: u64,
     /// The consumer's number of this delivery.
     pub delivery: u64,
     /// The number of its arrival here, which no other has. The others are no name: a broker that was killed may have
@@ -50,11 +52,13 @@ pub enum Settled {
     Failed,
     /// Too old: acknowledged undelivered.
     Expired,
+    /// It came again although it was settled before: acknowledged again, undelivered.
+    Repeated,
 }
 
 impl Settled {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Acknowledged,
         Self::Retried,
         Self::DeadLettered,
@@ -63,6 +67,7 @@ impl Settled {
         Self::Dropped,
         Self::Failed,
         Self::Expired,
+        Self::Repeated,
     ];
 
     /// The value of `outcome` in metrics.
@@ -76,6 +81,7 @@ impl Settled {
             Self::Dropped => "dropped",
             Self::Failed => "failed",
             Self::Expired => "expired",
+            Self::Repeated => "repeated",
         }
     }
 }

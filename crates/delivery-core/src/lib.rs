@@ -12,6 +12,7 @@ mod direct;
 mod event;
 mod exchange;
 pub mod lane;
+mod memory;
 mod sizes;
 mod unordered;
 mod watchdog;

@@ -59,13 +59,13 @@ pub struct Unordered {
 }
 
 impl Unordered {
-    /// So many attempts at a time; the broker is told of an event that is worked on every `renew_every` milliseconds.
-    /// `seed`: of what chance decides, the length of pauses.
-    pub fn new(slots: usize, renew_every: Moment, seed: u64) -> Self {
+    /// So many attempts at a time; the broker waits for an acknowledgement for `ack_wait` milliseconds, and is told of an
+    /// event that is worked on every `renew_every` milliseconds. `seed`: of what chance decides, the length of pauses.
+    pub fn new(slots: usize, ack_wait: Moment, renew_every: Moment, seed: u64) -> Self {
         Self {
             slots,
-            topic: Source::new(TOPIC, slots, renew_every, seed),
-            shelf: Source::new(SHELF, Self::shelf_slots(slots), renew_every, seed.rotate_left(32)),
+            topic: Source::new(TOPIC, slots, ack_wait, renew_every, seed),
+            shelf: Source::new(SHELF, Self::shelf_slots(slots), ack_wait, renew_every, seed.rotate_left(32)),
             turn: TOPIC,
             wind_down: None,
             out: Vec::new(),
@@ -149,7 +149,7 @@ impl Discipline for Unordered {
             SHELF => (&mut self.shelf, &mut self.topic),
             _ => (&mut self.topic, &mut self.shelf),
         };
-        let id = first.held.start().or_else(|| second.held.start())?;
+        let id = first.start(&mut self.out).or_else(|| second.start(&mut self.out))?;
         self.turn = if id.lane == TOPIC { SHELF } else { TOPIC };
         Some(id)
     }

@@ -149,7 +149,7 @@ impl World {
         // Before it has joined, and after it has left, nothing comes.
         let Some(inbox) = self.inbox.or(self.closing.last().copied()) else { return Ok(()) };
         self.arrivals += 1;
-        let id = Id { lane: 0, sequence: 0, delivery: 0, arrival: self.arrivals };
+        let id = Id { lane: 0, sequence: 0, stored: 0, delivery: 0, arrival: self.arrivals };
         self.waiting.insert(id, bytes);
         let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes };
         self.machine.input(self.now, Input::Arrived(arrived));

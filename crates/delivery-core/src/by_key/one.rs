@@ -63,6 +63,11 @@ impl One {
         self.touch();
     }
 
+    /// Forgets what was settled long ago. Not to be called without a connection.
+    pub fn age(&mut self, now: Moment) {
+        self.owner.age(now);
+    }
+
     /// There is a new connection.
     pub fn reconnected(&mut self, now: Moment) {
         self.owner.reconnected(now);

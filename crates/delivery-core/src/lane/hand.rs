@@ -142,7 +142,7 @@ mod tests {
 
     fn hand(events: &[(u64, Key, Stage)]) -> Hand {
         let held = |(sequence, key, stage): &(u64, Key, Stage)| {
-            let id = Id { lane: 0, sequence: *sequence, delivery: 1, arrival: 1 };
+            let id = Id { lane: 0, sequence: *sequence, stored: 0, delivery: 1, arrival: 1 };
             (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage })
         };
         Hand(events.iter().map(held).collect())

@@ -11,6 +11,7 @@ use super::pulls::{Pulls, Served};
 use super::terms::Terms;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
 use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pull, State};
+use crate::memory::Memory;
 
 /// An event that could not be tried waits at least this long.
 const SHORTEST_WAIT: Moment = 50;
@@ -31,6 +32,7 @@ pub struct Owner {
     last: Option<u64>,
     /// The highest sequence that ever came.
     highest: u64,
+    memory: Memory,
     leaving: Leaving,
     out: Vec<Action>,
 }
@@ -54,6 +56,7 @@ impl Owner {
             lacks: false,
             last: None,
             highest: 0,
+            memory: Memory::new(0),
             leaving: Leaving::No,
             out: Vec::new(),
         }
@@ -165,10 +168,16 @@ impl Owner {
         self.hand.len()
     }
 
+    /// Forgets what was settled long ago. Not to be called without a connection.
+    pub fn age(&mut self, now: Moment) {
+        self.memory.age(now);
+    }
+
     /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits
     /// for what is in hand. What it said before that does not count.
     pub fn reconnected(&mut self, now: Moment) {
         self.pulls.disconnected();
+        self.memory.keep(now, self.terms.ack_wait);
         if self.last.is_some() {
             self.doubt(now);
         }
@@ -206,6 +215,7 @@ impl Owner {
         }
         if until > now {
             self.hand.take(id, key, until);
+            self.recall(id);
         }
         self.changed(now);
     }

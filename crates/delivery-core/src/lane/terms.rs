@@ -43,11 +43,13 @@ pub struct Rules {
     pub barrier: bool,
     /// The next event of a key waits until the acknowledgement of the one before is confirmed.
     pub confirmation: bool,
+    /// What was settled here and comes again is acknowledged again, not started.
+    pub memory: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { leases: true, barrier: true, confirmation: true }
+        Self { leases: true, barrier: true, confirmation: true, memory: true }
     }
 }
 

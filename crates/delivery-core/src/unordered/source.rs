@@ -4,6 +4,7 @@ use super::held::Held;
 use super::session::Session;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
 use crate::exchange::{Action, Arrived, Close, Demand, Handler, Heard, Trouble};
+use crate::memory::Memory;
 use crate::window;
 
 /// The wait before another session, doubled with each that fails, give or take a fifth.
@@ -18,6 +19,10 @@ pub struct Source {
     /// Events that may be here or asked for.
     slots: usize,
     pub held: Held,
+    memory: Memory,
+    ack_wait: Moment,
+    /// The connection over which the broker was told what it may forget.
+    epoch: u64,
     session: Option<Session>,
     /// The number of the last session.
     sessions: u64,
@@ -32,11 +37,14 @@ pub struct Source {
 
 impl Source {
     /// The source with this number, of which so many events may be here or asked for.
-    pub fn new(lane: Lane, slots: usize, renew_every: Moment, seed: u64) -> Self {
+    pub fn new(lane: Lane, slots: usize, ack_wait: Moment, renew_every: Moment, seed: u64) -> Self {
         Self {
             lane,
             slots,
             held: Held::new(renew_every),
+            memory: Memory::new(0),
+            ack_wait,
+            epoch: 0,
             session: None,
             sessions: 0,
             failures: 0,
@@ -68,7 +76,9 @@ impl Source {
         if let Some(session) = self.session.as_mut().filter(|session| session.number == arrived.inbox) {
             session.arrived(now);
         }
-        if closing && winds_down {
+        if self.memory.has(arrived.id) {
+            out.push(Action::Acknowledge { id: arrived.id, confirm: false });
+        } else if closing && winds_down {
             out.push(Action::GiveBack { id: arrived.id, wait: 0 });
         } else {
             self.held.take(now, arrived.id);
@@ -101,10 +111,33 @@ impl Source {
     pub fn attempted(&mut self, id: Id, disposition: Disposition, out: &mut Vec<Action>) {
         if self.held.remove(id) {
             out.push(match disposition {
-                Disposition::Over(_) => Action::Acknowledge { id, confirm: false },
+                Disposition::Over(_) => {
+                    self.memory.note(id);
+                    Action::Acknowledge { id, confirm: false }
+                }
                 Disposition::RetryIn(wait) | Disposition::GiveBack(wait) => Action::GiveBack { id, wait: millis(wait) },
             });
         }
+    }
+
+    /// The next event whose attempt starts. One that came twice is acknowledged if the other was settled meanwhile.
+    pub fn start(&mut self, out: &mut Vec<Action>) -> Option<Id> {
+        loop {
+            let id = self.held.start()?;
+            if !self.memory.has(id) {
+                return Some(id);
+            }
+            self.held.remove(id);
+            out.push(Action::Acknowledge { id, confirm: false });
+        }
+    }
+
+    /// What was told over another connection may not have arrived.
+    fn remember(&mut self, now: Moment, epoch: u64) {
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.memory.keep(now, self.ack_wait);
+        }
+        self.memory.age(now);
     }
 
     /// The consumer answers.
@@ -158,6 +191,7 @@ impl Source {
             }
             return;
         }
+        self.remember(now, demand.epoch);
         if is_over(self.session.as_ref().and_then(Session::silent_at)) {
             self.pause(now, Trouble::Silent);
         }

@@ -77,6 +77,17 @@ fn each_arrival_needs_a_name_of_its_own() {
     assert!(found.contains("Restart"), "{found}");
 }
 
+/// A broker that was killed hands out again what was acknowledged and confirmed.
+#[test]
+fn what_was_settled_needs_to_be_remembered() {
+    let trouble = Trouble { saves: 1, restarts: 1, ..NO_TROUBLE };
+    let without = Rules { memory: false, ..Rules::default() };
+    let lane = |rules| Lane { rules, names: true, keys: &TWO[..1], trouble, end: 12 };
+    let found = shortest_break(lane(without), 2_000_000).expect("without the memory something breaks");
+    assert!(found.contains("Restart"), "{found}");
+    assert_eq!(shortest_break(lane(Rules::default()), 500_000), None);
+}
+
 #[test]
 fn long_walks_through_all_troubles_at_once() {
     assert_eq!(strolls(Rules::default()), (false, true));

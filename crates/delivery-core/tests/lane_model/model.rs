@@ -9,7 +9,7 @@ use tidegate_delivery_core::{Disposition, Id, Input, Settled};
 use crate::broker::{Broker, Request};
 use crate::world::{Lane, State};
 
-pub const INVARIANT: &str = "an event starts under a lease and after all earlier ones of its key";
+pub const INVARIANT: &str = "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
 pub const PROGRESS: &str = "all are settled";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,7 @@ impl Model for Lane {
             Step::Start(node) => state.start(self, node),
             Step::Finish(node, id) => {
                 state.nodes[node].running.remove(&id);
+                state.nodes[node].handled.insert(id.sequence);
                 state.take(self, node, Some(Input::Attempted(id, Some(Disposition::Over(Settled::Acknowledged)))));
             }
             Step::Fail(node, id) => {

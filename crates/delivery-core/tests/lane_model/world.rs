@@ -62,6 +62,8 @@ pub struct Node {
     pub here: BTreeSet<Id>,
     pub arrivals: u64,
     pub running: BTreeSet<Id>,
+    /// What it has handled since it lives.
+    pub handled: BTreeSet<u64>,
     pub inbox: VecDeque<Input>,
     pub answers: Vec<Input>,
 }
@@ -87,6 +89,7 @@ impl Lane {
             here: BTreeSet::new(),
             arrivals: 0,
             running: BTreeSet::new(),
+            handled: BTreeSet::new(),
             inbox: VecDeque::new(),
             answers: Vec::new(),
         }
@@ -155,7 +158,7 @@ impl State {
             broker.deliveries += 1;
             broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + ACK_WAIT });
             // Named where it arrives.
-            let id = Id { lane: 0, sequence, delivery: broker.deliveries, arrival: 0 };
+            let id = Id { lane: 0, sequence, stored: sequence, delivery: broker.deliveries, arrival: 0 };
             let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
             let arrived = Arrived { id, key, inbox: pull.number, pin, bytes: 1 };
             self.nodes[pull.node].inbox.push_back(Input::Arrived(arrived));
@@ -251,6 +254,9 @@ impl State {
     pub fn start(&mut self, lane: &Lane, node: usize) {
         let Some(id) = self.nodes[node].owner.start(self.now) else { return };
         self.nodes[node].running.insert(id);
+        if self.nodes[node].handled.contains(&id.sequence) {
+            self.broken = Some("it started again where it was handled");
+        }
         let broker = &self.broker;
         let lent = broker.pending.get(&id.sequence).is_some_and(|pending| pending.with == node);
         if !lent || broker.again.contains(&id.sequence) {

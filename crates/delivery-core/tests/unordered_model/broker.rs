@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tidegate_delivery_core::{Lane, Moment};
 
 pub const ACK_WAIT: Moment = 30_000;
+/// A broker that is killed forgets no more than what it was told in the last moments.
+const FORGETS: Moment = 10_000;
 
 /// A stream with one consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +18,8 @@ pub struct Stream {
     /// Of what is pending: what is due again.
     pub again: BTreeSet<u64>,
     pub acknowledged: BTreeSet<u64>,
+    /// What it was told last that it may forget, and when.
+    last: Option<(u64, Moment)>,
     /// The consumer delivers nothing new while it waits for so many.
     max_pending: usize,
 }
@@ -27,6 +31,7 @@ impl Stream {
             pending: BTreeMap::new(),
             again: BTreeSet::new(),
             acknowledged: BTreeSet::new(),
+            last: None,
             max_pending,
         }
     }
@@ -55,7 +60,8 @@ impl Stream {
         Some(sequence)
     }
 
-    pub fn acknowledge(&mut self, sequence: u64) {
+    pub fn acknowledge(&mut self, now: Moment, sequence: u64) {
+        self.last = Some((sequence, now));
         self.pending.remove(&sequence);
         self.again.remove(&sequence);
         self.acknowledged.insert(sequence);
@@ -88,8 +94,11 @@ impl Stream {
     }
 
     /// A broker that was killed does not know of the last acknowledgement.
-    pub fn forget_one(&mut self) {
-        if let Some(sequence) = self.acknowledged.pop_last() {
+    pub fn forget_one(&mut self, now: Moment) {
+        if let Some((sequence, at)) = self.last.take()
+            && now < at + FORGETS
+        {
+            self.acknowledged.remove(&sequence);
             self.pending.insert(sequence, 0);
             self.again.insert(sequence);
         }

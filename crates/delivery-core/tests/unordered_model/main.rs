@@ -243,6 +243,7 @@ fn nothing_breaks_near_the_beginning_of_each_trouble() {
         Troubles { unconfirmed: 1, full: 1, ..NO_TROUBLE },
         Troubles { shelved: 1, restarts: 1, ..NO_TROUBLE },
         Troubles { shelved: 2, drains: 1, ..NO_TROUBLE },
+        Troubles { restarts: 1, reconnects: 1, ..NO_TROUBLE },
     ] {
         assert_eq!(breaks(Flaw::None, trouble), None, "{trouble:?}");
     }
@@ -332,6 +333,7 @@ fn each_rule_is_needed() {
         (Flaw::Wide, NO_TROUBLE, "more events were asked for than may run"),
         (Flaw::Eager, NO_TROUBLE, "more attempts run than may"),
         (Flaw::Hasty, shelved, "an event was acknowledged before its outcome"),
+        (Flaw::Forgetful, Troubles { restarts: 1, ..NO_TROUBLE }, "what was settled here starts again"),
     ] {
         assert_eq!(breaks(flaw, trouble), Some(expected), "{flaw:?}");
     }

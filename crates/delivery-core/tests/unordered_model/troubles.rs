@@ -27,6 +27,9 @@ impl World {
         self.disturbed = true;
         self.open.clear();
         self.coming.clear();
+        // An inbox ends with its connection.
+        let closed = std::mem::take(&mut self.inboxes).into_iter();
+        self.coming.extend(closed.map(|(lane, inbox)| Coming::Heard(lane, inbox, Heard::Closed)));
         self.demand.epoch += 1;
         self.act();
     }
@@ -34,13 +37,15 @@ impl World {
     /// The broker is killed, and does not know of the topic's last acknowledgement. (What the shelf's consumer
     /// acknowledged is removed from the disk.)
     pub fn restart(&mut self) {
-        self.topic.forget_one();
+        let now = self.now;
+        self.topic.forget_one(now);
         self.reconnect();
     }
 
     /// The sidecar is killed, and another one starts.
     pub fn crash(&mut self) {
         self.here.clear();
+        self.settled.clear();
         self.inboxes.clear();
         self.machine = machine(self.flaw);
         self.reconnect();

@@ -43,6 +43,8 @@ pub enum Flaw {
     Shelfless,
     /// It hears of nothing that comes of the shelf.
     Blind,
+    /// It takes each arrival for another event.
+    Forgetful,
 }
 
 /// How an attempt ends that may end in any way.
@@ -96,6 +98,8 @@ pub struct World {
     /// The runner's table: events here, whether their attempt runs, and whether it is over.
     pub here: BTreeMap<Id, Option<bool>>,
     pub handled: BTreeSet<u64>,
+    /// What this sidecar has settled since it lives.
+    pub settled: BTreeSet<(Lane, u64)>,
     /// Attempts of one source that started one after the other while the other had an event that waits.
     pub in_a_row: (Lane, u8),
     /// Whether requests may be left of an older session.
@@ -105,7 +109,7 @@ pub struct World {
 
 pub fn machine(flaw: Flaw) -> Unordered {
     let slots = if matches!(flaw, Flaw::Wide | Flaw::Eager) { SLOTS + 1 } else { SLOTS };
-    Unordered::new(slots, if flaw == Flaw::Idle { 10 * ACK_WAIT } else { RENEW_EVERY }, 7)
+    Unordered::new(slots, ACK_WAIT, if flaw == Flaw::Idle { 10 * ACK_WAIT } else { RENEW_EVERY }, 7)
 }
 
 impl World {
@@ -127,6 +131,7 @@ impl World {
             arrivals: 0,
             here: BTreeMap::new(),
             handled: BTreeSet::new(),
+            settled: BTreeSet::new(),
             in_a_row: (TOPIC, 0),
             disturbed: false,
             broken: None,
@@ -185,6 +190,9 @@ impl World {
         if self.in_a_row.1 > 1 {
             self.break_with("a source waits for the other");
         }
+        if self.settled.contains(&(id.lane, id.sequence)) {
+            self.break_with("what was settled here starts again");
+        }
         match self.here.insert(id, Some(true)) {
             Some(None) => {}
             _ => self.break_with("what started was not waiting here"),
@@ -204,9 +212,10 @@ impl World {
                 }
             }
             Action::Close(lane, inbox, how) => {
-                self.inboxes.remove(&(lane, inbox));
+                let is_open = self.inboxes.remove(&(lane, inbox));
                 self.open.retain(|open| (open.lane, open.inbox) != (lane, inbox));
                 match how {
+                    Close::InOrder if !is_open => {}
                     Close::InOrder => self.coming.push_back(Coming::Heard(lane, inbox, Heard::Closed)),
                     Close::AtOnce => self.coming.retain(|coming| coming.inbox() != (lane, inbox)),
                 }
@@ -230,7 +239,9 @@ impl World {
     fn settle(&mut self, id: Id, wait: Option<Moment>) {
         let Some(runs) = self.here.remove(&id) else { return self.break_with("an event was settled twice") };
         let is_safe = self.handled.contains(&id.sequence) || (id.lane == TOPIC && self.shelf.keeps(id.sequence));
-        if wait.is_none() && (runs != Some(false) || !is_safe) {
+        // What was settled before is acknowledged again before it starts.
+        let is_over = runs == Some(false) || (runs.is_none() && self.settled.contains(&(id.lane, id.sequence)));
+        if wait.is_none() && (!is_over || !is_safe) {
             self.break_with("an event was acknowledged before its outcome");
         }
         if !self.demand.connected {
@@ -238,7 +249,7 @@ impl World {
         }
         let now = self.now;
         match wait {
-            None => self.stream(id.lane).acknowledge(id.sequence),
+            None => self.stream(id.lane).acknowledge(now, id.sequence),
             Some(wait) => self.stream(id.lane).give_back(now, id.sequence, wait),
         }
     }
@@ -299,8 +310,8 @@ impl World {
             Some(Coming::Heard(lane, inbox, heard)) => self.take(Input::Inbox(lane, inbox, heard)),
             Some(Coming::Event(lane, inbox, sequence)) => {
                 self.arrivals += 1;
-
-                let id = Id { lane, sequence, delivery: self.arrivals, arrival: self.arrivals };
+                let stored = if self.flaw == Flaw::Forgetful { self.arrivals } else { 0 };
+                let id = Id { lane, sequence, stored, delivery: self.arrivals, arrival: self.arrivals };
                 self.here.insert(id, None);
                 let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes: 1 };
                 self.take(Input::Arrived(arrived));
@@ -313,6 +324,9 @@ impl World {
     pub fn finish(&mut self, id: Id, outcome: Outcome) {
         self.here.insert(id, Some(false));
         let disposition = self.dispose(id, outcome);
+        if matches!(disposition, Disposition::Over(_)) {
+            self.settled.insert((id.lane, id.sequence));
+        }
         self.take(Input::Attempted(id, Some(disposition)));
     }
 

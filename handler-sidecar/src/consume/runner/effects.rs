@@ -157,8 +157,12 @@ impl<F> Runner<'_, F> {
             Action::Pull(pull) => self.pull(&pull),
             Action::Join(inbox) => self.join(inbox),
             Action::Close(lane, inbox, how) => self.close((lane, inbox), how),
-            Action::Acknowledge { id, confirm: false } => self.leaves(id, pull::ACKNOWLEDGE),
+            Action::Acknowledge { id, confirm: false } => {
+                self.events.acknowledged(id);
+                self.leaves(id, pull::ACKNOWLEDGE);
+            }
             Action::Acknowledge { id, confirm: true } => {
+                self.events.acknowledged(id);
                 let question = Question::Acknowledge { id, _span: self.settling(id) };
                 self.ask_about(id, question, pull::ACKNOWLEDGE);
             }

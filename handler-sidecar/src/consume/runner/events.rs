@@ -33,10 +33,10 @@ impl Events {
     pub fn keep(&mut self, lane: Lane, message: Message) -> Id {
         self.context.metrics.came();
         self.arrivals += 1;
-        let (sequence, delivery) = (message.sequence(), message.number());
+        let (sequence, stored, delivery) = (message.sequence(), message.stored_at(), message.number());
         let how = if message.acknowledgement().is_some() { Settled::GivenBack } else { Settled::Dropped };
         self.here.insert(self.arrivals, Here { event: Arc::new(Event::new(message)), how });
-        Id { lane, sequence, delivery, arrival: self.arrivals }
+        Id { lane, sequence, stored, delivery, arrival: self.arrivals }
     }
 
     /// The event, if it is here.
@@ -57,6 +57,15 @@ impl Events {
             here.how = Settled::Failed;
         }
         Some(here.event.clone())
+    }
+
+    /// The broker is told that it may forget the event: without an attempt that is over, because it came before.
+    pub fn acknowledged(&mut self, id: Id) {
+        if let Some(here) = self.here.get_mut(&id.arrival)
+            && here.how == Settled::GivenBack
+        {
+            here.how = Settled::Repeated;
+        }
     }
 
     /// Its attempt is over.

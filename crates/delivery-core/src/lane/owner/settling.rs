@@ -10,9 +10,26 @@ impl Owner {
         self.hand.get_mut(id.sequence).filter(|held| held.id.arrival == id.arrival)
     }
 
-    /// Its attempt is over: it is acknowledged next.
+    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again.
+    pub(super) fn recall(&mut self, id: Id) {
+        if !self.terms.rules.memory || !self.memory.has(id) {
+            return;
+        }
+        if let Some(held) = self.hand.get_mut(id.sequence)
+            && matches!(held.stage, Stage::Waiting(_))
+        {
+            held.stage = Stage::Settled { asked: false };
+        }
+    }
+
+    /// Its attempt is over: it is acknowledged next. One whose lease is over by now is acknowledged when it comes again.
     pub(super) fn settled(&mut self, now: Moment, id: Id) {
         let confirmation = self.terms.rules.confirmation;
+        self.memory.note(id);
+        if self.held(id).is_none() {
+            // It may be here again.
+            return self.recall(id);
+        }
         let Some(held) = self.held(id) else { return };
         held.stage = Stage::Settled { asked: !confirmation };
         self.changed(now);

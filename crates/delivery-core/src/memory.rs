@@ -1,0 +1,195 @@
+//! What was settled lately, of one consumer.
+//!
+//! A broker that is killed forgets the acknowledgements of the last moments, also those that it has confirmed; and one
+//! that was written to a connection just before its loss may never arrive. What comes again for such a reason is known
+//! here, and is acknowledged again instead of delivered.
+//!
+//! How long that takes is the broker's affair: a delivery that it has forgotten comes again at once, one that it
+//! remembers when the acknowledgement wait is over. So what was settled in the last moments before a connection was
+//! lost is remembered for the acknowledgement wait and longer, the rest for 15 to 30 seconds.
+
+use std::collections::BTreeMap;
+
+use crate::event::{Id, Moment};
+
+/// It takes up to twelve seconds to notice that a server is gone (`PING_INTERVAL` of the broker's client).
+const AGE: Moment = 15_000;
+/// Blocks of a generation, at most: what was settled at 4,000 events a second, and in the worst case (no two neighbours
+/// among the sequences) 1,024 events. The lowest are forgotten first.
+const MAX_BLOCKS: usize = 1024;
+/// Sequences of a block.
+const BLOCK: u64 = 64;
+
+/// What is known of the sequences of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Block {
+    /// Those that were settled.
+    settled: u64,
+    /// When the latest of these was stored. A broker that loses the end of a stream with its disk gives the sequences to
+    /// other events, which are stored later.
+    stored: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Generation(BTreeMap<u64, Block>);
+
+impl Generation {
+    fn add(&mut self, block: u64, settled: u64, stored: u64) {
+        let known = self.0.entry(block).or_default();
+        known.settled |= settled;
+        known.stored = known.stored.max(stored);
+        if self.0.len() > MAX_BLOCKS {
+            self.0.pop_first();
+        }
+    }
+
+    fn has(&self, id: Id) -> bool {
+        let (block, bit) = place(id.sequence);
+        self.0.get(&block).is_some_and(|known| known.settled & bit != 0 && id.stored <= known.stored)
+    }
+}
+
+/// The block of a sequence, and its bit there.
+fn place(sequence: u64) -> (u64, u64) {
+    (sequence / BLOCK, 1 << (sequence % BLOCK))
+}
+
+/// The sequences that were settled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Memory {
+    young: Generation,
+    old: Generation,
+    /// What was settled before the connection was lost.
+    kept: Generation,
+    /// When the young ones become old.
+    turn_at: Moment,
+    kept_until: Moment,
+}
+
+impl Memory {
+    /// One that knows nothing.
+    pub fn new(now: Moment) -> Self {
+        let (young, old, kept) = Default::default();
+        Self { young, old, kept, turn_at: now + AGE, kept_until: now }
+    }
+
+    /// It was settled, and the broker is told so.
+    pub fn note(&mut self, id: Id) {
+        let (block, bit) = place(id.sequence);
+        self.young.add(block, bit, id.stored);
+    }
+
+    /// Whether it is known that this event was settled.
+    pub fn has(&self, id: Id) -> bool {
+        self.young.has(id) || self.old.has(id) || self.kept.has(id)
+    }
+
+    /// Forgets what is old. Not to be called without a connection: then it is not over what the broker may forget.
+    pub fn age(&mut self, now: Moment) {
+        if now >= self.turn_at + AGE {
+            self.old = Generation::default();
+            self.young = Generation::default();
+        } else if now >= self.turn_at {
+            self.old = std::mem::take(&mut self.young);
+        }
+        if now >= self.turn_at {
+            self.turn_at = now + AGE;
+        }
+        if now >= self.kept_until {
+            self.kept = Generation::default();
+        }
+    }
+
+    /// There is a new connection: what is known now is kept until the broker has given again what it still waits for.
+    pub fn keep(&mut self, now: Moment, ack_wait: Moment) {
+        for generation in [std::mem::take(&mut self.old), std::mem::take(&mut self.young)] {
+            for (block, known) in generation.0 {
+                self.kept.add(block, known.settled, known.stored);
+            }
+        }
+        self.turn_at = now + AGE;
+        self.kept_until = now + ack_wait + AGE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(sequence: u64, stored: u64) -> Id {
+        Id { lane: 0, sequence, stored, delivery: 1, arrival: 1 }
+    }
+
+    #[test]
+    fn it_lasts_for_a_while_and_longer_after_a_loss() {
+        let mut memory = Memory::new(0);
+        memory.note(id(7, 1));
+        memory.age(AGE);
+        assert!(memory.has(id(7, 1)));
+        memory.age(2 * AGE);
+        assert!(!memory.has(id(7, 1)));
+        memory.note(id(8, 1));
+        memory.keep(3 * AGE, 30_000);
+        memory.age(4 * AGE);
+        memory.age(3 * AGE + 30_000);
+        assert!(memory.has(id(8, 1)));
+        memory.age(4 * AGE + 30_000);
+        assert_eq!(memory, Memory { turn_at: memory.turn_at, kept_until: memory.kept_until, ..Memory::new(0) });
+    }
+
+    #[test]
+    fn a_long_pause_is_long_enough() {
+        let mut memory = Memory::new(0);
+        memory.note(id(7, 1));
+        memory.age(100 * AGE);
+        assert!(!memory.has(id(7, 1)));
+    }
+
+    #[test]
+    fn another_event_of_the_same_sequence_is_another() {
+        let mut memory = Memory::new(0);
+        memory.note(id(7, 100));
+        assert!(memory.has(id(7, 100)));
+        assert!(!memory.has(id(7, 101)), "stored after the end of the stream was lost");
+        assert!(!memory.has(id(8, 100)), "a neighbour");
+    }
+
+    proptest! {
+        /// It knows what was noted in the last while and nothing else, however it is used.
+        #[test]
+        fn it_knows_what_was_noted_lately(
+            notes in proptest::collection::vec((0u64..500, 0u64..2000, any::<bool>()), 1..100),
+        ) {
+            let (mut memory, mut now, mut noted) = (Memory::new(0), 0, BTreeMap::new());
+            for (sequence, wait, lost) in notes {
+                now += wait;
+                memory.age(now);
+                if lost {
+                    memory.keep(now, 30_000);
+                }
+                memory.note(id(sequence, sequence));
+                noted.insert(sequence, now);
+                for (sequence, at) in &noted {
+                    prop_assert!(memory.has(id(*sequence, *sequence)) || now >= at + AGE, "{sequence}");
+                }
+            }
+            prop_assert!((0..500).all(|s| noted.contains_key(&s) || !memory.has(id(s, s))));
+        }
+
+        /// It never grows beyond its bound, and what came last is there.
+        #[test]
+        fn it_is_bounded(step in 1u64..1000, count in 1u64..5000) {
+            let mut memory = Memory::new(0);
+            for number in 0..count {
+                memory.note(id(number * step, 0));
+                if number % 999 == 0 {
+                    memory.keep(0, 0);
+                }
+            }
+            prop_assert!(memory.young.0.len() <= MAX_BLOCKS && memory.kept.0.len() <= MAX_BLOCKS);
+            prop_assert!(memory.has(id((count - 1) * step, 0)));
+        }
+    }
+}
