@@ -301,6 +301,13 @@ pub fn acknowledge_subjects(consumer: &str) -> String {
     format!("$JS.ACK.{EVENT_STREAM}.{consumer}.>")
 }
 
+/// Where something is told of an event of this sequence that a consumer of the event stream waits for, whether or not it
+/// came here. The broker looks for the sequence among those that it waits for, and asks of the number of the `delivery`
+/// only that it is one of those that are not over (`processNak` of nats-server).
+pub fn acknowledge_subject(consumer: &str, sequence: u64, delivery: u64) -> String {
+    format!("$JS.ACK.{EVENT_STREAM}.{consumer}.1.{sequence}.{delivery}.0.0")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,10 @@ pub struct ByKey {
     lanes: BTreeMap<Lane, One>,
     /// Those that are ours; one that is still being left comes back when that is done.
     wanted: BTreeSet<Lane>,
+    /// The lanes of which another member may have events, if it is known.
+    others: Option<BTreeSet<Lane>>,
+    /// The lanes of which the others know that there may be events here.
+    announced: BTreeSet<Lane>,
     /// The conditions under which the lanes were looked at last.
     demand: Option<Demand>,
     /// The lane that started an attempt last.
@@ -48,6 +52,8 @@ impl ByKey {
             sizes: Sizes::new(largest),
             lanes: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            others: None,
+            announced: BTreeSet::new(),
             demand: None,
             turn: 0,
             draining: false,
@@ -63,8 +69,34 @@ impl ByKey {
                 one.leave();
             }
         }
-        for lane in &self.wanted {
-            self.lanes.entry(*lane).or_insert_with(|| One::new(now, *lane, self.terms.clone()));
+        for lane in self.wanted.clone() {
+            self.take_up(now, lane);
+        }
+    }
+
+    fn take_up(&mut self, now: Moment, lane: Lane) {
+        if !self.lanes.contains_key(&lane) {
+            let mut one = One::new(now, lane, self.terms.clone());
+            if let Some(others) = &self.others {
+                one.set_alone(now, !others.contains(&lane));
+            }
+            self.lanes.insert(lane, one);
+        }
+    }
+
+    /// What other members may have.
+    fn know(&mut self, now: Moment, others: BTreeSet<Lane>) {
+        for (lane, one) in &mut self.lanes {
+            one.set_alone(now, !others.contains(lane));
+        }
+        self.others = Some(others);
+    }
+
+    /// Lets the others know what may be here.
+    fn announce(&mut self, out: &mut Vec<Action>) {
+        if !self.lanes.keys().eq(&self.announced) {
+            self.announced = self.lanes.keys().copied().collect();
+            out.push(Action::Announce(self.announced.clone()));
         }
     }
 
@@ -99,7 +131,7 @@ impl ByKey {
             one.close(out);
             self.lanes.remove(&lane);
             if self.wanted.contains(&lane) {
-                self.lanes.insert(lane, One::new(now, lane, self.terms.clone()));
+                self.take_up(now, lane);
             }
         }
     }
@@ -110,7 +142,7 @@ impl ByKey {
             Input::Attempted(id, _) | Input::Acknowledged(id, _) | Input::Renewed(id, _) => Some(id.lane),
             Input::Inbox(lane, ..) => Some(*lane),
             Input::State(lane, _) | Input::Waiting(lane, _) | Input::Unpinned(lane) => Some(*lane),
-            Input::Lanes(_) => None,
+            Input::Lanes(_) | Input::Others(_) => None,
         }
     }
 }
@@ -124,6 +156,7 @@ impl Discipline for ByKey {
         }
         match (Self::lane(&input), input) {
             (None, Input::Lanes(wanted)) => self.share(now, wanted),
+            (None, Input::Others(lanes)) => self.know(now, lanes),
             (Some(lane), input) => match (self.lanes.get_mut(&lane), input) {
                 (Some(one), input) => one.input(now, input),
                 // Without a lane there is no lease, and so nothing to give back.
@@ -136,6 +169,7 @@ impl Discipline for ByKey {
 
     fn actions(&mut self, now: Moment, demand: &Demand, out: &mut Vec<Action>) {
         out.append(&mut self.out);
+        self.announce(out);
         // Of how many turns the rate allows these know nothing: a pull keeps the pin.
         let demand = Demand { turns: 0, ..*demand };
         let last = self.demand.replace(demand);

@@ -112,6 +112,10 @@ pub struct State {
     pub delivered: u64,
     /// Events delivered to anybody and not acknowledged.
     pub pending: u64,
+    /// All sequences up to this one are acknowledged, or were never this consumer's.
+    pub floor: u64,
+    /// The highest sequence that was delivered.
+    pub highest: u64,
     /// The pin in force.
     pub pin: Option<Pin>,
 }
@@ -137,6 +141,8 @@ pub enum Input {
     Unpinned(Lane),
     /// The lanes that are ours, as the members share them out.
     Lanes(BTreeSet<Lane>),
+    /// The lanes of which another member may have events; until this is said, all of them.
+    Others(BTreeSet<Lane>),
 }
 
 /// A request for events.
@@ -209,6 +215,17 @@ pub enum Action {
     Drop(Id),
     /// Ask for the state of a lane's consumer.
     Ask(Lane),
+    /// Give back what of these sequences of a lane the broker still waits for, though it never came here (or is gone).
+    Reclaim {
+        /// The lane.
+        lane: Lane,
+        /// The consumer's number of its last delivery.
+        delivered: u64,
+        /// The sequences, in the order in which they shall come.
+        sequences: Vec<u64>,
+    },
+    /// Tell the other members of which lanes there may be events here, before any comes.
+    Announce(BTreeSet<Lane>),
     /// Ask how many events of a lane wait.
     Count(Lane),
     /// Give the pin of a lane up.

@@ -8,15 +8,20 @@
 //! connection no sidecar knows which others are there. Nothing rests on all of them agreeing at every moment: the
 //! broker decides which of them may pull a lane, and its lease when an event may start.
 
+mod holdings;
 pub mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use holdings::Holdings;
 use serde::{Deserialize, Serialize};
 use share::Member;
+use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
+use tidegate_delivery_core::Lane;
 use tidegate_wire::nats::{Client, Publish};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -38,13 +43,16 @@ const MOST: usize = 1024;
 const COMMAND_LIMIT: Duration = Duration::from_secs(1);
 
 /// What a sidecar says of itself, so that the others know of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Heartbeat {
     id: Member,
     /// Whether its handler takes events.
     able: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     goes: bool,
+    /// The lanes of which it may have events, where there are lanes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lanes: Option<BTreeSet<Lane>>,
 }
 
 /// What was heard.
@@ -81,6 +89,12 @@ pub struct Members {
     view: watch::Sender<View>,
     count: watch::Sender<usize>,
     another_is_able: watch::Sender<bool>,
+    /// The lanes of which this one may have events.
+    mine: watch::Sender<BTreeSet<Lane>>,
+    /// What the others have said of theirs, where there are lanes.
+    holdings: Mutex<Option<Holdings>>,
+    /// The lanes of which others may have events, if it is known.
+    others: watch::Sender<Option<BTreeSet<Lane>>>,
 }
 
 /// Waits for this moment, if there is one.
@@ -96,7 +110,29 @@ impl Members {
     pub fn new(count: watch::Sender<usize>) -> Self {
         let me = fastrand::u64(..);
         let view = watch::Sender::new(View(BTreeMap::from([(me, true)])));
-        Self { me, view, count, another_is_able: watch::Sender::new(false) }
+        let (another_is_able, mine, others) = Default::default();
+        Self { me, view, count, another_is_able, mine, holdings: Mutex::default(), others }
+    }
+
+    /// This one may have events of these lanes from now on; the others hear of it at once.
+    pub fn announce(&self, lanes: BTreeSet<Lane>) {
+        self.mine.send_replace(lanes);
+    }
+
+    /// The lanes of which others may have events, and every change of it; `None` until it is known.
+    pub fn others(&self) -> watch::Receiver<Option<BTreeSet<Lane>>> {
+        self.others.subscribe()
+    }
+
+    /// Does something with what the others said of their lanes, and tells what follows. Returns when that may change.
+    fn hold(&self, how: impl FnOnce(&mut Holdings, Instant)) -> Option<Instant> {
+        let now = Instant::now();
+        let mut holdings = self.holdings.lock().unwrap_or_else(PoisonError::into_inner);
+        let holdings = holdings.as_mut()?;
+        how(holdings, now);
+        let others = Some(holdings.others(now));
+        self.others.send_if_modified(|told| std::mem::replace(told, others.clone()) != others);
+        holdings.wake_at(now)
     }
 
     /// This member's name.
@@ -128,12 +164,25 @@ impl Members {
         let Ok(mut heartbeats) = client.subscribe(layout::MEMBER_SUBJECT, None) else { return pending().await };
         let (always, mut state) = (context.shares(), context.availability.subscribe());
         state.mark_changed();
+        if let Order::Key { lanes } = context.config.delivery.order {
+            let holdings = Holdings::new(Instant::now(), context.config.ack_wait, lanes);
+            *self.holdings.lock().unwrap_or_else(PoisonError::into_inner) = Some(holdings);
+        }
+        let (mut mine, mut link) = (self.mine.subscribe(), client.link());
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = BTreeMap::from([(self.me, Instant::now())]);
         let (mut able, mut goes, mut answer_at) = (true, false, None);
         loop {
+            let held_until = self.hold(|_, _| {});
             let speaks = tokio::select! {
+                () = answer(held_until) => false,
+                Ok(()) = mine.changed() => always,
+                Ok(()) = link.changed() => {
+                    let connected = link.borrow_and_update().connected;
+                    self.hold(|holdings, now| if connected { holdings.reconnected(now) });
+                    always && connected
+                }
                 _ = ticks.tick() => {
                     self.forget(&mut heard);
                     always || !able
@@ -171,7 +220,9 @@ impl Members {
     }
 
     async fn say(&self, client: &Client, able: bool, goes: bool) {
-        let heartbeat = Heartbeat { id: self.me, able, goes };
+        let has_lanes = self.holdings.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let lanes = has_lanes.then(|| self.mine.borrow().clone());
+        let heartbeat = Heartbeat { id: self.me, able, goes, lanes };
         let Ok(body) = serde_json::to_vec(&heartbeat) else { return };
         let message = Publish { subject: layout::MEMBER_SUBJECT, payload: &body, ..Publish::default() };
         if !matches!(timeout(COMMAND_LIMIT, client.publish_now(&message)).await, Ok(Ok(()))) {
@@ -181,7 +232,10 @@ impl Members {
 
     /// Records a heartbeat, and returns it if its sender stays.
     fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> Option<Heard> {
-        let Heartbeat { id, able, goes } = serde_json::from_slice(payload).ok()?;
+        let Heartbeat { id, able, goes, lanes } = serde_json::from_slice(payload).ok()?;
+        if id != self.me {
+            self.hold(|holdings, now| holdings.heard(now, id, lanes));
+        }
         if goes && id != self.me {
             heard.remove(&id);
             self.change(|members| members.remove(&id).is_some());
@@ -236,7 +290,7 @@ mod tests {
     use super::*;
 
     fn heartbeat(id: Member, able: bool, goes: bool) -> Vec<u8> {
-        serde_json::to_vec(&Heartbeat { id, able, goes }).unwrap()
+        serde_json::to_vec(&Heartbeat { id, able, goes, lanes: None }).unwrap()
     }
 
     #[tokio::test(start_paused = true)]

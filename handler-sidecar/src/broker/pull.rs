@@ -84,7 +84,8 @@ pub fn pin<'a>(headers: Option<Headers<'a>>) -> &'a str {
 /// What is read of CONSUMER.INFO.
 #[derive(Deserialize)]
 struct Info {
-    delivered: Delivered,
+    delivered: Progress,
+    ack_floor: Progress,
     num_ack_pending: u64,
     num_pending: u64,
     #[serde(default)]
@@ -107,8 +108,9 @@ struct Group {
 }
 
 #[derive(Deserialize)]
-struct Delivered {
+struct Progress {
     consumer_seq: u64,
+    stream_seq: u64,
 }
 
 /// The consumer's state; `None`: it is an error of the API, or none of its answers at all.
@@ -117,7 +119,8 @@ pub fn state(payload: &[u8]) -> Option<State> {
     let group = info.priority_groups.into_iter().find(|group| group.group == layout::LANE_GROUP);
     let pin = group.map(|group| group.pinned_client_id).filter(|pin| !pin.is_empty());
     let (delivered, pending) = (info.delivered.consumer_seq, info.num_ack_pending);
-    Some(State { delivered, pending, pin: pin.map(Into::into) })
+    let (floor, highest) = (info.ack_floor.stream_seq, info.delivered.stream_seq);
+    Some(State { delivered, pending, floor, highest, pin: pin.map(Into::into) })
 }
 
 /// How many events wait for somebody: published and not delivered, or delivered and not acknowledged.
@@ -155,12 +158,15 @@ mod tests {
 
     #[test]
     fn states_and_what_is_none() {
-        let info = br#"{"type":"x","delivered":{"consumer_seq":7,"stream_seq":9},"num_ack_pending":3,"num_pending":2,
+        let info = br#"{"type":"x","delivered":{"consumer_seq":7,"stream_seq":9},"ack_floor":{"consumer_seq":4,"stream_seq":5},
+            "num_ack_pending":3,"num_pending":2,
             "priority_groups":[{"group":"other","pinned_client_id":"b"},{"group":"owner","pinned_client_id":"a"}]}"#;
-        assert_eq!(state(info), Some(State { delivered: 7, pending: 3, pin: Some("a".into()) }));
+        let expected = State { delivered: 7, pending: 3, floor: 5, highest: 9, pin: Some("a".into()) };
+        assert_eq!(state(info), Some(expected.clone()));
         assert_eq!(waiting(info), Some(5));
-        let unpinned = br#"{"delivered":{"consumer_seq":7},"num_ack_pending":3,"num_pending":0,"priority_groups":[{"group":"owner"}]}"#;
-        assert_eq!(state(unpinned), Some(State { delivered: 7, pending: 3, pin: None }));
+        let unpinned = br#"{"delivered":{"consumer_seq":7,"stream_seq":9},"ack_floor":{"consumer_seq":4,"stream_seq":5},
+            "num_ack_pending":3,"num_pending":0,"priority_groups":[{"group":"owner"}]}"#;
+        assert_eq!(state(unpinned), Some(State { pin: None, ..expected }));
         for other in [&b""[..], b"{}", br#"{"error":{"code":404}}"#] {
             assert_eq!((state(other), waiting(other), is_suspended(other)), (None, None, None));
         }

@@ -156,8 +156,8 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
 
     /// Does what is to be done now.
     fn steer(&mut self) {
-        if let Some(lanes) = self.shares.as_mut().and_then(Shares::changed) {
-            self.input(lanes);
+        while let Some(input) = self.shares.as_mut().and_then(Shares::changed) {
+            self.input(input);
         }
         let link = *self.link.borrow();
         if std::mem::replace(&mut self.asked_over, link) != link {

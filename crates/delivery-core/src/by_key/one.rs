@@ -63,6 +63,12 @@ impl One {
         self.touch();
     }
 
+    /// Whether no other member has to do with it.
+    pub fn set_alone(&mut self, now: Moment, alone: bool) {
+        self.owner.set_alone(now, alone);
+        self.touch();
+    }
+
     /// Forgets what was settled long ago. Not to be called without a connection.
     pub fn age(&mut self, now: Moment) {
         self.owner.age(now);

@@ -51,6 +51,11 @@ impl Hand {
         self.0.get_mut(&sequence)
     }
 
+    /// When the lease of an event ends, if it is in hand.
+    pub fn until(&self, sequence: u64) -> Option<Moment> {
+        self.0.get(&sequence).map(|held| held.until)
+    }
+
     /// Whether it is in hand.
     pub fn has(&self, sequence: u64) -> bool {
         self.0.contains_key(&sequence)

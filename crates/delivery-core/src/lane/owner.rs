@@ -3,14 +3,16 @@
 //! The invariant, which `tests/lane_model` checks: an event starts only under a live lease, and after all
 //! earlier events of its key are settled.
 
+mod reclaiming;
 mod settling;
 
+use self::reclaiming::Claim;
 use super::barrier::Barrier;
 use super::hand::{Hand, Stage};
 use super::pulls::{Pulls, Served};
 use super::terms::Terms;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
-use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pull, State};
+use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pull, State, Trouble};
 use crate::memory::Memory;
 
 /// An event that could not be tried waits at least this long.
@@ -33,6 +35,7 @@ pub struct Owner {
     /// The highest sequence that ever came.
     highest: u64,
     memory: Memory,
+    claim: Claim,
     leaving: Leaving,
     out: Vec<Action>,
 }
@@ -57,6 +60,7 @@ impl Owner {
             last: None,
             highest: 0,
             memory: Memory::new(0),
+            claim: Claim::default(),
             leaving: Leaving::No,
             out: Vec::new(),
         }
@@ -70,7 +74,7 @@ impl Owner {
             Input::Inbox(_, number, heard) => match heard {
                 Heard::Alive => {}
                 Heard::Ended(_) | Heard::Closed => self.pulls.ended(number),
-                Heard::Lost(_) => self.pulls.refused(number, &self.terms, now),
+                Heard::Lost(trouble) => self.refused(now, number, &trouble),
                 Heard::WrongPin => self.wrong_pin(now, number),
             },
             Input::Attempted(id, Some(disposition)) => self.attempted(now, id, disposition),
@@ -83,7 +87,7 @@ impl Owner {
                 self.give_up();
             }
             // The event is not here any more; and the rest is for those who watch over the lane.
-            Input::Attempted(_, None) | Input::Waiting(..) | Input::Lanes(_) => {}
+            Input::Attempted(_, None) | Input::Waiting(..) | Input::Lanes(_) | Input::Others(_) => {}
         }
     }
 
@@ -104,7 +108,7 @@ impl Owner {
             self.changed(now);
         }
         self.tell(now);
-        if self.last.is_some() && !self.hand.is_unclear() && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
+        if self.asks() && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
             self.out.push(Action::Ask(self.lane));
         }
         if batch > 0
@@ -138,8 +142,7 @@ impl Owner {
     pub fn wake_at(&self, now: Moment, pull: bool) -> Option<Moment> {
         let pull = pull && self.leaving == Leaving::No;
         let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
-        let asks = self.last.is_some() && !self.hand.is_unclear();
-        let barrier = self.barrier.as_ref().filter(|_| asks).map(|barrier| barrier.wake_at(&self.terms));
+        let barrier = self.barrier.as_ref().filter(|_| self.asks()).map(|barrier| barrier.wake_at(&self.terms));
         [self.hand.wake_at(&self.terms, now), pulls, barrier].into_iter().flatten().min()
     }
 
@@ -166,6 +169,11 @@ impl Owner {
     /// Events in hand.
     pub fn in_hand(&self) -> usize {
         self.hand.len()
+    }
+
+    /// Whether this event is in hand under a live lease.
+    pub fn has_lease(&self, now: Moment, sequence: u64) -> bool {
+        self.hand.until(sequence).is_some_and(|until| now < until)
     }
 
     /// Forgets what was settled long ago. Not to be called without a connection.
@@ -220,6 +228,19 @@ impl Owner {
         self.changed(now);
     }
 
+    /// Whether the broker's answer would say something: without a pin it serves others, if there are any.
+    fn asks(&self) -> bool {
+        (self.last.is_some() || self.claim.is_alone()) && !self.hand.is_unclear()
+    }
+
+    /// A consumer that moved was lent from by a server that may be gone: what it sent last may not have come.
+    fn refused(&mut self, now: Moment, number: u64, trouble: &Trouble) {
+        self.pulls.refused(number, &self.terms, now);
+        if self.last.is_some() && matches!(trouble, Trouble::Moved | Trouble::NoConsumer) {
+            self.doubt(now);
+        }
+    }
+
     fn wrong_pin(&mut self, now: Moment, number: u64) {
         if self.pulls.wrong_pin(number) {
             self.lost_pin(now);
@@ -245,8 +266,14 @@ impl Owner {
             if self.pulls.leave() {
                 self.lost_pin(now);
             }
+        } else if state.pending == 0 && in_hand == 0 {
+            // Whatever comes next comes under a new pin, or after the last.
+            self.barrier = None;
         } else if state.pin.is_some() && in_hand == state.pending && self.last == Some(state.delivered) {
             self.barrier = None;
+            self.claim.proved(state.pin.clone());
+        } else if in_hand < state.pending {
+            self.reclaim(now, state);
         }
     }
 

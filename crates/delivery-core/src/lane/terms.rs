@@ -45,11 +45,15 @@ pub struct Rules {
     pub confirmation: bool,
     /// What was settled here and comes again is acknowledged again, not started.
     pub memory: bool,
+    /// What the broker waits for and is with nobody is asked for.
+    pub reclaiming: bool,
+    /// That is asked for only where it is known to be with nobody.
+    pub caution: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { leases: true, barrier: true, confirmation: true, memory: true }
+        Self { leases: true, barrier: true, confirmation: true, memory: true, reclaiming: true, caution: true }
     }
 }
 

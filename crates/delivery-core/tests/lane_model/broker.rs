@@ -57,6 +57,8 @@ pub struct Pull {
     pub number: u64,
     pub pin: Option<Pin>,
     pub left: usize,
+    /// The broker ends it then.
+    pub until: Moment,
 }
 
 /// On its way to the broker.
@@ -72,6 +74,8 @@ pub enum What {
     Acknowledge(Id),
     Renew(Id),
     GiveBack(Id),
+    /// Of these sequences, a bit for each.
+    Reclaim(u64),
     State,
     Unpin,
 }
@@ -82,10 +86,22 @@ impl What {
         match self {
             Self::Acknowledge(id) => Some(Input::Acknowledged(id, false)),
             Self::Renew(id) => Some(Input::Renewed(id, false)),
-            Self::GiveBack(_) => None,
+            Self::GiveBack(_) | Self::Reclaim(_) => None,
             Self::State => Some(Input::State(0, None)),
             Self::Unpin => Some(Input::Unpinned(0)),
         }
+    }
+}
+
+impl Broker {
+    /// All up to this one are acknowledged.
+    pub fn floor(&self) -> u64 {
+        self.pending.keys().next().map_or(self.delivered, |first| first - 1)
+    }
+
+    /// The requests of a node are over: nobody is at its inboxes any more.
+    pub fn close_inboxes(&mut self, node: usize) {
+        self.pulls.retain(|pull| pull.node != node);
     }
 }
 

@@ -10,10 +10,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod broker;
+mod calm;
 mod model;
 mod stroll;
 mod world;
 
+use calm::heals;
 use model::{INVARIANT, PROGRESS};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 use stroll::Stroll;
@@ -37,7 +39,7 @@ fn shortest_break(lane: Lane, states: usize) -> Option<String> {
 fn strolls(rules: Rules) -> (bool, bool) {
     let trouble =
         Trouble { lost_deliveries: 2, lost_requests: 3, lost_pins: 3, crashes: 1, retries: 2, leaves: 1, ..NO_TROUBLE };
-    let lane = Lane { rules, names: true, keys: SEVERAL, trouble, end: 60 };
+    let lane = Lane { rules, names: true, lone: false, keys: SEVERAL, trouble, end: 60 };
     let checker = lane.checker().threads(2).target_state_count(500_000).finish_when(HasDiscoveries::AnyFailures);
     let checker = checker.spawn_simulation(7, Stroll).join();
     (checker.discovery(INVARIANT).is_some(), checker.discovery(PROGRESS).is_some())
@@ -45,7 +47,7 @@ fn strolls(rules: Rules) -> (bool, bool) {
 
 #[test]
 fn every_state_without_trouble() {
-    let lane = Lane { rules: Rules::default(), names: true, keys: TWO, trouble: NO_TROUBLE, end: 5 };
+    let lane = Lane { rules: Rules::default(), names: true, lone: false, keys: TWO, trouble: NO_TROUBLE, end: 5 };
     let checker = lane.checker().threads(2).spawn_bfs().join();
     checker.assert_no_discovery(INVARIANT);
     checker.assert_any_discovery(PROGRESS);
@@ -63,7 +65,7 @@ fn every_state_near_the_beginning_of_each_trouble() {
         Trouble { saves: 1, restarts: 1, ..NO_TROUBLE },
         Trouble { restarts: 1, retries: 1, ..NO_TROUBLE },
     ] {
-        let lane = Lane { rules: Rules::default(), names: true, keys: TWO, trouble, end: 9 };
+        let lane = Lane { rules: Rules::default(), names: true, lone: false, keys: TWO, trouble, end: 9 };
         assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
     }
 }
@@ -72,7 +74,7 @@ fn every_state_near_the_beginning_of_each_trouble() {
 #[test]
 fn each_arrival_needs_a_name_of_its_own() {
     let trouble = Trouble { restarts: 1, ..NO_TROUBLE };
-    let lane = Lane { rules: Rules::default(), names: false, keys: &TWO[..1], trouble, end: 8 };
+    let lane = Lane { rules: Rules::default(), names: false, lone: false, keys: &TWO[..1], trouble, end: 8 };
     let found = shortest_break(lane, 2_000_000).expect("without names something breaks");
     assert!(found.contains("Restart"), "{found}");
 }
@@ -82,10 +84,58 @@ fn each_arrival_needs_a_name_of_its_own() {
 fn what_was_settled_needs_to_be_remembered() {
     let trouble = Trouble { saves: 1, restarts: 1, ..NO_TROUBLE };
     let without = Rules { memory: false, ..Rules::default() };
-    let lane = |rules| Lane { rules, names: true, keys: &TWO[..1], trouble, end: 12 };
+    let lane = |rules| Lane { rules, names: true, lone: false, keys: &TWO[..1], trouble, end: 12 };
     let found = shortest_break(lane(without), 2_000_000).expect("without the memory something breaks");
     assert!(found.contains("Restart"), "{found}");
     assert_eq!(shortest_break(lane(Rules::default()), 500_000), None);
+}
+
+/// All troubles, of a lane that one has for itself for a while.
+const LONE: Trouble = Trouble {
+    lost_deliveries: 2,
+    lost_requests: 2,
+    lost_pins: 2,
+    retries: 2,
+    saves: 1,
+    restarts: 1,
+    reconnects: 2,
+    refusals: 2,
+    joins: 1,
+    leaves: 1,
+    ..NO_TROUBLE
+};
+
+fn walk(rules: Rules, lone: bool, trouble: Trouble) -> Lane {
+    Lane { rules, names: true, lone, keys: SEVERAL, trouble, end: 60 }
+}
+
+#[test]
+fn every_world_heals_soon() {
+    let crowded = Trouble { crashes: 1, joins: 0, restarts: 0, ..LONE };
+    for seed in 0..3000 {
+        assert_eq!(heals(&walk(Rules::default(), true, LONE), seed), Ok(()), "lone, seed {seed}");
+        assert_eq!(heals(&walk(Rules::default(), false, crowded), seed), Ok(()), "crowded, seed {seed}");
+    }
+    let without = Rules { reclaiming: false, ..Rules::default() };
+    let lossy = Trouble { lost_deliveries: 1, ..NO_TROUBLE };
+    assert!((0..3000).any(|seed| heals(&walk(without, true, lossy), seed).is_err()), "what is lost comes late");
+}
+
+/// What is with another member is not asked for.
+#[test]
+fn only_what_is_with_nobody_is_reclaimed() {
+    let trouble = Trouble { lost_pins: 3, ..NO_TROUBLE };
+    let hasty = Rules { caution: false, ..Rules::default() };
+    let overlaps = Err("it started while another had it".to_owned());
+    assert!((0..3000).any(|seed| heals(&walk(hasty, false, trouble), seed) == overlaps), "nothing breaks");
+    for trouble in [
+        Trouble { lost_deliveries: 1, lost_pins: 1, joins: 1, ..NO_TROUBLE },
+        Trouble { reconnects: 1, joins: 1, ..NO_TROUBLE },
+        Trouble { restarts: 1, lost_deliveries: 1, ..NO_TROUBLE },
+    ] {
+        let lane = Lane { rules: Rules::default(), names: true, lone: true, keys: TWO, trouble, end: 9 };
+        assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
+    }
 }
 
 #[test]
@@ -108,7 +158,7 @@ fn each_rule_is_needed() {
         ("no leases, a lost pin", Rules { leases: false, ..all }, &TWO[..1], lost_pin),
         ("no confirmation", Rules { confirmation: false, ..all }, TWO, NO_TROUBLE),
     ] {
-        let found = shortest_break(Lane { rules, names: true, keys, trouble, end: 8 }, 2_000_000);
+        let found = shortest_break(Lane { rules, names: true, lone: false, keys, trouble, end: 8 }, 2_000_000);
         assert!(found.is_some(), "{what}: nothing breaks");
     }
 }

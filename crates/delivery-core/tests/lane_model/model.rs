@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use stateright::{Model, Property};
-use tidegate_delivery_core::{Disposition, Id, Input, Settled};
+use tidegate_delivery_core::{Disposition, Heard, Id, Input, Settled, Trouble};
 
-use crate::broker::{Broker, Request};
+use crate::broker::{Broker, Pull, Request};
 use crate::world::{Lane, State};
 
 pub const INVARIANT: &str = "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
@@ -30,6 +30,18 @@ pub enum Step {
     Leave(usize),
     Save,
     Restart,
+    Reconnect(usize),
+    /// The broker ends this pull, whose rest it names or not.
+    Refuse(usize, bool),
+    Join,
+}
+
+impl Step {
+    /// Whether it is what happens when nothing goes wrong, but for time that goes on.
+    pub fn is_ordinary(&self) -> bool {
+        use Step::{Answer, Arrive, Finish, Publish, Receive, Start};
+        matches!(self, Publish | Arrive(_) | Receive(_) | Answer(..) | Start(_) | Finish(..))
+    }
 }
 
 impl Model for Lane {
@@ -45,6 +57,7 @@ impl Model for Lane {
             trouble: self.trouble,
             broken: None,
         };
+        state.nodes[1].is_there = !self.lone;
         state.take(self, 0, None);
         state.take(self, 1, None);
         vec![state]
@@ -61,7 +74,19 @@ impl Model for Lane {
                 steps.push(Step::LoseRequest(request.clone()));
             }
         }
+        if trouble.joins > 0 && !state.nodes[1].is_there {
+            steps.push(Step::Join);
+        }
+        if trouble.refusals > 0 {
+            steps.extend((0..state.broker.pulls.len()).flat_map(|pull| [Step::Refuse(pull, true), Step::Refuse(pull, false)]));
+        }
         for (index, node) in state.nodes.iter().enumerate() {
+            if !node.is_there {
+                continue;
+            }
+            if trouble.reconnects > 0 {
+                steps.push(Step::Reconnect(index));
+            }
             if !node.inbox.is_empty() {
                 steps.push(Step::Receive(index));
                 if trouble.lost_deliveries > 0 {
@@ -154,6 +179,22 @@ impl Model for Lane {
             Step::Restart => {
                 state.trouble.restarts -= 1;
                 state.restart(self);
+            }
+            Step::Reconnect(node) => {
+                state.trouble.reconnects -= 1;
+                state.reconnect(self, node);
+            }
+            Step::Refuse(pull, is_ended) => {
+                state.trouble.refusals -= 1;
+                let Pull { node, number, left, .. } = state.broker.pulls.remove(pull);
+                let heard = if is_ended { Heard::Ended(left) } else { Heard::Lost(Trouble::Moved) };
+                state.nodes[node].inbox.push_back(Input::Inbox(0, number, heard));
+            }
+            Step::Join => {
+                state.trouble.joins -= 1;
+                state.nodes[1] = self.node();
+                state.take(self, 0, None);
+                state.take(self, 1, None);
             }
             Step::Crash(node) => {
                 state.trouble.crashes -= 1;

@@ -8,8 +8,10 @@ use tidegate_delivery_core::{Action, Arrived, Id, Input, Kind, Moment, State as 
 
 use crate::broker::{Broker, Pending, Pull, Request, What, serve};
 
-const ACK_WAIT: Moment = 4;
+pub const ACK_WAIT: Moment = 4;
 const MARGIN: Moment = 1;
+/// Events delivered and not acknowledged, at most.
+const WINDOW: usize = 3;
 
 /// What may go wrong, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,10 @@ pub struct Trouble {
     pub leaves: u8,
     pub saves: u8,
     pub restarts: u8,
+    pub reconnects: u8,
+    pub refusals: u8,
+    /// Whether the second node is there later, if at all.
+    pub joins: u8,
 }
 
 pub const NO_TROUBLE: Trouble = Trouble {
@@ -33,12 +39,17 @@ pub const NO_TROUBLE: Trouble = Trouble {
     leaves: 0,
     saves: 0,
     restarts: 0,
+    reconnects: 0,
+    refusals: 0,
+    joins: 0,
 };
 
 pub struct Lane {
     pub rules: Rules,
     /// Whether each arrival has a name of its own. It does, but where the model shows why.
     pub names: bool,
+    /// Whether there is one node at first.
+    pub lone: bool,
     /// The keys of the events, in the order of the stream.
     pub keys: &'static [u64],
     pub trouble: Trouble,
@@ -66,6 +77,8 @@ pub struct Node {
     pub handled: BTreeSet<u64>,
     pub inbox: VecDeque<Input>,
     pub answers: Vec<Input>,
+    /// Whether it has to do with the lane, and says so to the other.
+    pub is_there: bool,
 }
 
 impl Lane {
@@ -92,6 +105,7 @@ impl Lane {
             handled: BTreeSet::new(),
             inbox: VecDeque::new(),
             answers: Vec::new(),
+            is_there: true,
         }
     }
 
@@ -100,10 +114,25 @@ impl Lane {
     }
 }
 
+/// What is learnt if an answer does not come.
+fn lost_answer(answer: Input) -> Input {
+    match answer {
+        Input::Acknowledged(id, _) => Input::Acknowledged(id, false),
+        Input::Renewed(id, _) => Input::Renewed(id, false),
+        Input::State(lane, _) => Input::State(lane, None),
+        other => other,
+    }
+}
+
 impl State {
     /// A node takes something in, and does what follows.
     pub fn take(&mut self, lane: &Lane, node: usize, input: Option<Input>) {
         let now = self.now;
+        let alone = !self.nodes[1 - node].is_there;
+        if !self.nodes[node].is_there {
+            return;
+        }
+        self.nodes[node].owner.set_alone(now, alone);
         if let Some(input) = input {
             self.nodes[node].owner.input(now, input);
         }
@@ -113,7 +142,8 @@ impl State {
             match action {
                 Action::Pull(pull) => {
                     let Kind::Pinned(pin) = pull.kind else { panic!("a lane is pulled under a pin") };
-                    self.broker.pulls.push(Pull { node, number: pull.inbox, pin, left: pull.batch });
+                    let until = now + pull.expires;
+                    self.broker.pulls.push(Pull { node, number: pull.inbox, pin, left: pull.batch, until });
                 }
                 Action::Acknowledge { id, confirm } => {
                     if !confirm {
@@ -127,6 +157,9 @@ impl State {
                     self.send(node, What::GiveBack(id));
                 }
                 Action::Ask(_) => self.send(node, What::State),
+                Action::Reclaim { sequences, .. } => {
+                    self.send(node, What::Reclaim(sequences.iter().fold(0, |bits, sequence| bits | 1 << sequence)));
+                }
                 Action::Unpin(_) => self.send(node, What::Unpin),
                 Action::Drop(id) => {
                     self.nodes[node].here.remove(&id);
@@ -141,6 +174,16 @@ impl State {
         self.deliver(lane);
     }
 
+    /// Who has left closes its inboxes after a while, and then has nothing to do with the lane.
+    fn go(&mut self, node: usize) {
+        let here = &self.nodes[node];
+        let asks = self.requests.iter().any(|request| request.node == node) || !here.answers.is_empty();
+        if here.owner.has_left() && here.inbox.is_empty() && !asks {
+            self.broker.close_inboxes(node);
+            self.nodes[node].is_there = false;
+        }
+    }
+
     pub fn send(&mut self, node: usize, what: What) {
         self.requests.insert(Request { sent: self.now, node, what });
     }
@@ -150,7 +193,8 @@ impl State {
         let broker = &mut self.broker;
         loop {
             let again = broker.again.first().copied();
-            let new = (broker.delivered < broker.published).then_some(broker.delivered + 1);
+            let full = broker.pending.len() >= WINDOW;
+            let new = (broker.delivered < broker.published && !full).then_some(broker.delivered + 1);
             let Some(sequence) = again.or(new) else { return };
             let Some(pull) = serve(broker, &mut self.nodes) else { return };
             broker.again.remove(&sequence);
@@ -192,6 +236,21 @@ impl State {
         }
     }
 
+    /// The connection of a node is lost, with all that is on its way to it and from it, and made again.
+    pub fn reconnect(&mut self, lane: &Lane, node: usize) {
+        self.broker.close_inboxes(node);
+        self.nodes[node].inbox.clear();
+        let (mine, others) = std::mem::take(&mut self.requests).into_iter().partition(|request| request.node == node);
+        self.requests = others;
+        let unanswered = |request: &Request| request.what.unanswered();
+        let mut lost: Vec<Input> = BTreeSet::iter(&mine).filter_map(unanswered).collect();
+        lost.extend(std::mem::take(&mut self.nodes[node].answers).into_iter().map(lost_answer));
+        let now = self.now;
+        lost.into_iter().for_each(|input| self.nodes[node].owner.input(now, input));
+        self.nodes[node].owner.reconnected(now);
+        self.take(lane, node, None);
+    }
+
     pub fn arrive(&mut self, lane: &Lane, request: Request) {
         let Request { node, what, .. } = request;
         let broker = &mut self.broker;
@@ -214,9 +273,15 @@ impl State {
                 }
                 None
             }
+            What::Reclaim(bits) => {
+                let wanted = broker.pending.keys().filter(|sequence| bits & (1 << **sequence) != 0).copied();
+                broker.again.extend(wanted.collect::<Vec<_>>());
+                None
+            }
             What::State => {
                 let pending = u64::try_from(broker.pending.len()).unwrap();
-                let told = Told { delivered: broker.deliveries, pending, pin: broker.pin.clone() };
+                let (floor, highest) = (broker.floor(), broker.delivered);
+                let told = Told { delivered: broker.deliveries, pending, floor, highest, pin: broker.pin.clone() };
                 Some(Input::State(0, Some(told)))
             }
             What::Unpin => {
@@ -236,12 +301,23 @@ impl State {
             self.lose(&request);
         }
         let broker = &mut self.broker;
+        // That it is over may be said to nobody.
+        broker.pulls.retain(|pull| now < pull.until);
         broker.again.extend(broker.pending.iter().filter(|(_, p)| p.until <= now).map(|(sequence, _)| *sequence));
         self.deliver(lane);
         for (node, awake) in awake.into_iter().enumerate() {
             if awake {
                 self.take(lane, node, None);
+                self.go(node);
             }
+        }
+    }
+
+    /// The broker takes the pin of an owner that does not pull.
+    pub fn expire_pin(&mut self, lane: &Lane) {
+        if !self.broker.pulls.iter().any(|pull| pull.pin.is_some() && pull.pin == self.broker.pin) {
+            self.broker.pin = None;
+            self.deliver(lane);
         }
     }
 
@@ -261,6 +337,12 @@ impl State {
         let lent = broker.pending.get(&id.sequence).is_some_and(|pending| pending.with == node);
         if !lent || broker.again.contains(&id.sequence) {
             self.broken = Some("it started without a lease");
+        }
+        let other = &self.nodes[1 - node];
+        // A broker that has forgotten whom it lent an event lends it to two.
+        let is_known = self.trouble.restarts == lane.trouble.restarts;
+        if is_known && other.is_there && other.owner.has_lease(self.now, id.sequence) {
+            self.broken = Some("it started while another had it");
         }
         let key = lane.key(id.sequence);
         let mut earlier = (1..id.sequence).filter(|sequence| lane.key(*sequence) == key);

@@ -177,6 +177,12 @@ impl<F> Runner<'_, F> {
             Action::Ask(lane) => {
                 self.ask(Question::State(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }
+            Action::Reclaim { lane, delivered, sequences } => self.reclaim(lane, delivered, &sequences),
+            Action::Announce(lanes) => {
+                if let Some(shares) = &self.shares {
+                    shares.announce(lanes);
+                }
+            }
             Action::Count(lane) => {
                 self.ask(Question::Count(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }
@@ -226,6 +232,15 @@ impl<F> Runner<'_, F> {
     fn close(&mut self, at: At, how: Close) {
         for message in self.line.close(at, how) {
             self.message(at, message);
+        }
+    }
+
+    /// Gives back what never came here: the broker takes a NAK for whatever it waits for.
+    fn reclaim(&mut self, lane: Lane, delivered: u64, sequences: &[u64]) {
+        tracing::debug!(lane, sequences = sequences.len(), "what the broker lent to nobody is asked for");
+        let consumer = self.consumer(lane);
+        for sequence in sequences {
+            self.line.tell(&layout::acknowledge_subject(&consumer, *sequence, delivered), pull::give_back(0));
         }
     }
 

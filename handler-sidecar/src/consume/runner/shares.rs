@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tidegate_delivery_core::Input;
+use tidegate_delivery_core::{Input, Lane};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::broker::members::{ACQUAINTANCE, Members, View};
 pub struct Shares<'a> {
     members: &'a Members,
     view: watch::Receiver<View>,
+    others: watch::Receiver<Option<BTreeSet<Lane>>>,
     lanes: u16,
     is_suspended: watch::Receiver<bool>,
     /// The others are heard first, or a newcomer would ask for all lanes.
@@ -23,12 +24,23 @@ pub struct Shares<'a> {
 impl<'a> Shares<'a> {
     /// Of so many lanes.
     pub fn new(members: &'a Members, lanes: u16, is_suspended: watch::Receiver<bool>) -> Self {
-        let from = Some(Instant::now() + ACQUAINTANCE);
-        Self { view: members.subscribe(), members, lanes, is_suspended, from, are_new: true }
+        let (mut others, from) = (members.others(), Some(Instant::now() + ACQUAINTANCE));
+        others.mark_changed();
+        Self { view: members.subscribe(), others, members, lanes, is_suspended, from, are_new: true }
     }
 
-    /// Our lanes, if they may have changed.
+    /// Lets the other members know of which lanes there may be events here.
+    pub fn announce(&self, lanes: BTreeSet<Lane>) {
+        self.members.announce(lanes);
+    }
+
+    /// Our lanes or those of others, if they may have changed.
     pub fn changed(&mut self) -> Option<Input> {
+        if self.others.has_changed().unwrap_or(false)
+            && let Some(others) = self.others.borrow_and_update().clone()
+        {
+            return Some(Input::Others(others));
+        }
         if self.from.is_some_and(|from| Instant::now() < from) || !self.are_new {
             return None;
         }
@@ -40,13 +52,14 @@ impl<'a> Shares<'a> {
 
     /// Waits for a change of the members, or for the handler to be suspended or resumed.
     pub async fn changes(&mut self) {
-        // Both senders live as long as the process works.
+        // The senders live as long as the process works.
         tokio::select! {
-            Ok(()) = self.view.changed() => {}
-            Ok(()) = self.is_suspended.changed() => {}
+            Ok(()) = self.view.changed() => self.are_new = true,
+            Ok(()) = self.is_suspended.changed() => self.are_new = true,
+            // To be found changed by the next look.
+            Ok(()) = self.others.changed() => self.others.mark_changed(),
             else => std::future::pending().await,
         }
-        self.are_new = true;
     }
 
     /// When the lanes are known.

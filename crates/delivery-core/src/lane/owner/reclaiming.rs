@@ -1,0 +1,82 @@
+//! What the broker waits for and is with nobody: lost on its way here, or settled by an acknowledgement that the broker
+//! has forgotten. It would come when the acknowledgement wait is over; here it is asked for.
+//!
+//! The broker does not tell which events it waits for, but it takes a NAK for any that it does wait for, whether or not it
+//! came here (`processNak` of nats-server): so each that may be one of them is given back, and those that are not are
+//! ignored. That must not be done to what another member works on. It is not, where
+//!
+//! - all that the broker waited for was here before, and the pin has been ours since then: what was delivered after that
+//!   was delivered to us; or
+//! - no other member has to do with the lane: those that are there say so, and those that are gone were not heard to have
+//!   it for as long as they could have a lease. Of those that nobody here has ever heard this says nothing; so it counts
+//!   only if all that the broker waited for was here once, or after the time of a lease.
+
+use std::ops::RangeInclusive;
+
+use super::{Leaving, Owner};
+use crate::event::Moment;
+use crate::exchange::{Action, Pin, State};
+use crate::lane::terms::Terms;
+
+/// Sequences that are given back at a time: the last that were delivered, as it is these that get lost. What is older
+/// comes when the acknowledgement wait is over.
+const MAX_SEQUENCES: usize = 4096;
+
+/// What is known of what others have of a lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The pin under which all that the broker waited for was here.
+    proven: Option<Pin>,
+    /// Whether no other member has to do with the lane.
+    alone: bool,
+    /// When that was said first, whatever it was.
+    known_since: Option<Moment>,
+    /// What the broker waited for when it said last that it waits for more than is here.
+    lacked: Option<(u64, u64)>,
+}
+
+impl Claim {
+    /// All that the broker waits for is here, under this pin.
+    pub fn proved(&mut self, pin: Option<Pin>) {
+        self.proven = pin;
+        self.lacked = None;
+    }
+
+    /// Whether no other member has to do with the lane.
+    pub fn is_alone(&self) -> bool {
+        self.alone
+    }
+
+    /// Whether what is lacking is with nobody. It may be on its way to here: so only when the broker has said the same
+    /// twice.
+    fn is_with_nobody(&mut self, terms: &Terms, now: Moment, state: &State) -> bool {
+        let lacked = (state.delivered, state.pending);
+        let still = self.lacked.replace(lacked) == Some(lacked);
+        let ours = state.pin.is_some() && state.pin == self.proven;
+        let old = self.known_since.is_some_and(|since| now >= since + terms.ack_wait);
+        let alone = self.alone && (self.proven.is_some() || old);
+        still && (ours || alone || !terms.rules.caution)
+    }
+}
+
+impl Owner {
+    /// Whether no other member has to do with the lane.
+    pub fn set_alone(&mut self, now: Moment, alone: bool) {
+        self.claim.alone = alone;
+        self.claim.known_since.get_or_insert(now);
+    }
+
+    /// The broker waits for more than is here.
+    pub(super) fn reclaim(&mut self, now: Moment, state: &State) {
+        let wanted = self.terms.rules.reclaiming && self.leaving == Leaving::No;
+        if !wanted || !self.claim.is_with_nobody(&self.terms, now, state) {
+            return;
+        }
+        self.claim.lacked = None;
+        let range: RangeInclusive<u64> = state.floor.saturating_add(1)..=state.highest;
+        let newest = range.rev().filter(|sequence| !self.hand.has(*sequence)).take(MAX_SEQUENCES);
+        let mut sequences: Vec<u64> = newest.collect();
+        sequences.reverse();
+        self.out.push(Action::Reclaim { lane: self.lane, delivered: state.delivered, sequences });
+    }
+}
