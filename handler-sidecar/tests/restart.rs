@@ -8,14 +8,18 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use support::{Container, Running, config, consumers_of, eventually, store_by};
+use support::container::Received;
+use support::{Container, HANDLER, Running, config, consumer_named, consumers_of, eventually, store_by};
+use tidegate_broker_admin::consumers;
 use tidegate_broker_client::contract::Order;
+use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::{Instant, sleep, timeout};
 
 /// What the operator sets.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+const LANES: u16 = 4;
 /// Much more than a reconnect takes, much less than [`ACK_WAIT`].
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -69,9 +73,51 @@ async fn resumes(order: Order, restarts: usize) {
     sidecar.terminate().await;
 }
 
+/// The longest that no event came of a lane.
+fn longest_gap(container: &Container, lane: u32) -> Duration {
+    let of_lane = |received: &&Received| layout::partition(&received.id()) % u32::from(LANES) == lane;
+    let times: Vec<Instant> = container.received().iter().filter(of_lane).map(|received| received.at).collect();
+    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+}
+
+/// The others elect another leader, which takes several seconds; what was on its way then is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_go_on_when_one_server_of_three_is_killed() {
+    let order = Order::Key { lanes: LANES };
+    let mut broker = TestBroker::start_cluster().await;
+    let container = Container::answering(|_| (204, Duration::from_millis(5))).await;
+    let handler = consumers::Handler { replicas: 3, ..consumers_of(order, ACK_WAIT) };
+    let identity = broker.handler_with(handler).await;
+    let mut config = config(&broker, identity, container.port, ACK_WAIT);
+    config.delivery.order = order;
+    let sidecar = Running::ready(config).await;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    // By the others, which are not killed.
+    let lane = consumer_named(&broker, &layout::lane_consumer(HANDLER, 0)).await;
+    let leader = lane.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone()).unwrap();
+    let leader: usize = leader.strip_prefix("test-").unwrap().parse().unwrap();
+    let load = tokio::spawn(publish(broker.operator_at((leader + 1) % 3).await, stopped));
+    eventually("events are delivered", async || container.count() > 300).await;
+    broker.stop_at(leader);
+    let killed = Instant::now();
+    let came = |lane| {
+        let mut late = container.received().into_iter().filter(|received| received.at > killed + Duration::from_secs(5));
+        late.any(|received| layout::partition(&received.id()) % u32::from(LANES) == lane)
+    };
+    while !(0..u32::from(LANES)).all(came) && killed.elapsed() < 2 * ACK_WAIT {
+        sleep(Duration::from_millis(20)).await;
+    }
+    stop.send(true).unwrap();
+    load.await.unwrap();
+    let gaps: Vec<Duration> = (0..u32::from(LANES)).map(|lane| longest_gap(&container, lane)).collect();
+    eprintln!("one of three killed, the longest time without an event in each lane: {gaps:.1?}");
+    assert!(gaps.iter().all(|gap| *gap < ACK_WAIT * 2 / 3), "{gaps:?}");
+    sidecar.terminate().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_by_key_go_on_at_once() {
-    resumes(Order::Key { lanes: 4 }, 3).await;
+    resumes(Order::Key { lanes: LANES }, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

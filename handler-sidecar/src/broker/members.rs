@@ -22,7 +22,7 @@ use share::Member;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_delivery_core::Lane;
-use tidegate_wire::nats::{Client, Publish};
+use tidegate_wire::nats::{Client, Link, Publish};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -135,6 +135,23 @@ impl Members {
         holdings.wake_at(now)
     }
 
+    /// Where there are lanes, what the others say of theirs is heard from now on.
+    fn begin_to_hold(&self, context: &Context) {
+        if let Order::Key { lanes } = context.config.delivery.order {
+            let holdings = Holdings::new(Instant::now(), context.config.ack_wait, lanes);
+            *self.holdings.lock().unwrap_or_else(PoisonError::into_inner) = Some(holdings);
+        }
+    }
+
+    /// The connection is lost or made again; which of the two.
+    fn is_connected_again(&self, link: &mut watch::Receiver<Link>) -> bool {
+        let connected = link.borrow_and_update().connected;
+        if connected {
+            self.hold(Holdings::reconnected);
+        }
+        connected
+    }
+
     /// This member's name.
     pub fn me(&self) -> Member {
         self.me
@@ -164,10 +181,7 @@ impl Members {
         let Ok(mut heartbeats) = client.subscribe(layout::MEMBER_SUBJECT, None) else { return pending().await };
         let (always, mut state) = (context.shares(), context.availability.subscribe());
         state.mark_changed();
-        if let Order::Key { lanes } = context.config.delivery.order {
-            let holdings = Holdings::new(Instant::now(), context.config.ack_wait, lanes);
-            *self.holdings.lock().unwrap_or_else(PoisonError::into_inner) = Some(holdings);
-        }
+        self.begin_to_hold(context);
         let (mut mine, mut link) = (self.mine.subscribe(), client.link());
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,11 +192,7 @@ impl Members {
             let speaks = tokio::select! {
                 () = answer(held_until) => false,
                 Ok(()) = mine.changed() => always,
-                Ok(()) = link.changed() => {
-                    let connected = link.borrow_and_update().connected;
-                    self.hold(|holdings, now| if connected { holdings.reconnected(now) });
-                    always && connected
-                }
+                Ok(()) = link.changed() => self.is_connected_again(&mut link) && always,
                 _ = ticks.tick() => {
                     self.forget(&mut heard);
                     always || !able

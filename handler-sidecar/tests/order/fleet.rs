@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError};
+use futures::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Order, Sidecar};
@@ -10,9 +13,13 @@ use tidegate_broker_client::peer;
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{HANDLER, Process, config, free_port};
+
+/// How long the broker may take to store an event, before it is stored again.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +92,38 @@ async fn handler(broker: &TestBroker, replicas: usize, run: &Run) -> PathBuf {
     broker.handler_with(handler).await
 }
 
+/// Stores the events of all keys in turn, each key's in order, however often the broker is away meanwhile.
+pub async fn publish_surely(client: async_nats::Client, run: Run) {
+    let jetstream = async_nats::jetstream::new(client);
+    let begun = Instant::now();
+    for number in 1..=run.events {
+        let store = async |key| {
+            while !is_stored(&jetstream, key, number).await {
+                sleep(PAUSE).await;
+            }
+        };
+        join_all((0..run.keys).map(store)).await;
+        let due = run.time.mul_f64(number as f64 / run.events as f64);
+        sleep(due.saturating_sub(begun.elapsed())).await;
+    }
+}
+
+async fn is_stored(jetstream: &Context, key: u64, number: u64) -> bool {
+    let stored = async { send(jetstream, key, number).await?.await };
+    matches!(timeout(ANSWER_LIMIT, stored).await, Ok(Ok(_)))
+}
+
+async fn send(jetstream: &Context, key: u64, number: u64) -> Result<PublishAckFuture, PublishError> {
+    let id = format!("k{key}-{number}");
+    let event = Event::builder(&id, "/order", "step").attribute("partitionkey", format!("k{key}"));
+    let event = event.data("{}").build().unwrap();
+    let (mut headers, payload) = peer::encode(&event);
+    headers.insert("Nats-Msg-Id", format!("order {id}"));
+    let partition = layout::partition(stored::partition_key(&event));
+    let subject = layout::event_subject(partition, event.event_type());
+    jetstream.publish_with_headers(subject, headers, payload).await
+}
+
 /// Stores the events of all keys in turn, each key's in order, evenly over the run's time.
 pub async fn publish(client: async_nats::Client, run: Run) {
     let jetstream = async_nats::jetstream::new(client);
@@ -92,14 +131,7 @@ pub async fn publish(client: async_nats::Client, run: Run) {
     for number in 1..=run.events {
         let mut acknowledgements = Vec::new();
         for key in 0..run.keys {
-            let id = format!("k{key}-{number}");
-            let event = Event::builder(&id, "/order", "step").attribute("partitionkey", format!("k{key}"));
-            let event = event.data("{}").build().unwrap();
-            let (mut headers, payload) = peer::encode(&event);
-            headers.insert("Nats-Msg-Id", format!("order {id}"));
-            let partition = layout::partition(stored::partition_key(&event));
-            let subject = layout::event_subject(partition, event.event_type());
-            acknowledgements.push(jetstream.publish_with_headers(subject, headers, payload).await.unwrap());
+            acknowledgements.push(send(&jetstream, key, number).await.unwrap());
         }
         for acknowledgement in acknowledgements {
             acknowledgement.await.unwrap();

@@ -12,7 +12,7 @@ mod support;
 
 use std::time::Duration;
 
-use fleet::{Fleet, Run, publish};
+use fleet::{Fleet, Run, publish, publish_surely};
 use recorder::{Figures, Recorder};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
@@ -118,6 +118,38 @@ async fn order_holds_in_chaos_on_one_server() {
 async fn order_holds_in_chaos_on_three_servers() {
     let _one = ONE.lock().await;
     holds_in_chaos("chaos, three servers", &TestBroker::start_cluster().await, 3).await;
+}
+
+/// A server that is killed forgets what it has lent and what it has confirmed; the sidecar, which lives, does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_holds_while_the_only_server_is_killed_under_load() {
+    const KILLS: u64 = 5;
+    let _one = ONE.lock().await;
+    let mut broker = TestBroker::start().await;
+    let events = events().div_ceil(4);
+    let time = Duration::from_secs(10).max(Duration::from_millis(2 * KEYS * events));
+    let ack_wait = Duration::from_secs(10);
+    let run = Run { events, time, ack_wait, ..run(Order::Key { lanes: LANES }) };
+    let recorder = Recorder::start(10, TIME, TIME).await;
+    let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
+    fleet.scale(1).await;
+    let begun = Instant::now();
+    let publishing = tokio::spawn(publish_surely(broker.operator(), run));
+    for kill in 1..=KILLS {
+        let handled = kill * run.keys * run.events / (KILLS + 1);
+        support::eventually("events are handled", async || recorder.handled() >= handled).await;
+        broker.restart().await;
+    }
+    publishing.await.unwrap();
+    let end = Instant::now() + LIMIT;
+    while recorder.handled() < run.keys * run.events && Instant::now() < end {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let took = begun.elapsed();
+    fleet.scale(0).await;
+    tell("the only server killed", &run, took, recorder.figures());
+    assert_eq!(recorder.handled(), run.keys * run.events, "lost: {}", broker.log());
+    assert_eq!(recorder.figures().violations, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
