@@ -25,8 +25,6 @@ pub const LANE_TIMEOUT: Duration = Duration::from_secs(5);
 /// specification: four pulls of each of a thousand pods, the most that a handler can have. An open pull costs the
 /// broker memory, the bound does not.
 pub(crate) const MAX_WAITING: i64 = 4096;
-/// Events of a lane delivered and not acknowledged at most.
-const LANE_WINDOW: i64 = 64;
 /// Events that wait for an attempt a few seconds away, at most, beside those at work: what waits for longer is on the
 /// retry shelf. The broker keeps some hundred bytes of each; a consumer that is lost delivers as many again.
 const SHORT_WAITS: i64 = 10_000;
@@ -128,7 +126,7 @@ impl Handler {
     fn lane(&self, lane: u16, lanes: u16) -> ConsumerConfig {
         let partitions = layout::lane_partitions(lane, lanes);
         ConsumerConfig {
-            max_ack_pending: LANE_WINDOW,
+            max_ack_pending: layout::LANE_WINDOW.into(),
             priority_policy: PriorityPolicy::PinnedClient,
             priority_groups: vec![layout::LANE_GROUP.to_owned()],
             priority_timeout: LANE_TIMEOUT,

@@ -271,6 +271,9 @@ pub fn lane_partitions(lane: u16, lanes: u16) -> Vec<u32> {
 /// The group of a lane's consumer, whose pin says who owns the lane.
 pub const LANE_GROUP: &str = "owner";
 
+/// Events of a lane delivered and not acknowledged, at most.
+pub const LANE_WINDOW: u16 = 64;
+
 /// Where a consumer of the event stream is asked for its state.
 pub fn info_subject(consumer: &str) -> String {
     format!("$JS.API.CONSUMER.INFO.{EVENT_STREAM}.{consumer}")

@@ -117,7 +117,7 @@ impl Discipline for Unordered {
             }
             Input::Attempted(id, Some(disposition)) => {
                 if let Some(source) = self.source(id.lane) {
-                    source.attempted(id, disposition, &mut out);
+                    source.attempted(id, disposition, winds_down, &mut out);
                 }
             }
             _ => {}

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tidegate_broker_client::contract::Sidecar;
+use tidegate_broker_client::contract::{Delivery, Order, Sidecar};
 use tidegate_broker_client::identity::{self, Source, Unreadable};
+use tidegate_broker_client::layout::LANE_WINDOW;
 use tidegate_broker_client::{connect, connection_log};
 use tidegate_wire::nats::{Client, ConnectError, Options, QueueLimits};
 use tokio::time::sleep;
@@ -13,6 +14,8 @@ use crate::settle::backoff::Backoff;
 
 /// Messages the subscription of a pull may hold beyond the events asked for: status messages.
 const STATUS_ROOM: usize = 1024;
+/// Answers that may wait for each event of a lane's window: to its acknowledgement and to its renewal.
+const ANSWERS: usize = 2;
 const RETRIES: Backoff =
     Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(2), factor: 2.0, jitter: 0.2 };
 
@@ -53,6 +56,15 @@ async fn attempt(config: &Sidecar, source: Source, health: &Health) -> Result<Cl
     if !health.has_started() {
         health.started();
     }
-    let queue = QueueLimits { messages: config.delivery.slots() + STATUS_ROOM, ..options.queue };
+    let queue = QueueLimits { messages: waiting(&config.delivery), ..options.queue };
     Ok(Client::connect(Options { queue, on_event: connection_log(), ..options }).await?)
+}
+
+/// How many messages may wait in a subscription: the events of a pull, or the answers for the events of all lanes.
+fn waiting(delivery: &Delivery) -> usize {
+    let of_lanes = match delivery.order {
+        Order::Key { lanes } => usize::from(lanes) * usize::from(LANE_WINDOW) * ANSWERS,
+        Order::None => 0,
+    };
+    delivery.slots().max(of_lanes) + STATUS_ROOM
 }

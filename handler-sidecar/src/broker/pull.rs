@@ -10,10 +10,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_broker_client::layout;
 use tidegate_delivery_core::{Kind, Moment, Pull, State};
-use tidegate_wire::nats::Headers;
 
-/// The header in which the broker names the pin under which it delivers.
-const PIN: &str = "Nats-Pin-Id";
+/// The header in which the broker names the pin under which it delivers; it is the last one.
+const PIN: &[u8] = b"Nats-Pin-Id:";
 /// A request brings no more bytes than this, unless that is less than one event can have.
 const REQUEST_BYTES: usize = 8 << 20;
 /// What the broker counts beside the payload and the headers of an event: subjects.
@@ -76,9 +75,13 @@ pub fn unpin() -> Bytes {
     Bytes::from(format!("{{\"group\":\"{}\"}}", layout::LANE_GROUP))
 }
 
-/// The pin in an event's headers; empty where the consumer knows no pins.
-pub fn pin<'a>(headers: Option<Headers<'a>>) -> &'a str {
-    headers.and_then(|headers| headers.get(PIN)).unwrap_or_default()
+/// The pin in an event's header block; empty where the consumer knows no pins. What its publisher wrote before it may be
+/// no headers at all.
+pub fn pin(block: &[u8]) -> &str {
+    let Some(at) = block.windows(PIN.len()).rposition(|window| window == PIN) else { return "" };
+    let value = &block[at + PIN.len()..];
+    let value = value.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    std::str::from_utf8(value).map_or("", str::trim)
 }
 
 /// What is read of CONSUMER.INFO.
@@ -154,6 +157,21 @@ mod tests {
         );
         assert_eq!(unpin(), r#"{"group":"owner"}"#);
         assert_eq!((give_back(0), give_back(1500)), ("-NAK".into(), "-NAK {\"delay\":1500000000}".into()));
+    }
+
+    #[test]
+    fn a_pin_is_found_behind_whatever_its_publisher_wrote() {
+        for (block, expected) in [
+            (&b"NATS/1.0\r\nce-id: 1\r\nNats-Pin-Id: abc\r\n\r\n"[..], "abc"),
+            (b"NATS/1.0\r\nNats-Pin-Id: mine\r\nNats-Pin-Id: abc\r\n\r\n", "abc"),
+            (b"NATS/1.0\r\nno colon\r\n\xff\r\nNats-Pin-Id: abc\r\n\r\n", "abc"),
+            (b"NATS/1.0\r\nbrokenNats-Pin-Id: abc\r\n\r\n", "abc"),
+            (b"NATS/1.0\r\nNats-Pin-Id: \xff\r\n\r\n", ""),
+            (b"NATS/1.0\r\nNats-Pin-Id:", ""),
+            (b"", ""),
+        ] {
+            assert_eq!(pin(block), expected, "{}", block.escape_ascii());
+        }
     }
 
     #[test]

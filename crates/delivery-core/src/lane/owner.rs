@@ -324,6 +324,7 @@ impl Owner {
         out.extend(self.hand.take_all().map(|held| match held.stage {
             // Told is told.
             Stage::Settled { asked: true } => Action::Drop(held.id),
+            Stage::Settled { asked: false } => Action::Acknowledge { id: held.id, confirm: false },
             _ => Action::GiveBack { id: held.id, wait: 0 },
         }));
     }

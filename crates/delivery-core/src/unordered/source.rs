@@ -20,6 +20,8 @@ pub struct Source {
     slots: usize,
     pub held: Held,
     memory: Memory,
+    /// What a drain gives back as soon as the session is closed, and after which wait.
+    withheld: Vec<(Id, Moment)>,
     ack_wait: Moment,
     /// The connection over which the broker was told what it may forget.
     epoch: u64,
@@ -43,6 +45,7 @@ impl Source {
             slots,
             held: Held::new(renew_every),
             memory: Memory::new(0),
+            withheld: Vec::new(),
             ack_wait,
             epoch: 0,
             session: None,
@@ -107,16 +110,30 @@ impl Source {
         }
     }
 
-    /// An attempt of an event of it is over.
-    pub fn attempted(&mut self, id: Id, disposition: Disposition, out: &mut Vec<Action>) {
-        if self.held.remove(id) {
-            out.push(match disposition {
-                Disposition::Over(_) => {
-                    self.memory.note(id);
-                    Action::Acknowledge { id, confirm: false }
-                }
-                Disposition::RetryIn(wait) | Disposition::GiveBack(wait) => Action::GiveBack { id, wait: millis(wait) },
-            });
+    /// An attempt of an event of it is over. In a drain the session is closed before anything is given back, or it would
+    /// come straight back to us.
+    pub fn attempted(&mut self, id: Id, disposition: Disposition, winds_down: bool, out: &mut Vec<Action>) {
+        if !self.held.remove(id) {
+            return;
+        }
+        match disposition {
+            Disposition::Over(_) => {
+                self.memory.note(id);
+                out.push(Action::Acknowledge { id, confirm: false });
+            }
+            Disposition::RetryIn(wait) | Disposition::GiveBack(wait) if winds_down && !self.is_closing() => {
+                self.withheld.push((id, millis(wait)));
+            }
+            Disposition::RetryIn(wait) | Disposition::GiveBack(wait) => {
+                out.push(Action::GiveBack { id, wait: millis(wait) });
+            }
+        }
+    }
+
+    /// Gives back what waited for the end of the session.
+    fn release(&mut self, out: &mut Vec<Action>) {
+        if self.is_closing() {
+            out.extend(self.withheld.drain(..).map(|(id, wait)| Action::GiveBack { id, wait }));
         }
     }
 
@@ -180,6 +197,11 @@ impl Source {
 
     /// Makes the session fit the connection, the handler and the drain, which ends it at this moment at the latest.
     pub fn steer(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
+        self.steer_connection(now, demand, wind_down, out);
+        self.release(out);
+    }
+
+    fn steer_connection(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
         let is_over = |end: Option<Moment>| end.is_some_and(|end| end <= now);
         if is_over(self.session.as_ref().and_then(|session| session.closed_by)) {
             self.close_at_once(out);
@@ -216,8 +238,9 @@ impl Source {
             return;
         }
         let useless = session.epoch != demand.epoch || self.retry_at > now;
-        let wound_down =
-            wind_down.is_some_and(|end| end <= now || demand.handler != Handler::Up || session.outstanding == 0);
+        let withholds = !self.withheld.is_empty();
+        let wound_down = wind_down
+            .is_some_and(|end| end <= now || withholds || demand.handler != Handler::Up || session.outstanding == 0);
         if useless || wound_down {
             out.push(session.close(now));
         } else if wind_down.is_none()
@@ -231,6 +254,7 @@ impl Source {
         if let Some(session) = self.session.take() {
             out.push(Action::Close(self.lane, session.number, Close::AtOnce));
         }
+        self.release(out);
     }
 
     /// When there is something to do, if nothing happens before.

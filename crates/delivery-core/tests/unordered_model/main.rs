@@ -274,6 +274,23 @@ fn an_event_that_is_worked_on_is_renewed() {
     assert_eq!(breaks_in_a_long_attempt(Flaw::Idle), Some("an event that is here went to somebody else"));
 }
 
+/// An event that fails in a drain would otherwise come back by the request that is still open.
+#[test]
+fn what_a_drain_gives_back_goes_to_others() {
+    let mut world = World::new(Flaw::None, NO_TROUBLE);
+    step(&mut world, &Step::Publish);
+    step(&mut world, &Step::Receive);
+    step(&mut world, &Step::Drain);
+    assert!(world.machine.outstanding() > 0, "a request is open");
+    let id = world.running().next().unwrap();
+    world.finish(id, Outcome::Soon);
+    while !world.coming.is_empty() {
+        world.receive();
+    }
+    assert_eq!((world.running().count(), world.broken), (0, None));
+    assert!(world.topic.again.contains(&id.sequence), "it waits for another one");
+}
+
 /// How many of the events behind some that fail for long are handled before those are tried again.
 fn handled_meanwhile(flaw: Flaw) -> usize {
     let mut world = World::new(flaw, NO_TROUBLE);

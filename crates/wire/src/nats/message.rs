@@ -101,6 +101,11 @@ impl Message {
         (self.malformed.is_none() && !block.is_empty()).then(|| Headers::of_checked(block))
     }
 
+    /// The header block as it came, whether or not it can be read; empty if there is none.
+    pub fn header_block(&self) -> &[u8] {
+        self.raw.get(self.headers_at..self.payload_at).unwrap_or_default()
+    }
+
     /// The status by which a server answers in place of a subscriber, as 503 (no responders).
     pub fn status(&self) -> Option<u16> {
         self.status

@@ -28,14 +28,20 @@ pub fn patience(ack_wait: Duration) -> Duration {
     (ack_wait / 6).clamp(Duration::from_millis(100), Duration::from_secs(2))
 }
 
+/// What the broker says of a pull. An event has a subject for its acknowledgement, whatever its publisher wrote into the
+/// first line of its headers; and of a subscription without a stream the broker says nothing.
+fn status(message: &nats::Message, routing: Routing) -> Option<u16> {
+    message.status().filter(|_| routing == Routing::Queued && message.reply().is_none())
+}
+
 /// The order in which what came is taken in: events as the broker delivered them, then what is said of their inboxes.
 pub fn order(came: &Came) -> (bool, u64) {
     match came {
-        Came::Message(_, message) if message.status().is_none() => {
-            let info = message.reply().and_then(delivery_info::parse);
-            (false, info.map_or(0, |info| info.number))
-        }
-        _ => (true, 0),
+        Came::Message(_, message) => match message.reply().and_then(delivery_info::parse) {
+            Some(info) => (false, info.number),
+            None => (true, 0),
+        },
+        Came::Closed(_) | Came::Answer(..) => (true, 0),
     }
 }
 
@@ -75,7 +81,7 @@ impl<F> Runner<'_, F> {
     }
 
     fn message(&mut self, (lane, inbox): At, message: nats::Message) {
-        if let Some(code) = message.status() {
+        if let Some(code) = status(&message, self.context.config.routing) {
             let heard = pull::status::parse(code, message.description(), message.headers());
             return self.input(Input::Inbox(lane, inbox, heard));
         }
@@ -114,7 +120,7 @@ impl<F> Runner<'_, F> {
     }
 
     fn pin(&mut self, message: &Message) -> Pin {
-        let pin = pull::pin(message.headers());
+        let pin = pull::pin(message.stored().header_block());
         if *self.pin != *pin {
             self.pin = pin.into();
         }
