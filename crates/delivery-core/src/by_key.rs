@@ -14,6 +14,7 @@ use crate::Discipline;
 use crate::event::{Id, Lane, Moment};
 use crate::exchange::{Action, Demand, Handler, Input, Service};
 use crate::lane::terms::Terms;
+use crate::memory::Memory;
 use crate::sizes::Sizes;
 
 /// Each lane is looked at at least this often.
@@ -28,6 +29,8 @@ pub struct ByKey {
     running: usize,
     sizes: Sizes,
     lanes: BTreeMap<Lane, One>,
+    /// What was settled in lanes that were here lately: they may come back, with a broker that has forgotten it.
+    left: BTreeMap<Lane, Memory>,
     /// Those that are ours; one that is still being left comes back when that is done.
     wanted: BTreeSet<Lane>,
     /// The lanes of which another member may have events, if it is known.
@@ -51,6 +54,7 @@ impl ByKey {
             running: 0,
             sizes: Sizes::new(largest),
             lanes: BTreeMap::new(),
+            left: BTreeMap::new(),
             wanted: BTreeSet::new(),
             others: None,
             announced: BTreeSet::new(),
@@ -76,7 +80,8 @@ impl ByKey {
 
     fn take_up(&mut self, now: Moment, lane: Lane) {
         if !self.lanes.contains_key(&lane) {
-            let mut one = One::new(now, lane, self.terms.clone());
+            let memory = self.left.remove(&lane).unwrap_or_else(|| Memory::new(now));
+            let mut one = One::new(now, lane, self.terms.clone(), memory);
             if let Some(others) = &self.others {
                 one.set_alone(now, !others.contains(&lane));
             }
@@ -129,7 +134,9 @@ impl ByKey {
         one.looked(now, now + TICK, batch > 0);
         if one.is_gone(now) {
             one.close(out);
-            self.lanes.remove(&lane);
+            if let Some(one) = self.lanes.remove(&lane) {
+                self.left.insert(lane, one.into_memory());
+            }
             if self.wanted.contains(&lane) {
                 self.take_up(now, lane);
             }
@@ -175,6 +182,11 @@ impl Discipline for ByKey {
         let last = self.demand.replace(demand);
         if last.is_some_and(|last| last.epoch != demand.epoch) {
             self.lanes.values_mut().for_each(|one| one.reconnected(now));
+            self.left.values_mut().for_each(|memory| memory.keep(now, self.terms.ack_wait));
+        }
+        if demand.connected {
+            self.left.values_mut().for_each(|memory| memory.age(now));
+            self.left.retain(|_, memory| !memory.is_empty());
         }
         let changed = last != Some(demand);
         let due = |one: &One| changed || one.wake_at() <= now;

@@ -73,6 +73,11 @@ impl Memory {
         Self { young, old, kept, turn_at: now + AGE, kept_until: now }
     }
 
+    /// Whether it knows nothing.
+    pub fn is_empty(&self) -> bool {
+        [&self.young, &self.old, &self.kept].iter().all(|generation| generation.0.is_empty())
+    }
+
     /// It was settled, and the broker is told so.
     pub fn note(&mut self, id: Id) {
         let (block, bit) = place(id.sequence);

@@ -4,6 +4,7 @@ use crate::event::{Id, Lane, Moment};
 use crate::exchange::{Action, Close, Heard, Input, Trouble};
 use crate::lane::owner::{LINGER, Owner};
 use crate::lane::terms::Terms;
+use crate::memory::Memory;
 use crate::watchdog::Watchdog;
 
 /// An inbox is closed so long after its pull was over, if the broker did not say that it is.
@@ -35,13 +36,13 @@ pub struct One {
 }
 
 impl One {
-    /// Takes up a lane.
-    pub fn new(now: Moment, lane: Lane, terms: Terms) -> Self {
+    /// Takes up a lane, of which this was settled here before.
+    pub fn new(now: Moment, lane: Lane, terms: Terms, memory: Memory) -> Self {
         Self {
             lane,
             watchdog: Watchdog::new(terms.ack_wait, now),
             pull_every: terms.pull_every,
-            owner: Owner::new(lane, terms),
+            owner: Owner::with_memory(lane, terms, memory),
             inboxes: Vec::new(),
             pulled: now,
             trouble: None,
@@ -67,6 +68,11 @@ impl One {
     pub fn set_alone(&mut self, now: Moment, alone: bool) {
         self.owner.set_alone(now, alone);
         self.touch();
+    }
+
+    /// What was settled here.
+    pub fn into_memory(self) -> Memory {
+        self.owner.into_memory()
     }
 
     /// Forgets what was settled long ago. Not to be called without a connection.

@@ -48,8 +48,13 @@ enum Leaving {
 }
 
 impl Owner {
-    /// One of this lane, that has nothing yet.
+    /// One of this lane, that has nothing yet and knows of nothing that was settled.
     pub fn new(lane: Lane, terms: Terms) -> Self {
+        Self::with_memory(lane, terms, Memory::new(0))
+    }
+
+    /// One that knows what was settled when the lane was here before.
+    pub(crate) fn with_memory(lane: Lane, terms: Terms, memory: Memory) -> Self {
         Self {
             lane,
             terms,
@@ -59,7 +64,7 @@ impl Owner {
             lacks: false,
             last: None,
             highest: 0,
-            memory: Memory::new(0),
+            memory,
             claim: Claim::default(),
             leaving: Leaving::No,
             out: Vec::new(),
@@ -174,6 +179,11 @@ impl Owner {
     /// Whether this event is in hand under a live lease.
     pub fn has_lease(&self, now: Moment, sequence: u64) -> bool {
         self.hand.until(sequence).is_some_and(|until| now < until)
+    }
+
+    /// What was settled here.
+    pub(crate) fn into_memory(self) -> Memory {
+        self.memory
     }
 
     /// Forgets what was settled long ago. Not to be called without a connection.
