@@ -70,6 +70,8 @@ pub enum Heard {
 pub enum Trouble {
     /// The consumer moved to another server: ask again.
     Moved,
+    /// The server that has the consumer ends: what it is asked for until then it may lend to nobody.
+    Ending,
     /// No part of the broker serves the request: the consumer does not exist (any more), or has no leader at the
     /// moment, or this identity may not pull from it.
     NoConsumer,
@@ -84,9 +86,12 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// A server that ends is asked for nothing for so long, unless the connection is lost before.
+    pub(crate) const REST: Moment = 5000;
+
     /// Whether it passes by itself, so that there is nothing to read about.
     pub fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Moved | Self::Congested)
+        matches!(self, Self::Moved | Self::Ending | Self::Congested)
     }
 }
 
@@ -94,6 +99,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Moved => f.write_str("the consumer moved to another server"),
+            Self::Ending => f.write_str("the consumer's server ends"),
             Self::NoConsumer => f.write_str(
                 "no consumer answers: it does not exist (any more), has no leader yet, or may not be pulled by us",
             ),

@@ -69,6 +69,11 @@ impl Pulls {
         self.refused = self.refused.saturating_add(1);
     }
 
+    /// None is sent before this moment, unless there is a new connection.
+    pub fn rest_until(&mut self, moment: Moment) {
+        self.not_before = self.not_before.max(moment);
+    }
+
     /// The broker says that this pull's pin is not in force. Whether it was ours.
     pub fn wrong_pin(&mut self, number: u64) -> bool {
         let pull = self.open.iter().find(|pull| pull.number == number);
@@ -93,6 +98,7 @@ impl Pulls {
     /// There is a new connection. What came over the old one may still be taken in.
     pub fn disconnected(&mut self) {
         self.open.iter_mut().for_each(|pull| pull.is_lost = true);
+        (self.refused, self.not_before) = (0, 0);
     }
 
     /// The pull of so many events to send now, if any: its number and its pin.

@@ -149,10 +149,11 @@ impl Source {
         }
     }
 
-    /// What was told over another connection may not have arrived.
+    /// What was told over another connection may not have arrived, and what was heard there says nothing about this one.
     fn remember(&mut self, now: Moment, epoch: u64) {
         if std::mem::replace(&mut self.epoch, epoch) != epoch {
             self.memory.keep(now, self.ack_wait);
+            self.retry_at = self.retry_at.min(now);
         }
         self.memory.age(now);
     }
@@ -168,7 +169,10 @@ impl Source {
     /// The session is of no use; another one is opened after a while.
     fn pause(&mut self, now: Moment, trouble: Trouble) {
         self.silences = if trouble == Trouble::Silent { self.silences + 1 } else { 0 };
-        let pause = (FIRST_PAUSE << self.failures.min(16)).min(LONGEST_PAUSE);
+        let pause = match trouble {
+            Trouble::Ending => Trouble::REST,
+            _ => (FIRST_PAUSE << self.failures.min(16)).min(LONGEST_PAUSE),
+        };
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause * 4 / 5 + self.chance() % (pause * 2 / 5);
         if !trouble.is_ordinary() {

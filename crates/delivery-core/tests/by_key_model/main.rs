@@ -43,7 +43,7 @@ fn step(world: &mut World, random: &mut fastrand::Rng, troubles: &mut usize) {
 
 fn harm(world: &mut World, random: &mut fastrand::Rng, lane: Lane) {
     let running = world.running();
-    match random.u8(0..12) {
+    match random.u8(0..13) {
         0 => world.reconnect(),
         1 => world.restart(false),
         2 => world.restart(true),
@@ -57,6 +57,7 @@ fn harm(world: &mut World, random: &mut fastrand::Rng, lane: Lane) {
         10 if !running.is_empty() => {
             world.finish(running[random.usize(0..running.len())], Disposition::RetryIn(Duration::from_millis(500)));
         }
+        11 => world.refuse(lane, Heard::Lost(Trouble::Ending)),
         _ => world.lose(),
     }
 }

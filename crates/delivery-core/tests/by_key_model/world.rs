@@ -134,8 +134,9 @@ impl World {
             }
             Action::Close(lane, inbox, _) => {
                 self.lane(lane).close(Some(inbox));
-                let is_of = |coming: &mut Coming| matches!(coming, Coming::Inbox(l, i, _) if (*l, *i) == (lane, inbox));
-                let late: Vec<Coming> = self.coming.extract_if(.., is_of).collect();
+                let is_of = |coming: &Coming| matches!(coming, Coming::Inbox(l, i, _) if (*l, *i) == (lane, inbox));
+                let (late, other) = std::mem::take(&mut self.coming).into_iter().partition::<VecDeque<_>, _>(is_of);
+                self.coming = other;
                 late.into_iter().for_each(|coming| self.hear(coming));
             }
             Action::Acknowledge { id, confirm } => {

@@ -26,7 +26,9 @@ fn conflict(description: &str, pending: Option<usize>) -> Heard {
     let is = |text: &str| lower.contains(text);
     if is("consumer deleted") {
         Heard::Lost(Trouble::NoConsumer)
-    } else if is("leadership change") || is("server shutdown") {
+    } else if is("server shutdown") {
+        Heard::Lost(Trouble::Ending)
+    } else if is("leadership change") {
         Heard::Lost(Trouble::Moved)
     } else if is("maxwaiting") || is("maxackpending") {
         Heard::Lost(Trouble::Busy(description.to_owned()))
@@ -63,7 +65,7 @@ mod tests {
             (408, "Requests Pending", None, moved()),
             (408, "Request Timeout", Some("many"), moved()),
             (409, "Leadership Change", None, moved()),
-            (409, "Server Shutdown", Some("5"), moved()),
+            (409, "Server Shutdown", Some("5"), Heard::Lost(Trouble::Ending)),
             (409, "Consumer Deleted", None, Heard::Lost(Trouble::NoConsumer)),
             (409, "Exceeded MaxWaiting", None, busy("Exceeded MaxWaiting")),
             (409, "Exceeded MaxAckPending", None, busy("Exceeded MaxAckPending")),
