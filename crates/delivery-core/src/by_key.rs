@@ -29,7 +29,7 @@ pub struct ByKey {
     running: usize,
     sizes: Sizes,
     lanes: BTreeMap<Lane, One>,
-    /// What was settled in lanes that were here lately: they may come back, with a broker that has forgotten it.
+    /// What was settled in lanes that were here before: they may come back, with a broker that has forgotten it.
     left: BTreeMap<Lane, Memory>,
     /// Those that are ours; one that is still being left comes back when that is done.
     wanted: BTreeSet<Lane>,
@@ -80,7 +80,8 @@ impl ByKey {
 
     fn take_up(&mut self, now: Moment, lane: Lane) {
         if !self.lanes.contains_key(&lane) {
-            let memory = self.left.remove(&lane).unwrap_or_else(|| Memory::new(now));
+            let mut memory = self.left.remove(&lane).unwrap_or_else(|| Memory::new(now));
+            memory.age(now, false);
             let mut one = One::new(now, lane, self.terms.clone(), memory);
             if let Some(others) = &self.others {
                 one.set_alone(now, !others.contains(&lane));
@@ -126,9 +127,7 @@ impl ByKey {
         let batch = self.batch(now, demand, one);
         let works = demand.handler != Handler::Up || !demand.connected || self.running > 0;
         let Some(one) = self.lanes.get_mut(&lane) else { return };
-        if demand.connected {
-            one.age(now);
-        }
+        one.age(now, batch > 0);
         one.actions(now, batch, out);
         one.watch(now, works, out);
         one.looked(now, now + TICK, batch > 0);
@@ -183,10 +182,6 @@ impl Discipline for ByKey {
         if last.is_some_and(|last| last.epoch != demand.epoch) {
             self.lanes.values_mut().for_each(|one| one.reconnected(now));
             self.left.values_mut().for_each(|memory| memory.keep(now, self.terms.ack_wait));
-        }
-        if demand.connected {
-            self.left.values_mut().for_each(|memory| memory.age(now));
-            self.left.retain(|_, memory| !memory.is_empty());
         }
         let changed = last != Some(demand);
         let due = |one: &One| changed || one.wake_at() <= now;

@@ -6,7 +6,8 @@
 //!
 //! How long that takes is the broker's affair: a delivery that it has forgotten comes again at once, one that it
 //! remembers when the acknowledgement wait is over. So what was settled in the last moments before a connection was
-//! lost is remembered for the acknowledgement wait and longer, the rest for 15 to 30 seconds.
+//! lost is remembered for the acknowledgement wait and longer, the rest for 15 to 30 seconds; time in which nothing is
+//! pulled does not count.
 
 use std::collections::BTreeMap;
 
@@ -64,18 +65,14 @@ pub struct Memory {
     /// When the young ones become old.
     turn_at: Moment,
     kept_until: Moment,
+    aged_at: Moment,
 }
 
 impl Memory {
     /// One that knows nothing.
     pub fn new(now: Moment) -> Self {
         let (young, old, kept) = Default::default();
-        Self { young, old, kept, turn_at: now + AGE, kept_until: now }
-    }
-
-    /// Whether it knows nothing.
-    pub fn is_empty(&self) -> bool {
-        [&self.young, &self.old, &self.kept].iter().all(|generation| generation.0.is_empty())
+        Self { young, old, kept, turn_at: now + AGE, kept_until: now, aged_at: now }
     }
 
     /// It was settled, and the broker is told so.
@@ -89,8 +86,15 @@ impl Memory {
         self.young.has(id) || self.old.has(id) || self.kept.has(id)
     }
 
-    /// Forgets what is old. Not to be called without a connection: then it is not over what the broker may forget.
-    pub fn age(&mut self, now: Moment) {
+    /// Forgets what is old. What was settled can only come again while something is asked for (`pulls`): other time does
+    /// not count.
+    pub fn age(&mut self, now: Moment, pulls: bool) {
+        let passed = now.saturating_sub(std::mem::replace(&mut self.aged_at, now));
+        if !pulls {
+            self.turn_at += passed;
+            self.kept_until += passed;
+            return;
+        }
         if now >= self.turn_at + AGE {
             self.old = Generation::default();
             self.young = Generation::default();
@@ -114,6 +118,7 @@ impl Memory {
         }
         self.turn_at = now + AGE;
         self.kept_until = now + ack_wait + AGE;
+        self.aged_at = now;
     }
 }
 
@@ -131,25 +136,38 @@ mod tests {
     fn it_lasts_for_a_while_and_longer_after_a_loss() {
         let mut memory = Memory::new(0);
         memory.note(id(7, 1));
-        memory.age(AGE);
+        memory.age(AGE, true);
         assert!(memory.has(id(7, 1)));
-        memory.age(2 * AGE);
+        memory.age(2 * AGE, true);
         assert!(!memory.has(id(7, 1)));
         memory.note(id(8, 1));
         memory.keep(3 * AGE, 30_000);
-        memory.age(4 * AGE);
-        memory.age(3 * AGE + 30_000);
+        memory.age(4 * AGE, true);
+        memory.age(3 * AGE + 30_000, true);
         assert!(memory.has(id(8, 1)));
-        memory.age(4 * AGE + 30_000);
-        assert_eq!(memory, Memory { turn_at: memory.turn_at, kept_until: memory.kept_until, ..Memory::new(0) });
+        memory.age(4 * AGE + 30_000, true);
+        assert!(memory.is_empty());
     }
 
     #[test]
     fn a_long_pause_is_long_enough() {
         let mut memory = Memory::new(0);
         memory.note(id(7, 1));
-        memory.age(100 * AGE);
+        memory.age(100 * AGE, true);
         assert!(!memory.has(id(7, 1)));
+    }
+
+    #[test]
+    fn time_without_pulls_does_not_count() {
+        let mut memory = Memory::new(0);
+        memory.note(id(7, 1));
+        memory.keep(0, 30_000);
+        memory.note(id(8, 1));
+        memory.age(100 * AGE, false);
+        memory.age(101 * AGE - 1, true);
+        assert!(memory.has(id(7, 1)) && memory.has(id(8, 1)));
+        memory.age(104 * AGE, true);
+        assert!(memory.is_empty());
     }
 
     #[test]
@@ -161,6 +179,12 @@ mod tests {
         assert!(!memory.has(id(8, 100)), "a neighbour");
     }
 
+    impl Memory {
+        fn is_empty(&self) -> bool {
+            [&self.young, &self.old, &self.kept].iter().all(|generation| generation.0.is_empty())
+        }
+    }
+
     proptest! {
         /// It knows what was noted in the last while and nothing else, however it is used.
         #[test]
@@ -170,7 +194,7 @@ mod tests {
             let (mut memory, mut now, mut noted) = (Memory::new(0), 0, BTreeMap::new());
             for (sequence, wait, lost) in notes {
                 now += wait;
-                memory.age(now);
+                memory.age(now, true);
                 if lost {
                     memory.keep(now, 30_000);
                 }

@@ -149,7 +149,7 @@ impl Discipline for Unordered {
             SHELF => (&mut self.shelf, &mut self.topic),
             _ => (&mut self.topic, &mut self.shelf),
         };
-        let id = first.start(&mut self.out).or_else(|| second.start(&mut self.out))?;
+        let id = first.held.start().or_else(|| second.held.start())?;
         self.turn = if id.lane == TOPIC { SHELF } else { TOPIC };
         Some(id)
     }

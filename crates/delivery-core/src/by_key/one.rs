@@ -75,9 +75,9 @@ impl One {
         self.owner.into_memory()
     }
 
-    /// Forgets what was settled long ago. Not to be called without a connection.
-    pub fn age(&mut self, now: Moment) {
-        self.owner.age(now);
+    /// Forgets what was settled long ago. `pulls`: whether it may pull.
+    pub fn age(&mut self, now: Moment, pulls: bool) {
+        self.owner.age(now, pulls);
     }
 
     /// There is a new connection.

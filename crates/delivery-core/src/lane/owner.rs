@@ -186,9 +186,9 @@ impl Owner {
         self.memory
     }
 
-    /// Forgets what was settled long ago. Not to be called without a connection.
-    pub fn age(&mut self, now: Moment) {
-        self.memory.age(now);
+    /// Forgets what was settled long ago. `pulls`: whether it may pull.
+    pub fn age(&mut self, now: Moment, pulls: bool) {
+        self.memory.age(now, pulls);
     }
 
     /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits

@@ -1,6 +1,6 @@
 //! The events that are here, in the order of their arrival, and when the broker is told again that they are.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::event::{Id, Moment};
 use crate::exchange::Action;
@@ -38,6 +38,11 @@ impl Held {
         self.here.insert(id.arrival, One { id, renew_at, running: false });
         self.waiting.push_back(id);
         self.renewal_at.get_or_insert(renew_at);
+    }
+
+    /// Their sequences.
+    pub fn sequences(&self) -> BTreeSet<u64> {
+        self.here.values().map(|one| one.id.sequence).collect()
     }
 
     /// How many there are.

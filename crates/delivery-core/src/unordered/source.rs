@@ -1,5 +1,7 @@
 //! A consumer of which events come: its session, the events of it that are here, and how it is.
 
+use std::collections::BTreeSet;
+
 use super::held::Held;
 use super::session::Session;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
@@ -20,6 +22,8 @@ pub struct Source {
     slots: usize,
     pub held: Held,
     memory: Memory,
+    /// What was here when the connection was lost: a broker that has forgotten whom it lent it may lend it again.
+    twice: BTreeSet<u64>,
     /// What a drain gives back as soon as the session is closed, and after which wait.
     withheld: Vec<(Id, Moment)>,
     ack_wait: Moment,
@@ -45,6 +49,7 @@ impl Source {
             slots,
             held: Held::new(renew_every),
             memory: Memory::new(0),
+            twice: BTreeSet::new(),
             withheld: Vec::new(),
             ack_wait,
             epoch: 0,
@@ -81,6 +86,9 @@ impl Source {
         }
         if self.memory.has(arrived.id) {
             out.push(Action::Acknowledge { id: arrived.id, confirm: false });
+        } else if self.twice.contains(&arrived.id.sequence) {
+            // What becomes of the first is told of both.
+            out.push(Action::Drop(arrived.id));
         } else if closing && winds_down {
             out.push(Action::GiveBack { id: arrived.id, wait: 0 });
         } else {
@@ -116,6 +124,7 @@ impl Source {
         if !self.held.remove(id) {
             return;
         }
+        self.twice.remove(&id.sequence);
         match disposition {
             Disposition::Over(_) => {
                 self.memory.note(id);
@@ -137,25 +146,14 @@ impl Source {
         }
     }
 
-    /// The next event whose attempt starts. One that came twice is acknowledged if the other was settled meanwhile.
-    pub fn start(&mut self, out: &mut Vec<Action>) -> Option<Id> {
-        loop {
-            let id = self.held.start()?;
-            if !self.memory.has(id) {
-                return Some(id);
-            }
-            self.held.remove(id);
-            out.push(Action::Acknowledge { id, confirm: false });
-        }
-    }
-
     /// What was told over another connection may not have arrived, and what was heard there says nothing about this one.
-    fn remember(&mut self, now: Moment, epoch: u64) {
-        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+    fn remember(&mut self, now: Moment, demand: &Demand) {
+        if demand.connected && std::mem::replace(&mut self.epoch, demand.epoch) != demand.epoch {
             self.memory.keep(now, self.ack_wait);
+            self.twice = self.held.sequences();
             self.retry_at = self.retry_at.min(now);
         }
-        self.memory.age(now);
+        self.memory.age(now, demand.connected && self.outstanding() > 0);
     }
 
     /// The consumer answers.
@@ -201,6 +199,7 @@ impl Source {
 
     /// Makes the session fit the connection, the handler and the drain, which ends it at this moment at the latest.
     pub fn steer(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
+        self.remember(now, demand);
         self.steer_connection(now, demand, wind_down, out);
         self.release(out);
     }
@@ -217,7 +216,6 @@ impl Source {
             }
             return;
         }
-        self.remember(now, demand.epoch);
         if is_over(self.session.as_ref().and_then(Session::silent_at)) {
             self.pause(now, Trouble::Silent);
         }

@@ -96,13 +96,8 @@ fn every_world_heals_soon() {
 }
 
 #[test]
-fn each_rule_is_needed() {
-    let all = Rules::default();
-    for (rules, expected) in [
-        (Rules { memory: false, ..all }, "it started again where it was handled"),
-        (Rules { reclaiming: false, ..all }, "something waits for too long"),
-    ] {
-        let found = (0..3000).find_map(|seed| heals(rules, seed).err().filter(|found| *found == expected));
-        assert_eq!(found, Some(expected), "{rules:?}");
-    }
+fn a_memory_is_needed() {
+    let rules = Rules { memory: false, ..Rules::default() };
+    let broken = Err("it started again where it was handled");
+    assert!((0..3000).any(|seed| heals(rules, seed) == broken), "without a memory nothing breaks");
 }

@@ -4,29 +4,29 @@ use stateright::{Chooser as _, Model as _};
 
 use crate::model::Step;
 use crate::stroll::Stroll;
-use crate::world::{ACK_WAIT, Lane, State};
+use crate::world::{Lane, State};
 
-/// After the last trouble everything is settled within two leases: one is that of an owner that died, in the other the
-/// next one finds out about it.
-const SOON: u64 = 2 * ACK_WAIT;
 /// More steps than these without time going on are a loop.
 const MAX_STEPS: usize = 2000;
 
-/// Walks at random, each way another one; then nothing goes wrong any more.
+/// Walks at random, each way another one; then nothing goes wrong any more. Everything is settled within two leases: one
+/// is that of an owner that died, in the other the next one finds out about it.
 pub fn heals(lane: &Lane, seed: u64) -> Result<(), String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut state = lane.init_states().remove(0);
+    let mut way = Vec::new();
     for _ in 0..random.usize(0..120) {
         let mut steps = Vec::new();
         lane.actions(&state, &mut steps);
         let step = steps.swap_remove(Stroll.choose_action(&mut random, &state, &steps));
+        way.push(format!("{}: {step:?}", state.now));
         state = lane.next_state(&state, step).ok_or("no next state")?;
     }
-    let end = state.now + SOON;
+    let end = state.now + 2 * lane.ack_wait;
     loop {
-        settle_down(lane, &mut state)?;
+        settle_down(lane, &mut state, |_| true)?;
         if let Some(broken) = state.broken {
-            return Err(broken.to_owned());
+            return Err(format!("{broken} after {way:#?}"));
         }
         let gone = state.nodes.iter().all(|node| !node.is_there || node.owner.is_leaving());
         if gone || state.broker.acknowledged.len() == lane.keys.len() {
@@ -40,12 +40,12 @@ pub fn heals(lane: &Lane, seed: u64) -> Result<(), String> {
     }
 }
 
-/// Everything that can happen at this moment happens.
-fn settle_down(lane: &Lane, state: &mut State) -> Result<(), String> {
+/// Everything that can happen at this moment happens, of what is wanted.
+pub fn settle_down(lane: &Lane, state: &mut State, wanted: impl Fn(&Step) -> bool) -> Result<(), String> {
     for _ in 0..MAX_STEPS {
         let mut steps = Vec::new();
         lane.actions(state, &mut steps);
-        let ordinary = steps.into_iter().find(Step::is_ordinary);
+        let ordinary = steps.into_iter().find(|step| step.is_ordinary() && wanted(step));
         let Some(step) = ordinary else { return Ok(()) };
         *state = lane.next_state(state, step).ok_or("no next state")?;
     }

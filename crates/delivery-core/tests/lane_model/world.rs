@@ -8,6 +8,7 @@ use tidegate_delivery_core::{Action, Arrived, Id, Input, Kind, Moment, State as 
 
 use crate::broker::{Broker, Pending, Pull, Request, What, serve};
 
+/// In the models that go through all states.
 pub const ACK_WAIT: Moment = 4;
 const MARGIN: Moment = 1;
 /// Events delivered and not acknowledged, at most.
@@ -53,6 +54,7 @@ pub struct Lane {
     /// The keys of the events, in the order of the stream.
     pub keys: &'static [u64],
     pub trouble: Trouble,
+    pub ack_wait: Moment,
     pub end: Moment,
 }
 
@@ -84,7 +86,7 @@ pub struct Node {
 impl Lane {
     pub fn terms(&self) -> Terms {
         Terms {
-            ack_wait: ACK_WAIT,
+            ack_wait: self.ack_wait,
             margin: MARGIN,
             renew_below: 1,
             pull_every: 2,
@@ -200,7 +202,7 @@ impl State {
             broker.again.remove(&sequence);
             broker.delivered = broker.delivered.max(sequence);
             broker.deliveries += 1;
-            broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + ACK_WAIT });
+            broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + lane.ack_wait });
             // Named where it arrives.
             let id = Id { lane: 0, sequence, stored: sequence, delivery: broker.deliveries, arrival: 0 };
             let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
@@ -263,7 +265,7 @@ impl State {
             }
             What::Renew(id) => {
                 if let Some(pending) = broker.pending.get_mut(&id.sequence) {
-                    pending.until = self.now + ACK_WAIT;
+                    pending.until = self.now + lane.ack_wait;
                 }
                 Some(Input::Renewed(id, true))
             }

@@ -230,6 +230,7 @@ impl World {
                 let now = self.now;
                 self.stream(id.lane).renew(now, id.sequence);
             }
+            Action::Drop(id) => drop(self.here.remove(&id)),
             Action::Reconnect => {}
             other => panic!("the unordered discipline does not want this: {other:?}"),
         }
