@@ -70,7 +70,8 @@ pub enum Heard {
 pub enum Trouble {
     /// The consumer moved to another server: ask again.
     Moved,
-    /// The server that has the consumer ends: what it is asked for until then it may lend to nobody.
+    /// The server that has the consumer ends. It goes on serving what it was asked for, and ignores the end of a
+    /// subscription (`unsubscribe` of nats-server): so the inbox has to stay open.
     Ending,
     /// No part of the broker serves the request: the consumer does not exist (any more), or has no leader at the
     /// moment, or this identity may not pull from it.

@@ -95,7 +95,7 @@ impl One {
                     inbox.left = inbox.left.saturating_sub(1);
                 }
             }
-            Input::Inbox(_, _, Heard::Alive) => {}
+            Input::Inbox(_, _, Heard::Alive | Heard::Lost(Trouble::Ending)) => {}
             Input::Inbox(_, number, Heard::Closed) => self.inboxes.retain(|inbox| inbox.number != *number),
             Input::Inbox(_, number, heard) => {
                 if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.number == *number) {

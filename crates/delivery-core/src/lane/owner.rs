@@ -245,10 +245,10 @@ impl Owner {
 
     /// A consumer that moved was lent from by a server that may be gone: what it sent last may not have come.
     fn refused(&mut self, now: Moment, number: u64, trouble: &Trouble) {
-        self.pulls.refused(number, &self.terms, now);
         if *trouble == Trouble::Ending {
-            self.pulls.rest_until(now + Trouble::REST);
+            return self.pulls.rest_until(now + Trouble::REST);
         }
+        self.pulls.refused(number, &self.terms, now);
         if self.last.is_some() && matches!(trouble, Trouble::Moved | Trouble::NoConsumer) {
             self.doubt(now);
         }

@@ -36,6 +36,8 @@ pub struct Source {
     /// Silent sessions in a row.
     pub silences: u32,
     retry_at: Moment,
+    /// The server ends: nothing more is asked of it, and what was asked for may still come, until then.
+    rests_until: Option<Moment>,
     pub trouble: Option<Trouble>,
     pub has_answered: bool,
     chance: u64,
@@ -58,6 +60,7 @@ impl Source {
             failures: 0,
             silences: 0,
             retry_at: 0,
+            rests_until: None,
             trouble: None,
             has_answered: false,
             chance: seed | 1,
@@ -106,6 +109,10 @@ impl Source {
         match heard {
             Heard::Alive => {}
             Heard::Ended(left) => session.outstanding = session.outstanding.saturating_sub(left),
+            Heard::Lost(Trouble::Ending) => {
+                self.rests_until.get_or_insert(now + Trouble::REST);
+                return;
+            }
             Heard::Lost(trouble) => return self.pause(now, trouble),
             Heard::WrongPin => return self.pause(now, Trouble::Refused("it asks for a pin".to_owned())),
             Heard::Closed => {
@@ -152,6 +159,7 @@ impl Source {
             self.memory.keep(now, self.ack_wait);
             self.twice = self.held.sequences();
             self.retry_at = self.retry_at.min(now);
+            self.rests_until = None;
         }
         self.memory.age(now, demand.connected && self.outstanding() > 0);
     }
@@ -167,10 +175,7 @@ impl Source {
     /// The session is of no use; another one is opened after a while.
     fn pause(&mut self, now: Moment, trouble: Trouble) {
         self.silences = if trouble == Trouble::Silent { self.silences + 1 } else { 0 };
-        let pause = match trouble {
-            Trouble::Ending => Trouble::REST,
-            _ => (FIRST_PAUSE << self.failures.min(16)).min(LONGEST_PAUSE),
-        };
+        let pause = (FIRST_PAUSE << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause * 4 / 5 + self.chance() % (pause * 2 / 5);
         if !trouble.is_ordinary() {
@@ -223,7 +228,10 @@ impl Source {
     }
 
     fn steer_session(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
-        let (allowance, in_hand) = (self.allowance(demand), self.held.len());
+        let rests = self.rests_until.is_some_and(|end| now < end);
+        let allowance = if rests { 0 } else { self.allowance(demand) };
+        let in_hand = self.held.len();
+        let is_rested = !rests && self.rests_until.take().is_some();
         let Some(session) = &mut self.session else {
             if wind_down.is_none()
                 && self.retry_at <= now
@@ -239,7 +247,7 @@ impl Source {
         if session.closed_by.is_some() {
             return;
         }
-        let useless = session.epoch != demand.epoch || self.retry_at > now;
+        let useless = session.epoch != demand.epoch || self.retry_at > now || is_rested;
         let withholds = !self.withheld.is_empty();
         let wound_down = wind_down
             .is_some_and(|end| end <= now || withholds || demand.handler != Handler::Up || session.outstanding == 0);
@@ -266,6 +274,7 @@ impl Source {
             session.and_then(Session::silent_at),
             session.and_then(|session| session.closed_by),
             session.is_none().then_some(self.retry_at),
+            self.rests_until,
             wind_down.filter(|_| session.is_some()),
             self.held.renewal_at(),
         ]

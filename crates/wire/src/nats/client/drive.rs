@@ -53,8 +53,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
             Err(loss) => Poll::Ready(loss),
         })
         .await;
-        if !matches!(loss, Loss::Closed | Loss::Protocol(_)) {
-            // In vain, if the server is silent.
+        if matches!(loss, Loss::Io(_) | Loss::ServerClosed) {
+            // It may be in vain.
             let _ = timeout(LAST_WORDS_LIMIT, poll_fn(|context| self.read_rest(context))).await;
         }
         loss
