@@ -148,6 +148,7 @@ impl ByKey {
             Input::Attempted(id, _) | Input::Acknowledged(id, _) | Input::Renewed(id, _) => Some(id.lane),
             Input::Inbox(lane, ..) => Some(*lane),
             Input::State(lane, _) | Input::Waiting(lane, _) | Input::Unpinned(lane) => Some(*lane),
+            Input::Reclaimed(lane, _) => Some(*lane),
             Input::Lanes(_) | Input::Others(_) => None,
         }
     }

@@ -142,6 +142,8 @@ pub enum Input {
     Renewed(Id, bool),
     /// The state of a lane's consumer, if the broker told it.
     State(Lane, Option<State>),
+    /// Whether the broker confirmed that it has what a lane reclaimed.
+    Reclaimed(Lane, bool),
     /// How many events of a lane wait: published and not delivered, or delivered and not acknowledged; if it is known.
     Waiting(Lane, Option<u64>),
     /// The pin of a lane is given up, or it will not be confirmed that it is.
@@ -222,7 +224,8 @@ pub enum Action {
     Drop(Id),
     /// Ask for the state of a lane's consumer.
     Ask(Lane),
-    /// Give back what of these sequences of a lane the broker still waits for, though it never came here (or is gone).
+    /// Give back what of these sequences of a lane (there are some) the broker still waits for, though it never came here
+    /// (or is gone).
     Reclaim {
         /// The lane.
         lane: Lane,

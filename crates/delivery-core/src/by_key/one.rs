@@ -110,7 +110,7 @@ impl One {
                 self.asked = self.asked.saturating_sub(1);
                 self.watchdog.answered(now, *waiting);
             }
-            Input::State(..) | Input::Unpinned(_) => self.asked = self.asked.saturating_sub(1),
+            Input::State(..) | Input::Reclaimed(..) | Input::Unpinned(_) => self.asked = self.asked.saturating_sub(1),
             _ => {}
         }
         self.owner.input(now, input);
@@ -128,7 +128,7 @@ impl One {
                     let over = now + pull.expires + OVERDUE;
                     self.inboxes.push(Inbox { number: pull.inbox, left: pull.batch, over });
                 }
-                Action::Ask(_) | Action::Unpin(_) => self.asked += 1,
+                Action::Ask(_) | Action::Reclaim { .. } | Action::Unpin(_) => self.asked += 1,
                 _ => {}
             }
         }

@@ -87,6 +87,7 @@ impl Owner {
             Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
             Input::State(_, Some(state)) => self.state(now, &state),
             Input::State(_, None) => self.no_state(now),
+            Input::Reclaimed(_, confirmed) => self.reclaimed(now, confirmed),
             Input::Unpinned(_) => {
                 self.leaving = Leaving::Unpinned;
                 self.give_up();
@@ -113,7 +114,7 @@ impl Owner {
             self.changed(now);
         }
         self.tell(now);
-        if self.asks() && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
+        if self.asks(now) && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
             self.out.push(Action::Ask(self.lane));
         }
         if batch > 0
@@ -147,8 +148,8 @@ impl Owner {
     pub fn wake_at(&self, now: Moment, pull: bool) -> Option<Moment> {
         let pull = pull && self.leaving == Leaving::No;
         let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
-        let barrier = self.barrier.as_ref().filter(|_| self.asks()).map(|barrier| barrier.wake_at(&self.terms));
-        [self.hand.wake_at(&self.terms, now), pulls, barrier].into_iter().flatten().min()
+        let barrier = self.barrier.as_ref().filter(|_| self.asks(now)).map(|barrier| barrier.wake_at(&self.terms));
+        [self.hand.wake_at(&self.terms, now), pulls, barrier, self.claim.ends_at(now)].into_iter().flatten().min()
     }
 
     /// Whether it has left and nothing is in hand.
@@ -209,6 +210,7 @@ impl Owner {
             Served::Ours(sent) => (Some(sent), true),
             Served::Anew(sent) => {
                 self.last = None;
+                self.claim.begin();
                 self.doubt(now);
                 (Some(sent), true)
             }
@@ -227,6 +229,10 @@ impl Owner {
             self.doubt(now);
         }
         self.last = self.last.max(Some(id.delivery));
+        if !known && self.claim.has_given_back(id.delivery) {
+            self.changed(now);
+            return self.out.push(Action::Drop(id));
+        }
         self.highest = self.highest.max(id.sequence);
         if known || until <= now {
             self.out.push(Action::Drop(id));
@@ -239,8 +245,9 @@ impl Owner {
     }
 
     /// Whether the broker's answer would say something: without a pin it serves others, if there are any.
-    fn asks(&self) -> bool {
-        (self.last.is_some() || self.claim.is_alone()) && !self.hand.is_unclear()
+    fn asks(&self, now: Moment) -> bool {
+        let is_clear = !self.hand.is_unclear() && self.claim.ends_at(now).is_none();
+        is_clear && (self.last.is_some() || self.claim.is_alone())
     }
 
     /// A consumer that moved was lent from by a server that may be gone: what it sent last may not have come.

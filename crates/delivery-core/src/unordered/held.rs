@@ -79,6 +79,15 @@ impl Held {
         gone.is_some()
     }
 
+    /// Lets go of all arrivals of this event that wait, and returns them.
+    pub fn remove_waiting(&mut self, sequence: u64) -> Vec<Id> {
+        let twice: Vec<Id> = self.waiting.iter().filter(|id| id.sequence == sequence).copied().collect();
+        if !twice.is_empty() {
+            self.waiting.retain(|id| id.sequence != sequence);
+        }
+        twice.into_iter().filter(|id| self.remove(*id)).collect()
+    }
+
     /// When a renewal may be due.
     pub fn renewal_at(&self) -> Option<Moment> {
         self.renewal_at

@@ -135,7 +135,9 @@ impl Source {
         match disposition {
             Disposition::Over(_) => {
                 self.memory.note(id);
-                out.push(Action::Acknowledge { id, confirm: false });
+                // It may have come twice.
+                let all = [id].into_iter().chain(self.held.remove_waiting(id.sequence));
+                out.extend(all.map(|id| Action::Acknowledge { id, confirm: false }));
             }
             Disposition::RetryIn(wait) | Disposition::GiveBack(wait) if winds_down && !self.is_closing() => {
                 self.withheld.push((id, millis(wait)));

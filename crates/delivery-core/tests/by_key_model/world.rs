@@ -44,6 +44,7 @@ fn lost(answer: Input) -> Input {
         Input::Renewed(id, _) => Input::Renewed(id, false),
         Input::State(lane, _) => Input::State(lane, None),
         Input::Waiting(lane, _) => Input::Waiting(lane, None),
+        Input::Reclaimed(lane, _) => Input::Reclaimed(lane, false),
         other => other,
     }
 }
@@ -162,6 +163,7 @@ impl World {
             }
             Action::Reclaim { lane, sequences, .. } => {
                 sequences.into_iter().for_each(|sequence| self.lane(lane).give_back(now, sequence, 0));
+                self.answer(Input::Reclaimed(lane, true));
             }
             Action::Drop(id) => {
                 if self.here.remove(&id) == Some(true) {

@@ -86,7 +86,8 @@ impl What {
         match self {
             Self::Acknowledge(id) => Some(Input::Acknowledged(id, false)),
             Self::Renew(id) => Some(Input::Renewed(id, false)),
-            Self::GiveBack(_) | Self::Reclaim(_) => None,
+            Self::GiveBack(_) => None,
+            Self::Reclaim(_) => Some(Input::Reclaimed(0, false)),
             Self::State => Some(Input::State(0, None)),
             Self::Unpin => Some(Input::Unpinned(0)),
         }

@@ -121,11 +121,10 @@ fn step(lane: &Lane, state: &mut State, step: Step) {
 #[test]
 fn every_world_heals_soon() {
     // What two owners have of a broker that has forgotten whom it lent what is in the other tests.
-    let alone = Trouble { joins: 0, leaves: 0, ..LONE };
     let joined = Trouble { restarts: 0, ..LONE };
     let crowded = Trouble { crashes: 1, joins: 0, restarts: 0, ..LONE };
-    for seed in 0..2000 {
-        for (lone, trouble) in [(true, alone), (true, joined), (false, crowded)] {
+    for seed in 0..1500 {
+        for (lone, trouble) in [(true, joined), (false, crowded)] {
             assert_eq!(heals(&walk(Rules::default(), lone, trouble), seed), Ok(()), "seed {seed}, {trouble:?}");
         }
     }
@@ -137,7 +136,7 @@ fn settled_after_a_loss(rules: Rules) -> u64 {
     let mut state = lane.init_states().remove(0);
     step(&lane, &mut state, Step::Publish);
     settle_down(&lane, &mut state, |next| !matches!(next, Step::Publish)).unwrap();
-    while state.broker.acknowledged.len() < 1 {
+    while state.broker.acknowledged.is_empty() {
         step(&lane, &mut state, Step::Tick([true, true]));
         settle_down(&lane, &mut state, |next| !matches!(next, Step::Publish)).unwrap();
     }

@@ -122,6 +122,7 @@ fn lost_answer(answer: Input) -> Input {
         Input::Acknowledged(id, _) => Input::Acknowledged(id, false),
         Input::Renewed(id, _) => Input::Renewed(id, false),
         Input::State(lane, _) => Input::State(lane, None),
+        Input::Reclaimed(lane, _) => Input::Reclaimed(lane, false),
         other => other,
     }
 }
@@ -278,7 +279,7 @@ impl State {
             What::Reclaim(bits) => {
                 let wanted = broker.pending.keys().filter(|sequence| bits & (1 << **sequence) != 0).copied();
                 broker.again.extend(wanted.collect::<Vec<_>>());
-                None
+                Some(Input::Reclaimed(0, true))
             }
             What::State => {
                 let pending = u64::try_from(broker.pending.len()).unwrap();

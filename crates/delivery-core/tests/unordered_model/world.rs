@@ -20,6 +20,9 @@ pub const LONG_WAIT: Moment = 6000;
 /// Of the topic so many may be delivered and not acknowledged, those that wait for another attempt among them.
 const MAX_PENDING: usize = 3;
 
+/// What was settled is known for so long at least.
+const REMEMBERS: Moment = 15_000;
+
 /// What the model takes out of the machine or does to it, to show that the invariants would notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flaw {
@@ -98,8 +101,8 @@ pub struct World {
     /// The runner's table: events here, whether their attempt runs, and whether it is over.
     pub here: BTreeMap<Id, Option<bool>>,
     pub handled: BTreeSet<u64>,
-    /// What this sidecar has settled since it lives.
-    pub settled: BTreeSet<(Lane, u64)>,
+    /// What this sidecar has settled since it lives, and when.
+    pub settled: BTreeMap<(Lane, u64), Moment>,
     /// Attempts of one source that started one after the other while the other had an event that waits.
     pub in_a_row: (Lane, u8),
     /// Whether requests may be left of an older session.
@@ -131,7 +134,7 @@ impl World {
             arrivals: 0,
             here: BTreeMap::new(),
             handled: BTreeSet::new(),
-            settled: BTreeSet::new(),
+            settled: BTreeMap::new(),
             in_a_row: (TOPIC, 0),
             disturbed: false,
             broken: None,
@@ -190,7 +193,7 @@ impl World {
         if self.in_a_row.1 > 1 {
             self.break_with("a source waits for the other");
         }
-        if self.settled.contains(&(id.lane, id.sequence)) {
+        if self.settled.get(&(id.lane, id.sequence)).is_some_and(|at| self.now < at + REMEMBERS) {
             self.break_with("what was settled here starts again");
         }
         match self.here.insert(id, Some(true)) {
@@ -241,7 +244,7 @@ impl World {
         let Some(runs) = self.here.remove(&id) else { return self.break_with("an event was settled twice") };
         let is_safe = self.handled.contains(&id.sequence) || (id.lane == TOPIC && self.shelf.keeps(id.sequence));
         // What was settled before is acknowledged again before it starts.
-        let is_over = runs == Some(false) || (runs.is_none() && self.settled.contains(&(id.lane, id.sequence)));
+        let is_over = runs == Some(false) || (runs.is_none() && self.settled.contains_key(&(id.lane, id.sequence)));
         if wait.is_none() && (!is_over || !is_safe) {
             self.break_with("an event was acknowledged before its outcome");
         }
@@ -326,7 +329,7 @@ impl World {
         self.here.insert(id, Some(false));
         let disposition = self.dispose(id, outcome);
         if matches!(disposition, Disposition::Over(_)) {
-            self.settled.insert((id.lane, id.sequence));
+            self.settled.insert((id.lane, id.sequence), self.now);
         }
         self.take(Input::Attempted(id, Some(disposition)));
     }

@@ -241,13 +241,17 @@ impl<F> Runner<'_, F> {
         }
     }
 
-    /// Gives back what never came here: the broker takes a NAK for whatever it waits for.
+    /// Gives back what never came here: the broker takes a NAK for whatever it waits for. It takes one after the other, so
+    /// that its answer to the last is for all.
     fn reclaim(&mut self, lane: Lane, delivered: u64, sequences: &[u64]) {
         tracing::debug!(lane, sequences = sequences.len(), "what the broker lent to nobody is asked for");
         let consumer = self.consumer(lane);
-        for sequence in sequences {
-            self.line.tell(&layout::acknowledge_subject(&consumer, *sequence, delivered), pull::give_back(0));
+        let subject = |sequence| layout::acknowledge_subject(&consumer, sequence, delivered);
+        let Some((last, others)) = sequences.split_last() else { return };
+        for sequence in others {
+            self.line.tell(&subject(*sequence), pull::give_back(0));
         }
+        self.ask(Question::Reclaim(lane), &subject(*last), &pull::give_back(0));
     }
 
     /// The span of telling the broker about an event.

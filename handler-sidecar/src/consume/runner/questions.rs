@@ -27,6 +27,8 @@ pub enum Question {
     Renew(Id),
     /// The state of a lane's consumer.
     State(Lane),
+    /// To take back what a lane reclaims.
+    Reclaim(Lane),
     /// How many of its events wait.
     Count(Lane),
     /// The end of its pin.
@@ -40,6 +42,7 @@ impl Question {
             Self::Acknowledge { id, .. } => Input::Acknowledged(*id, answer.is_some()),
             Self::Renew(id) => Input::Renewed(*id, answer.is_some()),
             Self::State(lane) => Input::State(*lane, answer.and_then(pull::state)),
+            Self::Reclaim(lane) => Input::Reclaimed(*lane, answer.is_some()),
             Self::Count(lane) => Input::Waiting(*lane, answer.and_then(pull::waiting)),
             Self::Unpin(lane) => Input::Unpinned(*lane),
         }

@@ -33,6 +33,10 @@ pub struct Claim {
     known_since: Option<Moment>,
     /// What the broker waited for when it said last that it waits for more than is here.
     lacked: Option<(u64, u64)>,
+    /// What is given back may be on its way until then: it must not be what has come meanwhile, and runs.
+    reclaims_until: Option<Moment>,
+    /// What was delivered up to this number under the pin in force and had not come then was given back.
+    given_back: u64,
 }
 
 impl Claim {
@@ -45,6 +49,21 @@ impl Claim {
     /// Whether no other member has to do with the lane.
     pub fn is_alone(&self) -> bool {
         self.alone
+    }
+
+    /// Whether this delivery was given back while it was on its way here, so that the event comes again.
+    pub fn has_given_back(&self, delivery: u64) -> bool {
+        delivery <= self.given_back
+    }
+
+    /// The pin is new, and so may be the numbers of deliveries.
+    pub fn begin(&mut self) {
+        self.given_back = 0;
+    }
+
+    /// When it is over at the latest that something is given back, if that is under way.
+    pub fn ends_at(&self, now: Moment) -> Option<Moment> {
+        self.reclaims_until.filter(|end| now < *end)
     }
 
     /// Whether what is lacking is with nobody. It may be on its way to here: so only when the broker has said the same
@@ -66,6 +85,15 @@ impl Owner {
         self.claim.known_since.get_or_insert(now);
     }
 
+    /// The broker has what was given back; if it is not `confirmed`, that may be on its way for as long as a lease allows
+    /// for.
+    pub(super) fn reclaimed(&mut self, now: Moment, confirmed: bool) {
+        if confirmed {
+            self.claim.reclaims_until = None;
+        }
+        self.changed(now);
+    }
+
     /// The broker waits for more than is here.
     pub(super) fn reclaim(&mut self, now: Moment, state: &State) {
         let wanted = self.terms.rules.reclaiming && self.leaving == Leaving::No;
@@ -76,7 +104,12 @@ impl Owner {
         let range: RangeInclusive<u64> = state.floor.saturating_add(1)..=state.highest;
         let newest = range.rev().filter(|sequence| !self.hand.has(*sequence)).take(MAX_SEQUENCES);
         let mut sequences: Vec<u64> = newest.collect();
+        if sequences.is_empty() {
+            return;
+        }
         sequences.reverse();
+        self.claim.given_back = state.delivered;
+        self.claim.reclaims_until = Some(now.saturating_add(self.terms.margin).saturating_add(1));
         self.out.push(Action::Reclaim { lane: self.lane, delivered: state.delivered, sequences });
     }
 }
