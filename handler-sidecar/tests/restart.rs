@@ -101,7 +101,8 @@ async fn lanes_go_on_when_one_server_of_three_is_killed() {
     broker.stop_at(leader);
     let killed = Instant::now();
     let came = |lane| {
-        let mut late = container.received().into_iter().filter(|received| received.at > killed + Duration::from_secs(5));
+        let mut late =
+            container.received().into_iter().filter(|received| received.at > killed + Duration::from_secs(5));
         late.any(|received| layout::partition(&received.id()) % u32::from(LANES) == lane)
     };
     while !(0..u32::from(LANES)).all(came) && killed.elapsed() < 2 * ACK_WAIT {

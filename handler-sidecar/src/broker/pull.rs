@@ -182,7 +182,8 @@ mod tests {
         let expected = State { delivered: 7, pending: 3, floor: 5, highest: 9, pin: Some("a".into()) };
         assert_eq!(state(info), Some(expected.clone()));
         assert_eq!(waiting(info), Some(5));
-        let unpinned = br#"{"delivered":{"consumer_seq":7,"stream_seq":9},"ack_floor":{"consumer_seq":4,"stream_seq":5},
+        let unpinned =
+            br#"{"delivered":{"consumer_seq":7,"stream_seq":9},"ack_floor":{"consumer_seq":4,"stream_seq":5},
             "num_ack_pending":3,"num_pending":0,"priority_groups":[{"group":"owner"}]}"#;
         assert_eq!(state(unpinned), Some(State { pin: None, ..expected }));
         for other in [&b""[..], b"{}", br#"{"error":{"code":404}}"#] {

@@ -16,11 +16,11 @@ mod stroll;
 mod world;
 
 use calm::{heals, settle_down};
+use model::Step;
 use model::{INVARIANT, PROGRESS};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 use stroll::Stroll;
 use tidegate_delivery_core::lane::terms::Rules;
-use model::Step;
 use world::{ACK_WAIT, Lane, NO_TROUBLE, State, Trouble};
 
 /// Two events of one key.
@@ -48,7 +48,15 @@ fn strolls(rules: Rules) -> (bool, bool) {
 
 #[test]
 fn every_state_without_trouble() {
-    let lane = Lane { rules: Rules::default(), names: true, lone: false, keys: TWO, trouble: NO_TROUBLE, ack_wait: ACK_WAIT, end: 5 };
+    let lane = Lane {
+        rules: Rules::default(),
+        names: true,
+        lone: false,
+        keys: TWO,
+        trouble: NO_TROUBLE,
+        ack_wait: ACK_WAIT,
+        end: 5,
+    };
     let checker = lane.checker().threads(2).spawn_bfs().join();
     checker.assert_no_discovery(INVARIANT);
     checker.assert_any_discovery(PROGRESS);
@@ -66,7 +74,8 @@ fn every_state_near_the_beginning_of_each_trouble() {
         Trouble { saves: 1, restarts: 1, ..NO_TROUBLE },
         Trouble { restarts: 1, retries: 1, ..NO_TROUBLE },
     ] {
-        let lane = Lane { rules: Rules::default(), names: true, lone: false, keys: TWO, trouble, ack_wait: ACK_WAIT, end: 9 };
+        let lane =
+            Lane { rules: Rules::default(), names: true, lone: false, keys: TWO, trouble, ack_wait: ACK_WAIT, end: 9 };
         assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
     }
 }
@@ -75,7 +84,15 @@ fn every_state_near_the_beginning_of_each_trouble() {
 #[test]
 fn each_arrival_needs_a_name_of_its_own() {
     let trouble = Trouble { restarts: 1, ..NO_TROUBLE };
-    let lane = Lane { rules: Rules::default(), names: false, lone: false, keys: &TWO[..1], trouble, ack_wait: ACK_WAIT, end: 8 };
+    let lane = Lane {
+        rules: Rules::default(),
+        names: false,
+        lone: false,
+        keys: &TWO[..1],
+        trouble,
+        ack_wait: ACK_WAIT,
+        end: 8,
+    };
     let found = shortest_break(lane, 2_000_000).expect("without names something breaks");
     assert!(found.contains("Restart"), "{found}");
 }
@@ -186,7 +203,8 @@ fn only_what_is_with_nobody_is_reclaimed() {
         Trouble { reconnects: 1, joins: 1, ..NO_TROUBLE },
         Trouble { restarts: 1, lost_deliveries: 1, ..NO_TROUBLE },
     ] {
-        let lane = Lane { rules: Rules::default(), names: true, lone: true, keys: TWO, trouble, ack_wait: ACK_WAIT, end: 9 };
+        let lane =
+            Lane { rules: Rules::default(), names: true, lone: true, keys: TWO, trouble, ack_wait: ACK_WAIT, end: 9 };
         assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
     }
 }
@@ -211,7 +229,10 @@ fn each_rule_is_needed() {
         ("no leases, a lost pin", Rules { leases: false, ..all }, &TWO[..1], lost_pin),
         ("no confirmation", Rules { confirmation: false, ..all }, TWO, NO_TROUBLE),
     ] {
-        let found = shortest_break(Lane { rules, names: true, lone: false, keys, trouble, ack_wait: ACK_WAIT, end: 8 }, 2_000_000);
+        let found = shortest_break(
+            Lane { rules, names: true, lone: false, keys, trouble, ack_wait: ACK_WAIT, end: 8 },
+            2_000_000,
+        );
         assert!(found.is_some(), "{what}: nothing breaks");
     }
 }

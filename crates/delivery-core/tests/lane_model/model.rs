@@ -9,7 +9,8 @@ use tidegate_delivery_core::{Disposition, Heard, Id, Input, Settled, Trouble};
 use crate::broker::{Broker, Pull, Request};
 use crate::world::{Lane, State};
 
-pub const INVARIANT: &str = "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
+pub const INVARIANT: &str =
+    "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
 pub const PROGRESS: &str = "all are settled";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +79,9 @@ impl Model for Lane {
             steps.push(Step::Join);
         }
         if trouble.refusals > 0 {
-            steps.extend((0..state.broker.pulls.len()).flat_map(|pull| [Step::Refuse(pull, true), Step::Refuse(pull, false)]));
+            steps.extend(
+                (0..state.broker.pulls.len()).flat_map(|pull| [Step::Refuse(pull, true), Step::Refuse(pull, false)]),
+            );
         }
         for (index, node) in state.nodes.iter().enumerate() {
             if !node.is_there {
