@@ -200,7 +200,8 @@ mod tests {
             (r#"{"pause_until":"9999-01-01T00:00:00Z"}"#, true),
         ] {
             let info = format!(
-                r#"{{"delivered":{{"consumer_seq":7}},"num_ack_pending":0,"num_pending":0,"config":{config}}}"#
+                r#"{{"delivered":{{"consumer_seq":7,"stream_seq":9}},"ack_floor":{{"consumer_seq":4,"stream_seq":5}},
+                "num_ack_pending":0,"num_pending":0,"config":{config}}}"#
             );
             assert_eq!(is_suspended(info.as_bytes()), Some(suspended), "{config}");
         }
