@@ -1,6 +1,6 @@
 //! Events over MQTT: what is acknowledged is stored.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::StatusCode;
 use mqtt_protocol_core::mqtt::Version;
@@ -180,25 +180,4 @@ async fn packets_in_pieces_are_packets() {
     }
     assert!(matches!(device.receive().await, Some(Packet::V3_1_1Puback(_))));
     assert_eq!(events(&broker).await, [large]);
-}
-
-/// A device's events give back their share when they are stored, whether or not the device reads its PUBACKs.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_that_does_not_read_holds_no_share() {
-    let broker = TestBroker::start().await;
-    // One request at a time for all from one address, and one for those from others.
-    let limits = Limits { requests: 2, publish: Duration::from_secs(10), ..limits() };
-    let ingress = start_with(&broker, limits).await;
-    ingress.until_ready().await;
-    let (mut device, _) = Device::v5(&ingress, 60).await;
-    // What is no event has a long answer; one event among them is always in flight.
-    let refused = v5(1, Vec::new(), b"no event".to_vec());
-    let mut packets: Vec<u8> = (0..200).flat_map(|_| Packet::from(refused.clone()).to_continuous_buffer()).collect();
-    packets.extend(Packet::from(binary(2, &event("1"))).to_continuous_buffer());
-    // Until the ingress, which cannot write, reads no more.
-    while tokio::time::timeout(Duration::from_secs(1), device.write(&packets)).await.is_ok() {}
-    let begun = Instant::now();
-    while ingress.publish(&event("other")).await.status != StatusCode::ACCEPTED {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the device holds the share of its address");
-    }
 }
