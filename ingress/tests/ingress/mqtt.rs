@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mqtt_protocol_core::mqtt::Version;
-use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait as _, Packet, Property, Qos, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::packet::{Packet, Property, Qos, v3_1_1, v5_0};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
 use tidegate_test_broker::TestBroker;
 
-use crate::device::{Device, binary, event_v3, structured, v5};
+use crate::device::{Device, binary, event_v3, structured};
 use crate::support::{MAX_EVENT, event, events, limits, start, start_with};
 
 #[tokio::test]
