@@ -1,10 +1,10 @@
 //! Events over NATS: a request to one subject, answered like a publish to a stream.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Client, HeaderMap, jetstream};
+use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
 use http::StatusCode;
 use serde_json::Value;
 use tidegate_broker_client::{identity, layout, peer};
@@ -23,10 +23,19 @@ async fn publisher(broker: &TestBroker) -> Client {
     client(broker, &broker.publisher("sensors").await).await
 }
 
-/// The answer to an event, by a plain request.
+/// The answer to an event, by a plain request. An ingress that is ready over HTTPS may not listen here yet; what no one
+/// has heard is asked again.
 async fn request(client: &Client, headers: HeaderMap, payload: impl Into<bytes::Bytes>) -> Value {
-    let answer = client.request_with_headers(layout::PUBLISH_SUBJECT, headers, payload.into()).await.unwrap();
-    serde_json::from_slice(&answer.payload).unwrap()
+    let (payload, begun) = (payload.into(), Instant::now());
+    loop {
+        let asked = client.request_with_headers(layout::PUBLISH_SUBJECT, headers.clone(), payload.clone()).await;
+        match asked {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders && begun.elapsed() < LIMIT => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answer => return serde_json::from_slice(&answer.unwrap().payload).unwrap(),
+        }
+    }
 }
 
 async fn publish(client: &Client, event: &Event) -> Value {
@@ -81,7 +90,10 @@ async fn a_publisher_has_its_own_ids_and_cannot_take_anothers() {
 async fn it_looks_like_a_stream_to_a_client_library() {
     let broker = TestBroker::start().await;
     let _ingress = start(&broker).await;
-    let stream = jetstream::new(publisher(&broker).await);
+    let client = publisher(&broker).await;
+    // It listens.
+    request(&client, HeaderMap::new(), "{").await;
+    let stream = jetstream::new(client);
     let mut acknowledgements = Vec::new();
     for id in 0..200 {
         let (headers, payload) = peer::encode(&event(&id.to_string()));
