@@ -42,9 +42,9 @@ pub struct Broker {
 impl Broker {
     /// Starts so many servers.
     pub async fn start(durability: Durability, replicas: usize) -> Self {
-        // Small events, so that many handlers have room for their dead letters.
+        // Small events, so that many handlers have room for their dead letters and retries, beside the events in 1 GiB.
         let base = tidegate_test_broker::topic();
-        let topic = Topic { replicas, max_bytes: 900 << 20, max_message_size: 256 << 10, ..base };
+        let topic = Topic { replicas, max_bytes: 860 << 20, max_message_size: 256 << 10, ..base };
         let server = match durability {
             Durability::Fsync => TestBroker::start_fsync(topic).await,
             Durability::Relaxed => TestBroker::start_with(topic).await,
