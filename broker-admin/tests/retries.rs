@@ -49,7 +49,7 @@ async fn ask(client: &Client, subject: String, request: Value) -> Result<Value, 
 /// Puts the copy of an event on the shelf.
 async fn put(client: &Client, handler: &str, subject: String, event: u64, bytes: usize) -> Result<Value, String> {
     let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", message_id::of_retry(&format!("uid-{handler}"), event));
+    headers.insert("Nats-Msg-Id", message_id::of_retry(&format!("uid-{handler}"), event, 1));
     let mut payload = event.to_string().into_bytes();
     payload.resize(bytes.max(payload.len()), b' ');
     let payload = payload.into();

@@ -54,18 +54,20 @@ pub fn of_publisher(account: &str, source: &str, id: &str) -> String {
 
 /// The id of a dead letter beside its topic. `seed` is the handler's own, so that no other handler, which writes to
 /// the same stream, can use the id before.
-pub fn of_dead_letter(seed: &str, handler_uid: &str, sequence: u64) -> String {
+pub fn of_dead_letter(seed: &str, handler_uid: &str, sequence: u64, stored_at: u64) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, seed.as_bytes());
-    let text = format!("tidegate.io/dead-letter/{handler_uid}/{sequence}");
+    let text = format!("tidegate.io/dead-letter/{handler_uid}/{sequence}/{stored_at}");
     URL_SAFE_NO_PAD.encode(hmac::sign(&key, text.as_bytes()))
 }
 
 /// The id of a copy of an event in the handler's stream of retries: each event is there once, however often its copy is
-/// sent until it is confirmed.
-pub fn of_retry(handler_uid: &str, sequence: u64) -> String {
+/// sent until it is confirmed. `stored_at` (nanoseconds since 1970) is when the topic stored it: a stream that lost its
+/// end gives a sequence to another event, which must not pass for the first one.
+pub fn of_retry(handler_uid: &str, sequence: u64, stored_at: u64) -> String {
     let mut hash = Hash::new("retry");
     hash.add(handler_uid.as_bytes());
     hash.add(&sequence.to_be_bytes());
+    hash.add(&stored_at.to_be_bytes());
     hash.end()
 }
 
@@ -78,9 +80,10 @@ pub fn reply_name(source: &str, id: &str) -> String {
 }
 
 /// The name of a dead letter that goes to another topic.
-pub fn dead_letter_name(sequence: u64) -> String {
+pub fn dead_letter_name(sequence: u64, stored_at: u64) -> String {
     let mut hash = Hash::new("dead letter");
     hash.add(&sequence.to_be_bytes());
+    hash.add(&stored_at.to_be_bytes());
     hash.end()
 }
 
@@ -242,17 +245,19 @@ mod tests {
 
     #[test]
     fn a_dead_letters_id_needs_the_handlers_seed() {
-        assert_eq!(of_dead_letter("seed", "u", 7), of_dead_letter("seed", "u", 7));
-        for other in [of_dead_letter("other", "u", 7), of_dead_letter("seed", "v", 7), of_dead_letter("seed", "u", 8)] {
-            assert_ne!(other, of_dead_letter("seed", "u", 7));
+        assert_eq!(of_dead_letter("seed", "u", 7, 1), of_dead_letter("seed", "u", 7, 1));
+        for (seed, uid, sequence, stored_at) in
+            [("other", "u", 7, 1), ("seed", "v", 7, 1), ("seed", "u", 8, 1), ("seed", "u", 7, 2)]
+        {
+            assert_ne!(of_dead_letter(seed, uid, sequence, stored_at), of_dead_letter("seed", "u", 7, 1));
         }
     }
 
     #[test]
     fn a_copy_for_a_retry_is_of_one_event_and_handler() {
-        assert_eq!(of_retry("u", 7), of_retry("u", 7));
-        for other in [of_retry("v", 7), of_retry("u", 8), of_retry("u7", 0), of_dead_letter("seed", "u", 7)] {
-            assert_ne!(other, of_retry("u", 7));
+        assert_eq!(of_retry("u", 7, 1), of_retry("u", 7, 1));
+        for (uid, sequence, stored_at) in [("v", 7, 1), ("u", 8, 1), ("u7", 0, 1), ("u", 7, 2)] {
+            assert_ne!(of_retry(uid, sequence, stored_at), of_retry("u", 7, 1));
         }
     }
 

@@ -334,7 +334,7 @@ async fn another_handler_cannot_spend_the_ids_of_dead_letters() {
     let rogue = peer::connect("rogue", &broker.servers(), identity::folder(rogue)).await.unwrap();
     for sequence in 1..=5 {
         let uid = format!("uid-{}", support::HANDLER);
-        let ids = [format!("{uid}:{sequence}"), message_id::of_dead_letter(&seed, &uid, sequence)];
+        let ids = [format!("{uid}:{sequence}"), message_id::of_dead_letter(&seed, &uid, sequence, 0)];
         for id in ids {
             let mut headers = async_nats::HeaderMap::new();
             headers.insert("Nats-Msg-Id", id);

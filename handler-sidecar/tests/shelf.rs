@@ -60,9 +60,10 @@ async fn put_on_shelf(broker: &TestBroker, sequence: u64, record: &Value) {
     let events = context.get_stream(layout::EVENT_STREAM).await.unwrap();
     let event = events.get_raw_message(sequence).await.unwrap();
     let mut headers = event.headers.clone();
-    headers.insert("Nats-Msg-Id", message_id::of_retry(&format!("uid-{HANDLER}"), sequence));
+    let stored_at = u64::try_from(event.time.unix_timestamp_nanos()).unwrap();
+    headers.insert("Nats-Msg-Id", message_id::of_retry(&format!("uid-{HANDLER}"), sequence, stored_at));
     headers.insert("Tidegate-Sequence", sequence.to_string());
-    headers.insert("Tidegate-Published-At", event.time.unix_timestamp_nanos().to_string());
+    headers.insert("Tidegate-Published-At", stored_at.to_string());
     headers.insert("Tidegate-Record", record.to_string());
     let stored = context.publish_with_headers(layout::waiting_subject(HANDLER), headers, event.payload.clone());
     stored.await.unwrap().await.unwrap();

@@ -235,7 +235,7 @@ impl Context {
         if let Some(outlet) = &self.options.letters
             && let Some(event) = letter::compose(&self.config.handler, stored, letter)
         {
-            let name = message_id::dead_letter_name(stored.sequence());
+            let name = message_id::dead_letter_name(stored.sequence(), stored.published_at());
             let published = match outlet.passed_on(event.clone(), &event) {
                 Ok(event) => outlet.publish(&event, &name, LETTER_PATIENCE).await,
                 Err(error) => Err(error),
@@ -247,15 +247,20 @@ impl Context {
                 published => return published.map_err(|error| error.to_string()),
             }
         }
-        let id = self.dead_letter_id(stored.sequence()).map_err(|error| error.to_string())?;
+        let id = self.dead_letter_id(stored).map_err(|error| error.to_string())?;
         let stored = dead_letter::store(&self.client, &self.config.handler, stored, letter, &id).await;
         stored.map_err(|error| error.to_string())
     }
 
     /// By the handler's UID, because a handler that is made again under its name has letters of its own.
-    fn dead_letter_id(&self, sequence: u64) -> Result<String, identity::Unreadable> {
+    fn dead_letter_id(&self, stored: &Message) -> Result<String, identity::Unreadable> {
         let identity = identity::folder(&self.config.identity)()?;
-        Ok(message_id::of_dead_letter(&identity.user_seed, &self.config.handler_uid, sequence))
+        Ok(message_id::of_dead_letter(
+            &identity.user_seed,
+            &self.config.handler_uid,
+            stored.sequence(),
+            stored.published_at(),
+        ))
     }
 }
 

@@ -136,7 +136,7 @@ impl Shelf {
                 headers.append(name, value)?;
             }
         }
-        headers.append("Nats-Msg-Id", &message_id::of_retry(&self.uid, event.sequence()))?;
+        headers.append("Nats-Msg-Id", &message_id::of_retry(&self.uid, event.sequence(), event.published_at()))?;
         headers.append(SEQUENCE, &event.sequence().to_string())?;
         headers.append(PUBLISHED_AT, &event.published_at().to_string())?;
         headers.append(RECORD, record)?;
