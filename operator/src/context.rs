@@ -16,13 +16,13 @@ use crate::brokers::{Addresses, Brokers};
 use crate::error::Error;
 use crate::health::Health;
 use crate::ingress_reports::IngressReports;
-use crate::lag::{self, Board};
+use crate::lag::{self, LagTracker};
 use crate::letters::LetterCounts;
 use crate::metrics::Metrics;
 use crate::names::FIELD_MANAGER;
 use crate::pace::Pace;
 use crate::reports::Reports;
-use crate::retries::{self, Retries};
+use crate::retries::{self, RetryTracker};
 use crate::slots::Slots;
 use crate::topic::storage::RestartPolicy;
 use crate::watches::Stores;
@@ -48,9 +48,9 @@ pub struct Context {
     /// Connections to the topics' brokers.
     pub brokers: Arc<Brokers>,
     /// What the brokers said of the handlers' lag.
-    pub lag: Arc<Board>,
+    pub lag: Arc<LagTracker>,
     /// What the brokers said of events that wait for a retry.
-    pub retries: Arc<Retries>,
+    pub retries: Arc<RetryTracker>,
     /// What the sidecars say of themselves.
     pub reports: Arc<Reports>,
     /// What the ingresses could not store.
@@ -70,9 +70,9 @@ pub struct Context {
 impl Context {
     /// For this client and these settings.
     pub fn new(client: Client, args: Args) -> Self {
-        let board: Arc<Board> = Arc::default();
-        lag::export(&board);
-        let retries: Arc<Retries> = Arc::default();
+        let lag: Arc<LagTracker> = Arc::default();
+        lag::export(&lag);
+        let retries: Arc<RetryTracker> = Arc::default();
         retries::export(&retries);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(args.pod_name.clone()) };
         Self {
@@ -86,7 +86,7 @@ impl Context {
             slots: Arc::default(),
             applied: Arc::default(),
             brokers: Arc::default(),
-            lag: board,
+            lag,
             retries,
             reports: Arc::default(),
             ingress_reports: Arc::default(),

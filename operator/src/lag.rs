@@ -1,56 +1,45 @@
 //! What is known of the handlers' lag, and when a handler has to be told: at once when its number of pods should
 //! change, and about once a minute when only its numbers did.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use tidegate_crds::EventHandler;
 use tidegate_crds::handler::Lag;
 
+use crate::by_handler::{ByHandler, HandlerKey};
 use crate::scaling::{History, Plan, Policy, Sample};
-use crate::written::NUMBERS_PERIOD;
 
-/// Numbers in a status are about this old at most while they change: a little more than what lies at least between two
-/// writes of them, so that no look at them is in vain.
-pub(crate) const STATUS_PERIOD: Duration = Duration::from_secs(NUMBERS_PERIOD.as_secs() + 5);
-
-/// Namespace and name of a handler.
-pub type HandlerKey = (String, String);
-
-/// What is known of each handler.
+/// The lag of each handler, and what it was a while ago.
 #[derive(Default)]
-pub struct Board(Mutex<HashMap<HandlerKey, Entry>>);
+pub struct LagTracker(ByHandler<Entry>);
 
 #[derive(Default)]
 struct Entry {
     uid: String,
     history: History,
-    told: Option<Instant>,
-    /// Deliveries at that time: while there are more, the handler's position moves.
+    /// Deliveries when the handler was reconciled last: while there are more, its position moves.
     told_delivered: u64,
 }
 
-impl Board {
+impl LagTracker {
     /// The last sample of a handler, as its status shows it.
     pub fn lag(&self, key: &HandlerKey) -> Option<Lag> {
-        let sample = self.lock().get(key)?.history.last()?;
+        let sample = self.0.get(key, |entry| entry.history.last())??;
         let signed = |number| i64::try_from(number).unwrap_or(i64::MAX);
         Some(Lag { pending: signed(sample.pending), in_flight: signed(sample.unacknowledged), oldest_event_age: None })
     }
 
     /// How many pods a handler should have, given how many are wanted now.
     pub fn decide(&self, key: &HandlerKey, policy: &Policy, current: u32) -> Plan {
-        match self.lock().get(key) {
-            Some(entry) => entry.history.decide(policy, current),
-            None => History::default().decide(policy, current),
-        }
+        let decided = self.0.get(key, |entry| entry.history.decide(policy, current));
+        decided.unwrap_or_else(|| History::default().decide(policy, current))
     }
 
-    /// Forgets every handler that is no more.
+    /// Forgets every handler that no longer exists.
     pub(crate) fn keep(&self, is_alive: impl Fn(&HandlerKey) -> bool) {
-        self.lock().retain(|key, _| is_alive(key));
+        self.0.keep(is_alive);
     }
 
     /// Takes a sample. Returns whether the handler has to be reconciled.
@@ -61,57 +50,52 @@ impl Board {
         policy: Option<&Policy>,
         sample: Sample,
     ) -> bool {
-        let mut board = self.lock();
-        let entry = board.entry(key).or_default();
-        let uid = handler.metadata.uid.as_deref().unwrap_or_default();
-        if entry.uid != uid {
-            *entry = Entry { uid: uid.to_owned(), ..Entry::default() };
-        }
-        let fixed = Policy { min: 0, max: 0, target: Duration::from_secs(1), idle_after: Duration::ZERO, slots: 1 };
-        entry.history.record(policy.unwrap_or(&fixed), sample);
-        let shown = handler.status.as_ref();
-        let desired =
-            shown.and_then(|status| status.scaling.as_ref()).and_then(|scaling| u32::try_from(scaling.desired).ok());
-        let rescale = policy
-            .zip(desired)
-            .is_some_and(|(policy, desired)| entry.history.decide(policy, desired).replicas != desired);
-        let is_shown = shown.and_then(|status| status.lag.as_ref()).is_some_and(|lag| {
-            u64::try_from(lag.pending) == Ok(sample.pending)
-                && u64::try_from(lag.in_flight) == Ok(sample.unacknowledged)
-        });
-        let changed = !is_shown || entry.told_delivered != sample.delivered;
-        let due = entry.told.is_none_or(|told| told.elapsed() >= STATUS_PERIOD);
-        let tell = rescale || (changed && due);
-        if tell {
-            (entry.told, entry.told_delivered) = (Some(Instant::now()), sample.delivered);
-        }
-        tell
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<HandlerKey, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.record(key, |entry, is_due| {
+            let uid = handler.metadata.uid.as_deref().unwrap_or_default();
+            let is_new = entry.uid != uid;
+            if is_new {
+                *entry = Entry { uid: uid.to_owned(), ..Entry::default() };
+            }
+            let fixed = Policy { min: 0, max: 0, target: Duration::from_secs(1), idle_after: Duration::ZERO, slots: 1 };
+            entry.history.record(policy.unwrap_or(&fixed), sample);
+            let changed = !is_shown(handler, &sample) || entry.told_delivered != sample.delivered;
+            let tell = has_to_scale(handler, policy, &entry.history) || (changed && (is_due || is_new));
+            if tell {
+                entry.told_delivered = sample.delivered;
+            }
+            tell
+        })
     }
 }
 
-/// Exports the board as `tidegate.handler.lag`: events waiting or in flight, a series for each handler there is.
-pub fn export(board: &Arc<Board>) {
-    let board = Arc::clone(board);
+/// Whether another number of pods is wanted than the status shows.
+fn has_to_scale(handler: &EventHandler, policy: Option<&Policy>, history: &History) -> bool {
+    let scaling = handler.status.as_ref().and_then(|status| status.scaling.as_ref());
+    let desired = scaling.and_then(|scaling| u32::try_from(scaling.desired).ok());
+    policy.zip(desired).is_some_and(|(policy, desired)| history.decide(policy, desired).replicas != desired)
+}
+
+/// Whether the status shows this sample.
+fn is_shown(handler: &EventHandler, sample: &Sample) -> bool {
+    handler.status.as_ref().and_then(|status| status.lag.as_ref()).is_some_and(|lag| {
+        u64::try_from(lag.pending) == Ok(sample.pending) && u64::try_from(lag.in_flight) == Ok(sample.unacknowledged)
+    })
+}
+
+/// Exports it as `tidegate.handler.lag`: events waiting or in flight, two series for each handler there is.
+pub fn export(lag: &Arc<LagTracker>) {
+    let lag = Arc::clone(lag);
     opentelemetry::global::meter("tidegate-operator")
         .u64_observable_gauge("tidegate.handler.lag")
         .with_unit("{event}")
         .with_description("Events that a handler has not acknowledged")
         .with_callback(move |gauge| {
-            for ((namespace, handler), entry) in board.lock().iter() {
-                let Some(sample) = entry.history.last() else { continue };
+            lag.0.for_each(|[namespace, handler], entry| {
+                let Some(sample) = entry.history.last() else { return };
                 for (state, events) in [("pending", sample.pending), ("in_flight", sample.unacknowledged)] {
-                    let attributes = [
-                        KeyValue::new("k8s.namespace.name", namespace.clone()),
-                        KeyValue::new("messaging.consumer.group.name", handler.clone()),
-                        KeyValue::new("state", state),
-                    ];
-                    gauge.observe(events, &attributes);
+                    gauge.observe(events, &[namespace.clone(), handler.clone(), KeyValue::new("state", state)]);
                 }
-            }
+            });
         })
         .build();
 }
@@ -141,7 +125,7 @@ mod tests {
             let sample = Sample { pending, ..Sample::default() };
             let key = ("shop".to_owned(), "billing".to_owned());
             assert_eq!(
-                Board::default().record(key, &handler(status.clone()), None, sample),
+                LagTracker::default().record(key, &handler(status.clone()), None, sample),
                 tells,
                 "{status} {pending}"
             );

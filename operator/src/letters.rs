@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_broker_admin::api::Broker;
 use tidegate_broker_client::layout;
 
-use crate::lag::HandlerKey;
+use crate::by_handler::HandlerKey;
 
 /// Somewhat shorter than the time between two changes of a status by numbers alone.
 const PERIOD: Duration = Duration::from_secs(50);

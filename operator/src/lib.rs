@@ -12,6 +12,7 @@ pub mod apply;
 pub mod args;
 pub mod authority;
 pub mod brokers;
+mod by_handler;
 pub mod claim;
 pub mod context;
 pub mod deliveries;

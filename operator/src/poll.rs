@@ -22,11 +22,11 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::brokers::{Broker, TopicKey};
+use crate::by_handler::{HandlerKey, STATUS_PERIOD};
 use crate::context::Context;
 use crate::doorbell::next_event;
 use crate::handler::settings::scaling_policy;
 use crate::handler::{position, shelf};
-use crate::lag::{HandlerKey, STATUS_PERIOD};
 use crate::numbers::{Numbers, is_filling};
 use crate::pace::{rolling_handlers, rolling_topics};
 use crate::scaling::Sample;

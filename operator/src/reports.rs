@@ -14,8 +14,8 @@ use tidegate_broker_client::outcomes::{MAX_TEXT, Outcomes, single_line};
 use tokio::sync::Notify;
 
 use crate::brokers::{Broker, TopicKey};
+use crate::by_handler::HandlerKey;
 use crate::deliveries::{Deliveries, LetterWarning, Showcase};
-use crate::lag::HandlerKey;
 use crate::workload::{TotalWorkload, Workloads};
 
 /// A larger report is not one.
