@@ -7,6 +7,7 @@
 
 pub mod cluster;
 mod files;
+mod guests;
 pub mod hostile;
 mod node;
 mod ports;
@@ -19,15 +20,13 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::api::Broker;
-use tidegate_broker_admin::consumers::Start;
-use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Authority, Usage, consumers, guests, handler_streams, retries, streams};
-use tidegate_broker_client::contract::{Order, Routing};
-use tidegate_broker_client::identity::{Identity, Source, file};
-use tidegate_broker_client::{connect, message_id, peer};
+use tidegate_broker_admin::{Authority, Usage, streams};
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::identity::{Identity, Source};
+use tidegate_broker_client::{connect, peer};
 use tidegate_wire::nats;
 use time::OffsetDateTime;
 
@@ -56,9 +55,6 @@ impl Default for Bounds {
 
 /// How long a request of the operator's waits for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pods of each handler, at most.
-const PODS: u32 = 16;
 
 /// A running broker of one topic.
 pub struct TestBroker {
@@ -229,64 +225,6 @@ impl TestBroker {
         System::new(self.client(user).await, self.nodes.len())
     }
 
-    /// The identity folder of the ingress.
-    pub fn ingress_identity_dir(&self) -> PathBuf {
-        let user = self.authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
-        let folder = self.identity_dir("ingress", &user, Usage::Both);
-        let key = self.authority.message_id_key().expect("key");
-        std::fs::write(folder.join(file::MESSAGE_ID_KEY), message_id::key_text(&key)).expect("write");
-        folder
-    }
-
-    /// A handler with its consumer, account and identity folder.
-    pub async fn handler(&self, name: &str, ack_wait: Duration) -> PathBuf {
-        let handler = consumers::Handler {
-            name: name.to_owned(),
-            uid: format!("uid-{name}"),
-            replicas: 1,
-            ack_wait,
-            max_ack_pending: consumers::max_ack_pending(4, 64),
-            types: Vec::new(),
-            start: Start::Latest,
-            order: Order::None,
-            is_suspended: false,
-        };
-        self.handler_with(handler).await
-    }
-
-    /// The same, with all settings of the consumer.
-    pub async fn handler_with(&self, handler: consumers::Handler) -> PathBuf {
-        let admin = self.admin();
-        handler_streams::ensure(&admin, &handler.name, &handler.uid).await.expect("streams of the handler");
-        retries::ensure(&admin, &handler).await.expect("consumer of the retries");
-        consumers::ensure(&admin, &handler, &Position::default()).await.expect("consumer");
-        let consumers::Handler { name, uid, order, .. } = handler;
-        self.guest(guests::Handler { name, uid, order, routing: Routing::Queued, pods: PODS }).await
-    }
-
-    /// A handler of a Direct topic: account and identity folder.
-    pub async fn direct_handler(&self, name: &str) -> PathBuf {
-        let (name, uid) = (name.to_owned(), format!("uid-{name}"));
-        self.guest(guests::Handler { name, uid, order: Order::None, routing: Routing::Direct, pods: PODS }).await
-    }
-
-    async fn guest(&self, handler: guests::Handler) -> PathBuf {
-        let now = OffsetDateTime::now_utc();
-        let account = self.authority.handler_account(&handler, now).expect("account");
-        self.system().await.ensure(&account).await.expect("handler account");
-        let user = self.authority.handler_user(&handler, now).expect("user");
-        self.identity_dir(&handler.name, &user, Usage::Client)
-    }
-
-    /// A workload that publishes over NATS: account and identity folder.
-    pub async fn publisher(&self, name: &str) -> PathBuf {
-        let now = OffsetDateTime::now_utc();
-        let account = self.authority.publisher_account(name, now).expect("account");
-        self.system().await.ensure(&account).await.expect("publisher account");
-        let user = self.authority.publisher_user(name, now).expect("user");
-        self.identity_dir(name, &user, Usage::Client)
-    }
-
     /// Kills the first server (SIGKILL). What it stored stays.
     pub fn stop(&mut self) {
         self.nodes[0].stop();
@@ -364,15 +302,6 @@ impl TestBroker {
             user_seed: user.seed,
         };
         Arc::new(move || Ok(identity.clone()))
-    }
-
-    fn identity_dir(&self, name: &str, user: &User, usage: Usage) -> PathBuf {
-        let folder = self.folder.path().join(format!("identity-{name}"));
-        let leaf = self.authority.leaf(&request(name, usage), OffsetDateTime::now_utc()).expect("leaf");
-        write_leaf(&folder, &self.authority.ca_certificate, &leaf);
-        std::fs::write(folder.join(file::USER_JWT), &user.jwt).expect("write");
-        std::fs::write(folder.join(file::USER_SEED), &user.seed).expect("write");
-        folder
     }
 
     fn configure(&self, routing: Routing) {
