@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure, VolumeRoom};
 use tidegate_broker_client::layout;
-use tokio::sync::Notify;
 
 use crate::brokers::{Broker, TopicKey};
+use crate::changes::Changes;
 
 /// A larger report is not one.
 const SIZE_LIMIT: usize = 4096;
@@ -60,20 +60,13 @@ pub struct Unanswered {
 #[derive(Default)]
 pub struct IngressReports {
     heard: Mutex<HashMap<TopicKey, Heard>>,
-    changed: Mutex<HashSet<TopicKey>>,
-    news: Notify,
+    changes: Changes<TopicKey>,
 }
 
 impl IngressReports {
     /// Waits for topics that have to be looked at.
     pub async fn changed(&self) -> HashSet<TopicKey> {
-        loop {
-            let changed = std::mem::take(&mut *lock(&self.changed));
-            if !changed.is_empty() {
-                return changed;
-            }
-            self.news.notified().await;
-        }
+        self.changes.next().await
     }
 
     /// Hears a topic's ingresses until it is dropped.
@@ -138,8 +131,7 @@ impl IngressReports {
         }
         if heard.quiet_until.is_none_or(|until| now >= until) {
             heard.quiet_until = Some(now + INGRESS_REPORT_PERIOD);
-            lock(&self.changed).insert(topic.clone());
-            self.news.notify_one();
+            self.changes.add(topic.clone());
         }
     }
 }

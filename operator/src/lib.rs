@@ -13,6 +13,7 @@ pub mod args;
 pub mod authority;
 pub mod brokers;
 mod by_handler;
+mod changes;
 pub mod claim;
 pub mod context;
 pub mod deliveries;

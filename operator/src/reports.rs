@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report};
 use tidegate_broker_client::layout;
 use tidegate_broker_client::outcomes::{MAX_TEXT, Outcomes, single_line};
-use tokio::sync::Notify;
 
 use crate::brokers::{Broker, TopicKey};
 use crate::by_handler::HandlerKey;
+use crate::changes::Changes;
 use crate::deliveries::{Deliveries, LetterWarning, Showcase};
 use crate::workload::{TotalWorkload, Workloads};
 
@@ -88,8 +88,7 @@ pub struct Reports {
     origin: Instant,
     heard: Mutex<HashMap<HandlerKey, Handler>>,
     workloads: Mutex<HashMap<HandlerKey, Workloads>>,
-    changed: Mutex<HashSet<HandlerKey>>,
-    news: Notify,
+    changes: Changes<HandlerKey>,
 }
 
 impl Default for Reports {
@@ -98,8 +97,7 @@ impl Default for Reports {
             origin: Instant::now(),
             heard: Mutex::default(),
             workloads: Mutex::default(),
-            changed: Mutex::default(),
-            news: Notify::default(),
+            changes: Changes::default(),
         }
     }
 }
@@ -112,13 +110,7 @@ impl Reports {
 
     /// Waits for handlers of which some pod says something else than before.
     pub async fn changed(&self) -> HashSet<HandlerKey> {
-        loop {
-            let changed = std::mem::take(&mut *lock(&self.changed));
-            if !changed.is_empty() {
-                return changed;
-            }
-            self.news.notified().await;
-        }
+        self.changes.next().await
     }
 
     /// Hears the reports of a topic's handlers until it is dropped.
@@ -181,8 +173,7 @@ impl Reports {
             showcase.keep(|pod| pods.contains_key(pod));
             if pods.len() < before {
                 reported.renew(self.origin.elapsed());
-                lock(&self.changed).insert(handler.clone());
-                self.news.notify_one();
+                self.changes.add(handler.clone());
             }
         }
     }
@@ -210,8 +201,7 @@ impl Reports {
         let is_turned = reported.pods.get(&pod).is_none_or(|before| headline(before) != headline(&newest));
         reported.pods.insert(pod, newest);
         if reported.renew(self.origin.elapsed()) || is_turned {
-            lock(&self.changed).insert(handler);
-            self.news.notify_one();
+            self.changes.add(handler);
         }
     }
 }
@@ -260,7 +250,7 @@ mod tests {
     #[test]
     fn the_newest_report_of_a_pod_counts() {
         let reports = Reports::default();
-        let news = || std::mem::take(&mut *lock(&reports.changed)).len();
+        let news = || reports.changes.take().len();
         assert_eq!(reports.availability(&key()), None);
         reports.note(key(), &report("a", None));
         assert_eq!(news(), 1, "a first report is news");
