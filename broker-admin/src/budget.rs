@@ -106,7 +106,6 @@ impl Budget {
                 discard: Discard::New,
                 max_message_size: self.max_message_size,
                 duplicate_window: RETRY_WINDOW,
-                allow_direct: true,
                 metadata: uid.map(|uid| (UID.to_owned(), uid.to_owned())).into_iter().collect(),
                 ..common
             },

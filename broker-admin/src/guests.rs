@@ -127,7 +127,8 @@ impl Handler {
             ],
             Order::Key { .. } => vec![
                 Import::service("park", layout::parked_subjects(handler, None)),
-                Import::service("read what is parked", layout::retry_read_subject(handler)),
+                Import::service("read what is parked", layout::retry_read_subject(handler))
+                    .known_as(layout::local_retry_read_subject(handler)),
                 Import::service("remove what is parked", layout::retry_delete_subject(handler))
                     .known_as(layout::local_retry_delete_subject(handler)),
             ],

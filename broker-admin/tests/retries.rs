@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap, Message, Request};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tidegate_broker_admin::api::{ConsumerInfo, StreamConfig};
@@ -79,10 +81,14 @@ async fn next(client: &Client, handler: &str, request: &'static str) -> Option<M
 /// The first parked event of a key from a sequence on: its sequence and payload.
 async fn parked(client: &Client, handler: &str, lane: u16, key: u64, from: u64) -> Option<(u64, String)> {
     let request = json!({"seq": from, "next_by_subj": layout::parked_subject(handler, lane, key)});
-    let found = client.request(layout::retry_read_subject(handler), request.to_string().into()).await.unwrap();
-    let headers = found.headers?;
-    let sequence = headers.get("Nats-Sequence")?.as_str().parse().unwrap();
-    Some((sequence, String::from_utf8(found.payload.to_vec()).unwrap()))
+    let subject = layout::local_retry_read_subject(handler);
+    let found = client.request(subject, request.to_string().into()).await.unwrap();
+    let found: Value = serde_json::from_slice(&found.payload).unwrap();
+    if found["error"]["err_code"] == 10_037 {
+        return None;
+    }
+    let data = STANDARD.decode(found["message"]["data"].as_str().unwrap()).unwrap();
+    Some((found["message"]["seq"].as_u64().unwrap(), String::from_utf8(data).unwrap()))
 }
 
 async fn waiting(js: &Context, handler: &str) -> u64 {
@@ -191,6 +197,7 @@ async fn nothing_of_it_is_anothers() {
         (shelf, json!("mine")),
         (layout::retry_pull_subject("billing"), json!({"batch": 1, "no_wait": true})),
         (layout::retry_read_subject("billing"), get.clone()),
+        (layout::local_retry_read_subject("billing"), get.clone()),
         (layout::retry_delete_subject("billing"), delete.clone()),
         (layout::local_retry_delete_subject("billing"), delete.clone()),
         (lent.to_string(), json!("+ACK")),
@@ -199,7 +206,8 @@ async fn nothing_of_it_is_anothers() {
     }
     for (subject, request) in [
         (place, json!("mine")),
-        (layout::retry_read_subject("ordered"), get),
+        (layout::retry_read_subject("ordered"), get.clone()),
+        (layout::local_retry_read_subject("ordered"), get),
         (layout::local_retry_delete_subject("ordered"), delete.clone()),
         (layout::retry_delete_subject("ordered"), delete.clone()),
         // What a consumer settles is not removed by hand.

@@ -37,7 +37,7 @@ pub const PULL_SUBJECTS: &str = "$JS.API.CONSUMER.MSG.NEXT.*.*";
 /// Where the messages of every consumer are acknowledged.
 pub const ACKNOWLEDGE_SUBJECTS: &str = "$JS.ACK.*.*.>";
 /// Where messages of every stream are asked for: the stream is `*`.
-pub const READ_SUBJECTS: &str = "$JS.API.DIRECT.GET.*";
+pub const READ_SUBJECTS: &str = "$JS.API.STREAM.MSG.GET.*";
 /// Where messages of every stream are removed.
 pub const DELETE_SUBJECTS: &str = "$JS.API.STREAM.MSG.DELETE.*";
 /// Every report's subject. One token follows the prefix: the handler.
@@ -231,10 +231,16 @@ pub fn retry_acknowledge_subjects(handler: &str) -> String {
     format!("$JS.ACK.{}.{handler}.>", retry_stream(handler))
 }
 
-/// Where messages of a handler's retries are asked for (a direct get, ADR-31, whose request says which, for example
-/// `{"seq":1,"next_by_subj":"…"}`).
+/// Where messages of a handler's retries are asked for; the request says which, for example
+/// `{"seq":1,"next_by_subj":"…"}`. The stream's leader answers: with a direct get (ADR-31) any server of the stream does,
+/// which may not know of the last ones.
 pub fn retry_read_subject(handler: &str) -> String {
-    format!("$JS.API.DIRECT.GET.{}", retry_stream(handler))
+    format!("$JS.API.STREAM.MSG.GET.{}", retry_stream(handler))
+}
+
+/// The same inside a handler's account, where the server would answer for itself under `$JS.API`.
+pub fn local_retry_read_subject(handler: &str) -> String {
+    format!("tidegate.read.{}", retry_stream(handler))
 }
 
 /// Where a message of a handler's retries is removed (`{"seq":1,"no_erase":true}`).

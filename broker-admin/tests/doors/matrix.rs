@@ -73,7 +73,7 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
     }
     for subject in [
         layout::parked_subject("ordered", 1, 7),
-        layout::retry_read_subject("ordered"),
+        layout::local_retry_read_subject("ordered"),
         layout::local_retry_delete_subject("ordered"),
         layout::dead_letter_subject("ordered"),
     ] {
@@ -89,9 +89,11 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
         layout::retry_pull_subject("ordered"),
         "$JS.API.CONSUMER.MSG.NEXT.retries_shipping.billing".into(),
         "$JS.ACK.retries_shipping.shipping.1.1.1.1.1".into(),
-        layout::retry_read_subject("billing"),
+        layout::retry_read_subject("ordered"),
         layout::retry_read_subject("shipping"),
-        format!("{}.{}", layout::retry_read_subject("shipping"), layout::waiting_subject("shipping")),
+        layout::local_retry_read_subject("billing"),
+        layout::local_retry_read_subject("shipping"),
+        format!("$JS.API.DIRECT.GET.{}", layout::retry_stream("ordered")),
         layout::retry_delete_subject("ordered"),
         layout::retry_delete_subject("shipping"),
         layout::local_retry_delete_subject("billing"),
