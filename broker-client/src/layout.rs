@@ -277,8 +277,10 @@ pub fn lane_partitions(lane: u16, lanes: u16) -> Vec<u32> {
 /// The group of a lane's consumer, whose pin says who owns the lane.
 pub const LANE_GROUP: &str = "owner";
 
-/// Events of a lane delivered and not acknowledged, at most.
-pub const LANE_WINDOW: u16 = 64;
+/// Events of a lane delivered and not acknowledged, at most. 64 of them are at work (`AT_WORK` of the sidecar's lanes); the
+/// rest is for the first events of keys that fail, behind which the others are parked. All of them are in the memory of the
+/// lane's next owner before it starts anything, and the broker keeps some hundred bytes of each.
+pub const LANE_WINDOW: u16 = 512;
 
 /// Where a consumer of the event stream is asked for its state.
 pub fn info_subject(consumer: &str) -> String {

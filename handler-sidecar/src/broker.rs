@@ -7,6 +7,7 @@ pub mod delivery_info;
 pub mod line;
 pub mod members;
 pub mod message;
+pub mod parked;
 pub mod publish_ack;
 pub mod pull;
 pub mod suspension;

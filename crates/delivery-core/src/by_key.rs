@@ -12,7 +12,7 @@ use std::ops::Bound;
 use self::one::One;
 use crate::Discipline;
 use crate::event::{Id, Lane, Moment};
-use crate::exchange::{Action, Demand, Handler, Input, Service};
+use crate::exchange::{Action, Demand, FetchResult, Handler, Input, Service};
 use crate::lane::terms::Terms;
 use crate::memory::Memory;
 use crate::sizes::Sizes;
@@ -128,6 +128,7 @@ impl ByKey {
         let works = demand.handler != Handler::Up || !demand.connected || self.running > 0;
         let Some(one) = self.lanes.get_mut(&lane) else { return };
         one.age(now, batch > 0);
+        one.set_room(demand.room);
         one.actions(now, batch, out);
         one.watch(now, works, out);
         one.looked(now, now + TICK, batch > 0);
@@ -146,7 +147,8 @@ impl ByKey {
         match input {
             Input::Arrived(arrived) => Some(arrived.id.lane),
             Input::Attempted(id, _) | Input::Acknowledged(id, _) | Input::Renewed(id, _) => Some(id.lane),
-            Input::Inbox(lane, ..) => Some(*lane),
+            Input::Parked(id, _) | Input::Unparked(id, _) | Input::Marked(id, _) => Some(id.lane),
+            Input::Fetched(lane, ..) | Input::Inbox(lane, ..) => Some(*lane),
             Input::State(lane, _) | Input::Waiting(lane, _) | Input::Unpinned(lane) => Some(*lane),
             Input::Reclaimed(lane, _) => Some(*lane),
             Input::Lanes(_) | Input::Others(_) => None,
@@ -167,7 +169,9 @@ impl Discipline for ByKey {
             (Some(lane), input) => match (self.lanes.get_mut(&lane), input) {
                 (Some(one), input) => one.input(now, input),
                 // Without a lane there is no lease, and so nothing to give back.
-                (None, Input::Arrived(arrived)) => self.out.push(Action::Drop(arrived.id)),
+                (None, Input::Arrived(arrived) | Input::Fetched(_, _, FetchResult::Event(arrived))) => {
+                    self.out.push(Action::Drop(arrived.id));
+                }
                 (None, _) => {}
             },
             (None, _) => {}

@@ -25,7 +25,7 @@ pub struct Id {
     pub sequence: u64,
     /// When the stream stored it, in nanoseconds since 1970; 0 where there is no stream.
     pub stored: u64,
-    /// The consumer's number of this delivery.
+    /// The consumer's number of this delivery; of a parked event its place on the shelf.
     pub delivery: u64,
     /// The number of its arrival here, which no other has. The others are no name: a broker that was killed may have
     /// forgotten its last deliveries, and hands out the same event under the same number again; what is heard of the
@@ -44,6 +44,8 @@ pub enum Settled {
     DeadLettered,
     /// Given back without an attempt, or without knowing its end.
     GivenBack,
+    /// Copied to the shelf, because an event of its key before it fails.
+    Parked,
     /// Not for this handler: acknowledged undelivered.
     Filtered,
     /// Of a Direct topic, and there was no room for it.
@@ -58,11 +60,12 @@ pub enum Settled {
 
 impl Settled {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Acknowledged,
         Self::Retried,
         Self::DeadLettered,
         Self::GivenBack,
+        Self::Parked,
         Self::Filtered,
         Self::Dropped,
         Self::Failed,
@@ -77,6 +80,7 @@ impl Settled {
             Self::Retried => "retried",
             Self::DeadLettered => "dead-lettered",
             Self::GivenBack => "given-back",
+            Self::Parked => "parked",
             Self::Filtered => "filtered",
             Self::Dropped => "dropped",
             Self::Failed => "failed",

@@ -48,6 +48,30 @@ pub struct Arrived {
     pub pin: Pin,
     /// Its size.
     pub bytes: usize,
+    /// Whether it was delivered before, so that something may be parked behind it.
+    pub again: bool,
+}
+
+/// What became of a copy for the shelf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParkResult {
+    /// It is stored.
+    Stored,
+    /// It is not: the shelf is full, or there is none.
+    Refused,
+    /// It may be stored or not.
+    Unknown,
+}
+
+/// What the shelf has first for a key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum FetchResult {
+    /// This event, under the sequence of the stream that it was copied from.
+    Event(Arrived),
+    /// Nothing is parked.
+    Nothing,
+    /// It did not say.
+    Unknown,
 }
 
 /// What is heard of an inbox.
@@ -140,6 +164,14 @@ pub enum Input {
     Acknowledged(Id, bool),
     /// Whether the broker confirmed a renewal.
     Renewed(Id, bool),
+    /// Whether the copy of an event is on the shelf.
+    Parked(Id, ParkResult),
+    /// What is parked first of a key.
+    Fetched(Lane, Key, FetchResult),
+    /// Whether a parked event is removed from the shelf.
+    Unparked(Id, bool),
+    /// Whether it is on record that an event is settled.
+    Marked(Id, bool),
     /// The state of a lane's consumer, if the broker told it.
     State(Lane, Option<State>),
     /// Whether the broker confirmed that it has what a lane reclaimed.
@@ -219,6 +251,30 @@ pub enum Action {
         id: Id,
         /// How long the broker keeps it.
         wait: Moment,
+    },
+    /// Copy the event to the shelf.
+    Park {
+        /// The event.
+        id: Id,
+        /// Its key.
+        key: Key,
+    },
+    /// Read the first parked event of a key.
+    Fetch {
+        /// The key's lane.
+        lane: Lane,
+        /// The key.
+        key: Key,
+    },
+    /// Remove a parked event from the shelf.
+    Unpark {
+        /// The event.
+        id: Id,
+    },
+    /// Put on record that the event is settled, though it is not acknowledged.
+    Mark {
+        /// The event.
+        id: Id,
     },
     /// The event has left, and there is nothing to tell: its attempt ends, if one runs.
     Drop(Id),

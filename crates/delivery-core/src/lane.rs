@@ -15,15 +15,20 @@
 //!    **confirmed** the acknowledgement.
 //! 4. Who loses the pin gives back what has not started, in order; who leaves gives up the pin before that.
 //!
+//! 5. Behind a head that fails, events are **parked** ([`parked`]): copied to the shelf, acknowledged, and delivered from
+//!    there under the lease of the head when that is settled. Nothing of a key is delivered from the lane while
+//!    something of it is parked, but for its head.
+//!
 //! What an acknowledgement of a former owner may do if it is on its way for longer than the margin: let the barrier
 //! come down too early, if at that moment exactly as many events are with nobody. And what nobody can stop is a
 //! process that is paused between the check of a lease and its request.
 //!
-//! [`owner`] is all of this ([`hand`], [`pulls`] and [`barrier`] are its parts, [`terms`] its times); what the lanes of a
+//! [`owner`] is all of this ([`hand`], [`pulls`], [`parked`] and [`barrier`] are its parts, [`terms`] its times); what the lanes of a
 //! process share is in [`crate::ByKey`].
 
 mod barrier;
 mod hand;
 pub mod owner;
+mod parked;
 mod pulls;
 pub mod terms;

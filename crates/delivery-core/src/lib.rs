@@ -21,7 +21,10 @@ mod window;
 pub use by_key::ByKey;
 pub use direct::Direct;
 pub use event::{Disposition, Id, Key, Lane, Moment, Settled, millis};
-pub use exchange::{Action, Arrived, Close, Demand, Handler, Heard, Input, Kind, Pin, Pull, Service, State, Trouble};
+pub use exchange::{
+    Action, Arrived, Close, Demand, FetchResult, Handler, Heard, Input, Kind, ParkResult, Pin, Pull, Service, State,
+    Trouble,
+};
 pub use unordered::{SHELF, TOPIC, Unordered};
 
 /// A way of delivery. Time is passed in, and does not run backwards.

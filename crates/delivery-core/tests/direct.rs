@@ -151,7 +151,7 @@ impl World {
         self.arrivals += 1;
         let id = Id { lane: 0, sequence: 0, stored: 0, delivery: 0, arrival: self.arrivals };
         self.waiting.insert(id, bytes);
-        let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes };
+        let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes, again: false };
         self.machine.input(self.now, Input::Arrived(arrived));
         self.act()
     }

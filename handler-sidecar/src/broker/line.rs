@@ -53,7 +53,8 @@ pub struct Line {
     turn: usize,
 }
 
-fn message<'a>(subject: &'a str, reply: Option<&'a str>, payload: &'a [u8]) -> Publish<'a> {
+/// A message without headers.
+pub fn message<'a>(subject: &'a str, reply: Option<&'a str>, payload: &'a [u8]) -> Publish<'a> {
     Publish { subject, reply, payload, ..Publish::default() }
 }
 
@@ -125,8 +126,8 @@ impl Line {
         }
     }
 
-    /// Asks the broker something. Whether it is sent.
-    pub fn ask(&mut self, number: u64, subject: &str, body: &[u8]) -> bool {
+    /// Asks the broker something by this message. Whether it is sent.
+    pub fn ask(&mut self, number: u64, question: &Publish<'_>) -> bool {
         let answers = match &mut self.answers {
             Some(answers) => answers,
             none => {
@@ -136,7 +137,7 @@ impl Line {
             }
         };
         let reply = format!("{}.{number}", answers.prefix);
-        self.client.try_publish(&message(subject, Some(&reply), body)).is_ok()
+        self.client.try_publish(&Publish { reply: Some(&reply), ..*question }).is_ok()
     }
 
     /// Connects again.

@@ -56,6 +56,14 @@ impl Message {
         Some(Self::new(message, Origin::Shelf(copy), info, budget))
     }
 
+    /// Takes a parked event, which was read from this place of the retry shelf.
+    pub fn parked(message: nats::Message, place: u64, budget: &ByteBudget) -> Self {
+        let copy = message.headers().and_then(Shelved::read).map(Box::new);
+        let (sequence, stored) = copy.as_ref().map_or((0, 0), |copy| (copy.sequence, copy.published_at));
+        let info = DeliveryInfo { deliveries: 1, sequence, number: place, stored };
+        Self::new(message, Origin::Shelf(copy), info, budget)
+    }
+
     /// Takes an event that is not stored.
     pub fn direct(message: nats::Message, budget: &ByteBudget) -> Self {
         Self::new(message, Origin::Direct, DeliveryInfo { deliveries: 1, sequence: 0, number: 0, stored: 0 }, budget)
@@ -131,14 +139,19 @@ impl Message {
         self.info.stored
     }
 
-    /// The consumer's number of this delivery, over all events.
+    /// The consumer's number of this delivery, over all events; of a parked event its place on the shelf.
     pub fn number(&self) -> u64 {
         self.info.number
     }
 
+    /// Whether the broker keeps it until it hears what became of it.
+    pub fn is_stored(&self) -> bool {
+        !matches!(self.origin, Origin::Direct)
+    }
+
     /// Where the broker is told what became of it; `None` if it is not stored.
     pub fn acknowledgement(&self) -> Option<&str> {
-        self.stored.reply().filter(|_| !matches!(self.origin, Origin::Direct))
+        self.stored.reply().filter(|_| self.is_stored())
     }
 
     /// It is taken up again without having gone back: as if it had been delivered once more, so that what is on record

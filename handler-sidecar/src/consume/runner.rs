@@ -10,6 +10,7 @@
 
 mod effects;
 mod events;
+mod parking;
 mod questions;
 mod shares;
 

@@ -108,6 +108,9 @@ pub struct Record {
     /// Whether the event was put off for the whole wait already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     put_off: bool,
+    /// Whether the event is settled, though it is not acknowledged: others of its key are delivered under its lease.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    settled: bool,
     /// The first attempt, and the last ones.
     failed: Vec<Failed>,
 }
@@ -117,6 +120,16 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Record {
+    /// Of an event that this delivery settled. It takes the place of its attempts.
+    pub fn settled(handler: &str, deliveries: u32) -> Self {
+        Self { handler: handler.to_owned(), deliveries, settled: true, ..Self::default() }
+    }
+
+    /// Whether the event is settled, so that it is not to be delivered again.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Failed attempts that count.
     pub fn attempts(&self) -> u32 {
         self.attempts
@@ -354,6 +367,17 @@ mod tests {
         assert!(times.len() > 5 && times[0] == 0 && times[1..].is_sorted() && times.last() == Some(&59), "{times:?}");
         assert_eq!((read.attempts(), read.deliveries()), (60, 60));
         assert_eq!(after(&long[..1]).in_one_line(0).unwrap().matches("\"failed\":[]").count(), 1, "it ends");
+    }
+
+    #[test]
+    fn what_is_settled_stays_so() {
+        let record = Record::settled("uid", 3);
+        assert!(record.is_settled() && record.is_newest_before(4));
+        let json = serde_json::to_string(&record).unwrap();
+        let read = serde_json::from_str::<Record>(&json).unwrap();
+        assert_eq!(read, record, "{json}");
+        assert!(read.with(&failed(1), "uid", 2).is_settled(), "a paused owner tells of an attempt late");
+        assert!(!after(&[failed(1)]).is_settled());
     }
 
     #[test]

@@ -46,6 +46,9 @@ impl Context {
             known = known.or_newer(&copy.record);
         }
         let (record, retry) = (&known.record, &self.config.delivery.retry);
+        if record.is_settled() {
+            return Break(Disposition::Over(Settled::Acknowledged));
+        }
         if let Some(letter) = Letter::decided_before(record, retry) {
             return Break(self.keep_aside(stored, &letter).await);
         }

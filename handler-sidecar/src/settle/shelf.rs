@@ -114,8 +114,7 @@ impl Shelf {
     }
 
     async fn store(&self, event: &Message, record: &Record) -> Result<u64, NotStored> {
-        let line = record.in_one_line(RECORD_LIMIT).map_err(|error| NotStored::Unintelligible(error.to_string()))?;
-        let headers = self.compose(event, &line).map_err(|invalid| NotStored::Unintelligible(invalid.to_string()))?;
+        let headers = compose(event, &self.uid, record)?;
         let payload = event.stored().payload();
         let message = Publish { subject: &self.subject, headers: Some(&headers), payload, ..Publish::default() };
         for _ in 1..TRIES {
@@ -127,19 +126,27 @@ impl Shelf {
         }
         publish_ack::sequence(&self.client.request(&message, TRY_LIMIT).await?)
     }
+}
 
-    /// The stored headers without what the broker wrote, and what [`Shelved::read`] reads.
-    fn compose(&self, event: &Message, record: &str) -> Result<HeaderBlock, InvalidHeader> {
+/// The headers of a copy: those that the event is stored with, without what the broker wrote, and what [`Shelved::read`]
+/// reads.
+///
+/// # Errors
+/// None that is known: what is stored can be stored again.
+pub fn compose(event: &Message, handler_uid: &str, record: &Record) -> Result<HeaderBlock, NotStored> {
+    let line = record.in_one_line(RECORD_LIMIT).map_err(|error| NotStored::Unintelligible(error.to_string()))?;
+    let composed = || {
         let mut headers = HeaderBlock::new();
         for (name, value) in event.headers().into_iter().flat_map(|headers| headers.iter()) {
             if !is_ours_or_the_brokers(name) {
                 headers.append(name, value)?;
             }
         }
-        headers.append("Nats-Msg-Id", &message_id::of_retry(&self.uid, event.sequence(), event.published_at()))?;
+        headers.append("Nats-Msg-Id", &message_id::of_retry(handler_uid, event.sequence(), event.published_at()))?;
         headers.append(SEQUENCE, &event.sequence().to_string())?;
         headers.append(PUBLISHED_AT, &event.published_at().to_string())?;
-        headers.append(RECORD, record)?;
-        Ok(headers)
-    }
+        headers.append(RECORD, &line)?;
+        Ok::<_, InvalidHeader>(headers)
+    };
+    composed().map_err(|invalid| NotStored::Unintelligible(invalid.to_string()))
 }

@@ -117,6 +117,11 @@ impl One {
         self.touch();
     }
 
+    /// Whether there is memory for more.
+    pub fn set_room(&mut self, has_room: bool) {
+        self.owner.set_room(has_room);
+    }
+
     /// Adds what is to be done.
     pub fn actions(&mut self, now: Moment, batch: u32, out: &mut Vec<Action>) {
         let before = out.len();

@@ -17,6 +17,15 @@ pub enum Stage {
         /// Whether a request is under way.
         asked: bool,
     },
+    /// It is being copied to the shelf.
+    Copying {
+        /// Whether a request is under way.
+        asked: bool,
+        /// Whether a former one may have been heard.
+        unsure: bool,
+    },
+    /// It is settled, and not acknowledged before nothing of its key is parked.
+    Marker,
 }
 
 /// An event in hand.
@@ -32,6 +41,8 @@ pub struct Held {
     pub renewing: Option<Moment>,
     /// How far it is.
     pub stage: Stage,
+    /// Whether another owner may have had it.
+    pub again: bool,
 }
 
 /// All events in hand, by their sequence in the stream.
@@ -40,10 +51,11 @@ pub struct Hand(BTreeMap<u64, Held>);
 
 impl Hand {
     /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
-    pub fn take(&mut self, id: Id, key: Key, until: Moment) {
-        let new = Held { id, key, until, renewing: None, stage: Stage::Waiting(0) };
+    pub fn take(&mut self, id: Id, key: Key, until: Moment, again: bool) -> &mut Held {
+        let new = Held { id, key, until, renewing: None, stage: Stage::Waiting(0), again };
         let held = self.0.entry(id.sequence).or_insert(new);
         held.until = held.until.max(until);
+        held
     }
 
     /// The event, if it is in hand.
@@ -77,6 +89,11 @@ impl Hand {
     }
 
     /// All, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+        self.0.values()
+    }
+
+    /// All, oldest first.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
         self.0.values_mut()
     }
@@ -91,9 +108,13 @@ impl Hand {
         self.let_go(|held| held.until <= now)
     }
 
-    /// Lets go of those that wait, and returns them, oldest first.
-    pub fn give_up(&mut self) -> Vec<Id> {
-        self.let_go(|held| matches!(held.stage, Stage::Waiting(_)))
+    /// Lets go of those that wait, and of such markers, and returns them, oldest first.
+    pub fn give_up(&mut self, is_idle_marker: impl Fn(u64) -> bool) -> Vec<Id> {
+        self.let_go(|held| match held.stage {
+            Stage::Waiting(_) | Stage::Copying { asked: false, .. } => true,
+            Stage::Marker => is_idle_marker(held.id.sequence),
+            Stage::Running | Stage::Settled { .. } | Stage::Copying { asked: true, .. } => false,
+        })
     }
 
     fn let_go(&mut self, which: impl Fn(&Held) -> bool) -> Vec<Id> {
@@ -105,8 +126,31 @@ impl Hand {
     pub fn has_plans(&self, now: Moment) -> bool {
         self.0.values().any(|held| match held.stage {
             Stage::Waiting(from) => from > now,
-            Stage::Running | Stage::Settled { .. } => true,
+            Stage::Running | Stage::Settled { .. } | Stage::Copying { .. } | Stage::Marker => true,
         })
+    }
+
+    /// Whether one waits until this moment or longer.
+    pub fn has_waits(&self, until: Moment) -> bool {
+        self.0.values().any(|held| matches!(held.stage, Stage::Waiting(from) if from >= until))
+    }
+
+    /// Whether more than so many were not tried yet, or one may be on the shelf or not.
+    pub fn may_have_to_park(&self, above: usize) -> bool {
+        let untried = self.0.values().filter(|held| held.stage == Stage::Waiting(0)).count();
+        let is_unsure = |held: &Held| matches!(held.stage, Stage::Copying { asked: false, .. });
+        untried > above || self.0.values().any(is_unsure)
+    }
+
+    /// Whether so many are at work: all but heads that wait, and markers.
+    pub fn is_full(&self, at_work: usize) -> bool {
+        let rests = |held: &&Held| matches!(held.stage, Stage::Marker | Stage::Waiting(1..)) ;
+        self.len() >= at_work && self.len() - self.0.values().filter(rests).count() >= at_work
+    }
+
+    /// Whether a copy of one of this key is under way.
+    pub fn is_copying(&self, key: Key) -> bool {
+        self.0.values().any(|held| held.key == key && matches!(held.stage, Stage::Copying { asked: true, .. }))
     }
 
     /// Whether an acknowledgement is under way, so that nobody knows what the broker still waits for.
@@ -148,7 +192,7 @@ mod tests {
     fn hand(events: &[(u64, Key, Stage)]) -> Hand {
         let held = |(sequence, key, stage): &(u64, Key, Stage)| {
             let id = Id { lane: 0, sequence: *sequence, stored: 0, delivery: 1, arrival: 1 };
-            (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage })
+            (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage, again: false })
         };
         Hand(events.iter().map(held).collect())
     }
@@ -173,7 +217,7 @@ mod tests {
     #[test]
     fn only_what_waits_is_given_up() {
         let mut hand = hand(&[(7, 1, Stage::Waiting(9)), (3, 2, Stage::Running), (5, 3, Stage::Waiting(0))]);
-        assert_eq!(hand.give_up().iter().map(|id| id.sequence).collect::<Vec<_>>(), [5, 7]);
+        assert_eq!(hand.give_up(|_| false).iter().map(|id| id.sequence).collect::<Vec<_>>(), [5, 7]);
         assert_eq!(hand.len(), 1);
         assert_eq!(hand.lapse(99), []);
         assert_eq!(hand.lapse(100).len(), 1);

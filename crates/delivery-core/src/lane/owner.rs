@@ -1,17 +1,21 @@
 //! The protocol of a lane's owner: what happens goes in, what is to be done comes out.
 //!
 //! The invariant, which `tests/lane_model` checks: an event starts only under a live lease, and after all
-//! earlier events of its key are settled.
+//! earlier events of its key are settled; and nothing of a key is delivered from the lane while something of it is
+//! parked, but for its head.
 
+mod leaving;
+mod parking;
 mod reclaiming;
 mod settling;
 
 use self::reclaiming::Claim;
 use super::barrier::Barrier;
 use super::hand::{Hand, Stage};
+use super::parked::{Front, Parked};
 use super::pulls::{Pulls, Served};
 use super::terms::Terms;
-use crate::event::{Disposition, Id, Lane, Moment, millis};
+use crate::event::{Disposition, Id, Key, Lane, Moment, millis};
 use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pull, State, Trouble};
 use crate::memory::Memory;
 
@@ -27,6 +31,11 @@ pub struct Owner {
     terms: Terms,
     hand: Hand,
     pulls: Pulls,
+    parked: Parked,
+    /// Whether a parked event started last.
+    parked_turn: bool,
+    /// Whether there is memory for more parked events.
+    has_room: bool,
     barrier: Option<Barrier>,
     /// Whether the broker said last that it waits for more than is in hand.
     lacks: bool,
@@ -35,6 +44,8 @@ pub struct Owner {
     /// The highest sequence that ever came.
     highest: u64,
     memory: Memory,
+    /// What was copied to the shelf, and so is acknowledged.
+    copies: Memory,
     claim: Claim,
     leaving: Leaving,
     out: Vec<Action>,
@@ -60,10 +71,14 @@ impl Owner {
             terms,
             hand: Hand::default(),
             pulls: Pulls::default(),
+            parked: Parked::default(),
+            parked_turn: false,
+            has_room: true,
             barrier: None,
             lacks: false,
             last: None,
             highest: 0,
+            copies: Memory::new(0),
             memory,
             claim: Claim::default(),
             leaving: Leaving::No,
@@ -85,6 +100,10 @@ impl Owner {
             Input::Attempted(id, Some(disposition)) => self.attempted(now, id, disposition),
             Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
             Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
+            Input::Parked(id, result) => self.parked(now, id, result),
+            Input::Fetched(_, key, result) => self.fetched(now, key, result),
+            Input::Unparked(id, removed) => self.unparked(id, removed),
+            Input::Marked(id, written) => self.marked(id, written),
             Input::State(_, Some(state)) => self.state(now, &state),
             Input::State(_, None) => self.no_state(now),
             Input::Reclaimed(_, confirmed) => self.reclaimed(now, confirmed),
@@ -98,10 +117,21 @@ impl Owner {
     }
 
     fn attempted(&mut self, now: Moment, id: Id, disposition: Disposition) {
+        if self.parked_attempted(now, id, disposition) {
+            return;
+        }
+        match Self::again_at(now, disposition) {
+            None => self.settled(now, id),
+            Some(from) => self.again(id, from),
+        }
+    }
+
+    /// When there is another attempt.
+    fn again_at(now: Moment, disposition: Disposition) -> Option<Moment> {
         match disposition {
-            Disposition::Over(_) => self.settled(now, id),
-            Disposition::RetryIn(wait) => self.again(id, now.saturating_add(millis(wait))),
-            Disposition::GiveBack(wait) => self.again(id, now.saturating_add(millis(wait).max(SHORTEST_WAIT))),
+            Disposition::Over(_) => None,
+            Disposition::RetryIn(wait) => Some(now.saturating_add(millis(wait))),
+            Disposition::GiveBack(wait) => Some(now.saturating_add(millis(wait).max(SHORTEST_WAIT))),
         }
     }
 
@@ -113,13 +143,17 @@ impl Owner {
             self.give_up();
             self.changed(now);
         }
+        self.tell_parked(now);
         self.tell(now);
         if self.asks(now) && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
             self.out.push(Action::Ask(self.lane));
         }
+        // Behind the barrier everything that the broker waits for has to come.
+        let is_full = self.barrier.is_none() && self.hand.is_full(self.terms.at_work);
+        let batch = if is_full { batch.min(1) } else { batch };
         if batch > 0
             && self.leaving == Leaving::No
-            && let Some((inbox, pin)) = self.pulls.due(&self.terms, now, batch)
+            && let Some((inbox, pin)) = self.pulls.due(&self.terms, now, batch, is_full)
         {
             let (batch, expires) = (batch as usize, self.terms.pull_expires);
             self.out.push(Action::Pull(Pull { lane: self.lane, inbox, batch, expires, kind: Kind::Pinned(pin) }));
@@ -127,9 +161,19 @@ impl Owner {
         out.append(&mut self.out);
     }
 
+    /// Whether there is memory for more than one parked event.
+    pub fn set_room(&mut self, has_room: bool) {
+        self.has_room = has_room;
+    }
+
     /// Whether [`Self::start`] would give an event.
     pub fn can_start(&self, now: Moment) -> bool {
-        self.barrier.is_none() && self.leaving == Leaving::No && self.hand.next(now).is_some()
+        let starts = self.barrier.is_none() && self.leaving == Leaving::No;
+        starts && (self.next_parked(now).is_some() || self.hand.next(now).is_some())
+    }
+
+    fn next_parked(&self, now: Moment) -> Option<Key> {
+        self.parked.next(now, |sequence| self.terms.rules.twins && self.hand.has(sequence))
     }
 
     /// The event whose attempt is to start this very moment.
@@ -138,8 +182,16 @@ impl Owner {
         if self.barrier.is_some() || self.leaving != Leaving::No {
             return None;
         }
-        let sequence = self.hand.next(now)?;
-        let held = self.hand.get_mut(sequence)?;
+        // Where there are both they take turns: neither waits for the other.
+        let (parked, next) = (self.next_parked(now), self.hand.next(now));
+        self.parked_turn = parked.is_some() && (next.is_none() || !self.parked_turn);
+        if let Some(line) = parked.filter(|_| self.parked_turn).and_then(|key| self.parked.get_mut(key))
+            && let Front::Here(id, _) = line.front
+        {
+            line.front = Front::Here(id, Stage::Running);
+            return Some(id);
+        }
+        let held = self.hand.get_mut(next?)?;
         held.stage = Stage::Running;
         Some(held.id)
     }
@@ -149,7 +201,8 @@ impl Owner {
         let pull = pull && self.leaving == Leaving::No;
         let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
         let barrier = self.barrier.as_ref().filter(|_| self.asks(now)).map(|barrier| barrier.wake_at(&self.terms));
-        [self.hand.wake_at(&self.terms, now), pulls, barrier, self.claim.ends_at(now)].into_iter().flatten().min()
+        let (hand, parked) = (self.hand.wake_at(&self.terms, now), self.parked.wake_at(now));
+        [hand, parked, pulls, barrier, self.claim.ends_at(now)].into_iter().flatten().min()
     }
 
     /// Whether it has left and nothing is in hand.
@@ -172,9 +225,9 @@ impl Owner {
         self.last.is_none() || self.is_leaving() || self.barrier.is_some() || self.hand.has_plans(now)
     }
 
-    /// Events in hand.
+    /// Events that are here: in hand, and parked ones that were read.
     pub fn in_hand(&self) -> usize {
-        self.hand.len()
+        self.hand.len() + self.parked.here()
     }
 
     /// Whether this event is in hand under a live lease.
@@ -190,13 +243,16 @@ impl Owner {
     /// Forgets what was settled long ago. `pulls`: whether it may pull.
     pub fn age(&mut self, now: Moment, pulls: bool) {
         self.memory.age(now, pulls);
+        self.copies.age(now, pulls);
     }
 
     /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits
     /// for what is in hand. What it said before that does not count.
     pub fn reconnected(&mut self, now: Moment) {
         self.pulls.disconnected();
-        self.memory.keep(now, self.terms.ack_wait);
+        for memory in [&mut self.memory, &mut self.copies] {
+            memory.keep(now, self.terms.ack_wait);
+        }
         if self.last.is_some() {
             self.doubt(now);
         }
@@ -238,7 +294,7 @@ impl Owner {
             self.out.push(Action::Drop(id));
         }
         if until > now {
-            self.hand.take(id, key, until);
+            self.hand.take(id, key, until, arrived.again || again);
             self.recall(id);
         }
         self.changed(now);
@@ -301,52 +357,6 @@ impl Owner {
         if let Some(barrier) = &mut self.barrier {
             barrier.answered(&self.terms, now);
         }
-    }
-
-    /// The lane goes to somebody else.
-    pub fn leave(&mut self) {
-        if self.leaving != Leaving::No {
-            return;
-        }
-        if self.pulls.leave() {
-            self.leaving = Leaving::Unpinning;
-            self.out.push(Action::Unpin(self.lane));
-        } else {
-            self.leaving = Leaving::Unpinned;
-            self.give_up();
-        }
-    }
-
-    /// Lets go of what the broker may give to somebody else.
-    fn lapse(&mut self, now: Moment) {
-        let lapsed = self.hand.lapse(now);
-        if lapsed.is_empty() {
-            return;
-        }
-        self.out.extend(lapsed.into_iter().map(Action::Drop));
-        self.doubt(now);
-        self.changed(now);
-    }
-
-    fn give_up(&mut self) {
-        let given_up = self.hand.give_up();
-        self.out.extend(given_up.into_iter().map(|id| self.back(id)).collect::<Vec<_>>());
-    }
-
-    /// At once, the broker would give what a lane leaves to our own pulls again, which are still open, and so on.
-    fn back(&self, id: Id) -> Action {
-        Action::GiveBack { id, wait: if self.is_leaving() { 2 * LINGER } else { 0 } }
-    }
-
-    /// Lets go of everything, at the process's end.
-    pub fn abandon(&mut self, out: &mut Vec<Action>) {
-        out.append(&mut self.out);
-        out.extend(self.hand.take_all().map(|held| match held.stage {
-            // Told is told.
-            Stage::Settled { asked: true } => Action::Drop(held.id),
-            Stage::Settled { asked: false } => Action::Acknowledge { id: held.id, confirm: false },
-            _ => Action::GiveBack { id: held.id, wait: 0 },
-        }));
     }
 
     fn doubt(&mut self, now: Moment) {

@@ -103,15 +103,15 @@ impl Pulls {
 
     /// The pull of so many events to send now, if any: its number and its pin.
     ///
-    /// With a pin, there is always one that is young; without, one that waits for it.
-    pub fn due(&mut self, terms: &Terms, now: Moment, batch: u32) -> Option<(u64, Option<Pin>)> {
+    /// With a pin, there is always one that is young; without, one that waits for it. `is_full`: no more than that.
+    pub fn due(&mut self, terms: &Terms, now: Moment, batch: u32, is_full: bool) -> Option<(u64, Option<Pin>)> {
         // One whose end the broker did not tell; what it brought would have no lease any more.
         self.open.retain(|pull| now < pull.sent + terms.ack_wait.max(terms.pull_expires));
         let alive = |pull: &&Pull| !pull.is_lost && pull.pin == self.pin && now < pull.sent + terms.pull_expires;
         let left: u32 = self.open.iter().filter(alive).map(|pull| pull.left).sum();
         let youngest = self.open.iter().filter(alive).map(|pull| pull.sent).max();
         let old = self.pin.is_some() && youngest.is_some_and(|sent| now >= sent + terms.pull_every);
-        let enough = youngest.is_some() && (self.pin.is_none() || left > batch / 2);
+        let enough = youngest.is_some() && (self.pin.is_none() || is_full || left > batch / 2);
         if now < self.not_before || (enough && !old) {
             return None;
         }
@@ -141,38 +141,39 @@ mod tests {
     #[test]
     fn a_pin_is_taken_and_kept_by_young_pulls() {
         let (mut pulls, terms, pin) = (Pulls::default(), terms(), Pin::from("a"));
-        assert_eq!(pulls.due(&terms, 0, 4), Some((1, None)));
-        assert_eq!(pulls.due(&terms, 19, 4), None, "without a pin one is enough");
-        assert_eq!(pulls.due(&terms, 20, 4), Some((2, None)), "it is over");
+        assert_eq!(pulls.due(&terms, 0, 4, false), Some((1, None)));
+        assert_eq!(pulls.due(&terms, 19, 4, false), None, "without a pin one is enough");
+        assert_eq!(pulls.due(&terms, 20, 4, false), Some((2, None)), "it is over");
         assert_eq!(pulls.served(2, &pin), Served::Anew(20));
         assert_eq!(pulls.served(2, &pin), Served::Ours(20));
-        assert_eq!(pulls.due(&terms, 21, 4), Some((3, Some(pin.clone()))), "half of it is used up");
-        assert_eq!(pulls.due(&terms, 30, 4), None);
-        assert_eq!(pulls.due(&terms, 31, 4), Some((4, Some(pin.clone()))), "the youngest is old");
+        assert_eq!(pulls.due(&terms, 21, 4, true), None, "no room for more");
+        assert_eq!(pulls.due(&terms, 21, 4, false), Some((3, Some(pin.clone()))), "half of it is used up");
+        assert_eq!(pulls.due(&terms, 30, 4, false), None);
+        assert_eq!(pulls.due(&terms, 31, 4, false), Some((4, Some(pin.clone()))), "the youngest is old");
         assert_eq!(pulls.served(9, &pin), Served::Late(None));
     }
 
     #[test]
     fn a_pin_that_is_lost_is_lost_once() {
         let (mut pulls, terms, pin) = (Pulls::default(), terms(), Pin::from("a"));
-        pulls.due(&terms, 0, 4);
+        pulls.due(&terms, 0, 4, false);
         pulls.served(1, &pin);
-        pulls.due(&terms, 10, 4);
+        pulls.due(&terms, 10, 4, false);
         assert!(pulls.wrong_pin(2));
         assert!(!pulls.wrong_pin(1));
         assert_eq!(pulls.served(1, &pin), Served::Late(None), "what was on its way");
-        assert_eq!(pulls.due(&terms, 11, 4), Some((3, None)));
+        assert_eq!(pulls.due(&terms, 11, 4, false), Some((3, None)));
         assert_eq!(pulls.served(3, &"b".into()), Served::Anew(11));
     }
 
     #[test]
     fn what_came_before_a_connection_was_lost_is_taken_in() {
         let (mut pulls, terms, pin) = (Pulls::default(), terms(), Pin::from("a"));
-        pulls.due(&terms, 0, 4);
+        pulls.due(&terms, 0, 4, false);
         assert_eq!(pulls.served(1, &pin), Served::Anew(0));
         pulls.disconnected();
         assert_eq!(pulls.wake_at(&terms, 1), 1);
-        assert_eq!(pulls.due(&terms, 1, 4), Some((2, Some(pin.clone()))));
+        assert_eq!(pulls.due(&terms, 1, 4, false), Some((2, Some(pin.clone()))));
         assert_eq!(pulls.served(1, &pin), Served::Ours(0));
         pulls.ended(1);
         assert_eq!(pulls.served(1, &pin), Served::Late(None));
@@ -181,9 +182,9 @@ mod tests {
     #[test]
     fn refusals_slow_it_down() {
         let (mut pulls, terms) = (Pulls::default(), terms());
-        pulls.due(&terms, 0, 4);
+        pulls.due(&terms, 0, 4, false);
         pulls.refused(1, &terms, 1);
-        assert_eq!(pulls.due(&terms, terms.pause, 4), None);
-        assert!(pulls.due(&terms, terms.pause + 1, 4).is_some());
+        assert_eq!(pulls.due(&terms, terms.pause, 4, false), None);
+        assert!(pulls.due(&terms, terms.pause + 1, 4, false).is_some());
     }
 }

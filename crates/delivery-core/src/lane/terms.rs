@@ -9,6 +9,12 @@ const SHORTEST: Moment = 20;
 /// How long an owner may not pull is decided by the broker (5 s): it pulls several times in that.
 const PULL_EVERY: Moment = 1500;
 const MARGIN: Moment = 3000;
+/// A head that waits for less is as good as one that runs.
+const PARK_WAIT: Moment = 20;
+/// More than a lane's handlers take in the time of a pull.
+const AT_WORK: usize = 64;
+/// A quarter of what a lane has in hand when no key fails.
+const PARK_ABOVE: usize = 16;
 
 /// The times of the protocol, all in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +35,13 @@ pub struct Terms {
     pub pause: Moment,
     /// The longest of these waits.
     pub longest_pause: Moment,
+    /// While so many events are in hand that do not wait for an attempt, no more are asked for than keep the pin: those
+    /// beyond them in the window are for heads and markers.
+    pub at_work: usize,
+    /// What is behind a head that waits for at least so long is parked,
+    pub park_wait: Moment,
+    /// as far as it is more than so many events: a few cost the window nothing, and to copy them is work.
+    pub park_above: usize,
     /// What the protocol consists of.
     pub rules: Rules,
 }
@@ -49,11 +62,27 @@ pub struct Rules {
     pub reclaiming: bool,
     /// That is asked for only where it is known to be with nobody.
     pub caution: bool,
+    /// Of a key one copy at a time is on its way to the shelf.
+    pub copies_in_turn: bool,
+    /// The shelf is not asked for the events of a key while a copy of one is on its way to it.
+    pub reads_alone: bool,
+    /// A parked event starts only when it is acknowledged: a new owner would get it again.
+    pub twins: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { leases: true, barrier: true, confirmation: true, memory: true, reclaiming: true, caution: true }
+        Self {
+            leases: true,
+            barrier: true,
+            confirmation: true,
+            memory: true,
+            reclaiming: true,
+            caution: true,
+            copies_in_turn: true,
+            reads_alone: true,
+            twins: true,
+        }
     }
 }
 
@@ -71,6 +100,9 @@ impl Terms {
             batch: 32,
             pause: 2 * SHORTEST,
             longest_pause: (ack_wait / 8).clamp(2 * SHORTEST, 1000),
+            at_work: AT_WORK,
+            park_wait: PARK_WAIT,
+            park_above: PARK_ABOVE,
             rules: Rules::default(),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate_delivery_core::lane::terms::{Rules, Terms};
 use tidegate_delivery_core::{
-    Action, Arrived, ByKey, Demand, Discipline as _, Disposition, Handler, Heard, Id, Input, Lane, Moment, Settled,
+    Action, Arrived, ByKey, Demand, Discipline as _, Disposition, FetchResult, Handler, Heard, Id, Input, Lane, Moment, Settled,
     Trouble,
 };
 
@@ -45,6 +45,7 @@ fn lost(answer: Input) -> Input {
         Input::State(lane, _) => Input::State(lane, None),
         Input::Waiting(lane, _) => Input::Waiting(lane, None),
         Input::Reclaimed(lane, _) => Input::Reclaimed(lane, false),
+        Input::Fetched(lane, key, _) => Input::Fetched(lane, key, FetchResult::Unknown),
         other => other,
     }
 }
@@ -182,6 +183,8 @@ impl World {
                 self.lane(lane).unpin();
                 self.answer(Input::Unpinned(lane));
             }
+            // Too few events wait for any to be parked.
+            Action::Fetch { lane, key } => self.answer(Input::Fetched(lane, key, FetchResult::Nothing)),
             Action::Announce(_) => {}
             _ => self.broken = Some("lanes do not want this"),
         }
@@ -218,7 +221,7 @@ impl World {
                 self.arrivals += 1;
                 let id = Id { lane, sequence, stored: 0, delivery, arrival: self.arrivals };
                 self.here.insert(id, false);
-                Input::Arrived(Arrived { id, key: sequence % KEYS, inbox, pin, bytes: 1 })
+                Input::Arrived(Arrived { id, key: sequence % KEYS, inbox, pin, bytes: 1, again: false })
             }
         };
         self.machine.input(self.now, input);

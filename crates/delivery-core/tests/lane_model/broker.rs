@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_delivery_core::{Heard, Id, Input, Moment, Pin};
+use tidegate_delivery_core::{FetchResult, Heard, Id, Input, Key, Moment, ParkResult, Pin};
 
 use crate::world::Node;
 
@@ -49,6 +49,7 @@ impl Broker {
 pub struct Pending {
     pub with: usize,
     pub until: Moment,
+    pub deliveries: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,10 @@ pub enum What {
     Reclaim(u64),
     State,
     Unpin,
+    Park(Id),
+    Fetch(Key),
+    Unpark(Id),
+    Mark(Id),
 }
 
 impl What {
@@ -90,7 +95,23 @@ impl What {
             Self::Reclaim(_) => Some(Input::Reclaimed(0, false)),
             Self::State => Some(Input::State(0, None)),
             Self::Unpin => Some(Input::Unpinned(0)),
+            Self::Park(id) => Some(Input::Parked(id, ParkResult::Unknown)),
+            Self::Fetch(key) => Some(Input::Fetched(0, key, FetchResult::Unknown)),
+            Self::Unpark(id) => Some(Input::Unparked(id, false)),
+            Self::Mark(id) => Some(Input::Marked(id, false)),
         }
+    }
+
+    /// The same of an answer that came, if it is one of the shelf's: only of those it matters that they may be lost.
+    pub fn unheard(answer: &Input) -> Option<Input> {
+        let what = match answer {
+            Input::Parked(id, _) => Self::Park(*id),
+            Input::Fetched(_, key, _) => Self::Fetch(*key),
+            Input::Unparked(id, _) => Self::Unpark(*id),
+            Input::Marked(id, _) => Self::Mark(*id),
+            _ => return None,
+        };
+        what.unanswered()
     }
 }
 

@@ -28,8 +28,12 @@ pub fn heals(lane: &Lane, seed: u64) -> Result<(), String> {
         if let Some(broken) = state.broken {
             return Err(format!("{broken} after {way:#?}"));
         }
+        if state.has_lost(lane) {
+            return Err("something is lost".to_owned());
+        }
         let gone = state.nodes.iter().all(|node| !node.is_there || node.owner.is_leaving());
-        if gone || state.broker.acknowledged.len() == lane.keys.len() {
+        let is_settled = state.broker.acknowledged.len() == lane.keys.len() && state.shelf.copies.is_empty();
+        if gone || is_settled {
             return Ok(());
         }
         if state.now >= end {

@@ -12,52 +12,57 @@
 mod broker;
 mod calm;
 mod model;
+mod shelf;
 mod stroll;
 mod world;
 
 use calm::{heals, settle_down};
-use model::Step;
-use model::{INVARIANT, PROGRESS};
+use model::{INVARIANT, KEPT, PROGRESS, Step, UNPARKED};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 use stroll::Stroll;
 use tidegate_delivery_core::lane::terms::Rules;
-use world::{ACK_WAIT, Lane, NO_TROUBLE, State, Trouble};
+use world::{ACK_WAIT, Begin, Flaw, Lane, NO_TROUBLE, State, Trouble};
 
 /// Two events of one key.
 const TWO: &[u64] = &[1, 1];
+/// Three of one key.
+const THREE: &[u64] = &[1, 1, 1];
 /// Several of two keys.
 const SEVERAL: &[u64] = &[1, 2, 1, 1, 2];
+
+/// As things are.
+fn lane(keys: &'static [u64], trouble: Trouble, end: u64) -> Lane {
+    let (rules, flaw, begin) = (Rules::default(), Flaw::None, Begin::Empty);
+    Lane { rules, names: true, lone: false, keys, trouble, flaw, begin, ack_wait: ACK_WAIT, end }
+}
+
+/// With a head that failed at the beginning.
+fn parking(begin: Begin, keys: &'static [u64], trouble: Trouble) -> Lane {
+    let trouble = Trouble { retries: trouble.retries + 1, ..trouble };
+    Lane { begin, ..lane(keys, trouble, 30) }
+}
 
 /// The shortest way to a broken invariant, if there is one among this many states.
 fn shortest_break(lane: Lane, states: usize) -> Option<String> {
     let checker = lane.checker().threads(2).target_state_count(states).finish_when(HasDiscoveries::AnyFailures);
-    let path = checker.spawn_bfs().join().discovery(INVARIANT)?;
+    let checker = checker.spawn_bfs().join();
+    let path = checker.discovery(INVARIANT).or_else(|| checker.discovery(KEPT))?;
     let steps = path.into_vec().into_iter().filter_map(|(state, step)| Some(format!("{}: {:?}", state.now, step?)));
     Some(steps.collect::<Vec<_>>().join("\n"))
 }
 
-/// Whether long walks through all troubles find a way to break the invariant, and whether all gets settled on some.
-fn strolls(rules: Rules) -> (bool, bool) {
-    let trouble =
-        Trouble { lost_deliveries: 2, lost_requests: 3, lost_pins: 3, crashes: 1, retries: 2, leaves: 1, ..NO_TROUBLE };
-    let lane = Lane { rules, names: true, lone: false, keys: SEVERAL, trouble, ack_wait: ACK_WAIT, end: 60 };
-    let checker = lane.checker().threads(2).target_state_count(500_000).finish_when(HasDiscoveries::AnyFailures);
+/// Whether long walks find a way to break something, whether all gets settled on some, and whether parked events are
+/// delivered on some.
+fn strolls(lane: Lane, states: usize) -> (bool, bool, bool) {
+    let checker = lane.checker().threads(2).target_state_count(states).finish_when(HasDiscoveries::AnyFailures);
     let checker = checker.spawn_simulation(7, Stroll).join();
-    (checker.discovery(INVARIANT).is_some(), checker.discovery(PROGRESS).is_some())
+    let finds = |name| checker.discovery(name).is_some();
+    (finds(INVARIANT) || finds(KEPT), finds(PROGRESS), finds(UNPARKED))
 }
 
 #[test]
 fn every_state_without_trouble() {
-    let lane = Lane {
-        rules: Rules::default(),
-        names: true,
-        lone: false,
-        keys: TWO,
-        trouble: NO_TROUBLE,
-        ack_wait: ACK_WAIT,
-        end: 5,
-    };
-    let checker = lane.checker().threads(2).spawn_bfs().join();
+    let checker = lane(TWO, NO_TROUBLE, 5).checker().threads(2).spawn_bfs().join();
     checker.assert_no_discovery(INVARIANT);
     checker.assert_any_discovery(PROGRESS);
     assert!(checker.is_done());
@@ -74,9 +79,59 @@ fn every_state_near_the_beginning_of_each_trouble() {
         Trouble { saves: 1, restarts: 1, ..NO_TROUBLE },
         Trouble { restarts: 1, retries: 1, ..NO_TROUBLE },
     ] {
-        let lane =
-            Lane { rules: Rules::default(), names: true, lone: false, keys: TWO, trouble, ack_wait: ACK_WAIT, end: 9 };
-        assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
+        assert_eq!(shortest_break(lane(TWO, trouble, 9), 500_000), None, "{trouble:?}");
+    }
+}
+
+#[test]
+fn every_state_near_the_beginning_of_each_trouble_with_parked_events() {
+    for trouble in [
+        Trouble { crashes: 1, lost_pins: 1, ..NO_TROUBLE },
+        Trouble { lost_answers: 1, lost_requests: 1, ..NO_TROUBLE },
+        Trouble { refused_copies: 1, ..NO_TROUBLE },
+        Trouble { leaves: 1, ..NO_TROUBLE },
+    ] {
+        for begin in [Begin::Failed, Begin::Parked] {
+            assert_eq!(shortest_break(parking(begin, THREE, trouble), 100_000), None, "{begin:?} {trouble:?}");
+        }
+    }
+}
+
+#[test]
+fn long_walks_with_parked_events() {
+    let crash = Trouble { crashes: 1, lost_pins: 1, retries: 1, ..NO_TROUBLE };
+    for trouble in [
+        NO_TROUBLE,
+        crash,
+        Trouble { lost_answers: 2, lost_requests: 2, ..crash },
+        Trouble { lost_pins: 2, lost_deliveries: 1, ..crash },
+        Trouble { refused_copies: 2, leaves: 1, ..crash },
+        Trouble { restarts: 1, saves: 1, retries: 1, ..NO_TROUBLE },
+    ] {
+        for (begin, keys) in [(Begin::Failed, SEVERAL), (Begin::Parked, THREE)] {
+            // What a killed broker has forgotten only the same owner knows.
+            let lane = Lane { lone: trouble.restarts > 0, ..parking(begin, keys, trouble) };
+            assert_eq!(strolls(lane, 100_000), (false, true, true), "{begin:?} {trouble:?}");
+        }
+    }
+}
+
+#[test]
+fn each_rule_of_parking_is_needed() {
+    let all = Rules::default();
+    let crash = Trouble { crashes: 1, lost_pins: 1, ..NO_TROUBLE };
+    let lost_requests = Trouble { lost_requests: 2, ..NO_TROUBLE };
+    let full = Trouble { refused_copies: 2, ..crash };
+    for (what, rules, flaw, begin, trouble) in [
+        ("an unconfirmed copy", all, Flaw::CopiesUnconfirmed, Begin::Failed, lost_requests),
+        ("a settled head that is not on record", all, Flaw::MarksUnwritten, Begin::Parked, crash),
+        ("a new owner that does not ask", all, Flaw::ForgetsDeliveries, Begin::Parked, crash),
+        ("copies out of turn", Rules { copies_in_turn: false, ..all }, Flaw::None, Begin::Failed, lost_requests),
+        ("a read beside a copy", Rules { reads_alone: false, ..all }, Flaw::None, Begin::Failed, lost_requests),
+        ("an event in hand and on the shelf", Rules { twins: false, ..all }, Flaw::None, Begin::Failed, full),
+    ] {
+        let (breaks, ..) = strolls(Lane { rules, flaw, ..parking(begin, THREE, trouble) }, 3_000_000);
+        assert!(breaks, "{what}: nothing breaks");
     }
 }
 
@@ -84,28 +139,44 @@ fn every_state_near_the_beginning_of_each_trouble() {
 #[test]
 fn each_arrival_needs_a_name_of_its_own() {
     let trouble = Trouble { restarts: 1, ..NO_TROUBLE };
-    let lane = Lane {
-        rules: Rules::default(),
-        names: false,
-        lone: false,
-        keys: &TWO[..1],
-        trouble,
-        ack_wait: ACK_WAIT,
-        end: 8,
-    };
+    let lane = Lane { names: false, ..lane(&TWO[..1], trouble, 8) };
     let found = shortest_break(lane, 2_000_000).expect("without names something breaks");
     assert!(found.contains("Restart"), "{found}");
 }
 
-/// A broker that was killed hands out again what was acknowledged and confirmed.
+/// What breaks where a broker is killed and hands out again what was acknowledged, and confirmed, to the same owner.
+fn repetition(rules: Rules) -> Option<&'static str> {
+    let trouble = Trouble { saves: 1, restarts: 1, ..NO_TROUBLE };
+    let lane = Lane { keys: &TWO[..1], ..walk(rules, true, trouble) };
+    let mut state = lane.init_states().remove(0);
+    step(&lane, &mut state, Step::Publish);
+    step(&lane, &mut state, Step::Save);
+    while state.broker.acknowledged.is_empty() {
+        settle_down(&lane, &mut state, |_| true).unwrap();
+        step(&lane, &mut state, Step::Tick([true, true]));
+    }
+    settle_down(&lane, &mut state, |_| true).unwrap();
+    assert_eq!((state.broken, state.nodes[0].owner.in_hand()), (None, 0), "it is confirmed");
+    step(&lane, &mut state, Step::Restart);
+    assert!(!state.broker.pending.is_empty(), "the broker has forgotten it");
+    while !state.broker.pending.is_empty() && state.broken.is_none() && state.now < 5 * LONG {
+        settle_down(&lane, &mut state, |_| true).unwrap();
+        step(&lane, &mut state, Step::Tick([true, true]));
+    }
+    assert!(state.broken.is_some() || state.broker.pending.is_empty(), "it is acknowledged again");
+    state.broken
+}
+
 #[test]
 fn what_was_settled_needs_to_be_remembered() {
-    let trouble = Trouble { saves: 1, restarts: 1, ..NO_TROUBLE };
     let without = Rules { memory: false, ..Rules::default() };
-    let lane = |rules| Lane { rules, names: true, lone: false, keys: &TWO[..1], trouble, ack_wait: ACK_WAIT, end: 12 };
-    let found = shortest_break(lane(without), 2_000_000).expect("without the memory something breaks");
-    assert!(found.contains("Restart"), "{found}");
-    assert_eq!(shortest_break(lane(Rules::default()), 500_000), None);
+    assert_eq!(repetition(without), Some("it started again where it was handled"));
+    assert_eq!(repetition(Rules::default()), None);
+    let trouble = Trouble { saves: 1, restarts: 1, ..NO_TROUBLE };
+    for lone in [true, false] {
+        let lane = |rules| Lane { rules, lone, ..lane(&TWO[..1], trouble, 12) };
+        assert_eq!(shortest_break(lane(Rules::default()), 500_000), None);
+    }
 }
 
 /// A lease that is long beside the life of a pull, as it is.
@@ -123,11 +194,13 @@ const LONE: Trouble = Trouble {
     refusals: 2,
     joins: 1,
     leaves: 1,
+    refused_copies: 1,
+    lost_answers: 1,
     ..NO_TROUBLE
 };
 
 fn walk(rules: Rules, lone: bool, trouble: Trouble) -> Lane {
-    Lane { rules, names: true, lone, keys: SEVERAL, trouble, ack_wait: LONG, end: 200 }
+    Lane { rules, lone, ack_wait: LONG, ..lane(SEVERAL, trouble, 200) }
 }
 
 /// The lane goes one step on.
@@ -203,16 +276,28 @@ fn only_what_is_with_nobody_is_reclaimed() {
         Trouble { reconnects: 1, joins: 1, ..NO_TROUBLE },
         Trouble { restarts: 1, lost_deliveries: 1, ..NO_TROUBLE },
     ] {
-        let lane =
-            Lane { rules: Rules::default(), names: true, lone: true, keys: TWO, trouble, ack_wait: ACK_WAIT, end: 9 };
+        let lane = Lane { lone: true, ..lane(TWO, trouble, 9) };
         assert_eq!(shortest_break(lane, 500_000), None, "{trouble:?}");
     }
 }
 
 #[test]
 fn long_walks_through_all_troubles_at_once() {
-    assert_eq!(strolls(Rules::default()), (false, true));
-    let (breaks, _) = strolls(Rules { barrier: false, ..Rules::default() });
+    let trouble = Trouble {
+        lost_deliveries: 2,
+        lost_requests: 3,
+        lost_pins: 3,
+        crashes: 1,
+        retries: 2,
+        leaves: 1,
+        refused_copies: 1,
+        lost_answers: 1,
+        ..NO_TROUBLE
+    };
+    let all = Rules::default();
+    let (breaks, settles, _) = strolls(lane(SEVERAL, trouble, 60), 500_000);
+    assert_eq!((breaks, settles), (false, true));
+    let (breaks, ..) = strolls(Lane { rules: Rules { barrier: false, ..all }, ..lane(SEVERAL, trouble, 60) }, 500_000);
     assert!(breaks, "without the barrier nothing breaks");
 }
 
@@ -229,10 +314,7 @@ fn each_rule_is_needed() {
         ("no leases, a lost pin", Rules { leases: false, ..all }, &TWO[..1], lost_pin),
         ("no confirmation", Rules { confirmation: false, ..all }, TWO, NO_TROUBLE),
     ] {
-        let found = shortest_break(
-            Lane { rules, names: true, lone: false, keys, trouble, ack_wait: ACK_WAIT, end: 8 },
-            2_000_000,
-        );
+        let found = shortest_break(Lane { rules, ..lane(keys, trouble, 8) }, 2_000_000);
         assert!(found.is_some(), "{what}: nothing breaks");
     }
 }

@@ -1,17 +1,19 @@
 //! The world as a model: which steps there are in a state, where each leads, and what must hold.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stateright::{Model, Property};
 use tidegate_delivery_core::{Disposition, Heard, Id, Input, Settled, Trouble};
 
-use crate::broker::{Broker, Pull, Request};
-use crate::world::{Lane, State};
+use crate::broker::{Broker, Pull, Request, What};
+use crate::shelf::Shelf;
+use crate::world::{Begin, Lane, State};
 
-pub const INVARIANT: &str =
-    "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
+pub const INVARIANT: &str = "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
+pub const KEPT: &str = "what is acknowledged is handled, or is parked behind an event that is not";
 pub const PROGRESS: &str = "all are settled";
+pub const UNPARKED: &str = "one that was parked is handled";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -20,9 +22,11 @@ pub enum Step {
     Tick([bool; 2]),
     Arrive(Request),
     LoseRequest(Request),
+    RefuseCopy(Request),
     Receive(usize),
     LoseDelivery(usize),
     Answer(usize, usize),
+    LoseAnswer(usize, usize),
     Start(usize),
     Finish(usize, Id),
     Fail(usize, Id),
@@ -45,6 +49,35 @@ impl Step {
     }
 }
 
+impl Lane {
+    /// Everything goes well until an attempt has failed, and further until what is behind it is parked.
+    fn advance(&self, mut state: State) -> State {
+        let mut has_failed = false;
+        loop {
+            let mut steps = Vec::new();
+            self.actions(&state, &mut steps);
+            let ordinary = |step: &&Step| match step {
+                Step::Publish | Step::Arrive(_) | Step::Answer(..) | Step::Receive(_) => true,
+                Step::Start(_) => !has_failed,
+                _ => false,
+            };
+            let failure = steps.iter().find(|step| matches!(step, Step::Fail(..)) && !has_failed);
+            let step = failure.or_else(|| steps.iter().find(ordinary)).cloned();
+            match (step, has_failed) {
+                (None, true) => return state,
+                (Some(step), _) => {
+                    has_failed |= matches!(step, Step::Fail(..));
+                    state = self.next_state(&state, step).unwrap();
+                }
+                (None, false) => state = self.next_state(&state, Step::Tick([true, true])).unwrap(),
+            }
+            if has_failed && self.begin == Begin::Failed {
+                return state;
+            }
+        }
+    }
+}
+
 impl Model for Lane {
     type State = State;
     type Action = Step;
@@ -55,12 +88,18 @@ impl Model for Lane {
             broker: Broker::default(),
             nodes: [self.node(), self.node()],
             requests: BTreeSet::new(),
+            shelf: Shelf::default(),
+            handled: BTreeSet::new(),
+            latest: BTreeMap::new(),
             trouble: self.trouble,
             broken: None,
         };
         state.nodes[1].is_there = !self.lone;
         state.take(self, 0, None);
         state.take(self, 1, None);
+        if self.begin != Begin::Empty {
+            state = self.advance(state);
+        }
         vec![state]
     }
 
@@ -73,6 +112,9 @@ impl Model for Lane {
             steps.push(Step::Arrive(request.clone()));
             if trouble.lost_requests > 0 {
                 steps.push(Step::LoseRequest(request.clone()));
+            }
+            if trouble.refused_copies > 0 && matches!(request.what, What::Park(_)) {
+                steps.push(Step::RefuseCopy(request.clone()));
             }
         }
         if trouble.joins > 0 && !state.nodes[1].is_there {
@@ -96,13 +138,18 @@ impl Model for Lane {
                     steps.push(Step::LoseDelivery(index));
                 }
             }
-            steps.extend((0..node.answers.len()).map(|answer| Step::Answer(index, answer)));
+            for (answer, input) in node.answers.iter().enumerate() {
+                steps.push(Step::Answer(index, answer));
+                if trouble.lost_answers > 0 && What::unheard(input).is_some() {
+                    steps.push(Step::LoseAnswer(index, answer));
+                }
+            }
             if node.owner.can_start(state.now) {
                 steps.push(Step::Start(index));
             }
             for id in &node.running {
                 steps.push(Step::Finish(index, *id));
-                if trouble.retries > 0 {
+                if trouble.retries > 0 && !state.shelf.marked.contains(&id.sequence) {
                     steps.push(Step::Fail(index, *id));
                 }
             }
@@ -155,13 +202,21 @@ impl Model for Lane {
                 state.nodes[node].inbox.pop_front();
             }
             Step::Answer(node, answer) => {
-                let input = state.nodes[node].answers.remove(answer);
-                state.take(self, node, Some(input));
+                state.answer(self, node, answer);
+            }
+            Step::LoseAnswer(node, answer) => {
+                state.trouble.lost_answers -= 1;
+                state.lose_answer(node, answer);
+            }
+            Step::RefuseCopy(request) => {
+                state.trouble.refused_copies -= 1;
+                state.refuse(&request);
             }
             Step::Start(node) => state.start(self, node),
             Step::Finish(node, id) => {
                 state.nodes[node].running.remove(&id);
                 state.nodes[node].handled.insert(id.sequence);
+                state.handled.insert(id.sequence);
                 state.take(self, node, Some(Input::Attempted(id, Some(Disposition::Over(Settled::Acknowledged)))));
             }
             Step::Fail(node, id) => {
@@ -217,8 +272,12 @@ impl Model for Lane {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(INVARIANT, |_, state: &State| state.broken.is_none()),
+            Property::always(KEPT, |lane: &Lane, state: &State| !state.has_lost(lane)),
             Property::sometimes(PROGRESS, |lane: &Lane, state: &State| {
-                state.broker.acknowledged.len() == lane.keys.len()
+                state.broker.acknowledged.len() == lane.keys.len() && state.shelf.copies.is_empty()
+            }),
+            Property::sometimes(UNPARKED, |_, state: &State| {
+                state.shelf.marked.iter().any(|head| state.broker.acknowledged.contains(head))
             }),
         ]
     }

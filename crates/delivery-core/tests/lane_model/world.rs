@@ -1,12 +1,13 @@
 //! Two owners, the broker, what is on its way between them, and what each event of the world does to them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tidegate_delivery_core::lane::owner::Owner;
 use tidegate_delivery_core::lane::terms::{Rules, Terms};
-use tidegate_delivery_core::{Action, Arrived, Id, Input, Kind, Moment, State as Told};
+use tidegate_delivery_core::{Action, Arrived, FetchResult, Id, Input, Kind, Moment, ParkResult, State as Told};
 
 use crate::broker::{Broker, Pending, Pull, Request, What, serve};
+use crate::shelf::Shelf;
 
 /// In the models that go through all states.
 pub const ACK_WAIT: Moment = 4;
@@ -29,6 +30,10 @@ pub struct Trouble {
     pub refusals: u8,
     /// Whether the second node is there later, if at all.
     pub joins: u8,
+    /// Copies that the shelf has no room for.
+    pub refused_copies: u8,
+    /// Answers about the shelf.
+    pub lost_answers: u8,
 }
 
 pub const NO_TROUBLE: Trouble = Trouble {
@@ -43,7 +48,32 @@ pub const NO_TROUBLE: Trouble = Trouble {
     reconnects: 0,
     refusals: 0,
     joins: 0,
+    refused_copies: 0,
+    lost_answers: 0,
 };
+
+/// What is wrong with the driver of the owners, to show that it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flaw {
+    None,
+    /// Copies are taken for stored that are not known to be.
+    CopiesUnconfirmed,
+    /// Settled heads are taken for being on record.
+    MarksUnwritten,
+    /// Events do not say that they were delivered before.
+    ForgetsDeliveries,
+}
+
+/// Where the walks begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing is published.
+    Empty,
+    /// One node has everything, and the attempt of the first event has failed.
+    Failed,
+    /// And what is behind that is parked.
+    Parked,
+}
 
 pub struct Lane {
     pub rules: Rules,
@@ -55,6 +85,8 @@ pub struct Lane {
     pub keys: &'static [u64],
     pub trouble: Trouble,
     pub ack_wait: Moment,
+    pub flaw: Flaw,
+    pub begin: Begin,
     pub end: Moment,
 }
 
@@ -64,6 +96,11 @@ pub struct State {
     pub broker: Broker,
     pub nodes: [Node; 2],
     pub requests: BTreeSet<Request>,
+    pub shelf: Shelf,
+    /// What the handler has handled.
+    pub handled: BTreeSet<u64>,
+    /// The latest event of each key that ever started.
+    pub latest: BTreeMap<u64, u64>,
     pub trouble: Trouble,
     pub broken: Option<&'static str>,
 }
@@ -94,6 +131,9 @@ impl Lane {
             batch: 8,
             pause: 1,
             longest_pause: 1,
+            at_work: 8,
+            park_wait: 1,
+            park_above: 0,
             rules: self.rules,
         }
     }
@@ -123,7 +163,7 @@ fn lost_answer(answer: Input) -> Input {
         Input::Renewed(id, _) => Input::Renewed(id, false),
         Input::State(lane, _) => Input::State(lane, None),
         Input::Reclaimed(lane, _) => Input::Reclaimed(lane, false),
-        other => other,
+        other => What::unheard(&other).unwrap_or(other),
     }
 }
 
@@ -164,6 +204,10 @@ impl State {
                     self.send(node, What::Reclaim(sequences.iter().fold(0, |bits, sequence| bits | 1 << sequence)));
                 }
                 Action::Unpin(_) => self.send(node, What::Unpin),
+                Action::Park { id, .. } => self.send(node, What::Park(id)),
+                Action::Fetch { key, .. } => self.send(node, What::Fetch(key)),
+                Action::Unpark { id } => self.send(node, What::Unpark(id)),
+                Action::Mark { id } => self.send(node, What::Mark(id)),
                 Action::Drop(id) => {
                     self.nodes[node].here.remove(&id);
                     self.nodes[node].running.remove(&id);
@@ -203,20 +247,39 @@ impl State {
             broker.again.remove(&sequence);
             broker.delivered = broker.delivered.max(sequence);
             broker.deliveries += 1;
-            broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + lane.ack_wait });
+            let deliveries = broker.pending.get(&sequence).map_or(0, |pending| pending.deliveries) + 1;
+            let again = deliveries > 1 && lane.flaw != Flaw::ForgetsDeliveries;
+            broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + lane.ack_wait, deliveries });
             // Named where it arrives.
             let id = Id { lane: 0, sequence, stored: sequence, delivery: broker.deliveries, arrival: 0 };
             let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
-            let arrived = Arrived { id, key, inbox: pull.number, pin, bytes: 1 };
+            let arrived = Arrived { id, key, inbox: pull.number, pin, bytes: 1, again };
             self.nodes[pull.node].inbox.push_back(Input::Arrived(arrived));
         }
     }
 
     /// A node takes what the broker sent.
     pub fn receive(&mut self, lane: &Lane, node: usize) {
+        let input = self.nodes[node].inbox.pop_front();
+        self.come(lane, node, input);
+    }
+
+    /// A node is answered.
+    pub fn answer(&mut self, lane: &Lane, node: usize, answer: usize) {
+        let mut input = self.nodes[node].answers.remove(answer);
+        if let (Flaw::CopiesUnconfirmed, Input::Parked(_, result)) = (lane.flaw, &mut input) {
+            *result = ParkResult::Stored;
+        }
+        self.come(lane, node, Some(input));
+    }
+
+    fn come(&mut self, lane: &Lane, node: usize, mut input: Option<Input>) {
         let here = &mut self.nodes[node];
-        let mut input = here.inbox.pop_front();
-        if let Some(Input::Arrived(Arrived { id, .. })) = &mut input {
+        let arrived = match &mut input {
+            Some(Input::Arrived(arrived) | Input::Fetched(_, _, FetchResult::Event(arrived))) => Some(arrived),
+            _ => None,
+        };
+        if let Some(Arrived { id, .. }) = arrived {
             if lane.names {
                 here.arrivals += 1;
                 id.arrival = here.arrivals;
@@ -224,6 +287,19 @@ impl State {
             here.here.insert(*id);
         }
         self.take(lane, node, input);
+    }
+
+    /// The answer does not arrive: its sender learns as much as if it had not been asked.
+    pub fn lose_answer(&mut self, node: usize, answer: usize) {
+        let answer = &mut self.nodes[node].answers[answer];
+        *answer = What::unheard(answer).unwrap();
+    }
+
+    /// The shelf has no room for a copy.
+    pub fn refuse(&mut self, request: &Request) {
+        self.requests.remove(request);
+        let What::Park(id) = request.what else { panic!("only copies are refused") };
+        self.nodes[request.node].answers.push(Input::Parked(id, ParkResult::Refused));
     }
 
     /// The broker is killed and comes back. What was on its way to it is lost; what it sent may still arrive.
@@ -291,6 +367,18 @@ impl State {
                 broker.pin = None;
                 Some(Input::Unpinned(0))
             }
+            What::Park(id) => Some(Input::Parked(id, self.shelf.park(id.sequence))),
+            What::Fetch(key) => Some(Input::Fetched(0, key, self.shelf.fetch(key, |sequence| lane.key(sequence)))),
+            What::Unpark(id) => {
+                self.shelf.unpark(id.sequence);
+                Some(Input::Unparked(id, true))
+            }
+            What::Mark(id) => {
+                if lane.flaw != Flaw::MarksUnwritten {
+                    self.shelf.marked.insert(id.sequence);
+                }
+                Some(Input::Marked(id, true))
+            }
         };
         self.nodes[node].answers.extend(answer);
         self.deliver(lane);
@@ -333,24 +421,58 @@ impl State {
     pub fn start(&mut self, lane: &Lane, node: usize) {
         let Some(id) = self.nodes[node].owner.start(self.now) else { return };
         self.nodes[node].running.insert(id);
-        if self.nodes[node].handled.contains(&id.sequence) {
-            self.broken = Some("it started again where it was handled");
-        }
-        let broker = &self.broker;
-        let lent = broker.pending.get(&id.sequence).is_some_and(|pending| pending.with == node);
-        if !lent || broker.again.contains(&id.sequence) {
+        let key = lane.key(id.sequence);
+        let earlier: Vec<u64> = (1..id.sequence).filter(|sequence| lane.key(*sequence) == key).collect();
+        let is_parked = id.delivery == 0;
+        let is_lent = |sequence: &u64| {
+            let lent = self.broker.pending.get(sequence).is_some_and(|pending| pending.with == node);
+            // Of one that the broker has forgotten and lent again, it may hear that it is given back.
+            lent && (self.has_forgotten(lane) || !self.broker.again.contains(sequence))
+        };
+        if !(if is_parked { earlier.iter().any(is_lent) } else { is_lent(&id.sequence) }) {
             self.broken = Some("it started without a lease");
         }
         let other = &self.nodes[1 - node];
         // A broker that has forgotten whom it lent an event lends it to two.
-        let is_known = self.trouble.restarts == lane.trouble.restarts;
-        if is_known && other.is_there && other.owner.has_lease(self.now, id.sequence) {
+        if !self.has_forgotten(lane) && other.is_there && other.owner.has_lease(self.now, id.sequence) {
             self.broken = Some("it started while another had it");
         }
-        let key = lane.key(id.sequence);
-        let mut earlier = (1..id.sequence).filter(|sequence| lane.key(*sequence) == key);
-        if !earlier.all(|sequence| broker.acknowledged.contains(&sequence)) {
+        if !is_parked && self.shelf.marked.contains(&id.sequence) {
+            return; // Its record is read, and the handler does not see it.
+        }
+        if self.nodes[node].handled.contains(&id.sequence) {
+            self.broken = Some("it started again where it was handled");
+        }
+        let is_settled = |sequence: &u64| {
+            let is_over = self.broker.acknowledged.contains(sequence) || self.shelf.marked.contains(sequence);
+            is_over && (!self.shelf.has(*sequence) || self.has_forgotten(lane))
+        };
+        if !earlier.iter().all(is_settled) {
             self.broken = Some("it started before an earlier one was settled");
         }
+        let has_forgotten = self.has_forgotten(lane);
+        let latest = self.latest.entry(key).or_default();
+        if id.sequence < *latest && !has_forgotten {
+            self.broken = Some("it started again after a later one");
+        }
+        *latest = id.sequence.max(*latest);
+    }
+
+    /// What is acknowledged is handled, or is on the shelf; and each copy there has an event of its key that is not
+    /// acknowledged, so that an owner finds it.
+    pub fn has_lost(&self, lane: &Lane) -> bool {
+        let is_acknowledged = |sequence: &u64| self.broker.acknowledged.contains(sequence);
+        let is_lost = |sequence: &u64| !self.handled.contains(sequence) && !self.shelf.has(*sequence);
+        let is_found = |copy: &u64| {
+            (1..=*copy).any(|sequence| lane.key(sequence) == lane.key(*copy) && !is_acknowledged(&sequence))
+        };
+        let is_all_found = self.has_forgotten(lane) || self.shelf.copies.iter().all(is_found);
+        self.broker.acknowledged.iter().any(is_lost) || !is_all_found
+    }
+
+    /// Whether the broker was killed. It forgets deliveries, and acknowledgements that it has confirmed: another owner
+    /// may get an event as if for the first time, with those behind it that are parked.
+    fn has_forgotten(&self, lane: &Lane) -> bool {
+        self.trouble.restarts < lane.trouble.restarts
     }
 }

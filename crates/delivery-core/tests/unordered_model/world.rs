@@ -317,7 +317,7 @@ impl World {
                 let stored = if self.flaw == Flaw::Forgetful { self.arrivals } else { 0 };
                 let id = Id { lane, sequence, stored, delivery: self.arrivals, arrival: self.arrivals };
                 self.here.insert(id, None);
-                let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes: 1 };
+                let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes: 1, again: false };
                 self.take(Input::Arrived(arrived));
             }
             None => {}

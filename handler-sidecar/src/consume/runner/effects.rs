@@ -1,27 +1,25 @@
 //! What a discipline wants done, done; and what came, told to it. Nothing here waits.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{layout, stored};
 use tidegate_delivery_core::{
-    Action, Arrived, Close, Demand, Heard, Id, Input, Key, Lane, Moment, Pin, Pull, SHELF, Trouble, millis,
+    Action, Arrived, Close, Demand, FetchResult, Heard, Id, Input, Key, Lane, Moment, ParkResult, Pin, Pull, SHELF,
+    Trouble, millis,
 };
 use tidegate_telemetry::Span;
-use tidegate_wire::nats;
+use tidegate_wire::nats::{self, Publish};
 use tokio::time::Instant;
 
 use super::Runner;
-use super::questions::Question;
-use crate::broker::line::{At, Came};
+use super::questions::{Learnt, Question};
+use crate::broker::line::{self, At, Came};
 use crate::broker::message::Message;
+use crate::broker::parked::Copy;
 use crate::broker::{delivery_info, pull};
 use crate::consume::flight::Landed;
-
-/// The status of an answer that says that nobody answers.
-const NO_RESPONDERS: u16 = 503;
 
 /// How long a question may take, so that another one fits into what is left of a lease.
 pub fn patience(ack_wait: Duration) -> Duration {
@@ -70,13 +68,16 @@ impl<F> Runner<'_, F> {
         match came {
             Came::Message(at, message) => self.message(at, message),
             Came::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, Heard::Closed)),
-            Came::Answer(number, answer) => {
-                let is_refusal = answer.status() == Some(NO_RESPONDERS);
-                let learnt = self.questions.answered(Instant::now(), number, is_refusal, answer.payload());
-                if let Some(input) = learnt {
+            Came::Answer(number, answer) => match self.questions.answered(Instant::now(), number, &answer) {
+                Some(Learnt::Input(input)) => {
+                    if let Input::Parked(id, ParkResult::Stored) = input {
+                        self.events.parked(id);
+                    }
                     self.input(input);
                 }
-            }
+                Some(Learnt::Parked(lane, key, copy)) => self.fetched(lane, key, *copy),
+                None => {}
+            },
         }
     }
 
@@ -97,8 +98,18 @@ impl<F> Runner<'_, F> {
             return self.input(Input::Inbox(lane, inbox, Heard::Alive));
         };
         let (key, pin, bytes) = (self.key(&message), self.pin(&message), message.bytes());
+        let again = message.deliveries() > 1;
         let id = self.events.keep(lane, message);
-        self.input(Input::Arrived(Arrived { id, key, inbox, pin, bytes }));
+        self.input(Input::Arrived(Arrived { id, key, inbox, pin, bytes, again }));
+    }
+
+    /// A parked event is here.
+    fn fetched(&mut self, lane: Lane, key: Key, copy: Copy) {
+        let message = Message::parked(copy.message, copy.place, &self.context.budget);
+        let bytes = message.bytes();
+        let id = self.events.keep(lane, message);
+        let arrived = Arrived { id, key, inbox: 0, pin: Pin::default(), bytes, again: true };
+        self.input(Input::Fetched(lane, key, FetchResult::Event(arrived)));
     }
 
     /// The event's partition key, where that matters. What is no valid event is a key of its own: it will never get to
@@ -107,16 +118,14 @@ impl<F> Runner<'_, F> {
         if !matches!(self.context.config.delivery.order, Order::Key { .. }) {
             return 0;
         }
-        let mut hasher = DefaultHasher::new();
         let stored = message.stored();
         match stored::read_in_place(&stored) {
-            Some(event) => stored::partition_key_in_place(&event).hash(&mut hasher),
+            Some(event) => layout::key_digest(stored::partition_key_in_place(&event)),
             None => match stored::decode(stored, message.payload()) {
-                Ok(event) => stored::partition_key(&event).hash(&mut hasher),
-                Err(_) => message.sequence().hash(&mut hasher),
+                Ok(event) => layout::key_digest(stored::partition_key(&event)),
+                Err(_) => layout::key_digest(&message.sequence().to_string()),
             },
         }
-        hasher.finish()
     }
 
     fn pin(&mut self, message: &Message) -> Pin {
@@ -180,6 +189,9 @@ impl<F> Runner<'_, F> {
             }
             Action::GiveBack { id, wait } => self.leaves(id, pull::give_back(wait)),
             Action::Drop(id) => self.events.let_go(id),
+            Action::Park { .. } | Action::Fetch { .. } | Action::Unpark { .. } | Action::Mark { .. } => {
+                self.perform_parking(action);
+            }
             Action::Ask(lane) => {
                 self.ask(Question::State(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }
@@ -278,10 +290,14 @@ impl<F> Runner<'_, F> {
 
     /// Asks the broker something. Without a connection it is not even sent, or it would be later, when nobody stands by
     /// it any more.
-    fn ask(&mut self, question: Question, subject: &str, body: &[u8]) {
+    pub(super) fn ask(&mut self, question: Question, subject: &str, body: &[u8]) {
+        self.ask_by(question, &line::message(subject, None, body));
+    }
+
+    pub(super) fn ask_by(&mut self, question: Question, message: &Publish<'_>) {
         let number = self.questions.next();
         let connected = self.link.borrow().connected;
-        let sent = connected && self.line.ask(number, subject, body);
+        let sent = connected && self.line.ask(number, message);
         self.questions.asked(Instant::now(), number, question, sent);
     }
 }

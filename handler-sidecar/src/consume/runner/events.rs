@@ -34,7 +34,7 @@ impl Events {
         self.context.metrics.came();
         self.arrivals += 1;
         let (sequence, stored, delivery) = (message.sequence(), message.stored_at(), message.number());
-        let how = if message.acknowledgement().is_some() { Settled::GivenBack } else { Settled::Dropped };
+        let how = if message.is_stored() { Settled::GivenBack } else { Settled::Dropped };
         self.here.insert(self.arrivals, Here { event: Arc::new(Event::new(message)), how });
         Id { lane, sequence, stored, delivery, arrival: self.arrivals }
     }
@@ -77,6 +77,13 @@ impl Events {
             Disposition::RetryIn(_) => here.event.message.stays(),
             Disposition::GiveBack(wait) if !wait.is_zero() => here.event.message.stays(),
             Disposition::GiveBack(_) | Disposition::Over(_) => {}
+        }
+    }
+
+    /// A copy of it is on the shelf.
+    pub fn parked(&mut self, id: Id) {
+        if let Some(here) = self.here.get_mut(&id.arrival) {
+            here.how = Settled::Parked;
         }
     }
 

@@ -4,11 +4,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use tidegate_delivery_core::{Id, Input, Lane};
+use tidegate_delivery_core::{FetchResult, Id, Input, Key, Lane, ParkResult};
 use tidegate_telemetry::Span;
+use tidegate_wire::nats::Message;
 use tokio::time::Instant;
 
-use crate::broker::pull;
+use crate::broker::parked::{self, Copy, First};
+use crate::broker::{publish_ack, pull};
+
+/// The status of an answer that says that nothing answers there.
+const NO_RESPONDERS: u16 = 503;
 
 /// Between a question that failed at once and the next of its kind.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,20 +38,77 @@ pub enum Question {
     Count(Lane),
     /// The end of its pin.
     Unpin(Lane),
+    /// To keep a copy of an event on the shelf.
+    Park(Id),
+    /// What is parked first of a key.
+    Read(Lane, Key),
+    /// To remove a parked event.
+    Unpark(Id),
+    /// To put on record that an event is settled.
+    Mark(Id),
+}
+
+/// What is learnt by an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Learnt {
+    /// This.
+    Input(Input),
+    /// A parked event is here.
+    Parked(Lane, Key, Box<Copy>),
 }
 
 impl Question {
-    /// What is learnt by this answer; `None`: there is none.
-    fn learnt(&self, answer: Option<&[u8]>) -> Input {
-        match self {
-            Self::Acknowledge { id, .. } => Input::Acknowledged(*id, answer.is_some()),
-            Self::Renew(id) => Input::Renewed(*id, answer.is_some()),
-            Self::State(lane) => Input::State(*lane, answer.and_then(pull::state)),
-            Self::Reclaim(lane) => Input::Reclaimed(*lane, answer.is_some()),
-            Self::Count(lane) => Input::Waiting(*lane, answer.and_then(pull::waiting)),
+    /// What is learnt by this answer. `None`: nothing for sure, so that it is to be asked again, but not at once.
+    fn learnt(&self, answer: &Message) -> Option<Learnt> {
+        let payload = answer.payload();
+        Some(Learnt::Input(match self {
+            Self::Acknowledge { id, .. } => Input::Acknowledged(*id, true),
+            Self::Renew(id) => Input::Renewed(*id, true),
+            Self::State(lane) => Input::State(*lane, pull::state(payload)),
+            Self::Reclaim(lane) => Input::Reclaimed(*lane, true),
+            Self::Count(lane) => Input::Waiting(*lane, pull::waiting(payload)),
             Self::Unpin(lane) => Input::Unpinned(*lane),
+            Self::Park(id) => Input::Parked(*id, publish_ack::sequence(answer).ok().map(|_| ParkResult::Stored)?),
+            Self::Read(lane, key) => match parked::first(payload) {
+                First::Copy(copy) => return Some(Learnt::Parked(*lane, *key, Box::new(copy))),
+                First::Nothing => Input::Fetched(*lane, *key, FetchResult::Nothing),
+                First::Unknown => return None,
+            },
+            Self::Unpark(id) => Input::Unparked(*id, parked::is_removed(payload).then_some(true)?),
+            Self::Mark(id) => Input::Marked(*id, publish_ack::sequence(answer).ok().map(|_| true)?),
+        }))
+    }
+
+    /// What is learnt where no answer comes, or none that says what is so. `is_refused`: it is known not to be done.
+    fn unanswered(&self, is_refused: bool) -> Input {
+        match self {
+            Self::Acknowledge { id, .. } => Input::Acknowledged(*id, false),
+            Self::Renew(id) => Input::Renewed(*id, false),
+            Self::State(lane) => Input::State(*lane, None),
+            Self::Reclaim(lane) => Input::Reclaimed(*lane, false),
+            Self::Count(lane) => Input::Waiting(*lane, None),
+            Self::Unpin(lane) => Input::Unpinned(*lane),
+            Self::Park(id) if is_refused => Input::Parked(*id, ParkResult::Refused),
+            Self::Park(id) => Input::Parked(*id, ParkResult::Unknown),
+            Self::Read(lane, key) => Input::Fetched(*lane, *key, FetchResult::Unknown),
+            Self::Unpark(id) => Input::Unparked(*id, false),
+            Self::Mark(id) => Input::Marked(*id, false),
         }
     }
+
+    /// Whether this answer says that it is not done: nothing answers there, or the stream has no room.
+    fn is_refused(answer: &Message) -> bool {
+        let refused = publish_ack::sequence(answer).err();
+        answer.status() == Some(NO_RESPONDERS) || refused.is_some_and(|error| error.is_full())
+    }
+}
+
+/// A question without an answer.
+#[derive(Debug)]
+struct Open {
+    question: Question,
+    /// Whether it is known not to be done, which is learnt a little later.
+    is_refused: bool,
 }
 
 /// All of them.
@@ -54,7 +116,7 @@ impl Question {
 pub struct Questions {
     patience: Duration,
     last: u64,
-    open: HashMap<u64, Question>,
+    open: HashMap<u64, Open>,
     /// When each is given up, soonest first; also of those that are answered.
     ends: VecDeque<(Instant, u64)>,
 }
@@ -73,7 +135,7 @@ impl Questions {
 
     /// It is asked under this number, or could not be `sent`: then it ends soon.
     pub fn asked(&mut self, now: Instant, number: u64, question: Question, sent: bool) {
-        self.open.insert(number, question);
+        self.open.insert(number, Open { question, is_refused: !sent });
         self.ends_at(now + if sent { self.patience } else { PAUSE }, number);
     }
 
@@ -82,15 +144,19 @@ impl Questions {
         self.ends.insert(at, (end, number));
     }
 
-    /// The answer came: what is learnt by it. One that says that no part of the broker answers is learnt a little later.
-    pub fn answered(&mut self, now: Instant, number: u64, is_refusal: bool, payload: &[u8]) -> Option<Input> {
-        if is_refusal {
-            if self.open.contains_key(&number) {
-                self.ends_at(now + PAUSE, number);
-            }
-            return None;
+    /// The answer came: what is learnt by it. One that does not say what is so, as that no part of the broker answers,
+    /// is learnt a little later.
+    pub fn answered(&mut self, now: Instant, number: u64, answer: &Message) -> Option<Learnt> {
+        let open = self.open.get_mut(&number)?;
+        if answer.status() != Some(NO_RESPONDERS)
+            && let Some(learnt) = open.question.learnt(answer)
+        {
+            self.open.remove(&number);
+            return Some(learnt);
         }
-        Some(self.open.remove(&number)?.learnt(Some(payload)))
+        open.is_refused = Question::is_refused(answer);
+        self.ends_at(now + PAUSE, number);
+        None
     }
 
     /// What is learnt by waiting in vain, one after the other.
@@ -102,8 +168,8 @@ impl Questions {
                 return None;
             }
             self.ends.pop_front();
-            if let Some(question) = self.open.remove(&number) {
-                return Some(question.learnt(None));
+            if let Some(open) = self.open.remove(&number) {
+                return Some(open.question.unanswered(open.is_refused));
             }
         }
     }
@@ -125,21 +191,31 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(1);
 
+    fn answer(payload: &str) -> Message {
+        Message::compose("_INBOX.x", None, None, payload.as_bytes()).unwrap()
+    }
+
+    fn input(input: Input) -> Option<Learnt> {
+        Some(Learnt::Input(input))
+    }
+
     #[test]
     fn each_is_learnt_once() {
         let (mut questions, now) = (Questions::new(PATIENCE), Instant::now());
         for lane in 1..=4 {
             let number = questions.next();
-            questions.asked(now, number, Question::Unpin(lane), lane != 3);
+            let question = if lane == 4 { Question::Read(lane, 7) } else { Question::Unpin(lane) };
+            questions.asked(now, number, question, lane != 3);
         }
-        assert_eq!(questions.answered(now, 2, false, b""), Some(Input::Unpinned(2)));
-        assert_eq!(questions.answered(now, 2, false, b""), None, "once");
-        assert_eq!(questions.answered(now, 9, false, b""), None, "never asked");
-        assert_eq!(questions.answered(now, 4, true, b""), None, "not at once");
+        assert_eq!(questions.answered(now, 2, &answer("")), input(Input::Unpinned(2)));
+        assert_eq!(questions.answered(now, 2, &answer("")), None, "once");
+        assert_eq!(questions.answered(now, 9, &answer("")), None, "never asked");
+        assert_eq!(questions.answered(now, 4, &answer("{}")), None, "not at once");
         assert_eq!(questions.expired(now), None);
         assert_eq!(questions.wake_at(), Some(now + PAUSE));
         let mut soon = || questions.expired(now + PAUSE);
-        assert_eq!((soon(), soon(), soon()), (Some(Input::Unpinned(3)), Some(Input::Unpinned(4)), None));
+        let unknown = Input::Fetched(4, 7, FetchResult::Unknown);
+        assert_eq!((soon(), soon(), soon()), (Some(Input::Unpinned(3)), Some(unknown), None));
         assert_eq!(questions.expired(now + PATIENCE), Some(Input::Unpinned(1)));
         assert_eq!(questions.expired(now + PATIENCE), None);
         let number = questions.next();
@@ -147,5 +223,29 @@ mod tests {
         questions.lose_all(now);
         assert_eq!(questions.expired(now), Some(Input::Unpinned(5)), "with its connection");
         assert!(questions.ends.is_empty() && questions.open.is_empty());
+    }
+
+    #[test]
+    fn a_copy_is_refused_only_where_it_is_not_stored_for_sure() {
+        let (now, id) = (Instant::now(), Id { lane: 0, sequence: 1, stored: 0, delivery: 1, arrival: 1 });
+        let full = r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"seq":0}"#;
+        let in_process = r#"{"error":{"code":409,"err_code":10158,"description":"duplicate message id"},"seq":0}"#;
+        for (what, sent, payload, expected) in [
+            ("not sent", false, None, ParkResult::Refused),
+            ("full", true, Some(full), ParkResult::Refused),
+            ("the same is being stored", true, Some(in_process), ParkResult::Unknown),
+            ("no answer", true, None, ParkResult::Unknown),
+        ] {
+            let mut questions = Questions::new(PATIENCE);
+            let number = questions.next();
+            questions.asked(now, number, Question::Park(id), sent);
+            let learnt = payload.and_then(|payload| questions.answered(now, number, &answer(payload)));
+            assert_eq!(learnt, None, "{what}");
+            assert_eq!(questions.expired(now + PATIENCE), Some(Input::Parked(id, expected)), "{what}");
+        }
+        let mut questions = Questions::new(PATIENCE);
+        questions.asked(now, 1, Question::Park(id), true);
+        let stored = answer(r#"{"stream":"retries_billing","seq":7,"duplicate":true}"#);
+        assert_eq!(questions.answered(now, 1, &stored), input(Input::Parked(id, ParkResult::Stored)));
     }
 }

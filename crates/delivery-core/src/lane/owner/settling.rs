@@ -6,36 +6,45 @@ use crate::exchange::Action;
 use crate::lane::hand::{Held, Stage};
 
 impl Owner {
-    fn held(&mut self, id: Id) -> Option<&mut Held> {
+    pub(super) fn held(&mut self, id: Id) -> Option<&mut Held> {
         self.hand.get_mut(id.sequence).filter(|held| held.id.arrival == id.arrival)
     }
 
-    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again.
+    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again, after what may be
+    /// parked behind it. So is what was copied to the shelf.
     pub(super) fn recall(&mut self, id: Id) {
-        if !self.terms.rules.memory || !self.memory.has(id) {
+        let Some(held) = self.hand.get_mut(id.sequence).filter(|held| held.stage == Stage::Waiting(0)) else { return };
+        if !self.terms.rules.memory {
             return;
         }
-        if let Some(held) = self.hand.get_mut(id.sequence)
-            && matches!(held.stage, Stage::Waiting(_))
-        {
+        if self.memory.has(id) {
+            held.again = true;
+            self.finish(id.sequence);
+        } else if self.copies.has(id) {
             held.stage = Stage::Settled { asked: false };
         }
     }
 
     /// Its attempt is over: it is acknowledged next. One whose lease is over by now is acknowledged when it comes again.
     pub(super) fn settled(&mut self, now: Moment, id: Id) {
-        let confirmation = self.terms.rules.confirmation;
         self.memory.note(id);
         if self.held(id).is_none() {
             // It may be here again.
             return self.recall(id);
         }
-        let Some(held) = self.held(id) else { return };
-        held.stage = Stage::Settled { asked: !confirmation };
+        self.finish(id.sequence);
         self.changed(now);
-        if !confirmation {
+        if !self.terms.rules.confirmation {
             self.hand.remove(id.sequence);
             self.out.push(Action::Acknowledge { id, confirm: false });
+        }
+    }
+
+    fn finish(&mut self, sequence: u64) {
+        if !self.mark(sequence)
+            && let Some(held) = self.hand.get_mut(sequence)
+        {
+            held.stage = Stage::Settled { asked: false };
         }
     }
 

@@ -1,0 +1,64 @@
+//! What becomes of what is in hand when the lane, its pin or a lease goes to somebody else.
+
+use super::{LINGER, Leaving, Owner};
+use crate::event::{Id, Moment};
+use crate::exchange::Action;
+use crate::lane::hand::Stage;
+
+impl Owner {
+    /// The lane goes to somebody else.
+    pub fn leave(&mut self) {
+        if self.leaving != Leaving::No {
+            return;
+        }
+        if self.pulls.leave() {
+            self.leaving = Leaving::Unpinning;
+            self.out.push(Action::Unpin(self.lane));
+        } else {
+            self.leaving = Leaving::Unpinned;
+            self.give_up();
+        }
+    }
+
+    /// Lets go of what the broker may give to somebody else.
+    pub(super) fn lapse(&mut self, now: Moment) {
+        let lapsed = self.hand.lapse(now);
+        if lapsed.is_empty() {
+            return;
+        }
+        self.out.extend(lapsed.into_iter().map(Action::Drop));
+        self.forget_lines();
+        self.doubt(now);
+        self.changed(now);
+    }
+
+    pub(super) fn give_up(&mut self) {
+        let given_up = self.hand.give_up(|marker| self.parked.is_idle(marker));
+        self.out.extend(given_up.into_iter().map(|id| self.back(id)).collect::<Vec<_>>());
+        self.forget_lines();
+    }
+
+    /// Without its head in hand a key's parked events are the next owner's.
+    fn forget_lines(&mut self) {
+        let gone = self.parked.let_go(|head| self.hand.has(head));
+        self.out.extend(gone.into_iter().map(Action::Drop));
+    }
+
+    /// At once, the broker would give what a lane leaves to our own pulls again, which are still open, and so on.
+    pub(super) fn back(&self, id: Id) -> Action {
+        Action::GiveBack { id, wait: if self.is_leaving() { 2 * LINGER } else { 0 } }
+    }
+
+    /// Lets go of everything, at the process's end.
+    pub fn abandon(&mut self, out: &mut Vec<Action>) {
+        out.append(&mut self.out);
+        out.extend(self.hand.take_all().map(|held| match held.stage {
+            // Told is told.
+            Stage::Settled { asked: true } => Action::Drop(held.id),
+            Stage::Settled { asked: false } => Action::Acknowledge { id: held.id, confirm: false },
+            _ => Action::GiveBack { id: held.id, wait: 0 },
+        }));
+        self.forget_lines();
+        out.append(&mut self.out);
+    }
+}
