@@ -22,6 +22,8 @@ pub struct Received {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// How it is answered.
+    pub status: u16,
 }
 
 impl Received {
@@ -136,9 +138,10 @@ impl Drop for Container {
 }
 
 async fn receive(State(shared): State<Shared>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let received = Received { at: Instant::now(), method, path: uri.path().to_owned(), headers, body };
-    shared.ledger.lock().unwrap().push(received.clone());
+    let mut received = Received { at: Instant::now(), method, path: uri.path().to_owned(), headers, body, status: 0 };
     let (response, wait) = (shared.script)(&received);
+    received.status = response.status().as_u16();
+    shared.ledger.lock().unwrap().push(received.clone());
     sleep(wait).await;
     let is_free = |hold: &Hold| match *hold {
         Hold::Nothing => true,
