@@ -265,6 +265,8 @@ pub enum Action {
         lane: Lane,
         /// The key.
         key: Key,
+        /// Whether a former owner may have begun an attempt of it, and left no trace.
+        again: bool,
     },
     /// Remove a parked event from the shelf.
     Unpark {

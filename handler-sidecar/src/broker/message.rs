@@ -21,6 +21,8 @@ enum Origin {
     Topic,
     /// The retry shelf. What its copy says of the event; `None`: no sidecar wrote it.
     Shelf(Option<Box<Shelved>>),
+    /// The retry shelf, where it is parked. Whether a former owner of its lane may have begun an attempt.
+    Parked(Option<Box<Shelved>>, bool),
     /// A publisher, over nothing that keeps it.
     Direct,
 }
@@ -56,12 +58,13 @@ impl Message {
         Some(Self::new(message, Origin::Shelf(copy), info, budget))
     }
 
-    /// Takes a parked event, which was read from this place of the retry shelf.
-    pub fn parked(message: nats::Message, place: u64, budget: &ByteBudget) -> Self {
+    /// Takes a parked event, which was read from this place of the retry shelf. `again`: whether a former owner of its
+    /// lane may have begun an attempt.
+    pub fn parked(message: nats::Message, place: u64, again: bool, budget: &ByteBudget) -> Self {
         let copy = message.headers().and_then(Shelved::read).map(Box::new);
         let (sequence, stored) = copy.as_ref().map_or((0, 0), |copy| (copy.sequence, copy.published_at));
         let info = DeliveryInfo { deliveries: 1, sequence, number: place, stored };
-        Self::new(message, Origin::Shelf(copy), info, budget)
+        Self::new(message, Origin::Parked(copy, again), info, budget)
     }
 
     /// Takes an event that is not stored.
@@ -106,13 +109,13 @@ impl Message {
 
     /// Whether it comes of the retry shelf.
     pub fn is_of_the_shelf(&self) -> bool {
-        matches!(self.origin, Origin::Shelf(_))
+        matches!(self.origin, Origin::Shelf(_) | Origin::Parked(..))
     }
 
     /// What the copy on the shelf says of the event.
     pub fn copy(&self) -> Option<&Shelved> {
         match &self.origin {
-            Origin::Shelf(copy) => copy.as_deref(),
+            Origin::Shelf(copy) | Origin::Parked(copy, _) => copy.as_deref(),
             Origin::Topic | Origin::Direct => None,
         }
     }
@@ -152,6 +155,19 @@ impl Message {
     /// Where the broker is told what became of it; `None` if it is not stored.
     pub fn acknowledgement(&self) -> Option<&str> {
         self.stored.reply().filter(|_| self.is_stored())
+    }
+
+    /// The broker does not count how often a parked event is read: this attempt comes after all that are on record.
+    pub fn follows(&self, recorded: u32) {
+        if matches!(self.origin, Origin::Parked(..)) {
+            self.deliveries.fetch_max(recorded.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether its attempt is to be put on record before it begins, because there is no other trace of it if it has no
+    /// end: of a parked event that a former owner may have begun. (Where an owner works on, its events leave traces.)
+    pub fn leaves_no_trace(&self) -> bool {
+        matches!(self.origin, Origin::Parked(_, true))
     }
 
     /// It is taken up again without having gone back: as if it had been delivered once more, so that what is on record

@@ -54,6 +54,8 @@ impl Failed {
 /// What a delivery adds to the record of its event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// An attempt begins.
+    Begun,
     /// An attempt failed.
     Failed(Failed, Next),
     /// The event went back untried.
@@ -231,6 +233,7 @@ impl Record {
                     next.failed.remove(1);
                 }
             }
+            Change::Begun => {}
             Change::Untried | Change::PutOff => {
                 next.untried = next.untried.saturating_add(1);
                 next.put_off |= *change == Change::PutOff;
@@ -243,7 +246,7 @@ impl Record {
     fn has(&self, change: &Change) -> bool {
         match change {
             Change::Failed(failed, _) => self.failed.contains(failed),
-            Change::Untried | Change::PutOff => false,
+            Change::Begun | Change::Untried | Change::PutOff => false,
         }
     }
 }
@@ -286,6 +289,14 @@ mod tests {
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
         assert!(!serde_json::to_string(&after(&[failed(0)])).unwrap().contains("utage"), "what is not is not written");
+    }
+
+    #[test]
+    fn one_that_begun_and_has_no_end_is_seen() {
+        let begun = after(&[failed(0), Change::Begun]);
+        assert_eq!((begun.deliveries(), begun.attempts(), begun.untraced(3)), (2, 1, 1));
+        let ended = begun.with(&failed(1), "uid", 2);
+        assert_eq!((ended.deliveries(), ended.attempts(), ended.untraced(3)), (2, 2, 0));
     }
 
     #[test]

@@ -45,6 +45,8 @@ impl Context {
         if let Some(copy) = stored.copy() {
             known = known.or_newer(&copy.record);
         }
+        stored.follows(known.record.deliveries());
+        let deliveries = stored.deliveries();
         let (record, retry) = (&known.record, &self.config.delivery.retry);
         if record.is_settled() {
             return Break(Disposition::Over(Settled::Acknowledged));
@@ -71,6 +73,7 @@ impl Context {
                 self.record(stored, known, &change).await;
                 Break(Disposition::GiveBack(left))
             }
+            None if stored.leaves_no_trace() => Continue(self.record(stored, known, &Change::Begun).await),
             None => Continue(known),
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::future::join_all;
+use serde_json::json;
 use tidegate_broker_client::contract::{Order, Retry, Sidecar};
 use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
@@ -59,7 +60,8 @@ impl Bench {
         let mut config = config(&broker, identity, container.port, ack_wait);
         config.delivery.order = order;
         let Patience { wait, attempts: max_attempts } = patience;
-        config.delivery.retry = Retry { max_attempts, initial: wait, max: wait, factor: 1.0, jitter: 0.0, ..config.delivery.retry };
+        config.delivery.retry =
+            Retry { max_attempts, initial: wait, max: wait, factor: 1.0, jitter: 0.0, ..config.delivery.retry };
         Self { broker, config, container, fails, takes }
     }
 
@@ -122,6 +124,27 @@ impl Bench {
 
     async fn shelf(&self) -> jetstream::stream::Stream {
         jetstream::new(self.broker.operator()).get_stream(layout::retry_stream(HANDLER)).await.unwrap()
+    }
+
+    /// Puts on record that so many attempts of an event were begun, of which none ended.
+    pub async fn record_begun(&self, sequence: u64, deliveries: u32) {
+        let record = json!({"handler": self.config.handler_uid, "deliveries": deliveries, "attempts": 0, "failed": []});
+        let subject = layout::attempt_subject(HANDLER, &sequence.to_string());
+        let context = jetstream::new(self.broker.operator());
+        context.publish(subject, record.to_string().into()).await.unwrap().await.unwrap();
+    }
+
+    /// What is on record of events.
+    pub async fn records(&self) -> Vec<serde_json::Value> {
+        let context = jetstream::new(self.broker.operator());
+        let stream = context.get_stream(layout::attempt_stream(HANDLER)).await.unwrap();
+        let mut records = Vec::new();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            if let Ok(message) = stream.get_raw_message(sequence).await {
+                records.push(serde_json::from_slice(&message.payload).unwrap());
+            }
+        }
+        records
     }
 
     /// Gives the shelf room for so many bytes.

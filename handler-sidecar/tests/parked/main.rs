@@ -95,6 +95,27 @@ async fn a_parked_event_has_attempts_of_its_own() {
     sidecar.terminate().await;
 }
 
+/// An event whose attempts have no end is found out: those that were begun are on record.
+#[tokio::test]
+async fn a_parked_event_that_is_never_finished_becomes_a_dead_letter() {
+    let bench = Bench::start(1, ACK_WAIT, Patience { wait: Duration::from_secs(1), attempts: 5 }).await;
+    bench.fail(true);
+    let sidecar = Running::ready(bench.config.clone()).await;
+    bench.publish("fails", 0..=40).await;
+    bench.until("events are parked", async || bench.parked().await >= 20).await;
+    bench.record_begun(2, 21).await;
+    bench.record_begun(3, 20).await;
+    bench.fail(false);
+    all_settled_by(&bench.broker, &bench.lane(0)).await;
+    let letters = support::dead_letters(&bench.broker).await;
+    let reasons: Vec<&str> = letters.iter().map(|letter| support::header(letter, "Tidegate-Reason")).collect();
+    assert_eq!(reasons, ["never-finished"]);
+    assert_eq!(support::header(&letters[0], "ce-id"), "fails-1", "of 21, which is more than 2 × 5 + 10");
+    let others: Vec<u64> = (0..=40).filter(|number| *number != 1).collect();
+    assert_eq!(handled(&bench, "fails"), others);
+    sidecar.terminate().await;
+}
+
 /// The owner is killed while the head still fails; and again while the parked events are delivered.
 #[tokio::test]
 async fn the_next_owner_goes_on_in_order() {
@@ -120,6 +141,9 @@ async fn the_next_owner_goes_on_in_order() {
     assert!(repeated - came.len() <= 2, "only what was under way when an owner was killed: {came:?}");
     assert_eq!(came, (0..=COUNT).collect::<Vec<_>>());
     assert_eq!(bench.parked().await, 0);
+    let records = bench.records().await;
+    let begun = records.iter().filter(|record| record["attempts"] == 0 && record["settled"] != true);
+    assert_eq!(begun.count(), 2, "of what each of two owners found first: {records:?}");
     drop(third);
 }
 

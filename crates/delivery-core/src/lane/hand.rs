@@ -144,7 +144,7 @@ impl Hand {
 
     /// Whether so many are at work: all but heads that wait, and markers.
     pub fn is_full(&self, at_work: usize) -> bool {
-        let rests = |held: &&Held| matches!(held.stage, Stage::Marker | Stage::Waiting(1..)) ;
+        let rests = |held: &&Held| matches!(held.stage, Stage::Marker | Stage::Waiting(1..));
         self.len() >= at_work && self.len() - self.0.values().filter(rests).count() >= at_work
     }
 

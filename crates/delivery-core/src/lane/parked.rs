@@ -49,11 +49,13 @@ pub struct Line {
     pub mark: Mark,
     /// The first event.
     pub front: Front,
+    /// Whether a former owner may have begun an attempt of that.
+    pub again: bool,
 }
 
 impl Line {
     fn new(head: u64) -> Self {
-        Self { head, mark: Mark::Missing, front: Front::Behind }
+        Self { head, mark: Mark::Missing, front: Front::Behind, again: false }
     }
 
     /// Whether nothing of it is under way, and the next owner finds all that it needs.
@@ -102,8 +104,9 @@ impl Parked {
     }
 
     /// The keys whose first event is to be read now, each in its turn; they are taken for being read. Without room in
-    /// memory one at a time. `is_free`: whether nothing of the key is on its way to the shelf.
-    pub fn read(&mut self, has_room: bool, is_free: impl Fn(Key) -> bool) -> Vec<Key> {
+    /// memory one at a time. `is_free`: whether nothing of the key is on its way to the shelf. With each: whether a former
+    /// owner may have begun an attempt.
+    pub fn read(&mut self, has_room: bool, is_free: impl Fn(Key) -> bool) -> Vec<(Key, bool)> {
         let is_reading = |line: &&Line| line.front == Front::Reading;
         let reading = self.lines.values().filter(is_reading).count();
         let limit = match has_room {
@@ -113,8 +116,8 @@ impl Parked {
         let after = self.lines.range((Bound::Excluded(self.turn), Bound::Unbounded));
         let keys = after.chain(self.lines.range(..=self.turn));
         let unread = keys.filter(|(key, line)| line.front == Front::Unread && is_free(**key));
-        let keys: Vec<Key> = unread.take(limit).map(|(key, _)| *key).collect();
-        for key in &keys {
+        let keys: Vec<(Key, bool)> = unread.take(limit).map(|(key, line)| (*key, line.again)).collect();
+        for (key, _) in &keys {
             self.turn = *key;
             if let Some(line) = self.lines.get_mut(key) {
                 line.front = Front::Reading;
@@ -213,16 +216,16 @@ mod tests {
         let mut parked = unread(0..20);
         let first = parked.read(true, |_| true);
         assert_eq!(first.len(), MAX_READS);
-        assert_eq!(parked.read(true, |_| true), [0; 0], "enough are being read");
-        first.iter().for_each(|key| parked.line(*key, 0).front = Front::Unread);
+        assert_eq!(parked.read(true, |_| true), [], "enough are being read");
+        first.iter().for_each(|(key, _)| parked.line(*key, 0).front = Front::Unread);
         let second = parked.read(true, |key| key != 12);
-        assert!(second.iter().all(|key| !first.contains(key) && *key != 12), "{first:?} {second:?}");
+        assert!(second.iter().all(|key| !first.contains(key) && key.0 != 12), "{first:?} {second:?}");
     }
 
     #[test]
     fn without_room_one_is_read() {
         let mut parked = unread(0..3);
         assert_eq!(parked.read(false, |_| true).len(), 1);
-        assert_eq!(parked.read(false, |_| true), [0; 0]);
+        assert_eq!(parked.read(false, |_| true), []);
     }
 }

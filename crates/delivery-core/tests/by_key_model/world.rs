@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate_delivery_core::lane::terms::{Rules, Terms};
 use tidegate_delivery_core::{
-    Action, Arrived, ByKey, Demand, Discipline as _, Disposition, FetchResult, Handler, Heard, Id, Input, Lane, Moment, Settled,
-    Trouble,
+    Action, Arrived, ByKey, Demand, Discipline as _, Disposition, FetchResult, Handler, Heard, Id, Input, Lane, Moment,
+    Settled, Trouble,
 };
 
 use crate::broker::{ACK_WAIT, Consumer, Sent};
@@ -184,7 +184,7 @@ impl World {
                 self.answer(Input::Unpinned(lane));
             }
             // Too few events wait for any to be parked.
-            Action::Fetch { lane, key } => self.answer(Input::Fetched(lane, key, FetchResult::Nothing)),
+            Action::Fetch { lane, key, .. } => self.answer(Input::Fetched(lane, key, FetchResult::Nothing)),
             Action::Announce(_) => {}
             _ => self.broken = Some("lanes do not want this"),
         }

@@ -10,7 +10,8 @@ use crate::broker::{Broker, Pull, Request, What};
 use crate::shelf::Shelf;
 use crate::world::{Begin, Lane, State};
 
-pub const INVARIANT: &str = "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
+pub const INVARIANT: &str =
+    "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
 pub const KEPT: &str = "what is acknowledged is handled, or is parked behind an event that is not";
 pub const PROGRESS: &str = "all are settled";
 pub const UNPARKED: &str = "one that was parked is handled";

@@ -75,7 +75,7 @@ impl<F> Runner<'_, F> {
                     }
                     self.input(input);
                 }
-                Some(Learnt::Parked(lane, key, copy)) => self.fetched(lane, key, *copy),
+                Some(Learnt::Parked(lane, key, again, copy)) => self.fetched(lane, key, again, *copy),
                 None => {}
             },
         }
@@ -104,8 +104,8 @@ impl<F> Runner<'_, F> {
     }
 
     /// A parked event is here.
-    fn fetched(&mut self, lane: Lane, key: Key, copy: Copy) {
-        let message = Message::parked(copy.message, copy.place, &self.context.budget);
+    fn fetched(&mut self, lane: Lane, key: Key, again: bool, copy: Copy) {
+        let message = Message::parked(copy.message, copy.place, again, &self.context.budget);
         let bytes = message.bytes();
         let id = self.events.keep(lane, message);
         let arrived = Arrived { id, key, inbox: 0, pin: Pin::default(), bytes, again: true };

@@ -15,7 +15,7 @@ impl<F> Runner<'_, F> {
     pub(super) fn perform_parking(&mut self, action: Action) {
         match action {
             Action::Park { id, key } => self.park(id, key),
-            Action::Fetch { lane, key } => self.read(lane, key),
+            Action::Fetch { lane, key, again } => self.read(lane, key, again),
             Action::Unpark { id } => {
                 let subject = layout::local_retry_delete_subject(&self.context.config.handler);
                 self.ask(Question::Unpark(id), &subject, &parked::remove(id.delivery));
@@ -35,15 +35,16 @@ impl<F> Runner<'_, F> {
             // Headers that are stored can be stored again.
             return self.input(Input::Parked(id, ParkResult::Refused));
         };
-        let copy = Publish { subject: &subject, headers: Some(&headers), payload: event.payload(), ..Publish::default() };
+        let copy =
+            Publish { subject: &subject, headers: Some(&headers), payload: event.payload(), ..Publish::default() };
         self.ask_by(Question::Park(id), &copy);
     }
 
-    fn read(&mut self, lane: Lane, key: Key) {
+    fn read(&mut self, lane: Lane, key: Key, again: bool) {
         let handler = &self.context.config.handler;
         let subject = layout::local_retry_read_subject(handler);
         let body = parked::read(&layout::parked_subject(handler, lane, key));
-        self.ask(Question::Read(lane, key), &subject, &body);
+        self.ask(Question::Read(lane, key, again), &subject, &body);
     }
 
     /// Puts on record that an event is settled, in place of its attempts: there will be no other.

@@ -40,8 +40,8 @@ pub enum Question {
     Unpin(Lane),
     /// To keep a copy of an event on the shelf.
     Park(Id),
-    /// What is parked first of a key.
-    Read(Lane, Key),
+    /// What is parked first of a key; whether a former owner may have begun an attempt of it.
+    Read(Lane, Key, bool),
     /// To remove a parked event.
     Unpark(Id),
     /// To put on record that an event is settled.
@@ -54,7 +54,7 @@ pub enum Learnt {
     /// This.
     Input(Input),
     /// A parked event is here.
-    Parked(Lane, Key, Box<Copy>),
+    Parked(Lane, Key, bool, Box<Copy>),
 }
 
 impl Question {
@@ -69,8 +69,8 @@ impl Question {
             Self::Count(lane) => Input::Waiting(*lane, pull::waiting(payload)),
             Self::Unpin(lane) => Input::Unpinned(*lane),
             Self::Park(id) => Input::Parked(*id, publish_ack::sequence(answer).ok().map(|_| ParkResult::Stored)?),
-            Self::Read(lane, key) => match parked::first(payload) {
-                First::Copy(copy) => return Some(Learnt::Parked(*lane, *key, Box::new(copy))),
+            Self::Read(lane, key, again) => match parked::first(payload) {
+                First::Copy(copy) => return Some(Learnt::Parked(*lane, *key, *again, Box::new(copy))),
                 First::Nothing => Input::Fetched(*lane, *key, FetchResult::Nothing),
                 First::Unknown => return None,
             },
@@ -90,7 +90,7 @@ impl Question {
             Self::Unpin(lane) => Input::Unpinned(*lane),
             Self::Park(id) if is_refused => Input::Parked(*id, ParkResult::Refused),
             Self::Park(id) => Input::Parked(*id, ParkResult::Unknown),
-            Self::Read(lane, key) => Input::Fetched(*lane, *key, FetchResult::Unknown),
+            Self::Read(lane, key, _) => Input::Fetched(*lane, *key, FetchResult::Unknown),
             Self::Unpark(id) => Input::Unparked(*id, false),
             Self::Mark(id) => Input::Marked(*id, false),
         }
@@ -204,7 +204,7 @@ mod tests {
         let (mut questions, now) = (Questions::new(PATIENCE), Instant::now());
         for lane in 1..=4 {
             let number = questions.next();
-            let question = if lane == 4 { Question::Read(lane, 7) } else { Question::Unpin(lane) };
+            let question = if lane == 4 { Question::Read(lane, 7, false) } else { Question::Unpin(lane) };
             questions.asked(now, number, question, lane != 3);
         }
         assert_eq!(questions.answered(now, 2, &answer("")), input(Input::Unpinned(2)));

@@ -28,7 +28,8 @@ impl Owner {
         let is_marker = self.parked.get(held.key).map_or(held.again, |line| line.head == sequence);
         if is_marker {
             held.stage = Stage::Marker;
-            self.parked.line(held.key, sequence).front = Front::Unread;
+            let line = self.parked.line(held.key, sequence);
+            (line.front, line.again) = (Front::Unread, held.again);
         }
         is_marker
     }
@@ -118,7 +119,7 @@ impl Owner {
     pub(super) fn unparked(&mut self, id: Id, removed: bool) {
         let Some(line) = self.parked.of(id) else { return };
         if removed {
-            line.front = Front::Unread;
+            (line.front, line.again) = (Front::Unread, false);
             self.out.push(Action::Drop(id));
         } else {
             line.front = Front::Here(id, Stage::Settled { asked: false });
@@ -156,7 +157,7 @@ impl Owner {
     fn read_and_remove(&mut self, lane: Lane) {
         let reads_alone = self.terms.rules.reads_alone;
         let keys = self.parked.read(self.has_room, |key| !(reads_alone && self.hand.is_copying(key)));
-        self.out.extend(keys.into_iter().map(|key| Action::Fetch { lane, key }));
+        self.out.extend(keys.into_iter().map(|(key, again)| Action::Fetch { lane, key, again }));
         for line in self.parked.iter_mut() {
             let Front::Here(id, stage) = line.front else { continue };
             if stage == (Stage::Settled { asked: false }) {
@@ -181,8 +182,7 @@ impl Owner {
         let rules = self.terms.rules;
         let (queues, behind) = self.queues(now);
         let mut excess = behind.saturating_sub(self.terms.park_above);
-        let mut firsts: Vec<(u64, Key)> =
-            queues.iter().filter_map(|(key, queue)| Some((queue.first?, *key))).collect();
+        let mut firsts: Vec<(u64, Key)> = queues.iter().filter_map(|(key, queue)| Some((queue.first?, *key))).collect();
         firsts.sort_unstable();
         for (sequence, key) in firsts {
             let Some(queue) = queues.get(&key) else { continue };
