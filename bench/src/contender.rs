@@ -50,6 +50,8 @@ pub struct Contender {
     pub script: Script,
     /// Events in flight.
     pub concurrency: u16,
+    /// One event in so many waits for its next attempt: so many at the end are not part of the figures.
+    pub late_every: Option<u64>,
 }
 
 /// What is delivered in a round.
@@ -95,6 +97,7 @@ impl Contender {
             program,
             script: handler::prompt(),
             concurrency: CONCURRENCY,
+            late_every: None,
         }
     }
 
@@ -114,6 +117,12 @@ impl Contender {
     pub fn with(mut self, script: Script, concurrency: u16) -> Self {
         (self.script, self.concurrency) = (script, concurrency);
         self
+    }
+
+    /// The same, where one event in so many waits for its next attempt.
+    #[must_use]
+    pub fn late(self, every: u64) -> Self {
+        Self { late_every: Some(every), ..self }
     }
 
     fn config(&self, broker: &Broker, port: u16) -> Sidecar {
@@ -145,7 +154,8 @@ impl Contender {
     /// # Errors
     /// It does not, or not in time.
     pub async fn deliver(&self, broker: &Broker, events: u64) -> anyhow::Result<Work> {
-        let meter = Meter::new(events);
+        let late = self.late_every.map_or(0, |every| events / every);
+        let meter = Meter::up_to(events - late, events);
         let handler = Handler::start(&meter, self.script.clone())?;
         let mut process = self.spawn(broker, handler.port)?;
         let servers = match &self.program {

@@ -1,5 +1,5 @@
 //! Counts events, and reads the time and the parties' processor time twice: after a tenth of the events, so that no
-//! start is part of a figure, and at the last one.
+//! start is part of a figure, and at the last one that is to be part of it.
 //!
 //! Whoever counts reads the clocks in the same call, so that nothing that is late (the scheduler of a busy machine)
 //! comes between an event and its reading.
@@ -35,6 +35,7 @@ pub struct Work {
 /// A count of events with two readings.
 pub struct Meter {
     total: u64,
+    measured: u64,
     warm_up: u64,
     count: AtomicU64,
     parties: OnceLock<(Clock, Clock)>,
@@ -54,8 +55,14 @@ struct Reading {
 impl Meter {
     /// For this many events.
     pub fn new(total: u64) -> Arc<Self> {
+        Self::up_to(total, total)
+    }
+
+    /// The same, with figures of the first `measured` alone: those after them wait for something else.
+    pub fn up_to(measured: u64, total: u64) -> Arc<Self> {
         Arc::new(Self {
             total,
+            measured,
             warm_up: (total / 10).max(1),
             count: AtomicU64::new(0),
             parties: OnceLock::new(),
@@ -80,8 +87,10 @@ impl Meter {
         if count == self.warm_up {
             let _ = self.warm.set(self.read());
         }
-        if count == self.total {
+        if count == self.measured {
             let _ = self.done.set(self.read());
+        }
+        if count == self.total {
             self.changed.notify_one();
         }
     }
@@ -102,13 +111,14 @@ impl Meter {
     /// It does not come in time, or `runs` fails.
     pub async fn finished(&self, mut runs: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
         let begun = Instant::now();
-        while self.done.get().is_none() {
+        let missing = || self.count.load(Ordering::Relaxed) < self.total;
+        while missing() {
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = sleep(LOOK) => {}
             }
             let count = self.count.load(Ordering::Relaxed);
-            if self.done.get().is_none() {
+            if missing() {
                 runs().with_context(|| format!("after {count} of {} events", self.total))?;
                 if begun.elapsed() > LIMIT {
                     bail!("{count} of {} events came within {LIMIT:?}", self.total);
@@ -125,7 +135,7 @@ impl Meter {
     pub fn work(&self) -> anyhow::Result<Work> {
         let reading = |mark: &OnceLock<Option<Reading>>| *mark.get()?;
         let (warm, done) = reading(&self.warm).zip(reading(&self.done)).context("there are no two readings")?;
-        let events = (self.total - self.warm_up) as f64;
+        let events = (self.measured - self.warm_up) as f64;
         let each = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / events;
         Ok(Work {
             rate: events / done.at.duration_since(warm.at).as_secs_f64(),
@@ -154,6 +164,20 @@ mod tests {
         let work = meter.work().unwrap();
         assert!(work.rate > 9.0 / 0.030, "the time before the first tenth counts: {work:?}");
         assert!(work.program < 30_000.0 / 9.0 && work.counter <= work.program, "{work:?}");
+    }
+
+    #[tokio::test]
+    async fn late_events_are_waited_for_and_not_measured() {
+        let meter = Meter::up_to(8, 10);
+        for count in 1..=10 {
+            if count == 9 {
+                assert!(meter.finished(|| anyhow::bail!("two are missing")).await.is_err());
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            meter.step();
+        }
+        meter.finished(|| Ok(())).await.unwrap();
+        assert!(meter.work().unwrap().rate > 7.0 / 0.030);
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! Handlers that take their time: all of them, one event in 256 in flight, and a thousand among many.
+//! Handlers that take their time: all of them, one event in 256 in flight, and a thousand among many; and one that
+//! fails for some events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,10 @@ const MANY_CONCURRENCY: u16 = 1024;
 /// It takes half a minute each.
 const MANY_ROUNDS: usize = 3;
 
+/// One event in so many fails at its first attempt, and waits for the next one as by default.
+const FAILING_EVENTS: u64 = 130_000;
+const FAILING_EVERY: u64 = 50;
+
 pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
     let mut group = Group::default();
     for (time, events) in TIMES {
@@ -35,6 +40,7 @@ pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
     }
     one(bench, &mut group).await?;
     many(bench, &mut group).await?;
+    failing(bench, &mut group).await?;
     Ok(group)
 }
 
@@ -90,6 +96,33 @@ async fn many(bench: &Bench, group: &mut Group) -> anyhow::Result<()> {
     if let [fast, slow, raw] = &all[..] {
         group.row("thousand-slow-rate-ratio", &slow.ratio(fast, |work| work.rate), "reported")?;
         group.row("thousand-slow-to-raw-rate-ratio", &slow.ratio(raw, |work| work.rate), "reported")?;
+    }
+    Ok(group.parties("slow", &all)?)
+}
+
+async fn failing(bench: &Bench, group: &mut Group) -> anyhow::Result<()> {
+    note(
+        group,
+        format!(
+            "{FAILING_EVENTS} events, one in {FAILING_EVERY} of which fails once, {CONCURRENCY} in flight; the rate of the others"
+        ),
+    );
+    let broker = Broker::start(Durability::Relaxed, 1).await;
+    let none = Contender::sidecar(bench, &broker, "none-fails", |_| {}).await;
+    let some = Contender::sidecar(bench, &broker, "some-fail", |_| {}).await;
+    let script: Script = Arc::new(|number, attempt| Answer {
+        unavailable: attempt == 1 && number.is_multiple_of(FAILING_EVERY),
+        ..Answer::default()
+    });
+    let contenders = [
+        none.with(handler::prompt(), CONCURRENCY).late(FAILING_EVERY),
+        some.with(script, CONCURRENCY).late(FAILING_EVERY),
+    ];
+    let load = Load { events: FAILING_EVENTS, shape: Shape::default(), rounds: bench.rounds };
+    let all = compare(bench, &broker, &contenders, load).await?;
+    if let [none, some] = &all[..] {
+        group.row("failing-2-percent-rate-ratio", &some.ratio(none, |work| work.rate), ">= 0.95")?;
+        group.row("failing-2-percent-cpu-ratio", &some.ratio(none, |work| work.program), "reported")?;
     }
     Ok(group.parties("slow", &all)?)
 }
