@@ -1,14 +1,15 @@
 //! EventTopic: a durable stream of CloudEvents on a broker of its own.
 
+mod status;
+
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::conditions::HasConditions;
+pub use self::status::{Address, BrokerStatus, DataLoss, EventTopicStatus, StreamRecord};
 use crate::schema;
 use crate::{Duration, Size};
 
@@ -256,119 +257,6 @@ pub struct Storage {
 impl Default for Storage {
     fn default() -> Self {
         Self { size: default_storage_size(), class_name: None }
-    }
-}
-
-/// State of the topic as the operator saw it last.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct EventTopicStatus {
-    /// Conditions. Ready sums up BrokerAvailable, StreamReady, StorageHealthy and HasRoom (reason Filling from 80 % on, and
-    /// False while publishers are refused); DataLost says that stored events are gone; Stalled says that a person has to
-    /// do something.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::conditions")]
-    pub conditions: Vec<Condition>,
-    /// Generation of the specification that this status was made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
-    /// Addresses to publish to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-    /// Number of broker pods.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broker: Option<BrokerStatus>,
-    /// Number of events that are stored, handled or not. Refreshed about once a minute while it changes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub events: Option<i64>,
-    /// Number of bytes that they take.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<i64>,
-    /// Share of the room for events that is in use, such as 73%. With whenFull: ReleaseHandled events that are
-    /// handled are part of it until room is needed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fill: Option<String>,
-    /// Sequence number of the last event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_sequence: Option<i64>,
-    /// Record of the stream of events, by which a loss of stored events is noticed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stream: Option<StreamRecord>,
-    /// Last loss of stored events that was noticed. It stays, with condition DataLost, until the annotation
-    /// tidegate.io/acknowledge-data-loss of the EventTopic has the value of its field detected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data_loss: Option<DataLoss>,
-    /// Number of dead letters that are kept: events that a handler refused or failed at too often.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead_letters: Option<i64>,
-    /// Number of handlers with a consumer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handlers: Option<i64>,
-    /// Names of the publishers over NATS that have an account, or are about to have one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nats_publishers: Vec<String>,
-}
-
-/// Record of the stream of events. Refreshed about once a minute while it changes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct StreamRecord {
-    /// Time at which the stream was created.
-    #[schemars(schema_with = "schema::date_time")]
-    pub created: String,
-    /// Sequence number of the first event.
-    pub first_sequence: i64,
-    /// Sequence number of the last event, which may have been removed.
-    pub last_sequence: i64,
-    /// Number of events that are missing between them.
-    pub missing: i64,
-    /// Sequence number up to which events that every handler had settled were removed for room.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub released: Option<i64>,
-    /// Whether the retention may remove the oldest events at any time (maxAge, or whenFull: DropOldest).
-    pub removes: bool,
-}
-
-/// A loss of stored events.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct DataLoss {
-    /// Time at which it was noticed.
-    #[schemars(schema_with = "schema::date_time")]
-    pub detected: String,
-    /// Events that are gone, in words.
-    pub message: String,
-}
-
-/// Addresses to publish to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Address {
-    /// HTTPS address that takes CloudEvents by POST.
-    pub url: String,
-    /// Address that takes CloudEvents over MQTT (3.1.1 or 5).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mqtt_url: Option<String>,
-    /// Address that takes CloudEvents over NATS, as requests to the subject publish, with the Secret of a publisher.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nats_url: Option<String>,
-    /// Name of the ConfigMap in this namespace whose key ca.crt verifies the certificate of these addresses.
-    pub ca_config_map: String,
-}
-
-/// Number of broker pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct BrokerStatus {
-    /// Number of pods that the broker should have.
-    pub replicas: i32,
-    /// Number of pods that are ready.
-    pub ready_replicas: i32,
-}
-
-impl HasConditions for EventTopicStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
     }
 }
 
