@@ -3,7 +3,7 @@
 //! | account | JetStream | users |
 //! |---|---|---|
 //! | system | – | the operator, to push accounts |
-//! | topic | yes, unless the topic is Direct | the operator (everything), the ingress (publish events, answer publishers) |
+//! | topic | yes, unless the topic is Direct | the operator (everything), the ingress (publish events, at once or later, and answer publishers) |
 //! | one per handler | no | its sidecars: see [`crate::guests`] |
 //! | one per publisher over NATS | no | see [`crate::guests`] |
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 use tidegate_broker_client::contract::Routing;
-use tidegate_broker_client::layout;
+use tidegate_broker_client::{later, layout};
 use time::OffsetDateTime;
 
 use crate::authority::{Authority, AuthorityError, LEAF_LIFETIME, RENEW_BEFORE};
@@ -63,7 +63,17 @@ impl Rights {
 
     fn ingress() -> Self {
         Self {
-            publish: vec![layout::EVENT_SUBJECTS.into(), layout::INGRESS_REPORT_SUBJECT.into()],
+            publish: [
+                layout::EVENT_SUBJECTS,
+                layout::INGRESS_REPORT_SUBJECT,
+                later::DELAYED_SUBJECTS,
+                later::PULL_SUBJECT,
+                later::ACKNOWLEDGE_SUBJECTS,
+                later::INFO_SUBJECT,
+                later::PURGE_SUBJECT,
+            ]
+            .map(Into::into)
+            .into(),
             subscribe: vec!["_INBOX.>".into(), layout::PUBLISH_SUBJECT.into()],
             answer: true,
         }

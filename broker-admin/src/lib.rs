@@ -8,6 +8,7 @@
 //! - [`api`]: the broker's own API: streams, consumers and stored messages.
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
+//! - [`later`]: the stream of events that wait for their time.
 //! - [`retries`]: the consumer of a handler's retry shelf.
 //! - [`shares`]: how much each handler may store (pure).
 //! - [`release`]: room made of what every handler has settled.
@@ -21,6 +22,7 @@ pub mod consumers;
 pub mod guests;
 pub mod handler_streams;
 pub mod jwt;
+pub mod later;
 mod limits;
 pub mod positions;
 pub mod push;
@@ -30,6 +32,7 @@ pub mod server;
 pub mod shares;
 pub mod stream;
 pub mod streams;
+mod work_queue;
 
 pub use accounts::Rights;
 pub use authority::{Authority, AuthorityError, CertificateAuthority, Leaf, LeafRequest, Usage};

@@ -6,11 +6,9 @@ use std::collections::HashMap;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 
-use crate::api::{AckPolicy, ApiError, Broker, ConsumerConfig, DeliverPolicy, Missing};
-use crate::consumers::{
-    ConsumersFailure, Handler, MAX_EXPIRES, MAX_WAITING, UID, ensure_pace, is_final, keep_unchangeable, same, state,
-};
-use crate::positions::is_ahead;
+use crate::api::{AckPolicy, Broker, ConsumerConfig, DeliverPolicy};
+use crate::consumers::{ConsumersFailure, Handler, MAX_EXPIRES, MAX_WAITING, UID};
+use crate::work_queue;
 
 /// Events delivered and not acknowledged at most: all that wait are, each until it is due. Beyond that the shelf delivers
 /// in its order, so an event that is due may wait for others that are not. The broker keeps some hundred bytes of each.
@@ -43,29 +41,6 @@ fn config(handler: &Handler) -> Option<ConsumerConfig> {
 /// # Errors
 /// As [`ConsumersFailure`] says.
 pub async fn ensure(broker: &Broker, handler: &Handler) -> Result<(), ConsumersFailure> {
-    let Some(mut wanted) = config(handler) else { return Ok(()) };
-    let stream = layout::retry_stream(&handler.name);
-    match broker.consumer(&stream, &handler.name).await {
-        Ok(found) => {
-            // Asked after the consumer, which may have gone on in between. A stream that lost its end would store what
-            // the consumer passes over.
-            let stored = broker.stream(&stream).await.map_err(ConsumersFailure::Stream)?;
-            if is_ahead(&found, &state(&stored)) {
-                broker.delete_consumer(&stream, &handler.name).await.map_err(ConsumersFailure::Consumer)?;
-            } else if same(&wanted, &found) {
-                return ensure_pace(broker, &stream, &found, handler.is_suspended).await;
-            } else {
-                keep_unchangeable(&mut wanted, &found.config);
-            }
-        }
-        Err(ApiError::NotFound(Missing::Consumer)) => {}
-        Err(error) => return Err(ConsumersFailure::Consumer(error)),
-    }
-    match broker.put_consumer(&stream, &wanted).await {
-        Ok(info) => ensure_pace(broker, &stream, &info, handler.is_suspended).await,
-        Err(ApiError::Refused(why)) if is_final(&why) => {
-            Err(ConsumersFailure::Refused { name: handler.name.clone(), why })
-        }
-        Err(error) => Err(ConsumersFailure::Consumer(error)),
-    }
+    let Some(wanted) = config(handler) else { return Ok(()) };
+    work_queue::ensure_consumer(broker, &layout::retry_stream(&handler.name), wanted).await
 }

@@ -1,8 +1,9 @@
 //! One stream: found, made, changed, removed.
 
 use crate::api::{ApiError, Broker, Missing, StreamConfig, StreamInfo};
-use crate::consumers::UID;
+use crate::consumers::{ConsumersFailure, UID};
 use crate::shares::Budget;
+use tidegate_broker_client::later::MAX_DELAY;
 
 /// Why a stream is not there, or not known. All of these are worth another try.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +19,9 @@ pub enum StreamError {
     /// The broker did not list them.
     #[error("streams: {0}")]
     List(#[source] ApiError),
+    /// The consumer of a stream is not as it should be.
+    #[error("stream later: {0}")]
+    Consumer(#[from] ConsumersFailure),
 }
 
 impl StreamError {
@@ -73,7 +77,8 @@ pub(crate) fn same(wanted: &StreamConfig, found: &StreamConfig) -> bool {
         && wanted.num_replicas == found.num_replicas
         && wanted.duplicate_window == found.duplicate_window
         && (wanted.max_message_size == 0 || wanted.max_message_size == found.max_message_size)
-        && wanted.metadata.get(UID) == found.metadata.get(UID)
+        && wanted.allow_message_schedules == found.allow_message_schedules
+        && [UID, MAX_DELAY].iter().all(|name| wanted.metadata.get(*name) == found.metadata.get(*name))
         && Budget::same(wanted, found)
 }
 

@@ -7,6 +7,7 @@ use tidegate_broker_client::layout;
 
 use crate::api::{Broker, Discard, Retention, Storage, StreamConfig, StreamInfo};
 use crate::handler_streams;
+use crate::later::{self, Later};
 use crate::shares::{Budget, Kind};
 use crate::stream::{StreamError, ensure_one, find};
 
@@ -23,6 +24,8 @@ pub struct Topic {
     pub retry_bytes: i64,
     /// Bytes of records of attempts, of all handlers together.
     pub attempt_bytes: i64,
+    /// How it takes events that wait for their time; `None`: not at all.
+    pub later: Option<Later>,
     /// Events older than this go; `None`: never.
     pub max_age: Option<Duration>,
     /// When full: the oldest goes (`true`), or the publisher is told (`false`).
@@ -84,9 +87,12 @@ pub async fn ensure(broker: &Broker, topic: &Topic) -> Result<Streams, StreamErr
     if !grows {
         ensure_one(broker, &wanted, &mut refused).await?;
     }
+    later::ensure(broker, topic, true, &mut refused).await?;
     let dead_letters = match Budget::of(&wanted) {
         Some(budget) => handler_streams::share_out(broker, &budget, &mut refused).await?,
         None => 0,
     };
-    Ok(Streams { events: ensure_one(broker, &wanted, &mut refused).await?, dead_letters, refused })
+    let events = ensure_one(broker, &wanted, &mut refused).await?;
+    later::ensure(broker, topic, false, &mut refused).await?;
+    Ok(Streams { events, dead_letters, refused })
 }

@@ -22,6 +22,8 @@ use tidegate_cloudevents::Event;
 pub const HEADER: &str = "tidegate-message-id";
 /// Longest value of [`HEADER`].
 pub const MAX_TOKEN: usize = 256;
+/// 32 bytes in base64url.
+const CANCEL_KEY_LENGTH: usize = 43;
 /// Attributes that say how an event travelled, and not what it is: another try of the same publish may have others.
 const TRACE_ATTRIBUTES: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -146,6 +148,13 @@ impl TopicKey {
         Some(Token { handler_uid: handler_uid.to_owned(), name: name.to_owned() })
     }
 
+    /// The name of a delayed event with this message id, under which it waits and can be cancelled. Only whoever published
+    /// it is told: it cannot be guessed from the event.
+    pub fn cancel_key(&self, message_id: &str) -> String {
+        let tag = hmac::sign(&self.0, format!("tidegate.io/delayed-events/{message_id}").as_bytes());
+        URL_SAFE_NO_PAD.encode(tag)
+    }
+
     fn handler_tag(&self, handler_uid: &str) -> hmac::Tag {
         hmac::sign(&self.0, format!("tidegate.io/message-ids/{handler_uid}").as_bytes())
     }
@@ -175,6 +184,12 @@ impl Token {
         hash.add(self.name.as_bytes());
         hash.end()
     }
+}
+
+/// Whether this has the form of a [`TopicKey::cancel_key`], so that it can be a part of a subject.
+pub fn is_cancel_key(text: &str) -> bool {
+    text.len() == CANCEL_KEY_LENGTH
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// The text of a topic's key, as [`TopicKey::from_text`] reads it.
@@ -277,6 +292,20 @@ mod tests {
             assert!(HandlerKey::from_text(key).is_err() && TopicKey::from_text(key).is_err(), "{key}");
         }
         assert!(TopicKey::from_text(&format!("{}\n", key_text(&[1; 32]))).unwrap().verify(&token).is_some());
+    }
+
+    #[test]
+    fn a_cancel_key_is_of_one_event_and_topic_and_a_token_of_a_subject() {
+        let (topic, other) = (TopicKey::new(&[1; 32]), TopicKey::new(&[2; 32]));
+        let key = topic.cancel_key("id");
+        assert!(is_cancel_key(&key), "{key}");
+        assert_eq!(key, topic.cancel_key("id"));
+        assert!(key != topic.cancel_key("other") && key != other.cancel_key("id"));
+        for text in
+            ["", "*", ">", &key[1..], &format!("{key}a"), &format!("{}*", &key[1..]), &format!("{}.", &key[1..])]
+        {
+            assert!(!is_cancel_key(text), "{text}");
+        }
     }
 
     proptest! {

@@ -75,6 +75,7 @@ pub fn topic() -> Topic {
         dead_letter_bytes: 64 << 20,
         retry_bytes: 64 << 20,
         attempt_bytes: 16 << 20,
+        later: None,
         max_age: None,
         drop_oldest: false,
         deduplication_window: Duration::from_secs(120),

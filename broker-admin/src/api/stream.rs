@@ -51,6 +51,9 @@ pub struct StreamConfig {
     /// Whether it takes atomic batches of messages (ADR-50).
     #[serde(rename = "allow_atomic", default)]
     pub allow_atomic_publish: bool,
+    /// Whether it takes messages that it is to publish later (ADR-51). That cannot be taken back.
+    #[serde(rename = "allow_msg_schedules", default)]
+    pub allow_message_schedules: bool,
     /// What else is known of it. The server adds entries of its own, and keeps them in a change.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub metadata: HashMap<String, String>,

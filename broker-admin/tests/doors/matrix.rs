@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use async_nats::{Subscriber, jetstream};
 use futures::StreamExt as _;
+use tidegate_broker_admin::later::Later;
+use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::identity::file;
-use tidegate_broker_client::layout;
-use tidegate_test_broker::{TestBroker, eventually};
+use tidegate_broker_client::{later, layout};
+use tidegate_test_broker::{TestBroker, eventually, topic};
 
 use crate::raw::{Raw, Shown};
 use crate::stranger::Stranger;
@@ -117,6 +119,27 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
     all.push(("publish", layout::event_subject(0, "forged"), only(&[("ingress", Allowed)])));
     all.push(("publish", layout::INGRESS_REPORT_SUBJECT.into(), only(&[("ingress", Allowed)])));
     for subject in [
+        later::delayed_subject("key"),
+        later::PULL_SUBJECT.into(),
+        later::INFO_SUBJECT.into(),
+        later::PURGE_SUBJECT.into(),
+        "$JS.ACK.later.ingress.1.1.1.1.1".into(),
+    ] {
+        all.push(("publish", subject, only(&[("ingress", Allowed)])));
+    }
+    // What only the broker and the operator do.
+    for subject in [
+        later::due_subject("key"),
+        "later.other.key".into(),
+        "$JS.API.STREAM.UPDATE.later".into(),
+        "$JS.API.STREAM.DELETE.later".into(),
+        "$JS.API.STREAM.MSG.GET.later".into(),
+        "$JS.API.CONSUMER.CREATE.later.mine".into(),
+        "$JS.API.CONSUMER.DELETE.later.ingress".into(),
+    ] {
+        all.push(("publish", subject, BTreeMap::new()));
+    }
+    for subject in [
         layout::pull_subject("shipping"),
         layout::dead_letter_subject("shipping"),
         layout::attempt_subject("shipping", "1"),
@@ -170,6 +193,8 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
         layout::RETRY_SUBJECTS,
         layout::REPORT_SUBJECTS,
         layout::INGRESS_REPORT_SUBJECT,
+        later::DELAYED_SUBJECTS,
+        later::DUE_SUBJECTS,
         "$JS.>",
         "$SYS.>",
     ] {
@@ -275,6 +300,9 @@ fn ordered() -> consumers::Handler {
 async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let mut matrix = Matrix::default();
     let wait = Duration::from_secs(5);
+    let later = Later { max_bytes: 1 << 20, max_delay: Duration::from_secs(60) };
+    let topic = Topic { replicas: broker.servers().len(), later: Some(later), ..topic() };
+    streams::ensure(&broker.admin(), &topic).await.unwrap();
     let people = [
         ("handler billing", broker.handler("billing", wait).await),
         ("publisher", broker.publisher("sensors").await),
