@@ -113,6 +113,11 @@ impl Event {
         self.others.insert(name.to_owned(), value);
         Ok(self)
     }
+
+    /// Removes an extension. Answers with its value, if it was there.
+    pub fn take_extension(&mut self, name: &str) -> Option<String> {
+        self.others.remove(name)
+    }
 }
 
 /// Collects attributes and data in any order; [`Builder::build`] checks them.

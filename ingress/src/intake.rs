@@ -2,17 +2,24 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use tidegate_broker_client::later;
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_cloudevents::Event;
 
 use crate::admission::{Admission, Admitted};
 use crate::config::{Limits, request_limit};
-use crate::message::Origin;
+use crate::delay::{self, Delayer, DeliveryTime, Timed};
+use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
-use crate::outcome::{Receipt, Stored};
+use crate::outcome::{Failure, Receipt, Stored};
 use crate::problem::Problem;
 use crate::publish::{Publisher, Sent};
 use crate::trace::Context;
+
+/// Events of one request that are stored until their times, at a time.
+const DELAYED_AT_A_TIME: usize = 32;
 
 /// The rules of all publishers of a topic: bounds, sizes, deduplication.
 pub struct Intake {
@@ -23,63 +30,168 @@ pub struct Intake {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// With which the message ids of handlers are verified.
-    pub message_ids: TopicKey,
+    pub message_ids: Arc<TopicKey>,
     publisher: Publisher,
+    /// `None` on a Direct topic, which stores nothing.
+    delayer: Option<Delayer>,
     max_event_size: usize,
+}
+
+/// The events of a request are stored.
+pub struct Accepted {
+    /// How.
+    pub receipt: Receipt,
+    /// Of a single event that is to be published later: by what it can be cancelled.
+    pub cancel_key: Option<String>,
 }
 
 /// An event that was given to the broker, with its share of the bounds.
 pub struct Taken<'a> {
-    sent: Sent<'a>,
+    way: Way<'a>,
     _admitted: Admitted,
+}
+
+enum Way<'a> {
+    /// It is on its way to the stream of events.
+    Now(Sent<'a>),
+    /// It is stored until its time.
+    Later(BoxFuture<'a, Result<Stored, Problem>>),
 }
 
 impl Intake {
     /// With this publisher, for events of at most this many bytes.
     pub fn new(
         publisher: Publisher,
-        message_ids: TopicKey,
+        delayer: Option<Delayer>,
+        message_ids: Arc<TopicKey>,
         limits: Limits,
         metrics: Arc<Metrics>,
         max_event_size: usize,
     ) -> Self {
         let admission = Arc::new(Admission::new(&limits, request_limit(max_event_size)));
-        Self { admission, limits, metrics, message_ids, publisher, max_event_size }
+        Self { admission, limits, metrics, message_ids, publisher, delayer, max_event_size }
     }
 
-    /// Publishes the events of a request, and waits for the broker. `origin` is that of a single event; those of a
-    /// batch are anonymous.
+    /// Publishes the events of a request, now or at their times, and waits for the broker. `origin` is that of a single
+    /// event; those of a batch are anonymous.
     ///
     /// # Errors
     /// Not all events are known to be stored.
-    pub async fn publish(&self, events: &[Event], origin: Origin<'_>, request: &Context) -> Result<Receipt, Problem> {
+    pub async fn publish(
+        &self,
+        events: Vec<Event>,
+        origin: Origin<'_>,
+        request: &Context,
+    ) -> Result<Accepted, Problem> {
         events.iter().try_for_each(|event| self.check_size(event))?;
-        if let [event] = events {
-            return self
-                .send(event, origin, request)
-                .await?
-                .stored()
-                .await
-                .map(Receipt::from)
-                .map_err(|failure| Problem::not_stored(failure, 0, 1));
+        let all = events.len();
+        let (now, later) = delay::split(events)?;
+        if later.is_empty() {
+            return Ok(Accepted { receipt: self.publish_now(&now, 0, origin, request).await?, cancel_key: None });
         }
-        let published = self.publisher.publish_all(events, request).await;
-        published.map_err(|incomplete| Problem::not_stored(incomplete.failure, incomplete.stored, events.len()))
+        let keys = self.delay(later, origin, request, all).await?;
+        let mut receipt = if now.is_empty() {
+            Receipt::default()
+        } else {
+            self.publish_now(&now, keys.len(), Origin::Anonymous, request).await?
+        };
+        keys.iter().for_each(|_| receipt.add(Stored::default()));
+        Ok(Accepted { receipt, cancel_key: keys.into_iter().next().filter(|_| all == 1) })
     }
 
-    /// Gives one event to the broker. What is taken first is stored first.
+    /// Publishes events at once; `delayed` others of their request are stored until their times.
+    async fn publish_now(
+        &self,
+        events: &[Event],
+        delayed: usize,
+        origin: Origin<'_>,
+        request: &Context,
+    ) -> Result<Receipt, Problem> {
+        let all = events.len() + delayed;
+        if let ([event], 0) = (events, delayed) {
+            let stored = self.send(event, origin, request).await?.stored().await;
+            return stored.map(Receipt::from).map_err(|failure| Problem::not_stored(failure, 0, 1));
+        }
+        let published = self.publisher.publish_all(events, request).await;
+        published.map_err(|incomplete| Problem::not_stored(incomplete.failure, delayed + incomplete.stored, all))
+    }
+
+    /// Stores events of a request until their times, in any order. Either all of their times are good, or nothing is
+    /// stored. Answers with their keys.
+    async fn delay(
+        &self,
+        events: Vec<Timed>,
+        origin: Origin<'_>,
+        request: &Context,
+        all: usize,
+    ) -> Result<Vec<String>, Problem> {
+        let delayer = self.delayer()?;
+        delayer.check(events.iter().map(|(_, at)| *at)).await?;
+        let store = |(event, at): Timed| delayer.store(delayer.prepare(&event, at, origin, request));
+        let stored: Vec<_> = stream::iter(events.into_iter().map(store)).buffered(DELAYED_AT_A_TIME).collect().await;
+        let (mut keys, mut problem) = (Vec::new(), None);
+        for outcome in stored {
+            match outcome {
+                Ok(key) => keys.push(key),
+                Err(why) => problem = problem.or(Some(why)),
+            }
+        }
+        match problem {
+            None => Ok(keys),
+            Some(problem) => Err(problem.in_batch(keys.len(), all)),
+        }
+    }
+
+    /// Gives one event to the broker. What is taken first is stored first, but for what is to be published later.
     ///
     /// # Errors
     /// It was not sent.
     pub async fn take(
         &self,
-        event: &Event,
+        mut event: Event,
         origin: Origin<'_>,
         request: &Context,
         admitted: Admitted,
     ) -> Result<Taken<'_>, Problem> {
-        self.check_size(event)?;
-        Ok(Taken { sent: self.send(event, origin, request).await?, _admitted: admitted })
+        self.check_size(&event)?;
+        let Some(at) = event.take_extension(later::ATTRIBUTE) else {
+            return Ok(Taken { way: Way::Now(self.send(&event, origin, request).await?), _admitted: admitted });
+        };
+        let (at, delayer) = (DeliveryTime::parse(&at)?, self.delayer()?);
+        let delayed = delayer.prepare(&event, at, origin, request);
+        let storing = async move {
+            delayer.check([at].into_iter()).await?;
+            delayer.store(delayed).await.map(|_| Stored::default())
+        };
+        Ok(Taken { way: Way::Later(storing.boxed()), _admitted: admitted })
+    }
+
+    /// Stores an event whose time has come.
+    ///
+    /// # Errors
+    /// It is not known to be stored.
+    pub async fn move_on(&self, message: Message) -> Result<Stored, Failure> {
+        self.publisher.move_on(message).await
+    }
+
+    /// Cancels an event that waits for its time.
+    ///
+    /// # Errors
+    /// There is none, or the broker did not say.
+    pub async fn cancel(&self, key: &str) -> Result<(), Problem> {
+        match &self.delayer {
+            Some(delayer) if delayer.cancel(key).await? => Ok(()),
+            _ => Err(Problem::not_delayed()),
+        }
+    }
+
+    /// Bytes of the largest event.
+    pub fn max_event_size(&self) -> usize {
+        self.max_event_size
+    }
+
+    fn delayer(&self) -> Result<&Delayer, Problem> {
+        self.delayer.as_ref().ok_or_else(Problem::no_delayed_events)
     }
 
     async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Problem> {
@@ -101,6 +213,9 @@ impl Taken<'_> {
     /// # Errors
     /// The event is not known to be stored.
     pub async fn stored(self) -> Result<Stored, Problem> {
-        self.sent.stored().await.map_err(|failure| Problem::not_stored(failure, 0, 1))
+        match self.way {
+            Way::Now(sent) => sent.stored().await.map_err(|failure| Problem::not_stored(failure, 0, 1)),
+            Way::Later(storing) => storing.await,
+        }
     }
 }

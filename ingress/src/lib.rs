@@ -17,6 +17,7 @@
 //! - [`mqtt`], [`nats`]: the other two ways in.
 //! - [`intake`], [`admission`], [`share`], [`problem`]: the rules that all of them share.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
+//! - [`delay`]: events that are published later.
 //! - [`commit`]: which publishes are sent when, on their own or as an atomic batch.
 //! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
@@ -33,6 +34,7 @@ pub mod broker;
 pub mod commit;
 pub mod config;
 pub mod connection;
+pub mod delay;
 pub mod intake;
 pub mod meanwhile;
 pub mod message;

@@ -9,7 +9,7 @@ use tidegate_wire::nats::{HeaderBlock, InvalidHeader, Publish};
 /// The header by which the broker recognises a repetition.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// The header that keeps a message from other streams.
-const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 
 /// Whose event it is, as far as its message id depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

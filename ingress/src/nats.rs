@@ -94,7 +94,7 @@ async fn take(intake: &Intake, request: Message) -> Result<Taken<'_>, Problem> {
     let admitted = intake.admission.admit(&intake.admission.client(client), request.size())?;
     let context = trace::of_message(&request);
     let event = stored::decode(&request, request.payload_bytes())?;
-    intake.take(&event, account.as_deref().map_or(Origin::Anonymous, Origin::Account), &context, admitted).await
+    intake.take(event, account.as_deref().map_or(Origin::Anonymous, Origin::Account), &context, admitted).await
 }
 
 /// What the server says of the account that a request came from.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tidegate_broker_client::layout;
 use tidegate_wire::nats::PublishError;
 
 /// Codes of JetStream's errors (nats-server, errors.json).
@@ -198,11 +197,11 @@ struct ApiError {
     description: String,
 }
 
-/// What an answer of the broker means. Only the stream of events acknowledges events.
+/// What an answer of the broker means. Only the stream that is to store a message acknowledges it.
 ///
 /// # Errors
 /// It did not take what was sent.
-pub fn of_reply(payload: &[u8]) -> Result<Acknowledged, Refusal> {
+pub fn of_reply(stream: &str, payload: &[u8]) -> Result<Acknowledged, Refusal> {
     let refused = |text: String| Refusal { failure: Failure::Refused, of_batch: None, text };
     let reply: Reply =
         serde_json::from_slice(payload).map_err(|error| refused(format!("its answer is not readable: {error}")))?;
@@ -210,7 +209,7 @@ pub fn of_reply(payload: &[u8]) -> Result<Acknowledged, Refusal> {
         let text = format!("{} (error code {})", error.description, error.err_code);
         return Err(Refusal { failure: of_refusal(&error), of_batch: BatchRefusal::from_code(error.err_code), text });
     }
-    if reply.stream != layout::EVENT_STREAM || reply.seq == 0 {
+    if reply.stream != stream || reply.seq == 0 {
         return Err(refused(format!("stream {:?} acknowledged an event as its number {}", reply.stream, reply.seq)));
     }
     let stored = Stored { sequence: reply.seq, duplicate: reply.duplicate };
@@ -241,11 +240,13 @@ fn of_refusal(ApiError { err_code, description }: &ApiError) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_client::layout::EVENT_STREAM;
+
     use super::*;
 
     #[test]
     fn only_an_acknowledgement_of_the_event_stream_is_a_success() {
-        let of = |reply: &str| of_reply(reply.as_bytes()).map_err(|refusal| refusal.failure);
+        let of = |reply: &str| of_reply(EVENT_STREAM, reply.as_bytes()).map_err(|refusal| refusal.failure);
         let acknowledged =
             |sequence, duplicate, batch_size| Ok(Acknowledged { stored: Stored { sequence, duplicate }, batch_size });
         assert_eq!(of(r#"{"stream":"events","seq":7}"#), acknowledged(7, false, None));
@@ -270,7 +271,7 @@ mod tests {
     fn a_stream_says_why_it_takes_no_batch() {
         let of = |code: u64| {
             let reply = format!(r#"{{"stream":"events","seq":0,"error":{{"code":400,"err_code":{code}}}}}"#);
-            of_reply(reply.as_bytes()).unwrap_err().of_batch
+            of_reply(EVENT_STREAM, reply.as_bytes()).unwrap_err().of_batch
         };
         assert_eq!(of(10174), Some(BatchRefusal::Disabled));
         assert_eq!(of(10201), Some(BatchRefusal::Repetition));

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use tidegate_broker_client::later;
 use tidegate_broker_client::message_id::HEADER;
 use tidegate_cloudevents::{Invalid, media_type};
 
@@ -103,6 +104,56 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large", detail)
     }
 
+    /// 400
+    pub fn invalid_delivery_time(detail: String) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-delivery-time", "Not a time for this event", detail)
+    }
+
+    /// 422
+    pub fn no_delayed_events() -> Self {
+        let detail = format!(
+            "this topic takes no delayed events: set spec.delayedEvents of the EventTopic (routing: Queued), or leave {} out",
+            later::ATTRIBUTE
+        );
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no-delayed-events", "No delayed events", detail)
+    }
+
+    /// 413
+    pub fn delayed_event_too_large(size: u64, limit: u64) -> Self {
+        let detail = format!(
+            "the event takes {size} bytes with its headers, and {limit} are allowed for one that waits for its time: store \
+             the data elsewhere and send a reference"
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large", detail)
+    }
+
+    /// 429
+    pub fn delayed_events_full() -> Self {
+        let detail = "too many events wait for their time: repeat this one later; there is room when some of them are \
+                      published or cancelled, or when spec.broker.storage of the EventTopic leaves more of it";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "delayed-events-full", "Too many delayed events", detail)
+            .retry_after(Duration::from_secs(5))
+    }
+
+    /// 404
+    pub fn not_delayed() -> Self {
+        let detail = "no event waits under this name: it is published, was cancelled, or never was there";
+        Self::new(StatusCode::NOT_FOUND, "not-found", "No such event", detail)
+    }
+
+    /// 405
+    pub fn only_delete() -> Self {
+        let detail = "an event that waits for its time can only be cancelled, with DELETE";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Wrong method", detail).with(ALLOW, "DELETE")
+    }
+
+    /// 503
+    pub fn not_cancelled() -> Self {
+        let detail = "the broker did not say whether the event is cancelled: repeat the request";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "broker-unavailable", "Broker not available", detail)
+            .retry_after(Duration::from_secs(1))
+    }
+
     /// 503, because of too many connections at a time.
     pub fn too_many_connections() -> Self {
         let detail = "too many connections are open, in all or from this address: send several requests over each, or \
@@ -121,6 +172,19 @@ impl Problem {
     pub fn leaving() -> Self {
         let detail = "this ingress is about to end: repeat the request, and another one takes it";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
+    }
+
+    /// The same of a batch, of which `stored` events were stored.
+    pub fn in_batch(self, stored: usize, all: usize) -> Self {
+        if all == 1 {
+            return self;
+        }
+        let detail = format!(
+            "{stored} of {all} events were stored, and of another one: {}. Repeat the same request: what is stored already is \
+             recognised",
+            self.detail
+        );
+        Self { detail: detail.into(), ..self }
     }
 
     /// Events that were not stored: `stored` of `all` were.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use tidegate_broker_client::contract::{self, Routing};
 use tidegate_cloudevents::Event;
-use tidegate_telemetry::Server;
 use tidegate_wire::nats::{Client, Link};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
@@ -73,8 +72,7 @@ impl Publisher {
         let committer =
             (config.routing == Routing::Queued).then(|| Committer::new(client.clone(), config.flush, &limits));
         let alarm = Alarm::new(client.clone(), config);
-        let server = config.servers.first().and_then(|url| Server::parse(url));
-        let place = trace::Place::new(&config.topic, server);
+        let place = trace::Place::of(config);
         Self { client, committer, place, limits, metrics, alarm }
     }
 
@@ -187,6 +185,29 @@ impl Publisher {
             Ok(()) if self.client.current_link() == link => Ok(()),
             Ok(()) | Err(_) => Err(Failure::Unavailable),
         }
+    }
+
+    /// Stores an event whose time has come. It was counted, and has its trace, since it was published.
+    ///
+    /// # Errors
+    /// It is not known to be stored.
+    pub async fn move_on(&self, message: Message) -> Result<Stored, Failure> {
+        let moved = async {
+            let way = self.hand_over(vec![message]).await?.pop();
+            match way {
+                Some(Way::Stream(submitted)) => Ok(submitted.outcome().await),
+                Some(Way::Direct(_) | Way::Known(_)) | None => Err(Failure::Unavailable),
+            }
+        };
+        let failure = match moved.await {
+            Ok(Outcome::Stored(stored)) => return Ok(stored),
+            Ok(Outcome::Failed(failure)) | Err(failure) => failure,
+            Ok(Outcome::Skipped) => Failure::Unavailable,
+        };
+        if let Some(alarm) = &self.alarm {
+            alarm.raise(failure).await;
+        }
+        Err(failure)
     }
 
     fn ended(&self, Begun { trace, started }: &Begun, outcome: Result<Stored, Failure>) {

@@ -1,19 +1,20 @@
-//! What publishers can ask for: `POST /`, and whether they may (`OPTIONS /`).
+//! What publishers can ask for: `POST /`, whether they may (`OPTIONS /`), and `DELETE /delayed/<key>`.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tidegate_broker_client::later;
 use tidegate_broker_client::message_id::{HEADER, Token, TopicKey};
-use tidegate_cloudevents::http as binding;
+use tidegate_cloudevents::{Event, http as binding};
 
 use crate::connection::Answers;
-use crate::intake::Intake;
+use crate::intake::{Accepted, Intake};
 use crate::message::Origin;
-use crate::outcome::Receipt;
 use crate::problem::Problem;
 use crate::share::Share;
 use crate::{body, trace, webhook};
@@ -25,6 +26,11 @@ const DUPLICATE: HeaderName = HeaderName::from_static("tidegate-duplicate");
 /// How many events of a batch were stored before, unless none was.
 const DUPLICATES: HeaderName = HeaderName::from_static("tidegate-duplicates");
 
+/// When an event is to be published: the same as its attribute.
+const DELIVER_AT: HeaderName = HeaderName::from_static("tidegate-deliver-at");
+/// Where an event that waits for its time can be cancelled; its key follows.
+const DELAYED: &str = "/delayed/";
+
 /// The HTTPS listener. Without a framework: what one does for a request costs more than a publish.
 #[derive(Clone)]
 pub struct Routes(pub Arc<Intake>);
@@ -35,10 +41,14 @@ impl Answers for Routes {
         let started = Instant::now();
         let method = request.method().clone();
         let outcome = match request.uri().path() {
-            "/" if method == Method::POST => publish(intake, request, share).await.map(|receipt| accepted(&receipt)),
+            "/" if method == Method::POST => publish(intake, request, share).await.map(|done| accepted(&done)),
             "/" if method == Method::OPTIONS => webhook::answer(request.headers()),
             "/" => Err(Problem::method_not_allowed()),
-            _ => Err(Problem::not_found()),
+            path => match path.strip_prefix(DELAYED) {
+                Some(key) if method == Method::DELETE => cancel(intake, key, share).await,
+                Some(_) => Err(Problem::only_delete()),
+                None => Err(Problem::not_found()),
+            },
         };
         let response = outcome.unwrap_or_else(Problem::into_response);
         intake.metrics.answered(&method, response.status(), started.elapsed());
@@ -47,12 +57,17 @@ impl Answers for Routes {
 }
 
 /// 202, with what the broker said.
-fn accepted(receipt: &Receipt) -> Response<Full<Bytes>> {
+fn accepted(Accepted { receipt, cancel_key }: &Accepted) -> Response<Full<Bytes>> {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
     if receipt.sequence > 0 {
         headers.insert(SEQUENCE, receipt.sequence.into());
+    }
+    // A key is no more than letters, digits, `-` and `_`.
+    let location = cancel_key.as_ref().and_then(|key| HeaderValue::try_from(format!("{DELAYED}{key}")).ok());
+    if let Some(location) = location {
+        headers.insert(LOCATION, location);
     }
     if receipt.repeats_all() {
         headers.insert(DUPLICATE, HeaderValue::from_static("true"));
@@ -64,19 +79,57 @@ fn accepted(receipt: &Receipt) -> Response<Full<Bytes>> {
 }
 
 /// Takes the events of a request: a receipt when the broker has acknowledged all of them.
-async fn publish(intake: &Intake, request: Request<Incoming>, share: &Arc<Share>) -> Result<Receipt, Problem> {
+async fn publish(intake: &Intake, request: Request<Incoming>, share: &Arc<Share>) -> Result<Accepted, Problem> {
     let (head, body) = request.into_parts();
     let mut admitted = intake.admission.admit(share, body::size(&head.headers))?;
     let token = token(&head.headers, &intake.message_ids)?;
     let limit = intake.admission.request_limit();
     let body = body::read(body, &head.headers, limit, &mut admitted.room, &intake.limits).await?;
-    let (mode, events) = binding::decode(&head.headers, body)?;
+    let (mode, mut events) = binding::decode(&head.headers, body)?;
+    if let Some(at) = delivery_time(&head.headers)? {
+        delay(&mut events, mode, at)?;
+    }
     if token.is_some() && mode == binding::Mode::Batched {
         return Err(Problem::named_batch());
     }
     tracing::debug!(mode = mode.name(), events = events.len(), "request decoded");
     let origin = token.as_ref().map_or(Origin::Anonymous, Origin::Handler);
-    intake.publish(&events, origin, &trace::of_request(&head.headers)).await
+    intake.publish(events, origin, &trace::of_request(&head.headers)).await
+}
+
+/// Cancels an event that waits for its time.
+async fn cancel(intake: &Intake, key: &str, share: &Arc<Share>) -> Result<Response<Full<Bytes>>, Problem> {
+    let _admitted = intake.admission.admit(share, 0)?;
+    intake.cancel(key).await?;
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+/// When the event is to be published, if the request says so in its own header.
+fn delivery_time(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(DELIVER_AT).iter();
+    let (first, more) = (values.next(), values.next());
+    let Some(first) = first else { return Ok(None) };
+    let text = first.to_str().ok().filter(|_| more.is_none());
+    let invalid =
+        || Problem::invalid_delivery_time(format!("{DELIVER_AT} must be there once, with an RFC 3339 timestamp"));
+    text.map(Some).ok_or_else(invalid)
+}
+
+/// Says it of the event itself.
+fn delay(events: &mut Vec<Event>, mode: binding::Mode, at: &str) -> Result<(), Problem> {
+    let is_batch = mode == binding::Mode::Batched;
+    let event = events.pop().filter(|event| !is_batch && event.attribute(later::ATTRIBUTE).is_none());
+    let Some(event) = event else {
+        return Err(Problem::invalid_delivery_time(format!(
+            "{DELIVER_AT} is for one event that does not say it itself: leave the header out, or {} of the event; each \
+             event of a batch says it itself",
+            later::ATTRIBUTE
+        )));
+    };
+    events.push(event.with_extension(later::ATTRIBUTE, at)?);
+    Ok(())
 }
 
 /// The message id that a handler chose for its event, if the request has one.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tidegate_broker_client::contract;
+use tidegate_broker_client::contract::{self, Routing};
 use tidegate_broker_client::identity::{Unreadable, file};
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_wire::nats::{Client, SubscribeError};
@@ -17,12 +17,14 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{self, Health};
 use crate::config::Limits;
 use crate::connection::Http;
+use crate::delay::{Delayer, Mover};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::mqtt::Mqtt;
 use crate::publish::Publisher;
 use crate::server::{Protocol, Server, listen};
 use crate::tls::Certificate;
+use crate::trace::Place;
 use crate::{broker, nats, routes};
 
 /// How long the broker may take to say that it has what the client still held.
@@ -59,6 +61,7 @@ pub struct Ingress {
     https: Server<Http<routes::Routes>>,
     mqtt: Server<Mqtt>,
     nats: nats::Listener,
+    mover: Option<Mover>,
     admin: Server<Http<admin::Routes>>,
     health: Arc<Health>,
     certificate: Arc<Certificate>,
@@ -84,13 +87,15 @@ impl Ingress {
         let https = serve(config.https_port, http, limits.connections, None).await?;
         let mqtt = Mqtt::new(Arc::clone(&intake), certificate.acceptor(&["mqtt"])?);
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
+        let stored = config.routing == Routing::Queued;
+        let mover = stored.then(|| Mover::new(client.clone(), Arc::clone(&intake)));
         let nats = nats::Listener::new(broker::connect_publishers(config)?, intake)?;
 
         let health = Arc::new(Health::new(client.clone(), &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
         let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
-        Ok(Self { https, mqtt, nats, admin, health, certificate, client, limits })
+        Ok(Self { https, mqtt, nats, mover, admin, health, certificate, client, limits })
     }
 
     /// Where HTTPS is served.
@@ -120,17 +125,18 @@ impl Ingress {
     /// Serves until `leave` completes, and then ends in order: not ready; still taking requests while the
     /// cluster takes this pod out of its Services; ending the requests in progress; flushing.
     pub async fn run(self, leave: impl Future<Output = ()>) {
-        let Self { https, mqtt, nats, admin, health, certificate, client, limits } = self;
+        let Self { https, mqtt, nats, mover, admin, health, certificate, client, limits } = self;
         let stop = CancellationToken::new();
         let interval = limits.certificate_check;
         let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificate.watch(interval).await }));
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(CancellationToken::new())));
-        let serving = [
+        let mut serving = vec![
             tokio::spawn(https.run(stop.clone())),
             tokio::spawn(mqtt.run(stop.clone())),
             tokio::spawn(nats.run(stop.clone())),
         ];
-        let mut serving = join_all(serving.map(AbortOnDropHandle::new));
+        serving.extend(mover.map(|mover| tokio::spawn(mover.run(stop.clone()))));
+        let mut serving = join_all(serving.into_iter().map(AbortOnDropHandle::new));
 
         leave.await;
         tracing::info!("draining: no longer ready");
@@ -149,10 +155,14 @@ impl Ingress {
 
 /// What all protocols share.
 fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Result<Arc<Intake>, Unreadable> {
-    let message_ids = message_id_key(&config.identity)?;
+    let message_ids = Arc::new(message_id_key(&config.identity)?);
     let metrics = Arc::new(Metrics::new(&config.topic));
-    let publisher = Publisher::new(client, config, limits.clone(), Arc::clone(&metrics));
-    Ok(Arc::new(Intake::new(publisher, message_ids, limits.clone(), metrics, config.max_event_size)))
+    let publisher = Publisher::new(client.clone(), config, limits.clone(), Arc::clone(&metrics));
+    let delayer = (config.routing == Routing::Queued).then(|| {
+        let (place, keys) = (Place::of(config), Arc::clone(&message_ids));
+        Delayer::new(client, keys, place, Arc::clone(&metrics), limits.publish)
+    });
+    Ok(Arc::new(Intake::new(publisher, delayer, message_ids, limits.clone(), metrics, config.max_event_size)))
 }
 
 /// The topic's key for message ids. It lasts as long as the topic: it is read once.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
+use tidegate_broker_client::contract;
 use tidegate_cloudevents::Event;
 use tidegate_telemetry::{Operation, Parent, Server, Span, TraceParent, trace_state};
 use tidegate_wire::nats::{HeaderBlock, Message};
@@ -55,6 +56,13 @@ impl Context {
         }
     }
 
+    /// Writes it into the headers of a message.
+    pub fn inject(&self, headers: &mut HeaderBlock) {
+        self.parent.iter().for_each(|value| add(headers, PARENT, value));
+        self.state.iter().for_each(|value| add(headers, STATE, value));
+        self.baggage.iter().for_each(|value| add(headers, BAGGAGE, value));
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         match name {
             PARENT => self.parent.as_deref(),
@@ -63,6 +71,11 @@ impl Context {
             _ => None,
         }
     }
+}
+
+/// What cannot be a header is left out.
+fn add(headers: &mut HeaderBlock, name: &str, value: &str) {
+    let _ = headers.append(name, value);
 }
 
 /// Several values as one, which is not empty.
@@ -77,6 +90,11 @@ fn list<'h>(mut values: impl Iterator<Item = &'h str>) -> Option<Cow<'h, str>> {
 pub struct Place(Operation);
 
 impl Place {
+    /// As the operator says it.
+    pub fn of(config: &contract::Ingress) -> Self {
+        Self::new(&config.topic, config.servers.first().and_then(|url| Server::parse(url)))
+    }
+
     /// The topic, and the broker's address if it is known.
     pub fn new(topic: &str, server: Option<Server>) -> Self {
         let shared = |value: &str| StringValue::from(Arc::<str>::from(value));
@@ -125,16 +143,11 @@ impl Publish {
 
     /// Writes the context into the headers of the stored message: that of the span, or what came in as it came.
     pub fn inject(&self, headers: &mut HeaderBlock) {
-        // What cannot be a header is left out.
-        let mut add = |name: &'static str, value: &str| {
-            let _ = headers.append(name, value);
-        };
-        let Context { parent, state, baggage } = &self.context;
-        if !self.span.inject(|name, value| add(if name == PARENT { PARENT } else { STATE }, value)) {
-            parent.iter().for_each(|value| add(PARENT, value));
-            state.iter().for_each(|value| add(STATE, value));
+        if self.span.inject(|name, value| add(headers, if name == PARENT { PARENT } else { STATE }, value)) {
+            self.context.baggage.iter().for_each(|value| add(headers, BAGGAGE, value));
+        } else {
+            self.context.inject(headers);
         }
-        baggage.iter().for_each(|value| add(BAGGAGE, value));
     }
 
     /// Notes how it ended.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tidegate_broker_client::layout;
 use tidegate_wire::nats::{
     self, Client, HeaderBlock, InvalidHeader, Publish, PublishError, SubscribeError, Subscriber,
 };
@@ -185,7 +186,7 @@ fn read(message: &nats::Message) -> Option<Answer> {
     };
     let result = match message.status() {
         Some(NO_RESPONDERS) => Err(Refusal::of_client(Failure::Unavailable)),
-        _ => outcome::of_reply(message.payload()),
+        _ => outcome::of_reply(layout::EVENT_STREAM, message.payload()),
     };
     Some(Answer { to, result })
 }

@@ -291,7 +291,7 @@ async fn take<'a>(
         let event = event?;
         let admitted = intake.admission.admit_within(share, size, intake.limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
-        intake.take(&event, Origin::Anonymous, &Context::default(), admitted).await
+        intake.take(event, Origin::Anonymous, &Context::default(), admitted).await
     };
     (packet_id, taking.await)
 }

@@ -6,6 +6,7 @@ mod broker;
 mod busy;
 mod commit;
 mod connections;
+mod delayed;
 mod device;
 mod direct;
 mod disk;
