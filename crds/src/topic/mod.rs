@@ -1,5 +1,6 @@
 //! EventTopic: a durable stream of CloudEvents on a broker of its own.
 
+mod delayed;
 mod status;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::delayed::DelayedEvents;
 pub use self::status::{Address, BrokerStatus, DataLoss, EventTopicStatus, StreamRecord};
 use crate::schema;
 use crate::{Duration, Size};
@@ -44,6 +46,7 @@ use crate::{Duration, Size};
 #[x_kube(validation = Rule::new("self.routing == 'Direct' || quantity(self.broker.storage.size).asApproximateFloat() >= 64.0 * quantity(self.maxEventSize).asApproximateFloat()").message("broker.storage.size must be at least 64 times maxEventSize, so that a dead letter of the largest event has room: make maxEventSize smaller, or make the topic with more storage").field_path(".maxEventSize"))]
 #[x_kube(validation = Rule::new("!has(self.retention.maxAge) || duration(self.retention.maxAge) >= duration(self.deduplicationWindow)").message("retention.maxAge must be at least deduplicationWindow (2m unless set): an event that is gone cannot be recognised when it is published again; make maxAge longer, or deduplicationWindow shorter").field_path(".retention.maxAge"))]
 #[x_kube(validation = Rule::new("self.routing != 'Direct' || !(has(self.retention.maxAge) || has(self.retention.maxSize))").message("routing: Direct stores nothing: remove retention, or choose routing: Queued").field_path(".retention"))]
+#[x_kube(validation = Rule::new("self.routing != 'Direct' || !has(self.delayedEvents)").message("routing: Direct stores nothing, so no event can wait: remove delayedEvents, or choose routing: Queued").field_path(".delayedEvents"))]
 pub struct EventTopicSpec {
     /// Way in which events travel. Queued (the default): through a stream; what is acknowledged is stored and delivered
     /// until it is handled. Direct: from publisher to handler at once; nothing is stored, and an event that meets no free
@@ -77,6 +80,11 @@ pub struct EventTopicSpec {
     #[serde(default = "default_max_event_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('8Mi')) <= 0 && quantity(self).compareTo(quantity('1Ki')) >= 0").message("maxEventSize must be between 1Ki and 8Mi; for larger data publish a reference to it"))]
     pub max_event_size: Size,
+    /// Events that are published at a time of their own, which their publisher says (header Tidegate-Deliver-At or attribute
+    /// tidegatedeliverat). Unset: such events are refused with 422. They take a quarter of what the events leave of the
+    /// volume. When it is removed, what waits is still published at its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed_events: Option<DelayedEvents>,
     /// Policy for the stored events when this EventTopic is deleted. Retain (the default) keeps the broker's volumes and
     /// keys: a topic made again under the same name has its events again. Delete removes them. The policy counts that
     /// the topic has at that moment.

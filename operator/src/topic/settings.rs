@@ -1,7 +1,9 @@
 //! A topic's specification, checked once and turned into numbers.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{Capacity, Flush, Routing};
 use tidegate_crds::topic::{self, Durability, EventTopicSpec, WhenFull};
@@ -27,6 +29,11 @@ const MAX_EVENTS_PERCENT: u64 = 85;
 const DEAD_LETTERS_PERCENT: u64 = 40;
 const RETRIES_PERCENT: u64 = 40;
 const ATTEMPTS_PERCENT: u64 = 20;
+/// Share of events that wait for their time in what the events leave, where a topic takes such events; the others divide
+/// the rest.
+const LATER_PERCENT: u64 = 25;
+/// An event may wait at least so long, and at most.
+const MAX_DELAY: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(8760 * 3600);
 /// The broker keeps events at least so long, and recognises repetitions at least so long.
 const MIN_DURATION: Duration = Duration::from_secs(1);
 /// Every message id of this time is in the broker's memory.
@@ -79,6 +86,8 @@ impl Settings {
         let max_bytes = event_bytes(spec, volume, max_event_size)?;
         let file_store = percent(volume, FILE_STORE_PERCENT);
         let left = percent(volume, PROMISED_PERCENT).saturating_sub(max_bytes);
+        let later = later(spec, left)?;
+        let left = left.saturating_sub(later.map_or(0, |later| later.max_bytes.unsigned_abs()));
         let (max_age, deduplication_window) = times(spec)?;
         let replicas = spec.broker.replicas;
         Ok(Self {
@@ -98,6 +107,7 @@ impl Settings {
                 dead_letter_bytes: signed("broker.storage.size", percent(left, DEAD_LETTERS_PERCENT))?,
                 retry_bytes: signed("broker.storage.size", percent(left, RETRIES_PERCENT))?,
                 attempt_bytes: signed("broker.storage.size", percent(left, ATTEMPTS_PERCENT))?,
+                later,
                 max_age,
                 drop_oldest: spec.retention.when_full == WhenFull::DropOldest,
                 deduplication_window,
@@ -144,6 +154,17 @@ fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Resul
         ));
     }
     Ok(bytes)
+}
+
+/// How events are kept that wait for their time, where there are so many bytes for that and for what handlers keep.
+fn later(spec: &EventTopicSpec, bytes: u64) -> Result<Option<Later>, Error> {
+    let Some(delayed) = &spec.delayed_events else { return Ok(None) };
+    let max_delay = duration("delayedEvents.maxDelay", &delayed.max_delay)?;
+    if !MAX_DELAY.contains(&max_delay) {
+        return Err(invalid("delayedEvents.maxDelay", "must be between 1m and 8760h"));
+    }
+    let max_bytes = signed("broker.storage.size", percent(bytes, LATER_PERCENT))?;
+    Ok(Some(Later { max_bytes, max_delay }))
 }
 
 /// How long events are kept, and how long repetitions are recognised.
@@ -243,6 +264,23 @@ mod tests {
         assert!(settings.release_handled);
         assert_eq!(settings.streams.deduplication_window, Duration::from_secs(120));
         assert!(settings.sync_always && !settings.streams.drop_oldest);
+    }
+
+    #[test]
+    fn events_that_wait_have_a_quarter_of_what_the_others_have_without_them() {
+        let without = settings(json!({})).unwrap().streams;
+        let with = settings(json!({"delayedEvents": {}})).unwrap().streams;
+        assert_eq!((without.later, with.max_bytes), (None, without.max_bytes));
+        let later = with.later.unwrap();
+        assert_eq!(later.max_delay, Duration::from_secs(30 * 24 * 3600));
+        let of_handlers =
+            |streams: &streams::Topic| streams.dead_letter_bytes + streams.retry_bytes + streams.attempt_bytes;
+        assert!(later.max_bytes + of_handlers(&with) <= of_handlers(&without) + 100);
+        assert!(later.max_bytes > 255 << 20, "{}", later.max_bytes);
+        for max_delay in ["59s", "8761h", "soon"] {
+            let error = settings(json!({"delayedEvents": {"maxDelay": max_delay}})).unwrap_err();
+            assert!(error.to_string().contains("spec.delayedEvents.maxDelay"), "{error}");
+        }
     }
 
     #[test]

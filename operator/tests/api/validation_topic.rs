@@ -52,6 +52,10 @@ fn wrong() -> Vec<Wrong> {
         (json!({"broker": {"tolerations": {"key": "a"}}}), "spec.broker.tolerations", "array"),
         (json!({"routing": "Fast"}), "spec.routing", "\"Queued\", \"Direct\""),
         (json!({"routing": "Direct", "retention": {"maxAge": "1h"}}), "spec.retention", "stores nothing"),
+        (json!({"routing": "Direct", "delayedEvents": {}}), "spec.delayedEvents", "routing: Queued"),
+        (json!({"delayedEvents": {"maxDelay": "30s"}}), "spec.delayedEvents.maxDelay", "between 1m and 8760h"),
+        (json!({"delayedEvents": {"maxDelay": "8761h"}}), "spec.delayedEvents.maxDelay", "between 1m and 8760h"),
+        (json!({"delayedEvents": {"maxDelay": "30d"}}), "spec.delayedEvents.maxDelay", "1h30m"),
         (json!({"natsPublishers": ["Checkout"]}), "spec.natsPublishers[0]", "should match"),
         (json!({"natsPublishers": ["a", "a"]}), "spec.natsPublishers[1]", "Duplicate"),
     ]
