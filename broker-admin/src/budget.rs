@@ -106,6 +106,8 @@ impl Budget {
                 discard: Discard::New,
                 max_message_size: self.max_message_size,
                 duplicate_window: RETRY_WINDOW,
+                // What is parked is copied in batches.
+                allow_atomic_publish: true,
                 metadata: uid.map(|uid| (UID.to_owned(), uid.to_owned())).into_iter().collect(),
                 ..common
             },

@@ -147,7 +147,8 @@ impl ByKey {
         match input {
             Input::Arrived(arrived) => Some(arrived.id.lane),
             Input::Attempted(id, _) | Input::Acknowledged(id, _) | Input::Renewed(id, _) => Some(id.lane),
-            Input::Parked(id, _) | Input::Unparked(id, _) | Input::Marked(id, _) => Some(id.lane),
+            Input::Unparked(id, _) | Input::Marked(id, _) => Some(id.lane),
+            Input::Parked(ids, _) => ids.first().map(|id| id.lane),
             Input::Fetched(lane, ..) | Input::Inbox(lane, ..) => Some(*lane),
             Input::State(lane, _) | Input::Waiting(lane, _) | Input::Unpinned(lane) => Some(*lane),
             Input::Reclaimed(lane, _) => Some(*lane),

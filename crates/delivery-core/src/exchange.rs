@@ -52,14 +52,14 @@ pub struct Arrived {
     pub again: bool,
 }
 
-/// What became of a copy for the shelf.
+/// What became of copies for the shelf, which are stored all together or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ParkResult {
-    /// It is stored.
+    /// They are stored.
     Stored,
-    /// It is not: the shelf is full, or there is none.
+    /// They are not: the shelf is full, or there is none.
     Refused,
-    /// It may be stored or not.
+    /// They may be stored or not.
     Unknown,
 }
 
@@ -164,8 +164,8 @@ pub enum Input {
     Acknowledged(Id, bool),
     /// Whether the broker confirmed a renewal.
     Renewed(Id, bool),
-    /// Whether the copy of an event is on the shelf.
-    Parked(Id, ParkResult),
+    /// Whether the copies of these events are on the shelf.
+    Parked(Vec<Id>, ParkResult),
     /// What is parked first of a key.
     Fetched(Lane, Key, FetchResult),
     /// Whether a parked event is removed from the shelf.
@@ -252,11 +252,11 @@ pub enum Action {
         /// How long the broker keeps it.
         wait: Moment,
     },
-    /// Copy the event to the shelf.
+    /// Copy events to the shelf: all together or none, in this order.
     Park {
-        /// The event.
-        id: Id,
-        /// Its key.
+        /// The events, at least one, all of a lane.
+        ids: Vec<Id>,
+        /// Their key.
         key: Key,
     },
     /// Read the first parked event of a key.

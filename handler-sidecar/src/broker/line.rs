@@ -126,6 +126,11 @@ impl Line {
         }
     }
 
+    /// Sends a message to which there is no answer. Whether it is sent.
+    pub fn send(&self, message: &Publish<'_>) -> bool {
+        self.client.current_link().connected && self.client.try_publish(message).is_ok()
+    }
+
     /// Asks the broker something by this message. Whether it is sent.
     pub fn ask(&mut self, number: u64, question: &Publish<'_>) -> bool {
         let answers = match &mut self.answers {

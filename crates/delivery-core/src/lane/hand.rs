@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::terms::Terms;
 use crate::event::{Id, Key, Moment};
+use crate::exchange::Arrived;
 
 /// How far an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +44,8 @@ pub struct Held {
     pub stage: Stage,
     /// Whether another owner may have had it.
     pub again: bool,
+    /// Its size.
+    pub bytes: usize,
 }
 
 /// All events in hand, by their sequence in the stream.
@@ -51,11 +54,11 @@ pub struct Hand(BTreeMap<u64, Held>);
 
 impl Hand {
     /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
-    pub fn take(&mut self, id: Id, key: Key, until: Moment, again: bool) -> &mut Held {
-        let new = Held { id, key, until, renewing: None, stage: Stage::Waiting(0), again };
+    pub fn take(&mut self, arrived: &Arrived, until: Moment, again: bool) {
+        let Arrived { id, key, bytes, .. } = *arrived;
+        let new = Held { id, key, until, renewing: None, stage: Stage::Waiting(0), again, bytes };
         let held = self.0.entry(id.sequence).or_insert(new);
         held.until = held.until.max(until);
-        held
     }
 
     /// The event, if it is in hand.
@@ -142,9 +145,13 @@ impl Hand {
         untried > above || self.0.values().any(is_unsure)
     }
 
-    /// Whether so many are at work: all but heads that wait, and markers.
-    pub fn is_full(&self, at_work: usize) -> bool {
-        let rests = |held: &&Held| matches!(held.stage, Stage::Marker | Stage::Waiting(1..));
+    /// Whether so many are at work: all but heads that wait, markers, and what goes to the shelf, or will in a moment.
+    pub fn is_full(&self, at_work: usize, is_parked: impl Fn(Key) -> bool) -> bool {
+        let rests = |held: &&Held| match held.stage {
+            Stage::Marker | Stage::Waiting(1..) | Stage::Copying { .. } => true,
+            Stage::Waiting(0) => is_parked(held.key),
+            Stage::Running | Stage::Settled { .. } => false,
+        };
         self.len() >= at_work && self.len() - self.0.values().filter(rests).count() >= at_work
     }
 
@@ -192,7 +199,7 @@ mod tests {
     fn hand(events: &[(u64, Key, Stage)]) -> Hand {
         let held = |(sequence, key, stage): &(u64, Key, Stage)| {
             let id = Id { lane: 0, sequence: *sequence, stored: 0, delivery: 1, arrival: 1 };
-            (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage, again: false })
+            (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage, again: false, bytes: 1 })
         };
         Hand(events.iter().map(held).collect())
     }
@@ -212,6 +219,15 @@ mod tests {
         ] {
             assert_eq!(hand(&events).next(10), expected, "{what}");
         }
+    }
+
+    #[test]
+    fn what_goes_to_the_shelf_leaves_room() {
+        let copying = Stage::Copying { asked: true, unsure: false };
+        let hand =
+            hand(&[(1, 1, Stage::Waiting(9)), (2, 1, copying), (3, 1, Stage::Waiting(0)), (4, 2, Stage::Running)]);
+        assert!(hand.is_full(1, |_| true) && !hand.is_full(2, |_| true));
+        assert!(hand.is_full(2, |_| false), "without room on the shelf the third stays");
     }
 
     #[test]

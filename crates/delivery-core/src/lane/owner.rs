@@ -100,7 +100,7 @@ impl Owner {
             Input::Attempted(id, Some(disposition)) => self.attempted(now, id, disposition),
             Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
             Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
-            Input::Parked(id, result) => self.parked(now, id, result),
+            Input::Parked(ids, result) => self.parked(now, &ids, result),
             Input::Fetched(_, key, result) => self.fetched(now, key, result),
             Input::Unparked(id, removed) => self.unparked(id, removed),
             Input::Marked(id, written) => self.marked(id, written),
@@ -149,7 +149,7 @@ impl Owner {
             self.out.push(Action::Ask(self.lane));
         }
         // Behind the barrier everything that the broker waits for has to come.
-        let is_full = self.barrier.is_none() && self.hand.is_full(self.terms.at_work);
+        let is_full = self.barrier.is_none() && self.is_full(now);
         let batch = if is_full { batch.min(1) } else { batch };
         if batch > 0
             && self.leaving == Leaving::No
@@ -159,6 +159,12 @@ impl Owner {
             self.out.push(Action::Pull(Pull { lane: self.lane, inbox, batch, expires, kind: Kind::Pinned(pin) }));
         }
         out.append(&mut self.out);
+    }
+
+    /// Whether enough is at work. Where the shelf has no room, what would go there is.
+    fn is_full(&self, now: Moment) -> bool {
+        let is_open = self.parked.is_open(now) && !self.parked.is_refused();
+        self.hand.is_full(self.terms.at_work, |key| is_open && self.parked.get(key).is_some())
     }
 
     /// Whether there is memory for more than one parked event.
@@ -260,7 +266,7 @@ impl Owner {
     }
 
     fn arrived(&mut self, now: Moment, arrived: &Arrived) {
-        let Arrived { id, key, inbox, ref pin, .. } = *arrived;
+        let Arrived { id, inbox, ref pin, .. } = *arrived;
         let known = self.hand.has(id.sequence);
         let (sent, ours) = match self.pulls.served(inbox, pin) {
             Served::Ours(sent) => (Some(sent), true),
@@ -294,7 +300,7 @@ impl Owner {
             self.out.push(Action::Drop(id));
         }
         if until > now {
-            self.hand.take(id, key, until, arrived.again || again);
+            self.hand.take(arrived, until, arrived.again || again);
             self.recall(id);
         }
         self.changed(now);

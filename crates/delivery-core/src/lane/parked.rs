@@ -173,6 +173,11 @@ impl Parked {
         self.refused = self.refused.saturating_add(1);
     }
 
+    /// Whether the shelf had no room for the last copies. It may have room for one.
+    pub fn is_refused(&self) -> bool {
+        self.refused > 0
+    }
+
     /// Whether copies may be made.
     pub fn is_open(&self, now: Moment) -> bool {
         now >= self.not_before

@@ -15,6 +15,8 @@ const PARK_WAIT: Moment = 20;
 const AT_WORK: usize = 64;
 /// A quarter of what a lane has in hand when no key fails.
 const PARK_ABOVE: usize = 16;
+/// Half of the window: the other half comes meanwhile.
+const COPIES: usize = 256;
 
 /// The times of the protocol, all in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +44,8 @@ pub struct Terms {
     pub park_wait: Moment,
     /// as far as it is more than so many events: a few cost the window nothing, and to copy them is work.
     pub park_above: usize,
+    /// Copies that go to the shelf together, at most.
+    pub copies: usize,
     /// What the protocol consists of.
     pub rules: Rules,
 }
@@ -62,7 +66,7 @@ pub struct Rules {
     pub reclaiming: bool,
     /// That is asked for only where it is known to be with nobody.
     pub caution: bool,
-    /// Of a key one copy at a time is on its way to the shelf.
+    /// The copies of a key that are on their way to the shelf are stored all together or not at all.
     pub copies_in_turn: bool,
     /// The shelf is not asked for the events of a key while a copy of one is on its way to it.
     pub reads_alone: bool,
@@ -103,6 +107,7 @@ impl Terms {
             at_work: AT_WORK,
             park_wait: PARK_WAIT,
             park_above: PARK_ABOVE,
+            copies: COPIES,
             rules: Rules::default(),
         }
     }

@@ -70,7 +70,7 @@ pub struct Request {
     pub what: What,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum What {
     Acknowledge(Id),
     Renew(Id),
@@ -79,7 +79,7 @@ pub enum What {
     Reclaim(u64),
     State,
     Unpin,
-    Park(Id),
+    Park(Vec<Id>),
     Fetch(Key),
     Unpark(Id),
     Mark(Id),
@@ -87,15 +87,15 @@ pub enum What {
 
 impl What {
     /// What its sender learns if it does not arrive.
-    pub fn unanswered(self) -> Option<Input> {
-        match self {
+    pub fn unanswered(&self) -> Option<Input> {
+        match *self {
             Self::Acknowledge(id) => Some(Input::Acknowledged(id, false)),
             Self::Renew(id) => Some(Input::Renewed(id, false)),
             Self::GiveBack(_) => None,
             Self::Reclaim(_) => Some(Input::Reclaimed(0, false)),
             Self::State => Some(Input::State(0, None)),
             Self::Unpin => Some(Input::Unpinned(0)),
-            Self::Park(id) => Some(Input::Parked(id, ParkResult::Unknown)),
+            Self::Park(ref ids) => Some(Input::Parked(ids.clone(), ParkResult::Unknown)),
             Self::Fetch(key) => Some(Input::Fetched(0, key, FetchResult::Unknown)),
             Self::Unpark(id) => Some(Input::Unparked(id, false)),
             Self::Mark(id) => Some(Input::Marked(id, false)),
@@ -105,7 +105,7 @@ impl What {
     /// The same of an answer that came, if it is one of the shelf's: only of those it matters that they may be lost.
     pub fn unheard(answer: &Input) -> Option<Input> {
         let what = match answer {
-            Input::Parked(id, _) => Self::Park(*id),
+            Input::Parked(ids, _) => Self::Park(ids.clone()),
             Input::Fetched(_, key, _) => Self::Fetch(*key),
             Input::Unparked(id, _) => Self::Unpark(*id),
             Input::Marked(id, _) => Self::Mark(*id),

@@ -19,10 +19,16 @@ impl Shelf {
         self.copies.contains(&sequence)
     }
 
-    /// Takes a copy.
-    pub fn park(&mut self, sequence: u64) -> ParkResult {
-        if self.known.insert(sequence) {
-            self.copies.push(sequence);
+    /// Takes copies: one that is known is stored already, and several of which one is known are refused, without saying
+    /// which.
+    pub fn park(&mut self, ids: &[Id]) -> ParkResult {
+        if ids.len() > 1 && ids.iter().any(|id| self.known.contains(&id.sequence)) {
+            return ParkResult::Unknown;
+        }
+        for id in ids {
+            if self.known.insert(id.sequence) {
+                self.copies.push(id.sequence);
+            }
         }
         ParkResult::Stored
     }

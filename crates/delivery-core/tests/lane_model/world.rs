@@ -134,6 +134,7 @@ impl Lane {
             at_work: 8,
             park_wait: 1,
             park_above: 0,
+            copies: if self.rules.copies_in_turn { 2 } else { 1 },
             rules: self.rules,
         }
     }
@@ -204,7 +205,7 @@ impl State {
                     self.send(node, What::Reclaim(sequences.iter().fold(0, |bits, sequence| bits | 1 << sequence)));
                 }
                 Action::Unpin(_) => self.send(node, What::Unpin),
-                Action::Park { id, .. } => self.send(node, What::Park(id)),
+                Action::Park { ids, .. } => self.send(node, What::Park(ids)),
                 Action::Fetch { key, .. } => self.send(node, What::Fetch(key)),
                 Action::Unpark { id } => self.send(node, What::Unpark(id)),
                 Action::Mark { id } => self.send(node, What::Mark(id)),
@@ -298,8 +299,8 @@ impl State {
     /// The shelf has no room for a copy.
     pub fn refuse(&mut self, request: &Request) {
         self.requests.remove(request);
-        let What::Park(id) = request.what else { panic!("only copies are refused") };
-        self.nodes[request.node].answers.push(Input::Parked(id, ParkResult::Refused));
+        let What::Park(ids) = &request.what else { panic!("only copies are refused") };
+        self.nodes[request.node].answers.push(Input::Parked(ids.clone(), ParkResult::Refused));
     }
 
     /// The broker is killed and comes back. What was on its way to it is lost; what it sent may still arrive.
@@ -367,7 +368,10 @@ impl State {
                 broker.pin = None;
                 Some(Input::Unpinned(0))
             }
-            What::Park(id) => Some(Input::Parked(id, self.shelf.park(id.sequence))),
+            What::Park(ids) => {
+                let result = self.shelf.park(&ids);
+                Some(Input::Parked(ids, result))
+            }
             What::Fetch(key) => Some(Input::Fetched(0, key, self.shelf.fetch(key, |sequence| lane.key(sequence)))),
             What::Unpark(id) => {
                 self.shelf.unpark(id.sequence);

@@ -70,8 +70,8 @@ impl<F> Runner<'_, F> {
             Came::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, Heard::Closed)),
             Came::Answer(number, answer) => match self.questions.answered(Instant::now(), number, &answer) {
                 Some(Learnt::Input(input)) => {
-                    if let Input::Parked(id, ParkResult::Stored) = input {
-                        self.events.parked(id);
+                    if let Input::Parked(ids, ParkResult::Stored) = &input {
+                        self.events.parked(ids);
                     }
                     self.input(input);
                 }

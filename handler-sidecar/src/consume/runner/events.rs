@@ -80,10 +80,12 @@ impl Events {
         }
     }
 
-    /// A copy of it is on the shelf.
-    pub fn parked(&mut self, id: Id) {
-        if let Some(here) = self.here.get_mut(&id.arrival) {
-            here.how = Settled::Parked;
+    /// Copies of them are on the shelf.
+    pub fn parked(&mut self, ids: &[Id]) {
+        for id in ids {
+            if let Some(here) = self.here.get_mut(&id.arrival) {
+                here.how = Settled::Parked;
+            }
         }
     }
 

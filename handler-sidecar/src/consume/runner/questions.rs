@@ -38,8 +38,8 @@ pub enum Question {
     Count(Lane),
     /// The end of its pin.
     Unpin(Lane),
-    /// To keep a copy of an event on the shelf.
-    Park(Id),
+    /// To keep copies of events on the shelf, all together or none.
+    Park(Vec<Id>),
     /// What is parked first of a key; whether a former owner may have begun an attempt of it.
     Read(Lane, Key, bool),
     /// To remove a parked event.
@@ -68,7 +68,9 @@ impl Question {
             Self::Reclaim(lane) => Input::Reclaimed(*lane, true),
             Self::Count(lane) => Input::Waiting(*lane, pull::waiting(payload)),
             Self::Unpin(lane) => Input::Unpinned(*lane),
-            Self::Park(id) => Input::Parked(*id, publish_ack::sequence(answer).ok().map(|_| ParkResult::Stored)?),
+            Self::Park(ids) => {
+                Input::Parked(ids.clone(), publish_ack::sequence(answer).ok().map(|_| ParkResult::Stored)?)
+            }
             Self::Read(lane, key, again) => match parked::first(payload) {
                 First::Copy(copy) => return Some(Learnt::Parked(*lane, *key, *again, Box::new(copy))),
                 First::Nothing => Input::Fetched(*lane, *key, FetchResult::Nothing),
@@ -88,8 +90,8 @@ impl Question {
             Self::Reclaim(lane) => Input::Reclaimed(*lane, false),
             Self::Count(lane) => Input::Waiting(*lane, None),
             Self::Unpin(lane) => Input::Unpinned(*lane),
-            Self::Park(id) if is_refused => Input::Parked(*id, ParkResult::Refused),
-            Self::Park(id) => Input::Parked(*id, ParkResult::Unknown),
+            Self::Park(ids) if is_refused => Input::Parked(ids.clone(), ParkResult::Refused),
+            Self::Park(ids) => Input::Parked(ids.clone(), ParkResult::Unknown),
             Self::Read(lane, key, _) => Input::Fetched(*lane, *key, FetchResult::Unknown),
             Self::Unpark(id) => Input::Unparked(*id, false),
             Self::Mark(id) => Input::Marked(*id, false),
@@ -137,6 +139,12 @@ impl Questions {
     pub fn asked(&mut self, now: Instant, number: u64, question: Question, sent: bool) {
         self.open.insert(number, Open { question, is_refused: !sent });
         self.ends_at(now + if sent { self.patience } else { PAUSE }, number);
+    }
+
+    /// It could not even be sent.
+    pub fn not_asked(&mut self, now: Instant, question: Question) {
+        let number = self.next();
+        self.asked(now, number, question, false);
     }
 
     fn ends_at(&mut self, end: Instant, number: u64) {
@@ -238,14 +246,14 @@ mod tests {
         ] {
             let mut questions = Questions::new(PATIENCE);
             let number = questions.next();
-            questions.asked(now, number, Question::Park(id), sent);
+            questions.asked(now, number, Question::Park(vec![id]), sent);
             let learnt = payload.and_then(|payload| questions.answered(now, number, &answer(payload)));
             assert_eq!(learnt, None, "{what}");
-            assert_eq!(questions.expired(now + PATIENCE), Some(Input::Parked(id, expected)), "{what}");
+            assert_eq!(questions.expired(now + PATIENCE), Some(Input::Parked(vec![id], expected)), "{what}");
         }
         let mut questions = Questions::new(PATIENCE);
-        questions.asked(now, 1, Question::Park(id), true);
+        questions.asked(now, 1, Question::Park(vec![id]), true);
         let stored = answer(r#"{"stream":"retries_billing","seq":7,"duplicate":true}"#);
-        assert_eq!(questions.answered(now, 1, &stored), input(Input::Parked(id, ParkResult::Stored)));
+        assert_eq!(questions.answered(now, 1, &stored), input(Input::Parked(vec![id], ParkResult::Stored)));
     }
 }

@@ -8,14 +8,17 @@ use crate::exchange::{Action, FetchResult, ParkResult};
 use crate::lane::hand::{Held, Stage};
 use crate::lane::parked::{Front, Mark};
 
+/// Bytes of events that are copied together, unless it is one event. The broker keeps them aside until it has all.
+const MAX_BYTES: usize = 1024 * 1024;
+
 /// What of one key is in hand, seen from its oldest event on.
 struct Queue {
     head: u64,
     /// Whether the others wait for longer than an attempt takes.
     is_blocked: bool,
-    /// The oldest of the others that is not copied.
-    first: Option<u64>,
-    /// Whether that one may be on the shelf already.
+    /// The others that are not copied, oldest first; if one may be on the shelf already, the oldest such one alone.
+    copies: Vec<u64>,
+    /// Whether it is that.
     is_unsure: bool,
     /// Whether a copy is under way.
     is_copying: bool,
@@ -49,23 +52,29 @@ impl Owner {
         true
     }
 
-    /// A copy is on the shelf, or not.
-    pub(super) fn parked(&mut self, now: Moment, id: Id, result: ParkResult) {
-        let Some(held) = self.held(id) else { return };
-        let Stage::Copying { unsure, .. } = held.stage else { return };
-        held.stage = match result {
-            ParkResult::Stored => Stage::Settled { asked: false },
-            ParkResult::Refused if !unsure => Stage::Waiting(0),
-            ParkResult::Refused | ParkResult::Unknown => Stage::Copying { asked: false, unsure: true },
-        };
+    /// Copies are on the shelf, or not.
+    pub(super) fn parked(&mut self, now: Moment, ids: &[Id], result: ParkResult) {
+        let mut are_ours = false;
+        for id in ids {
+            let Some(held) = self.held(*id) else { continue };
+            let Stage::Copying { unsure, .. } = held.stage else { continue };
+            are_ours = true;
+            held.stage = match result {
+                ParkResult::Stored => Stage::Settled { asked: false },
+                ParkResult::Refused if !unsure => Stage::Waiting(0),
+                ParkResult::Refused | ParkResult::Unknown => Stage::Copying { asked: false, unsure: true },
+            };
+            if result == ParkResult::Stored {
+                self.copies.note(*id);
+            }
+        }
         match result {
-            ParkResult::Stored => {
+            ParkResult::Stored if are_ours => {
                 self.parked.taken();
-                self.copies.note(id);
                 self.changed(now);
             }
-            ParkResult::Refused => self.parked.refused(&self.terms, now),
-            ParkResult::Unknown => {}
+            ParkResult::Refused if are_ours => self.parked.refused(&self.terms, now),
+            _ => {}
         }
         self.give_up_if_left();
     }
@@ -172,8 +181,8 @@ impl Owner {
         }
     }
 
-    /// Copies what is behind heads that wait, oldest first, until few enough are left. Of a key one at a time, so that
-    /// the shelf has them in their order.
+    /// Copies what is behind heads that wait, oldest first, until few enough are left. Of a key one copy at a time, or
+    /// several that are stored all together or not at all, so that the shelf has them in their order.
     fn park(&mut self, now: Moment) {
         let is_blocked = !self.parked.is_empty() || self.hand.has_waits(now + self.terms.park_wait);
         if !is_blocked || !self.hand.may_have_to_park(self.terms.park_above) {
@@ -182,22 +191,38 @@ impl Owner {
         let rules = self.terms.rules;
         let (queues, behind) = self.queues(now);
         let mut excess = behind.saturating_sub(self.terms.park_above);
-        let mut firsts: Vec<(u64, Key)> = queues.iter().filter_map(|(key, queue)| Some((queue.first?, *key))).collect();
-        firsts.sort_unstable();
-        for (sequence, key) in firsts {
-            let Some(queue) = queues.get(&key) else { continue };
+        let mut queues: Vec<(Key, Queue)> = queues.into_iter().filter(|(_, queue)| !queue.copies.is_empty()).collect();
+        queues.sort_unstable_by_key(|(_, queue)| queue.copies.first().copied());
+        for (key, queue) in queues {
             let is_reading = self.parked.get(key).is_some_and(|line| line.front == Front::Reading);
             let is_busy = (queue.is_copying && rules.copies_in_turn) || (is_reading && rules.reads_alone);
             if is_busy || !queue.is_blocked || (excess == 0 && !queue.is_unsure) {
                 continue;
             }
-            let Some(held) = self.hand.get_mut(sequence) else { continue };
-            held.stage = Stage::Copying { asked: true, unsure: queue.is_unsure };
-            let id = held.id;
+            let limit = match queue.is_unsure || self.parked.is_refused() {
+                true => 1,
+                false => self.terms.copies.min(excess),
+            };
+            let ids = self.take_for_copies(&queue.copies, limit, queue.is_unsure);
+            excess = excess.saturating_sub(ids.len());
             self.parked.line(key, queue.head);
-            self.out.push(Action::Park { id, key });
-            excess = excess.saturating_sub(1);
+            self.out.push(Action::Park { ids, key });
         }
+    }
+
+    /// Takes so many of these events for being copied, but no more bytes than go together.
+    fn take_for_copies(&mut self, sequences: &[u64], limit: usize, unsure: bool) -> Vec<Id> {
+        let (mut ids, mut bytes) = (Vec::new(), 0);
+        for sequence in sequences.iter().take(limit) {
+            let Some(held) = self.hand.get_mut(*sequence) else { break };
+            bytes += held.bytes;
+            if bytes > MAX_BYTES && !ids.is_empty() {
+                break;
+            }
+            held.stage = Stage::Copying { asked: true, unsure };
+            ids.push(held.id);
+        }
+        ids
     }
 
     /// Each key's part of what is in hand, and how many events wait behind heads that are blocked.
@@ -212,18 +237,20 @@ impl Owner {
             let sequence = held.id.sequence;
             let Some(queue) = queues.get_mut(&held.key) else {
                 let (head, is_blocked) = (sequence, is_blocked(held));
-                let queue = Queue { head, is_blocked, first: None, is_unsure: false, is_copying: false };
+                let queue = Queue { head, is_blocked, copies: Vec::new(), is_unsure: false, is_copying: false };
                 queues.insert(held.key, queue);
                 continue;
             };
             match held.stage {
                 Stage::Waiting(_) if queue.is_blocked => {
                     behind += 1;
-                    queue.first = queue.first.or(Some(sequence));
+                    if !queue.is_unsure {
+                        queue.copies.push(sequence);
+                    }
                 }
                 Stage::Copying { asked: true, .. } => queue.is_copying = true,
-                Stage::Copying { asked: false, .. } => {
-                    queue.first = Some(sequence);
+                Stage::Copying { asked: false, .. } if !queue.is_unsure => {
+                    queue.copies = vec![sequence];
                     queue.is_unsure = true;
                 }
                 _ => {}
