@@ -9,7 +9,7 @@
 //! one of the broker's own headers (`Nats-…`), and none of those for an attribute.
 
 use bytes::Bytes;
-use tidegate_cloudevents::{Builder, Event, EventInPlace, Invalid, header_value, json, media_type};
+use tidegate_cloudevents::{Builder, Event, EventHeader, EventInPlace, Invalid, header_value, json, media_type};
 use tidegate_wire::nats;
 
 /// The header that holds `datacontenttype`.
@@ -142,18 +142,23 @@ pub fn decode<'a>(headers: impl StoredHeaders<'a>, payload: Bytes) -> Result<Eve
 }
 
 /// The event of a stored message, if its headers can be passed on as they are. Of an event that is read in place,
-/// [`decode`] makes one with the same attributes; what is not may still be an event.
-pub fn read_in_place<'a>(headers: &impl StoredHeaders<'a>) -> Option<EventInPlace<'a>> {
+/// [`decode`] makes one with the same attributes; what is not may still be an event. The headers are read once, and those
+/// that are no part of the event are given to `other`.
+pub fn read_in_place<'a>(
+    headers: &impl StoredHeaders<'a>,
+    mut other: impl FnMut(&'a str, &'a str),
+) -> Option<EventInPlace<'a>> {
     if headers.problem().is_some() {
         return None;
     }
-    let mut content_types = headers.pairs().filter(|(name, _)| matches!(Name::parse(name), Name::ContentType));
-    let (content_type, None) = (content_types.next(), content_types.next()) else { return None };
-    let attributes = headers.pairs().filter_map(|(name, value)| match Name::parse(name) {
-        Name::Attribute(attribute) => Some((attribute, value)),
-        Name::ContentType | Name::Other => None,
-    });
-    EventInPlace::new(attributes, content_type.map(|(_, value)| value))
+    EventInPlace::new(headers.pairs().filter_map(|(name, value)| match Name::parse(name) {
+        Name::ContentType => Some(EventHeader::ContentType(value)),
+        Name::Attribute(attribute) => Some(EventHeader::Attribute(attribute, value)),
+        Name::Other => {
+            other(name, value);
+            None
+        }
+    }))
 }
 
 /// What decides an event's partition, and the order of its delivery where that is asked for: the `partitionkey`
@@ -301,7 +306,7 @@ mod tests {
         let read = |more: &[(&str, &str)]| {
             let mut headers = encode(&Event::builder("1", "/s", "t").build().unwrap()).0;
             more.iter().for_each(|(name, value)| headers.append(*name, *value));
-            read_in_place(&&message(&headers, b"x")).map(|event| partition_key_in_place(&event).to_owned())
+            read_in_place(&&message(&headers, b"x"), |_, _| {}).map(|event| partition_key_in_place(&event).to_owned())
         };
         assert_eq!(read(&[("Nats-Msg-Id", "x"), ("content-type", "a/b")]).as_deref(), Some("1"));
         assert_eq!(read(&[("ce-subject", "s"), ("ce-partitionkey", "")]).as_deref(), Some("s"));
@@ -310,7 +315,7 @@ mod tests {
         for more in [&[structured][..], &[("content-type", "a/b"), ("Content-Type", "a/b")], &[("CE-X", "1")]] {
             assert_eq!(read(more), None, "{more:?}");
         }
-        assert!(read_in_place(&&malformed(b"x")).is_none());
+        assert!(read_in_place(&&malformed(b"x"), |_, _| {}).is_none());
     }
 
     proptest! {
@@ -333,7 +338,7 @@ mod tests {
                 Some(&headers).pairs().map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
             expected.sort_by_key(|pair| pairs.iter().position(|other| other == pair));
             prop_assert_eq!(pairs, expected);
-            if let Some(in_place) = read_in_place(&&message) {
+            if let Some(in_place) = read_in_place(&&message, |_, _| {}) {
                 prop_assert!(in_place.attributes().all(|(name, value)| event.attribute(name) == Some(value)));
                 prop_assert_eq!(in_place.attributes().count(), event.attributes().count());
                 prop_assert_eq!(partition_key_in_place(&in_place), partition_key(&event));

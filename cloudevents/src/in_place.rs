@@ -20,19 +20,23 @@ pub struct EventInPlace<'a> {
     content_type: Option<&'a str>,
 }
 
+/// A header of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventHeader<'a> {
+    /// An attribute: its name without the prefix, and its value as it is encoded.
+    Attribute(&'a str, &'a str),
+    /// The value of `content-type`.
+    ContentType(&'a str),
+}
+
 impl<'a> EventInPlace<'a> {
-    /// Reads attributes as headers have them: names without their prefix, values encoded.
-    pub fn new(
-        attributes: impl IntoIterator<Item = (&'a str, &'a str)>,
-        content_type: Option<&'a str>,
-    ) -> Option<Self> {
-        let mut event = Self { attributes: [("", ""); MAX_IN_PLACE], count: 0, size: 0, content_type };
-        attributes.into_iter().try_for_each(|(name, value)| event.add(name, value))?;
-        if let Some(content_type) = content_type {
-            let is_structured = media_type::essence(content_type).eq_ignore_ascii_case(media_type::STRUCTURED);
-            event.count_size("datacontenttype", content_type);
-            check_value("datacontenttype", content_type).ok().filter(|()| !is_structured)?;
-        }
+    /// Reads an event's headers, in one pass.
+    pub fn new(headers: impl IntoIterator<Item = EventHeader<'a>>) -> Option<Self> {
+        let mut event = Self { attributes: [("", ""); MAX_IN_PLACE], count: 0, size: 0, content_type: None };
+        headers.into_iter().try_for_each(|header| match header {
+            EventHeader::Attribute(name, value) => event.add(name, value),
+            EventHeader::ContentType(value) => event.add_content_type(value),
+        })?;
         let is_whole = ["specversion", "id", "source", "type"].iter().all(|name| event.attribute(name).is_some());
         let fits = event.size <= MAX_ATTRIBUTES_SIZE && event.event_type().len() <= MAX_TYPE_SIZE;
         (is_whole && fits).then_some(event)
@@ -50,6 +54,15 @@ impl<'a> EventInPlace<'a> {
         self.count += 1;
         self.count_size(name, value);
         Some(())
+    }
+
+    fn add_content_type(&mut self, value: &'a str) -> Option<()> {
+        let is_structured = media_type::essence(value).eq_ignore_ascii_case(media_type::STRUCTURED);
+        if is_structured || self.content_type.replace(value).is_some() {
+            return None;
+        }
+        self.count_size("datacontenttype", value);
+        check_value("datacontenttype", value).ok()
     }
 
     /// As much as the line of a header takes.
@@ -119,7 +132,8 @@ mod tests {
     const REQUIRED: [(&str, &str); 4] = [("specversion", "1.0"), ("id", "1"), ("source", "/s"), ("type", "t.u")];
 
     fn read<'a>(more: &[(&'a str, &'a str)], content_type: Option<&'a str>) -> Option<EventInPlace<'a>> {
-        EventInPlace::new(REQUIRED.iter().chain(more).copied(), content_type)
+        let attributes = REQUIRED.iter().chain(more).map(|(name, value)| EventHeader::Attribute(name, value));
+        EventInPlace::new(attributes.chain(content_type.map(EventHeader::ContentType)))
     }
 
     #[test]
@@ -147,10 +161,12 @@ mod tests {
             assert!(read(&[more], None).is_none(), "{more:?}");
         }
         assert!(read(&[], Some("no media type")).is_none());
+        let twice = REQUIRED.map(|(name, value)| EventHeader::Attribute(name, value));
+        assert!(EventInPlace::new(twice.into_iter().chain([EventHeader::ContentType("a/b"); 2])).is_none());
         assert!(read(&[], Some("application/cloudevents+json; charset=utf-8")).is_none());
         for missing in 0..REQUIRED.len() {
             let others = REQUIRED.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, one)| *one);
-            assert!(EventInPlace::new(others, None).is_none());
+            assert!(EventInPlace::new(others.map(|(name, value)| EventHeader::Attribute(name, value))).is_none());
         }
         let long = "v".repeat(MAX_ATTRIBUTES_SIZE);
         assert!(read(&[("x", &long)], None).is_none());
@@ -180,7 +196,8 @@ mod tests {
             let required = [("specversion", version), ("id", "1".to_owned()), ("source", source), ("type", kind)];
             let mut all = required.map(|(name, value)| (name.to_owned(), value)).to_vec();
             all.extend(more);
-            let in_place = EventInPlace::new(all.iter().map(|(name, value)| (&**name, &**value)), content_type.as_deref());
+            let attributes = all.iter().map(|(name, value)| EventHeader::Attribute(name, value));
+            let in_place = EventInPlace::new(attributes.chain(content_type.as_deref().map(EventHeader::ContentType)));
             if let Some(in_place) = in_place {
                 let event = built(&all, content_type.as_deref()).expect("it is valid");
                 let mut expected = event.attributes().map(|(name, value)| (name, header_value::encode(value).into_owned())).collect::<Vec<_>>();

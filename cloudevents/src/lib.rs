@@ -22,5 +22,5 @@ pub mod mqtt;
 pub use attribute::is_allowed;
 pub use event::{Builder, Event, MAX_ATTRIBUTES, MAX_ATTRIBUTES_SIZE, MAX_TYPE_SIZE, MIN_MAX_SIZE, SPEC_VERSION};
 pub use http::Mode;
-pub use in_place::{Attributes, EventInPlace};
+pub use in_place::{Attributes, EventHeader, EventInPlace};
 pub use invalid::{Invalid, Malformed};

@@ -11,6 +11,7 @@ use crate::consume::process::{Context, Outgoing};
 use crate::deliver::post::{Answered, Attempt};
 use crate::event::filter::Judged;
 use crate::event::request::{self, Place};
+use crate::ops::trace::PublishContext;
 use crate::settle::outcome_log::Ending;
 
 /// How long a reply is tried. What waits for it is in flight and keeps others out.
@@ -33,7 +34,7 @@ impl Context {
         if let Some((outgoing, span)) = self.as_stored(message, place) {
             return self.deliver_once(message, &outgoing).instrument(span).await;
         }
-        let headers = message.headers();
+        let published = PublishContext::read(message.headers());
         let event = stored::decode(message.stored(), message.payload()).map_err(|invalid| invalid.to_string())?;
         match self.judge(&event).await {
             Judged::Passes => {}
@@ -41,8 +42,8 @@ impl Context {
             // Nothing of a Direct topic is kept.
             Judged::TooCostly => return Ok(Settled::Failed),
         }
-        let event = request::extended(event, headers, &self.config.topic, place)?;
-        let span = self.traces.process(headers, &event, place);
+        let event = request::extended(event, published, &self.config.topic, place)?;
+        let span = self.traces.process(published, &event, place);
         self.deliver_once(message, &Outgoing::Event(event)).instrument(span).await
     }
 

@@ -33,7 +33,7 @@ use crate::ops::budget::ByteBudget;
 use crate::ops::drain::Drain;
 use crate::ops::metrics::Metrics;
 use crate::ops::options::Options;
-use crate::ops::trace::{self, Traces};
+use crate::ops::trace::{self, PublishContext, Traces};
 use crate::settle::attempts::store::{Attempts, Known};
 use crate::settle::outcome::{self, Answer, Class, Reason, Settle};
 use crate::settle::outcome_log::{Ending, OutcomeLog};
@@ -140,9 +140,9 @@ impl Context {
         }
         let event = AsStored::read(message.stored())?;
         if place.sequence.is_some() {
-            self.traces.received(message.headers(), &event);
+            self.traces.received(event.published(), &event);
         }
-        let span = self.traces.process(message.headers(), &event, place);
+        let span = self.traces.process(event.published(), &event, place);
         let request = event.request(&self.config.topic, place, &span).ok()?;
         Some((Outgoing::AsStored(request), span))
     }
@@ -161,7 +161,8 @@ impl Context {
             Judged::Excluded | Judged::Failed(_) => return Break(Disposition::Over(Settled::Filtered)),
             Judged::TooCostly => return Break(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
-        self.traces.received(stored.headers(), &event);
+        let published = PublishContext::read(stored.headers());
+        self.traces.received(published, &event);
         let known = match stored.is_first() {
             true => Known::default(),
             false => Box::pin(self.attempts_so_far(stored)).await?,
@@ -170,9 +171,9 @@ impl Context {
             return Break(Box::pin(self.expire(stored, known, excess)).await);
         }
         let place = Place { attempt: known.record.requests().saturating_add(1), sequence: Some(stored.sequence()) };
-        match request::extended(event, stored.headers(), &self.config.topic, place) {
+        match request::extended(event, published, &self.config.topic, place) {
             Ok(event) => {
-                let span = self.traces.process(stored.headers(), &event, place);
+                let span = self.traces.process(published, &event, place);
                 Continue((Ready { outgoing: Outgoing::Event(event), place, known }, span))
             }
             Err(error) => Break(Box::pin(self.invalid(stored, error)).await),

@@ -5,24 +5,31 @@ use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Attributes, EventInPlace, header_value};
 use tidegate_telemetry::Span;
 use tidegate_wire::http::{HeaderLines, InvalidHeader};
-use tidegate_wire::nats::{Headers, Message};
+use tidegate_wire::nats::Message;
 
 use crate::event::request::{EncodedRequest, Place, USUAL_LINES, add_context};
-use crate::ops::trace;
+use crate::ops::trace::PublishContext;
 
 const PREFIX: &str = "ce-";
 
 /// A stored event that is sent without being taken apart.
 pub struct AsStored<'a> {
     event: EventInPlace<'a>,
-    headers: Option<Headers<'a>>,
+    published: PublishContext<'a>,
     payload: &'a Message,
 }
 
 impl<'a> AsStored<'a> {
     /// Reads it; `None`: it has to be taken apart.
     pub fn read(message: &'a Message) -> Option<Self> {
-        Some(Self { event: stored::read_in_place(&message)?, headers: message.headers(), payload: message })
+        let mut published = PublishContext::default();
+        let event = stored::read_in_place(&message, |name, value| published.note(name, value))?;
+        Some(Self { event, published, payload: message })
+    }
+
+    /// The context in which it was published.
+    pub fn published(&self) -> PublishContext<'a> {
+        self.published
     }
 
     /// The request, with the headers that [`super::request::extended`] and [`super::request::single`] give it.
@@ -36,11 +43,12 @@ impl<'a> AsStored<'a> {
         for (name, value) in self.event.attributes().filter(|(name, _)| !is_added(name)) {
             lines.push_prefixed(PREFIX, name, value.as_bytes())?;
         }
-        for (name, value) in trace::publish_context(&self.event, self.headers) {
+        for (name, value) in self.published.added_to(&self.event) {
             lines.push_prefixed(PREFIX, name, header_value::encode(value).as_bytes())?;
         }
         for (name, value) in added.iter().flatten() {
-            lines.push_prefixed(PREFIX, name, header_value::encode(value).as_bytes())?;
+            let mut digits = itoa::Buffer::new();
+            lines.push_prefixed(PREFIX, name, header_value::encode(value.write(&mut digits)).as_bytes())?;
         }
         if let Some(content_type) = self.event.data_content_type() {
             lines.push(stored::CONTENT_TYPE, content_type.as_bytes())?;
@@ -57,8 +65,8 @@ impl<'a> AsStored<'a> {
 /// With the context of its publish, as the handler gets it.
 impl Attributes for AsStored<'_> {
     fn attribute(&self, name: &str) -> Option<&str> {
-        let context = || trace::publish_context(&self.event, self.headers).find(|(found, _)| *found == name);
-        self.event.attribute(name).or_else(|| context().map(|(_, value)| value))
+        let added = || self.published.added_to(&self.event).find(|(added, _)| *added == name);
+        self.event.attribute(name).or_else(|| added().map(|(_, value)| value))
     }
 }
 
@@ -103,7 +111,8 @@ mod tests {
             let long = stored::decode(&message, message.payload_bytes()).ok();
             if let Some(short) = short {
                 let event = long.expect("it is an event");
-                let event = request::extended(event, message.headers(), "orders", place).unwrap();
+                let published = PublishContext::read(message.headers());
+                let event = request::extended(event, published, "orders", place).unwrap();
                 let expected = request::single(Format::Binary, &event).unwrap();
                 let request = short.request("orders", place, &Span::current()).unwrap();
                 prop_assert_eq!(sorted(&request), sorted(&expected));

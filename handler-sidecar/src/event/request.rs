@@ -1,15 +1,12 @@
 //! An event as a request to the handler: what is added to it, and the shape it gets.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use tidegate_broker_client::contract::Format;
 use tidegate_cloudevents::{Attributes, Event, http as binding, media_type};
 use tidegate_telemetry::Span;
 use tidegate_wire::http::{HeaderLines, InvalidHeader};
-use tidegate_wire::nats::Headers;
 
-use crate::ops::trace;
+use crate::ops::trace::{self, PublishContext};
 
 /// Where a request is in the life of its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +19,29 @@ pub struct Place {
 
 impl Place {
     /// The extensions by which an event says so, with their values.
-    pub(super) fn added(self, topic: &str) -> [Option<(&'static str, Cow<'_, str>)>; 3] {
+    pub(super) fn added(self, topic: &str) -> [Option<(&'static str, Added<'_>)>; 3] {
         [
-            Some(("tidegatetopic", topic.into())),
-            Some(("tidegateattempt", self.attempt.to_string().into())),
-            self.sequence.map(|sequence| ("tidegatesequence", sequence.to_string().into())),
+            Some(("tidegatetopic", Added::Text(topic))),
+            Some(("tidegateattempt", Added::Number(self.attempt.into()))),
+            self.sequence.map(|sequence| ("tidegatesequence", Added::Number(sequence))),
         ]
+    }
+}
+
+/// The value of an extension that is added.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Added<'a> {
+    Text(&'a str),
+    Number(u64),
+}
+
+impl Added<'_> {
+    /// The value; a number is written into these digits.
+    pub fn write<'a>(&'a self, digits: &'a mut itoa::Buffer) -> &'a str {
+        match self {
+            Self::Text(text) => text,
+            Self::Number(number) => digits.format(*number),
+        }
     }
 }
 
@@ -47,11 +61,13 @@ pub struct EncodedRequest {
 ///
 /// # Errors
 /// What is wrong with the event, for people.
-pub fn extended(event: Event, stored: Option<Headers<'_>>, topic: &str, place: Place) -> Result<Event, String> {
+pub fn extended(event: Event, published: PublishContext<'_>, topic: &str, place: Place) -> Result<Event, String> {
     let added = place.added(topic);
-    trace::with_publish_context(event, stored)
+    trace::with_publish_context(event, published)
         .and_then(|event| {
-            added.into_iter().flatten().try_fold(event, |event, (name, value)| event.with_extension(name, value))
+            added.into_iter().flatten().try_fold(event, |event, (name, value)| {
+                event.with_extension(name, value.write(&mut itoa::Buffer::new()))
+            })
         })
         .map_err(|invalid| invalid.to_string())
 }
@@ -106,14 +122,15 @@ fn json(content_type: &str, body: serde_json::Result<Bytes>) -> Result<EncodedRe
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
+    use tidegate_wire::nats::Headers;
 
     use super::*;
 
     fn event() -> Event {
         let event = Event::builder("1", "/s", "t").attribute("datacontenttype", "application/json").data(r#"{"a":1}"#);
         let stored = b"NATS/1.0\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
-        let stored = Headers::parse(stored).unwrap();
-        extended(event.build().unwrap(), Some(stored), "orders", Place { attempt: 2, sequence: Some(7) }).unwrap()
+        let published = PublishContext::read(Headers::parse(stored).ok());
+        extended(event.build().unwrap(), published, "orders", Place { attempt: 2, sequence: Some(7) }).unwrap()
     }
 
     #[test]
@@ -123,7 +140,7 @@ mod tests {
             assert_eq!(event.attribute(name), Some(value), "{name}");
         }
         let bare = Event::builder("1", "/s", "t").build().unwrap();
-        let direct = extended(bare, None, "orders", Place { attempt: 1, sequence: None }).unwrap();
+        let direct = extended(bare, PublishContext::default(), "orders", Place { attempt: 1, sequence: None }).unwrap();
         assert_eq!(direct.attribute("tidegatesequence"), None, "what is not stored has no sequence");
     }
 

@@ -16,7 +16,56 @@ use crate::settle::outcome::Answer;
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
-const CONTEXT: [&str; 3] = [PARENT, STATE, BAGGAGE];
+
+/// The context in which an event was published, as its message has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PublishContext<'a> {
+    parent: Option<&'a str>,
+    state: Option<&'a str>,
+    baggage: Option<&'a str>,
+}
+
+impl<'a> PublishContext<'a> {
+    /// That of a message with these headers.
+    pub fn read(headers: Option<Headers<'a>>) -> Self {
+        let mut context = Self::default();
+        headers.into_iter().flat_map(|headers| headers.iter()).for_each(|(name, value)| context.note(name, value));
+        context
+    }
+
+    /// Takes note of a header, if it is one of the context. The first of a name counts.
+    pub fn note(&mut self, name: &str, value: &'a str) {
+        let of_this_name = match name.len() {
+            11 if name.eq_ignore_ascii_case(PARENT) => &mut self.parent,
+            10 if name.eq_ignore_ascii_case(STATE) => &mut self.state,
+            7 if name.eq_ignore_ascii_case(BAGGAGE) => &mut self.baggage,
+            _ => return,
+        };
+        of_this_name.get_or_insert(value);
+    }
+
+    /// What an event gets of it: the trace context, unless it has one of its own (CloudEvents distributed tracing
+    /// extension: the context in which the event came to be), and the baggage. What would not be a valid value is left
+    /// out.
+    pub fn added_to<E: Attributes>(self, event: &E) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a, E> {
+        let trace = if event.attribute(PARENT).is_some() { [None, None] } else { [self.parent, self.state] };
+        let [parent, state] = trace;
+        let added = [(PARENT, parent), (STATE, state), (BAGGAGE, self.baggage)].map(|(name, value)| {
+            let is_printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+            Some((name, value.filter(is_printable).filter(|_| event.attribute(name).is_none())?))
+        });
+        added.into_iter().flatten()
+    }
+
+    /// The span that a span of the event is a child of.
+    fn span(self) -> Option<Parent<'a>> {
+        Parent::from_headers(|name| match name {
+            PARENT => self.parent,
+            STATE => self.state,
+            _ => None,
+        })
+    }
+}
 
 /// The operations of a handler on its events.
 #[derive(Debug)]
@@ -55,8 +104,8 @@ impl Traces {
     /// A consumer span, child of the publish (or, without one, of what the event itself carries).
     ///
     /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
-    pub fn process(&self, stored: Option<Headers<'_>>, event: &impl Attributes, place: Place) -> Span {
-        let parent = || publish(stored).or_else(|| Parent::from_headers(|name| event.attribute(name)));
+    pub fn process(&self, published: PublishContext<'_>, event: &impl Attributes, place: Place) -> Span {
+        let parent = || published.span().or_else(|| Parent::from_headers(|name| event.attribute(name)));
         self.process.start(parent, |attributes| {
             let id = StringValue::from(Arc::<str>::from(event.id()));
             attributes.extend([
@@ -72,22 +121,17 @@ impl Traces {
     }
 
     /// Notes that an event came from the broker: a span without a duration, child of the publish.
-    pub fn received(&self, stored: Option<Headers<'_>>, event: &impl Attributes) {
+    pub fn received(&self, published: PublishContext<'_>, event: &impl Attributes) {
         self.receive.note(
-            || publish(stored),
+            || published.span(),
             |attributes| attributes.push(KeyValue::new("messaging.message.id", event.id().to_owned())),
         );
     }
 
     /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
     pub fn settle(&self, stored: Option<Headers<'_>>, how: &'static str) -> Span {
-        self.settle.start(|| publish(stored), |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)))
+        self.settle.start(|| PublishContext::read(stored).span(), |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)))
     }
-}
-
-/// The context in which an event was published.
-fn publish(stored: Option<Headers<'_>>) -> Option<Parent<'_>> {
-    Parent::from_headers(|name| header(stored, name))
 }
 
 /// Notes on the span how the attempt ended.
@@ -103,26 +147,13 @@ pub fn record(span: &Span, answer: &Answer) {
     }
 }
 
-/// What an event gets of the context of its publish: the trace context, unless it has one of its own (CloudEvents
-/// distributed tracing extension: the context in which the event came to be), and the baggage. What would not be a valid
-/// value is left out.
-pub fn publish_context<'a, E: Attributes>(
-    event: &E,
-    stored: Option<Headers<'a>>,
-) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a, E> {
-    let names = if event.attribute(PARENT).is_some() { [None, None, Some(BAGGAGE)] } else { CONTEXT.map(Some) };
-    let names = names.map(|name| name.filter(|name| event.attribute(name).is_none()));
-    let printable = |value: &&str| value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-    names.into_iter().flatten().filter_map(move |name| Some((name, header(stored, name).filter(printable)?)))
-}
-
 /// The event with the context of its publish as extensions.
 ///
 /// # Errors
 /// None that is known.
-pub fn with_publish_context(event: Event, stored: Option<Headers<'_>>) -> Result<Event, Invalid> {
-    let mut context = publish_context(&event, stored);
-    context.try_fold(event, |event, (name, value)| event.with_extension(name, value))
+pub fn with_publish_context(event: Event, published: PublishContext<'_>) -> Result<Event, Invalid> {
+    let mut added = published.added_to(&event);
+    added.try_fold(event, |event, (name, value)| event.with_extension(name, value))
 }
 
 /// Adds the HTTP headers by which the handler's own spans join the trace: the process span, or, where this trace is
@@ -138,8 +169,4 @@ pub fn headers(span: &Span, event: &impl Attributes, mut set: impl FnMut(&str, &
     if let Some(value) = event.attribute(BAGGAGE) {
         set(BAGGAGE, value);
     }
-}
-
-fn header<'a>(stored: Option<Headers<'a>>, name: &str) -> Option<&'a str> {
-    stored?.get(name)
 }

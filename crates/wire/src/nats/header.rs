@@ -120,8 +120,11 @@ impl<'a> Headers<'a> {
     /// Reads a block for which [`check`] found nothing wrong; of any other one nothing is found in it.
     pub(super) fn of_checked(block: &'a [u8]) -> Self {
         let text = std::str::from_utf8(block).unwrap_or_default();
-        let (first, rest) = text.split_once("\r\n").unwrap_or_default();
-        Self { first, lines: rest.strip_suffix("\r\n").unwrap_or_default() }
+        // The first line ends before this, and nothing in it does: it has no control character.
+        let end = memchr::memchr(b'\r', text.as_bytes()).unwrap_or_default();
+        let (first, rest) = text.split_at_checked(end).unwrap_or_default();
+        let lines = rest.strip_prefix("\r\n").and_then(|rest| rest.strip_suffix("\r\n"));
+        Self { first, lines: lines.unwrap_or_default() }
     }
 
     /// Reads a header block that did not come with a message.

@@ -119,7 +119,7 @@ impl<F> Runner<'_, F> {
             return 0;
         }
         let stored = message.stored();
-        match stored::read_in_place(&stored) {
+        match stored::read_in_place(&stored, |_, _| {}) {
             Some(event) => layout::key_digest(stored::partition_key_in_place(&event)),
             None => match stored::decode(stored, message.payload()) {
                 Ok(event) => layout::key_digest(stored::partition_key(&event)),
@@ -128,7 +128,11 @@ impl<F> Runner<'_, F> {
         }
     }
 
+    /// The pin under which the event was lent, where that matters.
     fn pin(&mut self, message: &Message) -> Pin {
+        if !matches!(self.context.config.delivery.order, Order::Key { .. }) {
+            return Pin::default();
+        }
         let pin = pull::pin(message.stored().header_block());
         if *self.pin != *pin {
             self.pin = pin.into();
