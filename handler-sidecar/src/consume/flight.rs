@@ -72,6 +72,6 @@ mod tests {
     #[test]
     fn an_event_in_flight_is_small() {
         let size = size_of(fly);
-        assert!(size <= 4096, "{size} bytes");
+        assert!(size <= 1080, "{size} bytes");
     }
 }

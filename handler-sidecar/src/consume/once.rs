@@ -44,7 +44,7 @@ impl Context {
         }
         let event = request::extended(event, published, &self.config.topic, place)?;
         let span = self.traces.process(published, &event, place);
-        self.deliver_once(message, &Outgoing::Event(event)).instrument(span).await
+        self.deliver_once(message, &Outgoing::Event(Box::new(event))).instrument(span).await
     }
 
     /// The one attempt, and the reply. An event that waits for its turn does so in a drain, too: it cannot go back.

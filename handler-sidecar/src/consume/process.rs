@@ -7,10 +7,13 @@
 //! Nothing here acknowledges an event, gives it back or renews it: the runner does, as the discipline says
 //! ([`crate::consume::runner`]). Every wait has a bound of its own.
 
+use std::future;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Either};
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::Event;
@@ -90,7 +93,7 @@ pub struct Context {
 #[derive(Debug)]
 pub enum Outgoing {
     /// Taken apart: something has to look into it.
-    Event(Event),
+    Event(Box<Event>),
     /// As it is stored.
     AsStored(EncodedRequest),
 }
@@ -102,8 +105,20 @@ pub struct Ready {
     pub outgoing: Outgoing,
     /// Which attempt this is.
     pub place: Place,
+    /// The attempts before it; `None`: this is the first, as most are.
+    pub known: Option<Box<Known>>,
+}
+
+impl Ready {
     /// The attempts before it.
-    pub known: Known,
+    pub fn into_known(self) -> Known {
+        self.known.map(|known| *known).unwrap_or_default()
+    }
+
+    /// How many there were that count.
+    fn attempts(&self) -> u32 {
+        self.known.as_ref().map_or(0, |known| known.record.attempts())
+    }
 }
 
 /// What the end of an attempt means.
@@ -118,17 +133,19 @@ impl Context {
     pub async fn handle(&self, stored: &Message) -> Disposition {
         let first = Place { attempt: 1, sequence: Some(stored.sequence()) };
         let (ready, span) = match self.as_stored(stored, first) {
-            Some((outgoing, span)) => (Ready { outgoing, place: first, known: Known::default() }, span),
+            Some((outgoing, span)) => (Ready { outgoing, place: first, known: None }, span),
             None => match self.prepare(stored).await {
                 Continue(prepared) => prepared,
                 Break(disposition) => return disposition,
             },
         };
         let delivered = async {
-            match self.deliver(&ready).await {
-                Ok((answered, verdict)) => self.conclude(stored, ready, answered, verdict).await,
-                Err(wait) => Box::pin(self.untried(stored, ready, wait)).await,
-            }
+            let conclusion = match self.deliver(&ready).await {
+                Ok((answered, verdict)) => self.conclude(stored, ready, answered, verdict),
+                Err(wait) => Either::Right(self.untried(stored, ready, wait).boxed()),
+            };
+            // Awaited here, where the answer is gone: it would be a part of every event in flight.
+            conclusion.await
         };
         delivered.instrument(span).await
     }
@@ -164,17 +181,19 @@ impl Context {
         let published = PublishContext::read(stored.headers());
         self.traces.received(published, &event);
         let known = match stored.is_first() {
-            true => Known::default(),
-            false => Box::pin(self.attempts_so_far(stored)).await?,
+            true => None,
+            false => Some(Box::new(Box::pin(self.attempts_so_far(stored)).await?)),
         };
+        let requests = known.as_ref().map_or(0, |known| known.record.requests());
+        let place = Place { attempt: requests.saturating_add(1), sequence: Some(stored.sequence()) };
         if let Some(excess) = self.excess_age(stored) {
+            let known = known.map(|known| *known).unwrap_or_default();
             return Break(Box::pin(self.expire(stored, known, excess)).await);
         }
-        let place = Place { attempt: known.record.requests().saturating_add(1), sequence: Some(stored.sequence()) };
         match request::extended(event, published, &self.config.topic, place) {
             Ok(event) => {
                 let span = self.traces.process(published, &event, place);
-                Continue((Ready { outgoing: Outgoing::Event(event), place, known }, span))
+                Continue((Ready { outgoing: Outgoing::Event(Box::new(event)), place, known }, span))
             }
             Err(error) => Break(Box::pin(self.invalid(stored, error)).await),
         }
@@ -272,7 +291,7 @@ impl Context {
     pub async fn attempt(&self, outgoing: &Outgoing) -> Attempt {
         let running = self.workload.start();
         let Delivered { attempt, took } = match (&self.options.batches, outgoing) {
-            (Some(batches), Outgoing::Event(event)) => Box::pin(batches.deliver(event.clone())).await,
+            (Some(batches), Outgoing::Event(event)) => Box::pin(batches.deliver((**event).clone())).await,
             (_, outgoing) => self.alone(outgoing).await,
         };
         drop(running);
@@ -301,29 +320,46 @@ impl Context {
         Delivered { attempt, took: began.elapsed() }
     }
 
-    /// What an answer means for the event it was given to.
-    pub async fn conclude(&self, stored: &Message, ready: Ready, answered: Answered, verdict: Verdict) -> Disposition {
+    /// What an answer means for the event it was given to. Where that is more than an acknowledgement it is boxed, because
+    /// it happens to few.
+    fn conclude<'a>(
+        &'a self,
+        stored: &'a Message,
+        ready: Ready,
+        answered: Answered,
+        verdict: Verdict,
+    ) -> Either<future::Ready<Disposition>, BoxFuture<'a, Disposition>> {
         let (retry, Verdict { class, blame }) = (&self.config.delivery.retry, verdict);
-        let answer = &answered.answer;
-        let counted = ready.known.record.attempts().saturating_add(1);
-        let settle = outcome::decide(answer, class, counted, blame, retry, fastrand::f64());
+        let counted = ready.attempts().saturating_add(1);
+        let settle = outcome::decide(&answered.answer, class, counted, blame, retry, fastrand::f64());
         self.workload.attempted(settle == Settle::Acknowledge);
-        match settle {
+        Either::Right(match settle {
             Settle::Acknowledge if self.options.reply.is_none() => {
                 self.outcomes.handled(stored.sequence());
-                Disposition::Over(Settled::Acknowledged)
+                return Either::Left(future::ready(Disposition::Over(Settled::Acknowledged)));
             }
-            Settle::Acknowledge => Box::pin(self.reply(stored, ready, answered)).await,
-            Settle::RetryIn(wait) => {
-                let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
-                tracing::debug!(sequence, attempt, ?blame, ?wait, %answer, "the event is retried");
-                self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());
-                Box::pin(self.failed(stored, ready.known, answer, blame, wait)).await
-            }
+            Settle::Acknowledge => self.reply(stored, ready, answered).boxed(),
+            Settle::RetryIn(wait) => self.retry(stored, ready, answered.answer, blame, wait).boxed(),
             Settle::DeadLetter(reason) => {
-                Box::pin(self.give_up(stored, ready, reason, answer.status(), answer.to_string())).await
+                let answer = answered.answer;
+                self.give_up(stored, ready, reason, answer.status(), answer.to_string()).boxed()
             }
-        }
+        })
+    }
+
+    /// The event waits for another attempt.
+    async fn retry(
+        &self,
+        stored: &Message,
+        ready: Ready,
+        answer: Answer,
+        blame: Blame,
+        wait: Duration,
+    ) -> Disposition {
+        let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
+        tracing::debug!(sequence, attempt, ?blame, ?wait, %answer, "the event is retried");
+        self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());
+        self.failed(stored, ready.into_known(), &answer, blame, wait).await
     }
 
     /// The event is handled: its reply is published, and only then it is to be acknowledged.

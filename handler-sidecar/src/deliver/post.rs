@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let size = size_of(Handler::post);
-        assert!(size <= 800, "{size} bytes");
+        assert!(size <= 540, "{size} bytes");
     }
 
     #[tokio::test]

@@ -142,7 +142,7 @@ impl Context {
         // On record first: if the letter cannot be stored, or nobody lives to store it, the event comes again and
         // is not tried again.
         let change = Change::Failed(failed(status, &error), Next::GivenUp(reason));
-        let record = self.record(stored, ready.known, &change).await.record;
+        let record = self.record(stored, ready.into_known(), &change).await.record;
         self.keep_aside(stored, &Letter { reason, status, error, record }).await
     }
 
@@ -163,7 +163,7 @@ impl Context {
     pub(crate) async fn untried(&self, stored: &Message, ready: Ready, wait: Duration) -> Disposition {
         // At the end of a sidecar there is no time for it, nor is it needed: that does not happen again and again.
         if !wait.is_zero() {
-            self.record(stored, ready.known, &Change::Untried).await;
+            self.record(stored, ready.into_known(), &Change::Untried).await;
         }
         Disposition::GiveBack(wait)
     }
