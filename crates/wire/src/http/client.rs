@@ -114,7 +114,12 @@ impl<C: Connect> Client<C> {
     /// # Errors
     /// As [`SendError`] says.
     pub async fn send(&self, request: Outgoing<'_>, end: Instant) -> Result<Response, SendError<C::Error>> {
-        while let Some(connection) = self.pool.take() {
+        loop {
+            let (connection, is_warm) = match self.pool.take() {
+                Some(connection) => (connection, true),
+                // Boxed, because most requests do not need it, and for as long as it takes only.
+                None => (Box::pin(self.connect(end)).await?, false),
+            };
             let began = Instant::now();
             let mut wire = Wire::new(self.pool.clone(), connection, request);
             let Ok(received) = timeout_at(end, Response::receive(&mut wire)).await else {
@@ -123,36 +128,30 @@ impl<C: Connect> Client<C> {
             match received {
                 Ok(head) => return Ok(Response::new(wire, head)),
                 // Another one may do.
-                Err(_) if wire.is_unsent() => {}
-                Err(_) if wire.is_unanswered() && began.elapsed() < self.pool.limits.max_race => {
+                Err(_) if is_warm && wire.is_unsent() => {}
+                Err(_) if is_warm && wire.is_unanswered() && began.elapsed() < self.pool.limits.max_race => {
                     return Box::pin(self.send_again(request, end)).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        // Boxed, because most requests do not need it.
-        Box::pin(self.send_on_new_connection(request, end)).await
     }
 
-    async fn send_on_new_connection(
-        &self,
-        request: Outgoing<'_>,
-        end: Instant,
-    ) -> Result<Response, SendError<C::Error>> {
+    async fn connect(&self, end: Instant) -> Result<Box<Connection>, SendError<C::Error>> {
         let connected = timeout_at(end, self.connector.connect()).await.map_err(|_| SendError::ConnectTimedOut)?;
-        let stream = connected.map_err(SendError::Unreachable)?;
-        let mut wire = Wire::new(self.pool.clone(), Connection::new(stream), request);
-        let received = timeout_at(end, Response::receive(&mut wire)).await.map_err(|_| SendError::TimedOut)?;
-        Ok(Response::new(wire, received?))
+        connected.map(Connection::new).map_err(SendError::Unreachable)
     }
 
     /// After a request without an answer.
     async fn send_again(&self, request: Outgoing<'_>, end: Instant) -> Result<Response, SendError<C::Error>> {
-        self.send_on_new_connection(request, end).await.map_err(|error| match error {
+        let connection = self.connect(end).await.map_err(|error| match error {
             SendError::Unreachable(why) => SendError::ClosedThenUnreachable(why),
             SendError::ConnectTimedOut => SendError::TimedOut,
             other => other,
-        })
+        })?;
+        let mut wire = Wire::new(self.pool.clone(), connection, request);
+        let received = timeout_at(end, Response::receive(&mut wire)).await.map_err(|_| SendError::TimedOut)?;
+        Ok(Response::new(wire, received?))
     }
 }
 
