@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::common::ast::IdedExpr;
+use cel::common::types::{CelMap, CelMapKey, CelString};
+use cel::common::value::Val;
 use cel::{Context, Env, ExecutionError, Program, Value};
 use tidegate_cloudevents::Event;
 
 use crate::check::{self, Refused};
 use crate::data::Unreadable;
+use crate::reads::Attributes;
 use crate::{cost, data};
 
 /// The work that an evaluation may be, in units of about a nanosecond: less than a second, as a rule.
@@ -22,7 +25,7 @@ pub struct Expression {
     /// The same with charges for its work.
     priced: IdedExpr,
     env: Arc<Env>,
-    reads_event: bool,
+    attributes: Attributes,
     reads_data: bool,
 }
 
@@ -58,12 +61,27 @@ impl Expression {
     pub fn compile(text: &str) -> Result<Self, Refused> {
         let env = check::environment()?;
         let program = check::compile(&env, text)?;
-        let (reads_event, reads_data) = {
-            let references = program.references();
-            (references.has_variable(check::EVENT), references.has_variable(check::DATA))
-        };
+        let reads_data = program.references().has_variable(check::DATA);
+        let attributes = Attributes::of(program.expression());
         let priced = cost::priced(program.expression().clone());
-        Ok(Self { program, priced, env: Arc::new(env), reads_event, reads_data })
+        Ok(Self { program, priced, env: Arc::new(env), attributes, reads_data })
+    }
+
+    /// The attributes of an event that the expression can ask for, in place.
+    fn attributes_of<'a>(&'a self, event: &'a Event) -> CelMap<'a> {
+        let entry = |(name, value): (&'a str, &'a str)| -> (CelMapKey<'a>, Box<dyn Val + 'a>) {
+            (name.into(), Box::new(CelString::from(value)))
+        };
+        let entries: HashMap<_, _> = match &self.attributes {
+            Attributes::Named(names) => {
+                names.iter().filter_map(|name| Some((name.as_str(), event.attribute(name)?))).map(entry).collect()
+            }
+            Attributes::All => {
+                let content_type = event.data_content_type().map(|value| ("datacontenttype", value));
+                event.attributes().chain(content_type).map(entry).collect()
+            }
+        };
+        entries.into()
     }
 
     /// Whether it is true for this event, found with at most `budget` units of work ([`BUDGET`]).
@@ -72,9 +90,7 @@ impl Expression {
     /// It is neither true nor false for it, or that is too much work to find out.
     pub fn matches(&self, event: &Event, budget: u64) -> Result<bool, Failed> {
         let mut context = Context::with_env(self.env.clone());
-        if self.reads_event {
-            context.add_variable_from_value(check::EVENT, attributes(event));
-        }
+        context.add_variable_as_val(check::EVENT, Box::new(self.attributes_of(event)));
         if self.reads_data {
             let data = data::of(event).map_err(|unreadable| match unreadable {
                 Unreadable::Invalid(error) => Failed::Data(shortened(error.to_string())),
@@ -90,11 +106,6 @@ impl Expression {
             (Err(error), true) => Err(Failed::Error(describe(&error))),
         }
     }
-}
-
-fn attributes(event: &Event) -> HashMap<String, Value> {
-    let content_type = event.data_content_type().map(|value| ("datacontenttype", value));
-    event.attributes().chain(content_type).map(|(name, value)| (name.to_owned(), value.into())).collect()
 }
 
 /// Some errors print the values they are about, which may be all of the data: their kinds suffice.

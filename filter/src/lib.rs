@@ -20,6 +20,7 @@ mod check;
 mod cost;
 mod data;
 mod expression;
+mod reads;
 
 pub use check::{MAX_DEPTH, MAX_LENGTH, Refused};
 pub use expression::{BUDGET, Expression, Failed};

@@ -348,14 +348,7 @@ impl Context {
     }
 
     /// The event waits for another attempt.
-    async fn retry(
-        &self,
-        stored: &Message,
-        ready: Ready,
-        answer: Answer,
-        blame: Blame,
-        wait: Duration,
-    ) -> Disposition {
+    async fn retry(&self, stored: &Message, ready: Ready, answer: Answer, blame: Blame, wait: Duration) -> Disposition {
         let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
         tracing::debug!(sequence, attempt, ?blame, ?wait, %answer, "the event is retried");
         self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());

@@ -130,7 +130,10 @@ impl Traces {
 
     /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
     pub fn settle(&self, stored: Option<Headers<'_>>, how: &'static str) -> Span {
-        self.settle.start(|| PublishContext::read(stored).span(), |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)))
+        self.settle.start(
+            || PublishContext::read(stored).span(),
+            |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)),
+        )
     }
 }
 
