@@ -13,7 +13,7 @@ use tidegate_ingress::Limits;
 use tidegate_test_broker::{LIMIT, TestBroker, topic};
 use tokio::sync::watch;
 
-use crate::support::{event, events, limits, messages, start, start_with};
+use crate::support::{Frozen, event, events, limits, messages, start, start_with};
 
 /// A broker whose stream holds only this many bytes.
 async fn small_broker(max_bytes: i64) -> TestBroker {
@@ -64,11 +64,9 @@ async fn a_broker_that_does_not_answer_is_503_in_time() {
     let broker = TestBroker::start().await;
     let ingress = start_with(&broker, Limits { publish: Duration::from_secs(1), ..limits() }).await;
     ingress.until_ready().await;
-    let pid = broker.pid().unwrap().to_string();
-    let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap();
-    signal("-STOP");
+    let frozen = Frozen::new(broker.pid().unwrap()).await;
     let answer = tokio::time::timeout(LIMIT, ingress.publish(&event("1"))).await;
-    signal("-CONT");
+    drop(frozen);
     let answer = answer.unwrap();
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.detail().contains("did not acknowledge it in time"), "{}", answer.detail());

@@ -12,7 +12,7 @@ use tidegate_test_broker::hostile::{Attack, HostileBroker};
 use tidegate_test_broker::{LIMIT, TestBroker};
 
 use crate::device::{Device, binary};
-use crate::support::{config, event, limits, run, start_direct};
+use crate::support::{Frozen, config, event, limits, run, start_direct};
 
 /// Listens; that a first message came through shows that the broker knows.
 async fn listen(broker: &TestBroker) -> async_nats::Subscriber {
@@ -83,11 +83,9 @@ async fn what_a_frozen_broker_has_not_taken_in_is_503_in_time() {
     let ingress = run(&direct, Limits { publish: Duration::from_secs(2), ..limits() }).await;
     ingress.until_ready().await;
     assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
-    let pid = broker.pid().unwrap().to_string();
-    let signal = |name: &str| std::process::Command::new("kill").args([name, &pid]).status().unwrap();
-    signal("-STOP");
+    let frozen = Frozen::new(broker.pid().unwrap()).await;
     let answer = tokio::time::timeout(LIMIT, ingress.publish(&event("2"))).await;
-    signal("-CONT");
+    drop(frozen);
     assert_eq!(answer.unwrap().status, StatusCode::SERVICE_UNAVAILABLE);
 }
 

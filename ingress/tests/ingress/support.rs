@@ -40,6 +40,39 @@ pub struct Running {
     task: JoinHandle<()>,
 }
 
+/// A process that does nothing until this is dropped.
+pub struct Frozen(u32);
+
+impl Frozen {
+    /// Stops all of its threads: they may go on for a moment after the signal.
+    pub async fn new(pid: u32) -> Self {
+        let frozen = Self(pid);
+        frozen.signal("-STOP");
+        eventually("all threads are stopped", async || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            // After the name in parentheses comes the state.
+            let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            let is_stopped = |thread: PathBuf| {
+                std::fs::read_to_string(thread.join("stat")).is_ok_and(|stat| state(stat) == Some('T'))
+            };
+            threads.map(|thread| thread.unwrap().path()).all(is_stopped)
+        })
+        .await;
+        frozen
+    }
+
+    fn signal(&self, name: &str) {
+        let status = std::process::Command::new("kill").args([name, &self.0.to_string()]).status();
+        assert!(status.unwrap().success(), "{name}");
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
 /// An answer, read to its end.
 #[derive(Debug)]
 pub struct Answer {
