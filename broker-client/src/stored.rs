@@ -41,8 +41,11 @@ pub(crate) fn write(event: &Event, mut add: impl FnMut(&str, &str)) -> Bytes {
         add(CONTENT_TYPE, media_type::STRUCTURED);
         return payload;
     }
+    let mut header = String::from(PREFIX);
     for (name, value) in event.attributes() {
-        add(&format!("{PREFIX}{name}"), &header_value::encode(value));
+        header.truncate(PREFIX.len());
+        header.push_str(name);
+        add(&header, &header_value::encode(value));
     }
     if let Some(content_type) = event.data_content_type() {
         add(CONTENT_TYPE, content_type);

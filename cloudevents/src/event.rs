@@ -1,5 +1,6 @@
 //! One event: context attributes and data, valid by construction.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
@@ -22,6 +23,24 @@ pub const MAX_ATTRIBUTES: usize = 1024;
 /// Attributes that are fields of [`Event`] of their own.
 const FIELDS: [&str; 5] = ["specversion", "id", "source", "type", "datacontenttype"];
 
+/// Names of attributes that many events have: they are kept without a copy of each.
+const USUAL_NAMES: [&str; 11] = [
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "datacontenttype",
+    "subject",
+    "time",
+    "dataschema",
+    "partitionkey",
+    "traceparent",
+    "tracestate",
+];
+
+/// Attributes by their names.
+type Attributes = BTreeMap<Cow<'static, str>, String>;
+
 /// A valid CloudEvent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -29,7 +48,7 @@ pub struct Event {
     source: String,
     event_type: String,
     data_content_type: Option<String>,
-    others: BTreeMap<String, String>,
+    others: Attributes,
     data: Option<Bytes>,
 }
 
@@ -37,7 +56,7 @@ impl Event {
     /// Starts an event with its required attributes.
     pub fn builder(id: &str, source: &str, event_type: &str) -> Builder {
         let required = [("specversion", SPEC_VERSION), ("id", id), ("source", source), ("type", event_type)];
-        let attributes = required.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let attributes = required.map(|(name, value)| (Cow::Borrowed(name), value.to_owned()));
         Builder { attributes: attributes.into(), repeated: None, data: None }
     }
 
@@ -69,7 +88,7 @@ impl Event {
             ("source", self.source.as_str()),
             ("type", self.event_type.as_str()),
         ];
-        required.into_iter().chain(self.others.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        required.into_iter().chain(self.others.iter().map(|(name, value)| (&**name, value.as_str())))
     }
 
     /// One context attribute, `datacontenttype` included.
@@ -110,7 +129,7 @@ impl Event {
         if FIELDS.contains(&name) {
             return Err(Invalid::attribute(name, "is not an extension: set it in the builder"));
         }
-        self.others.insert(name.to_owned(), value);
+        self.others.insert(key(name), value);
         Ok(self)
     }
 
@@ -123,16 +142,16 @@ impl Event {
 /// Collects attributes and data in any order; [`Builder::build`] checks them.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
-    attributes: BTreeMap<String, String>,
-    repeated: Option<String>,
+    attributes: Attributes,
+    repeated: Option<Cow<'static, str>>,
     data: Option<Bytes>,
 }
 
 impl Builder {
     /// Adds an attribute, `datacontenttype` included. One that is there already makes the event invalid.
     #[must_use]
-    pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        match self.attributes.entry(name.into()) {
+    pub fn attribute(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
+        match self.attributes.entry(key(name.as_ref())) {
             Entry::Vacant(free) => {
                 free.insert(value.into());
             }
@@ -175,7 +194,13 @@ impl Builder {
     }
 }
 
-fn check_bounds(attributes: &BTreeMap<String, String>, data: usize) -> Result<(), Invalid> {
+/// A name as it is kept.
+fn key(name: &str) -> Cow<'static, str> {
+    let usual = USUAL_NAMES.into_iter().find(|usual| *usual == name);
+    usual.map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+}
+
+fn check_bounds(attributes: &Attributes, data: usize) -> Result<(), Invalid> {
     if attributes.len() > MAX_ATTRIBUTES {
         return Err(Invalid::malformed(format!("more than {MAX_ATTRIBUTES} attributes: move some into the data")));
     }
@@ -183,9 +208,12 @@ fn check_bounds(attributes: &BTreeMap<String, String>, data: usize) -> Result<()
         return Err(Invalid::attribute("type", format!("is longer than {MAX_TYPE_SIZE} bytes: shorten it")));
     }
     let plain: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if plain + data <= MIN_MAX_SIZE {
+        return Ok(());
+    }
     let size: usize =
         attributes.iter().map(|(name, value)| "ce-: \r\n".len() + name.len() + header_value::encoded_len(value)).sum();
-    if size > MAX_ATTRIBUTES_SIZE && plain + data > MIN_MAX_SIZE {
+    if size > MAX_ATTRIBUTES_SIZE {
         let problem = format!("all attributes together are {size} bytes as headers, and {MAX_ATTRIBUTES_SIZE} are");
         let problem = format!("{problem} allowed in an event of more than {MIN_MAX_SIZE} bytes: move large values");
         return Err(Invalid::malformed(format!("{problem} into the data")));

@@ -140,19 +140,20 @@ fn content_type(headers: &HeaderMap) -> Result<Option<&str>, Invalid> {
 
 /// Section 3: the content type decides; binary is what is neither structured nor batched.
 fn mode(headers: &HeaderMap, content_type: Option<&str>) -> Result<Mode, Invalid> {
-    let essence = media_type::essence(content_type.unwrap_or_default()).to_ascii_lowercase();
-    let mode = match essence.as_str() {
-        media_type::STRUCTURED => Mode::Structured,
-        media_type::BATCH => Mode::Batched,
-        other if other.starts_with("application/cloudevents") => {
-            return Err(Invalid::UnsupportedMediaType("this event format is not supported: send JSON".into()));
-        }
-        _ if headers.keys().any(|name| name.as_str().starts_with(PREFIX)) => return Ok(Mode::Binary),
-        _ => {
-            let problem = "no CloudEvent: send ce- headers (ce-specversion, ce-id, ce-source, ce-type), or a body of \
-                           type application/cloudevents+json or application/cloudevents-batch+json";
-            return Err(Invalid::UnsupportedMediaType(problem.into()));
-        }
+    let essence = media_type::essence(content_type.unwrap_or_default());
+    let begins = |with: &str| essence.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with));
+    let mode = if essence.eq_ignore_ascii_case(media_type::STRUCTURED) {
+        Mode::Structured
+    } else if essence.eq_ignore_ascii_case(media_type::BATCH) {
+        Mode::Batched
+    } else if begins("application/cloudevents") {
+        return Err(Invalid::UnsupportedMediaType("this event format is not supported: send JSON".into()));
+    } else if headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+        return Ok(Mode::Binary);
+    } else {
+        let problem = "no CloudEvent: send ce- headers (ce-specversion, ce-id, ce-source, ce-type), or a body of type \
+                       application/cloudevents+json or application/cloudevents-batch+json";
+        return Err(Invalid::UnsupportedMediaType(problem.into()));
     };
     match content_type.and_then(media_type::charset) {
         Some(charset) if !charset.eq_ignore_ascii_case("utf-8") => {

@@ -21,8 +21,8 @@ pub fn is_valid(value: &str) -> bool {
 /// Whether data of this type is JSON: subtype `json` or suffix `+json` (JSON format, section 3.1).
 pub fn is_json(value: &str) -> bool {
     essence(value).split_once('/').is_some_and(|(_, sub)| {
-        let sub = sub.to_ascii_lowercase();
-        sub == "json" || sub.ends_with("+json")
+        let suffix = sub.rfind('+').map(|plus| &sub[plus + 1..]);
+        suffix.unwrap_or(sub).eq_ignore_ascii_case("json")
     })
 }
 

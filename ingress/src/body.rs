@@ -17,6 +17,10 @@ use crate::share::Room;
 /// (A connection that is closed with unread bytes is reset, and the answer with it.)
 const DISCARD: usize = 16 * 1024 * 1024;
 
+/// A body of at most this size is copied out of what it was read into: that is 8 KiB at least, which an event would keep
+/// as long as it is under way, and which are not counted.
+const COPIED: usize = 4096;
+
 /// How fast something must arrive: its first bytes within a time, and then at least so many a second. What comes faster
 /// earns no more than that time again: a sender that has sent much could otherwise rest on it, and hold the memory.
 pub struct Pace {
@@ -106,7 +110,10 @@ async fn collect(
         rest.extend_from_slice(&std::mem::take(&mut first));
         rest.extend_from_slice(&data);
     }
-    Ok(if rest.is_empty() { first } else { rest.into() })
+    if !rest.is_empty() {
+        return Ok(rest.into());
+    }
+    Ok(if first.len() <= COPIED { Bytes::copy_from_slice(&first) } else { first })
 }
 
 /// Room for so many bytes: twice of what there was, so that little is copied, but no more than there can be.

@@ -94,7 +94,10 @@ async fn publish(intake: &Intake, request: Request<Incoming>, share: &Arc<Share>
     }
     tracing::debug!(mode = mode.name(), events = events.len(), "request decoded");
     let origin = token.as_ref().map_or(Origin::Anonymous, Origin::Handler);
-    intake.publish(events, origin, &trace::of_request(&head.headers)).await
+    let context = trace::of_request(&head.headers);
+    // With it goes what the request was read into: nothing of it is needed while the broker stores the events.
+    drop(head);
+    intake.publish(events, origin, &context).await
 }
 
 /// Cancels an event that waits for its time.
