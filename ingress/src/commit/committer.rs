@@ -10,6 +10,7 @@ use futures::FutureExt as _;
 use tidegate_broker_client::contract::Flush;
 use tidegate_wire::nats::Client;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -132,7 +133,11 @@ async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedRec
         let wake = driver.ledger.wake_at();
         tokio::select! {
             submission = submissions.recv() => match submission {
-                Some(submission) => driver.submit(submission),
+                Some(submission) => {
+                    driver.submit(submission);
+                    // Others that are ready submit theirs before anything is sent: then one write takes all of it.
+                    yield_now().await;
+                }
                 None => return,
             },
             answer = answers.next() => match answer {
