@@ -9,6 +9,7 @@
 //! - [`contract`]: what the operator tells a sidecar and an ingress, and what a sidecar reports.
 //! - [`outcomes`]: the part of that report about how deliveries ended.
 //! - `peer` (with the feature of that name): the broker as other programs reach it, for tests and benchmarks.
+//! - [`publish_ack`]: a stream's answer to a publish, and why a stream refuses.
 //! - [`probes`]: the part of a sidecar's configuration about when to deliver.
 //! - [`statuses`]: the part about which answers are final.
 
@@ -23,6 +24,7 @@ pub mod outcomes;
 #[cfg(any(test, feature = "peer"))]
 pub mod peer;
 pub mod probes;
+pub mod publish_ack;
 pub mod statuses;
 pub mod stored;
 

@@ -2,23 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use tidegate_broker_client::publish_ack::{self, AckError, PublishAck, Reason};
 use tidegate_wire::nats::PublishError;
-
-/// Codes of JetStream's errors (nats-server, errors.json).
-mod code {
-    pub const ACCOUNT_RESOURCES_EXCEEDED: u64 = 10_002;
-    pub const CLUSTER_NOT_LEADER: u64 = 10_009;
-    pub const INSUFFICIENT_RESOURCES: u64 = 10_023;
-    pub const STORAGE_RESOURCES_EXCEEDED: u64 = 10_047;
-    pub const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10_054;
-    pub const STORE_FAILED: u64 = 10_077;
-    pub const HEADER_EXCEEDS_MAXIMUM: u64 = 10_097;
-    pub const DUPLICATE_MESSAGE_CONFLICT: u64 = 10_158;
-    pub const TOO_MANY_REQUESTS: u64 = 10_167;
-    pub const ATOMIC_PUBLISH_DISABLED: u64 = 10_174;
-    pub const ATOMIC_PUBLISH_CONTAINS_DUPLICATE: u64 = 10_201;
-}
 
 /// Why an event is not known to be stored, from the least to the worst: of a batch, the worst is reported.
 ///
@@ -159,10 +144,10 @@ pub enum BatchRefusal {
 }
 
 impl BatchRefusal {
-    fn from_code(code: u64) -> Option<Self> {
-        match code {
-            code::ATOMIC_PUBLISH_DISABLED => Some(Self::Disabled),
-            code::ATOMIC_PUBLISH_CONTAINS_DUPLICATE => Some(Self::Repetition),
+    fn from_reason(reason: Reason) -> Option<Self> {
+        match reason {
+            Reason::BatchesDisabled => Some(Self::Disabled),
+            Reason::BatchRepeats => Some(Self::Repetition),
             _ => None,
         }
     }
@@ -175,45 +160,24 @@ impl Refusal {
     }
 }
 
-/// The answer of a stream (nats-server, JSPubAckResponse).
-#[derive(Deserialize)]
-struct Reply {
-    error: Option<ApiError>,
-    #[serde(default)]
-    stream: String,
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    count: Option<u64>,
-}
-
-/// Why a stream does not take a message (nats-server, ApiError).
-#[derive(Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
 /// What an answer of the broker means. Only the stream that is to store a message acknowledges it.
 ///
 /// # Errors
 /// It did not take what was sent.
 pub fn of_reply(stream: &str, payload: &[u8]) -> Result<Acknowledged, Refusal> {
     let refused = |text: String| Refusal { failure: Failure::Refused, of_batch: None, text };
-    let reply: Reply =
-        serde_json::from_slice(payload).map_err(|error| refused(format!("its answer is not readable: {error}")))?;
-    if let Some(error) = reply.error {
-        let text = format!("{} (error code {})", error.description, error.err_code);
-        return Err(Refusal { failure: of_refusal(&error), of_batch: BatchRefusal::from_code(error.err_code), text });
+    let ack = publish_ack::read(payload).map_err(|error| match error {
+        AckError::Refused(error) => {
+            let reason = error.reason();
+            Refusal { failure: reason.into(), of_batch: BatchRefusal::from_reason(reason), text: error.to_string() }
+        }
+        other => refused(other.to_string()),
+    })?;
+    let PublishAck { stream: by, sequence, is_duplicate: duplicate, batch_size } = ack;
+    if by != stream {
+        return Err(refused(format!("stream {by:?} acknowledged an event as its number {sequence}")));
     }
-    if reply.stream != stream || reply.seq == 0 {
-        return Err(refused(format!("stream {:?} acknowledged an event as its number {}", reply.stream, reply.seq)));
-    }
-    let stored = Stored { sequence: reply.seq, duplicate: reply.duplicate };
-    Ok(Acknowledged { stored, batch_size: reply.count })
+    Ok(Acknowledged { stored: Stored { sequence, duplicate }, batch_size })
 }
 
 /// What it means that the client does not take a message.
@@ -225,16 +189,15 @@ pub fn of_client_error(error: &PublishError) -> Failure {
     }
 }
 
-/// What the store refuses has one code and differs in its text.
-fn of_refusal(ApiError { err_code, description }: &ApiError) -> Failure {
-    match *err_code {
-        code::MESSAGE_EXCEEDS_MAXIMUM | code::HEADER_EXCEEDS_MAXIMUM => Failure::TooLarge,
-        code::STORE_FAILED if description.starts_with("message too large") => Failure::TooLarge,
-        code::STORE_FAILED if description.starts_with("maximum ") => Failure::Full,
-        code::ACCOUNT_RESOURCES_EXCEEDED | code::STORAGE_RESOURCES_EXCEEDED => Failure::Full,
-        code::INSUFFICIENT_RESOURCES | code::CLUSTER_NOT_LEADER | code::TOO_MANY_REQUESTS => Failure::Unavailable,
-        code::DUPLICATE_MESSAGE_CONFLICT => Failure::Pending,
-        _ => Failure::Refused,
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::TooLarge => Self::TooLarge,
+            Reason::Full => Self::Full,
+            Reason::ServerFull | Reason::Unavailable => Self::Unavailable,
+            Reason::Pending => Self::Pending,
+            Reason::WrongLastSequence | Reason::BatchesDisabled | Reason::BatchRepeats | Reason::Other => Self::Refused,
+        }
     }
 }
 
@@ -282,23 +245,21 @@ mod tests {
     fn refusals() {
         let table = [
             (10077, "maximum bytes exceeded", Failure::Full),
-            (10077, "maximum messages exceeded", Failure::Full),
-            (10077, "maximum messages per subject exceeded", Failure::Full),
             (10077, "message too large", Failure::TooLarge),
             (10077, "no space left on device", Failure::Refused),
-            (10054, "message size exceeds maximum allowed", Failure::TooLarge),
-            (10097, "header size exceeds maximum allowed of 64k", Failure::TooLarge),
             (10002, "resource limits exceeded for account", Failure::Full),
             (10023, "insufficient resources", Failure::Unavailable),
             (10167, "too many requests", Failure::Unavailable),
             (10158, "duplicate message id is in process", Failure::Pending),
             (10201, "atomic publish batch contains duplicate message id", Failure::Refused),
+            (10071, "wrong last sequence: 5", Failure::Refused),
             (10060, "expected stream does not match", Failure::Refused),
-            (99999, "unknown", Failure::Refused),
         ];
         for (code, description, failure) in table {
-            let error = format!(r#"{{"code":503,"err_code":{code},"description":"{description}"}}"#);
-            assert_eq!(of_refusal(&serde_json::from_str(&error).unwrap()), failure, "{code} {description}");
+            let reply = format!(r#"{{"seq":0,"error":{{"err_code":{code},"description":"{description}"}}}}"#);
+            let refusal = of_reply(EVENT_STREAM, reply.as_bytes()).unwrap_err();
+            assert_eq!(refusal.failure, failure, "{code} {description}");
+            assert_eq!(refusal.text, format!("{description} (error code {code})"));
         }
     }
 

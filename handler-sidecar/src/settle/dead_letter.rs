@@ -63,7 +63,7 @@ pub async fn store(
     message_id: &str,
 ) -> Result<(), NotStored> {
     let headers = compose(handler, event, letter, message_id, &jiff::Timestamp::now().to_string())
-        .map_err(|error| NotStored::Unintelligible(error.to_string()))?;
+        .map_err(|error| NotStored::Unwritable(error.to_string()))?;
     let (subject, payload) = (layout::dead_letter_subject(handler), event.stored().payload());
     let message = Publish { subject: &subject, headers: Some(&headers), payload, ..Publish::default() };
     let mut failures = 0;

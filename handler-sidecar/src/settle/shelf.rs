@@ -134,7 +134,7 @@ impl Shelf {
 /// # Errors
 /// None that is known: what is stored can be stored again.
 pub fn compose(event: &Message, handler_uid: &str, record: &Record) -> Result<HeaderBlock, NotStored> {
-    let line = record.in_one_line(RECORD_LIMIT).map_err(|error| NotStored::Unintelligible(error.to_string()))?;
+    let line = record.in_one_line(RECORD_LIMIT).map_err(|error| NotStored::Unwritable(error.to_string()))?;
     let composed = || {
         let mut headers = HeaderBlock::new();
         for (name, value) in event.headers().into_iter().flat_map(|headers| headers.iter()) {
@@ -148,5 +148,5 @@ pub fn compose(event: &Message, handler_uid: &str, record: &Record) -> Result<He
         headers.append(RECORD, &line)?;
         Ok::<_, InvalidHeader>(headers)
     };
-    composed().map_err(|invalid| NotStored::Unintelligible(invalid.to_string()))
+    composed().map_err(|invalid| NotStored::Unwritable(invalid.to_string()))
 }

@@ -131,10 +131,10 @@ impl Attempts {
     }
 
     async fn put(&self, sequence: u64, record: &Record, revision: u64) -> Result<u64, NotStored> {
-        let unintelligible = |error: &dyn std::error::Error| NotStored::Unintelligible(error.to_string());
+        let unwritable = |error: &dyn std::error::Error| NotStored::Unwritable(error.to_string());
         let mut headers = HeaderBlock::new();
-        headers.append(EXPECTED, &revision.to_string()).map_err(|error| unintelligible(&error))?;
-        let body = serde_json::to_vec(record).map_err(|error| unintelligible(&error))?;
+        headers.append(EXPECTED, &revision.to_string()).map_err(|error| unwritable(&error))?;
+        let body = serde_json::to_vec(record).map_err(|error| unwritable(&error))?;
         let subject = layout::attempt_subject(&self.handler, &sequence.to_string());
         let message = Publish { subject: &subject, headers: Some(&headers), payload: &body, ..Publish::default() };
         publish_ack::sequence(&self.client.request(&message, TRY_LIMIT).await?)
