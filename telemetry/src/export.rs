@@ -1,34 +1,29 @@
 //! The exporters: providers for the three signals, one gRPC runtime below them, and their orderly end.
 
 use std::env;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use opentelemetry::{Context, global};
-use opentelemetry_otlp::{LogExporter, MetricExporter, SpanExporter};
+use opentelemetry_otlp::{LogExporter, MetricExporter};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{BatchConfigBuilder as LogBatch, BatchLogProcessor, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{
-    BatchConfigBuilder as SpanBatch, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanProcessor,
-};
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::oneshot;
 
 use crate::sampling::Sampling;
+use crate::span_export::{Limits, SpanQueue};
+use crate::target::Target;
 use crate::{Error, EventTracer};
 
-/// Spans that wait for export at most; more are dropped and counted by the SDK. Its own default, 2048, costs
-/// twice the memory at once, for the queue is allocated whole.
-const SPAN_QUEUE: usize = 1024;
-const SPAN_BATCH: usize = 256;
 /// Log records that wait for export at most: they are rare beside spans, and on standard output anyway.
 const LOG_QUEUE: usize = 256;
 const LOG_BATCH: usize = 64;
 /// How long the end may take, with a Collector that does not answer.
 const SHUTDOWN: Duration = Duration::from_secs(3);
 
-/// The providers of the three signals, and the thread their connections live on.
+/// The providers of the three signals, and the thread on which their connections live.
 pub struct Providers {
     pub traces: SdkTracerProvider,
     pub metrics: SdkMeterProvider,
@@ -60,11 +55,10 @@ pub fn start(resource: Resource) -> Result<Providers, Error> {
 }
 
 fn build(resource: Resource) -> Result<(SdkTracerProvider, SdkMeterProvider, SdkLoggerProvider), Error> {
-    let spans = BatchSpanProcessor::builder(SpanExporter::builder().with_tonic().build()?);
-    let mut spans = spans.with_batch_config(span_batch().build()).build();
-    spans.set_resource(&resource);
-    let spans = Spans(Arc::new(spans));
-    EventTracer::new(spans.clone(), Sampling::from_variables(|name| env::var(name).ok())).install();
+    let variable = |name: &str| env::var(name).ok();
+    let (target, spans) = (Target::from_variables(variable)?, SpanQueue::new(Limits::from_variables(variable)));
+    tokio::spawn(spans.clone().export(target.channel()?, target, resource.clone()));
+    EventTracer::new(spans.clone(), Sampling::from_variables(variable)).install();
     let records = BatchLogProcessor::builder(LogExporter::builder().with_tonic().build()?);
     let metrics = MetricExporter::builder().with_tonic().build()?;
     Ok((
@@ -77,36 +71,7 @@ fn build(resource: Resource) -> Result<(SdkTracerProvider, SdkMeterProvider, Sdk
     ))
 }
 
-/// The one queue of all spans, those of events and those that are made with `tracing`. Its resource is set already.
-#[derive(Clone, Debug)]
-struct Spans(Arc<BatchSpanProcessor>);
-
-impl SpanProcessor for Spans {
-    fn on_start(&self, span: &mut Span, context: &Context) {
-        self.0.on_start(span, context);
-    }
-
-    fn on_end(&self, span: SpanData) {
-        self.0.on_end(span);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.0.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.0.shutdown_with_timeout(timeout)
-    }
-}
-
 /// Small queues, unless the user asked for others by the variables the specification gives.
-fn span_batch() -> SpanBatch {
-    if env::var_os("OTEL_BSP_MAX_QUEUE_SIZE").is_some() || env::var_os("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").is_some() {
-        return SpanBatch::default();
-    }
-    SpanBatch::default().with_max_queue_size(SPAN_QUEUE).with_max_export_batch_size(SPAN_BATCH)
-}
-
 fn log_batch() -> LogBatch {
     if env::var_os("OTEL_BLRP_MAX_QUEUE_SIZE").is_some() || env::var_os("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE").is_some() {
         return LogBatch::default();

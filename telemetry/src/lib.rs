@@ -7,20 +7,23 @@
 //!
 //! # Threads
 //! A sidecar runs on one thread and must stay small, and an export must not wait for an event nor an event for
-//! an export. So the gRPC connection lives on a small runtime of its own (one thread, in [`export`]) and the
-//! SDK's stable batch processors keep their three threads, which sleep between exports. The program's own
+//! an export. So the gRPC connections live on a small runtime of their own (one thread, in [`export`]), which also sends
+//! the spans, and the SDK's processors of metrics and logs keep their two threads, which sleep between exports. The program's own
 //! runtime is not needed for any of it: [`init`] may be called before there is one, and [`Guard::shutdown`]
 //! after it has ended.
 
 mod event_span;
 mod export;
 mod format;
+mod otlp;
 mod propagation;
 mod resource;
 mod sampling;
 mod series;
 mod server;
+mod span_export;
 mod subscriber;
+mod target;
 
 pub use event_span::{EventTracer, Instrument, Instrumented, Operation, Parent, Span};
 pub use export::Guard;
@@ -28,6 +31,7 @@ pub use propagation::{TraceParent, trace_state};
 pub use sampling::Sampling;
 pub use series::SeriesBy;
 pub use server::Server;
+pub use target::InvalidTarget;
 
 use opentelemetry::metrics::Meter;
 use opentelemetry::{InstrumentationScope, KeyValue, global};
@@ -63,6 +67,9 @@ pub enum Error {
     /// An `OTEL_EXPORTER_OTLP_*` variable cannot be used: correct it.
     #[error("telemetry endpoint: {0}")]
     Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The variables say something of the traces' endpoint that cannot be used: correct them.
+    #[error("telemetry endpoint: {0}")]
+    Target(#[from] InvalidTarget),
     /// The thread of the exporters did not start.
     #[error("telemetry thread: {0}")]
     Thread(#[from] std::io::Error),
