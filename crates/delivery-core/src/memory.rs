@@ -48,6 +48,20 @@ impl Generation {
         let (block, bit) = place(id.sequence);
         self.0.get(&block).is_some_and(|known| known.settled & bit != 0 && id.stored <= known.stored)
     }
+
+    /// Forgets what has this event's sequence or a later one and was stored before it.
+    fn forget_lost(&mut self, id: Id) {
+        let (block, bit) = place(id.sequence);
+        while let Some(last) = self.0.last_entry()
+            && *last.key() > block
+            && last.get().stored < id.stored
+        {
+            last.remove();
+        }
+        if let Some(known) = self.0.get_mut(&block).filter(|known| known.stored < id.stored) {
+            known.settled &= bit - 1;
+        }
+    }
 }
 
 /// The block of a sequence, and its bit there.
@@ -79,6 +93,15 @@ impl Memory {
     pub fn note(&mut self, id: Id) {
         let (block, bit) = place(id.sequence);
         self.young.add(block, bit, id.stored);
+    }
+
+    /// It came. What has its sequence or a later one was stored after it, unless the stream has lost its end: those events
+    /// are no more, and others have their sequences. That must be noticed before the first of these others is settled,
+    /// because a block only tells when the latest of its events was stored.
+    pub fn came(&mut self, id: Id) {
+        for generation in [&mut self.young, &mut self.old, &mut self.kept] {
+            generation.forget_lost(id);
+        }
     }
 
     /// Whether it is known that this event was settled.
@@ -179,6 +202,29 @@ mod tests {
         assert!(!memory.has(id(8, 100)), "a neighbour");
     }
 
+    /// Events 60 to 70 were settled, and the stream lost all from 64 on. The new 64 fails and comes again after the new 65
+    /// was settled.
+    #[test]
+    fn what_has_the_sequence_of_a_lost_event_is_not_taken_for_it_later() {
+        for is_kept in [false, true] {
+            let mut memory = Memory::new(0);
+            (60..=70).for_each(|sequence| memory.note(id(sequence, sequence)));
+            memory.note(id(200, 200));
+            if is_kept {
+                memory.keep(0, 30_000);
+            }
+            for sequence in 64..=65 {
+                memory.came(id(sequence, 1000 + sequence));
+            }
+            memory.note(id(65, 1065));
+            assert!(!memory.has(id(64, 1064)), "it would be acknowledged, and was never handled");
+            memory.note(id(201, 1201));
+            assert!(!memory.has(id(66, 1066)) && !memory.has(id(200, 1200)), "further ones");
+            assert!((60..64).all(|sequence| memory.has(id(sequence, sequence))), "what is there still");
+            assert!(memory.has(id(65, 1065)));
+        }
+    }
+
     impl Memory {
         fn is_empty(&self) -> bool {
             [&self.young, &self.old, &self.kept].iter().all(|generation| generation.0.is_empty())
@@ -198,6 +244,7 @@ mod tests {
                 if lost {
                     memory.keep(now, 30_000);
                 }
+                memory.came(id(sequence, sequence));
                 memory.note(id(sequence, sequence));
                 noted.insert(sequence, now);
                 for (sequence, at) in &noted {

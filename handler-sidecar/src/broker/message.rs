@@ -137,11 +137,6 @@ impl Message {
         self.info.sequence
     }
 
-    /// When the stream stored it, in nanoseconds since 1970; 0 if it is not stored.
-    pub fn stored_at(&self) -> u64 {
-        self.info.stored
-    }
-
     /// The consumer's number of this delivery, over all events; of a parked event its place on the shelf.
     pub fn number(&self) -> u64 {
         self.info.number

@@ -87,6 +87,7 @@ impl Source {
         if let Some(session) = self.session.as_mut().filter(|session| session.number == arrived.inbox) {
             session.arrived(now);
         }
+        self.memory.came(arrived.id);
         if self.memory.has(arrived.id) {
             out.push(Action::Acknowledge { id: arrived.id, confirm: false });
         } else if self.twice.contains(&arrived.id.sequence) {

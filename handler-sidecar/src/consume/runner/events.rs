@@ -33,7 +33,7 @@ impl Events {
     pub fn keep(&mut self, lane: Lane, message: Message) -> Id {
         self.context.metrics.came();
         self.arrivals += 1;
-        let (sequence, stored, delivery) = (message.sequence(), message.stored_at(), message.number());
+        let (sequence, stored, delivery) = (message.sequence(), message.published_at(), message.number());
         let how = if message.is_stored() { Settled::GivenBack } else { Settled::Dropped };
         self.here.insert(self.arrivals, Here { event: Arc::new(Event::new(message)), how });
         Id { lane, sequence, stored, delivery, arrival: self.arrivals }

@@ -13,6 +13,8 @@ impl Owner {
     /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again, after what may be
     /// parked behind it. So is what was copied to the shelf.
     pub(super) fn recall(&mut self, id: Id) {
+        self.memory.came(id);
+        self.copies.came(id);
         let Some(held) = self.hand.get_mut(id.sequence).filter(|held| held.stage == Stage::Waiting(0)) else { return };
         if !self.terms.rules.memory {
             return;
