@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::StreamExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     Container, HANDLER, Hostile, Misdeed, Running, all_settled, config, dead_letters, eventually, header, publish,
     publish_all, take_and_give_back,
 };
 use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
-use tidegate_handler_sidecar::settle::attempts::store::{Attempts, Known};
+use tidegate_handler_sidecar::settle::attempts::store::{Attempts, EventName, Known};
 use tidegate_handler_sidecar::settle::attempts::{Change, Failed, Next};
 use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::{sleep, timeout};
@@ -118,24 +118,54 @@ async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
             Next::NotBefore(0, Duration::ZERO),
         )
     };
+    let name = |sequence, published_at| EventName { sequence, published_at };
+    let seventh = name(7, 1000);
     let attempts = Attempts::new(client.clone(), HANDLER.into(), "uid".into());
     let mut paused = Known::default();
     let mut known = Known::default();
-    attempts.write(7, 1, &mut known, &failed(1)).await.unwrap();
-    let mut next = attempts.read(7, 2).await;
+    attempts.write(seventh, 1, &mut known, &failed(1)).await.unwrap();
+    let mut next = attempts.read(seventh, 2).await;
     assert_eq!(next, known);
-    attempts.write(7, 2, &mut next, &failed(2)).await.unwrap();
+    attempts.write(seventh, 2, &mut next, &failed(2)).await.unwrap();
     // One that was paused during the first delivery tells of it only now.
-    attempts.write(7, 1, &mut paused, &failed(3)).await.unwrap();
+    attempts.write(seventh, 1, &mut paused, &failed(3)).await.unwrap();
     assert_eq!((paused.record.attempts(), paused.record.untraced(4)), (3, 0));
-    assert_eq!(attempts.read(7, 4).await, paused);
+    assert_eq!(attempts.read(seventh, 4).await, paused);
     // A handler that was made again under the same name counts anew, and other events have records of their own.
     let again = Attempts::new(client, HANDLER.into(), "another uid".into());
-    let mut fresh = again.read(7, 2).await;
+    let mut fresh = again.read(seventh, 2).await;
     assert_eq!(fresh.record.attempts(), 0);
-    again.write(7, 2, &mut fresh, &failed(4)).await.unwrap();
-    assert_eq!(again.read(7, 3).await.record.attempts(), 1);
-    assert_eq!(attempts.read(8, 2).await, Known::default());
+    again.write(seventh, 2, &mut fresh, &failed(4)).await.unwrap();
+    assert_eq!(again.read(seventh, 3).await.record.attempts(), 1);
+    assert_eq!(attempts.read(name(8, 1000), 2).await, Known::default());
+}
+
+/// The topic lost its end, and the record of an event that is gone says that it is settled. Another event has its
+/// sequence: it is neither taken for settled nor for one that has used up its attempts.
+#[tokio::test]
+async fn the_record_of_a_lost_event_says_nothing_about_the_next_of_its_sequence() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::answering(|request| {
+        (if request.header("ce-tidegateattempt") == "1" { 500 } else { 204 }, Duration::ZERO)
+    })
+    .await;
+    let context = jetstream::new(broker.operator());
+    let ids = ["settled", "used-up"];
+    for (sequence, rest) in (1..).zip([json!({"attempts": 0, "settled": true}), json!({"attempts": 3})]) {
+        let mut record = json!({"handler": format!("uid-{HANDLER}"), "publishedAt": 1, "deliveries": 5, "failed": []});
+        record.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        let subject = layout::attempt_subject(HANDLER, &format!("{sequence}"));
+        context.publish(subject, record.to_string().into()).await.unwrap().await.unwrap();
+        assert_eq!(publish(&broker, ids[sequence - 1]).await, sequence as u64);
+    }
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    all_settled(&broker).await;
+    let handled = container.received().into_iter().filter(|received| received.status == 204);
+    let mut handled: Vec<String> = handled.map(|received| received.id()).collect();
+    handled.sort();
+    assert_eq!(handled, ids);
+    assert!(dead_letters(&broker).await.is_empty());
 }
 
 /// The whole handler answers 502 for a while: far longer than the attempts of an event would last.

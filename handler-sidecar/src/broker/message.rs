@@ -12,6 +12,7 @@ use tidegate_wire::nats::{self, Headers};
 
 use crate::broker::delivery_info::{self, DeliveryInfo};
 use crate::ops::budget::{ByteBudget, Share};
+use crate::settle::attempts::store::EventName;
 use crate::settle::shelf::Shelved;
 
 /// Where a message comes from.
@@ -135,6 +136,11 @@ impl Message {
     /// The event's sequence in the topic's stream; 0 if it is not stored.
     pub fn sequence(&self) -> u64 {
         self.info.sequence
+    }
+
+    /// What the record of its attempts knows it by.
+    pub fn name(&self) -> EventName {
+        EventName { sequence: self.sequence(), published_at: self.published_at() }
     }
 
     /// The consumer's number of this delivery, over all events; of a parked event its place on the shelf.

@@ -88,6 +88,9 @@ pub struct Wait {
 pub struct Record {
     /// The UID of the handler: another one of the same name counts anew.
     handler: String,
+    /// When the topic stored the event, in nanoseconds since 1970; an earlier version did not say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    published_at: Option<u64>,
     /// The broker's number of the delivery that was recorded last.
     deliveries: u32,
     /// Failed attempts that count.
@@ -125,6 +128,16 @@ impl Record {
     /// Of an event that this delivery settled. It takes the place of its attempts.
     pub fn settled(handler: &str, deliveries: u32) -> Self {
         Self { handler: handler.to_owned(), deliveries, settled: true, ..Self::default() }
+    }
+
+    /// The same, of the event that the topic stored at this time.
+    pub fn of_event(self, published_at: u64) -> Self {
+        Self { published_at: Some(published_at), ..self }
+    }
+
+    /// Whether it is of the event that the topic stored at this time, as far as it says.
+    fn is_of(&self, published_at: u64) -> bool {
+        self.published_at.is_none_or(|recorded| recorded == published_at)
     }
 
     /// Whether the event is settled, so that it is not to be delivered again.

@@ -41,7 +41,7 @@ impl Context {
     /// The attempts before this delivery; a break, if there is to be no other now.
     pub(crate) async fn attempts_so_far(&self, stored: &Message) -> ControlFlow<Disposition, Known> {
         let deliveries = stored.deliveries();
-        let mut known = self.attempts.read(stored.sequence(), deliveries).await;
+        let mut known = self.attempts.read(stored.name(), deliveries).await;
         if let Some(copy) = stored.copy() {
             known = known.or_newer(&copy.record);
         }
@@ -170,8 +170,8 @@ impl Context {
 
     /// Without its record an event goes on all the same: it is then tried more often than it should be.
     pub(crate) async fn record(&self, stored: &Message, mut known: Known, change: &Change) -> Known {
-        let sequence = stored.sequence();
-        if let Err(error) = self.attempts.write(sequence, stored.deliveries(), &mut known, change).await {
+        if let Err(error) = self.attempts.write(stored.name(), stored.deliveries(), &mut known, change).await {
+            let sequence = stored.sequence();
             tracing::warn!(sequence, %error, "an attempt is not on record: the event may be tried once too often");
         }
         known

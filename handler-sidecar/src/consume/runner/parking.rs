@@ -90,7 +90,8 @@ impl<F> Runner<'_, F> {
         let config = &self.context.config;
         let deliveries = self.events.get(id).map_or(1, Message::deliveries);
         let subject = layout::attempt_subject(&config.handler, &id.sequence.to_string());
-        let Ok(body) = serde_json::to_vec(&Record::settled(&config.handler_uid, deliveries)) else {
+        let record = Record::settled(&config.handler_uid, deliveries).of_event(id.stored);
+        let Ok(body) = serde_json::to_vec(&record) else {
             return self.input(Input::Marked(id, false));
         };
         self.ask(Question::Mark(id), &subject, &body);

@@ -43,6 +43,15 @@ impl Known {
     }
 }
 
+/// Which event a record is of. A stream that lost its end gives a sequence to another event, which was stored later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventName {
+    /// Its sequence in the stream of the topic.
+    pub sequence: u64,
+    /// When the topic stored it, by the broker's clock: nanoseconds since 1970.
+    pub published_at: u64,
+}
+
 /// The records of one handler's events.
 #[derive(Clone, Debug)]
 pub struct Attempts {
@@ -68,13 +77,13 @@ impl Attempts {
 
     /// What is on record before this delivery. Read again a few times while it says nothing of the delivery before;
     /// then it is taken as it is, because that one may have left no trace.
-    pub async fn read(&self, sequence: u64, delivery: u32) -> Known {
+    pub async fn read(&self, event: EventName, delivery: u32) -> Known {
         let (mut best, mut problem) = (Known::default(), None);
         for again in 0..TRIES {
             if again > 0 {
                 sleep(PAUSE).await;
             }
-            match self.get(sequence).await {
+            match self.get(event).await {
                 Ok(known) if known.record.is_newest_before(delivery) => return known,
                 Ok(known) => {
                     problem = None;
@@ -86,6 +95,7 @@ impl Attempts {
             }
         }
         if let Some(error) = problem {
+            let sequence = event.sequence;
             tracing::warn!(sequence, %error, "the attempts of an event cannot be read: some are counted anew");
         }
         best
@@ -97,15 +107,15 @@ impl Attempts {
     /// The last try's error.
     pub async fn write(
         &self,
-        sequence: u64,
+        event: EventName,
         delivery: u32,
         known: &mut Known,
         change: &Change,
     ) -> Result<(), NotStored> {
         let mut failures = 0;
         loop {
-            let record = known.record.with(change, &self.uid, delivery);
-            let problem = match self.put(sequence, &record, known.revision).await {
+            let record = known.record.with(change, &self.uid, delivery).of_event(event.published_at);
+            let problem = match self.put(event.sequence, &record, known.revision).await {
                 Ok(revision) => {
                     *known = Known { record, revision };
                     return Ok(());
@@ -120,7 +130,7 @@ impl Attempts {
             }
             sleep(PAUSE).await;
             if problem.is_outrun()
-                && let Ok(newer) = self.get(sequence).await
+                && let Ok(newer) = self.get(event).await
             {
                 *known = newer;
                 if known.record.has(change) {
@@ -140,22 +150,22 @@ impl Attempts {
         publish_ack::sequence(&self.client.request(&message, TRY_LIMIT).await?)
     }
 
-    async fn get(&self, sequence: u64) -> Result<Known, Unread> {
-        let subject = layout::attempt_read_subject(&self.handler, &sequence.to_string());
+    async fn get(&self, event: EventName) -> Result<Known, Unread> {
+        let subject = layout::attempt_read_subject(&self.handler, &event.sequence.to_string());
         let message = self.client.request(&Publish { subject: &subject, ..Publish::default() }, TRY_LIMIT).await?;
         match message.status() {
-            None => Ok(self.understood(&message)),
+            None => Ok(self.understood(&message, event)),
             Some(NOT_FOUND) => Ok(Known::default()),
             Some(other) => Err(Unread::Status(other)),
         }
     }
 
-    /// What is not a record of this handler counts as none, and is replaced by the next write.
-    fn understood(&self, message: &Message) -> Known {
+    /// What is not a record of this handler, or is one of another event, counts as none, and is replaced by the next write.
+    fn understood(&self, message: &Message, event: EventName) -> Known {
         let header = |name| message.headers()?.get(name)?.parse().ok();
         let revision = header(SEQUENCE).unwrap_or(0);
-        let record =
-            serde_json::from_slice(message.payload()).ok().filter(|record: &Record| record.handler == self.uid);
+        let is_of = |record: &Record| record.handler == self.uid && record.is_of(event.published_at);
+        let record = serde_json::from_slice(message.payload()).ok().filter(is_of);
         Known { record: record.unwrap_or_default(), revision }
     }
 }
