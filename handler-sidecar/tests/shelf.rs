@@ -387,6 +387,28 @@ async fn without_room_for_dead_letters_events_wait_on_the_shelf() {
     assert_eq!(container.count(), 140, "the handler is called once for each");
 }
 
+/// What nobody lived to tell of is not forgotten on the way to the shelf: an event that ends each pod is not delivered
+/// again because there was no room for its letter.
+#[tokio::test]
+async fn without_room_for_its_letter_an_event_that_never_finishes_is_not_delivered() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    bound(&broker, layout::dead_letter_stream(HANDLER), 1).await;
+    publish(&broker, "1").await;
+    for _ in 0..2 * 3 + 10 + 1 {
+        support::take_and_give_back(&broker).await;
+    }
+    let container = Container::start().await;
+    let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
+    all_settled(&broker).await;
+    assert_eq!(support::ever_shelved(&broker).await, 1);
+    bound(&broker, layout::dead_letter_stream(HANDLER), 64 << 20).await;
+    shelf_is_empty(&broker).await;
+    assert_eq!(container.count(), 0);
+    let letters = dead_letters(&broker).await;
+    assert_eq!(letters.iter().map(|letter| header(letter, "Tidegate-Reason")).collect::<Vec<_>>(), ["never-finished"]);
+}
+
 /// Kills the sidecar at the 30th failure, while those before are on their way to the shelf, each at another point.
 #[tokio::test]
 async fn a_sidecar_that_is_killed_on_the_way_to_the_shelf_loses_nothing() {

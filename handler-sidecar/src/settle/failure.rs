@@ -123,7 +123,9 @@ impl Context {
 
     /// Puts an event of the topic on the shelf. Whether it is there, so that it is to be acknowledged.
     async fn shelve(&self, stored: &Message, record: &Record) -> bool {
-        let put = self.shelf.put(stored, record).await;
+        // Deliveries of which there is no trace are not on record; there they would be forgotten.
+        let record = record.with(&Change::Begun, &self.config.handler_uid, stored.deliveries());
+        let put = self.shelf.put(stored, &record).await;
         self.metrics.shelved(put);
         put == Put::Stored
     }
