@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bench::{Bench, Patience, number};
+use tidegate_broker_client::layout;
 use tokio::time::Instant;
 
 use support::{Process, Running, all_settled_by, free_port};
@@ -217,6 +218,29 @@ async fn a_topic_that_is_purged_keeps_what_is_parked() {
     bench.until("they are delivered", async || bench.parked().await == 0).await;
     let came = handled(&bench, "fails");
     assert!(came.len() >= 25 && came[..25] == (0..25).collect::<Vec<_>>(), "{came:?}");
+    sidecar.terminate().await;
+}
+
+/// More keys fail at a time than the window of a lane has room for: what is behind them waits, and nothing is lost.
+#[tokio::test]
+async fn more_failing_keys_than_a_lane_has_room_for_hold_it_up() {
+    const KEYS: u64 = 600;
+    let bench = Bench::start(1, Duration::from_secs(10), Patience::of(Duration::from_secs(4))).await;
+    bench.fail(true);
+    let sidecar = Running::ready(bench.config.clone()).await;
+    for key in 0..KEYS {
+        bench.publish(&format!("fails{key}"), 1..=2).await;
+        bench.publish("passes", key..=key).await;
+    }
+    let room = usize::from(layout::LANE_WINDOW);
+    bench.until("others pass", async || handled(&bench, "passes").len() + 20 > room).await;
+    let passed = handled(&bench, "passes").len();
+    assert!(passed <= room, "each of {passed} has a failing key before it, of which {room} are in flight");
+    bench.fail(false);
+    bench.until_handled(usize::try_from(3 * KEYS).unwrap()).await;
+    assert_eq!(handled(&bench, "passes"), (0..KEYS).collect::<Vec<_>>());
+    assert!((0..KEYS).all(|key| handled(&bench, &format!("fails{key}")) == [1, 2]));
+    bench.until("the shelf is empty", async || bench.parked().await == 0).await;
     sidecar.terminate().await;
 }
 

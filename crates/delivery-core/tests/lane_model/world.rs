@@ -134,7 +134,8 @@ impl Lane {
             at_work: 8,
             park_wait: 1,
             park_above: 0,
-            copies: if self.rules.copies_in_turn { 2 } else { 1 },
+            // One by one there are more that are under way beside something else.
+            copies: if self.rules.copies_in_turn && self.rules.reads_alone { 2 } else { 1 },
             rules: self.rules,
         }
     }
