@@ -36,9 +36,9 @@ pub struct Delivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
     /// Order of deliveries. None (the default): each event is delivered as soon as a pod is free. Key: events of one key
-    /// are delivered one at a time, in the order in which they were published; a failing event holds up those behind
-    /// it until it is handled or a dead letter. The key is the attribute partitionkey, else subject; an event without
-    /// either waits for no other. Cannot be changed: make another handler.
+    /// are delivered one at a time, in the order in which they were published; a failing event holds up those of its key
+    /// until it is handled or a dead letter, and no other keys. The key is the attribute partitionkey, else subject; an
+    /// event without either waits for no other. Cannot be changed: make another handler.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("delivery.order cannot be changed, because the handler's place in the topic would be lost: make another EventHandler"))]
     pub order: Order,
