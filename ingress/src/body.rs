@@ -110,10 +110,12 @@ async fn collect(
         rest.extend_from_slice(&std::mem::take(&mut first));
         rest.extend_from_slice(&data);
     }
-    if !rest.is_empty() {
-        return Ok(rest.into());
-    }
-    Ok(if first.len() <= COPIED { Bytes::copy_from_slice(&first) } else { first })
+    Ok(if rest.is_empty() { detached(first) } else { rest.into() })
+}
+
+/// A body that does not keep much more than itself.
+fn detached(body: Bytes) -> Bytes {
+    if body.len() <= COPIED { Bytes::copy_from_slice(&body) } else { body }
 }
 
 /// Room for so many bytes: twice of what there was, so that little is copied, but no more than there can be.
@@ -172,6 +174,16 @@ mod tests {
         let mut none = Pace::new(&Limits { body_rate: 0, ..limits }, start);
         none.received(usize::MAX, start);
         assert!(none.deadline() > start, "nothing is divided by zero");
+    }
+
+    #[test]
+    fn a_small_body_does_not_keep_what_it_was_read_into() {
+        for (size, is_kept) in [(0, false), (256, false), (COPIED, false), (COPIED + 1, true)] {
+            let read = Bytes::from(vec![7; 8192]);
+            let body = detached(read.slice(..size));
+            assert_eq!((body.len(), read.is_unique()), (size, !is_kept));
+            assert!(body.iter().all(|byte| *byte == 7));
+        }
     }
 
     #[test]
