@@ -1,17 +1,17 @@
 //! An expression that compiles, and its value for an event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cel::common::ast::IdedExpr;
 use cel::common::types::{CelMap, CelMapKey, CelString};
 use cel::common::value::Val;
 use cel::{Context, Env, ExecutionError, Program, Value};
-use tidegate_cloudevents::Event;
+use tidegate_cloudevents::{Attributes, Event};
 
 use crate::check::{self, Refused};
 use crate::data::Unreadable;
-use crate::reads::Attributes;
+use crate::reads::AttributeNames;
 use crate::{cost, data};
 
 /// The work that an evaluation may be, in units of about a nanosecond: less than a second, as a rule.
@@ -25,7 +25,7 @@ pub struct Expression {
     /// The same with charges for its work.
     priced: IdedExpr,
     env: Arc<Env>,
-    attributes: Attributes,
+    names: AttributeNames,
     reads_data: bool,
 }
 
@@ -62,26 +62,26 @@ impl Expression {
         let env = check::environment()?;
         let program = check::compile(&env, text)?;
         let reads_data = program.references().has_variable(check::DATA);
-        let attributes = Attributes::of(program.expression());
+        let names = AttributeNames::of(program.expression());
         let priced = cost::priced(program.expression().clone());
-        Ok(Self { program, priced, env: Arc::new(env), attributes, reads_data })
+        Ok(Self { program, priced, env: Arc::new(env), names, reads_data })
     }
 
-    /// The attributes of an event that the expression can ask for, in place.
-    fn attributes_of<'a>(&'a self, event: &'a Event) -> CelMap<'a> {
-        let entry = |(name, value): (&'a str, &'a str)| -> (CelMapKey<'a>, Box<dyn Val + 'a>) {
-            (name.into(), Box::new(CelString::from(value)))
-        };
-        let entries: HashMap<_, _> = match &self.attributes {
-            Attributes::Named(names) => {
-                names.iter().filter_map(|name| Some((name.as_str(), event.attribute(name)?))).map(entry).collect()
+    /// Whether nothing but attributes decides, and they are named: so that [`Self::matches_in_place`] has a result.
+    pub fn reads_named_attributes(&self) -> bool {
+        !self.reads_data && matches!(self.names, AttributeNames::Named(_))
+    }
+
+    /// As [`Self::matches`], of an event that is not taken apart; `None`: it has to be.
+    pub fn matches_in_place(&self, event: &impl Attributes, budget: u64) -> Option<Result<bool, Failed>> {
+        match &self.names {
+            AttributeNames::Named(names) if !self.reads_data => {
+                let mut context = Context::with_env(self.env.clone());
+                context.add_variable_as_val(check::EVENT, Box::new(named(names, event)));
+                Some(self.value(&context, budget))
             }
-            Attributes::All => {
-                let content_type = event.data_content_type().map(|value| ("datacontenttype", value));
-                event.attributes().chain(content_type).map(entry).collect()
-            }
-        };
-        entries.into()
+            _ => None,
+        }
     }
 
     /// Whether it is true for this event, found with at most `budget` units of work ([`BUDGET`]).
@@ -90,7 +90,11 @@ impl Expression {
     /// It is neither true nor false for it, or that is too much work to find out.
     pub fn matches(&self, event: &Event, budget: u64) -> Result<bool, Failed> {
         let mut context = Context::with_env(self.env.clone());
-        context.add_variable_as_val(check::EVENT, Box::new(self.attributes_of(event)));
+        let attributes = match &self.names {
+            AttributeNames::Named(names) => named(names, event),
+            AttributeNames::All => all(event),
+        };
+        context.add_variable_as_val(check::EVENT, Box::new(attributes));
         if self.reads_data {
             let data = data::of(event).map_err(|unreadable| match unreadable {
                 Unreadable::Invalid(error) => Failed::Data(shortened(error.to_string())),
@@ -98,7 +102,11 @@ impl Expression {
             })?;
             context.add_variable_from_value(check::DATA, data);
         }
-        match cost::within(budget, || Value::resolve(&self.priced, &context)) {
+        self.value(&context, budget)
+    }
+
+    fn value(&self, context: &Context<'_, '_>, budget: u64) -> Result<bool, Failed> {
+        match cost::within(budget, || Value::resolve(&self.priced, context)) {
             // A part that was too much work may not matter.
             (Ok(Value::Bool(matches)), _) => Ok(matches),
             (_, false) => Err(Failed::TooCostly),
@@ -106,6 +114,23 @@ impl Expression {
             (Err(error), true) => Err(Failed::Error(describe(&error))),
         }
     }
+}
+
+/// The attributes of these names that the event has, in place.
+fn named<'a>(names: &'a BTreeSet<String>, event: &'a impl Attributes) -> CelMap<'a> {
+    map(names.iter().filter_map(|name| Some((name.as_str(), event.attribute(name)?))))
+}
+
+fn all(event: &Event) -> CelMap<'_> {
+    let content_type = event.data_content_type().map(|value| ("datacontenttype", value));
+    map(event.attributes().chain(content_type))
+}
+
+fn map<'a>(attributes: impl Iterator<Item = (&'a str, &'a str)>) -> CelMap<'a> {
+    let entry = |(name, value): (&'a str, &'a str)| -> (CelMapKey<'a>, Box<dyn Val + 'a>) {
+        (name.into(), Box::new(CelString::from(value)))
+    };
+    attributes.map(entry).collect::<HashMap<_, _>>().into()
 }
 
 /// Some errors print the values they are about, which may be all of the data: their kinds suffice.

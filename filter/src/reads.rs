@@ -6,16 +6,16 @@ use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 
 use crate::check::EVENT;
 
-/// The attributes that an expression may ask for.
+/// The names of the attributes that an expression may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Attributes {
+pub enum AttributeNames {
     /// Those of these names: `event` is only written as in `event.<name>`.
     Named(BTreeSet<String>),
     /// Any.
     All,
 }
 
-impl Attributes {
+impl AttributeNames {
     /// Those that this expression may ask for.
     pub fn of(expression: &IdedExpr) -> Self {
         let mut names = BTreeSet::new();
@@ -68,20 +68,20 @@ mod tests {
     #[test]
     fn names_are_found_wherever_they_stand() {
         let env = check::environment().unwrap();
-        let of = |text: &str| Attributes::of(check::compile(&env, text).unwrap().expression());
-        let named = |names: &[&str]| Attributes::Named(names.iter().map(|name| (*name).to_owned()).collect());
+        let of = |text: &str| AttributeNames::of(check::compile(&env, text).unwrap().expression());
+        let named = |names: &[&str]| AttributeNames::Named(names.iter().map(|name| (*name).to_owned()).collect());
         for (text, expected) in [
             ("data.a > 1", named(&[])),
             ("event.type == 'x' && event.source != event.type", named(&["source", "type"])),
             ("has(event.subject) || event.id.startsWith('a')", named(&["id", "subject"])),
             ("data.exists(a, a == event.x) || [event.y].size() > 1", named(&["x", "y"])),
             ("{event.k: event.v}.size() == 1 ? true : event.w == ''", named(&["k", "v", "w"])),
-            ("size(event) > 5", Attributes::All),
-            ("event['type'] == 'x'", Attributes::All),
-            ("'subject' in event && event.type == 'x'", Attributes::All),
-            ("event.exists(name, name == 'x')", Attributes::All),
-            ("data.all(a, a == event)", Attributes::All),
-            ("[event][0].type == 'x'", Attributes::All),
+            ("size(event) > 5", AttributeNames::All),
+            ("event['type'] == 'x'", AttributeNames::All),
+            ("'subject' in event && event.type == 'x'", AttributeNames::All),
+            ("event.exists(name, name == 'x')", AttributeNames::All),
+            ("data.all(a, a == event)", AttributeNames::All),
+            ("[event][0].type == 'x'", AttributeNames::All),
         ] {
             assert_eq!(of(text), expected, "{text}");
         }

@@ -1,5 +1,6 @@
 //! An event of a Direct topic: one attempt, and no record of it. What the handler does not take is lost.
 
+use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 use tidegate_broker_client::stored;
@@ -31,8 +32,10 @@ impl Context {
 
     async fn try_once(&self, message: &Message) -> Result<Settled, String> {
         let place = Place { attempt: 1, sequence: None };
-        if let Some((outgoing, span)) = self.as_stored(message, place) {
-            return self.deliver_once(message, &outgoing).instrument(span).await;
+        match self.as_stored(message, place) {
+            Some(Continue((outgoing, span))) => return self.deliver_once(message, &outgoing).instrument(span).await,
+            Some(Break(settled)) => return Ok(settled),
+            None => {}
         }
         let published = PublishContext::read(message.headers());
         let event = stored::decode(message.stored(), message.payload()).map_err(|invalid| invalid.to_string())?;

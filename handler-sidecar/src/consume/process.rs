@@ -16,7 +16,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Either};
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
-use tidegate_cloudevents::Event;
+use tidegate_cloudevents::{Attributes, Event};
 use tidegate_delivery_core::{Disposition, Settled};
 use tidegate_telemetry::{Instrument as _, Span};
 use tidegate_wire::nats::Client;
@@ -133,7 +133,8 @@ impl Context {
     pub async fn handle(&self, stored: &Message) -> Disposition {
         let first = Place { attempt: 1, sequence: Some(stored.sequence()) };
         let (ready, span) = match self.as_stored(stored, first) {
-            Some((outgoing, span)) => (Ready { outgoing, place: first, known: None }, span),
+            Some(Continue((outgoing, span))) => (Ready { outgoing, place: first, known: None }, span),
+            Some(Break(settled)) => return Disposition::Over(settled),
             None => match self.prepare(stored).await {
                 Continue(prepared) => prepared,
                 Break(disposition) => return disposition,
@@ -151,17 +152,23 @@ impl Context {
     }
 
     /// The short way of an event that comes for the first time, if nothing here has to look into it.
-    pub(crate) fn as_stored(&self, message: &Message, place: Place) -> Option<(Outgoing, Span)> {
+    /// A break, if it is not for this handler.
+    pub(crate) fn as_stored(&self, message: &Message, place: Place) -> Option<ControlFlow<Settled, (Outgoing, Span)>> {
         if !self.options.passes_on || !message.is_first() || self.excess_age(message).is_some() {
             return None;
         }
         let event = AsStored::read(message.stored())?;
+        let judged = self.options.filter.judge_in_place(event.event())?;
+        self.note_judged(event.event(), &judged);
+        if judged != Judged::Passes {
+            return Some(Break(Settled::Filtered));
+        }
         if place.sequence.is_some() {
             self.traces.received(event.published(), &event);
         }
         let span = self.traces.process(event.published(), &event, place);
         let request = event.request(&self.config.topic, place, &span).ok()?;
-        Some((Outgoing::AsStored(request), span))
+        Some(Continue((Outgoing::AsStored(request), span)))
     }
 
     /// Everything before the first request; a break, if there is nothing to send.
@@ -406,8 +413,13 @@ impl Context {
     /// Whether the event is for this handler.
     pub async fn judge(&self, event: &Event) -> Judged {
         let judged = self.options.filter.judge(event).await;
+        self.note_judged(event, &judged);
+        judged
+    }
+
+    fn note_judged(&self, event: &impl Attributes, judged: &Judged) {
         let (id, source) = (event.id(), event.source());
-        match &judged {
+        match judged {
             Judged::Passes | Judged::Excluded => {}
             Judged::Failed(failed) => {
                 tracing::debug!(id, source, %failed, "the filter's expression has no value: the event does not match");
@@ -418,6 +430,5 @@ impl Context {
                 self.metrics.filter_failed();
             }
         }
-        judged
     }
 }

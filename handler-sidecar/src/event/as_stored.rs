@@ -27,6 +27,11 @@ impl<'a> AsStored<'a> {
         Some(Self { event, published, payload: message })
     }
 
+    /// As it was published.
+    pub fn event(&self) -> &EventInPlace<'a> {
+        &self.event
+    }
+
     /// The context in which it was published.
     pub fn published(&self) -> PublishContext<'a> {
         self.published

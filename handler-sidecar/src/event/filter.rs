@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use tidegate_broker_client::contract;
-use tidegate_cloudevents::Event;
+use tidegate_cloudevents::{Attributes as _, Event, EventInPlace};
 use tidegate_filter::{BUDGET, Expression, Failed, Refused};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -65,14 +65,28 @@ impl Filter {
         Ok(Self { sources, expression, turn: Arc::new(Semaphore::new(1)) })
     }
 
-    /// Whether every event passes.
-    pub fn is_open(&self) -> bool {
-        self.sources.is_empty() && self.expression.is_none()
+    /// Whether [`Self::judge_in_place`] can judge.
+    pub fn judges_in_place(&self) -> bool {
+        self.expression.as_ref().is_none_or(|expression| expression.reads_named_attributes())
+    }
+
+    /// Judges an event that is not taken apart; `None`: it has to be, or that is too much work to be done at once.
+    pub fn judge_in_place(&self, event: &EventInPlace<'_>) -> Option<Judged> {
+        if self.excludes(event.source()) {
+            return Some(Judged::Excluded);
+        }
+        let Some(expression) = &self.expression else { return Some(Judged::Passes) };
+        let judged = Judged::from(expression.matches_in_place(event, WORK_AT_ONCE)?);
+        Some(judged).filter(|judged| *judged != Judged::TooCostly)
+    }
+
+    fn excludes(&self, source: &str) -> bool {
+        !self.sources.is_empty() && !self.sources.contains(source)
     }
 
     /// Judges an event, as it was published.
     pub async fn judge(&self, event: &Event) -> Judged {
-        if !self.sources.is_empty() && !self.sources.contains(event.source()) {
+        if self.excludes(event.source()) {
             return Judged::Excluded;
         }
         let Some(expression) = &self.expression else { return Judged::Passes };
@@ -98,6 +112,8 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_cloudevents::EventHeader;
+
     use super::*;
 
     async fn judged(sources: &[&str], expression: Option<&str>, source: &str) -> Judged {
@@ -107,7 +123,15 @@ mod tests {
             expression: expression.map(str::to_owned),
         };
         let event = Event::builder("1", source, "t").attribute("datacontenttype", "application/json");
-        Filter::new(&filter).unwrap().judge(&event.data(r#"{"amount":5}"#).build().unwrap()).await
+        let filter = Filter::new(&filter).unwrap();
+        let judged = filter.judge(&event.data(r#"{"amount":5}"#).build().unwrap()).await;
+        let attributes = [("specversion", "1.0"), ("id", "1"), ("source", source), ("type", "t")];
+        let headers = attributes.map(|(name, value)| EventHeader::Attribute(name, value)).into_iter();
+        let in_place = EventInPlace::new(headers.chain([EventHeader::ContentType("application/json")])).unwrap();
+        let judged_in_place = filter.judge_in_place(&in_place);
+        assert!(filter.judges_in_place() <= judged_in_place.is_some());
+        assert!(judged_in_place.is_none_or(|in_place| in_place == judged), "{expression:?}");
+        judged
     }
 
     #[tokio::test]
@@ -121,10 +145,15 @@ mod tests {
             (&["/a"], Some("data.amount > 1"), "/b", Judged::Excluded),
             (&[], Some("data.amount > 9"), "/a", Judged::Excluded),
             (&["/b"], Some("data.nothing > 9"), "/a", Judged::Excluded),
+            (&["/a"], Some("event.type == 't' && event.source.startsWith('/')"), "/a", Judged::Passes),
+            (&[], Some("event.datacontenttype == 'application/json'"), "/a", Judged::Passes),
+            (&[], Some("has(event.subject)"), "/a", Judged::Excluded),
+            (&[], Some("size(event) == 5 && 'id' in event"), "/a", Judged::Passes),
         ] {
             assert_eq!(judged(sources, expression, source).await, expected, "{sources:?} {expression:?} {source}");
         }
         assert!(matches!(judged(&[], Some("data.nothing > 9"), "/a").await, Judged::Failed(_)));
+        assert!(matches!(judged(&[], Some("event.subject == 'x'"), "/a").await, Judged::Failed(_)));
     }
 
     /// What is too much for one thread is done by the other, and what is too much for both is known to be.

@@ -40,7 +40,7 @@ pub struct Options {
     pub reply: Option<Outlet>,
     /// Where dead letters go; `None`: beside the topic.
     pub letters: Option<Outlet>,
-    /// Whether nothing here has to look into an event: it is sent as it is stored.
+    /// Whether nothing here has to take an event apart: it is sent as it is stored.
     pub passes_on: bool,
 }
 
@@ -59,7 +59,7 @@ impl Options {
         let outlet = |to| Outlet::new(to, handler_uid);
         let filter = Filter::new(filter)?;
         Ok(Self {
-            passes_on: delivery.format == Format::Binary && reply.is_none() && filter.is_open(),
+            passes_on: delivery.format == Format::Binary && reply.is_none() && filter.judges_in_place(),
             filter,
             limiter: delivery.rate.map(|rate| Limiter::new(rate, members)),
             batches: terms(delivery).map(|terms| Batches::start(handler.clone(), terms, drain.clone())),
