@@ -245,6 +245,14 @@ pub enum Action {
         /// Whether the broker is asked to confirm it.
         confirm: bool,
     },
+    /// Tell the broker that the event is worked on for so many milliseconds from now, also if it was given back before: an
+    /// answer ([`Input::Renewed`]) says that all that was given back before is known there, and this event is lent to us.
+    Hold {
+        /// The event.
+        id: Id,
+        /// How long.
+        wait: Moment,
+    },
     /// The event goes back to the broker, for after so many milliseconds (0: at once); it has left.
     GiveBack {
         /// The event.

@@ -40,6 +40,8 @@ pub struct Held {
     pub until: Moment,
     /// When the renewal was sent that is under way.
     pub renewing: Option<Moment>,
+    /// Whether an earlier delivery of it may be given back after this one, so that the broker takes it from us.
+    pub is_unsure: bool,
     /// How far it is.
     pub stage: Stage,
     /// Whether another owner may have had it.
@@ -54,11 +56,13 @@ pub struct Hand(BTreeMap<u64, Held>);
 
 impl Hand {
     /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
-    pub fn take(&mut self, arrived: &Arrived, until: Moment, again: bool) {
+    pub fn take(&mut self, arrived: &Arrived, until: Moment, again: bool) -> &mut Held {
         let Arrived { id, key, bytes, .. } = *arrived;
-        let new = Held { id, key, until, renewing: None, stage: Stage::Waiting(0), again, bytes };
+        let stage = Stage::Waiting(0);
+        let new = Held { id, key, until, renewing: None, is_unsure: false, stage, again, bytes };
         let held = self.0.entry(id.sequence).or_insert(new);
         held.until = held.until.max(until);
+        held
     }
 
     /// The event, if it is in hand.
@@ -79,6 +83,14 @@ impl Hand {
     /// Lets go of it.
     pub fn remove(&mut self, sequence: u64) -> Option<Held> {
         self.0.remove(&sequence)
+    }
+
+    /// Lets go of an event that waits, if this is a delivery of it with a lower number: by a broker that has forgotten the
+    /// one that is here, and takes no NAK with its number.
+    pub fn forget(&mut self, id: Id) -> Option<Id> {
+        let is_forgotten = |held: &Held| held.id.delivery > id.delivery && matches!(held.stage, Stage::Waiting(_));
+        let forgotten = self.0.get(&id.sequence).is_some_and(is_forgotten);
+        forgotten.then(|| self.remove(id.sequence)).flatten().map(|held| held.id)
     }
 
     /// How many there are.
@@ -118,6 +130,21 @@ impl Hand {
             Stage::Marker => is_idle_marker(held.id.sequence),
             Stage::Running | Stage::Settled { .. } | Stage::Copying { asked: true, .. } => false,
         })
+    }
+
+    /// Lets go of those that wait beyond this sequence, and returns them.
+    pub fn cut(&mut self, highest: u64) -> Vec<Id> {
+        self.let_go(|held| held.id.sequence > highest && matches!(held.stage, Stage::Waiting(_)))
+    }
+
+    /// Whether none is under way.
+    pub fn all_wait(&self) -> bool {
+        self.0.values().all(|held| matches!(held.stage, Stage::Waiting(_)))
+    }
+
+    /// The highest sequence.
+    pub fn highest(&self) -> Option<u64> {
+        self.0.keys().next_back().copied()
     }
 
     fn let_go(&mut self, which: impl Fn(&Held) -> bool) -> Vec<Id> {
@@ -160,9 +187,10 @@ impl Hand {
         self.0.values().any(|held| held.key == key && matches!(held.stage, Stage::Copying { asked: true, .. }))
     }
 
-    /// Whether an acknowledgement is under way, so that nobody knows what the broker still waits for.
+    /// Whether an acknowledgement is under way, so that nobody knows what the broker still waits for; or it may take
+    /// something from us.
     pub fn is_unclear(&self) -> bool {
-        self.0.values().any(|held| held.stage == Stage::Settled { asked: true })
+        self.0.values().any(|held| held.is_unsure || held.stage == Stage::Settled { asked: true })
     }
 
     /// The oldest event that may start: the first of its key, and none of its key under way.
@@ -199,7 +227,19 @@ mod tests {
     fn hand(events: &[(u64, Key, Stage)]) -> Hand {
         let held = |(sequence, key, stage): &(u64, Key, Stage)| {
             let id = Id { lane: 0, sequence: *sequence, stored: 0, delivery: 1, arrival: 1 };
-            (*sequence, Held { id, key: *key, until: 100, renewing: None, stage: *stage, again: false, bytes: 1 })
+            (
+                *sequence,
+                Held {
+                    id,
+                    key: *key,
+                    until: 100,
+                    renewing: None,
+                    is_unsure: false,
+                    stage: *stage,
+                    again: false,
+                    bytes: 1,
+                },
+            )
         };
         Hand(events.iter().map(held).collect())
     }

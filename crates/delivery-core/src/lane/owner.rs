@@ -99,7 +99,7 @@ impl Owner {
             },
             Input::Attempted(id, Some(disposition)) => self.attempted(now, id, disposition),
             Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
-            Input::Renewed(id, confirmed) => self.renewed(id, confirmed),
+            Input::Renewed(id, confirmed) => self.renewed(now, id, confirmed),
             Input::Parked(ids, result) => self.parked(now, &ids, result),
             Input::Fetched(_, key, result) => self.fetched(now, key, result),
             Input::Unparked(id, removed) => self.unparked(id, removed),
@@ -281,13 +281,17 @@ impl Owner {
         let until = sent.map_or(0, |sent| self.terms.lease(sent));
         if !ours || (self.leaving != Leaving::No && !known) {
             // Given back without a lease, it might be taken from who has it by now.
-            let back = !known && until > now;
-            return self.out.push(if back { self.back(id) } else { Action::Drop(id) });
+            if known || until <= now {
+                return self.out.push(Action::Drop(id));
+            }
+            return self.give_back(&[id]);
         }
+        let known = known && !self.is_forgotten(id);
         // What is out of the stream's order was with somebody else, or was lost on its way.
         let gap = self.last.is_some_and(|last| id.delivery != last + 1);
         let again = !known && id.sequence <= self.highest;
-        if gap || again || until <= now {
+        let is_unsure = self.terms.rules.holding && self.claim.is_unsure();
+        if gap || again || until <= now || is_unsure {
             self.doubt(now);
         }
         self.last = self.last.max(Some(id.delivery));
@@ -300,7 +304,8 @@ impl Owner {
             self.out.push(Action::Drop(id));
         }
         if until > now {
-            self.hand.take(arrived, until, arrived.again || again);
+            let held = self.hand.take(arrived, until, arrived.again || again);
+            held.is_unsure |= is_unsure && !known;
             self.recall(id);
         }
         self.changed(now);
@@ -338,9 +343,14 @@ impl Owner {
     fn state(&mut self, now: Moment, state: &State) {
         let Some(barrier) = &mut self.barrier else { return };
         let counts = barrier.answered(&self.terms, now);
+        if counts {
+            // It has forgotten these, and delivers them again.
+            let forgotten = self.hand.cut(state.highest);
+            self.forget(forgotten);
+        }
         let in_hand = u64::try_from(self.hand.len()).unwrap_or(u64::MAX);
         self.lacks = in_hand < state.pending;
-        if !counts {
+        if !counts || self.hand.highest() > Some(state.highest) {
             return;
         }
         if state.pin.as_ref() != self.pulls.pin() {
@@ -351,11 +361,18 @@ impl Owner {
         } else if state.pending == 0 && in_hand == 0 {
             // Whatever comes next comes under a new pin, or after the last.
             self.barrier = None;
-        } else if state.pin.is_some() && in_hand == state.pending && self.last == Some(state.delivered) {
-            self.barrier = None;
-            self.claim.proved(state.pin.clone());
+        } else if state.pin.is_some() && in_hand == state.pending {
+            // If one was delivered later and does not come, it was one of these.
+            if self.last == Some(state.delivered) || self.claim.is_said_again(state) {
+                self.barrier = None;
+                self.claim.proved(state.pin.clone());
+            }
         } else if in_hand < state.pending {
             self.reclaim(now, state);
+        } else if self.hand.all_wait() && self.claim.is_said_again(state) {
+            // One of these is settled by somebody else: the others come again.
+            self.give_up();
+            self.changed(now);
         }
     }
 

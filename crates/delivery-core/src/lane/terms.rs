@@ -72,6 +72,8 @@ pub struct Rules {
     pub reads_alone: bool,
     /// A parked event starts only when it is acknowledged: a new owner would get it again.
     pub twins: bool,
+    /// What comes after something was given back is held before it counts.
+    pub holding: bool,
 }
 
 impl Default for Rules {
@@ -86,6 +88,7 @@ impl Default for Rules {
             copies_in_turn: true,
             reads_alone: true,
             twins: true,
+            holding: true,
         }
     }
 }

@@ -79,6 +79,12 @@ impl Consumer {
         }
     }
 
+    /// The same, also if it was given back.
+    pub fn hold(&mut self, now: Moment, sequence: u64) {
+        self.renew(now, sequence);
+        self.progress.again.remove(&sequence);
+    }
+
     /// It comes again after so many milliseconds, if it is waited for.
     pub fn give_back(&mut self, now: Moment, sequence: u64, wait: Moment) {
         if let Some(until) = self.progress.pending.get_mut(&sequence) {

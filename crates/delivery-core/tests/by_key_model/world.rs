@@ -156,6 +156,12 @@ impl World {
                 }
                 self.answer(Input::Renewed(id, true));
             }
+            Action::Hold { id, .. } => {
+                if connected {
+                    self.lane(id.lane).hold(now, id.sequence);
+                }
+                self.answer(Input::Renewed(id, true));
+            }
             Action::GiveBack { id, wait } => {
                 if connected {
                     self.lane(id.lane).give_back(now, id.sequence, wait);

@@ -74,6 +74,8 @@ pub struct Request {
 pub enum What {
     Acknowledge(Id),
     Renew(Id),
+    /// With a NAK with a delay.
+    Hold(Id),
     GiveBack(Id),
     /// Of these sequences, a bit for each.
     Reclaim(u64),
@@ -86,11 +88,16 @@ pub enum What {
 }
 
 impl What {
+    /// Whether it says that an event comes back.
+    pub fn gives_back(&self) -> bool {
+        matches!(self, Self::GiveBack(_) | Self::Reclaim(_))
+    }
+
     /// What its sender learns if it does not arrive.
     pub fn unanswered(&self) -> Option<Input> {
         match *self {
             Self::Acknowledge(id) => Some(Input::Acknowledged(id, false)),
-            Self::Renew(id) => Some(Input::Renewed(id, false)),
+            Self::Renew(id) | Self::Hold(id) => Some(Input::Renewed(id, false)),
             Self::GiveBack(_) => None,
             Self::Reclaim(_) => Some(Input::Reclaimed(0, false)),
             Self::State => Some(Input::State(0, None)),
@@ -116,6 +123,33 @@ impl What {
 }
 
 impl Broker {
+    /// As `processNak` of nats-server: it looks at no more than whether the number of the delivery was there.
+    pub fn take_back(&mut self, what: What) -> Option<Input> {
+        match what {
+            What::GiveBack(id) => {
+                let is_known = id.delivery <= self.deliveries && self.pending.contains_key(&id.sequence);
+                self.again.extend(is_known.then_some(id.sequence));
+                None
+            }
+            What::Reclaim(bits) => {
+                let wanted = self.pending.keys().filter(|sequence| bits & (1 << **sequence) != 0);
+                self.again.extend(wanted);
+                Some(Input::Reclaimed(0, true))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same with a delay.
+    pub fn hold(&mut self, id: Id, until: Moment) {
+        if id.delivery <= self.deliveries
+            && let Some(pending) = self.pending.get_mut(&id.sequence)
+        {
+            pending.until = until;
+            self.again.remove(&id.sequence);
+        }
+    }
+
     /// All up to this one are acknowledged.
     pub fn floor(&self) -> u64 {
         self.pending.keys().next().map_or(self.delivered, |first| first - 1)

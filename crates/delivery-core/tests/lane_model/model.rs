@@ -8,7 +8,7 @@ use tidegate_delivery_core::{Disposition, Heard, Id, Input, Settled, Trouble};
 
 use crate::broker::{Broker, Pull, Request, What};
 use crate::shelf::Shelf;
-use crate::world::{Begin, Lane, State};
+use crate::world::{Begin, Lane, Node, State};
 
 pub const INVARIANT: &str =
     "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
@@ -257,7 +257,9 @@ impl Model for Lane {
             }
             Step::Crash(node) => {
                 state.trouble.crashes -= 1;
-                state.nodes[node] = self.node();
+                // What its former life asked for is answered to nobody.
+                let arrivals = state.nodes[node].arrivals;
+                state.nodes[node] = Node { arrivals, ..self.node() };
                 state.broker.pulls.retain(|pull| pull.node != node);
                 state.take(self, node, None);
             }

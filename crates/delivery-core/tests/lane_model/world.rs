@@ -197,6 +197,7 @@ impl State {
                     self.send(node, What::Acknowledge(id));
                 }
                 Action::Renew { id, .. } => self.send(node, What::Renew(id)),
+                Action::Hold { id, .. } => self.send(node, What::Hold(id)),
                 Action::GiveBack { id, .. } => {
                     self.nodes[node].here.remove(&id);
                     self.send(node, What::GiveBack(id));
@@ -333,7 +334,7 @@ impl State {
     }
 
     pub fn arrive(&mut self, lane: &Lane, request: Request) {
-        let Request { node, what, .. } = request;
+        let Request { sent, node, what } = request;
         let broker = &mut self.broker;
         let answer = match what {
             What::Acknowledge(id) => {
@@ -348,17 +349,18 @@ impl State {
                 }
                 Some(Input::Renewed(id, true))
             }
-            What::GiveBack(id) => {
-                if broker.pending.contains_key(&id.sequence) {
-                    broker.again.insert(id.sequence);
+            What::Hold(id) => {
+                // It comes after all that the same sender gave back before.
+                let is_before =
+                    |request: &Request| request.node == node && request.sent <= sent && request.what.gives_back();
+                for request in self.requests.extract_if(.., |request| is_before(request)) {
+                    let answer = broker.take_back(request.what);
+                    self.nodes[node].answers.extend(answer);
                 }
-                None
+                broker.hold(id, self.now + lane.ack_wait);
+                Some(Input::Renewed(id, true))
             }
-            What::Reclaim(bits) => {
-                let wanted = broker.pending.keys().filter(|sequence| bits & (1 << **sequence) != 0).copied();
-                broker.again.extend(wanted.collect::<Vec<_>>());
-                Some(Input::Reclaimed(0, true))
-            }
+            What::GiveBack(_) | What::Reclaim(_) => broker.take_back(what),
             What::State => {
                 let pending = u64::try_from(broker.pending.len()).unwrap();
                 let (floor, highest) = (broker.floor(), broker.delivered);
@@ -431,8 +433,9 @@ impl State {
         let is_parked = id.delivery == 0;
         let is_lent = |sequence: &u64| {
             let lent = self.broker.pending.get(sequence).is_some_and(|pending| pending.with == node);
-            // Of one that the broker has forgotten and lent again, it may hear that it is given back.
-            lent && (self.has_forgotten(lane) || !self.broker.again.contains(sequence))
+            // Of one that the broker has forgotten and lent again, it may hear that another gives it back.
+            let others = !lane.lone || lane.trouble.joins > 0;
+            lent && ((others && self.has_forgotten(lane)) || !self.broker.again.contains(sequence))
         };
         if !(if is_parked { earlier.iter().any(is_lent) } else { is_lent(&id.sequence) }) {
             self.broken = Some("it started without a lease");

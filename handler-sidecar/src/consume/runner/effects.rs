@@ -191,6 +191,7 @@ impl<F> Runner<'_, F> {
                     self.line.tell(subject, pull::IN_PROGRESS);
                 }
             }
+            Action::Hold { id, wait } => self.ask_about(id, Question::Renew(id), pull::give_back(wait)),
             Action::GiveBack { id, wait } => self.leaves(id, pull::give_back(wait)),
             Action::Drop(id) => self.events.let_go(id),
             Action::Park { .. } | Action::Fetch { .. } | Action::Unpark { .. } | Action::Mark { .. } => {

@@ -34,7 +34,7 @@ impl Owner {
 
     pub(super) fn give_up(&mut self) {
         let given_up = self.hand.give_up(|marker| self.parked.is_idle(marker));
-        self.out.extend(given_up.into_iter().map(|id| self.back(id)).collect::<Vec<_>>());
+        self.give_back(&given_up);
         self.forget_lines();
     }
 
@@ -44,9 +44,29 @@ impl Owner {
         self.out.extend(gone.into_iter().map(Action::Drop));
     }
 
-    /// At once, the broker would give what a lane leaves to our own pulls again, which are still open, and so on.
-    pub(super) fn back(&self, id: Id) -> Action {
-        Action::GiveBack { id, wait: if self.is_leaving() { 2 * LINGER } else { 0 } }
+    pub(super) fn give_back(&mut self, ids: &[Id]) {
+        if ids.is_empty() {
+            return;
+        }
+        // At once, the broker would give what a lane leaves to our own pulls again, which are still open, and so on.
+        let wait = if self.is_leaving() { 2 * LINGER } else { 0 };
+        self.out.extend(ids.iter().map(|id| Action::GiveBack { id: *id, wait }));
+        self.claim.gives_back();
+    }
+
+    /// Whether the broker has forgotten the delivery of this event that is in hand: that is dropped then.
+    pub(super) fn is_forgotten(&mut self, id: Id) -> bool {
+        let forgotten = self.hand.forget(id);
+        if forgotten.is_some() {
+            self.forget(forgotten);
+        }
+        forgotten.is_some()
+    }
+
+    /// Drops what the broker has forgotten that it lent it to us.
+    pub(super) fn forget(&mut self, forgotten: impl IntoIterator<Item = Id>) {
+        self.out.extend(forgotten.into_iter().map(Action::Drop));
+        self.forget_lines();
     }
 
     /// Lets go of everything, at the process's end.

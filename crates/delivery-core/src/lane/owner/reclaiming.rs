@@ -35,6 +35,9 @@ pub struct Claim {
     lacked: Option<(u64, u64)>,
     /// What is given back may be on its way until then: it must not be what has come meanwhile, and runs.
     reclaims_until: Option<Moment>,
+    /// Whether something was given back since all was here: the broker may hear of it after it has lent the same to us
+    /// again, as one does that has forgotten the first delivery.
+    gave_back: bool,
     /// What was delivered up to this number under the pin in force and had not come then was given back.
     given_back: u64,
 }
@@ -44,6 +47,17 @@ impl Claim {
     pub fn proved(&mut self, pin: Option<Pin>) {
         self.proven = pin;
         self.lacked = None;
+        self.gave_back = false;
+    }
+
+    /// Something is given back.
+    pub fn gives_back(&mut self) {
+        self.gave_back = true;
+    }
+
+    /// Whether the broker may take back what it lends to us now.
+    pub fn is_unsure(&self) -> bool {
+        self.gave_back
     }
 
     /// Whether no other member has to do with the lane.
@@ -66,11 +80,16 @@ impl Claim {
         self.reclaims_until.filter(|end| now < *end)
     }
 
+    /// Whether the broker says the same as the last time.
+    pub fn is_said_again(&mut self, state: &State) -> bool {
+        let said = (state.delivered, state.pending);
+        self.lacked.replace(said) == Some(said)
+    }
+
     /// Whether what is lacking is with nobody. It may be on its way to here: so only when the broker has said the same
     /// twice.
     fn is_with_nobody(&mut self, terms: &Terms, now: Moment, state: &State) -> bool {
-        let lacked = (state.delivered, state.pending);
-        let still = self.lacked.replace(lacked) == Some(lacked);
+        let still = self.is_said_again(state);
         let ours = state.pin.is_some() && state.pin == self.proven;
         let old = self.known_since.is_some_and(|since| now >= since + terms.ack_wait);
         let alone = self.alone && (self.proven.is_some() || old);
@@ -109,6 +128,7 @@ impl Owner {
         }
         sequences.reverse();
         self.claim.given_back = state.delivered;
+        self.claim.gives_back();
         self.claim.reclaims_until = Some(now.saturating_add(self.terms.margin).saturating_add(1));
         self.out.push(Action::Reclaim { lane: self.lane, delivered: state.delivered, sequences });
     }

@@ -55,7 +55,7 @@ impl Owner {
         if let Some(held) = self.held(id) {
             held.stage = Stage::Waiting(from);
         }
-        if self.leaving == Leaving::Unpinned {
+        if self.leaving == Leaving::Unpinned || self.pulls.pin().is_none() {
             self.give_up();
         }
     }
@@ -73,13 +73,16 @@ impl Owner {
     }
 
     /// What is confirmed counts from when it was sent.
-    pub(super) fn renewed(&mut self, id: Id, confirmed: bool) {
+    pub(super) fn renewed(&mut self, now: Moment, id: Id, confirmed: bool) {
         let Some(held) = self.held(id) else { return };
         let sent = held.renewing.take().filter(|_| confirmed);
         if let Some(until) = sent.map(|sent| self.terms.lease(sent))
             && let Some(held) = self.held(id)
         {
             held.until = held.until.max(until);
+            if std::mem::take(&mut held.is_unsure) {
+                self.changed(now);
+            }
         }
     }
 
@@ -94,10 +97,12 @@ impl Owner {
                 self.out.push(Action::Acknowledge { id, confirm: true });
             } else if !matches!(held.stage, Stage::Settled { .. })
                 && held.renewing.is_none()
-                && held.until.saturating_sub(self.terms.renew_below) <= now
+                && (held.is_unsure || held.until.saturating_sub(self.terms.renew_below) <= now)
             {
                 held.renewing = Some(now);
-                self.out.push(Action::Renew { id, confirm: true });
+                let (renew, hold) =
+                    (Action::Renew { id, confirm: true }, Action::Hold { id, wait: self.terms.ack_wait });
+                self.out.push(if held.is_unsure { hold } else { renew });
             }
         }
         if acknowledged {
