@@ -361,16 +361,13 @@ impl Owner {
         } else if state.pending == 0 && in_hand == 0 {
             // Whatever comes next comes under a new pin, or after the last.
             self.barrier = None;
-        } else if state.pin.is_some() && in_hand == state.pending {
-            // If one was delivered later and does not come, it was one of these.
-            if self.last == Some(state.delivered) || self.claim.is_said_again(state) {
-                self.barrier = None;
-                self.claim.proved(state.pin.clone());
-            }
+        } else if state.pin.is_some() && in_hand == state.pending && self.last == Some(state.delivered) {
+            self.barrier = None;
+            self.claim.proved(state.pin.clone());
         } else if in_hand < state.pending {
             self.reclaim(now, state);
         } else if self.hand.all_wait() && self.claim.is_said_again(state) {
-            // One of these is settled by somebody else: the others come again.
+            // One of these is settled by somebody else, or was delivered again and lost: they come again.
             self.give_up();
             self.changed(now);
         }
