@@ -185,11 +185,6 @@ impl Intake {
         }
     }
 
-    /// Bytes of the largest event.
-    pub fn max_event_size(&self) -> usize {
-        self.max_event_size
-    }
-
     fn delayer(&self) -> Result<&Delayer, Problem> {
         self.delayer.as_ref().ok_or_else(Problem::no_delayed_events)
     }

@@ -14,11 +14,10 @@ use super::due;
 use crate::intake::Intake;
 use crate::outcome::Failure;
 
-/// Events that a pull brings at most, and bytes of them, unless one alone is larger.
+/// Events that a pull brings at most, and bytes of them: one of the largest that any topic can have, with its headers. One
+/// that did not fit would hold up those behind it.
 const PULL_EVENTS: usize = 256;
-const PULL_BYTES: usize = 8 << 20;
-/// Headers of the largest event, and what the broker counts beside it.
-const ENVELOPE: usize = (256 << 10) + 4096;
+const PULL_BYTES: usize = 9 << 20;
 /// How long a pull stays open, and how much later its end must have come.
 const PULL_EXPIRES: Duration = Duration::from_secs(20);
 const PULL_GRACE: Duration = Duration::from_secs(5);
@@ -88,9 +87,8 @@ impl Mover {
         // What was asked for over a connection does not come over the next one.
         let mut replies = self.client.subscribe_until_disconnect(&inbox)?;
         let deadline = Instant::now() + PULL_EXPIRES + PULL_GRACE;
-        let largest = PULL_BYTES.max(self.intake.max_event_size() + ENVELOPE);
         let expires = PULL_EXPIRES.as_nanos();
-        let body = format!(r#"{{"batch":{PULL_EVENTS},"expires":{expires},"max_bytes":{largest}}}"#);
+        let body = format!(r#"{{"batch":{PULL_EVENTS},"expires":{expires},"max_bytes":{PULL_BYTES}}}"#);
         let pull = Publish {
             subject: later::PULL_SUBJECT,
             reply: Some(&inbox),
