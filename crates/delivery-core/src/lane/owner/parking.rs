@@ -108,6 +108,12 @@ impl Owner {
                 // that ended before it was removed.
                 let is_head = id.sequence == head;
                 let is_settled = is_head || self.memory.has(id);
+                if !is_settled && self.pass_on(key, head, id.sequence) {
+                    self.out.push(Action::Drop(id));
+                    self.changed(now);
+                    return self.give_up_if_left();
+                }
+                let Some(line) = self.parked.get_mut(key) else { return };
                 let stage = if is_settled { Stage::Settled { asked: false } } else { Stage::Waiting(0) };
                 line.front = Front::Here(id, stage);
                 // In hand, too, because its acknowledgement was not confirmed to a former owner.
@@ -122,6 +128,24 @@ impl Owner {
         }
         self.changed(now);
         self.give_up_if_left();
+    }
+
+    /// What is first on the shelf may be parked behind another event than this marker: one in flight that is between
+    /// them and not settled. That one is the head then, and the marker is acknowledged. Whether there is one.
+    fn pass_on(&mut self, key: Key, marker: u64, front: u64) -> bool {
+        let is_between = |held: &&mut Held| held.key == key && (marker + 1..front).contains(&held.id.sequence);
+        let is_open = |held: &&mut Held| matches!(held.stage, Stage::Waiting(_) | Stage::Copying { .. });
+        let Some(head) = self.hand.iter_mut().find(|held| is_between(held) && is_open(held)) else { return false };
+        head.again = true;
+        // The shelf has its events in order, so this one is not there.
+        if matches!(head.stage, Stage::Copying { .. }) {
+            head.stage = Stage::Waiting(0);
+        }
+        if let Some(held) = self.hand.get_mut(marker) {
+            held.stage = Stage::Settled { asked: false };
+        }
+        self.parked.remove(key);
+        true
     }
 
     /// A parked event is removed from the shelf, or not.
@@ -236,12 +260,15 @@ impl Owner {
         for held in self.hand.iter() {
             let sequence = held.id.sequence;
             let Some(queue) = queues.get_mut(&held.key) else {
-                let (head, is_blocked) = (sequence, is_blocked(held));
+                // An event that came again before the head of a line is not the head of what is on the shelf.
+                let head = self.parked.get(held.key).map_or(sequence, |line| line.head);
+                let is_blocked = is_blocked(held);
                 let queue = Queue { head, is_blocked, copies: Vec::new(), is_unsure: false, is_copying: false };
                 queues.insert(held.key, queue);
                 continue;
             };
             match held.stage {
+                _ if sequence <= queue.head => {}
                 Stage::Waiting(_) if queue.is_blocked => {
                     behind += 1;
                     if !queue.is_unsure {
@@ -257,5 +284,108 @@ impl Owner {
             }
         }
         (queues, behind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Settled;
+    use crate::exchange::{Arrived, Input, Pin, State};
+    use crate::lane::terms::Terms;
+
+    const KEY: Key = 7;
+
+    fn id(sequence: u64, delivery: u64) -> Id {
+        Id { lane: 0, sequence, stored: sequence, delivery, arrival: sequence * 1000 + delivery }
+    }
+
+    fn arrived(id: Id, inbox: u64, again: bool) -> Arrived {
+        Arrived { id, key: KEY, inbox, pin: Pin::from("p"), bytes: 1, again }
+    }
+
+    /// An owner that has these, the n-th by the n-th delivery, and whose barrier is down.
+    fn owner(events: &[(u64, bool)]) -> Owner {
+        let mut owner = Owner::new(0, Terms::of(Duration::from_secs(30)));
+        owner.actions(0, 32, &mut Vec::new());
+        for (delivery, (sequence, again)) in (1..).zip(events) {
+            owner.input(1, Input::Arrived(arrived(id(*sequence, delivery), 1, *again)));
+        }
+        let (count, highest) = (events.len() as u64, events.iter().map(|event| event.0).max().unwrap());
+        let state = State { delivered: count, pending: count, floor: 0, highest, pin: Some(Pin::from("p")) };
+        (100..110).for_each(|now| drop(answer(&mut owner, now * 10, &state)));
+        assert!(owner.can_start(1200), "the barrier is down");
+        owner
+    }
+
+    /// What is done now, after which the broker says its state.
+    fn answer(owner: &mut Owner, now: Moment, state: &State) -> Vec<Action> {
+        let out = actions(owner, now);
+        owner.input(now, Input::State(0, Some(state.clone())));
+        out
+    }
+
+    fn actions(owner: &mut Owner, now: Moment) -> Vec<Action> {
+        let mut out = Vec::new();
+        owner.actions(now, 32, &mut out);
+        out
+    }
+
+    fn handle(owner: &mut Owner, now: Moment, sequence: u64) {
+        let started = owner.start(now).unwrap();
+        assert_eq!(started.sequence, sequence);
+        owner.input(now, Input::Attempted(started, Some(Disposition::Over(Settled::Acknowledged))));
+    }
+
+    /// The broker had forgotten that 1 is settled: 22 is parked behind 21, which is not.
+    #[test]
+    fn what_is_parked_behind_a_later_event_does_not_overtake_it() {
+        let mut owner = owner(&[(1, true), (21, true)]);
+        handle(&mut owner, 1200, 1);
+        assert!(actions(&mut owner, 1201).iter().any(|action| matches!(action, Action::Fetch { .. })));
+        let parked = || FetchResult::Event(arrived(Id { arrival: 99, ..id(22, 1) }, 0, false));
+        owner.input(1202, Input::Fetched(0, KEY, parked()));
+        let told = actions(&mut owner, 1203);
+        assert!(told.iter().any(|action| matches!(action, Action::Drop(id) if id.sequence == 22)), "{told:?}");
+        let acknowledged = told.iter().find_map(|action| match action {
+            Action::Acknowledge { id, .. } => Some(*id),
+            _ => None,
+        });
+        owner.input(1204, Input::Acknowledged(acknowledged.unwrap(), true));
+        handle(&mut owner, 1205, 21);
+        assert!(actions(&mut owner, 1206).iter().any(|action| matches!(action, Action::Fetch { .. })));
+        owner.input(1207, Input::Fetched(0, KEY, parked()));
+        assert!(actions(&mut owner, 1208).iter().any(|action| matches!(action, Action::Mark { .. })));
+        owner.input(1209, Input::Marked(id(21, 2), true));
+        assert_eq!(owner.start(1210).map(|id| id.sequence), Some(22));
+    }
+
+    /// A consumer that was made again below the head of a line delivers what is before it once more.
+    #[test]
+    fn a_head_is_not_parked_behind_what_came_again_before_it() {
+        let mut owner = owner(&[(1, false), (2, false), (3, false), (4, false)]);
+        owner.terms.park_above = 0;
+        let first = owner.start(1200).unwrap();
+        let wait = Some(Disposition::RetryIn(Duration::from_secs(20)));
+        owner.input(1201, Input::Attempted(first, wait));
+        let parks = |actions: Vec<Action>| -> Vec<u64> {
+            let ids = actions.into_iter().filter_map(|action| match action {
+                Action::Park { ids, .. } => Some(ids),
+                _ => None,
+            });
+            ids.flatten().map(|id| id.sequence).collect()
+        };
+        assert_eq!(parks(actions(&mut owner, 1202)), [2, 3, 4]);
+        let copied = [id(2, 2), id(3, 3), id(4, 4)];
+        owner.input(1203, Input::Parked(copied.to_vec(), ParkResult::Stored));
+        actions(&mut owner, 1203);
+        copied.iter().for_each(|id| owner.input(1204, Input::Acknowledged(*id, true)));
+        owner.input(1205, Input::Arrived(arrived(id(0, 5), 1, true)));
+        owner.input(1205, Input::Arrived(arrived(id(5, 6), 1, false)));
+        let state = State { delivered: 6, pending: 3, floor: 0, highest: 5, pin: Some(Pin::from("p")) };
+        let parked: Vec<u64> = (130..140).flat_map(|now| parks(answer(&mut owner, now * 10, &state))).collect();
+        assert_eq!(parked, [5], "neither 0 nor the head");
     }
 }
