@@ -16,6 +16,7 @@
 pub mod connect;
 mod connection_log;
 pub mod contract;
+pub mod delivery_info;
 pub mod identity;
 pub mod later;
 pub mod layout;

@@ -3,7 +3,6 @@
 //! What the runner uses of it is [`line::Line`] and [`message::Message`].
 
 pub mod connection;
-pub mod delivery_info;
 pub mod line;
 pub mod members;
 pub mod message;

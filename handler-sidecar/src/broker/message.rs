@@ -8,9 +8,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
+use tidegate_broker_client::delivery_info::{self, DeliveryInfo};
 use tidegate_wire::nats::{self, Headers};
 
-use crate::broker::delivery_info::{self, DeliveryInfo};
 use crate::ops::budget::{ByteBudget, Share};
 use crate::settle::attempts::store::EventName;
 use crate::settle::shelf::Shelved;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_broker_client::contract::{Order, Routing};
+use tidegate_broker_client::delivery_info;
 use tidegate_broker_client::{layout, stored};
 use tidegate_delivery_core::{
     Action, Arrived, Close, Demand, FetchResult, Heard, Id, Input, Key, Lane, Moment, ParkResult, Pin, Pull, SHELF,
@@ -18,7 +19,7 @@ use super::questions::{Learnt, Question};
 use crate::broker::line::{self, At, Came};
 use crate::broker::message::Message;
 use crate::broker::parked::Copy;
-use crate::broker::{delivery_info, pull};
+use crate::broker::pull;
 use crate::consume::flight::Landed;
 
 /// How long a question may take, so that another one fits into what is left of a lease.
