@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tidegate_broker_client::later::{self, CONSUMER, DELAYED_SUBJECTS, DUE_SUBJECTS, MAX_DELAY, STREAM};
+use tidegate_broker_client::later::{
+    self, CONSUMER, DELAYED_SUBJECTS, DUE_SUBJECTS, MAX_DELAY, SCHEDULE_SUBJECTS, STREAM,
+};
 
 use crate::api::{
     AckPolicy, Broker, ConsumerConfig, DeliverPolicy, Discard, Retention, Storage, StreamConfig, StreamInfo,
@@ -33,12 +35,15 @@ const SPARE_BYTES: i64 = 64 << 10;
 pub struct Later {
     /// Bytes of the stream.
     pub max_bytes: i64,
-    /// How far ahead a time may be.
-    pub max_delay: Duration,
+    /// How far ahead the time of a publisher's event may be; `None`: publishers may not say one.
+    pub max_delay: Option<Duration>,
+    /// Whether the topic has schedules of its own.
+    pub has_schedules: bool,
 }
 
 /// Makes the stream and its consumer be as configured, or removes them when nothing waits any more: what was taken is
 /// published at its time, whatever the topic takes now. With `only_shrink` it does nothing but make the stream smaller.
+/// Answers whether the stream is there.
 ///
 /// # Errors
 /// As [`StreamError`] says. A change that the broker refuses is none.
@@ -47,23 +52,24 @@ pub(crate) async fn ensure(
     topic: &Topic,
     only_shrink: bool,
     refused: &mut Option<String>,
-) -> Result<(), StreamError> {
+) -> Result<bool, StreamError> {
     let found = find(broker, STREAM).await?;
     if let Some(found) = &found
         && is_over(found, topic)
     {
-        return delete(broker, STREAM).await;
+        return delete(broker, STREAM).await.map(|()| false);
     }
     if found.is_none() && topic.later.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let wanted = config(topic, found.as_ref());
     let shrinks = found.as_ref().is_some_and(|found| wanted.max_bytes < found.config.max_bytes);
     if only_shrink && !shrinks {
-        return Ok(());
+        return Ok(true);
     }
     ensure_one(broker, &wanted, refused).await?;
-    Ok(work_queue::ensure_consumer(broker, STREAM, consumer()).await?)
+    work_queue::ensure_consumer(broker, STREAM, consumer()).await?;
+    Ok(true)
 }
 
 /// Whether the stream takes nothing any more, and has nothing.
@@ -74,8 +80,11 @@ fn is_over(found: &StreamInfo, topic: &Topic) -> bool {
 fn config(topic: &Topic, found: Option<&StreamInfo>) -> StreamConfig {
     let (mut subjects, mut metadata, mut max_bytes) = (vec![DUE_SUBJECTS.to_owned()], HashMap::new(), SPARE_BYTES);
     if let Some(later) = &topic.later {
-        subjects.insert(0, DELAYED_SUBJECTS.to_owned());
-        metadata.insert(MAX_DELAY.to_owned(), later.max_delay.as_secs().to_string());
+        if let Some(max_delay) = later.max_delay {
+            subjects.push(DELAYED_SUBJECTS.to_owned());
+            metadata.insert(MAX_DELAY.to_owned(), max_delay.as_secs().to_string());
+        }
+        subjects.extend(later.has_schedules.then(|| SCHEDULE_SUBJECTS.to_owned()));
         max_bytes = later.max_bytes;
     }
     if let Some(found) = found {

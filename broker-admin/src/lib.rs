@@ -9,6 +9,7 @@
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
 //! - [`later`]: the stream of events that wait for their time.
+//! - [`schedules`]: events that a topic publishes by itself.
 //! - [`retries`]: the consumer of a handler's retry shelf.
 //! - [`shares`]: how much each handler may store (pure).
 //! - [`release`]: room made of what every handler has settled.
@@ -28,6 +29,7 @@ pub mod positions;
 pub mod push;
 pub mod release;
 pub mod retries;
+pub mod schedules;
 pub mod server;
 pub mod shares;
 pub mod stream;

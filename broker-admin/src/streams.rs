@@ -70,6 +70,8 @@ pub struct Streams {
     pub events: StreamInfo,
     /// Dead letters in the handlers' streams, all together.
     pub dead_letters: u64,
+    /// Whether there is a stream of events that wait for their time.
+    pub has_later: bool,
     /// What the broker refused to change, and why: the streams are there and work as they were.
     pub refused: Option<String>,
 }
@@ -93,6 +95,6 @@ pub async fn ensure(broker: &Broker, topic: &Topic) -> Result<Streams, StreamErr
         None => 0,
     };
     let events = ensure_one(broker, &wanted, &mut refused).await?;
-    later::ensure(broker, topic, false, &mut refused).await?;
-    Ok(Streams { events, dead_letters, refused })
+    let has_later = later::ensure(broker, topic, false, &mut refused).await?;
+    Ok(Streams { events, dead_letters, has_later, refused })
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, Context};
 use tidegate_broker_admin::later::Later;
+use tidegate_broker_admin::schedules::{self, Schedule};
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_client::later;
+use tidegate_cloudevents::Event;
 use tidegate_test_broker::{TestBroker, eventually, topic};
 use tidegate_wire::nats::HeaderBlock;
 use time::OffsetDateTime;
@@ -16,7 +18,10 @@ use time::format_description::well_known::Rfc3339;
 const KEY: &str = "0123456789012345678901234567890123456789012";
 
 fn with_later(max_bytes: i64) -> Topic {
-    Topic { later: Some(Later { max_bytes, max_delay: Duration::from_secs(3600) }), ..topic() }
+    Topic {
+        later: Some(Later { max_bytes, max_delay: Some(Duration::from_secs(3600)), has_schedules: false }),
+        ..topic()
+    }
 }
 
 async fn delay(broker: &TestBroker, key: &str, after: time::Duration, payload: &[u8]) {
@@ -77,4 +82,55 @@ async fn a_smaller_share_drops_nothing() {
     js.get_stream(later::STREAM).await.unwrap().purge().await.unwrap();
     streams::ensure(&broker.admin(), &with_later(1 << 20)).await.unwrap();
     assert_eq!(messages(&js).await.unwrap().1, 1 << 20);
+}
+
+fn schedule(name: &str, pattern: &str) -> Schedule {
+    let event = Event::builder(name, "/schedules", "report.due").data("{}").build().unwrap();
+    Schedule { name: name.into(), pattern: pattern.into(), time_zone: None, event }
+}
+
+/// What is in the stream of the schedules: their sequences and patterns.
+async fn there(broker: &TestBroker) -> Vec<(u64, String)> {
+    let (mut there, mut from) = (Vec::new(), 1);
+    while let Some(message) = broker.admin().next_message(later::STREAM, later::SCHEDULE_SUBJECTS, from).await.unwrap()
+    {
+        from = message.sequence + 1;
+        there.push((message.sequence, message.headers().unwrap().get(later::SCHEDULE).unwrap().to_owned()));
+    }
+    there
+}
+
+#[tokio::test]
+async fn schedules_are_added_changed_removed_and_else_left_alone() {
+    let schedules = Some(Later { max_bytes: 1 << 20, max_delay: None, has_schedules: true });
+    let with = Topic { later: schedules, ..topic() };
+    let broker = TestBroker::start_with(with.clone()).await;
+    let admin = broker.admin();
+    let patterns = async || there(&broker).await.into_iter().map(|(_, pattern)| pattern).collect::<Vec<_>>();
+    let (nightly, often) = (schedule("nightly", "0 0 2 * * *"), schedule("often", "@every 3600s"));
+    assert_eq!(schedules::ensure(&admin, &[nightly.clone(), often.clone()]).await.unwrap(), []);
+    assert_eq!(patterns().await, ["0 0 2 * * *", "@every 3600s"]);
+    let before = there(&broker).await;
+    assert_eq!(schedules::ensure(&admin, &[often.clone(), nightly.clone()]).await.unwrap(), []);
+    assert_eq!(there(&broker).await, before, "their next times stay");
+    let changed = Schedule { pattern: "0 0 3 * * *".into(), ..nightly.clone() };
+    let other = Event::builder("often", "/schedules", "other").data("{}").build().unwrap();
+    schedules::ensure(&admin, &[changed, Schedule { event: other, ..often.clone() }]).await.unwrap();
+    assert_eq!(patterns().await, ["0 0 3 * * *", "@every 3600s"]);
+    assert!(there(&broker).await.iter().zip(&before).all(|(now, before)| now.0 > before.0));
+    // The broker is the judge; one that it does not take is not there in an older form.
+    let never = Schedule { pattern: "0 0 0 31 2 *".into(), ..nightly.clone() };
+    let nowhere = Schedule { time_zone: Some("Nowhere/Else".into()), ..often.clone() };
+    let refused = schedules::ensure(&admin, &[never, nowhere, schedule("new", "@every 60s")]).await.unwrap();
+    let names: Vec<_> = refused.iter().map(|refused| (&*refused.name, refused.why.contains("invalid"))).collect();
+    assert_eq!(names, [("nightly", true), ("often", true)], "{refused:?}");
+    assert_eq!(patterns().await, ["@every 60s"]);
+    // A topic without schedules has none, and no stream for them.
+    for _ in 0..2 {
+        if streams::ensure(&admin, &topic()).await.unwrap().has_later {
+            assert_eq!(schedules::ensure(&admin, &[]).await.unwrap(), []);
+        }
+    }
+    streams::ensure(&admin, &topic()).await.unwrap();
+    assert_eq!(messages(&jetstream::new(broker.operator())).await, None);
 }

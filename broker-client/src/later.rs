@@ -4,8 +4,10 @@
 //! |---|---|---|
 //! | `later.delayed.<key>` | ingress, with a message schedule of the broker (ADR-51) | its time, or it is cancelled |
 //! | `due.delayed.<key>` | the broker itself, at that time | an ingress has stored it in the stream of events |
+//! | `later.schedules.<name>` | operator, with a repeating schedule | the topic has it no more |
+//! | `due.schedules.<name>` | the broker itself, at each time of it | an ingress has stored it, or the next one comes |
 //!
-//! The key is a [`crate::message_id::TopicKey::cancel_key`]: the same event has the same one.
+//! A key is a [`crate::message_id::TopicKey::cancel_key`]: the same event has the same one.
 
 /// The stream.
 pub const STREAM: &str = "later";
@@ -13,6 +15,8 @@ pub const STREAM: &str = "later";
 pub const CONSUMER: &str = "ingress";
 /// Every event that waits for its time.
 pub const DELAYED_SUBJECTS: &str = "later.delayed.*";
+/// Every event that is published again and again.
+pub const SCHEDULE_SUBJECTS: &str = "later.schedules.*";
 /// Everything whose time has come.
 pub const DUE_SUBJECTS: &str = "due.>";
 /// Where an ingress asks for what is due.
@@ -32,6 +36,8 @@ pub const ATTRIBUTE: &str = "tidegatedeliverat";
 
 /// The broker's header for when, and how often, a message is due.
 pub const SCHEDULE: &str = "Nats-Schedule";
+/// The broker's header for the time zone of a cron pattern.
+pub const TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
 /// The broker's header for the subject that it has then.
 pub const TARGET: &str = "Nats-Schedule-Target";
 /// By what the stream of events recognises a repetition of it.
@@ -47,7 +53,27 @@ pub fn due_subject(key: &str) -> String {
     format!("due.delayed.{key}")
 }
 
-/// Both.
+/// Where a schedule of this name is.
+pub fn schedule_subject(name: &str) -> String {
+    format!("later.schedules.{name}")
+}
+
+/// The name of a schedule that is there; `None`: it is something else.
+pub fn schedule_name(subject: &str) -> Option<&str> {
+    subject.strip_prefix("later.schedules.")
+}
+
+/// Where its event is when it is due.
+pub fn due_schedule_subject(name: &str) -> String {
+    format!("due.schedules.{name}")
+}
+
+/// The name of the schedule whose event is due; `None`: it is an event of a publisher.
+pub fn due_schedule_name(subject: &str) -> Option<&str> {
+    subject.strip_prefix("due.schedules.")
+}
+
+/// Where an event with this key waits, and where it is when it is due.
 pub fn cancel_subjects(key: &str) -> String {
     format!("*.delayed.{key}")
 }

@@ -133,6 +133,16 @@ impl Event {
         Ok(self)
     }
 
+    /// The event under another `id`.
+    ///
+    /// # Errors
+    /// The `id` is not valid.
+    pub fn with_id(self, id: impl Into<String>) -> Result<Self, Invalid> {
+        let id = id.into();
+        check_value("id", &id)?;
+        Ok(Self { id, ..self })
+    }
+
     /// Removes an extension. Answers with its value, if it was there.
     pub fn take_extension(&mut self, name: &str) -> Option<String> {
         self.others.remove(name)

@@ -1,6 +1,7 @@
 //! Errors by what follows from them.
 
 use tidegate_broker_admin::AuthorityError;
+use tidegate_broker_admin::api::ApiError;
 use tidegate_broker_admin::consumers::ConsumersFailure;
 use tidegate_broker_admin::handler_streams::HandlerStreamsError;
 use tidegate_broker_admin::push::PushError;
@@ -68,6 +69,12 @@ fn short(error: &kube::Error) -> String {
 
 impl From<PushError> for Error {
     fn from(error: PushError) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
         Self::Broker(error.to_string())
     }
 }

@@ -233,6 +233,14 @@ impl Broker {
         self.tell(&format!("STREAM.PURGE.{name}"), &json!({"seq": sequence})).await
     }
 
+    /// Removes all messages of a stream whose subject a filter matches.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn purge_stream_subject(&self, name: &str, filter: &str) -> Result<(), ApiError> {
+        self.tell(&format!("STREAM.PURGE.{name}"), &json!({"filter": filter})).await
+    }
+
     /// All streams of the account.
     ///
     /// # Errors

@@ -130,7 +130,8 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
     // What only the broker and the operator do.
     for subject in [
         later::due_subject("key"),
-        "later.other.key".into(),
+        later::schedule_subject("nightly"),
+        later::due_schedule_subject("nightly"),
         "$JS.API.STREAM.UPDATE.later".into(),
         "$JS.API.STREAM.DELETE.later".into(),
         "$JS.API.STREAM.MSG.GET.later".into(),
@@ -194,6 +195,7 @@ fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
         layout::REPORT_SUBJECTS,
         layout::INGRESS_REPORT_SUBJECT,
         later::DELAYED_SUBJECTS,
+        later::SCHEDULE_SUBJECTS,
         later::DUE_SUBJECTS,
         "$JS.>",
         "$SYS.>",
@@ -300,7 +302,7 @@ fn ordered() -> consumers::Handler {
 async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let mut matrix = Matrix::default();
     let wait = Duration::from_secs(5);
-    let later = Later { max_bytes: 1 << 20, max_delay: Duration::from_secs(60) };
+    let later = Later { max_bytes: 1 << 20, max_delay: Some(Duration::from_secs(60)), has_schedules: true };
     let topic = Topic { replicas: broker.servers().len(), later: Some(later), ..topic() };
     streams::ensure(&broker.admin(), &topic).await.unwrap();
     let people = [

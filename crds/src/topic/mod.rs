@@ -1,6 +1,7 @@
 //! EventTopic: a durable stream of CloudEvents on a broker of its own.
 
 mod delayed;
+mod schedule;
 mod status;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::delayed::DelayedEvents;
+pub use self::schedule::{Schedule, ScheduledEvent};
 pub use self::status::{Address, BrokerStatus, DataLoss, EventTopicStatus, StreamRecord};
 use crate::schema;
 use crate::{Duration, Size};
@@ -47,6 +49,7 @@ use crate::{Duration, Size};
 #[x_kube(validation = Rule::new("!has(self.retention.maxAge) || duration(self.retention.maxAge) >= duration(self.deduplicationWindow)").message("retention.maxAge must be at least deduplicationWindow (2m unless set): an event that is gone cannot be recognised when it is published again; make maxAge longer, or deduplicationWindow shorter").field_path(".retention.maxAge"))]
 #[x_kube(validation = Rule::new("self.routing != 'Direct' || !(has(self.retention.maxAge) || has(self.retention.maxSize))").message("routing: Direct stores nothing: remove retention, or choose routing: Queued").field_path(".retention"))]
 #[x_kube(validation = Rule::new("self.routing != 'Direct' || !has(self.delayedEvents)").message("routing: Direct stores nothing, so no event can wait: remove delayedEvents, or choose routing: Queued").field_path(".delayedEvents"))]
+#[x_kube(validation = Rule::new("self.routing != 'Direct' || !has(self.schedules) || size(self.schedules) == 0").message("routing: Direct stores nothing, and so no schedules: remove schedules, or choose routing: Queued").field_path(".schedules"))]
 pub struct EventTopicSpec {
     /// Way in which events travel. Queued (the default): through a stream; what is acknowledged is stored and delivered
     /// until it is handled. Direct: from publisher to handler at once; nothing is stored, and an event that meets no free
@@ -85,6 +88,12 @@ pub struct EventTopicSpec {
     /// volume. When it is removed, what waits is still published at its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed_events: Option<DelayedEvents>,
+    /// Events that the topic publishes by itself, again and again; at most 16. The broker keeps them going while the operator
+    /// is away. A run that falls into a time in which the broker is down, or the topic is full, is made up for once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub schedules: Vec<Schedule>,
     /// Policy for the stored events when this EventTopic is deleted. Retain (the default) keeps the broker's volumes and
     /// keys: a topic made again under the same name has its events again. Delete removes them. The policy counts that
     /// the topic has at that moment.

@@ -1,5 +1,6 @@
 //! Events that are published at a time of their own.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -7,6 +8,7 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use serde_json::json;
 use tidegate_broker_admin::later::Later;
+use tidegate_broker_admin::schedules::{self, Schedule};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::{later, layout};
 use tidegate_cloudevents::Event;
@@ -20,7 +22,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// A topic that takes events up to an hour ahead, so many bytes of them.
 fn delaying(max_bytes: i64) -> Topic {
-    Topic { later: Some(Later { max_bytes, max_delay: HOUR }), ..topic() }
+    Topic { later: Some(Later { max_bytes, max_delay: Some(HOUR), has_schedules: true }), ..topic() }
 }
 
 fn after(wait: Duration) -> String {
@@ -257,4 +259,35 @@ async fn a_publisher_over_nats_delays_an_event_too() {
     assert_eq!(request("soon").await["error"]["code"], 400);
     assert_eq!(request(&after(Duration::from_millis(500))).await["error"], json!(null));
     until_stored(&broker, &["1"]).await;
+}
+
+/// Without the operator; each run is an event of its own, and what the broker was killed in between is the next one.
+#[tokio::test]
+async fn a_schedule_publishes_an_event_of_its_own_each_time() {
+    let mut broker = TestBroker::start_with(delaying(16 << 20)).await;
+    let ingress = start(&broker).await;
+    let event =
+        Event::builder("often", "/schedules", "report.due").attribute("subject", "k").data("{}").build().unwrap();
+    let often = Schedule { name: "often".into(), pattern: "@every 1s".into(), time_zone: None, event };
+    assert_eq!(schedules::ensure(&broker.admin(), &[often]).await.unwrap(), []);
+    let runs = async |broker: &TestBroker, count: usize| {
+        eventually(&format!("{count} runs"), async || events(broker).await.len() >= count).await;
+    };
+    runs(&broker, 2).await;
+    broker.restart().await;
+    runs(&broker, 4).await;
+    schedules::ensure(&broker.admin(), &[]).await.unwrap();
+    eventually("nothing waits", async || waiting(&broker).await == 0).await;
+    let (messages, events) = (messages(&broker).await, events(&broker).await);
+    let ids: HashSet<&str> = events.iter().map(Event::id).collect();
+    assert_eq!(ids.len(), events.len(), "{ids:?}");
+    for (message, event) in messages.iter().zip(&events) {
+        let time = event.attribute("time").unwrap();
+        assert!(event.id().starts_with(&format!("often-{time}-")), "{}", event.id());
+        assert_eq!((event.event_type(), event.source()), ("report.due", "/schedules"));
+        assert_eq!(*message.subject, layout::event_subject(layout::partition("k"), "report.due"));
+        assert!(OffsetDateTime::parse(time, &Rfc3339).unwrap() <= message.time);
+    }
+    assert_eq!(ingress.publish(&self::event("1")).await.status, StatusCode::ACCEPTED);
+    assert_eq!(self::events(&broker).await.len(), events.len() + 1, "a schedule that is removed runs no more");
 }

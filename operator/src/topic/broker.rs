@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::api::{self, StreamInfo};
+use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_admin::streams::{self, Streams};
-use tidegate_broker_admin::{Authority, consumers, handler_streams};
+use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::StreamRecord;
@@ -66,6 +67,8 @@ pub struct Stored {
     pub storage: Storage,
     /// What the broker refused to change about the streams, and why.
     pub refused: Option<String>,
+    /// Schedules that the broker does not take.
+    pub schedules: Vec<RefusedSchedule>,
     /// How many handlers have a consumer.
     pub handlers: usize,
 }
@@ -134,6 +137,8 @@ async fn stored(
         let (streams, lost) = look(&broker.api, settings, lost_of).await?;
         (streams, lost, without_orphans(context, owner, broker, authority).await?)
     };
+    let schedules =
+        if streams.has_later { schedules::ensure(&broker.api, &settings.schedules).await? } else { Vec::new() };
     let refused = context.ingress_reports.is_refusing(key);
     // A loss that was found is on record before anything is released, which would hide it.
     let (events, room) = if settings.release_handled && lost.is_none() {
@@ -170,6 +175,7 @@ async fn stored(
         room,
         storage,
         refused: streams.refused,
+        schedules,
         handlers: subscribers.count,
     })
 }

@@ -1,8 +1,10 @@
 //! EventTopic: observe → check → build → apply → broker → status.
 
 mod broker;
+mod cron;
 mod deletion;
 pub mod desired;
+mod later;
 pub(crate) mod leftovers;
 pub mod loss;
 mod observe;

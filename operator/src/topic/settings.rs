@@ -1,14 +1,14 @@
 //! A topic's specification, checked once and turned into numbers.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tidegate_broker_admin::later::Later;
+use tidegate_broker_admin::schedules::Schedule;
 use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{Capacity, Flush, Routing};
 use tidegate_crds::topic::{self, Durability, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
+use crate::topic::later;
 
 /// Room in a message for headers: attributes are percent-encoded (three times their size at most), and a
 /// dead letter carries its story.
@@ -32,8 +32,6 @@ const ATTEMPTS_PERCENT: u64 = 20;
 /// Share of events that wait for their time in what the events leave, where a topic takes such events; the others divide
 /// the rest.
 const LATER_PERCENT: u64 = 25;
-/// An event may wait at least so long, and at most.
-const MAX_DELAY: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(8760 * 3600);
 /// The broker keeps events at least so long, and recognises repetitions at least so long.
 const MIN_DURATION: Duration = Duration::from_secs(1);
 /// Every message id of this time is in the broker's memory.
@@ -64,6 +62,8 @@ pub struct Settings {
     pub capacity: Capacity,
     /// The streams.
     pub streams: streams::Topic,
+    /// Events that the topic publishes by itself.
+    pub schedules: Vec<Schedule>,
 }
 
 impl Settings {
@@ -86,7 +86,7 @@ impl Settings {
         let max_bytes = event_bytes(spec, volume, max_event_size)?;
         let file_store = percent(volume, FILE_STORE_PERCENT);
         let left = percent(volume, PROMISED_PERCENT).saturating_sub(max_bytes);
-        let later = later(spec, left)?;
+        let later = later::later(spec, signed("broker.storage.size", percent(left, LATER_PERCENT))?)?;
         let left = left.saturating_sub(later.map_or(0, |later| later.max_bytes.unsigned_abs()));
         let (max_age, deduplication_window) = times(spec)?;
         let replicas = spec.broker.replicas;
@@ -114,6 +114,7 @@ impl Settings {
                 max_message_size: i32::try_from(max_message_size)
                     .map_err(|_| invalid("maxEventSize", "must be at most 8Mi"))?,
             },
+            schedules: later::schedules(spec)?,
         })
     }
 
@@ -156,17 +157,6 @@ fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Resul
     Ok(bytes)
 }
 
-/// How events are kept that wait for their time, where there are so many bytes for that and for what handlers keep.
-fn later(spec: &EventTopicSpec, bytes: u64) -> Result<Option<Later>, Error> {
-    let Some(delayed) = &spec.delayed_events else { return Ok(None) };
-    let max_delay = duration("delayedEvents.maxDelay", &delayed.max_delay)?;
-    if !MAX_DELAY.contains(&max_delay) {
-        return Err(invalid("delayedEvents.maxDelay", "must be between 1m and 8760h"));
-    }
-    let max_bytes = signed("broker.storage.size", percent(bytes, LATER_PERCENT))?;
-    Ok(Some(Later { max_bytes, max_delay }))
-}
-
 /// How long events are kept, and how long repetitions are recognised.
 fn times(spec: &EventTopicSpec) -> Result<(Option<Duration>, Duration), Error> {
     let window = duration("deduplicationWindow", &spec.deduplication_window)?;
@@ -191,7 +181,8 @@ fn percent(of: u64, percent: u64) -> u64 {
     of / 100 * percent
 }
 
-fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
+/// A value that is not one.
+pub fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
     Error::refused("InvalidSpec", format!("spec.{field}: {why}"))
 }
 
@@ -272,7 +263,7 @@ mod tests {
         let with = settings(json!({"delayedEvents": {}})).unwrap().streams;
         assert_eq!((without.later, with.max_bytes), (None, without.max_bytes));
         let later = with.later.unwrap();
-        assert_eq!(later.max_delay, Duration::from_secs(30 * 24 * 3600));
+        assert_eq!(later.max_delay.unwrap(), Duration::from_secs(30 * 24 * 3600));
         let of_handlers =
             |streams: &streams::Topic| streams.dead_letter_bytes + streams.retry_bytes + streams.attempt_bytes;
         assert!(later.max_bytes + of_handlers(&with) <= of_handlers(&without) + 100);

@@ -5,6 +5,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
 use serde_json::json;
+use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
@@ -154,8 +155,17 @@ fn of(
     };
     if let Inside::Ready { stored, publishers } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
-        if let Some(Stored { record, lost: _, events, dead_letters, room, storage: _, refused: _, handlers }) =
-            stored.as_deref()
+        if let Some(Stored {
+            record,
+            lost: _,
+            events,
+            dead_letters,
+            room,
+            storage: _,
+            refused: _,
+            schedules: _,
+            handlers,
+        }) = stored.as_deref()
         {
             status.stream = Some(record.clone());
             status.fill = Some(format!("{}%", room.room.percent()));
@@ -232,6 +242,18 @@ fn stream_ready(inside: &Inside) -> Finding {
     {
         let message = format!("{refused}. Events flow as before; change the field back, or to what the broker takes");
         return Finding::new(kind::STREAM_READY, Status::False, STREAM_REFUSED, message);
+    }
+    if let Inside::Ready { stored: Some(stored), .. } = inside
+        && let Some(RefusedSchedule { name, why }) = stored.schedules.first()
+    {
+        let more = match stored.schedules.len() {
+            1 => String::new(),
+            all => format!(" ({all} in all)"),
+        };
+        let message = format!(
+            "the streams are as configured, but the broker does not take schedule {name}: {why}{more}. Correct its cron; for a timeZone the broker's image must have the time zone database, as nats:<version>-alpine has"
+        );
+        return Finding::new(kind::STREAM_READY, Status::True, "ScheduleRefused", message);
     }
     match inside {
         Inside::Starting(why) => Finding::new(kind::STREAM_READY, Status::Unknown, "BrokerStarting", why.clone()),

@@ -20,6 +20,7 @@ mod quiet;
 mod reach;
 mod refused;
 mod retries;
+mod schedules;
 mod sessions;
 mod shares;
 mod support;

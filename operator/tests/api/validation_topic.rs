@@ -9,6 +9,14 @@ use crate::support::Space;
 /// A specification and what the refusal must name: the field, and the remedy.
 type Wrong = (Value, &'static str, &'static str);
 
+fn schedule(changes: Value) -> Value {
+    let mut schedule = json!({"name": "nightly", "event": {"type": "report.due", "source": "/schedules"}});
+    for (name, value) in changes.as_object().into_iter().flatten() {
+        schedule[name] = value.clone();
+    }
+    schedule
+}
+
 fn wrong() -> Vec<Wrong> {
     let storage = |size: &str| json!({"broker": {"storage": {"size": size}}});
     let replicas = |replicas: Value| json!({"broker": {"replicas": replicas}});
@@ -56,6 +64,35 @@ fn wrong() -> Vec<Wrong> {
         (json!({"delayedEvents": {"maxDelay": "30s"}}), "spec.delayedEvents.maxDelay", "between 1m and 8760h"),
         (json!({"delayedEvents": {"maxDelay": "8761h"}}), "spec.delayedEvents.maxDelay", "between 1m and 8760h"),
         (json!({"delayedEvents": {"maxDelay": "30d"}}), "spec.delayedEvents.maxDelay", "1h30m"),
+        (
+            json!({"routing": "Direct", "schedules": [schedule(json!({"cron": "0 2 * * *"}))]}),
+            "spec.schedules",
+            "Queued",
+        ),
+        (json!({"schedules": [schedule(json!({}))]}), "spec.schedules[0]", "either cron"),
+        (
+            json!({"schedules": [schedule(json!({"cron": "0 2 * * *", "every": "1m"}))]}),
+            "spec.schedules[0]",
+            "or every",
+        ),
+        (json!({"schedules": [schedule(json!({"cron": "@daily"}))]}), "spec.schedules[0].cron", "\"0 2 * * *\""),
+        (
+            json!({"schedules": [schedule(json!({"every": "900ms"}))]}),
+            "spec.schedules[0].every",
+            "between 1s and 8760h",
+        ),
+        (
+            json!({"schedules": [schedule(json!({"every": "1m", "timeZone": "UTC"}))]}),
+            "spec.schedules[0].timeZone",
+            "belongs to cron",
+        ),
+        (
+            json!({"schedules": [schedule(json!({"every": "1m", "name": "A"}))]}),
+            "spec.schedules[0].name",
+            "should match",
+        ),
+        (json!({"schedules": vec![schedule(json!({"every": "1m"})); 2]}), "spec.schedules[1]", "Duplicate"),
+        (json!({"schedules": vec![schedule(json!({"every": "1m"})); 17]}), "spec.schedules", "at most 16 items"),
         (json!({"natsPublishers": ["Checkout"]}), "spec.natsPublishers[0]", "should match"),
         (json!({"natsPublishers": ["a", "a"]}), "spec.natsPublishers[1]", "Duplicate"),
     ]
