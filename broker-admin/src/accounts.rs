@@ -3,7 +3,8 @@
 //! | account | JetStream | users |
 //! |---|---|---|
 //! | system | – | the operator, to push accounts |
-//! | topic | yes, unless the topic is Direct | the operator (everything), the ingress (publish events, at once or later, and answer publishers) |
+//! | topic | yes, unless the topic is Direct | the operator (everything), the ingress (publish events, at once or
+//! later, and answer publishers) |
 //! | one per handler | no | its sidecars: see [`crate::guests`] |
 //! | one per publisher over NATS | no | see [`crate::guests`] |
 

@@ -11,7 +11,8 @@ use crate::consumers::{Backlog, ConsumersFailure};
 /// too old, but is one of few requests.
 const MAX_SUBJECTS: usize = 8;
 
-/// When the oldest of a consumer's unacknowledged events was stored; `None`: it is gone, or has been acknowledged by now.
+/// When the oldest of a consumer's unacknowledged events was stored; `None`: it is gone, or has been acknowledged by
+/// now.
 ///
 /// # Errors
 /// The broker is away.

@@ -61,7 +61,7 @@ impl Start {
 pub struct Handler {
     /// Its name; the consumers are named after it.
     pub name: String,
-    /// The handler's UID: a handler that is made again is a new one and starts anew.
+    /// The handler's UID: a handler that is made again is a new one and starts again.
     pub uid: String,
     /// Copies of its state.
     pub replicas: usize,

@@ -139,7 +139,7 @@ impl Handler {
         let imports = self.imports();
         let (streams, services): (Vec<_>, Vec<_>) = imports.iter().partition(|import| import.kind == "stream");
         let own = ["_INBOX.>".to_owned(), layout::MEMBER_SUBJECT.to_owned()];
-        // Queue groups reach across accounts: only as the group of its own name it takes nobody else's events.
+        // Queue groups reach across accounts: only as the group of its own name it takes no one else's events.
         let queued = |import: &&Import| format!("{} {}", import.local_subject(), self.name);
         let publish: BTreeSet<&str> =
             services.iter().map(|import| import.permission()).chain([layout::MEMBER_SUBJECT]).collect();
@@ -194,7 +194,7 @@ impl Authority {
         self.user(&self.handler_key(uid)?, &handler.name, &format!("user/handler/{uid}"), &handler.rights(), now)
     }
 
-    /// A handler's account that lets nobody in: pushed before it is deleted, it ends open connections at once.
+    /// A handler's account that lets no one in: pushed before it is deleted, it ends open connections at once.
     pub fn handler_tombstone(&self, handler: &str, uid: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
         self.tombstone(&self.handler_key(uid)?, &format!("handler {handler}"), now)
     }
@@ -212,7 +212,7 @@ impl Authority {
         self.user(&self.publisher_key(name)?, name, &format!("user/publisher/{name}"), &rights, now)
     }
 
-    /// A publisher's account that lets nobody in.
+    /// A publisher's account that lets no one in.
     pub fn publisher_tombstone(&self, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
         self.tombstone(&self.publisher_key(name)?, &format!("publisher {name}"), now)
     }

@@ -10,8 +10,9 @@ use crate::api::{AckPolicy, Broker, ConsumerConfig, DeliverPolicy};
 use crate::consumers::{ConsumersFailure, Handler, MAX_EXPIRES, MAX_WAITING, UID};
 use crate::work_queue;
 
-/// Events delivered and not acknowledged at most: all that wait are, each until it is due. Beyond that the shelf delivers
-/// in its order, so an event that is due may wait for others that are not. The broker keeps some hundred bytes of each.
+/// Events delivered and not acknowledged at most: all that wait are, each until it is due. Beyond that the shelf
+/// delivers in its order, so an event that is due may wait for others that are not. The broker keeps some hundred bytes
+/// of each.
 const WINDOW: i64 = 100_000;
 
 /// How the consumer is; `None`: the handler reads the stream itself.

@@ -1,7 +1,7 @@
 //! Events that a topic publishes by itself: repeating message schedules in the stream `later` (ADR-51).
 //!
-//! The broker keeps them going, whether the operator is there or not. One that is wanted as it is there is left alone, so
-//! that its next time stays.
+//! The broker keeps them going, whether the operator is there or not. One that is wanted as it is there is left alone,
+//! so that its next time stays.
 
 use std::collections::BTreeMap;
 
@@ -74,8 +74,8 @@ impl Schedule {
     }
 }
 
-/// Makes the topic's schedules be these; writes only what differs. Answers with those that the broker does not take; one
-/// that was there in another form is not there then.
+/// Makes the topic's schedules be these; writes only what differs. Answers with those that the broker does not take;
+/// one that was there in another form is not there then.
 ///
 /// # Errors
 /// The broker did not say what there is, or did not do what was asked.

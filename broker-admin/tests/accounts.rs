@@ -135,7 +135,7 @@ async fn until_cut(client: &async_nats::Client) {
     eventually("the client is cut off", is_cut).await;
 }
 
-/// The record of an event's failed attempts: written, read back by subject, and nobody else's.
+/// The record of an event's failed attempts: written, read back by subject, and no one else's.
 #[tokio::test]
 async fn attempts_are_written_and_read_by_their_handler_only() {
     let broker = TestBroker::start().await;

@@ -1,4 +1,5 @@
-//! What waits for a retry has a place of its own: a handler's, bounded, and nothing of it is lost. On a real nats-server.
+//! What waits for a retry has a place of its own: a handler's, bounded, and nothing of it is lost. On a real
+//! nats-server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 

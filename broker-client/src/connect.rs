@@ -1,4 +1,4 @@
-//! A connection to a topic's broker: mutual TLS and a user JWT, both read anew at every (re)connect.
+//! A connection to a topic's broker: mutual TLS and a user JWT, both read again at every (re)connect.
 
 use std::sync::Arc;
 use std::time::Duration;

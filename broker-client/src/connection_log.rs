@@ -10,8 +10,8 @@ const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Logs what happens to a connection, for [`tidegate_wire::nats::Options::on_event`]. A broker that complains of every
-/// message, or that cannot be reached for hours, fills no log: of each kind of line there are ten in a minute, and the next
-/// one says how many were left out.
+/// message, or that cannot be reached for hours, fills no log: of each kind of line there are ten in a minute, and the
+/// next one says how many were left out.
 pub fn connection_log() -> Arc<dyn Fn(&Event) + Send + Sync> {
     let log = ConnectionLog::default();
     Arc::new(move |event| log.note(event, Instant::now()))

@@ -35,7 +35,7 @@ pub struct Sidecar {
     pub identity: PathBuf,
     /// The port of the sidecar's own listener: probes and drain.
     pub admin_port: u16,
-    /// A pod that is still there so long after its drain began was not meant to end: deliveries go on.
+    /// A pod that is still there so long after its drain began was not meant to end: deliveries continue.
     #[serde(with = "millis")]
     pub resume_after: Duration,
     /// When events may be delivered.
@@ -48,10 +48,10 @@ pub struct Sidecar {
     pub delivery: Delivery,
     /// Where dead letters go; `None`: they are kept beside the topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead_letter: Option<Outlet>,
+    pub dead_letter: Option<TopicAddress>,
     /// Where replies go; `None`: a response's body is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<Outlet>,
+    pub reply: Option<TopicAddress>,
     /// How long the broker waits for an acknowledgement before it gives an event to somebody else.
     #[serde(with = "millis")]
     pub ack_wait: Duration,
@@ -85,7 +85,7 @@ pub struct Filter {
 /// The ingress of a topic of the same namespace, to publish to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Outlet {
+pub struct TopicAddress {
     /// The EventTopic's name.
     pub topic: String,
     /// Its ingress, `https://host`.
@@ -274,8 +274,8 @@ pub struct Ingress {
 /// What a broker does before it acknowledges an event. It decides whether an ingress gathers events to batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Flush {
-    /// It flushes what many publishers sent together (the log of a cluster), or flushes later: an event on its own costs
-    /// no more than in a batch.
+    /// It flushes what many publishers sent together (the log of a cluster), or flushes later: an event on its own
+    /// costs no more than in a batch.
     #[default]
     Shared,
     /// It flushes each commit to disk by itself: a batch costs little more than an event.

@@ -7,9 +7,11 @@
 //! | `events.<partition>.<type…>` | ingress | stream `events` |
 //! | `redrive.<handler>.<partition>.<type…>` | operator, from a dead letter | stream `events` |
 //! | `dead-letters.<handler>` | that handler's sidecars | stream `dead-letters_<handler>` |
-//! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts_<handler>`, the last of each subject |
+//! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts_<handler>`, the last of each subject
+//! |
 //! | `retries.<handler>.waiting` | that handler's sidecars, with `order: None` | stream `retries_<handler>` |
-//! | `retries.<handler>.parked.<lane>.<key>` | that handler's sidecars, with `order: Key` | stream `retries_<handler>` |
+//! | `retries.<handler>.parked.<lane>.<key>` | that handler's sidecars, with `order: Key` | stream `retries_<handler>`
+//! |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
 //! | `ingress-reports` | ingress, while it cannot store events | nothing: the operator listens |
@@ -232,8 +234,8 @@ pub fn retry_acknowledge_subjects(handler: &str) -> String {
 }
 
 /// Where messages of a handler's retries are asked for; the request says which, for example
-/// `{"seq":1,"next_by_subj":"…"}`. The stream's leader answers: with a direct get (ADR-31) any server of the stream does,
-/// which may not know of the last ones.
+/// `{"seq":1,"next_by_subj":"…"}`. The stream's leader answers: with a direct get (ADR-31) any server of the stream
+/// does, which may not know of the last ones.
 pub fn retry_read_subject(handler: &str) -> String {
     format!("$JS.API.STREAM.MSG.GET.{}", retry_stream(handler))
 }
@@ -277,9 +279,9 @@ pub fn lane_partitions(lane: u16, lanes: u16) -> Vec<u32> {
 /// The group of a lane's consumer, whose pin says who owns the lane.
 pub const LANE_GROUP: &str = "owner";
 
-/// Events of a lane delivered and not acknowledged, at most. 64 of them are at work (`AT_WORK` of the sidecar's lanes); the
-/// rest is for the first events of keys that fail, behind which the others are parked. All of them are in the memory of the
-/// lane's next owner before it starts anything, and the broker keeps some hundred bytes of each.
+/// Events of a lane delivered and not acknowledged, at most. 64 of them are at work (`AT_WORK` of the sidecar's lanes);
+/// the rest is for the first events of keys that fail, behind which the others are parked. All of them are in the
+/// memory of the lane's next owner before it starts anything, and the broker keeps some hundred bytes of each.
 pub const LANE_WINDOW: u16 = 512;
 
 /// Where a consumer of the event stream is asked for its state.
@@ -312,9 +314,9 @@ pub fn acknowledge_subjects(consumer: &str) -> String {
     format!("$JS.ACK.{EVENT_STREAM}.{consumer}.>")
 }
 
-/// Where something is told of an event of this sequence that a consumer of the event stream waits for, whether or not it
-/// came here. The broker looks for the sequence among those that it waits for, and asks of the number of the `delivery`
-/// only that it is one of those that are not over (`processNak` of nats-server).
+/// Where something is told of an event of this sequence that a consumer of the event stream waits for, whether or not
+/// it came here. The broker looks for the sequence among those that it waits for, and asks of the number of the
+/// `delivery` only that it is one of those that are not over (`processNak` of nats-server).
 pub fn acknowledge_subject(consumer: &str, sequence: u64, delivery: u64) -> String {
     format!("$JS.ACK.{EVENT_STREAM}.{consumer}.1.{sequence}.{delivery}.0.0")
 }

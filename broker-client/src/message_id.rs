@@ -5,7 +5,8 @@
 //!
 //! | message | its id is made from |
 //! |---|---|
-//! | event of a publisher that shows nothing of itself (HTTPS, MQTT) | the whole event: only the same event is a repetition |
+//! | event of a publisher that shows nothing of itself (HTTPS, MQTT) | the whole event: only the same event is a
+//! repetition |
 //! | event of a publisher over NATS | its account, `source` and `id` |
 //! | reply or dead letter to another topic | the handler's UID and a name, with a MAC of the handler's [`HandlerKey`] |
 //! | copy that waits for a retry | the handler's UID and the event's sequence: only that handler writes to the stream |
@@ -148,8 +149,8 @@ impl TopicKey {
         Some(Token { handler_uid: handler_uid.to_owned(), name: name.to_owned() })
     }
 
-    /// The name of a delayed event with this message id, under which it waits and can be cancelled. Only whoever published
-    /// it is told: it cannot be guessed from the event.
+    /// The name of a delayed event with this message id, under which it waits and can be cancelled. Only whoever
+    /// published it is told: it cannot be guessed from the event.
     pub fn cancel_key(&self, message_id: &str) -> String {
         let tag = hmac::sign(&self.0, format!("tidegate.io/delayed-events/{message_id}").as_bytes());
         URL_SAFE_NO_PAD.encode(tag)

@@ -75,8 +75,8 @@ impl StatusRules {
         self.retried.is_empty() && self.final_.is_empty()
     }
 
-    /// Whether a status is retried; `None`: they do not say. A status goes before its class, and to retry before to give
-    /// up.
+    /// Whether a status is retried; `None`: they do not say. A status goes before its class, and to retry before to
+    /// give up.
     pub fn is_retried(&self, code: u16) -> Option<bool> {
         let find = |wanted| match () {
             () if self.retried.contains(&wanted) => Some(true),

@@ -145,8 +145,8 @@ pub fn decode<'a>(headers: impl StoredHeaders<'a>, payload: Bytes) -> Result<Eve
 }
 
 /// The event of a stored message, if its headers can be passed on as they are. Of an event that is read in place,
-/// [`decode`] makes one with the same attributes; what is not may still be an event. The headers are read once, and those
-/// that are no part of the event are given to `other`.
+/// [`decode`] makes one with the same attributes; what is not may still be an event. The headers are read once, and
+/// those that are no part of the event are given to `other`.
 pub fn read_in_place<'a>(
     headers: &impl StoredHeaders<'a>,
     mut other: impl FnMut(&'a str, &'a str),

@@ -25,7 +25,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tidegate_broker_client::contract::{Order, Routing, Sidecar};
-use tidegate_delivery_core::lane::terms::Terms;
+use tidegate_delivery_core::lane::timing::LaneTiming;
 use tidegate_delivery_core::{ByKey, Direct, Discipline, Unordered, millis};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -200,7 +200,7 @@ async fn serve(
         }
         (Routing::Queued, Order::Key { lanes }) => {
             shares = Some(Shares::new(members, lanes, is_suspended));
-            Box::new(ByKey::new(slots, Terms::of(config.ack_wait), context.client.max_payload()))
+            Box::new(ByKey::new(slots, LaneTiming::of(config.ack_wait), context.client.max_payload()))
         }
         (Routing::Direct, _) => Box::new(Direct::new(slots)),
     };

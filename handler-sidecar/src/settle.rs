@@ -7,6 +7,6 @@ pub mod expiry;
 pub mod failure;
 pub mod outcome;
 pub mod outcome_log;
-pub mod outlet;
 pub mod reply;
 pub mod shelf;
+pub mod topic_publisher;

@@ -17,7 +17,7 @@ use support::{
 };
 use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
-use tidegate_handler_sidecar::settle::attempts::store::{Attempts, EventName, Known};
+use tidegate_handler_sidecar::settle::attempts::store::{AttemptHistory, Attempts, EventName};
 use tidegate_handler_sidecar::settle::attempts::{Change, Failed, Next};
 use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::{sleep, timeout};
@@ -121,8 +121,8 @@ async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
     let name = |sequence, published_at| EventName { sequence, published_at };
     let seventh = name(7, 1000);
     let attempts = Attempts::new(client.clone(), HANDLER.into(), "uid".into());
-    let mut paused = Known::default();
-    let mut known = Known::default();
+    let mut paused = AttemptHistory::default();
+    let mut known = AttemptHistory::default();
     attempts.write(seventh, 1, &mut known, &failed(1)).await.unwrap();
     let mut next = attempts.read(seventh, 2).await;
     assert_eq!(next, known);
@@ -131,13 +131,13 @@ async fn a_record_is_never_made_from_an_older_one_and_belongs_to_one_handler() {
     attempts.write(seventh, 1, &mut paused, &failed(3)).await.unwrap();
     assert_eq!((paused.record.attempts(), paused.record.untraced(4)), (3, 0));
     assert_eq!(attempts.read(seventh, 4).await, paused);
-    // A handler that was made again under the same name counts anew, and other events have records of their own.
+    // A handler that was made again under the same name counts from one, and other events have records of their own.
     let again = Attempts::new(client, HANDLER.into(), "another uid".into());
     let mut fresh = again.read(seventh, 2).await;
     assert_eq!(fresh.record.attempts(), 0);
     again.write(seventh, 2, &mut fresh, &failed(4)).await.unwrap();
     assert_eq!(again.read(seventh, 3).await.record.attempts(), 1);
-    assert_eq!(attempts.read(name(8, 1000), 2).await, Known::default());
+    assert_eq!(attempts.read(name(8, 1000), 2).await, AttemptHistory::default());
 }
 
 /// The topic lost its end, and the record of an event that is gone says that it is settled. Another event has its

@@ -160,8 +160,8 @@ async fn publish_keyed(broker: &TestBroker, key: &str, count: usize) {
     }
 }
 
-/// The events of one key are tried one at a time, so the first of them is alone: its attempts are all there is, and last
-/// longer than the outage.
+/// The events of one key are tried one at a time, so the first of them is alone: its attempts are all there is, and
+/// last longer than the outage.
 #[tokio::test]
 async fn an_outage_of_a_hot_key() {
     let (broker, down) = (TestBroker::start().await, Down::begins());

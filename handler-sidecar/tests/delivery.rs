@@ -155,7 +155,7 @@ async fn a_handler_that_is_down_uses_up_no_attempts() {
     let container = Container::at(port, |_| (204, Duration::ZERO)).await;
     all_settled(&broker).await;
     assert_eq!(container.count(), 20);
-    // Again, with events that are in hand when it turns out: the connections of the first one are gone.
+    // Again, with events that are in flight when it turns out: the connections of the first one are gone.
     drop(container);
     tokio::time::sleep(Duration::from_millis(100)).await;
     support::publish_all(&broker, (20..40).map(|i| i.to_string())).await;
@@ -225,7 +225,7 @@ async fn an_event_whose_dead_letter_is_not_stored_is_kept() {
     let container = Container::answering(|_| (400, Duration::ZERO)).await;
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     publish(&broker, "1").await;
-    // After all tries to store the letter.
+    // After all tries to store the dead letter.
     eventually("it is on the shelf", async || support::shelved(&broker).await == 1).await;
     all_settled(&broker).await;
     assert_eq!((support::shelved(&broker).await, container.count()), (1, 1));

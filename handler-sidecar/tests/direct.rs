@@ -115,7 +115,7 @@ async fn what_is_too_much_is_dropped() {
     // 10 in flight and 256 waiting; a few more may have come late.
     eventually("what was kept is delivered", async || container.count() >= 266).await;
     publish(&broker, "later", "t").await;
-    eventually("it goes on", async || container.ids().contains(&"later".to_owned())).await;
+    eventually("it continues", async || container.ids().contains(&"later".to_owned())).await;
     let delivered = container.count();
     assert!(delivered < 600, "{delivered} of 1000 before the later one");
     sidecar.terminate().await;
@@ -130,7 +130,7 @@ async fn a_handler_that_is_down_leaves_its_events_to_the_others() {
     twin.delivery.port = up.port;
     let sidecars = [Running::ready(config).await, Running::ready(twin).await];
     drop(down);
-    // The first one that finds nobody there is lost; then none is any more.
+    // The first one that finds no one there is lost; then none is any more.
     let (mut came, mut probe) = (0, 0);
     eventually("the group is left", async || {
         probe += 1;

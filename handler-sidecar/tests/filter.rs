@@ -74,7 +74,7 @@ async fn an_expression_that_is_refused_ends_the_sidecar() {
     assert!(error.to_string().contains("filter.expression: unknown variable \"amount\""), "{error}");
 }
 
-/// One event at a time: how many are in hand, and with them the memory, would else depend on what the machine does.
+/// One event at a time: how many are in flight, and with them the memory, would else depend on what the machine does.
 #[tokio::test]
 async fn an_expression_takes_little_memory() {
     let (broker, container) = (TestBroker::start().await, Container::start().await);

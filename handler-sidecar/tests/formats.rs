@@ -215,7 +215,7 @@ async fn a_drain_does_not_wait_for_more_events() {
     let format = Format::Batch { max_events: 100, max_wait: MAX_WAIT };
     let sidecar = Running::ready(formatted(&broker, &container, format, 1).await).await;
     publish(&broker, "1").await;
-    eventually("the event is in hand", async || support::in_hand(&broker).await == 1).await;
+    eventually("the event is in flight", async || support::in_flight(&broker).await == 1).await;
     let begun = Instant::now();
     sidecar.terminate().await;
     assert!(begun.elapsed() < MAX_WAIT / 2, "{:?}", begun.elapsed());

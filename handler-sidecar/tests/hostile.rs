@@ -78,10 +78,10 @@ async fn half_of_an_answer_that_matters_is_an_attempt() {
     let reply = says(
         "HTTP/1.1 200 OK\r\nce-specversion: 1.0\r\nce-id: 1\r\nce-type: t\r\nce-source: /s\r\ncontent-length: 9\r\n\r\nhalf",
     );
-    let of_reply = meet_as(reply, |config| config.reply = Some(ingress.outlet())).await;
+    let of_reply = meet_as(reply, |config| config.reply = Some(ingress.topic_address())).await;
     // Near 2^64, and beyond it.
     let chunk = says("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\nhalf");
-    let of_endless_chunk = meet_as(chunk, |config| config.reply = Some(ingress.outlet())).await;
+    let of_endless_chunk = meet_as(chunk, |config| config.reply = Some(ingress.topic_address())).await;
     let rubbish = says("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n10000000000000000\r\nhalf");
     let of_rubbish = meet_as(rubbish, |config| config.delivery.format = batch).await;
     for (requests, letter) in [of_batch, of_reply, of_endless_chunk, of_rubbish] {
@@ -107,7 +107,7 @@ async fn what_is_not_followed_is_final() {
     assert_eq!(meet(Misdeed::Says(hints)).await, (1, None), "before a final answer it is no answer");
 }
 
-/// The second one is nobody's answer: the event after it would be taken for refused.
+/// The second one is no one's answer: the event after it would be taken for refused.
 #[tokio::test]
 async fn a_second_answer_answers_nothing() {
     let broker = TestBroker::start().await;
@@ -197,7 +197,7 @@ async fn large_events_are_bounded_by_their_bytes() {
     };
     let watched = async {
         loop {
-            most = most.max(support::in_hand(&broker).await);
+            most = most.max(support::in_flight(&broker).await);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

@@ -33,10 +33,10 @@ async fn after_the_pull() {
     let first = Process::start(&config).await;
     publish(&broker, "before").await;
     all_settled(&broker).await;
-    // What is pulled from now on waits in hand.
+    // What is pulled from now on waits here.
     drop(container);
     let ids = publish_all(&broker, (0..40).map(|i| i.to_string())).await;
-    eventually("some are in hand", async || support::in_hand(&broker).await > 0).await;
+    eventually("some are in flight", async || support::in_flight(&broker).await > 0).await;
     drop(first);
     let container = Container::at(port, |_| (204, Duration::ZERO)).await;
     let _second = Process::start(&config).await;
@@ -115,7 +115,7 @@ async fn while_an_event_is_dead_lettered() {
     })
     .await;
     drop(first);
-    assert_eq!(support::in_hand(&broker).await, 5);
+    assert_eq!(support::in_flight(&broker).await, 5);
     context.create_stream(settings).await.unwrap();
     let _second = Process::start(&config).await;
     all_settled(&broker).await;

@@ -49,7 +49,7 @@ async fn an_event_whose_dead_letter_is_stored_late_is_not_tried_again() {
     let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
     eventually("it is refused", async || container.count() == 1).await;
-    // Longer than all tries to store the letter: now the event waits to be taken up again.
+    // Longer than all tries to store the dead letter: now the event waits to be taken up again.
     sleep(Duration::from_secs(6)).await;
     context.create_stream(settings).await.unwrap();
     for _ in 0..120 {
@@ -64,7 +64,7 @@ async fn an_event_whose_dead_letter_is_stored_late_is_not_tried_again() {
     sidecar.terminate().await;
 }
 
-/// More bytes than are to be in hand, though fewer events than a pull asks for.
+/// More bytes than are to be in flight, though fewer events than a pull asks for.
 #[tokio::test]
 async fn large_events_come_in_order() {
     const EVENTS: usize = 24;
@@ -82,7 +82,7 @@ async fn large_events_come_in_order() {
 }
 
 /// A broker that is killed under load forgets what it handed out just before, and hands it out again under the same
-/// numbers, while the first is in hand.
+/// numbers, while the first is in flight.
 #[tokio::test]
 async fn a_broker_that_is_killed_again_and_again_stops_no_lane() {
     const KILLS: usize = 3;
@@ -102,7 +102,7 @@ async fn a_broker_that_is_killed_again_and_again_stops_no_lane() {
             store(&broker, &event.data(large.clone()).build().unwrap(), &[]).await
         }))
         .await;
-        eventually("some are in hand", async || distinct(&container).len() > kill * BURST).await;
+        eventually("some are in flight", async || distinct(&container).len() > kill * BURST).await;
         broker.restart_forgetting_since(&before).await;
         broker.until_back().await;
         eventually("all of it comes", async || ids.is_subset(&distinct(&container))).await;
@@ -143,7 +143,7 @@ async fn pause(broker: &TestBroker, consumer: &str, body: &'static str) {
     assert!(!String::from_utf8_lossy(&answer.payload).contains("error"), "{answer:?}");
 }
 
-/// The lanes of a pod whose container is gone go to a pod that can deliver, with what is in hand.
+/// The lanes of a pod whose container is gone go to a pod that can deliver, with what is in flight.
 #[tokio::test]
 async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
     const WAIT: Duration = Duration::from_secs(120);
@@ -156,7 +156,7 @@ async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
     eventually("it works", async || dying.count() == 1).await;
     drop(dying);
     publish_all(&broker, (1..21).map(|id| id.to_string())).await;
-    eventually("some wait in hand", async || in_hand_of_lanes(&broker, LANES).await > 0).await;
+    eventually("some wait here", async || in_flight_of_lanes(&broker, LANES).await > 0).await;
     let begun = Instant::now();
     let container = Container::start().await;
     (config.delivery.port, config.admin_port) = (container.port, free_port());
@@ -168,7 +168,7 @@ async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
     second.terminate().await;
 }
 
-async fn in_hand_of_lanes(broker: &TestBroker, lanes: u16) -> usize {
+async fn in_flight_of_lanes(broker: &TestBroker, lanes: u16) -> usize {
     let lanes = join_all((0..lanes).map(|lane| async move {
         support::consumer_named(broker, &layout::lane_consumer(HANDLER, lane)).await.cached_info().num_ack_pending
     }));

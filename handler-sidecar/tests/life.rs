@@ -77,7 +77,7 @@ async fn what_waits_in_hand_is_given_back_at_once() {
     all_settled(&broker).await;
     drop(dying);
     publish_all(&broker, (1..6).map(|i| i.to_string())).await;
-    eventually("some wait in hand", async || support::in_hand(&broker).await > 0).await;
+    eventually("some wait here", async || support::in_flight(&broker).await > 0).await;
     let begun = tokio::time::Instant::now();
     assert_eq!(first.drain().await, Some(200));
     let container = Container::start().await;
@@ -100,7 +100,7 @@ async fn what_waits_for_a_container_that_is_gone_goes_to_one_that_is_there() {
     all_settled(&broker).await;
     drop(dying);
     publish_all(&broker, (1..6).map(|i| i.to_string())).await;
-    eventually("some wait in hand", async || support::in_hand(&broker).await > 0).await;
+    eventually("some wait here", async || support::in_flight(&broker).await > 0).await;
     let begun = tokio::time::Instant::now();
     let container = Container::start().await;
     let second = Running::ready(config(&broker, identity, container.port, ack_wait)).await;

@@ -59,7 +59,7 @@ async fn peak_with_large_events(order: Order, answer: usize) -> u64 {
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
     config.delivery.order = order;
     let ingress = Ingress::answering(|_, _| (503, Duration::ZERO)).await;
-    config.reply = (answer > 0).then(|| ingress.outlet());
+    config.reply = (answer > 0).then(|| ingress.topic_address());
     let process = Process::start(&config).await;
     eventually("it is ready", async || support::get(config.admin_port, "/readyz").await == Some(200)).await;
     let events = (0..2 * EVENTS).map(|id| id.to_string()).collect::<Vec<_>>();
@@ -73,8 +73,8 @@ async fn peak_with_large_events(order: Order, answer: usize) -> u64 {
     peak(&process, &container, 16).await
 }
 
-/// Each lane asks for events of its own, its pulls cannot be bounded in bytes, and at its beginning it waits until it has
-/// all that the broker waits for.
+/// Each lane asks for events of its own, its pulls cannot be bounded in bytes, and at its beginning it waits until it
+/// has all that the broker waits for.
 #[tokio::test]
 async fn large_events_of_many_lanes_have_a_bound() {
     let peak = peak_with_large_events(Order::Key { lanes: 8 }, 0).await;
@@ -103,7 +103,7 @@ async fn replies_that_wait_for_their_topic_have_a_bound() {
     .await;
     let mut config = busy(&broker, container.port).await;
     let ingress = Ingress::answering(|_, _| (503, Duration::ZERO)).await;
-    config.reply = Some(ingress.outlet());
+    config.reply = Some(ingress.topic_address());
     let process = Process::start(&config).await;
     publish_all(&broker, (0..EVENTS).map(|id| id.to_string())).await;
     let peak = peak(&process, &container, 32).await;

@@ -69,7 +69,7 @@ async fn it_is_small_and_ends_well() {
     eventually("it is in flight", async || container.count() == 101).await;
     let status = process.terminate().await;
     assert!(status.success(), "{status}");
-    assert_eq!(support::in_hand(&broker).await, 0, "the delivery in flight was finished and acknowledged");
+    assert_eq!(support::in_flight(&broker).await, 0, "the delivery in flight was finished and acknowledged");
     assert_eq!(container.count(), 101);
 }
 
@@ -90,7 +90,7 @@ async fn the_programs_own_command_drains_the_running_one() {
     publish(&broker, "1").await;
     eventually("it is in flight", async || container.count() == 1).await;
     assert!(drain().await);
-    assert_eq!(support::in_hand(&broker).await, 0, "the delivery in flight was waited for");
+    assert_eq!(support::in_flight(&broker).await, 0, "the delivery in flight was waited for");
     publish(&broker, "2").await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(container.ids(), ["1"]);

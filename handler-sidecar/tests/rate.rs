@@ -10,7 +10,7 @@ use tidegate_broker_client::contract::{Rate, Sidecar};
 use tidegate_test_broker::TestBroker;
 use tokio::time::sleep;
 
-use support::{Container, HANDLER, Running, all_settled, config, eventually, free_port, in_hand, publish_all};
+use support::{Container, HANDLER, Running, all_settled, config, eventually, free_port, in_flight, publish_all};
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
 const SECOND: Duration = Duration::from_secs(1);
@@ -54,14 +54,14 @@ async fn what_has_no_turn_soon_is_not_pulled() {
     let config = limited(&broker, container.port, 1, SECOND * 4).await;
     publish_all(&broker, (0..10).map(|i| i.to_string())).await;
     let sidecar = Running::ready(config).await;
-    // Longer than ack_wait: what waits in hand for its turn is renewed.
+    // Longer than ack_wait: what waits here for its turn is renewed.
     eventually("three came", async || container.count() == 3).await;
     let received = container.received();
     let gaps = received.windows(2).map(|two| two[1].at - two[0].at);
     // One may have waited in its socket for a moment.
     assert!(gaps.clone().all(|gap| gap >= SECOND * 3), "{:?}", gaps.collect::<Vec<_>>());
     assert!(received.iter().all(|received| received.header("ce-tidegateattempt") == "1"));
-    assert!(in_hand(&broker).await <= 2, "{}", in_hand(&broker).await);
+    assert!(in_flight(&broker).await <= 2, "{}", in_flight(&broker).await);
     assert_eq!(support::consumer(&broker).await.cached_info().num_redelivered, 0);
     // A drain does not wait for turns.
     sidecar.terminate().await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use futures::StreamExt as _;
-use tidegate_broker_client::contract::{Outlet, Sidecar};
+use tidegate_broker_client::contract::{Sidecar, TopicAddress};
 use tidegate_broker_client::{identity, layout, message_id, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
@@ -18,8 +18,8 @@ use tokio::time::sleep;
 use support::container::Received;
 use support::ingress::Ingress;
 use support::{
-    Container, Process, Running, all_settled, config, dead_letters, eventually, header, in_hand, publish, publish_all,
-    store,
+    Container, Process, Running, all_settled, config, dead_letters, eventually, header, in_flight, publish,
+    publish_all, store,
 };
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
@@ -27,15 +27,15 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 async fn with(
     broker: &TestBroker,
     container: &Container,
-    reply: Option<Outlet>,
-    dead_letter: Option<Outlet>,
+    reply: Option<TopicAddress>,
+    dead_letter: Option<TopicAddress>,
 ) -> Sidecar {
     let identity = broker.handler(support::HANDLER, ACK_WAIT).await;
     Sidecar { reply, dead_letter, ..config(broker, identity, container.port, ACK_WAIT) }
 }
 
 async fn replying(broker: &TestBroker, container: &Container, ingress: &Ingress) -> Running {
-    Running::ready(with(broker, container, Some(ingress.outlet()), None).await).await
+    Running::ready(with(broker, container, Some(ingress.topic_address()), None).await).await
 }
 
 /// A reply in binary mode to what was received.
@@ -114,7 +114,7 @@ async fn a_circle_of_replies_ends() {
 async fn a_circle_of_dead_letters_ends() {
     let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
     let container = answering(|_| Response::builder().status(404).body(Body::empty()).unwrap()).await;
-    let sidecar = Running::ready(with(&broker, &container, None, Some(ingress.outlet())).await).await;
+    let sidecar = Running::ready(with(&broker, &container, None, Some(ingress.topic_address())).await).await;
     let event = |id: &str, hops: &str| {
         Event::builder(id, "/s", "t").build().unwrap().with_extension("tidegatehops", hops).unwrap()
     };
@@ -138,7 +138,7 @@ async fn an_event_is_acknowledged_after_its_reply_is_stored() {
     publish(&broker, "1").await;
     eventually("the reply is on its way", async || ingress.came().len() == 1).await;
     sleep(Duration::from_millis(300)).await;
-    assert_eq!((in_hand(&broker).await, ingress.stored().len()), (1, 0));
+    assert_eq!((in_flight(&broker).await, ingress.stored().len()), (1, 0));
     all_settled(&broker).await;
     assert_eq!(ingress.stored().len(), 1);
     sidecar.terminate().await;
@@ -162,10 +162,10 @@ async fn all_replies_share_one_connection() {
 #[tokio::test]
 async fn a_sidecar_that_is_killed_during_a_reply_leaves_one_reply() {
     let broker = TestBroker::start().await;
-    // The first try is stored, but its 202 comes when nobody is there any more.
+    // The first try is stored, but its 202 comes when no one is there any more.
     let ingress = Ingress::answering(|_, seen| (202, Duration::from_secs(if seen == 0 { 3 } else { 0 }))).await;
     let container = answering(binary).await;
-    let config = with(&broker, &container, Some(ingress.outlet()), None).await;
+    let config = with(&broker, &container, Some(ingress.topic_address()), None).await;
     let sidecar = Process::start(&config).await;
     publish(&broker, "1").await;
     eventually("the reply is on its way", async || ingress.came().len() == 1).await;
@@ -186,7 +186,7 @@ async fn a_topic_that_is_not_available_costs_no_attempt() {
     let broker = TestBroker::start().await;
     let ingress = Ingress::answering(|_, seen| (if seen < 5 { 503 } else { 202 }, Duration::ZERO)).await;
     let container = answering(binary).await;
-    let mut config = with(&broker, &container, Some(ingress.outlet()), None).await;
+    let mut config = with(&broker, &container, Some(ingress.topic_address()), None).await;
     config.delivery.retry.max_attempts = 1;
     let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
@@ -205,7 +205,8 @@ async fn a_drain_does_not_wait_for_a_topic_that_is_not_available() {
     // So long that nothing but the drain can have given the event back.
     let ack_wait = Duration::from_secs(600);
     let identity = broker.handler(support::HANDLER, ack_wait).await;
-    let config = Sidecar { reply: Some(ingress.outlet()), ..config(&broker, identity, container.port, ack_wait) };
+    let config =
+        Sidecar { reply: Some(ingress.topic_address()), ..config(&broker, identity, container.port, ack_wait) };
     let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
     eventually("the reply was tried", async || ingress.came().len() > 1).await;
@@ -289,12 +290,12 @@ async fn a_rotated_authority_is_trusted_without_a_restart() {
 async fn nobody_else_is_trusted() {
     let (broker, ingress, stranger) = (TestBroker::start().await, Ingress::start().await, Ingress::start().await);
     let container = answering(binary).await;
-    let outlet = Outlet { ca: stranger.ca(), ..ingress.outlet() };
-    let sidecar = Running::ready(with(&broker, &container, Some(outlet), None).await).await;
+    let topic_address = TopicAddress { ca: stranger.ca(), ..ingress.topic_address() };
+    let sidecar = Running::ready(with(&broker, &container, Some(topic_address), None).await).await;
     publish(&broker, "1").await;
     eventually("the handler has answered", async || container.count() == 1).await;
     sleep(Duration::from_millis(500)).await;
-    assert_eq!((ingress.came().len(), in_hand(&broker).await), (0, 1));
+    assert_eq!((ingress.came().len(), in_flight(&broker).await), (0, 1));
     drop(sidecar);
 }
 
@@ -302,7 +303,7 @@ async fn nobody_else_is_trusted() {
 async fn dead_letters_go_to_a_topic() {
     let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
     let container = Container::answering(|_| (422, Duration::ZERO)).await;
-    let config = with(&broker, &container, None, Some(ingress.outlet())).await;
+    let config = with(&broker, &container, None, Some(ingress.topic_address())).await;
     let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
     all_settled(&broker).await;
@@ -357,12 +358,12 @@ async fn a_key_that_is_not_there_yet_is_waited_for() {
     let (broker, ingress) = (TestBroker::start().await, Ingress::start().await);
     let container = answering(binary).await;
     let later = ingress.ca().with_file_name("later.key");
-    let outlet = Outlet { message_id_key: later.clone(), ..ingress.outlet() };
-    let sidecar = Running::ready(with(&broker, &container, Some(outlet), None).await).await;
+    let topic_address = TopicAddress { message_id_key: later.clone(), ..ingress.topic_address() };
+    let sidecar = Running::ready(with(&broker, &container, Some(topic_address), None).await).await;
     publish(&broker, "1").await;
     eventually("the handler has answered", async || container.count() == 1).await;
     assert_eq!(ingress.came().len(), 0);
-    std::fs::copy(ingress.outlet().message_id_key, later).unwrap();
+    std::fs::copy(ingress.topic_address().message_id_key, later).unwrap();
     all_settled(&broker).await;
     assert_eq!((ingress.stored().len(), container.count()), (1, 1));
     sidecar.terminate().await;
@@ -373,7 +374,7 @@ async fn a_dead_letter_that_its_topic_refuses_is_kept_beside_its_own() {
     let broker = TestBroker::start().await;
     let ingress = Ingress::answering(|_, _| (400, Duration::ZERO)).await;
     let container = Container::answering(|_| (422, Duration::ZERO)).await;
-    let config = with(&broker, &container, None, Some(ingress.outlet())).await;
+    let config = with(&broker, &container, None, Some(ingress.topic_address())).await;
     let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
     let stream = async_nats::jetstream::new(broker.operator());

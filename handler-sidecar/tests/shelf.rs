@@ -20,7 +20,7 @@ use support::{
     publish_all, shelved,
 };
 use tidegate_broker_admin::{consumers, retries};
-use tidegate_broker_client::contract::{Order, Outlet, Sidecar};
+use tidegate_broker_client::contract::{Order, Sidecar, TopicAddress};
 use tidegate_broker_client::{layout, message_id};
 use tidegate_test_broker::TestBroker;
 
@@ -195,7 +195,7 @@ async fn only_a_wait_that_is_long_leads_to_the_shelf() {
     }
 }
 
-/// The broker kept the copy, and nobody lived to hear of it: neither a second copy nor a second attempt comes of it.
+/// The broker kept the copy, and no one lived to hear of it: neither a second copy nor a second attempt comes of it.
 #[tokio::test]
 async fn an_event_that_is_on_the_shelf_already_is_acknowledged() {
     let broker = TestBroker::start().await;
@@ -272,7 +272,7 @@ async fn what_is_no_copy_stays_on_the_shelf() {
     assert!(dead_letters(&broker).await.is_empty());
 }
 
-/// Deliveries of the shelf of which nobody lived to tell are counted as those of the topic are.
+/// Deliveries of the shelf of which no one lived to tell are counted as those of the topic are.
 #[tokio::test]
 async fn an_event_that_never_finishes_is_found_on_the_shelf_too() {
     let broker = TestBroker::start().await;
@@ -283,7 +283,7 @@ async fn an_event_that_never_finishes_is_found_on_the_shelf_too() {
     let shelf = layout::retry_stream(HANDLER);
     let consumer: PullConsumer =
         jetstream::new(broker.operator()).get_consumer_from_stream(HANDLER, shelf).await.unwrap();
-    // The first is that by which it came there, and of two for each attempt and ten more nobody needs to tell.
+    // The first is that by which it came there, and of two for each attempt and ten more no one needs to tell.
     for _ in 0..1 + 2 * 3 + 10 + 1 {
         support::give_back_one_of(&broker, &consumer).await;
     }
@@ -318,14 +318,15 @@ async fn without_its_consumer_the_shelf_waits_alone() {
     assert_eq!(container.ids(), ["other", "shelved"]);
 }
 
-/// A letter that a topic for dead letters does not take waits like one for which there is no room beside the topic.
+/// A dead letter that a topic for dead letters does not take waits like one for which there is no room beside the
+/// topic.
 #[tokio::test]
 async fn while_the_topic_for_dead_letters_is_away_events_wait_on_the_shelf() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container =
         Container::answering(|request| (if request.id() == "bad" { 422 } else { 204 }, Duration::ZERO)).await;
-    let away = Outlet {
+    let away = TopicAddress {
         topic: "letters".into(),
         url: format!("https://127.0.0.1:{}/", support::free_port()),
         ca: identity.join("ca.crt"),
@@ -387,7 +388,7 @@ async fn without_room_for_dead_letters_events_wait_on_the_shelf() {
     assert_eq!(container.count(), 140, "the handler is called once for each");
 }
 
-/// What nobody lived to tell of is not forgotten on the way to the shelf: an event that ends each pod is not delivered
+/// What no one lived to tell of is not forgotten on the way to the shelf: an event that ends each pod is not delivered
 /// again because there was no room for its letter.
 #[tokio::test]
 async fn without_room_for_its_letter_an_event_that_never_finishes_is_not_delivered() {

@@ -40,7 +40,7 @@ async fn left(broker: &TestBroker, consumers: &[String]) -> u64 {
     left
 }
 
-/// Whether nobody owns a lane.
+/// Whether no one owns a lane.
 async fn is_left(broker: &TestBroker, lane: &str) -> bool {
     info(broker, lane).await["priority_groups"][0]["pinned_client_id"].as_str().unwrap_or_default().is_empty()
 }

@@ -117,7 +117,7 @@ async fn a_delivery_is_a_span_in_the_publishers_trace_and_is_counted() {
     lanes_tell_the_same(&exporter).await;
 }
 
-/// Events by key have the same spans, but a retry is not told to the broker: the event waits in hand.
+/// Events by key have the same spans, but a retry is not told to the broker: the event waits here.
 async fn lanes_tell_the_same(exported: &InMemorySpanExporter) {
     const LANES_TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     let order = Order::Key { lanes: 1 };

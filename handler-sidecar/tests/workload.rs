@@ -13,7 +13,7 @@ use tidegate_broker_client::contract::{Report, Retry, Sidecar, Workload};
 use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
 
-use support::{Container, Hold, Running, config, eventually, in_hand, publish, publish_all, shelved};
+use support::{Container, Hold, Running, config, eventually, in_flight, publish, publish_all, shelved};
 
 const ACK_WAIT: Duration = Duration::from_secs(3);
 
@@ -47,7 +47,7 @@ async fn events_that_wait_for_a_retry_do_not_run() {
     })
     .await;
     assert_eq!(last.succeeded, 0);
-    eventually("none is lost", async || in_hand(&broker).await as u64 + shelved(&broker).await == 10).await;
+    eventually("none is lost", async || in_flight(&broker).await as u64 + shelved(&broker).await == 10).await;
     sidecar.terminate().await;
 }
 

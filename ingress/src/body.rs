@@ -17,8 +17,8 @@ use crate::share::Room;
 /// (A connection that is closed with unread bytes is reset, and the answer with it.)
 const DISCARD: usize = 16 * 1024 * 1024;
 
-/// A body of at most this size is copied out of what it was read into: that is 8 KiB at least, which an event would keep
-/// as long as it is under way, and which are not counted.
+/// A body of at most this size is copied out of what it was read into: that is 8 KiB at least, which an event would
+/// keep as long as it is under way, and which are not counted.
 const COPIED: usize = 4096;
 
 /// How fast something must arrive: its first bytes within a time, and then at least so many a second. What comes faster

@@ -15,7 +15,7 @@ use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
 use crate::outcome::{Failure, Receipt, Stored};
 use crate::problem::Problem;
-use crate::publish::{Publisher, Sent};
+use crate::publish::{PendingPublish, Publisher};
 use crate::trace::Context;
 
 /// Events of one request that are stored until their times, at a time.
@@ -46,14 +46,14 @@ pub struct Accepted {
 }
 
 /// An event that was given to the broker, with its share of the bounds.
-pub struct Taken<'a> {
-    way: Way<'a>,
+pub struct PendingEvent<'a> {
+    way: OutcomeSource<'a>,
     _admitted: Admitted,
 }
 
-enum Way<'a> {
+enum OutcomeSource<'a> {
     /// It is on its way to the stream of events.
-    Now(Sent<'a>),
+    Now(PendingPublish<'a>),
     /// It is stored until its time.
     Later(BoxFuture<'a, Result<Stored, Problem>>),
 }
@@ -152,10 +152,13 @@ impl Intake {
         origin: Origin<'_>,
         request: &Context,
         admitted: Admitted,
-    ) -> Result<Taken<'_>, Problem> {
+    ) -> Result<PendingEvent<'_>, Problem> {
         self.check_size(&event)?;
         let Some(at) = event.take_extension(later::ATTRIBUTE) else {
-            return Ok(Taken { way: Way::Now(self.send(&event, origin, request).await?), _admitted: admitted });
+            return Ok(PendingEvent {
+                way: OutcomeSource::Now(self.send(&event, origin, request).await?),
+                _admitted: admitted,
+            });
         };
         let (at, delayer) = (DeliveryTime::parse(&at)?, self.delayer()?);
         let delayed = delayer.prepare(&event, at, origin, request);
@@ -163,7 +166,7 @@ impl Intake {
             delayer.check([at].into_iter()).await?;
             delayer.store(delayed).await.map(|_| Stored::default())
         };
-        Ok(Taken { way: Way::Later(storing.boxed()), _admitted: admitted })
+        Ok(PendingEvent { way: OutcomeSource::Later(storing.boxed()), _admitted: admitted })
     }
 
     /// Stores an event whose time has come.
@@ -189,7 +192,7 @@ impl Intake {
         self.delayer.as_ref().ok_or_else(Problem::no_delayed_events)
     }
 
-    async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Problem> {
+    async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<PendingPublish<'_>, Problem> {
         let sent = self.publisher.send(event, origin, request).await;
         sent.map_err(|failure| Problem::not_stored(failure, 0, 1))
     }
@@ -202,15 +205,15 @@ impl Intake {
     }
 }
 
-impl Taken<'_> {
+impl PendingEvent<'_> {
     /// Waits for the broker's acknowledgement.
     ///
     /// # Errors
     /// The event is not known to be stored.
     pub async fn stored(self) -> Result<Stored, Problem> {
         match self.way {
-            Way::Now(sent) => sent.stored().await.map_err(|failure| Problem::not_stored(failure, 0, 1)),
-            Way::Later(storing) => storing.await,
+            OutcomeSource::Now(sent) => sent.stored().await.map_err(|failure| Problem::not_stored(failure, 0, 1)),
+            OutcomeSource::Later(storing) => storing.await,
         }
     }
 }

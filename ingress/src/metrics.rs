@@ -32,15 +32,15 @@ pub struct Metrics {
 /// Those instruments with their attributes.
 #[derive(Default)]
 struct Bound {
-    stored: OnceLock<Published>,
-    failed: SeriesBy<Failure, Published>,
+    stored: OnceLock<PublishInstruments>,
+    failed: SeriesBy<Failure, PublishInstruments>,
     answered: SeriesBy<(&'static str, StatusCode), BoundHistogram<f64>>,
     refused: SeriesBy<(&'static str, &'static str), BoundCounter<u64>>,
 }
 
 /// How many publishes ended in one way, and how long they took.
 #[derive(Clone)]
-struct Published {
+struct PublishInstruments {
     count: BoundCounter<u64>,
     seconds: BoundHistogram<f64>,
 }
@@ -101,8 +101,8 @@ impl Metrics {
         published.seconds.record(duration.as_secs_f64());
     }
 
-    fn bind_published(&self, attributes: &[KeyValue]) -> Published {
-        Published { count: self.sent.bind(attributes), seconds: self.publish.bind(attributes) }
+    fn bind_published(&self, attributes: &[KeyValue]) -> PublishInstruments {
+        PublishInstruments { count: self.sent.bind(attributes), seconds: self.publish.bind(attributes) }
     }
 
     /// An event that came by this protocol was not taken. (Over HTTP the answer's status says so.)

@@ -20,7 +20,7 @@ use tidegate_wire::nats::{Client, Message, Publish, SubscribeError, Subscriber};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::intake::{Intake, Taken};
+use crate::intake::{Intake, PendingEvent};
 use crate::meanwhile::meanwhile;
 use crate::message::Origin;
 use crate::outcome::Stored;
@@ -52,9 +52,9 @@ impl Listener {
         Ok(Self { client, requests, intake })
     }
 
-    /// Answers requests until `stop`, then those that are on their way: as long as the broker may take to hear of it they
-    /// are published, and what is left then is refused, so that its publisher repeats it elsewhere. They are sent to the
-    /// broker in the order in which they came; what is in progress at a time is bounded by admission.
+    /// Answers requests until `stop`, then those that are on their way: as long as the broker may take to hear of it
+    /// they are published, and what is left then is refused, so that its publisher repeats it elsewhere. They are sent
+    /// to the broker in the order in which they came; what is in progress at a time is bounded by admission.
     pub async fn run(self, stop: CancellationToken) {
         let Self { client, mut requests, intake } = self;
         let mut in_flight = FuturesUnordered::new();
@@ -88,7 +88,7 @@ impl Listener {
     }
 }
 
-async fn take(intake: &Intake, request: Message) -> Result<Taken<'_>, Problem> {
+async fn take(intake: &Intake, request: Message) -> Result<PendingEvent<'_>, Problem> {
     let account = account_of(&request);
     let client = account.clone().map_or(share::Client::Unknown, share::Client::Account);
     let admitted = intake.admission.admit(&intake.admission.client(client), request.size())?;
@@ -115,7 +115,7 @@ fn account_of(request: &Message) -> Option<String> {
 }
 
 /// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
-async fn answer(client: &Client, intake: &Intake, reply: Option<String>, taken: Result<Taken<'_>, Problem>) {
+async fn answer(client: &Client, intake: &Intake, reply: Option<String>, taken: Result<PendingEvent<'_>, Problem>) {
     let outcome = match taken {
         Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),

@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 
 use crate::alarm::Alarm;
-use crate::commit::{Committer, Outcome, Submitted};
+use crate::commit::{Committer, Outcome, PendingOutcome};
 use crate::config::Limits;
 use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
@@ -21,7 +21,7 @@ pub struct Publisher {
     client: Client,
     /// `None` on a Direct topic: events go to whatever subscribes, and there is no acknowledgement.
     committer: Option<Committer>,
-    place: trace::Place,
+    place: trace::Destination,
     limits: Limits,
     metrics: Arc<Metrics>,
     alarm: Option<Alarm>,
@@ -37,16 +37,16 @@ pub struct Incomplete {
 }
 
 /// An event on its way to the broker.
-pub struct Sent<'a> {
+pub struct PendingPublish<'a> {
     publisher: &'a Publisher,
-    way: Way,
-    begun: Begun,
+    way: OutcomeSource,
+    begun: PublishStart,
 }
 
 /// How its outcome becomes known.
-enum Way {
+enum OutcomeSource {
     /// The committer says it.
-    Stream(Submitted),
+    Stream(PendingOutcome),
     /// On a Direct topic: when the broker has taken in what the request had.
     Direct(Arc<SharedFlush>),
     /// It is known already.
@@ -61,7 +61,7 @@ struct SharedFlush {
 }
 
 /// A publish that has begun.
-struct Begun {
+struct PublishStart {
     trace: trace::Publish,
     started: Instant,
 }
@@ -72,7 +72,7 @@ impl Publisher {
         let committer =
             (config.routing == Routing::Queued).then(|| Committer::new(client.clone(), config.flush, &limits));
         let alarm = Alarm::new(client.clone(), config);
-        let place = trace::Place::of(config);
+        let place = trace::Destination::of(config);
         Self { client, committer, place, limits, metrics, alarm }
     }
 
@@ -113,7 +113,12 @@ impl Publisher {
     ///
     /// # Errors
     /// It was not sent.
-    pub async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<Sent<'_>, Failure> {
+    pub async fn send(
+        &self,
+        event: &Event,
+        origin: Origin<'_>,
+        request: &Context,
+    ) -> Result<PendingPublish<'_>, Failure> {
         let mut sent = self.send_all(std::slice::from_ref(event), origin, request).await?;
         sent.pop().ok_or(Failure::Unavailable)
     }
@@ -124,7 +129,7 @@ impl Publisher {
         events: &[Event],
         origin: Origin<'_>,
         request: &Context,
-    ) -> Result<Vec<Sent<'_>>, Failure> {
+    ) -> Result<Vec<PendingPublish<'_>>, Failure> {
         let (mut begun, mut messages) = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
         for event in events {
             let started = Instant::now();
@@ -132,12 +137,12 @@ impl Publisher {
             let trace = trace::Publish::start(&self.place, event, message.partition, request);
             trace.inject(&mut message.headers);
             messages.push(message);
-            begun.push(Begun { trace, started });
+            begun.push(PublishStart { trace, started });
         }
         match self.hand_over(messages).await {
             Ok(ways) => {
                 let sent = begun.into_iter().zip(ways);
-                Ok(sent.map(|(begun, way)| Sent { publisher: self, way, begun }).collect())
+                Ok(sent.map(|(begun, way)| PendingPublish { publisher: self, way, begun }).collect())
             }
             Err(failure) => {
                 begun.iter().for_each(|begun| self.ended(begun, Err(failure)));
@@ -147,14 +152,14 @@ impl Publisher {
     }
 
     /// Gives messages to the committer, or to the client where nothing is stored.
-    async fn hand_over(&self, mut messages: Vec<Message>) -> Result<Vec<Way>, Failure> {
+    async fn hand_over(&self, mut messages: Vec<Message>) -> Result<Vec<OutcomeSource>, Failure> {
         let link = self.client.current_link();
         if !link.connected {
             return Err(Failure::Unavailable);
         }
         if let Some(committer) = &self.committer {
             messages.iter_mut().try_for_each(Message::expect_stream).map_err(|_| Failure::Refused)?;
-            return Ok(committer.submit(messages).await?.into_iter().map(Way::Stream).collect());
+            return Ok(committer.submit(messages).await?.into_iter().map(OutcomeSource::Stream).collect());
         }
         let deadline = Instant::now() + self.limits.publish;
         let flush = Arc::new(SharedFlush { link, result: OnceCell::new() });
@@ -162,13 +167,13 @@ impl Publisher {
         let mut failed = false;
         for message in messages {
             if failed {
-                ways.push(Way::Known(Outcome::Skipped));
+                ways.push(OutcomeSource::Known(Outcome::Skipped));
                 continue;
             }
             let given = timeout_at(deadline, self.give(&message)).await.unwrap_or(Err(Failure::Timeout));
             failed = given.is_err();
-            let way = given.map(|()| Way::Direct(Arc::clone(&flush)));
-            ways.push(way.unwrap_or_else(|failure| Way::Known(Outcome::Failed(failure))));
+            let way = given.map(|()| OutcomeSource::Direct(Arc::clone(&flush)));
+            ways.push(way.unwrap_or_else(|failure| OutcomeSource::Known(Outcome::Failed(failure))));
         }
         Ok(ways)
     }
@@ -195,8 +200,8 @@ impl Publisher {
         let moved = async {
             let way = self.hand_over(vec![message]).await?.pop();
             match way {
-                Some(Way::Stream(submitted)) => Ok(submitted.outcome().await),
-                Some(Way::Direct(_) | Way::Known(_)) | None => Err(Failure::Unavailable),
+                Some(OutcomeSource::Stream(submitted)) => Ok(submitted.outcome().await),
+                Some(OutcomeSource::Direct(_) | OutcomeSource::Known(_)) | None => Err(Failure::Unavailable),
             }
         };
         let failure = match moved.await {
@@ -210,13 +215,13 @@ impl Publisher {
         Err(failure)
     }
 
-    fn ended(&self, Begun { trace, started }: &Begun, outcome: Result<Stored, Failure>) {
+    fn ended(&self, PublishStart { trace, started }: &PublishStart, outcome: Result<Stored, Failure>) {
         trace.end(outcome.map(drop));
         self.metrics.published(outcome.map(drop), started.elapsed());
     }
 }
 
-impl Sent<'_> {
+impl PendingPublish<'_> {
     /// Waits for the broker's acknowledgement. On a Direct topic, which has none, for the broker to have taken in
     /// everything that was sent.
     ///
@@ -234,9 +239,9 @@ impl Sent<'_> {
     async fn outcome(self) -> Outcome {
         let Self { publisher, way, begun } = self;
         let outcome = match way {
-            Way::Stream(submitted) => submitted.outcome().await,
-            Way::Known(outcome) => outcome,
-            Way::Direct(flush) => {
+            OutcomeSource::Stream(submitted) => submitted.outcome().await,
+            OutcomeSource::Known(outcome) => outcome,
+            OutcomeSource::Direct(flush) => {
                 let flushed = flush.result.get_or_init(|| publisher.flushed(flush.link));
                 let flushed = timeout_at(begun.started + publisher.limits.publish, flushed).await;
                 match *flushed.unwrap_or(&Err(Failure::Timeout)) {

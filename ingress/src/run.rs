@@ -24,7 +24,7 @@ use crate::mqtt::Mqtt;
 use crate::publish::Publisher;
 use crate::server::{Protocol, Server, listen};
 use crate::tls::Certificate;
-use crate::trace::Place;
+use crate::trace::Destination;
 use crate::{broker, nats, routes};
 
 /// How long the broker may take to say that it has what the client still held.
@@ -159,7 +159,7 @@ fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Result
     let metrics = Arc::new(Metrics::new(&config.topic));
     let publisher = Publisher::new(client.clone(), config, limits.clone(), Arc::clone(&metrics));
     let delayer = (config.routing == Routing::Queued).then(|| {
-        let (place, keys) = (Place::of(config), Arc::clone(&message_ids));
+        let (place, keys) = (Destination::of(config), Arc::clone(&message_ids));
         Delayer::new(client, keys, place, Arc::clone(&metrics), limits.publish)
     });
     Ok(Arc::new(Intake::new(publisher, delayer, message_ids, limits.clone(), metrics, config.max_event_size)))

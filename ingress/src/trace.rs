@@ -87,9 +87,9 @@ fn list<'h>(mut values: impl Iterator<Item = &'h str>) -> Option<Cow<'h, str>> {
 
 /// Where events go: what all spans of a topic's ingress have in common.
 #[derive(Clone, Debug)]
-pub struct Place(Operation);
+pub struct Destination(Operation);
 
-impl Place {
+impl Destination {
     /// As the operator says it.
     pub fn of(config: &contract::Ingress) -> Self {
         Self::new(&config.topic, config.servers.first().and_then(|url| Server::parse(url)))
@@ -123,7 +123,7 @@ pub struct Publish {
 impl Publish {
     /// Starts the span of an event: a child of the request's context, else of the event's own (its
     /// `traceparent` extension).
-    pub fn start(place: &Place, event: &Event, partition: u32, request: &Context) -> Self {
+    pub fn start(place: &Destination, event: &Event, partition: u32, request: &Context) -> Self {
         let context = if request.parent.is_some() { request.clone() } else { own_context(event, request) };
         let parent = || Parent::from_headers(|name| context.get(name));
         let span = place.0.start(parent, |attributes| {
@@ -201,7 +201,7 @@ mod tests {
         let event = Event::builder("1", "/s", "t").build().unwrap();
         let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), TRACE_PARENT.parse().unwrap())]);
         let mut headers = HeaderBlock::new();
-        let place = Place::new("orders", Server::parse("tls://localhost:4222"));
+        let place = Destination::new("orders", Server::parse("tls://localhost:4222"));
         let publish = Publish::start(&place, &event, 7, &of_request(&request));
         publish.inject(&mut headers);
         publish.end(outcome);
@@ -235,9 +235,9 @@ mod tests {
 
     /// What is stored where no spans are exported.
     fn passed_on(event: &Event, context: &Context) -> [Option<String>; 3] {
-        let Place(operation) = Place::new("orders", None);
+        let Destination(operation) = Destination::new("orders", None);
         let mut headers = HeaderBlock::new();
-        Publish::start(&Place(operation.unexported()), event, 0, context).inject(&mut headers);
+        Publish::start(&Destination(operation.unexported()), event, 0, context).inject(&mut headers);
         [PARENT, STATE, BAGGAGE].map(|name| value_of(&headers, name))
     }
 
@@ -254,7 +254,7 @@ mod tests {
                 http::HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
             let event = Event::builder("1", "/s", "t").attribute(PARENT, TRACE_PARENT).build().unwrap();
             let mut headers = HeaderBlock::new();
-            let publish = Publish::start(&Place::new("orders", None), &event, 0, &of_request(&request));
+            let publish = Publish::start(&Destination::new("orders", None), &event, 0, &of_request(&request));
             publish.inject(&mut headers);
             assert!(publish.span.is_none());
             let stored = pairs.map(|(name, _)| value_of(&headers, name));
@@ -272,7 +272,8 @@ mod tests {
         assert_eq!(passed_on(&malformed.build().unwrap(), &Context::default()), [None, None, None]);
     }
 
-    /// W3C Trace Context, section 3.3.1: several `tracestate` headers are one list. W3C Baggage, section 3.2. Issue 8, H9.
+    /// W3C Trace Context, section 3.3.1: several `tracestate` headers are one list. W3C Baggage, section 3.2. Issue 8,
+    /// H9.
     #[test]
     fn all_of_the_state_and_the_baggage_go_on() {
         let stored = |context: &Context| {

@@ -87,8 +87,8 @@ impl Showcase {
         &self.shown
     }
 
-    /// Takes a pod's dead letters. Those from before the operator first heard of the pod count: whether another operator
-    /// warned of them is not known.
+    /// Takes a pod's dead letters. Those from before the operator first heard of the pod count: whether another
+    /// operator warned of them is not known.
     pub fn note_letters(&mut self, pod: &str, dead_lettered: u64) {
         let before = self.letters.insert(pod.to_owned(), dead_lettered).unwrap_or(0);
         // A sidecar that was restarted counts from zero.

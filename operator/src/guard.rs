@@ -12,8 +12,8 @@ use crate::error::Error;
 /// The longest a reconcile takes. Each request in it has a shorter limit of its own; this is for many of them.
 pub const RECONCILE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Does this work within `limit`. What it holds when it panics is dropped with it; what others hold is behind locks that
-/// outlive a panic.
+/// Does this work within `limit`. What it holds when it panics is dropped with it; what others hold is behind locks
+/// that outlive a panic.
 ///
 /// # Errors
 /// The work's own, or that it took too long or panicked.

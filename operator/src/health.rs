@@ -15,8 +15,8 @@ use tokio::time::timeout;
 /// The first lists of everything that the operator watches take no longer than this.
 pub const LIST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether the operator can do its work: it has reached the API server, and may list what it needs. A pod that waits for
-/// another one of its release is ready too; a release that waits for another release is not.
+/// Whether the operator can do its work: it has reached the API server, and may list what it needs. A pod that waits
+/// for another one of its release is ready too; a release that waits for another release is not.
 #[derive(Clone, Default)]
 pub struct Health(Arc<AtomicBool>);
 
@@ -26,8 +26,8 @@ impl Health {
         self.0.store(ready, Ordering::Relaxed);
     }
 
-    /// Before everything is `listed` nothing is reconciled, and no condition can say so. If that is late, the operator is
-    /// not ready until it is done.
+    /// Before everything is `listed` nothing is reconciled, and no condition can say so. If that is late, the operator
+    /// is not ready until it is done.
     pub async fn until_listed(&self, limit: Duration, listed: impl Future<Output = ()>) {
         let mut listed = pin!(listed);
         if timeout(limit, &mut listed).await.is_ok() {

@@ -96,7 +96,8 @@ pub fn broker_selector(topic: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(COMPONENT_LABEL.into(), "broker".into()), (TOPIC_LABEL.into(), topic.into())])
 }
 
-/// Which pods are a handler's; part of immutable selectors. Our own label only: all others of these pods are the user's.
+/// Which pods are a handler's; part of immutable selectors. Our own label only: all others of these pods are the
+/// user's.
 pub fn handler_selector(handler: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(HANDLER_LABEL.into(), handler.into())])
 }

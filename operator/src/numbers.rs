@@ -40,8 +40,8 @@ impl Numbers {
         })
     }
 
-    /// Whether a status that shows these, or none, has to be written. That there are events or dead letters now, or none
-    /// any more, may not be late; other numbers wait until they are `due`.
+    /// Whether a status that shows these, or none, has to be written. That there are events or dead letters now, or
+    /// none any more, may not be late; other numbers wait until they are `due`.
     pub fn should_be_shown(&self, shown: Option<&Self>, due: bool) -> bool {
         let are_there = |numbers: &Self| (numbers.events > 0, numbers.dead_letters > 0);
         shown.is_none_or(|shown| self != shown && (due || are_there(self) != are_there(shown)))

@@ -205,8 +205,8 @@ impl Session {
         }
     }
 
-    /// Consumers that are gone are made again at once, and not at the next look at all things; and a topic shows at once
-    /// that a handler has come or gone. Whether there was anything wrong.
+    /// Consumers that are gone are made again at once, and not at the next look at all things; and a topic shows at
+    /// once that a handler has come or gone. Whether there was anything wrong.
     async fn put_right(&self, consumers: &[ConsumerInfo]) -> bool {
         let mut handlers = self.handlers();
         handlers.retain(|handler| position::is_lost(handler, consumers));

@@ -24,8 +24,8 @@ pub async fn failed<K: Resource<DynamicType = ()>>(context: &Context, resource: 
     }
 }
 
-/// Why a resource may not be ready for a while without anybody having to look: something that was asked for, or began by
-/// itself, is under way.
+/// Why a resource may not be ready for a while without anybody having to look: something that was asked for, or began
+/// by itself, is under way.
 const ORDINARY: [&str; 8] = [
     "BrokerStarting",
     "PodsStarting",
@@ -37,7 +37,8 @@ const ORDINARY: [&str; 8] = [
     "Waking",
 ];
 
-/// Besides these: what a resource that was never ready may say for a moment. Only where it is stalled a person should look.
+/// Besides these: what a resource that was never ready may say for a moment. Only where it is stalled a person should
+/// look.
 const PASSING: [&str; 5] = ["BrokerError", "DestinationNotReady", "KubernetesError", "PodsNotReady", "TimedOut"];
 
 /// What conditions say together.

@@ -7,9 +7,9 @@
 //!   concurrency that the arrivals ask for). An event that waits for its retry is not being handled.
 //!
 //! As in Knative's autoscaler there are two windows: the average over a minute counts, unless that of the last six
-//! seconds asks for a quarter more pods than there are. Down only to what has been enough for all of `idleAfter`, heard of
-//! without a gap. While most attempts fail, never up: further pods would fail, too.
-//! Time is given from outside, so the decision can be tested.
+//! seconds asks for a quarter more pods than there are. Down only to what has been enough for all of `idleAfter`, heard
+//! of without a gap. While most attempts fail, never up: further pods would fail, too. Time is given from outside, so
+//! the decision can be tested.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -132,8 +132,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For a handler that is suspended: as few pods as it may have, and on a Direct topic none, because the broker delivers
-    /// there to whoever listens. `None`: as many as ever.
+    /// For a handler that is suspended: as few pods as it may have, and on a Direct topic none, because the broker
+    /// delivers there to whoever listens. `None`: as many as ever.
     pub fn suspended(policy: Option<&Policy>, routing: Routing) -> Option<Self> {
         let replicas = match (routing, policy) {
             (Routing::Direct, _) => 0,

@@ -149,7 +149,7 @@ async fn what_dies_again_meanwhile_is_not_redriven_again() {
     assert_eq!(world.letters(HANDLER).await, ["later"]);
 }
 
-/// A crash after the broker's confirmation and before the letter was removed: the event is there once.
+/// A crash after the broker's confirmation and before the dead letter was removed: the event is there once.
 #[tokio::test]
 async fn a_crash_in_between_gives_no_second_event() {
     let world = World::start().await;
@@ -227,7 +227,7 @@ async fn what_is_too_large_stays_a_letter_and_the_next_one_is_redriven() {
     );
 }
 
-/// A letter of a type that the handler no longer gets would become an event that nobody reads.
+/// A dead letter of a type that the handler no longer gets would become an event that no one reads.
 #[tokio::test]
 async fn what_the_handler_no_longer_gets_stays_a_letter() {
     let world = World::start().await;
@@ -238,7 +238,8 @@ async fn what_the_handler_no_longer_gets_stays_a_letter() {
     assert_eq!(world.letters(HANDLER).await, ["1"]);
 }
 
-/// Headers are their publisher's doing: a letter whose headers are none is left to people, and the next one is looked at.
+/// Headers are their publisher's doing: a dead letter whose headers are none is left to people, and the next one is
+/// looked at.
 #[tokio::test]
 async fn a_letter_with_malformed_headers_stays_and_stops_nothing() {
     let world = World::start().await;

@@ -7,10 +7,10 @@
 //!
 //! # Threads
 //! A sidecar runs on one thread and must stay small, and an export must not wait for an event nor an event for
-//! an export. So the gRPC connections live on a small runtime of their own (one thread, in [`export`]), which also sends
-//! the spans, and the SDK's processors of metrics and logs keep their two threads, which sleep between exports. The program's own
-//! runtime is not needed for any of it: [`init`] may be called before there is one, and [`Guard::shutdown`]
-//! after it has ended.
+//! an export. So the gRPC connections live on a small runtime of their own (one thread, in [`export`]), which also
+//! sends the spans, and the SDK's processors of metrics and logs keep their two threads, which sleep between exports.
+//! The program's own runtime is not needed for any of it: [`init`] may be called before there is one, and
+//! [`Guard::shutdown`] after it has ended.
 
 mod event_span;
 mod export;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tidegate_broker_client::contract::{Filter, Format, Order, Outlet, Rate, Retry, Sidecar};
+use tidegate_broker_client::contract::{Filter, Format, Order, Rate, Retry, Sidecar, TopicAddress};
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_broker_client::statuses::StatusRules;
@@ -56,8 +56,8 @@ pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
 }
 
 async fn contenders(bench: &Bench, broker: &Broker, replies: &Replies) -> anyhow::Result<Vec<Contender>> {
-    let outlet = |handler: &str| replies.outlet(handler);
-    let reply = outlet("reply")?;
+    let topic_address = |handler: &str| replies.topic_address(handler);
+    let reply = topic_address("reply")?;
     let mut ordered = Contender::sidecar(bench, broker, "unordered", |config| config.delivery.order = KEYED).await;
     ordered.label = "ordered".to_owned();
     ordered.handler = "ordered".to_owned();
@@ -136,12 +136,12 @@ impl Replies {
         Ok(Self { broker, port: config.https_port, keys: TempDir::new()?, _ingress: ingress })
     }
 
-    fn outlet(&self, handler: &str) -> anyhow::Result<Outlet> {
+    fn topic_address(&self, handler: &str) -> anyhow::Result<TopicAddress> {
         let identity = self.broker.server.ingress_identity_dir();
         let key = TopicKey::from_text(&std::fs::read_to_string(identity.join(file::MESSAGE_ID_KEY))?)?;
         let message_id_key = self.keys.path().join(handler);
         std::fs::write(&message_id_key, key.handler_key_text(&format!("uid-{handler}")))?;
         let url = format!("https://localhost:{}", self.port);
-        Ok(Outlet { topic: "replies".into(), url, ca: Path::new(&identity).join(file::CA), message_id_key })
+        Ok(TopicAddress { topic: "replies".into(), url, ca: Path::new(&identity).join(file::CA), message_id_key })
     }
 }

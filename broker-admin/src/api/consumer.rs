@@ -11,8 +11,8 @@ use super::broker::Broker;
 use super::error::{ApiError, Missing};
 use super::json;
 
-/// How a consumer is configured, as far as Tidegate sets or reads it (`ConsumerConfig`). In a request zero is the server's
-/// default.
+/// How a consumer is configured, as far as Tidegate sets or reads it (`ConsumerConfig`). In a request zero is the
+/// server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerConfig {
     /// The name of one that outlives its clients.
@@ -173,8 +173,8 @@ impl Broker {
         info.named(name)
     }
 
-    /// Makes a durable consumer of a stream, or changes the one there is. What [`ConsumerConfig`] does not hold becomes the
-    /// server's default.
+    /// Makes a durable consumer of a stream, or changes the one there is. What [`ConsumerConfig`] does not hold becomes
+    /// the server's default.
     ///
     /// # Errors
     /// As [`ApiError`] says.
@@ -217,7 +217,8 @@ impl Broker {
         self.list(&format!("CONSUMER.LIST.{stream}")).await
     }
 
-    /// The names of all consumers of a stream, whether they have leaders or not. None, too, where there is no such stream.
+    /// The names of all consumers of a stream, whether they have leaders or not. None, too, where there is no such
+    /// stream.
     ///
     /// # Errors
     /// As [`ApiError`] says.

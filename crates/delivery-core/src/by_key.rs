@@ -13,7 +13,7 @@ use self::one::One;
 use crate::Discipline;
 use crate::event::{Id, Lane, Moment};
 use crate::exchange::{Action, Demand, FetchResult, Handler, Input, Service};
-use crate::lane::terms::Terms;
+use crate::lane::timing::LaneTiming;
 use crate::memory::Memory;
 use crate::sizes::Sizes;
 
@@ -23,7 +23,7 @@ const TICK: Moment = 1000;
 /// The discipline.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ByKey {
-    terms: Terms,
+    terms: LaneTiming,
     slots: usize,
     /// Attempts that run, also those that are about to end because their event was dropped.
     running: usize,
@@ -46,8 +46,9 @@ pub struct ByKey {
 }
 
 impl ByKey {
-    /// So many attempts at a time, and events of at most so many bytes. Without lanes, until [`Input::Lanes`] names some.
-    pub fn new(slots: usize, terms: Terms, largest: usize) -> Self {
+    /// So many attempts at a time, and events of at most so many bytes. Without lanes, until [`Input::Lanes`] names
+    /// some.
+    pub fn new(slots: usize, terms: LaneTiming, largest: usize) -> Self {
         Self {
             terms,
             slots,
@@ -145,7 +146,7 @@ impl ByKey {
 
     fn lane(input: &Input) -> Option<Lane> {
         match input {
-            Input::Arrived(arrived) => Some(arrived.id.lane),
+            Input::Arrival(arrived) => Some(arrived.id.lane),
             Input::Attempted(id, _) | Input::Acknowledged(id, _) | Input::Renewed(id, _) => Some(id.lane),
             Input::Unparked(id, _) | Input::Marked(id, _) => Some(id.lane),
             Input::Parked(ids, _) => ids.first().map(|id| id.lane),
@@ -160,7 +161,7 @@ impl ByKey {
 impl Discipline for ByKey {
     fn input(&mut self, now: Moment, input: Input) {
         match &input {
-            Input::Arrived(arrived) => self.sizes.came(arrived.bytes),
+            Input::Arrival(arrived) => self.sizes.came(arrived.bytes),
             Input::Attempted(..) => self.running = self.running.saturating_sub(1),
             _ => {}
         }
@@ -170,7 +171,7 @@ impl Discipline for ByKey {
             (Some(lane), input) => match (self.lanes.get_mut(&lane), input) {
                 (Some(one), input) => one.input(now, input),
                 // Without a lane there is no lease, and so nothing to give back.
-                (None, Input::Arrived(arrived) | Input::Fetched(_, _, FetchResult::Event(arrived))) => {
+                (None, Input::Arrival(arrived) | Input::Fetched(_, _, FetchResult::Event(arrived))) => {
                     self.out.push(Action::Drop(arrived.id));
                 }
                 (None, _) => {}

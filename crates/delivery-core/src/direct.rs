@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::Discipline;
 use crate::event::{Id, Moment};
-use crate::exchange::{Action, Close, Demand, Handler, Heard, Input, Service};
+use crate::exchange::{Action, Close, Demand, Handler, InboxReport, Input, Service};
 
 /// Events that may wait for one of those that run to end.
 pub const QUEUE: usize = 256;
@@ -113,8 +113,8 @@ impl Direct {
 impl Discipline for Direct {
     fn input(&mut self, now: Moment, input: Input) {
         match input {
-            Input::Arrived(arrived) => self.arrived(arrived.id, arrived.inbox, arrived.bytes),
-            Input::Inbox(_, inbox, Heard::Closed | Heard::Lost(_))
+            Input::Arrival(arrived) => self.arrived(arrived.id, arrived.inbox, arrived.bytes),
+            Input::Inbox(_, inbox, InboxReport::Closed | InboxReport::Lost(_))
                 if self.group.is_some_and(|group| group.inbox == inbox) =>
             {
                 self.group = None;

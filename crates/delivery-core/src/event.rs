@@ -35,7 +35,7 @@ pub struct Id {
 
 /// How an event left this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Settled {
+pub enum Outcome {
     /// Handled.
     Acknowledged,
     /// Given to the broker for a later attempt.
@@ -58,7 +58,7 @@ pub enum Settled {
     Repeated,
 }
 
-impl Settled {
+impl Outcome {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 10] = [
         Self::Acknowledged,
@@ -94,7 +94,7 @@ impl Settled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Disposition {
     /// It is handled, or safe elsewhere, or not for this handler: the broker may forget it. Counted so.
-    Over(Settled),
+    Over(Outcome),
     /// An attempt failed and is on record: again after this wait.
     RetryIn(Duration),
     /// It could not be tried, which is not its fault: again after this wait (zero: at once).
@@ -103,11 +103,11 @@ pub enum Disposition {
 
 impl Disposition {
     /// How the event is counted.
-    pub fn settled(self) -> Settled {
+    pub fn settled(self) -> Outcome {
         match self {
             Self::Over(settled) => settled,
-            Self::RetryIn(_) => Settled::Retried,
-            Self::GiveBack(_) => Settled::GivenBack,
+            Self::RetryIn(_) => Outcome::Retried,
+            Self::GiveBack(_) => Outcome::GivenBack,
         }
     }
 }

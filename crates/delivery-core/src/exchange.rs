@@ -37,7 +37,7 @@ pub struct Demand {
 
 /// An event that came.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Arrived {
+pub struct Arrival {
     /// Its name.
     pub id: Id,
     /// Its partition key, where that matters.
@@ -67,7 +67,7 @@ pub enum ParkResult {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum FetchResult {
     /// This event, under the sequence of the stream that it was copied from.
-    Event(Arrived),
+    Event(Arrival),
     /// Nothing is parked.
     Nothing,
     /// It did not say.
@@ -76,7 +76,7 @@ pub enum FetchResult {
 
 /// What is heard of an inbox.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Heard {
+pub enum InboxReport {
     /// A sign of life.
     Alive,
     /// A pull ended, and so many of its events will not come.
@@ -94,7 +94,7 @@ pub enum Heard {
 pub enum Trouble {
     /// The consumer moved to another server: ask again.
     Moved,
-    /// The server that has the consumer ends. It goes on serving what it was asked for, and ignores the end of a
+    /// The server that has the consumer ends. It continues to serve what it was asked for, and ignores the end of a
     /// subscription (`unsubscribe` of nats-server): so the inbox has to stay open.
     Ending,
     /// No part of the broker serves the request: the consumer does not exist (any more), or has no leader at the
@@ -155,9 +155,9 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// An event came.
-    Arrived(Arrived),
+    Arrival(Arrival),
     /// Something else came to an inbox of a lane.
-    Inbox(Lane, u64, Heard),
+    Inbox(Lane, u64, InboxReport),
     /// An attempt is over; `None`: it was ended, because the event was dropped.
     Attempted(Id, Option<Disposition>),
     /// Whether the broker confirmed an acknowledgement.
@@ -191,7 +191,8 @@ pub enum Input {
 pub struct Pull {
     /// Of this lane's consumer.
     pub lane: Lane,
-    /// To this inbox of the lane, which it opens if it is not open. It ends with the connection ([`Heard::Closed`]).
+    /// To this inbox of the lane, which it opens if it is not open. It ends with the connection
+    /// ([`InboxReport::Closed`]).
     pub inbox: u64,
     /// How many events it may bring.
     pub batch: usize,
@@ -216,7 +217,7 @@ pub enum Kind {
 /// How an inbox is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Close {
-    /// What was sent already still comes; then it is [`Heard::Closed`].
+    /// What was sent already still comes; then it is [`InboxReport::Closed`].
     InOrder,
     /// At once. What is here already still comes.
     AtOnce,
@@ -245,8 +246,9 @@ pub enum Action {
         /// Whether the broker is asked to confirm it.
         confirm: bool,
     },
-    /// Tell the broker that the event is worked on for so many milliseconds from now, also if it was given back before: an
-    /// answer ([`Input::Renewed`]) says that all that was given back before is known there, and this event is lent to us.
+    /// Tell the broker that the event is worked on for so many milliseconds from now, also if it was given back before:
+    /// an answer ([`Input::Renewed`]) says that all that was given back before is known there, and this event is lent
+    /// to us.
     Hold {
         /// The event.
         id: Id,
@@ -290,8 +292,8 @@ pub enum Action {
     Drop(Id),
     /// Ask for the state of a lane's consumer.
     Ask(Lane),
-    /// Give back what of these sequences of a lane (there are some) the broker still waits for, though it never came here
-    /// (or is gone).
+    /// Give back what of these sequences of a lane (there are some) the broker still waits for, though it never came
+    /// here (or is gone).
     Reclaim {
         /// The lane.
         lane: Lane,

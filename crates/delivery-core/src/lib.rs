@@ -20,10 +20,10 @@ mod window;
 
 pub use by_key::ByKey;
 pub use direct::Direct;
-pub use event::{Disposition, Id, Key, Lane, Moment, Settled, millis};
+pub use event::{Disposition, Id, Key, Lane, Moment, Outcome, millis};
 pub use exchange::{
-    Action, Arrived, Close, Demand, FetchResult, Handler, Heard, Input, Kind, ParkResult, Pin, Pull, Service, State,
-    Trouble,
+    Action, Arrival, Close, Demand, FetchResult, Handler, InboxReport, Input, Kind, ParkResult, Pin, Pull, Service,
+    State, Trouble,
 };
 pub use unordered::{SHELF, TOPIC, Unordered};
 

@@ -26,8 +26,8 @@ const BLOCK: u64 = 64;
 struct Block {
     /// Those that were settled.
     settled: u64,
-    /// When the latest of these was stored. A broker that loses the end of a stream with its disk gives the sequences to
-    /// other events, which are stored later.
+    /// When the latest of these was stored. A broker that loses the end of a stream with its disk gives the sequences
+    /// to other events, which are stored later.
     stored: u64,
 }
 
@@ -95,9 +95,9 @@ impl Memory {
         self.young.add(block, bit, id.stored);
     }
 
-    /// It came. What has its sequence or a later one was stored after it, unless the stream has lost its end: those events
-    /// are no more, and others have their sequences. That must be noticed before the first of these others is settled,
-    /// because a block only tells when the latest of its events was stored.
+    /// It came. What has its sequence or a later one was stored after it, unless the stream has lost its end: those
+    /// events are no more, and others have their sequences. That must be noticed before the first of these others is
+    /// settled, because a block only tells when the latest of its events was stored.
     pub fn came(&mut self, id: Id) {
         for generation in [&mut self.young, &mut self.old, &mut self.kept] {
             generation.forget_lost(id);
@@ -109,8 +109,8 @@ impl Memory {
         self.young.has(id) || self.old.has(id) || self.kept.has(id)
     }
 
-    /// Forgets what is old. What was settled can only come again while something is asked for (`pulls`): other time does
-    /// not count.
+    /// Forgets what is old. What was settled can only come again while something is asked for (`pulls`): other time
+    /// does not count.
     pub fn age(&mut self, now: Moment, pulls: bool) {
         let passed = now.saturating_sub(std::mem::replace(&mut self.aged_at, now));
         if !pulls {
@@ -202,8 +202,8 @@ mod tests {
         assert!(!memory.has(id(8, 100)), "a neighbour");
     }
 
-    /// Events 60 to 70 were settled, and the stream lost all from 64 on. The new 64 fails and comes again after the new 65
-    /// was settled.
+    /// Events 60 to 70 were settled, and the stream lost all from 64 on. The new 64 fails and comes again after the new
+    /// 65 was settled.
     #[test]
     fn what_has_the_sequence_of_a_lost_event_is_not_taken_for_it_later() {
         for is_kept in [false, true] {

@@ -1,5 +1,5 @@
-//! How many events a pull of a lane may bring: a pull that is pinned cannot be bounded in bytes (`broker/pull.rs` of the sidecar), so it
-//! is bounded in number, by how large events have been lately.
+//! How many events a pull of a lane may bring: a pull that is pinned cannot be bounded in bytes (`broker/pull.rs` of
+//! the sidecar), so it is bounded in number, by how large events have been lately.
 
 /// The open pulls of all lanes of a process together may bring about so many bytes.
 const MAX_PULLED: usize = 8 << 20;

@@ -1,16 +1,16 @@
 //! Events in any order: each starts as soon as it is here, and is settled by a message that needs no answer.
 //!
 //! # Sources
-//! They come of two consumers: the topic's ([`TOPIC`]), and that of the handler's retry shelf ([`SHELF`]), to which events
-//! go whose next attempt is not soon. Each has a session and a window of its own, so that neither fills the other's. No
-//! more attempts run than may, of both together; while both have events that wait, they take turns.
+//! They come of two consumers: the topic's ([`TOPIC`]), and that of the handler's retry shelf ([`SHELF`]), to which
+//! events go whose next attempt is not soon. Each has a session and a window of its own, so that neither fills the
+//! other's. No more attempts run than may, of both together; while both have events that wait, they take turns.
 //!
 //! # Sessions
-//! What is asked for of a source comes to one inbox. A session, which is that inbox and its open requests, is closed where its
-//! account is in doubt (a status that does not say how many events are left, a new connection, no heartbeat), and
-//! another is opened. The first request of a session is short, with a quick heartbeat: no other answer would soon tell
-//! that the consumer is there. All expire well below the broker's response threshold (2 min), or an event that follows
-//! a long silence would not find its way back.
+//! What is asked for of a source comes to one inbox. A session, which is that inbox and its open requests, is closed
+//! where its account is in doubt (a status that does not say how many events are left, a new connection, no heartbeat),
+//! and another is opened. The first request of a session is short, with a quick heartbeat: no other answer would soon
+//! tell that the consumer is there. All expire well below the broker's response threshold (2 min), or an event that
+//! follows a long silence would not find its way back.
 //!
 //! The broker has no way to cancel a request, and what it sends while the inbox closes may get lost on its way, to come
 //! again only after `ack_wait`. So a session is closed only where it is of no use any more:
@@ -18,11 +18,11 @@
 //! - While the handler is not available, nothing more is asked for (or one event, to try it, if there is none here);
 //!   what an open request still brings waits here with the rest. Nor is anything asked for while there is no memory.
 //! - A drain first winds down: nothing more is asked for, and what the open request still brings is delivered, until
-//!   it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the inbox is closed, and what arrives
-//!   after that is given back at once. (Given back while the request is open, an event would come straight back to us.)
-//!   An event that was on its way in that instant comes to another replica after `ack_wait`: late, not twice.
+//!   it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the inbox is closed, and what
+//!   arrives after that is given back at once. (Given back while the request is open, an event would come straight back
+//!   to us.) An event that was on its way in that instant comes to another replica after `ack_wait`: late, not twice.
 
-mod held;
+mod in_flight;
 mod session;
 mod source;
 
@@ -59,8 +59,9 @@ pub struct Unordered {
 }
 
 impl Unordered {
-    /// So many attempts at a time; the broker waits for an acknowledgement for `ack_wait` milliseconds, and is told of an
-    /// event that is worked on every `renew_every` milliseconds. `seed`: of what chance decides, the length of pauses.
+    /// So many attempts at a time; the broker waits for an acknowledgement for `ack_wait` milliseconds, and is told of
+    /// an event that is worked on every `renew_every` milliseconds. `seed`: of what chance decides, the length of
+    /// pauses.
     pub fn new(slots: usize, ack_wait: Moment, renew_every: Moment, seed: u64) -> Self {
         Self {
             slots,
@@ -105,7 +106,7 @@ impl Discipline for Unordered {
     fn input(&mut self, now: Moment, input: Input) {
         let (winds_down, mut out) = (self.wind_down.is_some(), std::mem::take(&mut self.out));
         match input {
-            Input::Arrived(arrived) => {
+            Input::Arrival(arrived) => {
                 if let Some(source) = self.source(arrived.id.lane) {
                     source.arrived(now, &arrived, winds_down, &mut out);
                 }
@@ -133,8 +134,8 @@ impl Discipline for Unordered {
                 source.held.renew(now, out);
             }
         }
-        // The server says nothing to one session after another: it may be frozen, and another one may not be. (The shelf
-        // may be led by another server than the one that we are connected to.)
+        // The server says nothing to one session after another: it may be frozen, and another one may not be. (The
+        // shelf may be led by another server than the one that we are connected to.)
         if demand.connected && self.topic.silences >= MAX_SILENCES {
             self.topic.silences = 0;
             out.push(Action::Reconnect);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tidegate_delivery_core::{
-    Action, Arrived, Close, Demand, Direct, Discipline as _, Disposition, Handler, Heard, Id, Input, Pin, Service,
-    Settled,
+    Action, Arrival, Close, Demand, Direct, Discipline as _, Disposition, Handler, Id, InboxReport, Input, Outcome,
+    Pin, Service,
 };
 
 const SLOTS: usize = 3;
@@ -151,13 +151,13 @@ impl World {
         self.arrivals += 1;
         let id = Id { lane: 0, sequence: 0, stored: 0, delivery: 0, arrival: self.arrivals };
         self.waiting.insert(id, bytes);
-        let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes, again: false };
-        self.machine.input(self.now, Input::Arrived(arrived));
+        let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes, again: false };
+        self.machine.input(self.now, Input::Arrival(arrived));
         self.act()
     }
 
     fn finish(&mut self, id: Id) -> Result<(), String> {
-        let disposition = Disposition::Over(Settled::Acknowledged);
+        let disposition = Disposition::Over(Outcome::Acknowledged);
         self.machine.input(self.now, Input::Attempted(id, Some(disposition)));
         self.act()
     }
@@ -183,7 +183,7 @@ impl World {
     fn end(&mut self) -> Result<(), String> {
         self.step(Step::Drain)?;
         if let Some(inbox) = self.closing.pop().filter(|_| self.flaw != Flaw::Deaf) {
-            self.machine.input(self.now, Input::Inbox(0, inbox, Heard::Closed));
+            self.machine.input(self.now, Input::Inbox(0, inbox, InboxReport::Closed));
         }
         for _ in 0..=QUEUE {
             if let Some(id) = self.running.first().copied() {

@@ -185,7 +185,8 @@ async fn a_warm_connection_that_ends_without_an_answer_is_replaced_once() {
     tokio::join!(server, client);
 }
 
-/// A worker of a server may be killed in the middle of its work, and must not cost another one that for the same attempt.
+/// A worker of a server may be killed in the middle of its work, and must not cost another one that for the same
+/// attempt.
 #[tokio::test]
 async fn what_was_in_work_is_not_sent_again() {
     for (max_race, pause) in [(Duration::ZERO, 0), (Duration::from_millis(50), 200)] {
@@ -333,7 +334,7 @@ async fn what_is_no_answer_says_why() {
     }
 }
 
-/// Larger than what the kernel takes of a request that nobody reads.
+/// Larger than what the kernel takes of a request that no one reads.
 const LARGE: &[u8] = &[b'x'; 32 << 20];
 
 /// It is an answer, and costs the connection.

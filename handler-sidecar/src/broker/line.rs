@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits but [`Line::next`]. While the connection takes nothing (its queue is full, or it is gone), what
 //! needs no answer is kept and sent later; pulls and questions are refused, because an answer to one that is sent
-//! later would find nobody.
+//! later would find no one.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ pub type At = (Lane, u64);
 
 /// What came.
 #[derive(Debug)]
-pub enum Came {
+pub enum LineEvent {
     /// A message to an inbox.
     Message(At, Message),
     /// An inbox is closed: nothing more comes.
@@ -65,7 +65,8 @@ impl Line {
     }
 
     /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent. The
-    /// inbox ends with the connection: over another one the broker would go on serving pulls that nobody counts any more.
+    /// inbox ends with the connection: over another one the broker would continue to serve pulls that no one counts any
+    /// more.
     pub fn pull(&mut self, at: At, subject: &str, body: &[u8]) -> bool {
         // Kept for the next connection it would come without its inbox.
         if !self.client.current_link().connected {
@@ -151,7 +152,7 @@ impl Line {
     }
 
     /// The next that comes. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> Came {
+    pub async fn next(&mut self) -> LineEvent {
         loop {
             let Self { client, inboxes, answers, kept, turn } = self;
             let is_kept = !kept.is_empty();
@@ -164,7 +165,7 @@ impl Line {
     }
 
     /// What has come already.
-    pub fn next_now(&mut self) -> Option<Came> {
+    pub fn next_now(&mut self) -> Option<LineEvent> {
         let Self { inboxes, answers, turn, .. } = self;
         poll_fn(|cx| poll_all(inboxes, answers, turn, cx)).now_or_never()
     }
@@ -204,12 +205,12 @@ fn poll_all(
     answers: &mut Option<Answers>,
     turn: &mut usize,
     cx: &mut Context<'_>,
-) -> Poll<Came> {
+) -> Poll<LineEvent> {
     if let Some(Answers { prefix, subscriber }) = answers {
         while let Poll::Ready(Some(message)) = poll(subscriber, cx) {
             let number = message.subject().get(prefix.len() + 1..).and_then(|number| number.parse().ok());
             if let Some(number) = number {
-                return Poll::Ready(Came::Answer(number, message));
+                return Poll::Ready(LineEvent::Answer(number, message));
             }
         }
     }
@@ -218,12 +219,12 @@ fn poll_all(
         let index = (*turn).wrapping_add(offset) % inboxes.len();
         let at = inboxes[index].at;
         match poll(&mut inboxes[index].subscriber, cx) {
-            Poll::Ready(Some(message)) => return Poll::Ready(Came::Message(at, message)),
+            Poll::Ready(Some(message)) => return Poll::Ready(LineEvent::Message(at, message)),
             Poll::Ready(None) => {
                 inboxes.swap_remove(index);
                 let is_last = inboxes.iter().all(|inbox| inbox.at != at);
                 if is_last {
-                    return Poll::Ready(Came::Closed(at));
+                    return Poll::Ready(LineEvent::Closed(at));
                 }
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

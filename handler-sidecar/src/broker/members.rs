@@ -38,7 +38,7 @@ pub const ACQUAINTANCE: Duration = Duration::from_millis(400);
 /// Whoever asks where nothing is shared out is answered within this time.
 const ANSWER_WITHIN: Duration = Duration::from_millis(200);
 /// No more members are remembered.
-const MOST: usize = 1024;
+const MAX_MEMBERS: usize = 1024;
 /// What one command to the connection may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(1);
 
@@ -56,7 +56,7 @@ struct Heartbeat {
 }
 
 /// What was heard.
-struct Heard {
+struct ReceivedHeartbeat {
     id: Member,
     able: bool,
     /// Its sender does not know this sidecar.
@@ -241,7 +241,7 @@ impl Members {
     }
 
     /// Records a heartbeat, and returns it if its sender stays.
-    fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> Option<Heard> {
+    fn listen(&self, payload: &[u8], heard: &mut BTreeMap<Member, Instant>) -> Option<ReceivedHeartbeat> {
         let Heartbeat { id, able, goes, lanes } = serde_json::from_slice(payload).ok()?;
         if id != self.me {
             self.hold(|holdings, now| holdings.heard(now, id, lanes));
@@ -252,12 +252,12 @@ impl Members {
             return None;
         }
         let new = !heard.contains_key(&id);
-        if new && heard.len() >= MOST {
+        if new && heard.len() >= MAX_MEMBERS {
             return None;
         }
         heard.insert(id, Instant::now());
         self.change(|members| members.insert(id, able) != Some(able));
-        Some(Heard { id, able, new })
+        Some(ReceivedHeartbeat { id, able, new })
     }
 
     /// Forgets the others: what was heard long ago may be over by now.

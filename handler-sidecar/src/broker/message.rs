@@ -1,5 +1,5 @@
-//! A message that carries an event: one that the broker lent to this process, of the topic or of the retry shelf, or one
-//! of a Direct topic.
+//! A message that carries an event: one that the broker lent to this process, of the topic or of the retry shelf, or
+//! one of a Direct topic.
 //!
 //! It does nothing by itself. The runner has each of them in its table until it has told the broker what became of it;
 //! what is in the table at the end is given back; and if even that cannot be sent, the broker takes it back after the
@@ -40,8 +40,8 @@ pub struct Message {
 }
 
 impl Message {
-    /// Takes an event of a pull's inbox, and its bytes from the budget; `None` if the broker's part of it is missing, so
-    /// that it cannot be acknowledged.
+    /// Takes an event of a pull's inbox, and its bytes from the budget; `None` if the broker's part of it is missing,
+    /// so that it cannot be acknowledged.
     pub fn lent(message: nats::Message, budget: &ByteBudget) -> Option<Self> {
         let info = delivery_info::parse(message.reply()?)?;
         Some(Self::new(message, Origin::Topic, info, budget))
@@ -121,8 +121,8 @@ impl Message {
         }
     }
 
-    /// When the topic stored the event, wherever it came from, by the broker's clock: nanoseconds since 1970. 0 if it is
-    /// not stored.
+    /// When the topic stored the event, wherever it came from, by the broker's clock: nanoseconds since 1970. 0 if it
+    /// is not stored.
     pub fn published_at(&self) -> u64 {
         self.copy().map_or(self.info.stored, |copy| copy.published_at)
     }

@@ -94,8 +94,8 @@ fn copy(stored: &Stored) -> Option<Copy> {
     Some(Copy { place: stored.seq, message })
 }
 
-/// The request to remove what is at this place of the stream. Its bytes are not overwritten, which would cost the broker
-/// more than to write it did.
+/// The request to remove what is at this place of the stream. Its bytes are not overwritten, which would cost the
+/// broker more than to write it did.
 pub fn remove(place: u64) -> Bytes {
     Bytes::from(format!("{{\"seq\":{place},\"no_erase\":true}}"))
 }

@@ -6,7 +6,7 @@ use tidegate_wire::nats::{Message, RequestError};
 /// Why a message is not stored, or not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum NotStored {
-    /// Nobody confirmed it.
+    /// No one confirmed it.
     #[error(transparent)]
     Request(#[from] RequestError),
     /// The answer does not acknowledge it.

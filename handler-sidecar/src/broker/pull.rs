@@ -1,7 +1,7 @@
 //! What is asked of a consumer and what it answers, as plain messages.
 //!
-//! The handler's account has no JetStream of its own; it imports the pull subject of its consumers (of lanes, also their
-//! state and the end of a pin) and nothing that could describe them. So there is no consumer handle here, only
+//! The handler's account has no JetStream of its own; it imports the pull subject of its consumers (of lanes, also
+//! their state and the end of a pin) and nothing that could describe them. So there is no consumer handle here, only
 //! `$JS.API.CONSUMER.MSG.NEXT.…`.
 
 pub mod status;
@@ -45,8 +45,8 @@ struct Request<'a> {
     id: Option<&'a str>,
 }
 
-/// The body of a pull, where an event has so many bytes at most. One that is pinned has no `max_bytes`: with it a pinned
-/// consumer of three servers (2.15.2) delivers nothing at all; `tests/order` shows it.
+/// The body of a pull, where an event has so many bytes at most. One that is pinned has no `max_bytes`: with it a
+/// pinned consumer of three servers (2.15.2) delivers nothing at all; `tests/order` shows it.
 ///
 /// # Errors
 /// None that is known.
@@ -75,8 +75,8 @@ pub fn unpin() -> Bytes {
     Bytes::from(format!("{{\"group\":\"{}\"}}", layout::LANE_GROUP))
 }
 
-/// The pin in an event's header block; empty where the consumer knows no pins. What its publisher wrote before it may be
-/// no headers at all.
+/// The pin in an event's header block; empty where the consumer knows no pins. What its publisher wrote before it may
+/// be no headers at all.
 pub fn pin(block: &[u8]) -> &str {
     let Some(at) = block.windows(PIN.len()).rposition(|window| window == PIN) else { return "" };
     let value = &block[at + PIN.len()..];

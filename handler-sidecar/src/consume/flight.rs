@@ -48,10 +48,10 @@ impl Event {
 }
 
 /// An attempt's end. There is no disposition where it was ended from outside.
-pub type Landed = (Id, Option<Disposition>);
+pub type FlightResult = (Id, Option<Disposition>);
 
 /// Takes an event to its disposition.
-pub async fn fly(context: Arc<Context>, id: Id, event: Arc<Event>) -> Landed {
+pub async fn fly(context: Arc<Context>, id: Id, event: Arc<Event>) -> FlightResult {
     let disposition = match context.config.routing {
         // Pinned here: passed on by value it would be in this future twice.
         Routing::Queued => event.until_ended(pin!(context.handle(&event.message))).await,

@@ -4,19 +4,19 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 use tidegate_broker_client::stored;
-use tidegate_delivery_core::{Disposition, Settled};
+use tidegate_delivery_core::{Disposition, Outcome};
 use tidegate_telemetry::Instrument as _;
 
 use crate::broker::message::Message;
 use crate::consume::process::{Context, Outgoing};
 use crate::deliver::post::{Answered, Attempt};
-use crate::event::filter::Judged;
-use crate::event::request::{self, Place};
+use crate::event::filter::FilterResult;
+use crate::event::request::{self, AttemptInfo};
 use crate::ops::trace::PublishContext;
 use crate::settle::outcome_log::Ending;
 
 /// How long a reply is tried. What waits for it is in flight and keeps others out.
-const REPLY_PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Context {
     /// Takes one event to its end.
@@ -25,13 +25,13 @@ impl Context {
             Ok(settled) => settled,
             Err(problem) => {
                 tracing::debug!(problem, "an event is lost");
-                Settled::Failed
+                Outcome::Failed
             }
         })
     }
 
-    async fn try_once(&self, message: &Message) -> Result<Settled, String> {
-        let place = Place { attempt: 1, sequence: None };
+    async fn try_once(&self, message: &Message) -> Result<Outcome, String> {
+        let place = AttemptInfo { attempt: 1, sequence: None };
         match self.as_stored(message, place) {
             Some(Continue((outgoing, span))) => return self.deliver_once(message, &outgoing).instrument(span).await,
             Some(Break(settled)) => return Ok(settled),
@@ -39,11 +39,11 @@ impl Context {
         }
         let published = PublishContext::read(message.headers());
         let event = stored::decode(message.stored(), message.payload()).map_err(|invalid| invalid.to_string())?;
-        match self.judge(&event).await {
-            Judged::Passes => {}
-            Judged::Excluded | Judged::Failed(_) => return Ok(Settled::Filtered),
+        match self.evaluate(&event).await {
+            FilterResult::Passes => {}
+            FilterResult::Excluded | FilterResult::Failed(_) => return Ok(Outcome::Filtered),
             // Nothing of a Direct topic is kept.
-            Judged::TooCostly => return Ok(Settled::Failed),
+            FilterResult::TooCostly => return Ok(Outcome::Failed),
         }
         let event = request::extended(event, published, &self.config.topic, place)?;
         let span = self.traces.process(published, &event, place);
@@ -51,7 +51,7 @@ impl Context {
     }
 
     /// The one attempt, and the reply. An event that waits for its turn does so in a drain, too: it cannot go back.
-    async fn deliver_once(&self, message: &Message, outgoing: &Outgoing) -> Result<Settled, String> {
+    async fn deliver_once(&self, message: &Message, outgoing: &Outgoing) -> Result<Outcome, String> {
         if let Some(limiter) = &self.options.limiter {
             limiter.turn().await;
         }
@@ -69,7 +69,7 @@ impl Context {
             return Err(answer.to_string());
         }
         self.outcomes.handled(number);
-        self.publish_reply(outgoing, content, REPLY_PATIENCE).await.map_err(|error| error.to_string())?;
-        Ok(Settled::Acknowledged)
+        self.publish_reply(outgoing, content, REPLY_TIMEOUT).await.map_err(|error| error.to_string())?;
+        Ok(Outcome::Acknowledged)
     }
 }

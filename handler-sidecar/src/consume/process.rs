@@ -17,7 +17,7 @@ use futures::future::{BoxFuture, Either};
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Attributes, Event};
-use tidegate_delivery_core::{Disposition, Settled};
+use tidegate_delivery_core::{Disposition, Outcome};
 use tidegate_telemetry::{Instrument as _, Span};
 use tidegate_wire::nats::Client;
 use tokio::sync::watch;
@@ -25,33 +25,33 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::broker::message::Message;
 use crate::consume::workload::WorkloadMeter;
-use crate::deliver::availability::{Availability, Ended, State, Turn};
+use crate::deliver::availability::{AttemptEnd, Availability, State, Turn};
 use crate::deliver::breaker::Blame;
 use crate::deliver::post::{Answered, Attempt, Content, Handler};
 use crate::event::as_stored::AsStored;
-use crate::event::batch::Delivered;
-use crate::event::filter::Judged;
-use crate::event::request::{self, EncodedRequest, Place};
+use crate::event::batch::DeliveryResult;
+use crate::event::filter::FilterResult;
+use crate::event::request::{self, AttemptInfo, EncodedRequest};
 use crate::ops::budget::ByteBudget;
 use crate::ops::drain::Drain;
 use crate::ops::metrics::Metrics;
 use crate::ops::options::Options;
 use crate::ops::trace::{self, PublishContext, Traces};
-use crate::settle::attempts::store::{Attempts, Known};
-use crate::settle::outcome::{self, Answer, Class, Reason, Settle};
+use crate::settle::attempts::store::{AttemptHistory, Attempts};
+use crate::settle::outcome::{self, Answer, Class, Decision, Reason};
 use crate::settle::outcome_log::{Ending, OutcomeLog};
-use crate::settle::outlet;
 use crate::settle::reply;
 use crate::settle::shelf::Shelf;
+use crate::settle::topic_publisher;
 
-/// An event waits in hand this long for a handler that is not available, which covers an ordinary restart of a
+/// An event waits here this long for a handler that is not available, which covers an ordinary restart of a
 /// container; then somebody else may have it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Later, after something that is not the event's fault.
-pub(crate) const LATER: Duration = Duration::from_secs(30);
+pub(crate) const REDELIVERY_DELAY: Duration = Duration::from_secs(30);
 
 /// What goes to another sidecar comes to it after this: by then no open pull of this one asks for it any more.
-const HAND_OVER: Duration = Duration::from_millis(100);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// What a reply that is on its way has left, once a drain begins.
 const REPLY_GRACE: Duration = Duration::from_secs(5);
@@ -104,14 +104,14 @@ pub struct Ready {
     /// As the handler gets it.
     pub outgoing: Outgoing,
     /// Which attempt this is.
-    pub place: Place,
+    pub place: AttemptInfo,
     /// The attempts before it; `None`: this is the first, as most are.
-    pub known: Option<Box<Known>>,
+    pub known: Option<Box<AttemptHistory>>,
 }
 
 impl Ready {
     /// The attempts before it.
-    pub fn into_known(self) -> Known {
+    pub fn into_known(self) -> AttemptHistory {
         self.known.map(|known| *known).unwrap_or_default()
     }
 
@@ -123,7 +123,7 @@ impl Ready {
 
 /// What the end of an attempt means.
 #[derive(Clone, Copy, Debug)]
-pub struct Verdict {
+pub struct Judgement {
     class: Class,
     blame: Blame,
 }
@@ -131,7 +131,7 @@ pub struct Verdict {
 impl Context {
     /// Takes an event as far as its disposition.
     pub async fn handle(&self, stored: &Message) -> Disposition {
-        let first = Place { attempt: 1, sequence: Some(stored.sequence()) };
+        let first = AttemptInfo { attempt: 1, sequence: Some(stored.sequence()) };
         let (ready, span) = match self.as_stored(stored, first) {
             Some(Continue((outgoing, span))) => (Ready { outgoing, place: first, known: None }, span),
             Some(Break(settled)) => return Disposition::Over(settled),
@@ -153,15 +153,19 @@ impl Context {
 
     /// The short way of an event that comes for the first time, if nothing here has to look into it.
     /// A break, if it is not for this handler.
-    pub(crate) fn as_stored(&self, message: &Message, place: Place) -> Option<ControlFlow<Settled, (Outgoing, Span)>> {
+    pub(crate) fn as_stored(
+        &self,
+        message: &Message,
+        place: AttemptInfo,
+    ) -> Option<ControlFlow<Outcome, (Outgoing, Span)>> {
         if !self.options.passes_on || !message.is_first() || self.excess_age(message).is_some() {
             return None;
         }
         let event = AsStored::read(message.stored())?;
         let judged = self.options.filter.judge_in_place(event.event())?;
         self.note_judged(event.event(), &judged);
-        if judged != Judged::Passes {
-            return Some(Break(Settled::Filtered));
+        if judged != FilterResult::Passes {
+            return Some(Break(Outcome::Filtered));
         }
         if place.sequence.is_some() {
             self.traces.received(event.published(), &event);
@@ -180,10 +184,10 @@ impl Context {
             Ok(event) => event,
             Err(invalid) => return Break(Box::pin(self.invalid(stored, invalid.to_string())).await),
         };
-        match self.judge(&event).await {
-            Judged::Passes => {}
-            Judged::Excluded | Judged::Failed(_) => return Break(Disposition::Over(Settled::Filtered)),
-            Judged::TooCostly => return Break(Box::pin(self.dead_letter_unjudged(stored)).await),
+        match self.evaluate(&event).await {
+            FilterResult::Passes => {}
+            FilterResult::Excluded | FilterResult::Failed(_) => return Break(Disposition::Over(Outcome::Filtered)),
+            FilterResult::TooCostly => return Break(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
         let published = PublishContext::read(stored.headers());
         self.traces.received(published, &event);
@@ -192,7 +196,7 @@ impl Context {
             false => Some(Box::new(Box::pin(self.attempts_so_far(stored)).await?)),
         };
         let requests = known.as_ref().map_or(0, |known| known.record.requests());
-        let place = Place { attempt: requests.saturating_add(1), sequence: Some(stored.sequence()) };
+        let place = AttemptInfo { attempt: requests.saturating_add(1), sequence: Some(stored.sequence()) };
         if let Some(excess) = self.excess_age(stored) {
             let known = known.map(|known| *known).unwrap_or_default();
             return Break(Box::pin(self.expire(stored, known, excess)).await);
@@ -211,7 +215,7 @@ impl Context {
     /// # Errors
     /// The handler was not available for long (or the sidecar ends), so the event was not sent: it is to go back for
     /// this time.
-    pub async fn deliver(&self, ready: &Ready) -> Result<(Answered, Verdict), Duration> {
+    pub async fn deliver(&self, ready: &Ready) -> Result<(Answered, Judgement), Duration> {
         let mut patience = None;
         loop {
             let turn = match self.availability.free_turn() {
@@ -235,20 +239,20 @@ impl Context {
         }
     }
 
-    fn judge_attempt(&self, place: Place, answer: &Answer, turn: Turn, began: Instant) -> Verdict {
+    fn judge_attempt(&self, place: AttemptInfo, answer: &Answer, turn: Turn, began: Instant) -> Judgement {
         let (class, event) = (answer.class(&self.config.delivery.retry.statuses), place.sequence.unwrap_or_default());
-        let ended = Ended { event, is_first: place.attempt == 1, turn, began, answer, class };
-        Verdict { class, blame: self.availability.ended(&ended) }
+        let ended = AttemptEnd { event, is_first: place.attempt == 1, turn, began, answer, class };
+        Judgement { class, blame: self.availability.ended(&ended) }
     }
 
     /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began. Where
     /// the container takes no connections and another sidecar's does, that one may have the event.
     async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn, Duration> {
-        let end = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let end = *patience.get_or_insert_with(|| Instant::now() + WAIT_TIMEOUT);
         tokio::select! {
-            turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| LATER),
+            turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| REDELIVERY_DELAY),
             () = self.drain.begun() => Err(Duration::ZERO),
-            () = self.another_could() => Err(HAND_OVER),
+            () = self.another_could() => Err(HAND_OVER_TIMEOUT),
         }
     }
 
@@ -297,7 +301,7 @@ impl Context {
     /// One request for one event, or its part of a request for several.
     pub async fn attempt(&self, outgoing: &Outgoing) -> Attempt {
         let running = self.workload.start();
-        let Delivered { attempt, took } = match (&self.options.batches, outgoing) {
+        let DeliveryResult { attempt, took } = match (&self.options.batches, outgoing) {
             (Some(batches), Outgoing::Event(event)) => Box::pin(batches.deliver((**event).clone())).await,
             (_, outgoing) => self.alone(outgoing).await,
         };
@@ -309,7 +313,7 @@ impl Context {
         attempt
     }
 
-    async fn alone(&self, outgoing: &Outgoing) -> Delivered {
+    async fn alone(&self, outgoing: &Outgoing) -> DeliveryResult {
         let began = Instant::now();
         let wanted = self.options.reply.is_some().then_some(reply::LIMIT);
         let made;
@@ -324,30 +328,30 @@ impl Context {
             Ok(request) => self.handler.post(request, self.config.delivery.timeout, wanted).await,
             Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error.clone()))),
         };
-        Delivered { attempt, took: began.elapsed() }
+        DeliveryResult { attempt, took: began.elapsed() }
     }
 
-    /// What an answer means for the event it was given to. Where that is more than an acknowledgement it is boxed, because
-    /// it happens to few.
+    /// What an answer means for the event it was given to. Where that is more than an acknowledgement it is boxed,
+    /// because it happens to few.
     fn conclude<'a>(
         &'a self,
         stored: &'a Message,
         ready: Ready,
         answered: Answered,
-        verdict: Verdict,
+        verdict: Judgement,
     ) -> Either<future::Ready<Disposition>, BoxFuture<'a, Disposition>> {
-        let (retry, Verdict { class, blame }) = (&self.config.delivery.retry, verdict);
+        let (retry, Judgement { class, blame }) = (&self.config.delivery.retry, verdict);
         let counted = ready.attempts().saturating_add(1);
         let settle = outcome::decide(&answered.answer, class, counted, blame, retry, fastrand::f64());
-        self.workload.attempted(settle == Settle::Acknowledge);
+        self.workload.attempted(settle == Decision::Acknowledge);
         Either::Right(match settle {
-            Settle::Acknowledge if self.options.reply.is_none() => {
+            Decision::Acknowledge if self.options.reply.is_none() => {
                 self.outcomes.handled(stored.sequence());
-                return Either::Left(future::ready(Disposition::Over(Settled::Acknowledged)));
+                return Either::Left(future::ready(Disposition::Over(Outcome::Acknowledged)));
             }
-            Settle::Acknowledge => self.reply(stored, ready, answered).boxed(),
-            Settle::RetryIn(wait) => self.retry(stored, ready, answered.answer, blame, wait).boxed(),
-            Settle::DeadLetter(reason) => {
+            Decision::Acknowledge => self.reply(stored, ready, answered).boxed(),
+            Decision::RetryIn(wait) => self.retry(stored, ready, answered.answer, blame, wait).boxed(),
+            Decision::DeadLetter(reason) => {
                 let answer = answered.answer;
                 self.give_up(stored, ready, reason, answer.status(), answer.to_string()).boxed()
             }
@@ -365,21 +369,21 @@ impl Context {
     /// The event is handled: its reply is published, and only then it is to be acknowledged.
     async fn reply(&self, stored: &Message, ready: Ready, answered: Answered) -> Disposition {
         let published = tokio::select! {
-            published = self.publish_reply(&ready.outgoing, answered.content, reply::PATIENCE) => published,
+            published = self.publish_reply(&ready.outgoing, answered.content, reply::GIVE_UP_TIMEOUT) => published,
             () = self.drain.begun_for(REPLY_GRACE) => return Disposition::GiveBack(Duration::ZERO),
         };
         match published {
             Ok(()) => {
                 self.outcomes.handled(stored.sequence());
-                Disposition::Over(Settled::Acknowledged)
+                Disposition::Over(Outcome::Acknowledged)
             }
-            Err(outlet::Error::Unavailable { topic, problem }) => {
+            Err(topic_publisher::Error::Unavailable { topic, problem }) => {
                 tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");
-                self.untried(stored, ready, LATER).await
+                self.untried(stored, ready, REDELIVERY_DELAY).await
             }
             Err(final_error) => {
                 let reason = match final_error {
-                    outlet::Error::TooManyHops { .. } => Reason::TooManyHops,
+                    topic_publisher::Error::TooManyHops { .. } => Reason::TooManyHops,
                     _ => Reason::ReplyRefused,
                 };
                 let status = answered.answer.status();
@@ -397,9 +401,9 @@ impl Context {
         outgoing: &Outgoing,
         content: Content,
         patience: Duration,
-    ) -> Result<(), outlet::Error> {
+    ) -> Result<(), topic_publisher::Error> {
         match (&self.options.reply, outgoing) {
-            (Some(outlet), Outgoing::Event(event)) => reply::publish(outlet, event, content, patience).await,
+            (Some(publisher), Outgoing::Event(event)) => reply::publish(publisher, event, content, patience).await,
             // Where replies are wanted, every event is taken apart.
             _ => Ok(()),
         }
@@ -411,21 +415,21 @@ impl Context {
     }
 
     /// Whether the event is for this handler.
-    pub async fn judge(&self, event: &Event) -> Judged {
-        let judged = self.options.filter.judge(event).await;
+    pub async fn evaluate(&self, event: &Event) -> FilterResult {
+        let judged = self.options.filter.evaluate(event).await;
         self.note_judged(event, &judged);
         judged
     }
 
-    fn note_judged(&self, event: &impl Attributes, judged: &Judged) {
+    fn note_judged(&self, event: &impl Attributes, judged: &FilterResult) {
         let (id, source) = (event.id(), event.source());
         match judged {
-            Judged::Passes | Judged::Excluded => {}
-            Judged::Failed(failed) => {
+            FilterResult::Passes | FilterResult::Excluded => {}
+            FilterResult::Failed(failed) => {
                 tracing::debug!(id, source, %failed, "the filter's expression has no value: the event does not match");
                 self.metrics.filter_failed();
             }
-            Judged::TooCostly => {
+            FilterResult::TooCostly => {
                 tracing::warn!(id, source, "the filter's expression is too much work for an event");
                 self.metrics.filter_failed();
             }

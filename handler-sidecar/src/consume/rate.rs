@@ -1,8 +1,8 @@
 //! `rateLimit`: so many deliveries in a time, over all sidecars of a handler.
 //!
-//! Each sidecar takes an equal share of the limit, by the number of them that there are. (Nobody hands out turns:
+//! Each sidecar takes an equal share of the limit, by the number of them that there are. (No one hands out turns:
 //! a sidecar that the others have not heard of yet adds its share for that moment, and one that has little to do
-//! does not lend its own.) An event waits in hand for its turn, in the order of arrival, and no more are pulled
+//! does not lend its own.) An event waits here for its turn, in the order of arrival, and no more are pulled
 //! than have a turn soon.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,7 +76,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Of this limit, shared by as many sidecars as `members` says; while it says 0, nobody has a turn.
+    /// Of this limit, shared by as many sidecars as `members` says; while it says 0, no one has a turn.
     pub fn new(rate: Rate, members: watch::Receiver<usize>) -> Self {
         Self { rate, members, turns: Mutex::default(), waiting: AtomicUsize::new(0) }
     }

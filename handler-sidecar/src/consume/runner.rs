@@ -26,8 +26,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::events::Events;
 use self::questions::Questions;
-use crate::broker::line::{Came, Line};
-use crate::consume::flight::{Event, Landed, fly};
+use crate::broker::line::{Line, LineEvent};
+use crate::consume::flight::{Event, FlightResult, fly};
 use crate::consume::process::Context;
 use crate::deliver::availability::State;
 use crate::ops::config;
@@ -37,14 +37,14 @@ pub use self::shares::Shares;
 
 /// It wakes at least this often, so that the watchdog sees it.
 const TICK: Duration = Duration::from_secs(1);
-/// So much of what has come is taken in before the events that are here go on.
-const AT_ONCE: usize = 256;
+/// So much of what has come is taken in before the events that are here continue.
+const MAX_TURN_EVENTS: usize = 256;
 /// What the last flush may take.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a person reads of how events come.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum ServiceReport {
     Served,
     Partial(String),
     Troubled(Lane, String),
@@ -66,7 +66,7 @@ struct Runner<'a, F> {
     /// What was told of the handler last.
     told: Option<Handler>,
     /// What a person read last of how events come.
-    said: Option<Said>,
+    said: Option<ServiceReport>,
     origin: Instant,
     line: Line,
     questions: Questions,
@@ -77,7 +77,7 @@ struct Runner<'a, F> {
     flights: FuturesUnordered<F>,
     actions: Vec<Action>,
     /// Empty, but for its memory.
-    all: Vec<Came>,
+    all: Vec<LineEvent>,
     /// When a drain is over at the latest.
     drained_by: Option<Instant>,
 }
@@ -115,7 +115,7 @@ pub async fn run(
     runner.run().await;
 }
 
-impl<F: Future<Output = Landed>> Runner<'_, F> {
+impl<F: Future<Output = FlightResult>> Runner<'_, F> {
     async fn run(mut self) {
         let mut sleep = std::pin::pin!(sleep_until(Instant::now()));
         loop {
@@ -217,11 +217,12 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
         }
     }
 
-    /// Takes in what came, and what else is here by now. What the broker delivered by several pulls is put in its order.
-    fn all_that_came(&mut self, first: Came) {
+    /// Takes in what came, and what else is here by now. What the broker delivered by several pulls is put in its
+    /// order.
+    fn all_that_came(&mut self, first: LineEvent) {
         let mut all = std::mem::take(&mut self.all);
         all.push(first);
-        while all.len() < AT_ONCE
+        while all.len() < MAX_TURN_EVENTS
             && let Some(next) = self.line.next_now()
         {
             all.push(next);
@@ -258,18 +259,18 @@ impl<F: Future<Output = Landed>> Runner<'_, F> {
         self.health.set_stalled(self.discipline.is_stalled(self.now()));
         let says = match service {
             Service::Opening => return,
-            Service::Serving => Said::Served,
-            Service::Partial(_, trouble) => Said::Partial(trouble.to_string()),
-            Service::Troubled(lane, trouble) => Said::Troubled(lane, trouble.to_string()),
+            Service::Serving => ServiceReport::Served,
+            Service::Partial(_, trouble) => ServiceReport::Partial(trouble.to_string()),
+            Service::Troubled(lane, trouble) => ServiceReport::Troubled(lane, trouble.to_string()),
         };
         if self.said.as_ref() != Some(&says) {
             let handler = &self.context.config.handler;
             match &says {
-                Said::Served => tracing::info!(handler, "pulling events"),
-                Said::Partial(trouble) => {
+                ServiceReport::Served => tracing::info!(handler, "pulling events"),
+                ServiceReport::Partial(trouble) => {
                     tracing::warn!(handler, trouble, "what waits on the retry shelf is not pulled: trying on")
                 }
-                Said::Troubled(lane, trouble) => {
+                ServiceReport::Troubled(lane, trouble) => {
                     tracing::warn!(handler, lane, trouble, "no events are pulled: trying on")
                 }
             }

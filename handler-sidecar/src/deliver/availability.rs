@@ -1,9 +1,9 @@
-//! The handler's container as the sidecar knows it: whether it may be sent anything, and whether what it is sent fails as
-//! a whole ([`crate::deliver::breaker`] judges that).
+//! The handler's container as the sidecar knows it: whether it may be sent anything, and whether what it is sent fails
+//! as a whole ([`crate::deliver::breaker`] judges that).
 //!
 //! While it takes no connections, a TCP connect waits for one, closed at once, so nothing is sent to a handler that did
-//! not ask for it. Where it has probes of its own (startup, readiness), they have to succeed as well, and nothing is sent
-//! while the readiness probe fails. While the breaker is open, events try the handler, one at a time.
+//! not ask for it. Where it has probes of its own (startup, readiness), they have to succeed as well, and nothing is
+//! sent while the readiness probe fails. While the breaker is open, events try the handler, one at a time.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,14 +49,14 @@ pub struct Availability {
     probes: Probes,
     origin: Instant,
     state: watch::Sender<State>,
-    judge: Mutex<Judge>,
+    inner: Mutex<Inner>,
     /// Events take turns as trials in the order in which they came.
     trials: Semaphore,
     trial_is_over: Notify,
 }
 
 #[derive(Debug)]
-struct Judge {
+struct Inner {
     /// Why nothing may be sent.
     unreachable: Option<String>,
     breaker: Breaker,
@@ -77,7 +77,7 @@ pub enum Turn {
 
 /// An attempt that ended.
 #[derive(Debug)]
-pub struct Ended<'a> {
+pub struct AttemptEnd<'a> {
     /// The event's sequence.
     pub event: u64,
     /// Whether no attempt of the event has failed before.
@@ -97,14 +97,14 @@ impl Availability {
     pub fn new(port: u16, probes: Probes) -> Self {
         // Nothing is known before the first connection.
         let why = "it has not taken a connection yet".to_owned();
-        let judge =
-            Judge { unreachable: Some(why.clone()), breaker: Breaker::default(), last: String::new(), is_said: false };
+        let inner =
+            Inner { unreachable: Some(why.clone()), breaker: Breaker::default(), last: String::new(), is_said: false };
         Self {
             port,
             probes,
             origin: Instant::now(),
             state: watch::Sender::new(State::Unreachable(why)),
-            judge: Mutex::new(judge),
+            inner: Mutex::new(inner),
             trials: Semaphore::new(1),
             trial_is_over: Notify::new(),
         }
@@ -146,7 +146,7 @@ impl Availability {
         // It is never closed.
         let Ok(_first) = self.trials.acquire().await else { return std::future::pending().await };
         loop {
-            let admission = self.judge().breaker.admit(self.origin.elapsed());
+            let admission = self.inner().breaker.admit(self.origin.elapsed());
             let moment = match admission {
                 Admission::Free => return Turn::Free,
                 Admission::Trial => return Turn::Trial,
@@ -160,28 +160,28 @@ impl Availability {
     }
 
     /// Tells how an attempt ended. Returns what it says something about, if it failed.
-    pub fn ended(&self, ended: &Ended<'_>) -> Blame {
-        let Ended { event, is_first, turn, began, answer, class } = *ended;
+    pub fn ended(&self, ended: &AttemptEnd<'_>) -> Blame {
+        let AttemptEnd { event, is_first, turn, began, answer, class } = *ended;
         let (now, is_trial) = (self.origin.elapsed(), turn == Turn::Trial);
-        let mut judge = self.judge();
+        let mut inner = self.inner();
         if class != Class::Retryable {
-            if judge.breaker.succeeded(now, is_trial) {
-                self.tell(judge);
+            if inner.breaker.succeeded(now, is_trial) {
+                self.tell(inner);
                 self.trial_is_over.notify_one();
             }
             return Blame::Event;
         }
-        let was_open = judge.breaker.is_open();
+        let was_open = inner.breaker.is_open();
         let asked = answer.asked_pause();
         let began = began.duration_since(self.origin);
-        let blame = judge.breaker.failed(now, Failure { event, is_first, began, asked, is_trial });
-        if judge.breaker.is_open() && (is_trial || !was_open) {
-            judge.last = answer.to_string();
-            if is_trial && !std::mem::replace(&mut judge.is_said, true) {
-                let (port, last) = (self.port, &judge.last);
+        let blame = inner.breaker.failed(now, Failure { event, is_first, began, asked, is_trial });
+        if inner.breaker.is_open() && (is_trial || !was_open) {
+            inner.last = answer.to_string();
+            if is_trial && !std::mem::replace(&mut inner.is_said, true) {
+                let (port, last) = (self.port, &inner.last);
                 tracing::warn!(port, last, "one event after the other fails: one at a time tries the handler");
             }
-            self.tell(judge);
+            self.tell(inner);
             self.trial_is_over.notify_one();
         }
         blame
@@ -189,34 +189,34 @@ impl Availability {
 
     /// Tells that nothing can or may be sent, and why.
     pub fn unreachable(&self, why: &str) {
-        let mut judge = self.judge();
-        match judge.unreachable.replace(why.to_owned()) {
+        let mut inner = self.inner();
+        match inner.unreachable.replace(why.to_owned()) {
             Some(before) if before == why => return,
             Some(_) => tracing::debug!(port = self.port, why, "still nothing is pulled"),
             None => tracing::warn!(port = self.port, why, "nothing is pulled until the handler is ready"),
         }
-        self.tell(judge);
+        self.tell(inner);
     }
 
-    /// Tells that a connection can be made and that the probes succeed. It says nothing about how events end, but it may
-    /// be another program that takes them.
+    /// Tells that a connection can be made and that the probes succeed. It says nothing about how events end, but it
+    /// may be another program that takes them.
     fn reachable(&self) {
-        let mut judge = self.judge();
-        if judge.unreachable.take().is_some() {
-            judge.breaker.has_news(self.origin.elapsed());
-            self.tell(judge);
+        let mut inner = self.inner();
+        if inner.unreachable.take().is_some() {
+            inner.breaker.has_news(self.origin.elapsed());
+            self.tell(inner);
         }
     }
 
     /// Tells everybody of what changed.
-    fn tell(&self, mut judge: MutexGuard<'_, Judge>) {
-        let state = match (&judge.unreachable, judge.breaker.open_since()) {
+    fn tell(&self, mut inner: MutexGuard<'_, Inner>) {
+        let state = match (&inner.unreachable, inner.breaker.open_since()) {
             (Some(why), _) => State::Unreachable(why.clone()),
-            (None, Some(since)) => State::Failing { since: self.origin + since, last: judge.last.clone() },
+            (None, Some(since)) => State::Failing { since: self.origin + since, last: inner.last.clone() },
             (None, None) => State::Up,
         };
         let port = self.port;
-        if !judge.breaker.is_open() && std::mem::take(&mut judge.is_said) {
+        if !inner.breaker.is_open() && std::mem::take(&mut inner.is_said) {
             tracing::info!(port, "an event is handled: the handler gets all of them again");
         }
         self.state.send_if_modified(|before| {
@@ -233,8 +233,8 @@ impl Availability {
         });
     }
 
-    fn judge(&self) -> MutexGuard<'_, Judge> {
-        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Watches the container. Never returns.

@@ -132,7 +132,7 @@ async fn a_long_period_does_not_hold_up_the_first_event() {
 fn end(handler: &Availability, event: u64, code: StatusCode, turn: Turn) -> Blame {
     let answer = status(code);
     let (class, began) = (answer.class(&StatusRules::default()), Instant::now());
-    handler.ended(&Ended { event, is_first: true, turn, began, answer: &answer, class })
+    handler.ended(&AttemptEnd { event, is_first: true, turn, began, answer: &answer, class })
 }
 
 /// One whose breaker has just opened.

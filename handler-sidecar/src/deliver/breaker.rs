@@ -16,7 +16,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 /// `Retry-After` makes a pause no longer than this: well below the time that an event waits here for its turn.
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(30);
 /// A trial that has no answer after this time holds up the next one no longer.
-const TRIAL_PATIENCE: Duration = Duration::from_secs(10);
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A failed attempt of an event; only such failures as may be followed by a success of the same event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Breaker {
         match &mut self.opening {
             None => Admission::Free,
             Some(opening) if opening.trial_at <= now => {
-                opening.trial_at = now + TRIAL_PATIENCE;
+                opening.trial_at = now + TRIAL_TIMEOUT;
                 Admission::Trial
             }
             Some(opening) => Admission::Wait(opening.trial_at),

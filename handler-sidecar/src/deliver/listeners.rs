@@ -22,8 +22,8 @@ fn all() -> Vec<SocketAddr> {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| read(path)).flat_map(|table| parse(&table)).collect()
 }
 
-/// Where else the pod listens, as the end of a sentence about a port on which loopback does not answer; empty if that is
-/// not known.
+/// Where else the pod listens, as the end of a sentence about a port on which loopback does not answer; empty if that
+/// is not known.
 pub fn instead(port: u16) -> String {
     describe(port, &all())
 }

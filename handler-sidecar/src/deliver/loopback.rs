@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::deliver::listeners;
-use crate::deliver::post::with_causes;
+use crate::deliver::post::error_chain;
 
 /// Both loopback addresses, in the order in which they are tried.
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -28,7 +28,7 @@ impl Connect for Loopback {
 
     async fn connect(&self) -> Result<TcpStream, String> {
         let stream = connect(self.port).await?;
-        stream.set_nodelay(true).map_err(|error| with_causes(&error))?;
+        stream.set_nodelay(true).map_err(|error| error_chain(&error))?;
         Ok(stream)
     }
 }
@@ -57,7 +57,7 @@ pub async fn connect(port: u16) -> Result<TcpStream, String> {
         return Err(format!("nothing listens on {} or {}{}", at(&first), at(&second), listeners::instead(port)));
     }
     let in_words = found.into_iter().map(|(address, error)| match error {
-        Some(error) => format!("{}: {}", at(address), with_causes(error)),
+        Some(error) => format!("{}: {}", at(address), error_chain(error)),
         None => format!("{} takes no connection within {CONNECT_LIMIT:?}", at(address)),
     });
     Err(in_words.collect::<Vec<_>>().join(", "))

@@ -36,7 +36,7 @@ const TEXT_LIMIT: usize = 512;
 /// What a successful response brought, where somebody wants to know.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Nobody wanted it, or the response was not a success.
+    /// No one wanted it, or the response was not a success.
     Ignored,
     /// What there is of it.
     Kept {
@@ -101,8 +101,8 @@ pub struct Handler {
 impl Handler {
     /// The container that listens as `delivery` says. To be called on a runtime.
     ///
-    /// An event of a topic that stores them may be posted once more if the container seems to have closed the connection
-    /// before it saw the request; one of a Direct topic is posted once.
+    /// An event of a topic that stores them may be posted once more if the container seems to have closed the
+    /// connection before it saw the request; one of a Direct topic is posted once.
     ///
     /// # Errors
     /// The path is not part of a URI.
@@ -126,8 +126,8 @@ impl Handler {
     }
 
     /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
-    /// `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx without its whole body is no answer: nobody knows
-    /// what the rest would have said. Redirects are not followed.
+    /// `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx without its whole body is no answer: no one
+    /// knows what the rest would have said. Redirects are not followed.
     pub async fn post(&self, request: &EncodedRequest, limit: Duration, wanted: Option<usize>) -> Attempt {
         let end = Instant::now() + limit;
         let sent = self.send(request, end).await;
@@ -259,7 +259,8 @@ async fn text(mut body: Body) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// Reads a body, of which so many bytes were seen, to its end, as far as that is worth its connection. Can be cancelled.
+/// Reads a body, of which so many bytes were seen, to its end, as far as that is worth its connection. Can be
+/// cancelled.
 async fn read_to_end(body: &mut Body, seen: &mut usize, mut see: impl FnMut(&[u8])) {
     while let Ok(Some(piece)) = body.next_piece().await {
         see(piece);
@@ -271,7 +272,7 @@ async fn read_to_end(body: &mut Body, seen: &mut usize, mut see: impl FnMut(&[u8
 }
 
 /// An error with what caused it, in one line.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 
 use self::target::Target;
 use crate::deliver::loopback;
-use crate::deliver::post::with_causes;
+use crate::deliver::post::error_chain;
 
 /// Of an answer over gRPC this much is read: the right one has seven bytes.
 const ANSWER_LIMIT: usize = 4096;
@@ -106,7 +106,7 @@ async fn get_once(target: &Target, headers: &[(String, String)]) -> Result<Respo
     }
     let host = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
     let connector = TlsConnector::from(Arc::new(any_certificate()?));
-    let stream = connector.connect(host, stream).await.map_err(|error| with_causes(&error))?;
+    let stream = connector.connect(host, stream).await.map_err(|error| error_chain(&error))?;
     send(stream, request).await
 }
 
@@ -125,7 +125,7 @@ fn drive(connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
 }
 
 fn in_words(error: hyper::Error) -> Problem {
-    with_causes(&error)
+    error_chain(&error)
 }
 
 async fn is_serving(port: u16, service: &str) -> Result<(), Problem> {
@@ -140,7 +140,7 @@ async fn is_serving(port: u16, service: &str) -> Result<(), Problem> {
     }
     let headers = response.headers().clone();
     let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect();
-    let body = body.await.map_err(|error| with_causes(error.as_ref()))?;
+    let body = body.await.map_err(|error| error_chain(error.as_ref()))?;
     let code = body.trailers().and_then(|trailers| trailers.get("grpc-status"));
     let code = code.or_else(|| headers.get("grpc-status")).cloned();
     match (code.as_ref().map(HeaderValue::as_bytes), &body.to_bytes()[..]) {

@@ -7,7 +7,7 @@ use tidegate_telemetry::Span;
 use tidegate_wire::http::{HeaderLines, InvalidHeader};
 use tidegate_wire::nats::Message;
 
-use crate::event::request::{EncodedRequest, Place, USUAL_LINES, add_context};
+use crate::event::request::{AttemptInfo, EncodedRequest, USUAL_LINES, add_context};
 use crate::ops::trace::PublishContext;
 
 const PREFIX: &str = "ce-";
@@ -41,7 +41,7 @@ impl<'a> AsStored<'a> {
     ///
     /// # Errors
     /// None that is known: the headers were checked.
-    pub fn request(&self, topic: &str, place: Place, span: &Span) -> Result<EncodedRequest, InvalidHeader> {
+    pub fn request(&self, topic: &str, place: AttemptInfo, span: &Span) -> Result<EncodedRequest, InvalidHeader> {
         let mut lines = HeaderLines::with_capacity(USUAL_LINES);
         let added = place.added(topic);
         let is_added = |name: &str| added.iter().flatten().any(|(ours, _)| *ours == name);
@@ -111,7 +111,7 @@ mod tests {
             ), 0..6),
             payload in "[a-z]{0,9}", (attempt, sequence) in (1..9u32, proptest::option::of(any::<u64>())),
         ) {
-            let (message, place) = (message(&more, payload.as_bytes()), Place { attempt, sequence });
+            let (message, place) = (message(&more, payload.as_bytes()), AttemptInfo { attempt, sequence });
             let short = AsStored::read(&message);
             let long = stored::decode(&message, message.payload_bytes()).ok();
             if let Some(short) = short {
@@ -131,7 +131,8 @@ mod tests {
         let more = [("content-type", "application/json"), ("traceparent", "00-1-2-01"), ("baggage", "a=b, c=d")];
         let message = message(&more.map(|(name, value)| (name.to_owned(), value.to_owned())), b"{}");
         let request = AsStored::read(&message).unwrap();
-        let request = request.request("orders", Place { attempt: 1, sequence: Some(7) }, &Span::current()).unwrap();
+        let request =
+            request.request("orders", AttemptInfo { attempt: 1, sequence: Some(7) }, &Span::current()).unwrap();
         let lines = request.lines.iter().map(|(name, value)| [name, b": ", value].concat()).collect::<Vec<_>>();
         let lines = lines.iter().map(|line| std::str::from_utf8(line).unwrap()).collect::<Vec<_>>();
         assert_eq!(lines[4..7], ["ce-traceparent: 00-1-2-01", "ce-baggage: a=b,%20c=d", "ce-tidegatetopic: orders"]);

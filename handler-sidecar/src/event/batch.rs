@@ -26,7 +26,7 @@ const MAX_SIZE: usize = 2 << 20;
 
 /// What a batch may be.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct BatchLimits {
     /// Events at most.
     pub max_events: usize,
     /// The first event waits no longer for others.
@@ -39,7 +39,7 @@ pub struct Terms {
 
 /// How an event's part of a request ended, and how long the request took.
 #[derive(Debug)]
-pub struct Delivered {
+pub struct DeliveryResult {
     /// How it ended.
     pub attempt: Attempt,
     /// From the first byte sent to the answer.
@@ -49,49 +49,49 @@ pub struct Delivered {
 /// Where events are handed over. With the last one dropped, nothing more is gathered.
 #[derive(Clone, Debug)]
 pub struct Batches {
-    joining: mpsc::Sender<Joining>,
+    joining: mpsc::Sender<QueuedEvent>,
 }
 
 /// An event on its way into a batch.
 #[derive(Debug)]
-struct Joining {
+struct QueuedEvent {
     event: Event,
     since: Instant,
-    answer: oneshot::Sender<Delivered>,
+    answer: oneshot::Sender<DeliveryResult>,
 }
 
 impl Batches {
     /// Starts to gather for this handler.
-    pub fn start(handler: Handler, terms: Terms, drain: Drain) -> Self {
+    pub fn start(handler: Handler, terms: BatchLimits, drain: Drain) -> Self {
         let (joining, joined) = mpsc::channel(terms.max_events);
-        tokio::spawn(Gathering { joined, carried: None, handler, terms, drain }.run());
+        tokio::spawn(Collector { joined, carried: None, handler, terms, drain }.run());
         Self { joining }
     }
 
     /// Sends an event as part of a batch.
-    pub async fn deliver(&self, event: Event) -> Delivered {
+    pub async fn deliver(&self, event: Event) -> DeliveryResult {
         let (answer, answered) = oneshot::channel();
-        let joined = self.joining.send(Joining { event, since: Instant::now(), answer }).await;
+        let joined = self.joining.send(QueuedEvent { event, since: Instant::now(), answer }).await;
         let delivered = if joined.is_ok() { answered.await.ok() } else { None };
         // Its task is gone, by a panic or with the process: whether the event was sent is not known.
         delivered.unwrap_or_else(|| {
             let broken = Answer::Broken("its batch was given up".to_owned());
-            Delivered { attempt: Attempt::Answered(Answered::without_content(broken)), took: Duration::ZERO }
+            DeliveryResult { attempt: Attempt::Answered(Answered::without_content(broken)), took: Duration::ZERO }
         })
     }
 }
 
 /// The task that gathers.
-struct Gathering {
-    joined: mpsc::Receiver<Joining>,
+struct Collector {
+    joined: mpsc::Receiver<QueuedEvent>,
     /// What did not fit into the batch before.
-    carried: Option<Joining>,
+    carried: Option<QueuedEvent>,
     handler: Handler,
-    terms: Terms,
+    terms: BatchLimits,
     drain: Drain,
 }
 
-impl Gathering {
+impl Collector {
     async fn run(mut self) {
         let permits = Arc::new(Semaphore::new(self.terms.concurrency));
         while let Ok(permit) = permits.clone().acquire_owned().await {
@@ -101,7 +101,7 @@ impl Gathering {
     }
 
     /// The next batch; `None` when there will be none.
-    async fn gather(&mut self) -> Option<Vec<Joining>> {
+    async fn gather(&mut self) -> Option<Vec<QueuedEvent>> {
         let first = match self.carried.take() {
             Some(first) => first,
             None => self.joined.recv().await?,
@@ -122,7 +122,7 @@ impl Gathering {
     }
 
     /// The next event; `None` when it is not worth waiting for. What is here already is taken in any case.
-    async fn next(&mut self, end: Instant) -> Option<Joining> {
+    async fn next(&mut self, end: Instant) -> Option<QueuedEvent> {
         tokio::select! {
             biased;
             next = timeout_at(end, self.joined.recv()) => next.ok().flatten(),
@@ -132,7 +132,7 @@ impl Gathering {
 }
 
 /// Sends a batch and hands out the answers. An event whose delivery was cancelled was given back, and is left out.
-async fn send(handler: Handler, mut batch: Vec<Joining>, limit: Duration, _permit: OwnedSemaphorePermit) {
+async fn send(handler: Handler, mut batch: Vec<QueuedEvent>, limit: Duration, _permit: OwnedSemaphorePermit) {
     batch.retain(|joined| !joined.answer.is_closed());
     if batch.is_empty() {
         return;
@@ -146,6 +146,6 @@ async fn send(handler: Handler, mut batch: Vec<Joining>, limit: Duration, _permi
     let took = began.elapsed();
     for (answer, attempt) in waiting.into_iter().zip(answers::of_each(&events, attempt)) {
         // A delivery that was cancelled has given its event back.
-        let _ = answer.send(Delivered { attempt, took });
+        let _ = answer.send(DeliveryResult { attempt, took });
     }
 }

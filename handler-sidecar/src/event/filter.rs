@@ -32,7 +32,7 @@ pub struct Filter {
 
 /// What a filter says of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Judged {
+pub enum FilterResult {
     /// It is for this handler.
     Passes,
     /// It is not.
@@ -43,7 +43,7 @@ pub enum Judged {
     TooCostly,
 }
 
-impl From<Result<bool, Failed>> for Judged {
+impl From<Result<bool, Failed>> for FilterResult {
     fn from(matches: Result<bool, Failed>) -> Self {
         match matches {
             Ok(true) => Self::Passes,
@@ -71,13 +71,13 @@ impl Filter {
     }
 
     /// Judges an event that is not taken apart; `None`: it has to be, or that is too much work to be done at once.
-    pub fn judge_in_place(&self, event: &EventInPlace<'_>) -> Option<Judged> {
+    pub fn judge_in_place(&self, event: &EventInPlace<'_>) -> Option<FilterResult> {
         if self.excludes(event.source()) {
-            return Some(Judged::Excluded);
+            return Some(FilterResult::Excluded);
         }
-        let Some(expression) = &self.expression else { return Some(Judged::Passes) };
-        let judged = Judged::from(expression.matches_in_place(event, WORK_AT_ONCE)?);
-        Some(judged).filter(|judged| *judged != Judged::TooCostly)
+        let Some(expression) = &self.expression else { return Some(FilterResult::Passes) };
+        let judged = FilterResult::from(expression.matches_in_place(event, WORK_AT_ONCE)?);
+        Some(judged).filter(|judged| *judged != FilterResult::TooCostly)
     }
 
     fn excludes(&self, source: &str) -> bool {
@@ -85,28 +85,28 @@ impl Filter {
     }
 
     /// Judges an event, as it was published.
-    pub async fn judge(&self, event: &Event) -> Judged {
+    pub async fn evaluate(&self, event: &Event) -> FilterResult {
         if self.excludes(event.source()) {
-            return Judged::Excluded;
+            return FilterResult::Excluded;
         }
-        let Some(expression) = &self.expression else { return Judged::Passes };
+        let Some(expression) = &self.expression else { return FilterResult::Passes };
         if event.size() <= SIZE_AT_ONCE {
-            let judged = Judged::from(expression.matches(event, WORK_AT_ONCE));
-            if judged != Judged::TooCostly {
+            let judged = FilterResult::from(expression.matches(event, WORK_AT_ONCE));
+            if judged != FilterResult::TooCostly {
                 return judged;
             }
         }
         Box::pin(self.judge_elsewhere(expression.clone(), event.clone())).await
     }
 
-    async fn judge_elsewhere(&self, expression: Arc<Expression>, event: Event) -> Judged {
+    async fn judge_elsewhere(&self, expression: Arc<Expression>, event: Event) -> FilterResult {
         let turn = self.turn.clone().acquire_owned().await;
         let evaluation = spawn_blocking(move || {
             // Kept until it is over, even if its result is not needed any more.
             let _turn = turn;
-            Judged::from(expression.matches(&event, BUDGET))
+            FilterResult::from(expression.matches(&event, BUDGET))
         });
-        evaluation.await.unwrap_or_else(|error| Judged::Failed(Failed::Error(error.to_string())))
+        evaluation.await.unwrap_or_else(|error| FilterResult::Failed(Failed::Error(error.to_string())))
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    async fn judged(sources: &[&str], expression: Option<&str>, source: &str) -> Judged {
+    async fn judged(sources: &[&str], expression: Option<&str>, source: &str) -> FilterResult {
         let filter = contract::Filter {
             types: vec!["ignored.here".into()],
             sources: sources.iter().map(|source| (*source).to_owned()).collect(),
@@ -124,7 +124,7 @@ mod tests {
         };
         let event = Event::builder("1", source, "t").attribute("datacontenttype", "application/json");
         let filter = Filter::new(&filter).unwrap();
-        let judged = filter.judge(&event.data(r#"{"amount":5}"#).build().unwrap()).await;
+        let judged = filter.evaluate(&event.data(r#"{"amount":5}"#).build().unwrap()).await;
         let attributes = [("specversion", "1.0"), ("id", "1"), ("source", source), ("type", "t")];
         let headers = attributes.map(|(name, value)| EventHeader::Attribute(name, value)).into_iter();
         let in_place = EventInPlace::new(headers.chain([EventHeader::ContentType("application/json")])).unwrap();
@@ -137,23 +137,23 @@ mod tests {
     #[tokio::test]
     async fn all_that_is_given_must_hold() {
         for (sources, expression, source, expected) in [
-            (&[][..], None, "/a", Judged::Passes),
-            (&["/a", "/b"], None, "/b", Judged::Passes),
-            (&["/a", "/b"], None, "/c", Judged::Excluded),
-            (&["/a"], None, "/a/", Judged::Excluded),
-            (&["/a"], Some("data.amount > 1"), "/a", Judged::Passes),
-            (&["/a"], Some("data.amount > 1"), "/b", Judged::Excluded),
-            (&[], Some("data.amount > 9"), "/a", Judged::Excluded),
-            (&["/b"], Some("data.nothing > 9"), "/a", Judged::Excluded),
-            (&["/a"], Some("event.type == 't' && event.source.startsWith('/')"), "/a", Judged::Passes),
-            (&[], Some("event.datacontenttype == 'application/json'"), "/a", Judged::Passes),
-            (&[], Some("has(event.subject)"), "/a", Judged::Excluded),
-            (&[], Some("size(event) == 5 && 'id' in event"), "/a", Judged::Passes),
+            (&[][..], None, "/a", FilterResult::Passes),
+            (&["/a", "/b"], None, "/b", FilterResult::Passes),
+            (&["/a", "/b"], None, "/c", FilterResult::Excluded),
+            (&["/a"], None, "/a/", FilterResult::Excluded),
+            (&["/a"], Some("data.amount > 1"), "/a", FilterResult::Passes),
+            (&["/a"], Some("data.amount > 1"), "/b", FilterResult::Excluded),
+            (&[], Some("data.amount > 9"), "/a", FilterResult::Excluded),
+            (&["/b"], Some("data.nothing > 9"), "/a", FilterResult::Excluded),
+            (&["/a"], Some("event.type == 't' && event.source.startsWith('/')"), "/a", FilterResult::Passes),
+            (&[], Some("event.datacontenttype == 'application/json'"), "/a", FilterResult::Passes),
+            (&[], Some("has(event.subject)"), "/a", FilterResult::Excluded),
+            (&[], Some("size(event) == 5 && 'id' in event"), "/a", FilterResult::Passes),
         ] {
             assert_eq!(judged(sources, expression, source).await, expected, "{sources:?} {expression:?} {source}");
         }
-        assert!(matches!(judged(&[], Some("data.nothing > 9"), "/a").await, Judged::Failed(_)));
-        assert!(matches!(judged(&[], Some("event.subject == 'x'"), "/a").await, Judged::Failed(_)));
+        assert!(matches!(judged(&[], Some("data.nothing > 9"), "/a").await, FilterResult::Failed(_)));
+        assert!(matches!(judged(&[], Some("event.subject == 'x'"), "/a").await, FilterResult::Failed(_)));
     }
 
     /// What is too much for one thread is done by the other, and what is too much for both is known to be.
@@ -164,8 +164,8 @@ mod tests {
             let event = Event::builder("1", "/a", "t").attribute("datacontenttype", "application/json");
             let expression = Some("data.tags.exists(t, data.text.contains(t))".to_owned());
             let filter = Filter::new(&contract::Filter { expression, ..contract::Filter::default() }).unwrap();
-            let judged = filter.judge(&event.data(data).build().unwrap()).await;
-            assert_eq!(judged == Judged::TooCostly, expected, "{tags} {text}: {judged:?}");
+            let judged = filter.evaluate(&event.data(data).build().unwrap()).await;
+            assert_eq!(judged == FilterResult::TooCostly, expected, "{tags} {text}: {judged:?}");
         }
     }
 }

@@ -10,14 +10,14 @@ use crate::ops::trace::{self, PublishContext};
 
 /// Where a request is in the life of its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct AttemptInfo {
     /// The number of the attempt; the first is 1.
     pub attempt: u32,
     /// The event's sequence in the stream; `None`: it is not stored.
     pub sequence: Option<u64>,
 }
 
-impl Place {
+impl AttemptInfo {
     /// The extensions by which an event says so, with their values.
     pub(super) fn added(self, topic: &str) -> [Option<(&'static str, Added<'_>)>; 3] {
         [
@@ -61,7 +61,7 @@ pub struct EncodedRequest {
 ///
 /// # Errors
 /// What is wrong with the event, for people.
-pub fn extended(event: Event, published: PublishContext<'_>, topic: &str, place: Place) -> Result<Event, String> {
+pub fn extended(event: Event, published: PublishContext<'_>, topic: &str, place: AttemptInfo) -> Result<Event, String> {
     let added = place.added(topic);
     trace::with_publish_context(event, published)
         .and_then(|event| {
@@ -130,7 +130,7 @@ mod tests {
         let event = Event::builder("1", "/s", "t").attribute("datacontenttype", "application/json").data(r#"{"a":1}"#);
         let stored = b"NATS/1.0\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n";
         let published = PublishContext::read(Headers::parse(stored).ok());
-        extended(event.build().unwrap(), published, "orders", Place { attempt: 2, sequence: Some(7) }).unwrap()
+        extended(event.build().unwrap(), published, "orders", AttemptInfo { attempt: 2, sequence: Some(7) }).unwrap()
     }
 
     #[test]
@@ -140,7 +140,8 @@ mod tests {
             assert_eq!(event.attribute(name), Some(value), "{name}");
         }
         let bare = Event::builder("1", "/s", "t").build().unwrap();
-        let direct = extended(bare, PublishContext::default(), "orders", Place { attempt: 1, sequence: None }).unwrap();
+        let direct =
+            extended(bare, PublishContext::default(), "orders", AttemptInfo { attempt: 1, sequence: None }).unwrap();
         assert_eq!(direct.attribute("tidegatesequence"), None, "what is not stored has no sequence");
     }
 

@@ -3,13 +3,15 @@
 //! | path | answers 200 when |
 //! |---|---|
 //! | `/startupz` | the listener is up and the identity could be read: the handler's container may start |
-//! | `/livez` | the runner makes progress, whatever the state of broker and handler: events that could be delivered do not wait for long |
+//! | `/livez` | the runner makes progress, whatever the state of broker and handler: events that could be delivered do
+//! not wait for long |
 //! | `/readyz` | connected, and the consumer answers (or is no longer asked, because the handler is not reachable) |
-//! | `/drain` | nothing is in flight any more and the broker knows all outcomes. Begins the drain; answers only inside the pod |
+//! | `/drain` | nothing is in flight any more and the broker knows all outcomes. Begins the drain; answers only inside
+//! the pod |
 //! | `/drained` | the same, for a drain that has begun or begins in a moment |
 //!
-//! The port is open to the pod network, because the kubelet is there. So what comes from there can only wait: the hook of
-//! the handler's container does. The drain is begun by the sidecar's own hook, which runs inside the pod.
+//! The port is open to the pod network, because the kubelet is there. So what comes from there can only wait: the hook
+//! of the handler's container does. The drain is begun by the sidecar's own hook, which runs inside the pod.
 
 mod connections;
 
@@ -31,7 +33,8 @@ use crate::ops::health::{Health, Progress};
 /// How long `/drained` waits for a drain to begin: both hooks start at the same time.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long `/readyz` waits to be ready, so that the kubelet hears of it without delay. Shorter than the kubelet's patience.
+/// How long `/readyz` waits to be ready, so that the kubelet hears of it without delay. Shorter than the kubelet's
+/// patience.
 const READY_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the listener needs to know.

@@ -76,8 +76,8 @@ pub fn check(config: &Sidecar) -> Result<(), Error> {
     }
 }
 
-/// How often an event that is in flight is renewed, so that the broker does not give it to another sidecar: two renewals
-/// may be lost.
+/// How often an event that is in flight is renewed, so that the broker does not give it to another sidecar: two
+/// renewals may be lost.
 pub fn renew_every(config: &Sidecar) -> Duration {
     config.ack_wait / 3
 }

@@ -41,14 +41,14 @@ impl Progress {
 
 /// What is known of the progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
+struct HealthState {
     progress: Progress,
     has_pulled: bool,
 }
 
-impl Known {
+impl HealthState {
     /// Events are pulled, or were until the handler's container went away: which is the business of its own probes. One
-    /// that was never reached is not ready, or a rollout would go on with it.
+    /// that was never reached is not ready, or a rollout would continue with it.
     fn is_ready(&self) -> bool {
         match self.progress {
             Progress::Pulling => true,
@@ -63,7 +63,7 @@ impl Known {
 pub struct Health {
     origin: Instant,
     started: AtomicBool,
-    progress: watch::Sender<Known>,
+    progress: watch::Sender<HealthState>,
     beat: AtomicU64,
     stalled: AtomicBool,
 }
@@ -73,7 +73,7 @@ impl Default for Health {
         Self {
             origin: Instant::now(),
             started: AtomicBool::new(false),
-            progress: watch::Sender::new(Known { progress: Progress::Starting, has_pulled: false }),
+            progress: watch::Sender::new(HealthState { progress: Progress::Starting, has_pulled: false }),
             beat: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
         }
@@ -96,7 +96,7 @@ impl Health {
     pub fn set(&self, progress: Progress) {
         self.progress.send_if_modified(|known| {
             let has_pulled = known.has_pulled || progress == Progress::Pulling;
-            let now = Known { progress, has_pulled };
+            let now = HealthState { progress, has_pulled };
             std::mem::replace(known, now) != now
         });
     }
@@ -109,7 +109,7 @@ impl Health {
     /// Waits until it is ready.
     pub async fn is_ready(&self) {
         // The sender lives as long as `self`: there is no error.
-        let _ = self.progress.subscribe().wait_for(Known::is_ready).await;
+        let _ = self.progress.subscribe().wait_for(HealthState::is_ready).await;
     }
 
     /// Tells that the runner is at work.
@@ -118,7 +118,8 @@ impl Health {
         self.beat.store(elapsed, Ordering::Relaxed);
     }
 
-    /// Tells whether events wait that could be delivered, and nothing is started (`watchdog.rs` of `tidegate-delivery-core`).
+    /// Tells whether events wait that could be delivered, and nothing is started (`watchdog.rs` of
+    /// `tidegate-delivery-core`).
     pub fn set_stalled(&self, stalled: bool) {
         if self.stalled.swap(stalled, Ordering::Relaxed) != stalled && stalled {
             tracing::error!("events wait and nothing is started: the sidecar asks to be restarted");

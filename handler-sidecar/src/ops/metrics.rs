@@ -12,7 +12,7 @@ use opentelemetry::metrics::{
     BoundCounter, BoundHistogram, BoundUpDownCounter, Counter, Gauge, Histogram, UpDownCounter,
 };
 use tidegate_broker_client::contract::Sidecar;
-use tidegate_delivery_core::{Handler, Settled};
+use tidegate_delivery_core::{Handler, Outcome};
 use tidegate_telemetry::SeriesBy;
 
 use crate::settle::outcome::Answer;
@@ -43,7 +43,7 @@ pub struct Metrics {
 struct Bound {
     received: OnceLock<BoundCounter<u64>>,
     in_flight: OnceLock<BoundUpDownCounter<i64>>,
-    settled: [OnceLock<BoundCounter<u64>>; Settled::ALL.len()],
+    settled: [OnceLock<BoundCounter<u64>>; Outcome::ALL.len()],
     succeeded: OnceLock<BoundHistogram<f64>>,
     failed: SeriesBy<ErrorType, BoundHistogram<f64>>,
 }
@@ -140,7 +140,7 @@ impl Metrics {
     }
 
     /// An event left.
-    pub fn left(&self, how: Settled) {
+    pub fn left(&self, how: Outcome) {
         let bind = || self.settled.bind(&[&self.scope[..], &[KeyValue::new("outcome", how.name())]].concat());
         self.bound.settled[how as usize].get_or_init(bind).add(1);
         self.in_flight().add(-1);

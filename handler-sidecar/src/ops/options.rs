@@ -8,10 +8,10 @@ use tokio::sync::watch;
 
 use crate::consume::rate::Limiter;
 use crate::deliver::post::Handler;
-use crate::event::batch::{Batches, Terms};
+use crate::event::batch::{BatchLimits, Batches};
 use crate::event::filter::Filter;
 use crate::ops::drain::Drain;
-use crate::settle::outlet::Outlet;
+use crate::settle::topic_publisher::TopicPublisher;
 
 /// Why there is none of it. The operator wrote the configuration, so nothing but another one helps.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +37,9 @@ pub struct Options {
     /// Where events are gathered; `None`: each is sent alone.
     pub batches: Option<Batches>,
     /// Where replies go; `None`: there are none.
-    pub reply: Option<Outlet>,
+    pub reply: Option<TopicPublisher>,
     /// Where dead letters go; `None`: beside the topic.
-    pub letters: Option<Outlet>,
+    pub letters: Option<TopicPublisher>,
     /// Whether nothing here has to take an event apart: it is sent as it is stored.
     pub passes_on: bool,
 }
@@ -56,21 +56,21 @@ impl Options {
         members: watch::Receiver<usize>,
     ) -> Result<Self, Error> {
         let Sidecar { filter, delivery, dead_letter, reply, handler_uid, .. } = config;
-        let outlet = |to| Outlet::new(to, handler_uid);
+        let publisher = |to| TopicPublisher::new(to, handler_uid);
         let filter = Filter::new(filter)?;
         Ok(Self {
             passes_on: delivery.format == Format::Binary && reply.is_none() && filter.judges_in_place(),
             filter,
             limiter: delivery.rate.map(|rate| Limiter::new(rate, members)),
             batches: terms(delivery).map(|terms| Batches::start(handler.clone(), terms, drain.clone())),
-            reply: reply.as_ref().map(outlet).transpose().map_err(Error::Reply)?,
-            letters: dead_letter.as_ref().map(outlet).transpose().map_err(Error::DeadLetter)?,
+            reply: reply.as_ref().map(publisher).transpose().map_err(Error::Reply)?,
+            letters: dead_letter.as_ref().map(publisher).transpose().map_err(Error::DeadLetter)?,
         })
     }
 }
 
-fn terms(delivery: &Delivery) -> Option<Terms> {
+fn terms(delivery: &Delivery) -> Option<BatchLimits> {
     let Format::Batch { max_events, max_wait } = delivery.format else { return None };
     let (max_events, concurrency) = (usize::from(max_events.max(1)), usize::from(delivery.concurrency));
-    Some(Terms { max_events, max_wait, concurrency, timeout: delivery.timeout })
+    Some(BatchLimits { max_events, max_wait, concurrency, timeout: delivery.timeout })
 }

@@ -9,7 +9,7 @@ use tidegate_cloudevents::{Attributes, Event, Invalid};
 use tidegate_telemetry::{Operation, Parent, Server, Span};
 use tidegate_wire::nats::Headers;
 
-use crate::event::request::Place;
+use crate::event::request::AttemptInfo;
 use crate::ops::metrics;
 use crate::settle::outcome::Answer;
 
@@ -104,7 +104,7 @@ impl Traces {
     /// A consumer span, child of the publish (or, without one, of what the event itself carries).
     ///
     /// A child rather than a link: a topic's event is processed alone, so that one trace shows its whole way.
-    pub fn process(&self, published: PublishContext<'_>, event: &impl Attributes, place: Place) -> Span {
+    pub fn process(&self, published: PublishContext<'_>, event: &impl Attributes, place: AttemptInfo) -> Span {
         let parent = || published.span().or_else(|| Parent::from_headers(|name| event.attribute(name)));
         self.process.start(parent, |attributes| {
             let id = StringValue::from(Arc::<str>::from(event.id()));

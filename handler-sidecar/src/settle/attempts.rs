@@ -3,8 +3,8 @@
 //!
 //! The broker's own count of deliveries says less: it also counts deliveries that led to no attempt (a drain, a
 //! handler that was down). So each failed attempt is put on record before its event goes back to the broker, and
-//! the record is read when the event comes again. An attempt that failed because the handler as a whole did is on record
-//! like any other, and does not count.
+//! the record is read when the event comes again. An attempt that failed because the handler as a whole did is on
+//! record like any other, and does not count.
 
 pub mod store;
 
@@ -86,7 +86,7 @@ pub struct Wait {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// The UID of the handler: another one of the same name counts anew.
+    /// The UID of the handler: another one of the same name counts from one.
     handler: String,
     /// When the topic stored the event, in nanoseconds since 1970; an earlier version did not say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -187,8 +187,8 @@ impl Record {
         (!is_due).then_some(Wait { left: left.min(asked), is_clock_behind })
     }
 
-    /// As JSON in one line, with so many of the attempts that it has no more bytes than `limit`: the first, and the last
-    /// of the others.
+    /// As JSON in one line, with so many of the attempts that it has no more bytes than `limit`: the first, and the
+    /// last of the others.
     ///
     /// # Errors
     /// None that is known.
@@ -214,7 +214,7 @@ impl Record {
         &self.failed
     }
 
-    /// Deliveries before this one of which nobody said how they ended: the sidecar was killed, or lost the broker.
+    /// Deliveries before this one of which no one said how they ended: the sidecar was killed, or lost the broker.
     pub fn untraced(&self, delivery: u32) -> u32 {
         delivery.saturating_sub(1).saturating_sub(self.requests()).saturating_sub(self.untried)
     }

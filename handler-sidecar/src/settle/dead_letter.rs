@@ -1,7 +1,7 @@
 //! Keeping aside what could not be delivered: the whole event, and why.
 //!
 //! The letter is stored by the broker's own acknowledgement before the event is acknowledged. Until then the
-//! event stays in hand; if the letter cannot be stored in a while, the event is given back and tried later.
+//! event stays in flight; if the dead letter cannot be stored in a while, the event is given back and tried later.
 
 use std::time::Duration;
 
@@ -26,9 +26,9 @@ const TRIES: u32 = 5;
 const PAUSES: Backoff =
     Backoff { initial: Duration::from_millis(200), max: Duration::from_secs(3), factor: 2.0, jitter: 0.2 };
 
-/// Why an event is kept aside.
+/// Why an event is dead-lettered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The reason.
     pub reason: Reason,
     /// The status of the last response, if there was one.
@@ -39,8 +39,8 @@ pub struct Letter {
     pub record: Record,
 }
 
-impl Letter {
-    /// The letter of an event whose last attempt is on record already, so that nothing but the letter is missing.
+impl DeadLetter {
+    /// The letter of an event whose last attempt is on record already, so that nothing but the dead letter is missing.
     pub fn decided_before(record: &Record, policy: &Retry) -> Option<Self> {
         let used_up = (record.attempts() >= policy.max_attempts).then_some(Reason::AttemptsUsedUp);
         let reason = record.given_up().or(used_up)?;
@@ -50,8 +50,8 @@ impl Letter {
     }
 }
 
-/// Stores the letter, in a few tries, or one where there is no room. An event's letter is stored once under its message id, which no other handler
-/// can know: "stored already" is true.
+/// Stores the dead letter, in a few tries, or one where there is no room. An event's letter is stored once under its
+/// message id, which no other handler can know: "stored already" is true.
 ///
 /// # Errors
 /// The last try's error.
@@ -59,7 +59,7 @@ pub async fn store(
     client: &Client,
     handler: &str,
     event: &Message,
-    letter: &Letter,
+    letter: &DeadLetter,
     message_id: &str,
 ) -> Result<(), NotStored> {
     let headers = compose(handler, event, letter, message_id, &jiff::Timestamp::now().to_string())
@@ -82,7 +82,7 @@ pub async fn store(
 fn compose(
     handler: &str,
     event: &Message,
-    letter: &Letter,
+    letter: &DeadLetter,
     message_id: &str,
     time: &str,
 ) -> Result<HeaderBlock, InvalidHeader> {

@@ -1,8 +1,8 @@
 //! Whether an event is too old to be delivered. Pure.
 //!
 //! Its age is the time since it was stored: the broker's clock tells when that was, the sidecar's what time it is. A
-//! sidecar whose clock is ahead of the broker's takes events for that much older than they are; one whose clock is behind
-//! delivers them for that much longer. An event that was stored in what is the future here has no age.
+//! sidecar whose clock is ahead of the broker's takes events for that much older than they are; one whose clock is
+//! behind delivers them for that much longer. An event that was stored in what is the future here has no age.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,31 +1,31 @@
 //! What becomes of an event that is not handled at once: its attempts are put on record, it waits for the next one, and
-//! what will never succeed is kept aside. None of it happens to most events, so its futures are boxed where they are called: an event in
-//! flight takes the memory of the ordinary way only.
+//! what will never succeed is dead-lettered. None of it happens to most events, so its futures are boxed where they are
+//! called: an event in flight takes the memory of the ordinary way only.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, SystemTime};
 
 use tidegate_broker_client::contract::{Expiry, OnExpired, Order};
 use tidegate_broker_client::{identity, message_id, stored};
-use tidegate_delivery_core::{Disposition, Settled};
+use tidegate_delivery_core::{Disposition, Outcome};
 use tokio::time::timeout;
 
 use crate::broker::message::Message;
-use crate::consume::process::{Context, LATER, Ready};
+use crate::consume::process::{Context, REDELIVERY_DELAY, Ready};
 use crate::deliver::breaker::Blame;
-use crate::settle::attempts::store::Known;
+use crate::settle::attempts::store::AttemptHistory;
 use crate::settle::attempts::{Change, Failed, Next, Record, Wait};
 use crate::settle::backoff::Backoff;
-use crate::settle::dead_letter::{self, Letter};
+use crate::settle::dead_letter::{self, DeadLetter};
 use crate::settle::expiry;
 use crate::settle::outcome::{self, Answer, Reason};
 use crate::settle::outcome_log::Ending;
-use crate::settle::outlet::{self, letter};
 use crate::settle::shelf::{Put, SHELVED_AFTER};
+use crate::settle::topic_publisher::{self, letter};
 
-/// How long a topic for dead letters is tried. Its event takes a place at the handler meanwhile, which it does not where
-/// it waits for the next try.
-const LETTER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a topic for dead letters is tried. Its event takes a place at the handler meanwhile, which it does not
+/// where it waits for the next try.
+const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a dead letter that is not stored is tried again, by how often the shelf delivered its event.
 const LETTER_PAUSES: Backoff =
     Backoff { initial: Duration::from_secs(5), max: Duration::from_secs(300), factor: 2.0, jitter: 0.2 };
@@ -39,7 +39,7 @@ fn now() -> i64 {
 
 impl Context {
     /// The attempts before this delivery; a break, if there is to be no other now.
-    pub(crate) async fn attempts_so_far(&self, stored: &Message) -> ControlFlow<Disposition, Known> {
+    pub(crate) async fn attempts_so_far(&self, stored: &Message) -> ControlFlow<Disposition, AttemptHistory> {
         let deliveries = stored.deliveries();
         let mut known = self.attempts.read(stored.name(), deliveries).await;
         if let Some(copy) = stored.copy() {
@@ -49,23 +49,23 @@ impl Context {
         let deliveries = stored.deliveries();
         let (record, retry) = (&known.record, &self.config.delivery.retry);
         if record.is_settled() {
-            return Break(Disposition::Over(Settled::Acknowledged));
+            return Break(Disposition::Over(Outcome::Acknowledged));
         }
-        if let Some(letter) = Letter::decided_before(record, retry) {
-            return Break(self.keep_aside(stored, &letter).await);
+        if let Some(letter) = DeadLetter::decided_before(record, retry) {
+            return Break(self.dead_letter(stored, &letter).await);
         }
         let untraced = record.untraced(deliveries);
         if outcome::never_finishes(untraced, retry) {
             let error = format!("nobody lived to say how {untraced} of {deliveries} deliveries ended");
-            let letter = Letter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
-            return Break(self.keep_aside(stored, &letter).await);
+            let letter = DeadLetter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
+            return Break(self.dead_letter(stored, &letter).await);
         }
         let wait = known.record.wait(now());
-        // It was to go to the shelf, and may be there: nobody lived to acknowledge it, or there was no room.
+        // It was to go to the shelf, and may be there: no one lived to acknowledge it, or there was no room.
         if known.record.asked_wait().is_some_and(|asked| self.shelves(stored, asked))
             && self.shelve(stored, &known.record).await
         {
-            return Break(Disposition::Over(Settled::Retried));
+            return Break(Disposition::Over(Outcome::Retried));
         }
         match wait {
             Some(Wait { left, is_clock_behind }) => {
@@ -78,8 +78,8 @@ impl Context {
         }
     }
 
-    /// What the shelf delivers for the first time was put there a moment ago, as a rule: its copy says how long it waits,
-    /// and nothing else has to be read or written.
+    /// What the shelf delivers for the first time was put there a moment ago, as a rule: its copy says how long it
+    /// waits, and nothing else has to be read or written.
     pub(crate) fn just_put_there(&self, stored: &Message) -> ControlFlow<Disposition> {
         let Some(copy) = stored.copy() else {
             tracing::error!(number = stored.number(), "no sidecar put this on the retry shelf: it stays there");
@@ -95,7 +95,7 @@ impl Context {
     pub(crate) async fn failed(
         &self,
         stored: &Message,
-        known: Known,
+        known: AttemptHistory,
         answer: &Answer,
         blame: Blame,
         wait: Duration,
@@ -106,13 +106,13 @@ impl Context {
         let change = Change::Failed(failed, Next::NotBefore(not_before, wait));
         let known = self.record(stored, known, &change).await;
         if self.shelves(stored, wait) && self.shelve(stored, &known.record).await {
-            return Disposition::Over(Settled::Retried);
+            return Disposition::Over(Outcome::Retried);
         }
         Disposition::RetryIn(wait)
     }
 
-    /// Whether an event that waits for so long goes to the shelf. One that comes of it stays there; where events have an
-    /// order, it is another matter who waits.
+    /// Whether an event that waits for so long goes to the shelf. One that comes of it stays there; where events have
+    /// an order, it is another matter who waits.
     fn shelves(&self, stored: &Message, wait: Duration) -> bool {
         wait > SHELVED_AFTER && self.has_shelf() && !stored.is_of_the_shelf()
     }
@@ -141,11 +141,11 @@ impl Context {
     ) -> Disposition {
         let ending = if reason == Reason::AttemptsUsedUp { Ending::Failed } else { Ending::Refused };
         self.note_failure(stored.sequence(), stored, ending, status, &error);
-        // On record first: if the letter cannot be stored, or nobody lives to store it, the event comes again and
+        // On record first: if the dead letter cannot be stored, or no one lives to store it, the event comes again and
         // is not tried again.
         let change = Change::Failed(failed(status, &error), Next::GivenUp(reason));
         let record = self.record(stored, ready.into_known(), &change).await.record;
-        self.keep_aside(stored, &Letter { reason, status, error, record }).await
+        self.dead_letter(stored, &DeadLetter { reason, status, error, record }).await
     }
 
     /// Notes that a delivery of the event failed, under this number.
@@ -170,8 +170,8 @@ impl Context {
         Disposition::GiveBack(wait)
     }
 
-    /// Without its record an event goes on all the same: it is then tried more often than it should be.
-    pub(crate) async fn record(&self, stored: &Message, mut known: Known, change: &Change) -> Known {
+    /// Without its record an event continues all the same: it is then tried more often than it should be.
+    pub(crate) async fn record(&self, stored: &Message, mut known: AttemptHistory, change: &Change) -> AttemptHistory {
         if let Err(error) = self.attempts.write(stored.name(), stored.deliveries(), &mut known, change).await {
             let sequence = stored.sequence();
             tracing::warn!(sequence, %error, "an attempt is not on record: the event may be tried once too often");
@@ -180,15 +180,18 @@ impl Context {
     }
 
     pub(crate) async fn invalid(&self, stored: &Message, error: String) -> Disposition {
-        self.keep_aside(stored, &Letter { reason: Reason::Invalid, status: None, error, record: Default::default() })
-            .await
+        self.dead_letter(
+            stored,
+            &DeadLetter { reason: Reason::Invalid, status: None, error, record: Default::default() },
+        )
+        .await
     }
 
     /// It may be for this handler or not: it is kept, so that it can be redriven when the filter is another.
     pub(crate) async fn dead_letter_unjudged(&self, stored: &Message) -> Disposition {
         let error = tidegate_filter::Failed::TooCostly.to_string();
         let record = Default::default();
-        self.keep_aside(stored, &Letter { reason: Reason::FilterTooCostly, status: None, error, record }).await
+        self.dead_letter(stored, &DeadLetter { reason: Reason::FilterTooCostly, status: None, error, record }).await
     }
 
     /// The age of an event that is too old to be delivered; `None`: it is not.
@@ -201,21 +204,21 @@ impl Context {
     pub(crate) async fn expire(
         &self,
         stored: &Message,
-        known: Known,
+        known: AttemptHistory,
         (expiry, age): (Expiry, Duration),
     ) -> Disposition {
         if expiry.on_expired == OnExpired::Skip {
             tracing::debug!(sequence = stored.sequence(), ?age, "an event is skipped because of its age");
-            return Disposition::Over(Settled::Expired);
+            return Disposition::Over(Outcome::Expired);
         }
         let (status, error) = (known.record.last_status(), expiry::explain(expiry, age));
-        self.keep_aside(stored, &Letter { reason: Reason::TooOld, status, error, record: known.record }).await
+        self.dead_letter(stored, &DeadLetter { reason: Reason::TooOld, status, error, record: known.record }).await
     }
 
     /// Dead-letters: stored and confirmed, and only then to be acknowledged.
-    pub(crate) async fn keep_aside(&self, stored: &Message, letter: &Letter) -> Disposition {
+    pub(crate) async fn dead_letter(&self, stored: &Message, letter: &DeadLetter) -> Disposition {
         let (sequence, reason) = (stored.sequence(), letter.reason.name());
-        let problem = match timeout(LATER, self.send_aside(stored, letter)).await {
+        let problem = match timeout(REDELIVERY_DELAY, self.send_aside(stored, letter)).await {
             Ok(Ok(())) => {
                 let (id, event_type) = named(stored);
                 tracing::warn!(sequence, id, event_type, reason, error = letter.error, "an event is dead-lettered");
@@ -223,7 +226,7 @@ impl Context {
                     self.outcomes.undeliverable(&id, &event_type, &letter.error);
                 }
                 self.outcomes.dead_lettered();
-                return Disposition::Over(Settled::DeadLettered);
+                return Disposition::Over(Outcome::DeadLettered);
             }
             Ok(Err(error)) => error,
             Err(_) => "it is not confirmed".to_owned(),
@@ -232,24 +235,24 @@ impl Context {
         if stored.is_of_the_shelf() {
             Disposition::GiveBack(LETTER_PAUSES.wait(stored.shelf_deliveries(), fastrand::f64()))
         } else if self.has_shelf() && self.shelve(stored, &letter.record).await {
-            Disposition::Over(Settled::Retried)
+            Disposition::Over(Outcome::Retried)
         } else {
-            Disposition::GiveBack(LATER)
+            Disposition::GiveBack(REDELIVERY_DELAY)
         }
     }
 
     /// To the topic for dead letters, if there is one and takes it; else beside the event's own topic.
-    async fn send_aside(&self, stored: &Message, letter: &Letter) -> Result<(), String> {
-        if let Some(outlet) = &self.options.letters
+    async fn send_aside(&self, stored: &Message, letter: &DeadLetter) -> Result<(), String> {
+        if let Some(publisher) = &self.options.letters
             && let Some(event) = letter::compose(&self.config.handler, stored, letter)
         {
             let name = message_id::dead_letter_name(stored.sequence(), stored.published_at());
-            let published = match outlet.passed_on(event.clone(), &event) {
-                Ok(event) => outlet.publish(&event, &name, LETTER_PATIENCE).await,
+            let published = match publisher.passed_on(event.clone(), &event) {
+                Ok(event) => publisher.publish(&event, &name, DEAD_LETTER_TIMEOUT).await,
                 Err(error) => Err(error),
             };
             match published {
-                Err(error @ (outlet::Error::Refused { .. } | outlet::Error::TooManyHops { .. })) => {
+                Err(error @ (topic_publisher::Error::Refused { .. } | topic_publisher::Error::TooManyHops { .. })) => {
                     tracing::warn!(%error, "a dead letter is kept beside its own topic instead");
                 }
                 published => return published.map_err(|error| error.to_string()),

@@ -12,7 +12,8 @@ use crate::settle::backoff::Backoff;
 
 /// No `Retry-After` keeps an event away longer.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// An event that failed while the handler as a whole did waits for this part of the outage, so that others try it first.
+/// An event that failed while the handler as a whole did waits for this part of the outage, so that others try it
+/// first.
 const OUTAGE_SHARE: u32 = 4;
 /// It waits no longer, unless `Retry-After` or the first wait of the policy says so.
 const MAX_OUTAGE_WAIT: Duration = Duration::from_secs(60);
@@ -103,12 +104,12 @@ impl std::fmt::Display for Answer {
 
 /// What to do with the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settle {
+pub enum Decision {
     /// It is handled.
     Acknowledge,
     /// The broker keeps it and gives it to somebody after this wait.
     RetryIn(Duration),
-    /// It is kept aside, and only then acknowledged.
+    /// It is dead-lettered, and only then acknowledged.
     DeadLetter(Reason),
 }
 
@@ -124,7 +125,7 @@ pub enum Reason {
     /// What is stored is not a CloudEvent.
     #[serde(rename = "invalid-event")]
     Invalid,
-    /// It was delivered far more often than the policy allows, and nobody lived to say how it went.
+    /// It was delivered far more often than the policy allows, and no one lived to say how it went.
     #[serde(rename = "never-finished")]
     NeverFinished,
     /// It was handled, but what the handler answered can never be published as its reply.
@@ -159,12 +160,12 @@ impl Reason {
 
 /// Decides. `counted` is the number of attempts that count, this one included, unless an outage is to blame for it;
 /// `random` is in `0.0..1.0`.
-pub fn decide(answer: &Answer, class: Class, counted: u32, blame: Blame, policy: &Retry, random: f64) -> Settle {
+pub fn decide(answer: &Answer, class: Class, counted: u32, blame: Blame, policy: &Retry, random: f64) -> Decision {
     let wait = match (class, blame) {
-        (Class::Success, _) => return Settle::Acknowledge,
-        (Class::Final, _) => return Settle::DeadLetter(Reason::Refused),
+        (Class::Success, _) => return Decision::Acknowledge,
+        (Class::Final, _) => return Decision::DeadLetter(Reason::Refused),
         (Class::Retryable, Blame::Event) if counted >= policy.max_attempts => {
-            return Settle::DeadLetter(Reason::AttemptsUsedUp);
+            return Decision::DeadLetter(Reason::AttemptsUsedUp);
         }
         (Class::Retryable, Blame::Event) => {
             let Retry { initial, max, factor, jitter, .. } = *policy;
@@ -172,11 +173,11 @@ pub fn decide(answer: &Answer, class: Class, counted: u32, blame: Blame, policy:
         }
         (Class::Retryable, Blame::Handler(lasted)) => (lasted / OUTAGE_SHARE).min(MAX_OUTAGE_WAIT).max(policy.initial),
     };
-    Settle::RetryIn(wait.max(answer.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER)))
+    Decision::RetryIn(wait.max(answer.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER)))
 }
 
 /// Whether so many deliveries without a trace are beyond every explanation but one: the event ends the pod (so that
-/// nobody could count a failure). What a drain gives back leaves no trace either, so the bound is well above the
+/// no one could count a failure). What a drain gives back leaves no trace either, so the bound is well above the
 /// policy's.
 pub fn never_finishes(untraced: u32, policy: &Retry) -> bool {
     untraced > policy.max_attempts.saturating_mul(2).saturating_add(10)

@@ -18,19 +18,19 @@ fn status(code: u16) -> Answer {
 }
 
 /// After an attempt that is the event's fault, if it failed.
-fn decide(answer: &Answer, counted: u32, policy: &Retry, random: f64) -> Settle {
+fn decide(answer: &Answer, counted: u32, policy: &Retry, random: f64) -> Decision {
     super::decide(answer, answer.class(&policy.statuses), counted, Blame::Event, policy, random)
 }
 
 #[test]
 fn by_status() {
-    let again = Settle::RetryIn(Duration::from_secs(1));
-    let refused = Settle::DeadLetter(Reason::Refused);
+    let again = Decision::RetryIn(Duration::from_secs(1));
+    let refused = Decision::DeadLetter(Reason::Refused);
     for (code, expected) in [
-        (200, Settle::Acknowledge),
-        (202, Settle::Acknowledge),
-        (204, Settle::Acknowledge),
-        (299, Settle::Acknowledge),
+        (200, Decision::Acknowledge),
+        (202, Decision::Acknowledge),
+        (204, Decision::Acknowledge),
+        (299, Decision::Acknowledge),
         (101, refused),
         (301, refused),
         (307, refused),
@@ -72,9 +72,9 @@ fn the_policy_says_which_statuses_are_final() {
     }
     assert_eq!(class(Answer::Broken("reset".into())), Class::Retryable);
     let policy = Retry { statuses: statuses.clone(), ..policy() };
-    assert_eq!(decide(&status(404), 1, &policy, 0.5), Settle::RetryIn(Duration::from_secs(1)));
-    assert_eq!(decide(&status(404), 3, &policy, 0.5), Settle::DeadLetter(Reason::AttemptsUsedUp));
-    assert_eq!(decide(&status(503), 1, &policy, 0.5), Settle::DeadLetter(Reason::Refused));
+    assert_eq!(decide(&status(404), 1, &policy, 0.5), Decision::RetryIn(Duration::from_secs(1)));
+    assert_eq!(decide(&status(404), 3, &policy, 0.5), Decision::DeadLetter(Reason::AttemptsUsedUp));
+    assert_eq!(decide(&status(503), 1, &policy, 0.5), Decision::DeadLetter(Reason::Refused));
 }
 
 #[test]
@@ -84,10 +84,10 @@ fn three_attempts_are_three_deliveries() {
         assert_eq!(
             settled,
             [
-                Settle::RetryIn(Duration::from_secs(1)),
-                Settle::RetryIn(Duration::from_secs(2)),
-                Settle::DeadLetter(Reason::AttemptsUsedUp),
-                Settle::DeadLetter(Reason::AttemptsUsedUp),
+                Decision::RetryIn(Duration::from_secs(1)),
+                Decision::RetryIn(Duration::from_secs(2)),
+                Decision::DeadLetter(Reason::AttemptsUsedUp),
+                Decision::DeadLetter(Reason::AttemptsUsedUp),
             ]
         );
     }
@@ -100,9 +100,9 @@ fn what_the_handler_asks_for_is_the_least_and_has_a_bound() {
         retry_after: Some(Duration::from_secs(seconds)),
         text: String::new(),
     };
-    assert_eq!(decide(&asked(0), 2, &policy(), 0.5), Settle::RetryIn(Duration::from_secs(2)));
-    assert_eq!(decide(&asked(90), 1, &policy(), 0.5), Settle::RetryIn(Duration::from_secs(90)));
-    assert_eq!(decide(&asked(1_000_000), 1, &policy(), 0.5), Settle::RetryIn(MAX_RETRY_AFTER));
+    assert_eq!(decide(&asked(0), 2, &policy(), 0.5), Decision::RetryIn(Duration::from_secs(2)));
+    assert_eq!(decide(&asked(90), 1, &policy(), 0.5), Decision::RetryIn(Duration::from_secs(90)));
+    assert_eq!(decide(&asked(1_000_000), 1, &policy(), 0.5), Decision::RetryIn(MAX_RETRY_AFTER));
 }
 
 #[test]
@@ -119,11 +119,11 @@ fn an_outage_uses_up_no_attempts() {
         let answer = Answer::Status { code, retry_after: asked.map(Duration::from_secs), text: String::new() };
         let blame = Blame::Handler(Duration::from_secs(lasted));
         let settle = super::decide(&answer, answer.class(&StatusRules::default()), u32::MAX, blame, &policy(), 0.5);
-        assert_eq!(settle, Settle::RetryIn(Duration::from_secs(expected)), "{lasted} {asked:?}");
+        assert_eq!(settle, Decision::RetryIn(Duration::from_secs(expected)), "{lasted} {asked:?}");
     }
     let patient = Retry { initial: Duration::from_secs(300), ..policy() };
     let settle = super::decide(&status(500), Class::Retryable, 1, Blame::Handler(Duration::ZERO), &patient, 0.5);
-    assert_eq!(settle, Settle::RetryIn(Duration::from_secs(300)), "the first wait is respected");
+    assert_eq!(settle, Decision::RetryIn(Duration::from_secs(300)), "the first wait is respected");
 }
 
 #[test]
@@ -213,18 +213,18 @@ proptest! {
                 _ => Duration::ZERO,
             };
             match decide(answer, attempt, &policy, random) {
-                Settle::Acknowledge => {
+                Decision::Acknowledge => {
                     prop_assert!(success);
                     break;
                 }
-                Settle::DeadLetter(reason) => {
+                Decision::DeadLetter(reason) => {
                     let last = attempt == policy.max_attempts;
                     let refused = matches!(answer, Answer::Status { code, .. } if !is_usually_retried(*code));
                     prop_assert_eq!(reason == Reason::Refused, refused);
                     prop_assert!(!success && (refused || last));
                     break;
                 }
-                Settle::RetryIn(wait) => {
+                Decision::RetryIn(wait) => {
                     prop_assert!(!success && attempt < policy.max_attempts);
                     prop_assert!(wait >= asked && wait <= asked.max(policy.max));
                 }

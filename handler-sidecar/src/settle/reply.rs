@@ -12,13 +12,13 @@ use tidegate_broker_client::message_id;
 use tidegate_cloudevents::{Event, Mode, http as binding, media_type};
 
 use crate::deliver::post::{Content, TooLong};
-use crate::settle::outlet::{Error, Outlet};
+use crate::settle::topic_publisher::{Error, TopicPublisher};
 
 /// The largest response that is read for a reply, in bytes of its body.
 pub const LIMIT: usize = 1 << 20;
 /// How long a reply is kept and tried while its topic is not available. The handler has done its work: to call it
 /// again is the last resort.
-pub const PATIENCE: Duration = Duration::from_secs(600);
+pub const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a response holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,15 +60,20 @@ fn is_event(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// It is not known to be stored; [`Error::Refused`] and [`Error::TooManyHops`]: it never will be.
-pub async fn publish(outlet: &Outlet, event: &Event, mut content: Content, patience: Duration) -> Result<(), Error> {
+pub async fn publish(
+    publisher: &TopicPublisher,
+    event: &Event,
+    mut content: Content,
+    patience: Duration,
+) -> Result<(), Error> {
     let _share = content.take_share();
     match find(content) {
         Reply::None => Ok(()),
         Reply::Event(reply) => {
-            let reply = outlet.passed_on(*reply, event)?;
-            outlet.publish(&reply, &message_id::reply_name(event.source(), event.id()), patience).await
+            let reply = publisher.passed_on(*reply, event)?;
+            publisher.publish(&reply, &message_id::reply_name(event.source(), event.id()), patience).await
         }
-        Reply::Invalid(problem) => Err(outlet.refused(problem)),
+        Reply::Invalid(problem) => Err(publisher.refused(problem)),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The retry shelf: copies of events whose next attempt is not soon. What waits there takes no place among the events of
-//! the topic that are delivered and not acknowledged, of which a consumer has a bound.
+//! The retry shelf: copies of events whose next attempt is not soon. What waits there takes no place among the events
+//! of the topic that are delivered and not acknowledged, of which a consumer has a bound.
 //!
 //! A copy is stored by the broker's own acknowledgement before its event is acknowledged. Its message id is made of the
 //! event's sequence, so one that was not confirmed in time is not stored twice. It carries the event's sequence and its
@@ -42,7 +42,8 @@ pub struct Shelved {
     pub sequence: u64,
     /// When the topic stored it, by the broker's clock: nanoseconds since 1970.
     pub published_at: u64,
-    /// Its record when it was put on the shelf; of a long one the attempts between the first and the last may be missing.
+    /// Its record when it was put on the shelf; of a long one the attempts between the first and the last may be
+    /// missing.
     pub record: Record,
 }
 
@@ -128,8 +129,8 @@ impl Shelf {
     }
 }
 
-/// The headers of a copy: those that the event is stored with, without what the broker wrote, and what [`Shelved::read`]
-/// reads.
+/// The headers of a copy: those that the event is stored with, without what the broker wrote, and what
+/// [`Shelved::read`] reads.
 ///
 /// # Errors
 /// None that is known: what is stored can be stored again.

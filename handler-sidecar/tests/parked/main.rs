@@ -1,7 +1,8 @@
-//! `order: Key` where an event fails: what is behind it of its key is parked, others pass, and its key goes on in order.
+//! `order: Key` where an event fails: what is behind it of its key is parked, others pass, and its key continues in
+//! order.
 //!
-//! `TIDEGATE_PARKED_EVENTS` is the number of events behind the failing one (500), `TIDEGATE_PARKED_KEYS` that of failing
-//! keys (300).
+//! `TIDEGATE_PARKED_EVENTS` is the number of events behind the failing one (500), `TIDEGATE_PARKED_KEYS` that of
+//! failing keys (300).
 
 #![allow(clippy::unwrap_used)] // test code
 
@@ -70,7 +71,8 @@ async fn what_was_parked_comes_in_order_and_once() {
     sidecar.terminate().await;
 }
 
-/// An event that was parked fails on its own: its attempts are counted, it becomes a dead letter, the next one goes on.
+/// An event that was parked fails on its own: its attempts are counted, it becomes a dead letter, the next one
+/// continues.
 #[tokio::test]
 async fn a_parked_event_has_attempts_of_its_own() {
     let bench = Bench::start(1, ACK_WAIT, Patience { wait: Duration::from_millis(300), attempts: 2 }).await;

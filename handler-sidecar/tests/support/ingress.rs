@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tempfile::TempDir;
 use tidegate_broker_admin::{Authority, LeafRequest, Usage};
-use tidegate_broker_client::contract::Outlet;
+use tidegate_broker_client::contract::TopicAddress;
 use tidegate_broker_client::message_id::{self, TopicKey};
 use tidegate_cloudevents::{Event, http as binding};
 use time::OffsetDateTime;
@@ -87,8 +87,8 @@ impl Ingress {
         self.task = serve(self.port, self.shared.clone(), self.folder.path()).await;
     }
 
-    pub fn outlet(&self) -> Outlet {
-        Outlet {
+    pub fn topic_address(&self) -> TopicAddress {
+        TopicAddress {
             topic: "invoices".into(),
             url: format!("https://localhost:{}", self.port),
             ca: self.ca(),
@@ -171,7 +171,7 @@ async fn publish(State(shared): State<Shared>, headers: HeaderMap, body: Bytes) 
         came.len() - 1
     };
     let (status, wait) = (shared.script)(&published, seen);
-    // Apart, so that it is stored even if nobody waits for the answer any more.
+    // Apart, so that it is stored even if no one waits for the answer any more.
     let storing = tokio::spawn(async move {
         sleep(wait).await;
         let mut stored = shared.stored.lock().unwrap();

@@ -213,7 +213,7 @@ pub async fn consumer_named(broker: &TestBroker, name: &str) -> PullConsumer {
 }
 
 /// Events delivered and not acknowledged.
-pub async fn in_hand(broker: &TestBroker) -> usize {
+pub async fn in_flight(broker: &TestBroker) -> usize {
     consumer(broker).await.cached_info().num_ack_pending
 }
 
@@ -229,7 +229,7 @@ pub async fn ever_shelved(broker: &TestBroker) -> u64 {
     context.get_stream(layout::retry_stream(HANDLER)).await.unwrap().cached_info().state.last_sequence
 }
 
-/// As a replica does that is drained with the event in hand.
+/// As a replica does that is drained with the event in flight.
 pub async fn take_and_give_back(broker: &TestBroker) {
     give_back_one_of(broker, &consumer(broker).await).await;
 }

@@ -40,15 +40,15 @@ pub struct Committer {
 }
 
 /// A message that was submitted.
-pub struct Submitted(oneshot::Receiver<Outcome>);
+pub struct PendingOutcome(oneshot::Receiver<Outcome>);
 
 struct Submission {
     deadline: Instant,
-    publishes: Vec<Held>,
+    publishes: Vec<PendingMessage>,
 }
 
 /// A publish that is not settled.
-struct Held {
+struct PendingMessage {
     /// `None`: it is sent, and will not be again.
     message: Option<Arc<Message>>,
     publisher: oneshot::Sender<Outcome>,
@@ -79,7 +79,7 @@ impl Committer {
     ///
     /// # Errors
     /// There was no room in time.
-    pub async fn submit(&self, messages: Vec<Message>) -> Result<Vec<Submitted>, Failure> {
+    pub async fn submit(&self, messages: Vec<Message>) -> Result<Vec<PendingOutcome>, Failure> {
         let deadline = Instant::now() + self.timeout;
         let sizes: Vec<u32> = messages.iter().map(kibibytes).collect();
         let count = u32::try_from(messages.len().min(self.most)).unwrap_or(u32::MAX);
@@ -95,8 +95,8 @@ impl Committer {
             let size = usize::try_from(size).unwrap_or(usize::MAX).min(room.num_permits());
             let permits = [permits.split(1), room.split(size)];
             let (publisher, outcome) = oneshot::channel();
-            publishes.push(Held { message: Some(Arc::new(message)), publisher, _permits: permits });
-            submitted.push(Submitted(outcome));
+            publishes.push(PendingMessage { message: Some(Arc::new(message)), publisher, _permits: permits });
+            submitted.push(PendingOutcome(outcome));
         }
         let sent = self.submissions.send(Submission { deadline, publishes });
         sent.map(|()| submitted).map_err(|_| Failure::Unavailable)
@@ -108,7 +108,7 @@ fn kibibytes(message: &Message) -> u32 {
     u32::try_from(message.size() / 1024 + 1).unwrap_or(u32::MAX)
 }
 
-impl Submitted {
+impl PendingOutcome {
     /// What became of it, as soon as that is known. It has a time in which it is.
     pub async fn outcome(self) -> Outcome {
         self.0.await.unwrap_or(Outcome::Failed(Failure::Unavailable))
@@ -118,7 +118,7 @@ impl Submitted {
 struct Driver {
     ledger: Ledger,
     link: Link,
-    held: HashMap<Ticket, Held>,
+    held: HashMap<Ticket, PendingMessage>,
     /// What the ledger wants sent. It says no more before this is empty.
     outbox: VecDeque<Outgoing>,
     hasher: RandomState,
@@ -176,7 +176,7 @@ impl Driver {
     fn submit(&mut self, Submission { deadline, publishes }: Submission) {
         // It came after the loss of an earlier connection, and does not end with that.
         self.follow_connection();
-        let known = |held: &Held| {
+        let known = |held: &PendingMessage| {
             held.message
                 .as_ref()
                 .map(|message| Publish { id: self.hasher.hash_one(&message.message_id), size: message.size() })
@@ -245,7 +245,7 @@ impl Driver {
                     self.outbox.extend(message.map(|message| Link::single(ticket, message)));
                 }
                 Action::SendBatch(number, members) => {
-                    let message = |ticket| self.held.get(ticket).and_then(|held: &Held| held.message.clone());
+                    let message = |ticket| self.held.get(ticket).and_then(|held: &PendingMessage| held.message.clone());
                     let messages: Vec<Arc<Message>> = members.iter().filter_map(message).collect();
                     self.outbox.extend(Link::batch(number, messages));
                 }

@@ -2,9 +2,9 @@
 //! answers and times in, actions out. Every publish is settled exactly once.
 //!
 //! What is submitted first is sent first. While a batch is under way nothing else is sent: were it refused, what came
-//! after it would be stored before it. Its members then go before everything else, one by one and with the ids they had,
-//! so that those which were stored after all are recognised. A batch that was refused for a repetition in it was not
-//! stored: it is split, so that its other members need not go one by one.
+//! after it would be stored before it. Its members then go before everything else, one by one and with the ids they
+//! had, so that those which were stored after all are recognised. A batch that was refused for a repetition in it was
+//! not stored: it is split, so that its other members need not go one by one.
 
 mod doubt;
 mod entry;
@@ -292,7 +292,8 @@ impl Ledger {
         self.batch_refused(batch, now);
     }
 
-    /// Members of a batch that was not stored, or of which it is not known, go before all others, one by one if they must.
+    /// Members of a batch that was not stored, or of which it is not known, go before all others, one by one if they
+    /// must.
     fn wait_again(&mut self, batch: &Batch, alone: bool) {
         for ticket in batch.members.iter().rev() {
             if let Some(entry) = self.open.get_mut(ticket) {
@@ -302,8 +303,8 @@ impl Ledger {
         }
     }
 
-    /// What went one by one over a connection that is lost has no answer to expect, and keeps no place until its time is
-    /// over. It does not go again: what was sent after it may have been stored.
+    /// What went one by one over a connection that is lost has no answer to expect, and keeps no place until its time
+    /// is over. It does not go again: what was sent after it may have been stored.
     fn give_up_single(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.single == 0 {
             return;

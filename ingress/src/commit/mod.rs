@@ -11,5 +11,5 @@ mod link;
 mod recent;
 mod rule;
 
-pub use committer::{Committer, Submitted};
+pub use committer::{Committer, PendingOutcome};
 pub use ledger::Outcome;

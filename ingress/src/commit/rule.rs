@@ -3,11 +3,11 @@
 //! Where the broker flushes each commit to disk by itself, a publish on its own costs one flush, and an atomic batch as
 //! much as eight to twenty of them however many events it has: nats-server keeps it in a store of its own first, and
 //! flushes that, too. So a few publishes go one by one, enough to keep the broker busy, and only what waits beyond them
-//! becomes a batch. After a batch its publishers come back one after the other, and are waited for while they do, at most
-//! for the time that the batch took: a second batch for those that were missed would take as long.
+//! becomes a batch. After a batch its publishers come back one after the other, and are waited for while they do, at
+//! most for the time that the batch took: a second batch for those that were missed would take as long.
 //!
-//! One repetition makes the broker refuse a whole batch. The batch is halved until the repetition is among few, which go
-//! one by one: a publisher that repeats old events costs its neighbours some batches and not all of them.
+//! One repetition makes the broker refuse a whole batch. The batch is halved until the repetition is among few, which
+//! go one by one: a publisher that repeats old events costs its neighbours some batches and not all of them.
 
 use std::time::{Duration, Instant};
 

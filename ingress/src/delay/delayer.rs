@@ -32,7 +32,7 @@ pub struct Delayer {
     room: Mutex<Room>,
     /// One asks at a time.
     asking: tokio::sync::Mutex<()>,
-    place: trace::Place,
+    place: trace::Destination,
     metrics: Arc<Metrics>,
     timeout: Duration,
 }
@@ -79,7 +79,7 @@ impl Delayer {
     pub fn new(
         client: Client,
         keys: Arc<TopicKey>,
-        place: trace::Place,
+        place: trace::Destination,
         metrics: Arc<Metrics>,
         timeout: Duration,
     ) -> Self {
@@ -158,7 +158,7 @@ impl Delayer {
     }
 
     /// Takes room for a message of this size.
-    async fn take(&self, bytes: u64) -> Result<Taken<'_>, Problem> {
+    async fn take(&self, bytes: u64) -> Result<PendingEvent<'_>, Problem> {
         let take = || self.room().take(Instant::now(), bytes);
         let taken = match take() {
             Err(NoRoom::Stale) => {
@@ -168,7 +168,7 @@ impl Delayer {
             taken => taken,
         };
         match taken {
-            Ok(()) => Ok(Taken { room: &self.room, bytes }),
+            Ok(()) => Ok(PendingEvent { room: &self.room, bytes }),
             Err(NoRoom::NotTaken) => Err(Problem::no_delayed_events()),
             Err(NoRoom::TooLarge(largest)) => Err(Problem::delayed_event_too_large(bytes, largest)),
             Err(NoRoom::Full) => Err(Problem::delayed_events_full()),
@@ -207,12 +207,12 @@ impl Delayer {
 }
 
 /// Room for an event that is under way.
-struct Taken<'a> {
+struct PendingEvent<'a> {
     room: &'a Mutex<Room>,
     bytes: u64,
 }
 
-impl Drop for Taken<'_> {
+impl Drop for PendingEvent<'_> {
     fn drop(&mut self) {
         lock(self.room).done(self.bytes);
     }

@@ -1,5 +1,5 @@
-//! Events that are published later: stored in the stream `later` until the broker says that their time has come, and then
-//! in the stream of events like any other.
+//! Events that are published later: stored in the stream `later` until the broker says that their time has come, and
+//! then in the stream of events like any other.
 //!
 //! ```text
 //! intake ──▶ time ──▶ delayer ──▶ later.delayed.<key> ┈┈ broker's schedule ┈┈▶ due.delayed.<key> ──▶ mover ──▶ commit

@@ -14,8 +14,8 @@ use super::due;
 use crate::intake::Intake;
 use crate::outcome::Failure;
 
-/// Events that a pull brings at most, and bytes of them: one of the largest that any topic can have, with its headers. One
-/// that did not fit would hold up those behind it.
+/// Events that a pull brings at most, and bytes of them: one of the largest that any topic can have, with its headers.
+/// One that did not fit would hold up those behind it.
 const PULL_EVENTS: usize = 256;
 const PULL_BYTES: usize = 9 << 20;
 /// How long a pull stays open, and how much later its end must have come.
@@ -129,8 +129,8 @@ impl Mover {
         ended
     }
 
-    /// Stores one event in the stream of events, and only then lets the broker forget that it was due. It comes again if the
-    /// broker does not hear that, and is recognised by its message id.
+    /// Stores one event in the stream of events, and only then lets the broker forget that it was due. It comes again
+    /// if the broker does not hear that, and is recognised by its message id.
     async fn move_on(&self, message: nats::Message) {
         let Some(reply) = message.reply().map(str::to_owned) else { return };
         let answer = match due::read(&message) {

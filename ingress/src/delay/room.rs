@@ -1,9 +1,9 @@
 //! How much may wait in the stream `later`. Pure.
 //!
 //! The stream drops its oldest messages when it is full, so it must not become full. What it has is asked for, and what
-//! this ingress has stored since is counted. Up to three ingresses (one for each broker) do that at the same time, and none
-//! sees what the others do: each stores at most a sixteenth of the stream beyond what it has seen. So with half of it as the
-//! bound there are never more than eleven sixteenths; the rest is for what the broker writes by itself.
+//! this ingress has stored since is counted. Up to three ingresses (one for each broker) do that at the same time, and
+//! none sees what the others do: each stores at most a sixteenth of the stream beyond what it has seen. So with half of
+//! it as the bound there are never more than eleven sixteenths; the rest is for what the broker writes by itself.
 
 use std::time::Duration;
 

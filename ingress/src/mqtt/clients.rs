@@ -13,7 +13,7 @@ use crate::slots::{End, Seat};
 pub struct Clients(Mutex<HashMap<String, Arc<Seat>>>);
 
 /// A device that is connected, until it is dropped.
-pub struct Known {
+pub struct ConnectedDevice {
     clients: Arc<Clients>,
     name: String,
     seat: Arc<Seat>,
@@ -21,12 +21,12 @@ pub struct Known {
 
 impl Clients {
     /// This device has come; an older connection of it ends (MQTT 5, 3.1.4, step 3; MQTT 3.1.1, MQTT-3.1.4-2).
-    pub fn connect(self: &Arc<Self>, name: String, seat: &Arc<Seat>) -> Known {
+    pub fn connect(self: &Arc<Self>, name: String, seat: &Arc<Seat>) -> ConnectedDevice {
         let older = self.lock().insert(name.clone(), Arc::clone(seat));
         if let Some(older) = older {
             older.end(End::TakenOver);
         }
-        Known { clients: Arc::clone(self), name, seat: Arc::clone(seat) }
+        ConnectedDevice { clients: Arc::clone(self), name, seat: Arc::clone(seat) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Seat>>> {
@@ -35,7 +35,7 @@ impl Clients {
     }
 }
 
-impl Drop for Known {
+impl Drop for ConnectedDevice {
     fn drop(&mut self) {
         let mut clients = self.clients.lock();
         if clients.get(&self.name).is_some_and(|seat| Arc::ptr_eq(seat, &self.seat)) {

@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::clients::{Clients, Known};
+use super::clients::{Clients, ConnectedDevice};
 use super::session::{Arrival, Bounds, Connected, Session, Step};
 use crate::body::Pace;
-use crate::intake::{Intake, Taken};
+use crate::intake::{Intake, PendingEvent};
 use crate::meanwhile::meanwhile;
 use crate::message::Origin;
 use crate::outcome::Stored;
@@ -68,14 +68,14 @@ enum Phase {
 }
 
 /// How it went with a packet.
-type Settled = (Option<u16>, Result<Stored, Problem>);
+type PacketOutcome = (Option<u16>, Result<Stored, Problem>);
 
 /// The slot of the connection; `None`: it has none and is refused.
-type Place<'a> = Option<(&'a Slot, &'a Arc<Clients>)>;
+type OwnSlot<'a> = Option<(&'a Slot, &'a Arc<Clients>)>;
 
 struct Driver<'a> {
     intake: &'a Intake,
-    place: Place<'a>,
+    place: OwnSlot<'a>,
     share: Arc<Share>,
     session: Session,
     room: Room,
@@ -86,7 +86,7 @@ struct Driver<'a> {
     /// How long the client may be silent, and until when.
     silence: Duration,
     deadline: Instant,
-    known: Option<Known>,
+    known: Option<ConnectedDevice>,
 }
 
 impl Protocol for Mqtt {
@@ -104,14 +104,14 @@ impl Protocol for Mqtt {
 }
 
 impl Mqtt {
-    async fn open(&self, stream: TcpStream, session: Session, share: Arc<Share>, place: Place<'_>) {
+    async fn open(&self, stream: TcpStream, session: Session, share: Arc<Share>, place: OwnSlot<'_>) {
         let Some(stream) = tls::handshake(&self.tls, stream, self.intake.limits.handshake).await else { return };
         Driver::new(&self.intake, session, share, place).run(stream).await;
     }
 }
 
 impl<'a> Driver<'a> {
-    fn new(intake: &'a Intake, session: Session, share: Arc<Share>, place: Place<'a>) -> Self {
+    fn new(intake: &'a Intake, session: Session, share: Arc<Share>, place: OwnSlot<'a>) -> Self {
         let silence = intake.limits.handshake;
         Self {
             intake,
@@ -200,7 +200,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn settle(&mut self, (packet_id, outcome): Settled) {
+    fn settle(&mut self, (packet_id, outcome): PacketOutcome) {
         if let Err(problem) = &outcome {
             self.intake.metrics.refused(PROTOCOL, problem);
             tracing::debug!(detail = %problem.detail, "an event over MQTT was not taken");
@@ -263,7 +263,7 @@ impl<'a> Driver<'a> {
 }
 
 /// Waits until the connection is to end. One that is refused ends by itself.
-async fn ending(place: Place<'_>) {
+async fn ending(place: OwnSlot<'_>) {
     match place {
         Some((slot, _)) => slot.ending().await,
         None => std::future::pending().await,
@@ -285,7 +285,7 @@ async fn take<'a>(
     intake: &'a Intake,
     share: &Arc<Share>,
     arrival: Arrival,
-) -> (Option<u16>, Result<Taken<'a>, Problem>) {
+) -> (Option<u16>, Result<PendingEvent<'a>, Problem>) {
     let Arrival { packet_id, event, size } = arrival;
     let taking = async {
         let event = event?;
@@ -297,7 +297,7 @@ async fn take<'a>(
 }
 
 /// Waits for the broker's acknowledgement.
-async fn settled((packet_id, taken): (Option<u16>, Result<Taken<'_>, Problem>)) -> Settled {
+async fn settled((packet_id, taken): (Option<u16>, Result<PendingEvent<'_>, Problem>)) -> PacketOutcome {
     let outcome = match taken {
         Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),

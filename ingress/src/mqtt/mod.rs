@@ -8,9 +8,11 @@
 //! # What is spoken
 //! | | MQTT 5 | MQTT 3.1.1 |
 //! |---|---|---|
-//! | an event | binary or structured mode of the CloudEvents MQTT binding | structured mode: the payload is a CloudEvent in JSON |
+//! | an event | binary or structured mode of the CloudEvents MQTT binding | structured mode: the payload is a
+//! CloudEvent in JSON |
 //! | QoS 1, stored | PUBACK | PUBACK |
-//! | QoS 1, not stored | PUBACK with a reason code and the reason | the connection is closed without PUBACK: the device sends again |
+//! | QoS 1, not stored | PUBACK with a reason code and the reason | the connection is closed without PUBACK: the device
+//! sends again |
 //! | QoS 0 | at most once; what cannot be taken is counted and dropped | the same |
 //! | QoS 2 | DISCONNECT 0x9B (`Maximum QoS` is 1) | the connection is closed |
 //! | retain | DISCONNECT 0x9A (`Retain Available` is 0) | has no effect |

@@ -75,7 +75,7 @@ async fn a_request_with_many_events_asks_the_broker_once() {
     assert!((1..20).contains(&(counting.pings() - before)), "{} PINGs", counting.pings() - before);
 }
 
-/// That the client has written it is not enough: nobody reads it.
+/// That the client has written it is not enough: no one reads it.
 #[tokio::test]
 async fn what_a_frozen_broker_has_not_taken_in_is_503_in_time() {
     let broker = TestBroker::start_direct().await;

@@ -100,7 +100,8 @@ async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
     assert!(events(&broker).await.len() > accepted, "all that was accepted is there");
 }
 
-/// nats-server recognises the events of a batch that it could not write, and calls them duplicates when they come again.
+/// nats-server recognises the events of a batch that it could not write, and calls them duplicates when they come
+/// again.
 #[tokio::test]
 async fn a_batch_that_the_disk_had_no_room_for_is_never_acknowledged() {
     let Some(disk) = SmallDisk::mount(24) else {

@@ -67,7 +67,7 @@ async fn many_at_once_are_stored_and_acknowledged_in_order() {
     let broker = TestBroker::start().await;
     let ingress = start_with(&broker, Limits { publishes_per_connection: 8, ..limits() }).await;
     ingress.until_ready().await;
-    // Far more than the receive maximum: nobody is told off, it only takes its time.
+    // Far more than the receive maximum: no one is told off, it only takes its time.
     let mut device = Device::v3(&ingress).await;
     for id in 1..=COUNT {
         device.send(event_v3(id, &event(&id.to_string()))).await;

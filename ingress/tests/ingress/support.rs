@@ -44,7 +44,7 @@ pub struct Running {
 pub struct Frozen(u32);
 
 impl Frozen {
-    /// Stops all of its threads: they may go on for a moment after the signal.
+    /// Stops all of its threads: they may continue for a moment after the signal.
     pub async fn new(pid: u32) -> Self {
         let frozen = Self(pid);
         frozen.signal("-STOP");
@@ -233,7 +233,7 @@ impl Running {
     }
 }
 
-/// The status of a page of an admin listener; `None` if nobody listens.
+/// The status of a page of an admin listener; `None` if no one listens.
 pub async fn admin_status(port: u16, page: &str) -> Option<StatusCode> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let request = Request::get(page).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();

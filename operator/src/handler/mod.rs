@@ -103,7 +103,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     let settings = Settings::of(&handler.spec)?;
     let topic = match &observed.topic {
         Ok(topic) => topic,
-        // What runs goes on: delivering does not need the operator.
+        // What runs continues: delivering does not need the operator.
         Err(not_yet) => {
             status::write_waiting(context, handler, owner, &observed, not_yet).await?;
             return Ok(Action::requeue(RESYNC));
@@ -185,7 +185,8 @@ async fn dead_letters(
     Ok(DeadLetters { redrive, kept })
 }
 
-/// When the oldest event was stored that the handler has not acknowledged. It is only shown, so no error stops anything.
+/// When the oldest event was stored that the handler has not acknowledged. It is only shown, so no error stops
+/// anything.
 async fn oldest(
     context: &Context,
     owner: &Owner,

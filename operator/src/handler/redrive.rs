@@ -1,10 +1,10 @@
 //! Gives dead letters to their handler again.
 //!
-//! In steps of about a second, so that a redrive of any length holds nobody up and its progress is seen; where it is
-//! is kept in the status alone, so that another operator goes on from there. A letter becomes an event on a subject
-//! that only this handler's consumers read; the broker confirms it before the letter is removed. A crash between
-//! the two publishes it again, which the broker recognises by its message id. What the broker will never take stays a
-//! letter, which the status and an Event tell, and the next one is looked at.
+//! In steps of about a second, so that a redrive of any length holds no one up and its progress is seen; where it is
+//! is kept in the status alone, so that another operator continues from there. A dead letter becomes an event on a
+//! subject that only this handler's consumers read; the broker confirms it before the dead letter is removed. A crash
+//! between the two publishes it again, which the broker recognises by its message id. What the broker will never take
+//! stays a letter, which the status and an Event tell, and the next one is looked at.
 
 mod pace;
 mod refusal;
@@ -41,7 +41,7 @@ struct Selection {
 pub struct Progress {
     /// For the status.
     pub status: RedriveStatus,
-    /// When to go on; `None`: there is nothing left to do, or a change of something else comes first.
+    /// When to continue; `None`: there is nothing left to do, or a change of something else comes first.
     pub again: Option<Duration>,
     /// What the broker refused for ever in this step, in words.
     pub refused: Option<String>,
@@ -149,7 +149,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Redrives until the end, and as long as one copy may have to wait (a second at most): else a redrive of one event
-    /// a second would never get to its first. When to go on, if there is more to do.
+    /// a second would never get to its first. When to continue, if there is more to do.
     async fn until(&mut self, status: &mut RedriveStatus, end: Instant) -> Result<Option<Duration>, Error> {
         loop {
             let enough = self.wanted.count.is_some_and(|count| status.redriven >= count);
@@ -188,7 +188,7 @@ impl Run<'_> {
         Ok(true)
     }
 
-    /// The event's own headers: what the sidecar and the broker wrote into the letter is left out.
+    /// The event's own headers: what the sidecar and the broker wrote into the dead letter is left out.
     fn headers_of(&self, letter: Headers<'_>, sequence: u64) -> Result<HeaderBlock, InvalidHeader> {
         let mut headers = HeaderBlock::new();
         for (name, value) in letter.iter() {
@@ -202,7 +202,7 @@ impl Run<'_> {
         Ok(headers)
     }
 
-    /// Publishes a copy, and removes the letter once the broker has confirmed that.
+    /// Publishes a copy, and removes the dead letter once the broker has confirmed that.
     async fn give(
         &mut self,
         letter: &StoredMessage,

@@ -1,8 +1,8 @@
 //! Whether the handler's pods are as the specification wants them (pure).
 //!
 //! `PodsReady` is about the *current* template: while pods of an older one are there, or the new ones cannot start, it
-//! is False, whatever still serves. It is not a count: between two numbers of pods of the current template, with one that
-//! is ready, events are delivered, and the condition stays True.
+//! is False, whatever still serves. It is not a count: between two numbers of pods of the current template, with one
+//! that is ready, events are delivered, and the condition stays True.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 use k8s_openapi::api::core::v1::Pod;

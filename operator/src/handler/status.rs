@@ -93,7 +93,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let exposed = exposed(availability.as_ref());
     let available = available(availability);
     let delivering = delivering::finding(deliveries.as_ref(), &status.conditions, handler.metadata.generation);
-    // What nobody knows yet is no reason not to be ready.
+    // What no one knows yet is no reason not to be ready.
     let (unknown, known): (Vec<_>, Vec<_>) =
         [available, delivering].into_iter().partition(|part| part.status == Status::Unknown);
     parts.extend(known);

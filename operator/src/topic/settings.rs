@@ -17,8 +17,8 @@ const HEADER_ROOM: u64 = 256 << 10;
 /// Share of the volume that the broker counts as its store. Its streams are promised less than that: a store that is
 /// promised more than it has takes no change of a stream any more, not even a smaller one.
 const FILE_STORE_PERCENT: u64 = 95;
-/// Share of the volume that is promised to streams, each of which has its bound: the rest is for accounts, consumers and
-/// the file system, and a disk that is quite full stops a stream for good.
+/// Share of the volume that is promised to streams, each of which has its bound: the rest is for accounts, consumers
+/// and the file system, and a disk that is quite full stops a stream for good.
 const PROMISED_PERCENT: u64 = 90;
 /// Share of the volume that events have, where retention.maxSize does not say.
 const EVENTS_PERCENT: u64 = 80;
@@ -29,8 +29,8 @@ const MAX_EVENTS_PERCENT: u64 = 85;
 const DEAD_LETTERS_PERCENT: u64 = 40;
 const RETRIES_PERCENT: u64 = 40;
 const ATTEMPTS_PERCENT: u64 = 20;
-/// Share of events that wait for their time in what the events leave, where a topic takes such events; the others divide
-/// the rest.
+/// Share of events that wait for their time in what the events leave, where a topic takes such events; the others
+/// divide the rest.
 const LATER_PERCENT: u64 = 25;
 /// The broker keeps events at least so long, and recognises repetitions at least so long.
 const MIN_DURATION: Duration = Duration::from_secs(1);

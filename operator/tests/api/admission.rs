@@ -178,7 +178,7 @@ async fn without_an_answer_the_api_server_goes_on() {
     let webhook = Webhook::start("unjudged").await;
     webhook.refuses().await;
     webhook._serving.abort();
-    eventually("nobody refuses", async || webhook.says(json!({"filter": {"expression": WRONG}})).await.ok()).await;
+    eventually("no one refuses", async || webhook.says(json!({"filter": {"expression": WRONG}})).await.ok()).await;
 }
 
 /// As when two operator pods start at once, and when somebody damages what they share.
@@ -207,7 +207,7 @@ async fn pods_share_a_certificate_and_make_it_again() {
     assert_eq!(webhook.bundle().await, authority().await);
 }
 
-/// Each half is good, but they do not belong together: nobody can serve with them.
+/// Each half is good, but they do not belong together: no one can serve with them.
 #[tokio::test]
 async fn a_pair_that_does_not_belong_together_is_made_again() {
     let webhook = Webhook::start("mismatched").await;

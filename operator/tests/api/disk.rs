@@ -21,7 +21,8 @@ const POD: &str = "orders-broker-0";
 /// Shorter than in a cluster, and longer than any of the waits between two looks.
 const MIN_AGE: Duration = Duration::from_secs(6);
 
-/// What the ingress of a pod says whose broker does not answer its publishers, and how many bytes of a hundred are free.
+/// What the ingress of a pod says whose broker does not answer its publishers, and how many bytes of a hundred are
+/// free.
 fn report(broker: &TestBroker, free: watch::Receiver<u64>) -> AbortOnDropHandle<()> {
     let client = broker.operator();
     AbortOnDropHandle::new(tokio::spawn(async move {

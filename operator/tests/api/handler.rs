@@ -1,4 +1,4 @@
-//! An EventHandler without its topic: it waits, says so, and goes on by itself.
+//! An EventHandler without its topic: it waits, says so, and continues by itself.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -57,7 +57,7 @@ async fn a_waiting_handler_can_be_deleted() {
     eventually("the handler is gone", async || api.get_opt("billing").await.ok()?.is_none().then_some(())).await;
 }
 
-/// A filter that is no CEL stops the handler in words, and a right one lets it go on.
+/// A filter that is no CEL stops the handler in words, and a right one lets it continue.
 #[tokio::test]
 async fn an_expression_that_does_not_compile_is_refused_until_it_is_mended() {
     let _turn = turn().await;

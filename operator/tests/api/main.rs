@@ -1,5 +1,5 @@
 //! The operator against a real kube-apiserver and etcd: no kubelet, no controllers, so what the operator
-//! writes stays as it wrote it, and nobody else's work hides a mistake.
+//! writes stays as it wrote it, and no one else's work hides a mistake.
 //!
 //! `ETCD` and `KUBE_APISERVER` name the programs (`make test` sets them). One API server serves all tests;
 //! each test has a namespace, and only one at a time runs an operator, because an operator sees them all.

@@ -50,7 +50,7 @@ async fn a_foreign_object_of_that_name_is_left_alone() {
     assert!(note.contains("Service orders-broker"), "{note}");
     let after: Service = space.api().get("orders-broker").await.unwrap();
     assert_eq!(after.resource_version(), foreign.resource_version());
-    // Made room for, and the topic touched: it goes on.
+    // Made room for, and the topic touched: it continues.
     space.api::<Service>().delete("orders-broker", &DeleteParams::default()).await.unwrap();
     space.merge::<EventTopic>("orders", json!({"spec": {"retention": {"maxAge": "1h"}}})).await;
     let topic = until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;

@@ -1,9 +1,9 @@
 //! One lane of this process: its owner, its inboxes, the watch over it.
 
 use crate::event::{Id, Lane, Moment};
-use crate::exchange::{Action, Close, Heard, Input, Trouble};
-use crate::lane::owner::{LINGER, Owner};
-use crate::lane::terms::Terms;
+use crate::exchange::{Action, Close, InboxReport, Input, Trouble};
+use crate::lane::owner::{LEAVE_GRACE, Owner};
+use crate::lane::timing::LaneTiming;
 use crate::memory::Memory;
 use crate::watchdog::Watchdog;
 
@@ -37,7 +37,7 @@ pub struct One {
 
 impl One {
     /// Takes up a lane, of which this was settled here before.
-    pub fn new(now: Moment, lane: Lane, terms: Terms, memory: Memory) -> Self {
+    pub fn new(now: Moment, lane: Lane, terms: LaneTiming, memory: Memory) -> Self {
         Self {
             lane,
             watchdog: Watchdog::new(terms.ack_wait, now),
@@ -89,20 +89,20 @@ impl One {
     /// Takes in what happened.
     pub fn input(&mut self, now: Moment, input: Input) {
         match &input {
-            Input::Arrived(arrived) => {
+            Input::Arrival(arrived) => {
                 self.trouble = None;
                 if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.number == arrived.inbox) {
                     inbox.left = inbox.left.saturating_sub(1);
                 }
             }
-            Input::Inbox(_, _, Heard::Alive | Heard::Lost(Trouble::Ending)) => {}
-            Input::Inbox(_, number, Heard::Closed) => self.inboxes.retain(|inbox| inbox.number != *number),
+            Input::Inbox(_, _, InboxReport::Alive | InboxReport::Lost(Trouble::Ending)) => {}
+            Input::Inbox(_, number, InboxReport::Closed) => self.inboxes.retain(|inbox| inbox.number != *number),
             Input::Inbox(_, number, heard) => {
                 if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.number == *number) {
                     inbox.left = 0;
                 }
                 self.trouble = match heard {
-                    Heard::Lost(trouble) if !trouble.is_ordinary() => Some(trouble.clone()),
+                    InboxReport::Lost(trouble) if !trouble.is_ordinary() => Some(trouble.clone()),
                     _ => None,
                 };
             }
@@ -141,7 +141,7 @@ impl One {
         let over = self.inboxes.extract_if(.., |inbox| inbox.left == 0 || inbox.over <= now);
         out.extend(over.map(|inbox| Action::Close(lane, inbox.number, Close::AtOnce)));
         if self.gone_at.is_none() && self.owner.has_left() {
-            self.gone_at = Some(now + LINGER);
+            self.gone_at = Some(now + LEAVE_GRACE);
         }
     }
 

@@ -2,10 +2,11 @@
 //!
 //! It goes up where events may be with somebody else (a new pin, a new connection) or lost on their way (a gap, a
 //! lapsed lease). It comes down when the broker says that the pin is ours, that it waits for exactly as many events
-//! as are in hand, and that nothing was delivered after the last that came here. Each event in hand has a live lease, so the broker waits for it; so
-//! there is no other that it waits for. An answer counts only if nothing changed since it was asked for.
+//! as are in flight, and that nothing was delivered after the last that came here. Each event in flight has a live
+//! lease, so the broker waits for it; so there is no other that it waits for. An answer counts only if nothing changed
+//! since it was asked for.
 
-use super::terms::Terms;
+use super::timing::LaneTiming;
 use crate::event::Moment;
 
 /// A barrier that is up.
@@ -14,12 +15,12 @@ pub struct Barrier {
     since: Moment,
     next: Moment,
     repeated: u32,
-    asked: Option<Asked>,
+    asked: Option<OpenQuestion>,
 }
 
 /// Whether the answer that is under way still counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Asked {
+enum OpenQuestion {
     Unchanged,
     Changed,
 }
@@ -30,10 +31,10 @@ impl Barrier {
         Self { since: now, next: now, repeated: 0, asked: None }
     }
 
-    /// What is in hand changed.
-    pub fn changed(&mut self, terms: &Terms, now: Moment) {
+    /// What is in flight changed.
+    pub fn changed(&mut self, terms: &LaneTiming, now: Moment) {
         if self.asked.is_some() {
-            self.asked = Some(Asked::Changed);
+            self.asked = Some(OpenQuestion::Changed);
         }
         self.repeated = 0;
         self.next = self.next.min(now + terms.pause);
@@ -43,20 +44,20 @@ impl Barrier {
     pub fn ask(&mut self, now: Moment) -> bool {
         let due = self.asked.is_none() && self.next <= now;
         if due {
-            self.asked = Some(Asked::Unchanged);
+            self.asked = Some(OpenQuestion::Unchanged);
         }
         due
     }
 
     /// The answer came, or will not come. Whether it counts.
-    pub fn answered(&mut self, terms: &Terms, now: Moment) -> bool {
+    pub fn answered(&mut self, terms: &LaneTiming, now: Moment) -> bool {
         self.next = now + terms.pause(self.repeated);
         self.repeated = self.repeated.saturating_add(1);
-        self.asked.take() == Some(Asked::Unchanged)
+        self.asked.take() == Some(OpenQuestion::Unchanged)
     }
 
-    /// Whether it is up for so long that something in hand is not what the broker waits for; the time starts anew.
-    pub fn is_stuck(&mut self, terms: &Terms, now: Moment) -> bool {
+    /// Whether it is up for so long that something in flight is not what the broker waits for; the time starts again.
+    pub fn is_stuck(&mut self, terms: &LaneTiming, now: Moment) -> bool {
         let stuck = now >= self.since + 2 * terms.ack_wait;
         if stuck {
             self.since = now;
@@ -65,7 +66,7 @@ impl Barrier {
     }
 
     /// When there is something to do for it.
-    pub fn wake_at(&self, terms: &Terms) -> Moment {
+    pub fn wake_at(&self, terms: &LaneTiming) -> Moment {
         let stuck = self.since + 2 * terms.ack_wait;
         if self.asked.is_none() { self.next.min(stuck) } else { stuck }
     }

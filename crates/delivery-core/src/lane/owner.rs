@@ -11,25 +11,25 @@ mod settling;
 
 use self::reclaiming::Claim;
 use super::barrier::Barrier;
-use super::hand::{Hand, Stage};
+use super::in_flight::{InFlight, Stage};
 use super::parked::{Front, Parked};
-use super::pulls::{Pulls, Served};
-use super::terms::Terms;
+use super::pulls::{ArrivalPin, Pulls};
+use super::timing::LaneTiming;
 use crate::event::{Disposition, Id, Key, Lane, Moment, millis};
-use crate::exchange::{Action, Arrived, Heard, Input, Kind, Pull, State, Trouble};
+use crate::exchange::{Action, Arrival, InboxReport, Input, Kind, Pull, State, Trouble};
 use crate::memory::Memory;
 
 /// An event that could not be tried waits at least this long.
 const SHORTEST_WAIT: Moment = 50;
 /// How long a lane that was left still gives back what was on its way.
-pub const LINGER: Moment = 200;
+pub const LEAVE_GRACE: Moment = 200;
 
 /// A lane, as one of its owners sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     lane: Lane,
-    terms: Terms,
-    hand: Hand,
+    terms: LaneTiming,
+    hand: InFlight,
     pulls: Pulls,
     parked: Parked,
     /// Whether a parked event started last.
@@ -37,7 +37,7 @@ pub struct Owner {
     /// Whether there is memory for more parked events.
     has_room: bool,
     barrier: Option<Barrier>,
-    /// Whether the broker said last that it waits for more than is in hand.
+    /// Whether the broker said last that it waits for more than is in flight.
     lacks: bool,
     /// The consumer's number of the last delivery under our pin.
     last: Option<u64>,
@@ -60,16 +60,16 @@ enum Leaving {
 
 impl Owner {
     /// One of this lane, that has nothing yet and knows of nothing that was settled.
-    pub fn new(lane: Lane, terms: Terms) -> Self {
+    pub fn new(lane: Lane, terms: LaneTiming) -> Self {
         Self::with_memory(lane, terms, Memory::new(0))
     }
 
     /// One that knows what was settled when the lane was here before.
-    pub(crate) fn with_memory(lane: Lane, terms: Terms, memory: Memory) -> Self {
+    pub(crate) fn with_memory(lane: Lane, terms: LaneTiming, memory: Memory) -> Self {
         Self {
             lane,
             terms,
-            hand: Hand::default(),
+            hand: InFlight::default(),
             pulls: Pulls::default(),
             parked: Parked::default(),
             parked_turn: false,
@@ -90,12 +90,12 @@ impl Owner {
     pub fn input(&mut self, now: Moment, input: Input) {
         self.lapse(now);
         match input {
-            Input::Arrived(arrived) => self.arrived(now, &arrived),
+            Input::Arrival(arrived) => self.arrived(now, &arrived),
             Input::Inbox(_, number, heard) => match heard {
-                Heard::Alive => {}
-                Heard::Ended(_) | Heard::Closed => self.pulls.ended(number),
-                Heard::Lost(trouble) => self.refused(now, number, &trouble),
-                Heard::WrongPin => self.wrong_pin(now, number),
+                InboxReport::Alive => {}
+                InboxReport::Ended(_) | InboxReport::Closed => self.pulls.ended(number),
+                InboxReport::Lost(trouble) => self.refused(now, number, &trouble),
+                InboxReport::WrongPin => self.wrong_pin(now, number),
             },
             Input::Attempted(id, Some(disposition)) => self.attempted(now, id, disposition),
             Input::Acknowledged(id, confirmed) => self.acknowledged(now, id, confirmed),
@@ -211,7 +211,7 @@ impl Owner {
         [hand, parked, pulls, barrier, self.claim.ends_at(now)].into_iter().flatten().min()
     }
 
-    /// Whether it has left and nothing is in hand.
+    /// Whether it has left and nothing is in flight.
     pub fn has_left(&self) -> bool {
         self.leaving == Leaving::Unpinned && self.hand.is_empty()
     }
@@ -231,12 +231,12 @@ impl Owner {
         self.last.is_none() || self.is_leaving() || self.barrier.is_some() || self.hand.has_plans(now)
     }
 
-    /// Events that are here: in hand, and parked ones that were read.
+    /// Events that are here: in flight, and parked ones that were read.
     pub fn in_hand(&self) -> usize {
         self.hand.len() + self.parked.here()
     }
 
-    /// Whether this event is in hand under a live lease.
+    /// Whether this event is in flight under a live lease.
     pub fn has_lease(&self, now: Moment, sequence: u64) -> bool {
         self.hand.until(sequence).is_some_and(|until| now < until)
     }
@@ -252,8 +252,8 @@ impl Owner {
         self.copies.age(now, pulls);
     }
 
-    /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before it has said that it waits
-    /// for what is in hand. What it said before that does not count.
+    /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before
+    /// it has said that it waits for what is in flight. What it said before that does not count.
     pub fn reconnected(&mut self, now: Moment) {
         self.pulls.disconnected();
         for memory in [&mut self.memory, &mut self.copies] {
@@ -265,18 +265,18 @@ impl Owner {
         self.changed(now);
     }
 
-    fn arrived(&mut self, now: Moment, arrived: &Arrived) {
-        let Arrived { id, inbox, ref pin, .. } = *arrived;
+    fn arrived(&mut self, now: Moment, arrived: &Arrival) {
+        let Arrival { id, inbox, ref pin, .. } = *arrived;
         let known = self.hand.has(id.sequence);
         let (sent, ours) = match self.pulls.served(inbox, pin) {
-            Served::Ours(sent) => (Some(sent), true),
-            Served::Anew(sent) => {
+            ArrivalPin::Ours(sent) => (Some(sent), true),
+            ArrivalPin::New(sent) => {
                 self.last = None;
                 self.claim.begin();
                 self.doubt(now);
                 (Some(sent), true)
             }
-            Served::Late(sent) => (sent, false),
+            ArrivalPin::Late(sent) => (sent, false),
         };
         let until = sent.map_or(0, |sent| self.terms.lease(sent));
         if !ours || (self.leaving != Leaving::No && !known) {
@@ -354,7 +354,8 @@ impl Owner {
             return;
         }
         if state.pin.as_ref() != self.pulls.pin() {
-            // A broker that has started again knows of no pin, and says so to a pull only when it has something to send.
+            // A broker that has started again knows of no pin, and says so to a pull only when it has something to
+            // send.
             if self.pulls.leave() {
                 self.lost_pin(now);
             }

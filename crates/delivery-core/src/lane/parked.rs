@@ -2,15 +2,15 @@
 //! Pure.
 //!
 //! The events behind a head that fails are copied to the shelf and leave the window. When the head is settled it stays
-//! in hand as the *marker* of its key: its lease is what the parked events run under, one after the other, and a new
+//! in flight as the *marker* of its key: its lease is what the parked events run under, one after the other, and a new
 //! owner has it before it starts anything. A key is written to and read one at a time, so that "nothing is parked" is
 //! true when it is heard.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use super::hand::Stage;
-use super::terms::Terms;
+use super::in_flight::Stage;
+use super::timing::LaneTiming;
 use crate::event::{Id, Key, Moment};
 
 /// So many keys of a lane are read at a time: what is read takes memory.
@@ -25,7 +25,7 @@ pub enum Front {
     Unread,
     /// The shelf is asked.
     Reading,
-    /// It is here. Settled means that it is to be removed from the shelf.
+    /// It is here. Outcome means that it is to be removed from the shelf.
     Here(Id, Stage),
 }
 
@@ -35,7 +35,7 @@ pub enum Mark {
     /// It is not.
     Missing,
     /// It is being written.
-    Asked,
+    OpenQuestion,
     /// It is.
     OnRecord,
 }
@@ -43,7 +43,7 @@ pub enum Mark {
 /// What waits on the shelf for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Line {
-    /// The sequence of the key's head, or marker, which is in hand.
+    /// The sequence of the key's head, or marker, which is in flight.
     pub head: u64,
     /// The head's record.
     pub mark: Mark,
@@ -104,8 +104,8 @@ impl Parked {
     }
 
     /// The keys whose first event is to be read now, each in its turn; they are taken for being read. Without room in
-    /// memory one at a time. `is_free`: whether nothing of the key is on its way to the shelf. With each: whether a former
-    /// owner may have begun an attempt.
+    /// memory one at a time. `is_free`: whether nothing of the key is on its way to the shelf. With each: whether a
+    /// former owner may have begun an attempt.
     pub fn read(&mut self, has_room: bool, is_free: impl Fn(Key) -> bool) -> Vec<(Key, bool)> {
         let is_reading = |line: &&Line| line.front == Front::Reading;
         let reading = self.lines.values().filter(is_reading).count();
@@ -151,7 +151,7 @@ impl Parked {
         self.lines.remove(&key);
     }
 
-    /// Lets go of the lines whose head is not in hand any more, and returns what is here of them.
+    /// Lets go of the lines whose head is not in flight any more, and returns what is here of them.
     pub fn let_go(&mut self, is_in_hand: impl Fn(u64) -> bool) -> Vec<Id> {
         let gone = self.lines.extract_if(.., |_, line| !is_in_hand(line.head));
         gone.filter_map(|(_, line)| line.here()).collect()
@@ -168,7 +168,7 @@ impl Parked {
     }
 
     /// The shelf has no room, or is not there: no copies for a while.
-    pub fn refused(&mut self, terms: &Terms, now: Moment) {
+    pub fn refused(&mut self, terms: &LaneTiming, now: Moment) {
         self.not_before = now + terms.pause(self.refused);
         self.refused = self.refused.saturating_add(1);
     }
@@ -184,7 +184,7 @@ impl Parked {
     }
 
     /// A parked event that may start: on record is its head, and it waits no longer. `is_in_hand`: whether the event of
-    /// this sequence is still in hand, too, so that the broker would deliver it again.
+    /// this sequence is still in flight, too, so that the broker would deliver it again.
     pub fn next(&self, now: Moment, is_in_hand: impl Fn(u64) -> bool) -> Option<Key> {
         let may_start = |line: &Line| match line.front {
             Front::Here(id, Stage::Waiting(from)) => {

@@ -1,6 +1,6 @@
 //! The open pulls of a lane, and the pin under which they are served. Pure.
 
-use super::terms::Terms;
+use super::timing::LaneTiming;
 use crate::event::Moment;
 use crate::exchange::Pin;
 
@@ -27,11 +27,11 @@ pub struct Pulls {
 
 /// What an arriving event says about the pin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Served {
+pub enum ArrivalPin {
     /// It came under our pin, by a pull that was sent at this moment.
     Ours(Moment),
     /// So it did, and the pin is new.
-    Anew(Moment),
+    New(Moment),
     /// It came under a pin that is not ours (any more), or by a pull that was over: when that was sent, if it is
     /// still known.
     Late(Option<Moment>),
@@ -39,8 +39,8 @@ pub enum Served {
 
 impl Pulls {
     /// An event came by this pull, under this pin.
-    pub fn served(&mut self, number: u64, pin: &Pin) -> Served {
-        let Some(pull) = self.open.iter_mut().find(|pull| pull.number == number) else { return Served::Late(None) };
+    pub fn served(&mut self, number: u64, pin: &Pin) -> ArrivalPin {
+        let Some(pull) = self.open.iter_mut().find(|pull| pull.number == number) else { return ArrivalPin::Late(None) };
         let sent = pull.sent;
         pull.left = pull.left.saturating_sub(1);
         let first = pull.pin.is_none();
@@ -48,13 +48,13 @@ impl Pulls {
         self.open.retain(|pull| pull.left > 0);
         self.refused = 0;
         if !fits || (!first && self.pin.as_ref() != Some(pin)) {
-            return Served::Late(Some(sent));
+            return ArrivalPin::Late(Some(sent));
         }
         if self.pin.as_ref() == Some(pin) {
-            return Served::Ours(sent);
+            return ArrivalPin::Ours(sent);
         }
         self.pin = Some(pin.clone());
-        Served::Anew(sent)
+        ArrivalPin::New(sent)
     }
 
     /// The broker ended this pull in good order.
@@ -63,7 +63,7 @@ impl Pulls {
     }
 
     /// The broker cannot serve it at the moment.
-    pub fn refused(&mut self, number: u64, terms: &Terms, now: Moment) {
+    pub fn refused(&mut self, number: u64, terms: &LaneTiming, now: Moment) {
         self.ended(number);
         self.not_before = self.not_before.max(now + terms.pause(self.refused));
         self.refused = self.refused.saturating_add(1);
@@ -104,7 +104,7 @@ impl Pulls {
     /// The pull of so many events to send now, if any: its number and its pin.
     ///
     /// With a pin, there is always one that is young; without, one that waits for it. `is_full`: no more than that.
-    pub fn due(&mut self, terms: &Terms, now: Moment, batch: u32, is_full: bool) -> Option<(u64, Option<Pin>)> {
+    pub fn due(&mut self, terms: &LaneTiming, now: Moment, batch: u32, is_full: bool) -> Option<(u64, Option<Pin>)> {
         // One whose end the broker did not tell; what it brought would have no lease any more.
         self.open.retain(|pull| now < pull.sent + terms.ack_wait.max(terms.pull_expires));
         let alive = |pull: &&Pull| !pull.is_lost && pull.pin == self.pin && now < pull.sent + terms.pull_expires;
@@ -121,7 +121,7 @@ impl Pulls {
     }
 
     /// When the next pull is due.
-    pub fn wake_at(&self, terms: &Terms, now: Moment) -> Moment {
+    pub fn wake_at(&self, terms: &LaneTiming, now: Moment) -> Moment {
         let ours = self.open.iter().filter(|pull| !pull.is_lost && pull.pin == self.pin).map(|pull| pull.sent).max();
         let after = if self.pin.is_some() { terms.pull_every } else { terms.pull_expires };
         ours.map_or(now, |sent| sent + after).max(self.not_before)
@@ -134,8 +134,8 @@ mod tests {
 
     use super::*;
 
-    fn terms() -> Terms {
-        Terms { pull_every: 10, pull_expires: 20, ..Terms::of(Duration::from_millis(100)) }
+    fn terms() -> LaneTiming {
+        LaneTiming { pull_every: 10, pull_expires: 20, ..LaneTiming::of(Duration::from_millis(100)) }
     }
 
     #[test]
@@ -144,13 +144,13 @@ mod tests {
         assert_eq!(pulls.due(&terms, 0, 4, false), Some((1, None)));
         assert_eq!(pulls.due(&terms, 19, 4, false), None, "without a pin one is enough");
         assert_eq!(pulls.due(&terms, 20, 4, false), Some((2, None)), "it is over");
-        assert_eq!(pulls.served(2, &pin), Served::Anew(20));
-        assert_eq!(pulls.served(2, &pin), Served::Ours(20));
+        assert_eq!(pulls.served(2, &pin), ArrivalPin::New(20));
+        assert_eq!(pulls.served(2, &pin), ArrivalPin::Ours(20));
         assert_eq!(pulls.due(&terms, 21, 4, true), None, "no room for more");
         assert_eq!(pulls.due(&terms, 21, 4, false), Some((3, Some(pin.clone()))), "half of it is used up");
         assert_eq!(pulls.due(&terms, 30, 4, false), None);
         assert_eq!(pulls.due(&terms, 31, 4, false), Some((4, Some(pin.clone()))), "the youngest is old");
-        assert_eq!(pulls.served(9, &pin), Served::Late(None));
+        assert_eq!(pulls.served(9, &pin), ArrivalPin::Late(None));
     }
 
     #[test]
@@ -161,22 +161,22 @@ mod tests {
         pulls.due(&terms, 10, 4, false);
         assert!(pulls.wrong_pin(2));
         assert!(!pulls.wrong_pin(1));
-        assert_eq!(pulls.served(1, &pin), Served::Late(None), "what was on its way");
+        assert_eq!(pulls.served(1, &pin), ArrivalPin::Late(None), "what was on its way");
         assert_eq!(pulls.due(&terms, 11, 4, false), Some((3, None)));
-        assert_eq!(pulls.served(3, &"b".into()), Served::Anew(11));
+        assert_eq!(pulls.served(3, &"b".into()), ArrivalPin::New(11));
     }
 
     #[test]
     fn what_came_before_a_connection_was_lost_is_taken_in() {
         let (mut pulls, terms, pin) = (Pulls::default(), terms(), Pin::from("a"));
         pulls.due(&terms, 0, 4, false);
-        assert_eq!(pulls.served(1, &pin), Served::Anew(0));
+        assert_eq!(pulls.served(1, &pin), ArrivalPin::New(0));
         pulls.disconnected();
         assert_eq!(pulls.wake_at(&terms, 1), 1);
         assert_eq!(pulls.due(&terms, 1, 4, false), Some((2, Some(pin.clone()))));
-        assert_eq!(pulls.served(1, &pin), Served::Ours(0));
+        assert_eq!(pulls.served(1, &pin), ArrivalPin::Ours(0));
         pulls.ended(1);
-        assert_eq!(pulls.served(1, &pin), Served::Late(None));
+        assert_eq!(pulls.served(1, &pin), ArrivalPin::Late(None));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One inbox and the requests that reply to it.
+//! Delivery inbox and the requests that reply to it.
 
 use crate::event::{Lane, Moment};
 use crate::exchange::{Action, Close, Kind, Pull};
@@ -9,13 +9,13 @@ const CLOSE_LIMIT: Moment = 1000;
 const GRACE: Moment = 500;
 
 /// How long a request stays open, and how often the broker says that it is, in milliseconds.
-struct Terms {
+struct PullOptions {
     expires: Moment,
     heartbeat: Moment,
 }
 
-const FIRST: Terms = Terms { expires: 2000, heartbeat: 250 };
-const LATER: Terms = Terms { expires: 25_000, heartbeat: 5000 };
+const FIRST_PULL: PullOptions = PullOptions { expires: 2000, heartbeat: 250 };
+const LONG_PULL: PullOptions = PullOptions { expires: 25_000, heartbeat: 5000 };
 
 /// A session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,16 +38,16 @@ impl Session {
     /// Opens one of this source, with a first request.
     pub fn open(lane: Lane, number: u64, epoch: u64, now: Moment, batch: usize) -> (Self, Pull) {
         let mut session = Self { lane, number, epoch, outstanding: 0, heard: now, patience: 0, closed_by: None };
-        let pull = session.ask(now, batch, &FIRST);
+        let pull = session.ask(now, batch, &FIRST_PULL);
         (session, pull)
     }
 
     /// Asks for more.
     pub fn request(&mut self, now: Moment, batch: usize) -> Pull {
-        self.ask(now, batch, &LATER)
+        self.ask(now, batch, &LONG_PULL)
     }
 
-    fn ask(&mut self, now: Moment, batch: usize, terms: &Terms) -> Pull {
+    fn ask(&mut self, now: Moment, batch: usize, terms: &PullOptions) -> Pull {
         if self.outstanding == 0 {
             // Silence counts from here: without an open request nothing is owed to us.
             self.heard = now;
@@ -58,7 +58,7 @@ impl Session {
         Pull { lane: self.lane, inbox: self.number, batch, expires: terms.expires, kind }
     }
 
-    /// One of them came.
+    /// Delivery of them came.
     pub fn arrived(&mut self, now: Moment) {
         self.heard = now;
         self.outstanding = self.outstanding.saturating_sub(1);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::held::Held;
+use super::in_flight::InFlight;
 use super::session::Session;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
-use crate::exchange::{Action, Arrived, Close, Demand, Handler, Heard, Trouble};
+use crate::exchange::{Action, Arrival, Close, Demand, Handler, InboxReport, Trouble};
 use crate::memory::Memory;
 use crate::window;
 
@@ -20,7 +20,7 @@ pub struct Source {
     lane: Lane,
     /// Events that may be here or asked for.
     slots: usize,
-    pub held: Held,
+    pub held: InFlight,
     memory: Memory,
     /// What was here when the connection was lost: a broker that has forgotten whom it lent it may lend it again.
     twice: BTreeSet<u64>,
@@ -49,7 +49,7 @@ impl Source {
         Self {
             lane,
             slots,
-            held: Held::new(renew_every),
+            held: InFlight::new(renew_every),
             memory: Memory::new(0),
             twice: BTreeSet::new(),
             withheld: Vec::new(),
@@ -82,7 +82,7 @@ impl Source {
         self.session.as_ref().is_none_or(|session| session.closed_by.is_some())
     }
 
-    pub fn arrived(&mut self, now: Moment, arrived: &Arrived, winds_down: bool, out: &mut Vec<Action>) {
+    pub fn arrived(&mut self, now: Moment, arrived: &Arrival, winds_down: bool, out: &mut Vec<Action>) {
         let closing = self.is_closing();
         if let Some(session) = self.session.as_mut().filter(|session| session.number == arrived.inbox) {
             session.arrived(now);
@@ -103,20 +103,20 @@ impl Source {
         }
     }
 
-    pub fn heard(&mut self, now: Moment, number: u64, heard: Heard) {
+    pub fn heard(&mut self, now: Moment, number: u64, heard: InboxReport) {
         let closing = self.is_closing();
         let Some(session) = self.session.as_mut().filter(|session| session.number == number) else { return };
         session.heard = now;
         match heard {
-            Heard::Alive => {}
-            Heard::Ended(left) => session.outstanding = session.outstanding.saturating_sub(left),
-            Heard::Lost(Trouble::Ending) => {
+            InboxReport::Alive => {}
+            InboxReport::Ended(left) => session.outstanding = session.outstanding.saturating_sub(left),
+            InboxReport::Lost(Trouble::Ending) => {
                 self.rests_until.get_or_insert(now + Trouble::REST);
                 return;
             }
-            Heard::Lost(trouble) => return self.pause(now, trouble),
-            Heard::WrongPin => return self.pause(now, Trouble::Refused("it asks for a pin".to_owned())),
-            Heard::Closed => {
+            InboxReport::Lost(trouble) => return self.pause(now, trouble),
+            InboxReport::WrongPin => return self.pause(now, Trouble::Refused("it asks for a pin".to_owned())),
+            InboxReport::Closed => {
                 self.session = None;
                 return;
             }
@@ -126,8 +126,8 @@ impl Source {
         }
     }
 
-    /// An attempt of an event of it is over. In a drain the session is closed before anything is given back, or it would
-    /// come straight back to us.
+    /// An attempt of an event of it is over. In a drain the session is closed before anything is given back, or it
+    /// would come straight back to us.
     pub fn attempted(&mut self, id: Id, disposition: Disposition, winds_down: bool, out: &mut Vec<Action>) {
         if !self.held.remove(id) {
             return;
@@ -156,7 +156,8 @@ impl Source {
         }
     }
 
-    /// What was told over another connection may not have arrived, and what was heard there says nothing about this one.
+    /// What was told over another connection may not have arrived, and what was heard there says nothing about this
+    /// one.
     fn remember(&mut self, now: Moment, demand: &Demand) {
         if demand.connected && std::mem::replace(&mut self.epoch, demand.epoch) != demand.epoch {
             self.memory.keep(now, self.ack_wait);

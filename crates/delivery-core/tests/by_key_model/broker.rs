@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_delivery_core::{Heard, Kind, Moment, Pin, Pull, State};
+use tidegate_delivery_core::{InboxReport, Kind, Moment, Pin, Pull, State};
 
 pub const ACK_WAIT: Moment = 30_000;
 /// An owner that does not pull for so long loses the pin.
@@ -47,7 +47,7 @@ pub struct Consumer {
 /// What it sends to an inbox.
 pub enum Sent {
     Event { sequence: u64, delivery: u64, pin: Pin },
-    Heard(Heard),
+    InboxReport(InboxReport),
 }
 
 impl Consumer {
@@ -125,8 +125,8 @@ impl Consumer {
         self.requests.pop().map(|request| request.inbox)
     }
 
-    /// Time goes on: requests that end.
-    pub fn tick(&mut self, now: Moment) -> Vec<(u64, Heard)> {
+    /// Time passes: requests that end.
+    pub fn tick(&mut self, now: Moment) -> Vec<(u64, InboxReport)> {
         if now > self.saved_at + FORGETS {
             self.save(now);
         }
@@ -134,7 +134,7 @@ impl Consumer {
             self.pin = None;
         }
         let over = self.requests.extract_if(.., |request| request.expires <= now);
-        over.map(|request| (request.inbox, Heard::Ended(request.left))).collect()
+        over.map(|request| (request.inbox, InboxReport::Ended(request.left))).collect()
     }
 
     /// The next thing that it sends, and to which inbox.
@@ -146,7 +146,7 @@ impl Consumer {
         let position = self.requests.iter().position(|request| request.pin.is_some() || self.pin.is_none())?;
         let request = &mut self.requests[position];
         if request.pin.is_some() && request.pin != self.pin {
-            return Some((self.requests.remove(position).inbox, Sent::Heard(Heard::WrongPin)));
+            return Some((self.requests.remove(position).inbox, Sent::InboxReport(InboxReport::WrongPin)));
         }
         if self.pin.is_none() {
             self.pins += 1;

@@ -14,14 +14,14 @@ mod world;
 use std::time::Duration;
 
 use broker::ACK_WAIT;
-use tidegate_delivery_core::lane::terms::Rules;
-use tidegate_delivery_core::{Disposition, Handler, Heard, Input, Lane, Settled, Trouble};
+use tidegate_delivery_core::lane::timing::Rules;
+use tidegate_delivery_core::{Disposition, Handler, InboxReport, Input, Lane, Outcome, Trouble};
 use world::{LANES, World};
 
 /// Events of a lane.
 const EVENTS: u64 = 12;
 const STEPS: usize = 150;
-const HANDLED: Disposition = Disposition::Over(Settled::Acknowledged);
+const HANDLED: Disposition = Disposition::Over(Outcome::Acknowledged);
 
 /// One thing happens, by chance.
 fn step(world: &mut World, random: &mut fastrand::Rng, troubles: &mut usize) {
@@ -48,8 +48,8 @@ fn harm(world: &mut World, random: &mut fastrand::Rng, lane: Lane) {
         1 => world.restart(false),
         2 => world.restart(true),
         3 => world.lanes.iter_mut().for_each(|lane| lane.save(world.now)),
-        4 => world.refuse(lane, Heard::Lost(Trouble::Moved)),
-        5 => world.refuse(lane, Heard::Ended(1)),
+        4 => world.refuse(lane, InboxReport::Lost(Trouble::Moved)),
+        5 => world.refuse(lane, InboxReport::Ended(1)),
         6 => world.lanes[usize::from(lane)].unpin(),
         7 => world.turn(Handler::Away),
         8 => world.turn(Handler::Up),
@@ -57,7 +57,7 @@ fn harm(world: &mut World, random: &mut fastrand::Rng, lane: Lane) {
         10 if !running.is_empty() => {
             world.finish(running[random.usize(0..running.len())], Disposition::RetryIn(Duration::from_millis(500)));
         }
-        11 => world.refuse(lane, Heard::Lost(Trouble::Ending)),
+        11 => world.refuse(lane, InboxReport::Lost(Trouble::Ending)),
         _ => world.lose(),
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tidegate_delivery_core::lane::terms::{Rules, Terms};
+use tidegate_delivery_core::lane::timing::{LaneTiming, Rules};
 use tidegate_delivery_core::{
-    Action, Arrived, ByKey, Demand, Discipline as _, Disposition, FetchResult, Handler, Heard, Id, Input, Lane, Moment,
-    Settled, Trouble,
+    Action, Arrival, ByKey, Demand, Discipline as _, Disposition, FetchResult, Handler, Id, InboxReport, Input, Lane,
+    Moment, Outcome, Trouble,
 };
 
 use crate::broker::{ACK_WAIT, Consumer, Sent};
@@ -52,7 +52,7 @@ fn lost(answer: Input) -> Input {
 
 impl World {
     pub fn new(rules: Rules) -> Self {
-        let terms = Terms { rules, ..Terms::of(Duration::from_millis(ACK_WAIT)) };
+        let terms = LaneTiming { rules, ..LaneTiming::of(Duration::from_millis(ACK_WAIT)) };
         let mut world = Self {
             now: 1,
             machine: ByKey::new(SLOTS, terms, 1000),
@@ -132,7 +132,7 @@ impl World {
         match action {
             Action::Pull(pull) if connected => self.lane(pull.lane).pull(now, &pull),
             Action::Pull(pull) => {
-                self.machine.input(now, Input::Inbox(pull.lane, pull.inbox, Heard::Lost(Trouble::Congested)));
+                self.machine.input(now, Input::Inbox(pull.lane, pull.inbox, InboxReport::Lost(Trouble::Congested)));
             }
             Action::Close(lane, inbox, _) => {
                 self.lane(lane).close(Some(inbox));
@@ -222,12 +222,12 @@ impl World {
     fn hear(&mut self, coming: Coming) {
         let input = match coming {
             Coming::Answer(input) => input,
-            Coming::Inbox(lane, inbox, Sent::Heard(heard)) => Input::Inbox(lane, inbox, heard),
+            Coming::Inbox(lane, inbox, Sent::InboxReport(heard)) => Input::Inbox(lane, inbox, heard),
             Coming::Inbox(lane, inbox, Sent::Event { sequence, delivery, pin }) => {
                 self.arrivals += 1;
                 let id = Id { lane, sequence, stored: 0, delivery, arrival: self.arrivals };
                 self.here.insert(id, false);
-                Input::Arrived(Arrived { id, key: sequence % KEYS, inbox, pin, bytes: 1, again: false })
+                Input::Arrival(Arrival { id, key: sequence % KEYS, inbox, pin, bytes: 1, again: false })
             }
         };
         self.machine.input(self.now, input);
@@ -240,21 +240,22 @@ impl World {
 
     /// An attempt ends.
     pub fn finish(&mut self, id: Id, disposition: Disposition) {
-        if matches!(disposition, Disposition::Over(Settled::Acknowledged)) {
+        if matches!(disposition, Disposition::Over(Outcome::Acknowledged)) {
             self.handled.insert((id.lane, id.sequence));
         }
         self.here.insert(id, false);
         self.take(Input::Attempted(id, Some(disposition)));
     }
 
-    /// Time goes on, to when the machine wants to look at it again, or by half a second.
+    /// Time passes, to when the machine wants to look at it again, or by half a second.
     pub fn tick(&mut self) {
         let wake = self.machine.wake_at(self.now).unwrap_or(Moment::MAX);
         self.now = wake.clamp(self.now + 1, self.now + 500);
         for lane in 0..LANES {
             let now = self.now;
             let ended = self.lane(lane).tick(now);
-            self.coming.extend(ended.into_iter().map(|(inbox, heard)| Coming::Inbox(lane, inbox, Sent::Heard(heard))));
+            self.coming
+                .extend(ended.into_iter().map(|(inbox, heard)| Coming::Inbox(lane, inbox, Sent::InboxReport(heard))));
         }
         self.act();
     }
@@ -287,9 +288,9 @@ impl World {
         self.reconnect();
     }
 
-    pub fn refuse(&mut self, lane: Lane, heard: Heard) {
+    pub fn refuse(&mut self, lane: Lane, heard: InboxReport) {
         if let Some(inbox) = self.lane(lane).refuse() {
-            self.coming.push_back(Coming::Inbox(lane, inbox, Sent::Heard(heard)));
+            self.coming.push_back(Coming::Inbox(lane, inbox, Sent::InboxReport(heard)));
         }
     }
 

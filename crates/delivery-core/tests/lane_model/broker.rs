@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_delivery_core::{FetchResult, Heard, Id, Input, Key, Moment, ParkResult, Pin};
+use tidegate_delivery_core::{FetchResult, Id, InboxReport, Input, Key, Moment, ParkResult, Pin};
 
 use crate::world::Node;
 
@@ -155,7 +155,7 @@ impl Broker {
         self.pending.keys().next().map_or(self.delivered, |first| first - 1)
     }
 
-    /// The requests of a node are over: nobody is at its inboxes any more.
+    /// The requests of a node are over: no one is at its inboxes any more.
     pub fn close_inboxes(&mut self, node: usize) {
         self.pulls.retain(|pull| pull.node != node);
     }
@@ -178,7 +178,7 @@ pub fn serve(broker: &mut Broker, nodes: &mut [Node; 2]) -> Option<Pull> {
         }
         if pull.pin.is_some() {
             let wrong = broker.pulls.remove(index);
-            nodes[wrong.node].inbox.push_back(Input::Inbox(0, wrong.number, Heard::WrongPin));
+            nodes[wrong.node].inbox.push_back(Input::Inbox(0, wrong.number, InboxReport::WrongPin));
         } else {
             index += 1;
         }

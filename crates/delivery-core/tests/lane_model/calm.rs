@@ -9,8 +9,8 @@ use crate::world::{Lane, State};
 /// More steps than these without time going on are a loop.
 const MAX_STEPS: usize = 2000;
 
-/// Walks at random, each way another one; then nothing goes wrong any more. Everything is settled within two leases: one
-/// is that of an owner that died, in the other the next one finds out about it.
+/// Walks at random, each way another one; then nothing goes wrong any more. Everything is settled within two leases:
+/// one is that of an owner that died, in the other the next one finds out about it.
 pub fn heals(lane: &Lane, seed: u64) -> Result<(), String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut state = lane.init_states().remove(0);

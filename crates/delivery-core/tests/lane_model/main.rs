@@ -4,9 +4,9 @@
 //! The owners are the real state machine. What the broker of the model does is what nats-server does: it delivers to
 //! the pinned client, what waits for redelivery first; it takes acknowledgements from anybody; it keeps no memory of
 //! which sidecar has what; killed, it forgets what it had not written to disk, deliveries and acknowledgements. A
-//! NAK counts for whatever it waits for, of whichever delivery it speaks (`processNak`), and it takes the NAKs of one member
-//! in order. A request is on its way for no longer than the margin of a lease, or it is lost; deliveries and answers may take
-//! any time.
+//! NAK counts for whatever it waits for, of whichever delivery it speaks (`processNak`), and it takes the NAKs of one
+//! member in order. A request is on its way for no longer than the margin of a lease, or it is lost; deliveries and
+//! answers may take any time.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ use calm::{heals, settle_down};
 use model::{INVARIANT, KEPT, PROGRESS, Step, UNPARKED};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 use stroll::Stroll;
-use tidegate_delivery_core::lane::terms::Rules;
+use tidegate_delivery_core::lane::timing::Rules;
 use world::{ACK_WAIT, Begin, Flaw, Lane, NO_TROUBLE, State, Trouble};
 
 /// Two events of one key.
@@ -136,7 +136,7 @@ fn each_rule_of_parking_is_needed() {
     }
 }
 
-/// A broker that was killed hands out the same event under the same number again, while the first is in hand.
+/// A broker that was killed hands out the same event under the same number again, while the first is in flight.
 #[test]
 fn each_arrival_needs_a_name_of_its_own() {
     let trouble = Trouble { restarts: 1, ..NO_TROUBLE };
@@ -209,7 +209,8 @@ fn step(lane: &Lane, state: &mut State, step: Step) {
     *state = lane.next_state(state, step).unwrap();
 }
 
-/// Of these worlds each walk has to end well: one owner, whose broker forgets; one that is joined by another; two that crash.
+/// Of these worlds each walk has to end well: one owner, whose broker forgets; one that is joined by another; two that
+/// crash.
 fn worlds() -> [(bool, Trouble); 3] {
     let alone = Trouble { joins: 0, leaves: 0, ..LONE };
     let joined = Trouble { restarts: 0, ..LONE };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stateright::{Model, Property};
-use tidegate_delivery_core::{Disposition, Heard, Id, Input, Settled, Trouble};
+use tidegate_delivery_core::{Disposition, Id, InboxReport, Input, Outcome, Trouble};
 
 use crate::broker::{Broker, Pull, Request, What};
 use crate::shelf::Shelf;
@@ -19,7 +19,7 @@ pub const UNPARKED: &str = "one that was parked is handled";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Publish,
-    /// Time goes on; a node that does not notice is paused.
+    /// Time passes; a node that does not notice is paused.
     Tick([bool; 2]),
     Arrive(Request),
     LoseRequest(Request),
@@ -43,7 +43,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Whether it is what happens when nothing goes wrong, but for time that goes on.
+    /// Whether it is what happens when nothing goes wrong, but for time that passes.
     pub fn is_ordinary(&self) -> bool {
         use Step::{Answer, Arrive, Finish, Publish, Receive, Start};
         matches!(self, Publish | Arrive(_) | Receive(_) | Answer(..) | Start(_) | Finish(..))
@@ -218,7 +218,7 @@ impl Model for Lane {
                 state.nodes[node].running.remove(&id);
                 state.nodes[node].handled.insert(id.sequence);
                 state.handled.insert(id.sequence);
-                state.take(self, node, Some(Input::Attempted(id, Some(Disposition::Over(Settled::Acknowledged)))));
+                state.take(self, node, Some(Input::Attempted(id, Some(Disposition::Over(Outcome::Acknowledged)))));
             }
             Step::Fail(node, id) => {
                 state.trouble.retries -= 1;
@@ -246,7 +246,7 @@ impl Model for Lane {
             Step::Refuse(pull, is_ended) => {
                 state.trouble.refusals -= 1;
                 let Pull { node, number, left, .. } = state.broker.pulls.remove(pull);
-                let heard = if is_ended { Heard::Ended(left) } else { Heard::Lost(Trouble::Moved) };
+                let heard = if is_ended { InboxReport::Ended(left) } else { InboxReport::Lost(Trouble::Moved) };
                 state.nodes[node].inbox.push_back(Input::Inbox(0, number, heard));
             }
             Step::Join => {
@@ -257,7 +257,7 @@ impl Model for Lane {
             }
             Step::Crash(node) => {
                 state.trouble.crashes -= 1;
-                // What its former life asked for is answered to nobody.
+                // What its former life asked for is answered to no one.
                 let arrivals = state.nodes[node].arrivals;
                 state.nodes[node] = Node { arrivals, ..self.node() };
                 state.broker.pulls.retain(|pull| pull.node != node);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tidegate_delivery_core::{Arrived, FetchResult, Id, ParkResult, Pin};
+use tidegate_delivery_core::{Arrival, FetchResult, Id, ParkResult, Pin};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Shelf {
@@ -10,7 +10,7 @@ pub struct Shelf {
     pub copies: Vec<u64>,
     /// The message ids of all copies that ever came: one that comes again is not stored again.
     known: BTreeSet<u64>,
-    /// Settled heads.
+    /// Outcome heads.
     pub marked: BTreeSet<u64>,
 }
 
@@ -40,7 +40,7 @@ impl Shelf {
         };
         // Named where it arrives.
         let id = Id { lane: 0, sequence, stored: sequence, delivery: 0, arrival: 0 };
-        FetchResult::Event(Arrived { id, key, inbox: 0, pin: Pin::from(""), bytes: 1, again: true })
+        FetchResult::Event(Arrival { id, key, inbox: 0, pin: Pin::from(""), bytes: 1, again: true })
     }
 
     /// Removes a copy.

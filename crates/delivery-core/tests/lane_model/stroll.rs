@@ -23,7 +23,7 @@ impl Chooser<Lane> for Stroll {
     fn choose_action(&self, random: &mut fastrand::Rng, _: &State, steps: &[Step]) -> usize {
         let wanted = random.u8(0..8) > 0;
         let fitting: Vec<usize> = (0..steps.len()).filter(|index| steps[*index].is_ordinary() == wanted).collect();
-        // Time can always go on, so there is something that is not ordinary.
+        // Time can always pass, so there is something that is not ordinary.
         random.choice(fitting).unwrap_or(steps.len() - 1)
     }
 }

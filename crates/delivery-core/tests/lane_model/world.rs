@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tidegate_delivery_core::lane::owner::Owner;
-use tidegate_delivery_core::lane::terms::{Rules, Terms};
-use tidegate_delivery_core::{Action, Arrived, FetchResult, Id, Input, Kind, Moment, ParkResult, State as Told};
+use tidegate_delivery_core::lane::timing::{LaneTiming, Rules};
+use tidegate_delivery_core::{Action, Arrival, FetchResult, Id, Input, Kind, Moment, ParkResult, State as Told};
 
 use crate::broker::{Broker, Pending, Pull, Request, What, serve};
 use crate::shelf::Shelf;
@@ -58,7 +58,7 @@ pub enum Flaw {
     None,
     /// Copies are taken for stored that are not known to be.
     CopiesUnconfirmed,
-    /// Settled heads are taken for being on record.
+    /// Outcome heads are taken for being on record.
     MarksUnwritten,
     /// Events do not say that they were delivered before.
     ForgetsDeliveries,
@@ -121,8 +121,8 @@ pub struct Node {
 }
 
 impl Lane {
-    pub fn terms(&self) -> Terms {
-        Terms {
+    pub fn terms(&self) -> LaneTiming {
+        LaneTiming {
             ack_wait: self.ack_wait,
             margin: MARGIN,
             renew_below: 1,
@@ -256,8 +256,8 @@ impl State {
             // Named where it arrives.
             let id = Id { lane: 0, sequence, stored: sequence, delivery: broker.deliveries, arrival: 0 };
             let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
-            let arrived = Arrived { id, key, inbox: pull.number, pin, bytes: 1, again };
-            self.nodes[pull.node].inbox.push_back(Input::Arrived(arrived));
+            let arrived = Arrival { id, key, inbox: pull.number, pin, bytes: 1, again };
+            self.nodes[pull.node].inbox.push_back(Input::Arrival(arrived));
         }
     }
 
@@ -279,10 +279,10 @@ impl State {
     fn come(&mut self, lane: &Lane, node: usize, mut input: Option<Input>) {
         let here = &mut self.nodes[node];
         let arrived = match &mut input {
-            Some(Input::Arrived(arrived) | Input::Fetched(_, _, FetchResult::Event(arrived))) => Some(arrived),
+            Some(Input::Arrival(arrived) | Input::Fetched(_, _, FetchResult::Event(arrived))) => Some(arrived),
             _ => None,
         };
-        if let Some(Arrived { id, .. }) = arrived {
+        if let Some(Arrival { id, .. }) = arrived {
             if lane.names {
                 here.arrivals += 1;
                 id.arrival = here.arrivals;
@@ -399,7 +399,7 @@ impl State {
             self.lose(&request);
         }
         let broker = &mut self.broker;
-        // That it is over may be said to nobody.
+        // That it is over may be said to no one.
         broker.pulls.retain(|pull| now < pull.until);
         broker.again.extend(broker.pending.iter().filter(|(_, p)| p.until <= now).map(|(sequence, _)| *sequence));
         self.deliver(lane);

@@ -17,7 +17,7 @@ use broker::ACK_WAIT;
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 use tidegate_delivery_core::{Discipline as _, Handler, Id, Lane, Moment, SHELF, TOPIC};
 use troubles::Troubles;
-use world::{Flaw, LONG_WAIT, Outcome, World};
+use world::{AttemptEnd, Flaw, LONG_WAIT, World};
 
 const INVARIANT: &str = "what must hold";
 const PROGRESS: &str = "all are settled";
@@ -42,7 +42,7 @@ const SETTLED_WITHIN: Moment = 2 * ACK_WAIT + LONG_WAIT + 10_000;
 enum Step {
     Publish,
     Receive,
-    Finish(Id, Outcome),
+    Finish(Id, AttemptEnd),
     Tick,
     Reconnect,
     Restart,
@@ -65,11 +65,11 @@ impl Sidecar {
         let mut steps = vec![Step::Tick];
         for id in world.running() {
             for (possible, outcome) in [
-                (true, Outcome::Success),
-                (trouble.retries > 0, Outcome::Soon),
-                (trouble.shelved > 0, Outcome::Later),
-                (trouble.unconfirmed > 0, Outcome::Unconfirmed),
-                (trouble.full > 0, Outcome::Full),
+                (true, AttemptEnd::Success),
+                (trouble.retries > 0, AttemptEnd::Soon),
+                (trouble.shelved > 0, AttemptEnd::Later),
+                (trouble.unconfirmed > 0, AttemptEnd::Unconfirmed),
+                (trouble.full > 0, AttemptEnd::Full),
             ] {
                 if possible {
                     steps.push(Step::Finish(id, outcome));
@@ -103,11 +103,11 @@ fn step(world: &mut World, step: &Step) {
         Step::Tick => world.tick(),
         Step::Finish(id, outcome) => {
             match outcome {
-                Outcome::Success => {}
-                Outcome::Soon => trouble.retries -= 1,
-                Outcome::Later => trouble.shelved -= 1,
-                Outcome::Unconfirmed => trouble.unconfirmed -= 1,
-                Outcome::Full => trouble.full -= 1,
+                AttemptEnd::Success => {}
+                AttemptEnd::Soon => trouble.retries -= 1,
+                AttemptEnd::Later => trouble.shelved -= 1,
+                AttemptEnd::Unconfirmed => trouble.unconfirmed -= 1,
+                AttemptEnd::Full => trouble.full -= 1,
             }
             world.finish(*id, *outcome);
         }
@@ -194,7 +194,7 @@ fn settles(mut world: World) -> Result<(), &'static str> {
             world.receive();
         }
         let running: Vec<Id> = world.running().collect();
-        running.into_iter().for_each(|id| world.finish(id, Outcome::Success));
+        running.into_iter().for_each(|id| world.finish(id, AttemptEnd::Success));
         world.tick();
     }
     match world.broken {
@@ -283,7 +283,7 @@ fn what_a_drain_gives_back_goes_to_others() {
     step(&mut world, &Step::Drain);
     assert!(world.machine.outstanding() > 0, "a request is open");
     let id = world.running().next().unwrap();
-    world.finish(id, Outcome::Soon);
+    world.finish(id, AttemptEnd::Soon);
     while !world.coming.is_empty() {
         world.receive();
     }
@@ -302,7 +302,7 @@ fn handled_meanwhile(flaw: Flaw) -> usize {
         let running: Vec<Id> = world.running().collect();
         for id in running {
             let fails = id.sequence <= 4 && id.lane == TOPIC;
-            world.finish(id, if fails { Outcome::Later } else { Outcome::Success });
+            world.finish(id, if fails { AttemptEnd::Later } else { AttemptEnd::Success });
         }
         world.tick();
     }
@@ -316,8 +316,8 @@ fn what_fails_for_long_does_not_take_the_window() {
     assert_eq!(handled_meanwhile(Flaw::Shelfless), 0, "without a shelf they wait in the window");
 }
 
-/// Both sources have events that wait: neither waits for more than two attempts of the other. (That they alternate where
-/// both have one here is an invariant.)
+/// Both sources have events that wait: neither waits for more than two attempts of the other. (That they alternate
+/// where both have one here is an invariant.)
 #[test]
 fn sources_take_turns() {
     let mut world = World::new(Flaw::None, NO_TROUBLE);
@@ -331,7 +331,7 @@ fn sources_take_turns() {
         world.records.clear();
         let Some(id) = world.running().min_by_key(|id| id.arrival) else { break };
         let fails = id.sequence <= 4 && id.lane == TOPIC;
-        world.finish(id, if fails { Outcome::Later } else { Outcome::Success });
+        world.finish(id, if fails { AttemptEnd::Later } else { AttemptEnd::Success });
         order.push(id.lane);
     }
     assert_eq!(world.broken, None);

@@ -1,6 +1,6 @@
 //! What may go wrong, and what each of it does to the world.
 
-use tidegate_delivery_core::{Discipline as _, Handler, Heard, Trouble};
+use tidegate_delivery_core::{Discipline as _, Handler, InboxReport, Trouble};
 
 use crate::broker::Open;
 use crate::world::{Coming, World, machine};
@@ -29,7 +29,7 @@ impl World {
         self.coming.clear();
         // An inbox ends with its connection.
         let closed = std::mem::take(&mut self.inboxes).into_iter();
-        self.coming.extend(closed.map(|(lane, inbox)| Coming::Heard(lane, inbox, Heard::Closed)));
+        self.coming.extend(closed.map(|(lane, inbox)| Coming::InboxReport(lane, inbox, InboxReport::Closed)));
         self.demand.epoch += 1;
         self.act();
     }
@@ -62,7 +62,7 @@ impl World {
         self.disturbed = true;
         if let Some(Open { lane, inbox, .. }) = self.open.last().copied() {
             self.open.retain(|open| open.lane != lane);
-            self.coming.push_back(Coming::Heard(lane, inbox, Heard::Lost(Trouble::Moved)));
+            self.coming.push_back(Coming::InboxReport(lane, inbox, InboxReport::Lost(Trouble::Moved)));
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tidegate_delivery_core::{
-    Action, Arrived, Close, Demand, Discipline as _, Disposition, Handler, Heard, Id, Input, Lane, Moment, Pin, Pull,
-    SHELF, Settled, TOPIC, Unordered,
+    Action, Arrival, Close, Demand, Discipline as _, Disposition, Handler, Id, InboxReport, Input, Lane, Moment,
+    Outcome, Pin, Pull, SHELF, TOPIC, Unordered,
 };
 
 use crate::broker::{ACK_WAIT, Open, Stream};
@@ -52,7 +52,7 @@ pub enum Flaw {
 
 /// How an attempt ends that may end in any way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptEnd {
     Success,
     /// To be tried again soon.
     Soon,
@@ -68,13 +68,13 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Coming {
     Event(Lane, u64, u64),
-    Heard(Lane, u64, Heard),
+    InboxReport(Lane, u64, InboxReport),
 }
 
 impl Coming {
     fn inbox(&self) -> (Lane, u64) {
         match self {
-            Self::Event(lane, inbox, _) | Self::Heard(lane, inbox, _) => (*lane, *inbox),
+            Self::Event(lane, inbox, _) | Self::InboxReport(lane, inbox, _) => (*lane, *inbox),
         }
     }
 }
@@ -219,7 +219,7 @@ impl World {
                 self.open.retain(|open| (open.lane, open.inbox) != (lane, inbox));
                 match how {
                     Close::InOrder if !is_open => {}
-                    Close::InOrder => self.coming.push_back(Coming::Heard(lane, inbox, Heard::Closed)),
+                    Close::InOrder => self.coming.push_back(Coming::InboxReport(lane, inbox, InboxReport::Closed)),
                     Close::AtOnce => self.coming.retain(|coming| coming.inbox() != (lane, inbox)),
                 }
             }
@@ -310,22 +310,22 @@ impl World {
     /// The sidecar takes what the broker sent.
     pub fn receive(&mut self) {
         match self.coming.pop_front() {
-            Some(Coming::Event(SHELF, ..) | Coming::Heard(SHELF, ..)) if self.flaw == Flaw::Blind => {}
-            Some(Coming::Heard(lane, inbox, heard)) => self.take(Input::Inbox(lane, inbox, heard)),
+            Some(Coming::Event(SHELF, ..) | Coming::InboxReport(SHELF, ..)) if self.flaw == Flaw::Blind => {}
+            Some(Coming::InboxReport(lane, inbox, heard)) => self.take(Input::Inbox(lane, inbox, heard)),
             Some(Coming::Event(lane, inbox, sequence)) => {
                 self.arrivals += 1;
                 let stored = if self.flaw == Flaw::Forgetful { self.arrivals } else { 0 };
                 let id = Id { lane, sequence, stored, delivery: self.arrivals, arrival: self.arrivals };
                 self.here.insert(id, None);
-                let arrived = Arrived { id, key: 0, inbox, pin: Pin::default(), bytes: 1, again: false };
-                self.take(Input::Arrived(arrived));
+                let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes: 1, again: false };
+                self.take(Input::Arrival(arrived));
             }
             None => {}
         }
     }
 
     /// An attempt ends.
-    pub fn finish(&mut self, id: Id, outcome: Outcome) {
+    pub fn finish(&mut self, id: Id, outcome: AttemptEnd) {
         self.here.insert(id, Some(false));
         let disposition = self.dispose(id, outcome);
         if matches!(disposition, Disposition::Over(_)) {
@@ -335,7 +335,7 @@ impl World {
     }
 
     /// As `settle/failure.rs` of the sidecar decides.
-    fn dispose(&mut self, id: Id, outcome: Outcome) -> Disposition {
+    fn dispose(&mut self, id: Id, outcome: AttemptEnd) -> Disposition {
         let sequence = id.sequence;
         let left = |now: Moment, due: Moment| Duration::from_millis(due.saturating_sub(now));
         if let Some(due) = self.records.get(&sequence).copied() {
@@ -348,12 +348,12 @@ impl World {
             }
         }
         match outcome {
-            Outcome::Success => {
+            AttemptEnd::Success => {
                 self.handled.insert(sequence);
-                Disposition::Over(Settled::Acknowledged)
+                Disposition::Over(Outcome::Acknowledged)
             }
-            Outcome::Soon => Disposition::RetryIn(Duration::ZERO),
-            Outcome::Later | Outcome::Unconfirmed | Outcome::Full => {
+            AttemptEnd::Soon => Disposition::RetryIn(Duration::ZERO),
+            AttemptEnd::Later | AttemptEnd::Unconfirmed | AttemptEnd::Full => {
                 self.records.insert(sequence, self.now + LONG_WAIT);
                 let wait = Duration::from_millis(LONG_WAIT);
                 if id.lane == TOPIC { self.shelve(sequence, outcome, wait) } else { Disposition::RetryIn(wait) }
@@ -361,27 +361,27 @@ impl World {
         }
     }
 
-    fn shelve(&mut self, sequence: u64, outcome: Outcome, wait: Duration) -> Disposition {
-        if self.flaw == Flaw::Shelfless || (outcome == Outcome::Full && self.flaw != Flaw::Hasty) {
+    fn shelve(&mut self, sequence: u64, outcome: AttemptEnd, wait: Duration) -> Disposition {
+        if self.flaw == Flaw::Shelfless || (outcome == AttemptEnd::Full && self.flaw != Flaw::Hasty) {
             return Disposition::RetryIn(wait);
         }
-        if outcome != Outcome::Full && self.copied.insert(sequence) {
+        if outcome != AttemptEnd::Full && self.copied.insert(sequence) {
             self.shelf.store(sequence);
         }
         match outcome {
-            Outcome::Unconfirmed => Disposition::RetryIn(wait),
-            _ => Disposition::Over(Settled::Retried),
+            AttemptEnd::Unconfirmed => Disposition::RetryIn(wait),
+            _ => Disposition::Over(Outcome::Retried),
         }
     }
 
-    /// Time goes on, to when the machine wants to look at it again, or by a second; heartbeats come meanwhile.
+    /// Time passes, to when the machine wants to look at it again, or by a second; heartbeats come meanwhile.
     pub fn tick(&mut self) {
         let wake = self.machine.wake_at(self.now).unwrap_or(Moment::MAX);
         self.now = wake.clamp(self.now + 1, self.now + 1000);
         let asked: BTreeSet<(Lane, u64)> = self.open.iter().map(|open| (open.lane, open.inbox)).collect();
         for (lane, inbox) in self.inboxes.clone() {
             if (self.demand.connected && asked.contains(&(lane, inbox))) || self.flaw == Flaw::Deaf {
-                self.machine.input(self.now, Input::Inbox(lane, inbox, Heard::Alive));
+                self.machine.input(self.now, Input::Inbox(lane, inbox, InboxReport::Alive));
             }
         }
         let now = self.now;

@@ -104,8 +104,8 @@ impl<C: Connect> Client<C> {
         Self { connector, pool: Pool::start(limits) }
     }
 
-    /// Sends, on a warm connection if there is one, and waits until `end` for the head of the response. Dropped before it
-    /// is done, it costs the connection.
+    /// Sends, on a warm connection if there is one, and waits until `end` for the head of the response. Dropped before
+    /// it is done, it costs the connection.
     ///
     /// A server may close a warm connection in the moment in which the request goes out. If not a byte of an answer
     /// came, the request is sent once more, on a new connection, within [`IdleLimits::max_race`]: requests may be

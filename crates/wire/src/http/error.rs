@@ -30,7 +30,7 @@ pub enum DecodeError {
     /// A chunk does not end where its size says, or its line is malformed.
     #[error("the response has an invalid chunk")]
     Chunk,
-    /// Chunk extensions and trailer fields are too long: they are bytes that nobody reads.
+    /// Chunk extensions and trailer fields are too long: they are bytes that no one reads.
     #[error("the chunk extensions or trailers of the response are too large")]
     ChunkOverhead,
     /// The server closed the connection in the middle of a response, or before it.

@@ -35,7 +35,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Requests that wait for an answer at a time, at most.
 const MAX_REQUESTS: usize = 16 * 1024;
-/// How a server answers a request that nobody is there for.
+/// How a server answers a request that no one is there for.
 const NO_RESPONDERS: u16 = 503;
 
 /// Why a message is not sent.
@@ -66,8 +66,8 @@ pub enum RequestError {
     /// It was not sent.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// Nobody is there who could answer.
-    #[error("nobody answers such requests")]
+    /// No one is there who could answer.
+    #[error("no one answers such requests")]
     NoResponders,
     /// No answer came in time.
     #[error("no answer in time")]
@@ -154,8 +154,8 @@ impl Client {
         self.publish_or_keep(message, Offline::Refuse).await
     }
 
-    /// Publishes over the connection that there is, and waits for one while there is none. If it is dropped before that,
-    /// nothing is sent later.
+    /// Publishes over the connection that there is, and waits for one while there is none. If it is dropped before
+    /// that, nothing is sent later.
     ///
     /// # Errors
     /// It cannot be sent.
@@ -264,9 +264,9 @@ impl Client {
         self.subscribe_until(End::FirstMessage, subject, None)
     }
 
-    /// Subscribes until this connection is lost: the subscription is not renewed on the next one, so that what the server
-    /// was asked to send here goes nowhere then. What came before the loss can still be taken. Without a connection it is
-    /// over at once.
+    /// Subscribes until this connection is lost: the subscription is not renewed on the next one, so that what the
+    /// server was asked to send here goes nowhere then. What came before the loss can still be taken. Without a
+    /// connection it is over at once.
     ///
     /// # Errors
     /// As [`Self::subscribe`].
@@ -295,7 +295,7 @@ impl Client {
         self.shared().lock().reconnect();
     }
 
-    /// A subject of its own for answers, which nobody can guess.
+    /// A subject of its own for answers, which no one can guess.
     pub fn new_inbox(&self) -> String {
         format!("_INBOX.{}", random_token())
     }
@@ -382,7 +382,7 @@ fn wait(failures: u32, random: f64) -> Duration {
     doubled.min(MAX_WAIT).mul_f64(1.0 - random / 2.0)
 }
 
-/// 128 bits that nobody can guess, as text.
+/// 128 bits that no one can guess, as text.
 fn random_token() -> String {
     let mut bytes = [0; 16];
     if SystemRandom::new().fill(&mut bytes).is_err() {

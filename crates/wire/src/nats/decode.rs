@@ -1,7 +1,7 @@
 //! What a server says, taken from the bytes that arrive.
 //!
-//! The decoder owns the buffer that is read into. A control line waits there until it is whole; a message gets memory of
-//! its own, of exactly its size, so that one that is kept for long keeps nothing else.
+//! The decoder owns the buffer that is read into. A control line waits there until it is whole; a message gets memory
+//! of its own, of exactly its size, so that one that is kept for long keeps nothing else.
 
 use serde::Deserialize;
 

@@ -83,7 +83,7 @@ async fn a_flood_is_bounded() {
     let (broker, client) = attacked(Attack::Flood(vec![b'x'; 1 << 16]), LATER).await;
     connected(&client, 2).await;
     assert!(broker.sent() < 32 << 20, "{} bytes were taken", broker.sent());
-    // Messages that nobody reads, PINGs that have to be answered, errors without an end.
+    // Messages that no one reads, PINGs that have to be answered, errors without an end.
     let message = format!("MSG a 1 1048576\r\n{}\r\n", "x".repeat(1 << 20));
     for attack in [message, "PING\r\n-ERR 'x'\r\nPONG\r\n".repeat(3000)] {
         let (broker, client) = attacked(Attack::Flood(attack.into_bytes()), LATER).await;

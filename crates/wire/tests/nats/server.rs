@@ -48,7 +48,7 @@ async fn messages_requests_and_answers() {
     let larger = vec![7; client.max_payload() + 1];
     let refused = client.publish(&message("t.larger", &larger)).await;
     assert_eq!(refused, Err(PublishError::TooLarge { size: larger.len(), max: largest.len() }));
-    // Requests: to the server's own API, to a subscriber that is silent, and to nobody.
+    // Requests: to the server's own API, to a subscriber that is silent, and to no one.
     let info = client.request(&message("$JS.API.INFO", b""), LONG).await.unwrap();
     assert!(String::from_utf8_lossy(info.payload()).contains("account_info_response"));
     assert_eq!(client.request(&message("nobody", b""), LONG).await, Err(RequestError::NoResponders));

@@ -1,7 +1,8 @@
 //! Which lanes other members may have events of. Pure.
 //!
-//! Each member says which lanes it has to do with. What one said last counts until the lease of what it may have had then
-//! is over, also if it is not heard of any more: it may be dead, or it may have lost the broker and go on working.
+//! Each member says which lanes it has to do with. What one said last counts until the lease of what it may have had
+//! then is over, also if it is not heard of any more: it may be dead, or it may have lost the broker and continue to
+//! work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,11 +11,11 @@ use tidegate_delivery_core::Lane;
 use tokio::time::Instant;
 
 use super::share::Member;
-use super::{ACQUAINTANCE, MOST};
+use super::{ACQUAINTANCE, MAX_MEMBERS};
 
 /// What one member said.
 #[derive(Debug)]
-struct Said {
+struct ReportedLanes {
     until: Instant,
     /// `None`: it does not say.
     lanes: Option<BTreeSet<Lane>>,
@@ -25,7 +26,7 @@ struct Said {
 pub struct Holdings {
     ack_wait: Duration,
     lanes: Lane,
-    said: BTreeMap<Member, Said>,
+    said: BTreeMap<Member, ReportedLanes>,
     /// Before this the others are not heard.
     hears_from: Instant,
 }
@@ -39,12 +40,12 @@ impl Holdings {
     /// Another member has to do with these lanes.
     pub fn heard(&mut self, now: Instant, member: Member, lanes: Option<BTreeSet<Lane>>) {
         self.said.retain(|_, said| said.until > now);
-        if self.said.len() >= MOST && !self.said.contains_key(&member) {
+        if self.said.len() >= MAX_MEMBERS && !self.said.contains_key(&member) {
             // More than there can be: nothing is known for certain.
             self.hears_from = self.hears_from.max(now + self.ack_wait);
             return;
         }
-        self.said.insert(member, Said { until: now + self.ack_wait, lanes });
+        self.said.insert(member, ReportedLanes { until: now + self.ack_wait, lanes });
     }
 
     /// There is a new connection: what was said meanwhile was not heard.
@@ -115,7 +116,7 @@ mod tests {
         let start = Instant::now();
         let mut holdings = Holdings::new(start, ACK_WAIT, 2);
         (0..5000).for_each(|member| holdings.heard(start, member, Some(lanes(&[]))));
-        assert_eq!(holdings.said.len(), MOST);
+        assert_eq!(holdings.said.len(), MAX_MEMBERS);
         assert_eq!(holdings.others(start + ACQUAINTANCE), lanes(&[0, 1]));
     }
 }

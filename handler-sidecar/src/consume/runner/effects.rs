@@ -7,8 +7,8 @@ use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::delivery_info;
 use tidegate_broker_client::{layout, stored};
 use tidegate_delivery_core::{
-    Action, Arrived, Close, Demand, FetchResult, Heard, Id, Input, Key, Lane, Moment, ParkResult, Pin, Pull, SHELF,
-    Trouble, millis,
+    Action, Arrival, Close, Demand, FetchResult, Id, InboxReport, Input, Key, Lane, Moment, ParkResult, Pin, Pull,
+    SHELF, Trouble, millis,
 };
 use tidegate_telemetry::Span;
 use tidegate_wire::nats::{self, Publish};
@@ -16,31 +16,31 @@ use tokio::time::Instant;
 
 use super::Runner;
 use super::questions::{Learnt, Question};
-use crate::broker::line::{self, At, Came};
+use crate::broker::line::{self, At, LineEvent};
 use crate::broker::message::Message;
 use crate::broker::parked::Copy;
 use crate::broker::pull;
-use crate::consume::flight::Landed;
+use crate::consume::flight::FlightResult;
 
 /// How long a question may take, so that another one fits into what is left of a lease.
 pub fn patience(ack_wait: Duration) -> Duration {
     (ack_wait / 6).clamp(Duration::from_millis(100), Duration::from_secs(2))
 }
 
-/// What the broker says of a pull. An event has a subject for its acknowledgement, whatever its publisher wrote into the
-/// first line of its headers; and of a subscription without a stream the broker says nothing.
+/// What the broker says of a pull. An event has a subject for its acknowledgement, whatever its publisher wrote into
+/// the first line of its headers; and of a subscription without a stream the broker says nothing.
 fn status(message: &nats::Message, routing: Routing) -> Option<u16> {
     message.status().filter(|_| routing == Routing::Queued && message.reply().is_none())
 }
 
 /// The order in which what came is taken in: events as the broker delivered them, then what is said of their inboxes.
-pub fn order(came: &Came) -> (bool, u64) {
+pub fn order(came: &LineEvent) -> (bool, u64) {
     match came {
-        Came::Message(_, message) => match message.reply().and_then(delivery_info::parse) {
+        LineEvent::Message(_, message) => match message.reply().and_then(delivery_info::parse) {
             Some(info) => (false, info.number),
             None => (true, 0),
         },
-        Came::Closed(_) | Came::Answer(..) => (true, 0),
+        LineEvent::Closed(_) | LineEvent::Answer(..) => (true, 0),
     }
 }
 
@@ -57,7 +57,7 @@ impl<F> Runner<'_, F> {
     }
 
     /// An attempt is over.
-    pub(super) fn landed(&mut self, (id, disposition): Landed) {
+    pub(super) fn landed(&mut self, (id, disposition): FlightResult) {
         if let Some(disposition) = disposition {
             self.events.attempted(id, disposition);
         }
@@ -65,11 +65,11 @@ impl<F> Runner<'_, F> {
     }
 
     /// Takes in what came.
-    pub(super) fn came(&mut self, came: Came) {
+    pub(super) fn came(&mut self, came: LineEvent) {
         match came {
-            Came::Message(at, message) => self.message(at, message),
-            Came::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, Heard::Closed)),
-            Came::Answer(number, answer) => match self.questions.answered(Instant::now(), number, &answer) {
+            LineEvent::Message(at, message) => self.message(at, message),
+            LineEvent::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, InboxReport::Closed)),
+            LineEvent::Answer(number, answer) => match self.questions.answered(Instant::now(), number, &answer) {
                 Some(Learnt::Input(input)) => {
                     if let Input::Parked(ids, ParkResult::Stored) = &input {
                         self.events.parked(ids);
@@ -96,12 +96,12 @@ impl<F> Runner<'_, F> {
         };
         let Some(message) = taken else {
             tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
-            return self.input(Input::Inbox(lane, inbox, Heard::Alive));
+            return self.input(Input::Inbox(lane, inbox, InboxReport::Alive));
         };
         let (key, pin, bytes) = (self.key(&message), self.pin(&message), message.bytes());
         let again = message.deliveries() > 1;
         let id = self.events.keep(lane, message);
-        self.input(Input::Arrived(Arrived { id, key, inbox, pin, bytes, again }));
+        self.input(Input::Arrival(Arrival { id, key, inbox, pin, bytes, again }));
     }
 
     /// A parked event is here.
@@ -109,7 +109,7 @@ impl<F> Runner<'_, F> {
         let message = Message::parked(copy.message, copy.place, again, &self.context.budget);
         let bytes = message.bytes();
         let id = self.events.keep(lane, message);
-        let arrived = Arrived { id, key, inbox: 0, pin: Pin::default(), bytes, again: true };
+        let arrived = Arrival { id, key, inbox: 0, pin: Pin::default(), bytes, again: true };
         self.input(Input::Fetched(lane, key, FetchResult::Event(arrived)));
     }
 
@@ -237,7 +237,7 @@ impl<F> Runner<'_, F> {
         let at = (pull.lane, pull.inbox);
         let body = pull::request(pull, self.context.client.max_payload());
         if !body.is_ok_and(|body| self.line.pull(at, &subject, &body)) {
-            self.input(Input::Inbox(pull.lane, pull.inbox, Heard::Lost(Trouble::Congested)));
+            self.input(Input::Inbox(pull.lane, pull.inbox, InboxReport::Lost(Trouble::Congested)));
         }
     }
 
@@ -249,7 +249,7 @@ impl<F> Runner<'_, F> {
         subjects.retain(|subject| subject.starts_with("events."));
         if !self.line.join((0, inbox), &config.handler, subjects) {
             self.close((0, inbox), Close::AtOnce);
-            self.input(Input::Inbox(0, inbox, Heard::Lost(Trouble::Congested)));
+            self.input(Input::Inbox(0, inbox, InboxReport::Lost(Trouble::Congested)));
         }
     }
 
@@ -259,10 +259,10 @@ impl<F> Runner<'_, F> {
         }
     }
 
-    /// Gives back what never came here: the broker takes a NAK for whatever it waits for. It takes one after the other, so
-    /// that its answer to the last is for all.
+    /// Gives back what never came here: the broker takes a NAK for whatever it waits for. It takes one after the other,
+    /// so that its answer to the last is for all.
     fn reclaim(&mut self, lane: Lane, delivered: u64, sequences: &[u64]) {
-        tracing::debug!(lane, sequences = sequences.len(), "what the broker lent to nobody is asked for");
+        tracing::debug!(lane, sequences = sequences.len(), "what the broker lent to no one is asked for");
         let consumer = self.consumer(lane);
         let subject = |sequence| layout::acknowledge_subject(&consumer, sequence, delivered);
         let Some((last, others)) = sequences.split_last() else { return };
@@ -294,7 +294,7 @@ impl<F> Runner<'_, F> {
         }
     }
 
-    /// Asks the broker something. Without a connection it is not even sent, or it would be later, when nobody stands by
+    /// Asks the broker something. Without a connection it is not even sent, or it would be later, when no one stands by
     /// it any more.
     pub(super) fn ask(&mut self, question: Question, subject: &str, body: &[u8]) {
         self.ask_by(question, &line::message(subject, None, body));

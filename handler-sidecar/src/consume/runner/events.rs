@@ -3,23 +3,23 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tidegate_delivery_core::{Disposition, Id, Lane, Settled};
+use tidegate_delivery_core::{Disposition, Id, Lane, Outcome};
 
 use crate::broker::message::Message;
 use crate::consume::flight::Event;
 use crate::consume::process::Context;
 
 /// One of them.
-struct Here {
+struct HeldEvent {
     event: Arc<Event>,
     /// How it is counted when it leaves.
-    how: Settled,
+    how: Outcome,
 }
 
 /// All of them, by the number of their arrival.
 pub struct Events {
     context: Arc<Context>,
-    here: HashMap<u64, Here>,
+    here: HashMap<u64, HeldEvent>,
     arrivals: u64,
 }
 
@@ -34,8 +34,8 @@ impl Events {
         self.context.metrics.came();
         self.arrivals += 1;
         let (sequence, stored, delivery) = (message.sequence(), message.published_at(), message.number());
-        let how = if message.is_stored() { Settled::GivenBack } else { Settled::Dropped };
-        self.here.insert(self.arrivals, Here { event: Arc::new(Event::new(message)), how });
+        let how = if message.is_stored() { Outcome::GivenBack } else { Outcome::Dropped };
+        self.here.insert(self.arrivals, HeldEvent { event: Arc::new(Event::new(message)), how });
         Id { lane, sequence, stored, delivery, arrival: self.arrivals }
     }
 
@@ -45,16 +45,16 @@ impl Events {
     }
 
     /// How it is counted as things are.
-    pub fn how(&self, id: Id) -> Settled {
-        self.here.get(&id.arrival).map_or(Settled::GivenBack, |here| here.how)
+    pub fn how(&self, id: Id) -> Outcome {
+        self.here.get(&id.arrival).map_or(Outcome::GivenBack, |here| here.how)
     }
 
     /// The event for an attempt.
     pub fn begin(&mut self, id: Id) -> Option<Arc<Event>> {
         let here = self.here.get_mut(&id.arrival)?;
-        if here.how == Settled::Dropped {
+        if here.how == Outcome::Dropped {
             // It cannot go back, also if a drain ends before its attempt does.
-            here.how = Settled::Failed;
+            here.how = Outcome::Failed;
         }
         Some(here.event.clone())
     }
@@ -62,9 +62,9 @@ impl Events {
     /// The broker is told that it may forget the event: without an attempt that is over, because it came before.
     pub fn acknowledged(&mut self, id: Id) {
         if let Some(here) = self.here.get_mut(&id.arrival)
-            && here.how == Settled::GivenBack
+            && here.how == Outcome::GivenBack
         {
-            here.how = Settled::Repeated;
+            here.how = Outcome::Repeated;
         }
     }
 
@@ -84,7 +84,7 @@ impl Events {
     pub fn parked(&mut self, ids: &[Id]) {
         for id in ids {
             if let Some(here) = self.here.get_mut(&id.arrival) {
-                here.how = Settled::Parked;
+                here.how = Outcome::Parked;
             }
         }
     }

@@ -41,7 +41,8 @@ impl<F> Runner<'_, F> {
         }
     }
 
-    /// Copies events to the shelf: one by itself, several as an atomic batch (ADR-50), of which the broker answers the last.
+    /// Copies events to the shelf: one by itself, several as an atomic batch (ADR-50), of which the broker answers the
+    /// last.
     fn park(&mut self, ids: Vec<Id>, key: Key) {
         let Some(last) = ids.last().copied() else { return };
         let name = format!("{:x}", fastrand::u64(..));

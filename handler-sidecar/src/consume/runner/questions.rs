@@ -197,7 +197,7 @@ impl Questions {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const WAIT_TIMEOUT: Duration = Duration::from_secs(1);
 
     fn answer(payload: &str) -> Message {
         Message::compose("_INBOX.x", None, None, payload.as_bytes()).unwrap()
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn each_is_learnt_once() {
-        let (mut questions, now) = (Questions::new(PATIENCE), Instant::now());
+        let (mut questions, now) = (Questions::new(WAIT_TIMEOUT), Instant::now());
         for lane in 1..=4 {
             let number = questions.next();
             let question = if lane == 4 { Question::Read(lane, 7, false) } else { Question::Unpin(lane) };
@@ -224,8 +224,8 @@ mod tests {
         let mut soon = || questions.expired(now + PAUSE);
         let unknown = Input::Fetched(4, 7, FetchResult::Unknown);
         assert_eq!((soon(), soon(), soon()), (Some(Input::Unpinned(3)), Some(unknown), None));
-        assert_eq!(questions.expired(now + PATIENCE), Some(Input::Unpinned(1)));
-        assert_eq!(questions.expired(now + PATIENCE), None);
+        assert_eq!(questions.expired(now + WAIT_TIMEOUT), Some(Input::Unpinned(1)));
+        assert_eq!(questions.expired(now + WAIT_TIMEOUT), None);
         let number = questions.next();
         questions.asked(now, number, Question::Unpin(5), true);
         questions.lose_all(now);
@@ -244,14 +244,14 @@ mod tests {
             ("the same is being stored", true, Some(in_process), ParkResult::Unknown),
             ("no answer", true, None, ParkResult::Unknown),
         ] {
-            let mut questions = Questions::new(PATIENCE);
+            let mut questions = Questions::new(WAIT_TIMEOUT);
             let number = questions.next();
             questions.asked(now, number, Question::Park(vec![id]), sent);
             let learnt = payload.and_then(|payload| questions.answered(now, number, &answer(payload)));
             assert_eq!(learnt, None, "{what}");
-            assert_eq!(questions.expired(now + PATIENCE), Some(Input::Parked(vec![id], expected)), "{what}");
+            assert_eq!(questions.expired(now + WAIT_TIMEOUT), Some(Input::Parked(vec![id], expected)), "{what}");
         }
-        let mut questions = Questions::new(PATIENCE);
+        let mut questions = Questions::new(WAIT_TIMEOUT);
         questions.asked(now, 1, Question::Park(vec![id]), true);
         let stored = answer(r#"{"stream":"retries_billing","seq":7,"duplicate":true}"#);
         assert_eq!(questions.answered(now, 1, &stored), input(Input::Parked(vec![id], ParkResult::Stored)));

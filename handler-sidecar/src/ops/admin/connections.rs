@@ -32,16 +32,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, router: Router) {
-    let places = Places::default();
+    let counts = ConnectionCounts::default();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    // One for which there is no place is closed.
-                    if let Some(place) = places.take(peer.ip()) {
-                        connections.spawn(answer(stream, peer, router.clone(), place));
+                    // One for which there is no counted is closed.
+                    if let Some(counted) = counts.take(peer.ip()) {
+                        connections.spawn(answer(stream, peer, router.clone(), counted));
                     }
                 }
                 Err(error) => {
@@ -54,7 +54,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
 }
 
 /// Answers one request.
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, _place: Place) {
+async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, _place: CountedConnection) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
@@ -69,16 +69,16 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router, _place: Pla
 
 /// The connections of each client.
 #[derive(Clone, Default)]
-struct Places(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct ConnectionCounts(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// The place of a connection; given back on drop.
-struct Place {
-    places: Places,
+/// The counted of a connection; given back on drop.
+struct CountedConnection {
+    counts: ConnectionCounts,
     address: IpAddr,
 }
 
-impl Places {
-    fn take(&self, address: IpAddr) -> Option<Place> {
+impl ConnectionCounts {
+    fn take(&self, address: IpAddr) -> Option<CountedConnection> {
         let address = address.to_canonical();
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (all, own) = (taken.values().sum::<usize>(), taken.get(&address).copied().unwrap_or(0));
@@ -86,13 +86,13 @@ impl Places {
             return None;
         }
         taken.insert(address, own + 1);
-        Some(Place { places: self.clone(), address })
+        Some(CountedConnection { counts: self.clone(), address })
     }
 }
 
-impl Drop for Place {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
-        let mut taken = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
         match taken.get_mut(&self.address) {
             Some(own) if *own > 1 => *own -= 1,
             _ => drop(taken.remove(&self.address)),
@@ -107,14 +107,14 @@ mod tests {
     #[test]
     fn an_address_has_few_places_and_all_together_have_a_bound() {
         let address = |last: u8| IpAddr::from([10, 0, 0, last]);
-        let places = Places::default();
-        let mut taken: Vec<_> = (0..MAX_OF_ADDRESS).map(|_| places.take(address(1)).unwrap()).collect();
-        assert!(places.take(address(1)).is_none());
-        assert!(places.take("::ffff:10.0.0.1".parse().unwrap()).is_none(), "it is the same address");
+        let counts = ConnectionCounts::default();
+        let mut taken: Vec<_> = (0..MAX_OF_ADDRESS).map(|_| counts.take(address(1)).unwrap()).collect();
+        assert!(counts.take(address(1)).is_none());
+        assert!(counts.take("::ffff:10.0.0.1".parse().unwrap()).is_none(), "it is the same address");
         taken.pop();
-        taken.push(places.take(address(1)).unwrap());
+        taken.push(counts.take(address(1)).unwrap());
         for last in 2.. {
-            let more: Vec<_> = (0..MAX_OF_ADDRESS).map_while(|_| places.take(address(last))).collect();
+            let more: Vec<_> = (0..MAX_OF_ADDRESS).map_while(|_| counts.take(address(last))).collect();
             if more.is_empty() {
                 break;
             }
@@ -122,6 +122,6 @@ mod tests {
         }
         assert_eq!(taken.len(), MAX_CONNECTIONS);
         taken.clear();
-        assert!(places.0.lock().unwrap().is_empty());
+        assert!(counts.0.lock().unwrap().is_empty());
     }
 }

@@ -26,14 +26,14 @@ const SEQUENCE: &str = "Nats-Sequence";
 
 /// A record, and where it stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct AttemptHistory {
     /// What is on record.
     pub record: Record,
     /// The stream's sequence of it; 0: there is none.
     revision: u64,
 }
 
-impl Known {
+impl AttemptHistory {
     /// The same with what a copy on the shelf says, where that is newer: a record in the stream lives for a day.
     pub fn or_newer(mut self, copy: &Record) -> Self {
         if copy.deliveries() > self.record.deliveries() {
@@ -62,7 +62,7 @@ pub struct Attempts {
 
 /// Why a record could not be read.
 #[derive(Debug, thiserror::Error)]
-enum Unread {
+enum ReadError {
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error("the broker answers {0}")]
@@ -77,8 +77,8 @@ impl Attempts {
 
     /// What is on record before this delivery. Read again a few times while it says nothing of the delivery before;
     /// then it is taken as it is, because that one may have left no trace.
-    pub async fn read(&self, event: EventName, delivery: u32) -> Known {
-        let (mut best, mut problem) = (Known::default(), None);
+    pub async fn read(&self, event: EventName, delivery: u32) -> AttemptHistory {
+        let (mut best, mut problem) = (AttemptHistory::default(), None);
         for again in 0..TRIES {
             if again > 0 {
                 sleep(PAUSE).await;
@@ -96,7 +96,7 @@ impl Attempts {
         }
         if let Some(error) = problem {
             let sequence = event.sequence;
-            tracing::warn!(sequence, %error, "the attempts of an event cannot be read: some are counted anew");
+            tracing::warn!(sequence, %error, "the attempts of an event cannot be read: some are counted from one");
         }
         best
     }
@@ -109,7 +109,7 @@ impl Attempts {
         &self,
         event: EventName,
         delivery: u32,
-        known: &mut Known,
+        known: &mut AttemptHistory,
         change: &Change,
     ) -> Result<(), NotStored> {
         let mut failures = 0;
@@ -117,7 +117,7 @@ impl Attempts {
             let record = known.record.with(change, &self.uid, delivery).of_event(event.published_at);
             let problem = match self.put(event.sequence, &record, known.revision).await {
                 Ok(revision) => {
-                    *known = Known { record, revision };
+                    *known = AttemptHistory { record, revision };
                     return Ok(());
                 }
                 Err(problem) => problem,
@@ -150,22 +150,23 @@ impl Attempts {
         publish_ack::sequence(&self.client.request(&message, TRY_LIMIT).await?)
     }
 
-    async fn get(&self, event: EventName) -> Result<Known, Unread> {
+    async fn get(&self, event: EventName) -> Result<AttemptHistory, ReadError> {
         let subject = layout::attempt_read_subject(&self.handler, &event.sequence.to_string());
         let message = self.client.request(&Publish { subject: &subject, ..Publish::default() }, TRY_LIMIT).await?;
         match message.status() {
-            None => Ok(self.understood(&message, event)),
-            Some(NOT_FOUND) => Ok(Known::default()),
-            Some(other) => Err(Unread::Status(other)),
+            None => Ok(self.parse_record(&message, event)),
+            Some(NOT_FOUND) => Ok(AttemptHistory::default()),
+            Some(other) => Err(ReadError::Status(other)),
         }
     }
 
-    /// What is not a record of this handler, or is one of another event, counts as none, and is replaced by the next write.
-    fn understood(&self, message: &Message, event: EventName) -> Known {
+    /// What is not a record of this handler, or is one of another event, counts as none, and is replaced by the next
+    /// write.
+    fn parse_record(&self, message: &Message, event: EventName) -> AttemptHistory {
         let header = |name| message.headers()?.get(name)?.parse().ok();
         let revision = header(SEQUENCE).unwrap_or(0);
         let is_of = |record: &Record| record.handler == self.uid && record.is_of(event.published_at);
         let record = serde_json::from_slice(message.payload()).ok().filter(is_of);
-        Known { record: record.unwrap_or_default(), revision }
+        AttemptHistory { record: record.unwrap_or_default(), revision }
     }
 }

@@ -3,8 +3,8 @@
 //! That a server recognises an id does not always mean that it has the event on disk. nats-server learns the ids of a
 //! batch before it flushes it, and answers nothing when the flush fails (stream.go, `processJetStreamAtomicBatchMsg`:
 //! `FlushAllPending` comes after the members' `storeMsgIdLocked`). So after a batch that was not answered on a
-//! connection that lives, `duplicate` does not acknowledge an event until the store has proved that it writes: one that has
-//! failed once takes nothing more (filestore.go, `fs.werr`).
+//! connection that lives, `duplicate` does not acknowledge an event until the store has proved that it writes: one that
+//! has failed once takes nothing more (filestore.go, `fs.werr`).
 //!
 //! With the connection the doubt ends. The answer may have been lost with it, and a server that started again knows the
 //! ids of what it found on its disk.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use tidegate_broker_client::contract::{Outlet, Sidecar};
+use tidegate_broker_client::contract::{Sidecar, TopicAddress};
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
 
@@ -134,8 +134,8 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
         probes: probes::of(&input.handler.spec.template),
         filter: input.settings.filter.clone(),
         delivery: input.settings.delivery.clone(),
-        dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| outlet(&to.topic, namespace)),
-        reply: input.handler.spec.reply.as_ref().map(|to| outlet(&to.topic, namespace)),
+        dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| topic_address(&to.topic, namespace)),
+        reply: input.handler.spec.reply.as_ref().map(|to| topic_address(&to.topic, namespace)),
         ack_wait: ACK_WAIT,
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
@@ -176,8 +176,8 @@ fn destination_volume(topic: &str) -> String {
     format!("tidegate-to-{topic}")
 }
 
-fn outlet(topic: &str, namespace: &str) -> Outlet {
-    Outlet {
+fn topic_address(topic: &str, namespace: &str) -> TopicAddress {
+    TopicAddress {
         topic: topic.to_owned(),
         url: format!("https://{}", names::broker_host(topic, namespace)),
         ca: format!("{DESTINATIONS_FOLDER}/{topic}/{}", file::CA).into(),

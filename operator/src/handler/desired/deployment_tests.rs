@@ -167,13 +167,13 @@ fn the_sidecar_can_verify_where_it_publishes() {
     });
     let deployment = made_of(&authority(), spec).unwrap();
     let config = config(&deployment);
-    let outlet = Outlet {
+    let topic_address = TopicAddress {
         topic: "invoices".into(),
         url: "https://invoices-broker.shop.svc".into(),
         ca: "/var/run/tidegate-destinations/invoices/ca.crt".into(),
         message_id_key: "/var/run/tidegate/message-ids.invoices.key".into(),
     };
-    assert_eq!((config.reply, config.dead_letter), (Some(outlet.clone()), Some(outlet)));
+    assert_eq!((config.reply, config.dead_letter), (Some(topic_address.clone()), Some(topic_address)));
     assert_eq!((config.handler_uid.as_str(), config.delivery.order), ("u-1", Order::Key { lanes: 4 }));
     assert_eq!((config.delivery.format, config.filter.types), (Format::Binary, vec!["order.*".to_owned()]));
     let pod = pod(&deployment);

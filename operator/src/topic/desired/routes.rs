@@ -1,8 +1,8 @@
 //! Which authority the brokers of a topic trust on their routes. Pure.
 //!
-//! Brokers of version 0.1 show and trust leaves of the one authority there was. A broker that trusts only the routes' own
-//! could not join them, so such a topic gets there in three rollouts, each after the one before is complete; brokers of
-//! neighbouring steps understand each other.
+//! Brokers of version 0.1 show and trust leaves of the one authority there was. A broker that trusts only the routes'
+//! own could not join them, so such a topic gets there in three rollouts, each after the one before is complete;
+//! brokers of neighbouring steps understand each other.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 

@@ -1,9 +1,9 @@
-//! What becomes of what is in hand when the lane, its pin or a lease goes to somebody else.
+//! What becomes of what is in flight when the lane, its pin or a lease goes to somebody else.
 
-use super::{LINGER, Leaving, Owner};
+use super::{LEAVE_GRACE, Leaving, Owner};
 use crate::event::{Id, Moment};
 use crate::exchange::Action;
-use crate::lane::hand::Stage;
+use crate::lane::in_flight::Stage;
 
 impl Owner {
     /// The lane goes to somebody else.
@@ -38,7 +38,7 @@ impl Owner {
         self.forget_lines();
     }
 
-    /// Without its head in hand a key's parked events are the next owner's.
+    /// Without its head in flight a key's parked events are the next owner's.
     fn forget_lines(&mut self) {
         let gone = self.parked.let_go(|head| self.hand.has(head));
         self.out.extend(gone.into_iter().map(Action::Drop));
@@ -49,12 +49,12 @@ impl Owner {
             return;
         }
         // At once, the broker would give what a lane leaves to our own pulls again, which are still open, and so on.
-        let wait = if self.is_leaving() { 2 * LINGER } else { 0 };
+        let wait = if self.is_leaving() { 2 * LEAVE_GRACE } else { 0 };
         self.out.extend(ids.iter().map(|id| Action::GiveBack { id: *id, wait }));
         self.claim.gives_back();
     }
 
-    /// Whether the broker has forgotten the delivery of this event that is in hand: that is dropped then.
+    /// Whether the broker has forgotten the delivery of this event that is in flight: that is dropped then.
     pub(super) fn is_forgotten(&mut self, id: Id) -> bool {
         let forgotten = self.hand.forget(id);
         if forgotten.is_some() {

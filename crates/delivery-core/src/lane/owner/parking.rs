@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use super::{Leaving, Owner};
 use crate::event::{Disposition, Id, Key, Lane, Moment};
 use crate::exchange::{Action, FetchResult, ParkResult};
-use crate::lane::hand::{Held, Stage};
+use crate::lane::in_flight::{Delivery, Stage};
 use crate::lane::parked::{Front, Mark};
 
 /// Bytes of events that are copied together, unless it is one event. The broker keeps them aside until it has all.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// What of one key is in hand, seen from its oldest event on.
+/// What of one key is in flight, seen from its oldest event on.
 struct Queue {
     head: u64,
     /// Whether the others wait for longer than an attempt takes.
@@ -104,8 +104,8 @@ impl Owner {
             }
             FetchResult::Event(arrived) => {
                 let id = arrived.id;
-                // The head itself, copied before it was the head, is settled; so is what was delivered here under a lease
-                // that ended before it was removed.
+                // The head itself, copied before it was the head, is settled; so is what was delivered here under a
+                // lease that ended before it was removed.
                 let is_head = id.sequence == head;
                 let is_settled = is_head || self.memory.has(id);
                 if !is_settled && self.pass_on(key, head, id.sequence) {
@@ -133,8 +133,8 @@ impl Owner {
     /// What is first on the shelf may be parked behind another event than this marker: one in flight that is between
     /// them and not settled. That one is the head then, and the marker is acknowledged. Whether there is one.
     fn pass_on(&mut self, key: Key, marker: u64, front: u64) -> bool {
-        let is_between = |held: &&mut Held| held.key == key && (marker + 1..front).contains(&held.id.sequence);
-        let is_open = |held: &&mut Held| matches!(held.stage, Stage::Waiting(_) | Stage::Copying { .. });
+        let is_between = |held: &&mut Delivery| held.key == key && (marker + 1..front).contains(&held.id.sequence);
+        let is_open = |held: &&mut Delivery| matches!(held.stage, Stage::Waiting(_) | Stage::Copying { .. });
         let Some(head) = self.hand.iter_mut().find(|held| is_between(held) && is_open(held)) else { return false };
         head.again = true;
         // The shelf has its events in order, so this one is not there.
@@ -199,7 +199,7 @@ impl Owner {
             } else if line.mark == Mark::Missing
                 && let Some(head) = self.hand.get_mut(line.head)
             {
-                line.mark = Mark::Asked;
+                line.mark = Mark::OpenQuestion;
                 self.out.push(Action::Mark { id: head.id });
             }
         }
@@ -249,11 +249,11 @@ impl Owner {
         ids
     }
 
-    /// Each key's part of what is in hand, and how many events wait behind heads that are blocked.
+    /// Each key's part of what is in flight, and how many events wait behind heads that are blocked.
     fn queues(&self, now: Moment) -> (BTreeMap<Key, Queue>, usize) {
         let mut queues = BTreeMap::<Key, Queue>::new();
         let mut behind = 0;
-        let is_blocked = |held: &Held| {
+        let is_blocked = |held: &Delivery| {
             let waits = matches!(held.stage, Stage::Waiting(from) if from >= now + self.terms.park_wait);
             waits || self.parked.get(held.key).is_some()
         };
@@ -292,9 +292,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::event::Settled;
-    use crate::exchange::{Arrived, Input, Pin, State};
-    use crate::lane::terms::Terms;
+    use crate::event::Outcome;
+    use crate::exchange::{Arrival, Input, Pin, State};
+    use crate::lane::timing::LaneTiming;
 
     const KEY: Key = 7;
 
@@ -302,16 +302,16 @@ mod tests {
         Id { lane: 0, sequence, stored: sequence, delivery, arrival: sequence * 1000 + delivery }
     }
 
-    fn arrived(id: Id, inbox: u64, again: bool) -> Arrived {
-        Arrived { id, key: KEY, inbox, pin: Pin::from("p"), bytes: 1, again }
+    fn arrived(id: Id, inbox: u64, again: bool) -> Arrival {
+        Arrival { id, key: KEY, inbox, pin: Pin::from("p"), bytes: 1, again }
     }
 
     /// An owner that has these, the n-th by the n-th delivery, and whose barrier is down.
     fn owner(events: &[(u64, bool)]) -> Owner {
-        let mut owner = Owner::new(0, Terms::of(Duration::from_secs(30)));
+        let mut owner = Owner::new(0, LaneTiming::of(Duration::from_secs(30)));
         owner.actions(0, 32, &mut Vec::new());
         for (delivery, (sequence, again)) in (1..).zip(events) {
-            owner.input(1, Input::Arrived(arrived(id(*sequence, delivery), 1, *again)));
+            owner.input(1, Input::Arrival(arrived(id(*sequence, delivery), 1, *again)));
         }
         let (count, highest) = (events.len() as u64, events.iter().map(|event| event.0).max().unwrap());
         let state = State { delivered: count, pending: count, floor: 0, highest, pin: Some(Pin::from("p")) };
@@ -336,7 +336,7 @@ mod tests {
     fn handle(owner: &mut Owner, now: Moment, sequence: u64) {
         let started = owner.start(now).unwrap();
         assert_eq!(started.sequence, sequence);
-        owner.input(now, Input::Attempted(started, Some(Disposition::Over(Settled::Acknowledged))));
+        owner.input(now, Input::Attempted(started, Some(Disposition::Over(Outcome::Acknowledged))));
     }
 
     /// The broker had forgotten that 1 is settled: 22 is parked behind 21, which is not.
@@ -382,8 +382,8 @@ mod tests {
         owner.input(1203, Input::Parked(copied.to_vec(), ParkResult::Stored));
         actions(&mut owner, 1203);
         copied.iter().for_each(|id| owner.input(1204, Input::Acknowledged(*id, true)));
-        owner.input(1205, Input::Arrived(arrived(id(0, 5), 1, true)));
-        owner.input(1205, Input::Arrived(arrived(id(5, 6), 1, false)));
+        owner.input(1205, Input::Arrival(arrived(id(0, 5), 1, true)));
+        owner.input(1205, Input::Arrival(arrived(id(5, 6), 1, false)));
         let state = State { delivered: 6, pending: 3, floor: 0, highest: 5, pin: Some(Pin::from("p")) };
         let parked: Vec<u64> = (130..140).flat_map(|now| parks(answer(&mut owner, now * 10, &state))).collect();
         assert_eq!(parked, [5], "neither 0 nor the head");

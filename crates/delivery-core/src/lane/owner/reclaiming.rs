@@ -1,22 +1,22 @@
-//! What the broker waits for and is with nobody: lost on its way here, or settled by an acknowledgement that the broker
+//! What the broker waits for and is with no one: lost on its way here, or settled by an acknowledgement that the broker
 //! has forgotten. It would come when the acknowledgement wait is over; here it is asked for.
 //!
-//! The broker does not tell which events it waits for, but it takes a NAK for any that it does wait for, whether or not it
-//! came here (`processNak` of nats-server): so each that may be one of them is given back, and those that are not are
-//! ignored. That must not be done to what another member works on. It is not, where
+//! The broker does not tell which events it waits for, but it takes a NAK for any that it does wait for, whether or not
+//! it came here (`processNak` of nats-server): so each that may be one of them is given back, and those that are not
+//! are ignored. That must not be done to what another member works on. It is not, where
 //!
-//! - all that the broker waited for was here before, and the pin has been ours since then: what was delivered after that
-//!   was delivered to us; or
-//! - no other member has to do with the lane: those that are there say so, and those that are gone were not heard to have
-//!   it for as long as they could have a lease. Of those that nobody here has ever heard this says nothing; so it counts
-//!   only if all that the broker waited for was here once, or after the time of a lease.
+//! - all that the broker waited for was here before, and the pin has been ours since then: what was delivered after
+//!   that was delivered to us; or
+//! - no other member has to do with the lane: those that are there say so, and those that are gone were not heard to
+//!   have it for as long as they could have a lease. Of those that no one here has ever heard this says nothing; so it
+//!   counts only if all that the broker waited for was here once, or after the time of a lease.
 
 use std::ops::RangeInclusive;
 
 use super::{Leaving, Owner};
 use crate::event::Moment;
 use crate::exchange::{Action, Pin, State};
-use crate::lane::terms::Terms;
+use crate::lane::timing::LaneTiming;
 
 /// Sequences that are given back at a time: the last that were delivered, as it is these that get lost. What is older
 /// comes when the acknowledgement wait is over.
@@ -86,9 +86,9 @@ impl Claim {
         self.lacked.replace(said) == Some(said)
     }
 
-    /// Whether what is lacking is with nobody. It may be on its way to here: so only when the broker has said the same
+    /// Whether what is lacking is with no one. It may be on its way to here: so only when the broker has said the same
     /// twice.
-    fn is_with_nobody(&mut self, terms: &Terms, now: Moment, state: &State) -> bool {
+    fn is_with_nobody(&mut self, terms: &LaneTiming, now: Moment, state: &State) -> bool {
         let still = self.is_said_again(state);
         let ours = state.pin.is_some() && state.pin == self.proven;
         let old = self.known_since.is_some_and(|since| now >= since + terms.ack_wait);
@@ -104,8 +104,8 @@ impl Owner {
         self.claim.known_since.get_or_insert(now);
     }
 
-    /// The broker has what was given back; if it is not `confirmed`, that may be on its way for as long as a lease allows
-    /// for.
+    /// The broker has what was given back; if it is not `confirmed`, that may be on its way for as long as a lease
+    /// allows for.
     pub(super) fn reclaimed(&mut self, now: Moment, confirmed: bool) {
         if confirmed {
             self.claim.reclaims_until = None;

@@ -1,17 +1,17 @@
-//! An event's way after its attempt: acknowledged and confirmed, or in hand for another one; and its lease meanwhile.
+//! An event's way after its attempt: acknowledged and confirmed, or in flight for another one; and its lease meanwhile.
 
 use super::{Leaving, Owner};
 use crate::event::{Id, Moment};
 use crate::exchange::Action;
-use crate::lane::hand::{Held, Stage};
+use crate::lane::in_flight::{Delivery, Stage};
 
 impl Owner {
-    pub(super) fn held(&mut self, id: Id) -> Option<&mut Held> {
+    pub(super) fn held(&mut self, id: Id) -> Option<&mut Delivery> {
         self.hand.get_mut(id.sequence).filter(|held| held.id.arrival == id.arrival)
     }
 
-    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again, after what may be
-    /// parked behind it. So is what was copied to the shelf.
+    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again, after what may
+    /// be parked behind it. So is what was copied to the shelf.
     pub(super) fn recall(&mut self, id: Id) {
         self.memory.came(id);
         self.copies.came(id);
@@ -27,7 +27,8 @@ impl Owner {
         }
     }
 
-    /// Its attempt is over: it is acknowledged next. One whose lease is over by now is acknowledged when it comes again.
+    /// Its attempt is over: it is acknowledged next. One whose lease is over by now is acknowledged when it comes
+    /// again.
     pub(super) fn settled(&mut self, now: Moment, id: Id) {
         self.memory.note(id);
         if self.held(id).is_none() {

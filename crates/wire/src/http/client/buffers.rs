@@ -9,7 +9,7 @@ pub const WRITE_BYTES: usize = 8 << 10;
 /// Of each kind so many are kept. A runtime of one thread rarely needs a second one.
 const MAX_KEPT: usize = 16;
 
-/// Buffers that nobody uses at the moment.
+/// Buffers that no one uses at the moment.
 #[derive(Debug, Default)]
 pub struct Buffers {
     read: Mutex<Vec<Vec<u8>>>,

@@ -139,7 +139,7 @@ pub enum Event {
     ServerError(String),
     /// The server is about to end.
     LameDuck,
-    /// Messages of a subscription to this subject are dropped, because nobody takes them.
+    /// Messages of a subscription to this subject are dropped, because no one takes them.
     SlowSubscriber(String),
 }
 
@@ -186,6 +186,6 @@ pub struct Statistics {
     pub received: u64,
     /// Messages that could not be read ([`crate::nats::Message::malformed`]).
     pub malformed: u64,
-    /// Messages that were dropped, because nobody took them from their subscription.
+    /// Messages that were dropped, because no one took them from their subscription.
     pub dropped: u64,
 }

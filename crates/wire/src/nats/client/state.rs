@@ -1,8 +1,8 @@
 //! What the clients of a connection and the task that owns it share: bytes to be sent, subscriptions, requests.
 //!
 //! A publish appends its bytes here and wakes the task. While there is no connection, what is published is kept, up to
-//! the bound of the buffer, and sent on the next one, unless the client refuses it; what was handed to a connection that broke is lost with it, as
-//! nobody can know whether the server has it.
+//! the bound of the buffer, and sent on the next one, unless the client refuses it; what was handed to a connection
+//! that broke is lost with it, as no one can know whether the server has it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -231,7 +231,8 @@ impl State {
         Ok(())
     }
 
-    /// Adds a subscription under a number of its own. One that lasts as long as a connection is over at once without one.
+    /// Adds a subscription under a number of its own. One that lasts as long as a connection is over at once without
+    /// one.
     pub(super) fn subscribe(&mut self, subscription: Subscription) -> Result<u64, InvalidSubject> {
         self.next_sid += 1;
         let sid = self.next_sid;

@@ -9,7 +9,7 @@ use crate::exchange::Action;
 const TOGETHER: Moment = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct One {
+struct Delivery {
     id: Id,
     renew_at: Moment,
     running: bool,
@@ -17,16 +17,16 @@ struct One {
 
 /// All of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Held {
+pub struct InFlight {
     renew_every: Moment,
-    here: BTreeMap<u64, One>,
+    here: BTreeMap<u64, Delivery>,
     waiting: VecDeque<Id>,
     running: usize,
     /// No renewal is due before.
     renewal_at: Option<Moment>,
 }
 
-impl Held {
+impl InFlight {
     /// None yet.
     pub fn new(renew_every: Moment) -> Self {
         Self { renew_every, here: BTreeMap::new(), waiting: VecDeque::new(), running: 0, renewal_at: None }
@@ -35,7 +35,7 @@ impl Held {
     /// Takes in what came.
     pub fn take(&mut self, now: Moment, id: Id) {
         let renew_at = now + self.renew_every;
-        self.here.insert(id.arrival, One { id, renew_at, running: false });
+        self.here.insert(id.arrival, Delivery { id, renew_at, running: false });
         self.waiting.push_back(id);
         self.renewal_at.get_or_insert(renew_at);
     }

@@ -1,10 +1,10 @@
-//! The events of a lane that are in hand: their leases, their keys, how far each is. Pure.
+//! The events of a lane that are in flight: their leases, their keys, how far each is. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::terms::Terms;
+use super::timing::LaneTiming;
 use crate::event::{Id, Key, Moment};
-use crate::exchange::Arrived;
+use crate::exchange::Arrival;
 
 /// How far an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,9 +29,9 @@ pub enum Stage {
     Marker,
 }
 
-/// An event in hand.
+/// An event in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Held {
+pub struct Delivery {
     /// Its name.
     pub id: Id,
     /// Its key.
@@ -50,45 +50,45 @@ pub struct Held {
     pub bytes: usize,
 }
 
-/// All events in hand, by their sequence in the stream.
+/// All events in flight, by their sequence in the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Hand(BTreeMap<u64, Held>);
+pub struct InFlight(BTreeMap<u64, Delivery>);
 
-impl Hand {
+impl InFlight {
     /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
-    pub fn take(&mut self, arrived: &Arrived, until: Moment, again: bool) -> &mut Held {
-        let Arrived { id, key, bytes, .. } = *arrived;
+    pub fn take(&mut self, arrived: &Arrival, until: Moment, again: bool) -> &mut Delivery {
+        let Arrival { id, key, bytes, .. } = *arrived;
         let stage = Stage::Waiting(0);
-        let new = Held { id, key, until, renewing: None, is_unsure: false, stage, again, bytes };
+        let new = Delivery { id, key, until, renewing: None, is_unsure: false, stage, again, bytes };
         let held = self.0.entry(id.sequence).or_insert(new);
         held.until = held.until.max(until);
         held
     }
 
-    /// The event, if it is in hand.
-    pub fn get_mut(&mut self, sequence: u64) -> Option<&mut Held> {
+    /// The event, if it is in flight.
+    pub fn get_mut(&mut self, sequence: u64) -> Option<&mut Delivery> {
         self.0.get_mut(&sequence)
     }
 
-    /// When the lease of an event ends, if it is in hand.
+    /// When the lease of an event ends, if it is in flight.
     pub fn until(&self, sequence: u64) -> Option<Moment> {
         self.0.get(&sequence).map(|held| held.until)
     }
 
-    /// Whether it is in hand.
+    /// Whether it is in flight.
     pub fn has(&self, sequence: u64) -> bool {
         self.0.contains_key(&sequence)
     }
 
     /// Lets go of it.
-    pub fn remove(&mut self, sequence: u64) -> Option<Held> {
+    pub fn remove(&mut self, sequence: u64) -> Option<Delivery> {
         self.0.remove(&sequence)
     }
 
-    /// Lets go of an event that waits, if this is a delivery of it with a lower number: by a broker that has forgotten the
-    /// one that is here, and takes no NAK with its number.
+    /// Lets go of an event that waits, if this is a delivery of it with a lower number: by a broker that has forgotten
+    /// the one that is here, and takes no NAK with its number.
     pub fn forget(&mut self, id: Id) -> Option<Id> {
-        let is_forgotten = |held: &Held| held.id.delivery > id.delivery && matches!(held.stage, Stage::Waiting(_));
+        let is_forgotten = |held: &Delivery| held.id.delivery > id.delivery && matches!(held.stage, Stage::Waiting(_));
         let forgotten = self.0.get(&id.sequence).is_some_and(is_forgotten);
         forgotten.then(|| self.remove(id.sequence)).flatten().map(|held| held.id)
     }
@@ -104,17 +104,17 @@ impl Hand {
     }
 
     /// All, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Held> {
+    pub fn iter(&self) -> impl Iterator<Item = &Delivery> {
         self.0.values()
     }
 
     /// All, oldest first.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
         self.0.values_mut()
     }
 
     /// Lets go of all, and returns them.
-    pub fn take_all(&mut self) -> impl Iterator<Item = Held> {
+    pub fn take_all(&mut self) -> impl Iterator<Item = Delivery> {
         std::mem::take(&mut self.0).into_values()
     }
 
@@ -147,7 +147,7 @@ impl Hand {
         self.0.keys().next_back().copied()
     }
 
-    fn let_go(&mut self, which: impl Fn(&Held) -> bool) -> Vec<Id> {
+    fn let_go(&mut self, which: impl Fn(&Delivery) -> bool) -> Vec<Id> {
         let gone = self.0.extract_if(.., |_, held| which(held));
         gone.map(|(_, held)| held.id).collect()
     }
@@ -168,13 +168,13 @@ impl Hand {
     /// Whether more than so many were not tried yet, or one may be on the shelf or not.
     pub fn may_have_to_park(&self, above: usize) -> bool {
         let untried = self.0.values().filter(|held| held.stage == Stage::Waiting(0)).count();
-        let is_unsure = |held: &Held| matches!(held.stage, Stage::Copying { asked: false, .. });
+        let is_unsure = |held: &Delivery| matches!(held.stage, Stage::Copying { asked: false, .. });
         untried > above || self.0.values().any(is_unsure)
     }
 
     /// Whether so many are at work: all but heads that wait, markers, and what goes to the shelf, or will in a moment.
     pub fn is_full(&self, at_work: usize, is_parked: impl Fn(Key) -> bool) -> bool {
-        let rests = |held: &&Held| match held.stage {
+        let rests = |held: &&Delivery| match held.stage {
             Stage::Marker | Stage::Waiting(1..) | Stage::Copying { .. } => true,
             Stage::Waiting(0) => is_parked(held.key),
             Stage::Running | Stage::Settled { .. } => false,
@@ -187,7 +187,7 @@ impl Hand {
         self.0.values().any(|held| held.key == key && matches!(held.stage, Stage::Copying { asked: true, .. }))
     }
 
-    /// Whether an acknowledgement is under way, so that nobody knows what the broker still waits for; or it may take
+    /// Whether an acknowledgement is under way, so that no one knows what the broker still waits for; or it may take
     /// something from us.
     pub fn is_unclear(&self) -> bool {
         self.0.values().any(|held| held.is_unsure || held.stage == Stage::Settled { asked: true })
@@ -205,8 +205,8 @@ impl Hand {
     }
 
     /// When the next lease ends or is to be renewed, or the next backoff is over.
-    pub fn wake_at(&self, terms: &Terms, now: Moment) -> Option<Moment> {
-        let of = |held: &Held| {
+    pub fn wake_at(&self, terms: &LaneTiming, now: Moment) -> Option<Moment> {
+        let of = |held: &Delivery| {
             let renew = held.renewing.is_none().then(|| held.until.saturating_sub(terms.renew_below));
             let backoff = match held.stage {
                 Stage::Waiting(from) => Some(from),
@@ -224,12 +224,12 @@ mod tests {
 
     use super::*;
 
-    fn hand(events: &[(u64, Key, Stage)]) -> Hand {
+    fn hand(events: &[(u64, Key, Stage)]) -> InFlight {
         let held = |(sequence, key, stage): &(u64, Key, Stage)| {
             let id = Id { lane: 0, sequence: *sequence, stored: 0, delivery: 1, arrival: 1 };
             (
                 *sequence,
-                Held {
+                Delivery {
                     id,
                     key: *key,
                     until: 100,
@@ -241,7 +241,7 @@ mod tests {
                 },
             )
         };
-        Hand(events.iter().map(held).collect())
+        InFlight(events.iter().map(held).collect())
     }
 
     #[test]

@@ -13,14 +13,14 @@ const MARGIN: Moment = 3000;
 const PARK_WAIT: Moment = 20;
 /// More than a lane's handlers take in the time of a pull.
 const AT_WORK: usize = 64;
-/// A quarter of what a lane has in hand when no key fails.
+/// A quarter of what a lane has in flight when no key fails.
 const PARK_ABOVE: usize = 16;
 /// Half of the window: the other half comes meanwhile.
 const COPIES: usize = 256;
 
 /// The times of the protocol, all in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Terms {
+pub struct LaneTiming {
     /// After this the broker gives an unacknowledged event to somebody else.
     pub ack_wait: Moment,
     /// A lease ends this much earlier than the broker's own count, which covers what is on its way.
@@ -37,8 +37,8 @@ pub struct Terms {
     pub pause: Moment,
     /// The longest of these waits.
     pub longest_pause: Moment,
-    /// While so many events are in hand that do not wait for an attempt, no more are asked for than keep the pin: those
-    /// beyond them in the window are for heads and markers.
+    /// While so many events are in flight that do not wait for an attempt, no more are asked for than keep the pin:
+    /// those beyond them in the window are for heads and markers.
     pub at_work: usize,
     /// What is behind a head that waits for at least so long is parked,
     pub park_wait: Moment,
@@ -56,15 +56,15 @@ pub struct Rules {
     /// An event starts, and is acknowledged, only under a live lease.
     pub leases: bool,
     /// After a take-over, and whenever something is in doubt, nothing starts until all that the broker waits for
-    /// is in hand.
+    /// is in flight.
     pub barrier: bool,
     /// The next event of a key waits until the acknowledgement of the one before is confirmed.
     pub confirmation: bool,
     /// What was settled here and comes again is acknowledged again, not started.
     pub memory: bool,
-    /// What the broker waits for and is with nobody is asked for.
+    /// What the broker waits for and is with no one is asked for.
     pub reclaiming: bool,
-    /// That is asked for only where it is known to be with nobody.
+    /// That is asked for only where it is known to be with no one.
     pub caution: bool,
     /// The copies of a key that are on their way to the shelf are stored all together or not at all.
     pub copies_in_turn: bool,
@@ -93,7 +93,7 @@ impl Default for Rules {
     }
 }
 
-impl Terms {
+impl LaneTiming {
     /// The times that follow from the consumer's acknowledgement wait.
     pub fn of(ack_wait: Duration) -> Self {
         let ack_wait = millis(ack_wait);

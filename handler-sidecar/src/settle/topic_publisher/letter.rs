@@ -5,14 +5,14 @@ use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Event, Invalid};
 
 use crate::broker::message::Message;
-use crate::settle::dead_letter::Letter;
+use crate::settle::dead_letter::DeadLetter;
 use crate::settle::outcome::Reason;
 
 /// The longest error, in bytes.
 const ERROR_LIMIT: usize = 512;
 
 /// The letter of a stored event; `None` if what is stored is no event.
-pub fn compose(handler: &str, stored: &Message, letter: &Letter) -> Option<Event> {
+pub fn compose(handler: &str, stored: &Message, letter: &DeadLetter) -> Option<Event> {
     let event = stored::decode(stored.stored(), stored.payload()).ok()?;
     let attempts = letter.record.attempts();
     let letter = extended(event, handler, letter.reason, attempts, &letter.error);

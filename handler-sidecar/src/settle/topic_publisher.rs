@@ -26,7 +26,7 @@ use tidegate_telemetry::Span;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::connector::Connector;
-use crate::deliver::post::with_causes;
+use crate::deliver::post::error_chain;
 use crate::event::hops;
 use crate::ops::trace;
 use crate::settle::backoff::Backoff;
@@ -80,7 +80,7 @@ pub enum Error {
 
 /// The result of one try.
 #[derive(Debug)]
-enum Tried {
+enum TryResult {
     Stored,
     Refused(String),
     Again { problem: String, asked: Option<Duration> },
@@ -88,7 +88,7 @@ enum Tried {
 
 /// A way to publish to another topic.
 #[derive(Debug)]
-pub struct Outlet {
+pub struct TopicPublisher {
     topic: String,
     uri: Uri,
     handler_uid: String,
@@ -98,24 +98,24 @@ pub struct Outlet {
     client: Client<Connector, Full<Bytes>>,
 }
 
-impl Outlet {
+impl TopicPublisher {
     /// To this topic, for the handler with this UID. Nothing is connected yet.
     ///
     /// # Errors
     /// The address is no URI.
-    pub fn new(outlet: &contract::Outlet, handler_uid: &str) -> Result<Self, http::uri::InvalidUri> {
+    pub fn new(address: &contract::TopicAddress, handler_uid: &str) -> Result<Self, http::uri::InvalidUri> {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_keep_alive_timeout(KEEP_ALIVE)
-            .build(Connector::new(&outlet.ca));
+            .build(Connector::new(&address.ca));
         Ok(Self {
-            topic: outlet.topic.clone(),
-            uri: outlet.url.parse()?,
+            topic: address.topic.clone(),
+            uri: address.url.parse()?,
             handler_uid: handler_uid.to_owned(),
-            message_id_key: outlet.message_id_key.clone(),
+            message_id_key: address.message_id_key.clone(),
             known_key: Mutex::default(),
             client,
         })
@@ -130,9 +130,9 @@ impl Outlet {
         let mut failures = 0;
         loop {
             let (problem, asked) = match self.attempt(event, name).await {
-                Tried::Stored => return Ok(()),
-                Tried::Refused(problem) => return Err(self.refused(problem)),
-                Tried::Again { problem, asked } => (problem, asked.unwrap_or_default().min(LONGEST_PAUSE)),
+                TryResult::Stored => return Ok(()),
+                TryResult::Refused(problem) => return Err(self.refused(problem)),
+                TryResult::Again { problem, asked } => (problem, asked.unwrap_or_default().min(LONGEST_PAUSE)),
             };
             // The key may be another one by now.
             *self.known_key() = None;
@@ -160,22 +160,22 @@ impl Outlet {
         Error::Refused { topic: self.topic.clone(), problem }
     }
 
-    async fn attempt(&self, event: &Event, name: &str) -> Tried {
+    async fn attempt(&self, event: &Event, name: &str) -> TryResult {
         let token = match self.token(name).await {
             Ok(token) => token,
-            Err(problem) => return Tried::Again { problem, asked: None },
+            Err(problem) => return TryResult::Again { problem, asked: None },
         };
         let request = match self.request(event, &token) {
             Ok(request) => request,
-            Err(error) => return Tried::Refused(error.to_string()),
+            Err(error) => return TryResult::Refused(error.to_string()),
         };
         let tried = async {
             match self.client.request(request).await {
-                Ok(response) => understood(response).await,
-                Err(error) => Tried::Again { problem: with_causes(&error), asked: None },
+                Ok(response) => parse_response(response).await,
+                Err(error) => TryResult::Again { problem: error_chain(&error), asked: None },
             }
         };
-        let late = |_| Tried::Again { problem: format!("no answer within {TRY_LIMIT:?}"), asked: None };
+        let late = |_| TryResult::Again { problem: format!("no answer within {TRY_LIMIT:?}"), asked: None };
         timeout(TRY_LIMIT, tried).await.unwrap_or_else(late)
     }
 
@@ -212,16 +212,16 @@ impl Outlet {
     }
 }
 
-async fn understood(response: Response<Incoming>) -> Tried {
+async fn parse_response(response: Response<Incoming>) -> TryResult {
     let status = response.status();
     if status == StatusCode::ACCEPTED {
-        return Tried::Stored;
+        return TryResult::Stored;
     }
     let asked = response.headers().get_all(RETRY_AFTER).iter().map(HeaderValue::as_bytes);
     let asked = outcome::retry_after(asked, SystemTime::now());
     let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
     let problem = problem(status, &body.map(|body| body.to_bytes()).unwrap_or_default());
-    if is_about_the_event(status) { Tried::Refused(problem) } else { Tried::Again { problem, asked } }
+    if is_about_the_event(status) { TryResult::Refused(problem) } else { TryResult::Again { problem, asked } }
 }
 
 /// Whether the same event would be refused again. What is about us (401, 403) or about the topic (404, 429, 503)
