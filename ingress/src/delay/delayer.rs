@@ -158,7 +158,7 @@ impl Delayer {
     }
 
     /// Takes room for a message of this size.
-    async fn take(&self, bytes: u64) -> Result<PendingEvent<'_>, Problem> {
+    async fn take(&self, bytes: u64) -> Result<Reservation<'_>, Problem> {
         let take = || self.room().take(Instant::now(), bytes);
         let taken = match take() {
             Err(NoRoom::Stale) => {
@@ -168,7 +168,7 @@ impl Delayer {
             taken => taken,
         };
         match taken {
-            Ok(()) => Ok(PendingEvent { room: &self.room, bytes }),
+            Ok(()) => Ok(Reservation { room: &self.room, bytes }),
             Err(NoRoom::NotTaken) => Err(Problem::no_delayed_events()),
             Err(NoRoom::TooLarge(largest)) => Err(Problem::delayed_event_too_large(bytes, largest)),
             Err(NoRoom::Full) => Err(Problem::delayed_events_full()),
@@ -207,12 +207,12 @@ impl Delayer {
 }
 
 /// Room for an event that is under way.
-struct PendingEvent<'a> {
+struct Reservation<'a> {
     room: &'a Mutex<Room>,
     bytes: u64,
 }
 
-impl Drop for PendingEvent<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         lock(self.room).done(self.bytes);
     }
