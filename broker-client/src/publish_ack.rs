@@ -34,13 +34,15 @@ pub struct PublishAck<'a> {
     pub batch_size: Option<u64>,
 }
 
-/// A stream does not take a message or a batch (nats-server, ApiError).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// JetStream does not do what it is asked for, as to store a message or a batch (nats-server, ApiError).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, thiserror::Error)]
 #[error("{description} (error code {code})")]
 pub struct StreamError {
     /// JetStream's error code.
+    #[serde(rename = "err_code", default)]
     pub code: u64,
     /// What it says.
+    #[serde(default)]
     pub description: String,
 }
 
@@ -103,7 +105,7 @@ impl StreamError {
 /// The answer of a stream (nats-server, JSPubAckResponse).
 #[derive(Deserialize)]
 struct Answer<'a> {
-    error: Option<ApiError>,
+    error: Option<StreamError>,
     #[serde(borrow, default)]
     stream: Cow<'a, str>,
     #[serde(default)]
@@ -113,14 +115,6 @@ struct Answer<'a> {
     count: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
 /// Reads the payload of an answer.
 ///
 /// # Errors
@@ -128,8 +122,8 @@ struct ApiError {
 pub fn read(payload: &[u8]) -> Result<PublishAck<'_>, AckError> {
     let Answer { error, stream, seq: sequence, duplicate: is_duplicate, count: batch_size } =
         serde_json::from_slice(payload)?;
-    if let Some(ApiError { err_code: code, description }) = error {
-        return Err(AckError::Refused(StreamError { code, description }));
+    if let Some(error) = error {
+        return Err(AckError::Refused(error));
     }
     if sequence == 0 {
         return Err(AckError::NoSequence);

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use tidegate_broker_client::publish_ack::StreamError;
 use tidegate_wire::nats::{HeaderBlock, Headers, Message};
 
 /// JetStream's codes for "no message found" and "stream not found": nothing is parked.
@@ -18,23 +19,15 @@ const IS_GONE: [&str; 3] = ["no message found", "deleted message", "stream store
 
 #[derive(Deserialize)]
 struct ReadAnswer {
-    error: Option<ApiError>,
+    error: Option<StreamError>,
     message: Option<Stored>,
 }
 
 #[derive(Deserialize)]
 struct RemovalAnswer {
-    error: Option<ApiError>,
+    error: Option<StreamError>,
     #[serde(default)]
     success: bool,
-}
-
-#[derive(Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 /// A stored message; headers and data are base64, and absent where they are empty.
@@ -76,7 +69,7 @@ pub fn read(subject: &str) -> Bytes {
 /// What its answer says.
 pub fn first(payload: &[u8]) -> First {
     match serde_json::from_slice(payload) {
-        Ok(ReadAnswer { error: Some(error), .. }) if NOTHING.contains(&error.err_code) => First::Nothing,
+        Ok(ReadAnswer { error: Some(error), .. }) if NOTHING.contains(&error.code) => First::Nothing,
         Ok(ReadAnswer { error: None, message: Some(stored) }) => copy(&stored).map_or(First::Unknown, First::Copy),
         _ => First::Unknown,
     }
@@ -104,8 +97,8 @@ pub fn remove(place: u64) -> Bytes {
 pub fn is_removed(payload: &[u8]) -> bool {
     match serde_json::from_slice(payload) {
         Ok(RemovalAnswer { error: None, success }) => success,
-        Ok(RemovalAnswer { error: Some(ApiError { err_code, description }), .. }) => {
-            err_code == NO_SEQUENCE || (err_code == DELETE_FAILED && IS_GONE.contains(&description.as_str()))
+        Ok(RemovalAnswer { error: Some(StreamError { code, description }), .. }) => {
+            code == NO_SEQUENCE || (code == DELETE_FAILED && IS_GONE.contains(&description.as_str()))
         }
         Err(_) => false,
     }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tidegate_broker_client::later;
 use tidegate_broker_client::message_id::{TopicKey, is_cancel_key};
+use tidegate_broker_client::publish_ack::StreamError;
 use tidegate_cloudevents::Event;
 use tidegate_wire::nats::{Client, InvalidHeader, Publish, RequestError};
 use time::OffsetDateTime;
@@ -48,17 +49,11 @@ pub struct Delayed {
 /// The answer of the broker's API, as far as it is read (nats-server, jetstream_api.go).
 #[derive(Deserialize)]
 struct Answer {
-    error: Option<ApiError>,
+    error: Option<StreamError>,
     config: Option<Config>,
     state: Option<State>,
     #[serde(default)]
     purged: u64,
-}
-
-#[derive(Deserialize)]
-struct ApiError {
-    #[serde(default)]
-    err_code: u64,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +136,7 @@ impl Delayer {
         let answer = self.ask(later::PURGE_SUBJECT, &filter).await?;
         match answer.error {
             None => Ok(answer.purged > 0),
-            Some(error) if error.err_code == STREAM_NOT_FOUND => Ok(false),
+            Some(error) if error.code == STREAM_NOT_FOUND => Ok(false),
             Some(_) => Err(Problem::not_cancelled()),
         }
     }
@@ -183,7 +178,7 @@ impl Delayer {
         let answer = self.ask(later::INFO_SUBJECT, "").await?;
         let seen = match answer.error {
             None => seen(&answer),
-            Some(error) if error.err_code == STREAM_NOT_FOUND => None,
+            Some(error) if error.code == STREAM_NOT_FOUND => None,
             Some(_) => return Err(Problem::not_stored(Failure::Unavailable, 0, 1)),
         };
         self.room().answered(asked, seen);
