@@ -21,15 +21,14 @@ pub const QUEUE_BYTES: usize = 8 << 20;
 const KNOWN_AFTER: Moment = 1000;
 /// Between two tries to subscribe.
 const PAUSE: Moment = 1000;
-/// What the broker sent may take to arrive after the end of a subscription.
-const CLOSE_LIMIT: Moment = 2000;
 
 /// A membership in the handler's group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Membership {
     inbox: u64,
     known_at: Moment,
-    closed_by: Option<Moment>,
+    /// It is left; what the broker sent before it knew of that still comes, until the inbox is closed.
+    is_closing: bool,
 }
 
 /// The discipline.
@@ -90,20 +89,19 @@ impl Direct {
 
     /// Joins or leaves the group, as the handler's state and the drain say.
     fn steer(&mut self, now: Moment, demand: &Demand) {
-        let is_over = self.group.is_some_and(|group| group.closed_by.is_some_and(|end| end <= now));
         // Of a drain without a connection: nothing can come.
         let lost = self.draining && !demand.connected;
         let unwanted = !self.draining && demand.handler == Handler::Away;
-        if is_over || lost || unwanted {
+        if lost || unwanted {
             self.leave_at_once();
         } else if self.draining {
-            if let Some(group) = self.group.as_mut().filter(|group| group.closed_by.is_none()) {
-                group.closed_by = Some(now + CLOSE_LIMIT);
+            if let Some(group) = self.group.as_mut().filter(|group| !group.is_closing) {
+                group.is_closing = true;
                 self.out.push(Action::Close(0, group.inbox, Close::InOrder));
             }
         } else if self.group.is_none() && self.retry_at <= now {
             self.memberships += 1;
-            self.group = Some(Membership { inbox: self.memberships, known_at: now + KNOWN_AFTER, closed_by: None });
+            self.group = Some(Membership { inbox: self.memberships, known_at: now + KNOWN_AFTER, is_closing: false });
             self.out.push(Action::Join(self.memberships));
         }
         self.is_known = self.group.is_some_and(|group| group.known_at <= now);
@@ -141,9 +139,9 @@ impl Discipline for Direct {
     }
 
     fn wake_at(&self, now: Moment) -> Option<Moment> {
-        let (known, closed) = (self.group.map(|group| group.known_at), self.group.and_then(|group| group.closed_by));
+        let known = self.group.map(|group| group.known_at);
         let retry = self.group.is_none().then_some(self.retry_at);
-        [known, closed, retry].into_iter().flatten().filter(|at| *at > now).min()
+        [known, retry].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     fn drain(&mut self, _now: Moment) {

@@ -217,7 +217,8 @@ pub enum Kind {
 /// How an inbox is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Close {
-    /// What was sent already still comes; then it is [`InboxReport::Closed`].
+    /// What was sent already still comes; then it is [`InboxReport::Closed`]: as soon as the broker has answered, or
+    /// the connection is lost, or at once if it is not open.
     InOrder,
     /// At once. What is here already still comes.
     AtOnce,

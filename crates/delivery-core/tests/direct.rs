@@ -238,6 +238,18 @@ fn what_waits_is_bounded_by_number_and_size() {
     assert_eq!(world.left.len(), 1);
 }
 
+/// What the broker sent before it knew of the drain is in the socket while the process is frozen for a minute.
+#[test]
+fn what_came_to_a_frozen_process_is_attempted() {
+    let mut world = World::new(Flaw::None);
+    world.act().unwrap();
+    world.step(Step::Drain).unwrap();
+    world.step(Step::Tick(60_000)).unwrap();
+    world.arrive(1).unwrap();
+    assert_eq!(world.running.len(), 1);
+    world.end().unwrap();
+}
+
 #[test]
 fn a_handler_that_is_away_leaves_the_group_and_comes_back() {
     let mut world = World::new(Flaw::None);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, Stream as _};
-use tidegate_delivery_core::{Close, Lane};
+use tidegate_delivery_core::Lane;
 use tidegate_wire::nats::{Client, Message, Publish, PublishError, Subscriber};
 use tokio::time::timeout;
 
@@ -93,19 +93,22 @@ impl Line {
         true
     }
 
-    /// Closes an inbox. Returns what had come to it, where it is closed at once.
-    pub fn close(&mut self, at: At, how: Close) -> Vec<Message> {
+    /// Closes an inbox as soon as what was sent to it is here ([`LineEvent::Closed`]). Whether it is open.
+    pub fn drain(&mut self, at: At) -> bool {
+        let mut is_open = false;
+        for inbox in self.inboxes.iter().filter(|inbox| inbox.at == at) {
+            inbox.subscriber.drain();
+            is_open = true;
+        }
+        is_open
+    }
+
+    /// Closes an inbox at once. Returns what had come to it.
+    pub fn close(&mut self, at: At) -> Vec<Message> {
         let mut come = Vec::new();
-        match how {
-            Close::InOrder => {
-                self.inboxes.iter().filter(|inbox| inbox.at == at).for_each(|inbox| inbox.subscriber.drain());
-            }
-            Close::AtOnce => {
-                for mut inbox in self.inboxes.extract_if(.., |inbox| inbox.at == at) {
-                    while let Some(Some(message)) = inbox.subscriber.next().now_or_never() {
-                        come.push(message);
-                    }
-                }
+        for mut inbox in self.inboxes.extract_if(.., |inbox| inbox.at == at) {
+            while let Some(Some(message)) = inbox.subscriber.next().now_or_never() {
+                come.push(message);
             }
         }
         come

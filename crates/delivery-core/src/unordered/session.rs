@@ -3,8 +3,6 @@
 use crate::event::{Lane, Moment};
 use crate::exchange::{Action, Close, Kind, Pull};
 
-/// How long a closing session may still bring events; much longer than a round trip.
-const CLOSE_LIMIT: Moment = 1000;
 /// What is added to two heartbeats before a silence means something.
 const GRACE: Moment = 500;
 
@@ -30,14 +28,14 @@ pub struct Session {
     /// When something came last.
     pub heard: Moment,
     patience: Moment,
-    /// When it is given up at the latest, if it is closing.
-    pub closed_by: Option<Moment>,
+    /// Whether nothing more is expected of it. What was sent already still comes, until it is closed.
+    pub is_closing: bool,
 }
 
 impl Session {
     /// Opens one of this source, with a first request.
     pub fn open(lane: Lane, number: u64, epoch: u64, now: Moment, batch: usize) -> (Self, Pull) {
-        let mut session = Self { lane, number, epoch, outstanding: 0, heard: now, patience: 0, closed_by: None };
+        let mut session = Self { lane, number, epoch, outstanding: 0, heard: now, patience: 0, is_closing: false };
         let pull = session.ask(now, batch, &FIRST_PULL);
         (session, pull)
     }
@@ -64,14 +62,15 @@ impl Session {
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
-    /// Stops it.
-    pub fn close(&mut self, now: Moment) -> Action {
-        self.closed_by = Some(now + CLOSE_LIMIT);
+    /// Stops it. The end is [`InboxReport::Closed`](crate::InboxReport::Closed) and no moment: a process that was
+    /// frozen would see the moment pass before it reads what had come.
+    pub fn close(&mut self) -> Action {
+        self.is_closing = true;
         Action::Close(self.lane, self.number, Close::InOrder)
     }
 
     /// When the silence, if it lasts, means that the consumer is gone; `None` while nothing is owed to us.
     pub fn silent_at(&self) -> Option<Moment> {
-        (self.outstanding > 0 && self.closed_by.is_none()).then(|| self.heard + self.patience)
+        (self.outstanding > 0 && !self.is_closing).then(|| self.heard + self.patience)
     }
 }

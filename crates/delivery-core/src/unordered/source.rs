@@ -79,7 +79,7 @@ impl Source {
 
     /// Whether nothing is expected of the session any more.
     fn is_closing(&self) -> bool {
-        self.session.as_ref().is_none_or(|session| session.closed_by.is_some())
+        self.session.as_ref().is_none_or(|session| session.is_closing)
     }
 
     pub fn arrived(&mut self, now: Moment, arrived: &Arrival, winds_down: bool, out: &mut Vec<Action>) {
@@ -214,10 +214,6 @@ impl Source {
     }
 
     fn steer_connection(&mut self, now: Moment, demand: &Demand, wind_down: Option<Moment>, out: &mut Vec<Action>) {
-        let is_over = |end: Option<Moment>| end.is_some_and(|end| end <= now);
-        if is_over(self.session.as_ref().and_then(|session| session.closed_by)) {
-            self.close_at_once(out);
-        }
         if !demand.connected {
             if wind_down.is_some() {
                 // Nothing can come, and nothing can be told.
@@ -225,7 +221,7 @@ impl Source {
             }
             return;
         }
-        if is_over(self.session.as_ref().and_then(Session::silent_at)) {
+        if self.session.as_ref().and_then(Session::silent_at).is_some_and(|end| end <= now) {
             self.pause(now, Trouble::Silent);
         }
         self.steer_session(now, demand, wind_down, out);
@@ -248,7 +244,7 @@ impl Source {
             }
             return;
         };
-        if session.closed_by.is_some() {
+        if session.is_closing {
             return;
         }
         let useless = session.epoch != demand.epoch || self.retry_at > now || is_rested;
@@ -256,7 +252,7 @@ impl Source {
         let wound_down = wind_down
             .is_some_and(|end| end <= now || withholds || demand.handler != Handler::Up || session.outstanding == 0);
         if useless || wound_down {
-            out.push(session.close(now));
+            out.push(session.close());
         } else if wind_down.is_none()
             && let Some(batch) = window::request(allowance, in_hand, session.outstanding)
         {
@@ -276,10 +272,9 @@ impl Source {
         let session = self.session.as_ref();
         [
             session.and_then(Session::silent_at),
-            session.and_then(|session| session.closed_by),
             session.is_none().then_some(self.retry_at),
             self.rests_until,
-            wind_down.filter(|_| session.is_some()),
+            wind_down.filter(|_| session.is_some_and(|session| !session.is_closing)),
             self.held.renewal_at(),
         ]
         .into_iter()

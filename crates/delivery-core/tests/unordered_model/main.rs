@@ -291,6 +291,24 @@ fn what_a_drain_gives_back_goes_to_others() {
     assert!(world.topic.again.contains(&id.sequence), "it waits for another one");
 }
 
+/// The process is frozen for a minute, with events in its socket, after a drain has closed the session. When it runs again
+/// it looks at the clock before it reads.
+#[test]
+fn what_came_to_a_frozen_process_is_given_back() {
+    let mut world = World::new(Flaw::None, NO_TROUBLE);
+    (0..2).for_each(|_| world.publish());
+    world.turn();
+    world.drain();
+    world.now += 60_000;
+    world.act();
+    assert_eq!(world.broken, None);
+    while !world.coming.is_empty() {
+        world.receive();
+    }
+    assert!(world.machine.is_drained());
+    assert_eq!(world.topic.again, [1, 2].into(), "they go to others at once");
+}
+
 /// How many of the events behind some that fail for long are handled before those are tried again.
 fn handled_meanwhile(flaw: Flaw) -> usize {
     let mut world = World::new(flaw, NO_TROUBLE);

@@ -26,8 +26,8 @@ impl World {
     pub fn reconnect(&mut self) {
         self.disturbed = true;
         self.open.clear();
-        self.coming.clear();
-        // An inbox ends with its connection.
+        // An inbox ends with its connection, also one that was to end in order.
+        self.coming.retain(|coming| matches!(coming, Coming::InboxReport(.., InboxReport::Closed)));
         let closed = std::mem::take(&mut self.inboxes).into_iter();
         self.coming.extend(closed.map(|(lane, inbox)| Coming::InboxReport(lane, inbox, InboxReport::Closed)));
         self.demand.epoch += 1;
@@ -47,6 +47,7 @@ impl World {
         self.here.clear();
         self.settled.clear();
         self.inboxes.clear();
+        self.coming.clear();
         self.machine = machine(self.flaw);
         self.reconnect();
     }

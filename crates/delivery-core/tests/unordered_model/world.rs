@@ -215,12 +215,18 @@ impl World {
                 }
             }
             Action::Close(lane, inbox, how) => {
-                let is_open = self.inboxes.remove(&(lane, inbox));
+                self.inboxes.remove(&(lane, inbox));
                 self.open.retain(|open| (open.lane, open.inbox) != (lane, inbox));
                 match how {
-                    Close::InOrder if !is_open => {}
                     Close::InOrder => self.coming.push_back(Coming::InboxReport(lane, inbox, InboxReport::Closed)),
-                    Close::AtOnce => self.coming.retain(|coming| coming.inbox() != (lane, inbox)),
+                    // What is not read by then is lost.
+                    Close::AtOnce => {
+                        let on_its_way = self.coming.len();
+                        self.coming.retain(|coming| coming.inbox() != (lane, inbox));
+                        if self.coming.len() < on_its_way {
+                            self.break_with("what was on its way is lost");
+                        }
+                    }
                 }
             }
             Action::Acknowledge { id, confirm: false } => {

@@ -254,8 +254,14 @@ impl<F> Runner<'_, F> {
     }
 
     fn close(&mut self, at: At, how: Close) {
-        for message in self.line.close(at, how) {
-            self.message(at, message);
+        match how {
+            Close::InOrder if self.line.drain(at) => {}
+            Close::InOrder => self.input(Input::Inbox(at.0, at.1, InboxReport::Closed)),
+            Close::AtOnce => {
+                for message in self.line.close(at) {
+                    self.message(at, message);
+                }
+            }
         }
     }
 
