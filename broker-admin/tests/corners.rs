@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Message, jetstream};
+use async_nats::{Client, Message, StatusCode, jetstream};
 use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::guests;
@@ -64,8 +64,20 @@ fn number(name: &str, order: Order) -> usize {
         }
 }
 
-/// The first event that this consumer has.
+/// The first event that this consumer has. Where two connections of a new account come at the same time (here one of the
+/// handler before, which reads the identity of this one when it connects again), the second is in before the server has
+/// subscribed to what the account imports: until then it says that no one is there.
 async fn pull(client: &Client, consumer: &str, grouped: bool) -> Message {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let message = pull_once(client, consumer, grouped).await;
+        if message.status != Some(StatusCode::NO_RESPONDERS) || begun.elapsed() > LIMIT {
+            return message;
+        }
+    }
+}
+
+async fn pull_once(client: &Client, consumer: &str, grouped: bool) -> Message {
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.unwrap();
     let group = if grouped { format!(r#","group":"{}""#, layout::LANE_GROUP) } else { String::new() };

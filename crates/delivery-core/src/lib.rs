@@ -13,6 +13,7 @@ mod event;
 mod exchange;
 pub mod lane;
 mod memory;
+mod obstacle;
 mod sizes;
 mod unordered;
 mod watchdog;

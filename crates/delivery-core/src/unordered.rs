@@ -169,7 +169,7 @@ impl Discipline for Unordered {
     }
 
     fn service(&self) -> Service<'_> {
-        match (&self.topic.trouble, &self.shelf.trouble) {
+        match (self.topic.obstacle.trouble(), self.shelf.obstacle.trouble()) {
             (Some(trouble), _) => Service::Troubled(TOPIC, trouble),
             _ if !self.topic.has_answered => Service::Opening,
             (None, Some(trouble)) => Service::Partial(SHELF, trouble),

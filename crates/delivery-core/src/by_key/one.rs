@@ -5,6 +5,7 @@ use crate::exchange::{Action, Close, InboxReport, Input, Trouble};
 use crate::lane::owner::{LEAVE_GRACE, Owner};
 use crate::lane::timing::LaneTiming;
 use crate::memory::Memory;
+use crate::obstacle::Obstacle;
 use crate::watchdog::Watchdog;
 
 /// An inbox is closed so long after its pull was over, if the broker did not say that it is.
@@ -26,7 +27,7 @@ pub struct One {
     pull_every: Moment,
     inboxes: Vec<Inbox>,
     pulled: Moment,
-    trouble: Option<Trouble>,
+    obstacle: Obstacle,
     watchdog: Watchdog,
     gone_at: Option<Moment>,
     /// Questions to the broker that are not answered: the answers are not to be taken for those to a later owner.
@@ -45,7 +46,7 @@ impl One {
             owner: Owner::with_memory(lane, terms, memory),
             inboxes: Vec::new(),
             pulled: now,
-            trouble: None,
+            obstacle: Obstacle::default(),
             gone_at: None,
             asked: 0,
             may_start: false,
@@ -90,7 +91,7 @@ impl One {
     pub fn input(&mut self, now: Moment, input: Input) {
         match &input {
             Input::Arrival(arrived) => {
-                self.trouble = None;
+                self.obstacle.passed();
                 if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.number == arrived.inbox) {
                     inbox.left = inbox.left.saturating_sub(1);
                 }
@@ -101,10 +102,12 @@ impl One {
                 if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.number == *number) {
                     inbox.left = 0;
                 }
-                self.trouble = match heard {
-                    InboxReport::Lost(trouble) if !trouble.is_ordinary() => Some(trouble.clone()),
-                    _ => None,
-                };
+                match heard {
+                    InboxReport::Lost(trouble) => {
+                        self.obstacle.met(now, trouble);
+                    }
+                    _ => self.obstacle.passed(),
+                }
             }
             Input::Waiting(_, waiting) => {
                 self.asked = self.asked.saturating_sub(1);
@@ -209,7 +212,7 @@ impl One {
 
     /// What keeps the broker from serving it.
     pub fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
+        self.obstacle.trouble()
     }
 
     /// Whether only a restart is left.

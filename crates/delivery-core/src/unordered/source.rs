@@ -7,6 +7,7 @@ use super::session::Session;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
 use crate::exchange::{Action, Arrival, Close, Demand, Handler, InboxReport, Trouble};
 use crate::memory::Memory;
+use crate::obstacle::Obstacle;
 use crate::window;
 
 /// The wait before another session, doubled with each that fails, give or take a fifth.
@@ -38,7 +39,7 @@ pub struct Source {
     retry_at: Moment,
     /// The server ends: nothing more is asked of it, and what was asked for may still come, until then.
     rests_until: Option<Moment>,
-    pub trouble: Option<Trouble>,
+    pub obstacle: Obstacle,
     pub has_answered: bool,
     chance: u64,
 }
@@ -61,7 +62,7 @@ impl Source {
             silences: 0,
             retry_at: 0,
             rests_until: None,
-            trouble: None,
+            obstacle: Obstacle::default(),
             has_answered: false,
             chance: seed | 1,
         }
@@ -114,8 +115,8 @@ impl Source {
                 self.rests_until.get_or_insert(now + Trouble::REST);
                 return;
             }
-            InboxReport::Lost(trouble) => return self.pause(now, trouble),
-            InboxReport::WrongPin => return self.pause(now, Trouble::Refused("it asks for a pin".to_owned())),
+            InboxReport::Lost(trouble) => return self.pause(now, &trouble),
+            InboxReport::WrongPin => return self.pause(now, &Trouble::Refused("it asks for a pin".to_owned())),
             InboxReport::Closed => {
                 self.session = None;
                 return;
@@ -171,20 +172,19 @@ impl Source {
     /// The consumer answers.
     fn works(&mut self) {
         self.has_answered = true;
-        self.trouble = None;
+        self.obstacle.passed();
         self.failures = 0;
         self.silences = 0;
     }
 
     /// The session is of no use; another one is opened after a while.
-    fn pause(&mut self, now: Moment, trouble: Trouble) {
-        self.silences = if trouble == Trouble::Silent { self.silences + 1 } else { 0 };
+    fn pause(&mut self, now: Moment, trouble: &Trouble) {
+        self.silences = if *trouble == Trouble::Silent { self.silences + 1 } else { 0 };
         let pause = (FIRST_PAUSE << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause * 4 / 5 + self.chance() % (pause * 2 / 5);
-        if !trouble.is_ordinary() {
+        if self.obstacle.met(now, trouble) {
             self.has_answered = false;
-            self.trouble = Some(trouble);
         }
     }
 
@@ -222,7 +222,7 @@ impl Source {
             return;
         }
         if self.session.as_ref().and_then(Session::silent_at).is_some_and(|end| end <= now) {
-            self.pause(now, Trouble::Silent);
+            self.pause(now, &Trouble::Silent);
         }
         self.steer_session(now, demand, wind_down, out);
     }
