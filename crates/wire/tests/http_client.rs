@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 use tidegate_wire::http::{Client, Connect, HeaderLines, IdleLimits, Outgoing, RequestPrefix, SendError};
+use tidegate_test_broker::free_port;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -38,8 +39,9 @@ type Outcome = Result<(u16, Vec<u8>), String>;
 
 impl Requests {
     async fn start(limits: IdleLimits) -> (TcpListener, Self) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // A test may close the listener, and wants no one else to listen there then.
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let path = PathAndQuery::from_static("/events");
         let [host, agent] = ["localhost", "test"].map(HeaderValue::from_static);
         let prefix = RequestPrefix::post(&path, &host, &agent);

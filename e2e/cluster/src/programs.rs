@@ -169,9 +169,8 @@ mod tests {
     #[test]
     fn a_need_is_met_when_somebody_listens() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let need = Need::Port(listener.local_addr().unwrap().port());
-        assert!(need.met());
-        drop(listener);
-        assert!(!need.met());
+        assert!(Need::Port(listener.local_addr().unwrap().port()).met());
+        // The port of tcpmux, which no one has any more. One that was just closed may be another's already.
+        assert!(!Need::Port(1).met());
     }
 }

@@ -5,6 +5,7 @@ use futures::FutureExt as _;
 use http::StatusCode;
 use tidegate_broker_client::probes::Check;
 use tidegate_broker_client::statuses::StatusRules;
+use tidegate_test_broker::free_port;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -18,9 +19,7 @@ fn status(code: StatusCode) -> Answer {
 
 #[tokio::test]
 async fn it_follows_the_listener() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let port = free_port();
     let handler = Arc::new(Availability::new(port, Probes::default()));
     let watcher = tokio::spawn({
         let handler = handler.clone();

@@ -65,6 +65,7 @@ pub async fn connect(port: u16) -> Result<TcpStream, String> {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_test_broker::free_port;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -72,17 +73,15 @@ mod tests {
     #[tokio::test]
     async fn either_loopback_will_do() {
         for address in ADDRESSES {
-            let listener = TcpListener::bind((address, 0)).await.unwrap();
-            let port = listener.local_addr().unwrap().port();
+            let port = free_port();
+            let _listener = TcpListener::bind((address, port)).await.unwrap();
             assert_eq!(connect(port).await.unwrap().peer_addr().unwrap().ip(), address);
         }
     }
 
     #[tokio::test]
     async fn where_it_was_tried_is_said() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = free_port();
         let why = connect(port).await.unwrap_err();
         assert!(why.starts_with(&format!("nothing listens on 127.0.0.1:{port} or [::1]:{port}")), "{why}");
     }
@@ -90,8 +89,8 @@ mod tests {
     /// Another address of the same network namespace, as the pod's own is.
     #[tokio::test]
     async fn a_program_on_another_address_is_found() {
-        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = free_port();
+        let _listener = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
         let why = connect(port).await.unwrap_err();
         assert!(why.contains(&format!("the pod listens on 127.0.0.2:{port}")), "{why}");
     }

@@ -287,6 +287,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use tidegate_broker_client::contract::{Format, Order, Retry};
     use tidegate_broker_client::statuses::StatusRules;
+    use tidegate_test_broker::free_port;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -350,8 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listening_is_unreachable() {
-        let (listener, handler) = listen().await;
-        drop(listener);
+        let handler = handler(free_port());
         assert!(
             matches!(post(&handler).await, Attempt::Unreachable(why) if why.contains("nothing listens on 127.0.0.1"))
         );

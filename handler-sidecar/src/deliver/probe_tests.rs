@@ -2,6 +2,7 @@ use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::HeaderMap;
+use tidegate_test_broker::free_port;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -93,8 +94,8 @@ async fn answers_without_an_end_are_not_read() {
 
 #[tokio::test]
 async fn what_does_not_answer_or_is_no_http_is_not_ready() {
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = silent.local_addr().unwrap().port();
+    let port = free_port();
+    let silent = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let problem = ask(&http(port, "/"), Duration::from_millis(200)).await.unwrap_err();
     assert!(problem.ends_with("has no answer within 200ms"), "{problem}");
     drop(silent);
