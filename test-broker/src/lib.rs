@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::missing_panics_doc)] // a test support: it fails by panicking
 
 pub mod cluster;
+mod door;
 mod files;
 mod guests;
 pub mod hostile;
@@ -30,6 +31,7 @@ use tidegate_broker_client::{connect, peer};
 use tidegate_wire::nats;
 use time::OffsetDateTime;
 
+pub use crate::door::Door;
 pub use crate::files::ConsumersOnDisk;
 use crate::files::{request, write_leaf};
 use crate::node::Node;

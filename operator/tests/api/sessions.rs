@@ -9,9 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{Door, TestBroker};
 
-use crate::support::brokers::{Door, Places, publish_one, topic_on, until_ready};
+use crate::support::brokers::{Places, publish_one, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::topic::until_reason;

@@ -1,7 +1,6 @@
 //! Topics whose broker is a real nats-server, where the kubelet would have started one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,8 +13,6 @@ use tidegate_broker_client::layout;
 use tidegate_operator::authority;
 use tidegate_operator::brokers::{Addresses, TopicKey};
 use tidegate_test_broker::TestBroker;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Space, eventually};
@@ -99,63 +96,6 @@ where
     let api: Api<K> = space.api();
     let patch = Patch::Merge(json!({"status": status}));
     eventually(name, async || api.patch_status(name, &PatchParams::default(), &patch).await.ok()).await;
-}
-
-/// Where an operator meets a broker: it can be shut, and counts who comes.
-pub struct Door {
-    pub address: String,
-    open: watch::Sender<bool>,
-    knocks: Arc<AtomicUsize>,
-    /// One for each connection that passes.
-    passes: Arc<()>,
-    _task: AbortOnDropHandle<()>,
-}
-
-impl Door {
-    pub async fn of(broker: &TestBroker) -> Self {
-        let server = broker.servers()[0].replace("tls://", "");
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
-        let address = format!("tls://localhost:{}", listener.local_addr().expect("address").port());
-        let (open, is_open) = watch::channel(true);
-        let knocks: Arc<AtomicUsize> = Arc::default();
-        let (counted, passes) = (knocks.clone(), Arc::new(()));
-        let pass = passes.clone();
-        let task = tokio::spawn(async move {
-            while let Ok((mut here, _)) = listener.accept().await {
-                counted.fetch_add(1, Ordering::SeqCst);
-                let (server, mut is_open, pass) = (server.clone(), is_open.clone(), pass.clone());
-                tokio::spawn(async move {
-                    let _pass = pass;
-                    let shut = async move { is_open.wait_for(|open| !open).await.map(drop) };
-                    let pass = async {
-                        let mut there = TcpStream::connect(server).await?;
-                        tokio::io::copy_bidirectional(&mut here, &mut there).await
-                    };
-                    tokio::select! {
-                        biased;
-                        _ = shut => {}
-                        _ = pass => {}
-                    }
-                });
-            }
-        });
-        Self { address, open, knocks, passes, _task: AbortOnDropHandle::new(task) }
-    }
-
-    pub fn set_open(&self, open: bool) {
-        self.open.send_replace(open);
-    }
-
-    /// How many connections pass it now.
-    pub fn passing(&self) -> usize {
-        // The door has one, and so has who lets them in.
-        Arc::strong_count(&self.passes) - 2
-    }
-
-    /// Who came since the last time.
-    pub fn take_knocks(&self) -> usize {
-        self.knocks.swap(0, Ordering::SeqCst)
-    }
 }
 
 /// Events at this rate until it is dropped.
