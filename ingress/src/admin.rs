@@ -4,7 +4,7 @@
 //! container come through here, and only the status code is passed on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tidegate_wire::nats::Client;
+use tidegate_wire::nats::{Client, Link};
 
 use crate::connection::Answers;
 use crate::share::Share;
@@ -24,18 +24,38 @@ const PROBE: Duration = Duration::from_secs(2);
 
 /// What the probes look at.
 pub struct Health {
+    /// The connection that events leave by.
     client: Client,
+    /// The connection that publishers over NATS come by.
+    publishers: Client,
+    /// The last connection of theirs over which the broker has confirmed that it sends them here.
+    served: AtomicU64,
     leaving: AtomicBool,
     monitor: String,
     probe: legacy::Client<HttpConnector, Empty<Bytes>>,
 }
 
 impl Health {
-    /// Of this connection, and of the broker with this monitoring address (`http://host:port`).
-    pub fn new(client: Client, monitor: &str) -> Self {
+    /// Of these connections, and of the broker with this monitoring address (`http://host:port`). The subscription for
+    /// publishers over NATS is made already.
+    pub fn new(client: Client, publishers: Client, monitor: &str) -> Self {
         let probe = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
         let monitor = monitor.trim_end_matches('/').to_owned();
-        Self { client, leaving: AtomicBool::new(false), monitor, probe }
+        Self { client, publishers, served: AtomicU64::new(0), leaving: AtomicBool::new(false), monitor, probe }
+    }
+
+    /// Watches whether the broker sends publishers over NATS here. Never returns.
+    pub async fn watch(&self) {
+        let mut link = self.publishers.link();
+        loop {
+            // The sender lives as long as the client: there is no error.
+            let epoch = link.wait_for(|link| link.connected).await.map_or(0, |link| link.epoch);
+            // On each connection the subscription goes out first, so an answer to what comes after it confirms it.
+            if self.publishers.flush().await.is_ok() {
+                self.served.store(epoch, Ordering::Relaxed);
+            }
+            let _ = link.wait_for(|link| !link.connected || link.epoch != epoch).await;
+        }
     }
 
     /// From now on not ready, for good.
@@ -44,13 +64,11 @@ impl Health {
     }
 
     fn ready(&self) -> (StatusCode, &'static str) {
-        if self.leaving.load(Ordering::Relaxed) {
-            return (StatusCode::SERVICE_UNAVAILABLE, "leaving\n");
+        let (is_leaving, served) = (self.leaving.load(Ordering::Relaxed), self.served.load(Ordering::Relaxed));
+        match why_not(is_leaving, self.client.current_link(), self.publishers.current_link(), served) {
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+            None => (StatusCode::OK, "ready\n"),
         }
-        if !self.client.current_link().connected {
-            return (StatusCode::SERVICE_UNAVAILABLE, "no connection to the broker\n");
-        }
-        (StatusCode::OK, "ready\n")
     }
 
     /// The status of one of the broker's health pages; 503 if there is none in time.
@@ -62,6 +80,16 @@ impl Health {
             Ok(Ok(response)) => response.status(),
             Ok(Err(_)) | Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
+    }
+}
+
+/// Why an ingress is not ready, where it is not. Pure.
+fn why_not(is_leaving: bool, events: Link, publishers: Link, served: u64) -> Option<&'static str> {
+    match (is_leaving, events.connected, publishers.connected && publishers.epoch == served) {
+        (true, ..) => Some("leaving\n"),
+        (_, false, _) => Some("no connection to the broker\n"),
+        (.., false) => Some("the broker does not send publishers over NATS here yet\n"),
+        (false, true, true) => None,
     }
 }
 
@@ -83,5 +111,29 @@ impl Answers for Routes {
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status;
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_in_has_to_be_open() {
+        let (no, yes) = (Link { connected: false, epoch: 2 }, Link { connected: true, epoch: 2 });
+        for (is_leaving, events, publishers, served, expected) in [
+            (false, no, no, 0, Some("no connection")),
+            (false, no, yes, 2, Some("no connection")),
+            (false, yes, no, 0, Some("publishers over NATS")),
+            (false, yes, no, 2, Some("publishers over NATS")),
+            (false, yes, yes, 0, Some("publishers over NATS")),
+            (false, yes, yes, 1, Some("publishers over NATS")),
+            (false, yes, yes, 2, None),
+            (true, yes, yes, 2, Some("leaving")),
+        ] {
+            let why = why_not(is_leaving, events, publishers, served);
+            assert_eq!(why.is_some(), expected.is_some(), "{events:?} {publishers:?} {served}");
+            assert!(why.unwrap_or_default().contains(expected.unwrap_or_default()), "{why:?}");
+        }
     }
 }

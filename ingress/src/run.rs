@@ -89,9 +89,10 @@ impl Ingress {
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
         let stored = config.routing == Routing::Queued;
         let mover = stored.then(|| Mover::new(client.clone(), Arc::clone(&intake)));
-        let nats = nats::Listener::new(broker::connect_publishers(config)?, intake)?;
+        let publishers = broker::connect_publishers(config)?;
+        let nats = nats::Listener::new(publishers.clone(), intake)?;
 
-        let health = Arc::new(Health::new(client.clone(), &config.broker_monitor));
+        let health = Arc::new(Health::new(client.clone(), publishers, &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
         let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
@@ -129,6 +130,8 @@ impl Ingress {
         let stop = CancellationToken::new();
         let interval = limits.certificate_check;
         let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificate.watch(interval).await }));
+        let watched = Arc::clone(&health);
+        let _health = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(CancellationToken::new())));
         let mut serving = vec![
             tokio::spawn(https.run(stop.clone())),

@@ -46,7 +46,8 @@ impl Ports {
         let blocks = RANGE.step_by(usize::from(BLOCK));
         // Each process begins in another place, so that a block is not needed again as soon as it is free.
         let begin = usize::try_from(std::process::id()).expect("a number of a process") % blocks.len();
-        let first = blocks.clone().cycle().skip(begin).take(blocks.len()).find_map(|first| Some((first, listen(first)?)));
+        let first =
+            blocks.clone().cycle().skip(begin).take(blocks.len()).find_map(|first| Some((first, listen(first)?)));
         let (first, listener) = first.unwrap_or_else(|| panic!("no free block of ports in {RANGE:?}"));
         self.blocks.push(listener);
         self.unused = first + 1..first + BLOCK;

@@ -1,19 +1,19 @@
 //! Events over NATS: a request to one subject, answered like a publish to a stream.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
 use http::StatusCode;
 use serde_json::Value;
-use tidegate_broker_client::{identity, layout, peer};
+use tidegate_broker_client::{contract, identity, layout, peer};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic};
+use tidegate_test_broker::{Door, LIMIT, TestBroker, eventually, topic};
 
 use crate::raw_nats;
-use crate::support::{MAX_EVENT, event, events, limits, messages, start, start_with};
+use crate::support::{MAX_EVENT, config, event, events, limits, messages, run, start, start_with};
 
 async fn client(broker: &TestBroker, identity: &Path) -> Client {
     peer::connect("publisher", &broker.servers(), identity::folder(identity)).await.unwrap()
@@ -23,19 +23,10 @@ async fn publisher(broker: &TestBroker) -> Client {
     client(broker, &broker.publisher("sensors").await).await
 }
 
-/// The answer to an event, by a plain request. An ingress that is ready over HTTPS may not listen here yet; what no one
-/// has heard is asked again.
+/// The answer to an event, by a plain request. An ingress that is ready listens.
 async fn request(client: &Client, headers: HeaderMap, payload: impl Into<bytes::Bytes>) -> Value {
-    let (payload, begun) = (payload.into(), Instant::now());
-    loop {
-        let asked = client.request_with_headers(layout::PUBLISH_SUBJECT, headers.clone(), payload.clone()).await;
-        match asked {
-            Err(error) if error.kind() == RequestErrorKind::NoResponders && begun.elapsed() < LIMIT => {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            answer => return serde_json::from_slice(&answer.unwrap().payload).unwrap(),
-        }
-    }
+    let asked = client.request_with_headers(layout::PUBLISH_SUBJECT, headers, payload.into()).await;
+    serde_json::from_slice(&asked.unwrap().payload).unwrap()
 }
 
 async fn publish(client: &Client, event: &Event) -> Value {
@@ -91,8 +82,6 @@ async fn it_looks_like_a_stream_to_a_client_library() {
     let broker = TestBroker::start().await;
     let _ingress = start(&broker).await;
     let client = publisher(&broker).await;
-    // It listens.
-    request(&client, HeaderMap::new(), "{").await;
     let stream = jetstream::new(client);
     let mut acknowledgements = Vec::new();
     for id in 0..200 {
@@ -135,16 +124,11 @@ async fn what_cannot_be_taken_is_answered_with_the_reason() {
     let busy = start_with(&broker, Limits { requests: 0, ..limits() }).await;
     busy.until_ready().await;
     let mut busy_answer = Value::Null;
-    for _ in 0..100 {
-        // The ingress before it may still be listening, and the new one may not yet.
-        if let Ok(answer) = client.request(layout::PUBLISH_SUBJECT, "{".into()).await {
-            busy_answer = serde_json::from_slice(&answer.payload).unwrap();
-            if busy_answer["error"]["code"] == 503 {
-                break;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("the ingress before it listens no longer", async || {
+        busy_answer = request(&client, HeaderMap::new(), "{").await;
+        busy_answer["error"]["code"] == 503
+    })
+    .await;
     check(busy_answer, 503, "too many requests");
 }
 
@@ -236,6 +220,33 @@ async fn of_client(broker: &TestBroker, name: &str, field: &str) -> u64 {
     of_name.map_or(0, |connection| connection[field].as_u64().unwrap())
 }
 
+/// Ready means every way in: the broker has the subscription for publishers over NATS too.
+#[tokio::test]
+async fn it_is_ready_only_while_publishers_over_nats_are_served() {
+    let broker = TestBroker::start().await;
+    let door = Door::of(&broker).await;
+    let config = contract::Ingress { servers: vec![door.address.clone()], ..config(&broker) };
+    let ingress = run(&config, limits()).await;
+    ingress.until_ready().await;
+    let client = publisher(&broker).await;
+    assert_eq!(publish(&client, &event("1")).await["seq"], 1);
+
+    let port = of_client(&broker, "tidegate-ingress shop/orders publishers", "port").await;
+    door.keep_out(port.try_into().unwrap());
+    ingress.until(StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(
+        ingress.publish(&event("over HTTPS")).await.status,
+        StatusCode::ACCEPTED,
+        "the other connection is there"
+    );
+    let error = client.request(layout::PUBLISH_SUBJECT, "{".into()).await.unwrap_err();
+    assert_eq!(error.kind(), RequestErrorKind::NoResponders);
+
+    door.set_open(true);
+    ingress.until_ready().await;
+    assert_eq!(publish(&client, &event("2")).await["seq"], 3);
+}
+
 /// What an ingress still holds when it ends is refused, not dropped: a publisher would wait for its answer in vain.
 #[tokio::test]
 async fn an_ingress_that_leaves_answers_all_that_it_holds() {
@@ -247,8 +258,6 @@ async fn an_ingress_that_leaves_answers_all_that_it_holds() {
         Limits { publishes: 1, publish: Duration::from_secs(1), propagation: Duration::ZERO, drain: LIMIT, ..limits() };
     let mut ingress = start_with(&broker, limits).await;
     ingress.until_ready().await;
-    let listener = "tidegate-ingress shop/orders publishers";
-    eventually("it listens", async || of_client(&broker, listener, "subscriptions").await > 0).await;
     let client = publisher(&broker).await;
     let events: Vec<Event> = (0..40).map(|id| event(&id.to_string())).collect();
     let answers = futures::future::join_all(events.iter().map(|event| publish(&client, event)));
