@@ -17,8 +17,6 @@ use crate::exchange::{Action, Close, Demand, Handler, InboxReport, Input, Servic
 pub const QUEUE: usize = 256;
 /// They have this many bytes at most, whatever their number.
 pub const QUEUE_BYTES: usize = 8 << 20;
-/// The broker confirms no subscription: it is taken to know of it after this.
-const KNOWN_AFTER: Moment = 1000;
 /// Between two tries to subscribe.
 const PAUSE: Moment = 1000;
 
@@ -26,7 +24,10 @@ const PAUSE: Moment = 1000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Membership {
     inbox: u64,
-    known_at: Moment,
+    /// The connection over which the broker was asked to confirm it.
+    asked_over: Option<u64>,
+    /// The connection over which it did. On another one the subscription is made again.
+    known_over: Option<u64>,
     /// It is left; what the broker sent before it knew of that still comes, until the inbox is closed.
     is_closing: bool,
 }
@@ -101,10 +102,23 @@ impl Direct {
             }
         } else if self.group.is_none() && self.retry_at <= now {
             self.memberships += 1;
-            self.group = Some(Membership { inbox: self.memberships, known_at: now + KNOWN_AFTER, is_closing: false });
-            self.out.push(Action::Join(self.memberships));
+            let inbox = self.memberships;
+            self.group = Some(Membership { inbox, asked_over: None, known_over: None, is_closing: false });
+            self.out.push(Action::Join(inbox));
         }
-        self.is_known = self.group.is_some_and(|group| group.known_at <= now);
+        self.confirm(demand);
+    }
+
+    /// Asks, once over each connection, whether the broker has the membership: until then it sends nothing here, and
+    /// what is published meanwhile is lost.
+    fn confirm(&mut self, demand: &Demand) {
+        let epoch = demand.connected.then_some(demand.epoch);
+        let open = self.group.as_mut().filter(|group| !group.is_closing);
+        if let Some(group) = open.filter(|group| epoch.is_some() && group.asked_over != epoch) {
+            group.asked_over = epoch;
+            self.out.push(Action::Confirm(group.inbox));
+        }
+        self.is_known = epoch.is_some() && self.group.is_some_and(|group| group.known_over == epoch);
     }
 }
 
@@ -117,6 +131,11 @@ impl Discipline for Direct {
             {
                 self.group = None;
                 self.retry_at = now + PAUSE;
+            }
+            Input::Inbox(_, inbox, InboxReport::Open) => {
+                if let Some(group) = self.group.as_mut().filter(|group| group.inbox == inbox) {
+                    group.known_over = group.asked_over;
+                }
             }
             Input::Attempted(id, _) if self.running.remove(&id.arrival).is_some() => self.out.push(Action::Drop(id)),
             _ => {}
@@ -139,9 +158,7 @@ impl Discipline for Direct {
     }
 
     fn wake_at(&self, now: Moment) -> Option<Moment> {
-        let known = self.group.map(|group| group.known_at);
-        let retry = self.group.is_none().then_some(self.retry_at);
-        [known, retry].into_iter().flatten().filter(|at| *at > now).min()
+        self.group.is_none().then_some(self.retry_at).filter(|at| *at > now)
     }
 
     fn drain(&mut self, _now: Moment) {

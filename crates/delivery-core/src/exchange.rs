@@ -77,6 +77,8 @@ pub enum FetchResult {
 /// What is heard of an inbox.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum InboxReport {
+    /// The broker has what was subscribed to for it, as was asked by [`Action::Confirm`].
+    Open,
     /// A sign of life.
     Alive,
     /// A pull ended, and so many of its events will not come.
@@ -231,6 +233,9 @@ pub enum Action {
     Pull(Pull),
     /// Subscribe to the handler's events, in its group.
     Join(u64),
+    /// Ask the broker whether it has the subscriptions of this inbox; [`InboxReport::Open`] says so. If the connection is
+    /// lost first there is no answer.
+    Confirm(u64),
     /// Close an inbox of a lane.
     Close(Lane, u64, Close),
     /// Tell the broker that it may forget the event.

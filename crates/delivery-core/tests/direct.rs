@@ -58,6 +58,8 @@ struct World {
     now: u64,
     demand: Demand,
     inbox: Option<u64>,
+    /// Of which the broker was asked.
+    asked: Vec<u64>,
     closing: Vec<u64>,
     /// Those here, with their bytes: waiting or running.
     waiting: BTreeMap<Id, usize>,
@@ -76,6 +78,7 @@ impl World {
             now: 0,
             demand: Demand { handler: Handler::Up, connected: true, epoch: 1, room: true, turns: usize::MAX },
             inbox: None,
+            asked: Vec::new(),
             closing: Vec::new(),
             waiting: BTreeMap::new(),
             running: BTreeSet::new(),
@@ -103,6 +106,9 @@ impl World {
             for action in actions {
                 match action {
                     Action::Join(inbox) if self.inbox.is_none() => self.inbox = Some(inbox),
+                    Action::Confirm(inbox) if self.inbox == Some(inbox) && self.demand.connected => {
+                        self.asked.push(inbox);
+                    }
                     Action::Close(_, inbox, how) if self.inbox == Some(inbox) || self.closing.contains(&inbox) => {
                         self.inbox = self.inbox.filter(|open| *open != inbox);
                         self.closing.retain(|closing| *closing != inbox);
@@ -154,6 +160,12 @@ impl World {
         let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes, again: false };
         self.machine.input(self.now, Input::Arrival(arrived));
         self.act()
+    }
+
+    /// The broker says that it has the subscriptions of this inbox.
+    fn open(&mut self, inbox: u64) {
+        self.machine.input(self.now, Input::Inbox(0, inbox, InboxReport::Open));
+        self.act().unwrap();
     }
 
     fn finish(&mut self, id: Id) -> Result<(), String> {
@@ -254,11 +266,31 @@ fn what_came_to_a_frozen_process_is_attempted() {
 fn a_handler_that_is_away_leaves_the_group_and_comes_back() {
     let mut world = World::new(Flaw::None);
     world.act().unwrap();
-    assert!(world.inbox.is_some() && world.machine.service() == Service::Opening);
-    world.step(Step::Tick(1000)).unwrap();
-    assert_eq!(world.machine.service(), Service::Serving, "the broker is taken to know it by then");
+    assert!(world.inbox.is_some());
     world.step(Step::Handler(Handler::Away)).unwrap();
     assert!(world.inbox.is_none());
     world.step(Step::Handler(Handler::Up)).unwrap();
-    assert_eq!(world.inbox, Some(2));
+    assert_eq!((world.inbox, &world.asked[..]), (Some(2), &[1, 2][..]));
+}
+
+/// However long it takes.
+#[test]
+fn events_are_served_when_the_broker_knows_it() {
+    let mut world = World::new(Flaw::None);
+    world.demand.connected = false;
+    world.act().unwrap();
+    assert_eq!((world.inbox, &world.asked[..]), (Some(1), &[][..]), "without a connection no one can be asked");
+    world.step(Step::Connected(true)).unwrap();
+    world.step(Step::Tick(60_000)).unwrap();
+    assert_eq!((world.machine.service(), &world.asked[..]), (Service::Opening, &[1][..]));
+    world.open(7);
+    assert_eq!(world.machine.service(), Service::Opening, "of another inbox");
+    world.open(1);
+    assert_eq!(world.machine.service(), Service::Serving);
+    // The next connection begins without subscriptions.
+    world.demand.epoch = 2;
+    world.act().unwrap();
+    assert_eq!((world.machine.service(), &world.asked[..]), (Service::Opening, &[1, 1][..]));
+    world.open(1);
+    assert_eq!(world.machine.service(), Service::Serving);
 }

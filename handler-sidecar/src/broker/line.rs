@@ -11,9 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream as _};
 use tidegate_delivery_core::Lane;
-use tidegate_wire::nats::{Client, Message, Publish, PublishError, Subscriber};
+use tidegate_wire::nats::{Client, FlushError, Message, Publish, PublishError, Subscriber};
 use tokio::time::timeout;
 
 /// An inbox of a lane.
@@ -26,6 +27,8 @@ pub enum LineEvent {
     Message(At, Message),
     /// An inbox is closed: nothing more comes.
     Closed(At),
+    /// The broker has the subscriptions of an inbox.
+    Open(At),
     /// The answer to a question of this number.
     Answer(u64, Message),
 }
@@ -47,6 +50,8 @@ pub struct Line {
     client: Client,
     inboxes: Vec<Inbox>,
     answers: Option<Answers>,
+    /// The inbox of which the broker is asked whether it has its subscriptions.
+    confirming: Option<(At, BoxFuture<'static, Result<(), FlushError>>)>,
     /// What the connection has not taken yet.
     kept: VecDeque<(String, Bytes)>,
     /// The inbox that is looked at first.
@@ -61,7 +66,7 @@ pub fn message<'a>(subject: &'a str, reply: Option<&'a str>, payload: &'a [u8]) 
 impl Line {
     /// Over this connection.
     pub fn new(client: Client) -> Self {
-        Self { client, inboxes: Vec::new(), answers: None, kept: VecDeque::new(), turn: 0 }
+        Self { client, inboxes: Vec::new(), answers: None, confirming: None, kept: VecDeque::new(), turn: 0 }
     }
 
     /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent. The
@@ -91,6 +96,12 @@ impl Line {
             self.inboxes.push(Inbox { at, subject, subscriber });
         }
         true
+    }
+
+    /// Asks whether the broker has the subscriptions of an inbox: it has taken in everything that was said before.
+    pub fn confirm(&mut self, at: At) {
+        let client = self.client.clone();
+        self.confirming = Some((at, async move { client.flush().await }.boxed()));
     }
 
     /// Closes an inbox as soon as what was sent to it is here ([`LineEvent::Closed`]). Whether it is open.
@@ -157,20 +168,20 @@ impl Line {
     /// The next that comes. Cancelling it loses nothing.
     pub async fn next(&mut self) -> LineEvent {
         loop {
-            let Self { client, inboxes, answers, kept, turn } = self;
+            let Self { client, inboxes, answers, confirming, kept, turn } = self;
             let is_kept = !kept.is_empty();
             tokio::select! {
                 biased;
                 () = send(client, kept), if is_kept => {}
-                came = poll_fn(|cx| poll_all(inboxes, answers, turn, cx)) => return came,
+                came = poll_fn(|cx| poll_all(inboxes, answers, confirming, turn, cx)) => return came,
             }
         }
     }
 
     /// What has come already.
     pub fn next_now(&mut self) -> Option<LineEvent> {
-        let Self { inboxes, answers, turn, .. } = self;
-        poll_fn(|cx| poll_all(inboxes, answers, turn, cx)).now_or_never()
+        let Self { inboxes, answers, confirming, turn, .. } = self;
+        poll_fn(|cx| poll_all(inboxes, answers, confirming, turn, cx)).now_or_never()
     }
 
     /// Sends everything, within this time. Whether the broker has taken it in.
@@ -206,6 +217,7 @@ fn poll(subscriber: &mut Subscriber, cx: &mut Context<'_>) -> Poll<Option<Messag
 fn poll_all(
     inboxes: &mut Vec<Inbox>,
     answers: &mut Option<Answers>,
+    confirming: &mut Option<(At, BoxFuture<'static, Result<(), FlushError>>)>,
     turn: &mut usize,
     cx: &mut Context<'_>,
 ) -> Poll<LineEvent> {
@@ -215,6 +227,16 @@ fn poll_all(
             if let Some(number) = number {
                 return Poll::Ready(LineEvent::Answer(number, message));
             }
+        }
+    }
+    if let Some((at, flush)) = confirming
+        && let Poll::Ready(flushed) = flush.as_mut().poll(cx)
+    {
+        let at = *at;
+        *confirming = None;
+        // Otherwise the connection is lost, and the next one is asked over again.
+        if flushed.is_ok() {
+            return Poll::Ready(LineEvent::Open(at));
         }
     }
     *turn = turn.wrapping_add(1);

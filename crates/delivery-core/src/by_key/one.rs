@@ -96,7 +96,7 @@ impl One {
                     inbox.left = inbox.left.saturating_sub(1);
                 }
             }
-            Input::Inbox(_, _, InboxReport::Alive | InboxReport::Lost(Trouble::Ending)) => {}
+            Input::Inbox(_, _, InboxReport::Open | InboxReport::Alive | InboxReport::Lost(Trouble::Ending)) => {}
             Input::Inbox(_, number, InboxReport::Closed) => self.inboxes.retain(|inbox| inbox.number != *number),
             Input::Inbox(_, number, heard) => {
                 if let Some(inbox) = self.inboxes.iter_mut().find(|inbox| inbox.number == *number) {

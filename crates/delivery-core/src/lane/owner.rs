@@ -92,7 +92,7 @@ impl Owner {
         match input {
             Input::Arrival(arrived) => self.arrived(now, &arrived),
             Input::Inbox(_, number, heard) => match heard {
-                InboxReport::Alive => {}
+                InboxReport::Open | InboxReport::Alive => {}
                 InboxReport::Ended(_) | InboxReport::Closed => self.pulls.ended(number),
                 InboxReport::Lost(trouble) => self.refused(now, number, &trouble),
                 InboxReport::WrongPin => self.wrong_pin(now, number),

@@ -109,7 +109,7 @@ impl Source {
         let Some(session) = self.session.as_mut().filter(|session| session.number == number) else { return };
         session.heard = now;
         match heard {
-            InboxReport::Alive => {}
+            InboxReport::Open | InboxReport::Alive => {}
             InboxReport::Ended(left) => session.outstanding = session.outstanding.saturating_sub(left),
             InboxReport::Lost(Trouble::Ending) => {
                 self.rests_until.get_or_insert(now + Trouble::REST);

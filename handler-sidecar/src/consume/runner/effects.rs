@@ -40,7 +40,7 @@ pub fn order(came: &LineEvent) -> (bool, u64) {
             Some(info) => (false, info.number),
             None => (true, 0),
         },
-        LineEvent::Closed(_) | LineEvent::Answer(..) => (true, 0),
+        LineEvent::Closed(_) | LineEvent::Open(_) | LineEvent::Answer(..) => (true, 0),
     }
 }
 
@@ -69,6 +69,7 @@ impl<F> Runner<'_, F> {
         match came {
             LineEvent::Message(at, message) => self.message(at, message),
             LineEvent::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, InboxReport::Closed)),
+            LineEvent::Open((lane, inbox)) => self.input(Input::Inbox(lane, inbox, InboxReport::Open)),
             LineEvent::Answer(number, answer) => match self.questions.answered(Instant::now(), number, &answer) {
                 Some(Learnt::Input(input)) => {
                     if let Input::Parked(ids, ParkResult::Stored) = &input {
@@ -176,6 +177,7 @@ impl<F> Runner<'_, F> {
         match action {
             Action::Pull(pull) => self.pull(&pull),
             Action::Join(inbox) => self.join(inbox),
+            Action::Confirm(inbox) => self.line.confirm((0, inbox)),
             Action::Close(lane, inbox, how) => self.close((lane, inbox), how),
             Action::Acknowledge { id, confirm: false } => {
                 self.events.acknowledged(id);
@@ -241,7 +243,7 @@ impl<F> Runner<'_, F> {
         }
     }
 
-    /// Subscribes to each type that is asked for; the broker does not confirm it.
+    /// Subscribes to each type that is asked for.
     fn join(&mut self, inbox: u64) {
         let config = &self.context.config;
         let mut subjects = layout::filter_subjects(&config.handler, &config.filter.types, None);
