@@ -125,9 +125,15 @@ impl Container {
         self.shared.ledger.lock().unwrap().len()
     }
 
+    /// What is wanted of each request, in order of arrival. Where it is asked for again and again, a copy of them all would
+    /// take the time that the sidecar needs.
+    pub fn of_each<T>(&self, wanted: impl FnMut(&Received) -> Option<T>) -> Vec<T> {
+        self.shared.ledger.lock().unwrap().iter().filter_map(wanted).collect()
+    }
+
     /// All ids in order of arrival, repeated ones included.
     pub fn ids(&self) -> Vec<String> {
-        self.received().iter().map(Received::id).collect()
+        self.of_each(|received| Some(received.id()))
     }
 }
 
