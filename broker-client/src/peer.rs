@@ -1,6 +1,8 @@
 //! The broker as other programs reach it, with NATS's own client library: for tests and benchmarks, which are to judge
 //! our protocol by somebody else's. No program of ours links it.
 
+use std::time::Duration;
+
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::{Auth, AuthError, Client, ConnectOptions};
 use bytes::Bytes;
@@ -21,6 +23,9 @@ pub enum ConnectError {
     Broker(#[from] async_nats::ConnectError),
 }
 
+/// How long a connection and its handshake may take: what is slow on a busy machine is not wrong.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+
 /// Connects to one of these servers (`tls://host:port`), and to no others.
 ///
 /// # Errors
@@ -32,6 +37,7 @@ pub async fn connect(name: &str, servers: &[String], identity: Source) -> Result
         async move { sign(&identity().map_err(AuthError::new)?, &nonce).map_err(AuthError::new) }
     });
     let options = options.name(name).tls_client_config(tls).require_tls(true).ignore_discovered_servers();
+    let options = options.connection_timeout(CONNECT_LIMIT);
     Ok(options.connect(servers).await?)
 }
 

@@ -287,6 +287,7 @@ impl TestBroker {
 
     async fn client(&self, user: User) -> nats::Client {
         let options = connect::options("test operator", &self.servers(), self.identity(user)).expect("options");
+        let options = nats::Options { connect_timeout: LIMIT, ..options };
         nats::Client::connect(options).await.expect("connect")
     }
 
