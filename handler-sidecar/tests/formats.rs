@@ -17,7 +17,9 @@ use tidegate_test_broker::TestBroker;
 use tokio::time::Instant;
 
 use support::container::Received;
-use support::{Container, Running, all_settled, config, dead_letters, eventually, publish, publish_all, publish_with};
+use support::{
+    Container, Hold, Running, all_settled, config, dead_letters, eventually, publish, publish_all, publish_with,
+};
 
 const ACK_WAIT: Duration = Duration::from_secs(5);
 const SOURCE: &str = "/sensors/1";
@@ -166,29 +168,22 @@ async fn an_answer_that_is_not_understood_is_a_failure_of_all() {
 
 #[tokio::test]
 async fn concurrency_is_requests_in_flight() {
-    let broker = TestBroker::start().await;
-    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let container = Container::responding({
-        let (open, most) = (open.clone(), most.clone());
-        move |_| {
-            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            let open = open.clone();
-            let wait = Duration::from_millis(100);
-            tokio::spawn(async move {
-                tokio::time::sleep(wait).await;
-                open.fetch_sub(1, Ordering::SeqCst);
-            });
-            (axum::http::StatusCode::OK.into_response(), wait + Duration::from_millis(20))
-        }
-    })
-    .await;
-    let config = formatted(&broker, &container, batch(5, 10), 2).await;
-    publish_all(&broker, (0..60).map(|i| i.to_string())).await;
-    let sidecar = Running::ready(config).await;
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    container.hold(Hold::Everything);
+    let max_wait = 10;
+    let sidecar = Running::ready(formatted(&broker, &container, batch(5, max_wait), 2).await).await;
+    for count in 1..=2 {
+        publish(&broker, &count.to_string()).await;
+        eventually("a request is in flight", async || container.count() == count).await;
+    }
+    publish_all(&broker, (3..=7).map(|i| i.to_string())).await;
+    eventually("all are here", async || support::in_flight(&broker).await == 7).await;
+    tokio::time::sleep(Duration::from_millis(30 * max_wait)).await;
+    assert_eq!(container.count(), 2, "as many as there may be");
+    container.hold(Hold::Nothing);
     all_settled(&broker).await;
-    assert_eq!(most.load(Ordering::SeqCst), 2);
     let requests = container.count();
-    assert!((12..=16).contains(&requests), "what waits for a turn is gathered: {requests} requests for 60 events");
+    assert!((3..=4).contains(&requests), "what waits for a turn is gathered: {requests} requests for 7 events");
     sidecar.terminate().await;
 }
 
