@@ -64,26 +64,31 @@ fn number(name: &str, order: Order) -> usize {
         }
 }
 
-/// The first event that this consumer has. Where two connections of a new account come at the same time (here one of the
-/// handler before, which reads the identity of this one when it connects again), the second is in before the server has
-/// subscribed to what the account imports: until then it says that no one is there.
-async fn pull(client: &Client, consumer: &str, grouped: bool) -> Message {
+/// The first answer, as soon as the server serves what the account imports. Where two connections of a new account come
+/// at the same time (here one of the handler before, which reads the identity of this one when it connects again), the
+/// second is in before the server has subscribed to that: until then it says that no one is there.
+async fn ask(client: &Client, subject: String, body: String) -> Message {
     let begun = tokio::time::Instant::now();
     loop {
-        let message = pull_once(client, consumer, grouped).await;
+        let message = ask_once(client, &subject, &body).await;
         if message.status != Some(StatusCode::NO_RESPONDERS) || begun.elapsed() > LIMIT {
             return message;
         }
     }
 }
 
-async fn pull_once(client: &Client, consumer: &str, grouped: bool) -> Message {
+async fn ask_once(client: &Client, subject: &str, body: &str) -> Message {
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish_with_reply(subject.to_owned(), inbox, body.to_owned().into()).await.unwrap();
+    tokio::time::timeout(LIMIT, replies.next()).await.expect("an answer").unwrap()
+}
+
+/// The first event that this consumer has.
+async fn pull(client: &Client, consumer: &str, grouped: bool) -> Message {
     let group = if grouped { format!(r#","group":"{}""#, layout::LANE_GROUP) } else { String::new() };
     let request = format!(r#"{{"batch":1,"expires":30000000000{group}}}"#);
-    client.publish_with_reply(layout::pull_subject(consumer), inbox, request.into()).await.unwrap();
-    tokio::time::timeout(LIMIT, replies.next()).await.expect("an answer").unwrap()
+    ask(client, layout::pull_subject(consumer), request).await
 }
 
 #[tokio::test]
@@ -113,10 +118,11 @@ async fn every_handler_that_the_schema_allows_connects_and_pulls() {
             let ordered = wanted.order != Order::None;
             let event = pull(&client, &consumer, ordered).await;
             assert_eq!((event.status, &event.payload[..]), (None, &b"one"[..]), "{what}: {consumer}");
-            client.request(event.reply.unwrap(), "+ACK".into()).await.expect("it is acknowledged");
+            let settled = ask(&client, event.reply.unwrap().into_string(), "+ACK".to_owned()).await;
+            assert_eq!(settled.status, None, "{what}: it is acknowledged");
             if ordered {
                 let subject = layout::local_info_subject(&consumer);
-                let info = client.request(subject, "".into()).await.expect("its state");
+                let info = ask(&client, subject, String::new()).await;
                 assert!(String::from_utf8_lossy(&info.payload).contains(&consumer), "{what}");
             }
         }
