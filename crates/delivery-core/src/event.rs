@@ -25,7 +25,7 @@ pub struct Id {
     pub sequence: u64,
     /// When the stream stored it, in nanoseconds since 1970; 0 where there is no stream.
     pub stored: u64,
-    /// The consumer's number of this delivery; of a parked event its place on the shelf.
+    /// The consumer's number of this delivery; of an event of the shelf its place there.
     pub delivery: u64,
     /// The number of its arrival here, which no other has. The others are no name: a broker that was killed may have
     /// forgotten its last deliveries, and hands out the same event under the same number again; what is heard of the

@@ -22,6 +22,7 @@
 //!   arrives after that is given back at once. (Given back while the request is open, an event would come straight back
 //!   to us.) An event that was on its way in that instant comes to another replica after `ack_wait`: late, not twice.
 
+mod carryover;
 mod in_flight;
 mod session;
 mod source;
@@ -186,7 +187,7 @@ impl Discipline for Unordered {
         out.append(&mut self.out);
         for source in [&mut self.topic, &mut self.shelf] {
             source.close_at_once(out);
-            out.extend(source.held.take_all().map(|id| Action::GiveBack { id, wait: 0 }));
+            source.held.abandon(out);
         }
     }
 }

@@ -47,10 +47,12 @@ impl Message {
         Some(Self::new(message, Origin::Topic, info, budget))
     }
 
-    /// The same of the inbox of a pull from the retry shelf. It has the sequence of the event in the topic, and counts
+    /// The same of the inbox of a pull from the retry shelf. It has the sequence of the event in the topic, that on
+    /// the shelf for a number, and counts
     /// deliveries on from those that were on record there: the first one from the shelf is the one that put it there.
     pub fn shelved(message: nats::Message, budget: &ByteBudget) -> Option<Self> {
-        let mut info = delivery_info::parse(message.reply()?)?;
+        let lent = delivery_info::parse(message.reply()?)?;
+        let mut info = DeliveryInfo { number: lent.sequence, ..lent };
         let copy = message.headers().and_then(Shelved::read).map(Box::new);
         if let Some(copy) = &copy {
             let before = copy.record.deliveries().saturating_sub(1);
@@ -143,7 +145,7 @@ impl Message {
         EventName { sequence: self.sequence(), published_at: self.published_at() }
     }
 
-    /// The consumer's number of this delivery, over all events; of a parked event its place on the shelf.
+    /// The consumer's number of this delivery, over all events; of an event of the shelf its place there.
     pub fn number(&self) -> u64 {
         self.info.number
     }
@@ -203,7 +205,7 @@ mod tests {
         for (deliveries, expected) in [(1, 4), (2, 5), (9, 12), (u32::MAX, u32::MAX)] {
             let headers = [("Tidegate-Sequence", "41"), PUBLISHED, ("Tidegate-Record", record)];
             let message = shelved(&headers, &reply(deliveries)).unwrap();
-            assert_eq!((message.sequence(), message.number(), message.deliveries()), (41, 9, expected));
+            assert_eq!((message.sequence(), message.number(), message.deliveries()), (41, 5, expected));
             assert_eq!(message.published_at(), 1_600_000_000_000_000_000, "not when it was put there");
             assert!(!message.is_first());
             let of_the_shelf = if deliveries == u32::MAX { u32::MAX - 3 } else { deliveries };

@@ -1,7 +1,8 @@
 //! The events that are here, in the order of their arrival, and when the broker is told again that they are.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
+use super::carryover::is_same;
 use crate::event::{Id, Moment};
 use crate::exchange::Action;
 
@@ -13,6 +14,8 @@ struct Delivery {
     id: Id,
     renew_at: Moment,
     running: bool,
+    /// The stream has lost it: there is nothing to tell of it.
+    is_lost: bool,
 }
 
 /// All of them.
@@ -35,14 +38,19 @@ impl InFlight {
     /// Takes in what came.
     pub fn take(&mut self, now: Moment, id: Id) {
         let renew_at = now + self.renew_every;
-        self.here.insert(id.arrival, Delivery { id, renew_at, running: false });
+        self.here.insert(id.arrival, Delivery { id, renew_at, running: false, is_lost: false });
         self.waiting.push_back(id);
         self.renewal_at.get_or_insert(renew_at);
     }
 
-    /// Their sequences.
-    pub fn sequences(&self) -> BTreeSet<u64> {
-        self.here.values().map(|one| one.id.sequence).collect()
+    /// Those that the stream has, as far as is known.
+    pub fn kept(&self) -> impl Iterator<Item = Id> {
+        self.here.values().filter(|one| !one.is_lost).map(|one| one.id)
+    }
+
+    /// The stream has lost this event. Its attempt takes its course, and nothing is told of it.
+    pub fn lose(&mut self, id: Id) {
+        self.here.values_mut().filter(|one| is_same(one.id, id)).for_each(|one| one.is_lost = true);
     }
 
     /// How many there are.
@@ -69,23 +77,23 @@ impl InFlight {
         Some(id)
     }
 
-    /// Lets go of one whose attempt is over. Whether it was here.
-    pub fn remove(&mut self, id: Id) -> bool {
+    /// Lets go of one whose attempt is over. Whether the stream has lost it; `None`: it was not here.
+    pub fn remove(&mut self, id: Id) -> Option<bool> {
         let gone = self.here.remove(&id.arrival);
         self.running -= usize::from(gone.as_ref().is_some_and(|one| one.running));
         if self.here.is_empty() {
             self.renewal_at = None;
         }
-        gone.is_some()
+        gone.map(|one| one.is_lost)
     }
 
     /// Lets go of all arrivals of this event that wait, and returns them.
-    pub fn remove_waiting(&mut self, sequence: u64) -> Vec<Id> {
-        let twice: Vec<Id> = self.waiting.iter().filter(|id| id.sequence == sequence).copied().collect();
+    pub fn remove_waiting(&mut self, id: Id) -> Vec<Id> {
+        let twice: Vec<Id> = self.waiting.iter().filter(|other| is_same(**other, id)).copied().collect();
         if !twice.is_empty() {
-            self.waiting.retain(|id| id.sequence != sequence);
+            self.waiting.retain(|other| !is_same(*other, id));
         }
-        twice.into_iter().filter(|id| self.remove(*id)).collect()
+        twice.into_iter().filter(|id| self.remove(*id).is_some()).collect()
     }
 
     /// When a renewal may be due.
@@ -100,17 +108,19 @@ impl InFlight {
             return;
         }
         let soon = now + self.renew_every / TOGETHER;
-        for one in self.here.values_mut().filter(|one| one.renew_at <= soon) {
+        for one in self.here.values_mut().filter(|one| one.renew_at <= soon && !one.is_lost) {
             one.renew_at = now + self.renew_every;
             out.push(Action::Renew { id: one.id, confirm: false });
         }
-        self.renewal_at = self.here.values().map(|one| one.renew_at).min();
+        self.renewal_at = self.here.values().filter(|one| !one.is_lost).map(|one| one.renew_at).min();
     }
 
-    /// Lets go of all.
-    pub fn take_all(&mut self) -> impl Iterator<Item = Id> + use<> {
+    /// Gives all back.
+    pub fn abandon(&mut self, out: &mut Vec<Action>) {
         (self.running, self.renewal_at) = (0, None);
         self.waiting.clear();
-        std::mem::take(&mut self.here).into_values().map(|one| one.id)
+        out.extend(std::mem::take(&mut self.here).into_values().map(|Delivery { id, is_lost, .. }| {
+            if is_lost { Action::Drop(id) } else { Action::GiveBack { id, wait: 0 } }
+        }));
     }
 }

@@ -1,7 +1,6 @@
 //! A consumer of which events come: its session, the events of it that are here, and how it is.
 
-use std::collections::BTreeSet;
-
+use super::carryover::Carryover;
 use super::in_flight::InFlight;
 use super::session::Session;
 use crate::event::{Disposition, Id, Lane, Moment, millis};
@@ -23,8 +22,7 @@ pub struct Source {
     slots: usize,
     pub held: InFlight,
     memory: Memory,
-    /// What was here when the connection was lost: a broker that has forgotten whom it lent it may lend it again.
-    twice: BTreeSet<u64>,
+    carryover: Carryover,
     /// What a drain gives back as soon as the session is closed, and after which wait.
     withheld: Vec<(Id, Moment)>,
     ack_wait: Moment,
@@ -52,7 +50,7 @@ impl Source {
             slots,
             held: InFlight::new(renew_every),
             memory: Memory::new(0),
-            twice: BTreeSet::new(),
+            carryover: Carryover::default(),
             withheld: Vec::new(),
             ack_wait,
             epoch: 0,
@@ -89,9 +87,12 @@ impl Source {
             session.arrived(now);
         }
         self.memory.came(arrived.id);
+        for lost in self.carryover.came(arrived.id) {
+            self.held.lose(lost);
+        }
         if self.memory.has(arrived.id) {
             out.push(Action::Acknowledge { id: arrived.id, confirm: false });
-        } else if self.twice.contains(&arrived.id.sequence) {
+        } else if self.carryover.has(arrived.id) {
             // What becomes of the first is told of both.
             out.push(Action::Drop(arrived.id));
         } else if closing && winds_down {
@@ -130,17 +131,20 @@ impl Source {
     /// An attempt of an event of it is over. In a drain the session is closed before anything is given back, or it
     /// would come straight back to us.
     pub fn attempted(&mut self, id: Id, disposition: Disposition, winds_down: bool, out: &mut Vec<Action>) {
-        if !self.held.remove(id) {
-            return;
-        }
-        self.twice.remove(&id.sequence);
+        let Some(is_lost) = self.held.remove(id) else { return };
+        self.carryover.remove(id);
         match disposition {
             Disposition::Over(_) => {
-                self.memory.note(id);
                 // It may have come twice.
-                let all = [id].into_iter().chain(self.held.remove_waiting(id.sequence));
-                out.extend(all.map(|id| Action::Acknowledge { id, confirm: false }));
+                let all = [id].into_iter().chain(self.held.remove_waiting(id));
+                if is_lost {
+                    out.extend(all.map(Action::Drop));
+                } else {
+                    self.memory.note(id);
+                    out.extend(all.map(|id| Action::Acknowledge { id, confirm: false }));
+                }
             }
+            Disposition::RetryIn(_) | Disposition::GiveBack(_) if is_lost => out.push(Action::Drop(id)),
             Disposition::RetryIn(wait) | Disposition::GiveBack(wait) if winds_down && !self.is_closing() => {
                 self.withheld.push((id, millis(wait)));
             }
@@ -162,7 +166,7 @@ impl Source {
     fn remember(&mut self, now: Moment, demand: &Demand) {
         if demand.connected && std::mem::replace(&mut self.epoch, demand.epoch) != demand.epoch {
             self.memory.keep(now, self.ack_wait);
-            self.twice = self.held.sequences();
+            self.carryover = Carryover::of(self.held.kept());
             self.retry_at = self.retry_at.min(now);
             self.rests_until = None;
         }

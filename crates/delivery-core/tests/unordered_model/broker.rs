@@ -61,6 +61,10 @@ impl Stream {
     }
 
     pub fn acknowledge(&mut self, now: Moment, sequence: u64) {
+        // Of one that it has not delivered it takes none.
+        if self.queue.contains(&sequence) {
+            return;
+        }
         self.last = Some((sequence, now));
         self.pending.remove(&sequence);
         self.again.remove(&sequence);
@@ -91,6 +95,15 @@ impl Stream {
         let late: Vec<u64> = late.filter(|sequence| !self.again.contains(sequence)).collect();
         self.again.extend(&late);
         late
+    }
+
+    /// Its disk has lost the latest event, and all that is known of it.
+    pub fn lose(&mut self, sequence: u64) {
+        self.queue.retain(|queued| *queued != sequence);
+        self.pending.remove(&sequence);
+        self.again.remove(&sequence);
+        self.acknowledged.remove(&sequence);
+        self.last = self.last.filter(|(last, _)| *last != sequence);
     }
 
     /// A broker that was killed does not know of the last acknowledgement.

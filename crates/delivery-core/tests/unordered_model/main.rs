@@ -9,15 +9,17 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod attempts;
 mod broker;
 mod troubles;
 mod world;
 
+use attempts::AttemptEnd;
 use broker::ACK_WAIT;
 use stateright::{Checker as _, HasDiscoveries, Model, Property};
 use tidegate_delivery_core::{Discipline as _, Handler, Id, Lane, Moment, SHELF, TOPIC};
 use troubles::Troubles;
-use world::{AttemptEnd, Flaw, LONG_WAIT, World};
+use world::{Flaw, LONG_WAIT, World};
 
 const INVARIANT: &str = "what must hold";
 const PROGRESS: &str = "all are settled";
@@ -25,6 +27,7 @@ const EVENTS: u64 = 4;
 const NO_TROUBLE: Troubles = Troubles {
     reconnects: 0,
     restarts: 0,
+    lost_ends: 0,
     crashes: 0,
     lost_requests: 0,
     refusals: 0,
@@ -46,6 +49,7 @@ enum Step {
     Tick,
     Reconnect,
     Restart,
+    LoseTheEnd,
     Crash,
     LoseRequest,
     Refuse,
@@ -81,6 +85,7 @@ impl Sidecar {
             (!world.coming.is_empty(), Step::Receive),
             (trouble.reconnects > 0, Step::Reconnect),
             (trouble.restarts > 0, Step::Restart),
+            (trouble.lost_ends > 0 && world.can_lose_the_end(), Step::LoseTheEnd),
             (trouble.crashes > 0, Step::Crash),
             (trouble.lost_requests > 0 && !world.open.is_empty(), Step::LoseRequest),
             (trouble.refusals > 0 && !world.open.is_empty(), Step::Refuse),
@@ -118,6 +123,10 @@ fn step(world: &mut World, step: &Step) {
         Step::Restart => {
             trouble.restarts -= 1;
             world.restart();
+        }
+        Step::LoseTheEnd => {
+            trouble.lost_ends -= 1;
+            world.lose_the_end();
         }
         Step::Crash => {
             trouble.crashes -= 1;
@@ -211,6 +220,7 @@ fn heals(flaw: Flaw, seed: u64) -> Result<(), &'static str> {
     let trouble = Troubles {
         reconnects: 3,
         restarts: 2,
+        lost_ends: 2,
         crashes,
         lost_requests: 3,
         refusals: 3,
@@ -244,6 +254,8 @@ fn nothing_breaks_near_the_beginning_of_each_trouble() {
         Troubles { shelved: 1, restarts: 1, ..NO_TROUBLE },
         Troubles { shelved: 2, drains: 1, ..NO_TROUBLE },
         Troubles { restarts: 1, reconnects: 1, ..NO_TROUBLE },
+        Troubles { lost_ends: 1, ..NO_TROUBLE },
+        Troubles { lost_ends: 1, retries: 1, ..NO_TROUBLE },
     ] {
         assert_eq!(breaks(Flaw::None, trouble), None, "{trouble:?}");
     }
@@ -372,6 +384,9 @@ fn each_rule_is_needed() {
     ] {
         assert_eq!(breaks(flaw, trouble), Some(expected), "{flaw:?}");
     }
+    let nameless = breaks(Flaw::Nameless, Troubles { lost_ends: 1, ..NO_TROUBLE });
+    let lost = [Some("an event is lost"), Some("an event was acknowledged before its outcome")];
+    assert!(lost.contains(&nameless), "{nameless:?}: a walk of two threads finds the one or the other");
     let ends = |flaw| (0..4000).find_map(|seed| heals(flaw, seed).err());
     assert_eq!(ends(Flaw::Deaf), Some("something waits for too long"), "a session in doubt has to be replaced");
     assert_eq!(ends(Flaw::Blind), Some("something waits for too long"), "the shelf has to be read");

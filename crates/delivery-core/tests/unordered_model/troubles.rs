@@ -10,6 +10,7 @@ use crate::world::{Coming, World, machine};
 pub struct Troubles {
     pub reconnects: u8,
     pub restarts: u8,
+    pub lost_ends: u8,
     pub crashes: u8,
     pub lost_requests: u8,
     pub refusals: u8,
@@ -39,6 +40,21 @@ impl World {
     pub fn restart(&mut self) {
         let now = self.now;
         self.topic.forget_one(now);
+        self.reconnect();
+    }
+
+    /// Whether the stream's end is one that can be lost here: what is on the shelf has a record and a copy by its sequence
+    /// alone.
+    pub fn can_lose_the_end(&self) -> bool {
+        let last = self.published;
+        last > 0 && !self.copied.contains(&last) && !self.records.contains_key(&last)
+    }
+
+    /// The broker is killed, and its disk has lost the latest event of the topic: the next one gets its sequence.
+    pub fn lose_the_end(&mut self) {
+        self.topic.lose(self.published);
+        self.stored.remove(&self.published);
+        self.published -= 1;
         self.reconnect();
     }
 

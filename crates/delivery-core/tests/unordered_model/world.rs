@@ -2,11 +2,10 @@
 //! each event of the world does.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use tidegate_delivery_core::{
-    Action, Arrival, Close, Demand, Discipline as _, Disposition, Handler, Id, InboxReport, Input, Lane, Moment,
-    Outcome, Pin, Pull, SHELF, TOPIC, Unordered,
+    Action, Arrival, Close, Demand, Discipline as _, Handler, Id, InboxReport, Input, Lane, Moment, Pin, Pull, SHELF,
+    TOPIC, Unordered,
 };
 
 use crate::broker::{ACK_WAIT, Open, Stream};
@@ -48,20 +47,8 @@ pub enum Flaw {
     Blind,
     /// It takes each arrival for another event.
     Forgetful,
-}
-
-/// How an attempt ends that may end in any way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttemptEnd {
-    Success,
-    /// To be tried again soon.
-    Soon,
-    /// To be tried again much later; its copy is confirmed.
-    Later,
-    /// The same; its copy is stored, and that is not confirmed.
-    Unconfirmed,
-    /// The same; there is no room for a copy.
-    Full,
+    /// It takes all events that get a sequence for the same one.
+    Nameless,
 }
 
 /// On its way to the sidecar.
@@ -86,8 +73,13 @@ pub struct World {
     pub trouble: Troubles,
     pub machine: Unordered,
     pub demand: Demand,
-    /// Events published, of those that will be.
+    /// The highest sequence of those that are published.
     pub published: u64,
+    /// Which event has a sequence: a stream that has lost its end gives it to another.
+    pub stored: BTreeMap<u64, u64>,
+    stores: u64,
+    /// Which event each arrival is.
+    names: BTreeMap<u64, u64>,
     pub topic: Stream,
     pub shelf: Stream,
     /// The broker knows these copies by their message ids.
@@ -100,9 +92,10 @@ pub struct World {
     pub arrivals: u64,
     /// The runner's table: events here, whether their attempt runs, and whether it is over.
     pub here: BTreeMap<Id, Option<bool>>,
-    pub handled: BTreeSet<u64>,
+    /// By sequence, and which event that was.
+    pub handled: BTreeSet<(u64, u64)>,
     /// What this sidecar has settled since it lives, and when.
-    pub settled: BTreeMap<(Lane, u64), Moment>,
+    pub settled: BTreeMap<(Lane, (u64, u64)), Moment>,
     /// Attempts of one source that started one after the other while the other had an event that waits.
     pub in_a_row: (Lane, u8),
     /// Whether requests may be left of an older session.
@@ -124,6 +117,9 @@ impl World {
             machine: machine(flaw),
             demand: Demand { handler: Handler::Up, connected: true, epoch: 1, room: true, turns: usize::MAX },
             published: 0,
+            stored: BTreeMap::new(),
+            stores: 0,
+            names: BTreeMap::new(),
             topic: Stream::new(MAX_PENDING),
             shelf: Stream::new(usize::MAX),
             copied: BTreeSet::new(),
@@ -153,8 +149,18 @@ impl World {
 
     /// Whether everything that was published is handled, and nothing is kept any more.
     pub fn is_settled(&self) -> bool {
-        let all_handled = (1..=self.published).all(|sequence| self.handled.contains(&sequence));
+        let all_handled = self.stored.iter().all(|(sequence, stored)| self.handled.contains(&(*sequence, *stored)));
         all_handled && self.topic.is_empty() && self.shelf.is_empty()
+    }
+
+    /// Which event it is, whatever the machine takes it for.
+    pub fn name(&self, id: Id) -> (u64, u64) {
+        (id.sequence, self.names[&id.arrival])
+    }
+
+    /// Whether the stream has lost it.
+    pub fn is_lost(&self, id: Id) -> bool {
+        self.stored.get(&id.sequence) != Some(&self.names[&id.arrival])
     }
 
     pub fn break_with(&mut self, what: &'static str) {
@@ -193,7 +199,7 @@ impl World {
         if self.in_a_row.1 > 1 {
             self.break_with("a source waits for the other");
         }
-        if self.settled.get(&(id.lane, id.sequence)).is_some_and(|at| self.now < at + REMEMBERS) {
+        if self.settled.get(&(id.lane, self.name(id))).is_some_and(|at| self.now < at + REMEMBERS) {
             self.break_with("what was settled here starts again");
         }
         match self.here.insert(id, Some(true)) {
@@ -248,13 +254,18 @@ impl World {
     /// An event leaves: the broker hears what became of it.
     fn settle(&mut self, id: Id, wait: Option<Moment>) {
         let Some(runs) = self.here.remove(&id) else { return self.break_with("an event was settled twice") };
-        let is_safe = self.handled.contains(&id.sequence) || (id.lane == TOPIC && self.shelf.keeps(id.sequence));
+        let is_safe = self.handled.contains(&self.name(id)) || (id.lane == TOPIC && self.shelf.keeps(id.sequence));
         // What was settled before is acknowledged again before it starts.
-        let is_over = runs == Some(false) || (runs.is_none() && self.settled.contains_key(&(id.lane, id.sequence)));
+        let is_over = runs == Some(false) || (runs.is_none() && self.settled.contains_key(&(id.lane, self.name(id))));
         if wait.is_none() && (!is_over || !is_safe) {
             self.break_with("an event was acknowledged before its outcome");
         }
         if !self.demand.connected {
+            return;
+        }
+        let on_its_way = |coming: &Coming| matches!(coming, Coming::Event(lane, _, sequence) if (*lane, *sequence) == (id.lane, id.sequence));
+        if self.is_lost(id) && self.coming.iter().any(on_its_way) {
+            // The other event is settled by this, too. It will be here in a moment; nothing can be done about that.
             return;
         }
         let now = self.now;
@@ -281,10 +292,11 @@ impl World {
                 self.break_with("more events were asked for than may run");
             }
         }
-        let is_lost = |sequence: &u64| {
-            !self.handled.contains(sequence) && !self.topic.keeps(*sequence) && !self.shelf.keeps(*sequence)
+        let is_lost = |(sequence, stored): (&u64, &u64)| {
+            let is_kept = self.topic.keeps(*sequence) || self.shelf.keeps(*sequence);
+            !is_kept && !self.handled.contains(&(*sequence, *stored))
         };
-        if (1..=self.published).any(|sequence| is_lost(&sequence)) {
+        if self.stored.iter().any(is_lost) {
             self.break_with("an event is lost");
         }
         if self.machine.is_drained() && !self.here.is_empty() {
@@ -294,6 +306,8 @@ impl World {
 
     pub fn publish(&mut self) {
         self.published += 1;
+        self.stores += 1;
+        self.stored.insert(self.published, self.stores);
         self.topic.store(self.published);
         self.deliver();
     }
@@ -320,63 +334,19 @@ impl World {
             Some(Coming::InboxReport(lane, inbox, heard)) => self.take(Input::Inbox(lane, inbox, heard)),
             Some(Coming::Event(lane, inbox, sequence)) => {
                 self.arrivals += 1;
-                let stored = if self.flaw == Flaw::Forgetful { self.arrivals } else { 0 };
+                let name = self.stored[&sequence];
+                self.names.insert(self.arrivals, name);
+                let stored = match self.flaw {
+                    Flaw::Forgetful => self.arrivals,
+                    Flaw::Nameless => 0,
+                    _ => name,
+                };
                 let id = Id { lane, sequence, stored, delivery: self.arrivals, arrival: self.arrivals };
                 self.here.insert(id, None);
                 let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes: 1, again: false };
                 self.take(Input::Arrival(arrived));
             }
             None => {}
-        }
-    }
-
-    /// An attempt ends.
-    pub fn finish(&mut self, id: Id, outcome: AttemptEnd) {
-        self.here.insert(id, Some(false));
-        let disposition = self.dispose(id, outcome);
-        if matches!(disposition, Disposition::Over(_)) {
-            self.settled.insert((id.lane, id.sequence), self.now);
-        }
-        self.take(Input::Attempted(id, Some(disposition)));
-    }
-
-    /// As `settle/failure.rs` of the sidecar decides.
-    fn dispose(&mut self, id: Id, outcome: AttemptEnd) -> Disposition {
-        let sequence = id.sequence;
-        let left = |now: Moment, due: Moment| Duration::from_millis(due.saturating_sub(now));
-        if let Some(due) = self.records.get(&sequence).copied() {
-            // It belongs on the shelf, where it may be, or has been.
-            if id.lane == TOPIC {
-                return self.shelve(sequence, outcome, left(self.now, due));
-            }
-            if self.now < due {
-                return Disposition::GiveBack(left(self.now, due));
-            }
-        }
-        match outcome {
-            AttemptEnd::Success => {
-                self.handled.insert(sequence);
-                Disposition::Over(Outcome::Acknowledged)
-            }
-            AttemptEnd::Soon => Disposition::RetryIn(Duration::ZERO),
-            AttemptEnd::Later | AttemptEnd::Unconfirmed | AttemptEnd::Full => {
-                self.records.insert(sequence, self.now + LONG_WAIT);
-                let wait = Duration::from_millis(LONG_WAIT);
-                if id.lane == TOPIC { self.shelve(sequence, outcome, wait) } else { Disposition::RetryIn(wait) }
-            }
-        }
-    }
-
-    fn shelve(&mut self, sequence: u64, outcome: AttemptEnd, wait: Duration) -> Disposition {
-        if self.flaw == Flaw::Shelfless || (outcome == AttemptEnd::Full && self.flaw != Flaw::Hasty) {
-            return Disposition::RetryIn(wait);
-        }
-        if outcome != AttemptEnd::Full && self.copied.insert(sequence) {
-            self.shelf.store(sequence);
-        }
-        match outcome {
-            AttemptEnd::Unconfirmed => Disposition::RetryIn(wait),
-            _ => Disposition::Over(Outcome::Retried),
         }
     }
 
