@@ -124,6 +124,29 @@ async fn on_the_retry_shelf_an_event_is_as_old_as_it_was_in_the_topic() {
     sidecar.terminate().await;
 }
 
+/// While there is no room for dead letters it stays, and that is on record: deliveries without a trace would pass for those
+/// at which a sidecar died, and its letter would say so.
+#[tokio::test]
+async fn one_whose_dead_letter_has_no_room_leaves_a_trace() {
+    let (broker, container) = (TestBroker::start().await, Container::start().await);
+    let config = expiring(&broker, &container, OnExpired::DeadLetter, Order::Key { lanes: 1 }).await;
+    let context = jetstream::new(broker.operator());
+    let letters = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
+    let full = jetstream::stream::Config { max_bytes: 1, ..letters.cached_info().config.clone() };
+    context.update_stream(full).await.unwrap();
+    let sequence = publish(&broker, "old").await;
+    sleep(MAX_AGE).await;
+    let sidecar = Running::ready(config).await;
+    let records = context.get_stream(layout::attempt_stream(HANDLER)).await.unwrap();
+    let subject = layout::attempt_subject(HANDLER, &sequence.to_string());
+    eventually("a record", async || records.get_last_raw_message_by_subject(&subject).await.is_ok()).await;
+    let record = records.get_last_raw_message_by_subject(&subject).await.unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record.payload).unwrap();
+    assert_eq!((&record["attempts"], &record["untried"]), (&json!(0), &json!(1)), "{record}");
+    assert_eq!(container.count(), 0);
+    sidecar.terminate().await;
+}
+
 #[tokio::test]
 async fn a_retry_that_comes_too_late_is_none() {
     let (broker, container) = (TestBroker::start().await, Container::answering(|_| (500, Duration::ZERO)).await);

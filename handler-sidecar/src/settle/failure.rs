@@ -212,7 +212,13 @@ impl Context {
             return Disposition::Over(Outcome::Expired);
         }
         let (status, error) = (known.record.last_status(), expiry::explain(expiry, age));
-        self.dead_letter(stored, &DeadLetter { reason: Reason::TooOld, status, error, record: known.record }).await
+        let letter = DeadLetter { reason: Reason::TooOld, status, error, record: known.record.clone() };
+        let disposition = self.dead_letter(stored, &letter).await;
+        // Nothing else tells of this delivery: without a trace the event would pass for one at which sidecars die.
+        if matches!(disposition, Disposition::GiveBack(_)) {
+            self.record(stored, known, &Change::Untried).await;
+        }
+        disposition
     }
 
     /// Dead-letters: stored and confirmed, and only then to be acknowledged.
