@@ -9,7 +9,7 @@ mod window;
 
 use std::time::Duration;
 
-use self::window::{MAX_NEEDED, WINDOW, Window};
+use self::window::{MAX_NEEDED, MIN_NEEDED, WINDOW, Window};
 
 /// The shortest and the longest pause between two trials, unless the handler asks for more.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -17,6 +17,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_
 const MAX_ASKED_PAUSE: Duration = Duration::from_secs(30);
 /// A trial that has no answer after this time holds up the next one no longer.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An outage of which no more than a few events have told for so long may as well be these events' fault: their attempts
+/// count again. More than a few of them, and nothing that succeeds, say that it is the handler's, however long it lasts.
+const DOUBT_AFTER: Duration = Duration::from_secs(600);
 
 /// A failed attempt of an event; only such failures as may be followed by a success of the same event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,17 +80,26 @@ struct Run {
     begun_since: Distinct,
 }
 
-/// Whether there is one event or several.
+/// Whether there is one event, or a few, or more than that.
 #[derive(Debug, Default)]
 struct Distinct {
-    one: Option<u64>,
-    has_another: bool,
+    /// At most [`MIN_NEEDED`] of them.
+    some: Vec<u64>,
 }
 
 impl Distinct {
     fn note(&mut self, event: u64) {
-        let one = *self.one.get_or_insert(event);
-        self.has_another |= one != event;
+        if self.some.len() < MIN_NEEDED && !self.some.contains(&event) {
+            self.some.push(event);
+        }
+    }
+
+    fn has_another(&self) -> bool {
+        self.some.len() > 1
+    }
+
+    fn are_few(&self) -> bool {
+        self.some.len() < MIN_NEEDED
     }
 }
 
@@ -135,14 +148,15 @@ impl Breaker {
         }
         run.note(event, is_first, self.last_success.is_none_or(|success| success <= began));
         let is_quiet = self.last_success.is_none_or(|success| now.saturating_sub(success) >= WINDOW);
-        let judged = run.first_attempts.len() >= run.needed || (is_quiet && run.begun_since.has_another);
+        let judged = run.first_attempts.len() >= run.needed || (is_quiet && run.begun_since.has_another());
         let lasted = now.saturating_sub(run.since);
         let asked = asked.filter(|asked| !asked.is_zero());
         if is_trial || (self.opening.is_none() && (judged || asked.is_some())) {
             self.opening = Some(Opening { trial_at: now + pause(lasted, asked) });
         }
+        let is_in_doubt = lasted >= DOUBT_AFTER && run.events.are_few();
         match &self.opening {
-            Some(_) if run.events.has_another => Blame::Handler(lasted),
+            Some(_) if run.events.has_another() && !is_in_doubt => Blame::Handler(lasted),
             _ => Blame::Event,
         }
     }

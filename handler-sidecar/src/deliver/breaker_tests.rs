@@ -158,6 +158,8 @@ struct Simulation {
     poison: u64,
     outage: Range<u64>,
     millis: u64,
+    /// No more events than so many.
+    events: u64,
 }
 
 #[derive(Debug, Default)]
@@ -168,6 +170,8 @@ struct Figures {
     /// Good events that became dead letters.
     lost: u64,
     found: u64,
+    /// When the last of these was found.
+    found_by: u64,
     /// The longest that a good event of after the outage was waited for.
     latest: u64,
 }
@@ -180,7 +184,7 @@ impl Simulation {
         let mut known: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
         let (mut published, mut was_open) = (0, false);
         for now in 0..self.millis {
-            while published * 1000 < now * self.rate {
+            while published < self.events && published * 1000 < now * self.rate {
                 queue.push(Reverse((now, published, now)));
                 published += 1;
             }
@@ -209,7 +213,11 @@ impl Simulation {
                 *requests += 1;
                 let wait = match breaker.failed(at(now), failure) {
                     Blame::Event if *counted == 9 => {
-                        *(if is_poison { &mut figures.found } else { &mut figures.lost }) += 1;
+                        if is_poison {
+                            (figures.found, figures.found_by) = (figures.found + 1, now);
+                        } else {
+                            figures.lost += 1;
+                        }
                         continue;
                     }
                     Blame::Event => {
@@ -235,7 +243,7 @@ fn an_outage_costs_no_event_and_hides_no_poison() {
         [(1, 0, 5000), (8, 0, 5000), (8, 2, 10_000), (100, 2, 10_000), (400, 2, 10_000), (100, 20, 20_000)]
     {
         let outage = 20_000..60_000;
-        let figures = Simulation { rate, poison, outage, millis: 600_000 }.run();
+        let figures = Simulation { rate, poison, outage, millis: 600_000, events: u64::MAX }.run();
         assert_eq!(figures.lost, 0, "{rate} {poison} {figures:?}");
         let events = rate * 600;
         assert!(figures.handled >= events * (100 - poison) / 100 * 99 / 100, "{rate} {poison} {figures:?}");
@@ -246,10 +254,34 @@ fn an_outage_costs_no_event_and_hides_no_poison() {
     }
 }
 
+const MINUTE: u64 = 60_000;
+
+/// All that a quiet handler has are a few events that always fail. They pass for an outage, and are found all the same.
+#[test]
+fn a_few_poison_events_alone_are_found() {
+    for events in 1..=4 {
+        let simulation = Simulation { rate: 1, poison: 100, outage: 0..0, millis: 60 * MINUTE, events };
+        let figures = simulation.run();
+        assert_eq!((figures.found, figures.handled), (events, 0), "{figures:?}");
+        // Ten minutes, and then ten attempts with up to a minute between two of them.
+        assert!(figures.found_by < 20 * MINUTE, "{events} {figures:?}");
+    }
+}
+
+#[test]
+fn an_outage_that_is_not_long_or_of_which_more_than_a_few_tell_costs_no_event() {
+    for (events, minutes) in [(2, 1), (3, 1), (2, 9), (4, 9), (5, 600), (40, 600)] {
+        let outage = 0..minutes * MINUTE;
+        let simulation = Simulation { rate: 1, poison: 0, outage, millis: (minutes + 30) * MINUTE, events };
+        let figures = simulation.run();
+        assert_eq!((figures.lost, figures.handled), (0, events), "{minutes} {figures:?}");
+    }
+}
+
 #[test]
 fn one_failing_event_in_fifty_never_opens_it() {
     for rate in [1, 8, 100, 400] {
-        let figures = Simulation { rate, poison: 2, outage: 0..0, millis: 600_000 }.run();
+        let figures = Simulation { rate, poison: 2, outage: 0..0, millis: 600_000, events: u64::MAX }.run();
         assert_eq!(figures.openings, 0, "{rate} {figures:?}");
     }
 }
@@ -257,7 +289,7 @@ fn one_failing_event_in_fifty_never_opens_it() {
 #[test]
 fn with_more_poison_than_good_events_all_of_it_is_found_and_the_good_ones_are_not_held_up() {
     for rate in [10, 100] {
-        let figures = Simulation { rate, poison: 60, outage: 0..0, millis: 600_000 }.run();
+        let figures = Simulation { rate, poison: 60, outage: 0..0, millis: 600_000, events: u64::MAX }.run();
         assert!(figures.open_millis < 6000, "{rate} {figures:?}");
         assert!(figures.found > rate * 600 * 60 / 100 * 5 / 10, "{rate} {figures:?}");
         assert!(figures.latest < 1000, "{rate} {figures:?}");
