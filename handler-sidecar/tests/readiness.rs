@@ -150,4 +150,11 @@ async fn a_connection_that_closes_without_an_answer_uses_up_no_attempt() {
     }
     all_settled(&broker).await;
     assert_eq!(dead_letters(&broker).await.len(), 0);
+    let requests = container.requests();
+    assert!(requests.len() > 20, "some were sent into a close");
+    for id in 0..20 {
+        let of_this: Vec<_> = requests.iter().filter(|request| request.contains(&format!("ce-id: {id}\r\n"))).collect();
+        assert!(!of_this.is_empty(), "{id}");
+        assert!(of_this.windows(2).all(|pair| pair[0] == pair[1]), "it is the same request again: {of_this:?}");
+    }
 }

@@ -31,7 +31,6 @@ impl Connect for Loopback {
 
 struct Requests {
     client: Client<Loopback>,
-    prefix: RequestPrefix,
 }
 
 /// What came of a request: status and body, or why there is none.
@@ -45,14 +44,13 @@ impl Requests {
         let path = PathAndQuery::from_static("/events");
         let [host, agent] = ["localhost", "test"].map(HeaderValue::from_static);
         let prefix = RequestPrefix::post(&path, &host, &agent);
-        (listener, Self { client: Client::new(Loopback(port), limits), prefix })
+        (listener, Self { client: Client::new(Loopback(port), prefix, limits) })
     }
 
     async fn post(&self, body: &'static [u8]) -> Outcome {
-        let (lines, body) = (HeaderLines::default(), Bytes::from_static(body));
-        let request = Outgoing { prefix: &self.prefix, lines: &lines, body: &body };
+        let mut encode = || Ok(Outgoing { lines: HeaderLines::default(), body: Bytes::from_static(body) });
         let exchange = async {
-            let response = self.client.send(request, Instant::now() + LONG).await.map_err(|error| match error {
+            let response = self.client.send(&mut encode, Instant::now() + LONG).await.map_err(|error| match error {
                 SendError::Unreachable(_) => "unreachable".to_owned(),
                 other => other.to_string(),
             })?;

@@ -8,7 +8,7 @@ use tidegate_delivery_core::{Disposition, Outcome};
 use tidegate_telemetry::Instrument as _;
 
 use crate::broker::message::Message;
-use crate::consume::process::{Context, Outgoing};
+use crate::consume::process::{Context, Outgoing, Ready};
 use crate::deliver::post::{Answered, Attempt};
 use crate::event::filter::FilterResult;
 use crate::event::request::{self, AttemptInfo};
@@ -33,7 +33,10 @@ impl Context {
     async fn try_once(&self, message: &Message) -> Result<Outcome, String> {
         let place = AttemptInfo { attempt: 1, sequence: None };
         match self.as_stored(message, place) {
-            Some(Continue((outgoing, span))) => return self.deliver_once(message, &outgoing).instrument(span).await,
+            Some(Continue((outgoing, span))) => {
+                let ready = Ready { outgoing, place, known: None };
+                return self.deliver_once(message, ready).instrument(span).await;
+            }
             Some(Break(settled)) => return Ok(settled),
             None => {}
         }
@@ -47,15 +50,16 @@ impl Context {
         }
         let event = request::extended(event, published, &self.config.topic, place)?;
         let span = self.traces.process(published, &event, place);
-        self.deliver_once(message, &Outgoing::Event(Box::new(event))).instrument(span).await
+        let ready = Ready { outgoing: Outgoing::Event(Box::new(event)), place, known: None };
+        self.deliver_once(message, ready).instrument(span).await
     }
 
     /// The one attempt, and the reply. An event that waits for its turn does so in a drain, too: it cannot go back.
-    async fn deliver_once(&self, message: &Message, outgoing: &Outgoing) -> Result<Outcome, String> {
+    async fn deliver_once(&self, message: &Message, mut ready: Ready) -> Result<Outcome, String> {
         if let Some(limiter) = &self.options.limiter {
             limiter.turn().await;
         }
-        let Answered { answer, content } = match self.attempt(outgoing).await {
+        let Answered { answer, content } = match self.attempt(message, &mut ready).await.0 {
             Attempt::Answered(answered) => answered,
             Attempt::Unreachable(why) => {
                 self.availability.unreachable(&why);
@@ -69,7 +73,7 @@ impl Context {
             return Err(answer.to_string());
         }
         self.outcomes.handled(number);
-        self.publish_reply(outgoing, content, REPLY_TIMEOUT).await.map_err(|error| error.to_string())?;
+        self.publish_reply(&ready.outgoing, content, REPLY_TIMEOUT).await.map_err(|error| error.to_string())?;
         Ok(Outcome::Acknowledged)
     }
 }

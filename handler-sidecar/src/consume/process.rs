@@ -19,6 +19,7 @@ use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Attributes, Event};
 use tidegate_delivery_core::{Disposition, Outcome};
 use tidegate_telemetry::{Instrument as _, Span};
+use tidegate_wire::http::HeaderLines;
 use tidegate_wire::nats::Client;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -31,7 +32,7 @@ use crate::deliver::post::{Answered, Attempt, Content, Handler};
 use crate::event::as_stored::AsStored;
 use crate::event::batch::DeliveryResult;
 use crate::event::filter::FilterResult;
-use crate::event::request::{self, AttemptInfo, EncodedRequest};
+use crate::event::request::{self, AttemptInfo, Body, EncodedRequest};
 use crate::ops::budget::ByteBudget;
 use crate::ops::drain::Drain;
 use crate::ops::metrics::Metrics;
@@ -94,8 +95,9 @@ pub struct Context {
 pub enum Outgoing {
     /// Taken apart: something has to look into it.
     Event(Box<Event>),
-    /// As it is stored.
-    AsStored(EncodedRequest),
+    /// As it is stored: its header lines, where they are sent at once. Else they are encoded when there is a connection,
+    /// so that events that wait for one do not hold them.
+    AsStored(Option<HeaderLines>),
 }
 
 /// An event that is to be sent.
@@ -130,25 +132,33 @@ pub struct Judgement {
 
 impl Context {
     /// Takes an event as far as its disposition.
-    pub async fn handle(&self, stored: &Message) -> Disposition {
-        let first = AttemptInfo { attempt: 1, sequence: Some(stored.sequence()) };
-        let (ready, span) = match self.as_stored(stored, first) {
-            Some(Continue((outgoing, span))) => (Ready { outgoing, place: first, known: None }, span),
-            Some(Break(settled)) => return Disposition::Over(settled),
-            None => match self.prepare(stored).await {
-                Continue(prepared) => prepared,
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, for each event in flight")]
+    pub fn handle<'a>(&'a self, stored: &'a Message) -> impl Future<Output = Disposition> {
+        async move {
+            let (mut ready, span) = match self.begin(stored).await {
+                Continue(ready) => ready,
                 Break(disposition) => return disposition,
-            },
-        };
-        let delivered = async {
-            let conclusion = match self.deliver(&ready).await {
-                Ok((answered, verdict)) => self.conclude(stored, ready, answered, verdict),
-                Err(wait) => Either::Right(self.untried(stored, ready, wait).boxed()),
             };
-            // Awaited here, where the answer is gone: it would be a part of every event in flight.
-            conclusion.await
-        };
-        delivered.instrument(span).await
+            let delivered = async move {
+                let conclusion = match self.deliver(stored, &mut ready).await {
+                    Ok((answered, verdict)) => self.conclude(stored, ready, answered, verdict),
+                    Err(wait) => Either::Right(self.untried(stored, ready, wait).boxed()),
+                };
+                // Awaited here, where the answer is gone: it would be a part of every event in flight.
+                conclusion.await
+            };
+            delivered.instrument(span).await
+        }
+    }
+
+    /// Everything before the first request; a break, if there is nothing to send.
+    async fn begin(&self, stored: &Message) -> ControlFlow<Disposition, (Ready, Span)> {
+        let first = AttemptInfo { attempt: 1, sequence: Some(stored.sequence()) };
+        match self.as_stored(stored, first) {
+            Some(Continue((outgoing, span))) => Continue((Ready { outgoing, place: first, known: None }, span)),
+            Some(Break(settled)) => Break(Disposition::Over(settled)),
+            None => Box::pin(self.prepare(stored)).await,
+        }
     }
 
     /// The short way of an event that comes for the first time, if nothing here has to look into it.
@@ -171,11 +181,14 @@ impl Context {
             self.traces.received(event.published(), &event);
         }
         let span = self.traces.process(event.published(), &event, place);
-        let request = event.request(&self.config.topic, place, &span).ok()?;
-        Some(Continue((Outgoing::AsStored(request), span)))
+        let lines = match self.handler.is_connected() {
+            true => Some(event.request(&self.config.topic, place, &span).ok()?.lines),
+            false => None,
+        };
+        Some(Continue((Outgoing::AsStored(lines), span)))
     }
 
-    /// Everything before the first request; a break, if there is nothing to send.
+    /// The same for an event that has to be taken apart.
     async fn prepare(&self, stored: &Message) -> ControlFlow<Disposition, (Ready, Span)> {
         if stored.is_of_the_shelf() {
             self.just_put_there(stored)?;
@@ -215,25 +228,30 @@ impl Context {
     /// # Errors
     /// The handler was not available for long (or the sidecar ends), so the event was not sent: it is to go back for
     /// this time.
-    pub async fn deliver(&self, ready: &Ready) -> Result<(Answered, Judgement), Duration> {
+    fn deliver<'a>(
+        &'a self,
+        stored: &'a Message,
+        ready: &'a mut Ready,
+    ) -> impl Future<Output = Result<(Answered, Judgement), Duration>> {
         let mut patience = None;
-        loop {
-            let turn = match self.availability.free_turn() {
-                Some(turn) => turn,
-                None => Box::pin(self.turn(&mut patience)).await?,
-            };
-            if self.options.limiter.is_some() {
-                Box::pin(self.paced()).await?;
-            }
-            if self.options.reply.is_some() {
-                Box::pin(self.room()).await?;
-            }
-            let began = Instant::now();
-            match self.attempt(&ready.outgoing).await {
-                Attempt::Unreachable(why) => self.availability.unreachable(&why),
-                Attempt::Answered(answered) => {
-                    let verdict = self.judge_attempt(ready.place, &answered.answer, turn, began);
-                    return Ok((answered, verdict));
+        async move {
+            loop {
+                let turn = match self.availability.free_turn() {
+                    Some(turn) => turn,
+                    None => Box::pin(self.turn(&mut patience)).await?,
+                };
+                if self.options.limiter.is_some() {
+                    Box::pin(self.paced()).await?;
+                }
+                if self.options.reply.is_some() {
+                    Box::pin(self.room()).await?;
+                }
+                match self.attempt(stored, ready).await {
+                    (Attempt::Unreachable(why), _) => self.availability.unreachable(&why),
+                    (Attempt::Answered(answered), began) => {
+                        let verdict = self.judge_attempt(ready.place, &answered.answer, turn, began);
+                        return Ok((answered, verdict));
+                    }
                 }
             }
         }
@@ -298,37 +316,48 @@ impl Context {
         }
     }
 
-    /// One request for one event, or its part of a request for several.
-    pub async fn attempt(&self, outgoing: &Outgoing) -> Attempt {
-        let running = self.workload.start();
-        let DeliveryResult { attempt, took } = match (&self.options.batches, outgoing) {
-            (Some(batches), Outgoing::Event(event)) => Box::pin(batches.deliver((**event).clone())).await,
-            (_, outgoing) => self.alone(outgoing).await,
-        };
-        drop(running);
-        if let Attempt::Answered(answered) = &attempt {
-            self.metrics.attempted(took, &answered.answer);
-            trace::record(&Span::current(), &answered.answer);
+    /// One request for one event, or its part of a request for several; and when it began.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, for each event in flight")]
+    pub fn attempt<'a>(
+        &'a self,
+        stored: &'a Message,
+        ready: &'a mut Ready,
+    ) -> impl Future<Output = (Attempt, Instant)> {
+        async move {
+            let (running, began) = (self.workload.start(), Instant::now());
+            let (attempt, took) = match (&self.options.batches, &ready.outgoing) {
+                (Some(batches), Outgoing::Event(event)) => {
+                    let DeliveryResult { attempt, took } = Box::pin(batches.deliver((**event).clone())).await;
+                    (attempt, took)
+                }
+                _ => {
+                    let wanted = self.options.reply.is_some().then_some(reply::LIMIT);
+                    let attempt = self.handler.post(&mut || self.encode(stored, ready), wanted).await;
+                    (attempt, began.elapsed())
+                }
+            };
+            drop(running);
+            if let Attempt::Answered(answered) = &attempt {
+                self.metrics.attempted(took, &answered.answer);
+                trace::record(&Span::current(), &answered.answer);
+            }
+            (attempt, began)
         }
-        attempt
     }
 
-    async fn alone(&self, outgoing: &Outgoing) -> DeliveryResult {
-        let began = Instant::now();
-        let wanted = self.options.reply.is_some().then_some(reply::LIMIT);
-        let made;
-        let request = match outgoing {
-            Outgoing::AsStored(request) => Ok(request),
-            Outgoing::Event(event) => {
-                made = request::single(self.config.delivery.format, event);
-                made.as_ref()
-            }
-        };
-        let attempt = match request {
-            Ok(request) => self.handler.post(request, self.config.delivery.timeout, wanted).await,
-            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error.clone()))),
-        };
-        DeliveryResult { attempt, took: began.elapsed() }
+    /// The request for an event. What was encoded is let go of when it is sent: to send it again, it is encoded again.
+    fn encode<'a>(&self, stored: &'a Message, ready: &mut Ready) -> Result<EncodedRequest<'a>, String> {
+        match &mut ready.outgoing {
+            Outgoing::Event(event) => request::single(self.config.delivery.format, event),
+            Outgoing::AsStored(lines) => match lines.take() {
+                Some(lines) => Ok(EncodedRequest { lines, body: Body::Stored(stored.stored()) }),
+                None => {
+                    let event = AsStored::read(stored.stored()).ok_or("it was read in place before")?;
+                    let request = event.request(&self.config.topic, ready.place, &Span::current());
+                    request.map_err(|error| error.to_string())
+                }
+            },
+        }
     }
 
     /// What an answer means for the event it was given to. Where that is more than an acknowledgement it is boxed,

@@ -8,9 +8,7 @@ use futures::FutureExt as _;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tidegate_broker_client::contract::{Delivery, Routing};
-use tidegate_wire::http::{
-    Body, Client, ExchangeError, Headers, IdleLimits, Outgoing, RequestPrefix, Response, SendError,
-};
+use tidegate_wire::http::{Body, Client, ExchangeError, Headers, IdleLimits, RequestPrefix, Response, SendError};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::deliver::loopback::Loopback;
@@ -93,7 +91,8 @@ pub enum Attempt {
 #[derive(Clone, Debug)]
 pub struct Handler {
     client: Client<Loopback>,
-    prefix: Arc<RequestPrefix>,
+    /// How long an answer is waited for.
+    limit: Duration,
     url: Arc<str>,
     budget: ByteBudget,
 }
@@ -113,8 +112,8 @@ impl Handler {
         let max_race = if routing == Routing::Direct { Duration::ZERO } else { MAX_RACE };
         let limits = IdleLimits { max_connections: usize::from(delivery.concurrency), max_age: MAX_IDLE, max_race };
         Ok(Self {
-            client: Client::new(Loopback { port: delivery.port }, limits),
-            prefix: Arc::new(prefix),
+            client: Client::new(Loopback { port: delivery.port }, prefix, limits),
+            limit: delivery.timeout,
             url: format!("http://{host}{path}").into(),
             budget,
         })
@@ -125,58 +124,73 @@ impl Handler {
         &self.budget
     }
 
-    /// Posts, and waits for the answer at most this long. Of a 2xx the content is kept if it has at most
-    /// `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx without its whole body is no answer: no one
-    /// knows what the rest would have said. Redirects are not followed.
-    pub async fn post(&self, request: &EncodedRequest, limit: Duration, wanted: Option<usize>) -> Attempt {
-        let end = Instant::now() + limit;
-        let sent = self.send(request, end).await;
-        match sent {
-            Ok(response) => {
-                let share = |limit| (limit, self.budget.share(0));
-                Attempt::Answered(answered(response, end, wanted.map(share)).await)
-            }
-            Err(SendError::Unreachable(why)) => Attempt::Unreachable(why),
-            Err(SendError::ConnectTimedOut) => {
-                Attempt::Unreachable(format!("no connection to {} within {limit:?}", self.url))
-            }
-            Err(SendError::TimedOut) => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
-            Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error.to_string()))),
+    /// Whether a request would go out at once.
+    pub fn is_connected(&self) -> bool {
+        self.client.is_warm()
+    }
+
+    /// Posts what `encode` makes, and waits for the answer as long as an attempt may take. `encode` is asked again where
+    /// the request goes out once more.
+    ///
+    /// Of a 2xx the content is kept if it has at most `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx
+    /// without its whole body is no answer: no one knows what the rest would have said. Redirects are not followed.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, for each event in flight")]
+    pub fn post<'a, 'e>(
+        &'a self,
+        encode: &'a mut (impl FnMut() -> Result<EncodedRequest<'e>, String> + Send),
+        wanted: Option<usize>,
+    ) -> impl Future<Output = Attempt> {
+        async move {
+            let end = Instant::now() + self.limit;
+            let response = match self.client.send(encode, end).await {
+                Ok(response) => response,
+                Err(error) => return self.unanswered(error),
+            };
+            Attempt::Answered(self.answered(response, end, wanted).await)
         }
     }
 
-    async fn send(&self, request: &EncodedRequest, end: Instant) -> Result<Response, SendError<String>> {
-        let request = Outgoing { prefix: &self.prefix, lines: &request.lines, body: &request.body };
-        self.client.send(request, end).await
+    fn unanswered(&self, error: SendError<String>) -> Attempt {
+        let limit = self.limit;
+        match error {
+            SendError::Unreachable(why) => Attempt::Unreachable(why),
+            SendError::ConnectTimedOut => {
+                Attempt::Unreachable(format!("no connection to {} within {limit:?}", self.url))
+            }
+            SendError::TimedOut => Attempt::Answered(Answered::without_content(Answer::Timeout(limit))),
+            error => Attempt::Answered(Answered::without_content(Answer::Broken(error.to_string()))),
+        }
+    }
+
+    /// The answer that a response is. Its body is read as far as the bounds allow.
+    fn answered(&self, response: Response, end: Instant, wanted: Option<usize>) -> impl Future<Output = Answered> {
+        let code = response.status();
+        let asked = response.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"retry-after"));
+        let retry_after = retry_after(asked.map(|(_, value)| value), SystemTime::now());
+        let status = move |text| Answer::Status { code, retry_after, text };
+        // What is not the way of most answers, plain successes, is boxed.
+        async move {
+            match wanted.filter(|_| code.is_success()) {
+                Some(limit) => match Box::pin(kept(response, end, limit, self.budget.share(0))).await {
+                    Ok(content) => Answered { answer: status(String::new()), content },
+                    Err(problem) => broken(code, &problem),
+                },
+                None if code.is_success() => {
+                    let (mut body, mut seen) = (response.into_body(), 0);
+                    // It usually came with the head. What does not come in time is not waited for.
+                    if read_to_end(&mut body, &mut seen, |_| ()).now_or_never().is_none() {
+                        let _ = Box::pin(timeout(BODY_TIME, read_to_end(&mut body, &mut seen, |_| ()))).await;
+                    }
+                    Answered::without_content(status(String::new()))
+                }
+                None => Answered::without_content(status(Box::pin(text(response.into_body())).await)),
+            }
+        }
     }
 
     /// Where events are posted to.
     pub fn url(&self) -> String {
         self.url.to_string()
-    }
-}
-
-/// The answer that a response is. Its body is read as far as the bounds allow.
-async fn answered(response: Response, end: Instant, wanted: Option<(usize, Share)>) -> Answered {
-    let code = response.status();
-    let asked = response.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"retry-after"));
-    let retry_after = retry_after(asked.map(|(_, value)| value), SystemTime::now());
-    let status = |text| Answer::Status { code, retry_after, text };
-    // Boxed, because most answers are plain successes.
-    match wanted.filter(|_| code.is_success()) {
-        Some((limit, share)) => match Box::pin(kept(response, end, limit, share)).await {
-            Ok(content) => Answered { answer: status(String::new()), content },
-            Err(problem) => broken(code, &problem),
-        },
-        None if code.is_success() => {
-            let (mut body, mut seen) = (response.into_body(), 0);
-            // It usually came with the head. What does not come in time is not waited for.
-            if read_to_end(&mut body, &mut seen, |_| ()).now_or_never().is_none() {
-                let _ = Box::pin(timeout(BODY_TIME, read_to_end(&mut body, &mut seen, |_| ()))).await;
-            }
-            Answered::without_content(status(String::new()))
-        }
-        None => Answered::without_content(status(Box::pin(text(response.into_body())).await)),
     }
 }
 
@@ -288,14 +302,16 @@ mod tests {
     use tidegate_broker_client::contract::{Format, Order, Retry};
     use tidegate_broker_client::statuses::StatusRules;
     use tidegate_test_broker::free_port;
+    use tidegate_wire::http::HeaderLines;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::event::request;
 
     const LONG: Duration = Duration::from_secs(5);
 
-    fn handler(port: u16) -> Handler {
+    fn handler(port: u16, timeout: Duration) -> Handler {
         let retry = Retry {
             max_attempts: 1,
             initial: LONG,
@@ -311,7 +327,7 @@ mod tests {
             order: Order::None,
             concurrency: 1,
             rate: None,
-            timeout: LONG,
+            timeout,
             retry,
             expiry: None,
         };
@@ -321,12 +337,17 @@ mod tests {
     async fn listen() -> (TcpListener, Handler) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (listener, handler(port))
+        (listener, handler(port, LONG))
+    }
+
+    type Encode = fn() -> Result<EncodedRequest<'static>, String>;
+
+    fn encode() -> Result<EncodedRequest<'static>, String> {
+        Ok(EncodedRequest { lines: HeaderLines::default(), body: request::Body::Own(Bytes::from_static(b"data")) })
     }
 
     async fn post(handler: &Handler) -> Attempt {
-        let request = EncodedRequest { body: Bytes::from_static(b"data"), ..EncodedRequest::default() };
-        handler.post(&request, LONG, None).await
+        handler.post(&mut (encode as Encode), None).await
     }
 
     async fn accept(listener: &TcpListener) -> TcpStream {
@@ -336,9 +357,7 @@ mod tests {
         stream
     }
 
-    fn size_of<F: Future>(
-        _: impl Fn(&'static Handler, &'static EncodedRequest, Duration, Option<usize>) -> F,
-    ) -> usize {
+    fn size_of<F: Future>(_: impl Fn(&'static Handler, &'static mut Encode, Option<usize>) -> F) -> usize {
         std::mem::size_of::<F>()
     }
 
@@ -346,12 +365,12 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let size = size_of(Handler::post);
-        assert!(size <= 540, "{size} bytes");
+        assert!(size <= 320, "{size} bytes");
     }
 
     #[tokio::test]
     async fn nobody_listening_is_unreachable() {
-        let handler = handler(free_port());
+        let handler = handler(free_port(), LONG);
         assert!(
             matches!(post(&handler).await, Attempt::Unreachable(why) if why.contains("nothing listens on 127.0.0.1"))
         );
@@ -368,8 +387,7 @@ mod tests {
         while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
             held.push(stream.unwrap());
         }
-        let request = EncodedRequest { body: Bytes::from_static(b"data"), ..EncodedRequest::default() };
-        let attempt = handler(address.port()).post(&request, Duration::from_millis(100), None).await;
+        let attempt = post(&handler(address.port(), Duration::from_millis(100))).await;
         assert!(
             matches!(&attempt, Attempt::Unreachable(why) if why.contains("no connection to http://")),
             "{attempt:?}"

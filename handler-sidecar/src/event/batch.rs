@@ -33,8 +33,6 @@ pub struct BatchLimits {
     pub max_wait: Duration,
     /// Batches in flight at most.
     pub concurrency: usize,
-    /// The limit of one request.
-    pub timeout: Duration,
 }
 
 /// How an event's part of a request ended, and how long the request took.
@@ -96,7 +94,7 @@ impl Collector {
         let permits = Arc::new(Semaphore::new(self.terms.concurrency));
         while let Ok(permit) = permits.clone().acquire_owned().await {
             let Some(batch) = self.gather().await else { return };
-            tokio::spawn(send(self.handler.clone(), batch, self.terms.timeout, permit));
+            tokio::spawn(send(self.handler.clone(), batch, permit));
         }
     }
 
@@ -132,17 +130,14 @@ impl Collector {
 }
 
 /// Sends a batch and hands out the answers. An event whose delivery was cancelled was given back, and is left out.
-async fn send(handler: Handler, mut batch: Vec<QueuedEvent>, limit: Duration, _permit: OwnedSemaphorePermit) {
+async fn send(handler: Handler, mut batch: Vec<QueuedEvent>, _permit: OwnedSemaphorePermit) {
     batch.retain(|joined| !joined.answer.is_closed());
     if batch.is_empty() {
         return;
     }
     let (events, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|joined| (joined.event, joined.answer)).unzip();
     let began = Instant::now();
-    let attempt = match request::batch(&events) {
-        Ok(parts) => handler.post(&parts, limit, Some(answers::LIMIT)).await,
-        Err(error) => Attempt::Answered(Answered::without_content(Answer::Broken(error))),
-    };
+    let attempt = handler.post(&mut || request::batch(&events), Some(answers::LIMIT)).await;
     let took = began.elapsed();
     for (answer, attempt) in waiting.into_iter().zip(answers::of_each(&events, attempt)) {
         // A delivery that was cancelled has given its event back.

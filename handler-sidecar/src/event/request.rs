@@ -4,7 +4,8 @@ use bytes::Bytes;
 use tidegate_broker_client::contract::Format;
 use tidegate_cloudevents::{Attributes, Event, http as binding, media_type};
 use tidegate_telemetry::Span;
-use tidegate_wire::http::{HeaderLines, InvalidHeader};
+use tidegate_wire::http::{HeaderLines, InvalidHeader, Outgoing};
+use tidegate_wire::nats::Message;
 
 use crate::ops::trace::{self, PublishContext};
 
@@ -49,12 +50,33 @@ impl Added<'_> {
 pub(super) const USUAL_LINES: usize = 512;
 
 /// A request as it is sent, but for what all requests have alike.
-#[derive(Clone, Debug, Default)]
-pub struct EncodedRequest {
-    /// Its header lines.
-    pub lines: HeaderLines,
-    /// Its body.
-    pub body: Bytes,
+pub type EncodedRequest<'a> = Outgoing<Body<'a>>;
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// The payload of a stored event, where it is.
+    Stored(&'a Message),
+    /// Its own.
+    Own(Bytes),
+}
+
+impl AsRef<[u8]> for Body<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Stored(message) => message.payload(),
+            Self::Own(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Body<'_>> for Bytes {
+    fn from(body: Body<'_>) -> Self {
+        match body {
+            Body::Stored(message) => message.payload_bytes(),
+            Body::Own(bytes) => bytes,
+        }
+    }
 }
 
 /// The event as the handler gets it: with the trace context of its publish, topic, attempt and sequence.
@@ -76,7 +98,7 @@ pub fn extended(event: Event, published: PublishContext<'_>, topic: &str, place:
 ///
 /// # Errors
 /// None that is known: valid events have all three shapes.
-pub fn single(format: Format, event: &Event) -> Result<EncodedRequest, String> {
+pub fn single(format: Format, event: &Event) -> Result<EncodedRequest<'static>, String> {
     let mut request = match format {
         Format::Binary => binary(event).map_err(|error| error.to_string())?,
         Format::Structured => json(media_type::STRUCTURED, binding::encode_structured(event))?,
@@ -96,27 +118,27 @@ pub(super) fn add_context(lines: &mut HeaderLines, span: &Span, event: &impl Att
     });
 }
 
-fn binary(event: &Event) -> Result<EncodedRequest, InvalidHeader> {
+fn binary(event: &Event) -> Result<EncodedRequest<'static>, InvalidHeader> {
     let mut lines = HeaderLines::with_capacity(USUAL_LINES);
     for header in binding::binary_headers(event) {
         lines.push_prefixed(header.prefix, header.name, header.value.as_bytes())?;
     }
-    Ok(EncodedRequest { lines, body: event.data().cloned().unwrap_or_default() })
+    Ok(EncodedRequest { lines, body: Body::Own(event.data().cloned().unwrap_or_default()) })
 }
 
 /// A request for several events.
 ///
 /// # Errors
 /// As [`single`].
-pub fn batch(events: &[Event]) -> Result<EncodedRequest, String> {
+pub fn batch(events: &[Event]) -> Result<EncodedRequest<'static>, String> {
     json(media_type::BATCH, binding::encode_batch(events))
 }
 
-fn json(content_type: &str, body: serde_json::Result<Bytes>) -> Result<EncodedRequest, String> {
+fn json(content_type: &str, body: serde_json::Result<Bytes>) -> Result<EncodedRequest<'static>, String> {
     let body = body.map_err(|error| error.to_string())?;
     let mut lines = HeaderLines::default();
     lines.push("content-type", content_type.as_bytes()).map_err(|error| error.to_string())?;
-    Ok(EncodedRequest { lines, body })
+    Ok(EncodedRequest { lines, body: Body::Own(body) })
 }
 
 #[cfg(test)]
@@ -164,7 +186,7 @@ mod tests {
                 .collect();
             assert!(headers.contains_key("traceparent"), "{format:?}");
             assert_eq!(headers.len(), request.lines.iter().count(), "none is there twice");
-            let (found, events) = binding::decode(&headers, request.body).unwrap();
+            let (found, events) = binding::decode(&headers, request.body.into()).unwrap();
             assert_eq!((found, events), (mode, vec![event.clone()]), "{format:?}");
         }
     }

@@ -72,5 +72,5 @@ impl Options {
 fn terms(delivery: &Delivery) -> Option<BatchLimits> {
     let Format::Batch { max_events, max_wait } = delivery.format else { return None };
     let (max_events, concurrency) = (usize::from(max_events.max(1)), usize::from(delivery.concurrency));
-    Some(BatchLimits { max_events, max_wait, concurrency, timeout: delivery.timeout })
+    Some(BatchLimits { max_events, max_wait, concurrency })
 }

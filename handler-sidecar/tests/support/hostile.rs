@@ -57,7 +57,7 @@ impl Hostile {
         *self.misdeed.lock().unwrap() = misdeed;
     }
 
-    /// The request lines so far. (A probe of the listener sends none.)
+    /// The requests so far, as they came. (A probe of the listener sends none.)
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
@@ -70,8 +70,7 @@ impl Drop for Hostile {
 }
 
 fn note(requests: &Mutex<Vec<String>>, request: &[u8]) {
-    let line = String::from_utf8_lossy(request).lines().next().unwrap_or_default().to_owned();
-    requests.lock().unwrap().push(line);
+    requests.lock().unwrap().push(String::from_utf8_lossy(request).into_owned());
 }
 
 async fn serve(mut stream: TcpStream, misdeed: Misdeed, requests: Arc<Mutex<Vec<String>>>) {
@@ -101,7 +100,8 @@ async fn serve(mut stream: TcpStream, misdeed: Misdeed, requests: Arc<Mutex<Vec<
         },
         Misdeed::AnswersOnce => {
             let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
-            let _ = stream.read(&mut head).await;
+            let Ok(read @ 1..) = stream.read(&mut head).await else { return };
+            note(&requests, &head[..read]);
         }
         Misdeed::Resets => {
             let _ = stream.set_zero_linger();

@@ -1,7 +1,8 @@
 //! The driver: warm connections to one address, and requests on them.
 //!
 //! A connection has no task. The future of a request writes and reads itself, and whoever drops it closes the
-//! connection. While it waits it holds no buffer: one is taken from a pool when there is something to read.
+//! connection. While it waits for an answer it holds no buffer: the request is encoded when there is a connection and
+//! let go of when it is written, and a buffer is taken from a pool when there is something to read.
 
 mod buffers;
 mod pool;
@@ -42,15 +43,13 @@ pub struct IdleLimits {
     pub max_race: Duration,
 }
 
-/// A request.
-#[derive(Clone, Copy, Debug)]
-pub struct Outgoing<'a> {
-    /// How it begins.
-    pub prefix: &'a RequestPrefix,
+/// A request, but for what all requests have alike.
+#[derive(Debug)]
+pub struct Outgoing<B> {
     /// Its own header lines.
-    pub lines: &'a HeaderLines,
-    /// Its body.
-    pub body: &'a Bytes,
+    pub lines: HeaderLines,
+    /// Its body: it is copied where it is short, else it is kept until it is written.
+    pub body: B,
 }
 
 /// Why there is no response.
@@ -59,6 +58,9 @@ pub enum SendError<E> {
     /// No connection was made, so nothing was sent.
     #[error("{0}")]
     Unreachable(E),
+    /// The request cannot be encoded.
+    #[error("{0}")]
+    Invalid(String),
     /// A warm connection was closed without an answer to the request, and then no new one was made. That nothing
     /// takes a connection any more may be the work of the request.
     #[error("the connection was closed without an answer, and then {0}")]
@@ -99,40 +101,59 @@ pub struct Client<C> {
 }
 
 impl<C: Connect> Client<C> {
-    /// To be called on a runtime.
-    pub fn new(connector: C, limits: IdleLimits) -> Self {
-        Self { connector, pool: Pool::start(limits) }
+    /// A client whose requests begin with this prefix. To be called on a runtime.
+    pub fn new(connector: C, prefix: RequestPrefix, limits: IdleLimits) -> Self {
+        Self { connector, pool: Pool::start(prefix, limits) }
+    }
+
+    /// Whether there is a warm connection now.
+    pub fn is_warm(&self) -> bool {
+        self.pool.has_idle()
     }
 
     /// Sends, on a warm connection if there is one, and waits until `end` for the head of the response. Dropped before
-    /// it is done, it costs the connection.
+    /// it is done, it costs the connection. `encode` makes the request when there is a connection to write it on.
     ///
     /// A server may close a warm connection in the moment in which the request goes out. If not a byte of an answer
-    /// came, the request is sent once more, on a new connection, within [`IdleLimits::max_race`]: requests may be
-    /// handled twice then (RFC 9110, section 9.2.2).
+    /// came, the request is encoded and sent once more, on a new connection, within [`IdleLimits::max_race`]: requests
+    /// may be handled twice then (RFC 9110, section 9.2.2).
     ///
     /// # Errors
     /// As [`SendError`] says.
-    pub async fn send(&self, request: Outgoing<'_>, end: Instant) -> Result<Response, SendError<C::Error>> {
-        loop {
-            let (connection, is_warm) = match self.pool.take() {
-                Some(connection) => (connection, true),
-                // Boxed, because most requests do not need it, and for as long as it takes only.
-                None => (Box::pin(self.connect(end)).await?, false),
-            };
-            let began = Instant::now();
-            let mut wire = Wire::new(self.pool.clone(), connection, request);
-            let Ok(received) = timeout_at(end, Response::receive(&mut wire)).await else {
-                return Err(SendError::TimedOut);
-            };
-            match received {
-                Ok(head) => return Ok(Response::new(wire, head)),
-                // Another one may do.
-                Err(_) if is_warm && wire.is_unsent() => {}
-                Err(_) if is_warm && wire.is_unanswered() && began.elapsed() < self.pool.limits.max_race => {
-                    return Box::pin(self.send_again(request, end)).await;
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, for each request in flight")]
+    pub fn send<'a, B: AsRef<[u8]> + Into<Bytes>>(
+        &'a self,
+        encode: &'a mut (impl FnMut() -> Result<Outgoing<B>, String> + Send),
+        end: Instant,
+    ) -> impl Future<Output = Result<Response, SendError<C::Error>>> {
+        async move {
+            let mut connection = self.pool.take();
+            let mut is_warm = connection.is_some();
+            loop {
+                let used = match connection.take() {
+                    Some(connection) => connection,
+                    // Boxed, because most requests do not need it, and for as long as it takes only.
+                    None => Box::pin(self.connect(end)).await?,
+                };
+                let request = encode().map_err(SendError::Invalid)?;
+                let mut wire = Wire::new(self.pool.clone(), used, request);
+                let began = Instant::now();
+                let Ok(received) = timeout_at(end, Response::receive(&mut wire)).await else {
+                    return Err(SendError::TimedOut);
+                };
+                match received {
+                    Ok(head) => return Ok(Response::new(wire, head)),
+                    // Another one may do.
+                    Err(_) if is_warm && wire.is_unsent() => {
+                        connection = self.pool.take();
+                        is_warm = connection.is_some();
+                    }
+                    Err(_) if is_warm && wire.is_unanswered() && began.elapsed() < self.pool.limits.max_race => {
+                        is_warm = false;
+                        connection = Some(Box::pin(self.connect_again(end)).await?);
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -142,16 +163,13 @@ impl<C: Connect> Client<C> {
         connected.map(Connection::new).map_err(SendError::Unreachable)
     }
 
-    /// After a request without an answer.
-    async fn send_again(&self, request: Outgoing<'_>, end: Instant) -> Result<Response, SendError<C::Error>> {
-        let connection = self.connect(end).await.map_err(|error| match error {
+    /// Connects after a request without an answer.
+    async fn connect_again(&self, end: Instant) -> Result<Box<Connection>, SendError<C::Error>> {
+        self.connect(end).await.map_err(|error| match error {
             SendError::Unreachable(why) => SendError::ClosedThenUnreachable(why),
             SendError::ConnectTimedOut => SendError::TimedOut,
             other => other,
-        })?;
-        let mut wire = Wire::new(self.pool.clone(), connection, request);
-        let received = timeout_at(end, Response::receive(&mut wire)).await.map_err(|_| SendError::TimedOut)?;
-        Ok(Response::new(wire, received?))
+        })
     }
 }
 
@@ -169,15 +187,19 @@ mod tests {
         }
     }
 
-    fn size_of<F: Future>(_: impl Fn(&'static Client<Never>, Outgoing<'static>, Instant) -> F) -> usize {
+    type Encode = fn() -> Result<Outgoing<Bytes>, String>;
+
+    fn size_of<F: Future>(_: impl Fn(&'static Client<Never>, &'static mut Encode, Instant) -> F) -> usize {
         std::mem::size_of::<F>()
     }
 
     /// There are up to thousands of them.
     #[test]
     fn a_request_in_flight_is_small() {
-        let (sending, body) = (size_of(Client::send), std::mem::size_of::<Body>());
-        assert!(sending <= 320, "{sending} bytes, its timer included");
+        let sending = size_of(Client::send::<Bytes>);
+        assert!(sending <= 256, "{sending} bytes, its timer included");
+        let (body, connection) = (std::mem::size_of::<Body>(), std::mem::size_of::<Connection>());
         assert!(body <= 64, "{body} bytes");
+        assert!(connection <= 96, "{connection} bytes");
     }
 }

@@ -8,10 +8,13 @@ use tokio::time::{Instant, interval};
 use super::IdleLimits;
 use super::buffers::Buffers;
 use super::wire::Connection;
+use crate::http::RequestPrefix;
 
 /// What the requests of a client share.
 #[derive(Debug)]
 pub struct Pool {
+    /// How all requests begin.
+    pub prefix: RequestPrefix,
     pub limits: IdleLimits,
     pub buffers: Buffers,
     /// The one that was used last is the last.
@@ -26,8 +29,8 @@ struct Idle {
 
 impl Pool {
     /// Closes what becomes too old, as long as it lives.
-    pub fn start(limits: IdleLimits) -> Arc<Self> {
-        let pool = Arc::new(Self { limits, buffers: Buffers::default(), idle: Mutex::default() });
+    pub fn start(prefix: RequestPrefix, limits: IdleLimits) -> Arc<Self> {
+        let pool = Arc::new(Self { prefix, limits, buffers: Buffers::default(), idle: Mutex::default() });
         tokio::spawn(expire(Arc::downgrade(&pool), limits));
         pool
     }
@@ -44,6 +47,11 @@ impl Pool {
             }
         }
         None
+    }
+
+    /// Whether there is one; it may have become too old.
+    pub fn has_idle(&self) -> bool {
+        !self.idle().is_empty()
     }
 
     pub fn give_back(&self, connection: Box<Connection>) {

@@ -16,7 +16,8 @@ use super::pool::Pool;
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    output: Option<Output>,
+    /// Boxed, because most requests go out at once.
+    output: Option<Box<Output>>,
     input: Input,
     progress: Progress,
 }
@@ -70,19 +71,31 @@ impl Connection {
 }
 
 impl Wire {
-    /// Begins an exchange.
-    pub fn new(pool: Arc<Pool>, mut connection: Box<Connection>, request: Outgoing<'_>) -> Self {
-        let mut buffer = pool.buffers.take_for_write();
-        request.prefix.encode(request.lines, request.body.len(), &mut buffer);
-        let body = if buffer.len() + request.body.len() <= WRITE_BYTES {
-            buffer.extend_from_slice(request.body);
+    /// Begins an exchange, and writes what can be written at once. What was wrong with that is told by
+    /// [`Wire::poll_more`].
+    pub fn new<B>(pool: Arc<Pool>, mut connection: Box<Connection>, request: Outgoing<B>) -> Self
+    where
+        B: AsRef<[u8]> + Into<Bytes>,
+    {
+        let (mut buffer, body) = (pool.buffers.take_for_write(), request.body.as_ref());
+        pool.prefix.encode(&request.lines, body.len(), &mut buffer);
+        let body = if buffer.len() + body.len() <= WRITE_BYTES {
+            buffer.extend_from_slice(body);
             Bytes::new()
         } else {
-            request.body.clone()
+            request.body.into()
         };
-        connection.output = Some(Output { buffer, body, written: 0 });
         connection.progress = Progress::default();
-        Self { pool, connection }
+        let mut wire = Self { pool, connection };
+        let mut output = Output { buffer, body, written: 0 };
+        match output.write(&wire.connection.stream) {
+            Ok(false) => {
+                wire.connection.progress.sent = output.written > 0;
+                wire.connection.output = Some(Box::new(output));
+            }
+            ended => wire.written(output, ended.err()),
+        }
+        wire
     }
 
     /// Nothing of the request went out.
@@ -129,7 +142,10 @@ impl Wire {
     /// Waits until more was read, and writes meanwhile. `0`: the server has closed.
     pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.release();
-        self.write(cx)?;
+        self.write(cx);
+        if let Some(error) = self.connection.progress.write_error.take_if(|_| !self.connection.progress.sent) {
+            return Poll::Ready(Err(error));
+        }
         loop {
             ready!(self.connection.stream.poll_read_ready(cx))?;
             match self.read() {
@@ -149,24 +165,26 @@ impl Wire {
         }
     }
 
-    /// Writes what can be written now. A server that takes no more of a request may have answered before.
-    ///
-    /// # Errors
-    /// It took nothing of it.
-    fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Connection { stream, output: Some(output), progress, .. } = &mut *self.connection else { return Ok(()) };
-        let written = output.poll_write(stream, cx);
-        progress.sent |= output.written > 0;
-        match written {
-            Poll::Pending => return Ok(()),
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(error)) if progress.sent => progress.write_error = Some(error),
-            Poll::Ready(Err(error)) => return Err(error),
+    /// Writes what can be written now, of what could not be written at once.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        while let Connection { stream, output: Some(output), progress, .. } = &mut *self.connection
+            && let Poll::Ready(ready) = stream.poll_write_ready(cx)
+        {
+            let ended = ready.and_then(|()| output.write(stream));
+            progress.sent = output.written > 0;
+            if !matches!(ended, Ok(false))
+                && let Some(output) = self.connection.output.take()
+            {
+                self.written(*output, ended.err());
+            }
         }
-        if let Some(output) = self.connection.output.take() {
-            self.pool.buffers.give_back_written(output.buffer);
-        }
-        Ok(())
+    }
+
+    /// Nothing more is written. A server that takes no more of a request may have answered before.
+    fn written(&mut self, output: Output, error: Option<io::Error>) {
+        let progress = &mut self.connection.progress;
+        (progress.sent, progress.write_error) = (output.written > 0, error);
+        self.pool.buffers.give_back_written(output.buffer);
     }
 
     /// Reads, behind what is unread.
@@ -198,24 +216,24 @@ impl Wire {
 }
 
 impl Output {
-    fn poll_write(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes what the kernel takes; whether that was all.
+    fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
         loop {
             let head = self.buffer.get(self.written..).unwrap_or_default();
             let body = self.body.get(self.written.saturating_sub(self.buffer.len())..).unwrap_or_default();
             if head.is_empty() && body.is_empty() {
-                return Poll::Ready(Ok(()));
+                return Ok(true);
             }
-            ready!(stream.poll_write_ready(cx))?;
             let written = if body.is_empty() {
                 stream.try_write(head)
             } else {
                 stream.try_write_vectored(&[IoSlice::new(head), IoSlice::new(body)])
             };
             match written {
-                Ok(0) => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(bytes) => self.written += bytes,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
     }
