@@ -96,13 +96,6 @@ impl Operation {
         }
     }
 
-    /// A span without a duration.
-    pub fn note<'h>(&self, parent: impl FnOnce() -> Option<Parent<'h>>, own: impl FnOnce(&mut Vec<KeyValue>)) {
-        if let Decision::Export(tracer, context, parent) = self.decide(parent) {
-            tracer.processor.on_end(self.data(tracer, context, parent, own));
-        }
-    }
-
     fn decide<'h>(&self, parent: impl FnOnce() -> Option<Parent<'h>>) -> Decision {
         let Some(tracer) = self.tracer else { return Decision::PassOn };
         let parent = parent();
@@ -362,7 +355,6 @@ mod tests {
         let (operation, spans) = traced("parentbased_always_on");
         let never = |_: &mut Vec<KeyValue>| panic!("no span");
         assert!(injected(&operation.start(parent(UNSAMPLED), never)).is_empty());
-        operation.note(parent(UNSAMPLED), never);
         let off = operation.unexported();
         let not_asked = || panic!("nothing is exported");
         assert!(injected(&off.start(not_asked, never)).is_empty());

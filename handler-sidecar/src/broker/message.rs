@@ -5,7 +5,7 @@
 //! what is in the table at the end is given back; and if even that cannot be sent, the broker takes it back after the
 //! consumer's `ack_wait`.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use bytes::Bytes;
 use tidegate_broker_client::delivery_info::{self, DeliveryInfo};
@@ -35,6 +35,8 @@ pub struct Message {
     origin: Origin,
     info: DeliveryInfo,
     deliveries: AtomicU32,
+    /// The span of its attempt says what became of it.
+    is_concluded: AtomicBool,
     /// The bytes it takes.
     share: Share,
 }
@@ -77,7 +79,7 @@ impl Message {
 
     fn new(stored: nats::Message, origin: Origin, info: DeliveryInfo, budget: &ByteBudget) -> Self {
         let (deliveries, share) = (AtomicU32::new(info.deliveries), budget.share(stored.size()));
-        Self { stored, origin, info, deliveries, share }
+        Self { stored, origin, info, deliveries, is_concluded: AtomicBool::new(false), share }
     }
 
     /// The message as it came.
@@ -171,6 +173,16 @@ impl Message {
     /// end: of a parked event that a former owner may have begun. (Where an owner works on, its events leave traces.)
     pub fn leaves_no_trace(&self) -> bool {
         matches!(self.origin, Origin::Parked(_, true))
+    }
+
+    /// The span of its attempt says what became of it.
+    pub fn note_concluded(&self) {
+        self.is_concluded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the span of its attempt says what became of it.
+    pub fn is_concluded(&self) -> bool {
+        self.is_concluded.load(Ordering::Relaxed)
     }
 
     /// It is taken up again without having gone back: as if it had been delivered once more, so that what is on record

@@ -145,7 +145,11 @@ impl Context {
                     Err(wait) => Either::Right(self.untried(stored, ready, wait).boxed()),
                 };
                 // Awaited here, where the answer is gone: it would be a part of every event in flight.
-                conclusion.await
+                let disposition = conclusion.await;
+                if trace::conclude(&Span::current(), disposition) {
+                    stored.note_concluded();
+                }
+                disposition
             };
             delivered.instrument(span).await
         }
@@ -177,9 +181,6 @@ impl Context {
         if judged != FilterResult::Passes {
             return Some(Break(Outcome::Filtered));
         }
-        if place.sequence.is_some() {
-            self.traces.received(event.published(), &event);
-        }
         let span = self.traces.process(event.published(), &event, place);
         let lines = match self.handler.is_connected() {
             true => Some(event.request(&self.config.topic, place, &span).ok()?.lines),
@@ -203,7 +204,6 @@ impl Context {
             FilterResult::TooCostly => return Break(Box::pin(self.dead_letter_unjudged(stored)).await),
         }
         let published = PublishContext::read(stored.headers());
-        self.traces.received(published, &event);
         let known = match stored.is_first() {
             true => None,
             false => Some(Box::new(Box::pin(self.attempts_so_far(stored)).await?)),

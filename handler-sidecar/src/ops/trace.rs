@@ -6,6 +6,7 @@ use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
 use tidegate_broker_client::contract::Sidecar;
 use tidegate_cloudevents::{Attributes, Event, Invalid};
+use tidegate_delivery_core::Disposition;
 use tidegate_telemetry::{Operation, Parent, Server, Span};
 use tidegate_wire::nats::Headers;
 
@@ -16,6 +17,8 @@ use crate::settle::outcome::Answer;
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 const BAGGAGE: &str = "baggage";
+/// The attribute that says what became of an event, as in metrics.
+const OUTCOME: &str = "tidegate.outcome";
 
 /// The context in which an event was published, as its message has it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +74,6 @@ impl<'a> PublishContext<'a> {
 #[derive(Debug)]
 pub struct Traces {
     process: Operation,
-    receive: Operation,
     settle: Operation,
 }
 
@@ -94,11 +96,7 @@ impl Traces {
             }
             Operation::new(format!("{name} {}", config.topic), kind, attributes)
         };
-        Self {
-            process: operation("process", SpanKind::Consumer),
-            receive: operation("receive", SpanKind::Consumer),
-            settle: operation("settle", SpanKind::Client),
-        }
+        Self { process: operation("process", SpanKind::Consumer), settle: operation("settle", SpanKind::Client) }
     }
 
     /// A consumer span, child of the publish (or, without one, of what the event itself carries).
@@ -120,20 +118,12 @@ impl Traces {
         })
     }
 
-    /// Notes that an event came from the broker: a span without a duration, child of the publish.
-    pub fn received(&self, published: PublishContext<'_>, event: &impl Attributes) {
-        self.receive.note(
-            || published.span(),
-            |attributes| attributes.push(KeyValue::new("messaging.message.id", event.id().to_owned())),
-        );
-    }
-
-    /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish.
+    /// The span of telling the broker what became of an event (`how`: the outcome of metrics), child of the publish. Where
+    /// the span of its attempt says so and the broker does not answer, there is none: it would have no duration and say
+    /// nothing else, and cost as much as the other.
     pub fn settle(&self, stored: Option<Headers<'_>>, how: &'static str) -> Span {
-        self.settle.start(
-            || PublishContext::read(stored).span(),
-            |attributes| attributes.push(KeyValue::new("tidegate.outcome", how)),
-        )
+        self.settle
+            .start(|| PublishContext::read(stored).span(), |attributes| attributes.push(KeyValue::new(OUTCOME, how)))
     }
 }
 
@@ -148,6 +138,12 @@ pub fn record(span: &Span, answer: &Answer) {
     if let Some(error) = metrics::error_type(answer) {
         span.set_error(error.to_string());
     }
+}
+
+/// Notes on the span of an attempt what became of its event. Whether there is one.
+pub fn conclude(span: &Span, disposition: Disposition) -> bool {
+    span.set_attribute(KeyValue::new(OUTCOME, disposition.settled().name()));
+    !span.is_none()
 }
 
 /// The event with the context of its publish as extensions.

@@ -288,7 +288,8 @@ impl<F> Runner<'_, F> {
 
     /// Tells the broker what became of an event, which leaves.
     fn leaves(&mut self, id: Id, told: Bytes) {
-        let span = self.settling(id);
+        let is_concluded = self.events.get(id).is_some_and(Message::is_concluded);
+        let span = if is_concluded { Span::none() } else { self.settling(id) };
         if let Some(subject) = self.events.get(id).and_then(Message::acknowledgement) {
             self.line.tell(subject, told);
         }
