@@ -1,8 +1,12 @@
-//! What listens in the pod: the containers of a pod share its network, so `/proc/net/tcp` of the sidecar says it.
+//! What listens in the pod: the containers of a pod share its network, so the kernel tells it to the sidecar.
+
+mod sock_diag;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::task::spawn_blocking;
 
 /// Of each table this much is read: listeners are at its beginning.
 const TABLE_LIMIT: u64 = 64 * 1024;
@@ -12,7 +16,23 @@ const MAX_NAMED: usize = 5;
 const LISTEN: &str = "0A";
 
 /// All listeners of the pod; none where the kernel does not say.
-fn all() -> Vec<SocketAddr> {
+async fn all() -> Vec<SocketAddr> {
+    or_in_tables(sock_diag::listeners()).await
+}
+
+/// What the kernel answered; where it does not answer that question, what is in its tables. To read them takes it
+/// milliseconds, in which it goes through all places for connections, so another thread does it.
+async fn or_in_tables(answer: io::Result<Vec<SocketAddr>>) -> Vec<SocketAddr> {
+    match answer {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            tracing::debug!(%error, "listeners are looked up in /proc/net/tcp");
+            spawn_blocking(in_tables).await.unwrap_or_default()
+        }
+    }
+}
+
+fn in_tables() -> Vec<SocketAddr> {
     let read = |path: &str| {
         let mut table = String::new();
         let file = File::open(path).ok()?;
@@ -24,8 +44,8 @@ fn all() -> Vec<SocketAddr> {
 
 /// Where else the pod listens, as the end of a sentence about a port on which loopback does not answer; empty if that
 /// is not known.
-pub fn instead(port: u16) -> String {
-    describe(port, &all())
+pub async fn instead(port: u16) -> String {
+    describe(port, &all().await)
 }
 
 /// Who can connect to the program.
@@ -38,8 +58,8 @@ pub enum Reach {
 }
 
 /// Who can connect to this port; `None`: nothing listens there, or the kernel does not say.
-pub fn reach(port: u16) -> Option<Reach> {
-    let listeners: Vec<_> = all().into_iter().filter(|listener| listener.port() == port).collect();
+pub async fn reach(port: u16) -> Option<Reach> {
+    let listeners: Vec<_> = all().await.into_iter().filter(|listener| listener.port() == port).collect();
     match listeners.iter().find(|listener| !listener.ip().to_canonical().is_loopback()) {
         Some(exposed) => Some(Reach::Exposed(*exposed)),
         None => (!listeners.is_empty()).then_some(Reach::Loopback),
@@ -135,14 +155,27 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_others_can_reach_is_told_from_loopback() {
+    #[tokio::test]
+    async fn what_others_can_reach_is_told_from_loopback() {
         let local = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(reach(local.local_addr().unwrap().port()), Some(Reach::Loopback));
-        assert_eq!(reach(0), None, "nothing listens on that");
+        assert_eq!(reach(local.local_addr().unwrap().port()).await, Some(Reach::Loopback));
+        assert_eq!(reach(0).await, None, "nothing listens on that");
         let open = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
         let port = open.local_addr().unwrap().port();
-        assert_eq!(reach(port), Some(Reach::Exposed(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))));
+        assert_eq!(reach(port).await, Some(Reach::Exposed(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))));
+    }
+
+    /// As under a seccomp profile without that kind of socket, or in a sandbox whose kernel has none.
+    #[tokio::test]
+    async fn where_the_question_is_refused_the_tables_are_read() {
+        let open: Vec<_> =
+            ["127.0.0.1:0", "[::1]:0"].iter().map(|address| std::net::TcpListener::bind(address).unwrap()).collect();
+        let refused = io::Error::from(io::ErrorKind::PermissionDenied);
+        let found = or_in_tables(Err(refused)).await;
+        for listener in open {
+            let address = listener.local_addr().unwrap();
+            assert!(found.contains(&address), "{address} is not among {found:?}");
+        }
     }
 
     proptest! {

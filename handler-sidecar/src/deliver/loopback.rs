@@ -54,7 +54,8 @@ pub async fn connect(port: u16) -> Result<TcpStream, String> {
     let found: Vec<_> = problems.iter().filter(|(address, error)| !is_absent(address, error)).collect();
     if found.is_empty() {
         let [first, second] = ADDRESSES;
-        return Err(format!("nothing listens on {} or {}{}", at(&first), at(&second), listeners::instead(port)));
+        let instead = listeners::instead(port).await;
+        return Err(format!("nothing listens on {} or {}{instead}", at(&first), at(&second)));
     }
     let in_words = found.into_iter().map(|(address, error)| match error {
         Some(error) => format!("{}: {}", at(address), error_chain(error)),

@@ -52,7 +52,7 @@ pub async fn run(context: &Context) {
             continue;
         }
         (reported_at, reported, is_out) = (Instant::now(), workload, outage.is_some());
-        let (exposed, loopback_only) = match exposure.read(&state, context.config.delivery.port) {
+        let (exposed, loopback_only) = match exposure.read(&state, context.config.delivery.port).await {
             Some(Reach::Exposed(address)) => (Some(address.to_string()), false),
             Some(Reach::Loopback) => (None, true),
             None => (None, false),
@@ -105,12 +105,12 @@ struct Exposure {
 }
 
 impl Exposure {
-    fn read(&mut self, state: &State, port: u16) -> Option<Reach> {
+    async fn read(&mut self, state: &State, port: u16) -> Option<Reach> {
         // Of a program that does not listen nothing is known.
         if matches!(state, State::Unreachable(_)) {
             *self = Self::default();
         } else if self.read_at.is_none_or(|at| at.elapsed() >= REPORT_PERIOD) {
-            self.reach = listeners::reach(port);
+            self.reach = listeners::reach(port).await;
             self.read_at = Some(Instant::now());
         }
         self.reach
