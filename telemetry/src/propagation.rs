@@ -78,9 +78,22 @@ pub(crate) fn inject(context: &SpanContext, mut set: impl FnMut(&str, &str)) {
     }
 }
 
+/// Written by hand, because `fmt` takes several times as long, and each event has one.
 fn header(trace_id: TraceId, span_id: SpanId, flags: TraceFlags) -> String {
-    format!("00-{trace_id}-{span_id}-{:02x}", flags & TraceFlags::SAMPLED)
+    let mut header = String::with_capacity(LENGTH);
+    let parts: [&[u8]; 4] = [&[0], &trace_id.to_bytes(), &span_id.to_bytes(), &[(flags & TraceFlags::SAMPLED).to_u8()]];
+    for (number, part) in parts.into_iter().enumerate() {
+        if number > 0 {
+            header.push('-');
+        }
+        for byte in part {
+            header.extend([byte >> 4, byte & 0xF].map(|digit| char::from(DIGITS[usize::from(digit)])));
+        }
+    }
+    header
 }
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// The remote context that headers carry, by the SDK's propagator; an empty one where they carry none.
 pub(crate) fn context_from<'h>(header: &impl Fn(&str) -> Option<&'h str>) -> Context {
@@ -133,6 +146,18 @@ mod tests {
         let mut headers = Vec::new();
         inject(&context, |name, value| headers.push((name.to_owned(), value.to_owned())));
         assert_eq!(headers, [(TRACEPARENT.into(), PARENT.into()), (TRACESTATE.into(), "vendor=value".into())]);
+    }
+
+    #[test]
+    fn ids_are_written_in_full() {
+        for (trace, span) in [(0, 0), (1, 1), (u128::MAX, u64::MAX), (0xabc << 100, 0xdef << 40)] {
+            for (flags, digits) in
+                [(TraceFlags::SAMPLED, "01"), (TraceFlags::NOT_SAMPLED, "00"), (TraceFlags::new(0xff), "01")]
+            {
+                let written = header(TraceId::from(trace), SpanId::from(span), flags);
+                assert_eq!(written, format!("00-{trace:032x}-{span:016x}-{digits}"));
+            }
+        }
     }
 
     /// Every byte of a good one is replaced by every other, so that each check is met.
