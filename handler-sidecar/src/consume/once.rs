@@ -9,7 +9,8 @@ use tidegate_telemetry::Instrument as _;
 
 use crate::broker::message::Message;
 use crate::consume::process::{Context, Outgoing, Ready};
-use crate::deliver::post::{Answered, Attempt};
+use crate::deliver::answer::Answered;
+use crate::deliver::post::Attempt;
 use crate::event::filter::FilterResult;
 use crate::event::request::{self, AttemptInfo};
 use crate::ops::trace::PublishContext;

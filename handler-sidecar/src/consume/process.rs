@@ -26,9 +26,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::broker::message::Message;
 use crate::consume::workload::WorkloadMeter;
+use crate::deliver::answer::{Answered, Content};
 use crate::deliver::availability::{AttemptEnd, Availability, State, Turn};
 use crate::deliver::breaker::Blame;
-use crate::deliver::post::{Answered, Attempt, Content, Handler};
+use crate::deliver::post::{Attempt, Handler};
 use crate::event::as_stored::AsStored;
 use crate::event::batch::DeliveryResult;
 use crate::event::filter::FilterResult;

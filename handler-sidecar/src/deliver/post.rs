@@ -1,26 +1,20 @@
 //! One attempt: the event as an HTTP request to the handler's container, on a warm connection.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
-use futures::FutureExt as _;
+use http::HeaderValue;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tidegate_broker_client::contract::{Delivery, Routing};
-use tidegate_wire::http::{Body, Client, ExchangeError, Headers, IdleLimits, RequestPrefix, Response, SendError};
-use tokio::time::{Instant, timeout, timeout_at};
+use tidegate_wire::http::{Client, IdleLimits, RequestPrefix, SendError};
+use tokio::time::Instant;
 
+use crate::deliver::answer::{self, Answered};
 use crate::deliver::loopback::Loopback;
 use crate::event::request::EncodedRequest;
-use crate::ops::budget::{ByteBudget, Share};
-use crate::settle::outcome::{Answer, retry_after};
+use crate::ops::budget::ByteBudget;
+use crate::settle::outcome::Answer;
 
-/// Of a response's body this much is read, to keep the connection; a longer one costs its connection.
-const BODY_LIMIT: usize = 64 * 1024;
-/// What is kept of a body is kept in pieces of so many bytes.
-const PIECE: usize = 64 * 1024;
-const BODY_TIME: Duration = Duration::from_secs(1);
 /// Common HTTP servers close idle connections after 2 s (gunicorn) or 5 s (Node.js, uvicorn): we close first,
 /// or a request would now and then meet a connection that is just being closed.
 const MAX_IDLE: Duration = Duration::from_millis(1500);
@@ -28,55 +22,6 @@ const MAX_IDLE: Duration = Duration::from_millis(1500);
 /// loopback that shows within a round trip. Later, the request was in work.
 const MAX_RACE: Duration = Duration::from_secs(1);
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("tidegate-sidecar/", env!("CARGO_PKG_VERSION")));
-/// Of a failure's body this much is kept.
-const TEXT_LIMIT: usize = 512;
-
-/// What a successful response brought, where somebody wants to know.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Content {
-    /// No one wanted it, or the response was not a success.
-    Ignored,
-    /// What there is of it.
-    Kept {
-        /// The response's headers.
-        headers: HeaderMap,
-        /// Its body.
-        body: Result<Bytes, TooLong>,
-        /// What the body takes, to be kept as long as anything of it is.
-        share: Share,
-    },
-}
-
-impl Content {
-    /// What its bytes take, for whoever keeps a part of them.
-    pub fn take_share(&mut self) -> Option<Share> {
-        match self {
-            Self::Ignored => None,
-            Self::Kept { share, .. } => Some(share.take()),
-        }
-    }
-}
-
-/// A response's body is longer than the caller can use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the body is too long")]
-pub struct TooLong;
-
-/// An answer, and what came with it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answered {
-    /// The answer.
-    pub answer: Answer,
-    /// What a 2xx brought.
-    pub content: Content,
-}
-
-impl Answered {
-    /// An answer of which nothing else is wanted.
-    pub fn without_content(answer: Answer) -> Self {
-        Self { answer, content: Content::Ignored }
-    }
-}
 
 /// How an attempt ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,8 +77,7 @@ impl Handler {
     /// Posts what `encode` makes, and waits for the answer as long as an attempt may take. `encode` is asked again where
     /// the request goes out once more.
     ///
-    /// Of a 2xx the content is kept if it has at most `wanted` bytes (`None`: it is ignored); where it is wanted, a 2xx
-    /// without its whole body is no answer: no one knows what the rest would have said. Redirects are not followed.
+    /// Of a 2xx the content is kept if it is `wanted` ([`answer::read`]). Redirects are not followed.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, for each event in flight")]
     pub fn post<'a, 'e>(
         &'a self,
@@ -146,7 +90,7 @@ impl Handler {
                 Ok(response) => response,
                 Err(error) => return self.unanswered(error),
             };
-            Attempt::Answered(self.answered(response, end, wanted).await)
+            Attempt::Answered(answer::read(response, end, wanted, &self.budget).await)
         }
     }
 
@@ -162,126 +106,9 @@ impl Handler {
         }
     }
 
-    /// The answer that a response is. Its body is read as far as the bounds allow.
-    fn answered(&self, response: Response, end: Instant, wanted: Option<usize>) -> impl Future<Output = Answered> {
-        let code = response.status();
-        let asked = response.headers().filter(|(name, _)| name.eq_ignore_ascii_case(b"retry-after"));
-        let retry_after = retry_after(asked.map(|(_, value)| value), SystemTime::now());
-        let status = move |text| Answer::Status { code, retry_after, text };
-        // What is not the way of most answers, plain successes, is boxed.
-        async move {
-            match wanted.filter(|_| code.is_success()) {
-                Some(limit) => match Box::pin(kept(response, end, limit, self.budget.share(0))).await {
-                    Ok(content) => Answered { answer: status(String::new()), content },
-                    Err(problem) => broken(code, &problem),
-                },
-                None if code.is_success() => {
-                    let (mut body, mut seen) = (response.into_body(), 0);
-                    // It usually came with the head. What does not come in time is not waited for.
-                    if read_to_end(&mut body, &mut seen, |_| ()).now_or_never().is_none() {
-                        let _ = Box::pin(timeout(BODY_TIME, read_to_end(&mut body, &mut seen, |_| ()))).await;
-                    }
-                    Answered::without_content(status(String::new()))
-                }
-                None => Answered::without_content(status(Box::pin(text(response.into_body())).await)),
-            }
-        }
-    }
-
     /// Where events are posted to.
     pub fn url(&self) -> String {
         self.url.to_string()
-    }
-}
-
-/// The whole content of a response, or what is wrong with it.
-async fn kept(response: Response, end: Instant, limit: usize, mut share: Share) -> Result<Content, String> {
-    let headers = to_map(response.headers());
-    match timeout_at(end, whole(response.into_body(), limit, &mut share)).await {
-        Ok(Ok(body)) => Ok(Content::Kept { headers, body, share }),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("it did not end in time".to_owned()),
-    }
-}
-
-fn to_map(headers: Headers<'_>) -> HeaderMap {
-    // What was read is a token and its value: nothing is left out.
-    let valid = headers
-        .filter_map(|(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?)));
-    let mut map = HeaderMap::new();
-    for (name, value) in valid {
-        map.append(name, value);
-    }
-    map
-}
-
-/// A body, read as it arrives: each piece waits until there is room for it, and the other side for us.
-async fn whole(mut body: Body, limit: usize, share: &mut Share) -> Result<Result<Bytes, TooLong>, ExchangeError> {
-    let mut read = Pieces::default();
-    while let Some(piece) = body.next_piece().await? {
-        if share.bytes() + piece.len() > limit {
-            return Ok(Err(TooLong));
-        }
-        share.grow(piece.len()).await;
-        read.push(piece);
-    }
-    Ok(Ok(read.into_bytes()))
-}
-
-/// What was read so far, in pieces that are not moved when more is read: a buffer that doubles leaves as much behind as
-/// it holds.
-#[derive(Debug, Default)]
-struct Pieces(Vec<Vec<u8>>);
-
-impl Pieces {
-    fn push(&mut self, data: &[u8]) {
-        match self.0.last_mut() {
-            Some(last) if last.capacity() - last.len() >= data.len() => last.extend_from_slice(data),
-            last => {
-                // The first is often all there is.
-                let room = if last.is_some() { PIECE.max(data.len()) } else { data.len() };
-                let mut piece = Vec::with_capacity(room);
-                piece.extend_from_slice(data);
-                self.0.push(piece);
-            }
-        }
-    }
-
-    fn into_bytes(mut self) -> Bytes {
-        match self.0.pop() {
-            Some(only) if self.0.is_empty() => only.into(),
-            Some(last) => {
-                self.0.push(last);
-                self.0.concat().into()
-            }
-            None => Bytes::new(),
-        }
-    }
-}
-
-/// An answer of which a part is missing.
-fn broken(code: StatusCode, problem: &str) -> Answered {
-    Answered::without_content(Answer::Broken(format!("the body of a {} is incomplete: {problem}", code.as_u16())))
-}
-
-/// The beginning of a body.
-async fn text(mut body: Body) -> String {
-    let mut kept = Vec::new();
-    let keep = |piece: &[u8]| kept.extend_from_slice(&piece[..piece.len().min(TEXT_LIMIT - kept.len())]);
-    // What does not come in time is not waited for.
-    let _ = timeout(BODY_TIME, read_to_end(&mut body, &mut 0, keep)).await;
-    String::from_utf8_lossy(&kept).into_owned()
-}
-
-/// Reads a body, of which so many bytes were seen, to its end, as far as that is worth its connection. Can be
-/// cancelled.
-async fn read_to_end(body: &mut Body, seen: &mut usize, mut see: impl FnMut(&[u8])) {
-    while let Ok(Some(piece)) = body.next_piece().await {
-        see(piece);
-        *seen += piece.len();
-        if *seen > BODY_LIMIT {
-            return;
-        }
     }
 }
 
@@ -299,12 +126,15 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http::StatusCode;
     use tidegate_broker_client::contract::{Format, Order, Retry};
     use tidegate_broker_client::statuses::StatusRules;
     use tidegate_test_broker::free_port;
     use tidegate_wire::http::HeaderLines;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
 
     use super::*;
     use crate::event::request;
@@ -415,7 +245,7 @@ mod tests {
         let Attempt::Answered(Answered { answer: Answer::Status { code, text, .. }, .. }) = attempt else {
             panic!("{attempt:?}")
         };
-        assert_eq!((code, text), (StatusCode::UNPROCESSABLE_ENTITY, "x".repeat(TEXT_LIMIT)));
+        assert_eq!((code, text), (StatusCode::UNPROCESSABLE_ENTITY, "x".repeat(answer::TEXT_LIMIT)));
         timeout(LONG, server).await.expect("the connection is closed").unwrap();
     }
 

@@ -16,7 +16,8 @@ use tidegate_cloudevents::Event;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::deliver::post::{Answered, Attempt, Handler};
+use crate::deliver::answer::Answered;
+use crate::deliver::post::{Attempt, Handler};
 use crate::event::request;
 use crate::ops::drain::Drain;
 use crate::settle::outcome::Answer;

@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use tidegate_broker_client::message_id;
 use tidegate_cloudevents::{Event, Mode, http as binding, media_type};
 
-use crate::deliver::post::{Content, TooLong};
+use crate::deliver::answer::{Content, TooLong};
 use crate::settle::topic_publisher::{Error, TopicPublisher};
 
 /// The largest response that is read for a reply, in bytes of its body.

@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tidegate_cloudevents::{Event, media_type};
 
-use crate::deliver::post::{Answered, Attempt, Content};
+use crate::deliver::answer::{Answered, Content};
+use crate::deliver::post::Attempt;
 use crate::settle::outcome::Answer;
 
 /// The longest body of an answer that is read.
@@ -127,7 +128,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::deliver::post::TooLong;
+    use crate::deliver::answer::TooLong;
     use crate::ops::budget::ByteBudget;
 
     fn events() -> Vec<Event> {
