@@ -7,13 +7,15 @@
 //! Nothing here acknowledges an event, gives it back or renews it: the runner does, as the discipline says
 //! ([`crate::consume::runner`]). Every wait has a bound of its own.
 
-use std::future;
+mod conclusion;
+mod waits;
+
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, Either};
+use futures::future::Either;
 use tidegate_broker_client::contract::{Order, Sidecar};
 use tidegate_broker_client::stored;
 use tidegate_cloudevents::{Attributes, Event};
@@ -22,12 +24,12 @@ use tidegate_telemetry::{Instrument as _, Span};
 use tidegate_wire::http::HeaderLines;
 use tidegate_wire::nats::Client;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::broker::message::Message;
 use crate::consume::workload::WorkloadMeter;
-use crate::deliver::answer::{Answered, Content};
-use crate::deliver::availability::{AttemptEnd, Availability, State, Turn};
+use crate::deliver::answer::Answered;
+use crate::deliver::availability::{AttemptEnd, Availability, Turn};
 use crate::deliver::breaker::Blame;
 use crate::deliver::post::{Attempt, Handler};
 use crate::event::as_stored::AsStored;
@@ -40,23 +42,13 @@ use crate::ops::metrics::Metrics;
 use crate::ops::options::Options;
 use crate::ops::trace::{self, PublishContext, Traces};
 use crate::settle::attempts::store::{AttemptHistory, Attempts};
-use crate::settle::outcome::{self, Answer, Class, Decision, Reason};
-use crate::settle::outcome_log::{Ending, OutcomeLog};
+use crate::settle::outcome::{Answer, Class};
+use crate::settle::outcome_log::OutcomeLog;
 use crate::settle::reply;
 use crate::settle::shelf::Shelf;
-use crate::settle::topic_publisher;
 
-/// An event waits here this long for a handler that is not available, which covers an ordinary restart of a
-/// container; then somebody else may have it.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Later, after something that is not the event's fault.
 pub(crate) const REDELIVERY_DELAY: Duration = Duration::from_secs(30);
-
-/// What goes to another sidecar comes to it after this: by then no open pull of this one asks for it any more.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// What a reply that is on its way has left, once a drain begins.
-const REPLY_GRACE: Duration = Duration::from_secs(5);
 
 /// What every event needs.
 #[derive(Debug)]
@@ -264,59 +256,6 @@ impl Context {
         Judgement { class, blame: self.availability.ended(&ended) }
     }
 
-    /// Waits for the right to send while not everybody may; `patience` ends some time after the first wait began. Where
-    /// the container takes no connections and another sidecar's does, that one may have the event.
-    async fn turn(&self, patience: &mut Option<Instant>) -> Result<Turn, Duration> {
-        let end = *patience.get_or_insert_with(|| Instant::now() + WAIT_TIMEOUT);
-        tokio::select! {
-            turn = timeout_at(end, self.availability.turn()) => turn.map_err(|_| REDELIVERY_DELAY),
-            () = self.drain.begun() => Err(Duration::ZERO),
-            () = self.another_could() => Err(HAND_OVER_TIMEOUT),
-        }
-    }
-
-    /// Waits until another sidecar could deliver what this one cannot.
-    async fn another_could(&self) {
-        let (mut state, mut another_is_able) = (self.availability.subscribe(), self.another_is_able.clone());
-        loop {
-            let unreachable = matches!(*state.borrow_and_update(), State::Unreachable(_));
-            if unreachable && *another_is_able.borrow_and_update() {
-                return;
-            }
-            // Both senders live as long as the process.
-            tokio::select! {
-                _ = state.changed() => {}
-                _ = another_is_able.changed() => {}
-            }
-        }
-    }
-
-    /// Waits for the turn that the handler's rate allows.
-    ///
-    /// # Errors
-    /// The sidecar ends first.
-    async fn paced(&self) -> Result<(), Duration> {
-        let Some(limiter) = &self.options.limiter else { return Ok(()) };
-        tokio::select! {
-            // Who has its turn takes it, drain or not.
-            biased;
-            () = limiter.turn() => Ok(()),
-            () = self.drain.begun() => Err(Duration::ZERO),
-        }
-    }
-
-    /// Waits until there is room for a reply: those that are kept because their topic is away may take all of it.
-    ///
-    /// # Errors
-    /// The sidecar ends first.
-    async fn room(&self) -> Result<(), Duration> {
-        tokio::select! {
-            biased;
-            () = self.budget.room() => Ok(()),
-            () = self.drain.begun() => Err(Duration::ZERO),
-        }
-    }
-
     /// One request for one event, or its part of a request for several; and when it began.
     #[expect(clippy::manual_async_fn, reason = "an `async fn` holds its arguments twice, for each event in flight")]
     pub fn attempt<'a>(
@@ -358,84 +297,6 @@ impl Context {
                     request.map_err(|error| error.to_string())
                 }
             },
-        }
-    }
-
-    /// What an answer means for the event it was given to. Where that is more than an acknowledgement it is boxed,
-    /// because it happens to few.
-    fn conclude<'a>(
-        &'a self,
-        stored: &'a Message,
-        ready: Ready,
-        answered: Answered,
-        verdict: Judgement,
-    ) -> Either<future::Ready<Disposition>, BoxFuture<'a, Disposition>> {
-        let (retry, Judgement { class, blame }) = (&self.config.delivery.retry, verdict);
-        let counted = ready.attempts().saturating_add(1);
-        let settle = outcome::decide(&answered.answer, class, counted, blame, retry, fastrand::f64());
-        self.workload.attempted(settle == Decision::Acknowledge);
-        Either::Right(match settle {
-            Decision::Acknowledge if self.options.reply.is_none() => {
-                self.outcomes.handled(stored.sequence());
-                return Either::Left(future::ready(Disposition::Over(Outcome::Acknowledged)));
-            }
-            Decision::Acknowledge => self.reply(stored, ready, answered).boxed(),
-            Decision::RetryIn(wait) => self.retry(stored, ready, answered.answer, blame, wait).boxed(),
-            Decision::DeadLetter(reason) => {
-                let answer = answered.answer;
-                self.give_up(stored, ready, reason, answer.status(), answer.to_string()).boxed()
-            }
-        })
-    }
-
-    /// The event waits for another attempt.
-    async fn retry(&self, stored: &Message, ready: Ready, answer: Answer, blame: Blame, wait: Duration) -> Disposition {
-        let (sequence, attempt) = (stored.sequence(), ready.place.attempt);
-        tracing::debug!(sequence, attempt, ?blame, ?wait, %answer, "the event is retried");
-        self.note_failure(sequence, stored, Ending::Failed, answer.status(), &answer.to_string());
-        self.failed(stored, ready.into_known(), &answer, blame, wait).await
-    }
-
-    /// The event is handled: its reply is published, and only then it is to be acknowledged.
-    async fn reply(&self, stored: &Message, ready: Ready, answered: Answered) -> Disposition {
-        let published = tokio::select! {
-            published = self.publish_reply(&ready.outgoing, answered.content, reply::GIVE_UP_TIMEOUT) => published,
-            () = self.drain.begun_for(REPLY_GRACE) => return Disposition::GiveBack(Duration::ZERO),
-        };
-        match published {
-            Ok(()) => {
-                self.outcomes.handled(stored.sequence());
-                Disposition::Over(Outcome::Acknowledged)
-            }
-            Err(topic_publisher::Error::Unavailable { topic, problem }) => {
-                tracing::warn!(topic, problem, "a reply is not published: its event is delivered again later");
-                self.untried(stored, ready, REDELIVERY_DELAY).await
-            }
-            Err(final_error) => {
-                let reason = match final_error {
-                    topic_publisher::Error::TooManyHops { .. } => Reason::TooManyHops,
-                    _ => Reason::ReplyRefused,
-                };
-                let status = answered.answer.status();
-                self.give_up(stored, ready, reason, status, final_error.to_string()).await
-            }
-        }
-    }
-
-    /// Publishes the reply in a response, if there is one and somebody wants it.
-    ///
-    /// # Errors
-    /// It is not known to be stored.
-    pub async fn publish_reply(
-        &self,
-        outgoing: &Outgoing,
-        content: Content,
-        patience: Duration,
-    ) -> Result<(), topic_publisher::Error> {
-        match (&self.options.reply, outgoing) {
-            (Some(publisher), Outgoing::Event(event)) => reply::publish(publisher, event, content, patience).await,
-            // Where replies are wanted, every event is taken apart.
-            _ => Ok(()),
         }
     }
 
