@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use tidegate_broker_client::contract::{
-    self, Capacity, Delivery, Filter, Flush, Format, Ingress, Order, Retry, Routing, Sidecar,
+    self, Capacity, Delivery, Filter, Flush, Format, Ingress, OnExhausted, Order, Retry, Routing, Sidecar,
 };
 use tidegate_broker_client::statuses::StatusRules;
 use tidegate_test_broker::{TestBroker, free_port};
@@ -127,6 +127,7 @@ fn delivery(port: u16, concurrency: u16) -> Delivery {
             jitter: 0.2,
             statuses: StatusRules::default(),
         },
+        on_exhausted: OnExhausted::DeadLetter,
         expiry: None,
     }
 }

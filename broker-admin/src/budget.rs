@@ -97,11 +97,15 @@ impl Budget {
                 duplicate_window: self.deduplication_window,
                 ..common
             },
-            // So is a copy that waits, until it is acknowledged or removed. Of the two kinds of places on it a consumer
+            // So is a copy that waits, until it is acknowledged or removed. Of the kinds of places on it a consumer
             // reads one; what has no consumer stays in a work queue until it is removed by its sequence.
             Kind::Retries => StreamConfig {
                 description: Some("events of a Tidegate handler that wait for a retry".to_owned()),
-                subjects: vec![layout::waiting_subject(handler), layout::parked_subjects(handler, None)],
+                subjects: vec![
+                    layout::waiting_subject(handler),
+                    layout::parked_subjects(handler, None),
+                    layout::held_subjects(handler, None),
+                ],
                 retention: Retention::WorkQueue,
                 discard: Discard::New,
                 max_message_size: self.max_message_size,

@@ -116,7 +116,7 @@ impl Handler {
     }
 
     /// What it does with its retries: with `order: None` a consumer reads what waits and removes what is acknowledged,
-    /// with `order: Key` the sidecars read and remove what is parked.
+    /// with `order: Key` the sidecars list, read and remove what is parked.
     fn retry_imports(&self) -> Vec<Import> {
         let handler = self.name.as_str();
         match self.order {
@@ -127,6 +127,9 @@ impl Handler {
             ],
             Order::Key { .. } => vec![
                 Import::service("park", layout::parked_subjects(handler, None)),
+                Import::service("hold a key", layout::held_subjects(handler, None)),
+                Import::service("list what is parked", layout::retry_info_subject(handler))
+                    .known_as(layout::local_retry_info_subject(handler)),
                 Import::service("read what is parked", layout::retry_read_subject(handler))
                     .known_as(layout::local_retry_read_subject(handler)),
                 Import::service("remove what is parked", layout::retry_delete_subject(handler))
@@ -171,6 +174,7 @@ pub(crate) fn exports(routing: Routing) -> Value {
             service("attempts", layout::ATTEMPT_SUBJECTS.into(), "Singleton"),
             service("attempts so far", layout::ATTEMPT_READ_SUBJECTS.into(), "Singleton"),
             service("retries", layout::RETRY_SUBJECTS.into(), "Singleton"),
+            service("list what is parked", layout::STREAM_INFO_SUBJECTS.into(), "Singleton"),
             service("read what is parked", layout::READ_SUBJECTS.into(), "Singleton"),
             service("remove what is parked", layout::DELETE_SUBJECTS.into(), "Singleton"),
         ]),

@@ -178,6 +178,33 @@ async fn parked_events_are_read_by_key_in_their_order_and_removed() {
     assert_eq!(handler_streams::remove(&broker.admin(), "ordered").await.unwrap(), 0);
 }
 
+/// Which keys of a lane are parked, and which of them wait for a person, is told in one answer, or counted without any.
+#[tokio::test]
+async fn the_keys_of_a_lane_are_listed() {
+    let broker = TestBroker::start().await;
+    let ordered = sidecar(&broker, "ordered", KEYED).await;
+    let list = async |filter: String, offset: u64| {
+        let request = json!({"subjects_filter": filter, "offset": offset});
+        ask(&ordered, layout::local_retry_info_subject("ordered"), request).await.unwrap()
+    };
+    let none = list(layout::key_subjects("ordered", 0), 0).await;
+    assert_eq!((&none["total"], &none["state"]["subjects"]), (&json!(0), &Value::Null), "{none}");
+    for (event, lane, key) in [(1, 0, 7), (2, 3, 9), (3, 0, 7), (4, 0, 8)] {
+        put(&ordered, "ordered", layout::parked_subject("ordered", lane, key), event, 1).await.unwrap();
+    }
+    let held = layout::held_subject("ordered", 0, 7);
+    ask(&ordered, held.clone(), json!({})).await.unwrap();
+    let keys = list(layout::key_subjects("ordered", 0), 0).await;
+    let expected = json!({
+        held: 1, layout::parked_subject("ordered", 0, 7): 2, layout::parked_subject("ordered", 0, 8): 1,
+    });
+    assert_eq!((&keys["total"], &keys["state"]["subjects"]), (&json!(3), &expected));
+    let last = list(layout::key_subjects("ordered", 0), 2).await;
+    assert_eq!(last["state"]["subjects"], json!({layout::parked_subject("ordered", 0, 8): 1}));
+    let counted = list(layout::key_subjects("ordered", 0), 1 << 40).await;
+    assert_eq!((&counted["total"], &counted["state"]["subjects"]), (&json!(3), &Value::Null), "{counted}");
+}
+
 /// A handler reaches nothing of what another one keeps for its retries.
 #[tokio::test]
 async fn nothing_of_it_is_anothers() {
@@ -194,11 +221,14 @@ async fn nothing_of_it_is_anothers() {
     let mut refused = Vec::new();
     let delete = json!({"seq": sequence});
     let get = json!({"seq": 1, "next_by_subj": "retries.>"});
+    let list = json!({"subjects_filter": "retries.>"});
     for (subject, request) in [
         (shelf, json!("mine")),
         (layout::retry_pull_subject("billing"), json!({"batch": 1, "no_wait": true})),
         (layout::retry_read_subject("billing"), get.clone()),
         (layout::local_retry_read_subject("billing"), get.clone()),
+        (layout::retry_info_subject("billing"), list.clone()),
+        (layout::local_retry_info_subject("billing"), list.clone()),
         (layout::retry_delete_subject("billing"), delete.clone()),
         (layout::local_retry_delete_subject("billing"), delete.clone()),
         (lent.to_string(), json!("+ACK")),
@@ -209,6 +239,13 @@ async fn nothing_of_it_is_anothers() {
         (place, json!("mine")),
         (layout::retry_read_subject("ordered"), get.clone()),
         (layout::local_retry_read_subject("ordered"), get),
+        (layout::held_subject("ordered", 0, 7), json!("mine")),
+        (layout::held_subject("billing", 0, 7), json!("not in this order")),
+        (layout::retry_info_subject("ordered"), list.clone()),
+        (layout::local_retry_info_subject("ordered"), list.clone()),
+        (layout::local_retry_info_subject("billing"), list),
+        (layout::lease_subject("ordered", 0), json!("mine")),
+        (layout::lease_read_subject("ordered", 0), json!("")),
         (layout::local_retry_delete_subject("ordered"), delete.clone()),
         (layout::retry_delete_subject("ordered"), delete.clone()),
         // What a consumer settles is not removed by hand.

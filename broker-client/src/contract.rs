@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcomes::Outcomes;
 use crate::probes::Probes;
-use crate::statuses::StatusRules;
+
+mod retry;
+
+pub use self::retry::{Expiry, OnExhausted, OnExpired, Retry};
 
 /// The environment variable that holds the JSON.
 pub const VARIABLE: &str = "TIDEGATE_CONFIG";
@@ -188,50 +191,12 @@ pub struct Delivery {
     pub timeout: Duration,
     /// What to do after an attempt that may succeed later.
     pub retry: Retry,
+    /// What becomes of an event that no further attempt is made of. With [`Order::Key`] only.
+    #[serde(default, skip_serializing_if = "OnExhausted::is_default")]
+    pub on_exhausted: OnExhausted,
     /// What becomes of old events; `None`: the same as of new ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
-}
-
-/// What becomes of old events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Expiry {
-    /// An event that was stored longer ago than this is not delivered (any more).
-    #[serde(with = "millis")]
-    pub max_age: Duration,
-    /// What becomes of it.
-    pub on_expired: OnExpired,
-}
-
-/// What becomes of an event that is too old.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum OnExpired {
-    /// It becomes a dead letter.
-    DeadLetter,
-    /// It is acknowledged undelivered.
-    Skip,
-}
-
-/// What to do after an attempt that may succeed later.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Retry {
-    /// Deliveries in all, the first included; at least 1.
-    pub max_attempts: u32,
-    /// The wait before the second attempt.
-    #[serde(with = "millis")]
-    pub initial: Duration,
-    /// No wait is longer.
-    #[serde(with = "millis")]
-    pub max: Duration,
-    /// Each wait is this many times the one before; at least 1.
-    pub factor: f64,
-    /// The share of a wait that is random: 0.2 means ± 20 %.
-    pub jitter: f64,
-    /// Which answers are final.
-    #[serde(default, skip_serializing_if = "StatusRules::is_empty")]
-    pub statuses: StatusRules,
 }
 
 /// What the ingress of a topic needs to know.

@@ -10,8 +10,11 @@
 //! | `attempts.<handler>.<sequence>` | that handler's sidecars | stream `attempts_<handler>`, the last of each subject
 //! |
 //! | `retries.<handler>.waiting` | that handler's sidecars, with `order: None` | stream `retries_<handler>` |
+//! | `attempts.<handler>.lease-<lane>` | the same, with `order: Key`: who delivers what is parked of a lane | the same |
 //! | `retries.<handler>.parked.<lane>.<key>` | that handler's sidecars, with `order: Key` | stream `retries_<handler>`
 //! |
+//! | `retries.<handler>.held.<lane>.<key>` | the same, where a key waits for a person; the operator removes it | the
+//! same, once for each key |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
 //! | `ingress-reports` | ingress, while it cannot store events | nothing: the operator listens |
@@ -21,6 +24,15 @@
 //! none of them can be mistaken for another, nor two streams.
 
 use sha2::{Digest, Sha256};
+
+mod retries;
+
+pub use self::retries::{
+    KeySubject, held_key_subjects, held_subject, held_subjects, key_digest, key_subjects, lease_read_subject,
+    lease_subject, local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject,
+    parked_subjects, retry_acknowledge_subjects, retry_delete_subject, retry_info_subject, retry_pull_subject,
+    retry_read_subject, waiting_subject,
+};
 
 /// The stream that keeps a topic's events.
 pub const EVENT_STREAM: &str = "events";
@@ -40,6 +52,8 @@ pub const PULL_SUBJECTS: &str = "$JS.API.CONSUMER.MSG.NEXT.*.*";
 pub const ACKNOWLEDGE_SUBJECTS: &str = "$JS.ACK.*.*.>";
 /// Where messages of every stream are asked for: the stream is `*`.
 pub const READ_SUBJECTS: &str = "$JS.API.STREAM.MSG.GET.*";
+/// Where every stream is asked for its state: the stream is `*`.
+pub const STREAM_INFO_SUBJECTS: &str = "$JS.API.STREAM.INFO.*";
 /// Where messages of every stream are removed.
 pub const DELETE_SUBJECTS: &str = "$JS.API.STREAM.MSG.DELETE.*";
 /// Every report's subject. One token follows the prefix: the handler.
@@ -199,62 +213,6 @@ pub fn attempt_read_subject(handler: &str, sequence: &str) -> String {
     format!("$JS.API.DIRECT.GET.{}.{}", attempt_stream(handler), attempt_subject(handler, sequence))
 }
 
-/// Where a handler's sidecar puts an event until its next attempt, with `order: None`.
-pub fn waiting_subject(handler: &str) -> String {
-    format!("retries.{handler}.waiting")
-}
-
-/// Where a handler's sidecar puts an event behind a failing one of its key, with `order: Key`. `key` is the
-/// [`key_digest`] of the partition key.
-pub fn parked_subject(handler: &str, lane: u16, key: u64) -> String {
-    format!("retries.{handler}.parked.{lane}.{key:016x}")
-}
-
-/// All [`parked_subject`]s of a lane (`None`: of all lanes).
-pub fn parked_subjects(handler: &str, lane: Option<u16>) -> String {
-    let lane = lane.map_or_else(|| "*".to_owned(), |lane| lane.to_string());
-    format!("retries.{handler}.parked.{lane}.*")
-}
-
-/// The number that stands for a partition key in a subject: the first eight bytes of its SHA-256, big endian. Fixed for
-/// good, as [`partition`] is. Two keys of one number would be parked together.
-pub fn key_digest(key: &str) -> u64 {
-    let digest = Sha256::digest(key.as_bytes());
-    u64::from_be_bytes([digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7]])
-}
-
-/// Where pull requests of the consumer of a handler's retries go.
-pub fn retry_pull_subject(handler: &str) -> String {
-    format!("$JS.API.CONSUMER.MSG.NEXT.{}.{handler}", retry_stream(handler))
-}
-
-/// Where the acknowledgements of that consumer go.
-pub fn retry_acknowledge_subjects(handler: &str) -> String {
-    format!("$JS.ACK.{}.{handler}.>", retry_stream(handler))
-}
-
-/// Where messages of a handler's retries are asked for; the request says which, for example
-/// `{"seq":1,"next_by_subj":"…"}`. The stream's leader answers: with a direct get (ADR-31) any server of the stream
-/// does, which may not know of the last ones.
-pub fn retry_read_subject(handler: &str) -> String {
-    format!("$JS.API.STREAM.MSG.GET.{}", retry_stream(handler))
-}
-
-/// The same inside a handler's account, where the server would answer for itself under `$JS.API`.
-pub fn local_retry_read_subject(handler: &str) -> String {
-    format!("tidegate.read.{}", retry_stream(handler))
-}
-
-/// Where a message of a handler's retries is removed (`{"seq":1,"no_erase":true}`).
-pub fn retry_delete_subject(handler: &str) -> String {
-    format!("$JS.API.STREAM.MSG.DELETE.{}", retry_stream(handler))
-}
-
-/// The same inside a handler's account, where the server would answer for itself under `$JS.API`.
-pub fn local_retry_delete_subject(handler: &str) -> String {
-    format!("tidegate.delete.{}", retry_stream(handler))
-}
-
 /// Where a handler's sidecar reports.
 pub fn report_subject(handler: &str) -> String {
     format!("reports.{handler}")
@@ -374,15 +332,5 @@ mod tests {
     fn partitions_are_in_range_and_stable() {
         assert!((0..1000).all(|i| partition(&format!("key-{i}")) < PARTITIONS));
         assert_eq!(partition("sensor-1"), partition("sensor-1"));
-    }
-
-    /// What is stored under these names outlives the version that stored it.
-    #[test]
-    fn a_key_is_parked_under_the_beginning_of_its_digest() {
-        assert_eq!(key_digest("sensor-1"), 0x75fc_ce45_06e2_b49c);
-        assert_eq!(parked_subject("billing", 3, 0xab), "retries.billing.parked.3.00000000000000ab");
-        assert_eq!(parked_subject("billing", 3, u64::MAX), "retries.billing.parked.3.ffffffffffffffff");
-        assert_eq!(parked_subjects("billing", Some(3)), "retries.billing.parked.3.*");
-        assert_eq!(parked_subjects("billing", None), "retries.billing.parked.*.*");
     }
 }

@@ -13,6 +13,7 @@ use self::one::One;
 use crate::Discipline;
 use crate::event::{Id, Lane, Moment};
 use crate::exchange::{Action, Demand, FetchResult, Handler, Input, Service};
+use crate::lane::MAX_READS;
 use crate::lane::timing::LaneTiming;
 use crate::memory::Memory;
 use crate::sizes::Sizes;
@@ -126,10 +127,11 @@ impl ByKey {
     fn look(&mut self, now: Moment, demand: &Demand, lane: Lane, out: &mut Vec<Action>) {
         let Some(one) = self.lanes.get(&lane) else { return };
         let batch = self.batch(now, demand, one);
+        let reads = if demand.room { self.sizes.batch(MAX_READS, self.lanes.len()) } else { 1 };
         let works = demand.handler != Handler::Up || !demand.connected || self.running > 0;
         let Some(one) = self.lanes.get_mut(&lane) else { return };
         one.age(now, batch > 0);
-        one.set_room(demand.room);
+        one.set_reads(reads);
         one.actions(now, batch, out);
         one.watch(now, works, out);
         one.looked(now, now + TICK, batch > 0);
@@ -148,9 +150,10 @@ impl ByKey {
         match input {
             Input::Arrival(arrived) => Some(arrived.id.lane),
             Input::Attempted(id, _) | Input::Acknowledged(id, _) | Input::Renewed(id, _) => Some(id.lane),
-            Input::Unparked(id, _) | Input::Marked(id, _) => Some(id.lane),
+            Input::Unparked(id, _) => Some(id.lane),
             Input::Parked(ids, _) => ids.first().map(|id| id.lane),
-            Input::Fetched(lane, ..) | Input::Inbox(lane, ..) => Some(*lane),
+            Input::Fetched(lane, ..) | Input::Inbox(lane, ..) | Input::Detained(lane, ..) => Some(*lane),
+            Input::Listed(lane, _) | Input::LastParked(lane, ..) | Input::Leased(lane, _) => Some(*lane),
             Input::State(lane, _) | Input::Waiting(lane, _) | Input::Unpinned(lane) => Some(*lane),
             Input::Reclaimed(lane, _) => Some(*lane),
             Input::Lanes(_) | Input::Others(_) => None,

@@ -44,8 +44,10 @@ pub enum Outcome {
     DeadLettered,
     /// Given back without an attempt, or without knowing its end.
     GivenBack,
-    /// Copied to the shelf, because an event of its key before it fails.
+    /// Copied to the shelf, because it fails or an event of its key before it does.
     Parked,
+    /// Out of attempts: its key waits for a person.
+    Held,
     /// Not for this handler: acknowledged undelivered.
     Filtered,
     /// Of a Direct topic, and there was no room for it.
@@ -60,12 +62,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Acknowledged,
         Self::Retried,
         Self::DeadLettered,
         Self::GivenBack,
         Self::Parked,
+        Self::Held,
         Self::Filtered,
         Self::Dropped,
         Self::Failed,
@@ -81,6 +84,7 @@ impl Outcome {
             Self::DeadLettered => "dead-lettered",
             Self::GivenBack => "given-back",
             Self::Parked => "parked",
+            Self::Held => "held",
             Self::Filtered => "filtered",
             Self::Dropped => "dropped",
             Self::Failed => "failed",
@@ -99,6 +103,8 @@ pub enum Disposition {
     RetryIn(Duration),
     /// It could not be tried, which is not its fault: again after this wait (zero: at once).
     GiveBack(Duration),
+    /// It is out of attempts, and its key waits for a person.
+    Detain,
 }
 
 impl Disposition {
@@ -108,6 +114,7 @@ impl Disposition {
             Self::Over(settled) => settled,
             Self::RetryIn(_) => Outcome::Retried,
             Self::GiveBack(_) => Outcome::GivenBack,
+            Self::Detain => Outcome::Held,
         }
     }
 }

@@ -48,8 +48,6 @@ pub struct Arrival {
     pub pin: Pin,
     /// Its size.
     pub bytes: usize,
-    /// Whether it was delivered before, so that something may be parked behind it.
-    pub again: bool,
 }
 
 /// What became of copies for the shelf, which are stored all together or not at all.
@@ -71,6 +69,31 @@ pub enum FetchResult {
     /// Nothing is parked.
     Nothing,
     /// It did not say.
+    Unknown,
+}
+
+/// The keys of a lane of which something is parked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ParkedKeys {
+    /// The keys, or some of them; and whether each is held until a person releases it.
+    pub keys: Vec<(Key, bool)>,
+    /// Whether these are all.
+    pub are_all: bool,
+}
+
+/// What the record of a lane's lease of the shelf says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tenancy {
+    /// The lease is ours now, by the record of this sequence.
+    Ours(u64),
+    /// It was not taken, because the record is another one.
+    Other {
+        /// Its sequence; 0: there is none.
+        sequence: u64,
+        /// Whether it says that no one else has the lease.
+        is_free: bool,
+    },
+    /// There is no answer.
     Unknown,
 }
 
@@ -172,8 +195,15 @@ pub enum Input {
     Fetched(Lane, Key, FetchResult),
     /// Whether a parked event is removed from the shelf.
     Unparked(Id, bool),
-    /// Whether it is on record that an event is settled.
-    Marked(Id, bool),
+    /// The parked keys of a lane, if the shelf told them.
+    Listed(Lane, Option<ParkedKeys>),
+    /// The sequence, in the stream that it was copied from, of what is parked last of a key, if the shelf told it; 0:
+    /// nothing is.
+    LastParked(Lane, Key, Option<u64>),
+    /// What became of taking a lane's lease of the shelf.
+    Leased(Lane, Tenancy),
+    /// Whether it is on record that a key is held.
+    Detained(Lane, Key, bool),
     /// The state of a lane's consumer, if the broker told it.
     State(Lane, Option<State>),
     /// Whether the broker confirmed that it has what a lane reclaimed.
@@ -270,9 +300,37 @@ pub enum Action {
     },
     /// Copy events to the shelf: all together or none, in this order.
     Park {
-        /// The events, at least one, all of a lane.
-        ids: Vec<Id>,
-        /// Their key.
+        /// The events, at least one, all of a lane, with their keys.
+        events: Vec<(Id, Key)>,
+    },
+    /// Ask which keys of a lane are parked.
+    List(Lane),
+    /// Ask up to where a key is copied.
+    FindLast {
+        /// The key's lane.
+        lane: Lane,
+        /// The key.
+        key: Key,
+    },
+    /// Take the lease of a lane's part of the shelf, or renew it, if the record of it is still this one.
+    TakeLease {
+        /// The lane.
+        lane: Lane,
+        /// The sequence of the record; 0: there is none.
+        over: u64,
+    },
+    /// Say that the lease is free, if the record of it is still this one.
+    FreeLease {
+        /// The lane.
+        lane: Lane,
+        /// The sequence of the record.
+        over: u64,
+    },
+    /// Put on record that a key waits for a person to release it.
+    Detain {
+        /// The key's lane.
+        lane: Lane,
+        /// The key.
         key: Key,
     },
     /// Read the first parked event of a key.
@@ -286,11 +344,6 @@ pub enum Action {
     },
     /// Remove a parked event from the shelf.
     Unpark {
-        /// The event.
-        id: Id,
-    },
-    /// Put on record that the event is settled, though it is not acknowledged.
-    Mark {
         /// The event.
         id: Id,
     },

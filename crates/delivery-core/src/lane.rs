@@ -23,12 +23,15 @@
 //! come down too early, if at that moment exactly as many events are with no one. And what no one can stop is a
 //! process that is paused between the check of a lease and its request.
 //!
-//! [`owner`] is all of this ([`in_flight`], [`pulls`], [`parked`] and [`barrier`] are its parts, [`timing`] its times); what
+//! [`owner`] is all of this ([`in_flight`], [`pulls`], [`parked`], [`lease`] and [`barrier`] are its parts, [`timing`] its times); what
 //! the lanes of a process share is in [`crate::ByKey`].
 
 mod barrier;
 mod in_flight;
+mod lease;
 pub mod owner;
 mod parked;
 mod pulls;
 pub mod timing;
+
+pub(crate) use parked::MAX_READS;

@@ -23,8 +23,8 @@ pub use by_key::ByKey;
 pub use direct::Direct;
 pub use event::{Disposition, Id, Key, Lane, Moment, Outcome, millis};
 pub use exchange::{
-    Action, Arrival, Close, Demand, FetchResult, Handler, InboxReport, Input, Kind, ParkResult, Pin, Pull, Service,
-    State, Trouble,
+    Action, Arrival, Close, Demand, FetchResult, Handler, InboxReport, Input, Kind, ParkResult, ParkedKeys, Pin, Pull,
+    Service, State, Tenancy, Trouble,
 };
 pub use unordered::{SHELF, TOPIC, Unordered};
 

@@ -6,13 +6,17 @@
 //! consumer's `ack_wait`.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tidegate_broker_client::contract::OnExhausted;
 use tidegate_broker_client::delivery_info::{self, DeliveryInfo};
 use tidegate_wire::nats::{self, Headers};
 
 use crate::ops::budget::{ByteBudget, Share};
+use crate::settle::attempts::Record;
 use crate::settle::attempts::store::EventName;
+use crate::settle::outcome::Reason;
 use crate::settle::shelf::Shelved;
 
 /// Where a message comes from.
@@ -35,10 +39,20 @@ pub struct Message {
     origin: Origin,
     info: DeliveryInfo,
     deliveries: AtomicU32,
+    /// What its last attempt here put on record.
+    noted: Mutex<Option<Box<Noted>>>,
     /// The span of its attempt says what became of it.
     is_concluded: AtomicBool,
     /// The bytes it takes.
     share: Share,
+}
+
+/// What an attempt put on record.
+#[derive(Debug)]
+struct Noted {
+    record: Record,
+    /// Why its key is to be held, if it is.
+    held_for: Option<Reason>,
 }
 
 impl Message {
@@ -79,7 +93,8 @@ impl Message {
 
     fn new(stored: nats::Message, origin: Origin, info: DeliveryInfo, budget: &ByteBudget) -> Self {
         let (deliveries, share) = (AtomicU32::new(info.deliveries), budget.share(stored.size()));
-        Self { stored, origin, info, deliveries, is_concluded: AtomicBool::new(false), share }
+        let is_concluded = AtomicBool::new(false);
+        Self { stored, origin, info, deliveries, noted: Mutex::default(), is_concluded, share }
     }
 
     /// The message as it came.
@@ -115,6 +130,11 @@ impl Message {
     /// Whether it comes of the retry shelf.
     pub fn is_of_the_shelf(&self) -> bool {
         matches!(self.origin, Origin::Shelf(_) | Origin::Parked(..))
+    }
+
+    /// Whether it is read from the shelf by its key, as often as it is due, and no one counts how often.
+    pub fn is_parked(&self) -> bool {
+        matches!(self.origin, Origin::Parked(..))
     }
 
     /// What the copy on the shelf says of the event.
@@ -164,7 +184,7 @@ impl Message {
 
     /// The broker does not count how often a parked event is read: this attempt comes after all that are on record.
     pub fn follows(&self, recorded: u32) {
-        if matches!(self.origin, Origin::Parked(..)) {
+        if self.is_parked() {
             self.deliveries.fetch_max(recorded.saturating_add(1), Ordering::Relaxed);
         }
     }
@@ -173,6 +193,32 @@ impl Message {
     /// end: of a parked event that a former owner may have begun. (Where an owner works on, its events leave traces.)
     pub fn leaves_no_trace(&self) -> bool {
         matches!(self.origin, Origin::Parked(_, true))
+    }
+
+    /// Notes what is on record of it now, and why its key is to be held, if it is.
+    pub fn note(&self, record: &Record, held_for: Option<Reason>) {
+        *self.noted() = Some(Box::new(Noted { record: record.clone(), held_for }));
+    }
+
+    /// Why its key is to be held, if it is.
+    pub fn held_for(&self) -> Option<Reason> {
+        self.noted().as_ref()?.held_for
+    }
+
+    /// What its copy on the shelf says of its attempts: what its last one here put on record, because a record in the
+    /// stream of attempts lives for a day. A key that is held may wait longer; to be attempted once it is released, its
+    /// event has attempts left by what is on the copy.
+    pub fn record_for_copy(&self, on_exhausted: OnExhausted) -> Record {
+        let record = self.noted().as_ref().map(|noted| noted.record.clone()).unwrap_or_default();
+        match on_exhausted {
+            OnExhausted::DeadLetter => record,
+            OnExhausted::Park => record.uncounted(),
+        }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Option<Box<Noted>>> {
+        // A poisoned one is whole: nothing panics while it is replaced.
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The span of its attempt says what became of it.

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::events::Events;
+use self::parking::Marks;
 use self::questions::Questions;
 use crate::broker::line::{Line, LineEvent};
 use crate::consume::flight::{Event, FlightResult, fly};
@@ -73,6 +74,9 @@ struct Runner<'a, F> {
     events: Events,
     /// The pin that came last: most come with the same.
     pin: Pin,
+    /// What records of leases know this process by.
+    name: Arc<str>,
+    marks: Marks,
     fly: Fly<F>,
     flights: FuturesUnordered<F>,
     actions: Vec<Action>,
@@ -104,6 +108,8 @@ pub async fn run(
         questions: Questions::new(effects::patience(context.config.ack_wait)),
         events: Events::new(context.clone()),
         pin: Pin::default(),
+        name: format!("{:016x}", fastrand::u64(..)).into(),
+        marks: Marks::new(),
         fly,
         flights: FuturesUnordered::new(),
         actions: Vec::new(),

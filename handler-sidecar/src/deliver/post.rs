@@ -128,7 +128,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use bytes::Bytes;
     use http::StatusCode;
-    use tidegate_broker_client::contract::{Format, Order, Retry};
+    use tidegate_broker_client::contract::{Format, OnExhausted, Order, Retry};
     use tidegate_broker_client::statuses::StatusRules;
     use tidegate_test_broker::free_port;
     use tidegate_wire::http::HeaderLines;
@@ -159,6 +159,7 @@ mod tests {
             rate: None,
             timeout,
             retry,
+            on_exhausted: OnExhausted::DeadLetter,
             expiry: None,
         };
         Handler::new(&delivery, Routing::Queued, ByteBudget::default()).unwrap()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate_broker_client::contract::{self, Format, Order, Rate, Sidecar};
+use tidegate_broker_client::contract::{self, Format, OnExhausted, Order, Rate, Sidecar};
 use tidegate_broker_client::layout::PARTITIONS;
 
 /// What happens beside a delivery (the response's body, the settlement, the flush) fits into this.
@@ -62,6 +62,11 @@ pub fn check(config: &Sidecar) -> Result<(), Error> {
         ("delivery.path", delivery.path.parse::<http::uri::PathAndQuery>().is_ok(), "must be a path of a URI"),
         ("delivery.format.maxEvents", batch > 0, "must be at least 1"),
         ("delivery.order.lanes", (1..=PARTITIONS).contains(&lanes), "must be from 1 to the number of partitions"),
+        (
+            "delivery.onExhausted",
+            delivery.on_exhausted == OnExhausted::DeadLetter || matches!(delivery.order, Order::Key { .. }),
+            "must be DeadLetter without an order by key",
+        ),
         ("delivery.rate", rate.events > 0 && !rate.per.is_zero(), "must be at least one event in some time"),
         ("delivery.concurrency", delivery.concurrency > 0, "must be at least 1"),
         ("delivery.timeout", !delivery.timeout.is_zero(), "must be more than 0"),
@@ -166,6 +171,7 @@ mod tests {
                 json!({"Key": {"lanes": 33}}),
                 "delivery.order.lanes: must be from 1 to the number of partitions",
             ),
+            ("onExhausted", json!("Park"), "delivery.onExhausted: must be DeadLetter without an order by key"),
             ("rate", json!({"events": 0, "per": 1000}), "delivery.rate: must be at least one event in some time"),
             ("rate", json!({"events": 1, "per": 0}), "delivery.rate: must be at least one event in some time"),
         ] {

@@ -62,6 +62,9 @@ pub enum Change {
     Untried,
     /// The same, for the whole wait, because by this pod's clock it has not begun.
     PutOff,
+    /// Its key waits for a person to release it, after which it begins as if it had never failed. With the attempt that
+    /// failed, if it was one.
+    Restarted(Option<Failed>),
 }
 
 /// What follows an attempt that failed.
@@ -113,9 +116,6 @@ pub struct Record {
     /// Whether the event was put off for the whole wait already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     put_off: bool,
-    /// Whether the event is settled, though it is not acknowledged: others of its key are delivered under its lease.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    settled: bool,
     /// The first attempt, and the last ones.
     failed: Vec<Failed>,
 }
@@ -125,11 +125,6 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Record {
-    /// Of an event that this delivery settled. It takes the place of its attempts.
-    pub fn settled(handler: &str, deliveries: u32) -> Self {
-        Self { handler: handler.to_owned(), deliveries, settled: true, ..Self::default() }
-    }
-
     /// The same, of the event that the topic stored at this time.
     pub fn of_event(self, published_at: u64) -> Self {
         Self { published_at: Some(published_at), ..self }
@@ -138,11 +133,6 @@ impl Record {
     /// Whether it is of the event that the topic stored at this time, as far as it says.
     fn is_of(&self, published_at: u64) -> bool {
         self.published_at.is_none_or(|recorded| recorded == published_at)
-    }
-
-    /// Whether the event is settled, so that it is not to be delivered again.
-    pub fn is_settled(&self) -> bool {
-        self.settled
     }
 
     /// Failed attempts that count.
@@ -204,6 +194,11 @@ impl Record {
         }
     }
 
+    /// The same, in which no attempt counts.
+    pub fn uncounted(self) -> Self {
+        Self { attempts: 0, outage_attempts: 0, untried: self.deliveries, given_up: None, ..self }
+    }
+
     /// The status of the answer to the last attempt, if it failed and there was an answer.
     pub fn last_status(&self) -> Option<u16> {
         self.failed.last()?.status
@@ -241,10 +236,11 @@ impl Record {
                     Next::GivenUp(reason) => (Some(*reason), None, None),
                 };
                 next.put_off = false;
-                next.failed.push(failed.clone());
-                if next.failed.len() > KEPT {
-                    next.failed.remove(1);
-                }
+                next.keep(failed);
+            }
+            Change::Restarted(failed) => {
+                next = Self { not_before: None, wait: None, put_off: false, ..next.uncounted() };
+                failed.iter().for_each(|failed| next.keep(failed));
             }
             Change::Begun => {}
             Change::Untried | Change::PutOff => {
@@ -255,11 +251,18 @@ impl Record {
         next
     }
 
+    fn keep(&mut self, failed: &Failed) {
+        self.failed.push(failed.clone());
+        if self.failed.len() > KEPT {
+            self.failed.remove(1);
+        }
+    }
+
     /// Whether a change is in it already.
     fn has(&self, change: &Change) -> bool {
         match change {
-            Change::Failed(failed, _) => self.failed.contains(failed),
-            Change::Begun | Change::Untried | Change::PutOff => false,
+            Change::Failed(failed, _) | Change::Restarted(Some(failed)) => self.failed.contains(failed),
+            Change::Begun | Change::Untried | Change::PutOff | Change::Restarted(None) => false,
         }
     }
 }
@@ -394,14 +397,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_settled_stays_so() {
-        let record = Record::settled("uid", 3);
-        assert!(record.is_settled() && record.is_newest_before(4));
-        let json = serde_json::to_string(&record).unwrap();
-        let read = serde_json::from_str::<Record>(&json).unwrap();
-        assert_eq!(read, record, "{json}");
-        assert!(read.with(&failed(1), "uid", 2).is_settled(), "a paused owner tells of an attempt late");
-        assert!(!after(&[failed(1)]).is_settled());
+    fn an_event_that_was_released_begins_as_if_it_had_never_failed() {
+        let last = Failed::new("t".into(), Some(503), "the last one");
+        let record = after(&[failed(0), Change::Untried, Change::Begun, Change::Restarted(Some(last.clone()))]);
+        assert_eq!((record.attempts(), record.requests(), record.untraced(5)), (0, 0, 0));
+        assert_eq!((record.wait(i64::MIN), record.asked_wait(), record.given_up()), (None, None, None));
+        assert_eq!(record.failed().last(), Some(&last), "its history is kept");
+        assert!(record.has(&Change::Restarted(Some(last))) && record.is_newest_before(5));
+        let next = record.with(&failed(5), "uid", 5);
+        assert_eq!((next.attempts(), next.untraced(6), next.failed().len()), (1, 0, 3));
+        assert_eq!(after(&[failed(0), Change::Restarted(None)]).failed().len(), 1);
+    }
+
+    #[test]
+    fn in_a_record_of_which_nothing_counts_the_wait_does() {
+        let wait = Duration::from_secs(60);
+        let record = after(&[Change::Failed(Failed::new("t".into(), None, "e"), Next::NotBefore(60_000, wait))]);
+        let uncounted = record.clone().uncounted();
+        assert_eq!((uncounted.attempts(), uncounted.untraced(2), uncounted.wait(0)), (0, 0, record.wait(0)));
+        assert_eq!((uncounted.deliveries(), uncounted.failed()), (1, record.failed()));
     }
 
     #[test]

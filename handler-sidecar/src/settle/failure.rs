@@ -5,7 +5,7 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::time::{Duration, SystemTime};
 
-use tidegate_broker_client::contract::{Expiry, OnExpired, Order};
+use tidegate_broker_client::contract::{Expiry, OnExhausted, OnExpired, Order};
 use tidegate_broker_client::{identity, message_id, stored};
 use tidegate_delivery_core::{Disposition, Outcome};
 use tokio::time::timeout;
@@ -48,19 +48,17 @@ impl Context {
         stored.follows(known.record.deliveries());
         let deliveries = stored.deliveries();
         let (record, retry) = (&known.record, &self.config.delivery.retry);
-        if record.is_settled() {
-            return Break(Disposition::Over(Outcome::Acknowledged));
-        }
         if let Some(letter) = DeadLetter::decided_before(record, retry) {
-            return Break(self.dead_letter(stored, &letter).await);
+            return Break(self.settle_exhausted(stored, known, letter).await);
         }
         let untraced = record.untraced(deliveries);
         if outcome::never_finishes(untraced, retry) {
             let error = format!("nobody lived to say how {untraced} of {deliveries} deliveries ended");
             let letter = DeadLetter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
-            return Break(self.dead_letter(stored, &letter).await);
+            return Break(self.settle_exhausted(stored, known, letter).await);
         }
         let wait = known.record.wait(now());
+        self.note(stored, &known.record, None);
         // It was to go to the shelf, and may be there: no one lived to acknowledge it, or there was no room.
         if known.record.asked_wait().is_some_and(|asked| self.shelves(stored, asked))
             && self.shelve(stored, &known.record).await
@@ -85,7 +83,9 @@ impl Context {
             tracing::error!(number = stored.number(), "no sidecar put this on the retry shelf: it stays there");
             return Break(Disposition::GiveBack(FOREIGN_PAUSE));
         };
-        match copy.record.wait(now()).filter(|_| stored.shelf_deliveries() == 1) {
+        // What is parked is read whenever it is due: for the first time always, as far as it knows.
+        let is_first = stored.shelf_deliveries() == 1 && !stored.is_parked();
+        match copy.record.wait(now()).filter(|_| is_first) {
             Some(wait) => Break(Disposition::GiveBack(wait.left)),
             None => Continue(()),
         }
@@ -105,10 +105,19 @@ impl Context {
         let failed = if blame == Blame::Event { failed } else { failed.in_outage() };
         let change = Change::Failed(failed, Next::NotBefore(not_before, wait));
         let known = self.record(stored, known, &change).await;
+        self.note(stored, &known.record, None);
         if self.shelves(stored, wait) && self.shelve(stored, &known.record).await {
             return Disposition::Over(Outcome::Retried);
         }
         Disposition::RetryIn(wait)
+    }
+
+    /// Notes what is on record of an event, for its copy on the shelf: where events have an order, the discipline says
+    /// what is copied.
+    fn note(&self, stored: &Message, record: &Record, held_for: Option<Reason>) {
+        if !self.has_shelf() {
+            stored.note(record, held_for);
+        }
     }
 
     /// Whether an event that waits for so long goes to the shelf. One that comes of it stays there; where events have
@@ -130,7 +139,7 @@ impl Context {
         put == Put::Stored
     }
 
-    /// There is no further attempt: dead-letters.
+    /// There is no further attempt: dead-letters, or holds the event's key.
     pub(crate) async fn give_up(
         &self,
         stored: &Message,
@@ -141,11 +150,42 @@ impl Context {
     ) -> Disposition {
         let ending = if reason == Reason::AttemptsUsedUp { Ending::Failed } else { Ending::Refused };
         self.note_failure(stored.sequence(), stored, ending, status, &error);
+        if self.holds(reason) {
+            return self.hold(stored, ready.into_known(), reason, Some(failed(status, &error))).await;
+        }
         // On record first: if the dead letter cannot be stored, or no one lives to store it, the event comes again and
         // is not tried again.
         let change = Change::Failed(failed(status, &error), Next::GivenUp(reason));
         let record = self.record(stored, ready.into_known(), &change).await.record;
         self.dead_letter(stored, &DeadLetter { reason, status, error, record }).await
+    }
+
+    /// It was decided before that there is no further attempt, or there are no traces of any.
+    async fn settle_exhausted(&self, stored: &Message, known: AttemptHistory, letter: DeadLetter) -> Disposition {
+        match self.holds(letter.reason) {
+            true => self.hold(stored, known, letter.reason, None).await,
+            false => self.dead_letter(stored, &letter).await,
+        }
+    }
+
+    /// Whether an event of which no further attempt is made for this reason stays and holds up its key. What was handled
+    /// or can never be attempted is a dead letter all the same.
+    fn holds(&self, reason: Reason) -> bool {
+        let is_exhausted = matches!(reason, Reason::AttemptsUsedUp | Reason::Refused | Reason::NeverFinished);
+        is_exhausted && self.config.delivery.on_exhausted == OnExhausted::Park
+    }
+
+    /// The event's key waits for a person. Once it is released, the event begins as if it had never failed.
+    async fn hold(
+        &self,
+        stored: &Message,
+        known: AttemptHistory,
+        reason: Reason,
+        failed: Option<Failed>,
+    ) -> Disposition {
+        let known = self.record(stored, known, &Change::Restarted(failed)).await;
+        self.note(stored, &known.record, Some(reason));
+        Disposition::Detain
     }
 
     /// Notes that a delivery of the event failed, under this number.

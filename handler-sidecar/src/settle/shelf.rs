@@ -50,11 +50,16 @@ pub struct Shelved {
 impl Shelved {
     /// Reads a copy's headers; `None`: no sidecar wrote them.
     pub fn read(headers: Headers<'_>) -> Option<Self> {
-        let sequence = headers.get(SEQUENCE)?.parse().ok()?;
+        let sequence = sequence(headers)?;
         let published_at = headers.get(PUBLISHED_AT)?.parse().ok()?;
         let record = serde_json::from_str(headers.get(RECORD)?).ok()?;
         Some(Self { sequence, published_at, record })
     }
+}
+
+/// The sequence of its event that a copy's headers tell; `None`: no sidecar wrote them.
+pub fn sequence(headers: Headers<'_>) -> Option<u64> {
+    headers.get(SEQUENCE)?.parse().ok()
 }
 
 /// How an event was put on the shelf, or was not. The value of `outcome` in metrics.

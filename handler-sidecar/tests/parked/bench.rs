@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
+use futures::TryStreamExt as _;
 use futures::future::join_all;
 use serde_json::json;
+use tidegate_broker_admin::consumers;
+use tidegate_broker_admin::positions::Position;
 use tidegate_broker_client::contract::{Order, Retry, Sidecar};
 use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Container, HANDLER, config, consumers_of};
+use crate::support::{Container, HANDLER, all_settled_by, config, consumers_of, free_port};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -39,6 +42,7 @@ impl Patience {
 pub struct Bench {
     pub broker: TestBroker,
     pub config: Sidecar,
+    handler: consumers::Handler,
     container: Container,
     fails: Arc<AtomicBool>,
     takes: Arc<AtomicU64>,
@@ -56,13 +60,14 @@ impl Bench {
         })
         .await;
         let order = Order::Key { lanes };
-        let identity = broker.handler_with(consumers_of(order, ack_wait)).await;
+        let handler = consumers_of(order, ack_wait);
+        let identity = broker.handler_with(handler.clone()).await;
         let mut config = config(&broker, identity, container.port, ack_wait);
         config.delivery.order = order;
         let Patience { wait, attempts: max_attempts } = patience;
         config.delivery.retry =
             Retry { max_attempts, initial: wait, max: wait, factor: 1.0, jitter: 0.0, ..config.delivery.retry };
-        Self { broker, config, container, fails, takes }
+        Self { broker, config, handler, container, fails, takes }
     }
 
     /// Whether events of keys that begin with `fails` fail.
@@ -99,13 +104,22 @@ impl Bench {
         self.until("all are handled", async || self.handled().len() >= count).await;
     }
 
+    /// The configuration of another sidecar beside the first one.
+    pub fn another(&self) -> Sidecar {
+        Sidecar { admin_port: free_port(), ..self.config.clone() }
+    }
+
     /// Stores events of a key, each named by its number.
     pub async fn publish(&self, key: &str, numbers: RangeInclusive<u64>) {
+        self.publish_all(numbers.map(|number| (key.to_owned(), number)).collect()).await;
+    }
+
+    /// Stores events in this order, each named by its key and its number.
+    pub async fn publish_all(&self, events: Vec<(String, u64)>) {
         let context = jetstream::new(self.broker.operator());
-        let numbers: Vec<u64> = numbers.collect();
-        for chunk in numbers.chunks(200) {
+        for chunk in events.chunks(200) {
             let mut stored = Vec::new();
-            for number in chunk {
+            for (key, number) in chunk {
                 let id = format!("{key}-{number}");
                 let event = Event::builder(&id, "/order", "step").attribute("partitionkey", key);
                 let (headers, payload) = peer::encode(&event.data("{}").build().unwrap());
@@ -116,10 +130,30 @@ impl Bench {
         }
     }
 
+    /// Waits until the only lane has nothing left, nor the shelf. In this order: what leaves a lane is on the shelf
+    /// before.
+    pub async fn until_empty(&self) {
+        all_settled_by(&self.broker, &layout::lane_consumer(HANDLER, 0)).await;
+        self.until("the shelf is empty", async || self.parked().await == 0).await;
+    }
+
     /// Events on the shelf.
     pub async fn parked(&self) -> usize {
-        let mut stream = self.shelf().await;
-        usize::try_from(stream.info().await.unwrap().state.messages).unwrap()
+        self.subjects(&layout::parked_subjects(HANDLER, None)).await.iter().map(|(_, count)| count).sum()
+    }
+
+    /// The marks of keys that are held.
+    pub async fn held(&self) -> Vec<String> {
+        self.subjects(&layout::held_subjects(HANDLER, None)).await.into_iter().map(|(subject, _)| subject).collect()
+    }
+
+    /// Releases all keys, as the operator does.
+    pub async fn release(&self) {
+        self.shelf().await.purge().filter(layout::held_subjects(HANDLER, None)).await.unwrap();
+    }
+
+    async fn subjects(&self, filter: &str) -> Vec<(String, usize)> {
+        self.shelf().await.info_with_subjects(filter).await.unwrap().try_collect().await.unwrap()
     }
 
     async fn shelf(&self) -> jetstream::stream::Stream {
@@ -136,15 +170,27 @@ impl Bench {
 
     /// What is on record of events.
     pub async fn records(&self) -> Vec<serde_json::Value> {
-        let context = jetstream::new(self.broker.operator());
-        let stream = context.get_stream(layout::attempt_stream(HANDLER)).await.unwrap();
+        let stream = self.attempts().await;
         let mut records = Vec::new();
         for sequence in 1..=stream.cached_info().state.last_sequence {
-            if let Ok(message) = stream.get_raw_message(sequence).await {
+            if let Ok(message) = stream.get_raw_message(sequence).await
+                && !message.subject.contains(".lease-")
+            {
                 records.push(serde_json::from_slice(&message.payload).unwrap());
             }
         }
         records
+    }
+
+    /// Whether the lease of the shelf of a lane is free, as its last owner says.
+    pub async fn is_shelf_free(&self, lane: u16) -> bool {
+        let record = self.attempts().await.get_last_raw_message_by_subject(&layout::lease_subject(HANDLER, lane)).await;
+        let record: serde_json::Value = serde_json::from_slice(&record.unwrap().payload).unwrap();
+        record["free"] == true
+    }
+
+    async fn attempts(&self) -> jetstream::stream::Stream {
+        jetstream::new(self.broker.operator()).get_stream(layout::attempt_stream(HANDLER)).await.unwrap()
     }
 
     /// Gives the shelf room for so many bytes.
@@ -160,8 +206,15 @@ impl Bench {
         stream.purge().await.unwrap();
     }
 
-    /// The consumer of a lane.
-    pub fn lane(&self, lane: u16) -> String {
-        layout::lane_consumer(HANDLER, lane)
+    /// How far the handler is, as the operator puts it on record.
+    pub async fn position(&self) -> Position {
+        consumers::ensure(&self.broker.admin(), &self.handler, &Position::default()).await.unwrap().position
+    }
+
+    /// The consumer of the only lane is lost, and made again at this position.
+    pub async fn lose_consumer(&self, position: &Position) {
+        let stream = jetstream::new(self.broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+        stream.delete_consumer(&layout::lane_consumer(HANDLER, 0)).await.unwrap();
+        consumers::ensure(&self.broker.admin(), &self.handler, position).await.unwrap();
     }
 }

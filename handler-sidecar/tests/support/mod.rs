@@ -15,7 +15,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind, message::StreamMessage};
 use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
-use tidegate_broker_client::contract::{Delivery, Filter, Format, Order, Retry, Routing, Sidecar};
+use tidegate_broker_client::contract::{Delivery, Filter, Format, OnExhausted, Order, Retry, Routing, Sidecar};
 use tidegate_broker_client::probes::Probes;
 use tidegate_broker_client::statuses::StatusRules;
 use tidegate_broker_client::{layout, message_id, peer};
@@ -67,6 +67,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
                 jitter: 0.2,
                 statuses: StatusRules::default(),
             },
+            on_exhausted: OnExhausted::DeadLetter,
             expiry: None,
         },
         ack_wait,

@@ -6,7 +6,7 @@ use axum::http::uri::PathAndQuery;
 use serde::Serialize;
 use serde_json::Value;
 use tidegate_broker_admin::consumers::Start;
-use tidegate_broker_client::contract::{Delivery, Expiry, Filter, Format, OnExpired, Order, Rate, Retry};
+use tidegate_broker_client::contract::{Delivery, Expiry, Filter, Format, OnExhausted, OnExpired, Order, Rate, Retry};
 use tidegate_broker_client::layout;
 use tidegate_broker_client::statuses::{StatusMatch, StatusRules};
 use tidegate_crds::{EventHandlerSpec, handler};
@@ -87,6 +87,7 @@ impl Settings {
                         final_: statuses("delivery.retry.finalOn", &spec.delivery.retry.final_on)?,
                     },
                 },
+                on_exhausted: OnExhausted::DeadLetter,
                 expiry: expiry(&spec.delivery)?,
             },
             max_replicas: policy.as_ref().map_or(replicas, |policy| policy.max).max(1),

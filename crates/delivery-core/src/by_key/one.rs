@@ -113,16 +113,21 @@ impl One {
                 self.asked = self.asked.saturating_sub(1);
                 self.watchdog.answered(now, *waiting);
             }
-            Input::State(..) | Input::Reclaimed(..) | Input::Unpinned(_) => self.asked = self.asked.saturating_sub(1),
+            Input::State(..) | Input::Reclaimed(..) | Input::Unpinned(_) | Input::Leased(..) | Input::Listed(..) => {
+                self.asked = self.asked.saturating_sub(1);
+            }
+            Input::LastParked(..) | Input::Fetched(..) | Input::Detained(..) => {
+                self.asked = self.asked.saturating_sub(1)
+            }
             _ => {}
         }
         self.owner.input(now, input);
         self.touch();
     }
 
-    /// Whether there is memory for more.
-    pub fn set_room(&mut self, has_room: bool) {
-        self.owner.set_room(has_room);
+    /// How many parked events may be read at a time.
+    pub fn set_reads(&mut self, reads: u32) {
+        self.owner.set_reads(reads);
     }
 
     /// Adds what is to be done.
@@ -136,7 +141,10 @@ impl One {
                     let over = now + pull.expires + OVERDUE;
                     self.inboxes.push(Inbox { number: pull.inbox, left: pull.batch, over });
                 }
-                Action::Ask(_) | Action::Reclaim { .. } | Action::Unpin(_) => self.asked += 1,
+                Action::Ask(_) | Action::Reclaim { .. } | Action::Unpin(_) | Action::List(_) => self.asked += 1,
+                Action::TakeLease { .. } | Action::FindLast { .. } | Action::Fetch { .. } | Action::Detain { .. } => {
+                    self.asked += 1;
+                }
                 _ => {}
             }
         }

@@ -24,9 +24,9 @@ pub enum Stage {
         asked: bool,
         /// Whether a former one may have been heard.
         unsure: bool,
+        /// When it would start if it were not.
+        from: Moment,
     },
-    /// It is settled, and not acknowledged before nothing of its key is parked.
-    Marker,
 }
 
 /// An event in flight.
@@ -44,8 +44,6 @@ pub struct Delivery {
     pub is_unsure: bool,
     /// How far it is.
     pub stage: Stage,
-    /// Whether another owner may have had it.
-    pub again: bool,
     /// Its size.
     pub bytes: usize,
 }
@@ -56,10 +54,10 @@ pub struct InFlight(BTreeMap<u64, Delivery>);
 
 impl InFlight {
     /// Takes an event under a lease; one that is here already stays as it is, under the longer lease.
-    pub fn take(&mut self, arrived: &Arrival, until: Moment, again: bool) -> &mut Delivery {
+    pub fn take(&mut self, arrived: &Arrival, until: Moment) -> &mut Delivery {
         let Arrival { id, key, bytes, .. } = *arrived;
         let stage = Stage::Waiting(0);
-        let new = Delivery { id, key, until, renewing: None, is_unsure: false, stage, again, bytes };
+        let new = Delivery { id, key, until, renewing: None, is_unsure: false, stage, bytes };
         let held = self.0.entry(id.sequence).or_insert(new);
         held.until = held.until.max(until);
         held
@@ -123,11 +121,10 @@ impl InFlight {
         self.let_go(|held| held.until <= now)
     }
 
-    /// Lets go of those that wait, and of such markers, and returns them, oldest first.
-    pub fn give_up(&mut self, is_idle_marker: impl Fn(u64) -> bool) -> Vec<Id> {
+    /// Lets go of those that wait, and returns them, oldest first.
+    pub fn give_up(&mut self) -> Vec<Id> {
         self.let_go(|held| match held.stage {
             Stage::Waiting(_) | Stage::Copying { asked: false, .. } => true,
-            Stage::Marker => is_idle_marker(held.id.sequence),
             Stage::Running | Stage::Settled { .. } | Stage::Copying { asked: true, .. } => false,
         })
     }
@@ -156,7 +153,7 @@ impl InFlight {
     pub fn has_plans(&self, now: Moment) -> bool {
         self.0.values().any(|held| match held.stage {
             Stage::Waiting(from) => from > now,
-            Stage::Running | Stage::Settled { .. } | Stage::Copying { .. } | Stage::Marker => true,
+            Stage::Running | Stage::Settled { .. } | Stage::Copying { .. } => true,
         })
     }
 
@@ -165,26 +162,25 @@ impl InFlight {
         self.0.values().any(|held| matches!(held.stage, Stage::Waiting(from) if from >= until))
     }
 
-    /// Whether more than so many were not tried yet, or one may be on the shelf or not.
-    pub fn may_have_to_park(&self, above: usize) -> bool {
-        let untried = self.0.values().filter(|held| held.stage == Stage::Waiting(0)).count();
-        let is_unsure = |held: &Delivery| matches!(held.stage, Stage::Copying { asked: false, .. });
-        untried > above || self.0.values().any(is_unsure)
-    }
-
-    /// Whether so many are at work: all but heads that wait, markers, and what goes to the shelf, or will in a moment.
+    /// Whether so many are at work: all but those that wait for another attempt, and what goes to the shelf, or will in
+    /// a moment.
     pub fn is_full(&self, at_work: usize, is_parked: impl Fn(Key) -> bool) -> bool {
         let rests = |held: &&Delivery| match held.stage {
-            Stage::Marker | Stage::Waiting(1..) | Stage::Copying { .. } => true,
+            Stage::Waiting(1..) | Stage::Copying { .. } => true,
             Stage::Waiting(0) => is_parked(held.key),
             Stage::Running | Stage::Settled { .. } => false,
         };
         self.len() >= at_work && self.len() - self.0.values().filter(rests).count() >= at_work
     }
 
-    /// Whether a copy of one of this key is under way.
-    pub fn is_copying(&self, key: Key) -> bool {
-        self.0.values().any(|held| held.key == key && matches!(held.stage, Stage::Copying { asked: true, .. }))
+    /// Whether one of this key is on its way to the shelf, or may be there or not.
+    pub fn has_copies(&self, key: Key) -> bool {
+        self.0.values().any(|held| held.key == key && matches!(held.stage, Stage::Copying { .. }))
+    }
+
+    /// Whether one of this key is in flight.
+    pub fn has_key(&self, key: Key) -> bool {
+        self.0.values().any(|held| held.key == key)
     }
 
     /// Whether an acknowledgement is under way, so that no one knows what the broker still waits for; or it may take
@@ -193,13 +189,13 @@ impl InFlight {
         self.0.values().any(|held| held.is_unsure || held.stage == Stage::Settled { asked: true })
     }
 
-    /// The oldest event that may start: the first of its key, and none of its key under way.
-    pub fn next(&self, now: Moment) -> Option<u64> {
+    /// The oldest event that may start: the first of its key, which is not parked, and none of its key under way.
+    pub fn next(&self, now: Moment, is_parked: impl Fn(Key) -> bool) -> Option<u64> {
         let under_way = self.0.values().filter(|held| !matches!(held.stage, Stage::Waiting(_)));
         let mut taken: BTreeSet<Key> = under_way.map(|held| held.key).collect();
         let free = self.0.iter().find(|(_, held)| {
             let first = taken.insert(held.key);
-            first && matches!(held.stage, Stage::Waiting(from) if from <= now)
+            first && matches!(held.stage, Stage::Waiting(from) if from <= now) && !is_parked(held.key)
         });
         free.map(|(sequence, _)| *sequence)
     }
@@ -229,16 +225,7 @@ mod tests {
             let id = Id { lane: 0, sequence: *sequence, stored: 0, delivery: 1, arrival: 1 };
             (
                 *sequence,
-                Delivery {
-                    id,
-                    key: *key,
-                    until: 100,
-                    renewing: None,
-                    is_unsure: false,
-                    stage: *stage,
-                    again: false,
-                    bytes: 1,
-                },
+                Delivery { id, key: *key, until: 100, renewing: None, is_unsure: false, stage: *stage, bytes: 1 },
             )
         };
         InFlight(events.iter().map(held).collect())
@@ -257,13 +244,13 @@ mod tests {
             ("a backoff holds up its key", vec![(3, 1, Waiting(50)), (4, 1, Waiting(0)), (5, 2, Waiting(9))], Some(5)),
             ("until it is over", vec![(3, 1, Waiting(10)), (4, 1, Waiting(0))], Some(3)),
         ] {
-            assert_eq!(hand(&events).next(10), expected, "{what}");
+            assert_eq!(hand(&events).next(10, |_| false), expected, "{what}");
         }
     }
 
     #[test]
     fn what_goes_to_the_shelf_leaves_room() {
-        let copying = Stage::Copying { asked: true, unsure: false };
+        let copying = Stage::Copying { asked: true, unsure: false, from: 0 };
         let hand =
             hand(&[(1, 1, Stage::Waiting(9)), (2, 1, copying), (3, 1, Stage::Waiting(0)), (4, 2, Stage::Running)]);
         assert!(hand.is_full(1, |_| true) && !hand.is_full(2, |_| true));
@@ -273,7 +260,7 @@ mod tests {
     #[test]
     fn only_what_waits_is_given_up() {
         let mut hand = hand(&[(7, 1, Stage::Waiting(9)), (3, 2, Stage::Running), (5, 3, Stage::Waiting(0))]);
-        assert_eq!(hand.give_up(|_| false).iter().map(|id| id.sequence).collect::<Vec<_>>(), [5, 7]);
+        assert_eq!(hand.give_up().iter().map(|id| id.sequence).collect::<Vec<_>>(), [5, 7]);
         assert_eq!(hand.len(), 1);
         assert_eq!(hand.lapse(99), []);
         assert_eq!(hand.lapse(100).len(), 1);
@@ -290,7 +277,7 @@ mod tests {
                 _ => Stage::Waiting(from),
             };
             let events: Vec<_> = events.into_iter().map(|(s, (key, kind, from))| (s, key, stage(kind, from))).collect();
-            let next = hand(&events).next(10);
+            let next = hand(&events).next(10, |_| false);
             if let Some(next) = next {
                 let key = events.iter().find(|event| event.0 == next).map(|event| event.1).unwrap();
                 let same = events.iter().filter(|event| event.1 == key);

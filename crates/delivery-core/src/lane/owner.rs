@@ -2,21 +2,26 @@
 //!
 //! The invariant, which `tests/lane_model` checks: an event starts only under a live lease, and after all
 //! earlier events of its key are settled; and nothing of a key is delivered from the lane while something of it is
-//! parked, but for its head.
+//! parked.
 
+mod inventory;
 mod leaving;
+mod lending;
 mod parking;
 mod reclaiming;
 mod settling;
+mod unparking;
 
+use self::inventory::Inventory;
 use self::reclaiming::Claim;
 use super::barrier::Barrier;
 use super::in_flight::{InFlight, Stage};
-use super::parked::{Front, Parked};
-use super::pulls::{ArrivalPin, Pulls};
+use super::lease::Lease;
+use super::parked::{Front, MAX_READS, Parked};
+use super::pulls::Pulls;
 use super::timing::LaneTiming;
-use crate::event::{Disposition, Id, Key, Lane, Moment, millis};
-use crate::exchange::{Action, Arrival, InboxReport, Input, Kind, Pull, State, Trouble};
+use crate::event::{Disposition, Id, Key, Lane, Moment};
+use crate::exchange::{Action, InboxReport, Input, Kind, Pull};
 use crate::memory::Memory;
 
 /// An event that could not be tried waits at least this long.
@@ -32,10 +37,17 @@ pub struct Owner {
     hand: InFlight,
     pulls: Pulls,
     parked: Parked,
+    inventory: Inventory,
+    /// Of the lane's part of the shelf.
+    lease: Lease,
+    /// Whether the broker said last that another has the pin: the shelf is that one's, too.
+    is_others: bool,
+    /// The copies that are on their way to the shelf.
+    copying: Option<Vec<(Id, Key)>>,
     /// Whether a parked event started last.
     parked_turn: bool,
-    /// Whether there is memory for more parked events.
-    has_room: bool,
+    /// Parked events that may be read at a time.
+    reads: u32,
     barrier: Option<Barrier>,
     /// Whether the broker said last that it waits for more than is in flight.
     lacks: bool,
@@ -44,8 +56,6 @@ pub struct Owner {
     /// The highest sequence that ever came.
     highest: u64,
     memory: Memory,
-    /// What was copied to the shelf, and so is acknowledged.
-    copies: Memory,
     claim: Claim,
     leaving: Leaving,
     out: Vec<Action>,
@@ -68,17 +78,21 @@ impl Owner {
     pub(crate) fn with_memory(lane: Lane, terms: LaneTiming, memory: Memory) -> Self {
         Self {
             lane,
+            // What is parked may be in flight from the lane, too.
+            barrier: terms.rules.barrier.then(|| Barrier::new(0)),
             terms,
             hand: InFlight::default(),
             pulls: Pulls::default(),
             parked: Parked::default(),
+            inventory: Inventory::new(),
+            lease: Lease::default(),
+            is_others: false,
+            copying: None,
             parked_turn: false,
-            has_room: true,
-            barrier: None,
+            reads: MAX_READS,
             lacks: false,
             last: None,
             highest: 0,
-            copies: Memory::new(0),
             memory,
             claim: Claim::default(),
             leaving: Leaving::No,
@@ -103,7 +117,10 @@ impl Owner {
             Input::Parked(ids, result) => self.parked(now, &ids, result),
             Input::Fetched(_, key, result) => self.fetched(now, key, result),
             Input::Unparked(id, removed) => self.unparked(id, removed),
-            Input::Marked(id, written) => self.marked(id, written),
+            Input::Listed(_, keys) => self.listed(now, keys),
+            Input::LastParked(_, key, last) => self.last_parked(key, last),
+            Input::Leased(_, answer) => self.leased(now, answer),
+            Input::Detained(_, key, is_marked) => self.detained(now, key, is_marked),
             Input::State(_, Some(state)) => self.state(now, &state),
             Input::State(_, None) => self.no_state(now),
             Input::Reclaimed(_, confirmed) => self.reclaimed(now, confirmed),
@@ -126,15 +143,6 @@ impl Owner {
         }
     }
 
-    /// When there is another attempt.
-    fn again_at(now: Moment, disposition: Disposition) -> Option<Moment> {
-        match disposition {
-            Disposition::Over(_) => None,
-            Disposition::RetryIn(wait) => Some(now.saturating_add(millis(wait))),
-            Disposition::GiveBack(wait) => Some(now.saturating_add(millis(wait).max(SHORTEST_WAIT))),
-        }
-    }
-
     /// Adds what is to be done now, in this order. `batch`: how many events a pull may bring; none may be sent, if that
     /// is 0.
     pub fn actions(&mut self, now: Moment, batch: u32, out: &mut Vec<Action>) {
@@ -143,7 +151,10 @@ impl Owner {
             self.give_up();
             self.changed(now);
         }
-        self.tell_parked(now);
+        self.list(now);
+        self.park(now);
+        self.detain();
+        self.unpark(now);
         self.tell(now);
         if self.asks(now) && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {
             self.out.push(Action::Ask(self.lane));
@@ -167,29 +178,39 @@ impl Owner {
         self.hand.is_full(self.terms.at_work, |key| is_open && self.parked.get(key).is_some())
     }
 
-    /// Whether there is memory for more than one parked event.
-    pub fn set_room(&mut self, has_room: bool) {
-        self.has_room = has_room;
+    /// How many parked events may be read at a time, at least one.
+    pub fn set_reads(&mut self, reads: u32) {
+        self.reads = reads.clamp(1, MAX_READS);
+    }
+
+    /// Whether anything may start.
+    fn is_open(&self) -> bool {
+        let knows = self.inventory.is_known() || !self.terms.rules.inventory;
+        self.barrier.is_none() && self.leaving == Leaving::No && knows
     }
 
     /// Whether [`Self::start`] would give an event.
     pub fn can_start(&self, now: Moment) -> bool {
-        let starts = self.barrier.is_none() && self.leaving == Leaving::No;
-        starts && (self.next_parked(now).is_some() || self.hand.next(now).is_some())
+        self.is_open() && (self.next_parked(now).is_some() || self.next_in_flight(now).is_some())
     }
 
     fn next_parked(&self, now: Moment) -> Option<Key> {
-        self.parked.next(now, |sequence| self.terms.rules.twins && self.hand.has(sequence))
+        let next = || self.parked.next(now, |sequence| self.terms.rules.twins && self.hand.has(sequence));
+        self.lease.is_ours(now).then(next).flatten()
+    }
+
+    fn next_in_flight(&self, now: Moment) -> Option<u64> {
+        self.hand.next(now, |key| self.parked.may_have(key))
     }
 
     /// The event whose attempt is to start this very moment.
     pub fn start(&mut self, now: Moment) -> Option<Id> {
         self.lapse(now);
-        if self.barrier.is_some() || self.leaving != Leaving::No {
+        if !self.is_open() {
             return None;
         }
         // Where there are both they take turns: neither waits for the other.
-        let (parked, next) = (self.next_parked(now), self.hand.next(now));
+        let (parked, next) = (self.next_parked(now), self.next_in_flight(now));
         self.parked_turn = parked.is_some() && (next.is_none() || !self.parked_turn);
         if let Some(line) = parked.filter(|_| self.parked_turn).and_then(|key| self.parked.get_mut(key))
             && let Front::Here(id, _) = line.front
@@ -208,12 +229,15 @@ impl Owner {
         let pulls = pull.then(|| self.pulls.wake_at(&self.terms, now));
         let barrier = self.barrier.as_ref().filter(|_| self.asks(now)).map(|barrier| barrier.wake_at(&self.terms));
         let (hand, parked) = (self.hand.wake_at(&self.terms, now), self.parked.wake_at(now));
-        [hand, parked, pulls, barrier, self.claim.ends_at(now)].into_iter().flatten().min()
+        let lease = (!self.parked.is_empty() || !self.lease.is_idle()).then(|| self.lease.wake_at(&self.terms, now));
+        let others = [self.claim.ends_at(now), lease.flatten(), self.lists_at()];
+        [hand, parked, pulls, barrier].into_iter().chain(others).flatten().min()
     }
 
     /// Whether it has left and nothing is in flight.
     pub fn has_left(&self) -> bool {
-        self.leaving == Leaving::Unpinned && self.hand.is_empty()
+        let is_empty = self.hand.is_empty() && self.parked.here() == 0;
+        self.leaving == Leaving::Unpinned && is_empty && self.lease.is_idle()
     }
 
     /// Whether it was told to leave.
@@ -228,7 +252,8 @@ impl Owner {
 
     /// Whether it works, or waits for a moment that it knows, or is not to start anything.
     pub fn has_plans(&self, now: Moment) -> bool {
-        self.last.is_none() || self.is_leaving() || self.barrier.is_some() || self.hand.has_plans(now)
+        let is_idle = self.last.is_some() && self.is_open() && self.parked.is_empty();
+        !is_idle || self.hand.has_plans(now)
     }
 
     /// Events that are here: in flight, and parked ones that were read.
@@ -241,6 +266,11 @@ impl Owner {
         self.hand.until(sequence).is_some_and(|until| now < until)
     }
 
+    /// Whether parked events are delivered here.
+    pub fn has_shelf(&self, now: Moment) -> bool {
+        self.lease.is_ours(now)
+    }
+
     /// What was settled here.
     pub(crate) fn into_memory(self) -> Memory {
         self.memory
@@ -249,147 +279,18 @@ impl Owner {
     /// Forgets what was settled long ago. `pulls`: whether it may pull.
     pub fn age(&mut self, now: Moment, pulls: bool) {
         self.memory.age(now, pulls);
-        self.copies.age(now, pulls);
     }
 
     /// There is a new connection. A broker that was killed may have forgotten what it lent us, so nothing starts before
     /// it has said that it waits for what is in flight. What it said before that does not count.
     pub fn reconnected(&mut self, now: Moment) {
         self.pulls.disconnected();
-        for memory in [&mut self.memory, &mut self.copies] {
-            memory.keep(now, self.terms.ack_wait);
-        }
+        self.memory.keep(now, self.terms.ack_wait);
+        self.parked.doubt();
+        self.inventory.doubt();
         if self.last.is_some() {
             self.doubt(now);
         }
         self.changed(now);
-    }
-
-    fn arrived(&mut self, now: Moment, arrived: &Arrival) {
-        let Arrival { id, inbox, ref pin, .. } = *arrived;
-        let known = self.hand.has(id.sequence);
-        let (sent, ours) = match self.pulls.served(inbox, pin) {
-            ArrivalPin::Ours(sent) => (Some(sent), true),
-            ArrivalPin::New(sent) => {
-                self.last = None;
-                self.claim.begin();
-                self.doubt(now);
-                (Some(sent), true)
-            }
-            ArrivalPin::Late(sent) => (sent, false),
-        };
-        let until = sent.map_or(0, |sent| self.terms.lease(sent));
-        if !ours || (self.leaving != Leaving::No && !known) {
-            // Given back without a lease, it might be taken from who has it by now.
-            if known || until <= now {
-                return self.out.push(Action::Drop(id));
-            }
-            return self.give_back(&[id]);
-        }
-        let known = known && !self.is_forgotten(id);
-        // What is out of the stream's order was with somebody else, or was lost on its way.
-        let gap = self.last.is_some_and(|last| id.delivery != last + 1);
-        let again = !known && id.sequence <= self.highest;
-        let is_unsure = self.terms.rules.holding && self.claim.is_unsure();
-        if gap || again || until <= now || is_unsure {
-            self.doubt(now);
-        }
-        self.last = self.last.max(Some(id.delivery));
-        if !known && self.claim.has_given_back(id.delivery) {
-            self.changed(now);
-            return self.out.push(Action::Drop(id));
-        }
-        self.highest = self.highest.max(id.sequence);
-        if known || until <= now {
-            self.out.push(Action::Drop(id));
-        }
-        if until > now {
-            let held = self.hand.take(arrived, until, arrived.again || again);
-            held.is_unsure |= is_unsure && !known;
-            self.recall(id);
-        }
-        self.changed(now);
-    }
-
-    /// Whether the broker's answer would say something: without a pin it serves others, if there are any.
-    fn asks(&self, now: Moment) -> bool {
-        let is_clear = !self.hand.is_unclear() && self.claim.ends_at(now).is_none();
-        is_clear && (self.last.is_some() || self.claim.is_alone())
-    }
-
-    /// A consumer that moved was lent from by a server that may be gone: what it sent last may not have come.
-    fn refused(&mut self, now: Moment, number: u64, trouble: &Trouble) {
-        if *trouble == Trouble::Ending {
-            return self.pulls.rest_until(now + Trouble::REST);
-        }
-        self.pulls.refused(number, &self.terms, now);
-        if self.last.is_some() && matches!(trouble, Trouble::Moved | Trouble::NoConsumer) {
-            self.doubt(now);
-        }
-    }
-
-    fn wrong_pin(&mut self, now: Moment, number: u64) {
-        if self.pulls.wrong_pin(number) {
-            self.lost_pin(now);
-        }
-    }
-
-    fn lost_pin(&mut self, now: Moment) {
-        self.last = None;
-        self.doubt(now);
-        self.give_up();
-    }
-
-    fn state(&mut self, now: Moment, state: &State) {
-        let Some(barrier) = &mut self.barrier else { return };
-        let counts = barrier.answered(&self.terms, now);
-        if counts {
-            // It has forgotten these, and delivers them again.
-            let forgotten = self.hand.cut(state.highest);
-            self.forget(forgotten);
-        }
-        let in_hand = u64::try_from(self.hand.len()).unwrap_or(u64::MAX);
-        self.lacks = in_hand < state.pending;
-        if !counts || self.hand.highest() > Some(state.highest) {
-            return;
-        }
-        if state.pin.as_ref() != self.pulls.pin() {
-            // A broker that has started again knows of no pin, and says so to a pull only when it has something to
-            // send.
-            if self.pulls.leave() {
-                self.lost_pin(now);
-            }
-        } else if state.pending == 0 && in_hand == 0 {
-            // Whatever comes next comes under a new pin, or after the last.
-            self.barrier = None;
-        } else if state.pin.is_some() && in_hand == state.pending && self.last == Some(state.delivered) {
-            self.barrier = None;
-            self.claim.proved(state.pin.clone());
-        } else if in_hand < state.pending {
-            self.reclaim(now, state);
-        } else if self.hand.all_wait() && self.claim.is_said_again(state) {
-            // One of these is settled by somebody else, or was delivered again and lost: they come again.
-            self.give_up();
-            self.changed(now);
-        }
-    }
-
-    fn no_state(&mut self, now: Moment) {
-        if let Some(barrier) = &mut self.barrier {
-            barrier.answered(&self.terms, now);
-        }
-    }
-
-    fn doubt(&mut self, now: Moment) {
-        if self.terms.rules.barrier && self.barrier.is_none() {
-            self.barrier = Some(Barrier::new(now));
-            self.lacks = false;
-        }
-    }
-
-    fn changed(&mut self, now: Moment) {
-        if let Some(barrier) = &mut self.barrier {
-            barrier.changed(&self.terms, now);
-        }
     }
 }

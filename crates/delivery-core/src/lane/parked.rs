@@ -1,12 +1,10 @@
-//! The parked keys of a lane: which there are, and how far each is with the first event that waits for it on the shelf.
+//! The parked keys of a lane: which there are, up to where each is copied, and how far each is with its first event.
 //! Pure.
 //!
-//! The events behind a head that fails are copied to the shelf and leave the window. When the head is settled it stays
-//! in flight as the *marker* of its key: its lease is what the parked events run under, one after the other, and a new
-//! owner has it before it starts anything. A key is written to and read one at a time, so that "nothing is parked" is
-//! true when it is heard.
+//! The events of a key that fails are on the shelf in the order of the stream, from the first that is not settled. So
+//! of such a key every event up to the last copy is settled or on the shelf.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::in_flight::Stage;
@@ -14,54 +12,73 @@ use super::timing::LaneTiming;
 use crate::event::{Id, Key, Moment};
 
 /// So many keys of a lane are read at a time: what is read takes memory.
-const MAX_READS: usize = 8;
+pub const MAX_READS: u32 = 8;
+/// And so many times as many events are here, waiting for their turn or at work.
+const HERE_FOR_EACH: usize = 4;
+/// Keys that are known at a time. Others are found one by one, and by the next list.
+pub const MAX_KEYS: usize = 4096;
+/// The wait of an event that nothing but a person ends.
+pub const FOREVER: Moment = Moment::MAX;
 
 /// The first parked event of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Front {
-    /// It is not needed yet: the head is not settled.
-    Behind,
-    /// The shelf is to be asked for it.
-    Unread,
+    /// The shelf is to be asked for it from this moment on.
+    Unread(Moment),
     /// The shelf is asked.
     Reading,
-    /// It is here. Outcome means that it is to be removed from the shelf.
+    /// It is here. Settled means that it is to be removed from the shelf.
     Here(Id, Stage),
 }
 
-/// Whether it is on record that a head is settled, so that no later owner delivers it again.
+/// Up to where a key is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mark {
-    /// It is not.
-    Missing,
-    /// It is being written.
-    OpenQuestion,
-    /// It is.
-    OnRecord,
+pub enum Last {
+    /// It is not known.
+    Unknown,
+    /// The shelf is asked.
+    Asking,
+    /// Up to the event of this sequence; 0: nothing is.
+    Known(u64),
+}
+
+/// Whether a key waits for a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Custody {
+    /// It does not.
+    Free,
+    /// It does, and that is not on record.
+    Unmarked,
+    /// It is being put on record.
+    Marking,
+    /// It is on record since this moment.
+    Marked(Moment),
 }
 
 /// What waits on the shelf for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Line {
-    /// The sequence of the key's head, or marker, which is in flight.
-    pub head: u64,
-    /// The head's record.
-    pub mark: Mark,
     /// The first event.
     pub front: Front,
     /// Whether a former owner may have begun an attempt of that.
     pub again: bool,
+    /// The last event.
+    pub last: Last,
+    /// Whether it waits for a person.
+    pub custody: Custody,
 }
 
 impl Line {
-    fn new(head: u64) -> Self {
-        Self { head, mark: Mark::Missing, front: Front::Behind, again: false }
+    /// One that begins with an event that waits until this moment.
+    pub fn new(from: Moment) -> Self {
+        let custody = if from == FOREVER { Custody::Unmarked } else { Custody::Free };
+        Self { front: Front::Unread(from), again: false, last: Last::Known(0), custody }
     }
 
-    /// Whether nothing of it is under way, and the next owner finds all that it needs.
-    fn is_idle(&self) -> bool {
-        let rests = matches!(self.front, Front::Unread | Front::Here(_, Stage::Waiting(_)));
-        rests && self.mark == Mark::OnRecord
+    /// One that is found.
+    fn found(now: Moment, is_held: bool) -> Self {
+        let (from, custody) = if is_held { (FOREVER, Custody::Marked(now)) } else { (0, Custody::Free) };
+        Self { front: Front::Unread(from), again: true, last: Last::Unknown, custody }
     }
 
     fn here(&self) -> Option<Id> {
@@ -70,12 +87,31 @@ impl Line {
             _ => None,
         }
     }
+
+    /// Whether its first event is worked on.
+    fn is_busy(&self) -> bool {
+        matches!(self.front, Front::Here(_, Stage::Running | Stage::Settled { .. }))
+    }
+
+    /// Its first event is read again at this moment.
+    pub fn put_off(&mut self, until: Moment) {
+        self.front = Front::Unread(until);
+        if until == FOREVER {
+            self.custody = Custody::Unmarked;
+        }
+    }
 }
 
-/// All parked keys, and keys of which it is not known whether they are.
+/// All parked keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Parked {
     lines: BTreeMap<Key, Line>,
+    /// Whether there may be others than these.
+    has_others: bool,
+    /// Keys that were looked for, where there may be others, and of which nothing is parked.
+    absent: BTreeSet<Key>,
+    /// Whether a key was found that this owner did not park.
+    is_stranger: bool,
     /// The key that was read last.
     turn: Key,
     refused: u32,
@@ -83,9 +119,9 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// The key's line, which is made if there is none.
-    pub fn line(&mut self, key: Key, head: u64) -> &mut Line {
-        self.lines.entry(key).or_insert_with(|| Line::new(head))
+    /// The key's line, which is made if there is none, of an event that waits until this moment.
+    pub fn line(&mut self, key: Key, from: Moment) -> &mut Line {
+        self.lines.entry(key).or_insert_with(|| Line::new(from))
     }
 
     /// The key's line.
@@ -98,24 +134,100 @@ impl Parked {
         self.lines.get_mut(&key)
     }
 
-    /// All lines.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Line> {
-        self.lines.values_mut()
+    /// Whether something of this key is parked, or may be.
+    pub fn may_have(&self, key: Key) -> bool {
+        self.lines.contains_key(&key) || (self.has_others && !self.absent.contains(&key))
     }
 
-    /// The keys whose first event is to be read now, each in its turn; they are taken for being read. Without room in
-    /// memory one at a time. `is_free`: whether nothing of the key is on its way to the shelf. With each: whether a
+    /// Makes a line for a key of which it is not known whether it is parked. The shelf is asked for it.
+    pub fn look_for(&mut self, key: Key) {
+        if self.may_have(key) {
+            self.lines.entry(key).or_insert_with(|| Line::found(0, false));
+        }
+    }
+
+    /// All lines.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Line)> {
+        self.lines.iter_mut().map(|(key, line)| (*key, line))
+    }
+
+    /// The shelf has told which keys are parked, and which of them are held; it was asked at this moment. Whether there
+    /// are some that this owner did not know.
+    pub fn found(&mut self, now: Moment, asked: Moment, keys: &[(Key, bool)], are_all: bool) -> bool {
+        let mut has_found = false;
+        let held: BTreeSet<Key> = keys.iter().filter(|(_, is_held)| *is_held).map(|(key, _)| *key).collect();
+        for (key, line) in &mut self.lines {
+            let is_released = matches!(line.custody, Custody::Marked(since) if since < asked) && are_all;
+            if is_released && !held.contains(key) {
+                (line.custody, line.front) = (Custody::Free, Front::Unread(0));
+            }
+        }
+        for (key, is_held) in keys {
+            if self.lines.len() >= MAX_KEYS {
+                break;
+            }
+            self.lines.entry(*key).or_insert_with(|| {
+                (self.is_stranger, has_found) = (true, true);
+                Line::found(now, *is_held)
+            });
+        }
+        self.has_others = !are_all || keys.iter().any(|(key, _)| !self.lines.contains_key(key));
+        self.absent.clear();
+        has_found
+    }
+
+    /// Whether the list is to be asked for again, because there are more than were known, and half of those are done.
+    pub fn wants_list(&self) -> bool {
+        self.has_others && self.lines.len() <= MAX_KEYS / 2
+    }
+
+    /// Whether a key waits for a person, so that its release is to be noticed.
+    pub fn has_held(&self) -> bool {
+        self.lines.values().any(|line| matches!(line.custody, Custody::Marked(_)))
+    }
+
+    /// Whether keys are parked that this owner did not park.
+    pub fn is_stranger(&self) -> bool {
+        self.is_stranger
+    }
+
+    /// What is known of the shelf may be out of date: it may have lost its end.
+    pub fn doubt(&mut self) {
+        for line in self.lines.values_mut() {
+            line.last = Last::Unknown;
+        }
+    }
+
+    /// Up to where keys are copied is to be asked for: of these, if nothing of them is on its way to the shelf.
+    pub fn ask_last(&mut self, keys: impl Iterator<Item = Key>, limit: u32) -> Vec<Key> {
+        let asking = self.lines.values().filter(|line| line.last == Last::Asking).count();
+        let limit = (limit as usize).saturating_sub(asking);
+        let mut asked = Vec::new();
+        for key in keys {
+            if asked.len() >= limit {
+                break;
+            }
+            if let Some(line) = self.lines.get_mut(&key).filter(|line| line.last == Last::Unknown) {
+                line.last = Last::Asking;
+                asked.push(key);
+            }
+        }
+        asked
+    }
+
+    /// The keys whose first event is to be read now, each in its turn; they are taken for being read. At most so many are
+    /// on their way; if it is one, only while none is here. `is_free`: whether nothing of the key is on its way to the shelf. With each: whether a
     /// former owner may have begun an attempt.
-    pub fn read(&mut self, has_room: bool, is_free: impl Fn(Key) -> bool) -> Vec<(Key, bool)> {
-        let is_reading = |line: &&Line| line.front == Front::Reading;
-        let reading = self.lines.values().filter(is_reading).count();
-        let limit = match has_room {
-            true => MAX_READS.saturating_sub(reading),
-            false => usize::from(reading + self.here() == 0),
-        };
+    pub fn read(&mut self, now: Moment, limit: u32, is_free: impl Fn(Key) -> bool) -> Vec<(Key, bool)> {
+        let reading = self.lines.values().filter(|line| line.front == Front::Reading).count();
+        let reads = limit as usize;
+        let here = if reads > 1 { reads * HERE_FOR_EACH } else { reads };
+        let limit = reads.saturating_sub(reading).min(here.saturating_sub(reading + self.here()));
         let after = self.lines.range((Bound::Excluded(self.turn), Bound::Unbounded));
         let keys = after.chain(self.lines.range(..=self.turn));
-        let unread = keys.filter(|(key, line)| line.front == Front::Unread && is_free(**key));
+        let is_due =
+            |line: &Line| matches!(line.front, Front::Unread(from) if from <= now) && line.last != Last::Known(0);
+        let unread = keys.filter(|(key, line)| is_due(line) && is_free(**key));
         let keys: Vec<(Key, bool)> = unread.take(limit).map(|(key, line)| (*key, line.again)).collect();
         for (key, _) in &keys {
             self.turn = *key;
@@ -127,13 +239,8 @@ impl Parked {
     }
 
     /// The line of this parked event, which is here.
-    pub fn of(&mut self, id: Id) -> Option<&mut Line> {
-        self.lines.values_mut().find(|line| line.here() == Some(id))
-    }
-
-    /// The line of this marker.
-    pub fn of_head(&mut self, head: u64) -> Option<&mut Line> {
-        self.lines.values_mut().find(|line| line.head == head)
+    pub fn of(&mut self, id: Id) -> Option<(Key, &mut Line)> {
+        self.lines.iter_mut().find(|(_, line)| line.here() == Some(id)).map(|(key, line)| (*key, line))
     }
 
     /// Whether there is no line.
@@ -141,25 +248,42 @@ impl Parked {
         self.lines.is_empty()
     }
 
+    /// Whether a parked event is worked on.
+    pub fn is_busy(&self) -> bool {
+        self.lines.values().any(Line::is_busy)
+    }
+
     /// Events that are here.
     pub fn here(&self) -> usize {
         self.lines.values().filter(|line| line.here().is_some()).count()
     }
 
-    /// Nothing is parked behind this head any more.
+    /// Nothing of this key is parked.
     pub fn remove(&mut self, key: Key) {
         self.lines.remove(&key);
+        if self.has_others {
+            self.absent.insert(key);
+        }
+        if self.lines.is_empty() {
+            self.is_stranger = false;
+        }
     }
 
-    /// Lets go of the lines whose head is not in flight any more, and returns what is here of them.
-    pub fn let_go(&mut self, is_in_hand: impl Fn(u64) -> bool) -> Vec<Id> {
-        let gone = self.lines.extract_if(.., |_, line| !is_in_hand(line.head));
-        gone.filter_map(|(_, line)| line.here()).collect()
+    /// Keys of which no event is in flight need not be known to be absent.
+    pub fn forget_absent(&mut self, is_in_flight: impl Fn(Key) -> bool) {
+        self.absent.retain(|key| is_in_flight(*key));
     }
 
-    /// Whether this marker may be given to the next owner now.
-    pub fn is_idle(&self, head: u64) -> bool {
-        self.lines.values().any(|line| line.head == head && line.is_idle())
+    /// Lets go of the events that are here, of all lines or of those that are not worked on, and returns them.
+    pub fn let_go(&mut self, with_busy: bool) -> Vec<Id> {
+        let mut gone = Vec::new();
+        for line in self.lines.values_mut().filter(|line| with_busy || !line.is_busy()) {
+            if let Front::Here(id, _) = line.front {
+                gone.push(id);
+                (line.front, line.again) = (Front::Unread(0), true);
+            }
+        }
+        gone
     }
 
     /// The shelf has taken a copy.
@@ -183,13 +307,11 @@ impl Parked {
         now >= self.not_before
     }
 
-    /// A parked event that may start: on record is its head, and it waits no longer. `is_in_hand`: whether the event of
-    /// this sequence is still in flight, too, so that the broker would deliver it again.
-    pub fn next(&self, now: Moment, is_in_hand: impl Fn(u64) -> bool) -> Option<Key> {
+    /// A parked event that may start: it waits no longer. `is_in_flight`: whether the event of this sequence is in
+    /// flight from the lane, too, so that the broker would deliver it again.
+    pub fn next(&self, now: Moment, is_in_flight: impl Fn(u64) -> bool) -> Option<Key> {
         let may_start = |line: &Line| match line.front {
-            Front::Here(id, Stage::Waiting(from)) => {
-                from <= now && line.mark == Mark::OnRecord && !is_in_hand(id.sequence)
-            }
+            Front::Here(id, Stage::Waiting(from)) => from <= now && !is_in_flight(id.sequence),
             _ => false,
         };
         self.lines.iter().find(|(_, line)| may_start(line)).map(|(key, _)| *key)
@@ -198,39 +320,10 @@ impl Parked {
     /// When a parked event's wait is over, or copies may be made again.
     pub fn wake_at(&self, now: Moment) -> Option<Moment> {
         let of = |line: &Line| match line.front {
-            Front::Here(_, Stage::Waiting(from)) => Some(from),
+            Front::Here(_, Stage::Waiting(from)) | Front::Unread(from) => Some(from),
             _ => None,
         };
-        let opens = (!self.lines.is_empty()).then_some(self.not_before);
+        let opens = self.is_refused().then_some(self.not_before);
         self.lines.values().filter_map(of).chain(opens).filter(|at| *at > now).min()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn unread(keys: std::ops::Range<Key>) -> Parked {
-        let mut parked = Parked::default();
-        keys.for_each(|key| parked.line(key, key).front = Front::Unread);
-        parked
-    }
-
-    #[test]
-    fn each_key_is_read_in_its_turn() {
-        let mut parked = unread(0..20);
-        let first = parked.read(true, |_| true);
-        assert_eq!(first.len(), MAX_READS);
-        assert_eq!(parked.read(true, |_| true), [], "enough are being read");
-        first.iter().for_each(|(key, _)| parked.line(*key, 0).front = Front::Unread);
-        let second = parked.read(true, |key| key != 12);
-        assert!(second.iter().all(|key| !first.contains(key) && key.0 != 12), "{first:?} {second:?}");
-    }
-
-    #[test]
-    fn without_room_one_is_read() {
-        let mut parked = unread(0..3);
-        assert_eq!(parked.read(false, |_| true).len(), 1);
-        assert_eq!(parked.read(false, |_| true), []);
     }
 }

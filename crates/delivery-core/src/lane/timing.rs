@@ -15,6 +15,13 @@ const PARK_WAIT: Moment = 20;
 const AT_WORK: usize = 64;
 /// A quarter of what a lane has in flight when no key fails.
 const PARK_ABOVE: usize = 16;
+/// What waits for a few seconds only leaves room soon, and to copy it costs as much as to store it did.
+const SHELVED_AFTER: Moment = 5000;
+/// To read an event again costs more than to keep it for so long.
+const KEPT_FOR: Moment = 1000;
+/// Longest lease of the shelf.
+const SHELF_LEASE: Moment = 15_000;
+const RELEASE_NOTICED_WITHIN: Moment = 10_000;
 /// Half of the window: the other half comes meanwhile.
 const COPIES: usize = 256;
 
@@ -44,6 +51,14 @@ pub struct LaneTiming {
     pub park_wait: Moment,
     /// as far as it is more than so many events: a few cost the window nothing, and to copy them is work.
     pub park_above: usize,
+    /// An event whose next attempt is later than this leaves the window, with its key.
+    pub shelved_after: Moment,
+    /// A parked event whose next attempt is later than this is read again then.
+    pub kept_for: Moment,
+    /// After this without a change the lease of a lane's part of the shelf is nobody's.
+    pub shelf_lease: Moment,
+    /// It is asked this often whether a key is released that waits for a person.
+    pub release_noticed_within: Moment,
     /// Copies that go to the shelf together, at most.
     pub copies: usize,
     /// What the protocol consists of.
@@ -66,12 +81,16 @@ pub struct Rules {
     pub reclaiming: bool,
     /// That is asked for only where it is known to be with no one.
     pub caution: bool,
-    /// The copies of a key that are on their way to the shelf are stored all together or not at all.
-    pub copies_in_turn: bool,
     /// The shelf is not asked for the events of a key while a copy of one is on its way to it.
     pub reads_alone: bool,
     /// A parked event starts only when it is acknowledged: a new owner would get it again.
     pub twins: bool,
+    /// Which keys are parked is known before anything starts.
+    pub inventory: bool,
+    /// Up to where a key is copied is known before more of it is.
+    pub ends: bool,
+    /// Where there is no record of a lease of the shelf, a former owner may have it.
+    pub patience: bool,
     /// What comes after something was given back is held before it counts.
     pub holding: bool,
 }
@@ -85,9 +104,11 @@ impl Default for Rules {
             memory: true,
             reclaiming: true,
             caution: true,
-            copies_in_turn: true,
             reads_alone: true,
             twins: true,
+            inventory: true,
+            ends: true,
+            patience: true,
             holding: true,
         }
     }
@@ -110,6 +131,10 @@ impl LaneTiming {
             at_work: AT_WORK,
             park_wait: PARK_WAIT,
             park_above: PARK_ABOVE,
+            shelved_after: SHELVED_AFTER,
+            kept_for: KEPT_FOR,
+            shelf_lease: (ack_wait / 2).min(SHELF_LEASE),
+            release_noticed_within: RELEASE_NOTICED_WITHIN,
             copies: COPIES,
             rules: Rules::default(),
         }

@@ -1,5 +1,7 @@
 //! A consumer of which events come: its session, the events of it that are here, and how it is.
 
+use std::time::Duration;
+
 use super::carryover::Carryover;
 use super::in_flight::InFlight;
 use super::session::Session;
@@ -13,6 +15,8 @@ use crate::window;
 const FIRST_PAUSE: Moment = 100;
 /// The longest of these waits.
 const LONGEST_PAUSE: Moment = 5000;
+/// The wait of an event that is to wait for a person, which only a key can.
+const DETAINED: Duration = Duration::from_secs(60);
 
 /// A source of events.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -144,13 +148,20 @@ impl Source {
                     out.extend(all.map(|id| Action::Acknowledge { id, confirm: false }));
                 }
             }
-            Disposition::RetryIn(_) | Disposition::GiveBack(_) if is_lost => out.push(Action::Drop(id)),
-            Disposition::RetryIn(wait) | Disposition::GiveBack(wait) if winds_down && !self.is_closing() => {
-                self.withheld.push((id, millis(wait)));
+            Disposition::RetryIn(_) | Disposition::GiveBack(_) | Disposition::Detain if is_lost => {
+                out.push(Action::Drop(id))
             }
-            Disposition::RetryIn(wait) | Disposition::GiveBack(wait) => {
-                out.push(Action::GiveBack { id, wait: millis(wait) });
-            }
+            Disposition::RetryIn(wait) | Disposition::GiveBack(wait) => self.give_back(id, wait, winds_down, out),
+            // Without keys there is nothing that could wait for a person.
+            Disposition::Detain => self.give_back(id, DETAINED, winds_down, out),
+        }
+    }
+
+    fn give_back(&mut self, id: Id, wait: Duration, winds_down: bool, out: &mut Vec<Action>) {
+        if winds_down && !self.is_closing() {
+            self.withheld.push((id, millis(wait)));
+        } else {
+            out.push(Action::GiveBack { id, wait: millis(wait) });
         }
     }
 

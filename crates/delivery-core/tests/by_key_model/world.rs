@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tidegate_delivery_core::lane::timing::{LaneTiming, Rules};
 use tidegate_delivery_core::{
-    Action, Arrival, ByKey, Demand, Discipline as _, Disposition, FetchResult, Handler, Id, InboxReport, Input, Lane,
-    Moment, Outcome, Trouble,
+    Action, Arrival, ByKey, Demand, Discipline as _, Disposition, Handler, Id, InboxReport, Input, Lane, Moment,
+    Outcome, ParkedKeys, Trouble,
 };
 
 use crate::broker::{ACK_WAIT, Consumer, Sent};
@@ -45,7 +45,7 @@ fn lost(answer: Input) -> Input {
         Input::State(lane, _) => Input::State(lane, None),
         Input::Waiting(lane, _) => Input::Waiting(lane, None),
         Input::Reclaimed(lane, _) => Input::Reclaimed(lane, false),
-        Input::Fetched(lane, key, _) => Input::Fetched(lane, key, FetchResult::Unknown),
+        Input::Listed(lane, _) => Input::Listed(lane, None),
         other => other,
     }
 }
@@ -190,7 +190,7 @@ impl World {
                 self.answer(Input::Unpinned(lane));
             }
             // Too few events wait for any to be parked.
-            Action::Fetch { lane, key, .. } => self.answer(Input::Fetched(lane, key, FetchResult::Nothing)),
+            Action::List(lane) => self.answer(Input::Listed(lane, Some(ParkedKeys { keys: vec![], are_all: true }))),
             Action::Announce(_) => {}
             _ => self.broken = Some("lanes do not want this"),
         }
@@ -227,7 +227,7 @@ impl World {
                 self.arrivals += 1;
                 let id = Id { lane, sequence, stored: 0, delivery, arrival: self.arrivals };
                 self.here.insert(id, false);
-                Input::Arrival(Arrival { id, key: sequence % KEYS, inbox, pin, bytes: 1, again: false })
+                Input::Arrival(Arrival { id, key: sequence % KEYS, inbox, pin, bytes: 1 })
             }
         };
         self.machine.input(self.now, input);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_delivery_core::{FetchResult, Id, InboxReport, Input, Key, Moment, ParkResult, Pin};
+use tidegate_delivery_core::{FetchResult, Id, InboxReport, Input, Key, Moment, ParkResult, Pin, Tenancy};
 
 use crate::world::Node;
 
@@ -67,6 +67,8 @@ pub struct Pull {
 pub struct Request {
     pub sent: Moment,
     pub node: usize,
+    /// The life of the node that asks.
+    pub life: u8,
     pub what: What,
 }
 
@@ -84,7 +86,11 @@ pub enum What {
     Park(Vec<Id>),
     Fetch(Key),
     Unpark(Id),
-    Mark(Id),
+    List,
+    FindLast(Key),
+    TakeLease(u64),
+    FreeLease(u64),
+    Detain(Key),
 }
 
 impl What {
@@ -105,7 +111,11 @@ impl What {
             Self::Park(ref ids) => Some(Input::Parked(ids.clone(), ParkResult::Unknown)),
             Self::Fetch(key) => Some(Input::Fetched(0, key, FetchResult::Unknown)),
             Self::Unpark(id) => Some(Input::Unparked(id, false)),
-            Self::Mark(id) => Some(Input::Marked(id, false)),
+            Self::List => Some(Input::Listed(0, None)),
+            Self::FindLast(key) => Some(Input::LastParked(0, key, None)),
+            Self::TakeLease(_) => Some(Input::Leased(0, Tenancy::Unknown)),
+            Self::FreeLease(_) => None,
+            Self::Detain(key) => Some(Input::Detained(0, key, false)),
         }
     }
 
@@ -115,7 +125,10 @@ impl What {
             Input::Parked(ids, _) => Self::Park(ids.clone()),
             Input::Fetched(_, key, _) => Self::Fetch(*key),
             Input::Unparked(id, _) => Self::Unpark(*id),
-            Input::Marked(id, _) => Self::Mark(*id),
+            Input::Listed(..) => Self::List,
+            Input::LastParked(_, key, _) => Self::FindLast(*key),
+            Input::Leased(..) => Self::TakeLease(0),
+            Input::Detained(_, key, _) => Self::Detain(*key),
             _ => return None,
         };
         what.unanswered()

@@ -28,8 +28,8 @@ pub fn heals(lane: &Lane, seed: u64) -> Result<(), String> {
         if let Some(broken) = state.broken {
             return Err(format!("{broken} after {way:#?}"));
         }
-        if state.has_lost(lane) {
-            return Err("something is lost".to_owned());
+        if state.has_lost() {
+            return Err(format!("something is lost after {way:#?}: {state:#?}"));
         }
         let gone = state.nodes.iter().all(|node| !node.is_there || node.owner.is_leaving());
         let is_settled = state.broker.acknowledged.len() == lane.keys.len() && state.shelf.copies.is_empty();
@@ -37,7 +37,7 @@ pub fn heals(lane: &Lane, seed: u64) -> Result<(), String> {
             return Ok(());
         }
         if state.now >= end {
-            return Err(format!("not settled: {state:#?}"));
+            return Err(format!("not settled after {way:#?}: {state:#?}"));
         }
         state = lane.next_state(&state, Step::Tick([true, true])).ok_or("time stands still")?;
         state.expire_pin(lane);

@@ -12,7 +12,7 @@ use crate::world::{Begin, Lane, Node, State};
 
 pub const INVARIANT: &str =
     "an event starts under a lease, after all earlier ones of its key, and once where it was handled";
-pub const KEPT: &str = "what is acknowledged is handled, or is parked behind an event that is not";
+pub const KEPT: &str = "what is acknowledged is handled, or is parked";
 pub const PROGRESS: &str = "all are settled";
 pub const UNPARKED: &str = "one that was parked is handled";
 
@@ -31,6 +31,14 @@ pub enum Step {
     Start(usize),
     Finish(usize, Id),
     Fail(usize, Id),
+    /// The next attempt is a long time away.
+    FailForLong(usize, Id),
+    /// A person has to release the key,
+    Detain(usize, Id),
+    /// which that does.
+    Release,
+    LoseRecord,
+    ForgetIds,
     LosePin,
     Crash(usize),
     Leave(usize),
@@ -45,12 +53,23 @@ pub enum Step {
 impl Step {
     /// Whether it is what happens when nothing goes wrong, but for time that passes.
     pub fn is_ordinary(&self) -> bool {
-        use Step::{Answer, Arrive, Finish, Publish, Receive, Start};
-        matches!(self, Publish | Arrive(_) | Receive(_) | Answer(..) | Start(_) | Finish(..))
+        use Step::{Answer, Arrive, Finish, Publish, Receive, Release, Start};
+        matches!(self, Publish | Arrive(_) | Receive(_) | Answer(..) | Start(_) | Finish(..) | Release)
     }
 }
 
 impl Lane {
+    /// The first questions are answered.
+    fn acquaint(&self, mut state: State) -> State {
+        loop {
+            let mut steps = Vec::new();
+            self.actions(&state, &mut steps);
+            let told = steps.into_iter().find(|step| matches!(step, Step::Arrive(_) | Step::Answer(..)));
+            let Some(step) = told else { return state };
+            state = self.next_state(&state, step).unwrap();
+        }
+    }
+
     /// Everything goes well until an attempt has failed, and further until what is behind it is parked.
     fn advance(&self, mut state: State) -> State {
         let mut has_failed = false;
@@ -98,7 +117,10 @@ impl Model for Lane {
         state.nodes[1].is_there = !self.lone;
         state.take(self, 0, None);
         state.take(self, 1, None);
-        if self.begin != Begin::Empty {
+        if self.begin != Begin::Cold {
+            state = self.acquaint(state);
+        }
+        if matches!(self.begin, Begin::Failed | Begin::Parked) {
             state = self.advance(state);
         }
         vec![state]
@@ -150,8 +172,12 @@ impl Model for Lane {
             }
             for id in &node.running {
                 steps.push(Step::Finish(index, *id));
-                if trouble.retries > 0 && !state.shelf.marked.contains(&id.sequence) {
+                if trouble.retries > 0 {
                     steps.push(Step::Fail(index, *id));
+                    steps.push(Step::FailForLong(index, *id));
+                }
+                if trouble.detentions > 0 {
+                    steps.push(Step::Detain(index, *id));
                 }
             }
             if trouble.crashes > 0 {
@@ -160,6 +186,15 @@ impl Model for Lane {
             if trouble.leaves > 0 {
                 steps.push(Step::Leave(index));
             }
+        }
+        if !state.shelf.held.is_empty() {
+            steps.push(Step::Release);
+        }
+        if trouble.lost_records > 0 && state.shelf.tenant().is_some() {
+            steps.push(Step::LoseRecord);
+        }
+        if trouble.forgotten_ids > 0 {
+            steps.push(Step::ForgetIds);
         }
         if trouble.saves > 0 {
             steps.push(Step::Save);
@@ -222,9 +257,24 @@ impl Model for Lane {
             }
             Step::Fail(node, id) => {
                 state.trouble.retries -= 1;
-                state.nodes[node].running.remove(&id);
-                let wait = Duration::from_millis(1);
-                state.take(self, node, Some(Input::Attempted(id, Some(Disposition::RetryIn(wait)))));
+                state.fail(self, node, id, Disposition::RetryIn(Duration::from_millis(1)));
+            }
+            Step::FailForLong(node, id) => {
+                state.trouble.retries -= 1;
+                state.fail(self, node, id, Disposition::RetryIn(Duration::from_millis(2)));
+            }
+            Step::Detain(node, id) => {
+                state.trouble.detentions -= 1;
+                state.fail(self, node, id, Disposition::Detain);
+            }
+            Step::Release => state.shelf.held.clear(),
+            Step::LoseRecord => {
+                state.trouble.lost_records -= 1;
+                state.shelf.lose_record();
+            }
+            Step::ForgetIds => {
+                state.trouble.forgotten_ids -= 1;
+                state.shelf.forget_ids();
             }
             Step::LosePin => {
                 state.trouble.lost_pins -= 1;
@@ -251,15 +301,15 @@ impl Model for Lane {
             }
             Step::Join => {
                 state.trouble.joins -= 1;
-                state.nodes[1] = self.node();
+                state.nodes[1] = Node { life: state.nodes[1].life + 1, ..self.node() };
                 state.take(self, 0, None);
                 state.take(self, 1, None);
             }
             Step::Crash(node) => {
                 state.trouble.crashes -= 1;
                 // What its former life asked for is answered to no one.
-                let arrivals = state.nodes[node].arrivals;
-                state.nodes[node] = Node { arrivals, ..self.node() };
+                let Node { arrivals, life, .. } = state.nodes[node];
+                state.nodes[node] = Node { arrivals, life: life + 1, ..self.node() };
                 state.broker.pulls.retain(|pull| pull.node != node);
                 state.take(self, node, None);
             }
@@ -275,13 +325,11 @@ impl Model for Lane {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always(INVARIANT, |_, state: &State| state.broken.is_none()),
-            Property::always(KEPT, |lane: &Lane, state: &State| !state.has_lost(lane)),
+            Property::always(KEPT, |_, state: &State| !state.has_lost()),
             Property::sometimes(PROGRESS, |lane: &Lane, state: &State| {
                 state.broker.acknowledged.len() == lane.keys.len() && state.shelf.copies.is_empty()
             }),
-            Property::sometimes(UNPARKED, |_, state: &State| {
-                state.shelf.marked.iter().any(|head| state.broker.acknowledged.contains(head))
-            }),
+            Property::sometimes(UNPARKED, |_, state: &State| state.shelf.has_delivered),
         ]
     }
 

@@ -1,17 +1,25 @@
-//! The shelf of the model: what the stream of retries keeps, and the records of settled heads.
+//! The shelf of the model: what the stream of retries keeps, and the record of its lease.
 
 use std::collections::BTreeSet;
 
-use tidegate_delivery_core::{Arrival, FetchResult, Id, ParkResult, Pin};
+use tidegate_delivery_core::{Arrival, FetchResult, Id, Key, ParkResult, ParkedKeys, Pin, Tenancy};
+
+/// A node's life: which node, and how often it has begun.
+pub type Life = (usize, u8);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Shelf {
     /// Copies, in the order in which they came, each by the sequence of its event.
     pub copies: Vec<u64>,
-    /// The message ids of all copies that ever came: one that comes again is not stored again.
+    /// The message ids of all copies that came: one that comes again is not stored again.
     known: BTreeSet<u64>,
-    /// Outcome heads.
-    pub marked: BTreeSet<u64>,
+    /// Keys that wait for a person.
+    pub held: BTreeSet<Key>,
+    /// The record of the lease: its sequence, and who has it, if it is not free.
+    record: Option<(u64, Option<Life>)>,
+    records: u64,
+    /// Whether a copy was removed that was there.
+    pub has_delivered: bool,
 }
 
 impl Shelf {
@@ -33,18 +41,61 @@ impl Shelf {
         ParkResult::Stored
     }
 
-    /// The first copy of a key.
-    pub fn fetch(&self, key: u64, key_of: impl Fn(u64) -> u64) -> FetchResult {
-        let Some(sequence) = self.copies.iter().copied().find(|sequence| key_of(*sequence) == key) else {
-            return FetchResult::Nothing;
-        };
-        // Named where it arrives.
-        let id = Id { lane: 0, sequence, stored: sequence, delivery: 0, arrival: 0 };
-        FetchResult::Event(Arrival { id, key, inbox: 0, pin: Pin::from(""), bytes: 1, again: true })
+    /// The time is over in which a copy that comes again is known.
+    pub fn forget_ids(&mut self) {
+        self.known.clear();
     }
 
-    /// Removes a copy.
+    fn of(&self, key: Key, key_of: impl Fn(u64) -> Key) -> impl DoubleEndedIterator<Item = u64> {
+        self.copies.iter().copied().filter(move |sequence| key_of(*sequence) == key)
+    }
+
+    /// The first copy of a key.
+    pub fn fetch(&self, key: Key, key_of: impl Fn(u64) -> Key) -> FetchResult {
+        let Some(sequence) = self.of(key, key_of).next() else { return FetchResult::Nothing };
+        // Named where it arrives.
+        let id = Id { lane: 0, sequence, stored: sequence, delivery: 0, arrival: 0 };
+        FetchResult::Event(Arrival { id, key, inbox: 0, pin: Pin::from(""), bytes: 1 })
+    }
+
+    /// The sequence of the last copy of a key.
+    pub fn last(&self, key: Key, key_of: impl Fn(u64) -> Key) -> u64 {
+        self.of(key, key_of).next_back().unwrap_or(0)
+    }
+
+    /// The keys of all copies.
+    pub fn list(&self, key_of: impl Fn(u64) -> Key) -> ParkedKeys {
+        let keys: BTreeSet<Key> =
+            self.copies.iter().map(|sequence| key_of(*sequence)).chain(self.held.clone()).collect();
+        ParkedKeys { keys: keys.into_iter().map(|key| (key, self.held.contains(&key))).collect(), are_all: true }
+    }
+
+    /// Removes a copy: the first of its event.
     pub fn unpark(&mut self, sequence: u64) {
-        self.copies.retain(|copy| *copy != sequence);
+        if let Some(place) = self.copies.iter().position(|copy| *copy == sequence) {
+            self.copies.remove(place);
+            self.has_delivered = true;
+        }
+    }
+
+    /// Whose the lease is.
+    pub fn tenant(&self) -> Option<Life> {
+        self.record.and_then(|(_, tenant)| tenant)
+    }
+
+    /// Replaces the record of the lease, if it is this one.
+    pub fn take(&mut self, over: u64, tenant: Option<Life>) -> Tenancy {
+        let (sequence, last) = self.record.unwrap_or_default();
+        if sequence != over {
+            return Tenancy::Other { sequence, is_free: sequence > 0 && (last.is_none() || last == tenant) };
+        }
+        self.records += 1;
+        self.record = Some((self.records, tenant));
+        Tenancy::Ours(self.records)
+    }
+
+    /// The record makes room for others.
+    pub fn lose_record(&mut self) {
+        self.record = None;
     }
 }

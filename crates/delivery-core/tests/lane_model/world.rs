@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tidegate_delivery_core::lane::owner::Owner;
 use tidegate_delivery_core::lane::timing::{LaneTiming, Rules};
-use tidegate_delivery_core::{Action, Arrival, FetchResult, Id, Input, Kind, Moment, ParkResult, State as Told};
+use tidegate_delivery_core::{
+    Action, Arrival, Disposition, FetchResult, Id, Input, Kind, Moment, ParkResult, State as Told, Tenancy,
+};
 
 use crate::broker::{Broker, Pending, Pull, Request, What, serve};
 use crate::shelf::Shelf;
@@ -34,6 +36,11 @@ pub struct Trouble {
     pub refused_copies: u8,
     /// Answers about the shelf.
     pub lost_answers: u8,
+    /// Failures after which a person has to release the key.
+    pub detentions: u8,
+    /// The records of leases of the shelf that make room for others, and how often copies are not known any more.
+    pub lost_records: u8,
+    pub forgotten_ids: u8,
 }
 
 pub const NO_TROUBLE: Trouble = Trouble {
@@ -50,6 +57,9 @@ pub const NO_TROUBLE: Trouble = Trouble {
     joins: 0,
     refused_copies: 0,
     lost_answers: 0,
+    detentions: 0,
+    lost_records: 0,
+    forgotten_ids: 0,
 };
 
 /// What is wrong with the driver of the owners, to show that it matters.
@@ -58,16 +68,16 @@ pub enum Flaw {
     None,
     /// Copies are taken for stored that are not known to be.
     CopiesUnconfirmed,
-    /// Outcome heads are taken for being on record.
-    MarksUnwritten,
-    /// Events do not say that they were delivered before.
-    ForgetsDeliveries,
+    /// The lease of the shelf is taken for ours when it is another's.
+    LeaseOfAnother,
 }
 
 /// Where the walks begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// Nothing is published.
+    /// Nothing is published, and nothing known.
+    Cold,
+    /// Nothing is published, and that nothing is parked is known.
     Empty,
     /// One node has everything, and the attempt of the first event has failed.
     Failed,
@@ -111,6 +121,8 @@ pub struct Node {
     /// What its driver has.
     pub here: BTreeSet<Id>,
     pub arrivals: u64,
+    /// How often it has begun.
+    pub life: u8,
     pub running: BTreeSet<Id>,
     /// What it has handled since it lives.
     pub handled: BTreeSet<u64>,
@@ -134,8 +146,12 @@ impl Lane {
             at_work: 8,
             park_wait: 1,
             park_above: 0,
+            shelved_after: 2,
+            kept_for: 2,
+            shelf_lease: self.ack_wait * 3 / 4,
+            release_noticed_within: 2,
             // One by one there are more that are under way beside something else.
-            copies: if self.rules.copies_in_turn && self.rules.reads_alone { 2 } else { 1 },
+            copies: if self.rules.reads_alone { 2 } else { 1 },
             rules: self.rules,
         }
     }
@@ -145,6 +161,7 @@ impl Lane {
             owner: Owner::new(0, self.terms()),
             here: BTreeSet::new(),
             arrivals: 0,
+            life: 0,
             running: BTreeSet::new(),
             handled: BTreeSet::new(),
             inbox: VecDeque::new(),
@@ -207,10 +224,16 @@ impl State {
                     self.send(node, What::Reclaim(sequences.iter().fold(0, |bits, sequence| bits | 1 << sequence)));
                 }
                 Action::Unpin(_) => self.send(node, What::Unpin),
-                Action::Park { ids, .. } => self.send(node, What::Park(ids)),
+                Action::Park { events } => {
+                    self.send(node, What::Park(events.into_iter().map(|(id, _)| id).collect()));
+                }
                 Action::Fetch { key, .. } => self.send(node, What::Fetch(key)),
                 Action::Unpark { id } => self.send(node, What::Unpark(id)),
-                Action::Mark { id } => self.send(node, What::Mark(id)),
+                Action::List(_) => self.send(node, What::List),
+                Action::FindLast { key, .. } => self.send(node, What::FindLast(key)),
+                Action::TakeLease { over, .. } => self.send(node, What::TakeLease(over)),
+                Action::FreeLease { over, .. } => self.send(node, What::FreeLease(over)),
+                Action::Detain { key, .. } => self.send(node, What::Detain(key)),
                 Action::Drop(id) => {
                     self.nodes[node].here.remove(&id);
                     self.nodes[node].running.remove(&id);
@@ -235,7 +258,8 @@ impl State {
     }
 
     pub fn send(&mut self, node: usize, what: What) {
-        self.requests.insert(Request { sent: self.now, node, what });
+        let life = self.nodes[node].life;
+        self.requests.insert(Request { sent: self.now, node, life, what });
     }
 
     /// The broker delivers what it can.
@@ -251,12 +275,11 @@ impl State {
             broker.delivered = broker.delivered.max(sequence);
             broker.deliveries += 1;
             let deliveries = broker.pending.get(&sequence).map_or(0, |pending| pending.deliveries) + 1;
-            let again = deliveries > 1 && lane.flaw != Flaw::ForgetsDeliveries;
             broker.pending.insert(sequence, Pending { with: pull.node, until: self.now + lane.ack_wait, deliveries });
             // Named where it arrives.
             let id = Id { lane: 0, sequence, stored: sequence, delivery: broker.deliveries, arrival: 0 };
             let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
-            let arrived = Arrival { id, key, inbox: pull.number, pin, bytes: 1, again };
+            let arrived = Arrival { id, key, inbox: pull.number, pin, bytes: 1 };
             self.nodes[pull.node].inbox.push_back(Input::Arrival(arrived));
         }
     }
@@ -270,8 +293,14 @@ impl State {
     /// A node is answered.
     pub fn answer(&mut self, lane: &Lane, node: usize, answer: usize) {
         let mut input = self.nodes[node].answers.remove(answer);
-        if let (Flaw::CopiesUnconfirmed, Input::Parked(_, result)) = (lane.flaw, &mut input) {
-            *result = ParkResult::Stored;
+        match (lane.flaw, &mut input) {
+            (Flaw::CopiesUnconfirmed, Input::Parked(_, result)) => *result = ParkResult::Stored,
+            (Flaw::LeaseOfAnother, Input::Leased(_, answer)) => {
+                if let Tenancy::Other { sequence, .. } = *answer {
+                    *answer = Tenancy::Ours(sequence);
+                }
+            }
+            _ => {}
         }
         self.come(lane, node, Some(input));
     }
@@ -298,11 +327,17 @@ impl State {
         *answer = What::unheard(answer).unwrap();
     }
 
+    /// An attempt fails.
+    pub fn fail(&mut self, lane: &Lane, node: usize, id: Id, disposition: Disposition) {
+        self.nodes[node].running.remove(&id);
+        self.take(lane, node, Some(Input::Attempted(id, Some(disposition))));
+    }
+
     /// The shelf has no room for a copy.
     pub fn refuse(&mut self, request: &Request) {
         self.requests.remove(request);
         let What::Park(ids) = &request.what else { panic!("only copies are refused") };
-        self.nodes[request.node].answers.push(Input::Parked(ids.clone(), ParkResult::Refused));
+        self.tell(request.node, request.life, Some(Input::Parked(ids.clone(), ParkResult::Refused)));
     }
 
     /// The broker is killed and comes back. What was on its way to it is lost; what it sent may still arrive.
@@ -334,7 +369,7 @@ impl State {
     }
 
     pub fn arrive(&mut self, lane: &Lane, request: Request) {
-        let Request { sent, node, what } = request;
+        let Request { sent, node, life, what } = request;
         let broker = &mut self.broker;
         let answer = match what {
             What::Acknowledge(id) => {
@@ -355,7 +390,9 @@ impl State {
                     |request: &Request| request.node == node && request.sent <= sent && request.what.gives_back();
                 for request in self.requests.extract_if(.., |request| is_before(request)) {
                     let answer = broker.take_back(request.what);
-                    self.nodes[node].answers.extend(answer);
+                    if self.nodes[node].life == request.life {
+                        self.nodes[node].answers.extend(answer);
+                    }
                 }
                 broker.hold(id, self.now + lane.ack_wait);
                 Some(Input::Renewed(id, true))
@@ -380,14 +417,21 @@ impl State {
                 self.shelf.unpark(id.sequence);
                 Some(Input::Unparked(id, true))
             }
-            What::Mark(id) => {
-                if lane.flaw != Flaw::MarksUnwritten {
-                    self.shelf.marked.insert(id.sequence);
-                }
-                Some(Input::Marked(id, true))
+            What::List => Some(Input::Listed(0, Some(self.shelf.list(|sequence| lane.key(sequence))))),
+            What::FindLast(key) => {
+                Some(Input::LastParked(0, key, Some(self.shelf.last(key, |sequence| lane.key(sequence)))))
+            }
+            What::TakeLease(over) => Some(Input::Leased(0, self.shelf.take(over, Some((node, life))))),
+            What::FreeLease(over) => {
+                self.shelf.take(over, None);
+                None
+            }
+            What::Detain(key) => {
+                self.shelf.held.insert(key);
+                Some(Input::Detained(0, key, true))
             }
         };
-        self.nodes[node].answers.extend(answer);
+        self.tell(node, life, answer);
         self.deliver(lane);
     }
 
@@ -421,7 +465,14 @@ impl State {
 
     pub fn lose(&mut self, request: &Request) {
         self.requests.remove(request);
-        self.nodes[request.node].answers.extend(request.what.unanswered());
+        self.tell(request.node, request.life, request.what.unanswered());
+    }
+
+    /// A node is answered, unless it was a former life of it that asked.
+    fn tell(&mut self, node: usize, life: u8, answer: Option<Input>) {
+        if self.nodes[node].life == life {
+            self.nodes[node].answers.extend(answer);
+        }
     }
 
     /// A node starts an attempt, if its owner has one: here the invariant is checked.
@@ -437,23 +488,25 @@ impl State {
             let others = !lane.lone || lane.trouble.joins > 0;
             lent && ((others && self.has_forgotten(lane)) || !self.broker.again.contains(sequence))
         };
-        if !(if is_parked { earlier.iter().any(is_lent) } else { is_lent(&id.sequence) }) {
+        // A record that was lost says nothing: its owner knows until when it is one.
+        let is_lost = self.trouble.lost_records < lane.trouble.lost_records;
+        let is_tenant = is_lost || self.shelf.tenant() == Some((node, self.nodes[node].life));
+        if !(if is_parked { is_tenant } else { is_lent(&id.sequence) }) {
             self.broken = Some("it started without a lease");
         }
         let other = &self.nodes[1 - node];
+        if is_parked && other.is_there && other.owner.has_shelf(self.now) {
+            self.broken = Some("it started while another had the shelf");
+        }
         // A broker that has forgotten whom it lent an event lends it to two.
         if !self.has_forgotten(lane) && other.is_there && other.owner.has_lease(self.now, id.sequence) {
             self.broken = Some("it started while another had it");
-        }
-        if !is_parked && self.shelf.marked.contains(&id.sequence) {
-            return; // Its record is read, and the handler does not see it.
         }
         if self.nodes[node].handled.contains(&id.sequence) {
             self.broken = Some("it started again where it was handled");
         }
         let is_settled = |sequence: &u64| {
-            let is_over = self.broker.acknowledged.contains(sequence) || self.shelf.marked.contains(sequence);
-            is_over && (!self.shelf.has(*sequence) || self.has_forgotten(lane))
+            self.broker.acknowledged.contains(sequence) && (!self.shelf.has(*sequence) || self.has_forgotten(lane))
         };
         if !earlier.iter().all(is_settled) {
             self.broken = Some("it started before an earlier one was settled");
@@ -466,16 +519,10 @@ impl State {
         *latest = id.sequence.max(*latest);
     }
 
-    /// What is acknowledged is handled, or is on the shelf; and each copy there has an event of its key that is not
-    /// acknowledged, so that an owner finds it.
-    pub fn has_lost(&self, lane: &Lane) -> bool {
-        let is_acknowledged = |sequence: &u64| self.broker.acknowledged.contains(sequence);
+    /// What is acknowledged is handled, or is on the shelf.
+    pub fn has_lost(&self) -> bool {
         let is_lost = |sequence: &u64| !self.handled.contains(sequence) && !self.shelf.has(*sequence);
-        let is_found = |copy: &u64| {
-            (1..=*copy).any(|sequence| lane.key(sequence) == lane.key(*copy) && !is_acknowledged(&sequence))
-        };
-        let is_all_found = self.has_forgotten(lane) || self.shelf.copies.iter().all(is_found);
-        self.broker.acknowledged.iter().any(is_lost) || !is_all_found
+        self.broker.acknowledged.iter().any(is_lost)
     }
 
     /// Whether the broker was killed. It forgets deliveries, and acknowledgements that it has confirmed: another owner

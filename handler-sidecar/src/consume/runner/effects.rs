@@ -7,8 +7,8 @@ use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::delivery_info;
 use tidegate_broker_client::{layout, stored};
 use tidegate_delivery_core::{
-    Action, Arrival, Close, Demand, FetchResult, Id, InboxReport, Input, Key, Lane, Moment, ParkResult, Pin, Pull,
-    SHELF, Trouble, millis,
+    Action, Arrival, Close, Demand, Disposition, Id, InboxReport, Input, Key, Lane, Moment, Pin, Pull, SHELF, Trouble,
+    millis,
 };
 use tidegate_telemetry::Span;
 use tidegate_wire::nats::{self, Publish};
@@ -18,7 +18,6 @@ use super::Runner;
 use super::questions::{Learnt, Question};
 use crate::broker::line::{self, At, LineEvent};
 use crate::broker::message::Message;
-use crate::broker::parked::Copy;
 use crate::broker::pull;
 use crate::consume::flight::FlightResult;
 
@@ -61,6 +60,9 @@ impl<F> Runner<'_, F> {
         if let Some(disposition) = disposition {
             self.events.attempted(id, disposition);
         }
+        if disposition == Some(Disposition::Detain) {
+            self.prepare_mark(id);
+        }
         self.input(Input::Attempted(id, disposition));
     }
 
@@ -70,16 +72,23 @@ impl<F> Runner<'_, F> {
             LineEvent::Message(at, message) => self.message(at, message),
             LineEvent::Closed((lane, inbox)) => self.input(Input::Inbox(lane, inbox, InboxReport::Closed)),
             LineEvent::Open((lane, inbox)) => self.input(Input::Inbox(lane, inbox, InboxReport::Open)),
-            LineEvent::Answer(number, answer) => match self.questions.answered(Instant::now(), number, &answer) {
-                Some(Learnt::Input(input)) => {
-                    if let Input::Parked(ids, ParkResult::Stored) = &input {
-                        self.events.parked(ids);
-                    }
-                    self.input(input);
+            LineEvent::Answer(number, answer) => {
+                if let Some(learnt) = self.questions.answered(Instant::now(), number, &answer) {
+                    self.learn(learnt);
                 }
-                Some(Learnt::Parked(lane, key, again, copy)) => self.fetched(lane, key, again, *copy),
-                None => {}
-            },
+            }
+        }
+    }
+
+    fn learn(&mut self, learnt: Learnt) {
+        match learnt {
+            Learnt::Input(input) => {
+                self.note(&input);
+                self.input(input);
+            }
+            Learnt::Parked(lane, key, again, copy) => self.fetched(lane, key, again, *copy),
+            Learnt::List(listing) => self.list(listing),
+            Learnt::Outrun(lane) => self.read_lease(lane),
         }
     }
 
@@ -100,23 +109,13 @@ impl<F> Runner<'_, F> {
             return self.input(Input::Inbox(lane, inbox, InboxReport::Alive));
         };
         let (key, pin, bytes) = (self.key(&message), self.pin(&message), message.bytes());
-        let again = message.deliveries() > 1;
         let id = self.events.keep(lane, message);
-        self.input(Input::Arrival(Arrival { id, key, inbox, pin, bytes, again }));
-    }
-
-    /// A parked event is here.
-    fn fetched(&mut self, lane: Lane, key: Key, again: bool, copy: Copy) {
-        let message = Message::parked(copy.message, copy.place, again, &self.context.budget);
-        let bytes = message.bytes();
-        let id = self.events.keep(lane, message);
-        let arrived = Arrival { id, key, inbox: 0, pin: Pin::default(), bytes, again: true };
-        self.input(Input::Fetched(lane, key, FetchResult::Event(arrived)));
+        self.input(Input::Arrival(Arrival { id, key, inbox, pin, bytes }));
     }
 
     /// The event's partition key, where that matters. What is no valid event is a key of its own: it will never get to
     /// a handler.
-    fn key(&self, message: &Message) -> Key {
+    pub(super) fn key(&self, message: &Message) -> Key {
         if !matches!(self.context.config.delivery.order, Order::Key { .. }) {
             return 0;
         }
@@ -197,9 +196,9 @@ impl<F> Runner<'_, F> {
             Action::Hold { id, wait } => self.ask_about(id, Question::Renew(id), pull::give_back(wait)),
             Action::GiveBack { id, wait } => self.leaves(id, pull::give_back(wait)),
             Action::Drop(id) => self.events.let_go(id),
-            Action::Park { .. } | Action::Fetch { .. } | Action::Unpark { .. } | Action::Mark { .. } => {
-                self.perform_parking(action);
-            }
+            Action::Park { .. } | Action::Fetch { .. } | Action::Unpark { .. } => self.perform_parking(action),
+            Action::List(_) | Action::FindLast { .. } | Action::Detain { .. } => self.perform_parking(action),
+            Action::TakeLease { .. } | Action::FreeLease { .. } => self.perform_parking(action),
             Action::Ask(lane) => {
                 self.ask(Question::State(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }

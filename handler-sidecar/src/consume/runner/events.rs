@@ -74,7 +74,7 @@ impl Events {
         here.how = disposition.settled();
         match disposition {
             // Why it waits is on record, as with an attempt; what only lost its turn left no trace.
-            Disposition::RetryIn(_) => here.event.message.stays(),
+            Disposition::RetryIn(_) | Disposition::Detain => here.event.message.stays(),
             Disposition::GiveBack(wait) if !wait.is_zero() => here.event.message.stays(),
             Disposition::GiveBack(_) | Disposition::Over(_) => {}
         }
@@ -83,7 +83,9 @@ impl Events {
     /// Copies of them are on the shelf.
     pub fn parked(&mut self, ids: &[Id]) {
         for id in ids {
-            if let Some(here) = self.here.get_mut(&id.arrival) {
+            if let Some(here) = self.here.get_mut(&id.arrival)
+                && here.how != Outcome::Held
+            {
                 here.how = Outcome::Parked;
             }
         }

@@ -2,14 +2,18 @@
 //! one after the other: no timer for each.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_delivery_core::{FetchResult, Id, Input, Key, Lane, ParkResult};
+use tidegate_delivery_core::{FetchResult, Id, Input, Key, Lane, ParkResult, Tenancy};
 use tidegate_telemetry::Span;
 use tidegate_wire::nats::Message;
 use tokio::time::Instant;
 
-use crate::broker::parked::{self, Copy, First};
+use crate::broker::parked::copies::{self, Copy, First};
+use crate::broker::parked::lease::{self, Replaced};
+use crate::broker::parked::list::{Listing, Step};
+use crate::broker::parked::mark;
 use crate::broker::{publish_ack, pull};
 
 /// The status of an answer that says that nothing answers there.
@@ -44,8 +48,16 @@ pub enum Question {
     Read(Lane, Key, bool),
     /// To remove a parked event.
     Unpark(Id),
-    /// To put on record that an event is settled.
-    Mark(Id),
+    /// Which keys of a lane are parked.
+    List(Listing),
+    /// What is parked last of a key.
+    FindLast(Lane, Key),
+    /// To take the lease of a lane's part of the shelf.
+    TakeLease(Lane),
+    /// Who has it, for the owner of this name.
+    ReadLease(Lane, Arc<str>),
+    /// To mark a key as held.
+    Detain(Lane, Key),
 }
 
 /// What is learnt by an answer.
@@ -55,6 +67,10 @@ pub enum Learnt {
     Input(Input),
     /// A parked event is here.
     Parked(Lane, Key, bool, Box<Copy>),
+    /// So far, and the next question.
+    List(Listing),
+    /// The record of a lane's lease is another one, which is to be read.
+    Outrun(Lane),
 }
 
 impl Question {
@@ -71,13 +87,23 @@ impl Question {
             Self::Park(ids) => {
                 Input::Parked(ids.clone(), publish_ack::sequence(answer).ok().map(|_| ParkResult::Stored)?)
             }
-            Self::Read(lane, key, again) => match parked::first(payload) {
+            Self::Read(lane, key, again) => match copies::first(payload) {
                 First::Copy(copy) => return Some(Learnt::Parked(*lane, *key, *again, Box::new(copy))),
                 First::Nothing => Input::Fetched(*lane, *key, FetchResult::Nothing),
                 First::Unknown => return None,
             },
-            Self::Unpark(id) => Input::Unparked(*id, parked::is_removed(payload).then_some(true)?),
-            Self::Mark(id) => Input::Marked(*id, publish_ack::sequence(answer).ok().map(|_| true)?),
+            Self::Unpark(id) => Input::Unparked(*id, copies::is_removed(payload).then_some(true)?),
+            Self::List(listing) => match listing.clone().heard(payload)? {
+                Step::Ask(next) => return Some(Learnt::List(next)),
+                Step::Over(keys) => Input::Listed(listing.lane(), Some(keys)),
+            },
+            Self::FindLast(lane, key) => Input::LastParked(*lane, *key, Some(copies::last(payload)?)),
+            Self::TakeLease(lane) => match lease::replaced(answer)? {
+                Replaced::By(sequence) => Input::Leased(*lane, Tenancy::Ours(sequence)),
+                Replaced::Outrun => return Some(Learnt::Outrun(*lane)),
+            },
+            Self::ReadLease(lane, owner) => Input::Leased(*lane, lease::found(answer, owner)?),
+            Self::Detain(lane, key) => Input::Detained(*lane, *key, mark::is_there(answer).then_some(true)?),
         }))
     }
 
@@ -94,7 +120,10 @@ impl Question {
             Self::Park(ids) => Input::Parked(ids.clone(), ParkResult::Unknown),
             Self::Read(lane, key, _) => Input::Fetched(*lane, *key, FetchResult::Unknown),
             Self::Unpark(id) => Input::Unparked(*id, false),
-            Self::Mark(id) => Input::Marked(*id, false),
+            Self::List(listing) => Input::Listed(listing.lane(), None),
+            Self::FindLast(lane, key) => Input::LastParked(*lane, *key, None),
+            Self::TakeLease(lane) | Self::ReadLease(lane, _) => Input::Leased(*lane, Tenancy::Unknown),
+            Self::Detain(lane, key) => Input::Detained(*lane, *key, false),
         }
     }
 

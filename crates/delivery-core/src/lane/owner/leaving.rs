@@ -22,26 +22,29 @@ impl Owner {
 
     /// Lets go of what the broker may give to somebody else.
     pub(super) fn lapse(&mut self, now: Moment) {
+        self.lapse_shelf(now);
         let lapsed = self.hand.lapse(now);
         if lapsed.is_empty() {
             return;
         }
         self.out.extend(lapsed.into_iter().map(Action::Drop));
-        self.forget_lines();
         self.doubt(now);
         self.changed(now);
     }
 
     pub(super) fn give_up(&mut self) {
-        let given_up = self.hand.give_up(|marker| self.parked.is_idle(marker));
+        let given_up = self.hand.give_up();
         self.give_back(&given_up);
-        self.forget_lines();
+        if self.is_leaving() {
+            self.out.extend(self.parked.let_go(false).into_iter().map(Action::Drop));
+        }
     }
 
-    /// Without its head in flight a key's parked events are the next owner's.
-    fn forget_lines(&mut self) {
-        let gone = self.parked.let_go(|head| self.hand.has(head));
-        self.out.extend(gone.into_iter().map(Action::Drop));
+    /// Something that could not be given up then is over: it is given up now, if the lane was left or its pin is lost.
+    pub(super) fn give_up_if_left(&mut self) {
+        if self.leaving == Leaving::Unpinned || self.pulls.pin().is_none() {
+            self.give_up();
+        }
     }
 
     pub(super) fn give_back(&mut self, ids: &[Id]) {
@@ -66,7 +69,6 @@ impl Owner {
     /// Drops what the broker has forgotten that it lent it to us.
     pub(super) fn forget(&mut self, forgotten: impl IntoIterator<Item = Id>) {
         self.out.extend(forgotten.into_iter().map(Action::Drop));
-        self.forget_lines();
     }
 
     /// Lets go of everything, at the process's end.
@@ -78,7 +80,9 @@ impl Owner {
             Stage::Settled { asked: false } => Action::Acknowledge { id: held.id, confirm: false },
             _ => Action::GiveBack { id: held.id, wait: 0 },
         }));
-        self.forget_lines();
+        out.extend(self.parked.let_go(true).into_iter().map(Action::Drop));
+        let (lane, over) = (self.lane, self.lease.abandon());
+        out.extend(over.map(|over| Action::FreeLease { lane, over }));
         out.append(&mut self.out);
     }
 }

@@ -1,289 +1,242 @@
-//! The way of the events behind a head that fails: copied to the shelf, and taken from there when the head is settled.
+//! The way to the shelf: the events of a key that fails are copied in their order, and leave the window.
 
 use std::collections::BTreeMap;
 
 use super::{Leaving, Owner};
-use crate::event::{Disposition, Id, Key, Lane, Moment};
-use crate::exchange::{Action, FetchResult, ParkResult};
-use crate::lane::in_flight::{Delivery, Stage};
-use crate::lane::parked::{Front, Mark};
+use crate::event::{Id, Key, Moment};
+use crate::exchange::{Action, ParkResult};
+use crate::lane::in_flight::Stage;
+use crate::lane::parked::{Custody, FOREVER, Front, Last};
 
 /// Bytes of events that are copied together, unless it is one event. The broker keeps them aside until it has all.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// What of one key is in flight, seen from its oldest event on.
+/// What of one key is in flight and belongs on the shelf.
+#[derive(Debug, Default)]
 struct Queue {
-    head: u64,
-    /// Whether the others wait for longer than an attempt takes.
-    is_blocked: bool,
-    /// The others that are not copied, oldest first; if one may be on the shelf already, the oldest such one alone.
+    /// Whether another attempt of its first event is so far away that it leaves the window at once.
+    is_long: bool,
+    /// Its events that wait, oldest first.
     copies: Vec<u64>,
-    /// Whether it is that.
-    is_unsure: bool,
-    /// Whether a copy is under way.
-    is_copying: bool,
+    /// The oldest one that may be on the shelf or not.
+    unsure: Option<u64>,
+}
+
+/// What a look at what is in flight finds.
+#[derive(Debug, Default)]
+struct Survey {
+    queues: BTreeMap<Key, Queue>,
+    /// Keys of which an event was seen that holds up the others as long as it is in flight.
+    held_up: BTreeMap<Key, bool>,
+    /// Sequences of events that are on the shelf, or settled from there.
+    done: Vec<u64>,
+    /// Keys up to where of which is to be asked for.
+    unknown: Vec<Key>,
+    /// Events that wait behind others.
+    behind: usize,
 }
 
 impl Owner {
-    /// An event is settled: it stays as the marker of its key where something may be parked behind it. Whether it does.
-    pub(super) fn mark(&mut self, sequence: u64) -> bool {
-        let Some(held) = self.hand.get_mut(sequence) else { return false };
-        let is_marker = self.parked.get(held.key).map_or(held.again, |line| line.head == sequence);
-        if is_marker {
-            held.stage = Stage::Marker;
-            let line = self.parked.line(held.key, sequence);
-            (line.front, line.again) = (Front::Unread, held.again);
-        }
-        is_marker
-    }
-
-    /// The attempt of a parked event is over. Whether it was one.
-    pub(super) fn parked_attempted(&mut self, now: Moment, id: Id, disposition: Disposition) -> bool {
-        let Some(line) = self.parked.of(id) else { return false };
-        let stage = match Self::again_at(now, disposition) {
-            Some(from) => Stage::Waiting(from),
-            None => Stage::Settled { asked: false },
-        };
-        line.front = Front::Here(id, stage);
-        if stage == (Stage::Settled { asked: false }) {
-            self.memory.note(id);
-        }
-        self.give_up_if_left();
-        true
-    }
-
     /// Copies are on the shelf, or not.
     pub(super) fn parked(&mut self, now: Moment, ids: &[Id], result: ParkResult) {
-        let mut are_ours = false;
-        for id in ids {
+        let copies = self.copying.take_if(|copies| copies.iter().map(|(id, _)| *id).eq(ids.iter().copied()));
+        let Some(copies) = copies else { return };
+        for (id, key) in &copies {
+            if let Some(line) = self.parked.get_mut(*key) {
+                line.last = match (result, line.last) {
+                    (ParkResult::Stored, Last::Known(last)) => Last::Known(last.max(id.sequence)),
+                    (ParkResult::Stored | ParkResult::Unknown, _) => Last::Unknown,
+                    (ParkResult::Refused, last) => last,
+                };
+            }
             let Some(held) = self.held(*id) else { continue };
-            let Stage::Copying { unsure, .. } = held.stage else { continue };
-            are_ours = true;
+            let Stage::Copying { unsure, from, .. } = held.stage else { continue };
             held.stage = match result {
                 ParkResult::Stored => Stage::Settled { asked: false },
-                ParkResult::Refused if !unsure => Stage::Waiting(0),
-                ParkResult::Refused | ParkResult::Unknown => Stage::Copying { asked: false, unsure: true },
+                ParkResult::Refused if !unsure => Stage::Waiting(from),
+                ParkResult::Refused | ParkResult::Unknown => Stage::Copying { asked: false, unsure: true, from },
             };
-            if result == ParkResult::Stored {
-                self.copies.note(*id);
-            }
         }
         match result {
-            ParkResult::Stored if are_ours => {
+            ParkResult::Stored => {
                 self.parked.taken();
                 self.changed(now);
             }
-            ParkResult::Refused if are_ours => self.parked.refused(&self.terms, now),
-            _ => {}
+            ParkResult::Refused => self.parked.refused(&self.terms, now),
+            ParkResult::Unknown => {}
+        }
+        for (_, key) in &copies {
+            self.remove_if_empty(*key);
         }
         self.give_up_if_left();
     }
 
-    /// The shelf says what is first for a key.
-    pub(super) fn fetched(&mut self, now: Moment, key: Key, result: FetchResult) {
-        let line = self.parked.get_mut(key).filter(|line| line.front == Front::Reading);
-        let Some(line) = line else {
-            if let FetchResult::Event(arrived) = result {
-                self.out.push(Action::Drop(arrived.id));
-            }
-            return;
-        };
-        let head = line.head;
-        match result {
-            FetchResult::Unknown => line.front = Front::Unread,
-            FetchResult::Nothing => {
-                self.parked.remove(key);
-                // What was perhaps copied is known not to be there.
-                for held in self.hand.iter_mut().filter(|held| held.key == key) {
-                    match held.stage {
-                        Stage::Marker if held.id.sequence == head => held.stage = Stage::Settled { asked: false },
-                        Stage::Copying { .. } => held.stage = Stage::Waiting(0),
-                        _ => {}
-                    }
-                }
-            }
-            FetchResult::Event(arrived) => {
-                let id = arrived.id;
-                // The head itself, copied before it was the head, is settled; so is what was delivered here under a
-                // lease that ended before it was removed.
-                let is_head = id.sequence == head;
-                let is_settled = is_head || self.memory.has(id);
-                if !is_settled && self.pass_on(key, head, id.sequence) {
-                    self.out.push(Action::Drop(id));
-                    self.changed(now);
-                    return self.give_up_if_left();
-                }
-                let Some(line) = self.parked.get_mut(key) else { return };
-                let stage = if is_settled { Stage::Settled { asked: false } } else { Stage::Waiting(0) };
-                line.front = Front::Here(id, stage);
-                // In hand, too, because its acknowledgement was not confirmed to a former owner.
-                let twin = self.hand.get_mut(id.sequence).filter(|_| !is_head && self.terms.rules.twins);
-                if let Some(twin) = twin
-                    && matches!(twin.stage, Stage::Waiting(_) | Stage::Copying { .. })
-                {
-                    twin.stage = Stage::Settled { asked: false };
-                    self.copies.note(twin.id);
-                }
-            }
+    /// Nothing of a key is parked, or on its way there.
+    pub(super) fn remove_if_empty(&mut self, key: Key) {
+        let is_empty = self
+            .parked
+            .get(key)
+            .is_some_and(|line| line.last == Last::Known(0) && matches!(line.front, Front::Unread(_)));
+        if is_empty && !self.hand.has_copies(key) {
+            self.parked.remove(key);
         }
-        self.changed(now);
-        self.give_up_if_left();
     }
 
-    /// What is first on the shelf may be parked behind another event than this marker: one in flight that is between
-    /// them and not settled. That one is the head then, and the marker is acknowledged. Whether there is one.
-    fn pass_on(&mut self, key: Key, marker: u64, front: u64) -> bool {
-        let is_between = |held: &&mut Delivery| held.key == key && (marker + 1..front).contains(&held.id.sequence);
-        let is_open = |held: &&mut Delivery| matches!(held.stage, Stage::Waiting(_) | Stage::Copying { .. });
-        let Some(head) = self.hand.iter_mut().find(|held| is_between(held) && is_open(held)) else { return false };
-        head.again = true;
-        // The shelf has its events in order, so this one is not there.
-        if matches!(head.stage, Stage::Copying { .. }) {
-            head.stage = Stage::Waiting(0);
-        }
-        if let Some(held) = self.hand.get_mut(marker) {
-            held.stage = Stage::Settled { asked: false };
-        }
-        self.parked.remove(key);
-        true
-    }
-
-    /// A parked event is removed from the shelf, or not.
-    pub(super) fn unparked(&mut self, id: Id, removed: bool) {
-        let Some(line) = self.parked.of(id) else { return };
-        if removed {
-            (line.front, line.again) = (Front::Unread, false);
-            self.out.push(Action::Drop(id));
-        } else {
-            line.front = Front::Here(id, Stage::Settled { asked: false });
-        }
-        self.give_up_if_left();
-    }
-
-    /// It is on record that a head is settled, or not.
-    pub(super) fn marked(&mut self, id: Id, written: bool) {
-        if self.held(id).is_none() {
+    /// What is due on the way to the shelf.
+    pub(super) fn park(&mut self, now: Moment) {
+        if self.leaving != Leaving::No || self.barrier.is_some() || !self.inventory.is_known() {
             return;
         }
-        if let Some(line) = self.parked.of_head(id.sequence) {
-            line.mark = if written { Mark::OnRecord } else { Mark::Missing };
+        if self.parked.is_empty() && !self.hand.has_waits(now + self.terms.park_wait) {
+            return;
         }
-        self.give_up_if_left();
-    }
-
-    fn give_up_if_left(&mut self) {
-        if self.leaving == Leaving::Unpinned {
-            self.give_up();
+        let survey = self.survey(now);
+        for sequence in &survey.done {
+            if let Some(held) = self.hand.get_mut(*sequence) {
+                held.stage = Stage::Settled { asked: false };
+            }
         }
-    }
-
-    /// What is due for the parked keys.
-    pub(super) fn tell_parked(&mut self, now: Moment) {
         let lane = self.lane;
-        self.read_and_remove(lane);
-        if self.barrier.is_none() && self.leaving == Leaving::No && self.parked.is_open(now) {
-            self.park(now);
+        let asked = self.parked.ask_last(survey.unknown.iter().copied(), self.reads);
+        self.out.extend(asked.into_iter().map(|key| Action::FindLast { lane, key }));
+        if self.parked.is_open(now) && self.copying.is_none() {
+            self.copy(survey);
         }
     }
 
-    /// Reads what is first, puts settled heads on record, removes what is settled.
-    fn read_and_remove(&mut self, lane: Lane) {
-        let reads_alone = self.terms.rules.reads_alone;
-        let keys = self.parked.read(self.has_room, |key| !(reads_alone && self.hand.is_copying(key)));
-        self.out.extend(keys.into_iter().map(|(key, again)| Action::Fetch { lane, key, again }));
-        for line in self.parked.iter_mut() {
-            let Front::Here(id, stage) = line.front else { continue };
-            if stage == (Stage::Settled { asked: false }) {
-                line.front = Front::Here(id, Stage::Settled { asked: true });
-                self.out.push(Action::Unpark { id });
-            } else if line.mark == Mark::Missing
-                && let Some(head) = self.hand.get_mut(line.head)
-            {
-                line.mark = Mark::OpenQuestion;
-                self.out.push(Action::Mark { id: head.id });
+    /// Copies what belongs on the shelf, oldest first, until few enough wait in the window.
+    fn copy(&mut self, survey: Survey) {
+        let unsure = survey.queues.values().filter_map(|queue| queue.unsure).min();
+        let sequences = match unsure {
+            // What is known there already would have a whole batch refused.
+            Some(sequence) => vec![sequence],
+            None => {
+                let excess = survey.behind.saturating_sub(self.terms.park_above);
+                let mut queues: Vec<Queue> =
+                    survey.queues.into_values().filter(|queue| !queue.copies.is_empty()).collect();
+                queues.sort_unstable_by_key(|queue| queue.copies[0]);
+                self.choose(&queues, excess)
             }
-        }
-    }
-
-    /// Copies what is behind heads that wait, oldest first, until few enough are left. Of a key one copy at a time, or
-    /// several that are stored all together or not at all, so that the shelf has them in their order.
-    fn park(&mut self, now: Moment) {
-        let is_blocked = !self.parked.is_empty() || self.hand.has_waits(now + self.terms.park_wait);
-        if !is_blocked || !self.hand.may_have_to_park(self.terms.park_above) {
-            return;
-        }
-        let rules = self.terms.rules;
-        let (queues, behind) = self.queues(now);
-        let mut excess = behind.saturating_sub(self.terms.park_above);
-        let mut queues: Vec<(Key, Queue)> = queues.into_iter().filter(|(_, queue)| !queue.copies.is_empty()).collect();
-        queues.sort_unstable_by_key(|(_, queue)| queue.copies.first().copied());
-        for (key, queue) in queues {
-            let is_reading = self.parked.get(key).is_some_and(|line| line.front == Front::Reading);
-            let is_busy = (queue.is_copying && rules.copies_in_turn) || (is_reading && rules.reads_alone);
-            if is_busy || !queue.is_blocked || (excess == 0 && !queue.is_unsure) {
-                continue;
-            }
-            let limit = match queue.is_unsure || self.parked.is_refused() {
-                true => 1,
-                false => self.terms.copies.min(excess),
-            };
-            let ids = self.take_for_copies(&queue.copies, limit, queue.is_unsure);
-            excess = excess.saturating_sub(ids.len());
-            self.parked.line(key, queue.head);
-            self.out.push(Action::Park { ids, key });
-        }
-    }
-
-    /// Takes so many of these events for being copied, but no more bytes than go together.
-    fn take_for_copies(&mut self, sequences: &[u64], limit: usize, unsure: bool) -> Vec<Id> {
-        let (mut ids, mut bytes) = (Vec::new(), 0);
-        for sequence in sequences.iter().take(limit) {
-            let Some(held) = self.hand.get_mut(*sequence) else { break };
+        };
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        for sequence in sequences {
+            let Some(held) = self.hand.get_mut(sequence) else { break };
             bytes += held.bytes;
-            if bytes > MAX_BYTES && !ids.is_empty() {
+            if bytes > MAX_BYTES && !events.is_empty() {
                 break;
             }
-            held.stage = Stage::Copying { asked: true, unsure };
-            ids.push(held.id);
+            let (from, unsure) = match held.stage {
+                Stage::Copying { from, unsure, .. } => (from, unsure),
+                Stage::Waiting(from) => (from, false),
+                _ => break,
+            };
+            held.stage = Stage::Copying { asked: true, unsure, from };
+            events.push((held.id, held.key));
+            self.parked.line(held.key, from);
         }
-        ids
+        if !events.is_empty() {
+            self.copying = Some(events.clone());
+            self.out.push(Action::Park { events });
+        }
     }
 
-    /// Each key's part of what is in flight, and how many events wait behind heads that are blocked.
-    fn queues(&self, now: Moment) -> (BTreeMap<Key, Queue>, usize) {
-        let mut queues = BTreeMap::<Key, Queue>::new();
-        let mut behind = 0;
-        let is_blocked = |held: &Delivery| {
-            let waits = matches!(held.stage, Stage::Waiting(from) if from >= now + self.terms.park_wait);
-            waits || self.parked.get(held.key).is_some()
-        };
+    /// The events that go to the shelf together: of each of these keys the oldest. An event that is long away goes in
+    /// any case.
+    fn choose(&self, queues: &[Queue], mut excess: usize) -> Vec<u64> {
+        let mut left = if self.parked.is_refused() { 1 } else { self.terms.copies };
+        let mut sequences = Vec::new();
+        for queue in queues {
+            let wanted = if excess > 0 { excess.saturating_add(1) } else { usize::from(queue.is_long) };
+            let chosen = queue.copies.iter().take(wanted.min(left));
+            sequences.extend(chosen);
+            let count = queue.copies.len().min(wanted).min(left);
+            (left, excess) = (left - count, excess.saturating_sub(count));
+        }
+        sequences
+    }
+
+    /// Looks at each key's part of what is in flight.
+    fn survey(&self, now: Moment) -> Survey {
+        let mut survey = Survey::default();
+        let rules = self.terms.rules;
+        let copying: Vec<Key> = self.copying.iter().flatten().map(|(_, key)| *key).collect();
         for held in self.hand.iter() {
-            let sequence = held.id.sequence;
-            let Some(queue) = queues.get_mut(&held.key) else {
-                // An event that came again before the head of a line is not the head of what is on the shelf.
-                let head = self.parked.get(held.key).map_or(sequence, |line| line.head);
-                let is_blocked = is_blocked(held);
-                let queue = Queue { head, is_blocked, copies: Vec::new(), is_unsure: false, is_copying: false };
-                queues.insert(held.key, queue);
+            let (key, sequence) = (held.key, held.id.sequence);
+            let line = self.parked.get(key);
+            let is_first = !survey.held_up.contains_key(&key);
+            let holds_up = survey.held_up.entry(key).or_default();
+            // "Nothing is parked" would be old when it is heard.
+            let is_read = rules.reads_alone && line.is_some_and(|line| line.front == Front::Reading);
+            if *holds_up || is_read || copying.contains(&key) {
+                survey.behind += usize::from(line.is_some() && matches!(held.stage, Stage::Waiting(_)));
                 continue;
-            };
-            match held.stage {
-                _ if sequence <= queue.head => {}
-                Stage::Waiting(_) if queue.is_blocked => {
-                    behind += 1;
-                    if !queue.is_unsure {
-                        queue.copies.push(sequence);
+            }
+            let last = line.map(|line| match line.last {
+                Last::Unknown if !rules.ends => Last::Known(0),
+                last => last,
+            });
+            match (last, held.stage) {
+                (Some(Last::Unknown), Stage::Waiting(_) | Stage::Copying { .. }) => {
+                    survey.unknown.push(key);
+                    *holds_up = true;
+                }
+                (Some(Last::Asking), Stage::Waiting(_) | Stage::Copying { .. }) => *holds_up = true,
+                (Some(Last::Known(last)), Stage::Waiting(_) | Stage::Copying { .. }) if sequence <= last => {
+                    survey.done.push(sequence);
+                }
+                (_, Stage::Copying { .. }) => {
+                    let queue = survey.queues.entry(key).or_default();
+                    queue.unsure = queue.copies.is_empty().then_some(sequence);
+                    *holds_up = true;
+                }
+                (Some(_), Stage::Waiting(from)) => {
+                    let queue = survey.queues.entry(key).or_default();
+                    queue.is_long |= from == FOREVER;
+                    queue.copies.push(sequence);
+                    survey.behind += 1;
+                }
+                (None, Stage::Waiting(from)) if is_first => {
+                    if from < now + self.terms.park_wait {
+                        *holds_up = true;
+                        continue;
                     }
+                    let is_long = from >= now + self.terms.shelved_after;
+                    survey.queues.insert(key, Queue { is_long, copies: vec![sequence], unsure: None });
                 }
-                Stage::Copying { asked: true, .. } => queue.is_copying = true,
-                Stage::Copying { asked: false, .. } if !queue.is_unsure => {
-                    queue.copies = vec![sequence];
-                    queue.is_unsure = true;
-                }
-                _ => {}
+                (None, Stage::Waiting(_)) => match survey.queues.get_mut(&key) {
+                    Some(queue) => {
+                        queue.copies.push(sequence);
+                        survey.behind += 1;
+                    }
+                    None => *holds_up = true,
+                },
+                // It runs, or is settled and not confirmed to be: what is behind it is not to overtake it.
+                (_, Stage::Running) => *holds_up = true,
+                (last, Stage::Settled { .. }) => *holds_up = last.is_none(),
             }
         }
-        (queues, behind)
+        survey
+    }
+
+    /// Keys that wait for a person and of which that is not on record.
+    pub(super) fn detain(&mut self) {
+        let (lane, copying) = (self.lane, &self.copying);
+        let is_copying = |key| copying.iter().flatten().any(|(_, other)| *other == key);
+        for (key, line) in self.parked.iter_mut() {
+            let is_there = !matches!(line.last, Last::Known(0)) && !is_copying(key);
+            if line.custody == Custody::Unmarked && is_there {
+                line.custody = Custody::Marking;
+                self.out.push(Action::Detain { lane, key });
+            }
+        }
+    }
+
+    /// It is on record that a key is held, or not.
+    pub(super) fn detained(&mut self, now: Moment, key: Key, is_marked: bool) {
+        if let Some(line) = self.parked.get_mut(key).filter(|line| line.custody == Custody::Marking) {
+            line.custody = if is_marked { Custody::Marked(now) } else { Custody::Unmarked };
+        }
     }
 }
 
@@ -292,8 +245,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::event::Outcome;
-    use crate::exchange::{Arrival, Input, Pin, State};
+    use crate::event::{Disposition, Outcome};
+    use crate::exchange::{Arrival, FetchResult, Input, ParkedKeys, Pin, State, Tenancy};
     use crate::lane::timing::LaneTiming;
 
     const KEY: Key = 7;
@@ -302,29 +255,8 @@ mod tests {
         Id { lane: 0, sequence, stored: sequence, delivery, arrival: sequence * 1000 + delivery }
     }
 
-    fn arrived(id: Id, inbox: u64, again: bool) -> Arrival {
-        Arrival { id, key: KEY, inbox, pin: Pin::from("p"), bytes: 1, again }
-    }
-
-    /// An owner that has these, the n-th by the n-th delivery, and whose barrier is down.
-    fn owner(events: &[(u64, bool)]) -> Owner {
-        let mut owner = Owner::new(0, LaneTiming::of(Duration::from_secs(30)));
-        owner.actions(0, 32, &mut Vec::new());
-        for (delivery, (sequence, again)) in (1..).zip(events) {
-            owner.input(1, Input::Arrival(arrived(id(*sequence, delivery), 1, *again)));
-        }
-        let (count, highest) = (events.len() as u64, events.iter().map(|event| event.0).max().unwrap());
-        let state = State { delivered: count, pending: count, floor: 0, highest, pin: Some(Pin::from("p")) };
-        (100..110).for_each(|now| drop(answer(&mut owner, now * 10, &state)));
-        assert!(owner.can_start(1200), "the barrier is down");
-        owner
-    }
-
-    /// What is done now, after which the broker says its state.
-    fn answer(owner: &mut Owner, now: Moment, state: &State) -> Vec<Action> {
-        let out = actions(owner, now);
-        owner.input(now, Input::State(0, Some(state.clone())));
-        out
+    fn arrived(id: Id) -> Arrival {
+        Arrival { id, key: KEY, inbox: 1, pin: Pin::from("p"), bytes: 1 }
     }
 
     fn actions(owner: &mut Owner, now: Moment) -> Vec<Action> {
@@ -333,59 +265,127 @@ mod tests {
         out
     }
 
-    fn handle(owner: &mut Owner, now: Moment, sequence: u64) {
-        let started = owner.start(now).unwrap();
-        assert_eq!(started.sequence, sequence);
-        owner.input(now, Input::Attempted(started, Some(Disposition::Over(Outcome::Acknowledged))));
+    /// Everything that is asked of the broker is answered as by one that has these keys parked.
+    fn settle(owner: &mut Owner, from: Moment, state: &State, parked: &[(Key, bool)]) -> Vec<Action> {
+        let mut all = Vec::new();
+        for now in (0..30).map(|step| from + step * 50) {
+            for action in actions(owner, now) {
+                let answer = match &action {
+                    Action::Ask(_) => Input::State(0, Some(state.clone())),
+                    Action::List(_) => Input::Listed(0, Some(ParkedKeys { keys: parked.to_vec(), are_all: true })),
+                    Action::TakeLease { over, .. } => Input::Leased(0, Tenancy::Ours(over + 1)),
+                    Action::Acknowledge { id, .. } => Input::Acknowledged(*id, true),
+                    Action::Detain { key, .. } => Input::Detained(0, *key, true),
+                    _ => {
+                        all.push(action);
+                        continue;
+                    }
+                };
+                all.push(action);
+                owner.input(now, answer);
+            }
+        }
+        all
     }
 
-    /// The broker had forgotten that 1 is settled: 22 is parked behind 21, which is not.
-    #[test]
-    fn what_is_parked_behind_a_later_event_does_not_overtake_it() {
-        let mut owner = owner(&[(1, true), (21, true)]);
-        handle(&mut owner, 1200, 1);
-        assert!(actions(&mut owner, 1201).iter().any(|action| matches!(action, Action::Fetch { .. })));
-        let parked = || FetchResult::Event(arrived(Id { arrival: 99, ..id(22, 1) }, 0, false));
-        owner.input(1202, Input::Fetched(0, KEY, parked()));
-        let told = actions(&mut owner, 1203);
-        assert!(told.iter().any(|action| matches!(action, Action::Drop(id) if id.sequence == 22)), "{told:?}");
-        let acknowledged = told.iter().find_map(|action| match action {
-            Action::Acknowledge { id, .. } => Some(*id),
+    /// An owner to which these came, the n-th by the n-th delivery.
+    fn owner(sequences: &[u64]) -> (Owner, State) {
+        let mut owner = Owner::new(0, LaneTiming::of(Duration::from_secs(30)));
+        let highest = sequences.iter().copied().max().unwrap_or(0);
+        let count = sequences.len() as u64;
+        let pin = (count > 0).then(|| Pin::from("p"));
+        let state = State { delivered: count, pending: count, floor: 0, highest, pin };
+        actions(&mut owner, 0);
+        owner.input(0, Input::State(0, None));
+        for (delivery, sequence) in (1..).zip(sequences) {
+            owner.input(1, Input::Arrival(arrived(id(*sequence, delivery))));
+        }
+        (owner, state)
+    }
+
+    fn copies(actions: &[Action]) -> Vec<u64> {
+        let events = actions.iter().filter_map(|action| match action {
+            Action::Park { events } => Some(events),
             _ => None,
         });
-        owner.input(1204, Input::Acknowledged(acknowledged.unwrap(), true));
-        handle(&mut owner, 1205, 21);
-        assert!(actions(&mut owner, 1206).iter().any(|action| matches!(action, Action::Fetch { .. })));
-        owner.input(1207, Input::Fetched(0, KEY, parked()));
-        assert!(actions(&mut owner, 1208).iter().any(|action| matches!(action, Action::Mark { .. })));
-        owner.input(1209, Input::Marked(id(21, 2), true));
-        assert_eq!(owner.start(1210).map(|id| id.sequence), Some(22));
+        events.flatten().map(|(id, _)| id.sequence).collect()
     }
 
-    /// A consumer that was made again below the head of a line delivers what is before it once more.
+    fn fail(owner: &mut Owner, now: Moment, disposition: Disposition) -> Id {
+        let started = owner.start(now).unwrap();
+        owner.input(now, Input::Attempted(started, Some(disposition)));
+        started
+    }
+
     #[test]
-    fn a_head_is_not_parked_behind_what_came_again_before_it() {
-        let mut owner = owner(&[(1, false), (2, false), (3, false), (4, false)]);
+    fn an_event_that_waits_for_long_leaves_the_window_alone() {
+        for (seconds, expected) in [(4, vec![]), (20, vec![1])] {
+            let (mut owner, state) = owner(&[1, 2, 3]);
+            settle(&mut owner, 100, &state, &[]);
+            fail(&mut owner, 2000, Disposition::RetryIn(Duration::from_secs(seconds)));
+            assert_eq!(copies(&settle(&mut owner, 2001, &state, &[])), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn where_many_wait_behind_it_they_go_along_in_their_order() {
+        let (mut owner, state) = owner(&[1, 2, 3]);
         owner.terms.park_above = 0;
-        let first = owner.start(1200).unwrap();
-        let wait = Some(Disposition::RetryIn(Duration::from_secs(20)));
-        owner.input(1201, Input::Attempted(first, wait));
-        let parks = |actions: Vec<Action>| -> Vec<u64> {
-            let ids = actions.into_iter().filter_map(|action| match action {
-                Action::Park { ids, .. } => Some(ids),
-                _ => None,
-            });
-            ids.flatten().map(|id| id.sequence).collect()
-        };
-        assert_eq!(parks(actions(&mut owner, 1202)), [2, 3, 4]);
-        let copied = [id(2, 2), id(3, 3), id(4, 4)];
-        owner.input(1203, Input::Parked(copied.to_vec(), ParkResult::Stored));
-        actions(&mut owner, 1203);
-        copied.iter().for_each(|id| owner.input(1204, Input::Acknowledged(*id, true)));
-        owner.input(1205, Input::Arrival(arrived(id(0, 5), 1, true)));
-        owner.input(1205, Input::Arrival(arrived(id(5, 6), 1, false)));
-        let state = State { delivered: 6, pending: 3, floor: 0, highest: 5, pin: Some(Pin::from("p")) };
-        let parked: Vec<u64> = (130..140).flat_map(|now| parks(answer(&mut owner, now * 10, &state))).collect();
-        assert_eq!(parked, [5], "neither 0 nor the head");
+        settle(&mut owner, 100, &state, &[]);
+        fail(&mut owner, 2000, Disposition::RetryIn(Duration::from_secs(1)));
+        assert_eq!(copies(&actions(&mut owner, 2001)), [1, 2, 3]);
+    }
+
+    /// A consumer that was made again below the last copy delivers what is on the shelf or was settled from there.
+    #[test]
+    fn what_is_copied_and_comes_again_is_acknowledged() {
+        let (mut owner, state) = owner(&[1, 2]);
+        settle(&mut owner, 100, &state, &[(KEY, false)]);
+        assert!(!owner.can_start(2000), "the key is parked");
+        owner.input(2000, Input::LastParked(0, KEY, Some(1)));
+        let told = actions(&mut owner, 2001);
+        assert!(
+            told.iter().any(|action| matches!(action, Action::Acknowledge { id, .. } if id.sequence == 1)),
+            "{told:?}"
+        );
+        assert!(!told.iter().any(|action| matches!(action, Action::Acknowledge { id, .. } if id.sequence == 2)));
+    }
+
+    #[test]
+    fn a_key_that_waits_for_a_person_is_marked_and_released() {
+        let (mut owner, state) = owner(&[1]);
+        settle(&mut owner, 100, &state, &[]);
+        let held = fail(&mut owner, 2000, Disposition::Detain);
+        assert_eq!(copies(&settle(&mut owner, 2001, &state, &[])), [1]);
+        owner.input(4000, Input::Parked(vec![held], ParkResult::Stored));
+        let state = State { pending: 0, floor: 1, ..state };
+        let told = settle(&mut owner, 4001, &state, &[(KEY, true)]);
+        assert!(told.contains(&Action::Detain { lane: 0, key: KEY }), "{told:?}");
+        assert!(!told.iter().any(|action| matches!(action, Action::Fetch { .. })), "it waits");
+        let told = settle(&mut owner, 20_000, &state, &[(KEY, true)]);
+        assert!(told.contains(&Action::List(0)) && !told.iter().any(|action| matches!(action, Action::Fetch { .. })));
+        let told = settle(&mut owner, 40_000, &state, &[(KEY, false)]);
+        assert!(told.iter().any(|action| matches!(action, Action::Fetch { key: KEY, .. })), "{told:?}");
+    }
+
+    #[test]
+    fn a_parked_event_is_read_when_it_is_due() {
+        let (mut owner, mut state) = owner(&[]);
+        state.pin = None;
+        let told = settle(&mut owner, 100, &state, &[(KEY, false)]);
+        let fetch = Action::Fetch { lane: 0, key: KEY, again: true };
+        assert!(!told.contains(&fetch), "a former owner may have the lease");
+        let told = settle(&mut owner, 16_000, &state, &[(KEY, false)]);
+        assert!(told.contains(&fetch), "{told:?}");
+        let parked = Id { delivery: 5, ..id(9, 5) };
+        owner.input(18_000, Input::Fetched(0, KEY, FetchResult::Event(arrived(parked))));
+        fail(&mut owner, 18_001, Disposition::RetryIn(Duration::from_secs(60)));
+        assert!(actions(&mut owner, 18_002).contains(&Action::Drop(parked)), "it takes no memory");
+        let fetch = Action::Fetch { lane: 0, key: KEY, again: false };
+        assert!(!settle(&mut owner, 70_000, &state, &[(KEY, false)]).contains(&fetch));
+        assert!(settle(&mut owner, 78_001, &state, &[(KEY, false)]).contains(&fetch));
+        owner.input(80_000, Input::Fetched(0, KEY, FetchResult::Event(arrived(parked))));
+        fail(&mut owner, 80_001, Disposition::Over(Outcome::Acknowledged));
+        assert!(actions(&mut owner, 80_002).contains(&Action::Unpark { id: parked }));
     }
 }

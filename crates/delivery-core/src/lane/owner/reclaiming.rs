@@ -100,6 +100,9 @@ impl Claim {
 impl Owner {
     /// Whether no other member has to do with the lane.
     pub fn set_alone(&mut self, now: Moment, alone: bool) {
+        if alone && !self.claim.alone {
+            self.inventory.doubt();
+        }
         self.claim.alone = alone;
         self.claim.known_since.get_or_insert(now);
     }

@@ -1,6 +1,6 @@
 //! An event's way after its attempt: acknowledged and confirmed, or in flight for another one; and its lease meanwhile.
 
-use super::{Leaving, Owner};
+use super::Owner;
 use crate::event::{Id, Moment};
 use crate::exchange::Action;
 use crate::lane::in_flight::{Delivery, Stage};
@@ -10,19 +10,11 @@ impl Owner {
         self.hand.get_mut(id.sequence).filter(|held| held.id.arrival == id.arrival)
     }
 
-    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again, after what may
-    /// be parked behind it. So is what was copied to the shelf.
+    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again.
     pub(super) fn recall(&mut self, id: Id) {
         self.memory.came(id);
-        self.copies.came(id);
-        let Some(held) = self.hand.get_mut(id.sequence).filter(|held| held.stage == Stage::Waiting(0)) else { return };
-        if !self.terms.rules.memory {
-            return;
-        }
-        if self.memory.has(id) {
-            held.again = true;
-            self.finish(id.sequence);
-        } else if self.copies.has(id) {
+        let is_known = self.terms.rules.memory && self.memory.has(id);
+        if let Some(held) = self.hand.get_mut(id.sequence).filter(|held| is_known && held.stage == Stage::Waiting(0)) {
             held.stage = Stage::Settled { asked: false };
         }
     }
@@ -35,19 +27,13 @@ impl Owner {
             // It may be here again.
             return self.recall(id);
         }
-        self.finish(id.sequence);
+        if let Some(held) = self.hand.get_mut(id.sequence) {
+            held.stage = Stage::Settled { asked: false };
+        }
         self.changed(now);
         if !self.terms.rules.confirmation {
             self.hand.remove(id.sequence);
             self.out.push(Action::Acknowledge { id, confirm: false });
-        }
-    }
-
-    fn finish(&mut self, sequence: u64) {
-        if !self.mark(sequence)
-            && let Some(held) = self.hand.get_mut(sequence)
-        {
-            held.stage = Stage::Settled { asked: false };
         }
     }
 
@@ -56,9 +42,7 @@ impl Owner {
         if let Some(held) = self.held(id) {
             held.stage = Stage::Waiting(from);
         }
-        if self.leaving == Leaving::Unpinned || self.pulls.pin().is_none() {
-            self.give_up();
-        }
+        self.give_up_if_left();
     }
 
     /// Only what is confirmed makes room for the next event of the key.
