@@ -10,6 +10,7 @@ use tidegate_wire::nats::HeaderBlock;
 
 use crate::api::{Broker, StreamConfig, StreamInfo};
 use crate::consumers::UID;
+use crate::held_keys;
 use crate::shares::{self, Budget, Found, Kind, Newcomer, NoShare};
 use crate::stream::{StreamError, delete, ensure_one, find, same};
 
@@ -122,7 +123,7 @@ pub(crate) async fn share_out(
 pub async fn remove(broker: &Broker, handler: &str) -> Result<u64, StreamError> {
     delete(broker, &layout::attempt_stream(handler)).await?;
     let retries = layout::retry_stream(handler);
-    let waiting = find(broker, &retries).await?.map_or(0, |info| info.state.messages);
+    let waiting = held_keys::count_events(broker, handler).await.map_err(StreamError::of(&retries))?;
     delete(broker, &retries).await?;
     let name = layout::dead_letter_stream(handler);
     // Closed before it is looked at: a sidecar that is still there stores nothing between the look and the removal.

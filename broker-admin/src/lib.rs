@@ -11,6 +11,7 @@
 //! - [`later`]: the stream of events that wait for their time.
 //! - [`schedules`]: events that a topic publishes by itself.
 //! - [`retries`]: the consumer of a handler's retry shelf.
+//! - [`held_keys`]: keys whose events wait there, and their release.
 //! - [`shares`]: how much each handler may store (pure).
 //! - [`release`]: room made of what every handler has settled.
 
@@ -22,6 +23,7 @@ mod budget;
 pub mod consumers;
 pub mod guests;
 pub mod handler_streams;
+pub mod held_keys;
 pub mod jwt;
 pub mod later;
 mod limits;

@@ -44,6 +44,8 @@ pub mod kind {
     pub const RETRIES_FULL: &str = "RetriesFull";
     /// EventHandler: its dead letters kept beside the topic have no more room. A warning, too.
     pub const DEAD_LETTERS_FULL: &str = "DeadLettersFull";
+    /// EventHandler: keys wait for a person to release them. A warning, too.
+    pub const KEYS_HELD: &str = "KeysHeld";
 }
 
 /// What a condition says.

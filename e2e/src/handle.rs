@@ -23,6 +23,9 @@ pub struct Args {
     /// Events of this type are answered with 400.
     #[arg(long, default_value = "")]
     refuse_type: String,
+    /// Events of this partition key are answered with 400.
+    #[arg(long, default_value = "")]
+    refuse_key: String,
     /// Every event is answered with this status.
     #[arg(long)]
     answer: Option<u16>,
@@ -50,7 +53,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
 async fn handle(State(handler): State<Handler>, headers: HeaderMap) -> Response {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    if !handler.args.refuse_type.is_empty() && text("ce-type") == handler.args.refuse_type {
+    let refused = |header: &str, value: &str| !value.is_empty() && text(header) == value;
+    if refused("ce-type", &handler.args.refuse_type) || refused("ce-partitionkey", &handler.args.refuse_key) {
         return (StatusCode::BAD_REQUEST, "refused by the test").into_response();
     }
     if let Some(answer) = handler.args.answer {

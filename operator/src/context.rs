@@ -16,6 +16,7 @@ use crate::brokers::{Addresses, Brokers};
 use crate::error::Error;
 use crate::health::Health;
 use crate::ingress_reports::IngressReports;
+use crate::keys::{self, KeyTracker};
 use crate::lag::{self, LagTracker};
 use crate::letters::LetterCounts;
 use crate::metrics::Metrics;
@@ -51,6 +52,8 @@ pub struct Context {
     pub lag: Arc<LagTracker>,
     /// What the brokers said of events that wait for a retry.
     pub retries: Arc<RetryTracker>,
+    /// What the brokers said of keys of which events wait.
+    pub keys: Arc<KeyTracker>,
     /// What the sidecars say of themselves.
     pub reports: Arc<Reports>,
     /// What the ingresses could not store.
@@ -74,6 +77,8 @@ impl Context {
         lag::export(&lag);
         let retries: Arc<RetryTracker> = Arc::default();
         retries::export(&retries);
+        let keys: Arc<KeyTracker> = Arc::default();
+        keys::export(&keys);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(args.pod_name.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -88,6 +93,7 @@ impl Context {
             brokers: Arc::default(),
             lag,
             retries,
+            keys,
             reports: Arc::default(),
             ingress_reports: Arc::default(),
             letters: Arc::default(),

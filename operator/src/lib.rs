@@ -24,6 +24,7 @@ mod guard;
 pub mod handler;
 pub mod health;
 pub mod ingress_reports;
+pub mod keys;
 pub mod lag;
 pub mod leader;
 pub mod letters;

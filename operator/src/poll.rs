@@ -13,8 +13,10 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::runtime::reflector::ObjectRef;
 use tidegate_broker_admin::api::{ConsumerInfo, StreamInfo};
+use tidegate_broker_admin::held_keys::{self, Keys};
 use tidegate_broker_admin::{consumers, handler_streams};
 use tidegate_broker_client::layout;
+use tidegate_crds::handler::Order;
 use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventHandler, EventTopic};
 use tokio::sync::mpsc;
@@ -114,6 +116,7 @@ fn keep(context: &Context) {
     let is_alive = |(namespace, name): &HandlerKey| get(&stores.handlers, namespace, name).is_some();
     context.lag.keep(is_alive);
     context.retries.keep(is_alive);
+    context.keys.keep(is_alive);
     context.reports.keep(is_alive);
     context.ingress_reports.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
 }
@@ -246,16 +249,34 @@ impl Session {
         let by_name: HashMap<&str, &StreamInfo> =
             streams.iter().map(|stream| (stream.config.name.as_str(), stream)).collect();
         let namespace = &self.topic.namespace;
+        let mut answers = true;
         for handler in self.handlers() {
             let name = handler.metadata.name.as_deref().unwrap_or_default();
+            let key = (namespace.clone(), name.to_owned());
             let retries = by_name.get(layout::retry_stream(name).as_str()).copied();
             let dead_letters = by_name.get(layout::dead_letter_stream(name).as_str()).copied();
-            let news = shelf::news(&handler, retries, dead_letters);
-            let waiting = retries.map_or(0, |stream| stream.state.messages);
-            if self.context.retries.record((namespace.clone(), name.to_owned()), waiting, news) {
+            let keyed = retries.filter(|_| handler.spec.delivery.order == Order::Key && answers);
+            if let Some(retries) = keyed {
+                answers = self.look_at_keys(&key, retries).await;
+            }
+            let keys = self.context.keys.known(&key);
+            let news = shelf::news(&handler, retries, keys.as_ref(), dead_letters);
+            let held = keys.map_or(0, |keys| keys.held);
+            let waiting = retries.map_or(0, |stream| shelf::waiting(stream, held));
+            if self.context.retries.record(key, waiting, news) {
                 self.triggers.handler(namespace, name).await;
             }
         }
+    }
+
+    /// Takes down of which keys of a handler events wait, where that is due. Whether the broker answers.
+    async fn look_at_keys(&self, key: &HandlerKey, retries: &StreamInfo) -> bool {
+        let subjects = retries.state.subjects;
+        let Some(question) = self.context.keys.question(key, subjects) else { return true };
+        let found = if subjects == 0 { Some(Keys::default()) } else { self.ask(keys_of(&self.broker, &key.1)).await };
+        let answers = found.is_some();
+        found.into_iter().for_each(|keys| self.context.keys.record(&question, key.clone(), subjects, keys));
+        answers
     }
 
     /// The answer, unless there is none in time: the question is asked again.
@@ -324,6 +345,10 @@ async fn consumers_of(broker: &Broker) -> Result<Vec<ConsumerInfo>, String> {
 
 async fn streams_of(broker: &Broker) -> Result<Vec<StreamInfo>, String> {
     handler_streams::list(&broker.api).await.map_err(|error| error.to_string())
+}
+
+async fn keys_of(broker: &Broker, handler: &str) -> Result<Keys, String> {
+    held_keys::look(&broker.api, handler).await.map_err(|error| error.to_string())
 }
 
 /// How far all consumers of a handler are together.

@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tidegate_crds::conditions::{Finding, HasConditions, Status, kind, merge};
-use tidegate_crds::handler::{EventHandlerStatus, Position, Retries};
+use tidegate_crds::handler::{EventHandlerStatus, Position};
 use tidegate_crds::topic::{EventTopicStatus, StreamRecord};
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::handler::shelf;
 use crate::names::FIELD_MANAGER;
 use crate::pace::Turns;
 use crate::report;
@@ -122,9 +123,8 @@ impl Numbers for EventHandlerStatus {
         let position = self.position.as_ref().map(|position| with_acknowledged_of(position, other.position.as_ref()));
         let lag = number_of(&self.lag, &other.lag);
         let dead_letters = count_of(self.dead_letters, other.dead_letters);
-        let are_there = |retries: &Retries| retries.waiting > 0;
         let retries = match (&self.retries, &other.retries) {
-            (Some(own), Some(other)) if are_there(own) == are_there(other) => Some(other.clone()),
+            (Some(own), Some(other)) if shelf::are_there(own) == shelf::are_there(other) => Some(other.clone()),
             (own, _) => own.clone(),
         };
         Self { lag, dead_letters, retries, position, ..self.clone() }
@@ -206,7 +206,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tidegate_crds::handler::Lag;
+    use tidegate_crds::handler::{Lag, Retries};
 
     use super::*;
 
@@ -229,7 +229,7 @@ mod tests {
             assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
         }
         let retries = |waiting, oldest: Option<&str>| EventHandlerStatus {
-            retries: Some(Retries { waiting, oldest: oldest.map(str::to_owned) }),
+            retries: Some(Retries { waiting, oldest: oldest.map(str::to_owned), ..Retries::default() }),
             ..EventHandlerStatus::default()
         };
         for (before, after, may_wait) in [
@@ -237,6 +237,18 @@ mod tests {
             (retries(1, Some("a")), retries(7, Some("b")), true),
             (retries(7, Some("b")), retries(0, None), false),
             (EventHandlerStatus::default(), retries(0, None), false),
+        ] {
+            assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
+        }
+        let keys = |held, parked| EventHandlerStatus {
+            retries: Some(Retries { waiting: 9, held_keys: held, parked_keys: parked, ..Retries::default() }),
+            ..EventHandlerStatus::default()
+        };
+        for (before, after, may_wait) in [
+            (keys(Some(0), Some(3)), keys(Some(1), Some(3)), false),
+            (keys(Some(1), Some(3)), keys(Some(2), Some(4)), true),
+            (keys(Some(2), Some(4)), keys(Some(0), Some(4)), false),
+            (keys(None, None), keys(Some(0), Some(3)), true),
         ] {
             assert_eq!(after.with_numbers_of(&before) == before, may_wait, "{before:?} {after:?}");
         }

@@ -130,6 +130,8 @@ pub struct Contents {
     pub first_time: Option<OffsetDateTime>,
     /// Consumers that it has.
     pub consumers: u64,
+    /// Different subjects of its messages.
+    pub subjects: u64,
 }
 
 #[derive(Deserialize)]
@@ -146,13 +148,15 @@ struct Numbers {
     first_ts: Option<OffsetDateTime>,
     #[serde(default, deserialize_with = "json::count")]
     consumer_count: u64,
+    #[serde(default, deserialize_with = "json::count")]
+    num_subjects: u64,
 }
 
 impl TryFrom<Numbers> for Contents {
     type Error = &'static str;
 
     fn try_from(numbers: Numbers) -> Result<Self, Self::Error> {
-        let Numbers { messages, bytes, first_seq, last_seq, first_ts, consumer_count } = numbers;
+        let Numbers { messages, bytes, first_seq, last_seq, first_ts, consumer_count, num_subjects } = numbers;
         let span = (last_seq + 1).checked_sub(first_seq).ok_or("the first sequence is after the last one")?;
         if messages > span {
             return Err("there are more messages than sequences");
@@ -165,6 +169,7 @@ impl TryFrom<Numbers> for Contents {
             // A server says the year 1 where there is none.
             first_time: first_ts.filter(|_| messages > 0),
             consumers: consumer_count,
+            subjects: num_subjects,
         })
     }
 }
@@ -177,6 +182,25 @@ pub struct ClusterInfo {
     pub leader: Option<String>,
 }
 
+/// More subjects than a stream has.
+const PAST_THE_LAST: u32 = u32::MAX;
+
+#[derive(Deserialize)]
+struct Counted {
+    #[serde(flatten)]
+    info: StreamInfo,
+    #[serde(deserialize_with = "json::count")]
+    total: u64,
+}
+
+#[derive(Deserialize)]
+struct Purged {
+    #[serde(default)]
+    success: bool,
+    #[serde(deserialize_with = "json::count")]
+    purged: u64,
+}
+
 impl Broker {
     /// The stream of this name.
     ///
@@ -187,7 +211,19 @@ impl Broker {
         info.named(name)
     }
 
-    /// The same; `None`: there is none.
+    /// The same, and how many of the subjects of its messages a filter matches.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn stream_with_subjects(&self, name: &str, filter: &str) -> Result<(StreamInfo, u64), ApiError> {
+        // The server tells their number with each page of their names (`jsStreamInfoRequest`); on the page after the last
+        // one there are no names.
+        let question = json!({"subjects_filter": filter, "offset": PAST_THE_LAST});
+        let Counted { info, total } = self.call(&format!("STREAM.INFO.{name}"), &question).await?;
+        Ok((info.named(name)?, total))
+    }
+
+    /// The same as [`Broker::stream`]; `None`: there is none.
     ///
     /// # Errors
     /// As [`ApiError`] says.
@@ -239,6 +275,16 @@ impl Broker {
     /// As [`ApiError`] says.
     pub async fn purge_stream_subject(&self, name: &str, filter: &str) -> Result<(), ApiError> {
         self.tell(&format!("STREAM.PURGE.{name}"), &json!({"filter": filter})).await
+    }
+
+    /// Removes those of them whose sequence is below this one. How many there were.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn purge_stream_subject_below(&self, name: &str, filter: &str, sequence: u64) -> Result<u64, ApiError> {
+        let question = json!({"filter": filter, "seq": sequence});
+        let Purged { success, purged } = self.call(&format!("STREAM.PURGE.{name}"), &question).await?;
+        if success { Ok(purged) } else { Err(ApiError::unreadable("it was neither done nor refused")) }
     }
 
     /// All streams of the account.

@@ -14,6 +14,7 @@ use crate::Duration;
     validation = Rule::new("(self.format == 'Batch') == has(self.batch)").message("delivery.batch belongs to format: Batch; set both or none (batch: {} takes the defaults)").field_path(".batch"),
     validation = Rule::new("self.format != 'Batch' || self.order == 'None'").message("delivery.format: Batch and order: Key exclude each other: events of a key are delivered one at a time").field_path(".order"),
     validation = Rule::new("!has(self.lanes) || self.order == 'Key'").message("delivery.lanes belongs to order: Key; remove it or set order: Key").field_path(".lanes"),
+    validation = Rule::new("self.retry.onExhausted != 'Park' || self.order == 'Key'").message("delivery.retry.onExhausted: Park belongs to order: Key, because without an order no event holds up others; remove it, or set order: Key").field_path(".retry.onExhausted"),
     validation = Rule::new("!has(self.onExpired) || has(self.maxEventAge)").message("delivery.onExpired belongs to maxEventAge; set maxEventAge, or remove onExpired").field_path(".onExpired"),
     validation = Rule::new("has(self.lanes) == has(oldSelf.lanes) && (!has(self.lanes) || self.lanes == oldSelf.lanes)").message("delivery.lanes cannot be changed, because the handler's place in the topic would be lost: make another EventHandler").field_path(".lanes")
 )]

@@ -1,13 +1,14 @@
 //! EventHandler: an autoscaled container that receives a topic's events.
 //!
 //! - `filter`: which events;  `delivery`, `retry`: how each reaches the container, and what if it fails there.
-//! - `redrive`: dead letters to the handler again.
+//! - `redrive`: dead letters to the handler again;  `release`: keys that are held.
 //! - `scaling`: how many pods;  `status`: what the operator saw.
 
 mod delivery;
 mod filter;
 mod pods;
 mod redrive;
+mod release;
 mod retry;
 mod scaling;
 mod status;
@@ -20,9 +21,12 @@ pub use delivery::{Batch, Delivery, Format, OnExpired, Order, RateLimit};
 pub use filter::Filter;
 pub use pods::{PodNetwork, Sidecar};
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
-pub use retry::{Backoff, Retry};
+pub use release::{Release, ReleasePhase, ReleaseStatus};
+pub use retry::{Backoff, OnExhausted, Retry};
 pub use scaling::{Autoscaling, Scaling};
-pub use status::{ConsumerPosition, EventHandlerStatus, Lag, LastFailure, Position, PositionRestored, Retries};
+pub use status::{
+    ConsumerPosition, EventHandlerStatus, HeldKey, Lag, LastFailure, Position, PositionRestored, Retries,
+};
 
 use crate::schema;
 
@@ -51,6 +55,7 @@ use crate::schema;
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),
+    printcolumn(name = "Held", type_ = "integer", description = "Keys that wait for their release", json_path = ".status.retries.heldKeys", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -60,6 +65,7 @@ use crate::schema;
     validation = Rule::new("!has(self.reply) || self.delivery.format != 'Batch'").message("reply and delivery.format: Batch exclude each other: a batch has one answer").field_path(".reply"),
     validation = Rule::new("!has(self.deadLetter) || self.deadLetter.topic != self.topic").message("deadLetter.topic must be another topic, or each failing event would come again without an end; leave deadLetter out to keep dead letters beside the topic").field_path(".deadLetter"),
     validation = Rule::new("!has(self.redrive) || !has(self.deadLetter)").message("redrive gives back dead letters that are kept beside the topic; with deadLetter.topic they are events of that topic").field_path(".redrive"),
+    validation = Rule::new("!has(self.release) || self.delivery.order == 'Key'").message("release belongs to delivery.order: Key: without an order no key is held").field_path(".release"),
     validation = Rule::new("!has(self.delivery.port) || self.delivery.port != 15480").message("delivery.port: 15480 is Tidegate's own port in the pod; choose another").field_path(".delivery")
 )]
 pub struct EventHandlerSpec {
@@ -125,6 +131,9 @@ pub struct EventHandlerSpec {
     /// Dead letters beside the topic that are given to this handler again, once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<Redrive>,
+    /// Keys that are held by a failed event and continue with it, once. With delivery.order: Key only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
     /// Topic that replies are published to. A CloudEvent in the container's 2xx answer is published there before the
     /// event counts as handled. Default: the body of an answer is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

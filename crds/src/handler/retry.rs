@@ -1,6 +1,7 @@
 //! Retries of failed attempts.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Duration;
@@ -11,8 +12,8 @@ use crate::Duration;
 #[x_kube(validation = Rule::new("!has(self.retryOn) || !has(self.finalOn) || !self.retryOn.exists(s, s in self.finalOn)").message("delivery.retry: retryOn and finalOn must not name the same status or class; remove it from one of them").field_path(".finalOn"))]
 pub struct Retry {
     /// Maximum number of delivery attempts, including the first one; 1 to 1000. After the last one the event becomes a
-    /// dead letter. Attempts that fail while one event after the other does are not counted: the handler is down. Default:
-    /// 10, which takes about four minutes with the default backoff.
+    /// dead letter (see onExhausted). Attempts that fail while one event after the other does are not counted: the
+    /// handler is down. Default: 10, which takes about four minutes with the default backoff.
     #[serde(default = "default_max_attempts")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_attempts: i32,
@@ -33,6 +34,23 @@ pub struct Retry {
     #[schemars(length(max = 32), inner(length(min = 3, max = 3)))]
     #[x_kube(validation = Rule::new("self.all(s, s.matches('^[345]([0-9][0-9]|xx)$'))").message("delivery.retry.finalOn: each entry must be a status from 300 to 599, such as \"501\", or one of 3xx, 4xx and 5xx"))]
     pub final_on: Vec<String>,
+    /// What happens to an event whose last attempt failed, or that the container refused. DeadLetter (the default): it
+    /// becomes a dead letter. Park (with order: Key only): it stays, and holds up the later events of its key until a
+    /// person releases the key by spec.release; other keys continue. What is no valid event, is too old or was never
+    /// finished becomes a dead letter all the same. Keys that are held stay so when it is set to DeadLetter.
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+}
+
+/// What happens to an event whose last attempt failed, or that the container refused. DeadLetter (the default): it
+/// becomes a dead letter. Park: it stays, and holds up its key until a person releases it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnExhausted {
+    /// It becomes a dead letter.
+    #[default]
+    DeadLetter,
+    /// It stays, and holds up its key.
+    Park,
 }
 
 impl Default for Retry {
@@ -42,6 +60,7 @@ impl Default for Retry {
             backoff: Backoff::default(),
             retry_on: Vec::new(),
             final_on: Vec::new(),
+            on_exhausted: OnExhausted::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RedriveStatus, Scaling};
+use super::{RedriveStatus, ReleaseStatus, Scaling};
 use crate::Duration;
 use crate::conditions::HasConditions;
 use crate::schema;
@@ -15,8 +15,8 @@ use crate::schema;
 pub struct EventHandlerStatus {
     /// Conditions. Ready sums up TopicReady, Subscribed, PodsReady, HandlerAvailable (the containers answer) and Delivering
     /// (they handle what they are sent); Exposed warns of a program that others can reach, RetriesFull and DeadLettersFull
-    /// of a lack of room for events that fail; Suspended is there while spec.suspend is true; Stalled says that a person
-    /// has to do something.
+    /// of a lack of room for events that fail, KeysHeld of keys that wait for spec.release; Suspended is there while
+    /// spec.suspend is true; Stalled says that a person has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -55,6 +55,9 @@ pub struct EventHandlerStatus {
     /// Progress of the last redrive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<RedriveStatus>,
+    /// Progress of the last release of held keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseStatus>,
 }
 
 impl HasConditions for EventHandlerStatus {
@@ -112,6 +115,37 @@ pub struct Retries {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::date_time")]
     pub oldest: Option<String>,
+    /// Number of keys of which events wait, those that are held among them. With order: Key only. Refreshed about once a
+    /// minute while it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked_keys: Option<i64>,
+    /// Number of keys that wait for a person to release them, with delivery.retry.onExhausted: Park. With order: Key
+    /// only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_keys: Option<i64>,
+    /// Keys that are held, those that have been so for longest first; at most 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub held: Vec<HeldKey>,
+}
+
+/// A key that is held until a person releases it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldKey {
+    /// Partition key, to be named in spec.release.keys. Unset if it has more than 1024 bytes, or is not known: it is
+    /// released with all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Sequence of the event that holds it up, in the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<i64>,
+    /// Time since which it is held.
+    #[schemars(schema_with = "schema::date_time")]
+    pub since: String,
+    /// Reason, as of a dead letter: attempts-used-up or refused-by-handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Position of a handler in its topic.

@@ -86,6 +86,7 @@ pub fn in_vain_on_direct(spec: &EventHandlerSpec) -> Vec<String> {
         ("delivery.maxEventAge", spec.delivery.max_event_age.is_some(), "no event waits there"),
         ("deadLetter", spec.dead_letter.is_some(), "a failed event is not kept"),
         ("redrive", spec.redrive.is_some(), "a failed event is not kept"),
+        ("release", spec.release.is_some(), "no event holds up its key"),
     ];
     let in_vain = fields.into_iter().filter(|(_, asked, _)| *asked);
     in_vain.map(|(field, _, why)| format!("spec.{field} has no effect on a Direct topic: {why}")).collect()
@@ -153,5 +154,6 @@ mod tests {
         assert_eq!(told.len(), 2);
         assert!(told[0].starts_with("spec.startFrom has no effect on a Direct topic"), "{told:?}");
         assert_eq!(spec(json!({"delivery": {"retry": {"maxAttempts": 2}}})).len(), 1);
+        assert_eq!(spec(json!({"delivery": {"order": "Key"}, "release": {"request": "1"}})).len(), 2);
     }
 }

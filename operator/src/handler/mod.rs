@@ -6,6 +6,8 @@ mod observe;
 pub(crate) mod position;
 mod probes;
 pub mod redrive;
+pub mod release;
+mod requests;
 mod rollout;
 pub mod settings;
 pub(crate) mod shelf;
@@ -19,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -41,6 +42,7 @@ use crate::finalizer::{self, Phase};
 use crate::guard::{RECONCILE_LIMIT, guarded};
 use crate::handler::desired::{Children, Input};
 use crate::handler::observe::{Observed, observe};
+use crate::handler::requests::{Done, Requests};
 use crate::handler::settings::Settings;
 use crate::names::{self, FIELD_MANAGER};
 use crate::pace;
@@ -49,8 +51,6 @@ use crate::scaling::{Plan, Reason};
 use crate::status::is_paused;
 use crate::topic::leftovers;
 
-/// Between two steps of a redrive.
-const REDRIVE_PAUSE: Duration = Duration::from_millis(10);
 /// How long a handler's deletion waits for the broker at a time.
 const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// And in all: then the handler goes, and what it has on the broker is removed later.
@@ -130,59 +130,29 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     };
     let Paced { object: deployment, waits } = apply_all(desired::children(&input)?, &input, &observed, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
-    let letters = match &subscribed {
-        Ok(_) => dead_letters(context, owner, handler, topic, &observed, &deployment).await?,
-        Err(_) => DeadLetters::default(),
+    let requests = Requests { context, owner, handler, topic, observed: &observed, deployment: &deployment };
+    let done = match &subscribed {
+        Ok(_) => requests.step().await?,
+        Err(_) => Done::default(),
     };
     tell(context, handler, owner, &plan).await;
-    let again = letters.again();
+    let again = done.again().unwrap_or(RESYNC);
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,
         waits_for_turn: waits,
         plan,
-        redrive: letters.redrive.map(|progress| progress.status),
+        redrive: done.redrive.map(|progress| progress.status),
+        release: done.release.map(|progress| progress.status),
         subscription,
         oldest: oldest(context, owner, handler, topic, subscription).await,
-        dead_letters: letters.kept,
+        dead_letters: done.dead_letters,
         subscribed: subscribed.as_ref().err(),
     };
     status::write(context, handler, owner, seen).await?;
     let Err(error) = &subscribed else { return Ok(Action::requeue(again)) };
     report::failed(context, handler, error).await;
     Ok(report::retry(error, handler.status.as_ref().and_then(|status| status.ready())))
-}
-
-/// What was done with a handler's dead letters, and how many there are.
-#[derive(Default)]
-struct DeadLetters {
-    /// How far a redrive is, where one was asked for.
-    redrive: Option<redrive::Progress>,
-    /// As many as the broker keeps; `None`: what is known stays.
-    kept: Option<u64>,
-}
-
-impl DeadLetters {
-    /// When to look again.
-    fn again(&self) -> Duration {
-        let next = self.redrive.as_ref().and_then(|progress| progress.again);
-        next.map_or(RESYNC, |next| next.max(REDRIVE_PAUSE))
-    }
-}
-
-async fn dead_letters(
-    context: &Context,
-    owner: &Owner,
-    handler: &EventHandler,
-    topic: &observe::Topic,
-    observed: &Observed,
-    deployment: &Deployment,
-) -> Result<DeadLetters, Error> {
-    let redrive = redrive(context, owner, handler, topic, observed, deployment).await?;
-    let known = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
-    let has_redriven = redrive.as_ref().is_some_and(|progress| Some(&progress.status) != known);
-    let kept = count_letters(context, owner, handler, topic, has_redriven).await?;
-    Ok(DeadLetters { redrive, kept })
 }
 
 /// When the oldest event was stored that the handler has not acknowledged. It is only shown, so no error stops
@@ -205,48 +175,6 @@ async fn oldest(
     }
 }
 
-async fn redrive(
-    context: &Context,
-    owner: &Owner,
-    handler: &EventHandler,
-    topic: &observe::Topic,
-    observed: &Observed,
-    deployment: &Deployment,
-) -> Result<Option<redrive::Progress>, Error> {
-    let Some(wanted) = handler.spec.redrive.as_ref().filter(|_| topic.routing == Routing::Queued) else {
-        return Ok(None);
-    };
-    let before = handler.status.as_ref().and_then(|status| status.redrive.as_ref());
-    if is_rolling(deployment, &observed.pods) {
-        return Ok(Some(redrive::waiting(wanted, before)));
-    }
-    let broker = subscribe::broker(context, owner, handler, topic).await?;
-    let types = handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
-    let letters_of = redrive::Handler { name: &owner.name, uid: &owner.reference.uid, types };
-    let progress = redrive::step(&broker.api, &letters_of, wanted, before).await?;
-    if let Some(refused) = &progress.refused {
-        report::event(context, handler, EventType::Warning, "DeadLetterRefused", refused).await;
-    }
-    Ok(Some(progress))
-}
-
-async fn count_letters(
-    context: &Context,
-    owner: &Owner,
-    handler: &EventHandler,
-    topic: &observe::Topic,
-    has_redriven: bool,
-) -> Result<Option<u64>, Error> {
-    if topic.routing != Routing::Queued {
-        return Ok(None);
-    }
-    if has_redriven {
-        context.letters.expire(&key(owner));
-    }
-    let broker = subscribe::broker(context, owner, handler, topic).await?;
-    Ok(context.letters.count(&key(owner), &broker.api).await)
-}
-
 /// What people should hear of now.
 async fn tell(context: &Context, handler: &EventHandler, owner: &Owner, plan: &Plan) {
     report_scaling(context, handler, plan).await;
@@ -264,18 +192,6 @@ fn template_hash(deployment: &Deployment) -> u64 {
     let mut hasher = DefaultHasher::new();
     template.hash(&mut hasher);
     hasher.finish()
-}
-
-/// Whether there are pods of an older template, those included that are on their way out (they still deliver what they
-/// have): who mends a handler and redrives in one step does not mean those. Deployment and pods are watched, so the end
-/// of it is noticed.
-fn is_rolling(deployment: &Deployment, pods: &[Pod]) -> bool {
-    let counts = deployment.status.as_ref();
-    let seen = counts.and_then(|counts| counts.observed_generation) == deployment.metadata.generation;
-    let updated = counts.and_then(|counts| counts.updated_replicas).unwrap_or(0);
-    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
-    let alive = pods.iter().filter(|pod| !matches!(phase(pod).as_str(), "Failed" | "Succeeded")).count();
-    !seen || i32::try_from(alive).unwrap_or(i32::MAX) > updated
 }
 
 fn scale(context: &Context, owner: &Owner, settings: &Settings, observed: &Observed, routing: Routing) -> Plan {

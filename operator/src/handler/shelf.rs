@@ -1,17 +1,20 @@
-//! What a handler keeps of events that failed: how many wait for a retry, and whether there is room for more (pure).
+//! What a handler keeps of events that failed: how many wait for a retry, which keys they hold up, and whether there is
+//! room for more (pure).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::handler_streams::HandlerStreams;
+use tidegate_broker_admin::held_keys::Keys;
 use tidegate_crds::EventHandler;
 use tidegate_crds::conditions::{Finding, Status, kind};
-use tidegate_crds::handler::{self, Retries};
+use tidegate_crds::handler::{HeldKey, Order, Retries};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::status::as_it_was;
 
-/// The conditions about room.
-pub const KINDS: [&str; 2] = [kind::RETRIES_FULL, kind::DEAD_LETTERS_FULL];
+/// The conditions about what is kept.
+const KINDS: [&str; 3] = [kind::RETRIES_FULL, kind::DEAD_LETTERS_FULL, kind::KEYS_HELD];
 /// What was full has room again below this share of it, so that the condition does not follow each event.
 const ROOM_AGAIN_PERCENT: i64 = 90;
 
@@ -32,7 +35,6 @@ impl Room {
         if stream.config.max_message_size > 0 && most < i64::from(stream.config.max_message_size) {
             return Self::TooLittle;
         }
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let used = signed(stream.state.bytes);
         let average = signed(stream.state.bytes.checked_div(stream.state.messages).unwrap_or(0));
         let is_full =
@@ -41,16 +43,77 @@ impl Room {
     }
 }
 
-/// The events that wait for a retry, as the status shows them.
-pub fn shown(retries: &StreamInfo) -> Retries {
-    let oldest = retries.state.first_time.filter(|_| retries.state.messages > 0);
+/// The events of a handler that wait for a retry, as its status shows them. What is not known of its keys stays as it
+/// was.
+pub fn shown(handler: &EventHandler, retries: &StreamInfo, keys: Option<&Keys>) -> Retries {
+    let before = || handler.status.as_ref().and_then(|status| status.retries.clone()).unwrap_or_default();
+    let of_keys = match handler.spec.delivery.order {
+        Order::None => Retries::default(),
+        Order::Key => keys.map_or_else(before, shown_keys),
+    };
+    let held = of_keys.held_keys.and_then(|held| u64::try_from(held).ok()).unwrap_or(0);
+    let waiting = waiting(retries, held);
     Retries {
-        waiting: i64::try_from(retries.state.messages).unwrap_or(i64::MAX),
-        oldest: oldest.and_then(|oldest| oldest.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()),
+        waiting: signed(waiting),
+        oldest: retries.state.first_time.filter(|_| waiting > 0).and_then(time),
+        ..of_keys
     }
 }
 
-/// The conditions, from what the broker has now. `Ready` depends on neither.
+/// Events that wait for a retry, where so many keys are held: the stream has a mark of each, which is no event.
+pub fn waiting(retries: &StreamInfo, held: u64) -> u64 {
+    retries.state.messages.saturating_sub(held)
+}
+
+fn shown_keys(keys: &Keys) -> Retries {
+    let held = keys.named.iter().filter_map(|held| {
+        let mark = &held.mark;
+        Some(HeldKey {
+            key: mark.key.clone(),
+            sequence: mark.sequence.map(signed),
+            since: time(held.since)?,
+            reason: mark.reason.clone(),
+        })
+    });
+    Retries {
+        parked_keys: Some(signed(keys.parked)),
+        held_keys: Some(signed(keys.held)),
+        held: held.collect(),
+        ..Retries::default()
+    }
+}
+
+/// In whole seconds, as the API has them.
+fn time(time: OffsetDateTime) -> Option<String> {
+    time.replace_nanosecond(0).ok()?.format(&Rfc3339).ok()
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Whether events wait, and whether keys are held: that either is no longer so is more than a number that changed.
+pub fn are_there(retries: &Retries) -> (bool, bool) {
+    (retries.waiting > 0, retries.held_keys.is_some_and(|held| held > 0))
+}
+
+/// Says that keys are held, or none; `None`: the handler has no keys, or they are not known yet. `Ready` does not depend
+/// on it.
+pub fn keys_held(retries: &Retries) -> Option<Finding> {
+    let found = |status, reason, message| Finding::new(kind::KEYS_HELD, status, reason, message);
+    Some(if retries.held_keys? == 0 {
+        found(Status::False, "NoneHeld", "no key waits for its release")
+    } else {
+        found(
+            Status::True,
+            "Held",
+            "keys wait for a person, because an event of each failed for good (delivery.retry.onExhausted: Park): \
+             status.retries names some of them, and the events. Repair the handler, then release them (spec.release)",
+        )
+    })
+}
+
+/// The conditions about room, from what the broker has now. `Ready` depends on neither.
 pub fn findings(streams: &HandlerStreams, before: &[Condition]) -> [Finding; 2] {
     [retries_full(&streams.retries, before), dead_letters_full(&streams.dead_letters, before)]
 }
@@ -106,12 +169,17 @@ pub enum News {
     None,
     /// Numbers moved, which may be late.
     Numbers,
-    /// There is room or none, there are events or none, or something is not there: that may not be late.
+    /// There is room or none, there are events or held keys or none, or something is not there: that may not be late.
     Urgent,
 }
 
 /// Compares what a handler shows with its streams.
-pub fn news(handler: &EventHandler, retries: Option<&StreamInfo>, dead_letters: Option<&StreamInfo>) -> News {
+pub fn news(
+    handler: &EventHandler,
+    retries: Option<&StreamInfo>,
+    keys: Option<&Keys>,
+    dead_letters: Option<&StreamInfo>,
+) -> News {
     let Some(status) = &handler.status else { return News::None };
     // What was never made is not missing.
     let Some(before) = &status.retries else { return News::None };
@@ -119,13 +187,12 @@ pub fn news(handler: &EventHandler, retries: Option<&StreamInfo>, dead_letters: 
         return News::None;
     }
     let (Some(retries), Some(dead_letters)) = (retries, dead_letters) else { return News::Urgent };
-    let is_unread = handler.spec.delivery.order == handler::Order::None && retries.state.consumers == 0;
+    let is_unread = handler.spec.delivery.order == Order::None && retries.state.consumers == 0;
     let conditions = &status.conditions;
     let differs = |found: Finding| {
         as_it_was(found.kind, conditions).is_none_or(|was| (was.status, &was.reason) != (found.status, &found.reason))
     };
-    let now = shown(retries);
-    let are_there = |retries: &Retries| retries.waiting > 0;
+    let now = shown(handler, retries, keys);
     if is_unread
         || are_there(before) != are_there(&now)
         || differs(retries_full(retries, conditions))
@@ -139,6 +206,7 @@ pub fn news(handler: &EventHandler, retries: Option<&StreamInfo>, dead_letters: 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use tidegate_broker_admin::held_keys::Mark;
     use tidegate_crds::conditions::merge;
 
     use super::*;
@@ -173,8 +241,43 @@ mod tests {
     #[test]
     fn what_waits_is_shown_with_its_oldest() {
         let oldest = Some("2026-01-02T03:04:05Z".to_owned());
-        assert_eq!(shown(&retries(7, 70)), Retries { waiting: 7, oldest });
-        assert_eq!(shown(&retries(0, 0)), Retries { waiting: 0, oldest: None });
+        let unordered = handler("None", Value::Null, &streams(retries(0, 0), letters(0, 0)));
+        let some = Retries { waiting: 7, oldest, ..Retries::default() };
+        assert_eq!(shown(&unordered, &retries(7, 70), None), some);
+        assert_eq!(shown(&unordered, &retries(0, 0), None), Retries::default());
+    }
+
+    fn keys(parked: u64, held: u64) -> Keys {
+        let since = OffsetDateTime::from_unix_timestamp_nanos(1_767_323_045_678_000_000).unwrap();
+        let named = (0..held).map(|number| tidegate_broker_admin::held_keys::HeldKey {
+            mark: Mark {
+                key: Some(format!("k{number}")),
+                sequence: Some(40 + number),
+                reason: Some("refused-by-handler".to_owned()),
+            },
+            since,
+        });
+        Keys { parked, held, named: named.collect() }
+    }
+
+    /// A mark is no event, and what the broker has not said yet is not taken to be nothing.
+    #[test]
+    fn held_keys_are_counted_and_named() {
+        let ordered = |shown: &Value| handler("Key", shown.clone(), &streams(retries(0, 0), letters(0, 0)));
+        let found = shown(&ordered(&json!({"waiting": 0})), &retries(7, 70), Some(&keys(3, 2)));
+        assert_eq!((found.waiting, found.parked_keys, found.held_keys), (5, Some(3), Some(2)));
+        let since = "2026-01-02T03:04:05Z".to_owned();
+        let (key, reason) = (Some("k1".to_owned()), Some("refused-by-handler".to_owned()));
+        assert_eq!(found.held[1], HeldKey { key, sequence: Some(41), since, reason });
+        let before = serde_json::to_value(&found).unwrap();
+        assert_eq!(shown(&ordered(&before), &retries(7, 70), None), found, "it was so before");
+        let released = shown(&ordered(&before), &retries(5, 50), Some(&keys(3, 0)));
+        assert_eq!((released.waiting, released.held_keys, released.held), (5, Some(0), Vec::new()));
+        assert_eq!(shown(&ordered(&before), &retries(1, 10), None).waiting, 0, "fewer messages than there were marks");
+        let reason = |retries: &Retries| keys_held(retries).map(|found| (found.status, found.reason));
+        assert_eq!(reason(&found), Some((Status::True, "Held".to_owned())));
+        assert_eq!(reason(&Retries { held_keys: Some(0), ..found }), Some((Status::False, "NoneHeld".to_owned())));
+        assert_eq!(reason(&Retries::default()), None, "there are no keys, or they are not known");
     }
 
     /// A share that is too small says so; one that is full stays so until there is some room.
@@ -237,7 +340,24 @@ mod tests {
             ("a lost stream", "Key", none.clone(), None, dead(), News::Urgent),
             ("never made", "None", Value::Null, None, None, News::None),
         ] {
-            assert_eq!(news(&handler(order, shown, &quiet), retried.as_ref(), letters.as_ref()), expected, "{what}");
+            let found = news(&handler(order, shown, &quiet), retried.as_ref(), None, letters.as_ref());
+            assert_eq!(found, expected, "{what}");
+        }
+        let held = json!({"waiting": 6, "oldest": "2026-01-02T03:04:05Z", "parkedKeys": 3, "heldKeys": 1});
+        let one =
+            json!([{"key": "k0", "sequence": 40, "since": "2026-01-02T03:04:05Z", "reason": "refused-by-handler"}]);
+        let held = Value::Object(held.as_object().unwrap().clone().into_iter().chain([("held".into(), one)]).collect());
+        for (what, shown, messages, keys, expected) in [
+            ("the first held key", some.clone(), 8, keys(3, 1), News::Urgent),
+            ("the same keys", held.clone(), 7, keys(3, 1), News::None),
+            ("another held key", held.clone(), 8, keys(3, 2), News::Numbers),
+            ("more parked keys", held.clone(), 7, keys(4, 1), News::Numbers),
+            ("no held key any more", held.clone(), 6, keys(3, 0), News::Urgent),
+            ("keys that were not counted before", some.clone(), 7, keys(3, 0), News::Numbers),
+        ] {
+            let handler = handler("Key", shown, &quiet);
+            let found = news(&handler, Some(&retries(messages, 70)), Some(&keys), Some(&letters(0, 0)));
+            assert_eq!(found, expected, "{what}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::handler::{EventHandlerStatus, RedriveStatus, Scaling};
+use tidegate_crds::handler::{EventHandlerStatus, RedriveStatus, ReleaseStatus, Scaling};
 use tidegate_crds::{Duration, EventHandler};
 use time::OffsetDateTime;
 
@@ -34,6 +34,8 @@ pub struct Seen<'a> {
     pub plan: Plan,
     /// How far a redrive is, where one was asked for.
     pub redrive: Option<RedriveStatus>,
+    /// The same of a release.
+    pub release: Option<ReleaseStatus>,
     /// The handler's consumers and streams; `None` on a Direct topic.
     pub subscription: Option<&'a Subscription>,
     /// When the oldest event was stored that the handler has not acknowledged.
@@ -49,10 +51,11 @@ pub struct Seen<'a> {
 /// # Errors
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
-    let Seen { observed, deployment, waits_for_turn, plan, redrive, subscription, .. } = seen;
+    let Seen { observed, deployment, waits_for_turn, plan, redrive, release, subscription, .. } = seen;
     let Seen { oldest, dead_letters, subscribed, .. } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
+    status.release = release.or(status.release);
     count_pods(&mut status, owner, deployment);
     status.scaling = Some(Scaling { desired: signed(plan.replicas), reason: plan.reason.text().to_owned() });
     status.lag = context.lag.lag(&(owner.namespace.clone(), owner.name.clone())).or(status.lag);
@@ -60,13 +63,14 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
         lag.oldest_event_age = oldest.map(|oldest| age(OffsetDateTime::now_utc() - oldest));
     }
     let now = jiff::Timestamp::now();
+    let key = (owner.namespace.clone(), owner.name.clone());
     // What is on record stays there while the broker does not answer.
     if subscribed.is_none() {
         let before = status.position.as_ref();
         status.position = subscription.map(|made| position::shown(before, &made.consumers, now));
-        status.retries = subscription.map(|made| shelf::shown(&made.streams.retries));
+        let keys = context.keys.known(&key);
+        status.retries = subscription.map(|made| shelf::shown(handler, &made.streams.retries, keys.as_ref()));
     }
-    let key = (owner.namespace.clone(), owner.name.clone());
     let deliveries = context.reports.deliveries(&key);
     let letters = dead_letters.map(|letters| i64::try_from(letters).unwrap_or(i64::MAX));
     status.dead_letters = letters.or(status.dead_letters);
@@ -100,11 +104,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     let mut found = sum_up(handler, parts, subscribed);
     found.extend(unknown);
     found.push(exposed);
-    match (subscription, subscribed) {
-        (Some(made), _) => found.extend(shelf::findings(&made.streams, &status.conditions)),
-        (None, Some(_)) => found.extend(shelf::as_they_were(&status.conditions)),
-        (None, None) => {}
-    }
+    found.extend(kept(&status, subscription, subscribed));
     if waits_for_turn {
         wait_for_turn(&mut found, &context.pace.handlers);
     }
@@ -180,6 +180,18 @@ fn count_pods(status: &mut EventHandlerStatus, owner: &Owner, deployment: &Deplo
     let selector: Vec<_> =
         names::handler_selector(&owner.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     status.selector = Some(selector.join(","));
+}
+
+/// The conditions about what is kept of events that failed.
+fn kept(status: &EventHandlerStatus, made: Option<&Subscription>, error: Option<&Error>) -> Vec<Finding> {
+    match (made, error) {
+        (Some(made), _) => {
+            let room = shelf::findings(&made.streams, &status.conditions);
+            room.into_iter().chain(status.retries.as_ref().and_then(shelf::keys_held)).collect()
+        }
+        (None, Some(_)) => shelf::as_they_were(&status.conditions).collect(),
+        (None, None) => Vec::new(),
+    }
 }
 
 /// A warning: `Ready` does not depend on it.

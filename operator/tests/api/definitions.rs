@@ -30,7 +30,10 @@ async fn what_is_left_out_is_filled_in() {
         filled["delivery"],
         json!({
             "path": "/", "format": "Binary", "order": "None", "concurrency": 16, "timeout": "30s",
-            "retry": {"maxAttempts": 10, "backoff": {"initial": "1s", "max": "60s", "factor": 2.0, "jitter": 0.2}},
+            "retry": {
+                "maxAttempts": 10, "onExhausted": "DeadLetter",
+                "backoff": {"initial": "1s", "max": "60s", "factor": 2.0, "jitter": 0.2},
+            },
         })
     );
     assert_eq!(

@@ -13,6 +13,7 @@ mod disk;
 mod handler;
 mod handler_changes;
 mod hands_off;
+mod keys;
 mod leader;
 mod pace;
 mod position;

@@ -31,6 +31,9 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
     let delivery = |delivery: Value| json!({"delivery": delivery});
     let backoff = |backoff: Value| json!({"delivery": {"retry": {"backoff": backoff}}});
     let autoscaling = |autoscaling: Value| json!({"autoscaling": autoscaling});
+    let retry = |retry: Value| json!({"delivery": {"retry": retry}});
+    let release =
+        |release: Value| json!({"delivery": {"order": "Key"}, "release": merged(&json!({"request": "1"}), &release)});
     vec![
         (json!({"topic": null}), "spec.topic", "Required"),
         (json!({"topic": ""}), "spec.topic", "at least 1"),
@@ -115,6 +118,16 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
         (json!({"redrive": {"request": "1"}, "deadLetter": {"topic": "t"}}), "spec.redrive", "kept beside the topic"),
         (json!({"redrive": {"request": "1", "since": "noon"}}), "spec.redrive.since", "date-time"),
         (json!({"redrive": {"request": "1", "count": 0}}), "spec.redrive.count", "greater than or equal to 1"),
+        (retry(json!({"onExhausted": "Park"})), "spec.delivery", "set order: Key"),
+        (retry(json!({"onExhausted": "Drop"})), "spec.delivery.retry.onExhausted", "\"DeadLetter\", \"Park\""),
+        (json!({"release": {"request": "1"}}), "spec.release", "belongs to delivery.order: Key"),
+        (release(json!({"request": ""})), "spec.release.request", "at least 1"),
+        (release(json!({"request": "r".repeat(65)})), "spec.release.request", "more than 64"),
+        (release(json!({"request": null})), "spec.release.request", "Required"),
+        (release(json!({"keys": []})), "spec.release.keys", "at least 1"),
+        (release(json!({"keys": [""]})), "spec.release.keys[0]", "at least 1"),
+        (release(json!({"keys": ["k".repeat(1025)]})), "spec.release.keys[0]", "more than 1024"),
+        (release(json!({"keys": vec!["k"; 1001]})), "spec.release.keys", "at most 1000"),
         (json!({"replicas": 2, "autoscaling": {}}), "spec.replicas", "remove one of them"),
         (json!({"replicas": -1}), "spec.replicas", "greater than or equal to 0"),
         (autoscaling(json!({"minReplicas": 11})), "spec.autoscaling.minReplicas", "not be larger than maxReplicas"),
@@ -157,6 +170,11 @@ async fn right_handlers_are_taken() {
             "startFrom": "2026-01-31T12:00:00Z", "filter": {"types": ["com.shop.order.*", "a"], "sources": ["/s"]},
             "delivery": {"order": "Key", "lanes": 32, "rateLimit": {"events": 10}},
             "autoscaling": {"maxReplicas": 32}, "reply": {"topic": "invoices"}, "redrive": {"request": "1"},
+            "release": {"request": "1"},
+        }),
+        json!({
+            "delivery": {"order": "Key", "retry": {"onExhausted": "Park"}},
+            "release": {"request": "r".repeat(64), "keys": vec!["k".repeat(1024); 1000]},
         }),
         json!({"startFrom": "17", "delivery": {"format": "Batch", "batch": {}}, "deadLetter": {"topic": "failed"}}),
         json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 50, "targetEventAge": "500ms", "idleAfter": "10m"}}),
@@ -172,7 +190,7 @@ async fn right_handlers_are_taken() {
         json!({"delivery": {"retry": {"retryOn": ["404", "409", "3xx"], "finalOn": ["501", "5xx"]}}}),
     ];
     for (number, mut changes) in right.into_iter().enumerate() {
-        if number == 7 {
+        if number == 8 {
             changes["delivery"] = json!({"port": 8080});
         }
         assert_eq!(refusal(&space, "billing", spec(changes.clone())).await, None, "{changes}");
