@@ -1,7 +1,7 @@
 //! The lease of a lane's part of the shelf: who may deliver its parked events. Pure.
 //!
-//! It is a record that is replaced by comparison with its sequence. Who has it renews it; who finds another's that is not
-//! free takes it over when it has not changed for the time of the lease.
+//! It is a record that is replaced by comparison with its sequence. Its owner renews it. Another owner takes it over
+//! where it is free, or has not changed for the time of the lease.
 
 use super::timing::LaneTiming;
 use crate::event::Moment;

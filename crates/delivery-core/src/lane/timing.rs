@@ -55,7 +55,7 @@ pub struct LaneTiming {
     pub shelved_after: Moment,
     /// A parked event whose next attempt is later than this is read again then.
     pub kept_for: Moment,
-    /// After this without a change the lease of a lane's part of the shelf is nobody's.
+    /// After this without a change the lease of a lane's part of the shelf is free.
     pub shelf_lease: Moment,
     /// It is asked this often whether a key is released that waits for a person.
     pub release_noticed_within: Moment,

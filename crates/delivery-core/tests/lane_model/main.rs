@@ -12,6 +12,7 @@
 
 mod broker;
 mod calm;
+mod invariants;
 mod model;
 mod shelf;
 mod stroll;

@@ -15,7 +15,7 @@ pub struct Shelf {
     known: BTreeSet<u64>,
     /// Keys that wait for a person.
     pub held: BTreeSet<Key>,
-    /// The record of the lease: its sequence, and who has it, if it is not free.
+    /// The record of the lease: its sequence, and its tenant, if it is not free.
     record: Option<(u64, Option<Life>)>,
     records: u64,
     /// Whether a copy was removed that was there.

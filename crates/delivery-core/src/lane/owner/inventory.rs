@@ -75,7 +75,7 @@ impl Owner {
         // Where there are more than can be known, not in a circle.
         self.inventory.not_before = if are_all { now } else { now + self.terms.longest_pause };
         let has_found = self.parked.found(now, asked, &keys, are_all);
-        // Who has the pin has what the broker waits for. Without one it has to say that it waits for nothing: what is
+        // The owner of the pin has all that the broker waits for. Without a pin it has to say that it waits for nothing: what is
         // parked must not be in flight from the lane, too.
         if has_found && self.last.is_none() {
             self.doubt(now);
