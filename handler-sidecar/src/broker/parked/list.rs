@@ -13,12 +13,11 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tidegate_broker_client::layout::{self, KeySubject};
 use tidegate_broker_client::publish_ack::StreamError;
+pub use tidegate_delivery_core::lane::MAX_KEYS;
 use tidegate_delivery_core::{Key, Lane, ParkedKeys};
 
 use super::NOTHING;
 
-/// Parked keys of a lane that are known at a time.
-pub const MAX_KEYS: usize = 4096;
 /// More subjects than there can be.
 const BEYOND_ALL: u64 = u32::MAX as u64;
 

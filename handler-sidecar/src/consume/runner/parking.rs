@@ -70,12 +70,12 @@ impl<F> Runner<'_, F> {
         for (number, (id, key)) in (1..).zip(events) {
             let is_last = number == events.len();
             let batch = (events.len() > 1).then_some(Member { name: &name, number, is_last });
-            let Some(headers) = self.copy_headers(*id, batch.as_ref()) else {
-                // Headers that are stored can be stored again.
+            let event = self.events.get(*id).map(Message::stored).cloned();
+            let (Some(headers), Some(event)) = (self.copy_headers(*id, batch.as_ref()), event) else {
+                // Headers that are stored can be stored again. Without an answer nothing else of the lane would be copied.
                 return self.input(Input::Parked(ids, ParkResult::Refused));
             };
             let subject = layout::parked_subject(&self.context.config.handler, id.lane, *key);
-            let Some(event) = self.events.get(*id).map(Message::stored).cloned() else { return };
             let (headers, payload) = (Some(&headers), event.payload());
             let copy = Publish { subject: &subject, headers, payload, ..Publish::default() };
             if is_last {
