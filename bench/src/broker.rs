@@ -49,7 +49,7 @@ impl Broker {
             Durability::Fsync => TestBroker::start_fsync(topic).await,
             Durability::Relaxed => TestBroker::start_with(topic).await,
         };
-        Self { stream: jetstream::new(server.operator()), server }
+        Self { stream: server.jetstream(), server }
     }
 
     /// One server with the product's defaults.

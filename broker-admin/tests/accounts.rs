@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use futures::{FutureExt as _, StreamExt as _};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::{LeafRequest, Usage, consumers, guests};
@@ -18,7 +17,7 @@ async fn handler(broker: &TestBroker, name: &str) -> async_nats::Client {
 }
 
 async fn publish(broker: &TestBroker, text: &'static str) {
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     js.publish("events.0.test", text.into()).await.unwrap().await.unwrap();
 }
 
@@ -48,7 +47,7 @@ async fn acknowledge(client: &async_nats::Client, message: async_nats::Message) 
 }
 
 async fn events(broker: &TestBroker) -> u64 {
-    let mut stream = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+    let mut stream = broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();
     stream.info().await.unwrap().state.messages
 }
 
@@ -188,7 +187,7 @@ async fn a_changed_filter_keeps_the_place() {
     let broker = TestBroker::start().await;
     let mut wanted = consumers::Handler { order: Order::None, ..lanes(1) };
     broker.handler_with(wanted.clone()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for (subject, text) in [("events.0.order.new", "1"), ("events.1.other", "2"), ("redrive.billing.3.order.new", "3")]
     {
         js.publish(subject, text.into()).await.unwrap().await.unwrap();
@@ -218,7 +217,7 @@ async fn handler_client(broker: &TestBroker, wanted: &consumers::Handler) -> asy
 #[tokio::test]
 async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for text in ["1", "2", "3"] {
         js.publish("events.0.order.new", text.into()).await.unwrap().await.unwrap();
     }

@@ -55,7 +55,7 @@ async fn a_consumer_of_an_earlier_version_changes_but_for_what_the_broker_never_
 #[tokio::test]
 async fn what_the_broker_refuses_for_good_is_told_from_what_passes() {
     let mut broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     // One that pushes cannot become one that is pulled from.
     let pushes = consumer::push::Config {
         durable_name: Some("billing".into()),
@@ -75,7 +75,7 @@ async fn what_the_broker_refuses_for_good_is_told_from_what_passes() {
 
 /// Takes so many events without acknowledging them, or those that are delivered in this time.
 async fn take(broker: &TestBroker, count: usize, within: Duration) -> Vec<jetstream::Message> {
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let consumer: consumer::PullConsumer = js.get_consumer_from_stream("billing", layout::EVENT_STREAM).await.unwrap();
     let pull = consumer.batch().max_messages(count).expires(within).messages().await.unwrap();
     pull.map(Result::unwrap).collect().await
@@ -98,7 +98,7 @@ async fn a_suspended_handler_keeps_its_events_and_continues_where_it_was() {
         consumers::ensure(&broker.admin(), handler, &Position::default()).await.unwrap()
     };
     let publish = async |broker: &TestBroker, text: &'static str| {
-        let js = jetstream::new(broker.operator());
+        let js = broker.jetstream();
         js.publish("events.0.order.new", text.into()).await.unwrap().await.unwrap();
     };
     // One that is made while its handler is suspended delivers nothing from its first moment.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Message, StatusCode, jetstream};
+use async_nats::{Client, Message, StatusCode};
 use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::guests;
@@ -95,7 +95,7 @@ async fn pull(client: &Client, consumer: &str, grouped: bool) -> Message {
 async fn every_handler_that_the_schema_allows_connects_and_pulls() {
     let topic = tidegate_broker_admin::streams::Topic { max_message_size: SMALLEST_MESSAGE, ..topic() };
     let broker = TestBroker::start_bounded(topic, usize::try_from(SMALLEST_MESSAGE).unwrap()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let long = format!("t0.{}", "y".repeat(253));
     for partition in 0..layout::PARTITIONS {
         let subject = layout::event_subject(partition, &long);
@@ -157,7 +157,7 @@ async fn another_handlers_lanes_stay_out_of_reach() {
     let of = |name| corner(name, lanes(2), Vec::new());
     let folder = broker.handler_with(of("billing")).await;
     broker.handler_with(of("shipping")).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     js.publish("events.0.test", "one".into()).await.unwrap().await.unwrap();
     let client = peer::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap();
     let (own, other) = (layout::lane_consumer("billing", 0), layout::lane_consumer("shipping", 0));

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
-use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap};
 use serde_json::Value;
 use tidegate_broker_admin::handler_streams::{self, HandlerStreamsError};
@@ -77,7 +77,7 @@ async fn one_handler_uses_up_no_room_of_another() {
 #[tokio::test]
 async fn a_handler_that_comes_takes_its_share_and_one_that_goes_leaves_only_dead_letters() {
     let broker = TestBroker::start_with(small()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let billing = sidecar(&broker, "billing").await;
     assert_eq!(max_bytes(&js, "billing").await, 8 << 20);
     for _ in 0..5 {
@@ -110,7 +110,7 @@ async fn a_handler_that_comes_takes_its_share_and_one_that_goes_leaves_only_dead
 #[tokio::test]
 async fn who_would_have_too_little_is_refused_and_changes_nothing() {
     let broker = TestBroker::start_with(small()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for handler in ["a", "b", "c", "d"] {
         handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
     }
@@ -124,7 +124,7 @@ async fn who_would_have_too_little_is_refused_and_changes_nothing() {
 #[tokio::test]
 async fn what_gone_handlers_left_is_removed_but_for_dead_letters() {
     let broker = TestBroker::start_with(topic()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for handler in ["alive", "gone", "buried"] {
         handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
     }
@@ -141,7 +141,7 @@ async fn what_gone_handlers_left_is_removed_but_for_dead_letters() {
 #[tokio::test]
 async fn dead_letters_of_version_0_1_are_moved() {
     let broker = TestBroker::start_empty(1 << 30).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let shared = |name: &str, subjects: &str| Config {
         name: name.to_owned(),
         subjects: vec![subjects.to_owned()],
@@ -187,7 +187,7 @@ async fn dead_letters_of_version_0_1_are_moved() {
 #[tokio::test]
 async fn what_is_stored_while_a_handler_is_removed_is_kept() {
     let broker = TestBroker::start_with(topic()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let admin = broker.admin();
     let mut stored = 0;
     for round in 0..40_u64 {

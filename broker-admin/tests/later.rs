@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::Context;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::schedules::{self, Schedule};
 use tidegate_broker_admin::streams::{self, Topic};
@@ -42,7 +42,7 @@ async fn messages(js: &Context) -> Option<(u64, i64, Vec<String>)> {
 #[tokio::test]
 async fn the_stream_goes_when_nothing_waits_any_more() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     assert_eq!(messages(&js).await, None, "a topic that asks for nothing has none");
     let made = streams::ensure(&broker.admin(), &with_later(4 << 20)).await.unwrap();
     assert_eq!(made.refused, None);
@@ -71,7 +71,7 @@ async fn the_stream_goes_when_nothing_waits_any_more() {
 #[tokio::test]
 async fn a_smaller_share_drops_nothing() {
     let broker = TestBroker::start_with(with_later(8 << 20)).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for number in 0..4 {
         delay(&broker, &format!("{number}{}", &KEY[1..]), time::Duration::hours(1), &[0; 512 << 10]).await;
     }
@@ -132,5 +132,5 @@ async fn schedules_are_added_changed_removed_and_else_left_alone() {
         }
     }
     streams::ensure(&admin, &topic()).await.unwrap();
-    assert_eq!(messages(&jetstream::new(broker.operator())).await, None);
+    assert_eq!(messages(&broker.jetstream()).await, None);
 }

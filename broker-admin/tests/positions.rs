@@ -39,7 +39,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
-        let js = jetstream::new(broker.operator());
+        let js = broker.jetstream();
         Self { broker, js }
     }
 
@@ -221,7 +221,7 @@ async fn without_a_record_a_lost_consumer_skips_or_repeats() {
 #[tokio::test]
 async fn a_lost_consumer_of_three_servers_goes_on_where_it_was() {
     let broker = TestBroker::start_cluster().await;
-    let world = World { js: jetstream::new(broker.operator()), broker };
+    let world = World { js: broker.jetstream(), broker };
     let handler = Handler { replicas: 3, ..handler(Start::Latest, Order::None) };
     world.publish(0..5).await;
     let position = world.ensure(&handler, &Position::default()).await.position;

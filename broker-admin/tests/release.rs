@@ -29,7 +29,7 @@ impl World {
     async fn start() -> Self {
         let topic = Topic { max_bytes: MAX_BYTES, max_message_size: 32 << 10, ..topic() };
         let broker = TestBroker::start_with(topic).await;
-        let js = jetstream::new(broker.operator());
+        let js = broker.jetstream();
         Self { broker, js }
     }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap, Message, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -103,7 +103,7 @@ async fn shelf_consumers(broker: &TestBroker, handler: &str) -> Vec<ConsumerInfo
 #[tokio::test]
 async fn a_copy_waits_once_until_it_is_acknowledged() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let billing = sidecar(&broker, "billing", Order::None).await;
     let shelf = || layout::waiting_subject("billing");
     for event in [7, 8] {
@@ -154,7 +154,7 @@ async fn while_a_handler_is_suspended_its_shelf_delivers_nothing() {
 #[tokio::test]
 async fn parked_events_are_read_by_key_in_their_order_and_removed() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let ordered = sidecar(&broker, "ordered", KEYED).await;
     for (event, lane, key) in [(1, 0, 7), (2, 3, 9), (3, 0, 7), (4, 0, 8)] {
         let subject = layout::parked_subject("ordered", lane, key);
@@ -209,7 +209,7 @@ async fn the_keys_of_a_lane_are_listed() {
 #[tokio::test]
 async fn nothing_of_it_is_anothers() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let billing = sidecar(&broker, "billing", Order::None).await;
     let ordered = sidecar(&broker, "ordered", KEYED).await;
     let shelf = layout::waiting_subject("billing");
@@ -270,7 +270,7 @@ fn small() -> Topic {
 #[tokio::test]
 async fn a_full_shelf_takes_no_more_and_drops_nothing() {
     let broker = TestBroker::start_with(small()).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let billing = sidecar(&broker, "billing", Order::None).await;
     let shipping = sidecar(&broker, "shipping", Order::None).await;
     let shelf = || layout::waiting_subject("billing");
@@ -296,7 +296,7 @@ async fn a_full_shelf_takes_no_more_and_drops_nothing() {
 #[tokio::test]
 async fn a_handler_of_the_same_name_does_not_get_what_waited_for_another() {
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let billing = sidecar(&broker, "billing", Order::None).await;
     put(&billing, "billing", layout::waiting_subject("billing"), 1, 1).await.unwrap();
     handler_streams::ensure(&broker.admin(), "billing", "uid-billing").await.unwrap();

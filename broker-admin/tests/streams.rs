@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
-use async_nats::jetstream;
 use tidegate_broker_admin::api::StreamConfig;
 use tidegate_broker_admin::handler_streams;
 use tidegate_broker_admin::streams::{self, Topic};
@@ -50,7 +49,7 @@ async fn a_stream_made_before_atomic_batches_is_changed_where_it_is() {
     let broker = TestBroker::start_empty(1 << 30).await;
     let before = StreamConfig { allow_atomic_publish: false, ..topic().events() };
     broker.admin().create_stream(&before).await.unwrap();
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
     let made = streams::ensure(&broker.admin(), &topic()).await.unwrap();
     assert_eq!(made.refused, None);
@@ -62,7 +61,7 @@ async fn a_stream_made_before_atomic_batches_is_changed_where_it_is() {
 #[tokio::test]
 async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
     let broker = TestBroker::start_empty(STORE).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     streams::ensure(&broker.admin(), &sizes(50 << 20)).await.unwrap();
     handler_streams::ensure(&broker.admin(), "billing", "u").await.unwrap();
     let event = js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();
@@ -79,7 +78,7 @@ async fn what_the_broker_refuses_is_told_and_changes_nothing_else() {
 #[tokio::test]
 async fn streams_survive_a_store_that_became_smaller() {
     let mut broker = TestBroker::start_empty(STORE).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     streams::ensure(&broker.admin(), &sizes(80 << 20)).await.unwrap();
     handler_streams::ensure(&broker.admin(), "billing", "u").await.unwrap();
     js.publish("events.0.t", "kept".into()).await.unwrap().await.unwrap();

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream;
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 use support::{
@@ -93,7 +92,7 @@ async fn an_event_of_which_nobody_lives_to_tell_is_kept_aside_in_the_end() {
 async fn without_their_stream_events_are_still_delivered_and_end_somewhere() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     context.delete_stream(layout::attempt_stream(HANDLER)).await.unwrap();
     let container =
         Container::answering(|request| (if request.id() == "good" { 204 } else { 500 }, Duration::ZERO)).await;
@@ -150,7 +149,7 @@ async fn the_record_of_a_lost_event_says_nothing_about_the_next_of_its_sequence(
         (if request.header("ce-tidegateattempt") == "1" { 500 } else { 204 }, Duration::ZERO)
     })
     .await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let ids = ["settled", "used-up"];
     for (sequence, rest) in (1..).zip([json!({"attempts": 0, "settled": true}), json!({"attempts": 3})]) {
         let mut record = json!({"handler": format!("uid-{HANDLER}"), "publishedAt": 1, "deliveries": 5, "failed": []});
@@ -214,7 +213,7 @@ async fn an_outage_uses_up_no_attempts_and_is_reported() {
 
 /// Attempts that count and attempts that do not, of all events.
 async fn attempts_on_record(broker: &TestBroker) -> (usize, usize) {
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let stream = context.get_stream(layout::attempt_stream(HANDLER)).await.unwrap();
     let mut sums = (0, 0);
     // The last record of each event is all that is kept.

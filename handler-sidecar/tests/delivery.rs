@@ -220,7 +220,7 @@ async fn a_delivery_ends_at_its_timeout() {
 async fn an_event_whose_dead_letter_is_not_stored_is_kept() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let context = async_nats::jetstream::new(broker.operator());
+    let context = broker.jetstream();
     context.delete_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let container = Container::answering(|_| (400, Duration::ZERO)).await;
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;

@@ -85,7 +85,7 @@ async fn it_is_skipped_where_that_is_asked_for_in_every_order_and_format() {
 /// Puts an event on the retry shelf that failed once and is due, and that the topic stored this long ago.
 async fn put_on_shelf(broker: &TestBroker, id: &str, age: jiff::SignedDuration) {
     let sequence = publish(broker, id).await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let events = context.get_stream(layout::EVENT_STREAM).await.unwrap();
     let event = events.get_raw_message(sequence).await.unwrap();
     events.delete_message(sequence).await.unwrap();
@@ -130,7 +130,7 @@ async fn on_the_retry_shelf_an_event_is_as_old_as_it_was_in_the_topic() {
 async fn one_whose_dead_letter_has_no_room_leaves_a_trace() {
     let (broker, container) = (TestBroker::start().await, Container::start().await);
     let config = expiring(&broker, &container, OnExpired::DeadLetter, Order::Key { lanes: 1 }).await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let letters = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let full = jetstream::stream::Config { max_bytes: 1, ..letters.cached_info().config.clone() };
     context.update_stream(full).await.unwrap();

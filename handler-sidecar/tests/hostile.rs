@@ -182,7 +182,7 @@ async fn large_events_are_bounded_by_their_bytes() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container = Container::answering(|_| (204, Duration::from_millis(700))).await;
-    let context = async_nats::jetstream::new(broker.operator());
+    let context = broker.jetstream();
     for id in 0..EVENTS {
         let event = Event::builder(&id.to_string(), "/s", "t").data(vec![b'x'; 1 << 20]).build().unwrap();
         let (headers, payload) = peer::encode(&event);

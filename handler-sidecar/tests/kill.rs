@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{
@@ -101,7 +100,7 @@ async fn after_the_answer_and_before_the_acknowledgement() {
 async fn while_an_event_is_dead_lettered() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let stream = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let settings = stream.cached_info().config.clone();
     context.delete_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();

@@ -7,7 +7,6 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use futures::StreamExt as _;
 use futures::future::join_all;
 use tidegate_broker_client::contract::{Order, Rate, Sidecar};
@@ -40,7 +39,7 @@ async fn ordered_within(broker: &TestBroker, port: u16, ack_wait: Duration, lane
 #[tokio::test]
 async fn an_event_whose_dead_letter_is_stored_late_is_not_tried_again() {
     let broker = TestBroker::start().await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let container = Container::answering(|_| (422, Duration::ZERO)).await;
     let config = ordered(&broker, container.port).await;
     let stream = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();

@@ -7,7 +7,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use async_nats::jetstream::{self, consumer::PullConsumer};
+use async_nats::jetstream::consumer::PullConsumer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Container, HANDLER, Hold, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
@@ -268,7 +268,7 @@ async fn a_deleted_consumer_is_waited_for() {
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container = Container::start().await;
     let sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
-    let stream = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+    let stream = broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();
     stream.delete_consumer(HANDLER).await.unwrap();
     eventually("it is not ready", async || sidecar.get("/readyz").await == Some(503)).await;
     broker.handler(HANDLER, ACK_WAIT).await;
@@ -315,7 +315,7 @@ async fn the_identity_can_do_nothing_else() {
     }
     client.flush().await.unwrap();
     sleep(Duration::from_millis(1200)).await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let state = context.get_stream(layout::EVENT_STREAM).await.unwrap().get_info().await.unwrap().state;
     assert_eq!((state.messages, state.last_sequence), (1, 1), "purged or written to");
     let shipping: PullConsumer = context.get_consumer_from_stream("shipping", layout::EVENT_STREAM).await.unwrap();

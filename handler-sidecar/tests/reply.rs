@@ -377,7 +377,7 @@ async fn a_dead_letter_that_its_topic_refuses_is_kept_beside_its_own() {
     let config = with(&broker, &container, None, Some(ingress.topic_address())).await;
     let sidecar = Running::ready(config).await;
     publish(&broker, "1").await;
-    let stream = async_nats::jetstream::new(broker.operator());
+    let stream = broker.jetstream();
     let sent = stream.publish("events.0.rubbish", "no event".into()).await.unwrap();
     sent.await.unwrap();
     all_settled(&broker).await;

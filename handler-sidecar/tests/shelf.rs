@@ -31,7 +31,7 @@ const CONCURRENCY: usize = 16;
 
 /// What is on the shelf under this number.
 async fn copy(broker: &TestBroker, number: u64) -> jetstream::message::StreamMessage {
-    let shelf = jetstream::new(broker.operator()).get_stream(layout::retry_stream(HANDLER)).await.unwrap();
+    let shelf = broker.jetstream().get_stream(layout::retry_stream(HANDLER)).await.unwrap();
     shelf.get_raw_message(number).await.unwrap()
 }
 
@@ -41,7 +41,7 @@ async fn shelf_is_empty(broker: &TestBroker) {
 
 /// Lets a stream keep so many bytes.
 async fn bound(broker: &TestBroker, name: String, max_bytes: i64) {
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let found = context.get_stream(name).await.unwrap();
     context.update_stream(stream::Config { max_bytes, ..found.cached_info().config.clone() }).await.unwrap();
 }
@@ -56,7 +56,7 @@ fn fine() -> Response {
 
 /// As a sidecar puts it there whose attempt failed just now.
 async fn put_on_shelf(broker: &TestBroker, sequence: u64, record: &Value) {
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let events = context.get_stream(layout::EVENT_STREAM).await.unwrap();
     let event = events.get_raw_message(sequence).await.unwrap();
     let mut headers = event.headers.clone();
@@ -81,7 +81,7 @@ fn failed_once(wait: Duration, left: Duration) -> Value {
 
 /// The event is where the sidecars take no notice of it: as if it had been acknowledged.
 async fn acknowledged(broker: &TestBroker, sequence: u64) {
-    let events = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+    let events = broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();
     events.delete_message(sequence).await.unwrap();
 }
 
@@ -204,7 +204,7 @@ async fn an_event_that_is_on_the_shelf_already_is_acknowledged() {
     let sequence = publish(&broker, "1").await;
     // Delivered once, failed, on record and on the shelf; not acknowledged.
     let record = failed_once(Duration::from_secs(6), Duration::from_secs(2));
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let subject = layout::attempt_subject(HANDLER, &sequence.to_string());
     context.publish(subject, record.to_string().into()).await.unwrap().await.unwrap();
     put_on_shelf(&broker, sequence, &record).await;
@@ -259,7 +259,7 @@ async fn what_is_no_copy_stays_on_the_shelf() {
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
     let container = Container::start().await;
     let sequence = publish(&broker, "1").await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     for _ in 0..20 {
         let stored = context.publish(layout::waiting_subject(HANDLER), "what?".into());
         stored.await.unwrap().await.unwrap();
@@ -281,8 +281,7 @@ async fn an_event_that_never_finishes_is_found_on_the_shelf_too() {
     put_on_shelf(&broker, sequence, &failed_once(Duration::from_secs(6), Duration::ZERO)).await;
     acknowledged(&broker, sequence).await;
     let shelf = layout::retry_stream(HANDLER);
-    let consumer: PullConsumer =
-        jetstream::new(broker.operator()).get_consumer_from_stream(HANDLER, shelf).await.unwrap();
+    let consumer: PullConsumer = broker.jetstream().get_consumer_from_stream(HANDLER, shelf).await.unwrap();
     // The first is that by which it came there, and of two for each attempt and ten more no one needs to tell.
     for _ in 0..1 + 2 * 3 + 10 + 1 {
         support::give_back_one_of(&broker, &consumer).await;
@@ -302,7 +301,7 @@ async fn without_its_consumer_the_shelf_waits_alone() {
     let broker = TestBroker::start().await;
     let handler = consumers_of(Order::None, ACK_WAIT);
     let identity = broker.handler_with(handler.clone()).await;
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let shelf = context.get_stream(layout::retry_stream(HANDLER)).await.unwrap();
     shelf.delete_consumer(HANDLER).await.unwrap();
     let container = Container::start().await;

@@ -7,7 +7,6 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream;
 use serde_json::Value;
 use tidegate_broker_admin::consumers::{self, Handler};
 use tidegate_broker_admin::positions::Position;
@@ -126,7 +125,7 @@ async fn a_retry_waits_too() {
     container.hold(Hold::Nothing);
     sidecar.terminate().await;
     let sidecar = Running::ready(config).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let attempts = js.get_stream(layout::attempt_stream(HANDLER)).await.unwrap();
     assert_eq!(attempts.cached_info().state.messages, 1, "it is on record");
     assert_eq!(container.count(), 1);

@@ -18,7 +18,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
-        let js = jetstream::new(broker.operator());
+        let js = broker.jetstream();
         let world = Self { broker, js };
         for number in 0..200 {
             let payload = format!("{number} {}", "x".repeat(1000));

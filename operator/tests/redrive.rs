@@ -25,7 +25,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let broker = TestBroker::start().await;
-        let js = jetstream::new(broker.operator());
+        let js = broker.jetstream();
         for handler in [HANDLER, "shipping"] {
             handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
         }

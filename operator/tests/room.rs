@@ -31,7 +31,7 @@ impl World {
     async fn start() -> Self {
         let size = i64::try_from(SIZE).unwrap();
         let broker = TestBroker::start_with(Topic { max_bytes: size, max_message_size: 64 << 10, ..topic() }).await;
-        let js = jetstream::new(broker.operator());
+        let js = broker.jetstream();
         Self { broker, js }
     }
 

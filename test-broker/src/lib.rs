@@ -36,7 +36,7 @@ pub use crate::files::ConsumersOnDisk;
 use crate::files::{request, write_leaf};
 use crate::node::Node;
 pub use crate::ports::free_port;
-pub use crate::wait::{LIMIT, eventually};
+pub use crate::wait::{LIMIT, eventually, jetstream};
 
 /// What a server may store and take, where a test does not say.
 #[derive(Clone, Copy)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::ContextBuilder;
 use tidegate_broker_client::layout;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -10,6 +11,9 @@ use crate::TestBroker;
 
 /// Nothing that a test waits for takes longer, on a machine with other work too.
 pub const LIMIT: Duration = Duration::from_secs(60);
+/// For an answer of JetStream, instead of the client's own 5 s. Half of [`LIMIT`], so that [`eventually`] looks once more
+/// where an answer was lost with its broker.
+const JETSTREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -25,10 +29,20 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// JetStream by this client.
+pub fn jetstream(client: async_nats::Client) -> Context {
+    ContextBuilder::new().timeout(JETSTREAM_TIMEOUT).build(client)
+}
+
 impl TestBroker {
+    /// JetStream by [`Self::operator`].
+    pub fn jetstream(&self) -> Context {
+        jetstream(self.operator())
+    }
+
     /// Waits until the operator's client reaches the stream of events again, as after a restart.
     pub async fn until_back(&self) {
-        let context = jetstream::new(self.operator());
+        let context = self.jetstream();
         eventually("the broker is back", async || {
             let stream = timeout(Duration::from_secs(2), context.get_stream(layout::EVENT_STREAM)).await;
             stream.is_ok_and(|stream| stream.is_ok())

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_nats::{Subscriber, jetstream};
+use async_nats::Subscriber;
 use futures::StreamExt as _;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams::{self, Topic};
@@ -238,7 +238,7 @@ async fn try_operations(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'s
 
 /// The subject of a reply is the requester's choice.
 async fn try_replies(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)]) {
-    let stream = jetstream::new(broker.operator());
+    let stream = broker.jetstream();
     let count =
         async || stream.get_stream(layout::EVENT_STREAM).await.ok().map(|stream| stream.cached_info().state.messages);
     let ca = broker.server_identity_dir();
@@ -324,7 +324,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
         ("handler ordered", broker.handler_with(ordered()).await),
     ];
     broker.handler("shipping", wait).await;
-    let events = jetstream::new(broker.operator());
+    let events = broker.jetstream();
     events.publish("events.0.test", "kept".into()).await.unwrap().await.unwrap();
     // As the operator and the ingress listen.
     let mut listeners = Vec::new();

@@ -93,8 +93,7 @@ async fn handler(broker: &TestBroker, replicas: usize, run: &Run) -> PathBuf {
 }
 
 /// Stores the events of all keys in turn, each key's in order, however often the broker is away meanwhile.
-pub async fn publish_surely(client: async_nats::Client, run: Run) {
-    let jetstream = async_nats::jetstream::new(client);
+pub async fn publish_surely(jetstream: Context, run: Run) {
     let begun = Instant::now();
     for number in 1..=run.events {
         let store = async |key| {
@@ -125,8 +124,7 @@ async fn send(jetstream: &Context, key: u64, number: u64) -> Result<PublishAckFu
 }
 
 /// Stores the events of all keys in turn, each key's in order, evenly over the run's time.
-pub async fn publish(client: async_nats::Client, run: Run) {
-    let jetstream = async_nats::jetstream::new(client);
+pub async fn publish(jetstream: Context, run: Run) {
     let begun = Instant::now();
     for number in 1..=run.events {
         let mut acknowledgements = Vec::new();

@@ -45,7 +45,7 @@ async fn chaos(broker: &TestBroker, replicas: usize, run: Run) -> (Recorder, Dur
     let recorder = Recorder::start(10, TIME, run.ack_wait.mul_f64(1.5)).await;
     let mut fleet = Fleet::new(broker, replicas, &run, recorder.port).await;
     let begun = Instant::now();
-    let publishing = tokio::spawn(publish(broker.operator(), run));
+    let publishing = tokio::spawn(publish(broker.jetstream(), run));
     fleet.scale(1).await;
     sleep(run.time / 10).await;
     fleet.scale(5).await;
@@ -134,7 +134,7 @@ async fn order_holds_while_the_only_server_is_killed_under_load() {
     let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
     fleet.scale(1).await;
     let begun = Instant::now();
-    let publishing = tokio::spawn(publish_surely(broker.operator(), run));
+    let publishing = tokio::spawn(publish_surely(broker.jetstream(), run));
     for kill in 1..=KILLS {
         let handled = kill * run.keys * run.events / (KILLS + 1);
         support::eventually("events are handled", async || recorder.handled() >= handled).await;
@@ -175,7 +175,7 @@ async fn growing_and_shrinking_loses_and_repeats_nothing() {
     let recorder = Recorder::start(0, TIME, TIME).await;
     let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
     let begun = Instant::now();
-    let publishing = tokio::spawn(publish(broker.operator(), run));
+    let publishing = tokio::spawn(publish(broker.jetstream(), run));
     for replicas in [1, 5, 2] {
         fleet.scale(replicas).await;
         sleep(run.time / 4).await;

@@ -116,7 +116,7 @@ impl Bench {
 
     /// Stores events in this order, each named by its key and its number.
     pub async fn publish_all(&self, events: Vec<(String, u64)>) {
-        let context = jetstream::new(self.broker.operator());
+        let context = self.broker.jetstream();
         for chunk in events.chunks(200) {
             let mut stored = Vec::new();
             for (key, number) in chunk {
@@ -157,14 +157,14 @@ impl Bench {
     }
 
     async fn shelf(&self) -> jetstream::stream::Stream {
-        jetstream::new(self.broker.operator()).get_stream(layout::retry_stream(HANDLER)).await.unwrap()
+        self.broker.jetstream().get_stream(layout::retry_stream(HANDLER)).await.unwrap()
     }
 
     /// Puts on record that so many attempts of an event were begun, of which none ended.
     pub async fn record_begun(&self, sequence: u64, deliveries: u32) {
         let record = json!({"handler": self.config.handler_uid, "deliveries": deliveries, "attempts": 0, "failed": []});
         let subject = layout::attempt_subject(HANDLER, &sequence.to_string());
-        let context = jetstream::new(self.broker.operator());
+        let context = self.broker.jetstream();
         context.publish(subject, record.to_string().into()).await.unwrap().await.unwrap();
     }
 
@@ -190,19 +190,19 @@ impl Bench {
     }
 
     async fn attempts(&self) -> jetstream::stream::Stream {
-        jetstream::new(self.broker.operator()).get_stream(layout::attempt_stream(HANDLER)).await.unwrap()
+        self.broker.jetstream().get_stream(layout::attempt_stream(HANDLER)).await.unwrap()
     }
 
     /// Gives the shelf room for so many bytes.
     pub async fn limit_shelf(&self, bytes: i64) {
         let mut settings = self.shelf().await.cached_info().config.clone();
         settings.max_bytes = bytes;
-        jetstream::new(self.broker.operator()).update_stream(settings).await.unwrap();
+        self.broker.jetstream().update_stream(settings).await.unwrap();
     }
 
     /// Removes all events of the topic.
     pub async fn purge_topic(&self) {
-        let stream = jetstream::new(self.broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+        let stream = self.broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();
         stream.purge().await.unwrap();
     }
 
@@ -213,7 +213,7 @@ impl Bench {
 
     /// The consumer of the only lane is lost, and made again at this position.
     pub async fn lose_consumer(&self, position: &Position) {
-        let stream = jetstream::new(self.broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+        let stream = self.broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();
         stream.delete_consumer(&layout::lane_consumer(HANDLER, 0)).await.unwrap();
         consumers::ensure(&self.broker.admin(), &self.handler, position).await.unwrap();
     }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::{self, AckKind, message::StreamMessage};
+use async_nats::jetstream::{AckKind, message::StreamMessage};
 use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::{Delivery, Filter, Format, OnExhausted, Order, Retry, Routing, Sidecar};
@@ -172,7 +172,7 @@ pub async fn store_by(client: &async_nats::Client, event: &Event, extra: &[(&str
         headers.insert(*name, *value);
     }
     let subject = layout::event_subject(layout::partition(event.id()), event.event_type());
-    let stream = jetstream::new(client.clone());
+    let stream = tidegate_test_broker::jetstream(client.clone());
     let sent = stream.publish_with_headers(subject, headers, payload).await.ok()?;
     Some(sent.await.ok()?.sequence)
 }
@@ -188,7 +188,7 @@ pub async fn publish_all(broker: &TestBroker, ids: impl IntoIterator<Item = Stri
 
 /// The dead letters, oldest first.
 pub async fn dead_letters(broker: &TestBroker) -> Vec<StreamMessage> {
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     let stream = context.get_stream(layout::dead_letter_stream(HANDLER)).await.unwrap();
     let last = stream.cached_info().state.last_sequence;
     let mut letters = Vec::new();
@@ -210,7 +210,7 @@ pub async fn consumer(broker: &TestBroker) -> PullConsumer {
 
 /// This consumer.
 pub async fn consumer_named(broker: &TestBroker, name: &str) -> PullConsumer {
-    jetstream::new(broker.operator()).get_consumer_from_stream(name, layout::EVENT_STREAM).await.unwrap()
+    broker.jetstream().get_consumer_from_stream(name, layout::EVENT_STREAM).await.unwrap()
 }
 
 /// Events delivered and not acknowledged.
@@ -220,13 +220,13 @@ pub async fn in_flight(broker: &TestBroker) -> usize {
 
 /// How many events wait on the handler's shelf.
 pub async fn shelved(broker: &TestBroker) -> u64 {
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     context.get_stream(layout::retry_stream(HANDLER)).await.unwrap().cached_info().state.messages
 }
 
 /// How many events were ever put there.
 pub async fn ever_shelved(broker: &TestBroker) -> u64 {
-    let context = jetstream::new(broker.operator());
+    let context = broker.jetstream();
     context.get_stream(layout::retry_stream(HANDLER)).await.unwrap().cached_info().state.last_sequence
 }
 
@@ -252,7 +252,7 @@ pub async fn all_settled(broker: &TestBroker) {
 pub async fn all_settled_by(broker: &TestBroker, name: &str) {
     let begun = Instant::now();
     loop {
-        let stream = jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap();
+        let stream = broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();
         let consumer = consumer_named(broker, name).await;
         let info = consumer.cached_info();
         // The consumer hears of an event a moment after its publisher: the counts alone may be too early.

@@ -66,7 +66,7 @@ async fn until_stored(broker: &TestBroker, ids: &[&str]) {
 
 /// How much waits.
 async fn waiting(broker: &TestBroker) -> u64 {
-    let stream = jetstream::new(broker.operator()).get_stream(later::STREAM).await.unwrap();
+    let stream = broker.jetstream().get_stream(later::STREAM).await.unwrap();
     stream.cached_info().state.messages
 }
 
@@ -135,7 +135,7 @@ async fn an_event_that_is_due_waits_for_room_in_its_topic() {
     for id in ["1", "2", "3"] {
         location(&ingress.publish(&delayed(id, &after(Duration::from_secs(2)))).await);
     }
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let filler = js.publish("events.0.filler", vec![0; 65_300].into()).await.unwrap().await.unwrap();
     let stream = js.get_stream(later::STREAM).await.unwrap();
     eventually("they are due", async || {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::{Client, HeaderMap, RequestErrorKind, jetstream};
+use async_nats::{Client, HeaderMap, RequestErrorKind};
 use http::StatusCode;
 use serde_json::Value;
 use tidegate_broker_client::{contract, identity, layout, peer};
@@ -82,7 +82,7 @@ async fn it_looks_like_a_stream_to_a_client_library() {
     let broker = TestBroker::start().await;
     let _ingress = start(&broker).await;
     let client = publisher(&broker).await;
-    let stream = jetstream::new(client);
+    let stream = tidegate_test_broker::jetstream(client);
     let mut acknowledgements = Vec::new();
     for id in 0..200 {
         let (headers, payload) = peer::encode(&event(&id.to_string()));

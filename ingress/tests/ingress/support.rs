@@ -321,5 +321,5 @@ pub async fn events(broker: &TestBroker) -> Vec<Event> {
 /// The stream, as soon as the broker is back.
 async fn stream(broker: &TestBroker) -> jetstream::stream::Stream {
     broker.until_back().await;
-    jetstream::new(broker.operator()).get_stream(layout::EVENT_STREAM).await.unwrap()
+    broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap()
 }

@@ -174,7 +174,7 @@ async fn a_handler_does_not_wait_for_a_broker_that_is_away() {
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
-    let js = async_nats::jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let consumer = async || js.get_stream("events").await.ok()?.consumer_info("billing").await.ok();
     eventually("it is subscribed", consumer).await;
     let handlers: Api<EventHandler> = space.api();

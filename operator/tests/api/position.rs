@@ -39,7 +39,7 @@ async fn a_consumer_that_is_deleted_behind_the_operator_goes_on_where_it_was() {
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for _ in 0..10 {
         publish_one(&js).await;
     }

@@ -35,7 +35,7 @@ impl Busy {
         let broker = TestBroker::start().await;
         topic_with(&space, &places, &broker, "orders", roomy()).await;
         // So that the topic has numbers from the first.
-        publish_one(&async_nats::jetstream::new(broker.operator())).await;
+        publish_one(&broker.jetstream()).await;
         let operator = Operator::start_with_brokers(requests.client(), places.addresses());
         until_ready(&space, "orders").await;
         for number in 0..handlers {

@@ -55,7 +55,7 @@ async fn a_refused_field_of_a_topic_stops_none_of_its_handlers() {
     let autoscaling = json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 4, "idleAfter": "1s"}});
     space.create::<EventHandler>(validation_handler::handler("billing", spec(autoscaling))).await;
     eventually("the handler sleeps", async || (deployment(&space).await?.0 == 0).then_some(())).await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     // Three have three quarters of the room for handlers, so what they give back is less than the events are to get.
     for other in ["shipping", "stock"] {
         space.create::<EventHandler>(validation_handler::handler(other, spec(json!({"replicas": 0})))).await;
@@ -115,7 +115,7 @@ async fn a_refused_field_of_a_handler_stops_nothing_else_of_it() {
     space.create::<EventHandler>(validation_handler::handler("billing", spec(json!({"replicas": 1})))).await;
     handler::until_reason(&space, "Subscribed", "Subscribed").await;
     operator.stop().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     replace(&js).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     let refused = handler::until_reason(&space, "Subscribed", "SubscriptionRefused").await;

@@ -1,6 +1,6 @@
 //! What waits for a retry is seen, has room or says that it has none, and goes with its handler.
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::Context;
 use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use tidegate_broker_client::layout;
@@ -59,7 +59,7 @@ async fn what_waits_for_a_retry_is_shown_and_goes_with_its_handler() {
     let retries = status.retries.unwrap();
     assert_eq!((retries.waiting, retries.oldest), (0, None));
 
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     let shelf = js.get_stream(layout::retry_stream("billing")).await.unwrap();
     let waiting = fill(&js, &layout::waiting_subject("billing")).await;
     fill(&js, &layout::dead_letter_subject("billing")).await;

@@ -1,6 +1,5 @@
 //! What a topic publishes by itself, and takes for later, on its broker.
 
-use async_nats::jetstream;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tidegate_broker_client::later;
@@ -17,7 +16,7 @@ fn schedule(name: &str, cron: &str) -> Value {
 
 /// The names of the schedules that the broker has; `None`: there is no stream for them.
 async fn on_broker(broker: &TestBroker) -> Option<Vec<String>> {
-    jetstream::new(broker.operator()).get_stream(later::STREAM).await.ok()?;
+    broker.jetstream().get_stream(later::STREAM).await.ok()?;
     let (mut names, mut from) = (Vec::new(), 1);
     while let Ok(Some(message)) = broker.admin().next_message(later::STREAM, later::SCHEDULE_SUBJECTS, from).await {
         from = message.sequence + 1;

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use nix::sys::signal::{Signal, kill};
@@ -52,7 +51,7 @@ async fn a_broker_that_hangs_delays_no_other_topic() {
         space.merge::<EventHandler>(&format!("bad{number}"), change.clone()).await;
     }
     // Each of them now wants something of the broker that hangs.
-    let js = jetstream::new(good.operator());
+    let js = good.jetstream();
     let mut worst = Duration::ZERO;
     for _ in 0..2 {
         let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! Each handler has streams of its own on its topic's broker, from its first subscription to its end.
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::Context;
 use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use tidegate_broker_client::layout;
@@ -34,7 +34,7 @@ async fn handlers_share_the_room_and_one_too_many_is_told() {
     let _turn = turn().await;
     let (space, places) = (Space::new("shares").await, Places::default());
     let broker = TestBroker::start().await;
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     topic_with(&space, &places, &broker, "orders", json!({"broker": {"storage": {"size": "256Mi"}}})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;

@@ -57,7 +57,7 @@ async fn a_suspended_handler_is_not_woken_and_continues_without_a_rollout() {
     let fixed = spec(json!({"replicas": 3, "delivery": {"order": "Key", "lanes": 2}}));
     space.create::<EventHandler>(handler("billing", scaled)).await;
     space.create::<EventHandler>(handler("audit", fixed)).await;
-    let js = async_nats::jetstream::new(broker.operator());
+    let js = broker.jetstream();
     for _ in 0..10 {
         publish_one(&js).await;
     }

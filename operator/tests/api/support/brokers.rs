@@ -100,7 +100,7 @@ where
 
 /// Events at this rate until it is dropped.
 pub fn publish(broker: &TestBroker, per_second: u32) -> AbortOnDropHandle<()> {
-    let js = jetstream::new(broker.operator());
+    let js = broker.jetstream();
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
         loop {
