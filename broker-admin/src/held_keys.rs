@@ -4,7 +4,7 @@
 //! Each such key has a subject of its own there, so the broker counts them. A key is held as long as its mark is there
 //! ([`layout::held_subject`]): sidecars write marks, and only the operator removes them.
 
-use serde::Deserialize;
+use tidegate_broker_client::held_key::Mark;
 use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
@@ -12,12 +12,6 @@ use crate::api::{ApiError, Broker, Missing};
 
 /// Held keys that are named, at most.
 pub const NAMED: usize = 10;
-/// Bytes of a mark that is read: all of a key may be escaped.
-const MAX_BYTES: usize = 8 << 10;
-/// Bytes of a partition key that a mark names.
-const MAX_KEY: usize = 1024;
-/// Bytes of a reason.
-const MAX_REASON: usize = 64;
 
 /// What a handler's retry shelf has, key by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,27 +31,6 @@ pub struct HeldKey {
     pub mark: Mark,
     /// Since when.
     pub since: OffsetDateTime,
-}
-
-/// What the sidecar wrote into a mark, for people. That the mark is there holds the key, whatever it says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub struct Mark {
-    /// The partition key; `None`: it is too long, or not known.
-    pub key: Option<String>,
-    /// The sequence in the stream of events of the event that holds it up.
-    pub sequence: Option<u64>,
-    /// Why, in the words of a dead letter's `Tidegate-Reason`.
-    pub reason: Option<String>,
-}
-
-impl Mark {
-    /// Reads it. What makes no sense says nothing.
-    fn read(payload: &[u8]) -> Self {
-        let is_small = payload.len() <= MAX_BYTES;
-        let mark: Self = is_small.then(|| serde_json::from_slice(payload).ok()).flatten().unwrap_or_default();
-        let fits = |text: Option<String>, bytes| text.filter(|text| text.len() <= bytes);
-        Self { key: fits(mark.key, MAX_KEY), reason: fits(mark.reason, MAX_REASON), ..mark }
-    }
 }
 
 /// Counts the keys of a handler and names some of those that are held.
@@ -124,32 +97,4 @@ pub async fn release_one(broker: &Broker, handler: &str, key: &str, end: u64) ->
 
 async fn release(broker: &Broker, handler: &str, marks: &str, end: u64) -> Result<u64, ApiError> {
     broker.purge_stream_subject_below(&layout::retry_stream(handler), marks, end.saturating_add(1)).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_says_what_makes_sense() {
-        let mark = |key: Option<&str>, sequence, reason: Option<&str>| Mark {
-            key: key.map(str::to_owned),
-            sequence,
-            reason: reason.map(str::to_owned),
-        };
-        let whole =
-            br#"{"time":"2026-01-01T00:00:00Z","sequence":41,"reason":"refused-by-handler","key":"gr\u00f6\u00dfe 1"}"#;
-        assert_eq!(Mark::read(whole), mark(Some("größe 1"), Some(41), Some("refused-by-handler")));
-        assert_eq!(Mark::read(br#"{"time":"2026-01-01T00:00:00Z"}"#), Mark::default());
-        let long = |key: usize, reason: usize| {
-            format!(r#"{{"key":"{}","sequence":1,"reason":"{}"}}"#, "k".repeat(key), "r".repeat(reason))
-        };
-        assert_eq!(Mark::read(long(MAX_KEY + 1, MAX_REASON + 1).as_bytes()), mark(None, Some(1), None));
-        assert_eq!(Mark::read(long(MAX_KEY, 0).as_bytes()).key, Some("k".repeat(MAX_KEY)));
-        let escaped = format!(r#"{{"key":"{}"}}"#, "\\u0001".repeat(MAX_KEY));
-        assert_eq!(Mark::read(escaped.as_bytes()).key, Some("\u{1}".repeat(MAX_KEY)));
-        for foreign in [long(MAX_BYTES, 0).as_bytes(), b"", b"null", b"[]", b"\xFF", br#"{"key":7}"#] {
-            assert_eq!(Mark::read(foreign), Mark::default());
-        }
-    }
 }

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
-use serde_json::json;
 use tidegate_broker_admin::api::{ApiError, Broker, Missing};
 use tidegate_broker_admin::handler_streams;
 use tidegate_broker_admin::held_keys::{self, Keys};
+use tidegate_broker_client::held_key::Mark;
 use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
 
@@ -30,10 +30,10 @@ async fn park(broker: &Broker, handler: &str, key: &str) {
 /// The same, and holds the key.
 async fn hold(broker: &Broker, handler: &str, key: &str, sequence: u64) {
     park(broker, handler, key).await;
-    let mark =
-        json!({"time": "2026-01-01T00:00:00Z", "sequence": sequence, "reason": "refused-by-handler", "key": key});
+    let mark = Mark::new(Some(key.to_owned()), sequence, Some("refused-by-handler"));
+    let mark = serde_json::to_vec(&mark).unwrap();
     let subject = layout::held_subject(handler, LANE, layout::key_digest(key));
-    broker.publish(&subject, None, mark.to_string().as_bytes()).await.unwrap();
+    broker.publish(&subject, None, &mark).await.unwrap();
 }
 
 fn names(keys: &Keys) -> Vec<&str> {

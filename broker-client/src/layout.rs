@@ -28,10 +28,10 @@ use sha2::{Digest, Sha256};
 mod retries;
 
 pub use self::retries::{
-    KeySubject, held_key_subjects, held_subject, held_subjects, key_digest, key_subjects, lease_read_subject,
-    lease_subject, local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject,
-    parked_subjects, retry_acknowledge_subjects, retry_delete_subject, retry_info_subject, retry_pull_subject,
-    retry_read_subject, waiting_subject,
+    KeySubject, held_key_subjects, held_subject, held_subjects, key_digest, lease_read_subject, lease_subject,
+    local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject, parked_subjects,
+    retry_acknowledge_subjects, retry_delete_subject, retry_info_subject, retry_pull_subject, retry_read_subject,
+    waiting_subject,
 };
 
 /// The stream that keeps a topic's events.

@@ -7,6 +7,7 @@
 //! - [`stored`]: the form of a CloudEvent inside the stream.
 //! - [`message_id`]: how a stream recognises a repetition, and why no other program can choose its id.
 //! - [`contract`]: what the operator tells a sidecar and an ingress, and what a sidecar reports.
+//! - [`held_key`]: the mark of a key that waits for a person.
 //! - [`outcomes`]: the part of that report about how deliveries ended.
 //! - `peer` (with the feature of that name): the broker as other programs reach it, for tests and benchmarks.
 //! - [`publish_ack`]: a stream's answer to a publish, and why a stream refuses.
@@ -17,6 +18,7 @@ pub mod connect;
 mod connection_log;
 pub mod contract;
 pub mod delivery_info;
+pub mod held_key;
 pub mod identity;
 pub mod later;
 pub mod layout;

@@ -38,11 +38,6 @@ pub fn held_key_subjects(handler: &str, key: u64) -> String {
     format!("retries.{handler}.held.*.{key:016x}")
 }
 
-/// All [`parked_subject`]s and [`held_subject`]s of a lane.
-pub fn key_subjects(handler: &str, lane: u16) -> String {
-    format!("retries.{handler}.*.{lane}.*")
-}
-
 /// What a [`parked_subject`] or a [`held_subject`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeySubject {
@@ -158,7 +153,6 @@ mod tests {
         assert_eq!(held_subjects("billing", Some(3)), "retries.billing.held.3.*");
         assert_eq!(held_subjects("billing", None), "retries.billing.held.*.*");
         assert_eq!(held_key_subjects("billing", 0xab), "retries.billing.held.*.00000000000000ab");
-        assert_eq!(key_subjects("billing", 3), "retries.billing.*.3.*");
         assert_eq!(lease_subject("billing", 3), "attempts.billing.lease-3");
         for is_held in [false, true] {
             for (lane, key) in [(0, 0), (31, 0xab), (u16::MAX, u64::MAX)] {

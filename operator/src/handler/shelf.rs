@@ -72,7 +72,7 @@ fn shown_keys(keys: &Keys) -> Retries {
             key: mark.key.clone(),
             sequence: mark.sequence.map(signed),
             since: time(held.since)?,
-            reason: mark.reason.clone(),
+            reason: mark.reason.as_deref().map(str::to_owned),
         })
     });
     Retries {
@@ -206,7 +206,7 @@ pub fn news(
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use tidegate_broker_admin::held_keys::Mark;
+    use tidegate_broker_client::held_key::Mark;
     use tidegate_crds::conditions::merge;
 
     use super::*;
@@ -253,7 +253,7 @@ mod tests {
             mark: Mark {
                 key: Some(format!("k{number}")),
                 sequence: Some(40 + number),
-                reason: Some("refused-by-handler".to_owned()),
+                reason: Some("refused-by-handler".into()),
             },
             since,
         });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_client::contract::Order;
+use tidegate_broker_client::held_key::Mark;
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_delivery_core::{ParkedKeys, Tenancy};
 use tidegate_test_broker::TestBroker;
@@ -13,7 +14,7 @@ use tidegate_wire::nats::{Client, HeaderBlock, Message, Publish};
 use super::copies::{self, First};
 use super::lease::{self, Replaced};
 use super::list::{Listing, MAX_KEYS, Step};
-use super::mark::{self, Mark};
+use super::mark;
 
 const HANDLER: &str = "billing";
 const LIMIT: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ async fn park(client: &Client, lane: u16, key: u64, sequence: u64) {
 
 /// Marks a key as held; whether it is marked then.
 async fn hold(client: &Client, lane: u16, key: u64) -> bool {
-    let mark = Mark::new("2026-01-01T00:00:00Z".to_owned()).over_none().unwrap();
+    let mark = mark::over_none(&Mark::default()).unwrap();
     let answer = client.request(&mark.message(&layout::held_subject(HANDLER, lane, key)), LIMIT).await.unwrap();
     mark::is_there(&answer)
 }

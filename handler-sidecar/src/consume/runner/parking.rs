@@ -1,8 +1,8 @@
 //! What a discipline wants done about parked events.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
+use tidegate_broker_client::held_key::Mark;
 use tidegate_broker_client::{layout, stored};
 use tidegate_delivery_core::{Action, Arrival, FetchResult, Id, Input, Key, Lane, ParkResult, Pin};
 use tidegate_wire::nats::{HeaderBlock, Publish};
@@ -14,7 +14,8 @@ use crate::broker::message::Message;
 use crate::broker::parked::copies::{self, Copy};
 use crate::broker::parked::lease;
 use crate::broker::parked::list::{Listing, MAX_KEYS};
-use crate::broker::parked::mark::Mark;
+use crate::broker::parked::mark;
+use crate::settle::outcome::Reason;
 use crate::settle::shelf;
 
 /// The headers of an atomic batch (ADR-50).
@@ -161,8 +162,7 @@ impl<F> Runner<'_, F> {
         let key = (id.lane, self.key(message));
         let event = stored::decode(message.stored(), message.payload()).ok();
         let name = event.map(|event| stored::partition_key(&event).to_owned());
-        let mark = Mark::new(jiff::Timestamp::now().to_string());
-        let mark = mark.of_event(message.sequence(), message.held_for(), name);
+        let mark = Mark::new(name, message.sequence(), message.held_for().map(Reason::name));
         tracing::warn!(lane = id.lane, ?mark, "a key is held until it is released");
         if self.marks.len() < MAX_KEYS {
             self.marks.insert(key, mark);
@@ -171,12 +171,10 @@ impl<F> Runner<'_, F> {
 
     /// Marks a key as held, where it is not.
     fn detain(&mut self, lane: Lane, key: Key) {
-        let mark = match self.marks.entry((lane, key)) {
-            Entry::Occupied(mark) => mark.get().clone(),
-            Entry::Vacant(_) => Mark::new(jiff::Timestamp::now().to_string()),
-        };
         let subject = layout::held_subject(&self.context.config.handler, lane, key);
-        match mark.over_none() {
+        // Where nothing is prepared it says nothing, and holds the key as well.
+        let unknown = Mark::default();
+        match mark::over_none(self.marks.get(&(lane, key)).unwrap_or(&unknown)) {
             Some(mark) => self.ask_by(Question::Detain(lane, key), &mark.message(&subject)),
             None => self.questions.not_asked(Instant::now(), Question::Detain(lane, key)),
         }
