@@ -200,6 +200,11 @@ impl Bench {
         self.broker.jetstream().update_stream(settings).await.unwrap();
     }
 
+    /// Removes all that is parked, and no mark.
+    pub async fn purge_parked(&self) {
+        self.shelf().await.purge().filter(layout::parked_subjects(HANDLER, None)).await.unwrap();
+    }
+
     /// Removes all events of the topic.
     pub async fn purge_topic(&self) {
         let stream = self.broker.jetstream().get_stream(layout::EVENT_STREAM).await.unwrap();

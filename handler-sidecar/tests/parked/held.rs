@@ -76,3 +76,28 @@ async fn a_held_key_does_not_hold_up_its_neighbours() {
     assert_eq!(handled(&bench, "fails"), (0..=600).collect::<Vec<_>>());
     second.terminate().await;
 }
+
+/// A person who removes what is parked of a held key has not released it: the mark holds the key, and so do the next
+/// owner and the next events.
+#[tokio::test]
+async fn a_held_key_whose_parked_events_are_removed_is_held_until_it_is_released() {
+    let bench = start().await;
+    let first = Running::ready(bench.config.clone()).await;
+    bench.publish("fails", 0..=0).await;
+    bench.until("the key is held", async || bench.held().await.len() == 1).await;
+    first.terminate().await;
+    bench.purge_parked().await;
+    bench.fail(false);
+    let second = Running::ready(bench.another()).await;
+    bench.publish("fails", 1..=1).await;
+    // While these come, the owner asks what is parked of the key of that event.
+    for number in 1..=20 {
+        bench.publish("passes", number..=number).await;
+        bench.until("others pass", async || handled(&bench, "passes").len() as u64 >= number).await;
+    }
+    assert_eq!((handled(&bench, "fails"), bench.held().await.len()), (vec![], 1));
+    bench.release().await;
+    bench.until("it continues", async || handled(&bench, "fails") == [1]).await;
+    bench.until_empty().await;
+    second.terminate().await;
+}

@@ -153,7 +153,7 @@ impl Owner {
         }
         self.list(now);
         self.park(now);
-        self.detain();
+        self.detain(now);
         self.unpark(now);
         self.tell(now);
         if self.asks(now) && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {

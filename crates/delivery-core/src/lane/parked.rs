@@ -93,6 +93,22 @@ impl Line {
         matches!(self.front, Front::Here(_, Stage::Running | Stage::Settled { .. }))
     }
 
+    /// It waits for a person no longer. Perhaps nothing of it is there any more: the shelf is asked.
+    fn release(&mut self) {
+        self.custody = Custody::Free;
+        if matches!(self.front, Front::Unread(_)) {
+            self.front = Front::Unread(0);
+        }
+        if self.last == Last::Known(0) {
+            self.last = Last::Unknown;
+        }
+    }
+
+    /// Whether its mark is on the shelf, or may be.
+    pub fn is_marked(&self) -> bool {
+        matches!(self.custody, Custody::Marking | Custody::Marked(_))
+    }
+
     /// Its first event is read again at this moment.
     pub fn put_off(&mut self, until: Moment) {
         self.front = Front::Unread(until);
@@ -159,7 +175,10 @@ impl Parked {
         for (key, line) in &mut self.lines {
             let is_released = matches!(line.custody, Custody::Marked(since) if since < asked) && are_all;
             if is_released && !held.contains(key) {
-                (line.custody, line.front) = (Custody::Free, Front::Unread(0));
+                line.release();
+            } else if line.custody == Custody::Free && held.contains(key) {
+                // A former owner's, which is heard of late.
+                line.custody = Custody::Marked(now);
             }
         }
         for (key, is_held) in keys {
@@ -225,8 +244,9 @@ impl Parked {
         let limit = reads.saturating_sub(reading).min(here.saturating_sub(reading + self.here()));
         let after = self.lines.range((Bound::Excluded(self.turn), Bound::Unbounded));
         let keys = after.chain(self.lines.range(..=self.turn));
-        let is_due =
-            |line: &Line| matches!(line.front, Front::Unread(from) if from <= now) && line.last != Last::Known(0);
+        let is_due = |line: &Line| {
+            matches!(line.front, Front::Unread(from) if from <= now) && line.last != Last::Known(0) && !line.is_marked()
+        };
         let unread = keys.filter(|(key, line)| is_due(line) && is_free(**key));
         let keys: Vec<(Key, bool)> = unread.take(limit).map(|(key, line)| (*key, line.again)).collect();
         for (key, _) in &keys {
@@ -311,7 +331,7 @@ impl Parked {
     /// flight from the lane, too, so that the broker would deliver it again.
     pub fn next(&self, now: Moment, is_in_flight: impl Fn(u64) -> bool) -> Option<Key> {
         let may_start = |line: &Line| match line.front {
-            Front::Here(id, Stage::Waiting(from)) => from <= now && !is_in_flight(id.sequence),
+            Front::Here(id, Stage::Waiting(from)) => from <= now && !line.is_marked() && !is_in_flight(id.sequence),
             _ => false,
         };
         self.lines.iter().find(|(_, line)| may_start(line)).map(|(key, _)| *key)

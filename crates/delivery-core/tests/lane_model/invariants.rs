@@ -22,6 +22,9 @@ impl State {
         if !(if is_parked { is_tenant } else { is_lent(&id.sequence) }) {
             self.broken = Some("it started without a lease");
         }
+        if self.shelf.held.contains(&key) && !self.has_forgotten(lane) {
+            self.broken = Some("it started while its key was held");
+        }
         let other = &self.nodes[1 - node];
         if is_parked && other.is_there && other.owner.has_shelf(self.now) {
             self.broken = Some("it started while another had the shelf");
@@ -51,6 +54,14 @@ impl State {
     pub fn has_lost(&self) -> bool {
         let is_lost = |sequence: &u64| !self.handled.contains(sequence) && !self.shelf.has(*sequence);
         self.broker.acknowledged.iter().any(is_lost)
+    }
+
+    /// Whether something is parked of a held key, and all of that is acknowledged: else it comes again, after it was
+    /// removed.
+    pub fn can_purge(&self, lane: &Lane) -> bool {
+        let is_held = |sequence: &&u64| self.shelf.held.contains(&lane.key(**sequence));
+        let mut copies = self.shelf.copies.iter().filter(is_held).peekable();
+        copies.peek().is_some() && copies.all(|sequence| self.broker.acknowledged.contains(sequence))
     }
 
     /// Whether the broker was killed. It forgets deliveries, and acknowledgements that it has confirmed: another owner

@@ -12,6 +12,7 @@
 
 mod broker;
 mod calm;
+mod held;
 mod invariants;
 mod model;
 mod shelf;
@@ -109,6 +110,7 @@ fn long_walks_with_parked_events() {
         Trouble { lost_pins: 2, lost_deliveries: 1, ..crash },
         Trouble { refused_copies: 2, leaves: 1, ..crash },
         Trouble { detentions: 1, leaves: 1, ..crash },
+        Trouble { detentions: 1, purges: 1, reconnects: 1, ..crash },
         Trouble { forgotten_ids: 1, lost_records: 1, ..crash },
         Trouble { restarts: 1, saves: 1, retries: 1, ..NO_TROUBLE },
     ] {
@@ -230,6 +232,7 @@ const LONE: Trouble = Trouble {
     refused_copies: 1,
     lost_answers: 1,
     detentions: 1,
+    purges: 1,
     ..NO_TROUBLE
 };
 

@@ -37,6 +37,8 @@ pub enum Step {
     Detain(usize, Id),
     /// which that does.
     Release,
+    /// A person removes what is parked of the held keys.
+    Purge,
     LoseRecord,
     ForgetIds,
     LosePin,
@@ -190,6 +192,9 @@ impl Model for Lane {
         if !state.shelf.held.is_empty() {
             steps.push(Step::Release);
         }
+        if trouble.purges > 0 && state.can_purge(self) {
+            steps.push(Step::Purge);
+        }
         if trouble.lost_records > 0 && state.shelf.tenant().is_some() {
             steps.push(Step::LoseRecord);
         }
@@ -268,6 +273,11 @@ impl Model for Lane {
                 state.fail(self, node, id, Disposition::Detain);
             }
             Step::Release => state.shelf.held.clear(),
+            Step::Purge => {
+                state.trouble.purges -= 1;
+                let removed = state.shelf.purge_held(|sequence| self.key(sequence));
+                state.handled.extend(removed);
+            }
             Step::LoseRecord => {
                 state.trouble.lost_records -= 1;
                 state.shelf.lose_record();

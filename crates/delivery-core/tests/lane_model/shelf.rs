@@ -63,6 +63,11 @@ impl Shelf {
         self.of(key, key_of).next_back().unwrap_or(0)
     }
 
+    /// A person removes what is parked of the keys that are held.
+    pub fn purge_held(&mut self, key_of: impl Fn(u64) -> Key) -> Vec<u64> {
+        self.copies.extract_if(.., |sequence| self.held.contains(&key_of(*sequence))).collect()
+    }
+
     /// The keys of all copies.
     pub fn list(&self, key_of: impl Fn(u64) -> Key) -> ParkedKeys {
         let keys: BTreeSet<Key> =

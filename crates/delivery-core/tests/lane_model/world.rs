@@ -38,6 +38,8 @@ pub struct Trouble {
     pub lost_answers: u8,
     /// Failures after which a person has to release the key.
     pub detentions: u8,
+    /// Keys of which a person removes what is parked.
+    pub purges: u8,
     /// The records of leases of the shelf that make room for others, and how often copies are not known any more.
     pub lost_records: u8,
     pub forgotten_ids: u8,
@@ -58,6 +60,7 @@ pub const NO_TROUBLE: Trouble = Trouble {
     refused_copies: 0,
     lost_answers: 0,
     detentions: 0,
+    purges: 0,
     lost_records: 0,
     forgotten_ids: 0,
 };
