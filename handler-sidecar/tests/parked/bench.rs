@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep};
 use crate::support::{Container, HANDLER, all_settled_by, config, consumers_of, free_port};
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// What waits for a failing key takes of the shelf, at most.
+const BYTES_OF_A_KEY: u64 = 4096;
 
 /// A number from the environment.
 pub fn number(variable: &str, default: u64) -> u64 {
@@ -46,6 +48,7 @@ pub struct Bench {
     container: Container,
     fails: Arc<AtomicBool>,
     takes: Arc<AtomicU64>,
+    limit: Duration,
 }
 
 impl Bench {
@@ -67,7 +70,13 @@ impl Bench {
         let Patience { wait, attempts: max_attempts } = patience;
         config.delivery.retry =
             Retry { max_attempts, initial: wait, max: wait, factor: 1.0, jitter: 0.0, ..config.delivery.retry };
-        Self { broker, config, handler, container, fails, takes }
+        Self { broker, config, handler, container, fails, takes, limit: LIMIT }
+    }
+
+    /// So many keys will fail: their events have room on the shelf, and what is waited for may take as long as they do.
+    pub async fn expect_keys(&mut self, keys: u64) {
+        self.limit = LIMIT.max(Duration::from_millis(keys * 12));
+        self.limit_shelf(i64::try_from(keys * BYTES_OF_A_KEY).unwrap().max(64 << 20)).await;
     }
 
     /// Whether events of keys that begin with `fails` fail.
@@ -94,14 +103,15 @@ impl Bench {
     pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let begun = Instant::now();
         while !holds().await {
-            assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}; {}", self.broker.log());
-            sleep(Duration::from_millis(20)).await;
+            assert!(begun.elapsed() < self.limit, "not within {:?}: {what}; {}", self.limit, self.broker.log());
+            sleep(self.limit / 1000).await;
         }
     }
 
     /// Waits until so many requests were answered well.
     pub async fn until_handled(&self, count: usize) {
-        self.until("all are handled", async || self.handled().len() >= count).await;
+        let handled = || self.container.of_each(|received| (received.status == 204).then_some(())).len();
+        self.until("all are handled", async || handled() >= count).await;
     }
 
     /// The configuration of another sidecar beside the first one.
@@ -152,6 +162,25 @@ impl Bench {
         self.shelf().await.purge().filter(layout::held_subjects(HANDLER, None)).await.unwrap();
     }
 
+    /// Releases one key of the only lane, as the operator does.
+    pub async fn release_key(&self, key: &str) {
+        let mark = layout::held_subject(HANDLER, 0, layout::key_digest(key));
+        self.shelf().await.purge().filter(mark).await.unwrap();
+    }
+
+    /// Puts something of each of these keys of the only lane on the shelf, and marks them as held.
+    pub async fn hold_all(&self, keys: impl Iterator<Item = u64>) {
+        let context = self.broker.jetstream();
+        let subjects = |key| [layout::parked_subject(HANDLER, 0, key), layout::held_subject(HANDLER, 0, key)];
+        for chunk in keys.flat_map(subjects).collect::<Vec<_>>().chunks(500) {
+            let mut stored = Vec::new();
+            for subject in chunk {
+                stored.push(context.publish(subject.clone(), "{}".into()).await.unwrap().into_future());
+            }
+            join_all(stored).await.into_iter().for_each(|stored| drop(stored.unwrap()));
+        }
+    }
+
     async fn subjects(&self, filter: &str) -> Vec<(String, usize)> {
         self.shelf().await.info_with_subjects(filter).await.unwrap().try_collect().await.unwrap()
     }
@@ -187,6 +216,13 @@ impl Bench {
         let record = self.attempts().await.get_last_raw_message_by_subject(&layout::lease_subject(HANDLER, lane)).await;
         let record: serde_json::Value = serde_json::from_slice(&record.unwrap().payload).unwrap();
         record["free"] == true
+    }
+
+    /// Frees the lease of the shelf of a lane, whose owner is gone.
+    pub async fn free_shelf(&self, lane: u16) {
+        let record = json!({"owner": "gone", "free": true}).to_string();
+        let context = self.broker.jetstream();
+        context.publish(layout::lease_subject(HANDLER, lane), record.into()).await.unwrap().await.unwrap();
     }
 
     async fn attempts(&self) -> jetstream::stream::Stream {

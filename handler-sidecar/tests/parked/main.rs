@@ -197,20 +197,26 @@ async fn a_thousand_parked_keys_leave_the_lane_to_others() {
 async fn many_keys_are_parked_at_a_time() {
     const EACH: u64 = 3;
     let keys = number("TIDEGATE_PARKED_KEYS", 300);
-    let bench = Bench::start(8, CALM, Patience::of(Duration::from_secs(4))).await;
+    let mut bench = Bench::start(8, CALM, Patience::of(Duration::from_secs(4))).await;
+    bench.expect_keys(keys).await;
     bench.fail(true);
     let sidecar = Process::start(&bench.config).await;
-    for key in 0..keys {
-        bench.publish(&format!("fails{key}"), 1..=EACH).await;
-        bench.publish(&format!("passes{key}"), 1..=4).await;
-    }
+    let begun = Instant::now();
+    let of_one = |key| {
+        let failing = (1..=EACH).map(move |number| (format!("fails{key}"), number));
+        failing.chain((1..=4).map(move |number| (format!("passes{key}"), number)))
+    };
+    bench.publish_all((0..keys).flat_map(of_one).collect()).await;
+    eprintln!("{keys} keys published after {:?}", begun.elapsed());
     let failing = usize::try_from(keys * EACH).unwrap();
     // At most 16 of a lane wait behind failing ones, which are 16 at most, too.
     bench.until("all but a few of each lane are parked", async || bench.parked().await + 8 * 32 >= failing).await;
-    eprintln!("{keys} keys: {} parked, peak {} KiB", bench.parked().await, sidecar.peak());
+    let parked = bench.parked().await;
+    eprintln!("{keys} keys: {parked} parked after {:?}, peak {} KiB", begun.elapsed(), sidecar.peak());
     bench.fail(false);
+    let begun = Instant::now();
     bench.until_handled(usize::try_from(keys * (EACH + 4)).unwrap()).await;
-    eprintln!("peak {} KiB", sidecar.peak());
+    eprintln!("all delivered after {:?} more, peak {} KiB", begun.elapsed(), sidecar.peak());
     let came = by_key(&bench);
     assert!(came.values().all(|numbers| numbers.is_sorted()), "{came:?}");
     bench.until("the shelf is empty", async || bench.parked().await == 0).await;

@@ -105,12 +105,15 @@ async fn a_topic_that_is_purged_keeps_what_is_parked() {
 /// The next owner needs no event of the lane to find what is parked.
 #[tokio::test]
 async fn the_next_owner_delivers_what_is_parked_of_a_topic_that_is_purged() {
-    let bench = Bench::start(1, Duration::from_secs(10), Patience::of(Duration::from_secs(1))).await;
+    let bench = Bench::start(1, CALM, Patience::of(Duration::from_secs(1))).await;
     bench.fail(true);
     let first = Process::start(&bench.config).await;
     bench.publish("fails", 0..=80).await;
     bench.until("events are parked", async || bench.parked().await > 80 - 16).await;
     drop(first);
+    // Nothing may come twice: where leases are short, the next owner would lose its own on a busy machine. So they are
+    // long, and that of the dead owner need not be waited for here.
+    bench.free_shelf(0).await;
     bench.purge_topic().await;
     bench.fail(false);
     let second = Running::ready(bench.another()).await;
@@ -123,7 +126,7 @@ async fn the_next_owner_delivers_what_is_parked_of_a_topic_that_is_purged() {
 /// A consumer that is made again begins at what the operator has on record, which is behind what was parked since.
 #[tokio::test]
 async fn a_consumer_that_is_lost_with_its_owner_repeats_nothing_that_is_parked() {
-    let bench = Bench::start(1, Duration::from_secs(10), Patience::of(Duration::from_secs(1))).await;
+    let bench = Bench::start(1, CALM, Patience::of(Duration::from_secs(1))).await;
     bench.fail(true);
     let first = Process::start(&bench.config).await;
     bench.publish("fails", 0..=0).await;
@@ -132,6 +135,7 @@ async fn a_consumer_that_is_lost_with_its_owner_repeats_nothing_that_is_parked()
     bench.publish("fails", 1..=80).await;
     bench.until("events are parked", async || bench.parked().await > 80 - 16).await;
     drop(first);
+    bench.free_shelf(0).await;
     bench.lose_consumer(&position).await;
     bench.fail(false);
     let second = Running::ready(bench.another()).await;
