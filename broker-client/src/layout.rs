@@ -11,9 +11,9 @@
 //! |
 //! | `retries.<handler>.waiting` | that handler's sidecars, with `order: None` | stream `retries_<handler>` |
 //! | `attempts.<handler>.lease-<lane>` | the same, with `order: Key`: who delivers what is parked of a lane | the same |
-//! | `retries.<handler>.parked.<lane>.<key>` | that handler's sidecars, with `order: Key` | stream `retries_<handler>`
+//! | `retries.<handler>.parked.<lane>.<d>.<d>.<key>` | that handler's sidecars, with `order: Key` | stream `retries_<handler>`
 //! |
-//! | `retries.<handler>.held.<lane>.<key>` | the same, where a key waits for a person; the operator removes it | the
+//! | `retries.<handler>.held.<lane>.<d>.<d>.<key>` | the same, where a key waits for a person; the operator removes it | the
 //! same, once for each key |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
@@ -28,10 +28,10 @@ use sha2::{Digest, Sha256};
 mod retries;
 
 pub use self::retries::{
-    KeySubject, held_key_subjects, held_subject, held_subjects, key_digest, lease_read_subject, lease_subject,
-    local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject, parked_subjects,
-    retry_acknowledge_subjects, retry_delete_subject, retry_info_subject, retry_pull_subject, retry_read_subject,
-    waiting_subject,
+    KeySubject, held_key_subjects, held_subject, held_subjects, held_subjects_from, key_digest, lease_read_subject,
+    lease_subject, local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject,
+    parked_subjects, parked_subjects_from, retry_acknowledge_subjects, retry_delete_subject, retry_info_subject,
+    retry_pull_subject, retry_read_subject, waiting_subject,
 };
 
 /// The stream that keeps a topic's events.

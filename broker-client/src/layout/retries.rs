@@ -12,30 +12,56 @@ pub fn waiting_subject(handler: &str) -> String {
 /// Where a handler's sidecar puts an event behind a failing one of its key, with `order: Key`. `key` is the
 /// [`key_digest`] of the partition key.
 pub fn parked_subject(handler: &str, lane: u16, key: u64) -> String {
-    format!("retries.{handler}.parked.{lane}.{key:016x}")
+    format!("retries.{handler}.parked.{lane}.{}", key_tokens(key))
+}
+
+/// A key, after its first two digits: a server can be asked for the subjects of a part of the keys, but has to be told
+/// the whole of each token.
+fn key_tokens(key: u64) -> String {
+    format!("{:x}.{:x}.{key:016x}", key >> 60, (key >> 56) & 0xf)
 }
 
 /// All [`parked_subject`]s of a lane (`None`: of all lanes).
 pub fn parked_subjects(handler: &str, lane: Option<u16>) -> String {
-    let lane = lane.map_or_else(|| "*".to_owned(), |lane| lane.to_string());
-    format!("retries.{handler}.parked.{lane}.*")
+    format!("retries.{handler}.parked.{}.*.*.*", any(lane))
+}
+
+/// The [`parked_subject`]s of a lane whose keys begin with these hexadecimal digits, two at most.
+pub fn parked_subjects_from(handler: &str, lane: u16, digits: &[u8]) -> String {
+    format!("retries.{handler}.parked.{lane}.{}", tokens_from(digits))
+}
+
+fn any(lane: Option<u16>) -> String {
+    lane.map_or_else(|| "*".to_owned(), |lane| lane.to_string())
+}
+
+fn tokens_from(digits: &[u8]) -> String {
+    match digits {
+        [] => "*.*.*".to_owned(),
+        [first] => format!("{first:x}.*.*"),
+        [first, second, ..] => format!("{first:x}.{second:x}.*"),
+    }
 }
 
 /// Where a sidecar puts it on record that a key waits for a person to release it, once for each key. Who removes that
 /// message releases the key.
 pub fn held_subject(handler: &str, lane: u16, key: u64) -> String {
-    format!("retries.{handler}.held.{lane}.{key:016x}")
+    format!("retries.{handler}.held.{lane}.{}", key_tokens(key))
 }
 
 /// All [`held_subject`]s of a lane (`None`: of all lanes).
 pub fn held_subjects(handler: &str, lane: Option<u16>) -> String {
-    let lane = lane.map_or_else(|| "*".to_owned(), |lane| lane.to_string());
-    format!("retries.{handler}.held.{lane}.*")
+    format!("retries.{handler}.held.{}.*.*.*", any(lane))
+}
+
+/// The [`held_subject`]s of a lane whose keys begin with these hexadecimal digits, two at most.
+pub fn held_subjects_from(handler: &str, lane: u16, digits: &[u8]) -> String {
+    format!("retries.{handler}.held.{lane}.{}", tokens_from(digits))
 }
 
 /// The [`held_subject`] of a key, whatever its lane is.
 pub fn held_key_subjects(handler: &str, key: u64) -> String {
-    format!("retries.{handler}.held.*.{key:016x}")
+    format!("retries.{handler}.held.*.{}", key_tokens(key))
 }
 
 /// What a [`parked_subject`] or a [`held_subject`] says.
@@ -59,7 +85,7 @@ impl KeySubject {
             "held" => true,
             _ => return None,
         };
-        let (lane, key) = (tokens.next()?.parse().ok()?, u64::from_str_radix(tokens.next()?, 16).ok()?);
+        let (lane, key) = (tokens.next()?.parse().ok()?, u64::from_str_radix(tokens.nth(2)?, 16).ok()?);
         let read = Self { lane, key, is_held };
         // Only as it is written: a number can be written in other ways.
         (read.subject(handler) == subject).then_some(read)
@@ -141,18 +167,35 @@ mod tests {
     #[test]
     fn a_key_is_parked_under_the_beginning_of_its_digest() {
         assert_eq!(key_digest("sensor-1"), 0x75fc_ce45_06e2_b49c);
-        assert_eq!(parked_subject("billing", 3, 0xab), "retries.billing.parked.3.00000000000000ab");
-        assert_eq!(parked_subject("billing", 3, u64::MAX), "retries.billing.parked.3.ffffffffffffffff");
-        assert_eq!(parked_subjects("billing", Some(3)), "retries.billing.parked.3.*");
-        assert_eq!(parked_subjects("billing", None), "retries.billing.parked.*.*");
+        assert_eq!(parked_subject("billing", 3, 0xab), "retries.billing.parked.3.0.0.00000000000000ab");
+        assert_eq!(parked_subject("billing", 3, u64::MAX), "retries.billing.parked.3.f.f.ffffffffffffffff");
+        assert_eq!(parked_subjects("billing", Some(3)), "retries.billing.parked.3.*.*.*");
+        assert_eq!(parked_subjects("billing", None), "retries.billing.parked.*.*.*.*");
+    }
+
+    #[test]
+    fn keys_are_asked_for_by_their_first_digits() {
+        for (digits, parked, held) in [
+            (&[][..], "retries.billing.parked.3.*.*.*", "retries.billing.held.3.*.*.*"),
+            (&[0xc], "retries.billing.parked.3.c.*.*", "retries.billing.held.3.c.*.*"),
+            (&[0, 0xf], "retries.billing.parked.3.0.f.*", "retries.billing.held.3.0.f.*"),
+        ] {
+            let (parked_from, held_from) =
+                (parked_subjects_from("billing", 3, digits), held_subjects_from("billing", 3, digits));
+            assert_eq!((parked_from.as_str(), held_from.as_str()), (parked, held), "{digits:?}");
+        }
+        assert_eq!(
+            parked_subject("billing", 3, 0xcf00_0000_0000_00ab),
+            "retries.billing.parked.3.c.f.cf000000000000ab"
+        );
     }
 
     #[test]
     fn the_subject_of_a_key_is_read_as_it_is_written() {
-        assert_eq!(held_subject("billing", 3, 0xab), "retries.billing.held.3.00000000000000ab");
-        assert_eq!(held_subjects("billing", Some(3)), "retries.billing.held.3.*");
-        assert_eq!(held_subjects("billing", None), "retries.billing.held.*.*");
-        assert_eq!(held_key_subjects("billing", 0xab), "retries.billing.held.*.00000000000000ab");
+        assert_eq!(held_subject("billing", 3, 0xab), "retries.billing.held.3.0.0.00000000000000ab");
+        assert_eq!(held_subjects("billing", Some(3)), "retries.billing.held.3.*.*.*");
+        assert_eq!(held_subjects("billing", None), "retries.billing.held.*.*.*.*");
+        assert_eq!(held_key_subjects("billing", 0xab), "retries.billing.held.*.0.0.00000000000000ab");
         assert_eq!(lease_subject("billing", 3), "attempts.billing.lease-3");
         for is_held in [false, true] {
             for (lane, key) in [(0, 0), (31, 0xab), (u16::MAX, u64::MAX)] {
@@ -163,13 +206,15 @@ mod tests {
         }
         for other in [
             "retries.billing.waiting",
-            "retries.billing.kept.3.00000000000000ab",
-            "retries.billing.held.3.ab",
-            "retries.billing.held.03.00000000000000ab",
-            "retries.billing.held.3.+0000000000000ab",
-            "retries.billing.held.3.00000000000000AB",
-            "retries.billing.held.3.00000000000000ab.1",
-            "retries.billing.held.70000.00000000000000ab",
+            "retries.billing.kept.3.0.0.00000000000000ab",
+            "retries.billing.held.3.00000000000000ab",
+            "retries.billing.held.3.0.0.ab",
+            "retries.billing.held.3.0.1.00000000000000ab",
+            "retries.billing.held.03.0.0.00000000000000ab",
+            "retries.billing.held.3.0.0.+0000000000000ab",
+            "retries.billing.held.3.0.0.00000000000000AB",
+            "retries.billing.held.3.0.0.00000000000000ab.1",
+            "retries.billing.held.70000.0.0.00000000000000ab",
             "retries.billing.held.3",
             "attempts.billing.lease-3",
             "",

@@ -153,7 +153,10 @@ impl ByKey {
             Input::Unparked(id, _) => Some(id.lane),
             Input::Parked(ids, _) => ids.first().map(|id| id.lane),
             Input::Fetched(lane, ..) | Input::Inbox(lane, ..) | Input::Detained(lane, ..) => Some(*lane),
-            Input::Listed(lane, _) | Input::LastParked(lane, ..) | Input::Leased(lane, _) => Some(*lane),
+            Input::Listed(lane, _)
+            | Input::LastParked(lane, ..)
+            | Input::MarkFound(lane, ..)
+            | Input::Leased(lane, _) => Some(*lane),
             Input::State(lane, _) | Input::Waiting(lane, _) | Input::Unpinned(lane) => Some(*lane),
             Input::Reclaimed(lane, _) => Some(*lane),
             Input::Lanes(_) | Input::Others(_) => None,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::event::{Disposition, Id, Key, Lane, Moment};
+use crate::lane::Section;
 
 /// The broker's name for one owner's time with a lane; empty where there are no lanes.
 pub type Pin = Arc<str>;
@@ -72,13 +73,16 @@ pub enum FetchResult {
     Unknown,
 }
 
-/// The keys of a lane of which something is parked.
+/// The keys of a section of which something is parked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ParkedKeys {
-    /// The keys, or some of them; and whether each is held until a person releases it.
+    /// The keys in their order, or the last ones of them (of [`Section::ALL`] none) where there are more than
+    /// [`crate::lane::MAX_KEYS`]; and whether each is held until a person releases it.
     pub keys: Vec<(Key, bool)>,
     /// Whether these are all.
     pub are_all: bool,
+    /// How many there are, as far as it is known.
+    pub count: u64,
 }
 
 /// What the record of a lane's lease of the shelf says.
@@ -195,11 +199,13 @@ pub enum Input {
     Fetched(Lane, Key, FetchResult),
     /// Whether a parked event is removed from the shelf.
     Unparked(Id, bool),
-    /// The parked keys of a lane, if the shelf told them.
+    /// The parked keys of the section of a lane that was asked for, if the shelf told them.
     Listed(Lane, Option<ParkedKeys>),
     /// The sequence, in the stream that it was copied from, of what is parked last of a key, if the shelf told it; 0:
     /// nothing is.
     LastParked(Lane, Key, Option<u64>),
+    /// Whether a key is held, if the shelf told it.
+    MarkFound(Lane, Key, Option<bool>),
     /// What became of taking a lane's lease of the shelf.
     Leased(Lane, Tenancy),
     /// Whether it is on record that a key is held.
@@ -303,8 +309,15 @@ pub enum Action {
         /// The events, at least one, all of a lane, with their keys.
         events: Vec<(Id, Key)>,
     },
-    /// Ask which keys of a lane are parked.
-    List(Lane),
+    /// Ask which keys of a section of a lane are parked.
+    List(Lane, Section),
+    /// Ask whether a key is held.
+    FindMark {
+        /// The key's lane.
+        lane: Lane,
+        /// The key.
+        key: Key,
+    },
     /// Ask up to where a key is copied.
     FindLast {
         /// The key's lane.

@@ -34,5 +34,5 @@ mod parked;
 mod pulls;
 pub mod timing;
 
-pub use parked::MAX_KEYS;
 pub(crate) use parked::MAX_READS;
+pub use parked::{MAX_KEYS, Section};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tidegate_broker_client::contract::OnExhausted;
 use tidegate_broker_client::layout;
+use tidegate_delivery_core::lane::MAX_KEYS;
+use tokio::time::Instant;
 
 use super::support::{HANDLER, Running, dead_letters};
 use super::{Bench, CALM, Patience, handled};
@@ -99,5 +101,45 @@ async fn a_held_key_whose_parked_events_are_removed_is_held_until_it_is_released
     bench.release().await;
     bench.until("it continues", async || handled(&bench, "fails") == [1]).await;
     bench.until_empty().await;
+    second.terminate().await;
+}
+
+/// More keys of the lane are held than its owner can know. It finds which are released, those before that it began and
+/// those after; and of a key that is held it delivers nothing, known or not.
+#[tokio::test]
+async fn a_release_is_noticed_however_many_keys_are_held() {
+    // In the order of the keys it is before the others.
+    let in_front = |key: &String| layout::key_digest(key) >> 60 == 0;
+    let [one, other] = &(0..).map(|number| format!("fails{number}")).filter(in_front).take(2).collect::<Vec<_>>()[..]
+    else {
+        unreachable!()
+    };
+    let bench = start().await;
+    let first = Running::ready(bench.config.clone()).await;
+    bench.publish(one, 0..=1).await;
+    bench.until("the first key is held", async || bench.held().await.len() == 1).await;
+    // Without a success in between the handler would be down, and no attempt would count.
+    bench.publish("passes", 0..=0).await;
+    bench.until_handled(1).await;
+    bench.publish(other, 0..=1).await;
+    bench.until("the other one is held", async || bench.held().await.len() == 2).await;
+    first.terminate().await;
+    let count = MAX_KEYS as u64 + 100;
+    bench.hold_all((0..count).map(|number| (number % 15 + 1) << 60 | number)).await;
+    bench.release_key(one).await;
+    bench.fail(false);
+    let second = Running::ready(bench.another()).await;
+    bench.publish(other, 2..=2).await;
+    bench.publish("passes", 1..=1).await;
+    let begun = Instant::now();
+    bench.until("the one that was released continues", async || handled(&bench, one).len() == 2).await;
+    eprintln!("found within {:?} among {count}", begun.elapsed());
+    bench.until("others pass", async || handled(&bench, "passes") == [0, 1]).await;
+    assert!(handled(&bench, other).is_empty(), "it is held");
+    let begun = Instant::now();
+    bench.release_key(other).await;
+    bench.until("the other one continues", async || handled(&bench, other).len() == 3).await;
+    eprintln!("its release was noticed within {:?}", begun.elapsed());
+    assert_eq!((handled(&bench, one), handled(&bench, other)), (vec![0, 1], vec![0, 1, 2]));
     second.terminate().await;
 }

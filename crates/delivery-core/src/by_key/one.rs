@@ -116,8 +116,8 @@ impl One {
             Input::State(..) | Input::Reclaimed(..) | Input::Unpinned(_) | Input::Leased(..) | Input::Listed(..) => {
                 self.asked = self.asked.saturating_sub(1);
             }
-            Input::LastParked(..) | Input::Fetched(..) | Input::Detained(..) => {
-                self.asked = self.asked.saturating_sub(1)
+            Input::LastParked(..) | Input::MarkFound(..) | Input::Fetched(..) | Input::Detained(..) => {
+                self.asked = self.asked.saturating_sub(1);
             }
             _ => {}
         }
@@ -141,10 +141,9 @@ impl One {
                     let over = now + pull.expires + OVERDUE;
                     self.inboxes.push(Inbox { number: pull.inbox, left: pull.batch, over });
                 }
-                Action::Ask(_) | Action::Reclaim { .. } | Action::Unpin(_) | Action::List(_) => self.asked += 1,
-                Action::TakeLease { .. } | Action::FindLast { .. } | Action::Fetch { .. } | Action::Detain { .. } => {
-                    self.asked += 1;
-                }
+                Action::Ask(_) | Action::Reclaim { .. } | Action::Unpin(_) | Action::List(..) => self.asked += 1,
+                Action::TakeLease { .. } | Action::Fetch { .. } | Action::Detain { .. } => self.asked += 1,
+                Action::FindLast { .. } | Action::FindMark { .. } => self.asked += 1,
                 _ => {}
             }
         }

@@ -120,6 +120,7 @@ impl Owner {
             Input::Listed(_, keys) => self.listed(now, keys),
             Input::LastParked(_, key, last) => self.last_parked(key, last),
             Input::Leased(_, answer) => self.leased(now, answer),
+            Input::MarkFound(_, key, is_held) => self.mark_found(now, key, is_held),
             Input::Detained(_, key, is_marked) => self.detained(now, key, is_marked),
             Input::State(_, Some(state)) => self.state(now, &state),
             Input::State(_, None) => self.no_state(now),
@@ -154,6 +155,7 @@ impl Owner {
         self.list(now);
         self.park(now);
         self.detain(now);
+        self.find_marks();
         self.unpark(now);
         self.tell(now);
         if self.asks(now) && self.barrier.as_mut().is_some_and(|up| up.ask(now)) {

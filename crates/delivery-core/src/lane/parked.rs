@@ -4,6 +4,10 @@
 //! The events of a key that fails are on the shelf in the order of the stream, from the first that is not settled. So
 //! of such a key every event up to the last copy is settled or on the shelf.
 
+mod known;
+mod line;
+mod section;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
@@ -11,112 +15,18 @@ use super::in_flight::Stage;
 use super::timing::LaneTiming;
 use crate::event::{Id, Key, Moment};
 
+pub use self::known::Found;
+pub use self::line::{Custody, Front, Last, Line};
+pub use self::section::Section;
+
 /// So many keys of a lane are read at a time: what is read takes memory.
 pub const MAX_READS: u32 = 8;
 /// And so many times as many events are here, waiting for their turn or at work.
 const HERE_FOR_EACH: usize = 4;
-/// Keys that are known at a time. Others are found one by one, and by the next list.
+/// Keys that are known at a time. Others are found one by one, and by the lists of sections, one after the other.
 pub const MAX_KEYS: usize = 4096;
 /// The wait of an event that nothing but a person ends.
 pub const FOREVER: Moment = Moment::MAX;
-
-/// The first parked event of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Front {
-    /// The shelf is to be asked for it from this moment on.
-    Unread(Moment),
-    /// The shelf is asked.
-    Reading,
-    /// It is here. Settled means that it is to be removed from the shelf.
-    Here(Id, Stage),
-}
-
-/// Up to where a key is copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Last {
-    /// It is not known.
-    Unknown,
-    /// The shelf is asked.
-    Asking,
-    /// Up to the event of this sequence; 0: nothing is.
-    Known(u64),
-}
-
-/// Whether a key waits for a person.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Custody {
-    /// It does not.
-    Free,
-    /// It does, and that is not on record.
-    Unmarked,
-    /// It is being put on record.
-    Marking,
-    /// It is on record since this moment.
-    Marked(Moment),
-}
-
-/// What waits on the shelf for one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Line {
-    /// The first event.
-    pub front: Front,
-    /// Whether a former owner may have begun an attempt of that.
-    pub again: bool,
-    /// The last event.
-    pub last: Last,
-    /// Whether it waits for a person.
-    pub custody: Custody,
-}
-
-impl Line {
-    /// One that begins with an event that waits until this moment.
-    pub fn new(from: Moment) -> Self {
-        let custody = if from == FOREVER { Custody::Unmarked } else { Custody::Free };
-        Self { front: Front::Unread(from), again: false, last: Last::Known(0), custody }
-    }
-
-    /// One that is found.
-    fn found(now: Moment, is_held: bool) -> Self {
-        let (from, custody) = if is_held { (FOREVER, Custody::Marked(now)) } else { (0, Custody::Free) };
-        Self { front: Front::Unread(from), again: true, last: Last::Unknown, custody }
-    }
-
-    fn here(&self) -> Option<Id> {
-        match self.front {
-            Front::Here(id, _) => Some(id),
-            _ => None,
-        }
-    }
-
-    /// Whether its first event is worked on.
-    fn is_busy(&self) -> bool {
-        matches!(self.front, Front::Here(_, Stage::Running | Stage::Settled { .. }))
-    }
-
-    /// It waits for a person no longer. Perhaps nothing of it is there any more: the shelf is asked.
-    fn release(&mut self) {
-        self.custody = Custody::Free;
-        if matches!(self.front, Front::Unread(_)) {
-            self.front = Front::Unread(0);
-        }
-        if self.last == Last::Known(0) {
-            self.last = Last::Unknown;
-        }
-    }
-
-    /// Whether its mark is on the shelf, or may be.
-    pub fn is_marked(&self) -> bool {
-        matches!(self.custody, Custody::Marking | Custody::Marked(_))
-    }
-
-    /// Its first event is read again at this moment.
-    pub fn put_off(&mut self, until: Moment) {
-        self.front = Front::Unread(until);
-        if until == FOREVER {
-            self.custody = Custody::Unmarked;
-        }
-    }
-}
 
 /// All parked keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -150,59 +60,9 @@ impl Parked {
         self.lines.get_mut(&key)
     }
 
-    /// Whether something of this key is parked, or may be.
-    pub fn may_have(&self, key: Key) -> bool {
-        self.lines.contains_key(&key) || (self.has_others && !self.absent.contains(&key))
-    }
-
-    /// Makes a line for a key of which it is not known whether it is parked. The shelf is asked for it.
-    pub fn look_for(&mut self, key: Key) {
-        if self.may_have(key) {
-            self.lines.entry(key).or_insert_with(|| Line::found(0, false));
-        }
-    }
-
     /// All lines.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Key, &mut Line)> {
         self.lines.iter_mut().map(|(key, line)| (*key, line))
-    }
-
-    /// The shelf has told which keys are parked, and which of them are held; it was asked at this moment. Whether there
-    /// are some that this owner did not know.
-    pub fn found(&mut self, now: Moment, asked: Moment, keys: &[(Key, bool)], are_all: bool) -> bool {
-        let mut has_found = false;
-        let held: BTreeSet<Key> = keys.iter().filter(|(_, is_held)| *is_held).map(|(key, _)| *key).collect();
-        for (key, line) in &mut self.lines {
-            let is_released = matches!(line.custody, Custody::Marked(since) if since < asked) && are_all;
-            if is_released && !held.contains(key) {
-                line.release();
-            } else if line.custody == Custody::Free && held.contains(key) {
-                // A former owner's, which is heard of late.
-                line.custody = Custody::Marked(now);
-            }
-        }
-        for (key, is_held) in keys {
-            if self.lines.len() >= MAX_KEYS {
-                break;
-            }
-            self.lines.entry(*key).or_insert_with(|| {
-                (self.is_stranger, has_found) = (true, true);
-                Line::found(now, *is_held)
-            });
-        }
-        self.has_others = !are_all || keys.iter().any(|(key, _)| !self.lines.contains_key(key));
-        self.absent.clear();
-        has_found
-    }
-
-    /// Whether the list is to be asked for again, because there are more than were known, and half of those are done.
-    pub fn wants_list(&self) -> bool {
-        self.has_others && self.lines.len() <= MAX_KEYS / 2
-    }
-
-    /// Whether a key waits for a person, so that its release is to be noticed.
-    pub fn has_held(&self) -> bool {
-        self.lines.values().any(|line| matches!(line.custody, Custody::Marked(_)))
     }
 
     /// Whether keys are parked that this owner did not park.
@@ -244,10 +104,7 @@ impl Parked {
         let limit = reads.saturating_sub(reading).min(here.saturating_sub(reading + self.here()));
         let after = self.lines.range((Bound::Excluded(self.turn), Bound::Unbounded));
         let keys = after.chain(self.lines.range(..=self.turn));
-        let is_due = |line: &Line| {
-            matches!(line.front, Front::Unread(from) if from <= now) && line.last != Last::Known(0) && !line.is_marked()
-        };
-        let unread = keys.filter(|(key, line)| is_due(line) && is_free(**key));
+        let unread = keys.filter(|(key, line)| line.is_due(now) && is_free(**key));
         let keys: Vec<(Key, bool)> = unread.take(limit).map(|(key, line)| (*key, line.again)).collect();
         for (key, _) in &keys {
             self.turn = *key;
@@ -279,19 +136,14 @@ impl Parked {
     }
 
     /// Nothing of this key is parked.
-    pub fn remove(&mut self, key: Key) {
+    pub fn remove(&mut self, key: Key, is_in_flight: bool) {
         self.lines.remove(&key);
-        if self.has_others {
+        if self.has_others && is_in_flight {
             self.absent.insert(key);
         }
         if self.lines.is_empty() {
             self.is_stranger = false;
         }
-    }
-
-    /// Keys of which no event is in flight need not be known to be absent.
-    pub fn forget_absent(&mut self, is_in_flight: impl Fn(Key) -> bool) {
-        self.absent.retain(|key| is_in_flight(*key));
     }
 
     /// Lets go of the events that are here, of all lines or of those that are not worked on, and returns them.

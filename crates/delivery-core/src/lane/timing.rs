@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::parked::MAX_KEYS;
 use crate::event::{Moment, millis};
 
 /// The shortest of the lane's own times.
@@ -57,10 +58,13 @@ pub struct LaneTiming {
     pub kept_for: Moment,
     /// After this without a change the lease of a lane's part of the shelf is free.
     pub shelf_lease: Moment,
-    /// It is asked this often whether a key is released that waits for a person.
+    /// It is asked this often whether a key is released that waits for a person, and for what is parked where there is
+    /// more than can be known.
     pub release_noticed_within: Moment,
     /// Copies that go to the shelf together, at most.
     pub copies: usize,
+    /// Parked keys that are known at a time.
+    pub known_keys: usize,
     /// What the protocol consists of.
     pub rules: Rules,
 }
@@ -89,6 +93,10 @@ pub struct Rules {
     pub inventory: bool,
     /// Up to where a key is copied is known before more of it is.
     pub ends: bool,
+    /// Whether a key is held is known before something of it is read.
+    pub marks: bool,
+    /// Where more keys are parked than can be known, all are looked through again and again.
+    pub rounds: bool,
     /// Where there is no record of a lease of the shelf, a former owner may have it.
     pub patience: bool,
     /// What comes after something was given back is held before it counts.
@@ -108,6 +116,8 @@ impl Default for Rules {
             twins: true,
             inventory: true,
             ends: true,
+            marks: true,
+            rounds: true,
             patience: true,
             holding: true,
         }
@@ -136,6 +146,7 @@ impl LaneTiming {
             shelf_lease: (ack_wait / 2).min(SHELF_LEASE),
             release_noticed_within: RELEASE_NOTICED_WITHIN,
             copies: COPIES,
+            known_keys: MAX_KEYS,
             rules: Rules::default(),
         }
     }

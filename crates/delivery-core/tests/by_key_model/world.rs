@@ -190,7 +190,9 @@ impl World {
                 self.answer(Input::Unpinned(lane));
             }
             // Too few events wait for any to be parked.
-            Action::List(lane) => self.answer(Input::Listed(lane, Some(ParkedKeys { keys: vec![], are_all: true }))),
+            Action::List(lane, _) => {
+                self.answer(Input::Listed(lane, Some(ParkedKeys { keys: vec![], are_all: true, count: 0 })))
+            }
             Action::Announce(_) => {}
             _ => self.broken = Some("lanes do not want this"),
         }

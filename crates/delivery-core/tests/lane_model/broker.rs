@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate_delivery_core::lane::Section;
 use tidegate_delivery_core::{FetchResult, Id, InboxReport, Input, Key, Moment, ParkResult, Pin, Tenancy};
 
 use crate::world::Node;
@@ -86,8 +87,9 @@ pub enum What {
     Park(Vec<Id>),
     Fetch(Key),
     Unpark(Id),
-    List,
+    List(Section),
     FindLast(Key),
+    FindMark(Key),
     TakeLease(u64),
     FreeLease(u64),
     Detain(Key),
@@ -111,8 +113,9 @@ impl What {
             Self::Park(ref ids) => Some(Input::Parked(ids.clone(), ParkResult::Unknown)),
             Self::Fetch(key) => Some(Input::Fetched(0, key, FetchResult::Unknown)),
             Self::Unpark(id) => Some(Input::Unparked(id, false)),
-            Self::List => Some(Input::Listed(0, None)),
+            Self::List(_) => Some(Input::Listed(0, None)),
             Self::FindLast(key) => Some(Input::LastParked(0, key, None)),
+            Self::FindMark(key) => Some(Input::MarkFound(0, key, None)),
             Self::TakeLease(_) => Some(Input::Leased(0, Tenancy::Unknown)),
             Self::FreeLease(_) => None,
             Self::Detain(key) => Some(Input::Detained(0, key, false)),
@@ -125,8 +128,9 @@ impl What {
             Input::Parked(ids, _) => Self::Park(ids.clone()),
             Input::Fetched(_, key, _) => Self::Fetch(*key),
             Input::Unparked(id, _) => Self::Unpark(*id),
-            Input::Listed(..) => Self::List,
+            Input::Listed(..) => Self::List(Section::ALL),
             Input::LastParked(_, key, _) => Self::FindLast(*key),
+            Input::MarkFound(_, key, _) => Self::FindMark(*key),
             Input::Leased(..) => Self::TakeLease(0),
             Input::Detained(_, key, _) => Self::Detain(*key),
             _ => return None,

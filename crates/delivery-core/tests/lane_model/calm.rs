@@ -2,9 +2,10 @@
 
 use stateright::{Chooser as _, Model as _};
 
+use crate::lane::Lane;
 use crate::model::Step;
 use crate::stroll::Stroll;
-use crate::world::{Lane, State};
+use crate::world::State;
 
 /// More steps than these without time going on are a loop.
 const MAX_STEPS: usize = 2000;

@@ -4,8 +4,9 @@ use stateright::Model as _;
 use tidegate_delivery_core::lane::timing::Rules;
 
 use crate::calm::settle_down;
+use crate::lane::{Lane, NO_TROUBLE, Trouble};
 use crate::model::Step;
-use crate::world::{Lane, NO_TROUBLE, State, Trouble};
+use crate::world::State;
 use crate::{LONG, TWO, step, walk};
 
 /// A person removes what is parked of a held key, and the owner asks for all of it again, as after a lost connection:

@@ -1,6 +1,7 @@
 //! What must hold in the world: checked where an attempt starts, and of what is acknowledged.
 
-use crate::world::{Lane, State};
+use crate::lane::Lane;
+use crate::world::State;
 
 impl State {
     /// A node starts an attempt, if its owner has one: here the invariant is checked.

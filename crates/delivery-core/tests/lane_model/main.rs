@@ -14,17 +14,21 @@ mod broker;
 mod calm;
 mod held;
 mod invariants;
+mod lane;
 mod model;
+mod parking;
 mod shelf;
 mod stroll;
 mod world;
 
 use calm::{heals, settle_down};
+use lane::{ACK_WAIT, Begin, Flaw, Lane, NO_TROUBLE, Trouble};
 use model::{INVARIANT, KEPT, PROGRESS, Step, UNPARKED};
 use stateright::{Checker as _, HasDiscoveries, Model as _};
 use stroll::Stroll;
+use tidegate_delivery_core::lane::MAX_KEYS;
 use tidegate_delivery_core::lane::timing::Rules;
-use world::{ACK_WAIT, Begin, Flaw, Lane, NO_TROUBLE, State, Trouble};
+use world::State;
 
 /// Two events of one key.
 const TWO: &[u64] = &[1, 1];
@@ -36,13 +40,7 @@ const SEVERAL: &[u64] = &[1, 2, 1, 1, 2];
 /// As things are.
 fn lane(keys: &'static [u64], trouble: Trouble, end: u64) -> Lane {
     let (rules, flaw, begin) = (Rules::default(), Flaw::None, Begin::Empty);
-    Lane { rules, names: true, lone: false, keys, trouble, flaw, begin, ack_wait: ACK_WAIT, end }
-}
-
-/// With a head that failed at the beginning.
-fn parking(begin: Begin, keys: &'static [u64], trouble: Trouble) -> Lane {
-    let trouble = Trouble { retries: trouble.retries + 1, ..trouble };
-    Lane { begin, ..lane(keys, trouble, 30) }
+    Lane { rules, names: true, lone: false, keys, trouble, flaw, begin, known_keys: MAX_KEYS, ack_wait: ACK_WAIT, end }
 }
 
 /// The shortest way to a broken invariant, if there is one among this many states.
@@ -84,90 +82,6 @@ fn every_state_near_the_beginning_of_each_trouble() {
     ] {
         assert_eq!(shortest_break(lane(TWO, trouble, 9), 500_000), None, "{trouble:?}");
     }
-}
-
-#[test]
-fn every_state_near_the_beginning_of_each_trouble_with_parked_events() {
-    for trouble in [
-        Trouble { crashes: 1, lost_pins: 1, ..NO_TROUBLE },
-        Trouble { lost_answers: 1, lost_requests: 1, ..NO_TROUBLE },
-        Trouble { refused_copies: 1, ..NO_TROUBLE },
-        Trouble { leaves: 1, ..NO_TROUBLE },
-    ] {
-        for begin in [Begin::Failed, Begin::Parked] {
-            assert_eq!(shortest_break(parking(begin, THREE, trouble), 100_000), None, "{begin:?} {trouble:?}");
-        }
-    }
-}
-
-#[test]
-fn long_walks_with_parked_events() {
-    let crash = Trouble { crashes: 1, lost_pins: 1, retries: 1, ..NO_TROUBLE };
-    for trouble in [
-        NO_TROUBLE,
-        crash,
-        Trouble { lost_answers: 2, lost_requests: 2, ..crash },
-        Trouble { lost_pins: 2, lost_deliveries: 1, ..crash },
-        Trouble { refused_copies: 2, leaves: 1, ..crash },
-        Trouble { detentions: 1, leaves: 1, ..crash },
-        Trouble { detentions: 1, purges: 1, reconnects: 1, ..crash },
-        Trouble { forgotten_ids: 1, lost_records: 1, ..crash },
-        Trouble { restarts: 1, saves: 1, retries: 1, ..NO_TROUBLE },
-    ] {
-        for (begin, keys) in [(Begin::Failed, SEVERAL), (Begin::Parked, THREE)] {
-            // What a killed broker has forgotten only the same owner knows.
-            let lane = Lane { lone: trouble.restarts > 0, ..parking(begin, keys, trouble) };
-            assert_eq!(strolls(lane, 100_000), (false, true, true), "{begin:?} {trouble:?}");
-        }
-    }
-}
-
-#[test]
-fn each_rule_of_parking_is_needed() {
-    let all = Rules::default();
-    let crash = Trouble { crashes: 1, lost_pins: 1, ..NO_TROUBLE };
-    let lost_requests = Trouble { lost_requests: 2, ..NO_TROUBLE };
-    let twice = Trouble { lost_requests: 2, ..crash };
-    for (what, rules, flaw, begin, trouble) in [
-        ("an unconfirmed copy", all, Flaw::CopiesUnconfirmed, Begin::Failed, lost_requests),
-        ("a new owner that does not ask", Rules { inventory: false, ..all }, Flaw::None, Begin::Failed, crash),
-        ("a lease that is another's", all, Flaw::LeaseOfAnother, Begin::Parked, crash),
-        ("a read beside a copy", Rules { reads_alone: false, ..all }, Flaw::None, Begin::Failed, lost_requests),
-        ("an event in flight and on the shelf", Rules { twins: false, ..all }, Flaw::None, Begin::Failed, twice),
-    ] {
-        let (breaks, ..) = strolls(Lane { rules, flaw, ..parking(begin, THREE, trouble) }, 3_000_000);
-        assert!(breaks, "{what}: nothing breaks");
-    }
-}
-
-/// What breaks where an owner dies after copies are on the shelf and before they are acknowledged, and when the next one
-/// has them, the broker does not know their ids any more.
-fn second_copies(rules: Rules) -> Option<&'static str> {
-    let trouble = Trouble { crashes: 1, forgotten_ids: 1, ..NO_TROUBLE };
-    let lane = Lane { rules, ack_wait: LONG, ..parking(Begin::Failed, THREE, trouble) };
-    let mut state = lane.init_states().remove(0);
-    while state.shelf.copies.is_empty() {
-        let mut steps = Vec::new();
-        lane.actions(&state, &mut steps);
-        let ordinary = steps.into_iter().find(Step::is_ordinary).unwrap_or(Step::Tick([true, true]));
-        step(&lane, &mut state, ordinary);
-    }
-    step(&lane, &mut state, Step::Crash(0));
-    step(&lane, &mut state, Step::ForgetIds);
-    let end = state.now + 3 * LONG;
-    while state.broken.is_none() && state.now < end {
-        settle_down(&lane, &mut state, |_| true).unwrap();
-        step(&lane, &mut state, Step::Tick([true, true]));
-        state.expire_pin(&lane);
-    }
-    assert!(state.broken.is_some() || (state.broker.acknowledged.len() == 3 && state.shelf.copies.is_empty()));
-    state.broken
-}
-
-#[test]
-fn up_to_where_a_key_is_copied_needs_to_be_known() {
-    assert_eq!(second_copies(Rules::default()), None);
-    assert!(second_copies(Rules { ends: false, ..Rules::default() }).is_some());
 }
 
 /// A broker that was killed hands out the same event under the same number again, while the first is in flight.
@@ -286,19 +200,6 @@ fn what_comes_again_has_to_be_held() {
     let ends = (0..8000).map(|seed| heals(&walk(without, lone, trouble), seed));
     let broken = ends.filter_map(Result::err).find(|error| error.starts_with("it started without a lease"));
     assert!(broken.is_some(), "without holding nothing breaks");
-}
-
-/// Where the record of the lease of the shelf is lost, a former owner may still have it.
-#[test]
-fn a_lease_without_a_record_has_to_be_waited_for() {
-    let trouble = Trouble { crashes: 1, lost_pins: 2, retries: 2, lost_records: 1, forgotten_ids: 1, ..NO_TROUBLE };
-    let ends = |patience: bool| {
-        let rules = Rules { patience, ..Rules::default() };
-        (0..8000).filter_map(move |seed| heals(&walk(rules, false, trouble), seed).err())
-    };
-    // It may take one wait more than without this loss.
-    assert_eq!(ends(true).find(|error| !error.starts_with("not settled")), None);
-    assert!(ends(false).any(|error| error.starts_with("it started while another had the shelf")));
 }
 
 /// After how many ticks everything is settled, if an event is lost on its way to the only owner.

@@ -7,8 +7,9 @@ use stateright::{Model, Property};
 use tidegate_delivery_core::{Disposition, Id, InboxReport, Input, Outcome, Trouble};
 
 use crate::broker::{Broker, Pull, Request, What};
+use crate::lane::{Begin, Lane};
 use crate::shelf::Shelf;
-use crate::world::{Begin, Lane, Node, State};
+use crate::world::{Node, State};
 
 pub const INVARIANT: &str =
     "an event starts under a lease, after all earlier ones of its key, and once where it was handled";

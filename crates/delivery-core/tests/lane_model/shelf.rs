@@ -1,7 +1,8 @@
 //! The shelf of the model: what the stream of retries keeps, and the record of its lease.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate_delivery_core::lane::Section;
 use tidegate_delivery_core::{Arrival, FetchResult, Id, Key, ParkResult, ParkedKeys, Pin, Tenancy};
 
 /// A node's life: which node, and how often it has begun.
@@ -68,11 +69,15 @@ impl Shelf {
         self.copies.extract_if(.., |sequence| self.held.contains(&key_of(*sequence))).collect()
     }
 
-    /// The keys of all copies.
-    pub fn list(&self, key_of: impl Fn(u64) -> Key) -> ParkedKeys {
-        let keys: BTreeSet<Key> =
-            self.copies.iter().map(|sequence| key_of(*sequence)).chain(self.held.clone()).collect();
-        ParkedKeys { keys: keys.into_iter().map(|key| (key, self.held.contains(&key))).collect(), are_all: true }
+    /// The keys of all copies in a section, if they are no more than `max`; of more the last ones, or none.
+    pub fn list(&self, section: Section, max: usize, key_of: impl Fn(u64) -> Key) -> ParkedKeys {
+        let parked = self.copies.iter().map(|sequence| key_of(*sequence));
+        let all: BTreeSet<Key> = parked.chain(self.held.clone()).filter(|key| section.has(*key)).collect();
+        let (count, are_all) = (all.len() as u64, all.len() <= max);
+        let told = if are_all || section != Section::ALL { max } else { 0 };
+        let keys = all.into_iter().rev().take(told).map(|key| (key, self.held.contains(&key)));
+        let keys: BTreeMap<Key, bool> = keys.collect();
+        ParkedKeys { keys: keys.into_iter().collect(), are_all, count }
     }
 
     /// Removes a copy: the first of its event.

@@ -2,8 +2,9 @@
 
 use stateright::Chooser;
 
+use crate::lane::Lane;
 use crate::model::Step;
-use crate::world::{Lane, State};
+use crate::world::State;
 
 /// Walks on which time does not run away: most steps are something that happens.
 #[derive(Clone)]

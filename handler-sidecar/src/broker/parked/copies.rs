@@ -88,6 +88,15 @@ pub fn last(payload: &[u8]) -> Option<u64> {
     }
 }
 
+/// Whether there is a last message, as its answer says; `None`: it does not say.
+pub fn is_there(payload: &[u8]) -> Option<bool> {
+    match serde_json::from_slice(payload) {
+        Ok(ReadAnswer { error: Some(error), .. }) if NOTHING.contains(&error.code) => Some(false),
+        Ok(ReadAnswer { error: None, message: Some(_) }) => Some(true),
+        _ => None,
+    }
+}
+
 /// The message as it was stored; without headers that cannot be read, so that it is no valid event.
 fn copy(stored: &Stored) -> Option<Copy> {
     let block = STANDARD.decode(&stored.hdrs).ok()?;
@@ -126,7 +135,7 @@ mod tests {
         let hdrs = STANDARD.encode("NATS/1.0\r\nce-id: 7\r\nTidegate-Sequence: 41\r\n\r\n");
         let data = STANDARD.encode([0, 255, 7]);
         let answer = |hdrs: &str, data: &str| {
-            let (subject, time) = ("retries.billing.parked.0.00000000000000ab", "2026-01-01T00:00:00Z");
+            let (subject, time) = ("retries.billing.parked.0.0.0.00000000000000ab", "2026-01-01T00:00:00Z");
             first(
                 serde_json::json!({"type": "io.nats.jetstream.api.v1.stream_msg_get_response",
                 "message": {"subject": subject, "seq": 9, "hdrs": hdrs, "data": data, "time": time}})

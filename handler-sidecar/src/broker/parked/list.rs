@@ -2,9 +2,8 @@
 //!
 //! A server names up to 100,000 subjects in an answer, and there is no asking for fewer (`JSMaxSubjectDetails` of
 //! nats-server): it would be some 8 MB for each lane. But it sorts them where it is asked for those from an offset on.
-//! So it is asked how many there are, by an offset beyond any, and then for the last ones of them. What is held is asked
-//! for first. Where not all can be known, the last ones of both are of the same keys, so of each key that is known it is
-//! known whether it is held.
+//! So it is asked how many there are, by an offset beyond any, and then for the last ones of them. Where there are more
+//! than can be known at a time, the keys are listed by sections, which are told apart by the first digits of the keys.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tidegate_broker_client::layout::{self, KeySubject};
 use tidegate_broker_client::publish_ack::StreamError;
-pub use tidegate_delivery_core::lane::MAX_KEYS;
+pub use tidegate_delivery_core::lane::{MAX_KEYS, Section};
 use tidegate_delivery_core::{Key, Lane, ParkedKeys};
 
 use super::NOTHING;
@@ -51,6 +50,10 @@ struct Page {
 /// What is asked for at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
+    /// How many are parked, and how many are held.
+    ParkedCount,
+    HeldCount,
+    /// Which are.
     Held,
     Parked,
 }
@@ -60,10 +63,12 @@ enum Part {
 pub struct Listing {
     handler: String,
     lane: Lane,
+    section: Section,
     part: Part,
-    /// How many subjects there are of this part, once that is known.
-    count: Option<u64>,
-    held: Vec<Key>,
+    /// How many subjects there are of both kinds, as far as that is known.
+    parked: u64,
+    held: u64,
+    held_keys: Vec<Key>,
     are_all: bool,
 }
 
@@ -77,9 +82,10 @@ pub enum Step {
 }
 
 impl Listing {
-    /// Of this lane; nothing of it is read.
-    pub fn new(handler: &str, lane: Lane) -> Self {
-        Self { handler: handler.to_owned(), lane, part: Part::Held, count: None, held: Vec::new(), are_all: true }
+    /// Of this section of a lane; nothing of it is read.
+    pub fn new(handler: &str, lane: Lane, section: Section) -> Self {
+        let (handler, part, held_keys) = (handler.to_owned(), Part::ParkedCount, Vec::new());
+        Self { handler, lane, section, part, parked: 0, held: 0, held_keys, are_all: true }
     }
 
     /// The lane.
@@ -89,43 +95,73 @@ impl Listing {
 
     /// The next question.
     pub fn request(&self) -> Bytes {
-        let lane = Some(self.lane);
+        let digits = self.section.digits();
         let filter = match self.part {
-            Part::Held => layout::held_subjects(&self.handler, lane),
-            Part::Parked => layout::parked_subjects(&self.handler, lane),
+            Part::HeldCount | Part::Held => layout::held_subjects_from(&self.handler, self.lane, &digits),
+            Part::ParkedCount | Part::Parked => layout::parked_subjects_from(&self.handler, self.lane, &digits),
         };
-        let offset = self.count.map_or(BEYOND_ALL, |count| count.saturating_sub(MAX_KEYS as u64));
+        let offset = match self.part {
+            Part::ParkedCount | Part::HeldCount => BEYOND_ALL,
+            Part::Held => self.held.saturating_sub(MAX_KEYS as u64),
+            Part::Parked => self.parked.saturating_sub(MAX_KEYS as u64),
+        };
         Bytes::from(format!("{{\"subjects_filter\":\"{filter}\",\"offset\":{offset}}}"))
     }
 
     /// Takes in the answer; `None`: it does not say.
     pub fn heard(mut self, payload: &[u8]) -> Option<Step> {
         let Page { subjects, total } = parse(payload)?;
-        if self.count.is_none() && total > 0 {
-            self.count = Some(total);
-            return Some(Step::Ask(self));
+        if matches!(self.part, Part::Held | Part::Parked) {
+            self.are_all &= total <= subjects.len() as u64;
         }
-        self.are_all &= total <= subjects.len() as u64;
-        let is_held = self.part == Part::Held;
-        let read = |subject: &String| KeySubject::read(&self.handler, subject);
-        let is_wanted = |found: &KeySubject| found.lane == self.lane && found.is_held == is_held;
-        let keys = subjects.iter().filter_map(read).filter(is_wanted).map(|found| found.key).collect();
         Some(match self.part {
-            Part::Held => Step::Ask(Self { part: Part::Parked, count: None, held: keys, ..self }),
-            Part::Parked => Step::Over(self.over(keys)),
+            Part::ParkedCount if self.is_too_much(total) => {
+                Self { parked: total, are_all: false, ..self }.over(Vec::new())
+            }
+            Part::ParkedCount => Step::Ask(Self { part: Part::HeldCount, parked: total, ..self }),
+            Part::HeldCount if self.is_too_much(total) => Self { held: total, are_all: false, ..self }.over(Vec::new()),
+            Part::HeldCount if total > 0 => Step::Ask(Self { part: Part::Held, held: total, ..self }),
+            Part::HeldCount => self.held(total, Vec::new()),
+            Part::Held => {
+                let keys = self.keys(&subjects, true);
+                self.held(total, keys)
+            }
+            Part::Parked => {
+                let keys = self.keys(&subjects, false);
+                Self { parked: total, ..self }.over(keys)
+            }
         })
     }
 
+    /// Of all keys of a lane nothing is read where they are too many: they are listed by sections.
+    fn is_too_much(&self, count: u64) -> bool {
+        self.section == Section::ALL && count > MAX_KEYS as u64
+    }
+
+    /// The keys that are held are known.
+    fn held(self, held: u64, held_keys: Vec<Key>) -> Step {
+        let is_over = self.parked == 0;
+        let listing = Self { part: Part::Parked, held, held_keys, ..self };
+        if is_over { listing.over(Vec::new()) } else { Step::Ask(listing) }
+    }
+
+    fn keys(&self, subjects: &[String], is_held: bool) -> Vec<Key> {
+        let read = subjects.iter().filter_map(|subject| KeySubject::read(&self.handler, subject));
+        let is_wanted = |found: &KeySubject| found.lane == self.lane && found.is_held == is_held;
+        read.filter(is_wanted).map(|found| found.key).filter(|key| self.section.has(*key)).collect()
+    }
+
     /// What is parked, and what is held without anything parked.
-    fn over(&self, parked: Vec<Key>) -> ParkedKeys {
+    fn over(self, parked: Vec<Key>) -> Step {
         let mut keys: BTreeMap<Key, bool> = parked.into_iter().map(|key| (key, false)).collect();
-        keys.extend(self.held.iter().map(|key| (*key, true)));
+        keys.extend(self.held_keys.iter().map(|key| (*key, true)));
+        let count = self.parked.max(self.held).max(keys.len() as u64);
         let are_all = self.are_all && keys.len() <= MAX_KEYS;
         // The first ones: of these the held ones may be unknown.
         while keys.len() > MAX_KEYS {
             keys.pop_first();
         }
-        ParkedKeys { keys: keys.into_iter().collect(), are_all }
+        Step::Over(ParkedKeys { keys: keys.into_iter().collect(), are_all, count })
     }
 }
 
@@ -151,8 +187,9 @@ mod tests {
     /// A stream with these subjects, as a server answers for it.
     fn answer(subjects: &[String], request: &[u8]) -> String {
         let request: Value = serde_json::from_slice(request).unwrap();
-        let prefix = request["subjects_filter"].as_str().unwrap().strip_suffix('*').unwrap();
-        let mut all: Vec<&String> = subjects.iter().filter(|subject| subject.starts_with(prefix)).collect();
+        let prefix = request["subjects_filter"].as_str().unwrap().trim_end_matches(['*', '.']);
+        let mut all: Vec<&String> =
+            subjects.iter().filter(|subject| subject.starts_with(&format!("{prefix}."))).collect();
         all.sort();
         let offset = usize::try_from(request["offset"].as_u64().unwrap()).unwrap().min(all.len());
         let page: HashMap<&String, u64> = all[offset..].iter().map(|subject| (*subject, 1)).collect();
@@ -161,8 +198,8 @@ mod tests {
         json!({"total": all.len(), "state": state, "cluster": {"leader": "broker-0"}}).to_string()
     }
 
-    fn list(subjects: &[String]) -> (ParkedKeys, usize) {
-        let mut listing = Listing::new("billing", 3);
+    fn list(subjects: &[String], section: Section) -> (ParkedKeys, usize) {
+        let mut listing = Listing::new("billing", 3, section);
         for asked in 1..=4 {
             match listing.clone().heard(answer(subjects, &listing.request()).as_bytes()).unwrap() {
                 Step::Ask(next) => listing = next,
@@ -180,40 +217,59 @@ mod tests {
         layout::parked_subject("billing", 3, key)
     }
 
+    fn all(keys: &[(Key, bool)]) -> ParkedKeys {
+        ParkedKeys { keys: keys.to_vec(), are_all: true, count: keys.len() as u64 }
+    }
+
     #[test]
     fn a_lane_without_parked_keys_takes_two_questions() {
         let others = [layout::waiting_subject("billing"), layout::parked_subject("billing", 4, 1)];
-        assert_eq!(list(&others), (ParkedKeys { keys: Vec::new(), are_all: true }, 2));
+        assert_eq!(list(&others, Section::ALL), (all(&[]), 2));
     }
 
     #[test]
     fn what_is_held_is_told_with_the_others() {
         let subjects = [parked(7), held(9), parked(9), parked(8), held(5), layout::held_subject("billing", 4, 7)];
-        let keys = vec![(5, true), (7, false), (8, false), (9, true)];
-        assert_eq!(list(&subjects), (ParkedKeys { keys, are_all: true }, 4));
-        let only = [parked(7), parked(8)];
-        assert_eq!(list(&only), (ParkedKeys { keys: vec![(7, false), (8, false)], are_all: true }, 3));
+        assert_eq!(list(&subjects, Section::ALL), (all(&[(5, true), (7, false), (8, false), (9, true)]), 4));
+        assert_eq!(list(&[parked(7), parked(8)], Section::ALL), (all(&[(7, false), (8, false)]), 3));
+        assert_eq!(list(&[held(7)], Section::ALL), (all(&[(7, true)]), 3));
     }
 
     #[test]
-    fn of_more_than_can_be_known_it_is_known_which_are_held() {
+    fn more_than_can_be_known_are_listed_by_sections() {
+        let count = 3 * MAX_KEYS as u64;
+        let key = |number: u64| (number % 16) << 60 | number;
+        let mut subjects: Vec<String> = (0..count).map(|number| parked(key(number))).collect();
+        subjects.extend((0..count).filter(|number| number % 32 == 3).map(|number| held(key(number))));
+        let (told, asked) = list(&subjects, Section::ALL);
+        assert_eq!((told, asked), (ParkedKeys { keys: Vec::new(), are_all: false, count }, 1));
+        let sections = std::iter::successors(Some(Section::first_of(count, MAX_KEYS)), |section| section.next());
+        let told: Vec<ParkedKeys> = sections.map(|section| list(&subjects, section).0).collect();
+        assert!(told.iter().all(|told| told.are_all && told.count == count / 16));
+        let keys: BTreeMap<Key, bool> = told.into_iter().flat_map(|told| told.keys).collect();
+        assert_eq!(keys, (0..count).map(|number| (key(number), number % 32 == 3)).collect());
+    }
+
+    #[test]
+    fn of_more_than_a_list_takes_it_is_known_which_are_held() {
         let many = 3 * MAX_KEYS as u64;
         let mut subjects: Vec<String> = (0..many).map(parked).collect();
         subjects.extend((0..many).filter(|key| key % 2 == 0).map(held));
-        let (ParkedKeys { keys, are_all }, asked) = list(&subjects);
-        assert_eq!((keys.len(), are_all, asked), (MAX_KEYS, false, 4));
+        let section = Section::first_of(many, MAX_KEYS);
+        let (ParkedKeys { keys, are_all, count }, asked) = list(&subjects, section);
+        assert_eq!((keys.len(), are_all, count, asked), (MAX_KEYS, false, many, 4));
         assert!(keys.iter().all(|(key, is_held)| (key % 2 == 0) == *is_held));
         assert_eq!(keys.last().map(|(key, _)| *key), Some(many - 1));
         let exactly: Vec<String> = (0..MAX_KEYS as u64).map(parked).collect();
-        assert!(list(&exactly).0.are_all);
+        assert!(list(&exactly, Section::ALL).0.are_all);
         let without_events: Vec<String> = exactly.into_iter().chain([held(many)]).collect();
-        let (ParkedKeys { keys, are_all }, _) = list(&without_events);
+        let (ParkedKeys { keys, are_all, .. }, _) = list(&without_events, Section::ALL);
         assert_eq!((keys.len(), are_all, keys.last()), (MAX_KEYS, false, Some(&(many, true))));
     }
 
     #[test]
     fn only_the_leaders_word_counts() {
-        let heard = |payload: &str| Listing::new("billing", 3).heard(payload.as_bytes()).is_some();
+        let heard = |payload: &str| Listing::new("billing", 3, Section::ALL).heard(payload.as_bytes()).is_some();
         for (payload, expected) in [
             (r#"{"total":0,"state":{"messages":0}}"#, true),
             (r#"{"total":0,"state":{},"cluster":{"leader":"broker-0"}}"#, true),
@@ -233,13 +289,13 @@ mod tests {
 
     #[test]
     fn what_is_no_key_of_the_lane_is_left_out() {
-        let mut listing = Listing::new("billing", 3);
-        listing.part = Part::Parked;
-        listing.count = Some(3);
-        let strange = ["retries.billing.parked.3.zz", "retries.billing.parked.4.0000000000000001", "retries.shipping"];
+        let mut listing = Listing::new("billing", 3, Section::ALL);
+        (listing.part, listing.parked) = (Part::Parked, 3);
+        let strange =
+            ["retries.billing.parked.3.zz", "retries.billing.parked.4.0.0.0000000000000001", "retries.shipping"];
         let subjects: HashMap<&str, u64> = strange.iter().map(|subject| (*subject, 1)).collect();
         let payload = json!({"total": 3, "state": {"subjects": subjects}}).to_string();
-        let over = Step::Over(ParkedKeys { keys: Vec::new(), are_all: true });
+        let over = Step::Over(ParkedKeys { keys: Vec::new(), are_all: true, count: 3 });
         assert_eq!(listing.heard(payload.as_bytes()), Some(over));
     }
 }

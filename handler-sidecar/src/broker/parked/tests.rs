@@ -13,7 +13,7 @@ use tidegate_wire::nats::{Client, HeaderBlock, Message, Publish};
 
 use super::copies::{self, First};
 use super::lease::{self, Replaced};
-use super::list::{Listing, MAX_KEYS, Step};
+use super::list::{Listing, MAX_KEYS, Section, Step};
 use super::mark;
 
 const HANDLER: &str = "billing";
@@ -58,7 +58,11 @@ async fn hold(client: &Client, lane: u16, key: u64) -> bool {
 }
 
 async fn list(client: &Client, lane: u16) -> ParkedKeys {
-    let mut listing = Listing::new(HANDLER, lane);
+    list_section(client, lane, Section::ALL).await
+}
+
+async fn list_section(client: &Client, lane: u16, section: Section) -> ParkedKeys {
+    let mut listing = Listing::new(HANDLER, lane, section);
     loop {
         let answer = ask(client, &layout::local_retry_info_subject(HANDLER), &listing.request()).await;
         match listing.heard(answer.payload()).unwrap() {
@@ -83,35 +87,44 @@ async fn take(client: &Client, owner: &str, over: u64) -> Tenancy {
 async fn the_keys_of_a_lane_are_listed_with_those_that_are_held() {
     let broker = TestBroker::start().await;
     let client = handler(&broker).await;
-    assert_eq!(list(&client, 0).await, ParkedKeys { keys: Vec::new(), are_all: true });
+    assert_eq!(list(&client, 0).await, ParkedKeys { keys: Vec::new(), are_all: true, count: 0 });
     for (lane, key, sequence) in [(0, 7, 1), (1, 9, 2), (0, 7, 3), (0, u64::MAX, 4)] {
         park(&client, lane, key, sequence).await;
     }
-    let keys = |keys: &[(u64, bool)]| ParkedKeys { keys: keys.to_vec(), are_all: true };
+    let keys = |keys: &[(u64, bool)]| ParkedKeys { keys: keys.to_vec(), are_all: true, count: keys.len() as u64 };
     assert_eq!(list(&client, 0).await, keys(&[(7, false), (u64::MAX, false)]));
     assert!(hold(&client, 0, 7).await);
     assert_eq!(list(&client, 0).await, keys(&[(7, true), (u64::MAX, false)]));
     assert_eq!(list(&client, 1).await, keys(&[(9, false)]), "another lane");
 }
 
-/// More parked keys than a server names in an answer of 16 MiB would be too much for a sidecar, and are not asked for.
+/// An answer with all of very many keys would be too much for a sidecar, and is not asked for.
 #[tokio::test]
-async fn of_very_many_keys_the_last_ones_are_listed() {
+async fn very_many_keys_are_listed_by_sections() {
     let broker = TestBroker::start().await;
     let client = handler(&broker).await;
+    // All but the last 500 are in one section, and the last ones in another.
     let count = MAX_KEYS as u64 + 500;
-    for key in 0..count {
+    let key = |number: u64| if number < MAX_KEYS as u64 { number } else { 0xab << 56 | number };
+    for key in (0..count).map(key) {
         let subject = layout::parked_subject(HANDLER, 0, key);
         client.publish(&Publish { subject: &subject, ..Publish::default() }).await.unwrap();
     }
-    park(&client, 0, count, 1).await;
-    assert!(hold(&client, 0, 3).await && hold(&client, 0, count - 1).await);
-    let ParkedKeys { keys, are_all } = list(&client, 0).await;
-    let known: Vec<u64> = keys.iter().map(|(key, _)| *key).collect();
-    assert_eq!((known.len(), are_all), (MAX_KEYS, false));
-    assert_eq!(known, (count + 1 - MAX_KEYS as u64..=count).collect::<Vec<_>>());
-    let held: Vec<u64> = keys.iter().filter(|(_, is_held)| *is_held).map(|(key, _)| *key).collect();
-    assert_eq!(held, [count - 1]);
+    park(&client, 0, MAX_KEYS as u64, 1).await;
+    assert!(hold(&client, 0, 3).await && hold(&client, 0, key(count - 1)).await);
+    let told = list(&client, 0).await;
+    assert_eq!(told, ParkedKeys { keys: Vec::new(), are_all: false, count: count + 1 });
+    let sections = |keys| std::iter::successors(Some(Section::first_of(keys, MAX_KEYS)), |section| section.next());
+    for keys in [count, u64::MAX] {
+        let of_last = sections(keys).find(|section| section.has(key(count - 1))).unwrap();
+        let told = list_section(&client, 0, of_last).await;
+        let expected = (MAX_KEYS as u64..count).map(|number| (key(number), number == count - 1));
+        assert_eq!(told, ParkedKeys { keys: expected.collect(), are_all: true, count: 500 });
+    }
+    // More than a list takes: the last ones.
+    let told = list_section(&client, 0, Section::first_of(count, MAX_KEYS)).await;
+    let expected = (1..=MAX_KEYS as u64).map(|key| (key, key == 3));
+    assert_eq!(told, ParkedKeys { keys: expected.collect(), are_all: false, count: MAX_KEYS as u64 + 1 });
 }
 
 #[tokio::test]

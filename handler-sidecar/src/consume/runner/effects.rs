@@ -197,8 +197,8 @@ impl<F> Runner<'_, F> {
             Action::GiveBack { id, wait } => self.leaves(id, pull::give_back(wait)),
             Action::Drop(id) => self.events.let_go(id),
             Action::Park { .. } | Action::Fetch { .. } | Action::Unpark { .. } => self.perform_parking(action),
-            Action::List(_) | Action::FindLast { .. } | Action::Detain { .. } => self.perform_parking(action),
-            Action::TakeLease { .. } | Action::FreeLease { .. } => self.perform_parking(action),
+            Action::List(..) | Action::FindLast { .. } | Action::FindMark { .. } => self.perform_parking(action),
+            Action::Detain { .. } | Action::TakeLease { .. } | Action::FreeLease { .. } => self.perform_parking(action),
             Action::Ask(lane) => {
                 self.ask(Question::State(lane), &layout::local_info_subject(&self.consumer(lane)), b"");
             }

@@ -45,7 +45,10 @@ impl<F> Runner<'_, F> {
                 let subject = layout::local_retry_delete_subject(&self.context.config.handler);
                 self.ask(Question::Unpark(id), &subject, &copies::remove(id.delivery));
             }
-            Action::List(lane) => self.list(Listing::new(&self.context.config.handler, lane)),
+            Action::List(lane, section) => {
+                self.list(Listing::new(&self.context.config.handler, lane, section));
+            }
+            Action::FindMark { lane, key } => self.find_mark(lane, key),
             Action::FindLast { lane, key } => self.find_last(lane, key),
             Action::TakeLease { lane, over } => self.take_lease(lane, over),
             Action::FreeLease { lane, over } => self.free_lease(lane, over),
@@ -125,6 +128,13 @@ impl<F> Runner<'_, F> {
         let subject = layout::local_retry_read_subject(handler);
         let body = copies::read_last(&layout::parked_subject(handler, lane, key));
         self.ask(Question::FindLast(lane, key), &subject, &body);
+    }
+
+    fn find_mark(&mut self, lane: Lane, key: Key) {
+        let handler = &self.context.config.handler;
+        let subject = layout::local_retry_read_subject(handler);
+        let body = copies::read_last(&layout::held_subject(handler, lane, key));
+        self.ask(Question::FindMark(lane, key), &subject, &body);
     }
 
     /// Asks for what is not read yet of a list.

@@ -52,6 +52,8 @@ pub enum Question {
     List(Listing),
     /// What is parked last of a key.
     FindLast(Lane, Key),
+    /// Whether a key is held.
+    FindMark(Lane, Key),
     /// To take the lease of a lane's part of the shelf.
     TakeLease(Lane),
     /// Who has it, for the owner of this name.
@@ -98,6 +100,7 @@ impl Question {
                 Step::Over(keys) => Input::Listed(listing.lane(), Some(keys)),
             },
             Self::FindLast(lane, key) => Input::LastParked(*lane, *key, Some(copies::last(payload)?)),
+            Self::FindMark(lane, key) => Input::MarkFound(*lane, *key, Some(copies::is_there(payload)?)),
             Self::TakeLease(lane) => match lease::replaced(answer)? {
                 Replaced::By(sequence) => Input::Leased(*lane, Tenancy::Ours(sequence)),
                 Replaced::Outrun => return Some(Learnt::Outrun(*lane)),
@@ -122,6 +125,7 @@ impl Question {
             Self::Unpark(id) => Input::Unparked(*id, false),
             Self::List(listing) => Input::Listed(listing.lane(), None),
             Self::FindLast(lane, key) => Input::LastParked(*lane, *key, None),
+            Self::FindMark(lane, key) => Input::MarkFound(*lane, *key, None),
             Self::TakeLease(lane) | Self::ReadLease(lane, _) => Input::Leased(*lane, Tenancy::Unknown),
             Self::Detain(lane, key) => Input::Detained(*lane, *key, false),
         }

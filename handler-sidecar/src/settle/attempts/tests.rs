@@ -63,8 +63,7 @@ fn the_first_and_the_last_are_kept() {
 
 #[test]
 fn an_event_that_is_handed_over_waits_for_its_time() {
-    let failed =
-        |follows| after(&[Change::Failed(Failed::new("t".into(), Some(429), "e"), follows), Change::Untried]);
+    let failed = |follows| after(&[Change::Failed(Failed::new("t".into(), Some(429), "e"), follows), Change::Untried]);
     let record = failed(Next::NotBefore(100_000, Duration::from_secs(100)));
     for (now, expected) in [(0, Some(100)), (70_000, Some(30)), (99_001, None), (100_000, None), (i64::MAX, None)] {
         let wait = |left| Wait { left: Duration::from_secs(left), is_clock_behind: false };

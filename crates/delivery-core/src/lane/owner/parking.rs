@@ -74,11 +74,12 @@ impl Owner {
     /// Nothing of a key is parked, or on its way there. A key with a mark stays: a person may have removed what was
     /// parked of it, and has not released it by that.
     pub(super) fn remove_if_empty(&mut self, key: Key) {
-        let is_empty = self.parked.get(key).is_some_and(|line| {
-            line.last == Last::Known(0) && matches!(line.front, Front::Unread(_)) && !line.is_marked()
-        });
+        let is_empty = self
+            .parked
+            .get(key)
+            .is_some_and(|line| line.last == Last::Known(0) && line.is_unread() && !line.may_be_marked());
         if is_empty && !self.hand.has_copies(key) {
-            self.parked.remove(key);
+            self.parked.remove(key, self.hand.has_key(key));
         }
     }
 
@@ -100,12 +101,12 @@ impl Owner {
         let asked = self.parked.ask_last(survey.unknown.iter().copied(), self.reads);
         self.out.extend(asked.into_iter().map(|key| Action::FindLast { lane, key }));
         if self.parked.is_open(now) && self.copying.is_none() {
-            self.copy(survey);
+            self.copy(now, survey);
         }
     }
 
     /// Copies what belongs on the shelf, oldest first, until few enough wait in the window.
-    fn copy(&mut self, survey: Survey) {
+    fn copy(&mut self, now: Moment, survey: Survey) {
         let unsure = survey.queues.values().filter_map(|queue| queue.unsure).min();
         let sequences = match unsure {
             // What is known there already would have a whole batch refused.
@@ -137,6 +138,7 @@ impl Owner {
         }
         if !events.is_empty() {
             self.copying = Some(events.clone());
+            self.bound(now);
             self.out.push(Action::Park { events });
         }
     }

@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::event::{Disposition, Outcome};
 use crate::exchange::{Arrival, FetchResult, Input, ParkedKeys, Pin, State, Tenancy};
+use crate::lane::Section;
 use crate::lane::timing::LaneTiming;
 
 const KEY: Key = 7;
@@ -28,7 +29,9 @@ fn settle(owner: &mut Owner, from: Moment, state: &State, parked: &[(Key, bool)]
         for action in actions(owner, now) {
             let answer = match &action {
                 Action::Ask(_) => Input::State(0, Some(state.clone())),
-                Action::List(_) => Input::Listed(0, Some(ParkedKeys { keys: parked.to_vec(), are_all: true })),
+                Action::List(..) => {
+                    Input::Listed(0, Some(ParkedKeys { keys: parked.to_vec(), are_all: true, count: 0 }))
+                }
                 Action::TakeLease { over, .. } => Input::Leased(0, Tenancy::Ours(over + 1)),
                 Action::Acknowledge { id, .. } => Input::Acknowledged(*id, true),
                 Action::Detain { key, .. } => Input::Detained(0, *key, true),
@@ -116,7 +119,10 @@ fn a_key_that_waits_for_a_person_is_marked_and_released() {
     assert!(told.contains(&Action::Detain { lane: 0, key: KEY }), "{told:?}");
     assert!(!told.iter().any(|action| matches!(action, Action::Fetch { .. })), "it waits");
     let told = settle(&mut owner, 20_000, &state, &[(KEY, true)]);
-    assert!(told.contains(&Action::List(0)) && !told.iter().any(|action| matches!(action, Action::Fetch { .. })));
+    assert!(
+        told.contains(&Action::List(0, Section::ALL))
+            && !told.iter().any(|action| matches!(action, Action::Fetch { .. }))
+    );
     let told = settle(&mut owner, 40_000, &state, &[(KEY, false)]);
     assert!(told.iter().any(|action| matches!(action, Action::Fetch { key: KEY, .. })), "{told:?}");
 }
@@ -127,7 +133,8 @@ fn a_mark_that_is_heard_of_late_holds_the_key() {
     let (mut owner, mut state) = owner(&[]);
     state.pin = None;
     settle(&mut owner, 100, &state, &[(KEY, false)]);
-    owner.parked.found(15_000, 15_000, &[(KEY, true)], true);
+    let told = ParkedKeys { keys: vec![(KEY, true)], are_all: true, count: 1 };
+    owner.parked.found((15_000, 15_000), Section::ALL, &told, 8, |_| false);
     let fetch = Action::Fetch { lane: 0, key: KEY, again: true };
     assert!(!settle(&mut owner, 16_000, &state, &[(KEY, true)]).contains(&fetch));
     assert!(settle(&mut owner, 30_000, &state, &[(KEY, false)]).contains(&fetch), "it is released");
