@@ -236,6 +236,24 @@ impl Bench {
         self.broker.jetstream().update_stream(settings).await.unwrap();
     }
 
+    /// Parks an event as another pod would that failed at it once. Its next attempt is to be `wait` later, which is so
+    /// many milliseconds from now by the clock of that pod.
+    pub async fn park(&self, key: &str, number: u64, wait: Duration, left: i64) {
+        let now = jiff::Timestamp::now();
+        let event = Event::builder(&format!("{key}-{number}"), "/order", "step").attribute("partitionkey", key);
+        let (mut headers, payload) = peer::encode(&event.data("{}").build().unwrap());
+        let record = json!({
+            "handler": self.config.handler_uid, "deliveries": 1, "attempts": 1, "untried": 0, "failed": [],
+            "notBefore": now.as_millisecond() + left, "wait": u64::try_from(wait.as_millis()).unwrap(),
+        });
+        headers.insert("Tidegate-Sequence", number.to_string());
+        headers.insert("Tidegate-Published-At", now.as_nanosecond().to_string());
+        headers.insert("Tidegate-Record", record.to_string());
+        let subject = layout::parked_subject(HANDLER, 0, layout::key_digest(key));
+        let stored = self.broker.jetstream().publish_with_headers(subject, headers, payload).await;
+        stored.unwrap().await.unwrap();
+    }
+
     /// Removes all that is parked, and no mark.
     pub async fn purge_parked(&self) {
         self.shelf().await.purge().filter(layout::parked_subjects(HANDLER, None)).await.unwrap();

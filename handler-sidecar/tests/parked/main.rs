@@ -110,6 +110,22 @@ async fn a_parked_event_has_attempts_of_its_own() {
     sidecar.terminate().await;
 }
 
+/// The clocks of the pods that parked these are an hour ahead of ours and an hour behind: each waits twice at most.
+#[tokio::test]
+async fn clocks_that_are_off_by_an_hour_hold_up_no_parked_key() {
+    const HOUR: i64 = 3_600_000;
+    let bench = Bench::start(1, ACK_WAIT, Patience::of(Duration::from_secs(1))).await;
+    let wait = Duration::from_millis(1500);
+    for (key, number, left) in [("ahead", 1, HOUR + 1500), ("ahead", 2, HOUR), ("behind", 3, 1500 - HOUR)] {
+        bench.park(key, number, wait, left).await;
+    }
+    let sidecar = Running::ready(bench.config.clone()).await;
+    bench.until_handled(3).await;
+    assert_eq!((handled(&bench, "ahead"), handled(&bench, "behind")), (vec![1, 2], vec![3]));
+    bench.until_empty().await;
+    sidecar.terminate().await;
+}
+
 /// An event whose attempts have no end is found out: those that were begun are on record.
 #[tokio::test]
 async fn a_parked_event_that_is_never_finished_becomes_a_dead_letter() {
