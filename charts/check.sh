@@ -58,6 +58,8 @@ renders 'value: "nats:2\.15\.2"' 'default broker image'
 renders 'value: "nats:2\.15\.2"' 'broker image beside images in a registry of ours' --set images.registry=registry.test
 renders 'value: "\{\\"limits\\":\{\\"memory\\":\\"64Mi\\"\}' 'resources of sidecars' --set sidecar.resources.limits.memory=64Mi
 refuses 'sidecar' --set sidecar.resource.limits.memory=64Mi
+renders 'value: "\{\\"replicas\\":3\}"' 'default broker' --set defaultBroker.replicas=3
+refuses 'defaultBroker' --set defaultBroker=3
 renders 'image: localhost/tidegate/operator:dev' 'local image' --set images.registry=localhost --set images.tag=dev
 renders 'value: "mirror\.test/x/sidecar:2"' 'own registry and tag' --set images.registry=localhost \
   --set images.sidecar.registry=mirror.test,images.sidecar.repository=x/sidecar --set-string images.sidecar.tag=2
@@ -72,6 +74,7 @@ renders 'kind: ValidatingWebhookConfiguration' 'webhook'
 lacks 'webhook' 'webhook switched off' --set webhook.enabled=false
 lacks 'aggregate-to' 'user roles switched off' --set rbac.aggregate=false
 lacks 'kind: CustomResourceDefinition' 'definitions switched off' --set crds.install=false
+renders 'name: eventbrokers\.tidegate\.io' 'definition of EventBroker'
 renders 'name: eventtopics\.tidegate\.io' 'definition of EventTopic'
 renders 'name: eventhandlers\.tidegate\.io' 'definition of EventHandler'
 for setting in 'runAsNonRoot: true' 'readOnlyRootFilesystem: true' 'allowPrivilegeEscalation: false' 'type: RuntimeDefault'; do

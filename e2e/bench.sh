@@ -23,7 +23,7 @@ row operator-image-mb "$(megabytes "$images/operator.tar")" "<= 40"
 
 began=$(date +%s.%N)
 in_bench apply -f "$example/topic.yaml" >/dev/null
-until in_bench get pod temperature-broker-0 -o jsonpath='{.status.containerStatuses[0].state.running}' 2>/dev/null | grep -q started; do sleep 0.1; done
+until in_bench get pod default-broker-0 -o jsonpath='{.status.containerStatuses[0].state.running}' 2>/dev/null | grep -q started; do sleep 0.1; done
 row topic-apply-to-broker-running-s "$(since "$began")" "reported"
 in_bench wait --for=condition=Ready eventtopic/temperature --timeout=180s >/dev/null
 row topic-apply-to-ready-s "$(since "$began")" "reported"

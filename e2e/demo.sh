@@ -12,8 +12,8 @@ say() { printf '%3ds  %s\n' $((SECONDS - began)) "$*"; }
 in_demo() { kubectl --namespace "$namespace" "$@"; }
 explain() {
   echo "the demo failed; this is what there is:" >&2
-  in_demo get eventtopics,eventhandlers,pods,jobs,events >&2 || true
-  in_demo get eventtopics,eventhandlers -o jsonpath='{range .items[*]}{.kind} {.metadata.name}: {range .status.conditions[*]}{.type}={.status} {.message}{"; "}{end}{"\n"}{end}' >&2 || true
+  in_demo get eventbrokers,eventtopics,eventhandlers,pods,jobs,events >&2 || true
+  in_demo get eventbrokers,eventtopics,eventhandlers -o jsonpath='{range .items[*]}{.kind} {.metadata.name}: {range .status.conditions[*]}{.type}={.status} {.message}{"; "}{end}{"\n"}{end}' >&2 || true
 }
 trap explain ERR
 
@@ -45,7 +45,7 @@ done
 repeated=$(($(received | wc -l) - delivered))
 say "delivered: $delivered, delivered more than once: $repeated"
 
-in_demo get eventtopics,eventhandlers
+in_demo get eventbrokers,eventtopics,eventhandlers
 if trace=$(e2e/trace.sh 2>/dev/null); then
   echo "one event's way, as the OpenTelemetry Collector saw it:"
   echo "$trace"

@@ -27,7 +27,7 @@ judge() {
 }
 judge "" "the chart" "$HELM" template tidegate charts/tidegate --namespace default
 judge "" "the chart with other values" "$HELM" template tidegate charts/tidegate --namespace default \
-  --set replicas=2,telemetry.otlpEndpoint=http://collector:4317,images.tag=dev,images.registry=localhost
+  --set replicas=2,defaultBroker.storage.size=50Gi,telemetry.otlpEndpoint=http://collector:4317,images.tag=dev,images.registry=localhost
 for example in manifests/examples/*/*.yaml; do
   judge default "$example" cat "$example"
 done

@@ -140,14 +140,13 @@ pub fn ingress_config(server: &TestBroker, durability: Durability) -> Ingress {
     };
     Ingress {
         namespace: "bench".into(),
-        topic: "bench".into(),
+        broker: "bench".into(),
+        topics: server.topics_dir(),
         servers: server.servers(),
         identity: server.ingress_identity_dir(),
         https_port: free_port(),
         admin_port: free_port(),
         broker_monitor: server.monitor(),
-        max_event_size: 1 << 20,
-        routing: Routing::Queued,
         volume: None,
         mqtt_port: free_port(),
         capacity: Capacity::default(),

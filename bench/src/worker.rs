@@ -3,6 +3,9 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Stdio;
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout::ingress::TopicSubjects;
+use tidegate_test_broker::topic_id;
 
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream;
@@ -111,8 +114,9 @@ async fn publish(publishing: Publishing) -> anyhow::Result<Work> {
     meter.watch(std::process::id(), &server_pids)?;
     let messages = numbers.map(|number| events::message(number, Shape::default()));
     let messages: Vec<events::Message> = messages.collect::<anyhow::Result<_>>()?;
+    let subjects = TopicSubjects::new(&topic_id(), Routing::Queued);
     let publish = async |events::Message { subject, headers, payload }: events::Message| {
-        stream.publish_with_headers(subject, headers, payload).await?.await?;
+        stream.publish_with_headers(subjects.event(&subject), headers, payload).await?.await?;
         meter.step();
         anyhow::Ok(())
     };

@@ -1,10 +1,10 @@
-//! Which account and user may do what on a topic's broker (pure).
+//! Which account and user may do what on a broker (pure).
 //!
 //! | account | JetStream | users |
 //! |---|---|---|
 //! | system | – | the operator, to push accounts |
-//! | topic | yes, unless the topic is Direct | the operator (everything), the ingress (publish events, at once or
-//! later, and answer publishers) |
+//! | one per topic | yes, unless the topic is Direct | the operator (everything) |
+//! | ingress | no | the ingresses, the operator to ask them: see [`crate::ingress`] |
 //! | one per handler | no | its sidecars: see [`crate::guests`] |
 //! | one per publisher over NATS | no | see [`crate::guests`] |
 
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
+use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
-use tidegate_broker_client::{later, layout};
+use tidegate_broker_client::layout::ingress;
 use time::OffsetDateTime;
 
 use crate::authority::{Authority, AuthorityError, LEAF_LIFETIME, RENEW_BEFORE};
@@ -33,7 +34,7 @@ pub struct Account {
     pub id: String,
     /// What it says, to compare with what a server has.
     pub claims: Claims,
-    /// Signed by the topic's operator key.
+    /// Signed by the broker's operator key.
     pub jwt: String,
 }
 
@@ -58,26 +59,8 @@ pub struct Rights {
 }
 
 impl Rights {
-    fn all() -> Self {
+    pub(crate) fn all() -> Self {
         Self { publish: vec![">".into()], subscribe: vec![">".into()], answer: false }
-    }
-
-    fn ingress() -> Self {
-        Self {
-            publish: [
-                layout::EVENT_SUBJECTS,
-                layout::INGRESS_REPORT_SUBJECT,
-                later::DELAYED_SUBJECTS,
-                later::PULL_SUBJECT,
-                later::ACKNOWLEDGE_SUBJECTS,
-                later::INFO_SUBJECT,
-                later::PURGE_SUBJECT,
-            ]
-            .map(Into::into)
-            .into(),
-            subscribe: vec!["_INBOX.>".into(), layout::PUBLISH_SUBJECT.into()],
-            answer: true,
-        }
     }
 }
 
@@ -102,10 +85,29 @@ impl Authority {
         self.account(&self.system_key()?, "system", json!([]), json!([]), Limits::SYSTEM, now)
     }
 
-    /// The topic's account: JetStream (unless nothing is stored), and what guests may import with a token.
-    pub fn topic_account(&self, routing: Routing, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let stored = routing == Routing::Queued;
-        self.account(&self.topic_key()?, "topic", json!([]), guests::exports(routing), Limits::topic(stored), now)
+    /// A topic's account: what guests may import with a token, and what the ingress may ask for. `storage`: bytes that
+    /// its streams may have, each times its copies, from 2^63 on without a bound; `None`: nothing is stored.
+    pub fn topic_account(
+        &self,
+        topic: &TopicId,
+        routing: Routing,
+        storage: Option<u64>,
+        now: OffsetDateTime,
+    ) -> Result<Account, AuthorityError> {
+        let (key, name) = (self.topic_key(topic)?, format!("topic {topic}"));
+        let mut account =
+            self.account(&key, &name, json!([]), guests::exports(routing), Limits::topic(storage), now)?;
+        let mapping = |(from, to): (String, &str)| (from, json!([{"subject": to, "weight": 100}]));
+        let mappings: serde_json::Map<String, Value> = ingress::mappings(routing).into_iter().map(mapping).collect();
+        account.claims.nats["mappings"] = Value::Object(mappings);
+        account.jwt = account.claims.sign(&self.operator_key()?, now)?;
+        Ok(account)
+    }
+
+    /// A topic's account that lets no one in and has no JetStream: pushed before it is deleted, it ends open connections
+    /// at once. What its streams keep stays on the disk.
+    pub fn topic_tombstone(&self, topic: &TopicId, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        self.tombstone(&self.topic_key(topic)?, &format!("topic {topic}"), now)
     }
 
     /// The claim that deletes these accounts from a server.
@@ -125,14 +127,14 @@ impl Authority {
         self.user(&self.system_key()?, "operator", "user/system/operator", &Rights::all(), now)
     }
 
-    /// The operator's own user of the topic account.
-    pub fn operator_user(&self, now: OffsetDateTime) -> Result<User, AuthorityError> {
-        self.user(&self.topic_key()?, "operator", "user/topic/operator", &Rights::all(), now)
+    /// The id of a topic's account.
+    pub fn topic_account_id(&self, topic: &TopicId) -> Result<String, AuthorityError> {
+        Ok(self.topic_key(topic)?.public_key())
     }
 
-    /// The ingress's user of the topic account.
-    pub fn ingress_user(&self, now: OffsetDateTime) -> Result<User, AuthorityError> {
-        self.user(&self.topic_key()?, "ingress", "user/topic/ingress", &Rights::ingress(), now)
+    /// The operator's own user of a topic's account.
+    pub fn operator_user(&self, topic: &TopicId, now: OffsetDateTime) -> Result<User, AuthorityError> {
+        self.user(&self.topic_key(topic)?, "operator", &format!("user/topic/{topic}/operator"), &Rights::all(), now)
     }
 
     /// Was this user JWT made for the same user, account and rights, and is it far from its end?
@@ -169,6 +171,14 @@ impl Authority {
         Ok(Account { id: key.public_key(), claims, jwt })
     }
 
+    /// An account that lets no one in: pushed before it is deleted, it ends open connections at once.
+    pub(crate) fn tombstone(&self, key: &KeyPair, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        let mut account = self.account(key, name, json!([]), json!([]), Limits::TOMBSTONE, now)?;
+        account.claims.nats["revocations"] = json!({"*": now.unix_timestamp() + 1});
+        account.jwt = account.claims.sign(&self.operator_key()?, now)?;
+        Ok(account)
+    }
+
     pub(crate) fn user(
         &self,
         account: &KeyPair,
@@ -198,7 +208,7 @@ impl Authority {
         self.key(KeyPairType::Account, "account/system")
     }
 
-    pub(crate) fn topic_key(&self) -> Result<KeyPair, AuthorityError> {
-        self.key(KeyPairType::Account, "account/topic")
+    pub(crate) fn topic_key(&self, topic: &TopicId) -> Result<KeyPair, AuthorityError> {
+        self.key(KeyPairType::Account, &format!("account/topic/{topic}"))
     }
 }

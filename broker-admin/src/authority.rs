@@ -1,4 +1,4 @@
-//! A topic's root of trust: one random root key and two certificate authorities.
+//! A broker's root of trust: one random root key and two certificate authorities.
 //!
 //! One signs what clients and servers show each other, each leaf for the one use it has. The other is for the routes
 //! between brokers alone: whoever has a leaf of it is a broker.
@@ -13,6 +13,7 @@ use nkeys::{KeyPair, KeyPairType};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
 use ring::hkdf;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use tidegate_broker_client::TopicId;
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{GeneralName, ParsedExtension, X509Certificate};
 
@@ -38,12 +39,16 @@ pub enum AuthorityError {
     /// A key could not be made.
     #[error("key: {0}")]
     Key(#[from] nkeys::error::Error),
+    /// A broker has no more topics than
+    /// [`MAX_TOPICS`](tidegate_broker_client::contract::MAX_TOPICS).
+    #[error("{0} topics are too many for one broker")]
+    TooManyTopics(usize),
     /// The system has no randomness.
     #[error("no randomness")]
     Randomness,
 }
 
-/// A topic's root of trust. Its parts are what the operator keeps in a Secret.
+/// A broker's root of trust. Its parts are what the operator keeps in a Secret.
 #[derive(Clone)]
 pub struct Authority {
     /// 32 random bytes.
@@ -52,8 +57,8 @@ pub struct Authority {
     pub ca_certificate: String,
     /// Its key, PEM.
     pub ca_key: String,
-    /// The authority of the routes; `None` where version 0.1 made this one and it was not completed yet.
-    pub routes: Option<CertificateAuthority>,
+    /// The authority of the routes.
+    pub routes: CertificateAuthority,
 }
 
 /// A certificate authority with its key.
@@ -111,18 +116,8 @@ impl Authority {
         let mut root = [0; 32];
         SystemRandom::new().fill(&mut root).map_err(|_| AuthorityError::Randomness)?;
         let CertificateAuthority { certificate, key } = CertificateAuthority::generate(name, now)?;
-        Self { root, ca_certificate: certificate, ca_key: key, routes: None }.with_routes(name, now)
-    }
-
-    /// The same, with an authority for routes if it had none.
-    ///
-    /// # Errors
-    /// The certificate could not be made.
-    pub fn with_routes(mut self, name: &str, now: OffsetDateTime) -> Result<Self, AuthorityError> {
-        if self.routes.is_none() {
-            self.routes = Some(CertificateAuthority::generate(&format!("{name} routes"), now)?);
-        }
-        Ok(self)
+        let routes = CertificateAuthority::generate(&format!("{name} routes"), now)?;
+        Ok(Self { root, ca_certificate: certificate, ca_key: key, routes })
     }
 
     /// The authority of clients and servers.
@@ -141,18 +136,17 @@ impl Authority {
     /// A leaf of the routes' authority.
     ///
     /// # Errors
-    /// As [`Self::leaf`], or there is no such authority.
+    /// As [`Self::leaf`].
     pub fn route_leaf(&self, request: &LeafRequest, now: OffsetDateTime) -> Result<Leaf, AuthorityError> {
-        let routes = self.routes.as_ref().ok_or_else(|| AuthorityError::Damaged("no authority for routes".into()))?;
-        routes.leaf(request, now)
+        self.routes.leaf(request, now)
     }
 
-    /// The topic's key for message ids ([`tidegate_broker_client::message_id::TopicKey`]).
+    /// A topic's key for message ids ([`tidegate_broker_client::message_id::TopicKey`]).
     ///
     /// # Errors
     /// As [`Self::derive`].
-    pub fn message_id_key(&self) -> Result<[u8; 32], AuthorityError> {
-        self.derive("message-ids")
+    pub fn message_id_key(&self, topic: &TopicId) -> Result<[u8; 32], AuthorityError> {
+        self.derive(&format!("message-ids/{topic}"))
     }
 
     /// The key of that kind and label; the same for the same label.
@@ -322,20 +316,8 @@ mod tests {
         }
         let of_routes = authority.route_leaf(&request, now).unwrap().certificate;
         assert!(!clients.has_made(&of_routes, &request, now), "of another authority");
-        assert!(authority.routes.as_ref().unwrap().has_made(&of_routes, &request, now));
+        assert!(authority.routes.has_made(&of_routes, &request, now));
         let long = LeafRequest { name: "n".repeat(100), hosts: Vec::new(), usage: Usage::Both };
         assert!(clients.has_made(&authority.leaf(&long, now).unwrap().certificate, &long, now));
-    }
-
-    #[test]
-    fn an_authority_of_the_first_version_is_completed_and_keeps_what_it_has() {
-        let now = OffsetDateTime::now_utc();
-        let old = Authority { routes: None, ..authority() };
-        let request = LeafRequest { name: "x".into(), hosts: Vec::new(), usage: Usage::Both };
-        assert!(old.route_leaf(&request, now).is_err());
-        let new = old.clone().with_routes("test", now).unwrap();
-        assert_eq!((new.root, &new.ca_certificate, &new.ca_key), (old.root, &old.ca_certificate, &old.ca_key));
-        assert!(new.route_leaf(&request, now).is_ok());
-        assert_eq!(new.clone().with_routes("test", now).unwrap().routes, new.routes);
     }
 }

@@ -19,6 +19,8 @@ const RETRY_WINDOW: Duration = Duration::from_secs(120);
 const MAX_ATTEMPT_SIZE: i32 = 64 << 10;
 /// What the broker's files need for a message besides its bytes, with room to spare.
 const MESSAGE_OVERHEAD: u64 = 1 << 10;
+/// Where the stream of events carries the bytes of the largest message that is published.
+const LARGEST: &str = "tidegate.io/largest-message";
 /// The bound of a stream that keeps what it has and takes no more: 0 would be none.
 pub(crate) const CLOSED: i64 = 1;
 
@@ -34,8 +36,10 @@ pub struct Budget {
     pub attempts: u64,
     replicas: usize,
     deduplication_window: Duration,
-    /// Bytes of the largest event with its headers, in a stream of a handler's, too.
+    /// Bytes of the largest message that the streams take.
     max_message_size: i32,
+    /// Bytes of the largest event with its headers that is published.
+    largest: i32,
 }
 
 impl Budget {
@@ -49,22 +53,25 @@ impl Budget {
             replicas: events.num_replicas,
             deduplication_window: events.duplicate_window,
             max_message_size: Some(events.max_message_size).filter(|size| *size > 0)?,
+            largest: largest(events),
         })
     }
 
-    /// The metadata of the stream of events: bytes of each kind.
-    pub fn metadata(bytes: [(Kind, i64); 3]) -> HashMap<String, String> {
-        bytes.into_iter().map(|(kind, bytes)| (kind.record().to_owned(), bytes.to_string())).collect()
+    /// The metadata of the stream of events: bytes of each kind, and those of the largest message that is published.
+    pub fn metadata(bytes: [(Kind, i64); 3], largest: i32) -> HashMap<String, String> {
+        let bytes = bytes.into_iter().map(|(kind, bytes)| (kind.record().to_owned(), bytes.to_string()));
+        bytes.chain([(LARGEST.to_owned(), largest.to_string())]).collect()
     }
 
     /// Do two streams of events carry the same budget?
     pub fn same(one: &StreamConfig, other: &StreamConfig) -> bool {
-        Kind::ALL.iter().all(|kind| one.metadata.get(kind.record()) == other.metadata.get(kind.record()))
+        let mut records = Kind::ALL.iter().map(|kind| kind.record()).chain([LARGEST]);
+        records.all(|record| one.metadata.get(record) == other.metadata.get(record))
     }
 
     pub(crate) fn least(&self, kind: Kind) -> u64 {
         let largest = match kind {
-            Kind::DeadLetters | Kind::Retries => self.max_message_size,
+            Kind::DeadLetters | Kind::Retries => self.largest,
             Kind::Attempts => MAX_ATTEMPT_SIZE,
         };
         u64::from(largest.unsigned_abs()) + MESSAGE_OVERHEAD
@@ -131,6 +138,13 @@ impl Budget {
             },
         }
     }
+}
+
+/// Bytes of the largest message that is published to a stream of events. It may have larger ones; without a record of it
+/// there are none.
+pub(crate) fn largest(events: &StreamConfig) -> i32 {
+    let recorded = events.metadata.get(LARGEST).and_then(|bytes| bytes.parse().ok());
+    recorded.unwrap_or(events.max_message_size)
 }
 
 /// What a handler's stream keeps.

@@ -1,26 +1,30 @@
-//! What handlers and publishers may do on a topic's broker (pure).
+//! What handlers and publishers may do on a broker (pure).
 //!
 //! Each has an account of its own, because whoever may send a request chooses the reply subject, and the server
 //! writes there with its own rights: inside one account that reaches `$JS.API.STREAM.PURGE`. Replies to another
-//! account's requests stay in that account. The topic account exports a few services; a guest's imports carry
-//! activation tokens of the topic account for exactly the guest's own subjects.
+//! account's requests stay in that account. The topic account exports a few services to handlers, the account of the
+//! ingresses one to publishers; a guest's imports carry activation tokens of that account for exactly the guest's own
+//! subjects.
 
 use std::collections::BTreeSet;
 
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 use tidegate_broker_client::contract::{Order, Routing};
-use tidegate_broker_client::layout;
+use tidegate_broker_client::{TopicId, layout};
 use time::OffsetDateTime;
 
 use crate::accounts::{Account, Rights, User, VERSION};
 use crate::authority::{Authority, AuthorityError};
+use crate::ingress;
 use crate::jwt::Claims;
 use crate::limits::Limits;
 
 /// A handler, as far as its rights depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handler {
+    /// The topic whose events it gets.
+    pub topic: TopicId,
     /// The EventHandler's name.
     pub name: String,
     /// Its UID.
@@ -33,8 +37,16 @@ pub struct Handler {
     pub pods: u32,
 }
 
-/// Something of the topic account that a guest uses.
-struct Import {
+/// Whose it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exporter {
+    Topic,
+    Ingress,
+}
+
+/// Something of another account that a guest uses.
+pub(crate) struct Import {
+    exporter: Exporter,
     name: &'static str,
     kind: &'static str,
     subject: String,
@@ -45,8 +57,8 @@ struct Import {
 }
 
 impl Import {
-    fn service(name: &'static str, subject: String) -> Self {
-        Self { name, kind: "service", subject, local: None, permission: None }
+    pub(crate) fn service(name: &'static str, subject: String) -> Self {
+        Self { exporter: Exporter::Topic, name, kind: "service", subject, local: None, permission: None }
     }
 
     /// A service of one consumer: `subject` in the topic account, `local` in the guest's.
@@ -60,7 +72,7 @@ impl Import {
         if subject == local { imported } else { imported.known_as(local) }
     }
 
-    fn known_as(self, local: String) -> Self {
+    pub(crate) fn known_as(self, local: String) -> Self {
         Self { local: Some(local), ..self }
     }
 
@@ -89,10 +101,11 @@ impl Handler {
         let mut imports = vec![Import::service("report", layout::report_subject(&self.name))];
         if self.routing == Routing::Direct {
             imports.push(Import {
+                exporter: Exporter::Ingress,
                 name: "events",
                 kind: "stream",
-                subject: layout::EVENT_SUBJECTS.into(),
-                local: None,
+                subject: layout::ingress::direct_events(&self.topic),
+                local: Some(layout::EVENT_SUBJECTS.into()),
                 permission: None,
             });
             return imports;
@@ -154,17 +167,13 @@ impl Handler {
     }
 }
 
-/// What the topic account offers its guests, to those that have a token.
+/// What a topic's account offers: to its handlers, if they have a token, and to the ingresses ([`crate::ingress`]).
 pub(crate) fn exports(routing: Routing) -> Value {
     let service = |name: &str, subject: String, response: &str| json!({"name": name, "subject": subject, "type": "service", "token_req": true, "response_type": response});
-    let mut exports = vec![
-        service("publish", layout::PUBLISH_SUBJECT.into(), "Singleton"),
-        service("report", layout::REPORT_SUBJECTS.into(), "Singleton"),
-    ];
-    match routing {
-        Routing::Direct => exports
-            .push(json!({"name": "events", "subject": layout::EVENT_SUBJECTS, "type": "stream", "token_req": true})),
-        Routing::Queued => exports.extend([
+    let mut exports = vec![service("report", layout::REPORT_SUBJECTS.into(), "Singleton")];
+    exports.extend(ingress::topic_exports(routing));
+    if routing == Routing::Queued {
+        exports.extend([
             // Of the stream of events and of those of retries: a token names one consumer.
             service("pull", layout::PULL_SUBJECTS.into(), "Stream"),
             service("acknowledge", layout::ACKNOWLEDGE_SUBJECTS.into(), "Singleton"),
@@ -177,7 +186,7 @@ pub(crate) fn exports(routing: Routing) -> Value {
             service("list what is parked", layout::STREAM_INFO_SUBJECTS.into(), "Singleton"),
             service("read what is parked", layout::READ_SUBJECTS.into(), "Singleton"),
             service("remove what is parked", layout::DELETE_SUBJECTS.into(), "Singleton"),
-        ]),
+        ]);
     }
     json!(exports)
 }
@@ -189,7 +198,8 @@ impl Authority {
     /// The authority is damaged (as everywhere below).
     pub fn handler_account(&self, handler: &Handler, now: OffsetDateTime) -> Result<Account, AuthorityError> {
         let name = format!("handler {}", handler.name);
-        self.guest(&self.handler_key(&handler.uid)?, &name, &handler.imports(), Limits::handler(handler.pods), now)
+        let key = self.handler_key(&handler.uid)?;
+        self.guest(&key, &name, (&handler.topic, &handler.imports()), Limits::handler(handler.pods), now)
     }
 
     /// The user of a handler's sidecars.
@@ -204,34 +214,49 @@ impl Authority {
     }
 
     /// The account of a workload that publishes over NATS.
-    pub fn publisher_account(&self, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let publish = Import::service("publish", layout::PUBLISH_SUBJECT.into());
-        self.guest(&self.publisher_key(name)?, &format!("publisher {name}"), &[publish], Limits::PUBLISHER, now)
+    pub fn publisher_account(
+        &self,
+        topic: &TopicId,
+        name: &str,
+        now: OffsetDateTime,
+    ) -> Result<Account, AuthorityError> {
+        let subject = layout::ingress::publish_subject(topic, name);
+        let publish = Import::service("publish", subject).known_as(layout::PUBLISH_SUBJECT.into());
+        let publish = [Import { exporter: Exporter::Ingress, ..publish }];
+        let key = self.publisher_key(topic, name)?;
+        self.guest(&key, &format!("publisher {topic}/{name}"), (topic, &publish), Limits::PUBLISHER, now)
     }
 
     /// The user of that workload.
-    pub fn publisher_user(&self, name: &str, now: OffsetDateTime) -> Result<User, AuthorityError> {
+    pub fn publisher_user(&self, topic: &TopicId, name: &str, now: OffsetDateTime) -> Result<User, AuthorityError> {
         let rights =
             Rights { publish: vec![layout::PUBLISH_SUBJECT.into()], subscribe: vec!["_INBOX.>".into()], answer: false };
-        self.user(&self.publisher_key(name)?, name, &format!("user/publisher/{name}"), &rights, now)
+        self.user(&self.publisher_key(topic, name)?, name, &format!("user/publisher/{topic}/{name}"), &rights, now)
     }
 
     /// A publisher's account that lets no one in.
-    pub fn publisher_tombstone(&self, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        self.tombstone(&self.publisher_key(name)?, &format!("publisher {name}"), now)
+    pub fn publisher_tombstone(
+        &self,
+        topic: &TopicId,
+        name: &str,
+        now: OffsetDateTime,
+    ) -> Result<Account, AuthorityError> {
+        self.tombstone(&self.publisher_key(topic, name)?, &format!("publisher {topic}/{name}"), now)
     }
 
+    /// An account that imports something of its topic's or the ingresses', whose keys sign the tokens for it.
     fn guest(
         &self,
         key: &KeyPair,
         name: &str,
-        imports: &[Import],
+        (topic, imports): (&TopicId, &[Import]),
         limits: Limits,
         now: OffsetDateTime,
     ) -> Result<Account, AuthorityError> {
-        let topic = self.topic_key()?;
+        let (topic, ingress) = (self.topic_key(topic)?, self.ingress_key()?);
         let mut signed = Vec::with_capacity(imports.len());
-        for Import { name, kind, subject, local, permission: _ } in imports {
+        for Import { exporter, name, kind, subject, local, permission: _ } in imports {
+            let exporter = if *exporter == Exporter::Topic { &topic } else { &ingress };
             let token = Claims {
                 subject: key.public_key(),
                 name: (*name).into(),
@@ -239,8 +264,8 @@ impl Authority {
                 expires: None,
             };
             let mut import = json!({
-                "name": name, "subject": subject, "account": topic.public_key(), "type": kind,
-                "token": token.sign(&topic, now)?,
+                "name": name, "subject": subject, "account": exporter.public_key(), "type": kind,
+                "token": token.sign(exporter, now)?,
             });
             if let Some(local) = local {
                 import["local_subject"] = json!(local);
@@ -250,18 +275,11 @@ impl Authority {
         self.account(key, name, json!(signed), json!([]), limits, now)
     }
 
-    fn tombstone(&self, key: &KeyPair, name: &str, now: OffsetDateTime) -> Result<Account, AuthorityError> {
-        let mut account = self.account(key, name, json!([]), json!([]), Limits::TOMBSTONE, now)?;
-        account.claims.nats["revocations"] = json!({"*": now.unix_timestamp() + 1});
-        account.jwt = account.claims.sign(&self.operator_key()?, now)?;
-        Ok(account)
-    }
-
     fn handler_key(&self, uid: &str) -> Result<KeyPair, AuthorityError> {
         self.key(KeyPairType::Account, &format!("account/handler/{uid}"))
     }
 
-    fn publisher_key(&self, name: &str) -> Result<KeyPair, AuthorityError> {
-        self.key(KeyPairType::Account, &format!("account/publisher/{name}"))
+    fn publisher_key(&self, topic: &TopicId, name: &str) -> Result<KeyPair, AuthorityError> {
+        self.key(KeyPairType::Account, &format!("account/publisher/{topic}/{name}"))
     }
 }

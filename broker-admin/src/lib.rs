@@ -1,12 +1,14 @@
-//! What only the operator does to a topic's broker. No Kubernetes in here.
+//! What only the operator does to a broker. No Kubernetes in here.
 //!
-//! - [`authority`]: the topic's root of trust, from which every key is derived, and the certificate authority.
+//! - [`authority`]: the broker's root of trust, from which every key is derived, and the certificate authority.
 //! - [`accounts`]: permissions, as NATS accounts and users (pure).
 //! - [`guests`]: what handlers and publishers may do (pure).
+//! - [`ingress`]: what the ingresses may do (pure).
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
 //! - [`api`]: the broker's own API: streams, consumers and stored messages.
 //! - [`push`]: accounts to running servers, over the system account.
+//! - [`serving`]: which ingresses serve a topic.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
 //! - [`later`]: the stream of events that wait for their time.
 //! - [`schedules`]: events that a topic publishes by itself.
@@ -21,9 +23,11 @@ pub mod api;
 pub mod authority;
 mod budget;
 pub mod consumers;
+mod gather;
 pub mod guests;
 pub mod handler_streams;
 pub mod held_keys;
+pub mod ingress;
 pub mod jwt;
 pub mod later;
 mod limits;
@@ -33,6 +37,7 @@ pub mod release;
 pub mod retries;
 pub mod schedules;
 pub mod server;
+pub mod serving;
 pub mod shares;
 pub mod stream;
 pub mod streams;

@@ -5,9 +5,10 @@
 
 use serde_json::{Value, json};
 
-/// Bytes of a message: the largest event there can be, and its headers. The server's own `max_payload` is that of the
-/// topic, and smaller.
-const MAX_PAYLOAD: u64 = 9 << 20;
+use crate::streams;
+
+/// Bytes of a message, as the server's own `max_payload`.
+const MAX_PAYLOAD: i32 = streams::MAX_MESSAGE_SIZE;
 
 /// The limits of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,35 +17,43 @@ pub(crate) struct Limits {
     pub connections: u32,
     /// Subscriptions of each connection.
     pub subscriptions: u32,
-    /// Has it JetStream? How much of it is the streams' and the volume's affair: no guest has any.
-    pub jetstream: bool,
+    /// Bytes that its streams may have, each times its copies, without a bound from 2^63 on; `None`: it has no JetStream,
+    /// as all but topics.
+    pub storage: Option<u64>,
 }
 
 impl Limits {
     /// The operator, and the servers themselves (which are not counted).
-    pub const SYSTEM: Self = Self { connections: 64, subscriptions: 1024, jetstream: false };
+    pub const SYSTEM: Self = Self { connections: 64, subscriptions: 1024, storage: None };
     /// A workload that publishes.
-    pub const PUBLISHER: Self = Self { connections: 256, subscriptions: 128, jetstream: false };
+    pub const PUBLISHER: Self = Self { connections: 256, subscriptions: 128, storage: None };
+    /// The ingresses, two connections each, up to five of them and as many that are not noticed to be gone, and the
+    /// operator. An ingress subscribes up to eight times for each of the topics that a broker may have.
+    pub const INGRESS: Self = Self { connections: 64, subscriptions: 4096, storage: None };
     /// Admits no connection.
-    pub const TOMBSTONE: Self = Self { connections: 0, subscriptions: 0, jetstream: false };
+    pub const TOMBSTONE: Self = Self { connections: 0, subscriptions: 0, storage: None };
 
-    /// The operator and the ingresses, two connections each.
-    pub const fn topic(jetstream: bool) -> Self {
-        Self { connections: 256, subscriptions: 1024, jetstream }
+    /// The operator.
+    pub const fn topic(storage: Option<u64>) -> Self {
+        Self { connections: 64, subscriptions: 1024, storage }
     }
 
     /// A handler's sidecars: all pods, as many again during a rollout, and some that have not been noticed to be gone.
     pub fn handler(pods: u32) -> Self {
-        Self { connections: pods.saturating_mul(2).saturating_add(16), subscriptions: 256, jetstream: false }
+        Self { connections: pods.saturating_mul(2).saturating_add(16), subscriptions: 256, storage: None }
     }
 
     /// As the claim of an account has them, together with how much it imports and exports.
     pub fn claim(self, imports: usize, exports: usize) -> Value {
-        let storage = if self.jetstream { -1 } else { 0 };
+        // The server has -1 for no bound, and 0 for no JetStream.
+        let (storage, count) = match self.storage {
+            Some(bytes) => (i64::try_from(bytes).map_or(-1, |bytes| bytes.max(1)), -1),
+            None => (0, 0),
+        };
         json!({
             "conn": self.connections, "subs": self.subscriptions, "payload": MAX_PAYLOAD, "data": -1, "leaf": 0,
             "imports": imports, "exports": exports, "wildcards": true,
-            "disk_storage": storage, "streams": storage, "consumer": storage,
+            "disk_storage": storage, "streams": count, "consumer": count,
         })
     }
 }
@@ -59,17 +68,21 @@ mod tests {
             Limits::SYSTEM,
             Limits::PUBLISHER,
             Limits::TOMBSTONE,
-            Limits::topic(true),
-            Limits::topic(false),
+            Limits::INGRESS,
+            Limits::topic(Some(0)),
+            Limits::topic(Some(1 << 30)),
+            Limits::topic(Some(i64::MAX as u64)),
+            Limits::topic(None),
             Limits::handler(1000),
             Limits::handler(u32::MAX),
         ] {
             let claim = limits.claim(3, 0);
-            // What a server does not count (`data`) or only the operator can use (JetStream) is left out.
-            for name in ["conn", "subs", "payload", "leaf", "imports", "exports"] {
+            // What a server does not count (`data`) or only the operator can use (streams) is left out.
+            for name in ["conn", "subs", "payload", "leaf", "imports", "exports", "disk_storage"] {
                 assert!(claim[name].as_i64().is_some_and(|limit| limit >= 0), "{name}: {claim}");
             }
-            assert_eq!(claim["disk_storage"].as_i64() == Some(0), !limits.jetstream);
+            assert_eq!(Limits::topic(Some(u64::MAX)).claim(0, 0)["disk_storage"], -1);
+            assert_eq!(claim["disk_storage"].as_i64() == Some(0), limits.storage.is_none());
         }
     }
 }

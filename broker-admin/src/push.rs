@@ -4,19 +4,20 @@
 //! for what it has never seen, and every reconcile compares again. Only a removal needs all of them, because a
 //! server that missed it would bring the account back to the others.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tidegate_wire::nats::{Client, Publish};
+use tidegate_broker_client::TopicId;
+use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 
 use crate::accounts::Account;
 use crate::authority::{Authority, AuthorityError};
+use crate::gather::{Count, gather};
 
 /// How long a request waits for the servers.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// How long it waits for the rest, once enough have answered.
-const STRAGGLERS: Duration = Duration::from_millis(300);
 
 /// Why an account is not where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -46,12 +47,17 @@ struct Reply {
 }
 
 #[derive(Deserialize)]
+struct List {
+    data: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct Problem {
     #[serde(default)]
     description: String,
 }
 
-/// The system account's connection to the servers of one topic.
+/// The system account's connection to the servers of a broker.
 #[derive(Clone)]
 pub struct System {
     client: Client,
@@ -59,7 +65,7 @@ pub struct System {
 }
 
 impl System {
-    /// `client`: a user of the system account; `servers`: how many the topic has.
+    /// `client`: a user of the system account; `servers`: how many the broker has.
     pub fn new(client: Client, servers: usize) -> Self {
         Self { client, servers }
     }
@@ -88,6 +94,24 @@ impl System {
         self.confirmed("$SYS.REQ.CLAIMS.UPDATE", account.jwt.clone(), self.majority()).await
     }
 
+    /// The ids of the accounts that the servers have: those that any of them has, because it gives them to the others.
+    ///
+    /// # Errors
+    /// As [`PushError`] says.
+    pub async fn accounts(&self) -> Result<HashSet<String>, PushError> {
+        let needed = self.majority();
+        let answers = self.ask("$SYS.REQ.CLAIMS.LIST".to_owned(), String::new(), needed).await?;
+        if answers.len() < needed {
+            return Err(PushError::Incomplete { answered: answers.len(), needed });
+        }
+        let mut accounts = HashSet::new();
+        for answer in &answers {
+            let list: List = serde_json::from_str(answer).map_err(|error| PushError::Refused(error.to_string()))?;
+            accounts.extend(list.data);
+        }
+        Ok(accounts)
+    }
+
     /// Ends a handler's rights: its connections at once, then the account itself. Done already: fine.
     ///
     /// # Errors
@@ -101,9 +125,19 @@ impl System {
     ///
     /// # Errors
     /// As [`Self::remove_handler`].
-    pub async fn remove_publisher(&self, authority: &Authority, name: &str) -> Result<(), PushError> {
+    pub async fn remove_publisher(&self, authority: &Authority, topic: &TopicId, name: &str) -> Result<(), PushError> {
         let now = OffsetDateTime::now_utc();
-        self.remove(authority, authority.publisher_tombstone(name, now)?, now).await
+        self.remove(authority, authority.publisher_tombstone(topic, name, now)?, now).await
+    }
+
+    /// Ends a topic's account in the same way. What its streams keep stays on the disk, for a topic of this name. The
+    /// account of the ingresses must not import from it any more.
+    ///
+    /// # Errors
+    /// As [`Self::remove_handler`].
+    pub async fn remove_topic(&self, authority: &Authority, topic: &TopicId) -> Result<(), PushError> {
+        let now = OffsetDateTime::now_utc();
+        self.remove(authority, authority.topic_tombstone(topic, now)?, now).await
     }
 
     async fn remove(&self, authority: &Authority, tombstone: Account, now: OffsetDateTime) -> Result<(), PushError> {
@@ -132,33 +166,8 @@ impl System {
 
     /// One request, the answers of all servers that are there.
     async fn ask(&self, subject: String, payload: String, needed: usize) -> Result<Vec<String>, PushError> {
-        let connection = |error: &dyn std::fmt::Display| PushError::Connection(error.to_string());
-        let inbox = self.client.new_inbox();
-        let mut replies = self.client.subscribe(&inbox, None).map_err(|error| connection(&error))?;
-        let request =
-            Publish { subject: &subject, reply: Some(&inbox), payload: payload.as_bytes(), ..Publish::default() };
-        let deadline = tokio::time::sleep(TIMEOUT);
-        tokio::pin!(deadline);
-        tokio::select! {
-            sent = self.client.publish_connected(&request) => sent.map_err(|error| connection(&error))?,
-            () = &mut deadline => return Ok(Vec::new()),
-        }
-        let mut answers = Vec::new();
-        while answers.len() < self.servers {
-            tokio::select! {
-                reply = replies.next() => match reply {
-                    Some(message) if message.status().is_none() => {
-                        answers.push(String::from_utf8_lossy(message.payload()).into_owned());
-                        if answers.len() == needed {
-                            deadline.as_mut().reset(tokio::time::Instant::now() + STRAGGLERS);
-                        }
-                    }
-                    // No responders, or the connection is gone.
-                    _ => break,
-                },
-                () = &mut deadline => break,
-            }
-        }
-        Ok(answers)
+        let count = Count { all: self.servers, enough: needed };
+        let answers = gather(&self.client, &subject, payload.as_bytes(), count, TIMEOUT).await;
+        answers.map_err(PushError::Connection)
     }
 }

@@ -7,6 +7,7 @@
 use tidegate_broker_client::layout;
 
 use crate::api::{ApiError, Broker, ConsumerInfo, StreamInfo};
+use crate::budget;
 
 /// Percent of the room for events from which on something is released.
 pub const RELEASE_AT: u64 = 75;
@@ -28,7 +29,7 @@ pub struct Room {
     pub first_sequence: u64,
     /// The last event's sequence.
     pub last_sequence: u64,
-    /// Bytes of the largest message.
+    /// Bytes of the largest message that is published.
     pub largest: u64,
 }
 
@@ -40,7 +41,7 @@ impl From<&StreamInfo> for Room {
             messages: info.state.messages,
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
-            largest: u64::try_from(info.config.max_message_size).unwrap_or(0),
+            largest: u64::try_from(budget::largest(&info.config)).unwrap_or(0),
         }
     }
 }

@@ -127,11 +127,14 @@ mod tests {
             num_replicas: 3,
             duplicate_window: Duration::from_secs(7),
             max_message_size: 1 << 20,
-            metadata: Budget::metadata([
-                (Kind::DeadLetters, i64::try_from(dead_letters).unwrap()),
-                (Kind::Retries, i64::try_from(2 * dead_letters).unwrap()),
-                (Kind::Attempts, 4 << 20),
-            ]),
+            metadata: Budget::metadata(
+                [
+                    (Kind::DeadLetters, i64::try_from(dead_letters).unwrap()),
+                    (Kind::Retries, i64::try_from(2 * dead_letters).unwrap()),
+                    (Kind::Attempts, 4 << 20),
+                ],
+                1 << 20,
+            ),
             ..StreamConfig::default()
         };
         Budget::of(&events).unwrap()

@@ -9,7 +9,10 @@ use crate::api::{Broker, Discard, Retention, Storage, StreamConfig, StreamInfo};
 use crate::handler_streams;
 use crate::later::{self, Later};
 use crate::shares::{Budget, Kind};
-use crate::stream::{StreamError, ensure_one, find};
+use crate::stream::{StreamError, delete, ensure_one, find};
+
+/// Bytes of the largest message that any topic takes: the largest event there can be, and its headers.
+pub const MAX_MESSAGE_SIZE: i32 = 9 << 20;
 
 /// What the streams of a topic depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +35,7 @@ pub struct Topic {
     pub drop_oldest: bool,
     /// How long a repeated message id is recognised.
     pub deduplication_window: Duration,
-    /// Bytes of one message, headers included.
+    /// Bytes of one message that is published, headers included. The streams may take larger ones ([`ensure`]).
     pub max_message_size: i32,
 }
 
@@ -53,11 +56,14 @@ impl Topic {
             discard: if self.drop_oldest { Discard::Old } else { Discard::New },
             max_message_size: self.max_message_size,
             allow_atomic_publish: self.deduplication_window >= MIN_BATCH_WINDOW,
-            metadata: Budget::metadata([
-                (Kind::DeadLetters, self.dead_letter_bytes),
-                (Kind::Retries, self.retry_bytes),
-                (Kind::Attempts, self.attempt_bytes),
-            ]),
+            metadata: Budget::metadata(
+                [
+                    (Kind::DeadLetters, self.dead_letter_bytes),
+                    (Kind::Retries, self.retry_bytes),
+                    (Kind::Attempts, self.attempt_bytes),
+                ],
+                self.max_message_size,
+            ),
             ..StreamConfig::default()
         }
     }
@@ -76,15 +82,29 @@ pub struct Streams {
     pub refused: Option<String>,
 }
 
+/// Removes all streams of a topic, with everything that they keep.
+///
+/// # Errors
+/// The broker did not list or remove them.
+pub async fn delete_all(broker: &Broker) -> Result<(), StreamError> {
+    for stream in handler_streams::list(broker).await? {
+        delete(broker, &stream.config.name).await?;
+    }
+    Ok(())
+}
+
 /// Makes the streams be as configured; writes only what differs. What shrinks is changed first, so that all together
 /// never ask for more than before or after: the broker refuses what is larger than its volume.
+///
+/// A bound of messages only rises: what the topic took once is copied to the shelf and redriven, after its topic has got
+/// a smaller `max_message_size`, too. How large a share must be goes by the smaller one.
 ///
 /// # Errors
 /// As [`StreamError`] says. A change that the broker refuses is none, as long as the stream is there.
 pub async fn ensure(broker: &Broker, topic: &Topic) -> Result<Streams, StreamError> {
-    let wanted = topic.events();
     let mut refused = None;
-    let found = find(broker, &wanted.name).await?;
+    let found = find(broker, layout::EVENT_STREAM).await?;
+    let wanted = keeping_largest(topic.events(), found.as_ref());
     let grows = found.as_ref().is_some_and(|info| info.config.max_bytes < wanted.max_bytes);
     if !grows {
         ensure_one(broker, &wanted, &mut refused).await?;
@@ -97,4 +117,9 @@ pub async fn ensure(broker: &Broker, topic: &Topic) -> Result<Streams, StreamErr
     let events = ensure_one(broker, &wanted, &mut refused).await?;
     let has_later = later::ensure(broker, topic, false, &mut refused).await?;
     Ok(Streams { events, dead_letters, has_later, refused })
+}
+
+fn keeping_largest(wanted: StreamConfig, found: Option<&StreamInfo>) -> StreamConfig {
+    let largest = found.map_or(0, |found| found.config.max_message_size.min(MAX_MESSAGE_SIZE));
+    StreamConfig { max_message_size: wanted.max_message_size.max(largest), ..wanted }
 }

@@ -8,8 +8,9 @@ use futures::{FutureExt as _, StreamExt as _};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_admin::{LeafRequest, Usage, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
+use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::{identity, layout, peer};
-use tidegate_test_broker::{LIMIT, TestBroker, eventually};
+use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic_id};
 
 async fn handler(broker: &TestBroker, name: &str) -> async_nats::Client {
     let folder = broker.handler(name, Duration::from_secs(5)).await;
@@ -240,21 +241,24 @@ async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
 async fn a_publisher_reaches_the_ingress_and_nothing_else() {
     let broker = TestBroker::start().await;
     let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
-    let mut asked = ingress.queue_subscribe(layout::PUBLISH_SUBJECT, "ingress".into()).await.unwrap();
+    let mut asked = ingress.queue_subscribe(layout::ingress::PUBLISHES, "ingress".into()).await.unwrap();
     ingress.flush().await.unwrap();
     let answering = ingress.clone();
     tokio::spawn(async move {
         while let Some(message) = asked.next().await {
-            answering.publish(message.reply.unwrap(), "stored".into()).await.unwrap();
+            let said = message.subject.as_str().to_owned();
+            answering.publish(message.reply.unwrap(), said.into()).await.unwrap();
         }
     });
     let folder = broker.publisher("checkout").await;
     let client = peer::connect("p", &broker.servers(), identity::folder(folder)).await.unwrap();
     let answer = client.request(layout::PUBLISH_SUBJECT, "event".into()).await.unwrap();
-    assert_eq!(&answer.payload[..], b"stored");
+    assert_eq!(&answer.payload[..], b"publish.test.topic.checkout", "the ingress hears who it is, and of which topic");
+    assert!(client.request("publish.test.topic.other", "event".into()).await.is_err());
+    assert!(client.request("topic.test.topic.write.events.0.test", "event".into()).await.is_err());
     assert!(client.request("events.0.test", "x".into()).await.is_err());
     assert!(client.request("$JS.API.STREAM.INFO.events", "".into()).await.is_err());
-    broker.system().await.remove_publisher(broker.authority(), "checkout").await.unwrap();
+    broker.system().await.remove_publisher(broker.authority(), &topic_id(), "checkout").await.unwrap();
     until_cut(&client).await;
 }
 
@@ -266,15 +270,18 @@ async fn events_of_a_direct_topic_go_to_one_sidecar_of_each_handler() {
     for (folder, group) in
         [(&billing, "billing"), (&billing, "billing"), (&shipping, "shipping"), (&shipping, "billing")]
     {
+        let handler = if std::ptr::eq(folder, &billing) { "billing" } else { "shipping" };
         let client = peer::connect("s", &broker.servers(), identity::folder(folder)).await.unwrap();
         inboxes.push(client.queue_subscribe(layout::EVENT_SUBJECTS, group.into()).await.unwrap());
-        client.flush().await.unwrap();
+        // A round trip: the broker knows of it then, whether somebody answers or not.
+        let _ = client.request(layout::report_subject(handler), "".into()).await;
         // The subscription lives as long as its client does.
         std::mem::forget(client);
     }
     let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    let subject = TopicSubjects::new(&topic_id(), Routing::Direct).event("events.3.order.new");
     for _ in 0..20 {
-        ingress.publish("events.3.order.new", "x".into()).await.unwrap();
+        ingress.publish(subject.clone(), "x".into()).await.unwrap();
     }
     let mut counts = [0; 4];
     eventually("all came", async || {
@@ -297,6 +304,7 @@ async fn what_the_servers_have_already_is_not_pushed_again() {
     let system = broker.system().await;
     let now = time::OffsetDateTime::now_utc();
     let handler = guests::Handler {
+        topic: topic_id(),
         name: "billing".into(),
         uid: "u1".into(),
         routing: Routing::Queued,

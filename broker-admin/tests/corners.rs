@@ -10,8 +10,8 @@ use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::guests;
 use tidegate_broker_client::contract::{Order, Routing};
-use tidegate_broker_client::{identity, layout, peer};
-use tidegate_test_broker::{LIMIT, TestBroker, topic};
+use tidegate_broker_client::{TopicId, identity, layout, peer};
+use tidegate_test_broker::{LIMIT, TestBroker, topic, topic_id};
 use time::OffsetDateTime;
 
 /// The smallest `maxEventSize`, and what the operator adds to it.
@@ -108,6 +108,7 @@ async fn every_handler_that_the_schema_allows_connects_and_pulls() {
             .await
             .unwrap_or_else(|error| panic!("{what}: {error}\n{}", broker.log()));
         let guest = guests::Handler {
+            topic: topic_id(),
             name: wanted.name.clone(),
             uid: wanted.uid.clone(),
             routing: Routing::Queued,
@@ -131,6 +132,10 @@ async fn every_handler_that_the_schema_allows_connects_and_pulls() {
     }
 }
 
+fn longest_topic() -> TopicId {
+    TopicId::new("n".repeat(63), "t".repeat(63)).unwrap()
+}
+
 /// The JWT of a user is most of the line with which it connects.
 #[tokio::test]
 async fn no_user_grows_with_what_a_handler_asks_for() {
@@ -140,12 +145,13 @@ async fn no_user_grows_with_what_a_handler_asks_for() {
         for routing in [Routing::Queued, Routing::Direct] {
             for order in (1..=32).map(lanes).chain([Order::None]) {
                 let (name, uid) = ("n".repeat(length), "u".repeat(36));
-                let handler = guests::Handler { name: name.clone(), uid, routing, order, pods: 1000 };
+                let topic = longest_topic();
+                let handler = guests::Handler { topic, name: name.clone(), uid, routing, order, pods: 1000 };
                 let jwt = authority.handler_user(&handler, now).unwrap().jwt;
                 assert!(jwt.len() <= MAX_JWT, "{length} {order:?}: {}", jwt.len());
             }
         }
-        assert!(authority.publisher_user(&"p".repeat(length), now).unwrap().jwt.len() <= MAX_JWT);
+        assert!(authority.publisher_user(&longest_topic(), &"p".repeat(length), now).unwrap().jwt.len() <= MAX_JWT);
     }
     assert!(authority.ingress_user(now).unwrap().jwt.len() <= MAX_JWT);
 }

@@ -96,3 +96,37 @@ async fn streams_survive_a_store_that_became_smaller() {
     // Why the operator promises less than the store it names, and does not make that smaller in an upgrade.
     assert!(streams.refused.is_some_and(|refused| refused.contains("10047")));
 }
+
+/// What the topic took once is copied to the shelf and redriven after its topic takes only smaller events, and has room
+/// by the size of these.
+#[tokio::test]
+async fn larger_events_that_are_stored_have_a_way_when_the_topic_takes_only_smaller_ones() {
+    let broker = TestBroker::start_empty(STORE).await;
+    let js = broker.jetstream();
+    // A share has to hold a largest message, and is a whole, a half or a quarter.
+    let sized = |max_message_size| Topic {
+        dead_letter_bytes: 8 << 20,
+        retry_bytes: 8 << 20,
+        max_message_size,
+        ..sizes(80 << 20)
+    };
+    let (large, small) = (3 << 20, 300 << 10);
+    streams::ensure(&broker.admin(), &sized(large)).await.unwrap();
+    for handler in ["billing", "shipping"] {
+        handler_streams::ensure(&broker.admin(), handler, "u").await.unwrap();
+    }
+    let refused = handler_streams::ensure(&broker.admin(), "stock", "u").await.unwrap_err();
+    assert!(refused.to_string().contains("no room"), "{refused}");
+    for size in [small, small, large, small] {
+        let made = streams::ensure(&broker.admin(), &sized(size)).await.unwrap();
+        assert_eq!((made.refused, made.events.config.max_message_size), (None, large), "{size}");
+    }
+    handler_streams::ensure(&broker.admin(), "stock", "u").await.unwrap();
+    let event = "x".repeat(3 << 19);
+    for handler in ["billing", "stock"] {
+        let subject = layout::waiting_subject(handler);
+        js.publish(subject, event.clone().into()).await.unwrap().await.expect(handler);
+    }
+    let redriven = layout::redrive_subject("billing", 0, "t");
+    js.publish(redriven, event.into()).await.unwrap().await.unwrap();
+}

@@ -11,8 +11,12 @@ use crate::outcomes::Outcomes;
 use crate::probes::Probes;
 
 mod retry;
+mod topics;
 
 pub use self::retry::{Expiry, OnExhausted, OnExpired, Retry};
+pub use self::topics::{
+    KeyText, MAX_TOPICS, MAX_TOPICS_FILE, ServedTopic, ServesReply, ServesRequest, TOPICS_FILE, Topics, TopicsError,
+};
 
 /// The environment variable that holds the JSON.
 pub const VARIABLE: &str = "TIDEGATE_CONFIG";
@@ -199,14 +203,16 @@ pub struct Delivery {
     pub expiry: Option<Expiry>,
 }
 
-/// What the ingress of a topic needs to know.
+/// What the ingress of a broker needs to know. Its topics are not in here: a topic restarts no ingress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ingress {
-    /// The topic's namespace.
+    /// The broker's namespace.
     pub namespace: String,
-    /// The EventTopic's name.
-    pub topic: String,
+    /// The EventBroker's name.
+    pub broker: String,
+    /// The folder with [`TOPICS_FILE`], which says which topics there are.
+    pub topics: PathBuf,
     /// Broker addresses in order of preference, the pod's own first, `tls://host:port`.
     pub servers: Vec<String>,
     /// Folder of [`crate::identity::file`]s; its certificate also serves HTTPS.
@@ -218,11 +224,6 @@ pub struct Ingress {
     /// The broker's own monitoring address on loopback, `http://127.0.0.1:8222`: the probes of the broker
     /// container go through the ingress, which shows nothing of it but health.
     pub broker_monitor: String,
-    /// The largest event in bytes (attributes and data together).
-    pub max_event_size: usize,
-    /// How the topic's events travel.
-    #[serde(default)]
-    pub routing: Routing,
     /// The port of the MQTT listener (TLS).
     pub mqtt_port: u16,
     /// A folder on the broker's volume, to see how full it is; `None`: the broker has no volume.

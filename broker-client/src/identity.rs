@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// File names inside an identity folder (and keys of the Secret it is mounted from).
 pub mod file {
-    /// The certificate authority of the topic's broker, PEM.
+    /// The certificate authority of the broker, PEM.
     pub const CA: &str = "ca.crt";
     /// The client (or server) certificate, PEM.
     pub const CERTIFICATE: &str = "tls.crt";
@@ -16,8 +16,6 @@ pub mod file {
     pub const USER_JWT: &str = "user.jwt";
     /// The NATS user's nkey seed.
     pub const USER_SEED: &str = "user.seed";
-    /// In an ingress's folder: the topic's [`crate::message_id::TopicKey`].
-    pub const MESSAGE_ID_KEY: &str = "message-ids.key";
 
     /// In a handler's folder: its [`crate::message_id::HandlerKey`] for this topic, to which it publishes.
     pub fn message_id_key_for(topic: &str) -> String {

@@ -1,6 +1,7 @@
 //! Names inside a topic's account: streams, subjects, consumers.
 //!
-//! Every topic has an account of its own on its broker, so the names need not carry the topic.
+//! Every topic has an account of its own on its broker, so the names need not carry the topic. Those in the account of
+//! the ingresses, which serve all topics, are in [`ingress`].
 //!
 //! | subject | written by | kept in |
 //! |---|---|---|
@@ -25,6 +26,7 @@
 
 use sha2::{Digest, Sha256};
 
+pub mod ingress;
 mod retries;
 
 pub use self::retries::{
@@ -58,7 +60,7 @@ pub const STREAM_INFO_SUBJECTS: &str = "$JS.API.STREAM.INFO.*";
 pub const DELETE_SUBJECTS: &str = "$JS.API.STREAM.MSG.DELETE.*";
 /// Every report's subject. One token follows the prefix: the handler.
 pub const REPORT_SUBJECTS: &str = "reports.*";
-/// Where publishers over NATS send events, as requests.
+/// Where a publisher over NATS sends events, as requests, inside its own account.
 pub const PUBLISH_SUBJECT: &str = "publish";
 /// Where an ingress reports that it cannot store events.
 pub const INGRESS_REPORT_SUBJECT: &str = "ingress-reports";

@@ -1,6 +1,7 @@
 //! What Tidegate's programs share about the broker.
 //!
 //! - [`layout`]: names of streams, consumers and subjects inside a topic's account; who may say what.
+//! - [`topic_id`]: which topic of a broker.
 //! - [`identity`]: the five files (or values) by which a program proves who it is, and how they are reloaded.
 //! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
 //! - [`connection_log()`]: what a program logs of its connection.
@@ -30,5 +31,7 @@ pub mod probes;
 pub mod publish_ack;
 pub mod statuses;
 pub mod stored;
+pub mod topic_id;
 
 pub use connection_log::connection_log;
+pub use topic_id::TopicId;

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | event of a publisher that shows nothing of itself (HTTPS, MQTT) | the whole event: only the same event is a
 //! repetition |
-//! | event of a publisher over NATS | its account, `source` and `id` |
+//! | event of a publisher over NATS | its name, `source` and `id` |
 //! | reply or dead letter to another topic | the handler's UID and a name, with a MAC of the handler's [`HandlerKey`] |
 //! | copy that waits for a retry | the handler's UID and the event's sequence: only that handler writes to the stream |
 //! | dead letter beside its topic | the event's sequence, keyed by the handler's own seed |
@@ -45,11 +45,11 @@ pub fn of_content(event: &Event) -> String {
     hash.end()
 }
 
-/// The id of an event from the publisher with this account: CloudEvents 1.0 (section 3.1.1) makes only `source` and
+/// The id of an event from the publisher of this name: CloudEvents 1.0 (section 3.1.1) makes only `source` and
 /// `id` together unique, and a publisher answers for its own.
-pub fn of_publisher(account: &str, source: &str, id: &str) -> String {
+pub fn of_publisher(publisher: &str, source: &str, id: &str) -> String {
     let mut hash = Hash::new("publisher");
-    hash.add(account.as_bytes());
+    hash.add(publisher.as_bytes());
     hash.add(source.as_bytes());
     hash.add(id.as_bytes());
     hash.end()

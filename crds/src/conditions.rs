@@ -17,10 +17,14 @@ pub mod kind {
     pub const PAUSED: &str = "Paused";
     /// EventHandler: nothing is delivered, because its specification says so; absent otherwise.
     pub const SUSPENDED: &str = "Suspended";
-    /// EventTopic: the broker's pods run and accept the operator.
+    /// EventBroker: a majority of its pods is ready. EventTopic: the same of its broker.
     pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
+    /// EventBroker: it is being deleted and topics are on it; absent otherwise.
+    pub const IN_USE: &str = "InUse";
     /// EventTopic: the streams are as configured.
     pub const STREAM_READY: &str = "StreamReady";
+    /// EventTopic: every ingress of its broker takes events for it.
+    pub const ADDRESSABLE: &str = "Addressable";
     /// EventTopic: there is room for further events; False while publishers are refused.
     pub const HAS_ROOM: &str = "HasRoom";
     /// EventTopic: the broker stores what it is given; False while its disk is full, or it does not answer publishers.

@@ -1,10 +1,11 @@
 //! Tidegate's Kubernetes API, group `tidegate.io`, version `v1alpha1`.
 //!
-//! - [`topic`], [`handler`]: the two resources. Their field descriptions are the user documentation.
+//! - [`topic`], [`handler`], [`broker`]: the resources. Their field descriptions are the user documentation.
 //! - [`conditions`]: the vocabulary of `status.conditions`, and how transition times are carried over.
 //! - [`duration`], [`size`]: the string forms of durations and byte sizes.
 //! - [`schema`]: parts of the OpenAPI schema that the derive cannot know.
 
+pub mod broker;
 pub mod conditions;
 pub mod duration;
 pub mod handler;
@@ -12,6 +13,7 @@ pub mod schema;
 pub mod size;
 pub mod topic;
 
+pub use broker::{EventBroker, EventBrokerSpec, EventBrokerStatus};
 pub use duration::Duration;
 pub use handler::{EventHandler, EventHandlerSpec, EventHandlerStatus};
 pub use size::Size;
@@ -20,9 +22,9 @@ pub use topic::{EventTopic, EventTopicSpec, EventTopicStatus};
 /// The API group.
 pub const GROUP: &str = "tidegate.io";
 
-/// Both definitions, as the API server wants them.
-pub fn definitions() -> [k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition; 2]
+/// All definitions, as the API server wants them.
+pub fn definitions() -> [k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition; 3]
 {
     use kube::CustomResourceExt as _;
-    [EventTopic::crd(), EventHandler::crd()]
+    [EventTopic::crd(), EventHandler::crd(), EventBroker::crd()]
 }

@@ -17,6 +17,9 @@ pub struct Args {
     /// The ledger's address.
     #[arg(long)]
     ledger: String,
+    /// What the ledger is told with each receipt of who received it.
+    #[arg(long, default_value = "")]
+    name: String,
     /// How long each event takes.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
@@ -61,7 +64,7 @@ async fn handle(State(handler): State<Handler>, headers: HeaderMap) -> Response 
         return StatusCode::from_u16(answer).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response();
     }
     tokio::time::sleep(Duration::from_millis(handler.args.delay_ms)).await;
-    let receipt = format!("{}\n{}", text("ce-id"), text("ce-partitionkey"));
+    let receipt = format!("{}\n{}\n{}", text("ce-id"), text("ce-partitionkey"), handler.args.name);
     match handler.http.post(&format!("{}/received", handler.args.ledger), receipt).await {
         Ok(()) if handler.args.reply_type.is_empty() => StatusCode::NO_CONTENT.into_response(),
         Ok(()) => reply(&handler.args.reply_type, &text("ce-id")),

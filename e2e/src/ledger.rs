@@ -1,6 +1,6 @@
-//! Which events were accepted, which were received, how often, and in which order of arrival.
+//! Which events were accepted, which were received, by whom, how often, and in which order of arrival.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
@@ -20,7 +20,12 @@ struct Ledger {
     received: HashMap<String, u64>,
     latest: HashMap<String, u64>,
     disordered: u64,
+    received_by: Receivers,
 }
+
+/// For each handler that tells its name, how many receipts it had of the events of each publisher (the part of an
+/// event's id before its number).
+type Receivers = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// What the ledger knows.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -39,20 +44,27 @@ pub struct Report {
     pub unknown: usize,
     /// First receipts of an event after a later one of the same key.
     pub disordered: u64,
+    /// Receipts by handler and publisher.
+    pub received_by: Receivers,
 }
 
-/// A receipt: the event's id (`<prefix>-<number>`) and, on a second line, its key, if it has one.
+/// A receipt: the event's id (`<prefix>-<number>`) and, on a second and third line, its key and the receiver's name, if
+/// there are any.
 struct Receipt<'a> {
     id: &'a str,
     key: &'a str,
+    receiver: &'a str,
+    prefix: &'a str,
     number: Option<u64>,
 }
 
 impl<'a> Receipt<'a> {
     fn read(text: &'a str) -> Self {
-        let (id, key) = text.split_once('\n').unwrap_or((text, ""));
-        let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
-        Self { id, key, number }
+        let mut lines = text.split('\n');
+        let mut line = || lines.next().unwrap_or_default();
+        let (id, key, receiver) = (line(), line(), line());
+        let (prefix, number) = id.rsplit_once('-').unwrap_or((id, ""));
+        Self { id, key, receiver, prefix, number: number.parse().ok() }
     }
 }
 
@@ -60,6 +72,10 @@ impl Ledger {
     fn receive(&mut self, receipt: &Receipt<'_>) {
         let times = self.received.entry(receipt.id.to_owned()).or_default();
         *times += 1;
+        if !receipt.receiver.is_empty() {
+            let receiver = self.received_by.entry(receipt.receiver.to_owned()).or_default();
+            *receiver.entry(receipt.prefix.to_owned()).or_default() += 1;
+        }
         if let Some(number) = receipt.number.filter(|_| *times == 1 && !receipt.key.is_empty()) {
             let latest = self.latest.entry(receipt.key.to_owned()).or_default();
             self.disordered += u64::from(number < *latest);
@@ -104,6 +120,7 @@ async fn report(State(ledger): State<Shared>) -> Json<Report> {
         missing: ledger.accepted.len() - received,
         unknown: ledger.received.keys().filter(|id| !ledger.accepted.contains(*id)).count(),
         disordered: ledger.disordered,
+        received_by: ledger.received_by.clone(),
     })
 }
 
@@ -129,5 +146,24 @@ mod tests {
             assert_eq!(ledger.disordered, disordered, "{receipt}");
         }
         assert_eq!(ledger.received["a-1"], 2);
+    }
+
+    #[test]
+    fn receipts_are_counted_by_receiver_and_publisher() {
+        let mut ledger = Ledger::default();
+        for receipt in
+            ["a-b-1\n\nworker", "a-b-2\nk\nworker", "a-b-2\nk\nworker", "c-1\n\nother", "c-1\n\nworker", "c-2"]
+        {
+            ledger.receive(&Receipt::read(receipt));
+        }
+        let expected = [("other", "c", 1), ("worker", "a-b", 3), ("worker", "c", 1)];
+        let counted: Vec<_> = ledger
+            .received_by
+            .iter()
+            .flat_map(|(receiver, prefixes)| {
+                prefixes.iter().map(move |(prefix, times)| (receiver.as_str(), prefix.as_str(), *times))
+            })
+            .collect();
+        assert_eq!(counted, expected);
     }
 }

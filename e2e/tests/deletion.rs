@@ -3,32 +3,51 @@
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
-use crate::harness::objects::{handler, topic};
-use crate::harness::{World, world};
+use crate::harness::objects::{broker, handler, topic};
+use crate::harness::{OPERATOR_NAMESPACE, World, world};
 
-async fn delete_topic(world: &World) {
-    world.api::<EventTopic>().delete("events", &DeleteParams::default()).await.unwrap();
-    let topics: Api<EventTopic> = world.api();
-    world
-        .until("the topic to be gone", 60, async || topics.get_opt("events").await.unwrap().is_none().then_some(()))
-        .await;
-    world
-        .until("its broker to be gone", 120, async || {
-            world.pods("app.kubernetes.io/component=broker").await.is_empty().then_some(())
+impl World {
+    async fn delete_topic(&self, name: &str) {
+        self.api::<EventTopic>().delete(name, &DeleteParams::default()).await.unwrap();
+        self.gone::<EventTopic>(name, 60).await;
+    }
+
+    async fn delete_default_broker(&self) {
+        self.api::<EventBroker>().delete("default", &DeleteParams::default()).await.unwrap();
+        self.gone::<EventBroker>("default", 60).await;
+        self.until("its pods to be gone", 120, async || {
+            self.pods("app.kubernetes.io/component=broker").await.is_empty().then_some(())
         })
         .await;
-}
+    }
 
-async fn volumes(world: &World) -> usize {
-    world.api::<PersistentVolumeClaim>().list(&ListParams::default()).await.unwrap().items.len()
+    async fn volumes(&self) -> usize {
+        self.api::<PersistentVolumeClaim>().list(&ListParams::default()).await.unwrap().items.len()
+    }
+
+    /// Whether the keys of the broker `default` are there. They are in the operator's namespace.
+    async fn has_keys(&self) -> bool {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), OPERATOR_NAMESPACE);
+        secrets.get_opt(&format!("broker.{}.default", self.namespace)).await.unwrap().is_some()
+    }
+
+    /// Makes the topic `events` and waits until it says that it has so many events.
+    async fn has_events(&self, policy: &str, events: i64) {
+        let mut wanted = topic("events");
+        wanted["spec"]["deletionPolicy"] = json!(policy);
+        self.accept(wanted).await;
+        self.topic_ready("events").await;
+        assert_eq!(self.topic("events").await.status.unwrap().events, Some(events));
+    }
 }
 
 #[tokio::test]
 async fn a_deleted_handler_leaves_no_consumer_behind() {
     world("handler", async |world| {
-        world.accept(topic("events", 1)).await;
+        world.accept(broker("default", 1)).await;
+        world.accept(topic("events")).await;
         world.topic_ready("events").await;
         world.accept(handler("worker", &[], json!({"replicas": 0}))).await;
         world.handler_ready("worker").await;
@@ -38,39 +57,36 @@ async fn a_deleted_handler_leaves_no_consumer_behind() {
             .until("its consumer in the topic's status", 60, async || (consumers().await == Some(1)).then_some(()))
             .await;
         handlers.delete("worker", &DeleteParams::default()).await.unwrap();
-        world
-            .until("the handler to be gone", 60, async || {
-                handlers.get_opt("worker").await.unwrap().is_none().then_some(())
-            })
-            .await;
+        world.gone::<EventHandler>("worker", 60).await;
         world.until("its consumer to be gone", 60, async || (consumers().await == Some(0)).then_some(())).await;
     })
     .await;
 }
 
+/// A topic's events outlive it on its broker, and with `Retain` they outlive that, too.
 #[tokio::test]
 async fn retained_events_are_there_for_a_topic_of_the_same_name_and_deleted_ones_are_not() {
     world("retain", async |world| {
         world.ledger().await;
-        let mut kept = topic("events", 1);
-        kept["spec"]["deletionPolicy"] = json!("Retain");
-        world.accept(kept.clone()).await;
-        world.topic_ready("events").await;
+        world.accept(broker("default", 1)).await;
+        world.has_events("Retain", 0).await;
         world.publish("kept", 50, 0).await;
         world.until("50 events", 60, async || (world.report().await?.accepted == 50).then_some(())).await;
-        delete_topic(&world).await;
-        assert_eq!(volumes(&world).await, 1);
-        assert!(world.api::<Secret>().get_opt("events-authority").await.unwrap().is_some());
+        world.delete_topic("events").await;
+        world.has_events("Retain", 50).await;
+        world.delete_topic("events").await;
+        world.delete_default_broker().await;
+        assert_eq!((world.volumes().await, world.has_keys().await), (1, true));
 
-        kept["spec"]["deletionPolicy"] = json!("Delete");
-        world.accept(kept).await;
-        world.topic_ready("events").await;
-        assert_eq!(world.topic("events").await.status.unwrap().events, Some(50));
-        delete_topic(&world).await;
+        world.accept(broker("default", 1)).await;
+        world.has_events("Delete", 50).await;
+        world.delete_topic("events").await;
+        world.has_events("Delete", 0).await;
+        world.delete_topic("events").await;
+        world.delete_default_broker().await;
         world
             .until("volumes and keys to be gone", 90, async || {
-                let secret = world.api::<Secret>().get_opt("events-authority").await.unwrap();
-                (volumes(&world).await == 0 && secret.is_none()).then_some(())
+                (world.volumes().await == 0 && !world.has_keys().await).then_some(())
             })
             .await;
     })

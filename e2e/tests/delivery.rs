@@ -48,7 +48,7 @@ async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
 async fn a_handler_gets_what_its_filter_asks_for_and_its_replies_are_events() {
     world("reply", async |world| {
         world.begin(1).await;
-        world.accept(topic("replies", 1)).await;
+        world.accept(topic("replies")).await;
         world.topic_ready("replies").await;
         let asked = json!({"filter": {"types": ["test.asked"]}, "reply": {"topic": "replies"}});
         world.accept(handler("asked", &["--reply-type", "test.reply"], asked)).await;

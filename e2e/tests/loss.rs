@@ -25,11 +25,11 @@ async fn ten_thousand_events_survive_the_loss_of_handler_operator_and_broker_pod
         pause().await;
         let killed = world.kill_operator().await;
         pause().await;
-        world.delete_pod("events-broker-1").await;
+        world.delete_pod("default-broker-1").await;
 
         let report = world.all_received(EVENTS, 240).await;
         println!(
-            "e2e: {EVENTS} events, a handler pod deleted, the operator killed, one of three brokers deleted: 0 lost, {} duplicates, {:.0} s",
+            "e2e: {EVENTS} events, a handler pod deleted, the operator killed, one of three broker pods deleted: 0 lost, {} duplicates, {:.0} s",
             report.repeated,
             began.elapsed().as_secs_f64()
         );

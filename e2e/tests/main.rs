@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 #![allow(clippy::print_stdout)] // figures for the log
 
+mod brokers;
 mod deletion;
 mod delivery;
 mod harness;

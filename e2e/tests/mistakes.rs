@@ -5,12 +5,12 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::{broker, handler, topic};
 use crate::harness::{World, world};
 
 /// A mistake, and what is said of it.
 struct Mistake {
-    /// `eventtopics` or `eventhandlers`, and the name.
+    /// `eventbrokers`, `eventtopics` or `eventhandlers`, and the name.
     resource: (&'static str, &'static str),
     /// The condition behind it, which is False.
     condition: &'static str,
@@ -22,7 +22,7 @@ struct Mistake {
     was_ready: bool,
 }
 
-const MISTAKES: [Mistake; 8] = [
+const MISTAKES: [Mistake; 11] = [
     Mistake {
         resource: ("eventhandlers", "wrong-port"),
         condition: "HandlerAvailable",
@@ -73,10 +73,31 @@ const MISTAKES: [Mistake; 8] = [
         was_ready: true,
     },
     Mistake {
-        resource: ("eventtopics", "nowhere-to-store"),
+        resource: ("eventbrokers", "nowhere-to-store"),
         condition: "BrokerAvailable",
         reason: "PodsNotReady",
-        says: &["there is no StorageClass no-such-class: make it, or", "broker.storage.className"],
+        says: &["there is no StorageClass no-such-class: make it, or", "another storage.className"],
+        was_ready: false,
+    },
+    Mistake {
+        resource: ("eventtopics", "nowhere-stored"),
+        condition: "BrokerAvailable",
+        reason: "PodsNotReady",
+        says: &["EventBroker nowhere-to-store: ", "there is no StorageClass no-such-class: make it, or"],
+        was_ready: false,
+    },
+    Mistake {
+        resource: ("eventtopics", "too-large"),
+        condition: "Ready",
+        reason: "BrokerFull",
+        says: &["EventBroker default can promise", "would fit; or name another broker, or make one with more storage"],
+        was_ready: false,
+    },
+    Mistake {
+        resource: ("eventtopics", "wrong-broker"),
+        condition: "Ready",
+        reason: "BrokerNotFound",
+        says: &["there is no EventBroker elsewhere in namespace", "make it"],
         was_ready: false,
     },
 ];
@@ -84,14 +105,24 @@ const MISTAKES: [Mistake; 8] = [
 #[tokio::test]
 async fn a_newcomers_mistakes_are_named_with_their_remedies() {
     world("mistakes", async |world| {
-        world.accept(topic("events", 1)).await;
-        let mut full = topic("full", 1);
+        world.accept(broker("default", 1)).await;
+        world.accept(topic("events")).await;
+        let mut full = topic("full");
         full["spec"]["maxEventSize"] = json!("1Ki");
         full["spec"]["retention"] = json!({"maxSize": "600Ki"});
         world.accept(full).await;
-        let mut unplaced = topic("nowhere-to-store", 1);
-        unplaced["spec"]["broker"]["storage"]["className"] = json!("no-such-class");
+        let mut unplaced = broker("nowhere-to-store", 1);
+        unplaced["spec"]["storage"]["className"] = json!("no-such-class");
         world.accept(unplaced).await;
+        for (name, field, value) in [
+            ("nowhere-stored", "broker", json!({"name": "nowhere-to-store"})),
+            ("too-large", "retention", json!({"maxSize": "2Gi"})),
+            ("wrong-broker", "broker", json!({"name": "elsewhere"})),
+        ] {
+            let mut mistaken = topic(name);
+            mistaken["spec"][field] = value;
+            world.accept(mistaken).await;
+        }
         let mut wrong_image = handler("wrong-image", &[], json!({}));
         wrong_image["spec"]["template"]["spec"]["containers"][0]["image"] =
             json!("localhost/tidegate/no-such-image:dev");
@@ -126,13 +157,14 @@ async fn a_quota_that_is_used_up_is_named() {
                 "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}, "spec": {"hard": {"pods": "1"}},
             }))
             .await;
-        world.accept(topic("events", 1)).await;
+        world.accept(broker("default", 1)).await;
+        world.accept(topic("events")).await;
         world.topic_ready("events").await;
-        world.accept(topic("another", 1)).await;
+        world.accept(broker("another", 1)).await;
         world.accept(handler("worker", &[], json!({}))).await;
         for (resource, condition, reason) in [
             (("eventhandlers", "worker"), "PodsReady", "PodsFailing"),
-            (("eventtopics", "another"), "BrokerAvailable", "PodsNotReady"),
+            (("eventbrokers", "another"), "BrokerAvailable", "PodsNotReady"),
         ] {
             let says: &[_] = &["is forbidden: exceeded quota: tight, requested: pods=1, used: pods=1, limited: pods=1"];
             world.said(&Mistake { resource, condition, reason, says, was_ready: false }).await;
@@ -187,7 +219,7 @@ impl World {
         row["cells"][column].as_str().unwrap_or_default().to_owned()
     }
 
-    /// The Events about a topic or handler.
+    /// The Events about a resource.
     async fn events_of(&self, name: &str) -> Vec<Event> {
         let fields = format!("regarding.name={name},reportingController=tidegate-operator");
         self.api::<Event>().list(&ListParams::default().fields(&fields)).await.unwrap().items

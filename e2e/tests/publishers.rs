@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
-use crate::harness::objects::{example, handler, topic};
+use crate::harness::objects::{broker, example, handler, topic};
 use crate::harness::world;
 
 #[tokio::test]
 async fn devices_publish_over_mqtt_and_services_over_nats() {
     world("publishers", async |world| {
-        let mut events = topic("events", 1);
+        world.accept(broker("default", 1)).await;
+        let mut events = topic("events");
         events["spec"]["natsPublishers"] = json!(["example"]);
         world.accept(events.clone()).await;
         world.ledger().await;

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::api::ListParams;
 use serde_json::json;
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::{broker, handler, topic};
 use crate::harness::{World, world};
 
 /// Where Kubernetes mounts a ServiceAccount's token.
@@ -49,7 +49,8 @@ async fn a_rollout_that_is_stuck_is_not_ready_for_a_moment_while_the_old_pod_ser
 #[tokio::test]
 async fn the_token_of_the_users_serviceaccount_is_for_the_users_containers_only() {
     world("token", async |world| {
-        world.accept(topic("events", 1)).await;
+        world.accept(broker("default", 1)).await;
+        world.accept(topic("events")).await;
         let mut with_token = handler("worker", &[], json!({}));
         let template = with_token["spec"]["template"]["spec"].as_object_mut().unwrap();
         template.remove("automountServiceAccountToken");

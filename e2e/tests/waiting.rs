@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 use tidegate_crds::EventHandler;
 
-use crate::harness::objects::{handler, topic};
+use crate::harness::objects::{broker, handler, topic};
 use crate::harness::world;
 
 #[tokio::test]
@@ -18,9 +18,15 @@ async fn a_handler_without_its_topic_waits_says_so_and_recovers() {
         assert!(message.contains("there is no EventTopic events"), "{message}");
 
         let began = Instant::now();
-        world.accept(topic("events", 1)).await;
+        world.accept(topic("events")).await;
         world.topic_ready("events").await;
-        println!("e2e: from applying a topic of one broker to Ready: {:.1} s", began.elapsed().as_secs_f64());
+        println!("e2e: from applying a namespace's first topic to Ready: {:.1} s", began.elapsed().as_secs_f64());
+        let began = Instant::now();
+        // It shares the broker that the operator made for the first one.
+        world.accept(topic("another")).await;
+        world.topic_ready("another").await;
+        world.broker_ready("default").await;
+        println!("e2e: the same of a second one on the same broker: {:.1} s", began.elapsed().as_secs_f64());
         world.handler_ready("worker").await;
         world.publish("one", 1, 0).await;
         world.all_received(1, 60).await;
@@ -31,7 +37,8 @@ async fn a_handler_without_its_topic_waits_says_so_and_recovers() {
 #[tokio::test]
 async fn an_image_that_cannot_start_is_named_in_the_handlers_condition() {
     world("image", async |world| {
-        world.accept(topic("events", 1)).await;
+        world.accept(broker("default", 1)).await;
+        world.accept(topic("events")).await;
         world.topic_ready("events").await;
         let mut broken = handler("worker", &[], json!({}));
         broken["spec"]["template"]["spec"]["containers"][0]["image"] = json!("localhost/tidegate/no-such-image:dev");
@@ -43,7 +50,7 @@ async fn an_image_that_cannot_start_is_named_in_the_handlers_condition() {
                     .then_some(())
             })
             .await;
-        // Mended, it goes on.
+        // Repaired, it continues.
         world.accept(handler("worker", &[], json!({}))).await;
         world.handler_ready("worker").await;
     })
@@ -65,7 +72,8 @@ async fn an_expression_that_does_not_compile_is_refused_at_apply() {
 #[tokio::test]
 async fn a_template_that_the_api_server_refuses_is_refused_with_its_words() {
     world("template", async |world| {
-        world.accept(topic("events", 1)).await;
+        world.accept(broker("default", 1)).await;
+        world.accept(topic("events")).await;
         world.topic_ready("events").await;
         let mut wrong = handler("worker", &[], json!({}));
         wrong["spec"]["template"]["spec"]["containers"][0]["imagePolicy"] = json!("Always");

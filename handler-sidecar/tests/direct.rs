@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate_broker_client::contract::{Filter, Rate, Routing, Sidecar};
+use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::{layout, peer};
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, topic_id};
 use tokio::time::sleep;
 
 use support::{Container, Hold, Running, config, eventually, free_port};
@@ -29,14 +30,15 @@ async fn publish(broker: &TestBroker, id: &str, event_type: &str) {
     let event = Event::builder(id, "/sensors/1", event_type).data("x").build().unwrap();
     let (headers, payload) = peer::encode(&event);
     let subject = layout::event_subject(layout::partition(id), event_type);
-    broker.operator().publish_with_headers(subject, headers, payload).await.unwrap();
+    let subject = TopicSubjects::new(&topic_id(), Routing::Direct).event(&subject);
+    broker.ingress().await.publish_with_headers(subject, headers, payload).await.unwrap();
 }
 
 async fn publish_all(broker: &TestBroker, count: usize) {
     for id in 0..count {
         publish(broker, &id.to_string(), "t").await;
     }
-    broker.operator().flush().await.unwrap();
+    broker.ingress().await.flush().await.unwrap();
 }
 
 /// How many sidecars are in the group of a handler, as the broker has it.

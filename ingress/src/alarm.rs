@@ -1,39 +1,33 @@
 //! Tells the operator that events cannot be stored, so that it makes room or looks after the broker.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidegate_broker_client::contract::{
-    INGRESS_REPORT_PERIOD, Ingress, IngressReport, Routing, StoreFailure, VolumeRoom,
-};
-use tidegate_broker_client::layout;
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure, VolumeRoom};
 use tidegate_wire::nats::{Client, Publish};
 use tokio::time::Instant;
 
 use crate::outcome::Failure;
 
-/// Where this pod's name is: set by the operator, else the host's name.
-const POD: [&str; 2] = ["K8S_POD_NAME", "HOSTNAME"];
-
 /// A file system answers within this, or is not waited for.
 const STAT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The way to the operator.
+/// The way to the operator, for one topic.
 pub struct Alarm {
     client: Client,
-    pod: String,
+    /// Where it listens.
+    subject: String,
+    pod: Arc<str>,
     volume: Option<PathBuf>,
     /// When a full stream was last reported, and a broker that does not answer.
     raised: Mutex<[Option<Instant>; 2]>,
 }
 
 impl Alarm {
-    /// `None` on a topic that stores nothing.
-    pub fn new(client: Client, config: &Ingress) -> Option<Self> {
-        let pod = POD.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
-        let volume = config.volume.clone();
-        (config.routing == Routing::Queued).then(|| Self { client, pod, volume, raised: Mutex::default() })
+    /// From this pod, with this folder on the broker's volume.
+    pub fn new(client: Client, subject: String, pod: Arc<str>, volume: Option<PathBuf>) -> Self {
+        Self { client, subject, pod, volume, raised: Mutex::default() }
     }
 
     /// Reports a failure, unless it was reported a moment ago. The operator can do nothing about the other failures.
@@ -46,9 +40,9 @@ impl Alarm {
         if !self.is_due(place) {
             return;
         }
-        let report = IngressReport { pod: self.pod.clone(), failure, volume: self.room().await };
+        let report = IngressReport { pod: self.pod.to_string(), failure, volume: self.room().await };
         let publish = |report: &[u8]| {
-            let message = Publish { subject: layout::INGRESS_REPORT_SUBJECT, payload: report, ..Publish::default() };
+            let message = Publish { subject: &self.subject, payload: report, ..Publish::default() };
             // Publishers do not wait for it.
             self.client.try_publish(&message).is_ok()
         };

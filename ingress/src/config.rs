@@ -58,7 +58,7 @@ pub struct Limits {
     pub requests: usize,
     /// Bytes of the bodies in progress, in KiB; more are answered with 503.
     pub body_memory_kib: u32,
-    /// Publishes that wait for the broker or are under way to it, of all requests; more wait before that.
+    /// Publishes that wait for the broker or are under way to it, of all topics; more wait before that.
     pub publishes: usize,
     /// Publishes of one connection with MQTT that are not acknowledged.
     pub publishes_per_connection: usize,
@@ -66,6 +66,8 @@ pub struct Limits {
     pub publish: Duration,
     /// How often the certificate is read again.
     pub certificate_check: Duration,
+    /// How often the file is read again that says which topics there are.
+    pub topics_check: Duration,
     /// After SIGTERM: how long requests are still taken while the cluster learns that this pod is leaving.
     pub propagation: Duration,
     /// After that: how long open requests may take to end.
@@ -88,6 +90,7 @@ impl Default for Limits {
             publishes_per_connection: 64,
             publish: Duration::from_secs(5),
             certificate_check: Duration::from_secs(5),
+            topics_check: Duration::from_secs(1),
             propagation: Duration::from_secs(5),
             drain: Duration::from_secs(20),
         }

@@ -4,36 +4,39 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
-use tidegate_broker_client::later;
+use tidegate_broker_client::contract::ServedTopic;
 use tidegate_broker_client::message_id::TopicKey;
+use tidegate_broker_client::{TopicId, later};
 use tidegate_cloudevents::Event;
 
-use crate::admission::{Admission, Admitted};
-use crate::config::{Limits, request_limit};
+use crate::admission::{Admitted, TopicShare};
 use crate::delay::{self, Delayer, DeliveryTime, Timed};
-use crate::message::{Message, Origin};
+use crate::message::Origin;
 use crate::metrics::Metrics;
-use crate::outcome::{Failure, Receipt, Stored};
+use crate::outcome::{Receipt, Stored};
 use crate::problem::Problem;
 use crate::publish::{PendingPublish, Publisher};
+use crate::topics::Engine;
 use crate::trace::Context;
 
 /// Events of one request that are stored until their times, at a time.
 const DELAYED_AT_A_TIME: usize = 32;
 
-/// The rules of all publishers of a topic: bounds, sizes, deduplication.
+/// A topic as its publishers meet it: bounds, sizes, deduplication.
 pub struct Intake {
-    /// Which request is taken on.
-    pub admission: Arc<Admission>,
-    /// Bounds in time and number.
-    pub limits: Limits,
+    /// Which topic.
+    pub id: TopicId,
+    /// What its requests may take of what is bounded.
+    pub share: Arc<TopicShare>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// With which the message ids of handlers are verified.
     pub message_ids: Arc<TopicKey>,
-    publisher: Publisher,
+    /// Which state of it this is, in the operator's words.
+    pub revision: String,
+    publisher: Arc<Publisher>,
     /// `None` on a Direct topic, which stores nothing.
-    delayer: Option<Delayer>,
+    delayer: Option<Arc<Delayer>>,
     max_event_size: usize,
 }
 
@@ -46,30 +49,25 @@ pub struct Accepted {
 }
 
 /// An event that was given to the broker, with its share of the bounds.
-pub struct PendingEvent<'a> {
-    way: OutcomeSource<'a>,
+pub struct PendingEvent {
+    way: OutcomeSource,
     _admitted: Admitted,
 }
 
-enum OutcomeSource<'a> {
+enum OutcomeSource {
     /// It is on its way to the stream of events.
-    Now(PendingPublish<'a>),
+    Now(PendingPublish),
     /// It is stored until its time.
-    Later(BoxFuture<'a, Result<Stored, Problem>>),
+    Later(BoxFuture<'static, Result<Stored, Problem>>),
 }
 
 impl Intake {
-    /// With this publisher, for events of at most this many bytes.
-    pub fn new(
-        publisher: Publisher,
-        delayer: Option<Delayer>,
-        message_ids: Arc<TopicKey>,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        max_event_size: usize,
-    ) -> Self {
-        let admission = Arc::new(Admission::new(&limits, request_limit(max_event_size)));
-        Self { admission, limits, metrics, message_ids, publisher, delayer, max_event_size }
+    /// The topic of this description, which works with this engine.
+    pub fn new(topic: &ServedTopic, engine: &Engine, share: Arc<TopicShare>) -> Self {
+        let Engine { publisher, delayer, message_ids, metrics } = engine.clone();
+        let ServedTopic { id, revision, max_event_size, .. } = topic;
+        let (id, revision, max_event_size) = (id.clone(), revision.clone(), *max_event_size);
+        Self { id, share, metrics, message_ids, revision, publisher, delayer, max_event_size }
     }
 
     /// Publishes the events of a request, now or at their times, and waits for the broker. `origin` is that of a single
@@ -152,7 +150,7 @@ impl Intake {
         origin: Origin<'_>,
         request: &Context,
         admitted: Admitted,
-    ) -> Result<PendingEvent<'_>, Problem> {
+    ) -> Result<PendingEvent, Problem> {
         self.check_size(&event)?;
         let Some(at) = event.take_extension(later::ATTRIBUTE) else {
             return Ok(PendingEvent {
@@ -160,21 +158,13 @@ impl Intake {
                 _admitted: admitted,
             });
         };
-        let (at, delayer) = (DeliveryTime::parse(&at)?, self.delayer()?);
+        let (at, delayer) = (DeliveryTime::parse(&at)?, Arc::clone(self.delayer()?));
         let delayed = delayer.prepare(&event, at, origin, request);
         let storing = async move {
             delayer.check([at].into_iter()).await?;
             delayer.store(delayed).await.map(|_| Stored::default())
         };
         Ok(PendingEvent { way: OutcomeSource::Later(storing.boxed()), _admitted: admitted })
-    }
-
-    /// Stores an event whose time has come.
-    ///
-    /// # Errors
-    /// It is not known to be stored.
-    pub async fn move_on(&self, message: Message) -> Result<Stored, Failure> {
-        self.publisher.move_on(message).await
     }
 
     /// Cancels an event that waits for its time.
@@ -188,11 +178,11 @@ impl Intake {
         }
     }
 
-    fn delayer(&self) -> Result<&Delayer, Problem> {
+    fn delayer(&self) -> Result<&Arc<Delayer>, Problem> {
         self.delayer.as_ref().ok_or_else(Problem::no_delayed_events)
     }
 
-    async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<PendingPublish<'_>, Problem> {
+    async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<PendingPublish, Problem> {
         let sent = self.publisher.send(event, origin, request).await;
         sent.map_err(|failure| Problem::not_stored(failure, 0, 1))
     }
@@ -205,7 +195,7 @@ impl Intake {
     }
 }
 
-impl PendingEvent<'_> {
+impl PendingEvent {
     /// Waits for the broker's acknowledgement.
     ///
     /// # Errors

@@ -1,19 +1,20 @@
-//! A topic's ingress: CloudEvents over HTTPS, MQTT and NATS in, the topic's stream out.
+//! A broker's ingress: CloudEvents over HTTPS, MQTT and NATS in, the streams of its topics out.
 //!
-//! It runs as a container in each broker pod. A publisher hears that an event is stored only after the broker
+//! It runs as a container in each broker pod, and serves all topics of the broker over one connection. A publisher hears that an event is stored only after the broker
 //! acknowledged it; everything else is an error that says what to do. On a Direct topic nothing is stored: there the
 //! answer says that the event was written to the broker's connection, and it is delivered at most once.
 //!
 //! ```text
-//! server ──▶ connection (HTTP) ──▶ routes ──▶ body ─┐
-//!   tls  ──▶ mqtt ───────────────────────────────────┼──▶ intake ──▶ publish ──▶ commit ──▶ broker
-//! broker ──▶ nats ───────────────────────────────────┘  admission    message, outcome, trace, metrics
-//!            admin: probes      problem ◀── every error ◀───────────────┘
+//! server ──▶ connection (HTTP) ──▶ routes, target ──▶ body ─┐           of each topic:
+//!   tls  ──▶ mqtt ───────────────────────────────────────────┼─ topics ─▶ intake ──▶ publish ──▶ commit ──▶ broker
+//! broker ──▶ nats ───────────────────────────────────────────┘  admission             message, outcome, trace, metrics
+//!            admin: probes              problem ◀── every error ◀────────────────────────┘
 //! ```
 //!
 //! - [`config`]: what the operator says, and the bounds of everything that could grow.
 //! - [`server`], [`slots`], [`tls`]: listeners; handshakes and connections that cannot block each other.
-//! - [`connection`], [`routes`], [`webhook`], [`body`]: HTTP, from a request to its answer.
+//! - [`topics`]: which topics are served, by the operator's file; which of them a host, a path or a subject names.
+//! - [`connection`], [`routes`], [`target`], [`webhook`], [`body`]: HTTP, from a request to its answer.
 //! - [`mqtt`], [`nats`]: the other two ways in.
 //! - [`intake`], [`admission`], [`share`], [`problem`]: the rules that all of them share.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
@@ -22,7 +23,7 @@
 //! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
 //!
-//! In this version the NetworkPolicy of the topic decides which pods may publish over HTTPS and MQTT; over NATS the
+//! In this version the NetworkPolicy of the broker decides which pods may publish over HTTPS and MQTT; over NATS the
 //! broker does, which knows each publisher. The place of a publisher's credentials is [`admission`]: it sees each
 //! request first.
 
@@ -50,7 +51,9 @@ pub mod server;
 pub mod share;
 pub mod shutdown;
 pub mod slots;
+pub mod target;
 pub mod tls;
+pub mod topics;
 pub mod trace;
 pub mod webhook;
 

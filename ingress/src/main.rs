@@ -59,6 +59,6 @@ async fn serve(config: Result<contract::Ingress, config::ConfigError>) -> Result
 fn attributes(config: &contract::Ingress) -> Vec<KeyValue> {
     vec![
         KeyValue::new("k8s.namespace.name", config.namespace.clone()),
-        KeyValue::new("messaging.destination.name", config.topic.clone()),
+        KeyValue::new("tidegate.broker", config.broker.clone()),
     ]
 }

@@ -16,15 +16,15 @@ pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 pub enum Origin<'a> {
     /// Anybody's: only the same event again is a repetition.
     Anonymous,
-    /// The publisher's with this account: its `source` and `id` again are a repetition.
-    Account(&'a str),
+    /// That of the publisher over NATS with this name: its `source` and `id` again are a repetition.
+    Publisher(&'a str),
     /// A handler's, which names its repetitions itself.
     Handler(&'a Token),
 }
 
 /// What is sent for an event.
 pub struct Message {
-    /// Where to.
+    /// Where to; inside the topic's account until it is sent.
     pub subject: String,
     /// The partition, a part of the subject.
     pub partition: u32,
@@ -42,7 +42,7 @@ impl Message {
         let partition = layout::partition(stored::partition_key(event));
         let message_id = match origin {
             Origin::Anonymous => message_id::of_content(event),
-            Origin::Account(account) => message_id::of_publisher(account, event.source(), event.id()),
+            Origin::Publisher(name) => message_id::of_publisher(name, event.source(), event.id()),
             Origin::Handler(token) => token.message_id(),
         };
         let (headers, payload) = stored::encode(event);
@@ -82,7 +82,7 @@ mod tests {
         let token = topic.verify(&key.token("u", "x")).unwrap();
         for (origin, expected) in [
             (Origin::Anonymous, message_id::of_content(&event)),
-            (Origin::Account("A"), message_id::of_publisher("A", "/s", "1")),
+            (Origin::Publisher("A"), message_id::of_publisher("A", "/s", "1")),
             (Origin::Handler(&token), token.message_id()),
         ] {
             assert_eq!(Message::of(&event, origin).message_id, expected);

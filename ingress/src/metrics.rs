@@ -3,29 +3,40 @@
 //! The instruments are bound to their attributes at the first measurement and for good, so that an event is counted
 //! without a look-up by attributes.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram};
+use tidegate_broker_client::TopicId;
 use tidegate_telemetry::SeriesBy;
 
 use crate::outcome::Failure;
 use crate::problem::Problem;
+use crate::trace::NAMESPACE;
 
 /// Boundaries of durations in seconds, as the conventions advise.
 const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
-/// The instruments.
-pub struct Metrics {
+/// The instruments, which all topics share, and what is counted of no topic.
+pub struct Instruments {
     sent: Counter<u64>,
     publish: Histogram<f64>,
     requests: Histogram<f64>,
     refused: Counter<u64>,
-    topic: KeyValue,
+    unreadable: Counter<u64>,
+    answered: SeriesBy<(&'static str, StatusCode), BoundHistogram<f64>>,
+    unknown: SeriesBy<&'static str, BoundCounter<u64>>,
+}
+
+/// The series of a topic. Those of a topic that is removed end, and stay as they are until the program does.
+pub struct Metrics {
+    instruments: Arc<Instruments>,
+    /// Which topic.
+    topic: [KeyValue; 2],
     /// The attributes of a publish that went well.
-    stored: [KeyValue; 4],
+    stored: [KeyValue; 5],
     bound: Bound,
 }
 
@@ -34,7 +45,6 @@ pub struct Metrics {
 struct Bound {
     stored: OnceLock<PublishInstruments>,
     failed: SeriesBy<Failure, PublishInstruments>,
-    answered: SeriesBy<(&'static str, StatusCode), BoundHistogram<f64>>,
     refused: SeriesBy<(&'static str, &'static str), BoundCounter<u64>>,
 }
 
@@ -45,17 +55,10 @@ struct PublishInstruments {
     seconds: BoundHistogram<f64>,
 }
 
-impl Metrics {
-    /// The instruments of a topic's ingress.
-    pub fn new(topic: &str) -> Self {
+impl Instruments {
+    /// Those of an ingress.
+    pub fn new() -> Self {
         let meter = tidegate_telemetry::meter("tidegate-ingress");
-        let topic = KeyValue::new("messaging.destination.name", topic.to_owned());
-        let stored = [
-            KeyValue::new("messaging.system", "nats"),
-            KeyValue::new("messaging.operation.name", "publish"),
-            KeyValue::new("messaging.operation.type", "send"),
-            topic.clone(),
-        ];
         Self {
             sent: meter
                 .u64_counter("messaging.client.sent.messages")
@@ -79,10 +82,71 @@ impl Metrics {
                 .with_description("Events over MQTT and NATS that were not taken, by why")
                 .with_unit("{event}")
                 .build(),
-            topic,
-            stored,
-            bound: Bound::default(),
+            unreadable: meter
+                .u64_counter("tidegate.ingress.topics.unreadable")
+                .with_description("States of the file of topics that could not be used")
+                .with_unit("{file}")
+                .build(),
+            answered: SeriesBy::new(),
+            unknown: SeriesBy::new(),
         }
+    }
+
+    /// One request was answered.
+    pub fn answered(&self, method: &Method, status: StatusCode, duration: Duration) {
+        let method = match *method {
+            Method::POST => "POST",
+            Method::OPTIONS => "OPTIONS",
+            _ => "_OTHER",
+        };
+        let bind = || {
+            self.requests.bind(&[
+                KeyValue::new("http.request.method", method),
+                KeyValue::new("http.response.status_code", i64::from(status.as_u16())),
+                KeyValue::new("url.scheme", "https"),
+            ])
+        };
+        self.answered.get((method, status), bind).record(duration.as_secs_f64());
+    }
+
+    /// An event came by this protocol, or a device, that names no topic.
+    pub fn without_topic(&self, protocol: &'static str, problem: &Problem) {
+        let bind = || self.refused.bind(&refusal(protocol, problem.kind));
+        self.unknown.get(protocol, bind).add(1);
+    }
+
+    /// The file of topics is of no use.
+    pub fn unreadable(&self) {
+        self.unreadable.add(1, &[]);
+    }
+}
+
+impl Default for Instruments {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn refusal(protocol: &'static str, kind: &'static str) -> [KeyValue; 2] {
+    [KeyValue::new("network.protocol.name", protocol), KeyValue::new("error.type", kind)]
+}
+
+impl Metrics {
+    /// The series of a topic.
+    pub fn new(instruments: Arc<Instruments>, topic: &TopicId) -> Self {
+        let topic = [
+            KeyValue::new("messaging.destination.name", topic.name().to_owned()),
+            KeyValue::new(NAMESPACE, topic.namespace().to_owned()),
+        ];
+        let [name, namespace] = topic.clone();
+        let stored = [
+            KeyValue::new("messaging.system", "nats"),
+            KeyValue::new("messaging.operation.name", "publish"),
+            KeyValue::new("messaging.operation.type", "send"),
+            name,
+            namespace,
+        ];
+        Self { instruments, topic, stored, bound: Bound::default() }
     }
 
     /// One publish has ended.
@@ -102,36 +166,17 @@ impl Metrics {
     }
 
     fn bind_published(&self, attributes: &[KeyValue]) -> PublishInstruments {
-        PublishInstruments { count: self.sent.bind(attributes), seconds: self.publish.bind(attributes) }
+        let Instruments { sent, publish, .. } = &*self.instruments;
+        PublishInstruments { count: sent.bind(attributes), seconds: publish.bind(attributes) }
     }
 
     /// An event that came by this protocol was not taken. (Over HTTP the answer's status says so.)
     pub fn refused(&self, protocol: &'static str, problem: &Problem) {
         let bind = || {
-            self.refused.bind(&[
-                KeyValue::new("network.protocol.name", protocol),
-                KeyValue::new("error.type", problem.kind),
-                self.topic.clone(),
-            ])
+            let attributes = [&refusal(protocol, problem.kind)[..], &self.topic].concat();
+            self.instruments.refused.bind(&attributes)
         };
         self.bound.refused.get((protocol, problem.kind), bind).add(1);
-    }
-
-    /// One request was answered.
-    pub fn answered(&self, method: &Method, status: StatusCode, duration: Duration) {
-        let method = match *method {
-            Method::POST => "POST",
-            Method::OPTIONS => "OPTIONS",
-            _ => "_OTHER",
-        };
-        let bind = || {
-            self.requests.bind(&[
-                KeyValue::new("http.request.method", method),
-                KeyValue::new("http.response.status_code", i64::from(status.as_u16())),
-                KeyValue::new("url.scheme", "https"),
-            ])
-        };
-        self.bound.answered.get((method, status), bind).record(duration.as_secs_f64());
     }
 }
 
@@ -176,28 +221,33 @@ mod tests {
         let exported = InMemoryMetricExporter::default();
         let meters = SdkMeterProvider::builder().with_periodic_exporter(exported.clone()).build();
         opentelemetry::global::set_meter_provider(meters.clone());
-        let metrics = Metrics::new("orders");
-        let (second, problem) = (Duration::from_secs(1), Problem::not_found());
+        let instruments = Arc::new(Instruments::new());
+        let metrics = Metrics::new(Arc::clone(&instruments), &TopicId::new("shop", "orders").unwrap());
+        let (second, problem) = (Duration::from_secs(1), Problem::no_topic());
         for outcome in [Ok(()), Err(Failure::Full), Ok(()), Err(Failure::Timeout), Err(Failure::Full)] {
             metrics.published(outcome, second);
         }
-        metrics.answered(&Method::POST, StatusCode::ACCEPTED, second);
-        metrics.answered(&Method::POST, StatusCode::ACCEPTED, second);
-        metrics.answered(&Method::from_bytes(b"ANY").unwrap(), StatusCode::NOT_FOUND, second);
+        instruments.answered(&Method::POST, StatusCode::ACCEPTED, second);
+        instruments.answered(&Method::POST, StatusCode::ACCEPTED, second);
+        instruments.answered(&Method::from_bytes(b"ANY").unwrap(), StatusCode::NOT_FOUND, second);
         metrics.refused("mqtt", &problem);
         metrics.refused("nats", &problem);
         metrics.refused("nats", &problem);
+        instruments.without_topic("nats", &problem);
+        instruments.unreadable();
         meters.force_flush().unwrap();
 
         let publish = "messaging.destination.name=orders messaging.operation.name=publish messaging.operation.type=send \
-                       messaging.system=nats";
+                       messaging.system=nats tidegate.topic.namespace=shop";
         let request = "http.server.request.duration http.request.method";
-        let refused = "tidegate.ingress.refused error.type=not-found messaging.destination.name=orders";
+        let refused = "tidegate.ingress.refused error.type=no-topic messaging.destination.name=orders";
         let mut expected = BTreeMap::from([
             (format!("{request}=POST http.response.status_code=202 url.scheme=https"), 2),
             (format!("{request}=_OTHER http.response.status_code=404 url.scheme=https"), 1),
-            (format!("{refused} network.protocol.name=mqtt"), 1),
-            (format!("{refused} network.protocol.name=nats"), 2),
+            (format!("{refused} network.protocol.name=mqtt tidegate.topic.namespace=shop"), 1),
+            (format!("{refused} network.protocol.name=nats tidegate.topic.namespace=shop"), 2),
+            ("tidegate.ingress.refused error.type=no-topic network.protocol.name=nats".to_owned(), 1),
+            ("tidegate.ingress.topics.unreadable ".to_owned(), 1),
         ]);
         for name in ["messaging.client.sent.messages", "messaging.client.operation.duration"] {
             expected.insert(format!("{name} {publish}"), 2);

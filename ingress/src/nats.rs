@@ -4,6 +4,8 @@
 //! A message is an event by the CloudEvents NATS binding. None of its headers reaches the stream but as an attribute,
 //! so no publisher can use the broker's own (`Nats-Msg-Id`, `Nats-Rollup`, …).
 //!
+//! The subject says which publisher it is, and of which topic: its account imports that subject and no other.
+//!
 //! The listener has a connection of its own, so that a flood of requests does not delay acknowledgements. A request
 //! with malformed headers is answered 400, like every message that is not an event.
 
@@ -13,9 +15,9 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
-use serde::Deserialize;
 use serde_json::json;
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::layout::{self, ingress};
+use tidegate_broker_client::stored;
 use tidegate_wire::nats::{Client, Message, Publish, SubscribeError, Subscriber};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -26,12 +28,13 @@ use crate::message::Origin;
 use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::share;
+use crate::topics::Topics;
 use crate::trace;
 
-/// Each request goes to one of the topic's ingresses.
+/// Each request goes to one of the broker's ingresses.
 const GROUP: &str = "ingress";
-/// The header in which a server says whose request an imported service is asked with.
-const REQUEST_INFO: &str = "Nats-Request-Info";
+/// The name in metrics.
+const PROTOCOL: &str = "nats";
 /// The broker hears of the end within this time, or it has no connection.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -39,24 +42,27 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Listener {
     client: Client,
     requests: Subscriber,
-    intake: Arc<Intake>,
+    topics: Arc<Topics>,
 }
+
+/// What became of a request, and the topic that it was for, if there is one.
+type TakenRequest = (Option<Arc<Intake>>, Result<PendingEvent, Problem>);
 
 impl Listener {
     /// Begins to listen over this connection.
     ///
     /// # Errors
     /// None for the subject of publishers.
-    pub fn new(client: Client, intake: Arc<Intake>) -> Result<Self, SubscribeError> {
-        let requests = client.subscribe(layout::PUBLISH_SUBJECT, Some(GROUP))?;
-        Ok(Self { client, requests, intake })
+    pub fn new(client: Client, topics: Arc<Topics>) -> Result<Self, SubscribeError> {
+        let requests = client.subscribe(ingress::PUBLISHES, Some(GROUP))?;
+        Ok(Self { client, requests, topics })
     }
 
     /// Answers requests until `stop`, then those that are on their way: as long as the broker may take to hear of it
     /// they are published, and what is left then is refused, so that its publisher repeats it elsewhere. They are sent
     /// to the broker in the order in which they came; what is in progress at a time is bounded by admission.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { client, mut requests, intake } = self;
+        let Self { client, mut requests, topics } = self;
         let mut in_flight = FuturesUnordered::new();
         let mut left_by = None;
         loop {
@@ -72,14 +78,14 @@ impl Listener {
                 request = requests.next() => {
                     let Some(request) = request else { break };
                     let reply = request.reply().map(str::to_owned);
-                    let taken = meanwhile(take(&intake, request), &mut in_flight, drop).await;
-                    in_flight.push(answer(&client, &intake, reply, taken));
+                    let taken = meanwhile(take(&topics, request), &mut in_flight, drop).await;
+                    in_flight.push(answer(&client, &topics, reply, taken));
                 }
             }
         }
         while let Some(Some(request)) = requests.next().now_or_never() {
             let reply = request.reply().map(str::to_owned);
-            in_flight.push(answer(&client, &intake, reply, Err(Problem::leaving())));
+            in_flight.push(answer(&client, &topics, reply, (None, Err(Problem::leaving()))));
         }
         while in_flight.next().await.is_some() {}
         if !matches!(timeout(LEAVE_TIMEOUT, client.flush()).await, Ok(Ok(()))) {
@@ -88,40 +94,36 @@ impl Listener {
     }
 }
 
-async fn take(intake: &Intake, request: Message) -> Result<PendingEvent<'_>, Problem> {
-    let account = account_of(&request);
-    let client = account.clone().map_or(share::Client::Unknown, share::Client::Account);
-    let admitted = intake.admission.admit(&intake.admission.client(client), request.size())?;
-    let context = trace::of_message(&request);
-    let event = stored::decode(&request, request.payload_bytes())?;
-    intake.take(event, account.as_deref().map_or(Origin::Anonymous, Origin::Account), &context, admitted).await
-}
-
-/// What the server says of the account that a request came from.
-#[derive(Deserialize)]
-struct RequestInfo {
-    acc: String,
-}
-
-/// The publisher's account. The server writes the header, over whatever the publisher put there; if it is not there
-/// exactly once and readable, the account is unknown.
-fn account_of(request: &Message) -> Option<String> {
-    let headers = request.headers()?;
-    // In another case it is the publisher's, not the server's.
-    let mut values = headers.iter().filter(|(name, _)| *name == REQUEST_INFO);
-    let (Some((_, value)), None) = (values.next(), values.next()) else { return None };
-    let RequestInfo { acc } = serde_json::from_str(value).ok()?;
-    Some(acc).filter(|account| !account.is_empty())
+async fn take(topics: &Topics, request: Message) -> TakenRequest {
+    let known = ingress::publisher_of(request.subject());
+    let found = known.and_then(|(topic, publisher)| {
+        let intake = topics.current().by_path(&topic.to_string()).cloned();
+        intake.map(|intake| (intake, publisher))
+    });
+    let Some((intake, publisher)) = found else { return (None, Err(Problem::no_topic())) };
+    let taking = async {
+        let admission = &topics.shared.admission;
+        let client = admission.client(share::Client::Publisher(request.subject().to_owned()));
+        let admitted = admission.admit(&client, &intake.share, request.size())?;
+        let context = trace::of_message(&request);
+        let event = stored::decode(&request, request.payload_bytes())?;
+        intake.take(event, Origin::Publisher(publisher), &context, admitted).await
+    };
+    let taken = taking.await;
+    (Some(intake), taken)
 }
 
 /// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
-async fn answer(client: &Client, intake: &Intake, reply: Option<String>, taken: Result<PendingEvent<'_>, Problem>) {
+async fn answer(client: &Client, topics: &Topics, reply: Option<String>, (topic, taken): TakenRequest) {
     let outcome = match taken {
         Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),
     };
     if let Err(problem) = &outcome {
-        intake.metrics.refused("nats", problem);
+        match topic {
+            Some(topic) => topic.metrics.refused(PROTOCOL, problem),
+            None => topics.shared.instruments.without_topic(PROTOCOL, problem),
+        }
     }
     let Some(reply) = reply else { return };
     let payload = reply_of(&outcome);
@@ -153,33 +155,10 @@ fn code_of(status: StatusCode) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_wire::nats::HeaderBlock;
-
     use super::*;
-
-    fn request(headers: Option<&HeaderBlock>) -> Message {
-        Message::compose(layout::PUBLISH_SUBJECT, None, headers, b"").unwrap()
-    }
 
     fn reply(outcome: Result<Stored, Problem>) -> String {
         reply_of(&outcome)
-    }
-
-    #[test]
-    fn an_account_is_what_the_server_said_once() {
-        let of = |values: &[&str]| {
-            let mut headers = HeaderBlock::new();
-            headers.append("nats-request-info", "{}").unwrap();
-            for value in values {
-                headers.append(REQUEST_INFO, value).unwrap();
-            }
-            account_of(&request(Some(&headers)))
-        };
-        assert_eq!(of(&[r#"{"acc":"ABC","rtt":1}"#]).as_deref(), Some("ABC"));
-        for other in [&[][..], &["{}"], &["x"], &[r#"{"acc":""}"#], &[r#"{"acc":1}"#], &[r#"{"acc":"A"}"#, "{}"]] {
-            assert_eq!(of(other), None, "{other:?}");
-        }
-        assert_eq!(account_of(&request(None)), None);
     }
 
     #[test]

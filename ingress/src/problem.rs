@@ -13,7 +13,7 @@ use tidegate_cloudevents::{Invalid, media_type};
 
 use crate::outcome::Failure;
 
-/// What can be done with `/`.
+/// What can be done with the events of a topic.
 pub const METHODS: &str = "POST, OPTIONS";
 
 /// An answer that is not 202.
@@ -70,10 +70,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid-webhook-request", "Not a webhook handshake", detail)
     }
 
-    /// 404
-    pub fn not_found() -> Self {
-        let detail = "there is nothing here: POST events to /";
-        Self::new(StatusCode::NOT_FOUND, "not-found", "No such path", detail)
+    /// 404. It is the same for a topic that is not there and for a request that names none, and names none itself.
+    pub fn no_topic() -> Self {
+        let detail = "this names no topic of the broker: POST events to the address in the EventTopic's status, or to \
+                      /<namespace>/<topic> of the broker; a topic that was just made is there in about a minute";
+        Self::new(StatusCode::NOT_FOUND, "no-topic", "No such topic", detail)
     }
 
     /// 405
@@ -130,7 +131,7 @@ impl Problem {
     /// 429
     pub fn delayed_events_full() -> Self {
         let detail = "too many events wait for their time: repeat this one later; there is room when some of them are \
-                      published or cancelled, or when spec.broker.storage of the EventTopic leaves more of it";
+                      published or cancelled, or when spec.retention.maxSize of the EventTopic leaves more of it";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "delayed-events-full", "Too many delayed events", detail)
             .retry_after(Duration::from_secs(5))
     }
@@ -157,14 +158,14 @@ impl Problem {
     /// 503, because of too many connections at a time.
     pub fn too_many_connections() -> Self {
         let detail = "too many connections are open, in all or from this address: send several requests over each, or \
-                      raise spec.broker.ingress.maxConnections of the topic";
+                      raise spec.ingress.maxConnections of the EventBroker";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
     }
 
     /// 503, because of too many requests at a time.
     pub fn overloaded() -> Self {
-        let detail = "too many requests are in progress, in all or from this client, or they take too much memory: \
-                      repeat this one";
+        let detail = "too many requests are in progress, in all, for this topic or from this client, or they take too \
+                      much memory: repeat this one";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too busy", detail).retry_after(Duration::from_secs(1))
     }
 
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!(header(Problem::not_stored(Failure::Timeout, 0, 1), RETRY_AFTER), "1");
         let unsupported = Problem::from(Invalid::UnsupportedMediaType("x".into()));
         assert!(header(unsupported, ACCEPT).contains("application/cloudevents+json"));
-        assert_eq!(header(Problem::not_found(), CONTENT_TYPE), "application/problem+json");
+        assert_eq!(header(Problem::no_topic(), CONTENT_TYPE), "application/problem+json");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! From an event to the broker's acknowledgement.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tidegate_broker_client::contract::{self, Routing};
+use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_cloudevents::Event;
 use tidegate_wire::nats::{Client, Link};
 use tokio::sync::OnceCell;
@@ -10,7 +11,6 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::alarm::Alarm;
 use crate::commit::{Committer, Outcome, PendingOutcome};
-use crate::config::Limits;
 use crate::message::{Message, Origin};
 use crate::metrics::Metrics;
 use crate::outcome::{self, Failure, Receipt, Stored};
@@ -19,12 +19,20 @@ use crate::trace::{self, Context};
 /// Publishes events of one topic.
 pub struct Publisher {
     client: Client,
+    subjects: TopicSubjects,
     /// `None` on a Direct topic: events go to whatever subscribes, and there is no acknowledgement.
-    committer: Option<Committer>,
+    queue: Option<Queue>,
     place: trace::Destination,
-    limits: Limits,
+    timeout: Duration,
     metrics: Arc<Metrics>,
-    alarm: Option<Alarm>,
+}
+
+/// What a topic has that stores events.
+pub struct Queue {
+    /// Sends them.
+    pub committer: Committer,
+    /// Tells the operator when they cannot be stored.
+    pub alarm: Alarm,
 }
 
 /// Not every event of a request was stored.
@@ -37,8 +45,8 @@ pub struct Incomplete {
 }
 
 /// An event on its way to the broker.
-pub struct PendingPublish<'a> {
-    publisher: &'a Publisher,
+pub struct PendingPublish {
+    publisher: Arc<Publisher>,
     way: OutcomeSource,
     begun: PublishStart,
 }
@@ -67,13 +75,23 @@ struct PublishStart {
 }
 
 impl Publisher {
-    /// A publisher of a topic over this connection.
-    pub fn new(client: Client, config: &contract::Ingress, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        let committer =
-            (config.routing == Routing::Queued).then(|| Committer::new(client.clone(), config.flush, &limits));
-        let alarm = Alarm::new(client.clone(), config);
-        let place = trace::Destination::of(config);
-        Self { client, committer, place, limits, metrics, alarm }
+    /// A publisher of a topic over this connection. One publish takes no longer than `timeout`.
+    pub fn new(
+        client: Client,
+        subjects: TopicSubjects,
+        queue: Option<Queue>,
+        place: trace::Destination,
+        timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { client, subjects, queue, place, timeout, metrics }
+    }
+
+    /// Whether it is the only topic, which may take all there is.
+    pub fn set_alone(&self, is_alone: bool) {
+        if let Some(queue) = &self.queue {
+            queue.committer.set_alone(is_alone);
+        }
     }
 
     /// Publishes all events of a request and returns when the broker has acknowledged them.
@@ -82,9 +100,9 @@ impl Publisher {
     ///
     /// # Errors
     /// Some are not known to be stored.
-    pub async fn publish_all(&self, events: &[Event], request: &Context) -> Result<Receipt, Incomplete> {
+    pub async fn publish_all(self: &Arc<Self>, events: &[Event], request: &Context) -> Result<Receipt, Incomplete> {
         let (mut receipt, mut worst) = (Receipt::default(), None);
-        let most = self.committer.as_ref().map_or(usize::MAX, Committer::most);
+        let most = self.queue.as_ref().map_or(usize::MAX, |queue| queue.committer.most());
         for some in events.chunks(most) {
             let sent = match self.send_all(some, Origin::Anonymous, request).await {
                 Ok(sent) => sent,
@@ -114,22 +132,22 @@ impl Publisher {
     /// # Errors
     /// It was not sent.
     pub async fn send(
-        &self,
+        self: &Arc<Self>,
         event: &Event,
         origin: Origin<'_>,
         request: &Context,
-    ) -> Result<PendingPublish<'_>, Failure> {
+    ) -> Result<PendingPublish, Failure> {
         let mut sent = self.send_all(std::slice::from_ref(event), origin, request).await?;
         sent.pop().ok_or(Failure::Unavailable)
     }
 
     /// Sends events of one request, as soon as not too many others are under way.
     async fn send_all(
-        &self,
+        self: &Arc<Self>,
         events: &[Event],
         origin: Origin<'_>,
         request: &Context,
-    ) -> Result<Vec<PendingPublish<'_>>, Failure> {
+    ) -> Result<Vec<PendingPublish>, Failure> {
         let (mut begun, mut messages) = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
         for event in events {
             let started = Instant::now();
@@ -142,7 +160,7 @@ impl Publisher {
         match self.hand_over(messages).await {
             Ok(ways) => {
                 let sent = begun.into_iter().zip(ways);
-                Ok(sent.map(|(begun, way)| PendingPublish { publisher: self, way, begun }).collect())
+                Ok(sent.map(|(begun, way)| PendingPublish { publisher: Arc::clone(self), way, begun }).collect())
             }
             Err(failure) => {
                 begun.iter().for_each(|begun| self.ended(begun, Err(failure)));
@@ -157,11 +175,12 @@ impl Publisher {
         if !link.connected {
             return Err(Failure::Unavailable);
         }
-        if let Some(committer) = &self.committer {
+        messages.iter_mut().for_each(|message| message.subject = self.subjects.event(&message.subject));
+        if let Some(Queue { committer, .. }) = &self.queue {
             messages.iter_mut().try_for_each(Message::expect_stream).map_err(|_| Failure::Refused)?;
             return Ok(committer.submit(messages).await?.into_iter().map(OutcomeSource::Stream).collect());
         }
-        let deadline = Instant::now() + self.limits.publish;
+        let deadline = Instant::now() + self.timeout;
         let flush = Arc::new(SharedFlush { link, result: OnceCell::new() });
         let mut ways = Vec::with_capacity(messages.len());
         let mut failed = false;
@@ -209,10 +228,14 @@ impl Publisher {
             Ok(Outcome::Failed(failure)) | Err(failure) => failure,
             Ok(Outcome::Skipped) => Failure::Unavailable,
         };
-        if let Some(alarm) = &self.alarm {
+        self.raise(failure).await;
+        Err(failure)
+    }
+
+    async fn raise(&self, failure: Failure) {
+        if let Some(Queue { alarm, .. }) = &self.queue {
             alarm.raise(failure).await;
         }
-        Err(failure)
     }
 
     fn ended(&self, PublishStart { trace, started }: &PublishStart, outcome: Result<Stored, Failure>) {
@@ -221,7 +244,7 @@ impl Publisher {
     }
 }
 
-impl PendingPublish<'_> {
+impl PendingPublish {
     /// Waits for the broker's acknowledgement. On a Direct topic, which has none, for the broker to have taken in
     /// everything that was sent.
     ///
@@ -243,7 +266,7 @@ impl PendingPublish<'_> {
             OutcomeSource::Known(outcome) => outcome,
             OutcomeSource::Direct(flush) => {
                 let flushed = flush.result.get_or_init(|| publisher.flushed(flush.link));
-                let flushed = timeout_at(begun.started + publisher.limits.publish, flushed).await;
+                let flushed = timeout_at(begun.started + publisher.timeout, flushed).await;
                 match *flushed.unwrap_or(&Err(Failure::Timeout)) {
                     Ok(()) => Outcome::Stored(Stored::default()),
                     Err(failure) => Outcome::Failed(failure),
@@ -254,9 +277,7 @@ impl PendingPublish<'_> {
             Outcome::Stored(stored) => publisher.ended(&begun, Ok(stored)),
             Outcome::Failed(failure) => {
                 publisher.ended(&begun, Err(failure));
-                if let Some(alarm) = &publisher.alarm {
-                    alarm.raise(failure).await;
-                }
+                publisher.raise(failure).await;
             }
             Outcome::Skipped => {}
         }

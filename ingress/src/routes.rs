@@ -1,11 +1,12 @@
-//! What publishers can ask for: `POST /`, whether they may (`OPTIONS /`), and `DELETE /delayed/<key>`.
+//! What publishers can ask for: to publish (`POST`), whether they may (`OPTIONS`), and to cancel an event that waits
+//! (`DELETE`). [`crate::target`] says which topic a request is for.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::LOCATION;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tidegate_broker_client::later;
@@ -17,6 +18,8 @@ use crate::intake::{Accepted, Intake};
 use crate::message::Origin;
 use crate::problem::Problem;
 use crate::share::Share;
+use crate::target::{self, Name, Resource};
+use crate::topics::{Shared, Topics};
 use crate::{body, trace, webhook};
 
 /// The event's sequence in the stream; of a batch, the highest.
@@ -28,36 +31,55 @@ const DUPLICATES: HeaderName = HeaderName::from_static("tidegate-duplicates");
 
 /// When an event is to be published: the same as its attribute.
 const DELIVER_AT: HeaderName = HeaderName::from_static("tidegate-deliver-at");
-/// Where an event that waits for its time can be cancelled; its key follows.
-const DELAYED: &str = "/delayed/";
-
 /// The HTTPS listener. Without a framework: what one does for a request costs more than a publish.
 #[derive(Clone)]
-pub struct Routes(pub Arc<Intake>);
+pub struct Routes(pub Arc<Topics>);
 
 impl Answers for Routes {
     async fn answer(&self, request: Request<Incoming>, share: &Arc<Share>) -> Response<Full<Bytes>> {
-        let Self(intake) = self;
+        let Self(topics) = self;
         let started = Instant::now();
         let method = request.method().clone();
-        let outcome = match request.uri().path() {
-            "/" if method == Method::POST => publish(intake, request, share).await.map(|done| accepted(&done)),
-            "/" if method == Method::OPTIONS => webhook::answer(request.headers()),
-            "/" => Err(Problem::method_not_allowed()),
-            path => match path.strip_prefix(DELAYED) {
-                Some(key) if method == Method::DELETE => cancel(intake, key, share).await,
-                Some(_) => Err(Problem::only_delete()),
-                None => Err(Problem::not_found()),
-            },
-        };
-        let response = outcome.unwrap_or_else(Problem::into_response);
-        intake.metrics.answered(&method, response.status(), started.elapsed());
+        let response = respond(topics, request, share).await.unwrap_or_else(Problem::into_response);
+        topics.shared.instruments.answered(&method, response.status(), started.elapsed());
         response
     }
 }
 
+/// Finds the topic, and asks it.
+async fn respond(
+    topics: &Topics,
+    request: Request<Incoming>,
+    share: &Arc<Share>,
+) -> Result<Response<Full<Bytes>>, Problem> {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let (intake, name, resource) = find(topics, &uri, request.headers()).ok_or_else(Problem::no_topic)?;
+    let call = Call { intake: &intake, shared: &topics.shared, share };
+    match resource {
+        Resource::Events if method == Method::POST => {
+            call.publish(request).await.map(|accepted| accepted_response(&accepted, name))
+        }
+        Resource::Events if method == Method::OPTIONS => webhook::answer(request.headers()),
+        Resource::Events => Err(Problem::method_not_allowed()),
+        Resource::Delayed(key) if method == Method::DELETE => call.cancel(key).await,
+        Resource::Delayed(_) => Err(Problem::only_delete()),
+    }
+}
+
+/// The topic that a request is for, how it is named, and what of it the request is about.
+fn find<'u>(topics: &Topics, uri: &'u Uri, headers: &HeaderMap) -> Option<(Arc<Intake>, Name<'u>, Resource<'u>)> {
+    let table = topics.current();
+    let by_host = table.by_host(target::host(uri, headers));
+    let (name, resource) = target::of_path(uri.path(), by_host.is_some())?;
+    let intake = match name {
+        Name::Host => by_host,
+        Name::Path(path) => table.by_path(path),
+    };
+    intake.map(|intake| (Arc::clone(intake), name, resource))
+}
+
 /// 202, with what the broker said.
-fn accepted(Accepted { receipt, cancel_key }: &Accepted) -> Response<Full<Bytes>> {
+fn accepted_response(Accepted { receipt, cancel_key }: &Accepted, name: Name<'_>) -> Response<Full<Bytes>> {
     let mut response = Response::default();
     *response.status_mut() = StatusCode::ACCEPTED;
     let headers = response.headers_mut();
@@ -65,7 +87,7 @@ fn accepted(Accepted { receipt, cancel_key }: &Accepted) -> Response<Full<Bytes>
         headers.insert(SEQUENCE, receipt.sequence.into());
     }
     // A key is no more than letters, digits, `-` and `_`.
-    let location = cancel_key.as_ref().and_then(|key| HeaderValue::try_from(format!("{DELAYED}{key}")).ok());
+    let location = cancel_key.as_ref().and_then(|key| HeaderValue::try_from(target::location(name, key)).ok());
     if let Some(location) = location {
         headers.insert(LOCATION, location);
     }
@@ -78,35 +100,45 @@ fn accepted(Accepted { receipt, cancel_key }: &Accepted) -> Response<Full<Bytes>
     response
 }
 
-/// Takes the events of a request: a receipt when the broker has acknowledged all of them.
-async fn publish(intake: &Intake, request: Request<Incoming>, share: &Arc<Share>) -> Result<Accepted, Problem> {
-    let (head, body) = request.into_parts();
-    let mut admitted = intake.admission.admit(share, body::size(&head.headers))?;
-    let token = token(&head.headers, &intake.message_ids)?;
-    let limit = intake.admission.request_limit();
-    let body = body::read(body, &head.headers, limit, &mut admitted.room, &intake.limits).await?;
-    let (mode, mut events) = binding::decode(&head.headers, body)?;
-    if let Some(at) = delivery_time(&head.headers)? {
-        delay(&mut events, mode, at)?;
-    }
-    if token.is_some() && mode == binding::Mode::Batched {
-        return Err(Problem::named_batch());
-    }
-    tracing::debug!(mode = mode.name(), events = events.len(), "request decoded");
-    let origin = token.as_ref().map_or(Origin::Anonymous, Origin::Handler);
-    let context = trace::of_request(&head.headers);
-    // With it goes what the request was read into: nothing of it is needed while the broker stores the events.
-    drop(head);
-    intake.publish(events, origin, &context).await
+/// What a request to a topic works with.
+struct Call<'a> {
+    intake: &'a Intake,
+    shared: &'a Shared,
+    share: &'a Arc<Share>,
 }
 
-/// Cancels an event that waits for its time.
-async fn cancel(intake: &Intake, key: &str, share: &Arc<Share>) -> Result<Response<Full<Bytes>>, Problem> {
-    let _admitted = intake.admission.admit(share, 0)?;
-    intake.cancel(key).await?;
-    let mut response = Response::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+impl Call<'_> {
+    /// Takes the events of a request: a receipt when the broker has acknowledged all of them.
+    async fn publish(&self, request: Request<Incoming>) -> Result<Accepted, Problem> {
+        let Self { intake, shared, share } = self;
+        let (head, body) = request.into_parts();
+        let mut admitted = shared.admission.admit(share, &intake.share, body::size(&head.headers))?;
+        let token = token(&head.headers, &intake.message_ids)?;
+        let limit = intake.share.request_limit;
+        let body = body::read(body, &head.headers, limit, &mut admitted.room, &shared.limits).await?;
+        let (mode, mut events) = binding::decode(&head.headers, body)?;
+        if let Some(at) = delivery_time(&head.headers)? {
+            delay(&mut events, mode, at)?;
+        }
+        if token.is_some() && mode == binding::Mode::Batched {
+            return Err(Problem::named_batch());
+        }
+        tracing::debug!(mode = mode.name(), events = events.len(), "request decoded");
+        let origin = token.as_ref().map_or(Origin::Anonymous, Origin::Handler);
+        let context = trace::of_request(&head.headers);
+        // With it goes what the request was read into: nothing of it is needed while the broker stores the events.
+        drop(head);
+        intake.publish(events, origin, &context).await
+    }
+
+    /// Cancels an event that waits for its time.
+    async fn cancel(&self, key: &str) -> Result<Response<Full<Bytes>>, Problem> {
+        let _admitted = self.shared.admission.admit(self.share, &self.intake.share, 0)?;
+        self.intake.cancel(key).await?;
+        let mut response = Response::default();
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Ok(response)
+    }
 }
 
 /// When the event is to be published, if the request says so in its own header.

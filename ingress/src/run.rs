@@ -2,33 +2,32 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tidegate_broker_client::contract::{self, Routing};
-use tidegate_broker_client::identity::{Unreadable, file};
-use tidegate_broker_client::message_id::TopicKey;
+use tidegate_broker_client::contract;
+use tidegate_broker_client::identity::Unreadable;
 use tidegate_wire::nats::{Client, SubscribeError};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin::{self, Health};
+use crate::admission::Admission;
+use crate::commit::Pool;
 use crate::config::Limits;
 use crate::connection::Http;
-use crate::delay::{Delayer, Mover};
-use crate::intake::Intake;
-use crate::metrics::Metrics;
+use crate::metrics::Instruments;
 use crate::mqtt::Mqtt;
-use crate::publish::Publisher;
 use crate::server::{Protocol, Server, listen};
 use crate::tls::Certificate;
-use crate::trace::Destination;
+use crate::topics::{ServingAnswers, Shared, Topics, TopicsFile};
 use crate::{broker, nats, routes};
 
 /// How long the broker may take to say that it has what the client still held.
 const FLUSH: Duration = Duration::from_secs(2);
+/// Where this pod's name is: set by the operator, else the host's name.
+const POD: [&str; 2] = ["K8S_POD_NAME", "HOSTNAME"];
 /// Connections to the admin listener.
 const ADMIN_CONNECTIONS: usize = 64;
 /// A probe is over in this time: a connection to the admin listener that is older makes room for the next one.
@@ -37,7 +36,7 @@ const ADMIN_UNUSED: Duration = Duration::from_secs(1);
 /// Why the ingress does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server's certificate, the topic's key or the identity for the broker cannot be used.
+    /// The server's certificate or the identity for the broker cannot be used.
     #[error(transparent)]
     Identity(#[from] Unreadable),
     /// TLS cannot be set up.
@@ -61,7 +60,9 @@ pub struct Ingress {
     https: Server<Http<routes::Routes>>,
     mqtt: Server<Mqtt>,
     nats: nats::Listener,
-    mover: Option<Mover>,
+    serving: ServingAnswers,
+    file: TopicsFile,
+    topics: Arc<Topics>,
     admin: Server<Http<admin::Routes>>,
     health: Arc<Health>,
     certificate: Arc<Certificate>,
@@ -78,25 +79,27 @@ impl Ingress {
         let limits = limits.with_capacity(config.capacity);
         let certificate = Certificate::load(&config.identity)?;
         let client = broker::connect(config)?;
-        let intake = intake(config, client.clone(), &limits)?;
+        let topics = Topics::new(shared(config, client.clone(), &limits));
+        let mut file = TopicsFile::new(&config.topics, Arc::clone(&topics));
+        // Without it there is nothing to serve yet, and everything else works.
+        file.check();
 
         let tls = Some(certificate.acceptor(&["h2", "http/1.1"])?);
-        let admission = Arc::clone(&intake.admission);
-        let answers = routes::Routes(Arc::clone(&intake));
+        let admission = Arc::clone(&topics.shared.admission);
+        let answers = routes::Routes(Arc::clone(&topics));
         let http = Http { answers, tls, limits: limits.clone(), admission: Arc::clone(&admission) };
         let https = serve(config.https_port, http, limits.connections, None).await?;
-        let mqtt = Mqtt::new(Arc::clone(&intake), certificate.acceptor(&["mqtt"])?);
+        let mqtt = Mqtt::new(Arc::clone(&topics), certificate.acceptor(&["mqtt"])?);
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
-        let stored = config.routing == Routing::Queued;
-        let mover = stored.then(|| Mover::new(client.clone(), Arc::clone(&intake)));
         let publishers = broker::connect_publishers(config)?;
-        let nats = nats::Listener::new(publishers.clone(), intake)?;
+        let nats = nats::Listener::new(publishers.clone(), Arc::clone(&topics))?;
+        let serving = ServingAnswers::new(Arc::clone(&topics))?;
 
         let health = Arc::new(Health::new(client.clone(), publishers, &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
         let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
-        Ok(Self { https, mqtt, nats, mover, admin, health, certificate, client, limits })
+        Ok(Self { https, mqtt, nats, serving, file, topics, admin, health, certificate, client, limits })
     }
 
     /// Where HTTPS is served.
@@ -126,27 +129,30 @@ impl Ingress {
     /// Serves until `leave` completes, and then ends in order: not ready; still taking requests while the
     /// cluster takes this pod out of its Services; ending the requests in progress; flushing.
     pub async fn run(self, leave: impl Future<Output = ()>) {
-        let Self { https, mqtt, nats, mover, admin, health, certificate, client, limits } = self;
-        let stop = CancellationToken::new();
+        let Self { https, mqtt, nats, serving, file, topics, admin, health, certificate, client, limits } = self;
+        let stop = topics.shared.stop.clone();
+        let _file = AbortOnDropHandle::new(tokio::spawn(file.watch(limits.topics_check)));
+        let _serving = AbortOnDropHandle::new(tokio::spawn(serving.run()));
         let interval = limits.certificate_check;
         let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificate.watch(interval).await }));
         let watched = Arc::clone(&health);
         let _health = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(CancellationToken::new())));
-        let mut serving = vec![
+        let listeners = [
             tokio::spawn(https.run(stop.clone())),
             tokio::spawn(mqtt.run(stop.clone())),
             tokio::spawn(nats.run(stop.clone())),
         ];
-        serving.extend(mover.map(|mover| tokio::spawn(mover.run(stop.clone()))));
-        let mut serving = join_all(serving.into_iter().map(AbortOnDropHandle::new));
+        let listeners = join_all(listeners.into_iter().map(AbortOnDropHandle::new));
 
         leave.await;
         tracing::info!("draining: no longer ready");
         health.leave();
         tokio::time::sleep(limits.propagation).await;
         stop.cancel();
-        if tokio::time::timeout(limits.drain, &mut serving).await.is_err() {
+        topics.shared.movers.close();
+        let ended = async { tokio::join!(listeners, topics.shared.movers.wait()) };
+        if tokio::time::timeout(limits.drain, ended).await.is_err() {
             tracing::warn!("closing connections whose requests did not finish in time");
         }
         match tokio::time::timeout(FLUSH, client.flush()).await {
@@ -156,24 +162,21 @@ impl Ingress {
     }
 }
 
-/// What all protocols share.
-fn intake(config: &contract::Ingress, client: Client, limits: &Limits) -> Result<Arc<Intake>, Unreadable> {
-    let message_ids = Arc::new(message_id_key(&config.identity)?);
-    let metrics = Arc::new(Metrics::new(&config.topic));
-    let publisher = Publisher::new(client.clone(), config, limits.clone(), Arc::clone(&metrics));
-    let delayer = (config.routing == Routing::Queued).then(|| {
-        let (place, keys) = (Destination::of(config), Arc::clone(&message_ids));
-        Delayer::new(client, keys, place, Arc::clone(&metrics), limits.publish)
-    });
-    Ok(Arc::new(Intake::new(publisher, delayer, message_ids, limits.clone(), metrics, config.max_event_size)))
-}
-
-/// The topic's key for message ids. It lasts as long as the topic: it is read once.
-fn message_id_key(folder: &Path) -> Result<TopicKey, Unreadable> {
-    let path = folder.join(file::MESSAGE_ID_KEY);
-    let unreadable = |error: &dyn std::fmt::Display| Unreadable::new(path.display().to_string(), error);
-    let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
-    TopicKey::from_text(&text).map_err(|error| unreadable(&error))
+/// What all topics share.
+fn shared(config: &contract::Ingress, client: Client, limits: &Limits) -> Shared {
+    Shared {
+        client,
+        server: config.servers.first().and_then(|url| tidegate_telemetry::Server::parse(url)),
+        flush: config.flush,
+        pod: POD.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default().into(),
+        volume: config.volume.clone(),
+        admission: Arc::new(Admission::new(limits)),
+        instruments: Arc::new(Instruments::new()),
+        pool: Arc::new(Pool::new(limits)),
+        stop: CancellationToken::new(),
+        movers: TaskTracker::new(),
+        limits: limits.clone(),
+    }
 }
 
 async fn serve<P: Protocol>(

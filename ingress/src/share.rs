@@ -1,9 +1,11 @@
-//! Shares of what is bounded: those of a connection are within those of its client, and these within the whole.
+//! Shares of what is bounded: those of a connection are within those of its client, and these within the whole. A
+//! request also takes from the share of its topic.
 //!
-//! Whatever one connection or one client does, there is room left for another one.
+//! Whatever one connection, one client or one topic does, there is room left for another one.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -16,10 +18,8 @@ use crate::problem::Problem;
 pub enum Client {
     /// A connection from this address.
     Address(IpAddr),
-    /// A publisher over NATS, whose connections end at the broker: its account.
-    Account(String),
-    /// One over NATS of which the broker says nothing.
-    Unknown,
+    /// A publisher over NATS, whose connections end at the broker: its subject.
+    Publisher(String),
 }
 
 impl From<IpAddr> for Client {
@@ -32,7 +32,18 @@ impl From<IpAddr> for Client {
 pub struct Share {
     requests: Arc<Semaphore>,
     memory_kib: Arc<Semaphore>,
+    /// How much memory it has, taken or not.
+    size_kib: AtomicU32,
     above: Option<Arc<Share>>,
+}
+
+/// All shares from which a request takes.
+#[derive(Clone)]
+pub struct Shares {
+    /// That of its connection, and what that is within.
+    connection: Arc<Share>,
+    /// That of its topic; `None`: the topic may take the whole.
+    topic: Option<Arc<Share>>,
 }
 
 /// What was taken of a share and of those above it; given back on drop.
@@ -41,13 +52,50 @@ pub type Permits = Vec<OwnedSemaphorePermit>;
 impl Share {
     /// A share of this size, within another one.
     pub fn new(requests: usize, memory_kib: u32, above: Option<Arc<Self>>) -> Self {
-        let memory_kib = usize::try_from(memory_kib).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { requests: Arc::new(Semaphore::new(requests)), memory_kib: Arc::new(Semaphore::new(memory_kib)), above }
+        let size_kib = AtomicU32::new(memory_kib);
+        let memory_kib = Arc::new(Semaphore::new(permits(memory_kib)));
+        Self { requests: Arc::new(Semaphore::new(requests)), memory_kib, size_kib, above }
+    }
+
+    /// How much memory it has, in KiB.
+    pub fn size_kib(&self) -> u32 {
+        self.size_kib.load(Ordering::Relaxed)
+    }
+
+    /// Makes the memory as large as this, if it is smaller.
+    pub fn grow(&self, kib: u32) {
+        if self.size_kib() < kib {
+            let before = self.size_kib.fetch_max(kib, Ordering::Relaxed);
+            self.memory_kib.add_permits(permits(kib.saturating_sub(before)));
+        }
+    }
+
+    /// Makes this one, and those it is within but for the whole, as large as this.
+    pub fn grow_within(&self, kib: u32) {
+        self.levels().filter(|share| share.above.is_some()).for_each(|share| share.grow(kib));
     }
 
     /// This share, and those it is within.
     fn levels(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |share| share.above.as_deref())
+    }
+}
+
+fn permits(kib: u32) -> usize {
+    usize::try_from(kib).unwrap_or(Semaphore::MAX_PERMITS)
+}
+
+impl Shares {
+    /// Those of a request over this connection for this topic.
+    pub fn new(connection: Arc<Share>, topic: Option<Arc<Share>>) -> Self {
+        Self { connection, topic }
+    }
+
+    /// From the inside out. The whole is the last: whatever waits for a share within it takes nothing of it yet.
+    fn levels(&self) -> impl Iterator<Item = &Share> {
+        let is_within = |share: &&Share| share.above.is_some();
+        let whole = self.connection.levels().filter(move |share| !is_within(share));
+        self.connection.levels().filter(is_within).chain(self.topic.as_deref()).chain(whole)
     }
 
     /// One request.
@@ -79,7 +127,7 @@ impl Share {
     /// # Errors
     /// There is not so much left.
     pub fn memory(&self, kib: u32) -> Result<Permits, Problem> {
-        let take = |share: &Self| Arc::clone(&share.memory_kib).try_acquire_many_owned(kib);
+        let take = |share: &Share| Arc::clone(&share.memory_kib).try_acquire_many_owned(kib);
         self.levels().map(take).collect::<Result<_, _>>().map_err(busy)
     }
 
@@ -102,15 +150,15 @@ fn busy<E>(_: E) -> Problem {
 
 /// The memory of something that comes in pieces: it grows with it. Given back on drop.
 pub struct Room {
-    share: Arc<Share>,
+    shares: Shares,
     taken: Permits,
     kib: u32,
 }
 
 impl Room {
     /// Nothing yet.
-    pub fn new(share: Arc<Share>) -> Self {
-        Self { share, taken: Permits::new(), kib: 0 }
+    pub fn new(shares: Shares) -> Self {
+        Self { shares, taken: Permits::new(), kib: 0 }
     }
 
     /// Makes it as large as these bytes; it does not shrink, but none gives all of it back.
@@ -125,7 +173,7 @@ impl Room {
         }
         let missing = kib(bytes).saturating_sub(self.kib);
         if missing > 0 {
-            let more = self.share.memory(missing)?;
+            let more = self.shares.memory(missing)?;
             if self.taken.is_empty() {
                 self.taken = more;
             } else {
@@ -146,10 +194,38 @@ pub fn kib(bytes: usize) -> u32 {
 mod tests {
     use super::*;
 
-    fn nested() -> (Arc<Share>, Arc<Share>, Arc<Share>) {
+    fn nested() -> (Shares, Shares, Arc<Share>) {
         let whole = Arc::new(Share::new(3, 12, None));
-        let inner = || Arc::new(Share::new(2, 8, Some(Arc::clone(&whole))));
+        let inner = || Shares::new(Arc::new(Share::new(2, 8, Some(Arc::clone(&whole)))), None);
         (inner(), inner(), whole)
+    }
+
+    #[tokio::test]
+    async fn a_topic_takes_no_more_than_its_share_and_nothing_of_the_whole_while_it_waits() {
+        let whole = Arc::new(Share::new(3, 12, None));
+        let topic = || Some(Arc::new(Share::new(1, 6, None)));
+        let connection = || Arc::new(Share::new(3, 12, Some(Arc::clone(&whole))));
+        let flood = Shares::new(connection(), topic());
+        let other = Shares::new(connection(), topic());
+        let held = flood.request().ok().unwrap();
+        assert!(flood.request().is_err(), "its own bound");
+        assert!(flood.memory(7).is_err() && flood.memory(6).is_ok());
+        let mut waiting = Box::pin(flood.next_request());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(whole.requests.available_permits(), 2, "what waits takes nothing of the whole");
+        assert!(other.request().is_ok());
+        drop(held);
+        assert!(waiting.await.is_ok());
+    }
+
+    #[test]
+    fn a_share_grows_and_never_shrinks() {
+        let (whole, size) = (Arc::new(Share::new(1, 8, None)), |share: &Share| share.memory_kib.available_permits());
+        let inner = Share::new(1, 4, Some(Arc::clone(&whole)));
+        for (kib, expected) in [(6, 6), (2, 6), (7, 7)] {
+            inner.grow_within(kib);
+            assert_eq!((size(&inner), size(&whole)), (expected, 8), "{kib}");
+        }
     }
 
     #[test]

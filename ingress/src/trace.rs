@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use opentelemetry::trace::SpanKind;
 use opentelemetry::{KeyValue, StringValue};
-use tidegate_broker_client::contract;
+use tidegate_broker_client::TopicId;
 use tidegate_cloudevents::Event;
 use tidegate_telemetry::{Operation, Parent, Server, Span, TraceParent, trace_state};
 use tidegate_wire::nats::{HeaderBlock, Message};
@@ -17,6 +17,8 @@ const MAX_BAGGAGE: usize = 8192;
 const BAGGAGE: &str = "baggage";
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
+/// The attribute with the namespace of a topic.
+pub const NAMESPACE: &str = "tidegate.topic.namespace";
 
 /// What a request or an event says of the trace that it belongs to, as it came.
 #[derive(Clone, Debug, Default)]
@@ -90,25 +92,21 @@ fn list<'h>(mut values: impl Iterator<Item = &'h str>) -> Option<Cow<'h, str>> {
 pub struct Destination(Operation);
 
 impl Destination {
-    /// As the operator says it.
-    pub fn of(config: &contract::Ingress) -> Self {
-        Self::new(&config.topic, config.servers.first().and_then(|url| Server::parse(url)))
-    }
-
     /// The topic, and the broker's address if it is known.
-    pub fn new(topic: &str, server: Option<Server>) -> Self {
+    pub fn new(topic: &TopicId, server: Option<Server>) -> Self {
         let shared = |value: &str| StringValue::from(Arc::<str>::from(value));
         let mut attributes = vec![
             KeyValue::new("messaging.system", "nats"),
             KeyValue::new("messaging.operation.name", "publish"),
             KeyValue::new("messaging.operation.type", "send"),
-            KeyValue::new("messaging.destination.name", shared(topic)),
+            KeyValue::new("messaging.destination.name", shared(topic.name())),
+            KeyValue::new(NAMESPACE, shared(topic.namespace())),
         ];
         if let Some(Server { address, port }) = server {
             attributes.push(KeyValue::new("server.address", shared(&address)));
             attributes.push(KeyValue::new("server.port", port));
         }
-        Self(Operation::new(format!("publish {topic}"), SpanKind::Producer, attributes))
+        Self(Operation::new(format!("publish {}", topic.name()), SpanKind::Producer, attributes))
     }
 }
 
@@ -195,13 +193,17 @@ mod tests {
         values.into_iter().next()
     }
 
+    fn topic() -> TopicId {
+        TopicId::new("shop", "orders").unwrap()
+    }
+
     /// The header that is stored, and the span that is exported.
     fn published(outcome: Result<(), Failure>) -> (String, SpanData) {
         LazyLock::force(&EXPORTED);
         let event = Event::builder("1", "/s", "t").build().unwrap();
         let request = http::HeaderMap::from_iter([("traceparent".parse().unwrap(), TRACE_PARENT.parse().unwrap())]);
         let mut headers = HeaderBlock::new();
-        let place = Destination::new("orders", Server::parse("tls://localhost:4222"));
+        let place = Destination::new(&topic(), Server::parse("tls://localhost:4222"));
         let publish = Publish::start(&place, &event, 7, &of_request(&request));
         publish.inject(&mut headers);
         publish.end(outcome);
@@ -226,6 +228,7 @@ mod tests {
         assert_eq!(value("messaging.system").as_deref(), Some("nats"));
         assert_eq!(value("messaging.operation.type").as_deref(), Some("send"));
         assert_eq!(value("messaging.destination.name").as_deref(), Some("orders"));
+        assert_eq!(value(NAMESPACE).as_deref(), Some("shop"));
         assert_eq!(value("cloudevents.event_id").as_deref(), Some("1"));
         assert_eq!(value("messaging.message.id").as_deref(), Some("1"), "as on the span of the processing");
         assert_eq!(value("server.address").as_deref(), Some("localhost"));
@@ -235,7 +238,7 @@ mod tests {
 
     /// What is stored where no spans are exported.
     fn passed_on(event: &Event, context: &Context) -> [Option<String>; 3] {
-        let Destination(operation) = Destination::new("orders", None);
+        let Destination(operation) = Destination::new(&topic(), None);
         let mut headers = HeaderBlock::new();
         Publish::start(&Destination(operation.unexported()), event, 0, context).inject(&mut headers);
         [PARENT, STATE, BAGGAGE].map(|name| value_of(&headers, name))
@@ -254,7 +257,7 @@ mod tests {
                 http::HeaderMap::from_iter(pairs.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())));
             let event = Event::builder("1", "/s", "t").attribute(PARENT, TRACE_PARENT).build().unwrap();
             let mut headers = HeaderBlock::new();
-            let publish = Publish::start(&Destination::new("orders", None), &event, 0, &of_request(&request));
+            let publish = Publish::start(&Destination::new(&topic(), None), &event, 0, &of_request(&request));
             publish.inject(&mut headers);
             assert!(publish.span.is_none());
             let stored = pairs.map(|(name, _)| value_of(&headers, name));

@@ -35,6 +35,8 @@ pub struct Child {
     pub resource: ApiResource,
     /// Its name.
     pub name: String,
+    /// Its namespace, where that is not its owner's.
+    pub namespace: Option<String>,
     /// All of it, as JSON.
     pub value: Value,
     /// Whether an object of that name without an owner may become ours (kept data of a deleted topic).
@@ -46,6 +48,16 @@ impl Child {
     #[must_use]
     pub fn adopting(self) -> Self {
         Self { adopts: true, ..self }
+    }
+
+    /// In another namespace than its owner's. It can have no owner reference there.
+    #[must_use]
+    pub fn within(self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self }
+    }
+
+    fn namespace<'a>(&'a self, owner: &'a Owner) -> &'a str {
+        self.namespace.as_deref().unwrap_or(&owner.namespace)
     }
 }
 
@@ -103,7 +115,7 @@ where
 /// # Errors
 /// The API server refuses it, or an object of that name belongs to somebody else.
 pub async fn apply(context: &Context, owner: &Owner, child: &Child) -> Result<(), Error> {
-    let mark = context.stores.child_mark(&child.resource.kind, &owner.namespace, &child.name);
+    let mark = context.stores.child_mark(&child.resource.kind, child.namespace(owner), &child.name);
     let hash = hash(&child.value);
     if !context.applied.holds(&key(owner, child), mark, &hash) {
         write(context, owner, child, hash).await?;
@@ -119,7 +131,7 @@ pub async fn apply_whole<K>(context: &Context, owner: &Owner, child: &Child, sto
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
-    let known: Option<Arc<K>> = watches::get(store, &owner.namespace, &child.name);
+    let known: Option<Arc<K>> = watches::get(store, child.namespace(owner), &child.name);
     let hash = hash(&child.value);
     if let Some(known) = known
         && context.applied.holds(&key(owner, child), Some(child_mark(known.meta())), &hash)
@@ -169,11 +181,11 @@ where
 }
 
 fn key(owner: &Owner, child: &Child) -> Key {
-    (child.resource.kind.clone(), owner.namespace.clone(), child.name.clone())
+    (child.resource.kind.clone(), child.namespace(owner).to_owned(), child.name.clone())
 }
 
 async fn write(context: &Context, owner: &Owner, child: &Child, hash: String) -> Result<DynamicObject, Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &owner.namespace, &child.resource);
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), child.namespace(owner), &child.resource);
     let found = compare_and_write(&api, &owner.reference, child, &hash).await?;
     context.applied.note(key(owner, child), child_mark(&found.metadata), hash);
     Ok(found)

@@ -5,7 +5,7 @@ use clap::Parser;
 /// What a container of ours asks for where nothing else is said, as in a pod.
 pub type Resources = serde_json::Map<String, serde_json::Value>;
 
-/// Tidegate's operator: reconciles EventTopic and EventHandler.
+/// Tidegate's operator: reconciles EventBroker, EventTopic and EventHandler.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
 pub struct Args {
@@ -24,9 +24,12 @@ pub struct Args {
     /// Resources of sidecars whose handler names none: JSON, as in a pod.
     #[arg(long, env = "TIDEGATE_SIDECAR_RESOURCES", value_parser = resources, default_value = r#"{"requests":{"cpu":"10m","memory":"16Mi"}}"#)]
     pub sidecar_resources: Resources,
-    /// Resources of ingresses whose topic names none: JSON, as in a pod.
+    /// Resources of ingresses whose broker names none: JSON, as in a pod.
     #[arg(long, env = "TIDEGATE_INGRESS_RESOURCES", value_parser = resources, default_value = r#"{"requests":{"cpu":"20m","memory":"16Mi"}}"#)]
     pub ingress_resources: Resources,
+    /// Specification of the EventBroker that is made for a topic that names none: JSON.
+    #[arg(long, env = "TIDEGATE_DEFAULT_BROKER", value_parser = resources, default_value = "{}")]
+    pub default_broker: Resources,
     /// Where sidecars and ingresses send their telemetry, an OTLP gRPC address. The operator's own uses the same
     /// variable.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]

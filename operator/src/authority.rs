@@ -1,4 +1,4 @@
-//! A topic's root of trust in its Secret, and identities in theirs.
+//! A broker's root of trust in its Secret, and identities in theirs.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,7 +16,10 @@ use tidegate_broker_admin::{Authority, CertificateAuthority, LeafRequest};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
 
+use crate::brokers::BrokerKey;
+use crate::context::Context;
 use crate::error::Error;
+use crate::names;
 
 const ROOT: &str = "root.key";
 const CA_KEY: &str = "ca.key";
@@ -27,16 +31,13 @@ pub type Data = BTreeMap<String, String>;
 
 /// The Secret's content for an authority.
 pub fn to_data(authority: &Authority) -> Data {
-    let mut data = BTreeMap::from([
+    BTreeMap::from([
         (ROOT.into(), STANDARD.encode(authority.root)),
         (file::CA.into(), authority.ca_certificate.clone()),
         (CA_KEY.into(), authority.ca_key.clone()),
-    ]);
-    if let Some(routes) = &authority.routes {
-        data.insert(ROUTES_CA.into(), routes.certificate.clone());
-        data.insert(ROUTES_CA_KEY.into(), routes.key.clone());
-    }
-    data
+        (ROUTES_CA.into(), authority.routes.certificate.clone()),
+        (ROUTES_CA_KEY.into(), authority.routes.key.clone()),
+    ])
 }
 
 /// The authority that a Secret holds.
@@ -51,13 +52,19 @@ pub fn from_secret(secret: &Secret) -> Result<Authority, Error> {
         .ok()
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or_else(|| damaged(secret, ROOT))?;
-    // Version 0.1 made none.
-    let routes = if data.contains_key(ROUTES_CA) || data.contains_key(ROUTES_CA_KEY) {
-        Some(CertificateAuthority { certificate: part(ROUTES_CA)?, key: part(ROUTES_CA_KEY)? })
-    } else {
-        None
-    };
+    let routes = CertificateAuthority { certificate: part(ROUTES_CA)?, key: part(ROUTES_CA_KEY)? };
     Ok(Authority { root, ca_certificate: part(file::CA)?, ca_key: part(CA_KEY)?, routes })
+}
+
+/// The root of trust of a broker; `None`: it has none (yet). It is in the operator's namespace, where no tenant can mount
+/// it.
+///
+/// # Errors
+/// The API server is away, or the Secret is damaged.
+pub async fn of_broker(context: &Context, broker: &BrokerKey) -> Result<Option<Authority>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.pod_namespace);
+    let secret = secrets.get_opt(&names::authority(&broker.name, &broker.namespace)).await?;
+    secret.as_ref().map(from_secret).transpose()
 }
 
 fn damaged(secret: &Secret, key: &str) -> Error {
@@ -65,7 +72,7 @@ fn damaged(secret: &Secret, key: &str) -> Error {
     Error::refused(
         "AuthorityDamaged",
         format!(
-            "Secret {name} has no usable {key}: restore it from a backup, or delete it and the topic's volumes to begin without their events"
+            "Secret {name} has no usable {key}: restore it from a backup, or delete it and the broker's volumes to begin without their events"
         ),
     )
 }
@@ -133,6 +140,7 @@ fn is_pair(files: &Data) -> bool {
 #[cfg(test)]
 mod tests {
     use tidegate_broker_admin::Usage;
+    use tidegate_broker_client::TopicId;
     use time::Duration;
 
     use super::*;
@@ -151,9 +159,8 @@ mod tests {
         let authority = Authority::generate("t", OffsetDateTime::now_utc()).unwrap();
         let back = from_secret(&secret(to_data(&authority))).unwrap();
         assert_eq!((back.root, &back.ca_key, &back.routes), (authority.root, &authority.ca_key, &authority.routes));
-        let mut data = to_data(&Authority { routes: None, ..authority.clone() });
-        assert_eq!(from_secret(&secret(data.clone())).unwrap().routes, None, "version 0.1");
-        data.insert(ROUTES_CA.into(), authority.routes.unwrap().certificate);
+        let mut data = to_data(&authority);
+        data.remove(ROUTES_CA_KEY);
         assert_eq!(from_secret(&secret(data)).err().unwrap().reason(), "AuthorityDamaged", "half of it");
     }
 
@@ -167,7 +174,8 @@ mod tests {
     fn an_identity_is_kept_until_it_must_be_renewed() {
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("t", now).unwrap();
-        let user = |at| authority.publisher_user("p", at).unwrap();
+        let topic = TopicId::new("n", "t").unwrap();
+        let user = |at| authority.publisher_user(&topic, "p", at).unwrap();
         let make = |present: Option<&Secret>, at| identity(&authority, present, &leaf(), Some(&user(at)), at).unwrap();
         let first = make(None, now);
         let kept = make(Some(&secret(first.clone())), now + Duration::days(30));

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 
 use crate::apply::Applied;
 use crate::args::Args;
-use crate::brokers::{Addresses, Brokers};
+use crate::broker::nudge::Unserved;
+use crate::broker::room::Promises;
+use crate::brokers::{Addresses, BrokerKey, Brokers};
+use crate::changes::Changes;
 use crate::error::Error;
 use crate::health::Health;
 use crate::ingress_reports::IngressReports;
@@ -38,7 +41,7 @@ pub struct Context {
     pub args: Arc<Args>,
     /// What the operator saw last.
     pub stores: Arc<Stores>,
-    /// What it wrote last: topics and handlers.
+    /// What it wrote last: brokers, topics and handlers.
     pub written: Arc<Written>,
     /// The same: what they were made into.
     pub applied: Arc<Applied>,
@@ -46,8 +49,14 @@ pub struct Context {
     pub pace: Arc<Pace>,
     /// How many reconciles run at the same time.
     pub slots: Arc<Slots>,
-    /// Connections to the topics' brokers.
+    /// Connections to the brokers.
     pub brokers: Arc<Brokers>,
+    /// What was promised of the brokers' room.
+    pub promises: Arc<Promises>,
+    /// Brokers that have to be looked at because of their topics.
+    pub broker_changes: Arc<Changes<BrokerKey>>,
+    /// Brokers of which a topic waits to be served.
+    pub unserved: Arc<Unserved>,
     /// What the brokers said of the handlers' lag.
     pub lag: Arc<LagTracker>,
     /// What the brokers said of events that wait for a retry.
@@ -91,6 +100,9 @@ impl Context {
             slots: Arc::default(),
             applied: Arc::default(),
             brokers: Arc::default(),
+            promises: Arc::default(),
+            broker_changes: Arc::default(),
+            unserved: Arc::default(),
             lag,
             retries,
             keys,

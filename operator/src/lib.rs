@@ -11,6 +11,7 @@ pub mod admission;
 pub mod apply;
 pub mod args;
 pub mod authority;
+pub mod broker;
 pub mod brokers;
 mod by_handler;
 mod changes;

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 /// The one field manager of the operator.
 pub const FIELD_MANAGER: &str = "tidegate-operator";
+/// Which broker an object belongs to.
+pub const BROKER_LABEL: &str = "tidegate.io/broker";
+/// The namespace of the broker that an object of the operator's namespace belongs to.
+pub const BROKER_NAMESPACE_LABEL: &str = "tidegate.io/broker-namespace";
 /// Which topic an object belongs to.
 pub const TOPIC_LABEL: &str = "tidegate.io/topic";
 /// Which handler an object belongs to.
 pub const HANDLER_LABEL: &str = "tidegate.io/handler";
-/// `broker` or `handler`: which kind of pod.
+/// `broker`, `topic` or `handler`: which kind of resource an object was made for.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Which version of its handler's template a pod was made from.
 pub const TEMPLATE_ANNOTATION: &str = "tidegate.io/template";
@@ -26,34 +30,45 @@ pub const SIDECAR_PORT: i32 = 15480;
 /// The broker's route port.
 pub const ROUTE_PORT: i32 = 6222;
 
-/// StatefulSet, client Service, PodDisruptionBudget, NetworkPolicy, configuration and Secret of a topic's broker.
-pub fn broker(topic: &str) -> String {
-    format!("{topic}-broker")
+/// StatefulSet, client Service, PodDisruptionBudget, NetworkPolicy, configuration and Secret of a broker.
+pub fn broker(broker: &str) -> String {
+    format!("{broker}-broker")
 }
 
-/// The headless Service: names of the single broker pods.
-pub fn broker_headless(topic: &str) -> String {
-    format!("{topic}-broker-headless")
+/// The headless Service: names of the single pods of a broker.
+pub fn broker_headless(broker: &str) -> String {
+    format!("{broker}-broker-headless")
 }
 
-/// The Secret with the topic's root of trust; no pod mounts it.
-pub fn authority(topic: &str) -> String {
-    format!("{topic}-authority")
+/// The Secret with a broker's root of trust, in the operator's namespace. No pod mounts it.
+pub fn authority(broker: &str, namespace: &str) -> String {
+    // Neither name has a dot, so two brokers never share one.
+    format!("broker.{namespace}.{broker}")
+}
+
+/// The Secret that a broker's ingress containers mount as their identity.
+pub fn ingress(broker: &str) -> String {
+    format!("{broker}-ingress")
+}
+
+/// The Secret that tells a broker's ingress containers which topics they serve.
+pub fn topics(broker: &str) -> String {
+    format!("{broker}-topics")
+}
+
+/// The Secret with what the pods of a broker show each other on their routes; only the broker containers mount it.
+pub fn routes(broker: &str) -> String {
+    format!("{broker}-routes")
+}
+
+/// The Service of a topic's own address.
+pub fn topic(topic: &str) -> String {
+    format!("{topic}-topic")
 }
 
 /// The ConfigMap with the certificate that verifies the topic's address.
 pub fn ca(topic: &str) -> String {
     format!("{topic}-ca")
-}
-
-/// The Secret that the ingress containers mount.
-pub fn ingress(topic: &str) -> String {
-    format!("{topic}-ingress")
-}
-
-/// The Secret with what brokers show each other on their routes; only the broker containers mount it.
-pub fn routes(topic: &str) -> String {
-    format!("{topic}-routes")
 }
 
 /// The Secret of a workload that publishes over NATS.
@@ -71,19 +86,29 @@ pub fn handler_identity(handler: &str) -> String {
     format!("{handler}-identity")
 }
 
-/// The DNS name of the client Service.
-pub fn broker_host(topic: &str, namespace: &str) -> String {
-    format!("{}.{namespace}.svc", broker(topic))
+/// The DNS name of a broker's client Service.
+pub fn broker_host(broker: &str, namespace: &str) -> String {
+    format!("{}.{namespace}.svc", self::broker(broker))
 }
 
-/// The DNS name of one broker pod.
-pub fn broker_pod_host(topic: &str, namespace: &str, ordinal: i32) -> String {
-    format!("{}-{ordinal}.{}.{namespace}.svc", broker(topic), broker_headless(topic))
+/// The DNS name of one pod of a broker.
+pub fn broker_pod_host(broker: &str, namespace: &str, ordinal: i32) -> String {
+    format!("{}-{ordinal}.{}.{namespace}.svc", self::broker(broker), broker_headless(broker))
 }
 
-/// Labels of everything that belongs to a topic's broker.
+/// The DNS name of a topic.
+pub fn topic_host(topic: &str, namespace: &str) -> String {
+    format!("{}.{namespace}.svc", self::topic(topic))
+}
+
+/// Labels of everything that belongs to a broker.
+pub fn broker_labels(broker: &str) -> BTreeMap<String, String> {
+    labels("broker", &[(BROKER_LABEL, broker), ("app.kubernetes.io/instance", broker)])
+}
+
+/// Labels of everything that belongs to a topic.
 pub fn topic_labels(topic: &str) -> BTreeMap<String, String> {
-    labels("broker", &[(TOPIC_LABEL, topic), ("app.kubernetes.io/instance", topic)])
+    labels("topic", &[(TOPIC_LABEL, topic), ("app.kubernetes.io/instance", topic)])
 }
 
 /// Labels of everything that belongs to a handler.
@@ -91,9 +116,9 @@ pub fn handler_labels(handler: &str, topic: &str) -> BTreeMap<String, String> {
     labels("handler", &[(TOPIC_LABEL, topic), (HANDLER_LABEL, handler), ("app.kubernetes.io/instance", handler)])
 }
 
-/// Which pods are a topic's brokers; part of immutable selectors.
-pub fn broker_selector(topic: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(COMPONENT_LABEL.into(), "broker".into()), (TOPIC_LABEL.into(), topic.into())])
+/// Which pods are a broker's; part of immutable selectors.
+pub fn broker_selector(broker: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(COMPONENT_LABEL.into(), "broker".into()), (BROKER_LABEL.into(), broker.into())])
 }
 
 /// Which pods are a handler's; part of immutable selectors. Our own label only: all others of these pods are the
@@ -102,9 +127,13 @@ pub fn handler_selector(handler: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(HANDLER_LABEL.into(), handler.into())])
 }
 
-/// What we add to the labels of a handler's pods.
-pub fn handler_pod_labels(handler: &str, topic: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([(HANDLER_LABEL.into(), handler.into()), (TOPIC_LABEL.into(), topic.into())])
+/// What we add to the labels of a handler's pods. By the broker's they may connect to it.
+pub fn handler_pod_labels(handler: &str, topic: &str, broker: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (HANDLER_LABEL.into(), handler.into()),
+        (TOPIC_LABEL.into(), topic.into()),
+        (BROKER_LABEL.into(), broker.into()),
+    ])
 }
 
 fn labels(component: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {

@@ -1,7 +1,7 @@
 //! Paces the rollouts that no change of a specification asks for: those of a new version of Tidegate, of its
 //! configuration, of certificates.
 //!
-//! A change that a topic's or handler's own specification makes rolls out at once. Another one waits for its turn, so
+//! A change that a broker's or handler's own specification makes rolls out at once. Another one waits for its turn, so
 //! that an upgrade of the chart does not restart every broker and every handler of the cluster at the same time. Which
 //! are rolling out is seen in the cluster, so another operator continues where one has ended.
 
@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::apply::Child;
-use crate::names::{HANDLER_LABEL, TOPIC_LABEL};
+use crate::names::{BROKER_LABEL, HANDLER_LABEL};
 use crate::watches::Stores;
 
-/// Topics whose brokers restart at the same time.
-const TOPICS: usize = 2;
+/// Brokers that restart at the same time.
+const BROKERS: usize = 2;
 /// Handlers whose pods are replaced at the same time.
 const HANDLERS: usize = 10;
 /// Between a turn's begin and the moment in which the rollout shows.
@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_TURN: Duration = Duration::from_secs(600);
 /// Carries the hash of the pod template as it was applied.
 const TEMPLATE: &str = "tidegate.io/template";
-/// Carries the generation of the topic or handler that it was applied for.
+/// Carries the generation of the broker or handler that it was applied for.
 const GENERATION: &str = "tidegate.io/generation";
 
 /// Namespace and name.
@@ -50,15 +50,15 @@ struct State {
 
 /// Whose turn it is.
 pub struct Pace {
-    /// Of topics.
-    pub topics: Turns,
+    /// Of brokers.
+    pub brokers: Turns,
     /// Of handlers.
     pub handlers: Turns,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { topics: Turns::new("topics", TOPICS), handlers: Turns::new("handlers", HANDLERS) }
+        Self { brokers: Turns::new("brokers", BROKERS), handlers: Turns::new("handlers", HANDLERS) }
     }
 }
 
@@ -112,7 +112,7 @@ pub fn stamp(child: &mut Child, generation: Option<i64>) {
     child.value["metadata"]["annotations"][GENERATION] = json!(generation.unwrap_or_default().to_string());
 }
 
-/// Whether applying the child would replace pods without the specification of its topic or handler having changed.
+/// Whether applying the child would replace pods without the specification of its broker or handler having changed.
 pub fn is_unasked<K: kube::Resource>(existing: &K, child: &Child) -> bool {
     let annotation =
         |name: &str| existing.meta().annotations.as_ref().and_then(|all| all.get(name)).map(String::as_str);
@@ -121,10 +121,10 @@ pub fn is_unasked<K: kube::Resource>(existing: &K, child: &Child) -> bool {
     annotation(TEMPLATE) != wanted(TEMPLATE) && !is_asked
 }
 
-/// The topics whose brokers are being replaced.
-pub(crate) fn rolling_topics(stores: &Stores) -> HashSet<Key> {
+/// The brokers whose pods are being replaced.
+pub(crate) fn rolling_brokers(stores: &Stores) -> HashSet<Key> {
     let rolling = stores.statefulsets.state_filter(is_replacing_brokers);
-    rolling.iter().filter_map(|set| key(set.as_ref(), TOPIC_LABEL)).collect()
+    rolling.iter().filter_map(|set| key(set.as_ref(), BROKER_LABEL)).collect()
 }
 
 /// The handlers whose pods are being replaced.
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn as_many_as_may_have_their_turn_and_the_next_when_one_is_done() {
-        let (turns, begin) = (Turns::new("topics", 2), Instant::now());
+        let (turns, begin) = (Turns::new("brokers", 2), Instant::now());
         for name in ["a", "b", "c", "d"] {
             assert!(!turns.has(&key(name)) && !turns.has(&key(name)));
         }
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn another_operator_counts_what_is_rolling_out_already() {
-        let turns = Turns::new("topics", 2);
+        let turns = Turns::new("brokers", 2);
         turns.has(&key("c"));
         let begin = Instant::now();
         assert_eq!(turns.next(&keys(&["a", "b"]), begin), []);
@@ -197,8 +197,13 @@ mod tests {
     fn what_the_own_specification_changes_waits_for_nobody() {
         let child = |image: &str, generation| {
             let value = json!({"metadata": {"name": "x"}, "spec": {"template": {"image": image}}});
-            let mut child =
-                Child { resource: ApiResource::erase::<StatefulSet>(&()), name: "x".into(), value, adopts: false };
+            let mut child = Child {
+                resource: ApiResource::erase::<StatefulSet>(&()),
+                name: "x".into(),
+                namespace: None,
+                value,
+                adopts: false,
+            };
             stamp(&mut child, Some(generation));
             child
         };

@@ -5,13 +5,14 @@
 //! (one request a page, leader-correct, over the operator's own authenticated connection), and every ten seconds for
 //! its streams. What has to be reconciled because of the answer is triggered; the reconcilers do all the rest.
 
-use std::collections::HashMap;
+mod triggers;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use kube::runtime::reflector::ObjectRef;
 use tidegate_broker_admin::api::{ConsumerInfo, StreamInfo};
 use tidegate_broker_admin::held_keys::{self, Keys};
 use tidegate_broker_admin::{consumers, handler_streams};
@@ -19,18 +20,20 @@ use tidegate_broker_client::layout;
 use tidegate_crds::handler::Order;
 use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventHandler, EventTopic};
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::brokers::{Broker, TopicKey};
+pub use self::triggers::Triggers;
+use crate::broker::room;
+use crate::brokers::session::Connected as _;
+use crate::brokers::{Broker, BrokerKey, TopicKey};
 use crate::by_handler::{HandlerKey, STATUS_PERIOD};
 use crate::context::Context;
 use crate::doorbell::next_event;
 use crate::handler::settings::scaling_policy;
 use crate::handler::{position, shelf};
 use crate::numbers::{Numbers, is_filling};
-use crate::pace::{rolling_handlers, rolling_topics};
+use crate::pace::{rolling_brokers, rolling_handlers};
 use crate::scaling::Sample;
 use crate::watches::get;
 use crate::workload::TotalWorkload;
@@ -47,26 +50,6 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How often what is remembered of resources that are gone is forgotten.
 const FORGET_PERIOD: Duration = Duration::from_secs(60);
 
-/// Where to send what has to be reconciled because of the brokers' answers.
-#[derive(Clone)]
-pub struct Triggers {
-    /// Handlers.
-    pub handlers: mpsc::Sender<ObjectRef<EventHandler>>,
-    /// Topics.
-    pub topics: mpsc::Sender<ObjectRef<EventTopic>>,
-}
-
-impl Triggers {
-    /// The receivers live as long as the controllers, and so as the sessions.
-    async fn handler(&self, namespace: &str, name: &str) {
-        let _ = self.handlers.send(ObjectRef::new(name).within(namespace)).await;
-    }
-
-    async fn topic(&self, topic: &TopicKey) {
-        let _ = self.topics.send(ObjectRef::new(&topic.name).within(&topic.namespace)).await;
-    }
-}
-
 /// Keeps a session for each broker that is reached, until it is dropped.
 pub async fn run(context: Context, triggers: Triggers) {
     context.stores.ready().await;
@@ -76,7 +59,11 @@ pub async fn run(context: Context, triggers: Triggers) {
     loop {
         tokio::select! {
             _ = ticks.tick() => {
-                keep(&context);
+                for broker in keep(&context) {
+                    for topic in room::refused(&context, &broker) {
+                        triggers.topic(&topic).await;
+                    }
+                }
                 give_turns(&context, &triggers).await;
             }
             _ = forget.tick() => forget_gone(&context),
@@ -84,6 +71,11 @@ pub async fn run(context: Context, triggers: Triggers) {
             changed = context.reports.changed() => {
                 for (namespace, name) in changed {
                     triggers.handler(&namespace, &name).await;
+                }
+            }
+            changed = context.broker_changes.next() => {
+                for broker in changed {
+                    triggers.broker(&broker).await;
                 }
             }
             changed = context.ingress_reports.changed() => {
@@ -109,22 +101,27 @@ pub async fn run(context: Context, triggers: Triggers) {
     }
 }
 
-/// Ends the sessions of topics that are no more, however they went, and forgets the handlers that are no more.
-fn keep(context: &Context) {
+/// Ends the sessions of topics that are no more, however they went, and forgets the handlers that are no more. Answers
+/// which brokers have room again.
+fn keep(context: &Context) -> HashSet<BrokerKey> {
     let stores = &context.stores;
-    context.brokers.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
+    let is_topic = |topic: &TopicKey| get(&stores.topics, &topic.namespace, &topic.name).is_some();
+    let is_broker = |broker: &BrokerKey| get(&stores.brokers, &broker.namespace, &broker.name).is_some();
+    context.brokers.keep(is_topic, is_broker);
+    let with_room = context.promises.keep(&stores.topics.state());
     let is_alive = |(namespace, name): &HandlerKey| get(&stores.handlers, namespace, name).is_some();
     context.lag.keep(is_alive);
     context.retries.keep(is_alive);
     context.keys.keep(is_alive);
     context.reports.keep(is_alive);
-    context.ingress_reports.keep(|topic| get(&stores.topics, &topic.namespace, &topic.name).is_some());
+    context.ingress_reports.keep(is_topic);
+    with_room
 }
 
 async fn give_turns(context: &Context, triggers: &Triggers) {
     let (now, stores, pace) = (Instant::now(), &context.stores, &context.pace);
-    for (namespace, name) in pace.topics.next(&rolling_topics(stores), now) {
-        triggers.topic(&TopicKey { namespace, name }).await;
+    for (namespace, name) in pace.brokers.next(&rolling_brokers(stores), now) {
+        triggers.broker(&BrokerKey { namespace, name }).await;
     }
     for (namespace, name) in pace.handlers.next(&rolling_handlers(stores), now) {
         triggers.handler(&namespace, &name).await;
@@ -136,6 +133,7 @@ fn forget_gone(context: &Context) {
     context.slots.forget_idle();
     context.applied.keep(|(kind, namespace, name)| stores.child_mark(kind, namespace, name).is_some());
     context.written.keep(|(kind, namespace, name)| match kind.as_str() {
+        "EventBroker" => get(&stores.brokers, namespace, name).is_some(),
         "EventTopic" => get(&stores.topics, namespace, name).is_some(),
         _ => get(&stores.handlers, namespace, name).is_some(),
     });

@@ -39,7 +39,8 @@ const ORDINARY: [&str; 8] = [
 
 /// Besides these: what a resource that was never ready may say for a moment. Only where it is stalled a person should
 /// look.
-const PASSING: [&str; 5] = ["BrokerError", "DestinationNotReady", "KubernetesError", "PodsNotReady", "TimedOut"];
+const PASSING: [&str; 7] =
+    ["BrokerError", "DestinationNotReady", "KubernetesError", "NotAsked", "NotServed", "PodsNotReady", "TimedOut"];
 
 /// What conditions say together.
 #[derive(Clone, Copy, Default)]

@@ -7,37 +7,44 @@ use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::names::{HANDLER_LABEL, TOPIC_LABEL};
+use crate::names::{BROKER_LABEL, HANDLER_LABEL, TOPIC_LABEL};
 use crate::watches::{
-    Feeds, Stores, any_change, dependants, handler_of, metadata, objects, ours, owner_of, resource_mark,
+    Feeds, Stores, any_change, broker_of_secret, dependants, handler_of, metadata, objects, ours, owner_of,
+    resource_mark, topics_on,
 };
-use crate::{handler, health, poll, topic, watches};
+use crate::{broker, handler, health, poll, topic, watches};
 
 /// Resources that wait to be told of their lag.
 const TRIGGERS: usize = 1024;
 
-/// Runs both controllers until `stop`; what was begun is finished.
+/// Runs all controllers until `stop`; what was begun is finished.
 pub async fn run(context: Context, stop: CancellationToken) {
     let (stores, feeds) = Stores::new();
     let context = Context { stores: Arc::new(stores), ..context };
     let shared = Arc::new(context.clone());
     let (tell_handlers, handler_triggers) = mpsc::channel(TRIGGERS);
     let (tell_topics, topic_triggers) = mpsc::channel(TRIGGERS);
-    let (topics, handlers) = controllers(&context, feeds);
+    let (tell_brokers, broker_triggers) = mpsc::channel(TRIGGERS);
+    let (brokers, topics, handlers) = controllers(&context, feeds);
     let stopped = |stop: CancellationToken| async move { stop.cancelled().await };
+    let brokers = brokers.reconcile_on(received(broker_triggers)).graceful_shutdown_on(stopped(stop.clone()));
     let topics = topics.reconcile_on(received(topic_triggers)).graceful_shutdown_on(stopped(stop.clone()));
     let handlers = handlers.reconcile_on(received(handler_triggers)).graceful_shutdown_on(stopped(stop));
     let listing = context.health.until_listed(health::LIST_TIMEOUT, shared.stores.ready());
-    let sessions = poll::run(context.clone(), poll::Triggers { handlers: tell_handlers, topics: tell_topics });
+    let sessions = poll::run(
+        context.clone(),
+        poll::Triggers { handlers: tell_handlers, topics: tell_topics, brokers: tell_brokers },
+    );
     let sessions = async { tokio::join!(listing, sessions) };
     let controllers = async {
         tokio::join!(
+            drain(brokers.run(broker::reconcile, broker::retry, shared.clone())),
             drain(topics.run(topic::reconcile, topic::retry, shared.clone())),
             drain(handlers.run(handler::reconcile, handler::retry, shared.clone())),
         )
@@ -48,10 +55,16 @@ pub async fn run(context: Context, stop: CancellationToken) {
     }
 }
 
-/// Both controllers, each woken by its resource, by what was made from it, and the handlers by their topics.
-fn controllers(context: &Context, feeds: Feeds) -> (Controller<EventTopic>, Controller<EventHandler>) {
+/// All controllers, each woken by its resource, by what was made from it, topics by their brokers, and handlers by their
+/// topics.
+fn controllers(
+    context: &Context,
+    feeds: Feeds,
+) -> (Controller<EventBroker>, Controller<EventTopic>, Controller<EventHandler>) {
     // No `..`: a store without a watch is never ready.
     let Feeds {
+        brokers,
+        brokers_for_topics,
         topics,
         topics_for_handlers,
         handlers,
@@ -60,24 +73,36 @@ fn controllers(context: &Context, feeds: Feeds) -> (Controller<EventTopic>, Cont
         broker_pods,
         handler_pods,
         config_maps,
+        topic_config_maps,
         services,
+        topic_services,
         disruption_budgets,
         network_policies,
         handler_policies,
         broker_secrets,
+        topic_secrets,
         handler_secrets,
     } = feeds;
     let (client, stores) = (&context.client, &context.stores);
     let all = watcher::Config::default();
-    let (broker, handler) = (|| ours("broker"), || ours("handler"));
+    let (broker, topic, handler) = (|| ours("broker"), || ours("topic"), || ours("handler"));
+    let brokers =
+        Controller::for_stream(objects(of(client), all.clone(), brokers, resource_mark), stores.brokers.clone())
+            .watches_stream(objects(of(client), broker(), statefulsets, any_change), |set| owner_of(&set, BROKER_LABEL))
+            .watches_stream(objects(of(client), broker(), broker_pods, any_change), |pod| owner_of(&pod, BROKER_LABEL))
+            .watches_stream(metadata(of(client), broker(), services), |service| owner_of(&service, BROKER_LABEL))
+            .watches_stream(metadata(of(client), broker(), config_maps), |config| owner_of(&config, BROKER_LABEL))
+            .watches_stream(metadata(of(client), broker(), disruption_budgets), |it| owner_of(&it, BROKER_LABEL))
+            .watches_stream(metadata(of(client), broker(), network_policies), |it| owner_of(&it, BROKER_LABEL))
+            .watches_stream(metadata(of(client), broker(), broker_secrets), |secret| broker_of_secret(&secret));
+    let on_broker = stores.topics.clone();
     let topics = Controller::for_stream(objects(of(client), all.clone(), topics, resource_mark), stores.topics.clone())
-        .watches_stream(objects(of(client), broker(), statefulsets, any_change), |set| owner_of(&set, TOPIC_LABEL))
-        .watches_stream(objects(of(client), broker(), broker_pods, any_change), |pod| owner_of(&pod, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), broker(), services), |service| owner_of(&service, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), broker(), config_maps), |config| owner_of(&config, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), broker(), disruption_budgets), |budget| owner_of(&budget, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), broker(), network_policies), |policy| owner_of(&policy, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), broker(), broker_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
+        .watches_stream(watches::brokers_for_topics(of(client), brokers_for_topics), move |broker| {
+            topics_on(&on_broker, &broker)
+        })
+        .watches_stream(metadata(of(client), topic(), topic_services), |service| owner_of(&service, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), topic(), topic_config_maps), |config| owner_of(&config, TOPIC_LABEL))
+        .watches_stream(metadata(of(client), topic(), topic_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
     let known = stores.handlers.clone();
     let handlers =
         Controller::for_stream(objects(of(client), all.clone(), handlers, resource_mark), stores.handlers.clone())
@@ -91,7 +116,7 @@ fn controllers(context: &Context, feeds: Feeds) -> (Controller<EventTopic>, Cont
             .watches_stream(watches::topics_for_handlers(of(client), topics_for_handlers), move |topic| {
                 dependants(&known, &topic)
             });
-    (topics, handlers)
+    (brokers, topics, handlers)
 }
 
 /// All of a type.

@@ -7,42 +7,51 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::brokers::TopicKey;
+use crate::brokers::{BrokerKey, TopicKey};
 
 const ALL: usize = 32;
-const OF_A_TOPIC: usize = 4;
+const OF_A_HOLDER: usize = 4;
+
+/// Whose share of the slots a reconcile has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// A broker.
+    Broker(BrokerKey),
+    /// A topic, with its handlers.
+    Topic(TopicKey),
+}
 
 /// The slots.
 pub struct Slots {
     all: Arc<Semaphore>,
-    topics: Mutex<HashMap<TopicKey, Arc<Semaphore>>>,
+    holders: Mutex<HashMap<Holder, Arc<Semaphore>>>,
 }
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(ALL)), topics: Mutex::default() }
+        Self { all: Arc::new(Semaphore::new(ALL)), holders: Mutex::default() }
     }
 }
 
 impl Slots {
-    /// Waits for a slot; it is free again when this is dropped. First the topic's: whoever waits for that takes none
+    /// Waits for a slot; it is free again when this is dropped. First the holder's: whoever waits for that takes none
     /// of the others'.
-    pub async fn enter(&self, topic: TopicKey) -> Vec<OwnedSemaphorePermit> {
-        let of_topic = self.lock().entry(topic).or_insert_with(|| Arc::new(Semaphore::new(OF_A_TOPIC))).clone();
+    pub async fn enter(&self, holder: Holder) -> Vec<OwnedSemaphorePermit> {
+        let of_holder = self.lock().entry(holder).or_insert_with(|| Arc::new(Semaphore::new(OF_A_HOLDER))).clone();
         let mut held = Vec::with_capacity(2);
         // A semaphore that is never closed always gives its permit.
-        held.extend(of_topic.acquire_owned().await);
+        held.extend(of_holder.acquire_owned().await);
         held.extend(self.all.clone().acquire_owned().await);
         held
     }
 
-    /// Forgets the topics of which nothing is being reconciled.
+    /// Forgets those of which nothing is being reconciled.
     pub(crate) fn forget_idle(&self) {
-        self.lock().retain(|_, slots| Arc::strong_count(slots) > 1 || slots.available_permits() < OF_A_TOPIC);
+        self.lock().retain(|_, slots| Arc::strong_count(slots) > 1 || slots.available_permits() < OF_A_HOLDER);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TopicKey, Arc<Semaphore>>> {
-        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Holder, Arc<Semaphore>>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -57,9 +66,9 @@ mod tests {
     #[tokio::test]
     async fn a_topic_takes_no_more_than_its_share() {
         let slots = Slots::default();
-        let topic = |name: &str| TopicKey { namespace: "n".into(), name: name.into() };
+        let topic = |name: &str| Holder::Topic(TopicKey { namespace: "n".into(), name: name.into() });
         let mut held = Vec::new();
-        for _ in 0..OF_A_TOPIC {
+        for _ in 0..OF_A_HOLDER {
             held.push(slots.enter(topic("a")).await);
         }
         assert!(timeout(Duration::from_millis(10), slots.enter(topic("a"))).await.is_err());

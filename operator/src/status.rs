@@ -1,4 +1,4 @@
-//! What the status of both resources has in common.
+//! What the status of all resources has in common.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
@@ -6,6 +6,7 @@ use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tidegate_crds::broker::EventBrokerStatus;
 use tidegate_crds::conditions::{Finding, HasConditions, Status, kind, merge};
 use tidegate_crds::handler::{EventHandlerStatus, Position};
 use tidegate_crds::topic::{EventTopicStatus, StreamRecord};
@@ -19,8 +20,11 @@ use crate::report;
 
 /// Of a resource that no change is known to be needed for. (What else could be done, `Ready` says.)
 const NOT_STALLED: &str = "no change to this resource is known to be needed";
-/// On a topic or handler: the operator's hands off it.
+/// On a resource: the operator's hands off it.
 const PAUSED: &str = "tidegate.io/paused";
+
+/// The reason of a part that nothing has looked at yet.
+pub const NOT_REACHED: &str = "NotReached";
 
 /// `Ready` from its parts, with kstatus's two, then the parts themselves.
 pub fn summary(parts: Vec<Finding>, when_ready: &str) -> Vec<Finding> {
@@ -66,7 +70,7 @@ pub fn failure_findings(error: &Error, before: &[Condition], parts: &[&'static s
     ];
     for part in parts {
         let known = as_it_was(part, before);
-        found.push(known.unwrap_or_else(|| Finding::new(part, Status::Unknown, "NotReached", "not looked at yet")));
+        found.push(known.unwrap_or_else(|| Finding::new(part, Status::Unknown, NOT_REACHED, "not looked at yet")));
     }
     found
 }
@@ -102,6 +106,12 @@ pub trait Numbers {
     /// The status with the numbers of another one.
     #[must_use]
     fn with_numbers_of(&self, other: &Self) -> Self;
+}
+
+impl Numbers for EventBrokerStatus {
+    fn with_numbers_of(&self, _: &Self) -> Self {
+        self.clone()
+    }
 }
 
 impl Numbers for EventTopicStatus {

@@ -5,183 +5,30 @@
 //! ([`crate::apply`]).
 
 mod marks;
+mod stores;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
+use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::kind;
 use tidegate_crds::topic::EventTopicStatus;
-use tidegate_crds::{EventHandler, EventTopic};
-use tokio::sync::watch;
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
-use crate::names::{COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
-pub(crate) use marks::{any_change, child_mark, mark_for_handlers, resource_mark};
-
-/// What the operator saw last of each type.
-pub struct Stores {
-    /// All topics.
-    pub topics: Store<EventTopic>,
-    /// The same for handlers, with no more than what [`mark_for_handlers`] looks at: filled before the controllers hear
-    /// of a change.
-    pub topics_for_handlers: Store<EventTopic>,
-    /// All handlers.
-    pub handlers: Store<EventHandler>,
-    /// Of all topics.
-    pub statefulsets: Store<StatefulSet>,
-    /// Of all handlers.
-    pub deployments: Store<Deployment>,
-    /// Of all topics.
-    pub broker_pods: Store<Pod>,
-    /// Of all handlers.
-    pub handler_pods: Store<Pod>,
-    config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    services: Store<PartialObjectMeta<Service>>,
-    disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
-    network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
-    handler_policies: Store<PartialObjectMeta<NetworkPolicy>>,
-    broker_secrets: Store<PartialObjectMeta<Secret>>,
-    handler_secrets: Store<PartialObjectMeta<Secret>>,
-    unlisted: watch::Receiver<usize>,
-}
-
-/// Where the watches write to, one for each of [`Stores`].
-pub struct Feeds {
-    pub(crate) topics: Feed<EventTopic>,
-    pub(crate) topics_for_handlers: Feed<EventTopic>,
-    pub(crate) handlers: Feed<EventHandler>,
-    pub(crate) statefulsets: Feed<StatefulSet>,
-    pub(crate) deployments: Feed<Deployment>,
-    pub(crate) broker_pods: Feed<Pod>,
-    pub(crate) handler_pods: Feed<Pod>,
-    pub(crate) config_maps: Feed<PartialObjectMeta<ConfigMap>>,
-    pub(crate) services: Feed<PartialObjectMeta<Service>>,
-    pub(crate) disruption_budgets: Feed<PartialObjectMeta<PodDisruptionBudget>>,
-    pub(crate) network_policies: Feed<PartialObjectMeta<NetworkPolicy>>,
-    pub(crate) handler_policies: Feed<PartialObjectMeta<NetworkPolicy>>,
-    pub(crate) broker_secrets: Feed<PartialObjectMeta<Secret>>,
-    pub(crate) handler_secrets: Feed<PartialObjectMeta<Secret>>,
-}
-
-/// Where one watch writes to.
-pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
-    writer: Writer<K>,
-    unlisted: Arc<Unlisted>,
-}
-
-/// How many types have not been listed yet. (Of several that wait for one store, the store's own
-/// `wait_until_ready` wakes only the last.)
-type Unlisted = watch::Sender<usize>;
-
-fn feed<K>(unlisted: &Arc<Unlisted>) -> (Store<K>, Feed<K>)
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    unlisted.send_modify(|count| *count += 1);
-    let (store, writer) = reflector::store();
-    (store, Feed { writer, unlisted: unlisted.clone() })
-}
-
-impl Stores {
-    /// Empty stores, and where their content comes from.
-    pub fn new() -> (Self, Feeds) {
-        let (count, unlisted) = watch::channel(0);
-        let count = Arc::new(count);
-        let (topics, topic_feed) = feed(&count);
-        let (topics_for_handlers, topic_for_handler_feed) = feed(&count);
-        let (handlers, handler_feed) = feed(&count);
-        let (statefulsets, statefulset_feed) = feed(&count);
-        let (deployments, deployment_feed) = feed(&count);
-        let (broker_pods, broker_pod_feed) = feed(&count);
-        let (handler_pods, handler_pod_feed) = feed(&count);
-        let (config_maps, config_map_feed) = feed(&count);
-        let (services, service_feed) = feed(&count);
-        let (disruption_budgets, disruption_budget_feed) = feed(&count);
-        let (network_policies, network_policy_feed) = feed(&count);
-        let (handler_policies, handler_policy_feed) = feed(&count);
-        let (broker_secrets, broker_secret_feed) = feed(&count);
-        let (handler_secrets, handler_secret_feed) = feed(&count);
-        let stores = Self {
-            topics,
-            topics_for_handlers,
-            handlers,
-            statefulsets,
-            deployments,
-            broker_pods,
-            handler_pods,
-            config_maps,
-            services,
-            disruption_budgets,
-            network_policies,
-            handler_policies,
-            broker_secrets,
-            handler_secrets,
-            unlisted,
-        };
-        let feeds = Feeds {
-            topics: topic_feed,
-            topics_for_handlers: topic_for_handler_feed,
-            handlers: handler_feed,
-            statefulsets: statefulset_feed,
-            deployments: deployment_feed,
-            broker_pods: broker_pod_feed,
-            handler_pods: handler_pod_feed,
-            config_maps: config_map_feed,
-            services: service_feed,
-            disruption_budgets: disruption_budget_feed,
-            network_policies: network_policy_feed,
-            handler_policies: handler_policy_feed,
-            broker_secrets: broker_secret_feed,
-            handler_secrets: handler_secret_feed,
-        };
-        (stores, feeds)
-    }
-
-    /// Waits until everything has been listed once. Stores without watches have nothing to wait for.
-    pub async fn ready(&self) {
-        let _ = self.unlisted.clone().wait_for(|count| *count == 0).await;
-    }
-
-    /// The mark of one of our child objects, as it was seen last.
-    pub(crate) fn child_mark(&self, kind: &str, namespace: &str, name: &str) -> Option<u64> {
-        match kind {
-            "StatefulSet" => mark_in(&self.statefulsets, namespace, name),
-            "Deployment" => mark_in(&self.deployments, namespace, name),
-            "ConfigMap" => mark_in(&self.config_maps, namespace, name),
-            "Service" => mark_in(&self.services, namespace, name),
-            "PodDisruptionBudget" => mark_in(&self.disruption_budgets, namespace, name),
-            "NetworkPolicy" => mark_in(&self.network_policies, namespace, name)
-                .or_else(|| mark_in(&self.handler_policies, namespace, name)),
-            "Secret" => mark_in(&self.broker_secrets, namespace, name)
-                .or_else(|| mark_in(&self.handler_secrets, namespace, name)),
-            _ => None,
-        }
-    }
-
-    /// The handlers of a topic.
-    pub(crate) fn handlers_of(&self, namespace: &str, topic: &str) -> Vec<Arc<EventHandler>> {
-        self.handlers.state_filter(|handler| is_in(handler, namespace) && handler.spec.topic == topic)
-    }
-
-    /// The pods that this label names the owner of.
-    pub(crate) fn pods_of(store: &Store<Pod>, namespace: &str, label: &str, owner: &str) -> Vec<Pod> {
-        let pods = store
-            .state_filter(|pod| is_in(pod, namespace) && pod.labels().get(label).is_some_and(|value| value == owner));
-        pods.iter().map(|pod| Pod::clone(pod)).collect()
-    }
-}
+use crate::broker::topics::is_on;
+use crate::brokers::BrokerKey;
+use crate::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
+pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, resource_mark};
+pub(crate) use stores::Feed;
+pub use stores::{Feeds, Stores};
 
 fn is_in<K: Resource>(resource: &K, namespace: &str) -> bool {
     resource.meta().namespace.as_deref() == Some(namespace)
@@ -199,7 +46,7 @@ fn mark_in<K: Resource<DynamicType = ()> + Clone>(store: &Store<K>, namespace: &
     get(store, namespace, name).map(|object| child_mark(object.meta()))
 }
 
-/// Everything the operator made for a component, `broker` or `handler`.
+/// Everything the operator made for a component, `broker`, `topic` or `handler`.
 pub(crate) fn ours(component: &str) -> watcher::Config {
     watcher::Config::default().labels(&format!("{}={},{COMPONENT_LABEL}={component}", MANAGED_BY.0, MANAGED_BY.1))
 }
@@ -246,6 +93,27 @@ pub(crate) fn topics_for_handlers(
             }
         });
     significant(events, feed, mark_for_handlers)
+}
+
+/// The brokers once more, for their topics.
+pub(crate) fn brokers_for_topics(
+    api: Api<EventBroker>,
+    feed: Feed<EventBroker>,
+) -> impl Stream<Item = watcher::Result<EventBroker>> {
+    let events =
+        watcher::watcher(api, watcher::Config::default()).default_backoff().modify(|broker: &mut EventBroker| {
+            broker.metadata.managed_fields = None;
+            broker.metadata.annotations = None;
+            if let Some(status) = &mut broker.status {
+                let mut conditions = std::mem::take(&mut status.conditions);
+                conditions.retain(|condition| marks::OF_TOPICS.contains(&condition.type_.as_str()));
+                // What is promised changes with every topic; the others need not hear of it.
+                let usable = status.storage.take().map(|storage| storage.usable_bytes);
+                let storage = usable.map(|usable_bytes| StorageStatus { usable_bytes, ..StorageStatus::default() });
+                *status = EventBrokerStatus { conditions, storage, ..EventBrokerStatus::default() };
+            }
+        });
+    significant(events, feed, mark_for_topics)
 }
 
 fn significant<K>(
@@ -325,7 +193,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
     }
 }
 
-/// The topic or handler that an object of ours belongs to: by its label, else by its owner.
+/// The broker, topic or handler that an object of ours belongs to: by its label, else by its owner.
 pub(crate) fn owner_of<O, K>(object: &O, label: &str) -> Option<ObjectRef<K>>
 where
     O: Resource,
@@ -348,6 +216,20 @@ pub(crate) fn dependants(handlers: &Store<EventHandler>, topic: &EventTopic) -> 
     };
     let found = handlers.state_filter(|handler| is_in(handler, &namespace) && names(handler));
     found.iter().map(|handler| ObjectRef::from_obj(handler.as_ref())).collect()
+}
+
+/// The topics that name this broker.
+pub(crate) fn topics_on(topics: &Store<EventTopic>, broker: &EventBroker) -> Vec<ObjectRef<EventTopic>> {
+    let key = BrokerKey { namespace: broker.namespace().unwrap_or_default(), name: broker.name_any() };
+    let found = topics.state_filter(|topic| is_on(topic, &key));
+    found.iter().map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
+}
+
+/// The broker of a Secret: that with its keys is in the operator's namespace.
+pub(crate) fn broker_of_secret<O: Resource>(secret: &O) -> Option<ObjectRef<EventBroker>> {
+    let broker = owner_of(secret, BROKER_LABEL)?;
+    let elsewhere = secret.labels().get(BROKER_NAMESPACE_LABEL);
+    Some(elsewhere.map_or_else(|| broker.clone(), |namespace| ObjectRef::new(&broker.name).within(namespace)))
 }
 
 /// Pods of handlers carry their label.

@@ -3,6 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+
+use super::stores::feed;
 use super::*;
 
 fn pod(name: &str, version: &str) -> Pod {

@@ -1,4 +1,5 @@
-//! A real nats-server for tests: operator mode, mutual TLS, a topic's streams, as the operator sets it up.
+//! A real nats-server for tests: operator mode, mutual TLS, topics with their accounts and streams, as the operator sets
+//! it up. Where a test does not say which topic it means, it is [`topic_id`].
 //!
 //! The server's binary is named by `NATS_SERVER`, else found on `PATH`. Tests reach it on loopback, and it ends with
 //! its [`TestBroker`]. Usually it is one server; [`TestBroker::start_cluster`] starts three.
@@ -12,10 +13,11 @@ mod guests;
 pub mod hostile;
 mod node;
 mod ports;
+mod topics;
 mod wait;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -27,15 +29,17 @@ use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_admin::{Authority, Usage, streams};
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::identity::{Identity, Source};
-use tidegate_broker_client::{connect, peer};
+use tidegate_broker_client::{TopicId, connect, peer};
 use tidegate_wire::nats;
 use time::OffsetDateTime;
+use tokio::sync::OnceCell;
 
 pub use crate::door::Door;
 pub use crate::files::ConsumersOnDisk;
 use crate::files::{request, write_leaf};
 use crate::node::Node;
 pub use crate::ports::free_port;
+pub use crate::topics::TopicHandle;
 pub use crate::wait::{LIMIT, eventually, jetstream};
 
 /// What a server may store and take, where a test does not say.
@@ -58,15 +62,27 @@ impl Default for Bounds {
 /// How long a request of the operator's waits for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A running broker of one topic.
+/// A running broker. It begins with the topic [`topic_id`].
 pub struct TestBroker {
     authority: Authority,
+    /// All topics that it has, in the order in which they came.
+    topics: Mutex<Vec<(TopicId, Routing)>>,
     /// At least one.
     nodes: Vec<Node>,
     operator: Option<async_nats::Client>,
+    /// Connected as soon as it is asked for.
+    ingress: OnceCell<async_nats::Client>,
     admin: Option<nats::Client>,
     bounds: Bounds,
     folder: TempDir,
+}
+
+/// The name of the topic that every test broker has.
+///
+/// # Panics
+/// Never.
+pub fn topic_id() -> TopicId {
+    TopicId::new("test", "topic").expect("two labels")
 }
 
 /// The topic that [`TestBroker::start`] makes.
@@ -152,15 +168,26 @@ impl TestBroker {
         let leaf = authority.leaf(&request("broker", Usage::Server), now).expect("leaf");
         write_leaf(&folder.path().join("tls"), &authority.ca_certificate, &leaf);
         let leaf = authority.route_leaf(&request("broker", Usage::Both), now).expect("leaf");
-        let routes = authority.routes.as_ref().expect("an authority for routes");
+        let routes = &authority.routes;
         write_leaf(&folder.path().join("routes"), &routes.certificate, &leaf);
         let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
-        let mut broker = Self { authority, nodes, operator: None, admin: None, bounds, folder };
-        broker.configure(routing);
+        let has_storage = routing == Routing::Queued;
+        let mut broker = Self {
+            authority,
+            topics: Mutex::default(),
+            nodes,
+            operator: None,
+            ingress: OnceCell::new(),
+            admin: None,
+            bounds,
+            folder,
+        };
+        broker.configure(has_storage);
         for node in &mut broker.nodes {
             node.start().await;
         }
-        let user = || broker.authority.operator_user(now).expect("user");
+        broker.add_account(&topic_id(), routing).await;
+        let user = || broker.authority.operator_user(&topic_id(), now).expect("user");
         broker.operator = Some(broker.client_at(user(), &broker.servers()).await);
         broker.admin = Some(broker.client(user()).await);
         broker
@@ -196,14 +223,14 @@ impl TestBroker {
         self.nodes[server].monitoring(page).await
     }
 
-    /// The topic's root of trust.
+    /// The broker's root of trust.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
     /// A client of the operator that is connected to this server and no other.
     pub async fn operator_at(&self, server: usize) -> async_nats::Client {
-        let user = self.authority.operator_user(OffsetDateTime::now_utc()).expect("user");
+        let user = self.authority.operator_user(&topic_id(), OffsetDateTime::now_utc()).expect("user");
         self.client_at(user, &self.servers()[server..=server]).await
     }
 
@@ -226,6 +253,12 @@ impl TestBroker {
     pub async fn system(&self) -> System {
         let user = self.authority.system_user(OffsetDateTime::now_utc()).expect("user");
         System::new(self.client(user).await, self.nodes.len())
+    }
+
+    /// A client of the system account at this server, which waits for the answer of no other.
+    pub(crate) async fn system_at(&self, server: usize) -> System {
+        let user = self.authority.system_user(OffsetDateTime::now_utc()).expect("user");
+        System::new(self.connect(user, &self.servers()[server..=server]).await, 1)
     }
 
     /// Kills the first server (SIGKILL). What it stored stays.
@@ -282,11 +315,15 @@ impl TestBroker {
     /// Lets the servers store so many bytes, from their next start on.
     pub fn set_file_store(&mut self, bytes: u64) {
         self.bounds.file_store = bytes;
-        self.configure(Routing::Queued);
+        self.configure(true);
     }
 
     async fn client(&self, user: User) -> nats::Client {
-        let options = connect::options("test operator", &self.servers(), self.identity(user)).expect("options");
+        self.connect(user, &self.servers()).await
+    }
+
+    async fn connect(&self, user: User, servers: &[String]) -> nats::Client {
+        let options = connect::options("test operator", servers, self.identity(user)).expect("options");
         let options = nats::Options { connect_timeout: LIMIT, ..options };
         nats::Client::connect(options).await.expect("connect")
     }
@@ -308,12 +345,10 @@ impl TestBroker {
         Arc::new(move || Ok(identity.clone()))
     }
 
-    fn configure(&self, routing: Routing) {
+    fn configure(&self, has_storage: bool) {
         let now = OffsetDateTime::now_utc();
         let system = self.authority.system_account(now).expect("account");
-        let topic = self.authority.topic_account(routing, now).expect("account");
         let jetstream = JetStream { max_file_store: self.bounds.file_store, sync_always: self.bounds.sync_always };
-        let accounts = vec![(system.id.clone(), system.jwt), (topic.id, topic.jwt)];
         for node in &self.nodes {
             let server = Server {
                 port: node.port,
@@ -322,10 +357,10 @@ impl TestBroker {
                 tls: self.folder.path().join("tls").display().to_string(),
                 pid_file: None,
                 max_payload: self.bounds.max_payload,
-                jetstream: (routing == Routing::Queued).then(|| jetstream.clone()),
+                jetstream: has_storage.then(|| jetstream.clone()),
                 cluster: cluster::routes(&self.nodes, node, &self.folder.path().join("routes")),
                 operator_jwt: self.authority.operator_jwt(now).expect("operator"),
-                accounts: accounts.clone(),
+                accounts: vec![(system.id.clone(), system.jwt.clone())],
                 system_account: system.id.clone(),
             };
             node.configure(&server.render());

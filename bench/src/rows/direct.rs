@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::TestBroker;
+use tidegate_broker_client::layout::ingress::TopicSubjects;
+use tidegate_test_broker::{TestBroker, topic_id};
 use tokio::time::{sleep, timeout};
 use zeromq::{PubSocket, Socket as _, SocketRecv as _, SocketSend as _, SubSocket};
 
@@ -37,6 +38,7 @@ struct Topic<'a> {
     bench: &'a Bench,
     server: TestBroker,
     ingress: async_nats::Client,
+    subjects: TopicSubjects,
     identity: PathBuf,
     events: u64,
 }
@@ -68,7 +70,8 @@ impl<'a> Topic<'a> {
         let server = TestBroker::start_direct().await;
         let identity = server.direct_handler(SIDECAR).await;
         let ingress = raw::client(&server.servers(), server.ingress_identity_dir()).await?;
-        Ok(Self { bench, server, ingress, identity, events: bench.scaled(EVENTS) })
+        let subjects = TopicSubjects::new(&topic_id(), Routing::Direct);
+        Ok(Self { bench, server, ingress, subjects, identity, events: bench.scaled(EVENTS) })
     }
 
     /// From publish to the handler, through the sidecar.
@@ -102,6 +105,7 @@ impl<'a> Topic<'a> {
         sleep(SETTLED).await;
         let send = async |number| {
             let events::Message { subject, headers, payload } = events::message(number, Shape::default())?;
+            let subject = self.subjects.event(&subject);
             self.ingress.publish_with_headers(subject, headers, payload).await?;
             self.ingress.flush().await?;
             Ok(())

@@ -12,6 +12,7 @@ use tidegate_broker_client::contract::{Filter, Format, Order, Rate, Retry, Sidec
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_broker_client::statuses::StatusRules;
+use tidegate_test_broker::topic_id;
 
 use crate::bench::Bench;
 use crate::broker::{Broker, Durability};
@@ -138,7 +139,7 @@ impl Replies {
 
     fn topic_address(&self, handler: &str) -> anyhow::Result<TopicAddress> {
         let identity = self.broker.server.ingress_identity_dir();
-        let key = TopicKey::from_text(&std::fs::read_to_string(identity.join(file::MESSAGE_ID_KEY))?)?;
+        let key = TopicKey::new(&self.broker.server.authority().message_id_key(&topic_id())?);
         let message_id_key = self.keys.path().join(handler);
         std::fs::write(&message_id_key, key.handler_key_text(&format!("uid-{handler}")))?;
         let url = format!("https://localhost:{}", self.port);

@@ -1,6 +1,5 @@
 //! The authorization matrix: who × operation × port, on one server and on three. Printed with `--nocapture`.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,24 +9,17 @@ use futures::StreamExt as _;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
-use tidegate_broker_client::contract::Order;
-use tidegate_broker_client::identity::file;
-use tidegate_broker_client::{later, layout};
-use tidegate_test_broker::{TestBroker, eventually, topic};
+use tidegate_broker_client::contract::{Order, Routing};
+use tidegate_broker_client::identity::{self, file};
+use tidegate_broker_client::layout::ingress::{self, TopicSubjects};
+use tidegate_broker_client::{layout, peer};
+use tidegate_test_broker::{TestBroker, eventually, topic, topic_id};
+use tidegate_wire::nats;
 
+use crate::operations::Wanted::{self, Allowed, Open, Refused};
+use crate::operations::operations;
 use crate::raw::{Raw, Shown};
 use crate::stranger::Stranger;
-
-/// What should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    Allowed,
-    Refused,
-    /// Allowed, and should not be: closed by the brokers' issue.
-    Open,
-}
-
-use Wanted::{Allowed, Open, Refused};
 
 /// The table so far.
 #[derive(Default)]
@@ -61,162 +53,6 @@ impl Matrix {
     }
 }
 
-/// Publishing and subscribing, as each of them may.
-fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>)> {
-    let only = |who: &[(&'static str, Wanted)]| who.iter().copied().collect::<BTreeMap<_, _>>();
-    let billing = |wanted| only(&[("handler billing", wanted)]);
-    let mut all = Vec::new();
-    for subject in [
-        layout::waiting_subject("billing"),
-        layout::retry_pull_subject("billing"),
-        "$JS.ACK.retries_billing.billing.1.1.1.1.1".into(),
-    ] {
-        all.push(("publish", subject, billing(Allowed)));
-    }
-    for subject in [
-        layout::parked_subject("ordered", 1, 7),
-        layout::held_subject("ordered", 1, 7),
-        layout::lease_subject("ordered", 1),
-        layout::lease_read_subject("ordered", 1),
-        layout::local_retry_info_subject("ordered"),
-        layout::local_retry_read_subject("ordered"),
-        layout::local_retry_delete_subject("ordered"),
-        layout::dead_letter_subject("ordered"),
-    ] {
-        all.push(("publish", subject, only(&[("handler ordered", Allowed)])));
-    }
-    // Of others', and of their own what a handler of the other order does.
-    for subject in [
-        layout::waiting_subject("shipping"),
-        layout::waiting_subject("ordered"),
-        layout::parked_subject("billing", 1, 7),
-        layout::parked_subject("shipping", 1, 7),
-        layout::held_subject("billing", 1, 7),
-        layout::held_subject("shipping", 1, 7),
-        layout::lease_subject("shipping", 1),
-        layout::lease_read_subject("shipping", 1),
-        layout::retry_pull_subject("shipping"),
-        layout::retry_pull_subject("ordered"),
-        "$JS.API.CONSUMER.MSG.NEXT.retries_shipping.billing".into(),
-        "$JS.ACK.retries_shipping.shipping.1.1.1.1.1".into(),
-        layout::retry_read_subject("ordered"),
-        layout::retry_read_subject("shipping"),
-        layout::local_retry_read_subject("billing"),
-        layout::local_retry_read_subject("shipping"),
-        layout::retry_info_subject("ordered"),
-        layout::retry_info_subject("shipping"),
-        layout::local_retry_info_subject("billing"),
-        layout::local_retry_info_subject("shipping"),
-        format!("$JS.API.DIRECT.GET.{}", layout::retry_stream("ordered")),
-        layout::retry_delete_subject("ordered"),
-        layout::retry_delete_subject("shipping"),
-        layout::local_retry_delete_subject("billing"),
-        layout::local_retry_delete_subject("shipping"),
-        "$JS.API.STREAM.PURGE.retries_ordered".into(),
-        "$JS.API.CONSUMER.CREATE.retries_ordered.mine".into(),
-    ] {
-        all.push(("publish", subject, BTreeMap::new()));
-    }
-    for (subject, wanted) in [
-        (layout::pull_subject("billing"), Allowed),
-        (layout::dead_letter_subject("billing"), Allowed),
-        (layout::attempt_subject("billing", "1"), Allowed),
-        (layout::attempt_read_subject("billing", "1"), Allowed),
-        (layout::report_subject("billing"), Allowed),
-        ("$JS.ACK.events.billing.1.1.1.1.1".into(), Allowed),
-    ] {
-        all.push(("publish", subject, billing(wanted)));
-    }
-    all.push(("publish", layout::PUBLISH_SUBJECT.into(), only(&[("publisher", Allowed)])));
-    all.push(("publish", layout::event_subject(0, "forged"), only(&[("ingress", Allowed)])));
-    all.push(("publish", layout::INGRESS_REPORT_SUBJECT.into(), only(&[("ingress", Allowed)])));
-    for subject in [
-        later::delayed_subject("key"),
-        later::PULL_SUBJECT.into(),
-        later::INFO_SUBJECT.into(),
-        later::PURGE_SUBJECT.into(),
-        "$JS.ACK.later.ingress.1.1.1.1.1".into(),
-    ] {
-        all.push(("publish", subject, only(&[("ingress", Allowed)])));
-    }
-    // What only the broker and the operator do.
-    for subject in [
-        later::due_subject("key"),
-        later::schedule_subject("nightly"),
-        later::due_schedule_subject("nightly"),
-        "$JS.API.STREAM.UPDATE.later".into(),
-        "$JS.API.STREAM.DELETE.later".into(),
-        "$JS.API.STREAM.MSG.GET.later".into(),
-        "$JS.API.CONSUMER.CREATE.later.mine".into(),
-        "$JS.API.CONSUMER.DELETE.later.ingress".into(),
-    ] {
-        all.push(("publish", subject, BTreeMap::new()));
-    }
-    for subject in [
-        layout::pull_subject("shipping"),
-        layout::dead_letter_subject("shipping"),
-        layout::attempt_subject("shipping", "1"),
-        layout::attempt_read_subject("shipping", "1"),
-        layout::report_subject("shipping"),
-        layout::info_subject("shipping"),
-        layout::unpin_subject("shipping"),
-        layout::redrive_subject("billing", 0, "forged"),
-        "$JS.ACK.events.shipping.1.1.1.1.1".into(),
-        "$JS.API.INFO".into(),
-        "$JS.API.STREAM.CREATE.mine".into(),
-        "$JS.API.STREAM.UPDATE.events".into(),
-        "$JS.API.STREAM.NAMES".into(),
-        "$JS.API.STREAM.INFO.events".into(),
-        "$JS.API.STREAM.PURGE.events".into(),
-        "$JS.API.STREAM.DELETE.events".into(),
-        "$JS.API.STREAM.MSG.GET.events".into(),
-        "$JS.API.STREAM.MSG.DELETE.events".into(),
-        "$JS.API.DIRECT.GET.events".into(),
-        format!("$JS.API.DIRECT.GET.{}", layout::dead_letter_stream("billing")),
-        format!("$JS.API.DIRECT.GET.{}", layout::dead_letter_stream("shipping")),
-        format!("$JS.API.DIRECT.GET.{}", layout::attempt_stream("shipping")),
-        format!(
-            "$JS.API.DIRECT.GET.{}.{}",
-            layout::attempt_stream("billing"),
-            layout::attempt_subject("shipping", "1")
-        ),
-        "$JS.API.CONSUMER.CREATE.events.mine".into(),
-        "$JS.API.CONSUMER.DELETE.events.shipping".into(),
-        "$JS.API.CONSUMER.LIST.events".into(),
-        "$JS.API.CONSUMER.LEADER.STEPDOWN.events.billing".into(),
-        "$SYS.REQ.ACCOUNT.PING.CONNZ".into(),
-        "$SYS.REQ.CLAIMS.UPDATE".into(),
-        "$SYS.REQ.SERVER.PING".into(),
-    ] {
-        all.push(("publish", subject, BTreeMap::new()));
-    }
-    let everyone =
-        only(&[("handler billing", Allowed), ("handler ordered", Allowed), ("publisher", Allowed), ("ingress", Open)]);
-    all.push(("subscribe", "_INBOX.>".into(), everyone));
-    all.push(("subscribe", layout::PUBLISH_SUBJECT.into(), only(&[("ingress", Allowed)])));
-    let handlers = only(&[("handler billing", Allowed), ("handler ordered", Allowed)]);
-    all.push(("subscribe", layout::MEMBER_SUBJECT.into(), handlers));
-    for subject in [
-        ">",
-        "*",
-        layout::EVENT_SUBJECTS,
-        layout::REDRIVE_SUBJECTS,
-        layout::DEAD_LETTER_SUBJECTS,
-        layout::ATTEMPT_SUBJECTS,
-        layout::RETRY_SUBJECTS,
-        layout::REPORT_SUBJECTS,
-        layout::INGRESS_REPORT_SUBJECT,
-        later::DELAYED_SUBJECTS,
-        later::SCHEDULE_SUBJECTS,
-        later::DUE_SUBJECTS,
-        "$JS.>",
-        "$SYS.>",
-    ] {
-        all.push(("subscribe", subject.into(), BTreeMap::new()));
-    }
-    all
-}
-
 async fn try_operations(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)]) {
     let (servers, ca) = (broker.servers(), broker.server_identity_dir());
     for (who, folder) in people {
@@ -247,7 +83,7 @@ async fn try_replies(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
         let mut raw = Raw::connect(&broker.servers()[0], &ca, shown).await.unwrap();
         let subject = match *who {
             "publisher" => layout::PUBLISH_SUBJECT.to_owned(),
-            "ingress" => layout::event_subject(0, "test"),
+            "ingress" => TopicSubjects::new(&topic_id(), Routing::Queued).event("events.0.test"),
             handler => layout::dead_letter_subject(handler.trim_start_matches("handler ")),
         };
         for reply in ["$JS.API.STREAM.PURGE.events", "$JS.API.STREAM.DELETE.events"] {
@@ -297,6 +133,47 @@ async fn listen(broker: &TestBroker, subject: &'static str, said: String) -> Sub
     listener
 }
 
+/// Takes what publishers send, so that it can be seen to arrive: in each server, as the ingresses have it.
+async fn listen_as_ingress(broker: &TestBroker) -> Vec<(async_nats::Client, Subscriber)> {
+    let folder = broker.ingress_identity_dir();
+    let client = peer::connect("ingress", &broker.servers(), identity::folder(folder)).await.unwrap();
+    let listener = client.queue_subscribe(ingress::PUBLISHES, "ingress".into()).await.unwrap();
+    client.flush().await.unwrap();
+    let identity = broker.publisher("sensors").await;
+    for server in broker.servers() {
+        let publisher = peer::connect("p", std::slice::from_ref(&server), identity::folder(&identity)).await.unwrap();
+        // No responders is said at once.
+        eventually(&format!("{server} knows the ingress"), async || {
+            let asked =
+                tokio::time::timeout(Duration::from_millis(200), publisher.request(layout::PUBLISH_SUBJECT, "".into()));
+            !matches!(asked.await, Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders)
+        })
+        .await;
+    }
+    vec![(client, listener)]
+}
+
+/// What the operator is answered in the topic's account is for nobody else (hole 13 of the first version: the ingress
+/// was in that account).
+async fn try_inboxes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)]) {
+    let ca = broker.server_identity_dir();
+    let operator = broker.admin_client();
+    for (who, folder) in people {
+        let shown = Shown { certificate: Some(folder.as_path()), user: Some(folder.as_path()) };
+        for server in broker.servers() {
+            let mut raw = Raw::connect(&server, &ca, shown).await.unwrap();
+            assert!(raw.subscribes("_INBOX.>").await, "each may, in its own account");
+            for number in 0..10 {
+                let subject = format!("_INBOX.answer.{number}");
+                let answer = nats::Publish { subject: &subject, payload: b"secret", ..nats::Publish::default() };
+                operator.publish(&answer).await.unwrap();
+            }
+            operator.flush().await.unwrap();
+            matrix.row(who, "4222 hear _INBOX.> of the topic's account", Refused, raw.hears().await);
+        }
+    }
+}
+
 fn ordered() -> consumers::Handler {
     consumers::Handler {
         name: "ordered".into(),
@@ -331,10 +208,10 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     for (listens, said) in [
         (layout::REPORT_SUBJECTS, layout::report_subject("billing")),
         (layout::INGRESS_REPORT_SUBJECT, layout::INGRESS_REPORT_SUBJECT.into()),
-        (layout::PUBLISH_SUBJECT, layout::PUBLISH_SUBJECT.into()),
     ] {
         listeners.push(listen(broker, listens, said).await);
     }
+    let _ingress = listen_as_ingress(broker).await;
     let folder = tempfile::tempdir().unwrap();
     let now = time::OffsetDateTime::now_utc();
     let request = LeafRequest { name: "stranger".into(), hosts: vec!["localhost".into()], usage: Usage::Both };
@@ -347,6 +224,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     try_handshakes(broker, &mut matrix, &people, &stranger).await;
     try_operations(broker, &mut matrix, &people).await;
     try_replies(broker, &mut matrix, &people).await;
+    try_inboxes(broker, &mut matrix, &people).await;
     let routes = broker.routes();
     if routes.len() > 1 {
         for (who, identity) in people.iter().chain([&("anybody", stranger.clone())]) {

@@ -30,11 +30,13 @@ pub struct Shown<'a> {
 /// A connection that was let in.
 pub struct Raw {
     stream: BufReader<TlsStream<TcpStream>>,
+    /// Messages that have come.
+    heard: usize,
 }
 
 impl Raw {
     /// Connects to this port and waits until the server has said yes (else an error). `ca` is a folder with the
-    /// topic's authority.
+    /// broker's authority.
     pub async fn connect(address: &str, ca: &Path, shown: Shown<'_>) -> io::Result<Self> {
         let mut plain = BufReader::new(TcpStream::connect(address.replace("tls://localhost", "127.0.0.1")).await?);
         let mut info = String::new();
@@ -42,7 +44,7 @@ impl Raw {
         let info: serde_json::Value = serde_json::from_str(info.strip_prefix("INFO ").unwrap()).unwrap();
         let connector = TlsConnector::from(Arc::new(tls(ca, shown.certificate)));
         let stream = connector.connect(ServerName::try_from("localhost").unwrap(), plain.into_inner()).await?;
-        let mut raw = Self { stream: BufReader::new(stream) };
+        let mut raw = Self { stream: BufReader::new(stream), heard: 0 };
         let mut connect = serde_json::json!({"verbose": false, "pedantic": false, "headers": true, "lang": "test", "version": "0", "protocol": 1, "no_responders": true});
         if let Some(user) = shown.user {
             let read = |name: &str| std::fs::read_to_string(user.join(name)).unwrap().trim().to_owned();
@@ -69,9 +71,16 @@ impl Raw {
             match line.as_str() {
                 "PONG\r\n" => return Ok(refusals),
                 refusal if refusal.starts_with("-ERR") || refusal == NO_RESPONDERS => refusals.push(line),
+                message if message.starts_with("MSG ") => self.heard += 1,
                 _ => {}
             }
         }
+    }
+
+    /// Whether any message came: what the server had for this client before is there before its answer to this.
+    pub async fn hears(&mut self) -> bool {
+        self.exchange("").await.unwrap();
+        self.heard > 0
     }
 
     /// Publishes, whatever comes of it.

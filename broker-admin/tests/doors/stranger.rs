@@ -5,8 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::identity::file;
-use tidegate_test_broker::{LIMIT, TestBroker, free_port};
+use tidegate_test_broker::{LIMIT, TestBroker, free_port, topic_id};
 
 /// Twice for each of three brokers: the first three may have been for the stranger before, which was killed meanwhile.
 const REFUSALS: usize = 6;
@@ -25,7 +26,7 @@ impl Stranger {
         let now = time::OffsetDateTime::now_utc();
         let authority = broker.authority();
         let system = authority.system_account(now).unwrap();
-        let topic = authority.topic_account(tidegate_broker_client::contract::Routing::Queued, now).unwrap();
+        let topic = authority.topic_account(&topic_id(), Routing::Queued, Some(1 << 30), now).unwrap();
         let folder = parent.join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let config = json!({

@@ -1,4 +1,4 @@
-//! Prints the CRDs as YAML, for `make generate`. With a name (`eventtopics`, `eventhandlers`) only that one.
+//! Prints the CRDs as YAML, for `make generate`. With a name (such as `eventtopics`) only that one.
 
 use std::io::Write as _;
 

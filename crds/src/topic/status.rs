@@ -11,7 +11,7 @@ use crate::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTopicStatus {
-    /// Conditions. Ready sums up BrokerAvailable, StreamReady, StorageHealthy and HasRoom (reason Filling from 80 % on, and
+    /// Conditions. Ready sums up BrokerAvailable, StreamReady, Addressable (the ingresses take events for it), StorageHealthy and HasRoom (reason Filling from 80 % on, and
     /// False while publishers are refused); DataLost says that stored events are gone; Stalled says that a person has to
     /// do something.
     #[serde(default)]
@@ -23,9 +23,10 @@ pub struct EventTopicStatus {
     /// Addresses to publish to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
-    /// Number of broker pods.
+    /// Number of bytes that the broker has promised to the topic: for events, dead letters, retries, attempts and delayed
+    /// events together. They are the topic's until its specification asks for fewer, or it is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broker: Option<BrokerStatus>,
+    pub promised: Option<i64>,
     /// Number of events that are stored, handled or not. Refreshed about once a minute while it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub events: Option<i64>,
@@ -102,16 +103,6 @@ pub struct Address {
     pub nats_url: Option<String>,
     /// Name of the ConfigMap in this namespace whose key ca.crt verifies the certificate of these addresses.
     pub ca_config_map: String,
-}
-
-/// Number of broker pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct BrokerStatus {
-    /// Number of pods that the broker should have.
-    pub replicas: i32,
-    /// Number of pods that are ready.
-    pub ready_replicas: i32,
 }
 
 impl HasConditions for EventTopicStatus {

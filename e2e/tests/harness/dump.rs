@@ -8,7 +8,7 @@ use super::World;
 /// Writes resources, pods, their logs and events to standard error.
 pub async fn namespace(world: &World) {
     eprintln!("--- {} ---", world.namespace);
-    topics_and_handlers(world).await;
+    resources(world).await;
     let pods: Api<Pod> = world.api();
     for pod in pods.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default() {
         let name = pod.metadata.name.clone().unwrap_or_default();
@@ -30,7 +30,10 @@ pub async fn namespace(world: &World) {
     }
 }
 
-async fn topics_and_handlers(world: &World) {
+async fn resources(world: &World) {
+    for broker in world.api::<tidegate_crds::EventBroker>().list(&ListParams::default()).await.into_iter().flatten() {
+        eprintln!("{}", serde_json::to_string(&broker.status).unwrap_or_default());
+    }
     for topic in world.api::<tidegate_crds::EventTopic>().list(&ListParams::default()).await.into_iter().flatten() {
         eprintln!("{}", serde_json::to_string(&topic.status).unwrap_or_default());
     }

@@ -5,6 +5,7 @@
 mod dump;
 pub mod objects;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use kube::{Client, Resource, discovery};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
 /// The namespace of the chart.
 pub const OPERATOR_NAMESPACE: &str = "tidegate-system";
@@ -49,6 +50,8 @@ pub struct Report {
     pub seen: u64,
     /// First receipts of an event after a later one of the same key.
     pub disordered: u64,
+    /// For each handler that tells its name (`--name`), how many receipts it had of each publisher's events.
+    pub received_by: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// Runs a test in a namespace of its own. It is dumped if the test fails, and deleted unless E2E_KEEP is set.
@@ -157,6 +160,20 @@ impl World {
         self.condition::<EventTopic>(name, "Ready", "True", 180).await;
     }
 
+    pub async fn broker_ready(&self, name: &str) {
+        self.condition::<EventBroker>(name, "Ready", "True", 180).await;
+    }
+
+    /// Waits until a resource that was deleted is gone.
+    pub async fn gone<K>(&self, name: &str, seconds: u64)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = self.api();
+        let what = format!("{} {name} to be gone", K::kind(&()));
+        self.until(&what, seconds, async || api.get_opt(name).await.unwrap().is_none().then_some(())).await;
+    }
+
     pub async fn handler_ready(&self, name: &str) {
         self.condition::<EventHandler>(name, "Ready", "True", 120).await;
     }
@@ -226,11 +243,11 @@ impl World {
         .await;
     }
 
-    /// Waits until all broker pods of the topic `events` are ready, as the StatefulSet's own controller says.
+    /// Waits until all pods of the broker `default` are ready, as the StatefulSet's own controller says.
     pub async fn brokers_ready(&self, replicas: i32) {
         let statefulsets: Api<StatefulSet> = self.api();
-        self.until("all brokers", 120, async || {
-            let status = statefulsets.get("events-broker").await.unwrap().status?;
+        self.until("all broker pods", 120, async || {
+            let status = statefulsets.get("default-broker").await.unwrap().status?;
             (status.ready_replicas == Some(replicas)).then_some(())
         })
         .await;

@@ -6,11 +6,19 @@ use super::World;
 
 const IMAGE: &str = "localhost/tidegate/e2e:dev";
 
-/// A topic with so many brokers and a small volume.
-pub fn topic(name: &str, replicas: i32) -> Value {
+/// A broker of so many pods, each with a small volume.
+pub fn broker(name: &str, replicas: i32) -> Value {
+    json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {"name": name},
+        "spec": {"replicas": replicas, "storage": {"size": "1Gi"}},
+    })
+}
+
+/// A topic on the broker `default`, of which a small one has room for two.
+pub fn topic(name: &str) -> Value {
     json!({
         "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": name},
-        "spec": {"deletionPolicy": "Delete", "broker": {"replicas": replicas, "storage": {"size": "1Gi"}}},
+        "spec": {"deletionPolicy": "Delete", "retention": {"maxSize": "256Mi"}},
     })
 }
 
@@ -61,9 +69,10 @@ fn pod(arguments: &[String], extra: Value) -> Value {
 }
 
 impl World {
-    /// Starts a ledger and a topic `events` with so many brokers, and waits until both work.
-    pub async fn begin(&self, brokers: i32) {
-        self.accept(topic("events", brokers)).await;
+    /// Starts a ledger and a topic `events` on a broker of so many pods, and waits until both work.
+    pub async fn begin(&self, pods: i32) {
+        self.accept(broker("default", pods)).await;
+        self.accept(topic("events")).await;
         self.ledger().await;
         self.topic_ready("events").await;
     }
@@ -104,7 +113,7 @@ impl World {
 
     /// Starts a publisher of `count` events to this topic, with more arguments.
     pub async fn publish_with(&self, topic: &str, prefix: &str, count: u64, more: &[&str]) {
-        let url = format!("https://{topic}-broker.{}.svc", self.namespace);
+        let url = format!("https://{topic}-topic.{}.svc", self.namespace);
         let arguments: Vec<String> = [
             "publish",
             "--url",

@@ -6,35 +6,32 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures::FutureExt as _;
 use tidegate_broker_client::contract::Flush;
 use tidegate_wire::nats::Client;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ledger::{Action, Ledger, Outcome, Publish, Ticket};
 use super::link::{self, Answer, Link, Outgoing, Subject, Unsent};
+use super::pool::Pool;
 use super::rule::Rule;
-use crate::config::Limits;
 use crate::message::Message;
 use crate::outcome::{Failure, Refusal};
 
-/// The least memory for messages, in KiB: the largest request of all has room in it with its neighbours.
-const MIN_ROOM: u32 = 64 * 1024;
 /// Answers and submissions that are taken before the next look at what is to be sent.
 const TURN: usize = 1024;
 
 /// Publishes the events of a topic with a stream.
 pub struct Committer {
     submissions: mpsc::UnboundedSender<Submission>,
-    /// For all that wait or are under way: this is what bounds the channel.
-    permits: Arc<Semaphore>,
-    most: usize,
-    /// The same in KiB: a publisher may be gone, and its share of the bounds with it, while its event still waits.
-    room: Arc<Semaphore>,
-    most_room: u32,
+    /// For all that wait or are under way, of all topics: this is what bounds the channel.
+    pool: Arc<Pool>,
+    /// What this topic may take of it; `None`: all.
+    own: ArcSwapOption<Pool>,
     timeout: Duration,
     _task: AbortOnDropHandle<()>,
 }
@@ -47,31 +44,36 @@ struct Submission {
     publishes: Vec<PendingMessage>,
 }
 
+/// Those of a message.
+type Permits = [Option<OwnedSemaphorePermit>; 2];
+
 /// A publish that is not settled.
 struct PendingMessage {
     /// `None`: it is sent, and will not be again.
     message: Option<Arc<Message>>,
     publisher: oneshot::Sender<Outcome>,
-    _permits: [Option<OwnedSemaphorePermit>; 2],
+    _permits: (Permits, Option<Permits>),
 }
 
 impl Committer {
-    /// Over this connection, to a broker that stores like `flush`.
-    pub fn new(client: Client, flush: Flush, limits: &Limits) -> Self {
+    /// Over this connection, to a broker that stores like `flush`. What waits or is under way takes room in the pool.
+    pub fn new(client: Client, flush: Flush, timeout: Duration, pool: Arc<Pool>) -> Self {
         let (submissions, submitted) = mpsc::unbounded_channel();
-        let timeout = limits.publish;
         let ledger = Ledger::new(Rule::new(flush), timeout);
         let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted)));
-        let most = limits.publishes.clamp(1, u16::MAX.into());
-        let most_room = limits.body_memory_kib.clamp(MIN_ROOM, u32::MAX >> 3);
-        let permits = Arc::new(Semaphore::new(most));
-        let room = Arc::new(Semaphore::new(usize::try_from(most_room).unwrap_or(Semaphore::MAX_PERMITS)));
-        Self { submissions, permits, most, room, most_room, timeout, _task: task }
+        Self { submissions, pool, own: ArcSwapOption::empty(), timeout, _task: task }
+    }
+
+    /// From now on it takes no more of the pool than half of it, or all.
+    pub fn set_alone(&self, is_alone: bool) {
+        if is_alone != self.own.load().is_none() {
+            self.own.store((!is_alone).then(|| Arc::new(self.pool.half())));
+        }
     }
 
     /// How many messages may be submitted at once.
     pub fn most(&self) -> usize {
-        self.most
+        self.own.load().as_ref().map_or(self.pool.most(), |own| own.most())
     }
 
     /// Submits the messages of a request, as soon as there is room for them. They are stored in this order, and after
@@ -82,18 +84,21 @@ impl Committer {
     pub async fn submit(&self, messages: Vec<Message>) -> Result<Vec<PendingOutcome>, Failure> {
         let deadline = Instant::now() + self.timeout;
         let sizes: Vec<u32> = messages.iter().map(kibibytes).collect();
-        let count = u32::try_from(messages.len().min(self.most)).unwrap_or(u32::MAX);
-        let all = sizes.iter().fold(0_u32, |all, size| all.saturating_add(*size)).min(self.most_room);
+        let all = sizes.iter().fold(0_u32, |all, size| all.saturating_add(*size));
+        let own = self.own.load_full();
         let taking = async {
-            let permits = Arc::clone(&self.permits).acquire_many_owned(count).await?;
-            Ok((permits, Arc::clone(&self.room).acquire_many_owned(all).await?))
+            // The topic's own first: what waits for that takes nothing of what is for all.
+            let own = match &own {
+                Some(own) => Some(own.take(sizes.len(), all).await?),
+                None => None,
+            };
+            Ok((own, self.pool.take(sizes.len(), all).await?))
         };
         let taken = timeout_at(deadline, taking).await.map_err(|_| Failure::Timeout)?;
-        let (mut permits, mut room) = taken.map_err(|_: AcquireError| Failure::Unavailable)?;
+        let (mut own, mut taken) = taken.map_err(|_: AcquireError| Failure::Unavailable)?;
         let (mut publishes, mut submitted) = (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
         for (message, size) in messages.into_iter().zip(sizes) {
-            let size = usize::try_from(size).unwrap_or(usize::MAX).min(room.num_permits());
-            let permits = [permits.split(1), room.split(size)];
+            let permits = (taken.split(size), own.as_mut().map(|own| own.split(size)));
             let (publisher, outcome) = oneshot::channel();
             publishes.push(PendingMessage { message: Some(Arc::new(message)), publisher, _permits: permits });
             submitted.push(PendingOutcome(outcome));

@@ -8,8 +8,10 @@
 mod committer;
 mod ledger;
 mod link;
+mod pool;
 mod recent;
 mod rule;
 
 pub use committer::{Committer, PendingOutcome};
 pub use ledger::Outcome;
+pub use pool::Pool;

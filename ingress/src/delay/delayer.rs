@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_broker_client::later;
+use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::message_id::{TopicKey, is_cancel_key};
 use tidegate_broker_client::publish_ack::StreamError;
 use tidegate_cloudevents::Event;
@@ -29,6 +30,7 @@ const STREAM_NOT_FOUND: u64 = 10_059;
 /// Keeps events of one topic until their time.
 pub struct Delayer {
     client: Client,
+    subjects: TopicSubjects,
     keys: Arc<TopicKey>,
     room: Mutex<Room>,
     /// One asks at a time.
@@ -73,13 +75,14 @@ impl Delayer {
     /// Over this connection.
     pub fn new(
         client: Client,
+        subjects: TopicSubjects,
         keys: Arc<TopicKey>,
         place: trace::Destination,
         metrics: Arc<Metrics>,
         timeout: Duration,
     ) -> Self {
         let (room, asking) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { client, keys, room, asking, place, metrics, timeout }
+        Self { client, subjects, keys, room, asking, place, metrics, timeout }
     }
 
     /// What is stored for an event until then.
@@ -88,7 +91,7 @@ impl Delayer {
         let key = self.keys.cancel_key(&message.message_id);
         let trace = trace::Publish::start(&self.place, event, message.partition, request);
         trace.inject(&mut message.headers);
-        message.subject = later::delayed_subject(&key);
+        message.subject = self.subjects.delayed(&key);
         Delayed { at, key, message, trace }
     }
 
@@ -133,7 +136,7 @@ impl Delayer {
             return Ok(false);
         }
         let filter = json!({"filter": later::cancel_subjects(key)}).to_string();
-        let answer = self.ask(later::PURGE_SUBJECT, &filter).await?;
+        let answer = self.ask(&self.subjects.later_purge(), &filter).await?;
         match answer.error {
             None => Ok(answer.purged > 0),
             Some(error) if error.code == STREAM_NOT_FOUND => Ok(false),
@@ -175,7 +178,7 @@ impl Delayer {
     async fn look(&self) -> Result<Option<Seen>, Problem> {
         let _asking = self.asking.lock().await;
         let asked = self.room().ask(Instant::now());
-        let answer = self.ask(later::INFO_SUBJECT, "").await?;
+        let answer = self.ask(&self.subjects.later_info(), "").await?;
         let seen = match answer.error {
             None => seen(&answer),
             Some(error) if error.code == STREAM_NOT_FOUND => None,

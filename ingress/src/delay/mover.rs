@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tidegate_broker_client::later;
+use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_wire::nats::{self, Client, Publish, PublishError, SubscribeError};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::due;
-use crate::intake::Intake;
 use crate::outcome::Failure;
+use crate::publish::Publisher;
 
 /// Events that a pull brings at most, and bytes of them: one of the largest that any topic can have, with its headers.
 /// One that did not fit would hold up those behind it.
@@ -33,10 +33,11 @@ const NO_MESSAGES: u16 = 404;
 const ACKNOWLEDGE: &[u8] = b"+ACK";
 const TERMINATE: &[u8] = b"+TERM";
 
-/// The task that does it, one in each ingress. All ingresses of a topic share one consumer.
+/// The task that does it for a topic, one in each ingress. All ingresses share one consumer.
 pub struct Mover {
     client: Client,
-    intake: Arc<Intake>,
+    subjects: TopicSubjects,
+    publisher: Arc<Publisher>,
 }
 
 /// Why a pull did not bring what it could.
@@ -54,8 +55,8 @@ enum NotPulled {
 
 impl Mover {
     /// Over this connection.
-    pub fn new(client: Client, intake: Arc<Intake>) -> Self {
-        Self { client, intake }
+    pub fn new(client: Client, subjects: TopicSubjects, publisher: Arc<Publisher>) -> Self {
+        Self { client, subjects, publisher }
     }
 
     /// Moves what is due until `stop`. What has come by then is still moved.
@@ -90,7 +91,7 @@ impl Mover {
         let expires = PULL_EXPIRES.as_nanos();
         let body = format!(r#"{{"batch":{PULL_EVENTS},"expires":{expires},"max_bytes":{PULL_BYTES}}}"#);
         let pull = Publish {
-            subject: later::PULL_SUBJECT,
+            subject: self.subjects.pull(),
             reply: Some(&inbox),
             payload: body.as_bytes(),
             ..Publish::default()
@@ -132,9 +133,10 @@ impl Mover {
     /// Stores one event in the stream of events, and only then lets the broker forget that it was due. It comes again
     /// if the broker does not hear that, and is recognised by its message id.
     async fn move_on(&self, message: nats::Message) {
-        let Some(reply) = message.reply().map(str::to_owned) else { return };
+        // What has no reply subject of this consumer came from elsewhere.
+        let Some(reply) = message.reply().and_then(|reply| self.subjects.acknowledge(reply)) else { return };
         let answer = match due::read(&message) {
-            Ok(event) => match self.intake.move_on(event).await {
+            Ok(event) => match self.publisher.move_on(event).await {
                 Ok(_) => ACKNOWLEDGE.to_vec(),
                 Err(failure) => again(failure),
             },

@@ -75,6 +75,7 @@ fn receipt(stored: Stored) -> Result<Vec<Property>, MqttError> {
 /// A PUBACK has no code of its own for what is too large: a limit of ours was exceeded, as by a full topic.
 fn puback_code(problem: &Problem) -> PubackReasonCode {
     match problem.status {
+        StatusCode::NOT_FOUND => PubackReasonCode::TopicNameInvalid,
         StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE => PubackReasonCode::PayloadFormatInvalid,
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => PubackReasonCode::QuotaExceeded,
         _ => PubackReasonCode::ImplementationSpecificError,

@@ -14,17 +14,19 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::clients::{Clients, ConnectedDevice};
-use super::session::{Arrival, Bounds, Connected, Session, Step};
+use super::session::{Arrival, Bounds, Connected, Refusal, Session, Step};
 use crate::body::Pace;
+use crate::config::Limits;
 use crate::intake::{Intake, PendingEvent};
 use crate::meanwhile::meanwhile;
 use crate::message::Origin;
 use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::server::Protocol;
-use crate::share::{Client, Room, Share};
+use crate::share::{Client, Room, Share, Shares};
 use crate::slots::{End, Slot};
 use crate::tls;
+use crate::topics::{Shared, Topics};
 use crate::trace::Context;
 
 /// The name in metrics.
@@ -37,21 +39,19 @@ const FREE: usize = 16 * 1024;
 /// MQTT over TLS.
 #[derive(Clone)]
 pub struct Mqtt {
-    /// Where events go.
-    pub intake: Arc<Intake>,
-    /// TLS.
-    pub tls: TlsAcceptor,
+    topics: Arc<Topics>,
+    tls: TlsAcceptor,
     clients: Arc<Clients>,
 }
 
 impl Mqtt {
-    /// MQTT whose events go this way.
-    pub fn new(intake: Arc<Intake>, tls: TlsAcceptor) -> Self {
-        Self { intake, tls, clients: Arc::default() }
+    /// MQTT for these topics. The host name of the TLS handshake says which one a device means.
+    pub fn new(topics: Arc<Topics>, tls: TlsAcceptor) -> Self {
+        Self { topics, tls, clients: Arc::default() }
     }
 
     fn bounds(&self, packet: usize) -> Bounds {
-        let limits = &self.intake.limits;
+        let limits = &self.topics.shared.limits;
         let receive_maximum = u16::try_from(limits.publishes_per_connection).unwrap_or(u16::MAX);
         Bounds { packet, receive_maximum, silence: limits.silence }
     }
@@ -74,7 +74,9 @@ type PacketOutcome = (Option<u16>, Result<Stored, Problem>);
 type OwnSlot<'a> = Option<(&'a Slot, &'a Arc<Clients>)>;
 
 struct Driver<'a> {
-    intake: &'a Intake,
+    topics: &'a Topics,
+    /// As it was when the connection began; `None`: the device names no topic, and is refused.
+    topic: Option<Arc<Intake>>,
     place: OwnSlot<'a>,
     share: Arc<Share>,
     session: Session,
@@ -91,35 +93,49 @@ struct Driver<'a> {
 
 impl Protocol for Mqtt {
     async fn serve(self, stream: TcpStream, slot: Slot) {
-        let session = Session::new(self.bounds(self.intake.admission.request_limit()));
-        let share = self.intake.admission.connection(slot.client.clone());
-        self.open(stream, session, share, Some((&slot, &self.clients))).await;
+        let share = self.topics.shared.admission.connection(slot.client.clone());
+        self.open(stream, share, Some((&slot, &self.clients))).await;
     }
 
     async fn refuse(self, stream: TcpStream, client: Client) {
-        let session = Session::busy(self.bounds(FREE));
-        let share = self.intake.admission.connection(client);
-        self.open(stream, session, share, None).await;
+        let share = self.topics.shared.admission.connection(client);
+        self.open(stream, share, None).await;
     }
 }
 
 impl Mqtt {
-    async fn open(&self, stream: TcpStream, session: Session, share: Arc<Share>, place: OwnSlot<'_>) {
-        let Some(stream) = tls::handshake(&self.tls, stream, self.intake.limits.handshake).await else { return };
-        Driver::new(&self.intake, session, share, place).run(stream).await;
+    async fn open(&self, stream: TcpStream, share: Arc<Share>, place: OwnSlot<'_>) {
+        let Some(stream) = tls::handshake(&self.tls, stream, self.topics.shared.limits.handshake).await else { return };
+        let topic = stream.get_ref().1.server_name().and_then(|host| self.topics.current().by_host(host).cloned());
+        let (session, topic) = match (place, topic) {
+            (None, _) => (Session::refusing(self.bounds(FREE), Refusal::Busy), None),
+            (_, None) => (Session::refusing(self.bounds(FREE), Refusal::NoTopic), None),
+            (_, Some(topic)) => (Session::new(self.bounds(topic.share.request_limit)), Some(topic)),
+        };
+        Driver::new(&self.topics, topic, session, share, place).run(stream).await;
     }
 }
 
 impl<'a> Driver<'a> {
-    fn new(intake: &'a Intake, session: Session, share: Arc<Share>, place: OwnSlot<'a>) -> Self {
-        let silence = intake.limits.handshake;
+    fn new(
+        topics: &'a Topics,
+        topic: Option<Arc<Intake>>,
+        session: Session,
+        share: Arc<Share>,
+        place: OwnSlot<'a>,
+    ) -> Self {
+        let limits = &topics.shared.limits;
+        let silence = limits.handshake;
+        let shares =
+            topic.as_ref().map_or_else(|| Shares::new(Arc::clone(&share), None), |topic| topic.share.with(&share));
         Self {
-            intake,
+            topics,
+            topic,
             place,
-            room: Room::new(Arc::clone(&share)),
+            room: Room::new(shares),
             share,
             session,
-            pace: Pace::new(&intake.limits, Instant::now()),
+            pace: Pace::new(limits, Instant::now()),
             output: Vec::new(),
             phase: Phase::Open,
             silence,
@@ -128,15 +144,27 @@ impl<'a> Driver<'a> {
         }
     }
 
+    fn limits(&self) -> &'a Limits {
+        &self.topics.shared.limits
+    }
+
+    fn refused(&self, problem: &Problem) {
+        match &self.topic {
+            Some(topic) => topic.metrics.refused(PROTOCOL, problem),
+            None => self.topics.shared.instruments.without_topic(PROTOCOL, problem),
+        }
+    }
+
     async fn run(mut self, mut stream: TlsStream<TcpStream>) {
-        let most = self.intake.limits.publishes_per_connection;
+        let most = self.limits().publishes_per_connection;
         let mut in_flight = FuturesOrdered::new();
         let mut input = BytesMut::new();
+        let (topics, topic) = (self.topics, self.topic.as_ref().map(|topic| topic.id.to_string()));
         let (share, place) = (Arc::clone(&self.share), self.place);
         loop {
             while !input.is_empty() && in_flight.len() < most && self.phase == Phase::Open {
                 for arrival in self.read(&mut input) {
-                    let taking = take(self.intake, &share, arrival);
+                    let taking = take(topics, topic.as_deref(), &share, arrival);
                     let taken = meanwhile(taking, &mut in_flight, |settled| self.settle(settled)).await;
                     in_flight.push_back(settled(taken));
                 }
@@ -175,7 +203,7 @@ impl<'a> Driver<'a> {
             self.write(&mut stream).await;
         }
         // The other side may be gone already.
-        let _ = timeout(self.intake.limits.handshake, stream.shutdown()).await;
+        let _ = timeout(self.limits().handshake, stream.shutdown()).await;
     }
 
     /// Reads at most one packet.
@@ -185,7 +213,7 @@ impl<'a> Driver<'a> {
         let partial = self.session.partial();
         let now = Instant::now();
         if partial > 0 && before == 0 {
-            self.pace = Pace::new(&self.intake.limits, now);
+            self.pace = Pace::new(self.limits(), now);
         }
         self.pace.received(partial.saturating_sub(before), now);
         self.deadline = self.next_deadline();
@@ -193,7 +221,7 @@ impl<'a> Driver<'a> {
         match self.room.cover(counted) {
             Ok(()) => self.perform(steps),
             Err(problem) => {
-                self.intake.metrics.refused(PROTOCOL, &problem);
+                self.refused(&problem);
                 let steps = self.session.end(DisconnectReasonCode::ServerBusy);
                 self.perform(steps)
             }
@@ -202,7 +230,7 @@ impl<'a> Driver<'a> {
 
     fn settle(&mut self, (packet_id, outcome): PacketOutcome) {
         if let Err(problem) = &outcome {
-            self.intake.metrics.refused(PROTOCOL, problem);
+            self.refused(problem);
             tracing::debug!(detail = %problem.detail, "an event over MQTT was not taken");
         }
         if self.phase == Phase::Closed {
@@ -211,7 +239,7 @@ impl<'a> Driver<'a> {
         // It could not be heard while too much was in flight.
         let now = Instant::now();
         if self.session.partial() > 0 && self.pace.deadline() < now {
-            self.pace = Pace::new(&self.intake.limits, now);
+            self.pace = Pace::new(self.limits(), now);
         }
         self.deadline = self.next_deadline();
         if let (Ok(_), Some((slot, _))) = (&outcome, self.place) {
@@ -239,8 +267,10 @@ impl<'a> Driver<'a> {
                 Step::Connected(Connected { silence, client }) => {
                     self.silence = silence;
                     self.deadline = Instant::now() + silence;
-                    if let (Some((slot, clients)), Some(client)) = (self.place, client) {
-                        self.known = Some(clients.connect(client, slot.seat()));
+                    if let (Some((slot, clients)), Some(topic), Some(client)) = (self.place, &self.topic, client) {
+                        // The same name at another topic is another device.
+                        let device = format!("{}/{client}", topic.id);
+                        self.known = Some(clients.connect(device, slot.seat()));
                     }
                 }
                 Step::Arrived(arrival) => arrivals.push(arrival),
@@ -255,7 +285,7 @@ impl<'a> Driver<'a> {
             stream.write_all(&self.output).await?;
             stream.flush().await
         };
-        if !timeout(self.intake.limits.idle, writing).await.is_ok_and(|written| written.is_ok()) {
+        if !timeout(self.limits().idle, writing).await.is_ok_and(|written| written.is_ok()) {
             self.phase = Phase::Closed;
         }
         self.output.clear();
@@ -280,16 +310,20 @@ impl From<End> for DisconnectReasonCode {
     }
 }
 
-/// Gives an event to the broker, as soon as there is room for it.
-async fn take<'a>(
-    intake: &'a Intake,
+/// Gives an event to the broker, as soon as there is room for it. The topic is looked up again: it may be gone, or take
+/// larger events by now.
+async fn take(
+    topics: &Topics,
+    topic: Option<&str>,
     share: &Arc<Share>,
     arrival: Arrival,
-) -> (Option<u16>, Result<PendingEvent<'a>, Problem>) {
+) -> (Option<u16>, Result<PendingEvent, Problem>) {
     let Arrival { packet_id, event, size } = arrival;
     let taking = async {
+        let intake = topic.and_then(|topic| topics.current().by_path(topic).cloned()).ok_or_else(Problem::no_topic)?;
         let event = event?;
-        let admitted = intake.admission.admit_within(share, size, intake.limits.publish).await?;
+        let Shared { admission, limits, .. } = &*topics.shared;
+        let admitted = admission.admit_within(share, &intake.share, size, limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
         intake.take(event, Origin::Anonymous, &Context::default(), admitted).await
     };
@@ -297,7 +331,7 @@ async fn take<'a>(
 }
 
 /// Waits for the broker's acknowledgement.
-async fn settled((packet_id, taken): (Option<u16>, Result<PendingEvent<'_>, Problem>)) -> PacketOutcome {
+async fn settled((packet_id, taken): (Option<u16>, Result<PendingEvent, Problem>)) -> PacketOutcome {
     let outcome = match taken {
         Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),

@@ -17,10 +17,12 @@
 //! | QoS 2 | DISCONNECT 0x9B (`Maximum QoS` is 1) | the connection is closed |
 //! | retain | DISCONNECT 0x9A (`Retain Available` is 0) | has no effect |
 //! | SUBSCRIBE | SUBACK 0x87 | SUBACK 0x80 |
+//! | no topic | CONNACK 0x9C (`Use another server`) with the reason | CONNACK 5 |
+//! | the topic was removed | PUBACK 0x90 | the connection is closed without PUBACK |
 //! | will | CONNACK 0x83: there would be no client left to answer if it is not stored | CONNACK 5 |
 //!
-//! The name a device publishes to has no meaning: an ingress is one topic's, and the event's own attributes say what it
-//! is. User name and password have none either, as `Authorization` over HTTP. No session is kept (`Session Present` is
+//! Which topic a device means is the host name of its TLS handshake (SNI, RFC 6066, section 3): one of the topic's hosts.
+//! The name a device publishes to has no meaning: the event's own attributes say what it is. User name and password have none either, as `Authorization` over HTTP. No session is kept (`Session Present` is
 //! 0), so nothing expires; a device that comes again with its client identifier ends its older connection. Beyond
 //! the receive maximum a device is not disconnected but read no further.
 

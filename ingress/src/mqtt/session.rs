@@ -32,14 +32,23 @@ pub struct Bounds {
 pub struct Session {
     connection: Connection<role::Server>,
     silence: Duration,
-    /// There is no room for it, which is the answer to its CONNECT.
-    busy: bool,
+    /// Why it is refused, which is the answer to its CONNECT.
+    refusal: Option<Refusal>,
     /// Bytes of a packet that has not arrived completely.
     partial: usize,
     connected: bool,
     closed: bool,
     /// Whether the client wants to read reasons.
     explain: bool,
+}
+
+/// Why there is no connection for a device, whatever it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no room for it.
+    Busy,
+    /// The host name of its TLS handshake is that of no topic.
+    NoTopic,
 }
 
 /// What is to be done, in this order.
@@ -84,12 +93,12 @@ impl Session {
         let mut connection = Connection::with_options(Version::Undetermined, options);
         connection.set_auto_ping_response(true);
         let silence = bounds.silence;
-        Self { connection, silence, busy: false, partial: 0, connected: false, closed: false, explain: true }
+        Self { connection, silence, refusal: None, partial: 0, connected: false, closed: false, explain: true }
     }
 
-    /// A connection for which there is no room: it is refused as soon as the device has said which version it speaks.
-    pub fn busy(bounds: Bounds) -> Self {
-        Self { busy: true, ..Self::new(bounds) }
+    /// A connection that is refused as soon as the device has said which version it speaks.
+    pub fn refusing(bounds: Bounds, refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::new(bounds) }
     }
 
     /// Bytes of a packet that has begun to arrive and must be kept.
@@ -207,8 +216,11 @@ impl Session {
             return self.close();
         }
         let client = connect.client_id();
-        let refusal = if self.busy {
-            ConnectReturnCode::ServerUnavailable
+        let refusal = if let Some(refusal) = self.refusal {
+            match refusal {
+                Refusal::Busy => ConnectReturnCode::ServerUnavailable,
+                Refusal::NoTopic => ConnectReturnCode::NotAuthorized,
+            }
         } else if connect.will_flag() {
             ConnectReturnCode::NotAuthorized
         } else if (client.is_empty() && !connect.clean_session()) || client.len() > MAX_CLIENT_ID {
@@ -228,8 +240,17 @@ impl Session {
         }
         let client = connect.client_id();
         let enhanced = |property: &Property| matches!(property, Property::AuthenticationMethod(_));
-        let (code, reason) = if self.busy {
-            (ConnectReasonCode::ServerBusy, "too many connections are open, in all or from this address")
+        let (code, reason) = if let Some(refusal) = self.refusal {
+            match refusal {
+                Refusal::Busy => {
+                    (ConnectReasonCode::ServerBusy, "too many connections are open, in all or from this address")
+                }
+                Refusal::NoTopic => (
+                    ConnectReasonCode::UseAnotherServer,
+                    "the host name of the TLS handshake (SNI) is that of no topic: connect to the host in the \
+                     EventTopic's status",
+                ),
+            }
         } else if connect.will_flag() {
             let reason = "a will is not supported: publish an event of your own instead";
             (ConnectReasonCode::ImplementationSpecificError, reason)

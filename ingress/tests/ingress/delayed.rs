@@ -16,7 +16,7 @@ use tidegate_test_broker::{TestBroker, eventually, topic};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::support::{Answer, Running, event, events, messages, start, start_direct};
+use crate::support::{Answer, Running, event, events, messages, start};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -207,7 +207,7 @@ async fn what_is_no_time_for_an_event_is_refused_and_nothing_is_stored() {
 #[tokio::test]
 async fn a_topic_that_takes_no_such_events_says_so() {
     let (broker, direct) = tokio::join!(TestBroker::start(), TestBroker::start_direct());
-    let (ingress, direct) = (start(&broker).await, start_direct(&direct).await);
+    let (ingress, direct) = (start(&broker).await, start(&direct).await);
     for ingress in [&ingress, &direct] {
         let answer = post(ingress, "1", &after(Duration::from_secs(1))).await;
         assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);

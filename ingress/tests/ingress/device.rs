@@ -20,7 +20,11 @@ pub struct Device {
 impl Device {
     /// Connected, but for MQTT's own greeting.
     pub async fn silent(ingress: &Running, version: Version) -> Self {
-        let stream = ingress.connect_to(ingress.mqtt, b"mqtt").await;
+        Self::over(ingress.connect_to(ingress.mqtt, b"mqtt").await, version)
+    }
+
+    /// The same, over this connection.
+    pub fn over(stream: TlsStream<TcpStream>, version: Version) -> Self {
         Self { stream, version }
     }
 

@@ -4,22 +4,24 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use http::StatusCode;
-use tidegate_broker_client::contract::{self, Routing};
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_client::{contract, identity, layout, peer, stored};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::hostile::{Attack, HostileBroker};
 use tidegate_test_broker::{LIMIT, TestBroker};
 
 use crate::device::{Device, binary};
-use crate::support::{Frozen, config, event, limits, run, start_direct};
+use crate::support::{Frozen, config, event, limits, run, start, start_with};
 
-/// Listens; that a first message came through shows that the broker knows.
-async fn listen(broker: &TestBroker) -> async_nats::Subscriber {
-    let operator = broker.operator();
-    let mut subscriber = operator.subscribe(layout::EVENT_SUBJECTS).await.unwrap();
-    operator.publish("events.0.first", "".into()).await.unwrap();
-    tokio::time::timeout(LIMIT, subscriber.next()).await.unwrap().unwrap();
+/// Listens as a handler of this name.
+async fn listen(broker: &TestBroker, handler: &'static str) -> async_nats::Subscriber {
+    let identity = broker.direct_handler(handler).await;
+    let client = peer::connect(handler, &broker.servers(), identity::folder(identity)).await.unwrap();
+    let subscriber = client.queue_subscribe(layout::EVENT_SUBJECTS, handler.into()).await.unwrap();
+    // A round trip: the broker knows of it then, whether somebody answers or not.
+    let _ = client.request(layout::report_subject(handler), "".into()).await;
+    // The subscription lives as long as its client does.
+    std::mem::forget(client);
     subscriber
 }
 
@@ -31,13 +33,13 @@ async fn heard(subscriber: &mut async_nats::Subscriber) -> Event {
 #[tokio::test]
 async fn who_listens_hears_what_is_published_in_order() {
     let broker = TestBroker::start_direct().await;
-    let ingress = start_direct(&broker).await;
+    let ingress = start(&broker).await;
     // Accepted is on its way to the broker; that somebody heard it shows that it has been there.
-    let mut earlier = listen(&broker).await;
+    let mut earlier = listen(&broker, "earlier").await;
     assert_eq!(ingress.publish(&event("0")).await.status, StatusCode::ACCEPTED);
     assert_eq!(heard(&mut earlier).await, event("0"));
 
-    let mut subscriber = listen(&broker).await;
+    let mut subscriber = listen(&broker, "later").await;
     assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
     let batch: Vec<Event> = (2..100).map(|id| event(&id.to_string())).collect();
     assert_eq!(ingress.publish_batch(&batch).await.status, StatusCode::ACCEPTED);
@@ -52,8 +54,8 @@ async fn who_listens_hears_what_is_published_in_order() {
 #[tokio::test]
 async fn no_header_is_for_a_stream() {
     let broker = TestBroker::start_direct().await;
-    let ingress = start_direct(&broker).await;
-    let mut subscriber = listen(&broker).await;
+    let ingress = start(&broker).await;
+    let mut subscriber = listen(&broker, "later").await;
     ingress.publish(&event("1")).await;
     let message = tokio::time::timeout(LIMIT, subscriber.next()).await.unwrap().unwrap();
     assert_eq!(message.reply, None);
@@ -66,7 +68,7 @@ async fn a_request_with_many_events_asks_the_broker_once() {
     let broker = TestBroker::start_direct().await;
     let counting = HostileBroker::start(broker.authority(), Attack::Pong).await;
     let servers = vec![counting.address.clone()];
-    let ingress = run(&contract::Ingress { routing: Routing::Direct, servers, ..config(&broker) }, limits()).await;
+    let ingress = run(&contract::Ingress { servers, ..config(&broker) }, limits()).await;
     ingress.until_ready().await;
     let batch: Vec<Event> = (0..100).map(|id| event(&id.to_string())).collect();
     let before = counting.pings();
@@ -79,8 +81,7 @@ async fn a_request_with_many_events_asks_the_broker_once() {
 #[tokio::test]
 async fn what_a_frozen_broker_has_not_taken_in_is_503_in_time() {
     let broker = TestBroker::start_direct().await;
-    let direct = contract::Ingress { routing: Routing::Direct, ..config(&broker) };
-    let ingress = run(&direct, Limits { publish: Duration::from_secs(2), ..limits() }).await;
+    let ingress = start_with(&broker, Limits { publish: Duration::from_secs(2), ..limits() }).await;
     ingress.until_ready().await;
     assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
     let frozen = Frozen::new(broker.pid().unwrap()).await;
@@ -92,7 +93,7 @@ async fn what_a_frozen_broker_has_not_taken_in_is_503_in_time() {
 #[tokio::test]
 async fn without_a_broker_it_is_503() {
     let mut broker = TestBroker::start_direct().await;
-    let ingress = start_direct(&broker).await;
+    let ingress = start(&broker).await;
     broker.stop();
     ingress.until(StatusCode::SERVICE_UNAVAILABLE).await;
     assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::SERVICE_UNAVAILABLE);

@@ -10,7 +10,6 @@ use http::{Request, StatusCode};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
-use tidegate_broker_client::contract;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::task::JoinHandle;
@@ -22,7 +21,9 @@ type Pieces = StreamBody<stream::BoxStream<'static, Result<Frame<Bytes>, std::io
 
 /// An ingress for events of up to 8 MiB; a request may have four times as much.
 async fn start_large(broker: &TestBroker, limits: Limits) -> Running {
-    let running = run(&contract::Ingress { max_event_size: 8 << 20, ..config(broker) }, limits).await;
+    let config = config(broker);
+    broker.write_topics(|topic| topic.max_event_size = 8 << 20);
+    let running = run(&config, limits).await;
     running.until_ready().await;
     running
 }

@@ -24,4 +24,5 @@ mod refusals;
 mod sdk;
 mod sizes;
 mod support;
+mod topics;
 mod webhook_http;

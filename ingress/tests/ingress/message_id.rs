@@ -3,13 +3,13 @@
 use http::StatusCode;
 use tidegate_broker_client::message_id::{HEADER, HandlerKey, TopicKey};
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, topic_id};
 
 use crate::support::{Answer, Running, event, events, messages, start};
 
 /// The key that the operator gives to the handler with this UID.
 fn key(broker: &TestBroker, handler_uid: &str) -> HandlerKey {
-    let topic = TopicKey::new(&broker.authority().message_id_key().unwrap());
+    let topic = TopicKey::new(&broker.authority().message_id_key(&topic_id()).unwrap());
     HandlerKey::from_text(&topic.handler_key_text(handler_uid)).unwrap()
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tidegate_broker_client::{contract, identity, layout, peer};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{Door, LIMIT, TestBroker, eventually, topic};
+use tidegate_test_broker::{Door, LIMIT, TestBroker, eventually, topic, topic_id};
 
 use crate::raw_nats;
 use crate::support::{MAX_EVENT, config, event, events, limits, messages, run, start, start_with};
@@ -58,7 +58,8 @@ async fn a_publisher_has_its_own_ids_and_cannot_take_anothers() {
     let forged = Event::builder("1", "/sensors/1", "temperature").data("0").build().unwrap();
     // Over HTTPS, over NATS, and with the account of the other in the header that the server writes.
     assert_eq!(ingress.publish(&forged).await.status, StatusCode::ACCEPTED);
-    let account = broker.authority().publisher_account("victim", time::OffsetDateTime::now_utc()).unwrap().id;
+    let account =
+        broker.authority().publisher_account(&topic_id(), "victim", time::OffsetDateTime::now_utc()).unwrap().id;
     let info = serde_json::json!({"acc": account, "svc": account}).to_string();
     for names in [&[][..], &["Nats-Request-Info"], &["nats-request-info"], &["Nats-Request-Info", "Nats-Request-Info"]]
     {
@@ -231,7 +232,7 @@ async fn it_is_ready_only_while_publishers_over_nats_are_served() {
     let client = publisher(&broker).await;
     assert_eq!(publish(&client, &event("1")).await["seq"], 1);
 
-    let port = of_client(&broker, "tidegate-ingress shop/orders publishers", "port").await;
+    let port = of_client(&broker, "tidegate-ingress shop/default publishers", "port").await;
     door.keep_out(port.try_into().unwrap());
     ingress.until(StatusCode::SERVICE_UNAVAILABLE).await;
     assert_eq!(

@@ -4,7 +4,7 @@ use http::StatusCode;
 use tidegate_test_broker::TestBroker;
 
 use crate::device::{Device, binary};
-use crate::support::{Answer, event, start, start_direct};
+use crate::support::{Answer, event, start};
 
 /// The headers: sequence, duplicate, duplicates.
 fn receipt(answer: &Answer) -> [Option<&str>; 3] {
@@ -65,7 +65,7 @@ async fn a_device_that_wants_to_read_nothing_is_told_nothing() {
 #[tokio::test]
 async fn a_direct_topic_gives_no_receipt() {
     let broker = TestBroker::start_direct().await;
-    let ingress = start_direct(&broker).await;
+    let ingress = start(&broker).await;
     assert_eq!(receipt(&ingress.publish(&event("1")).await), [None, None, None]);
     let (mut device, _) = Device::v5(&ingress, 60).await;
     device.send(binary(1, &event("1"))).await;

@@ -12,10 +12,11 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tidegate_broker_client::contract::{self, Routing};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tidegate_broker_client::contract;
 use tidegate_broker_client::{identity, layout, stored};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::{Ingress, Limits};
@@ -98,6 +99,7 @@ pub fn limits() -> Limits {
         handshake: LIMIT,
         publish: Duration::from_secs(20),
         certificate_check: Duration::from_millis(100),
+        topics_check: Duration::from_millis(50),
         propagation: Duration::from_millis(500),
         drain: Duration::from_secs(5),
         ..Limits::default()
@@ -116,26 +118,18 @@ pub async fn start_with(broker: &TestBroker, limits: Limits) -> Running {
     run(&config(broker), limits).await
 }
 
-/// Starts the ingress of a Direct topic and waits until it is ready.
-pub async fn start_direct(broker: &TestBroker) -> Running {
-    let running = run(&contract::Ingress { routing: Routing::Direct, ..config(broker) }, limits()).await;
-    running.until_ready().await;
-    running
-}
-
 /// What the operator would say, with ports that are free.
 pub fn config(broker: &TestBroker) -> contract::Ingress {
     contract::Ingress {
         namespace: "shop".into(),
-        topic: "orders".into(),
+        broker: "default".into(),
+        topics: broker.write_topics(|topic| topic.max_event_size = MAX_EVENT),
         servers: broker.servers(),
         identity: broker.ingress_identity_dir(),
         https_port: 0,
         mqtt_port: 0,
         admin_port: 0,
         broker_monitor: broker.monitor(),
-        max_event_size: MAX_EVENT,
-        routing: Routing::Queued,
         volume: Some(broker.data()),
         capacity: contract::Capacity::default(),
         flush: contract::Flush::PerCommit,
@@ -189,6 +183,16 @@ impl Running {
     /// A TLS connection to a port with this application protocol.
     pub async fn connect_to(&self, port: u16, protocol: &[u8]) -> TlsStream<TcpStream> {
         self.connect_from(1, port, protocol).await
+    }
+
+    /// A TLS connection to a port that names this host in its handshake. The certificate is not that host's, and taken.
+    pub async fn connect_as(&self, host: &str, port: u16, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        let connector = connector(&self.identity, protocol);
+        let mut config = ClientConfig::clone(connector.config());
+        config.dangerous().set_certificate_verifier(Arc::new(AnyName));
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
 
     /// The same, from 127.0.0.`last`.
@@ -280,6 +284,45 @@ pub async fn answer(response: http::Response<hyper::body::Incoming>) -> Answer {
     let (head, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer { status: head.status, headers: head.headers, body }
+}
+
+/// Takes the certificate of any server.
+#[derive(Debug)]
+struct AnyName;
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
 }
 
 fn connector(identity: &Path, protocol: &[u8]) -> TlsConnector {

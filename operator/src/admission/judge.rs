@@ -1,12 +1,12 @@
-//! What is said to a change of a topic or handler. Pure.
+//! What is said to a change of a resource. Pure.
 
 use kube::Resource;
 use kube::core::admission::{AdmissionRequest, AdmissionResponse};
 use tidegate_crds::handler::{self, EventHandler};
-use tidegate_crds::{EventHandlerSpec, EventTopic};
+use tidegate_crds::{EventBroker, EventHandlerSpec, EventTopic};
 
 use crate::error::Error;
-use crate::{handler as handlers, topic};
+use crate::{broker, handler as handlers, topic};
 
 /// A resource that is judged before it is stored.
 pub trait Judged: Resource<DynamicType = ()> {
@@ -31,7 +31,19 @@ impl Judged for EventTopic {
     }
 
     fn check(&self) -> Result<(), Error> {
-        topic::settings::Settings::of(&self.spec).map(drop)
+        topic::settings::Settings::of(&self.spec, 1).map(drop)
+    }
+}
+
+impl Judged for EventBroker {
+    type Spec = tidegate_crds::EventBrokerSpec;
+
+    fn spec(&self) -> &Self::Spec {
+        &self.spec
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        broker::settings::Settings::of(&self.spec).map(drop)
     }
 }
 

@@ -21,7 +21,7 @@ use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use kube::{Client, ResourceExt as _};
 use tidegate_broker_admin::Authority;
 use tidegate_crds::topic::Routing;
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -55,7 +55,7 @@ const DRY_RUN_TIMEOUT: Duration = Duration::from_secs(2);
 struct Judge {
     client: Client,
     args: Arc<Args>,
-    /// In place of a topic's, in what is never made.
+    /// In place of a broker's, in what is never made.
     authority: Option<Arc<Authority>>,
 }
 
@@ -70,7 +70,8 @@ pub async fn serve(config: RustlsConfig, client: Client, args: Args) -> io::Resu
     let acceptor = RustlsAcceptor::new(config).acceptor(Bounded { slots: Arc::new(Semaphore::new(CONNECTIONS)) });
     let requests = Arc::new(Semaphore::new(REQUESTS));
     let router = Router::new()
-        .route("/eventtopics", post(eventtopics))
+        .route("/eventbrokers", post(answered::<EventBroker>))
+        .route("/eventtopics", post(answered::<EventTopic>))
         .route("/eventhandlers", post(eventhandlers))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
         .layer(middleware::from_fn_with_state(requests, bounded))
@@ -93,7 +94,7 @@ impl Drop for Closing {
     }
 }
 
-async fn eventtopics(Json(review): Json<AdmissionReview<EventTopic>>) -> Json<AdmissionReview<DynamicObject>> {
+async fn answered<K: Judged + Clone>(Json(review): Json<AdmissionReview<K>>) -> Json<AdmissionReview<DynamicObject>> {
     answer(&review)
 }
 

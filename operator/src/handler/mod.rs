@@ -26,15 +26,17 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use serde_json::json;
 use tidegate_broker_admin::{Authority, age};
+use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::EventHandler;
 use tidegate_crds::conditions::HasConditions as _;
+use tidegate_crds::topic::DEFAULT_BROKER;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::apply::{Child, Paced, apply, apply_paced};
 use crate::args::Args;
-use crate::brokers::TopicKey;
+use crate::brokers::{BrokerKey, Place, TopicKey};
 use crate::by_handler::HandlerKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -48,6 +50,7 @@ use crate::names::{self, FIELD_MANAGER};
 use crate::pace;
 use crate::report;
 use crate::scaling::{Plan, Reason};
+use crate::slots::Holder;
 use crate::status::is_paused;
 use crate::topic::leftovers;
 
@@ -67,7 +70,7 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
         return Ok(Action::await_change());
     };
     let topic = TopicKey { namespace: owner.namespace.clone(), name: cached.spec.topic.clone() };
-    let _slot = context.slots.enter(topic).await;
+    let _slot = context.slots.enter(Holder::Topic(topic)).await;
     let started = std::time::Instant::now();
     let outcome = match context.current(cached, &owner).await {
         Ok(Some(handler)) => step(&handler, &owner, &context).await,
@@ -292,9 +295,12 @@ async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> R
 /// None can be made; the message says why.
 pub fn deployment(handler: &EventHandler, owner: &Owner, authority: &Authority, args: &Args) -> Result<Child, Error> {
     let settings = Settings::of(&handler.spec)?;
+    let id = TopicId::new(owner.namespace.clone(), handler.spec.topic.clone())
+        .map_err(|_| Error::refused("InvalidSpec", "spec.topic: is no name of a topic"))?;
+    let broker = BrokerKey { namespace: owner.namespace.clone(), name: DEFAULT_BROKER.into() };
     let topic = observe::Topic {
-        authority: authority.clone(),
-        replicas: 1,
+        id,
+        place: Place { broker, authority: authority.clone(), replicas: 1 },
         routing: Routing::Queued,
         destinations: BTreeMap::new(),
     };

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use tidegate_broker_admin::Authority;
+use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_crds::conditions::kind;
@@ -14,6 +14,8 @@ use tidegate_crds::{EventHandler, topic};
 
 use crate::apply::current;
 use crate::authority;
+use crate::broker::{self, topics::broker_of};
+use crate::brokers::Place;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
@@ -35,10 +37,10 @@ pub struct Observed {
 
 /// A topic that can take handlers.
 pub struct Topic {
-    /// Its root of trust.
-    pub authority: Authority,
-    /// Its broker pods.
-    pub replicas: i32,
+    /// Its name.
+    pub id: TopicId,
+    /// Where its broker is, and what opens it.
+    pub place: Place,
     /// How its events travel.
     pub routing: Routing,
     /// The topics that the handler publishes to, each with its key for message ids.
@@ -86,14 +88,15 @@ async fn topic_and_destinations(
                 reason: "DestinationKeepsNothing",
                 message: format!("deadLetter.topic: EventTopic {name} is Direct and keeps nothing: name a Queued one"),
             },
-            Some(_) => match topic_authority(context, namespace, name).await? {
+            Some(topic) => match authority::of_broker(context, &broker_of(&topic)).await? {
                 Some(authority) => {
-                    keys.insert(name.clone(), TopicKey::new(&authority.message_id_key()?));
+                    let key = authority.message_id_key(&broker::topics::Topic::of(&topic)?.id)?;
+                    keys.insert(name.clone(), TopicKey::new(&key));
                     continue;
                 }
                 None => NotYet {
                     reason: "DestinationNotReady",
-                    message: format!("{field}.topic: EventTopic {name} has no authority yet"),
+                    message: format!("{field}.topic: the broker of EventTopic {name} is being made"),
                 },
             },
         };
@@ -101,11 +104,6 @@ async fn topic_and_destinations(
     }
     let topic = topic(context, namespace, &handler.spec.topic).await?;
     Ok(topic.map(|topic| Topic { destinations: keys, ..topic }))
-}
-
-async fn topic_authority(context: &Context, namespace: &str, topic: &str) -> Result<Option<Authority>, Error> {
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
-    secrets.get_opt(&names::authority(topic)).await?.map(|secret| authority::from_secret(&secret)).transpose()
 }
 
 /// The topic, if it can take handlers. Its destinations are the handler's, and are left out.
@@ -134,12 +132,15 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
             message: format!("EventTopic {name} is not ready yet: {why}"),
         }));
     }
-    let Some(authority) = topic_authority(context, namespace, name).await? else {
-        return Ok(Err(NotYet { reason: "TopicNotReady", message: format!("EventTopic {name} has no authority yet") }));
+    let broker_key = broker_of(&topic);
+    let broker = get(&context.stores.brokers_for_topics, &broker_key.namespace, &broker_key.name);
+    let (Some(broker), Some(authority)) = (broker, authority::of_broker(context, &broker_key).await?) else {
+        let message = format!("EventBroker {} of EventTopic {name} is being made", broker_key.name);
+        return Ok(Err(NotYet { reason: "TopicNotReady", message }));
     };
     Ok(Ok(Topic {
-        authority,
-        replicas: topic.spec.broker.replicas,
+        id: broker::topics::Topic::of(&topic)?.id,
+        place: Place { broker: broker_key, authority, replicas: broker.spec.replicas },
         routing: settings::routing(topic.spec.routing),
         destinations: BTreeMap::new(),
     }))

@@ -44,7 +44,7 @@ pub async fn ensure(
         Routing::Queued => {
             let _places = broker.places().await;
             let streams = handler_streams::ensure(&broker.api, &owner.name, &owner.reference.uid).await?;
-            let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.replicas);
+            let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.place.replicas);
             retries::ensure(&broker.api, &wanted).await?;
             let consumers = consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?;
             Some(Subscription { consumers, streams })
@@ -54,7 +54,7 @@ pub async fn ensure(
     if let Some(restored) = subscription.as_ref().and_then(|made| position::restored(&made.consumers)) {
         report::event(context, handler, EventType::Warning, "PositionRestored", &restored).await;
     }
-    let account = topic.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
+    let account = topic.place.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
     broker.system.ensure(&account).await?;
     Ok(subscription)
 }
@@ -79,6 +79,7 @@ pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handl
     guests::Handler {
         name: owner.name.clone(),
         uid: owner.reference.uid.clone(),
+        topic: topic.id.clone(),
         routing: topic.routing,
         order: settings.delivery.order,
         pods: settings.max_replicas,
@@ -91,7 +92,7 @@ pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handl
 /// The broker is away or refuses.
 pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, topic: &Topic) -> Result<(), Error> {
     let broker = broker(context, owner, handler, topic).await?;
-    broker.system.remove_handler(&topic.authority, &owner.name, &owner.reference.uid).await?;
+    broker.system.remove_handler(&topic.place.authority, &owner.name, &owner.reference.uid).await?;
     if topic.routing == Routing::Queued {
         let _places = broker.places().await;
         consumers::delete(&broker.api, &owner.name).await?;
@@ -123,5 +124,5 @@ pub async fn broker(
     topic: &Topic,
 ) -> Result<Arc<Broker>, Error> {
     let key = TopicKey { namespace: owner.namespace.clone(), name: handler.spec.topic.clone() };
-    context.brokers.get(&key, &topic.authority, topic.replicas).await
+    context.brokers.get(&key, &topic.place).await
 }

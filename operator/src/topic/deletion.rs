@@ -1,144 +1,171 @@
-//! The end of a topic: what becomes of its volumes and keys.
+//! The end of a topic: its account goes, and with `deletionPolicy: Delete` what it stored.
 //!
-//! The policy in force is the topic's when it is deleted. While it lives nothing of its data hangs on an owner: neither
-//! the claims (their StatefulSet retains them, so that deleting that takes no data) nor the Secret with the keys. With
-//! `Delete` they are deleted here; with `Retain` it is made sure here that nothing takes them, before it is said.
+//! The policy in force is the topic's when it is deleted. Other topics of the broker notice nothing.
 
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use std::collections::BTreeSet;
+
+use kube::ResourceExt as _;
+use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
-use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
-use tidegate_crds::EventTopic;
+use tidegate_broker_admin::api::Broker as Api;
+use tidegate_broker_admin::{Authority, consumers, streams};
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout;
 use tidegate_crds::topic::DeletionPolicy;
+use tidegate_crds::{EventBroker, EventTopic};
 
+use super::key;
+use crate::authority;
+use crate::broker::deletion::note_retained;
+use crate::broker::topics::{Topic, broker_of};
+use crate::brokers::{BrokerKey, Place, Servers};
 use crate::context::{Context, Owner};
 use crate::error::Error;
-use crate::names::{self, FIELD_MANAGER};
-use crate::ownership::belongs_to;
+use crate::finalizer;
 use crate::report;
-use crate::topic::observe::selected;
+use crate::topic::inside::serve;
+use crate::topic::publishers;
+use crate::topic::settings::routing;
+use crate::watches::get;
 
-/// What holds a topic's data, read from the API server itself.
-struct Storage {
-    statefulsets: Api<StatefulSet>,
-    claims: Api<PersistentVolumeClaim>,
-    secrets: Api<Secret>,
-}
-
-/// Does with the topic's data as its policy says.
+/// Undoes what was made of a topic on its broker, and lets it go.
 ///
 /// # Errors
 /// It is not done yet: the topic must not go.
-pub async fn settle(context: &Context, topic: &EventTopic, owner: &Owner) -> Result<(), Error> {
-    let (client, namespace) = (&context.client, &owner.namespace);
-    let storage = Storage {
-        statefulsets: Api::namespaced(client.clone(), namespace),
-        claims: Api::namespaced(client.clone(), namespace),
-        secrets: Api::namespaced(client.clone(), namespace),
-    };
-    match topic.spec.deletion_policy {
-        DeletionPolicy::Retain => {
-            let kept = storage.retain(&owner.name).await?;
-            report::event(context, topic, EventType::Normal, "StorageRetained", &kept).await;
+pub async fn run(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let broker_key = broker_of(topic);
+    let broker = get(&context.stores.brokers_for_topics, &broker_key.namespace, &broker_key.name);
+    let authority = authority::of_broker(context, &broker_key).await?;
+    match (broker, authority) {
+        (Some(broker), Some(authority)) => {
+            let place = Place { broker: broker_key.clone(), authority, replicas: broker.spec.replicas };
+            settle(context, topic, owner, &place, &broker).await?;
         }
-        DeletionPolicy::Delete => storage.delete(owner).await?,
+        // Without the resource its pods go, and without its keys nothing opens what it stored.
+        _ => {
+            report::event(context, topic, EventType::Normal, "BrokerGone", "its broker is gone: nothing to undo").await
+        }
     }
+    let key = key(owner);
+    context.brokers.forget(&key);
+    finalizer::remove(context, topic, owner).await?;
+    context.broker_changes.add(broker_key);
+    Ok(Action::await_change())
+}
+
+async fn settle(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+    place: &Place,
+    broker: &EventBroker,
+) -> Result<(), Error> {
+    let promised = topic.status.as_ref().and_then(|status| status.promised);
+    if promised.is_none() && !has_retained(context, &place.broker, &owner.name) {
+        // It was never admitted, so nothing was made of it there.
+        return Ok(());
+    }
+    let policy = match routing(topic.spec.routing) {
+        Routing::Queued => topic.spec.deletion_policy,
+        // There are no events to retain.
+        Routing::Direct => DeletionPolicy::Delete,
+    };
+    match policy {
+        DeletionPolicy::Retain => {
+            // One that was made again and never admitted leaves what is written of the first.
+            if promised.is_some() {
+                note_retained(context, &place.broker, &owner.name, promised).await?;
+            }
+            // What cannot be reached goes with the topic all the same: its ingresses hear of no such topic any more, and
+            // what its handlers' pods still get until they go too is what they were to get.
+            if let Err(error) = leave(context, topic, owner, place).await {
+                tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+            }
+            let note = format!(
+                "deletionPolicy is Retain: its events are kept on EventBroker {}. A topic of the same name there has them again; make it with deletionPolicy: Delete and delete it to be rid of them",
+                place.broker.name
+            );
+            report::event(context, topic, EventType::Normal, "EventsRetained", &note).await;
+            Ok(())
+        }
+        // A broker that goes too, and keeps nothing of this topic, takes what it stored with it.
+        DeletionPolicy::Delete if broker.metadata.deletion_timestamp.is_some() && !runs(context, &place.broker) => {
+            note_retained(context, &place.broker, &owner.name, None).await
+        }
+        DeletionPolicy::Delete => {
+            delete(context, topic, owner, place).await?;
+            note_retained(context, &place.broker, &owner.name, None).await
+        }
+    }
+}
+
+/// Whether an earlier topic of this name left events on the broker.
+fn has_retained(context: &Context, broker: &BrokerKey, topic: &str) -> bool {
+    context.stores.retained(&context.args.pod_namespace, broker).iter().any(|(name, _)| name == topic)
+}
+
+/// Whether any pod of the broker is there.
+fn runs(context: &Context, broker: &BrokerKey) -> bool {
+    let pods = crate::watches::Stores::pods_of(
+        &context.stores.broker_pods,
+        &broker.namespace,
+        crate::names::BROKER_LABEL,
+        &broker.name,
+    );
+    pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_none())
+}
+
+/// The ways to it and from it end; what it stored stays, and with it its account, which only the operator uses: a server
+/// of a cluster takes streams without an account for orphans, and deletes them.
+async fn leave(context: &Context, topic: &EventTopic, owner: &Owner, place: &Place) -> Result<(), Error> {
+    let servers = context.brokers.servers(place).await?;
+    end_ways(context, topic, place, &servers).await?;
+    remove_handlers(context, owner, &place.authority, &servers, None).await
+}
+
+async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Place) -> Result<(), Error> {
+    let servers = context.brokers.servers(place).await?;
+    end_ways(context, topic, place, &servers).await?;
+    if routing(topic.spec.routing) == Routing::Queued {
+        let reached = context.brokers.get(&key(owner), place).await?;
+        remove_handlers(context, owner, &place.authority, &servers, Some(&reached.api)).await?;
+        streams::delete_all(&reached.api).await?;
+    } else {
+        remove_handlers(context, owner, &place.authority, &servers, None).await?;
+    }
+    let id = Topic::of(topic)?.id;
+    servers.system.remove_topic(&place.authority, &id).await?;
+    servers.accounts().await?.remove(&place.authority.topic_account_id(&id)?);
     Ok(())
 }
 
-impl Storage {
-    /// Nothing takes the data any more; says what there is.
-    async fn retain(&self, topic: &str) -> Result<String, Error> {
-        let name = names::broker(topic);
-        if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
-            && takes_claims(&statefulset)
-        {
-            let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}});
-            self.statefulsets.patch(&name, &params(), &Patch::Merge(policy)).await?;
+async fn end_ways(context: &Context, topic: &EventTopic, place: &Place, servers: &Servers) -> Result<(), Error> {
+    serve(context, place, servers, None).await?;
+    publishers::remove_all(topic, &place.authority, &servers.system).await
+}
+
+/// The accounts of its handlers lead nowhere any more.
+async fn remove_handlers(
+    context: &Context,
+    owner: &Owner,
+    authority: &Authority,
+    servers: &Servers,
+    api: Option<&Api>,
+) -> Result<(), Error> {
+    let mut handlers: BTreeSet<(String, String)> = context
+        .stores
+        .handlers_of(&owner.namespace, &owner.name)
+        .iter()
+        .filter_map(|handler| Some((handler.name_any(), handler.uid()?)))
+        .collect();
+    if let Some(api) = api {
+        for consumer in consumers::list(api).await? {
+            let uid = consumers::handler_uid(&consumer).map(str::to_owned);
+            handlers.extend(uid.map(|uid| (layout::handler_of(&consumer.name).to_owned(), uid)));
         }
-        let claims = self.claims.list(&selected(topic)).await?.items;
-        for claim in &claims {
-            // The StatefulSet's controller would take its reference back too: not if that is gone by then.
-            if let Some(patch) = without_owners(claim, |owner| owner.kind == "StatefulSet") {
-                self.claims.patch(&claim.name_any(), &params(), &patch).await?;
-            }
-        }
-        let authority = names::authority(topic);
-        let keys = self.secrets.get_opt(&authority).await?;
-        if let Some(keys) = &keys
-            && let Some(patch) = without_owners(keys, |owner| owner.kind == "EventTopic")
-        {
-            self.secrets.patch(&authority, &params(), &patch).await?;
-        }
-        let kept: Vec<String> = claims
-            .iter()
-            .map(|claim| match claim.metadata.deletion_timestamp {
-                None => claim.name_any(),
-                Some(_) => format!("{}, which somebody else has deleted and which goes", claim.name_any()),
-            })
-            .collect();
-        let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
-        let keys = if keys.is_some() { "is kept" } else { "was gone before" };
-        Ok(format!(
-            "deletionPolicy is Retain: volumes ({kept}) are kept, Secret {authority} {keys}. A topic of the same name has its events again; delete them to be rid of the events."
-        ))
     }
-
-    /// The StatefulSet first: it would make claims again as long as it is there.
-    async fn delete(&self, owner: &Owner) -> Result<(), Error> {
-        let topic = &owner.name;
-        let name = names::broker(topic);
-        if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
-            && belongs_to(&statefulset.metadata, &owner.reference)
-        {
-            gone(self.statefulsets.delete(&name, &exactly(statefulset.uid())).await)?;
-        }
-        for claim in self.claims.list(&selected(topic)).await?.items {
-            if claim.metadata.deletion_timestamp.is_none() {
-                gone(self.claims.delete(&claim.name_any(), &exactly(claim.uid())).await)?;
-            }
-        }
-        let authority = names::authority(topic);
-        if let Some(keys) = self.secrets.get_opt(&authority).await? {
-            gone(self.secrets.delete(&authority, &exactly(keys.uid())).await)?;
-        }
-        Ok(())
+    for (name, uid) in handlers {
+        servers.system.remove_handler(authority, &name, &uid).await?;
     }
-}
-
-fn takes_claims(statefulset: &StatefulSet) -> bool {
-    let policy = statefulset.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
-    policy.is_some_and(|policy| policy.when_deleted.as_deref() == Some("Delete"))
-}
-
-/// Takes the owners away with which the object would go.
-fn without_owners<K: kube::Resource>(object: &K, goes_with: fn(&OwnerReference) -> bool) -> Option<Patch<Value>> {
-    let meta = object.meta();
-    let owners = meta.owner_references.as_deref().unwrap_or_default();
-    if !owners.iter().any(goes_with) {
-        return None;
-    }
-    let others: Vec<_> = owners.iter().filter(|owner| !goes_with(owner)).collect();
-    // The resource version: somebody else's reference is not undone.
-    Some(Patch::Merge(json!({"metadata": {"ownerReferences": others, "resourceVersion": meta.resource_version}})))
-}
-
-fn params() -> PatchParams {
-    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
-}
-
-/// This object, and not one that has its name by now.
-fn exactly(uid: Option<String>) -> DeleteParams {
-    DeleteParams { preconditions: Some(Preconditions { uid, resource_version: None }), ..DeleteParams::default() }
-}
-
-fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), Error> {
-    match deleted {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(())
 }

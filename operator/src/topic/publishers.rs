@@ -11,6 +11,7 @@ use serde_json::json;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::{Authority, LeafRequest, Usage};
+use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
 use tidegate_crds::topic::EventTopicStatus;
@@ -18,13 +19,14 @@ use time::OffsetDateTime;
 
 use crate::apply::{Child, apply};
 use crate::authority;
+use crate::broker::desired::{child, encoded};
+use crate::broker::topics::Topic;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
 use crate::ownership::belongs_to;
 use crate::report;
 use crate::status::patch;
-use crate::topic::desired::{child, encoded};
 
 /// The publishers as they are now.
 #[derive(Debug, Default)]
@@ -52,13 +54,13 @@ pub async fn ensure(
     let mut found = Publishers { names: wanted.clone(), ..Publishers::default() };
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
     for name in wanted {
-        if let Err(error) = make(context, owner, &secrets, authority, system, name).await {
+        if let Err(error) = make(context, owner, topic, &secrets, authority, system, name).await {
             report::failed(context, topic, &error).await;
             found.troubles.push(format!("NATS publisher {name}: {error}"));
         }
     }
     for name in before.iter().filter(|name| !wanted.contains(name)) {
-        if let Err(error) = remove(owner, &secrets, authority, system, name).await {
+        if let Err(error) = remove(owner, topic, &secrets, authority, system, name).await {
             tracing::warn!(topic = owner.name, publisher = name, %error, "not removed yet");
             found.names.push(name.clone());
             found.troubles.push(format!("NATS publisher {name} is not removed yet: {error}"));
@@ -81,21 +83,36 @@ async fn take_down(context: &Context, owner: &Owner, topic: &EventTopic, before:
 async fn make(
     context: &Context,
     owner: &Owner,
+    topic: &EventTopic,
     secrets: &Api<Secret>,
     authority: &Authority,
     system: &System,
     name: &str,
 ) -> Result<(), Error> {
     let now = OffsetDateTime::now_utc();
-    system.ensure(&authority.publisher_account(name, now)?).await?;
+    let id = Topic::of(topic)?.id;
+    system.ensure(&authority.publisher_account(&id, name, now)?).await?;
     let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
-    let secret = secret(owner, authority, name, present.as_ref(), now)?;
+    let secret = secret(owner, &topic.spec.broker.name, &id, authority, name, present.as_ref(), now)?;
     apply(context, owner, &secret).await
+}
+
+/// Removes the accounts of all publishers of a topic that goes. Their Secrets go with their owner.
+///
+/// # Errors
+/// The broker is away or refuses.
+pub async fn remove_all(topic: &EventTopic, authority: &Authority, system: &System) -> Result<(), Error> {
+    let id = Topic::of(topic)?.id;
+    for name in topic.status.iter().flat_map(|status| &status.nats_publishers) {
+        system.remove_publisher(authority, &id, name).await?;
+    }
+    Ok(())
 }
 
 /// Removing an account needs all brokers.
 async fn remove(
     owner: &Owner,
+    topic: &EventTopic,
     secrets: &Api<Secret>,
     authority: &Authority,
     system: &System,
@@ -106,24 +123,26 @@ async fn remove(
     if present.is_some_and(|present| belongs_to(&present.metadata, &owner.reference)) {
         secrets.delete(&secret, &DeleteParams::default()).await?;
     }
-    Ok(system.remove_publisher(authority, name).await?)
+    Ok(system.remove_publisher(authority, &Topic::of(topic)?.id, name).await?)
 }
 
 /// Everything a NATS client needs: address, subject, certificates, and the user both as two files and in the one that
 /// NATS's own tools read.
 fn secret(
     owner: &Owner,
+    broker: &str,
+    topic: &TopicId,
     authority: &Authority,
     name: &str,
     present: Option<&Secret>,
     now: OffsetDateTime,
 ) -> Result<Child, Error> {
-    let user = authority.publisher_user(name, now)?;
+    let user = authority.publisher_user(topic, name, now)?;
     let leaf = LeafRequest { name: format!("publisher {name}"), hosts: Vec::new(), usage: Usage::Client };
     let mut data = authority::identity(authority, present, &leaf, Some(&user), now)?;
     let jwt = data.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
     data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed }));
-    data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(&owner.name, &owner.namespace)));
+    data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(broker, &owner.namespace)));
     data.insert("subject".into(), layout::PUBLISH_SUBJECT.into());
     let secret = names::publisher(&owner.name, name);
     let metadata = owner.metadata(&secret, &names::topic_labels(&owner.name));

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tidegate_broker_admin::schedules::Schedule;
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{Capacity, Flush, Routing};
-use tidegate_crds::topic::{self, Durability, EventTopicSpec, WhenFull};
+use tidegate_broker_client::contract::Routing;
+use tidegate_crds::topic::{self, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
 use crate::topic::later;
@@ -14,22 +14,18 @@ use crate::topic::later;
 /// dead letter carries its story.
 const HEADER_ROOM: u64 = 256 << 10;
 
-/// Share of the volume that the broker counts as its store. Its streams are promised less than that: a store that is
-/// promised more than it has takes no change of a stream any more, not even a smaller one.
-const FILE_STORE_PERCENT: u64 = 95;
-/// Share of the volume that is promised to streams, each of which has its bound: the rest is for accounts, consumers
-/// and the file system, and a disk that is quite full stops a stream for good.
-const PROMISED_PERCENT: u64 = 90;
-/// Share of the volume that events have, where retention.maxSize does not say.
-const EVENTS_PERCENT: u64 = 80;
-/// Share of the volume that events may have.
-const MAX_EVENTS_PERCENT: u64 = 85;
-/// Shares of dead letters, of events that wait for a retry, and of attempts in what the events leave of that. The first
+/// Bytes of events, where retention.maxSize does not say.
+const EVENT_BYTES: u64 = 1 << 30;
+/// What a topic has besides its events: this part of their room, but at least so many of the largest messages, so that
+/// a few handlers have a share that is of use.
+const SIDE_PART: u64 = 4;
+const SIDE_MESSAGES: u64 = 16;
+/// Shares of dead letters, of events that wait for a retry, and of attempts in what a topic has besides its events. The first
 /// two hold whole events, and so have the same: a topic has room for as many handlers by the one as by the other.
 const DEAD_LETTERS_PERCENT: u64 = 40;
 const RETRIES_PERCENT: u64 = 40;
 const ATTEMPTS_PERCENT: u64 = 20;
-/// Share of events that wait for their time in what the events leave, where a topic takes such events; the others
+/// Share of events that wait for their time in that, where a topic takes such events; the others
 /// divide the rest.
 const LATER_PERCENT: u64 = 25;
 /// The broker keeps events at least so long, and recognises repetitions at least so long.
@@ -37,29 +33,17 @@ const MIN_DURATION: Duration = Duration::from_secs(1);
 /// Every message id of this time is in the broker's memory.
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
-/// What the builders and the broker need to know of a topic.
+/// What the broker needs to know of a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Broker pods.
-    pub replicas: i32,
     /// How events travel.
     pub routing: Routing,
-    /// Bytes of the volume.
-    pub volume: u64,
-    /// Bytes that the broker may store on the volume.
-    pub file_store: u64,
-    /// The volume's size as the user wrote it.
-    pub volume_text: String,
-    /// On disk before acknowledged?
-    pub sync_always: bool,
     /// Bytes of the largest event.
     pub max_event_size: u64,
-    /// Bytes of the largest message.
-    pub max_message_size: u64,
     /// Does what every handler has settled make room for new events?
     pub release_handled: bool,
-    /// How much the ingress takes at a time.
-    pub capacity: Capacity,
+    /// Bytes that all streams of the topic may have together on each server; 0 on a Direct topic.
+    pub promised: u64,
     /// The streams.
     pub streams: streams::Topic,
     /// Events that the topic publishes by itself.
@@ -67,46 +51,30 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what the schema cannot.
+    /// Checks what the schema cannot. `replicas`: the pods of the broker, each of which has a copy of everything.
     ///
     /// # Errors
     /// A value is not one; the message names the field. (The schema refuses most of it before.)
-    pub fn of(spec: &EventTopicSpec) -> Result<Self, Error> {
-        let volume = size("broker.storage.size", &spec.broker.storage.size)?;
-        Self::for_volume(spec, volume)
-    }
-
-    /// The same for a volume that has another size than the specification says.
-    ///
-    /// # Errors
-    /// As above.
-    pub fn for_volume(spec: &EventTopicSpec, volume: u64) -> Result<Self, Error> {
+    pub fn of(spec: &EventTopicSpec, replicas: i32) -> Result<Self, Error> {
         let max_event_size = size("maxEventSize", &spec.max_event_size)?;
         let max_message_size = max_event_size.saturating_add(HEADER_ROOM);
-        let max_bytes = event_bytes(spec, volume, max_event_size)?;
-        let file_store = percent(volume, FILE_STORE_PERCENT);
-        let left = percent(volume, PROMISED_PERCENT).saturating_sub(max_bytes);
-        let later = later::later(spec, signed("broker.storage.size", percent(left, LATER_PERCENT))?)?;
-        let left = left.saturating_sub(later.map_or(0, |later| later.max_bytes.unsigned_abs()));
+        let max_bytes = event_bytes(spec, max_message_size)?;
+        let side = (max_bytes / SIDE_PART).max(max_message_size.saturating_mul(SIDE_MESSAGES));
+        let later = later::later(spec, signed("retention.maxSize", percent(side, LATER_PERCENT))?)?;
+        let left = side.saturating_sub(later.map_or(0, |later| later.max_bytes.unsigned_abs()));
         let (max_age, deduplication_window) = times(spec)?;
-        let replicas = spec.broker.replicas;
+        let routing = routing(spec.routing);
         Ok(Self {
-            replicas,
-            routing: routing(spec.routing),
-            volume,
-            file_store,
-            volume_text: spec.broker.storage.size.to_string(),
-            sync_always: spec.broker.durability == Durability::Fsync,
+            routing,
             max_event_size,
-            max_message_size,
             release_handled: spec.retention.when_full == WhenFull::ReleaseHandled,
-            capacity: capacity(spec.broker.ingress.as_ref())?,
+            promised: if routing == Routing::Queued { max_bytes.saturating_add(side) } else { 0 },
             streams: streams::Topic {
-                replicas: usize::try_from(replicas).map_err(|_| invalid("broker.replicas", "must be 1 or 3"))?,
+                replicas: usize::try_from(replicas).map_err(|_| invalid("broker", "has no pods"))?,
                 max_bytes: signed("retention.maxSize", max_bytes)?,
-                dead_letter_bytes: signed("broker.storage.size", percent(left, DEAD_LETTERS_PERCENT))?,
-                retry_bytes: signed("broker.storage.size", percent(left, RETRIES_PERCENT))?,
-                attempt_bytes: signed("broker.storage.size", percent(left, ATTEMPTS_PERCENT))?,
+                dead_letter_bytes: signed("retention.maxSize", percent(left, DEAD_LETTERS_PERCENT))?,
+                retry_bytes: signed("retention.maxSize", percent(left, RETRIES_PERCENT))?,
+                attempt_bytes: signed("retention.maxSize", percent(left, ATTEMPTS_PERCENT))?,
                 later,
                 max_age,
                 drop_oldest: spec.retention.when_full == WhenFull::DropOldest,
@@ -117,35 +85,22 @@ impl Settings {
             schedules: later::schedules(spec)?,
         })
     }
-
-    /// What the broker does before it acknowledges an event. A cluster flushes its log for many at once.
-    pub fn flush(&self) -> Flush {
-        if self.sync_always && self.replicas == 1 { Flush::PerCommit } else { Flush::Shared }
-    }
 }
 
-/// Bytes of events, within what the volume can hold.
-fn event_bytes(spec: &EventTopicSpec, volume: u64, max_event_size: u64) -> Result<u64, Error> {
-    if spec.routing == topic::Routing::Queued && max_event_size.saturating_mul(64) > volume {
-        return Err(invalid(
-            "maxEventSize",
-            format!(
-                "a dead letter of {max_event_size} bytes has no room on a volume of {volume} bytes: it may be a 64th of it at most"
-            ),
-        ));
-    }
-    let Some(wanted) = &spec.retention.max_size else { return Ok(percent(volume, EVENTS_PERCENT)) };
+/// The largest `retention.maxSize` of a topic that is promised so many bytes in all; `None`: there is none.
+pub fn largest(promised: u64, max_event_size: u64) -> Option<u64> {
+    let message = max_event_size.saturating_add(HEADER_ROOM);
+    let of_events = promised / (SIDE_PART + 1) * SIDE_PART;
+    let bytes = of_events.min(promised.saturating_sub(message.saturating_mul(SIDE_MESSAGES)));
+    // What is told in whole KiB still has room for two of the largest.
+    Some(bytes).filter(|bytes| *bytes >= message.saturating_mul(2).saturating_add(1 << 10))
+}
+
+/// Bytes of events.
+fn event_bytes(spec: &EventTopicSpec, max_message_size: u64) -> Result<u64, Error> {
+    let Some(wanted) = &spec.retention.max_size else { return Ok(EVENT_BYTES) };
     let bytes = size("retention.maxSize", wanted)?;
-    if u128::from(bytes) * 100 > u128::from(volume) * u128::from(MAX_EVENTS_PERCENT) {
-        let most = percent(volume, MAX_EVENTS_PERCENT);
-        return Err(invalid(
-            "retention.maxSize",
-            format!(
-                "{wanted} is more than {MAX_EVENTS_PERCENT} % of the volume ({most} of {volume} bytes): the rest is for dead letters, retries, attempts and the broker's own files"
-            ),
-        ));
-    }
-    let least = max_event_size.saturating_add(HEADER_ROOM).saturating_mul(2);
+    let least = max_message_size.saturating_mul(2);
     if bytes < least {
         return Err(invalid(
             "retention.maxSize",
@@ -176,7 +131,8 @@ fn times(spec: &EventTopicSpec) -> Result<(Option<Duration>, Duration), Error> {
     }
 }
 
-fn percent(of: u64, percent: u64) -> u64 {
+/// So many hundredths of a size.
+pub fn percent(of: u64, percent: u64) -> u64 {
     // Of a hundredth, so that it cannot be beyond 64 bits; sizes are far above a hundred bytes.
     of / 100 * percent
 }
@@ -184,22 +140,6 @@ fn percent(of: u64, percent: u64) -> u64 {
 /// A value that is not one.
 pub fn invalid(field: &str, why: impl std::fmt::Display) -> Error {
     Error::refused("InvalidSpec", format!("spec.{field}: {why}"))
-}
-
-fn capacity(ingress: Option<&topic::Ingress>) -> Result<Capacity, Error> {
-    let Some(ingress) = ingress else { return Ok(Capacity::default()) };
-    let connections = ingress.max_connections.map(u16::try_from).transpose();
-    let connections =
-        connections.map_err(|_| invalid("broker.ingress.maxConnections", "must be between 16 and 60000"))?;
-    let memory = match &ingress.max_request_memory {
-        None => None,
-        Some(memory) => {
-            let kib = size("broker.ingress.maxRequestMemory", memory)? / 1024;
-            let out_of_range = |_| invalid("broker.ingress.maxRequestMemory", "must be between 16Mi and 4Gi");
-            Some(u32::try_from(kib).map_err(out_of_range)?)
-        }
-    };
-    Ok(Capacity { connections, request_memory_kib: memory })
 }
 
 /// How a topic's events travel, in the words of the contract.
@@ -210,7 +150,11 @@ pub fn routing(routing: topic::Routing) -> Routing {
     }
 }
 
-fn size(field: &str, size: &tidegate_crds::Size) -> Result<u64, Error> {
+/// The bytes of a field, or what is wrong with it.
+///
+/// # Errors
+/// It is not a size.
+pub fn size(field: &str, size: &tidegate_crds::Size) -> Result<u64, Error> {
     size.bytes().map_err(|error| Error::refused("InvalidSpec", format!("spec.{field}: {error}")))
 }
 
@@ -233,28 +177,57 @@ mod tests {
     use super::*;
 
     fn settings(spec: serde_json::Value) -> Result<Settings, Error> {
-        Settings::of(&serde_json::from_value(spec).unwrap())
-    }
-
-    #[test]
-    fn the_capacity_of_the_ingress_is_what_is_asked_for() {
-        assert_eq!(settings(json!({})).unwrap().capacity, Capacity::default());
-        let asked = json!({"broker": {"ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"}}});
-        let expected = Capacity { connections: Some(60000), request_memory_kib: Some(4 << 20) };
-        assert_eq!(settings(asked).unwrap().capacity, expected);
+        Settings::of(&serde_json::from_value(spec).unwrap(), 3)
     }
 
     #[test]
     fn an_empty_specification_has_sensible_streams() {
         let settings = settings(json!({})).unwrap();
         let streams = &settings.streams;
-        assert_eq!(streams.max_bytes, (10 << 30) / 100 * 80);
-        let of_handlers = streams.dead_letter_bytes + streams.retry_bytes + streams.attempt_bytes;
-        assert!(streams.max_bytes + of_handlers <= (10 << 30) / 10 * 9);
+        assert_eq!((streams.max_bytes, streams.replicas), (1 << 30, 3));
         assert_eq!(streams.dead_letter_bytes, streams.retry_bytes);
-        assert!(settings.release_handled);
-        assert_eq!(settings.streams.deduplication_window, Duration::from_secs(120));
-        assert!(settings.sync_always && !settings.streams.drop_oldest);
+        assert!(settings.release_handled && !streams.drop_oldest);
+        assert_eq!(streams.deduplication_window, Duration::from_secs(120));
+    }
+
+    fn of_handlers(streams: &streams::Topic) -> i64 {
+        streams.dead_letter_bytes + streams.retry_bytes + streams.attempt_bytes
+    }
+
+    #[test]
+    fn what_is_promised_is_what_the_streams_may_have() {
+        for spec in [
+            json!({}),
+            json!({"delayedEvents": {}}),
+            json!({"retention": {"maxSize": "4Mi"}}),
+            json!({"retention": {"maxSize": "2Ti"}, "maxEventSize": "8Mi", "delayedEvents": {}}),
+        ] {
+            let settings = settings(spec.clone()).unwrap();
+            let streams = &settings.streams;
+            let later = streams.later.map_or(0, |later| later.max_bytes);
+            let all = u64::try_from(streams.max_bytes + of_handlers(streams) + later).unwrap();
+            assert!(all <= settings.promised && settings.promised - all < 400, "{spec}: {all} {}", settings.promised);
+        }
+        assert_eq!(settings(json!({"routing": "Direct"})).unwrap().promised, 0);
+    }
+
+    #[test]
+    fn the_largest_size_that_fits_is_promised_no_more_than_there_is() {
+        for (left, event) in [(1 << 30, 1 << 20), (40 << 20, 1 << 20), (25 << 20, 1 << 20), (10 << 20, 1 << 10)] {
+            let bytes = largest(left, event).unwrap() >> 10;
+            let spec = json!({"retention": {"maxSize": format!("{bytes}Ki")}, "maxEventSize": event.to_string()});
+            let promised = settings(spec).unwrap().promised;
+            assert!(promised <= left && left - promised < 4 << 10, "{left}: {promised}");
+        }
+        assert_eq!(largest(22 << 20, 1 << 20), None);
+        assert_eq!(largest(0, 1 << 10), None);
+    }
+
+    #[test]
+    fn a_small_topic_has_room_for_the_dead_letters_of_a_few_handlers() {
+        let streams = settings(json!({"retention": {"maxSize": "4Mi"}})).unwrap().streams;
+        let quarter = streams.dead_letter_bytes / 4;
+        assert!(quarter > i64::from(streams.max_message_size), "four handlers: {quarter}");
     }
 
     #[test]
@@ -264,10 +237,8 @@ mod tests {
         assert_eq!((without.later, with.max_bytes), (None, without.max_bytes));
         let later = with.later.unwrap();
         assert_eq!(later.max_delay.unwrap(), Duration::from_secs(30 * 24 * 3600));
-        let of_handlers =
-            |streams: &streams::Topic| streams.dead_letter_bytes + streams.retry_bytes + streams.attempt_bytes;
-        assert!(later.max_bytes + of_handlers(&with) <= of_handlers(&without) + 100);
-        assert!(later.max_bytes > 255 << 20, "{}", later.max_bytes);
+        assert!(later.max_bytes + of_handlers(&with) <= of_handlers(&without) + 400);
+        assert!(later.max_bytes > 63 << 20, "{}", later.max_bytes);
         for max_delay in ["59s", "8761h", "soon"] {
             let error = settings(json!({"delayedEvents": {"maxDelay": max_delay}})).unwrap_err();
             assert!(error.to_string().contains("spec.delayedEvents.maxDelay"), "{error}");
@@ -275,16 +246,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_single_broker_flushes_each_commit() {
-        let flush = |broker| settings(json!({"broker": broker})).unwrap().flush();
-        assert_eq!(flush(json!({})), Flush::PerCommit);
-        assert_eq!(flush(json!({"durability": "Relaxed"})), Flush::Shared);
-        assert_eq!(flush(json!({"replicas": 3})), Flush::Shared);
-    }
-
-    #[test]
     fn a_wrong_value_names_its_field() {
         let error = settings(json!({"retention": {"maxAge": "soon"}})).unwrap_err();
         assert!(error.to_string().contains("spec.retention.maxAge"), "{error}");
+        let error = settings(json!({"retention": {"maxSize": "1Mi"}})).unwrap_err();
+        assert!(error.to_string().contains("two of the largest events"), "{error}");
     }
 }

@@ -1,6 +1,5 @@
 //! A topic's status, from what was seen and done.
 
-use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
@@ -9,19 +8,18 @@ use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::topic::{Address, BrokerStatus, EventTopicStatus, Routing};
+use tidegate_crds::topic::{Address, EventTopicStatus, Routing};
 
-use crate::apply::Paced;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
-use crate::pace::Turns;
 use crate::report;
-use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
-use crate::topic::broker::{Inside, Stored};
+use crate::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
+use crate::topic::inside::{Inside, Stored};
 use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::Publishers;
+use crate::topic::settings::Settings;
 use crate::topic::{room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
@@ -35,19 +33,42 @@ pub async fn write(
     context: &Context,
     topic: &EventTopic,
     owner: &Owner,
-    statefulset: &Paced<StatefulSet>,
+    promised: Option<i64>,
     observed: &Observed,
     inside: &Inside,
 ) -> Result<bool, Error> {
     if let Inside::Failed(error) = inside {
         report::failed(context, topic, error).await;
     }
-    let status = of(topic, owner, statefulset, observed, inside, &context.pace.topics);
+    let status = of(topic, owner, promised, observed, inside);
     tell_loss(context, topic, &status).await;
     let is_ready =
         status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     Ok(is_ready)
+}
+
+/// Promises the topic what it asks for, and writes that down before anything is made of it: an operator that ends in
+/// between would promise the same bytes to another topic.
+///
+/// # Errors
+/// The broker has no room for it, or the API server did not take it.
+pub async fn admit(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+    observed: &Observed,
+    settings: &Settings,
+) -> Result<i64, Error> {
+    context.promises.reserve(context, &observed.broker, &observed.broker_key, topic, settings)?;
+    let before = topic.status.as_ref().and_then(|status| status.promised);
+    let promised = i64::try_from(settings.promised).unwrap_or(i64::MAX);
+    if before.is_some_and(|before| before >= promised) {
+        return Ok(promised);
+    }
+    let status = EventTopicStatus { promised: Some(promised), ..topic.status.clone().unwrap_or_default() };
+    patch(context, topic, owner, topic.status.as_ref(), &status).await?;
+    Ok(promised)
 }
 
 /// A loss is an Event once, when it is noticed.
@@ -96,6 +117,9 @@ pub async fn write_paused(context: &Context, topic: &EventTopic, owner: &Owner) 
 /// After an error, only the conditions change: what was true of the rest still is.
 pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner, error: &Error) {
     let mut status = topic.status.clone().unwrap_or_default();
+    // The cached topic may not show it yet.
+    let promised = context.promises.of(topic).and_then(|bytes| i64::try_from(bytes).ok());
+    status.promised = status.promised.max(promised);
     let found = failure_findings(error, &status.conditions, parts(topic));
     status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
     status.observed_generation = topic.metadata.generation;
@@ -106,20 +130,24 @@ pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner,
 
 fn parts(topic: &EventTopic) -> &'static [&'static str] {
     match topic.spec.routing {
-        Routing::Direct => &[kind::BROKER_AVAILABLE, kind::STREAM_READY],
-        Routing::Queued => {
-            &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::STORAGE_HEALTHY, kind::HAS_ROOM, kind::DATA_LOST]
-        }
+        Routing::Direct => &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::ADDRESSABLE],
+        Routing::Queued => &[
+            kind::BROKER_AVAILABLE,
+            kind::STREAM_READY,
+            kind::ADDRESSABLE,
+            kind::STORAGE_HEALTHY,
+            kind::HAS_ROOM,
+            kind::DATA_LOST,
+        ],
     }
 }
 
 fn of(
     topic: &EventTopic,
     owner: &Owner,
-    statefulset: &Paced<StatefulSet>,
+    promised: Option<i64>,
     observed: &Observed,
     inside: &Inside,
-    turns: &Turns,
 ) -> EventTopicStatus {
     let before = topic.status.clone().unwrap_or_default();
     let lost = match inside {
@@ -127,33 +155,19 @@ fn of(
         _ => None,
     };
     let data_loss = loss::told(topic, lost);
-    let wanted = topic.spec.broker.replicas;
-    let ready = statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let mut found = findings(topic, (ready, wanted), observed, inside);
+    let mut found = findings(topic, observed, inside);
     if topic.spec.routing == Routing::Queued {
         found.push(loss::data_lost(topic, data_loss.as_ref()));
-    }
-    if statefulset.waits {
-        wait_for_turn(&mut found, turns);
     }
     let mut status = EventTopicStatus {
         conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),
         observed_generation: topic.metadata.generation,
-        address: Some(Address {
-            url: format!("https://{}", names::broker_host(&owner.name, &owner.namespace)),
-            mqtt_url: Some(format!(
-                "mqtts://{}:{}",
-                names::broker_host(&owner.name, &owner.namespace),
-                names::MQTT_PORT
-            )),
-            nats_url: Some(format!("tls://{}:{BROKER_PORT}", names::broker_host(&owner.name, &owner.namespace))),
-            ca_config_map: names::ca(&owner.name),
-        }),
-        broker: Some(BrokerStatus { replicas: wanted, ready_replicas: ready }),
+        address: Some(address(owner, &observed.broker_key.name)),
+        promised,
         data_loss,
         ..before
     };
-    if let Inside::Ready { stored, publishers } = inside {
+    if let Inside::Ready { stored, publishers, is_served: _ } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
         if let Some(Stored {
             record,
@@ -180,8 +194,18 @@ fn of(
     status
 }
 
-fn findings(topic: &EventTopic, (ready, wanted): (i32, i32), observed: &Observed, inside: &Inside) -> Vec<Finding> {
-    let mut parts = vec![broker_available(ready, wanted, observed), stream_ready(inside)];
+fn address(owner: &Owner, broker: &str) -> Address {
+    let host = names::topic_host(&owner.name, &owner.namespace);
+    Address {
+        url: format!("https://{host}"),
+        mqtt_url: Some(format!("mqtts://{host}:{}", names::MQTT_PORT)),
+        nats_url: Some(format!("tls://{}:{BROKER_PORT}", names::broker_host(broker, &owner.namespace))),
+        ca_config_map: names::ca(&owner.name),
+    }
+}
+
+fn findings(topic: &EventTopic, observed: &Observed, inside: &Inside) -> Vec<Finding> {
+    let mut parts = vec![broker_available(observed), stream_ready(inside), addressable(inside)];
     parts.extend(stored_parts(topic, inside));
     let mut found = summary(parts, "events can be published");
     if let Inside::Ready { stored: Some(stored), .. } = inside
@@ -192,20 +216,35 @@ fn findings(topic: &EventTopic, (ready, wanted): (i32, i32), observed: &Observed
     found
 }
 
-/// Available while a majority is: that is what publishing needs.
-fn broker_available(ready: i32, wanted: i32, observed: &Observed) -> Finding {
-    let (status, reason) = match ready {
-        ready if ready >= wanted => (Status::True, "AllReady"),
-        ready if ready > wanted / 2 => (Status::True, "MajorityReady"),
-        _ => (Status::False, "PodsNotReady"),
+/// As the broker says of itself.
+fn broker_available(observed: &Observed) -> Finding {
+    let conditions = observed.broker.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let name = &observed.broker_key.name;
+    let stalled = as_it_was(kind::STALLED, conditions).filter(Finding::is_true);
+    let found = as_it_was(kind::BROKER_AVAILABLE, conditions).filter(|found| found.reason != NOT_REACHED);
+    // One that could not be made says why in Ready.
+    let Some(found) = found.or_else(|| as_it_was(kind::READY, conditions)) else {
+        let message = format!("EventBroker {name} is being made");
+        return Finding::new(kind::BROKER_AVAILABLE, Status::Unknown, "BrokerStarting", message);
     };
-    let mut message = format!("{ready} of {wanted} broker pods are ready");
-    let trouble = observed.trouble.as_ref().filter(|_| ready < wanted);
-    if let Some(trouble) = trouble {
-        message = format!("{message}: {}", trouble.message);
+    let why = stalled.as_ref().filter(|_| !found.is_true()).unwrap_or(&found);
+    let message = format!("EventBroker {name}: {}", why.message);
+    let told = Finding::new(kind::BROKER_AVAILABLE, found.status, why.reason.clone(), message);
+    if stalled.is_some() && !told.is_true() { told.stalled() } else { told }
+}
+
+/// Whether events that are published are taken.
+fn addressable(inside: &Inside) -> Finding {
+    let found = |status, reason, message| Finding::new(kind::ADDRESSABLE, status, reason, message);
+    match inside {
+        Inside::Ready { is_served: true, .. } => found(Status::True, "Served", "every ingress of the broker serves it"),
+        Inside::Ready { .. } => {
+            found(Status::False, "NotServed", "not every ingress of the broker has heard of this topic yet")
+        }
+        Inside::Starting(_) | Inside::Failed(_) => {
+            found(Status::Unknown, "NotAsked", "the ingresses were not asked yet")
+        }
     }
-    let found = Finding::new(kind::BROKER_AVAILABLE, status, reason, message);
-    if trouble.is_some_and(|trouble| trouble.is_hopeless) && !found.is_true() { found.stalled() } else { found }
 }
 
 /// What is stored has conditions of its own; a Direct topic stores nothing.
@@ -277,6 +316,7 @@ mod tests {
     #[test]
     fn a_topic_works_without_one_of_its_publishers_and_says_so() {
         let inside = |troubles: &[&str]| Inside::Ready {
+            is_served: true,
             stored: None,
             publishers: Publishers {
                 troubles: troubles.iter().map(|&text| text.to_owned()).collect(),

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
-use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::kind;
+use tidegate_crds::{EventBroker, EventTopic};
 
 /// Changes when somebody changes what the operator applied; where the API server counts generations, not with the
 /// status.
@@ -45,9 +45,25 @@ pub fn mark_for_handlers(topic: &EventTopic) -> u64 {
         ready,
         reason,
         why,
-        spec.broker.replicas,
+        &spec.broker.name,
         format!("{:?}", spec.routing),
     ))
+}
+
+/// The conditions of a broker that are in those of its topics.
+pub const OF_TOPICS: [&str; 3] = [kind::BROKER_AVAILABLE, kind::READY, kind::STALLED];
+
+/// Changes with what topics depend on of their broker.
+pub fn mark_for_topics(broker: &EventBroker) -> u64 {
+    let conditions = broker.status.iter().flat_map(|status| &status.conditions);
+    let conditions: Vec<_> = conditions
+        .filter(|condition| OF_TOPICS.contains(&condition.type_.as_str()))
+        .map(|condition| (&condition.type_, &condition.status, &condition.message))
+        .collect();
+    let storage = broker.status.as_ref().and_then(|status| status.storage.as_ref());
+    let usable = storage.map(|storage| storage.usable_bytes);
+    let meta = &broker.metadata;
+    hash(&(&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), conditions, usable))
 }
 
 /// Changes with everything.

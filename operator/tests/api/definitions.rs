@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::json;
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
 use crate::support::Space;
 use crate::validation_handler::{handler, spec};
@@ -21,8 +21,13 @@ async fn what_is_left_out_is_filled_in() {
             "deduplicationWindow": "2m",
             "maxEventSize": "1Mi",
             "deletionPolicy": "Retain",
-            "broker": {"replicas": 1, "durability": "Fsync", "storage": {"size": "10Gi"}},
+            "broker": {"name": "default"},
         })
+    );
+    let broker = space.broker("default", json!({})).await;
+    assert_eq!(
+        serde_json::to_value(&broker.spec).unwrap(),
+        json!({"replicas": 1, "durability": "Fsync", "storage": {"size": "10Gi"}})
     );
     let handler: EventHandler = space.create(handler("billing", spec(json!({"autoscaling": {}})))).await;
     let filled = serde_json::to_value(&handler.spec).unwrap();
@@ -52,8 +57,16 @@ async fn defaults_are_in_the_store() {
     let resource = kube::api::ApiResource::erase::<EventTopic>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &resource);
     let stored = api.get("orders").await.unwrap();
-    assert_eq!(stored.data["spec"]["broker"]["storage"]["size"], "10Gi");
+    assert_eq!(stored.data["spec"]["broker"]["name"], "default");
     assert_eq!(stored.data["spec"]["retention"]["whenFull"], "ReleaseHandled");
+    space.broker("default", json!({})).await;
+    let resource = kube::api::ApiResource::erase::<EventBroker>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &resource);
+    let stored = api.get("default").await.unwrap();
+    assert_eq!(
+        (&stored.data["spec"]["storage"]["size"], &stored.data["spec"]["replicas"]),
+        (&json!("10Gi"), &json!(1))
+    );
 }
 
 #[tokio::test]

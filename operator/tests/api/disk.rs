@@ -8,11 +8,10 @@ use kube::api::Api;
 use serde_json::json;
 use tidegate_operator::context::Context;
 use tidegate_operator::topic::storage::RestartPolicy;
-use tidegate_test_broker::TestBroker;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::brokers::{Places, run_broker_pod, topic_on, until_ready};
+use crate::support::brokers::{Places, account, run_broker_pod, server, topic_on, until_ready};
 use crate::support::operator::{Operator, args, turn};
 use crate::support::{Space, eventually};
 use crate::topic::until_reason;
@@ -23,8 +22,7 @@ const MIN_AGE: Duration = Duration::from_secs(6);
 
 /// What the ingress of a pod says whose broker does not answer its publishers, and how many bytes of a hundred are
 /// free.
-fn report(broker: &TestBroker, free: watch::Receiver<u64>) -> AbortOnDropHandle<()> {
-    let client = broker.operator();
+fn report(client: async_nats::Client, free: watch::Receiver<u64>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             let report =
@@ -39,7 +37,7 @@ fn report(broker: &TestBroker, free: watch::Receiver<u64>) -> AbortOnDropHandle<
 async fn a_pod_whose_disk_was_full_is_restarted_once_and_not_before_there_is_room() {
     let _turn = turn().await;
     let (space, places) = (Space::new("disk").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let policy = RestartPolicy { unanswered_for: Duration::from_secs(1), min_age: MIN_AGE };
     let context = Context::new(space.client.clone(), args("operator-0", "default"));
@@ -48,7 +46,7 @@ async fn a_pod_whose_disk_was_full_is_restarted_once_and_not_before_there_is_roo
     let pods: Api<Pod> = space.api();
     let first = pods.get(POD).await.unwrap();
     let (free, reported) = watch::channel(0);
-    let _reports = report(&broker, reported);
+    let _reports = report(account(&space, &broker, "orders").await.operator, reported);
     let topic = until_reason(&space, "orders", "StorageHealthy", "DiskFull").await;
     let ready = crate::topic::condition(&topic, "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "DiskFull"));

@@ -2,13 +2,14 @@
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
 use serde_json::json;
-use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
-use crate::support::brokers::{Places, topic_on, until_ready};
+use crate::broker::{condition as broker_condition, until_broker};
+use crate::support::brokers::{Places, account, server, topic_on, topic_with, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::topic::{condition, until_reason};
@@ -18,7 +19,7 @@ use crate::validation_handler::{handler, spec};
 async fn deleted_leaf_secrets_are_made_again_at_once() {
     let _turn = turn().await;
     let (space, places) = (Space::new("leaves").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
@@ -42,23 +43,30 @@ async fn an_owner_reference_that_was_taken_away_comes_back() {
     let space = Space::new("orphaned").await;
     let topic = space.topic("orders", json!({})).await;
     let operator = Operator::start(space.client.clone());
-    until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
+    until_reason(&space, "orders", "Ready", "PodsNotReady").await;
+    let broker: EventBroker = space.api().get("default").await.unwrap();
     let orphan = json!({"metadata": {"ownerReferences": null}});
-    space.merge::<Service>("orders-broker", orphan.clone()).await;
+    space.merge::<Service>("orders-topic", orphan.clone()).await;
     space.merge::<ConfigMap>("orders-ca", orphan.clone()).await;
-    space.merge::<Secret>("orders-ingress", orphan.clone()).await;
-    space.merge::<StatefulSet>("orders-broker", orphan).await;
+    space.merge::<Service>("default-broker", orphan.clone()).await;
+    space.merge::<Secret>("default-ingress", orphan.clone()).await;
+    space.merge::<StatefulSet>("default-broker", orphan).await;
     eventually("all have their owner again", async || {
-        let owners = [
-            space.api::<Service>().get("orders-broker").await.ok()?.owner_references().to_vec(),
+        let of_topic = [
+            space.api::<Service>().get("orders-topic").await.ok()?.owner_references().to_vec(),
             space.api::<ConfigMap>().get("orders-ca").await.ok()?.owner_references().to_vec(),
-            space.api::<Secret>().get("orders-ingress").await.ok()?.owner_references().to_vec(),
-            space.api::<StatefulSet>().get("orders-broker").await.ok()?.owner_references().to_vec(),
         ];
-        owners
-            .iter()
-            .all(|owners| owners.iter().any(|owner| Some(&owner.uid) == topic.metadata.uid.as_ref()))
-            .then_some(())
+        let of_broker = [
+            space.api::<Service>().get("default-broker").await.ok()?.owner_references().to_vec(),
+            space.api::<Secret>().get("default-ingress").await.ok()?.owner_references().to_vec(),
+            space.api::<StatefulSet>().get("default-broker").await.ok()?.owner_references().to_vec(),
+        ];
+        let is_of = |owners: &Vec<OwnerReference>, uid: &Option<String>| {
+            owners.iter().any(|owner| Some(&owner.uid) == uid.as_ref())
+        };
+        (of_topic.iter().all(|owners| is_of(owners, &topic.metadata.uid))
+            && of_broker.iter().all(|owners| is_of(owners, &broker.metadata.uid)))
+        .then_some(())
     })
     .await;
     let topic: EventTopic = space.api().get("orders").await.unwrap();
@@ -66,25 +74,25 @@ async fn an_owner_reference_that_was_taken_away_comes_back() {
     operator.stop().await;
 }
 
-/// Version 0.1 did not write the owner anywhere else.
+/// The reference alone can be taken away by anybody who may edit the object; who it was made for is in an annotation, too.
 #[tokio::test]
-async fn children_of_the_first_version_that_lost_their_owner_are_adopted() {
+async fn what_lost_its_owner_while_no_operator_looked_has_it_again() {
     let _turn = turn().await;
-    let (space, places) = (Space::new("first-version").await, Places::default());
-    let broker = TestBroker::start().await;
-    topic_on(&space, &places, &broker, "orders").await;
+    let (space, places) = (Space::new("orphaned-unseen").await, Places::default());
+    let broker = server().await;
+    topic_with(&space, &places, &broker, "orders", json!({"natsPublishers": ["web"]})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
-    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": ["web"]}})).await;
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
     let secrets: Api<Secret> = space.api();
     for name in ["orders-publisher-web", "billing-identity"] {
         eventually(name, async || secrets.get_opt(name).await.ok()?).await;
     }
     operator.stop().await;
-    let orphan =
-        json!({"metadata": {"ownerReferences": null, "annotations": {"tidegate.io/owner": null, "any": "change"}}});
-    space.merge::<Service>("orders-broker", orphan.clone()).await;
+    let orphan = json!({"metadata": {"ownerReferences": null, "annotations": {"any": "change"}}});
+    for name in ["orders-broker", "orders-topic"] {
+        space.merge::<Service>(name, orphan.clone()).await;
+    }
     space.merge::<StatefulSet>("orders-broker", orphan.clone()).await;
     for name in ["orders-publisher-web", "billing-identity"] {
         space.merge::<Secret>(name, orphan.clone()).await;
@@ -93,11 +101,12 @@ async fn children_of_the_first_version_that_lost_their_owner_are_adopted() {
     eventually("all have their owner again", async || {
         let owners = [
             space.api::<Service>().get("orders-broker").await.ok()?.owner_references().len(),
+            space.api::<Service>().get("orders-topic").await.ok()?.owner_references().len(),
             space.api::<StatefulSet>().get("orders-broker").await.ok()?.owner_references().len(),
             secrets.get("orders-publisher-web").await.ok()?.owner_references().len(),
             secrets.get("billing-identity").await.ok()?.owner_references().len(),
         ];
-        (owners == [1; 4]).then_some(())
+        (owners == [1; 5]).then_some(())
     })
     .await;
     let topic: EventTopic = space.api().get("orders").await.unwrap();
@@ -119,47 +128,81 @@ async fn children_of_the_first_version_that_lost_their_owner_are_adopted() {
 async fn an_object_that_only_looks_like_ours_is_left_alone() {
     let _turn = turn().await;
     let space = Space::new("looks-like-ours").await;
-    let labels = json!({
-        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker",
-        "tidegate.io/topic": "orders",
-    });
-    let foreign: Service = space
-        .create(json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders-broker", "labels": labels},
+    let looks = |name: &str, component: &str, label: &str, of: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name, "labels": {
+                "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": component, label: of,
+            }},
             "spec": {"ports": [{"port": 80}], "selector": {"app": "other"}},
-        }))
-        .await;
+        })
+    };
+    let of_topic: Service = space.create(looks("orders-topic", "topic", "tidegate.io/topic", "orders")).await;
+    let of_broker: Service = space.create(looks("taken-broker", "broker", "tidegate.io/broker", "taken")).await;
+    space.broker("taken", json!({})).await;
     space.topic("orders", json!({})).await;
     let operator = Operator::start(space.client.clone());
     until_reason(&space, "orders", "Ready", "NameTaken").await;
-    let after: Service = space.api().get("orders-broker").await.unwrap();
-    assert_eq!(after.resource_version(), foreign.resource_version());
+    until_broker(&space, "taken", "Ready", "NameTaken").await;
+    for foreign in [of_topic, of_broker] {
+        let after: Service = space.api().get(&foreign.name_any()).await.unwrap();
+        assert_eq!(after.resource_version(), foreign.resource_version());
+    }
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_paused_broker_is_left_as_it_is_and_says_so() {
+    let _turn = turn().await;
+    let space = Space::new("paused-broker").await;
+    space.topic("orders", json!({})).await;
+    let operator = Operator::start(space.client.clone());
+    until_reason(&space, "orders", "Ready", "PodsNotReady").await;
+    let before: StatefulSet = space.api().get("default-broker").await.unwrap();
+    let change = json!({
+        "metadata": {"annotations": {"tidegate.io/paused": "true"}},
+        "spec": {"pods": {"resources": {"requests": {"memory": "1Gi"}}}},
+    });
+    let changed: EventBroker = space.merge("default", change).await;
+    let broker = until_broker(&space, "default", "Paused", "Paused").await;
+    let found = broker_condition(&broker, "Paused").unwrap();
+    assert_eq!((found.status.as_str(), found.observed_generation), ("True", changed.metadata.generation));
+    let after: StatefulSet = space.api().get("default-broker").await.unwrap();
+    assert_eq!(after.resource_version(), before.resource_version());
+    space.merge::<EventBroker>("default", json!({"metadata": {"annotations": {"tidegate.io/paused": null}}})).await;
+    eventually("the change is made", async || {
+        let broker: EventBroker = space.api().get("default").await.ok()?;
+        let now: StatefulSet = space.api().get("default-broker").await.ok()?;
+        (broker_condition(&broker, "Paused").is_none() && now.resource_version() != before.resource_version())
+            .then_some(())
+    })
+    .await;
     operator.stop().await;
 }
 
 #[tokio::test]
 async fn a_paused_topic_is_left_as_it_is_and_says_so() {
     let _turn = turn().await;
-    let space = Space::new("paused").await;
-    space.topic("orders", json!({})).await;
-    let operator = Operator::start(space.client.clone());
-    until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
-    let before: StatefulSet = space.api().get("orders-broker").await.unwrap();
+    let (space, places) = (Space::new("paused").await, Places::default());
+    let broker = server().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    until_ready(&space, "orders").await;
     let change = json!({
         "metadata": {"annotations": {"tidegate.io/paused": "true"}},
-        "spec": {"broker": {"resources": {"requests": {"memory": "1Gi"}}}},
+        "spec": {"retention": {"maxSize": "128Mi"}},
     });
     let changed: EventTopic = space.merge("orders", change).await;
     let topic = until_reason(&space, "orders", "Paused", "Paused").await;
     let found = condition(&topic, "Paused").unwrap();
     assert_eq!((found.status.as_str(), found.observed_generation), ("True", changed.metadata.generation));
-    let after: StatefulSet = space.api().get("orders-broker").await.unwrap();
-    assert_eq!(after.resource_version(), before.resource_version());
+    let admin = account(&space, &broker, "orders").await.admin;
+    let size = async || admin.stream("events").await.unwrap().config.max_bytes;
+    assert_eq!(size().await, 256 << 20);
     space.merge::<EventTopic>("orders", json!({"metadata": {"annotations": {"tidegate.io/paused": null}}})).await;
     eventually("the change is made", async || {
         let topic: EventTopic = space.api().get("orders").await.ok()?;
-        let now: StatefulSet = space.api().get("orders-broker").await.ok()?;
-        (condition(&topic, "Paused").is_none() && now.resource_version() != before.resource_version()).then_some(())
+        (condition(&topic, "Paused").is_none() && size().await == 128 << 20).then_some(())
     })
     .await;
     operator.stop().await;
@@ -169,12 +212,12 @@ async fn a_paused_topic_is_left_as_it_is_and_says_so() {
 async fn a_handler_does_not_wait_for_a_broker_that_is_away() {
     let _turn = turn().await;
     let (space, places) = (Space::new("let-go").await, Places::default());
-    let mut broker = TestBroker::start().await;
+    let mut broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
-    let js = broker.jetstream();
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
     let consumer = async || js.get_stream("events").await.ok()?.consumer_info("billing").await.ok();
     eventually("it is subscribed", consumer).await;
     let handlers: Api<EventHandler> = space.api();

@@ -7,10 +7,9 @@ use tidegate_broker_admin::held_keys;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
 use tidegate_crds::handler::{EventHandlerStatus, ReleasePhase};
-use tidegate_test_broker::TestBroker;
 
 use crate::handler::{condition, until_reason};
-use crate::support::brokers::{Places, topic_on, until_ready};
+use crate::support::brokers::{Places, account, server, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::workloads::roll_out;
 use crate::support::{Space, eventually};
@@ -36,7 +35,7 @@ async fn until(space: &Space, what: &str, is_so: impl Fn(&EventHandlerStatus) ->
 async fn held_keys_are_shown_and_released_when_the_handler_has_rolled_out() {
     let _turn = turn().await;
     let (space, places) = (Space::new("keys").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
@@ -48,7 +47,7 @@ async fn held_keys_are_shown_and_released_when_the_handler_has_rolled_out() {
 
     // The next operator sees both at once.
     operator.stop().await;
-    let admin = broker.admin();
+    let admin = account(&space, &broker, "orders").await.admin;
     hold(&admin, "customer-1", 2).await;
     hold(&admin, "customer-2", 1).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());

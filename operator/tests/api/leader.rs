@@ -116,7 +116,7 @@ async fn of_two_releases_the_second_says_so_and_does_nothing() {
     let (first_task, first_health) = start(&first, "first:1");
     first.topic("orders", json!({})).await;
     let image = async || {
-        let set: StatefulSet = first.api().get_opt("orders-broker").await.ok()??;
+        let set: StatefulSet = first.api().get_opt("default-broker").await.ok()??;
         Some((set.spec?.template.spec?.containers[0].image.clone()?, set.metadata.generation?))
     };
     eventually("the first makes it", image).await;
@@ -132,7 +132,7 @@ async fn of_two_releases_the_second_says_so_and_does_nothing() {
     drop(first_task);
     second.topic("orders", json!({})).await;
     eventually("the second takes over when the first is gone", async || {
-        let set: StatefulSet = second.api().get_opt("orders-broker").await.ok()??;
+        let set: StatefulSet = second.api().get_opt("default-broker").await.ok()??;
         (set.spec?.template.spec?.containers[0].image.as_deref() == Some("second:1")).then_some(())
     })
     .await;

@@ -7,6 +7,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests fail by panicking
 
 mod admission;
+mod broker;
+mod broker_end;
+mod broker_room;
+mod broker_shared;
+mod children;
 mod crash;
 mod definitions;
 mod disk;
@@ -28,11 +33,11 @@ mod support;
 mod suspension;
 mod template;
 mod topic;
-mod topic_children;
 mod topic_end;
 mod topic_publishers;
 mod topic_transitions;
 mod topic_trouble;
 mod topic_volumes;
+mod validation_broker;
 mod validation_handler;
 mod validation_topic;

@@ -10,17 +10,16 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
-use crate::support::brokers::{Places, status, topic_on, until_ready};
+use crate::broker::{condition, until_broker};
+use crate::support::brokers::{Places, server, status, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::workloads::roll_out;
 use crate::support::{Space, eventually};
-use crate::topic::{condition, until_reason};
 use crate::validation_handler::{handler, spec};
 
-const TOPICS: [&str; 4] = ["a", "b", "c", "d"];
+const BROKERS: [&str; 4] = ["a", "b", "c", "d"];
 /// A configuration as an earlier version would have written it.
 const OLD_CONFIG: &str = "# of an earlier version";
 /// One more than have their turn at a time.
@@ -97,6 +96,9 @@ async fn set_others_aside(space: &Space) {
     for (api, name) in others::<EventTopic>(space).await {
         let _ = api.patch(&name, &PatchParams::default(), &paused).await;
     }
+    for (api, name) in others::<EventBroker>(space).await {
+        let _ = api.patch(&name, &PatchParams::default(), &paused).await;
+    }
     for (api, name) in others::<EventHandler>(space).await {
         let _ = api.patch(&name, &PatchParams::default(), &paused).await;
     }
@@ -109,19 +111,19 @@ async fn set_others_aside(space: &Space) {
 }
 
 #[tokio::test]
-async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait() {
+async fn an_upgrade_goes_on_from_broker_to_broker_and_a_users_change_does_not_wait() {
     let _turn = turn().await;
     let (space, places) = (Space::new("pace").await, Places::default());
-    for name in TOPICS {
-        space.topic(name, json!({})).await;
+    for name in BROKERS {
+        space.broker(name, json!({})).await;
     }
     let operator = Operator::start(space.client.clone());
-    for name in TOPICS {
-        until_reason(&space, name, "StreamReady", "BrokerStarting").await;
+    for name in BROKERS {
+        until_broker(&space, name, "Ready", "PodsNotReady").await;
         count(&space, &format!("{name}-broker"), true).await;
     }
     operator.stop().await;
-    for name in TOPICS {
+    for name in BROKERS {
         space.merge::<ConfigMap>(&format!("{name}-broker"), json!({"data": {"nats.conf": OLD_CONFIG}})).await;
     }
     set_others_aside(&space).await;
@@ -138,12 +140,12 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!(upgraded(&space).await, first, "the others wait until these are done");
     let as_before = configured_as_before(&space).await;
-    for name in TOPICS.map(|name| format!("{name}-broker")) {
+    for name in BROKERS.map(|name| format!("{name}-broker")) {
         assert_ne!(first.contains(&name), as_before.contains(&name), "{name} reads what its pods were made for");
     }
-    let waiting = TOPICS.iter().find(|name| !first.contains(&format!("{name}-broker"))).unwrap();
-    let change = json!({"spec": {"broker": {"resources": {"requests": {"memory": "1Gi"}}}}});
-    space.merge::<EventTopic>(waiting, change).await;
+    let waiting = BROKERS.iter().find(|name| !first.contains(&format!("{name}-broker"))).unwrap();
+    let change = json!({"spec": {"pods": {"resources": {"requests": {"memory": "1Gi"}}}}});
+    space.merge::<EventBroker>(waiting, change).await;
     eventually("a change that was asked for is made", async || {
         upgraded(&space).await.contains(&format!("{waiting}-broker")).then_some(())
     })
@@ -152,7 +154,7 @@ async fn an_upgrade_goes_on_from_topic_to_topic_and_a_users_change_does_not_wait
         for name in upgraded(&space).await {
             count(&space, &name, true).await;
         }
-        (upgraded(&space).await.len() == TOPICS.len() && configured_as_before(&space).await.is_empty()).then_some(())
+        (upgraded(&space).await.len() == BROKERS.len() && configured_as_before(&space).await.is_empty()).then_some(())
     })
     .await;
     operator.stop().await;
@@ -178,16 +180,19 @@ fn waits(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition
 async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     let _turn = turn().await;
     let (space, places) = (Space::new("turns").await, Places::default());
-    let broker = TestBroker::start().await;
-    for name in TOPICS {
-        topic_on(&space, &places, &broker, name).await;
+    let server = server().await;
+    topic_on(&space, &places, &server, "a").await;
+    for name in &BROKERS[1..] {
+        space.broker(name, json!({})).await;
     }
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
-    for name in TOPICS {
-        until_ready(&space, name).await;
+    until_ready(&space, "a").await;
+    for name in BROKERS {
+        until_broker(&space, name, "Ready", if name == "a" { "Ready" } else { "PodsNotReady" }).await;
         count(&space, &format!("{name}-broker"), true).await;
         let ready = json!({"readyReplicas": 1});
         status::<StatefulSet>(&space, &format!("{name}-broker"), ready).await;
+        until_broker(&space, name, "Ready", "Ready").await;
     }
     let names: Vec<String> = (0..HANDLERS).map(|number| format!("h{number}")).collect();
     let topic_a = || spec(json!({"topic": "a", "replicas": 1}));
@@ -215,18 +220,18 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     .await;
     let ready = handlers.get(waiting).await.unwrap().status.unwrap().conditions;
     assert!(ready.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"), "{ready:?}");
-    let topics: Api<EventTopic> = space.api();
-    let topic = eventually("a topic waits, and says so", async || {
+    let brokers: Api<EventBroker> = space.api();
+    let broker = eventually("a broker waits, and says so", async || {
         let upgraded = upgraded(&space).await;
         for name in &upgraded {
             count(&space, name, false).await;
         }
-        let waiting = TOPICS.iter().find(|name| !upgraded.contains(&format!("{name}-broker")))?;
-        let topic = topics.get(waiting).await.ok()?;
-        waits(&topic.status.as_ref()?.conditions, "2 topics at a time").map(|()| topic)
+        let waiting = BROKERS.iter().find(|name| !upgraded.contains(&format!("{name}-broker")))?;
+        let broker = brokers.get(waiting).await.ok()?;
+        waits(&broker.status.as_ref()?.conditions, "2 brokers at a time").map(|()| broker)
     })
     .await;
-    assert_eq!(condition(&topic, "Ready").unwrap().status, "True");
+    assert_eq!(condition(&broker, "Ready").unwrap().status, "True");
     eventually("all are upgraded, and none waits any more", async || {
         for name in upgraded(&space).await {
             count(&space, &name, true).await;
@@ -235,9 +240,9 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
             roll_out(&space, &name).await;
         }
         let is_done = |reason: &str| reason != "WaitingForTurn";
-        let topic = condition(&topics.get(&topic.name_any()).await.ok()?, "Reconciling")?;
+        let broker = condition(&brokers.get(&broker.name_any()).await.ok()?, "Reconciling")?;
         let handler = crate::handler::condition(&handlers.get(waiting).await.ok()?, "Reconciling")?;
-        (is_done(&topic.reason) && is_done(&handler.reason)).then_some(())
+        (is_done(&broker.reason) && is_done(&handler.reason)).then_some(())
     })
     .await;
     operator.stop().await;

@@ -8,10 +8,9 @@ use futures::StreamExt as _;
 use kube::api::Api;
 use serde_json::json;
 use tidegate_crds::EventHandler;
-use tidegate_test_broker::TestBroker;
 
 use crate::handler::{condition, until_reason};
-use crate::support::brokers::{Places, publish_one, topic_on, until_ready};
+use crate::support::brokers::{Places, account, publish_one, server, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -35,11 +34,11 @@ async fn take(js: &jetstream::Context, count: usize) -> Vec<u64> {
 async fn a_consumer_that_is_deleted_behind_the_operator_goes_on_where_it_was() {
     let _turn = turn().await;
     let (space, places) = (Space::new("position").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
-    let js = broker.jetstream();
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
     for _ in 0..10 {
         publish_one(&js).await;
     }

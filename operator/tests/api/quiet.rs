@@ -6,10 +6,10 @@ use http::Method;
 use kube::api::Api;
 use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, TopicHandle};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::brokers::{Places, publish, publish_one, topic_with, until_ready};
+use crate::support::brokers::{Places, account, broker_on, publish, publish_one, server, topic_at, until_ready};
 use crate::support::counted::{Count, writes};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
@@ -17,33 +17,54 @@ use crate::validation_handler::{handler, spec};
 
 /// Room for the dead letters of a hundred handlers.
 fn roomy() -> Value {
-    json!({"broker": {"storage": {"size": "1Gi"}}, "maxEventSize": "64Ki"})
+    json!({"retention": {"maxSize": "400Mi"}, "maxEventSize": "64Ki"})
 }
 
-/// A topic with handlers of a fixed size, and events that are never taken.
+/// A broker with two topics, `orders` and `invoices`.
+async fn two_topics(space: &Space, places: &Places) -> TestBroker {
+    let broker = server().await;
+    broker_on(space, places, &broker, "default", json!({"storage": {"size": "1Gi"}})).await;
+    topic_at(space, "default", "orders", roomy()).await;
+    topic_at(space, "default", "invoices", json!({})).await;
+    broker
+}
+
+/// Two topics on one broker; one has handlers of a fixed size, and events that are never taken.
 struct Busy {
     requests: Count,
     space: Space,
     operator: Operator,
-    _events: AbortOnDropHandle<()>,
+    _events: Option<AbortOnDropHandle<()>>,
     _broker: TestBroker,
 }
 
 impl Busy {
     async fn start(handlers: usize, per_second: u32) -> Self {
         let (space, places, requests) = (Space::new("busy").await, Places::default(), Count::default());
-        let broker = TestBroker::start().await;
-        topic_with(&space, &places, &broker, "orders", roomy()).await;
-        // So that the topic has numbers from the first.
-        publish_one(&broker.jetstream()).await;
+        let broker = two_topics(&space, &places).await;
         let operator = Operator::start_with_brokers(requests.client(), places.addresses());
         until_ready(&space, "orders").await;
+        until_ready(&space, "invoices").await;
+        let topic: TopicHandle = account(&space, &broker, "orders").await;
+        publish_one(&tidegate_test_broker::jetstream(topic.operator.clone())).await;
         for number in 0..handlers {
             space.create::<EventHandler>(handler(&format!("h{number}"), spec(json!({"replicas": 1})))).await;
         }
-        let events = publish(&broker, per_second);
-        let busy = Self { requests, space, operator, _events: events, _broker: broker };
+        let events = publish(&topic, per_second);
+        let busy = Self { requests, space, operator, _events: Some(events), _broker: broker };
         busy.until_shown(handlers).await;
+        busy
+    }
+
+    /// Without handlers and events.
+    async fn at_rest() -> Self {
+        let (space, places, requests) = (Space::new("at-rest").await, Places::default(), Count::default());
+        let broker = two_topics(&space, &places).await;
+        let operator = Operator::start_with_brokers(requests.client(), places.addresses());
+        until_ready(&space, "orders").await;
+        until_ready(&space, "invoices").await;
+        let busy = Self { requests, space, operator, _events: None, _broker: broker };
+        busy.until_at_rest().await;
         busy
     }
 
@@ -78,7 +99,8 @@ impl Busy {
     /// What is about this space or the whole cluster: other tests have left resources behind.
     fn take(&self) -> Vec<(Method, String)> {
         let mut requests = self.requests.take();
-        requests.retain(|(_, url)| url.contains(&format!("/{}/", self.space.name)) || !url.contains("/namespaces/"));
+        let (own, keys) = (format!("/{}/", self.space.name), format!("/broker.{}.", self.space.name));
+        requests.retain(|(_, url)| url.contains(&own) || url.contains(&keys) || !url.contains("/namespaces/"));
         requests
     }
 }
@@ -91,6 +113,17 @@ async fn numbers_that_change_are_no_requests() {
     let requests = busy.during(window).await;
     assert_eq!(writes(&requests), [] as [&(Method, String); 0], "only numbers changed, and were written just now");
     assert!(requests.len() <= 12, "{} requests in {window:?}: {requests:#?}", requests.len());
+    busy.operator.stop().await;
+}
+
+/// A broker, its topics and its pod: nothing of them is written, and nothing is asked, while nothing happens.
+#[tokio::test]
+async fn a_broker_with_two_topics_at_rest_writes_nothing() {
+    let _turn = turn().await;
+    let busy = Busy::at_rest().await;
+    let requests = busy.during(Duration::from_secs(6)).await;
+    assert_eq!(writes(&requests), [] as [&(Method, String); 0]);
+    assert!(requests.len() <= 4, "{} requests: {requests:#?}", requests.len());
     busy.operator.stop().await;
 }
 
@@ -120,10 +153,10 @@ async fn api_requests_of_a_busy_topic() {
 async fn api_requests_of_resources_at_rest() {
     let _turn = turn().await;
     let (space, places, requests) = (Space::new("rest").await, Places::default(), Count::default());
-    let broker = TestBroker::start().await;
-    topic_with(&space, &places, &broker, "orders", roomy()).await;
+    let _broker = two_topics(&space, &places).await;
     let operator = Operator::start_with_brokers(requests.client(), places.addresses());
     until_ready(&space, "orders").await;
+    until_ready(&space, "invoices").await;
     for number in 0..99 {
         space.create::<EventHandler>(handler(&format!("h{number}"), spec(json!({"replicas": 0})))).await;
     }
@@ -138,7 +171,7 @@ async fn api_requests_of_resources_at_rest() {
         found.extend(requests);
     }
     let per_second = f64::from(u32::try_from(found.len()).unwrap()) / 660.0;
-    eprintln!("100 resources at rest: {per_second:.2} requests/s, {} writes", writes(&found).len());
+    eprintln!("102 resources at rest: {per_second:.2} requests/s, {} writes", writes(&found).len());
     assert!(per_second <= 1.0 && writes(&found).is_empty());
     operator.stop().await;
 }

@@ -9,11 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
-use tidegate_crds::EventHandler;
-use tidegate_test_broker::TestBroker;
+use tidegate_crds::{EventHandler, EventTopic};
 
 use crate::handler::until_reason;
-use crate::support::brokers::{Places, topic_on, until_ready};
+use crate::support::brokers::{Places, account, broker_on, server, topic_at, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -96,7 +95,7 @@ async fn applied(space: &Space, handlers: &[&str]) -> (Vec<NetworkPolicy>, BTree
 async fn a_handlers_pods_are_reached_by_whom_the_specification_names_and_by_nothing_else() {
     let _turn = turn().await;
     let (space, places) = (Space::new("reach").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
@@ -115,8 +114,11 @@ async fn a_handlers_pods_are_reached_by_whom_the_specification_names_and_by_noth
     let client = |namespace: &str, pod: Value| Client { namespace: namespace.into(), pod: labels(pod) };
     let clients = [
         client(own, json!({"app": "any"})),
-        client(own, json!({"app.kubernetes.io/component": "broker", "tidegate.io/topic": "orders"})),
-        client(own, json!({"tidegate.io/handler": "closed", "tidegate.io/topic": "orders"})),
+        client(own, json!({"app.kubernetes.io/component": "broker", "tidegate.io/broker": "orders"})),
+        client(
+            own,
+            json!({"tidegate.io/handler": "closed", "tidegate.io/topic": "orders", "tidegate.io/broker": "orders"}),
+        ),
         client("elsewhere", json!({"app": "any"})),
         client("observability", json!({"app": "collector"})),
     ];
@@ -146,32 +148,46 @@ async fn a_handlers_pods_are_reached_by_whom_the_specification_names_and_by_noth
 }
 
 #[tokio::test]
-async fn a_topics_brokers_are_reached_by_publishers_and_by_its_own_handlers() {
+async fn brokers_are_reached_by_publishers_and_by_the_handlers_of_their_topics() {
     let _turn = turn().await;
-    let space = Space::new("reach-broker").await;
-    space.topic("orders", json!({})).await;
-    let operator = Operator::start(space.client.clone());
-    crate::topic::until_reason(&space, "orders", "StreamReady", "BrokerStarting").await;
-    let policies = space.api::<NetworkPolicy>().list(&ListParams::default()).await.unwrap().items;
+    let (space, places) = (Space::new("reach-broker").await, Places::default());
+    let broker = server().await;
+    broker_on(&space, &places, &broker, "default", json!({"storage": {"size": "1Gi"}})).await;
+    topic_at(&space, "default", "orders", json!({})).await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    until_ready(&space, "orders").await;
     let own = space.name.as_str();
-    let server = labels(json!({"app.kubernetes.io/component": "broker", "tidegate.io/topic": "orders"}));
+    let server = labels(json!({"app.kubernetes.io/component": "broker", "tidegate.io/broker": "default"}));
     let client = |namespace: &str, pod: Value| Client { namespace: namespace.into(), pod: labels(pod) };
     let operators = json!({"app.kubernetes.io/name": "tidegate", "app.kubernetes.io/component": "operator"});
+    let handler =
+        |broker: &str| json!({"tidegate.io/handler": "a", "tidegate.io/topic": "orders", "tidegate.io/broker": broker});
     // HTTPS, MQTT, NATS, routes, probes, NATS's monitoring.
     let ports = [8443, 8883, 4222, 6222, 8081, 8222];
+    let policies = space.api::<NetworkPolicy>();
+    let reached = async |client: &Client| -> Vec<i32> {
+        let policies = policies.list(&ListParams::default()).await.unwrap().items;
+        ports.into_iter().filter(|port| may_reach(&policies, own, &server, client, *port)).collect()
+    };
     for (client, expected) in [
         (client(own, json!({"app": "any"})), vec![8443, 8883]),
-        (client(own, json!({"tidegate.io/handler": "a", "tidegate.io/topic": "orders"})), vec![8443, 8883, 4222]),
-        (client(own, json!({"tidegate.io/handler": "a", "tidegate.io/topic": "invoices"})), vec![8443, 8883]),
+        (client(own, handler("default")), vec![8443, 8883, 4222]),
+        (client(own, handler("large")), vec![8443, 8883]),
+        (client(own, json!({"tidegate.io/broker": "default"})), vec![8443, 8883]),
         (client(own, json!(server)), vec![8443, 8883, 4222, 6222]),
         (client("default", operators.clone()), vec![4222]),
         (client("elsewhere", operators), vec![]),
-        (client("elsewhere", json!({"tidegate.io/handler": "a", "tidegate.io/topic": "orders"})), vec![]),
+        (client("elsewhere", handler("default")), vec![]),
     ] {
-        let found: Vec<i32> =
-            ports.into_iter().filter(|port| may_reach(&policies, own, &server, &client, *port)).collect();
-        assert_eq!(found, expected, "{:?} of {}", client.pod, client.namespace);
+        assert_eq!(reached(&client).await, expected, "{:?} of {}", client.pod, client.namespace);
     }
+    // A topic with publishers over NATS opens its broker's port to the namespace, and to no other.
+    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": ["web"]}})).await;
+    let (near, far) = (client(own, json!({"app": "any"})), client("elsewhere", json!({"app": "any"})));
+    eventually("it is open", async || (reached(&near).await == [8443, 8883, 4222]).then_some(())).await;
+    assert_eq!(reached(&far).await, [] as [i32; 0]);
+    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": []}})).await;
+    eventually("it is closed", async || (reached(&near).await == [8443, 8883]).then_some(())).await;
     operator.stop().await;
 }
 
@@ -179,14 +195,14 @@ async fn a_topics_brokers_are_reached_by_publishers_and_by_its_own_handlers() {
 async fn who_can_connect_to_the_program_is_said_and_so_is_that_it_is_not_known() {
     let _turn = turn().await;
     let (space, places) = (Space::new("exposed").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
     let unknown = until_reason(&space, "Exposed", "NotReported").await;
     assert_eq!(crate::handler::condition(&unknown, "Exposed").unwrap().status, "Unknown");
-    let client = broker.operator();
+    let client = account(&space, &broker, "orders").await.operator;
     for (report, reason, status) in [
         (json!({"pod": "p", "loopbackOnly": true}), "ListensOnLoopback", "False"),
         (json!({"pod": "p", "exposed": "0.0.0.0:8080"}), "ListensOnPodAddress", "True"),

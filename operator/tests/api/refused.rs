@@ -5,10 +5,9 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
 
 use crate::handler::{self, condition};
-use crate::support::brokers::{Places, publish_one, topic_on, until_ready};
+use crate::support::brokers::{Places, account, publish_one, server, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::workloads::roll_out;
 use crate::support::{Space, eventually};
@@ -47,7 +46,7 @@ fn says(handler: &EventHandler, kind: &str) -> (String, String) {
 async fn a_refused_field_of_a_topic_stops_none_of_its_handlers() {
     let _turn = turn().await;
     let (space, places) = (Space::new("refused-topic").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     space.merge::<EventTopic>("orders", json!({"spec": {"retention": {"maxSize": "32Mi"}}})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
@@ -55,13 +54,15 @@ async fn a_refused_field_of_a_topic_stops_none_of_its_handlers() {
     let autoscaling = json!({"autoscaling": {"minReplicas": 0, "maxReplicas": 4, "idleAfter": "1s"}});
     space.create::<EventHandler>(validation_handler::handler("billing", spec(autoscaling))).await;
     eventually("the handler sleeps", async || (deployment(&space).await?.0 == 0).then_some(())).await;
-    let js = broker.jetstream();
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
     // Three have three quarters of the room for handlers, so what they give back is less than the events are to get.
     for other in ["shipping", "stock"] {
         space.create::<EventHandler>(validation_handler::handler(other, spec(json!({"replicas": 0})))).await;
         eventually("it has its streams", async || js.get_stream(format!("attempts_{other}")).await.ok()).await;
     }
-    fill(&js).await;
+    // In an account that is none of the topic's.
+    let elsewhere = tidegate_test_broker::jetstream(broker.operator());
+    fill(&elsewhere).await;
     let larger = json!({"spec": {"retention": {"maxSize": "200Mi"}, "natsPublishers": ["web"]}});
     space.merge::<EventTopic>("orders", larger).await;
     let refused = until_reason(&space, "orders", "StreamReady", "StreamRefused").await;
@@ -82,7 +83,7 @@ async fn a_refused_field_of_a_topic_stops_none_of_its_handlers() {
         assert_eq!(says(&ready, kind), ("True".into(), reason.into()));
     }
     assert_eq!(says(&ready, "Stalled").0, "False", "the topic is what a person has to look at");
-    js.delete_stream("ballast").await.unwrap();
+    elsewhere.delete_stream("ballast").await.unwrap();
     space.merge::<EventTopic>("orders", json!({"metadata": {"annotations": {"looked": "at"}}})).await;
     let topic = until_reason(&space, "orders", "StreamReady", "Configured").await;
     assert_eq!(topic::condition(&topic, "Stalled").unwrap().status, "False");
@@ -108,14 +109,14 @@ async fn replace(js: &jetstream::Context) {
 async fn a_refused_field_of_a_handler_stops_nothing_else_of_it() {
     let _turn = turn().await;
     let (space, places) = (Space::new("refused-handler").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     space.create::<EventHandler>(validation_handler::handler("billing", spec(json!({"replicas": 1})))).await;
     handler::until_reason(&space, "Subscribed", "Subscribed").await;
     operator.stop().await;
-    let js = broker.jetstream();
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
     replace(&js).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     let refused = handler::until_reason(&space, "Subscribed", "SubscriptionRefused").await;

@@ -6,10 +6,9 @@ use serde_json::json;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
 use tidegate_crds::handler::EventHandlerStatus;
-use tidegate_test_broker::TestBroker;
 
 use crate::handler::{condition, until_reason};
-use crate::support::brokers::{Places, topic_with, until_ready};
+use crate::support::brokers::{Places, account, server, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -49,8 +48,8 @@ async fn until_room(space: &Space, expected: (&str, &str)) -> (EventHandlerStatu
 async fn what_waits_for_a_retry_is_shown_and_goes_with_its_handler() {
     let _turn = turn().await;
     let (space, places) = (Space::new("retries").await, Places::default());
-    let broker = TestBroker::start().await;
-    topic_with(&space, &places, &broker, "orders", json!({"broker": {"storage": {"size": "256Mi"}}})).await;
+    let broker = server().await;
+    topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
@@ -59,7 +58,7 @@ async fn what_waits_for_a_retry_is_shown_and_goes_with_its_handler() {
     let retries = status.retries.unwrap();
     assert_eq!((retries.waiting, retries.oldest), (0, None));
 
-    let js = broker.jetstream();
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
     let shelf = js.get_stream(layout::retry_stream("billing")).await.unwrap();
     let waiting = fill(&js, &layout::waiting_subject("billing")).await;
     fill(&js, &layout::dead_letter_subject("billing")).await;

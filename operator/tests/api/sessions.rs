@@ -1,4 +1,4 @@
-//! The operator's sessions with brokers: one that hangs delays no other, and each ends with its topic.
+//! The operator's sessions with brokers: one that hangs delays no other, and each ends with its topic or broker.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tidegate_test_broker::{Door, TestBroker};
 
-use crate::support::brokers::{Places, publish_one, topic_on, until_ready};
+use crate::support::brokers::{Places, account, publish_one, server, topic_on, topic_with, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::topic::until_reason;
@@ -29,9 +29,10 @@ async fn replicas(space: &Space, handler: &str) -> Option<i32> {
 async fn a_broker_that_hangs_delays_no_other_topic() {
     let _turn = turn().await;
     let (space, places) = (Space::new("hang").await, Places::default());
-    let (good, bad) = (TestBroker::start().await, TestBroker::start().await);
+    let (good, bad) = (server().await, server().await);
     topic_on(&space, &places, &good, "good").await;
-    topic_on(&space, &places, &bad, "bad").await;
+    // With room for twenty handlers.
+    topic_with(&space, &places, &bad, "bad", json!({"retention": {"maxSize": "600Mi"}})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "good").await;
     until_ready(&space, "bad").await;
@@ -51,7 +52,7 @@ async fn a_broker_that_hangs_delays_no_other_topic() {
         space.merge::<EventHandler>(&format!("bad{number}"), change.clone()).await;
     }
     // Each of them now wants something of the broker that hangs.
-    let js = good.jetstream();
+    let js = tidegate_test_broker::jetstream(account(&space, &good, "good").await.operator);
     let mut worst = Duration::ZERO;
     for _ in 0..2 {
         let begun = Instant::now();
@@ -69,10 +70,10 @@ async fn a_broker_that_hangs_delays_no_other_topic() {
 
 /// As a namespace goes whose finalizers somebody removed: no reconcile sees the topic being deleted.
 #[tokio::test]
-async fn a_session_ends_with_its_topic_however_that_went() {
+async fn a_session_ends_with_its_topic_or_broker_however_that_went() {
     let _turn = turn().await;
     let (space, places) = (Space::new("gone").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     let door = Door::of(&broker).await;
     topic_on(&space, &places, &broker, "orders").await;
     places.set(&space, "orders", vec![door.address.clone()]);
@@ -88,7 +89,17 @@ async fn a_session_ends_with_its_topic_however_that_went() {
         (patched.is_err() && api.get_opt("orders").await.ok()?.is_none()).then_some(())
     })
     .await;
-    eventually("its session has ended", async || (door.passing() == 0).then_some(())).await;
+    // Those of the broker, in its system account and in that of the ingresses, last as long as it.
+    eventually("its session has ended", async || (door.passing() == 2).then_some(())).await;
+    let brokers: Api<EventBroker> = space.api();
+    space.merge::<EventBroker>("orders", free.clone()).await;
+    brokers.delete("orders", &DeleteParams::default()).await.unwrap();
+    eventually("the broker is gone", async || {
+        let patched = brokers.patch("orders", &PatchParams::default(), &Patch::Merge(free.clone())).await;
+        (patched.is_err() && brokers.get_opt("orders").await.ok()?.is_none()).then_some(())
+    })
+    .await;
+    eventually("its sessions have ended", async || (door.passing() == 0).then_some(())).await;
     door.set_open(false);
     door.take_knocks();
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -101,7 +112,7 @@ async fn a_session_ends_with_its_topic_however_that_went() {
 async fn a_session_backs_off() {
     let _turn = turn().await;
     let (space, places) = (Space::new("away").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     let door = Door::of(&broker).await;
     topic_on(&space, &places, &broker, "orders").await;
     places.set(&space, "orders", vec![door.address.clone()]);

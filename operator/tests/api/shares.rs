@@ -5,9 +5,8 @@ use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
 
-use crate::support::brokers::{Places, topic_with, until_ready};
+use crate::support::brokers::{Places, account, server, topic_with, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -26,18 +25,18 @@ async fn until_condition(space: &Space, name: &str, kind: &str, reason: &str) ->
     .await
 }
 
-/// The volume of 256 MiB has room for the dead letters of eight handlers of events of 1 MiB.
+/// Beside 128 MiB of events there is room for the dead letters of eight handlers of events of 1 MiB.
 const FIT: usize = 8;
 
 #[tokio::test]
 async fn handlers_share_the_room_and_one_too_many_is_told() {
     let _turn = turn().await;
     let (space, places) = (Space::new("shares").await, Places::default());
-    let broker = TestBroker::start().await;
-    let js = broker.jetstream();
-    topic_with(&space, &places, &broker, "orders", json!({"broker": {"storage": {"size": "256Mi"}}})).await;
+    let broker = server().await;
+    topic_with(&space, &places, &broker, "orders", json!({"retention": {"maxSize": "128Mi"}})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
     let name = |number: usize| format!("h{number}");
     space.create::<EventHandler>(handler(&name(0), spec(json!({"replicas": 1})))).await;
     until_condition(&space, &name(0), "Subscribed", "Subscribed").await;

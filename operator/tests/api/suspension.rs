@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use tidegate_broker_admin::consumers;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, TopicHandle};
 
 use crate::handler::condition;
-use crate::support::brokers::{Places, publish_one, topic_on, topic_with, until_ready};
+use crate::support::brokers::{Places, account, publish_one, server, topic_on, topic_with, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -38,8 +38,8 @@ async fn workload(space: &Space, name: &str) -> (Option<i32>, Value) {
 }
 
 /// The names of the consumers of all handlers that are paused.
-async fn paused(broker: &TestBroker) -> Vec<String> {
-    let mut found = consumers::list(&broker.admin()).await.unwrap();
+async fn paused(topic: &TopicHandle) -> Vec<String> {
+    let mut found = consumers::list(&topic.admin).await.unwrap();
     found.retain(|consumer| consumer.config.pause_until.as_deref() == Some(layout::SUSPENDED_UNTIL));
     found.into_iter().map(|consumer| consumer.name).collect()
 }
@@ -48,7 +48,7 @@ async fn paused(broker: &TestBroker) -> Vec<String> {
 async fn a_suspended_handler_is_not_woken_and_continues_without_a_rollout() {
     let _turn = turn().await;
     let (space, places) = (Space::new("suspended").await, Places::default());
-    let broker = TestBroker::start().await;
+    let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
@@ -57,7 +57,8 @@ async fn a_suspended_handler_is_not_woken_and_continues_without_a_rollout() {
     let fixed = spec(json!({"replicas": 3, "delivery": {"order": "Key", "lanes": 2}}));
     space.create::<EventHandler>(handler("billing", scaled)).await;
     space.create::<EventHandler>(handler("audit", fixed)).await;
-    let js = broker.jetstream();
+    let topic = account(&space, &broker, "orders").await;
+    let js = tidegate_test_broker::jetstream(topic.operator.clone());
     for _ in 0..10 {
         publish_one(&js).await;
     }
@@ -74,16 +75,16 @@ async fn a_suspended_handler_is_not_woken_and_continues_without_a_rollout() {
     let (replicas, template) = workload(&space, "billing").await;
     assert_eq!(replicas, Some(0));
     until(&space, "audit", "Subscribed", ("True", "Subscribed")).await;
-    assert_eq!(paused(&broker).await, ["billing"]);
+    assert_eq!(paused(&topic).await, ["billing"]);
     suspend(&space, "audit", true).await;
     let audit = workload(&space, "audit").await;
     until(&space, "audit", "Suspended", ("True", "Suspended")).await;
-    assert_eq!(paused(&broker).await, ["audit_0", "audit_1", "billing"]);
+    assert_eq!(paused(&topic).await, ["audit_0", "audit_1", "billing"]);
     assert_eq!(workload(&space, "audit").await, audit, "three pods, of the same template");
     suspend(&space, "billing", false).await;
     eventually("it is woken", async || (workload(&space, "billing").await.0 > Some(0)).then_some(())).await;
     assert_eq!(workload(&space, "billing").await.1, template, "no rollout");
-    assert_eq!(paused(&broker).await, ["audit_0", "audit_1"]);
+    assert_eq!(paused(&topic).await, ["audit_0", "audit_1"]);
     let resumed = until(&space, "billing", "Subscribed", ("True", "Subscribed")).await;
     assert_eq!(condition(&resumed, "Suspended"), None);
     operator.stop().await;

@@ -8,7 +8,7 @@ use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams,
 use kube::{Resource, ResourceExt as _};
 use serde_json::{Value, json};
 use tidegate_broker_admin::Authority;
-use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_crds::{EventBroker, EventHandler};
 use tidegate_operator::apply::{apply, dry_run};
 use tidegate_operator::context::{Context, Owner};
 use time::OffsetDateTime;
@@ -188,11 +188,11 @@ async fn a_strategy_changes_both_ways() {
 async fn a_null_is_a_field_that_is_not_set() {
     let space = Space::new("nulls").await;
     for field in ["resources", "nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "ingress"] {
-        let topic = json!({
-            "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": "orders"},
-            "spec": {"broker": {field: null}},
+        let spec = if field == "ingress" { json!({field: null}) } else { json!({"pods": {field: null}}) };
+        let broker = json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {"name": "default"}, "spec": spec,
         });
-        assert_eq!(refusals::<EventTopic>(&space, &topic).await, [] as [String; 0], "{field}");
+        assert_eq!(refusals::<EventBroker>(&space, &broker).await, [] as [String; 0], "{field}");
     }
     // Not replicas: the API server reads it for the scale subresource, and takes no null there.
     let fields = ["filter", "deadLetter", "redrive", "reply", "autoscaling", "strategy", "sidecar", "networkPolicy"];

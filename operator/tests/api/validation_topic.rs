@@ -18,14 +18,11 @@ fn schedule(changes: Value) -> Value {
 }
 
 fn wrong() -> Vec<Wrong> {
-    let storage = |size: &str| json!({"broker": {"storage": {"size": size}}});
-    let replicas = |replicas: Value| json!({"broker": {"replicas": replicas}});
     vec![
         (json!({"deduplicationWindow": "soon"}), "spec.deduplicationWindow", "30s"),
         (json!({"deduplicationWindow": "1d"}), "spec.deduplicationWindow", "1h30m"),
         (json!({"retention": {"maxAge": "7 days"}}), "spec.retention.maxAge", "1h30m"),
         (json!({"retention": {"maxSize": "lots"}}), "spec.retention.maxSize", "20Gi"),
-        (json!({"retention": {"maxSize": "8705Mi"}}), "spec.retention.maxSize", "at most 85 % of broker.storage.size"),
         (json!({"retention": {"maxSize": "2559Ki"}}), "spec.retention.maxSize", "two of the largest events"),
         (
             json!({"retention": {"whenFull": "Block"}}),
@@ -41,23 +38,13 @@ fn wrong() -> Vec<Wrong> {
         (json!({"deduplicationWindow": "0s"}), "spec.deduplicationWindow", "between 1s and 24h"),
         (json!({"deduplicationWindow": "50ms"}), "spec.deduplicationWindow", "between 1s and 24h"),
         (json!({"deduplicationWindow": "25h"}), "spec.deduplicationWindow", "between 1s and 24h"),
-        (
-            json!({"maxEventSize": "8Mi", "broker": {"storage": {"size": "511Mi"}}}),
-            "spec.maxEventSize",
-            "64 times maxEventSize",
-        ),
         (json!({"maxEventSize": "9Mi"}), "spec.maxEventSize", "between 1Ki and 8Mi"),
         (json!({"maxEventSize": "10"}), "spec.maxEventSize", "between 1Ki and 8Mi"),
         (json!({"maxEventSize": "1.5Mi"}), "spec.maxEventSize", "512Ki"),
         (json!({"deletionPolicy": "Keep"}), "spec.deletionPolicy", "\"Retain\", \"Delete\""),
-        (json!({"broker": {"durability": "Maybe"}}), "spec.broker.durability", "\"Fsync\", \"Relaxed\""),
-        (storage("1Ki"), "spec.broker.storage.size", "at least 64Mi"),
-        (storage("-1Gi"), "spec.broker.storage.size", "20Gi"),
-        (replicas(json!(2)), "spec.broker.replicas", "1 or 3"),
-        (replicas(json!(0)), "spec.broker.replicas", "greater than or equal to 1"),
-        (replicas(json!(5)), "spec.broker.replicas", "less than or equal to 3"),
-        (replicas(json!("three")), "spec.broker.replicas", "integer"),
-        (json!({"broker": {"tolerations": {"key": "a"}}}), "spec.broker.tolerations", "array"),
+        (json!({"broker": {"name": ""}}), "spec.broker.name", "at least 1 chars long"),
+        (json!({"broker": {"name": "a".repeat(41)}}), "spec.broker.name", "Too long"),
+        (json!({"broker": {"name": 1}}), "spec.broker.name", "string"),
         (json!({"routing": "Fast"}), "spec.routing", "\"Queued\", \"Direct\""),
         (json!({"routing": "Direct", "retention": {"maxAge": "1h"}}), "spec.retention", "stores nothing"),
         (json!({"routing": "Direct", "delayedEvents": {}}), "spec.delayedEvents", "routing: Queued"),
@@ -130,20 +117,14 @@ async fn right_topics_are_taken() {
     let right = [
         json!({"retention": {"maxAge": "168h", "maxSize": "8704Mi", "whenFull": "DropOldest"}}),
         json!({"deduplicationWindow": "1h30m", "maxEventSize": "8Mi", "deletionPolicy": "Delete"}),
-        json!({"maxEventSize": "1Ki", "broker": {"replicas": 3, "durability": "Relaxed", "storage": {"size": "64Mi", "className": "fast"}}}),
-        json!({"retention": {"maxSize": "900M"}, "broker": {"storage": {"size": "1Gi"}}}),
+        json!({"maxEventSize": "1Ki", "broker": {"name": "large"}}),
+        json!({"retention": {"maxSize": "900M"}, "broker": {}}),
         json!({"retention": {"maxSize": "2560Ki"}}),
         json!({"retention": {"maxAge": "1m"}, "deduplicationWindow": "1m"}),
         json!({"retention": {"maxAge": "24h"}, "deduplicationWindow": "24h"}),
         json!({"retention": {"maxAge": "1s"}, "deduplicationWindow": "1s"}),
-        json!({"maxEventSize": "8Mi", "broker": {"storage": {"size": "512Mi"}}}),
+        json!({"maxEventSize": "8Mi"}),
         json!({"routing": "Direct", "natsPublishers": ["checkout", "b2"]}),
-        json!({"broker": {
-            "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"},
-            "tolerations": [{"key": "a", "operator": "Exists"}],
-            "affinity": {"nodeAffinity": {}}, "topologySpreadConstraints": [{"maxSkew": 1}],
-            "ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"},
-        }}),
     ];
     for spec in right {
         assert_eq!(refusal(&space, "orders", spec.clone()).await, None, "{spec}");
@@ -156,9 +137,7 @@ async fn what_cannot_be_changed_says_so() {
     space.topic("orders", json!({})).await;
     let changes = [
         (json!({"routing": "Direct"}), "spec.routing", "make a second topic"),
-        (json!({"broker": {"replicas": 3}}), "spec.broker.replicas", "make a second topic"),
-        (json!({"broker": {"storage": {"size": "20Gi"}}}), "spec.broker.storage", "make a second topic"),
-        (json!({"broker": {"storage": {"className": "fast"}}}), "spec.broker.storage", "make a second topic"),
+        (json!({"broker": {"name": "large"}}), "spec.broker", "make a second topic on the other broker"),
     ];
     let api: Api<EventTopic> = space.api();
     for (change, field, remedy) in changes {
@@ -166,7 +145,7 @@ async fn what_cannot_be_changed_says_so() {
         let refusal = api.patch("orders", &PatchParams::default(), &patch).await.unwrap_err().to_string();
         assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
     }
-    let allowed = json!({"retention": {"maxAge": "1h", "maxSize": "1Gi"}, "deletionPolicy": "Delete", "broker": {"durability": "Relaxed"}});
+    let allowed = json!({"retention": {"maxAge": "1h", "maxSize": "1Gi"}, "deletionPolicy": "Delete"});
     space.merge::<EventTopic>("orders", json!({"spec": allowed})).await;
 }
 

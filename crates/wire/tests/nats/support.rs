@@ -31,7 +31,7 @@ impl Heard {
 /// The identity of the operator, who may do everything in a topic's account.
 pub fn operator(authority: &Authority) -> Identity {
     let now = OffsetDateTime::now_utc();
-    let user = authority.operator_user(now).unwrap();
+    let user = authority.operator_user(&tidegate_test_broker::topic_id(), now).unwrap();
     let request = LeafRequest { name: "tidegate operator".into(), hosts: Vec::new(), usage: Usage::Client };
     let leaf = authority.leaf(&request, now).unwrap();
     let ca = authority.ca_certificate.clone();

@@ -125,7 +125,7 @@ impl Session {
     /// What there is in the namespace, so that a person can see why a page failed.
     pub fn explain(&self) -> String {
         let output = Command::new("kubectl")
-            .args(["get", "eventtopics,eventhandlers,pods,events", "-o", "wide"])
+            .args(["get", "eventbrokers,eventtopics,eventhandlers,pods,events", "-o", "wide"])
             .env("KUBECONFIG", &self.kubeconfig)
             .output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()

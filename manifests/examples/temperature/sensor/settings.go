@@ -20,7 +20,7 @@ type settings struct {
 func readSettings(env func(string) string) (settings, error) {
 	read := settings{url: env("URL"), run: env("RUN")}
 	if read.url == "" {
-		return read, fmt.Errorf("URL is not set: the topic's address, such as https://temperature-broker.default.svc")
+		return read, fmt.Errorf("URL is not set: the topic's address, such as https://temperature-topic.default.svc")
 	}
 	if read.run == "" {
 		read.run = strconv.FormatInt(time.Now().UnixNano(), 36)

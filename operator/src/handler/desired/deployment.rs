@@ -66,7 +66,8 @@ fn strategy(input: &Input<'_>) -> Option<Value> {
 /// The user's template as it was written, and what is ours.
 fn template(input: &Input<'_>) -> Result<Value, Error> {
     let mut template = checked(&input.handler.spec.template)?;
-    let labels = names::handler_pod_labels(&input.owner.name, &input.handler.spec.topic);
+    let labels =
+        names::handler_pod_labels(&input.owner.name, &input.handler.spec.topic, &input.topic.place.broker.name);
     let metadata = object(&mut template, "metadata")?;
     let user_labels = object_in(metadata, "labels")?;
     for (key, value) in labels {
@@ -121,13 +122,14 @@ fn resources(input: &Input<'_>) -> Value {
 /// A native sidecar: started before the user's containers, ended after them.
 fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
     let (topic, namespace) = (&input.handler.spec.topic, &input.owner.namespace);
+    let broker = &input.topic.place.broker;
     let config = Sidecar {
         namespace: namespace.clone(),
         topic: topic.clone(),
         handler: input.owner.name.clone(),
         handler_uid: input.owner.reference.uid.clone(),
         routing: input.topic.routing,
-        servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(topic, namespace))],
+        servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace))],
         identity: IDENTITY_FOLDER.into(),
         admin_port: u16::try_from(names::SIDECAR_PORT).unwrap_or_default(),
         resume_after: grace.saturating_add(RESUME_MARGIN),
@@ -179,7 +181,7 @@ fn destination_volume(topic: &str) -> String {
 fn topic_address(topic: &str, namespace: &str) -> TopicAddress {
     TopicAddress {
         topic: topic.to_owned(),
-        url: format!("https://{}", names::broker_host(topic, namespace)),
+        url: format!("https://{}", names::topic_host(topic, namespace)),
         ca: format!("{DESTINATIONS_FOLDER}/{topic}/{}", file::CA).into(),
         message_id_key: format!("{IDENTITY_FOLDER}/{}", file::message_id_key_for(topic)).into(),
     }

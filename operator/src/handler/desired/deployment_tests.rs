@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
+use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::{Format, Order, Routing};
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
 use super::*;
 use crate::args::Args;
+use crate::brokers::{BrokerKey, Place};
 use crate::context::Owner;
 use crate::handler::observe::Topic;
 use crate::handler::settings::Settings;
@@ -28,8 +30,13 @@ fn made_of(authority: &Authority, spec: Value) -> Result<Value, Error> {
     .unwrap();
     let owner = Owner::of(&handler).unwrap();
     let settings = Settings::of(&handler.spec)?;
-    let topic =
-        Topic { authority: authority.clone(), replicas: 1, routing: Routing::Queued, destinations: BTreeMap::new() };
+    let broker = BrokerKey { namespace: "shop".into(), name: "default".into() };
+    let topic = Topic {
+        id: TopicId::new("shop", "orders").unwrap(),
+        place: Place { broker, authority: authority.clone(), replicas: 1 },
+        routing: Routing::Queued,
+        destinations: BTreeMap::new(),
+    };
     let args = Args::parse_from([
         "",
         "--sidecar-image",
@@ -149,7 +156,7 @@ fn the_sidecar_is_a_native_one_and_restricted() {
         assert_eq!(sidecar[probe]["httpGet"], json!({"path": path, "port": 15480}), "{probe}");
     }
     let config = config(&deployment);
-    assert_eq!(config.servers, ["tls://orders-broker.shop.svc:4222"]);
+    assert_eq!(config.servers, ["tls://default-broker.shop.svc:4222"]);
     assert_eq!((config.handler.as_str(), config.delivery.port, config.delivery.concurrency), ("billing", 8080, 4));
 }
 
@@ -169,7 +176,7 @@ fn the_sidecar_can_verify_where_it_publishes() {
     let config = config(&deployment);
     let topic_address = TopicAddress {
         topic: "invoices".into(),
-        url: "https://invoices-broker.shop.svc".into(),
+        url: "https://invoices-topic.shop.svc".into(),
         ca: "/var/run/tidegate-destinations/invoices/ca.crt".into(),
         message_id_key: "/var/run/tidegate/message-ids.invoices.key".into(),
     };

@@ -13,13 +13,13 @@ use time::OffsetDateTime;
 use crate::apply::Child;
 use crate::args::Args;
 use crate::authority;
+use crate::broker::desired::{child, encoded};
 use crate::context::Owner;
 use crate::error::Error;
 use crate::handler::observe::Topic;
 use crate::handler::settings::Settings;
 use crate::handler::subscribe;
 use crate::names;
-use crate::topic::desired::{child, encoded};
 pub use deployment::handler as deployment;
 
 /// All children of a handler. Applying destructures this, so that none can be forgotten.
@@ -45,7 +45,7 @@ pub struct Input<'a> {
 /// The children as they should be.
 ///
 /// # Errors
-/// The topic's authority is damaged.
+/// The broker's authority is damaged.
 pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     Ok(Children {
         identity: identity(input)?,
@@ -57,7 +57,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
 /// What the sidecars prove themselves with; renewed in place, and read again at each connect.
 fn identity(input: &Input<'_>) -> Result<Child, Error> {
     let handler = &input.owner.name;
-    let authority = &input.topic.authority;
+    let authority = &input.topic.place.authority;
     let guest = subscribe::guest(input.owner, input.settings, input.topic);
     let user = authority.handler_user(&guest, input.now)?;
     let leaf = LeafRequest { name: format!("handler {handler}"), hosts: Vec::new(), usage: Usage::Client };

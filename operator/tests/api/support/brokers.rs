@@ -1,4 +1,4 @@
-//! Topics whose broker is a real nats-server, where the kubelet would have started one.
+//! Brokers that are a real nats-server, where the kubelet would have started one, and topics on them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,63 +7,113 @@ use std::time::Duration;
 use async_nats::jetstream;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tidegate_broker_client::layout;
-use tidegate_operator::authority;
-use tidegate_operator::brokers::{Addresses, TopicKey};
-use tidegate_test_broker::TestBroker;
+use tidegate_broker_client::{TopicId, layout};
+use tidegate_operator::brokers::{Addresses, BrokerKey};
+use tidegate_operator::{authority, names};
+use tidegate_test_broker::{TestBroker, TopicHandle};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Space, eventually};
+use super::{Space, eventually, ingress, merged};
 use crate::topic::until_reason;
 
-/// Where the brokers of topics are; somewhere without any for all others.
+/// The operator's namespace.
+pub const OPERATORS: &str = "default";
+
+/// Where the servers of brokers are; somewhere without any for all others.
 #[derive(Clone, Default)]
 pub struct Places(Arc<Mutex<HashMap<String, Vec<String>>>>);
 
 impl Places {
-    /// The brokers of this topic are here.
-    pub fn set(&self, space: &Space, topic: &str, servers: Vec<String>) {
-        self.0.lock().expect("lock").insert(format!("{}/{topic}", space.name), servers);
+    /// The servers of this broker are here.
+    pub fn set(&self, space: &Space, broker: &str, servers: Vec<String>) {
+        self.0.lock().expect("lock").insert(format!("{}/{broker}", space.name), servers);
     }
 
     /// For an operator.
     pub fn addresses(&self) -> Addresses {
         let places = self.clone();
-        Arc::new(move |topic: &TopicKey, _| {
+        Arc::new(move |broker: &BrokerKey, _| {
             let places = places.0.lock().expect("lock");
-            let place = places.get(&format!("{}/{}", topic.namespace, topic.name));
+            let place = places.get(&format!("{}/{}", broker.namespace, broker.name));
             place.cloned().unwrap_or_else(|| vec!["tls://127.0.0.1:9".to_owned()])
         })
     }
 }
 
-/// Makes a topic with the keys of this broker, and says in the kubelet's place that its pod runs.
-pub async fn topic_on(space: &Space, places: &Places, broker: &TestBroker, name: &str) {
-    topic_with(space, places, broker, name, json!({"broker": {"storage": {"size": "1Gi"}}})).await;
+/// A server with room for 1 GiB, and nothing in it.
+pub async fn server() -> TestBroker {
+    TestBroker::start_empty(1 << 30).await
 }
 
-/// The same with this specification. A test's server has room for 1 GiB.
-pub async fn topic_with(space: &Space, places: &Places, broker: &TestBroker, name: &str, spec: Value) {
-    places.set(space, name, broker.servers());
-    let keys: HashMap<_, _> = authority::to_data(broker.authority()).into_iter().collect();
-    space
-        .create::<Secret>(json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("{name}-authority")},
-            "stringData": keys,
-        }))
-        .await;
-    space.topic(name, spec).await;
+/// Makes a broker with the keys of this server, and takes the place of its kubelet and of its ingress.
+pub async fn broker_on(space: &Space, places: &Places, server: &TestBroker, name: &str, spec: Value) {
+    keep_keys(space, places, server, name).await;
+    space.broker(name, spec).await;
     run_broker_pod(space, name).await;
 }
 
-/// Makes the topic's first broker pod, and says that it runs.
-pub async fn run_broker_pod(space: &Space, topic: &str) {
-    let labels = json!({
-        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker", "tidegate.io/topic": topic,
+/// The broker of this name, when it is made, is this server: its keys are kept, and its ingress answers.
+pub async fn keep_keys(space: &Space, places: &Places, server: &TestBroker, broker: &str) {
+    places.set(space, broker, server.servers());
+    let keys: HashMap<_, _> = authority::to_data(server.authority()).into_iter().collect();
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": names::authority(broker, &space.name)},
+        "stringData": keys,
     });
-    let pod = format!("{topic}-broker-0");
+    let secret: Secret = serde_json::from_value(secret).expect("Secret");
+    keys_api(space).create(&PostParams::default(), &secret).await.expect("keys");
+    ingress::serve(space, server, broker);
+}
+
+/// The Secrets of the operator's namespace.
+pub fn keys_api(space: &Space) -> Api<Secret> {
+    Api::namespaced(space.client.clone(), OPERATORS)
+}
+
+/// The Secret with a broker's keys.
+pub async fn keys(space: &Space, broker: &str) -> Option<Secret> {
+    keys_api(space).get_opt(&names::authority(broker, &space.name)).await.expect("read")
+}
+
+/// Makes a topic on a broker of its own, which has its name and is this server.
+pub async fn topic_on(space: &Space, places: &Places, server: &TestBroker, name: &str) {
+    topic_with(space, places, server, name, json!({})).await;
+}
+
+/// The same with this specification.
+pub async fn topic_with(space: &Space, places: &Places, server: &TestBroker, name: &str, spec: Value) {
+    broker_on(space, places, server, name, json!({"storage": {"size": "1Gi"}})).await;
+    topic_at(space, name, name, spec).await;
+}
+
+/// Makes a topic on a broker that there is. It has 256 MiB for its events, where that is not said.
+pub async fn topic_at(space: &Space, broker: &str, name: &str, spec: Value) {
+    let small = match spec["routing"].as_str() {
+        Some("Direct") => json!({"broker": {"name": broker}}),
+        _ => json!({"broker": {"name": broker}, "retention": {"maxSize": "256Mi"}}),
+    };
+    space.topic(name, merged(&small, &spec)).await;
+}
+
+/// A topic's account, as the operator sees it. The operator has made it.
+pub async fn account(space: &Space, server: &TestBroker, topic: &str) -> TopicHandle {
+    server.open_topic(&id(space, topic)).await
+}
+
+/// The topic's name on its broker.
+pub fn id(space: &Space, topic: &str) -> TopicId {
+    TopicId::new(space.name.clone(), topic).expect("two labels")
+}
+
+/// Makes the broker's first pod, and says that it runs.
+pub async fn run_broker_pod(space: &Space, broker: &str) {
+    let labels = json!({
+        "app.kubernetes.io/managed-by": "tidegate", "app.kubernetes.io/component": "broker",
+        "tidegate.io/broker": broker,
+    });
+    let pod = format!("{broker}-broker-0");
     space
         .create::<Pod>(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "labels": labels},
@@ -77,12 +127,17 @@ pub async fn run_broker_pod(space: &Space, topic: &str) {
     status::<Pod>(space, &pod, json!({"phase": "Running", "containerStatuses": running})).await;
 }
 
-/// Waits until the operator has made the topic, and says that its pod is ready.
+/// Waits until the operator has made the topic, and says that its broker's pod is ready.
 pub async fn until_ready(space: &Space, name: &str) {
-    until_reason(space, name, "StreamReady", "Configured").await;
-    let counts = json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1});
-    status::<StatefulSet>(space, &format!("{name}-broker"), counts).await;
+    let topic = until_reason(space, name, "StreamReady", "Configured").await;
+    pods_are_ready(space, &topic.spec.broker.name).await;
     until_reason(space, name, "Ready", "Ready").await;
+}
+
+/// Says that the broker's pod is ready.
+pub async fn pods_are_ready(space: &Space, broker: &str) {
+    let counts = json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1});
+    status::<StatefulSet>(space, &format!("{broker}-broker"), counts).await;
 }
 
 /// Writes a status in a controller's place.
@@ -99,8 +154,8 @@ where
 }
 
 /// Events at this rate until it is dropped.
-pub fn publish(broker: &TestBroker, per_second: u32) -> AbortOnDropHandle<()> {
-    let js = broker.jetstream();
+pub fn publish(topic: &TopicHandle, per_second: u32) -> AbortOnDropHandle<()> {
+    let js = tidegate_test_broker::jetstream(topic.operator.clone());
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
         loop {

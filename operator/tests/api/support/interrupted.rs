@@ -24,10 +24,11 @@ pub enum Moment {
     After,
 }
 
-/// Counts the writes to a namespace, and tells when the last one that may happen has been reached.
+/// Counts the writes to a namespace and to the keys of its brokers, which are in the operator's, and tells when the last one that may happen has been reached.
 #[derive(Clone)]
 pub struct Interruption {
     namespace: String,
+    keys: String,
     at: usize,
     moment: Moment,
     writes: Arc<AtomicUsize>,
@@ -35,10 +36,11 @@ pub struct Interruption {
 }
 
 impl Interruption {
-    /// At this write (counted from 1) to this namespace.
+    /// At this write (counted from 1).
     pub fn new(namespace: &str, at: usize, moment: Moment) -> Self {
         Self {
             namespace: format!("/namespaces/{namespace}/"),
+            keys: format!("/secrets/broker.{namespace}."),
             at,
             moment,
             writes: Arc::default(),
@@ -90,8 +92,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Interruption { namespace, at, moment, writes, reached } = self.interruption.clone();
-        if request.method() == Method::GET || !request.uri().path().contains(&namespace) {
+        let Interruption { namespace, keys, at, moment, writes, reached } = self.interruption.clone();
+        let path = request.uri().path();
+        if request.method() == Method::GET || !(path.contains(&namespace) || path.contains(&keys)) {
             return self.inner.call(request).boxed();
         }
         let number = writes.fetch_add(1, Ordering::SeqCst) + 1;

@@ -2,6 +2,7 @@
 
 pub mod brokers;
 pub mod counted;
+pub mod ingress;
 pub mod interrupted;
 pub mod operator;
 mod pki;
@@ -23,7 +24,7 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tidegate_crds::EventTopic;
+use tidegate_crds::{EventBroker, EventTopic};
 
 /// Nothing that a test waits for takes longer, on a machine with other work too.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +65,11 @@ impl Space {
     /// Makes a topic with this specification.
     pub async fn topic(&self, name: &str, spec: Value) -> EventTopic {
         self.create(json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": name}, "spec": spec})).await
+    }
+
+    /// Makes a broker with this specification.
+    pub async fn broker(&self, name: &str, spec: Value) -> EventBroker {
+        self.create(json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {"name": name}, "spec": spec})).await
     }
 
     pub async fn merge<K>(&self, name: &str, patch: Value) -> K

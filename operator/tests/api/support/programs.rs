@@ -87,7 +87,7 @@ pub fn api_server(folder: &Path, etcd: &str, pki: &Pki) -> (Program, String) {
         "--advertise-address=127.0.0.1".into(),
         "--endpoint-reconciler-type=none".into(),
         format!("--secure-port={port}"),
-        "--service-cluster-ip-range=10.0.0.0/24".into(),
+        "--service-cluster-ip-range=10.0.0.0/16".into(),
         "--authorization-mode=RBAC".into(),
         // Without the controller that makes them, no namespace has a ServiceAccount.
         "--disable-admission-plugins=ServiceAccount".into(),

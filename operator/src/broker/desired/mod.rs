@@ -1,37 +1,37 @@
-//! The child objects of a topic, one file each.
+//! The child objects of a broker, one file each.
 
 mod certificates;
 mod network_policy;
-pub mod routes;
 mod services;
 mod statefulset;
+mod topics;
 
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::ApiResource;
 use serde_json::{Value, json};
 use tidegate_broker_admin::Authority;
-use tidegate_crds::EventTopic;
+use tidegate_crds::EventBroker;
 use time::OffsetDateTime;
 
 use crate::apply::Child;
 use crate::args::Args;
 use crate::authority;
+use crate::broker::observe::Observed;
+use crate::broker::settings::Settings;
+use crate::broker::topics::Topic;
 use crate::context::Owner;
 use crate::error::Error;
 use crate::names;
-use crate::topic::desired::routes::RouteTrust;
-use crate::topic::observe::Observed;
-use crate::topic::settings::Settings;
 
-/// All children of a topic. Applying destructures this, so that none can be forgotten.
+/// All children of a broker. Applying destructures this, so that none can be forgotten.
 #[derive(Clone, Debug)]
 pub struct Children {
     pub authority: Child,
-    pub ca: Child,
     pub broker_secret: Child,
     pub ingress_secret: Child,
     pub routes_secret: Option<Child>,
+    pub topics: Child,
     pub config: Child,
     pub headless: Child,
     pub service: Child,
@@ -42,13 +42,13 @@ pub struct Children {
 
 /// What the children are made from.
 pub struct Input<'a> {
-    pub topic: &'a EventTopic,
+    pub broker: &'a EventBroker,
     pub owner: &'a Owner,
     pub settings: &'a Settings,
     pub authority: &'a Authority,
     pub observed: &'a Observed,
-    /// What brokers trust on their routes; `None`: there are none.
-    pub routes: Option<RouteTrust>,
+    /// The topics that the ingress serves.
+    pub topics: &'a [Topic],
     pub args: &'a Args,
     pub now: OffsetDateTime,
 }
@@ -64,7 +64,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     let config = statefulset::configuration(input)?;
     Ok(Children {
         authority: authority_secret(input),
-        ca: certificates::ca(input),
+        topics: topics::file(input)?,
         headless: services::headless(input),
         service: services::client(input),
         disruption_budget: disruption_budget(input),
@@ -77,20 +77,25 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
     })
 }
 
-/// The root of trust. Kept volumes are worthless without it, so like them it has no owner: with them it is deleted
-/// in the topic's end, or kept and found again by a topic of the same name.
+/// The root of trust, in the operator's namespace. Kept volumes are worthless without it, so like them it has no owner:
+/// with them it is deleted in the broker's end, or kept and found again by a broker of the same name.
 fn authority_secret(input: &Input<'_>) -> Child {
-    let mut metadata =
-        input.owner.metadata(&names::authority(&input.owner.name), &names::topic_labels(&input.owner.name));
-    metadata["ownerReferences"] = json!([]);
-    let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(authority::to_data(input.authority))});
-    child::<Secret>(&names::authority(&input.owner.name), value).adopting()
+    let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
+    let name = names::authority(broker, namespace);
+    let mut labels = names::broker_labels(broker);
+    labels.insert(names::BROKER_NAMESPACE_LABEL.into(), namespace.clone());
+    let value = json!({
+        "metadata": {"name": name, "namespace": input.args.pod_namespace, "labels": labels, "ownerReferences": []},
+        "type": "Opaque",
+        "data": encoded(authority::to_data(input.authority)),
+    });
+    child::<Secret>(&name, value).adopting().within(&input.args.pod_namespace)
 }
 
 fn disruption_budget(input: &Input<'_>) -> Child {
     let name = names::broker(&input.owner.name);
     let value = json!({
-        "metadata": input.owner.metadata(&name, &names::topic_labels(&input.owner.name)),
+        "metadata": input.owner.metadata(&name, &names::broker_labels(&input.owner.name)),
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": names::broker_selector(&input.owner.name)}},
     });
     child::<PodDisruptionBudget>(&name, value)
@@ -101,7 +106,7 @@ pub(crate) fn child<K: kube::Resource<DynamicType = ()>>(name: &str, mut value: 
     let resource = ApiResource::erase::<K>(&());
     value["apiVersion"] = Value::from(resource.api_version.clone());
     value["kind"] = Value::from(resource.kind.clone());
-    Child { resource, name: name.to_owned(), value, adopts: false }
+    Child { resource, name: name.to_owned(), namespace: None, value, adopts: false }
 }
 
 /// A Secret's `data`.

@@ -1,4 +1,4 @@
-//! The broker's inside: the topic's account, its streams, and who may publish over NATS.
+//! A topic on its broker: its account, its streams, and who may publish over NATS.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,23 +12,26 @@ use tidegate_broker_admin::streams::{self, Streams};
 use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
+use tidegate_crds::conditions::kind;
 use tidegate_crds::topic::StreamRecord;
 use tidegate_crds::{EventHandler, EventTopic};
 use time::OffsetDateTime;
 
-use crate::brokers::{Broker, TopicKey};
+use crate::broker::topics::{self, Topic};
+use crate::brokers::{Broker, Place, Servers};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::handler::settings as handler_settings;
-use crate::topic::leftovers;
+use crate::pods::is_ready;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
 use crate::topic::room::{self, RoomState};
 use crate::topic::settings::Settings;
-use crate::topic::status::Journal;
+use crate::topic::status::{Journal, STREAM_REFUSED};
 use crate::topic::storage::{self, Storage};
+use crate::topic::{key, leftovers};
 
 /// A new leader of several may not yet have applied all that is stored: a loss is believed after so many more looks.
 const LOSS_LOOKS: u32 = 5;
@@ -43,6 +46,8 @@ pub enum Inside {
     Failed(Error),
     /// All there.
     Ready {
+        /// Whether every ingress that is there takes events for it.
+        is_served: bool,
         /// What is stored; `None` on a Direct topic.
         stored: Option<Box<Stored>>,
         /// The publishers over NATS.
@@ -84,7 +89,7 @@ pub async fn ensure(
 ) -> Inside {
     let running = observed.pods.iter().filter(|pod| runs(pod)).count();
     // A cluster of three has a leader from two on.
-    let needed = usize::try_from(settings.replicas / 2 + 1).unwrap_or(1);
+    let needed = usize::try_from(observed.broker.spec.replicas / 2 + 1).unwrap_or(1);
     if running < needed {
         return Inside::Starting(
             observed
@@ -104,18 +109,103 @@ async fn inside(
     authority: &Authority,
     observed: &Observed,
 ) -> Result<Inside, Error> {
-    let key = TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
-    let broker = context.brokers.get(&key, authority, settings.replicas).await?;
-    broker.system.ensure(&authority.topic_account(settings.routing, OffsetDateTime::now_utc())?).await?;
+    let place = observed.place(authority);
+    let served = Topic::of(topic)?;
+    let servers = context.brokers.servers(&place).await?;
+    let storage = (settings.routing == Routing::Queued)
+        .then(|| settings.promised.saturating_mul(u64::from(place.replicas.unsigned_abs())));
+    let account = authority.topic_account(&served.id, settings.routing, storage, OffsetDateTime::now_utc())?;
+    let is_changed = if was_refused(topic) {
+        // A server without room for a larger limit keeps the smaller one in force, although it has the claims.
+        servers.system.push(&account).await?;
+        true
+    } else {
+        servers.system.ensure(&account).await?
+    };
+    serve(context, &place, &servers, Some((&served, is_changed))).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
         Routing::Queued => {
-            Some(Box::new(stored(context, topic, owner, settings, authority, &broker, &observed.pods).await?))
+            let broker = context.brokers.get(&key(owner), &place).await?;
+            Some(Box::new(stored(context, topic, owner, settings, authority, &broker, observed).await?))
         }
     };
-    leftovers::remove(context, owner, topic, authority, &broker.system).await?;
-    let publishers = publishers::ensure(context, owner, topic, authority, &broker.system).await?;
-    Ok(Inside::Ready { stored, publishers })
+    if settings.routing == Routing::Direct {
+        // Its session hears what its handlers and ingresses report.
+        context.brokers.get(&key(owner), &place).await?;
+    }
+    leftovers::remove(context, owner, topic, authority, &servers.system).await?;
+    let publishers = publishers::ensure(context, owner, topic, authority, &servers.system).await?;
+    let had_publishers = topic.status.as_ref().is_some_and(|status| !status.nats_publishers.is_empty());
+    if had_publishers == topic.spec.nats_publishers.is_empty() {
+        // Its network policy lets them in, or no more.
+        context.broker_changes.add(place.broker.clone());
+    }
+    let is_served = is_served(context, &place, &servers, &served, observed).await?;
+    Ok(Inside::Ready { is_served, stored, publishers })
+}
+
+/// Whether the broker refused to change the streams when it was asked last.
+fn was_refused(topic: &EventTopic) -> bool {
+    let mut conditions = topic.status.iter().flat_map(|status| &status.conditions);
+    conditions.any(|known| known.type_ == kind::STREAM_READY && known.reason == STREAM_REFUSED)
+}
+
+/// Makes the account of the ingresses have something of every topic that has an account, and of this one, which has one.
+///
+/// A server that does not know an account from which another imports asks around for it for seconds, and does nothing else
+/// meanwhile: so nothing is imported from an account before it is there. `is_changed`: the servers were given this
+/// topic's account just now, and may have something of an older one of its name in that of the ingresses.
+///
+/// # Errors
+/// The broker is away or refuses.
+pub async fn serve(
+    context: &Context,
+    place: &Place,
+    servers: &Servers,
+    with: Option<(&Topic, bool)>,
+) -> Result<(), Error> {
+    let mut accounts = servers.accounts().await?;
+    let mut is_replaced = false;
+    let mut topics = topics::of_broker(context, &place.broker);
+    if let Some((topic, is_changed)) = with {
+        let was_there = accounts.add(place.authority.topic_account_id(&topic.id)?);
+        is_replaced = was_there && is_changed;
+        topics.retain(|other| other.id != topic.id);
+        topics.push(topic.clone());
+        topics.sort_by(|one, other| one.id.cmp(&other.id));
+    }
+    let mut all = Vec::with_capacity(topics.len());
+    for topic in topics {
+        if accounts.has(&place.authority.topic_account_id(&topic.id)?) {
+            all.push((topic.id, topic.routing));
+        }
+    }
+    let account = place.authority.ingress_account(&all, OffsetDateTime::now_utc())?;
+    let is_pushed = servers.system.ensure(&account).await?;
+    if is_replaced && !is_pushed {
+        servers.system.push(&account).await?;
+    }
+    Ok(())
+}
+
+/// Asks the ingresses: every one that publishers may meet must have heard of the topic. Their broker is told to look after
+/// those that have not.
+async fn is_served(
+    context: &Context,
+    place: &Place,
+    servers: &Servers,
+    topic: &Topic,
+    observed: &Observed,
+) -> Result<bool, Error> {
+    let ready = observed.pods.iter().filter(|pod| is_ready(pod)).count();
+    let serving = servers.ingresses.serving(&topic.id, &topic.revision()).await;
+    let is_served = serving.map_err(|error| Error::Broker(error.to_string()))? >= ready.max(1);
+    if !is_served {
+        context.unserved.add(place.broker.clone());
+        context.broker_changes.add(place.broker.clone());
+    }
+    Ok(is_served)
 }
 
 async fn stored(
@@ -125,16 +215,17 @@ async fn stored(
     settings: &Settings,
     authority: &Authority,
     broker: &Broker,
-    pods: &[Pod],
+    observed: &Observed,
 ) -> Result<Stored, Error> {
-    let key = &TopicKey { namespace: owner.namespace.clone(), name: owner.name.clone() };
+    let key = &key(owner);
+    let replicas = observed.broker.spec.replicas;
     let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
     let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes));
     let (streams, lost, subscribers) = {
         let _places = broker.places().await;
-        let (streams, lost) = look(&broker.api, settings, lost_of).await?;
+        let (streams, lost) = look(&broker.api, settings, replicas, lost_of).await?;
         (streams, lost, without_orphans(context, owner, broker, authority).await?)
     };
     let schedules =
@@ -161,9 +252,9 @@ async fn stored(
         unanswered: &context.ingress_reports.unanswered(key),
         stands_still: before.is_some_and(|before| before.last_sequence == record.last_sequence),
         // A single server calls itself the leader, by the server's name and not by the pod's.
-        leader: leader.filter(|_| settings.replicas > 1),
-        pods,
-        wanted: settings.replicas,
+        leader: leader.filter(|_| replicas > 1),
+        pods: &observed.pods,
+        wanted: replicas,
         policy: context.restart_policy,
     };
     let storage = storage::judge(&seen, jiff::Timestamp::now());
@@ -184,11 +275,12 @@ async fn stored(
 async fn look(
     broker: &api::Broker,
     settings: &Settings,
+    replicas: i32,
     lost_of: impl Fn(&StreamInfo) -> Option<String>,
 ) -> Result<(Streams, Option<String>), Error> {
     let mut streams = streams::ensure(broker, &settings.streams).await?;
     let mut lost = lost_of(&streams.events);
-    let mut looks = if settings.replicas > 1 { LOSS_LOOKS } else { 0 };
+    let mut looks = if replicas > 1 { LOSS_LOOKS } else { 0 };
     while lost.is_some() && looks > 0 {
         tokio::time::sleep(LOSS_PAUSE).await;
         streams = streams::ensure(broker, &settings.streams).await?;

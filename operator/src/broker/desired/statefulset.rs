@@ -5,11 +5,12 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_admin::server::{Cluster, JetStream, Server};
-use tidegate_broker_client::contract::{Ingress, Routing};
+use tidegate_broker_admin::streams;
+use tidegate_broker_client::contract::Ingress;
 use tidegate_broker_client::layout::BROKER_PORT;
 use time::OffsetDateTime;
 
-use super::{Input, child, routes};
+use super::{Input, child};
 use crate::apply::Child;
 use crate::context::{environment, restricted};
 use crate::error::Error;
@@ -20,6 +21,7 @@ const CONFIG_FOLDER: &str = "/etc/nats";
 const TLS_FOLDER: &str = "/etc/nats-tls";
 const ROUTES_FOLDER: &str = "/etc/nats-routes";
 const IDENTITY_FOLDER: &str = "/etc/tidegate";
+const TOPICS_FOLDER: &str = "/etc/tidegate-topics";
 const DATA_FOLDER: &str = "/data";
 const RUN_FOLDER: &str = "/run/nats";
 const MONITOR: &str = "127.0.0.1:8222";
@@ -29,12 +31,12 @@ const GRACE_SECONDS: i64 = 60;
 /// The nats-server's configuration. The same input gives the same text, so that it rolls out only when
 /// something changed: its claims carry a fixed time.
 pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
-    let (topic, namespace) = (&input.owner.name, &input.owner.namespace);
+    let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
     let issued = OffsetDateTime::UNIX_EPOCH;
     let system = input.authority.system_account(issued)?;
-    let account = input.authority.topic_account(input.settings.routing, issued)?;
+    let ingress = input.authority.ingress_account(&[], issued)?;
     let routes = || {
-        let host = |ordinal| names::broker_pod_host(topic, namespace, ordinal);
+        let host = |ordinal| names::broker_pod_host(broker, namespace, ordinal);
         (0..input.settings.replicas).map(|ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT)).collect()
     };
     let server = Server {
@@ -43,24 +45,25 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
         data: DATA_FOLDER.into(),
         tls: TLS_FOLDER.into(),
         pid_file: Some(format!("{RUN_FOLDER}/nats.pid")),
-        max_payload: usize::try_from(input.settings.max_message_size).unwrap_or(usize::MAX),
-        jetstream: (input.settings.routing == Routing::Queued).then_some(JetStream {
+        // A topic's streams have its own bound.
+        max_payload: usize::try_from(streams::MAX_MESSAGE_SIZE).unwrap_or(usize::MAX),
+        jetstream: Some(JetStream {
             max_file_store: input.settings.file_store,
             sync_always: input.settings.sync_always,
         }),
         cluster: (input.settings.replicas > 1).then(|| Cluster {
-            name: format!("{namespace}-{topic}"),
+            name: format!("{namespace}-{broker}"),
             port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
             routes: routes(),
             tls: ROUTES_FOLDER.into(),
         }),
         operator_jwt: input.authority.operator_jwt(issued)?,
-        accounts: vec![(system.id.clone(), system.jwt), (account.id, account.jwt)],
+        accounts: vec![(system.id.clone(), system.jwt), (ingress.id, ingress.jwt)],
         system_account: system.id,
     };
-    let name = names::broker(topic);
+    let name = names::broker(broker);
     let value = json!({
-        "metadata": input.owner.metadata(&name, &names::topic_labels(topic)),
+        "metadata": input.owner.metadata(&name, &names::broker_labels(broker)),
         "data": {"nats.conf": server.render()},
     });
     Ok(child::<ConfigMap>(&name, value))
@@ -68,10 +71,10 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
 
 /// The StatefulSet. A changed configuration or certificate restarts the pods, one after the other.
 pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<&Child>) -> Result<Child, Error> {
-    let topic = &input.owner.name;
-    let name = names::broker(topic);
-    let labels = names::topic_labels(topic);
-    let spec = &input.topic.spec.broker;
+    let broker = &input.owner.name;
+    let name = names::broker(broker);
+    let labels = names::broker_labels(broker);
+    let spec = &input.broker.spec;
     let mut claim = json!({
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": input.settings.volume_text}},
@@ -82,38 +85,31 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<
     let routes_data = routes.map(|routes| routes.value["data"].to_string()).unwrap_or_default();
     let rolls_with = Sha256::digest(format!("{}{}{routes_data}", config.value["data"], secret.value["data"]));
     let rolls_with: String = rolls_with.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    let mut value = json!({
+    let value = json!({
         "metadata": input.owner.metadata(&name, &labels),
         "spec": {
-            "serviceName": names::broker_headless(topic),
+            "serviceName": names::broker_headless(broker),
             "replicas": input.settings.replicas,
             // The brokers of a cluster need each other to become ready.
             "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": names::broker_selector(topic)},
+            "selector": {"matchLabels": names::broker_selector(broker)},
             "template": {
                 "metadata": {"labels": labels, "annotations": {"tidegate.io/rolls-with": rolls_with}},
                 "spec": pod(input)?,
             },
+            "volumeClaimTemplates":
+                [{"metadata": {"name": "data", "labels": names::broker_selector(broker)}, "spec": claim}],
+            // Whoever deletes the StatefulSet of a broker that lives takes no data with it. A broker that is deleted, and
+            // keeps no events of deleted topics, deletes the claims itself.
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain", "whenScaled": "Retain"},
         },
     });
-    if let Some(trust) = input.routes {
-        value["spec"]["template"]["metadata"]["annotations"][routes::ANNOTATION] = json!(trust.name());
-    }
-    if input.settings.routing == Routing::Queued {
-        let labels = names::broker_selector(topic);
-        value["spec"]["volumeClaimTemplates"] =
-            json!([{"metadata": {"name": "data", "labels": labels}, "spec": claim}]);
-        // Whoever deletes the StatefulSet of a topic that lives takes no data with it. A topic that is deleted and
-        // wants its data deleted does that itself.
-        value["spec"]["persistentVolumeClaimRetentionPolicy"] =
-            json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
-    }
     Ok(child::<StatefulSet>(&name, value))
 }
 
 fn pod(input: &Input<'_>) -> Result<Value, Error> {
-    let topic = &input.owner.name;
-    let spec = &input.topic.spec.broker;
+    let broker = &input.owner.name;
+    let spec = &input.broker.spec.pods;
     let mut pod = json!({
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
@@ -124,23 +120,18 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
         },
         "containers": [nats(input), ingress(input)?],
         "volumes": [
-            {"name": "config", "configMap": {"name": names::broker(topic)}},
-            {"name": "tls", "secret": {"secretName": names::broker(topic)}},
-            {"name": "identity", "secret": {"secretName": names::ingress(topic)}},
+            {"name": "config", "configMap": {"name": names::broker(broker)}},
+            {"name": "tls", "secret": {"secretName": names::broker(broker)}},
+            {"name": "identity", "secret": {"secretName": names::ingress(broker)}},
+            {"name": "topics", "secret": {"secretName": names::topics(broker)}},
             {"name": "run", "emptyDir": {"sizeLimit": "1Mi"}},
         ],
-        "affinity": without_nulls(spec.affinity.as_ref()).unwrap_or_else(|| apart(topic)),
+        "affinity": without_nulls(spec.affinity.as_ref()).unwrap_or_else(|| apart(broker)),
     });
-    if input.settings.routing == Routing::Direct
+    if input.settings.replicas > 1
         && let Some(volumes) = pod["volumes"].as_array_mut()
     {
-        // Accounts only; they are pushed again.
-        volumes.push(json!({"name": "data", "emptyDir": {"sizeLimit": "64Mi"}}));
-    }
-    if input.routes.is_some()
-        && let Some(volumes) = pod["volumes"].as_array_mut()
-    {
-        volumes.push(json!({"name": "routes", "secret": {"secretName": names::routes(topic)}}));
+        volumes.push(json!({"name": "routes", "secret": {"secretName": names::routes(broker)}}));
     }
     if let Some(selector) = spec.node_selector.as_ref().filter(|selector| !selector.is_empty()) {
         pod["nodeSelector"] = json!(selector);
@@ -162,13 +153,13 @@ fn without_nulls(written: Option<&Value>) -> Option<Value> {
     Some(value)
 }
 
-/// Brokers of one topic avoid sharing a node, and share one where there is no other.
-fn apart(topic: &str) -> Value {
+/// The pods of a broker avoid sharing a node, and share one where there is no other.
+fn apart(broker: &str) -> Value {
     json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
         "weight": 100,
         "podAffinityTerm": {
             "topologyKey": "kubernetes.io/hostname",
-            "labelSelector": {"matchLabels": names::broker_selector(topic)},
+            "labelSelector": {"matchLabels": names::broker_selector(broker)},
         },
     }]}})
 }
@@ -188,7 +179,7 @@ fn nats(input: &Input<'_>) -> Value {
         json!({"name": "data", "mountPath": DATA_FOLDER}),
         json!({"name": "run", "mountPath": RUN_FOLDER}),
     ];
-    if input.routes.is_some() {
+    if input.settings.replicas > 1 {
         mounts.push(json!({"name": "routes", "mountPath": ROUTES_FOLDER, "readOnly": true}));
     }
     let mut nats = json!({
@@ -201,7 +192,7 @@ fn nats(input: &Input<'_>) -> Value {
             {"name": "nats", "containerPort": BROKER_PORT, "protocol": "TCP"},
             {"name": "route", "containerPort": names::ROUTE_PORT, "protocol": "TCP"},
         ],
-        "resources": without_nulls(input.topic.spec.broker.resources.as_ref()).unwrap_or_else(|| json!({"requests": {"cpu": "50m", "memory": "128Mi"}})),
+        "resources": without_nulls(input.broker.spec.pods.resources.as_ref()).unwrap_or_else(|| json!({"requests": {"cpu": "50m", "memory": "128Mi"}})),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": restricted(),
         // Recovery of large streams takes its time: five minutes.
@@ -221,35 +212,34 @@ fn nats(input: &Input<'_>) -> Value {
 }
 
 fn ingress(input: &Input<'_>) -> Result<Value, Error> {
-    let (topic, namespace) = (&input.owner.name, &input.owner.namespace);
+    let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
     let mut servers = vec![format!("tls://localhost:{BROKER_PORT}")];
     if input.settings.replicas > 1 {
-        servers.push(format!("tls://{}:{BROKER_PORT}", names::broker_host(topic, namespace)));
+        servers.push(format!("tls://{}:{BROKER_PORT}", names::broker_host(broker, namespace)));
     }
     let config = Ingress {
         namespace: namespace.clone(),
-        topic: topic.clone(),
+        broker: broker.clone(),
         servers,
         identity: IDENTITY_FOLDER.into(),
         https_port: u16::try_from(names::INGRESS_PORT).unwrap_or_default(),
         admin_port: u16::try_from(names::INGRESS_ADMIN_PORT).unwrap_or_default(),
         broker_monitor: format!("http://{MONITOR}"),
-        max_event_size: usize::try_from(input.settings.max_event_size).unwrap_or(usize::MAX),
-        routing: input.settings.routing,
         mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
-        volume: (input.settings.routing == Routing::Queued).then(|| DATA_FOLDER.into()),
+        volume: Some(DATA_FOLDER.into()),
+        topics: TOPICS_FOLDER.into(),
         capacity: input.settings.capacity,
         flush: input.settings.flush(),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
-    let resources =
-        input.topic.spec.broker.ingress.as_ref().and_then(|ingress| without_nulls(ingress.resources.as_ref()));
+    let resources = input.broker.spec.ingress.as_ref().and_then(|ingress| without_nulls(ingress.resources.as_ref()));
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});
-    let mut mounts = vec![json!({"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true})];
-    if input.settings.routing == Routing::Queued {
+    let mounts = json!([
+        {"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true},
+        {"name": "topics", "mountPath": TOPICS_FOLDER, "readOnly": true},
         // To see how full it is.
-        mounts.push(json!({"name": "data", "mountPath": DATA_FOLDER, "readOnly": true}));
-    }
+        {"name": "data", "mountPath": DATA_FOLDER, "readOnly": true},
+    ]);
     Ok(json!({
         "name": "ingress",
         "image": input.args.ingress_image,

@@ -2,26 +2,43 @@
 
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
-use tidegate_crds::EventTopic;
+use tidegate_broker_client::TopicId;
+use tidegate_broker_client::contract::{Routing, TOPICS_FILE};
+use tidegate_crds::EventBroker;
 use time::{Duration, OffsetDateTime};
 
-use super::super::routes::RouteTrust;
 use super::super::{Children, children};
 use super::*;
 use crate::args::Args;
 use crate::authority;
+use crate::broker::observe::Observed;
+use crate::broker::settings::Settings;
+use crate::broker::topics::Topic;
 use crate::context::Owner;
-use crate::topic::observe::Observed;
-use crate::topic::settings::Settings;
+
+fn topic(namespace: &str, name: &str) -> Topic {
+    let id = TopicId::new(namespace, name).unwrap();
+    Topic { id, routing: Routing::Queued, max_event_size: 1 << 20, has_nats_publishers: false }
+}
 
 fn made(authority: &Authority, spec: &Value, observed: &Observed, now: OffsetDateTime) -> Children {
-    let topic: EventTopic = serde_json::from_value(json!({
-        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic",
+    with_topics(authority, spec, observed, now, &[])
+}
+
+fn with_topics(
+    authority: &Authority,
+    spec: &Value,
+    observed: &Observed,
+    now: OffsetDateTime,
+    topics: &[Topic],
+) -> Children {
+    let broker: EventBroker = serde_json::from_value(json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker",
         "metadata": {"name": "orders", "namespace": "shop", "uid": "u-1"}, "spec": spec,
     }))
     .unwrap();
-    let owner = Owner::of(&topic).unwrap();
-    let settings = Settings::of(&topic.spec).unwrap();
+    let owner = Owner::of(&broker).unwrap();
+    let settings = Settings::of(&broker.spec).unwrap();
     let args = Args::parse_from([
         "",
         "--sidecar-image",
@@ -31,14 +48,13 @@ fn made(authority: &Authority, spec: &Value, observed: &Observed, now: OffsetDat
         "--broker-image",
         "nats:1",
     ]);
-    let routes = RouteTrust::of(observed.statefulset.as_ref(), settings.replicas);
     children(&Input {
-        topic: &topic,
+        broker: &broker,
         owner: &owner,
         settings: &settings,
         authority,
         observed,
-        routes,
+        topics,
         args: &args,
         now,
     })
@@ -62,8 +78,8 @@ fn configuration_text(children: &Children) -> &str {
 }
 
 #[test]
-fn it_belongs_to_its_topic_and_keeps_its_volumes() {
-    let retained = of(json!({"broker": {"storage": {"size": "20Gi", "className": "fast"}}}));
+fn it_belongs_to_its_broker_and_keeps_its_volumes() {
+    let retained = of(json!({"storage": {"size": "20Gi", "className": "fast"}}));
     let value = &retained.statefulset.value;
     assert_eq!(value["metadata"]["name"], "orders-broker");
     assert_eq!(value["metadata"]["ownerReferences"][0]["uid"], "u-1");
@@ -77,10 +93,8 @@ fn it_belongs_to_its_topic_and_keeps_its_volumes() {
     assert_eq!(
         claim["metadata"]["labels"],
         json!(names::broker_selector("orders")),
-        "found again when the topic is gone"
+        "found again when the broker is gone"
     );
-    let deleted = of(json!({"deletionPolicy": "Delete"}));
-    assert_eq!(deleted.statefulset.value["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"], "Retain");
 }
 
 #[test]
@@ -100,7 +114,7 @@ fn both_containers_are_restricted_and_nothing_mounts_the_authority() {
         .iter()
         .filter_map(|volume| volume["secret"]["secretName"].as_str())
         .collect();
-    assert_eq!(secrets, ["orders-broker", "orders-ingress"]);
+    assert_eq!(secrets, ["orders-broker", "orders-ingress", "orders-topics"]);
 }
 
 #[test]
@@ -111,7 +125,7 @@ fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck_where_ther
         assert_eq!(nats[probe]["httpGet"], json!({"path": format!("/broker/{path}"), "port": 8081}), "{probe}");
     }
     assert_eq!(nats["lifecycle"], Value::Null, "a single broker has no other to hand its clients to");
-    let three = of(json!({"broker": {"replicas": 3}}));
+    let three = of(json!({"replicas": 3}));
     let stop = pod(&three)["containers"][0]["lifecycle"]["preStop"]["exec"]["command"].as_array().unwrap();
     assert!(stop.iter().any(|word| word == "ldm=/run/nats/nats.pid"), "{stop:?}");
     assert!(configuration_text(&children).contains("/run/nats/nats.pid"));
@@ -119,7 +133,7 @@ fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck_where_ther
 
 #[test]
 fn three_brokers_know_each_other_and_one_is_alone() {
-    let three = of(json!({"broker": {"replicas": 3}}));
+    let three = of(json!({"replicas": 3}));
     assert_eq!(three.statefulset.value["spec"]["replicas"], 3);
     for ordinal in 0..3 {
         let host = format!("orders-broker-{ordinal}.orders-broker-headless.shop.svc:6222");
@@ -130,7 +144,7 @@ fn three_brokers_know_each_other_and_one_is_alone() {
 
 #[test]
 fn only_the_broker_container_has_the_leaf_for_routes() {
-    let three = of(json!({"broker": {"replicas": 3}}));
+    let three = of(json!({"replicas": 3}));
     let pod = pod(&three);
     let has = |container: &Value| container["volumeMounts"].to_string().contains("\"routes\"");
     let [nats, ingress] = pod["containers"].as_array().unwrap().as_slice() else { panic!("two containers") };
@@ -151,31 +165,13 @@ fn only_the_broker_container_has_the_leaf_for_routes() {
     assert!(of(json!({})).routes_secret.is_none());
 }
 
-/// Three brokers of version 0.1 must find each other while they are replaced one by one.
-#[test]
-fn brokers_of_the_first_version_trust_both_authorities_first() {
-    let authority = Authority::generate("orders", now()).unwrap();
-    let spec = json!({"broker": {"replicas": 3}});
-    let new = made(&authority, &spec, &Observed::default(), now());
-    let mut old = new.statefulset.value.clone();
-    old["spec"]["template"]["metadata"]["annotations"].as_object_mut().unwrap().remove(super::routes::ANNOTATION);
-    let statefulset = serde_json::from_value(old).ok();
-    assert!(statefulset.is_some());
-    let next = made(&authority, &spec, &Observed { statefulset, ..Observed::default() }, now());
-    let data = authority::data(&serde_json::from_value(next.routes_secret.unwrap().value).unwrap());
-    assert!(data["ca.crt"].contains(&authority.ca_certificate));
-    assert!(data["ca.crt"].contains(&authority.routes.as_ref().unwrap().certificate));
-    let annotations = &next.statefulset.value["spec"]["template"]["metadata"]["annotations"];
-    assert_eq!(annotations[super::routes::ANNOTATION], "Shared");
-}
-
 #[test]
 fn what_the_user_says_of_nodes_reaches_the_pod() {
     let spec = json!({
         "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a"}],
         "topologySpreadConstraints": [{"maxSkew": 1}], "affinity": {"nodeAffinity": {}},
     });
-    let children = of(json!({"broker": spec}));
+    let children = of(json!({"pods": spec}));
     for field in ["nodeSelector", "tolerations", "topologySpreadConstraints", "affinity"] {
         assert_eq!(pod(&children)[field], spec[field], "{field}");
     }
@@ -206,8 +202,28 @@ fn pods_roll_with_configuration_and_certificate_only() {
     assert_eq!(later.config.value, first.config.value);
     let renewed = made(&authority, &json!({}), &observed, now() + Duration::days(80));
     assert_ne!(rolls_with(&renewed), rolls_with(&first), "another certificate");
-    let larger = made(&authority, &json!({"maxEventSize": "2Mi"}), &observed, now());
-    assert_ne!(rolls_with(&larger), rolls_with(&first), "another configuration");
-    let older = made(&authority, &json!({"retention": {"maxAge": "1h"}}), &observed, now());
-    assert_eq!(rolls_with(&older), rolls_with(&first), "the stream changes while the broker runs");
+    let relaxed = made(&authority, &json!({"durability": "Relaxed"}), &observed, now());
+    assert_ne!(rolls_with(&relaxed), rolls_with(&first), "another configuration");
+}
+
+/// What makes topics come and go without a restart.
+#[test]
+fn topics_are_in_nothing_that_a_pod_reads_at_its_start() {
+    let authority = Authority::generate("orders", now()).unwrap();
+    let at = now();
+    let first = made(&authority, &json!({}), &Observed::default(), at);
+    let observed = Observed {
+        broker_secret: serde_json::from_value(first.broker_secret.value.clone()).ok(),
+        ingress_secret: serde_json::from_value(first.ingress_secret.value.clone()).ok(),
+        ..Observed::default()
+    };
+    let topics = [topic("shop", "bills"), topic("shop", "orders")];
+    let two = with_topics(&authority, &json!({}), &observed, at, &topics);
+    assert_eq!((&two.statefulset.value, &two.config.value), (&first.statefulset.value, &first.config.value));
+    assert_eq!(two.ingress_secret.value, first.ingress_secret.value, "one certificate for all topics of a namespace");
+    let file = authority::data(&serde_json::from_value(two.topics.value).unwrap());
+    let file: Value = serde_json::from_str(&file[TOPICS_FILE]).unwrap();
+    assert_eq!(file["topics"][1]["hosts"][0], "orders-topic.shop.svc");
+    assert_eq!(file["topics"][1]["maxEventSize"], 1 << 20);
+    assert_ne!(file["topics"][0]["messageIdKey"], file["topics"][1]["messageIdKey"]);
 }

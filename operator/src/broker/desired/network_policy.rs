@@ -8,16 +8,16 @@ use super::{Input, child};
 use crate::apply::Child;
 use crate::names;
 
-/// Publishing: any pod of the topic's namespace. The broker itself: its handlers, its peers, the operator, and, where
+/// Publishing: any pod of the broker's namespace. The broker itself: the handlers of its topics, its peers, the operator, and, where
 /// there are publishers over NATS, any pod of the namespace (the broker admits those with credentials).
 /// Probes come from the node, which every network lets through.
 pub fn broker(input: &Input<'_>) -> Child {
-    let topic = &input.owner.name;
-    let name = names::broker(topic);
-    let brokers = json!({"podSelector": {"matchLabels": names::broker_selector(topic)}});
+    let broker = &input.owner.name;
+    let name = names::broker(broker);
+    let brokers = json!({"podSelector": {"matchLabels": names::broker_selector(broker)}});
     // By our own labels only: the others of a handler's pods are the user's.
     let handlers = json!({"podSelector": {
-        "matchLabels": {names::TOPIC_LABEL: topic},
+        "matchLabels": {names::BROKER_LABEL: broker},
         "matchExpressions": [{"key": names::HANDLER_LABEL, "operator": "Exists"}],
     }});
     let operator = json!({
@@ -27,13 +27,13 @@ pub fn broker(input: &Input<'_>) -> Child {
     let port = |port: i32| json!({"port": port, "protocol": "TCP"});
     let namespace = json!({"podSelector": {}});
     let mut clients = vec![brokers.clone(), handlers, operator];
-    if !input.topic.spec.nats_publishers.is_empty() {
+    if input.topics.iter().any(|topic| topic.has_nats_publishers) {
         clients.push(namespace.clone());
     }
     let value = json!({
-        "metadata": input.owner.metadata(&name, &names::topic_labels(topic)),
+        "metadata": input.owner.metadata(&name, &names::broker_labels(broker)),
         "spec": {
-            "podSelector": {"matchLabels": names::broker_selector(topic)},
+            "podSelector": {"matchLabels": names::broker_selector(broker)},
             "policyTypes": ["Ingress"],
             "ingress": [
                 {"from": [namespace], "ports": [port(names::INGRESS_PORT), port(names::MQTT_PORT)]},

@@ -1,12 +1,12 @@
 //! The volumes as they are: their real size counts, not what the specification says (pure).
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use tidegate_crds::EventTopicSpec;
+use tidegate_crds::EventBrokerSpec;
 
+use crate::broker::observe::Observed;
+use crate::broker::settings::Settings;
 use crate::error::Error;
 use crate::quantity;
-use crate::topic::observe::Observed;
-use crate::topic::settings::Settings;
 
 /// A broker pod's volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl Volume {
 /// The settings for the volumes there are.
 ///
 /// # Errors
-/// A person wants less than an earlier topic of this name left, or more events than the volumes have room for.
-pub fn fit(spec: &EventTopicSpec, settings: Settings, observed: &Observed) -> Result<Settings, Error> {
+/// A person wants less than an earlier broker of this name left.
+pub fn fit(spec: &EventBrokerSpec, settings: Settings, observed: &Observed) -> Result<Settings, Error> {
     let Some(smallest) = observed.sizes.iter().min_by_key(|volume| volume.usable) else { return Ok(settings) };
     if observed.statefulset.is_none()
         && let Some(kept) = observed.sizes.iter().find(|volume| volume.requested > settings.volume)
@@ -44,7 +44,7 @@ pub fn fit(spec: &EventTopicSpec, settings: Settings, observed: &Observed) -> Re
         return Err(Error::refused(
             "VolumesDiffer",
             format!(
-                "an earlier topic of this name left volume {} with {} bytes, and broker.storage.size asks for {size}: a volume cannot be made smaller. Delete this topic and make it again with the size it had, or delete the volume to begin without its events",
+                "an earlier broker of this name left volume {} with {} bytes, and storage.size asks for {size}: a volume cannot be made smaller. Delete this broker and make it again with the size it had, or delete the volume to begin without its events",
                 kept.name, kept.requested
             ),
         ));
@@ -69,7 +69,7 @@ mod tests {
 
     fn claim(requested: &str, capacity: Option<&str>) -> Volume {
         let mut claim = json!({
-            "metadata": {"name": "data-orders-broker-0"},
+            "metadata": {"name": "data-default-broker-0"},
             "spec": {"resources": {"requests": {"storage": requested}}},
         });
         if let Some(capacity) = capacity {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn fitted(spec: serde_json::Value, volume: Volume, runs: bool) -> Result<Settings, Error> {
-        let spec: EventTopicSpec = serde_json::from_value(spec).unwrap();
+        let spec: EventBrokerSpec = serde_json::from_value(spec).unwrap();
         let statefulset = runs.then(StatefulSet::default);
         let observed = Observed { sizes: vec![volume], statefulset, ..Observed::default() };
         fit(&spec, Settings::of(&spec).unwrap(), &observed)
@@ -99,21 +99,18 @@ mod tests {
 
     #[test]
     fn the_real_size_counts() {
-        let spec = |size: &str| json!({"broker": {"storage": {"size": size}}});
+        let spec = |size: &str| json!({"storage": {"size": size}});
         let smaller = fitted(spec("20Gi"), claim("5Gi", Some("5Gi")), false).unwrap();
-        assert!(smaller.file_store <= 5 * GI / 100 * 95 && smaller.streams.max_bytes < i64::try_from(4 * GI).unwrap());
+        assert_eq!((smaller.volume, smaller.file_store), (5 * GI, 5 * GI / 100 * 90));
         let larger = fitted(spec("10Gi"), claim("20Gi", Some("20Gi")), true).unwrap();
-        assert!(larger.file_store > 17 * GI, "somebody enlarged the claim");
+        assert!(larger.usable > 16 * GI, "somebody enlarged the claim");
     }
 
     #[test]
-    fn what_the_volume_has_no_room_for_is_refused_in_words() {
-        let kept = fitted(json!({"broker": {"storage": {"size": "5Gi"}}}), claim("10Gi", None), false).unwrap_err();
+    fn a_volume_that_would_have_to_shrink_is_refused_in_words() {
+        let kept = fitted(json!({"storage": {"size": "5Gi"}}), claim("10Gi", None), false).unwrap_err();
         assert!(
-            kept.to_string().contains("data-orders-broker-0") && kept.to_string().contains("cannot be made smaller")
+            kept.to_string().contains("data-default-broker-0") && kept.to_string().contains("cannot be made smaller")
         );
-        let spec = json!({"retention": {"maxSize": "8Gi"}, "broker": {"storage": {"size": "20Gi"}}});
-        let events = fitted(spec, claim("5Gi", None), true).unwrap_err();
-        assert!(events.to_string().contains("has 5368709120 bytes: spec.retention.maxSize: 8Gi"), "{events}");
     }
 }

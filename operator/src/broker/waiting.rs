@@ -61,10 +61,10 @@ fn of_claim(claim: &PersistentVolumeClaim, warnings: &[Event]) -> Option<Trouble
         claim.spec.as_ref().and_then(|spec| spec.storage_class_name.as_deref()).filter(|class| !class.is_empty());
     let why = match (class, newest(warnings, "PersistentVolumeClaim", Some(&name))) {
         (Some(class), Some(warning)) if warning.contains("not found") => format!(
-            "there is no StorageClass {class}: make it, or delete the topic and make it again with another broker.storage.className"
+            "there is no StorageClass {class}: make it, or delete the broker and make it again with another storage.className"
         ),
         (Some(class), Some(warning)) => format!("StorageClass {class}: {warning}"),
-        (None, _) => "broker.storage.className names no StorageClass, and the cluster has no default one: make one the default, or make the topic again with a class".to_owned(),
+        (None, _) => "storage.className names no StorageClass, and the cluster has no default one: make one the default, or make the broker again with a class".to_owned(),
         (Some(_), None) => return None,
     };
     Some(Trouble { message: format!("PersistentVolumeClaim {name} is Pending: {why}"), is_hopeless: true })
@@ -103,7 +103,7 @@ mod tests {
 
     fn claim(class: Value, phase: &str) -> PersistentVolumeClaim {
         serde_json::from_value(json!({
-            "metadata": {"name": "data-orders-broker-0"}, "spec": {"storageClassName": class}, "status": {"phase": phase},
+            "metadata": {"name": "data-default-broker-0"}, "spec": {"storageClassName": class}, "status": {"phase": phase},
         }))
         .unwrap()
     }
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_claim_says_its_class_and_what_its_provisioner_says() {
-        let name = "data-orders-broker-0";
+        let name = "data-default-broker-0";
         let warnings = [
             warning("PersistentVolumeClaim", name, "02", "storageclass.storage.k8s.io \"fast\" not found"),
             warning("PersistentVolumeClaim", name, "01", "older"),
@@ -127,7 +127,7 @@ mod tests {
         let found = of(0, &[claim(json!("fast"), "Pending")], &warnings).unwrap();
         assert_eq!(
             found.message,
-            "PersistentVolumeClaim data-orders-broker-0 is Pending: there is no StorageClass fast: make it, or delete the topic and make it again with another broker.storage.className"
+            "PersistentVolumeClaim data-default-broker-0 is Pending: there is no StorageClass fast: make it, or delete the broker and make it again with another storage.className"
         );
         let full = [warning("PersistentVolumeClaim", name, "04", "no space in pool 1")];
         let found = of(0, &[claim(json!("fast"), "Pending")], &full).unwrap();
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn what_refuses_the_pods_is_said_while_they_are_missing() {
-        let quota = "create Pod orders-broker-0 failed: exceeded quota: tight";
-        let warnings = [warning("StatefulSet", "orders-broker", "01", quota)];
+        let quota = "create Pod default-broker-0 failed: exceeded quota: tight";
+        let warnings = [warning("StatefulSet", "default-broker", "01", quota)];
         let found = of(1, &[], &warnings).unwrap();
         assert_eq!((found.message.as_str(), found.is_hopeless), (quota, true));
         assert_eq!(of(0, &[], &warnings), None, "it was, and is no more");

@@ -1,0 +1,159 @@
+//! EventBroker: the NATS JetStream servers that topics share.
+
+mod status;
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use self::status::{EventBrokerStatus, StorageStatus};
+use crate::Size;
+use crate::schema;
+
+/// A broker stores the events of the topics that name it. It becomes a StatefulSet of NATS JetStream servers, each with an
+/// ingress beside it.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "tidegate.io",
+    version = "v1alpha1",
+    kind = "EventBroker",
+    namespaced,
+    status = "EventBrokerStatus",
+    derive = "PartialEq",
+    shortname = "eb",
+    category = "tidegate",
+    doc = "A broker stores the events of the topics that name it. It becomes a StatefulSet of NATS JetStream servers, each with an ingress beside it. Writing one is optional: the one named default is made for the first topic of a namespace that names none, and is the user's to change afterwards.",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the names of its pods are made from it"),
+    printcolumn(name = "Ready", type_ = "string", description = "Does it store events?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Of", type_ = "integer", description = "Pods that there should be", json_path = ".spec.replicas"),
+    printcolumn(name = "Topics", type_ = "integer", description = "Topics that name it", json_path = ".status.topics"),
+    printcolumn(name = "Promised", type_ = "string", description = "Share of its storage that is promised to topics", json_path = ".status.storage.promised"),
+    printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EventBrokerSpec {
+    /// Number of pods: 1 (the default), or 3 so that its topics work and lose nothing while one pod is away. Cannot be
+    /// changed: a single server's data cannot be read by a cluster of three. To move, make a second broker, and on it a
+    /// second topic, and switch publishers and handlers to that.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 1, max = 3))]
+    #[x_kube(
+        validation = Rule::new("self == 1 || self == 3").message("replicas must be 1 or 3: two servers cannot agree when one is away"),
+        validation = Rule::new("self == oldSelf").message("replicas cannot be changed: a single server's data cannot be read by a cluster of three; make a second broker and topics on it")
+    )]
+    pub replicas: i32,
+    /// Moment at which an event counts as stored. Fsync (the default): it is on the broker's disk (on most of three)
+    /// before the publisher is answered. Relaxed: it is in the operating system's memory and written within two minutes;
+    /// faster, but a node's power loss can lose what was acknowledged. A change restarts the pods one by one.
+    #[serde(default)]
+    pub durability: Durability,
+    /// Volume of each pod. Cannot be changed.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot be changed: make a second broker with the new storage and topics on it"))]
+    pub storage: Storage,
+    /// Where the pods run, and with which resources.
+    #[serde(default, skip_serializing_if = "Pods::is_default")]
+    pub pods: Pods,
+    /// Ingress container in each pod, which takes events over HTTPS, MQTT and NATS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Ingress>,
+}
+
+/// Where the pods run, and with which resources.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pods {
+    /// Requests and limits of the broker container, as in a pod. Default: 50m CPU and 128Mi memory requested, no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub resources: Option<Value>,
+    /// Labels of the nodes that the pods may run on, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::node_selector")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Taints that the pods tolerate, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_objects")]
+    pub tolerations: Option<Value>,
+    /// Affinity of the pods, as in a pod. Default: the pods of a broker avoid sharing a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub affinity: Option<Value>,
+    /// Spread of the pods over zones or other domains, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_objects")]
+    pub topology_spread_constraints: Option<Value>,
+}
+
+impl Pods {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Ingress container in each pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ingress {
+    /// Requests and limits of the ingress container, as in a pod. Default: those of the installation
+    /// (ingress.resources of the chart; 20m CPU and 16Mi memory requested, no limits). It holds up to maxRequestMemory of
+    /// events, and up to 64 MiB of requests over NATS that wait for their turn, besides its own few MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_object")]
+    pub resources: Option<Value>,
+    /// Maximum number of connections to each pod, counted separately for HTTPS and MQTT; 16 to 60000, at most half
+    /// of them from one address. Default: 1024. Further connections are answered with 503, or over MQTT with CONNACK
+    /// "Server busy". A change restarts the pods one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 16, max = 60000))]
+    pub max_connections: Option<i32>,
+    /// Maximum memory for the requests in progress in each pod. A size such as 128Mi, from 16Mi to 4Gi; the ingress
+    /// takes at least what eight of the largest events need, and gives one address at most half. Default: 64Mi. Further
+    /// requests are answered with 503. A change restarts the pods one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('16Mi')) >= 0 && quantity(self).compareTo(quantity('4Gi')) <= 0").message("ingress.maxRequestMemory must be between 16Mi and 4Gi"))]
+    pub max_request_memory: Option<Size>,
+}
+
+/// Moment at which an event counts as stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    /// On disk.
+    #[default]
+    Fsync,
+    /// On its way to the disk.
+    Relaxed,
+}
+
+/// Volume of each pod.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// Size of the volume, such as 20Gi; at least 64Mi. Default: 10Gi. 85 % of it can be promised to topics.
+    #[serde(default = "default_storage_size")]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("storage.size must be at least 64Mi"))]
+    pub size: Size,
+    /// Name of the StorageClass. Default: the cluster's default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class_name: Option<String>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { size: default_storage_size(), class_name: None }
+    }
+}
+
+fn default_storage_size() -> Size {
+    Size::new("10Gi")
+}
+
+fn default_replicas() -> i32 {
+    1
+}

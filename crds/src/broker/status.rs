@@ -1,0 +1,52 @@
+//! What the operator says of a broker.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::conditions::HasConditions;
+use crate::schema;
+
+/// State of the broker as the operator saw it last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EventBrokerStatus {
+    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable); InUse, while the broker is being
+    /// deleted, which topics are on it; Stalled says that a person has to do something.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+    /// Generation of the specification that this status was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Number of pods that there should be.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Number of pods that are ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Number of topics that name the broker.
+    #[serde(default)]
+    pub topics: i64,
+    /// Room on the volume of each pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageStatus>,
+}
+
+/// Room on the volume of each pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageStatus {
+    /// Share of the usable bytes that is promised to topics, such as 63%.
+    pub promised: String,
+    /// Number of bytes that are promised to topics.
+    pub promised_bytes: i64,
+    /// Number of bytes that can be promised: 85 % of the volume.
+    pub usable_bytes: i64,
+}
+
+impl HasConditions for EventBrokerStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+}

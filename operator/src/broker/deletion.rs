@@ -1,0 +1,183 @@
+//! The end of a broker: what becomes of its volumes and keys.
+//!
+//! While it lives nothing of its data hangs on an owner: neither the claims (their StatefulSet retains them, so that
+//! deleting that takes no data) nor the Secret with the keys. If events of deleted topics are retained on it, it is made
+//! sure here that nothing takes volumes and keys, before it is said; else both are deleted here.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::events::EventType;
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tidegate_crds::EventBroker;
+
+use crate::broker::observe::selected;
+use crate::brokers::BrokerKey;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::names::{self, FIELD_MANAGER};
+use crate::ownership::belongs_to;
+use crate::report;
+
+/// On the Secret with a broker's keys, which lasts as long as its volumes: the name of a deleted topic whose events are
+/// retained follows it. The value is how many bytes it was promised.
+const RETAINED: &str = "retained-topic.tidegate.io/";
+
+/// Writes down that events of a deleted topic are retained on its broker, and how many bytes were promised to it; `None`:
+/// that there are none.
+///
+/// # Errors
+/// The API server did not take it. A broker without keys has no events either.
+pub async fn note_retained(
+    context: &Context,
+    broker: &BrokerKey,
+    topic: &str,
+    promised: Option<i64>,
+) -> Result<(), Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.pod_namespace);
+    let mut annotations = serde_json::Map::new();
+    annotations.insert(format!("{RETAINED}{topic}"), promised.map_or(Value::Null, |bytes| json!(bytes.to_string())));
+    let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+    let name = names::authority(&broker.name, &broker.namespace);
+    gone(secrets.patch(&name, &PatchParams::default(), &patch).await)
+}
+
+/// Takes back what was written down of retained topics: there is no volume, and so none of their events. (A namespace that
+/// was deleted took the volumes with it, and not the Secret.)
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn forget_retained(context: &Context, broker: &BrokerKey) -> Result<(), Error> {
+    for (topic, _) in context.stores.retained(&context.args.pod_namespace, broker) {
+        note_retained(context, broker, &topic, None).await?;
+    }
+    Ok(())
+}
+
+/// The deleted topics whose events are retained, and how many bytes were promised to each. A number that is none counts
+/// as nothing: somebody else wrote it.
+pub fn retained<K: kube::Resource>(keys: &K) -> Vec<(String, u64)> {
+    let of = |(key, value): (&String, &String)| Some((key.strip_prefix(RETAINED)?.to_owned(), value.parse().ok()?));
+    keys.annotations().iter().filter_map(of).collect()
+}
+
+/// What holds a broker's data, read from the API server itself.
+struct Storage {
+    statefulsets: Api<StatefulSet>,
+    claims: Api<PersistentVolumeClaim>,
+    /// In the operator's namespace.
+    secrets: Api<Secret>,
+    /// The Secret with the keys.
+    authority: String,
+}
+
+/// Keeps the broker's data if topics want that, else deletes it.
+///
+/// # Errors
+/// It is not done yet: the broker must not go.
+pub async fn settle(context: &Context, broker: &EventBroker, owner: &Owner) -> Result<(), Error> {
+    let (client, namespace) = (&context.client, &owner.namespace);
+    let storage = Storage {
+        statefulsets: Api::namespaced(client.clone(), namespace),
+        claims: Api::namespaced(client.clone(), namespace),
+        secrets: Api::namespaced(client.clone(), &context.args.pod_namespace),
+        authority: names::authority(&owner.name, namespace),
+    };
+    let keys = storage.secrets.get_opt(&storage.authority).await?;
+    let topics: Vec<String> = keys.iter().flat_map(retained).map(|(name, _)| name).collect();
+    if topics.is_empty() {
+        return storage.delete(owner).await;
+    }
+    let kept = storage.retain(&owner.name, &topics).await?;
+    report::event(context, broker, EventType::Normal, "StorageRetained", &kept).await;
+    Ok(())
+}
+
+impl Storage {
+    /// Nothing takes the data any more; says what there is.
+    async fn retain(&self, broker: &str, topics: &[String]) -> Result<String, Error> {
+        let name = names::broker(broker);
+        if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
+            && takes_claims(&statefulset)
+        {
+            let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}});
+            self.statefulsets.patch(&name, &params(), &Patch::Merge(policy)).await?;
+        }
+        let claims = self.claims.list(&selected(broker)).await?.items;
+        for claim in &claims {
+            // The StatefulSet's controller would take its reference back too: not if that is gone by then.
+            if let Some(patch) = without_owners(claim, |owner| owner.kind == "StatefulSet") {
+                self.claims.patch(&claim.name_any(), &params(), &patch).await?;
+            }
+        }
+        let kept: Vec<String> = claims
+            .iter()
+            .map(|claim| match claim.metadata.deletion_timestamp {
+                None => claim.name_any(),
+                Some(_) => format!("{}, which somebody else has deleted and which goes", claim.name_any()),
+            })
+            .collect();
+        let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
+        Ok(format!(
+            "events of deleted topics with deletionPolicy: Retain are on it ({}): volumes ({kept}) and Secret {} are kept. A broker of the same name has them again; delete volumes and Secret to be rid of the events.",
+            topics.join(", "),
+            self.authority
+        ))
+    }
+
+    /// The StatefulSet first: it would make claims again as long as it is there.
+    async fn delete(&self, owner: &Owner) -> Result<(), Error> {
+        let broker = &owner.name;
+        let name = names::broker(broker);
+        if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
+            && belongs_to(&statefulset.metadata, &owner.reference)
+        {
+            gone(self.statefulsets.delete(&name, &exactly(statefulset.uid())).await)?;
+        }
+        for claim in self.claims.list(&selected(broker)).await?.items {
+            if claim.metadata.deletion_timestamp.is_none() {
+                gone(self.claims.delete(&claim.name_any(), &exactly(claim.uid())).await)?;
+            }
+        }
+        if let Some(keys) = self.secrets.get_opt(&self.authority).await? {
+            gone(self.secrets.delete(&self.authority, &exactly(keys.uid())).await)?;
+        }
+        Ok(())
+    }
+}
+
+fn takes_claims(statefulset: &StatefulSet) -> bool {
+    let policy = statefulset.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
+    policy.is_some_and(|policy| policy.when_deleted.as_deref() == Some("Delete"))
+}
+
+/// Takes the owners away with which the object would go.
+fn without_owners<K: kube::Resource>(object: &K, goes_with: fn(&OwnerReference) -> bool) -> Option<Patch<Value>> {
+    let meta = object.meta();
+    let owners = meta.owner_references.as_deref().unwrap_or_default();
+    if !owners.iter().any(goes_with) {
+        return None;
+    }
+    let others: Vec<_> = owners.iter().filter(|owner| !goes_with(owner)).collect();
+    // The resource version: somebody else's reference is not undone.
+    Some(Patch::Merge(json!({"metadata": {"ownerReferences": others, "resourceVersion": meta.resource_version}})))
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
+}
+
+/// This object, and not one that has its name by now.
+fn exactly(uid: Option<String>) -> DeleteParams {
+    DeleteParams { preconditions: Some(Preconditions { uid, resource_version: None }), ..DeleteParams::default() }
+}
+
+fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), Error> {
+    match deleted {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,78 @@
+//! What the broker and the ingress prove themselves with.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::json;
+use tidegate_broker_admin::{LeafRequest, Usage};
+
+use super::{Input, child, encoded};
+use crate::apply::Child;
+use crate::authority;
+use crate::error::Error;
+use crate::names;
+
+/// The broker's certificate, for clients.
+pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
+    let name = names::broker(&input.owner.name);
+    let mut hosts = service_hosts(input);
+    hosts.push(pod_hosts(input));
+    let leaf = LeafRequest { name: name.clone(), hosts, usage: Usage::Server };
+    let present = input.observed.broker_secret.as_ref();
+    let data = authority::identity(input.authority, present, &leaf, None, input.now)?;
+    Ok(secret(input, &name, data))
+}
+
+/// The ingress's certificate, for HTTPS and MQTT and towards the broker, and its broker user.
+///
+/// Topics come and go, and a name for each would make a new certificate each time, which reaches the ingress a minute
+/// later. So it is good for every Service name of a namespace. Only who publishes to this broker trusts its authority.
+pub fn ingress(input: &Input<'_>) -> Result<Child, Error> {
+    let name = names::ingress(&input.owner.name);
+    let user = input.authority.ingress_user(input.now)?;
+    let mut hosts = service_hosts(input);
+    let namespaces: BTreeSet<&str> =
+        input.topics.iter().map(|topic| topic.id.namespace()).chain([input.owner.namespace.as_str()]).collect();
+    for namespace in namespaces {
+        hosts.extend([format!("*.{namespace}.svc"), format!("*.{namespace}.svc.cluster.local")]);
+    }
+    // One certificate: it serves publishers, and is a client of the broker.
+    let leaf = LeafRequest { name: name.clone(), hosts, usage: Usage::Both };
+    let present = input.observed.ingress_secret.as_ref();
+    let data = authority::identity(input.authority, present, &leaf, Some(&user), input.now)?;
+    Ok(secret(input, &name, data))
+}
+
+/// What brokers show each other on their routes, and trust there. A single broker has none.
+pub fn routes(input: &Input<'_>) -> Result<Option<Child>, Error> {
+    if input.settings.replicas < 2 {
+        return Ok(None);
+    }
+    let name = names::routes(&input.owner.name);
+    let own = &input.authority.routes;
+    let leaf = LeafRequest { name: name.clone(), hosts: vec![pod_hosts(input)], usage: Usage::Both };
+    let data = authority::certified(own, &own.certificate, input.observed.routes_secret.as_ref(), &leaf, input.now)?;
+    Ok(Some(secret(input, &name, data)))
+}
+
+pub(super) fn secret(input: &Input<'_>, name: &str, data: authority::Data) -> Child {
+    let value = json!({
+        "metadata": input.owner.metadata(name, &names::broker_labels(&input.owner.name)),
+        "type": "Opaque",
+        "data": encoded(data),
+    });
+    child::<Secret>(name, value)
+}
+
+/// Every name under which any pod of the broker is reached.
+fn service_hosts(input: &Input<'_>) -> Vec<String> {
+    let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
+    let host = names::broker_host(broker, namespace);
+    let short = names::broker(broker);
+    vec!["localhost".into(), short.clone(), format!("{short}.{namespace}"), format!("{host}.cluster.local"), host]
+}
+
+/// Every name under which one pod of the broker is reached.
+fn pod_hosts(input: &Input<'_>) -> String {
+    format!("*.{}.{}.svc", names::broker_headless(&input.owner.name), input.owner.namespace)
+}

@@ -1,0 +1,230 @@
+//! EventBroker: observe → check → build → apply → status.
+
+pub mod deletion;
+pub mod desired;
+pub mod nudge;
+mod observe;
+pub mod room;
+pub mod settings;
+mod status;
+pub mod topics;
+mod volumes;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::runtime::controller::Action;
+use tidegate_broker_admin::Authority;
+use tidegate_crds::EventBroker;
+use tidegate_crds::conditions::HasConditions as _;
+use time::OffsetDateTime;
+
+use crate::apply::{Paced, apply, apply_paced};
+use crate::broker::desired::{Children, Input};
+use crate::broker::observe::{Observed, observe};
+use crate::broker::settings::Settings;
+use crate::brokers::BrokerKey;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::finalizer::{self, Phase};
+use crate::guard::{RECONCILE_LIMIT, guarded};
+use crate::pace;
+use crate::report;
+use crate::slots::Holder;
+use crate::status::is_paused;
+
+/// With nothing to wait for: certificates are looked at this often.
+const RESYNC: Duration = Duration::from_secs(600);
+/// While topics keep it from being deleted.
+const IN_USE: Duration = Duration::from_secs(10);
+
+/// Brings one broker nearer to its specification and says in its status how near it is.
+///
+/// # Errors
+/// What stopped it, already reported.
+pub async fn reconcile(cached: Arc<EventBroker>, context: Arc<Context>) -> Result<Action, Error> {
+    let Some(owner) = Owner::of(cached.as_ref()) else {
+        return Ok(Action::await_change());
+    };
+    let _slot = context.slots.enter(Holder::Broker(key(&owner))).await;
+    let started = std::time::Instant::now();
+    let outcome = match context.current(cached, &owner).await {
+        Ok(Some(broker)) => step(&broker, &owner, &context).await,
+        Ok(None) => Ok(Action::await_change()),
+        Err(error) => Err(error),
+    };
+    context.metrics.reconciled("eventbroker", started.elapsed(), &outcome);
+    outcome
+}
+
+async fn step(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let work = async {
+        match finalizer::phase(broker) {
+            Phase::Live | Phase::Deleting if is_paused(broker) => {
+                status::write_paused(context, broker, owner).await.map(|()| Action::await_change())
+            }
+            // Boxed: it is large, and would be part of every reconcile in flight.
+            Phase::Live => Box::pin(live(broker, owner, context)).await,
+            Phase::Deleting => Box::pin(deleting(broker, owner, context)).await,
+            Phase::Gone => Ok(Action::await_change()),
+        }
+    };
+    let outcome = Box::pin(guarded(RECONCILE_LIMIT, work)).await;
+    if let Err(error) = &outcome {
+        report::failed(context, broker, error).await;
+        status::write_failure(context, broker, owner, error).await;
+    }
+    outcome
+}
+
+async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    finalizer::ensure(context, broker, owner).await?;
+    let applied = make(broker, owner, context).await?;
+    let is_ready = status::write(context, broker, owner, &applied).await?;
+    let again = if is_ready {
+        RESYNC
+    } else {
+        // Pod changes are watched; this is for what is not.
+        report::patience(broker.status.as_ref().and_then(|status| status.ready()))
+    };
+    Ok(Action::requeue(again))
+}
+
+/// A broker as it is after its children were applied.
+struct Made {
+    settings: Settings,
+    observed: Observed,
+    statefulset: Paced<StatefulSet>,
+}
+
+async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Made, Error> {
+    let observed = observe(context, owner).await?;
+    let settings = volumes::fit(&broker.spec, Settings::of(&broker.spec)?, &observed)?;
+    check_volumes(&observed, settings.replicas)?;
+    if observed.statefulset.is_none() && observed.volumes.is_empty() {
+        deletion::forget_retained(context, &key(owner)).await?;
+    }
+    let authority = authority(context, &observed, owner)?;
+    let topics = topics::of_broker(context, &key(owner));
+    let input = Input {
+        broker,
+        owner,
+        settings: &settings,
+        authority: &authority,
+        observed: &observed,
+        topics: &topics,
+        args: &context.args,
+        now: OffsetDateTime::now_utc(),
+    };
+    let children = desired::children(&input)?;
+    let file = children.topics.clone();
+    let statefulset = apply_all(children, &input, context).await?;
+    nudge::pods(context, owner, &observed.pods, &file).await;
+    Ok(Made { settings, observed, statefulset })
+}
+
+/// The root of trust: the one there is, or a new one where nothing could depend on an older one.
+fn authority(context: &Context, observed: &Observed, owner: &Owner) -> Result<Authority, Error> {
+    match &observed.authority {
+        Some(authority) => Ok(authority.clone()),
+        None if observed.volumes.is_empty() => Ok(Authority::generate(&owner.name, OffsetDateTime::now_utc())?),
+        None => Err(Error::refused(
+            "AuthorityMissing",
+            format!(
+                "Secret {} of namespace {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin without their events",
+                crate::names::authority(&owner.name, &owner.namespace),
+                context.args.pod_namespace,
+                observed.volumes.join(", ")
+            ),
+        )),
+    }
+}
+
+/// Retained volumes of a single broker show nothing to a cluster of three, and the other way round, without an error
+/// of the broker: what the schema refuses to change is not changed by making the broker again either.
+fn check_volumes(observed: &Observed, replicas: i32) -> Result<(), Error> {
+    let kept = observed.volumes.len();
+    if observed.statefulset.is_some() || kept == 0 || (kept == 1) == (replicas == 1) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "VolumesDiffer",
+        format!(
+            "an earlier broker of this name left {kept} volume(s) ({}), which {replicas} pod(s) cannot read: make this broker with as many pods as before, or delete the volumes to begin without their events",
+            observed.volumes.join(", ")
+        ),
+    ))
+}
+
+async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> Result<Paced<StatefulSet>, Error> {
+    // No `..`: a child that is added and not applied does not compile.
+    let Children {
+        authority,
+        broker_secret,
+        ingress_secret,
+        routes_secret,
+        topics,
+        config,
+        headless,
+        service,
+        disruption_budget,
+        network_policy,
+        mut statefulset,
+    } = children;
+    let owner = input.owner;
+    let before =
+        [authority, broker_secret, ingress_secret, topics, headless, service, disruption_budget, network_policy];
+    for child in before.iter().chain(&routes_secret) {
+        apply(context, owner, child).await?;
+    }
+    pace::stamp(&mut statefulset, input.broker.metadata.generation);
+    let place = (&context.stores.statefulsets, &context.pace.brokers);
+    apply_paced(context, owner, &statefulset, Some(&config), input.observed.statefulset.as_ref(), place).await
+}
+
+/// The children go with their owner, all but the data: that goes unless events of deleted topics are retained on it.
+async fn deleting(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    let key = key(owner);
+    let topics = topics::naming(context, &key);
+    if !topics.is_empty() {
+        // It works on while topics need it: one of them may be waiting for it to go.
+        let applied = make(broker, owner, context).await?;
+        status::write_in_use(context, broker, owner, &applied, &topics).await?;
+        return Ok(Action::requeue(IN_USE));
+    }
+    deletion::settle(context, broker, owner).await?;
+    context.brokers.forget_broker(&key);
+    finalizer::remove(context, broker, owner).await?;
+    Ok(Action::await_change())
+}
+
+fn key(owner: &Owner) -> BrokerKey {
+    BrokerKey { namespace: owner.namespace.clone(), name: owner.name.clone() }
+}
+
+/// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
+pub fn retry(broker: Arc<EventBroker>, error: &Error, _: Arc<Context>) -> Action {
+    report::retry(error, broker.status.as_ref().and_then(|status| status.ready()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(volumes: usize) -> Observed {
+        Observed { volumes: (0..volumes).map(|number| format!("data-{number}")).collect(), ..Observed::default() }
+    }
+
+    #[test]
+    fn retained_volumes_are_not_hidden_by_another_number_of_brokers() {
+        for (volumes, replicas, fits) in
+            [(0, 1, true), (0, 3, true), (1, 1, true), (3, 3, true), (1, 3, false), (3, 1, false)]
+        {
+            assert_eq!(check_volumes(&left(volumes), replicas).is_ok(), fits, "{volumes} volumes, {replicas} brokers");
+        }
+        let running = Observed { statefulset: Some(StatefulSet::default()), ..left(1) };
+        assert!(check_volumes(&running, 3).is_ok(), "its own volumes, being made");
+    }
+}

@@ -1,0 +1,123 @@
+//! An EventBroker's specification, checked and in numbers (pure).
+
+use tidegate_broker_client::contract::{Capacity, Flush};
+use tidegate_crds::broker::{Durability, EventBrokerSpec, Ingress};
+
+use crate::error::Error;
+use crate::topic::settings::{invalid, percent, size};
+
+/// Share of a volume that the server counts as its store. The rest is for its own files (accounts, consumers, logs of
+/// raft) and for the file system: a disk that is quite full stops a stream for good.
+const FILE_STORE_PERCENT: u64 = 90;
+/// Share of a volume that topics may be promised. A store that is promised more than it has takes no change of a stream
+/// any more, not even a smaller one.
+const USABLE_PERCENT: u64 = 85;
+
+/// What the builders need to know of a broker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Pods.
+    pub replicas: i32,
+    /// Bytes of the volume of each.
+    pub volume: u64,
+    /// Bytes that the server may store.
+    pub file_store: u64,
+    /// Bytes that may be promised to topics.
+    pub usable: u64,
+    /// The volume's size as the user wrote it.
+    pub volume_text: String,
+    /// On disk before acknowledged?
+    pub sync_always: bool,
+    /// How much the ingress takes at a time.
+    pub capacity: Capacity,
+}
+
+impl Settings {
+    /// Checks what the schema cannot.
+    ///
+    /// # Errors
+    /// A value is not one; the message names the field. (The schema refuses most of it before.)
+    pub fn of(spec: &EventBrokerSpec) -> Result<Self, Error> {
+        Self::for_volume(spec, size("storage.size", &spec.storage.size)?)
+    }
+
+    /// The same for a volume that has another size than the specification says.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn for_volume(spec: &EventBrokerSpec, volume: u64) -> Result<Self, Error> {
+        if !matches!(spec.replicas, 1 | 3) {
+            return Err(invalid("replicas", "must be 1 or 3"));
+        }
+        Ok(Self {
+            replicas: spec.replicas,
+            volume,
+            file_store: percent(volume, FILE_STORE_PERCENT),
+            usable: percent(volume, USABLE_PERCENT),
+            volume_text: spec.storage.size.to_string(),
+            sync_always: spec.durability == Durability::Fsync,
+            capacity: capacity(spec.ingress.as_ref())?,
+        })
+    }
+
+    /// What the broker does before it acknowledges an event. A cluster flushes its log for many at once.
+    pub fn flush(&self) -> Flush {
+        if self.sync_always && self.replicas == 1 { Flush::PerCommit } else { Flush::Shared }
+    }
+}
+
+fn capacity(ingress: Option<&Ingress>) -> Result<Capacity, Error> {
+    let Some(ingress) = ingress else { return Ok(Capacity::default()) };
+    let connections = ingress.max_connections.map(u16::try_from).transpose();
+    let connections = connections.map_err(|_| invalid("ingress.maxConnections", "must be between 16 and 60000"))?;
+    let memory = match &ingress.max_request_memory {
+        None => None,
+        Some(memory) => {
+            let kib = size("ingress.maxRequestMemory", memory)? / 1024;
+            let out_of_range = |_| invalid("ingress.maxRequestMemory", "must be between 16Mi and 4Gi");
+            Some(u32::try_from(kib).map_err(out_of_range)?)
+        }
+    };
+    Ok(Capacity { connections, request_memory_kib: memory })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn settings(spec: serde_json::Value) -> Result<Settings, Error> {
+        Settings::of(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn the_capacity_of_the_ingress_is_what_is_asked_for() {
+        assert_eq!(settings(json!({})).unwrap().capacity, Capacity::default());
+        let asked = json!({"ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"}});
+        let expected = Capacity { connections: Some(60000), request_memory_kib: Some(4 << 20) };
+        assert_eq!(settings(asked).unwrap().capacity, expected);
+    }
+
+    #[test]
+    fn only_a_single_server_flushes_each_commit() {
+        let flush = |spec| settings(spec).unwrap().flush();
+        assert_eq!(flush(json!({})), Flush::PerCommit);
+        assert_eq!(flush(json!({"durability": "Relaxed"})), Flush::Shared);
+        assert_eq!(flush(json!({"replicas": 3})), Flush::Shared);
+    }
+
+    #[test]
+    fn less_is_promised_than_the_server_may_store_and_that_is_less_than_there_is() {
+        let settings = settings(json!({"storage": {"size": "20Gi"}})).unwrap();
+        assert!(settings.usable < settings.file_store && settings.file_store < settings.volume);
+        assert_eq!(settings.volume, 20 << 30);
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_field() {
+        let error = settings(json!({"storage": {"size": "much"}})).unwrap_err();
+        assert!(error.to_string().contains("spec.storage.size"), "{error}");
+        assert!(settings(json!({"replicas": 2})).unwrap_err().to_string().contains("spec.replicas"));
+    }
+}

@@ -1,0 +1,135 @@
+//! A broker's status, from what was seen and done.
+
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
+use tidegate_crds::conditions::{Finding, Status, kind, merge};
+use tidegate_crds::{EventBroker, EventTopic};
+
+use super::{Made, key, room, topics};
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
+
+/// Topics that are named in a message at most.
+const NAMED: usize = 5;
+
+/// Writes the status if it changed. Returns whether the broker is ready.
+///
+/// # Errors
+/// The API server did not take it.
+pub(super) async fn write(context: &Context, broker: &EventBroker, owner: &Owner, made: &Made) -> Result<bool, Error> {
+    let status = of(context, broker, owner, made, None);
+    let is_ready =
+        status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
+    patch(context, broker, owner, broker.status.as_ref(), &status).await?;
+    Ok(is_ready)
+}
+
+/// The same of a broker that is to go and has topics.
+///
+/// # Errors
+/// The API server did not take it.
+pub(super) async fn write_in_use(
+    context: &Context,
+    broker: &EventBroker,
+    owner: &Owner,
+    made: &Made,
+    topics: &[Arc<EventTopic>],
+) -> Result<(), Error> {
+    let status = of(context, broker, owner, made, Some(in_use(topics)));
+    patch(context, broker, owner, broker.status.as_ref(), &status).await
+}
+
+/// Says that nothing is changed, if it does not say so yet; the rest stays as it was.
+///
+/// # Errors
+/// The API server did not take it.
+pub(super) async fn write_paused(context: &Context, broker: &EventBroker, owner: &Owner) -> Result<(), Error> {
+    let mut status = broker.status.clone().unwrap_or_default();
+    status.conditions = paused(&status.conditions, broker.metadata.generation);
+    status.observed_generation = broker.metadata.generation;
+    patch(context, broker, owner, broker.status.as_ref(), &status).await
+}
+
+/// After an error, only the conditions change: what was true of the rest still is.
+pub(super) async fn write_failure(context: &Context, broker: &EventBroker, owner: &Owner, error: &Error) {
+    let mut status = broker.status.clone().unwrap_or_default();
+    let found = failure_findings(error, &status.conditions, &[kind::BROKER_AVAILABLE]);
+    status.conditions = merge(found, &status.conditions, broker.metadata.generation, jiff::Timestamp::now());
+    status.observed_generation = broker.metadata.generation;
+    if let Err(error) = patch(context, broker, owner, broker.status.as_ref(), &status).await {
+        tracing::warn!(broker = owner.name, namespace = owner.namespace, %error, "status not written");
+    }
+}
+
+fn of(
+    context: &Context,
+    broker: &EventBroker,
+    owner: &Owner,
+    made: &Made,
+    in_use: Option<Finding>,
+) -> EventBrokerStatus {
+    let before = broker.status.clone().unwrap_or_default();
+    let wanted = made.settings.replicas;
+    let ready = made.statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
+    let mut found = summary(vec![available(ready, wanted, made)], "its topics can be published to");
+    if made.statefulset.waits {
+        wait_for_turn(&mut found, &context.pace.brokers);
+    }
+    found.extend(in_use);
+    let promised = room::promised(context, &key(owner));
+    EventBrokerStatus {
+        conditions: merge(found, &before.conditions, broker.metadata.generation, jiff::Timestamp::now()),
+        observed_generation: broker.metadata.generation,
+        replicas: wanted,
+        ready_replicas: ready,
+        topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
+        storage: Some(storage(promised, made.settings.usable)),
+    }
+}
+
+fn storage(promised: u64, usable: u64) -> StorageStatus {
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let percent = u128::from(promised) * 100 / u128::from(usable.max(1));
+    StorageStatus { promised: format!("{percent}%"), promised_bytes: bytes(promised), usable_bytes: bytes(usable) }
+}
+
+/// Available while a majority is: that is what publishing needs.
+fn available(ready: i32, wanted: i32, made: &Made) -> Finding {
+    let (status, reason) = match ready {
+        ready if ready >= wanted => (Status::True, "AllReady"),
+        ready if ready > wanted / 2 => (Status::True, "MajorityReady"),
+        _ => (Status::False, "PodsNotReady"),
+    };
+    let mut message = format!("{ready} of {wanted} broker pods are ready");
+    let trouble = made.observed.trouble.as_ref().filter(|_| ready < wanted);
+    if let Some(trouble) = trouble {
+        message = format!("{message}: {}", trouble.message);
+    }
+    let found = Finding::new(kind::BROKER_AVAILABLE, status, reason, message);
+    if trouble.is_some_and(|trouble| trouble.is_hopeless) && !found.is_true() { found.stalled() } else { found }
+}
+
+fn in_use(topics: &[Arc<EventTopic>]) -> Finding {
+    let mut names: Vec<String> = topics.iter().take(NAMED).map(|topic| topic.name_any()).collect();
+    if topics.len() > NAMED {
+        names.push(format!("{} more", topics.len() - NAMED));
+    }
+    let message = format!("it is deleted when no EventTopic names it any more: delete {}", names.join(", "));
+    Finding::new(kind::IN_USE, Status::True, "TopicsOnBroker", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_promised_is_said_as_a_share() {
+        assert_eq!(storage(0, 100).promised, "0%");
+        assert_eq!(storage(63, 100).promised, "63%");
+        assert_eq!(storage(200, 100).promised, "200%", "its volume is smaller than it was");
+        assert_eq!(storage(1, 0).promised, "100%");
+    }
+}

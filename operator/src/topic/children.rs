@@ -1,0 +1,37 @@
+//! The child objects of a topic.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use serde_json::json;
+use tidegate_broker_admin::Authority;
+use tidegate_broker_client::identity::file;
+
+use crate::apply::Child;
+use crate::broker::desired::child;
+use crate::context::Owner;
+use crate::names;
+
+/// What publishers verify the topic's address with.
+pub fn ca(owner: &Owner, authority: &Authority) -> Child {
+    let name = names::ca(&owner.name);
+    let value = json!({
+        "metadata": owner.metadata(&name, &names::topic_labels(&owner.name)),
+        "data": {file::CA: authority.ca_certificate},
+    });
+    child::<ConfigMap>(&name, value)
+}
+
+/// The topic's own address: any pod of its broker that is ready. The ingress there tells topics apart by their hosts.
+pub fn service(owner: &Owner, broker: &str) -> Child {
+    let name = names::topic(&owner.name);
+    let value = json!({
+        "metadata": owner.metadata(&name, &names::topic_labels(&owner.name)),
+        "spec": {
+            "selector": names::broker_selector(broker),
+            "ports": [
+                {"name": "https", "port": 443, "targetPort": names::INGRESS_PORT, "protocol": "TCP", "appProtocol": "https"},
+                {"name": "mqtts", "port": names::MQTT_PORT, "targetPort": names::MQTT_PORT, "protocol": "TCP"},
+            ],
+        },
+    });
+    child::<Service>(&name, value)
+}

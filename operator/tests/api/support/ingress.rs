@@ -1,0 +1,84 @@
+//! In the place of a broker's ingress: answers which topics it serves, from the file that the operator really wrote.
+//! (What an ingress does with the file is tested where it is made.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::Api;
+use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::{Authority, LeafRequest, Usage};
+use tidegate_broker_client::connect;
+use tidegate_broker_client::contract::{ServesReply, ServesRequest, TOPICS_FILE, Topics};
+use tidegate_broker_client::identity::{Identity, Source};
+use tidegate_broker_client::layout::ingress::TOPICS_SUBJECT;
+use tidegate_operator::names;
+use tidegate_test_broker::TestBroker;
+use tidegate_wire::nats::{Client, ConnectError, Publish};
+use time::OffsetDateTime;
+
+use super::Space;
+
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A server answers within this.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Answers as long as the test lasts.
+pub fn serve(space: &Space, server: &TestBroker, broker: &str) {
+    let (authority, servers) = (server.authority().clone(), server.servers());
+    let (secrets, name) = (space.api::<Secret>(), names::topics(broker));
+    let pod = format!("{broker}-broker-0");
+    tokio::spawn(async move {
+        let user = authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
+        loop {
+            if let Ok(client) = connected(&authority, &servers, &user).await {
+                answer(&client, &pod, &secrets, &name).await;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+}
+
+/// Until the connection is given up.
+async fn answer(client: &Client, pod: &str, secrets: &Api<Secret>, name: &str) {
+    let mut questions = client.subscribe(TOPICS_SUBJECT, None).expect("subscribed");
+    while let Some(question) = questions.next().await {
+        let asked: ServesRequest = serde_json::from_slice(question.payload()).expect("a question");
+        let served = topics(secrets, name).await.topics.into_iter().find(|topic| topic.id == asked.topic);
+        let reply = ServesReply { pod: pod.to_owned(), revision: served.map(|topic| topic.revision) };
+        let payload = serde_json::to_vec(&reply).expect("JSON");
+        let subject = question.reply().expect("somebody asks");
+        let _ = client.publish_connected(&Publish { subject, payload: &payload, ..Publish::default() }).await;
+    }
+}
+
+/// What the ingress is told; nothing before it was.
+pub async fn topics(secrets: &Api<Secret>, name: &str) -> Topics {
+    let Ok(Some(secret)) = secrets.get_opt(name).await else { return Topics::default() };
+    Topics::parse(&secret.data.expect("data")[TOPICS_FILE].0).expect("a file that an ingress takes")
+}
+
+/// The claims of an account that the server has.
+pub async fn claims(server: &TestBroker, account: &str) -> Option<String> {
+    let user = server.authority().system_user(OffsetDateTime::now_utc()).expect("user");
+    let client = connected(server.authority(), &server.servers(), &user).await.expect("connected");
+    let subject = format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP");
+    let answer = client.request(&Publish { subject: &subject, ..Publish::default() }, ANSWER).await.expect("an answer");
+    let text = String::from_utf8(answer.payload().to_vec()).expect("text");
+    Some(text).filter(|text| !text.is_empty())
+}
+
+async fn connected(authority: &Authority, servers: &[String], user: &User) -> Result<Client, ConnectError> {
+    let request = LeafRequest { name: "test".into(), hosts: Vec::new(), usage: Usage::Both };
+    let leaf = authority.leaf(&request, OffsetDateTime::now_utc()).expect("leaf");
+    let identity = Identity {
+        ca: authority.ca_certificate.clone(),
+        certificate: leaf.certificate,
+        key: leaf.key,
+        user_jwt: user.jwt.clone(),
+        user_seed: user.seed.clone(),
+    };
+    let source: Source = Arc::new(move || Ok(identity.clone()));
+    Client::connect(connect::options("test", servers, source).expect("options")).await
+}

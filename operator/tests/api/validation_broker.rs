@@ -1,0 +1,94 @@
+//! What the API server refuses in an EventBroker, and whether it says where and what to write instead.
+
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tidegate_crds::EventBroker;
+
+use crate::support::Space;
+
+#[tokio::test]
+async fn a_wrong_broker_is_refused_with_field_and_remedy() {
+    let space = Space::new("wrong-broker").await;
+    let storage = |size: &str| json!({"storage": {"size": size}});
+    let replicas = |replicas: Value| json!({"replicas": replicas});
+    for (spec, field, remedy) in [
+        (json!({"durability": "Maybe"}), "spec.durability", "\"Fsync\", \"Relaxed\""),
+        (storage("1Ki"), "spec.storage.size", "at least 64Mi"),
+        (storage("-1Gi"), "spec.storage.size", "20Gi"),
+        (replicas(json!(2)), "spec.replicas", "1 or 3"),
+        (replicas(json!(0)), "spec.replicas", "greater than or equal to 1"),
+        (replicas(json!(5)), "spec.replicas", "less than or equal to 3"),
+        (replicas(json!("three")), "spec.replicas", "integer"),
+        (json!({"pods": {"tolerations": {"key": "a"}}}), "spec.pods.tolerations", "array"),
+        (json!({"ingress": {"maxConnections": 15}}), "spec.ingress.maxConnections", "greater than or equal to 16"),
+        (json!({"ingress": {"maxRequestMemory": "5Gi"}}), "spec.ingress.maxRequestMemory", "between 16Mi and 4Gi"),
+    ] {
+        let refusal = refusal(&space, "default", spec.clone()).await.unwrap_or_else(|| panic!("taken: {spec}"));
+        assert!(
+            refusal.contains(field) && refusal.contains(remedy),
+            "{spec}\nmust name {field} and say {remedy}:\n{refusal}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn names_that_no_child_could_have_are_refused() {
+    let space = Space::new("broker-names").await;
+    let (long, longest) = ("a".repeat(41), "a".repeat(40));
+    for name in ["or.ders", "1st", long.as_str()] {
+        let refusal = refusal(&space, name, json!({})).await.unwrap_or_else(|| panic!("taken: {name}"));
+        assert!(refusal.contains("metadata.name: use at most 40 lower-case letters"), "{name}: {refusal}");
+    }
+    for name in ["a", "large-2", longest.as_str()] {
+        assert_eq!(refusal(&space, name, json!({})).await, None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn right_brokers_are_taken() {
+    let space = Space::new("right-broker").await;
+    for spec in [
+        json!({}),
+        json!({"replicas": 3, "durability": "Relaxed", "storage": {"size": "64Mi", "className": "fast"}}),
+        json!({
+            "pods": {
+                "resources": {"limits": {"memory": "1Gi"}}, "nodeSelector": {"disk": "ssd"},
+                "tolerations": [{"key": "a", "operator": "Exists"}],
+                "affinity": {"nodeAffinity": {}}, "topologySpreadConstraints": [{"maxSkew": 1}],
+            },
+            "ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"},
+        }),
+    ] {
+        assert_eq!(refusal(&space, "default", spec.clone()).await, None, "{spec}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_changed_says_so() {
+    let space = Space::new("broker-changes").await;
+    space.broker("default", json!({})).await;
+    let api: Api<EventBroker> = space.api();
+    for (change, field, remedy) in [
+        (json!({"replicas": 3}), "spec.replicas", "make a second broker"),
+        (json!({"storage": {"size": "20Gi"}}), "spec.storage", "make a second broker"),
+        (json!({"storage": {"className": "fast"}}), "spec.storage", "make a second broker"),
+    ] {
+        let patch = Patch::Merge(json!({"spec": change}));
+        let refusal = api.patch("default", &PatchParams::default(), &patch).await.unwrap_err().to_string();
+        assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
+    }
+    let allowed =
+        json!({"durability": "Relaxed", "pods": {"nodeSelector": {"disk": "ssd"}}, "ingress": {"maxConnections": 16}});
+    space.merge::<EventBroker>("default", json!({"spec": allowed})).await;
+}
+
+/// The API server's message, without anything being stored; `None` if it takes it.
+async fn refusal(space: &Space, name: &str, spec: Value) -> Option<String> {
+    // As plain JSON: our own types would refuse some of it before it is sent.
+    let value =
+        json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {"name": name}, "spec": spec});
+    let resource = kube::api::ApiResource::erase::<EventBroker>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &resource);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    api.create(&dry_run, &serde_json::from_value(value).unwrap()).await.err().map(|error| error.to_string())
+}
