@@ -39,7 +39,7 @@ pub struct Newcomer<'a> {
 /// There is no room for the streams of one more handler.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the topic's volume has no room for the {what} of one more handler: {streams} handlers have or had such room already, and a share of {share} bytes would not hold a largest event with its headers ({least} bytes)"
+    "the topic has no room for the {what} of one more handler: {streams} handlers have or had such room already, and a share of {share} bytes would not hold a largest event with its headers ({least} bytes)"
 )]
 pub struct NoShare {
     /// What there is no room for.

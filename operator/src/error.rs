@@ -91,7 +91,7 @@ impl From<HandlerStreamsError> for Error {
             HandlerStreamsError::NoShare(_) => Self::refused(
                 "NoRoomForDeadLetters",
                 format!(
-                    "{error}: delete a handler, redrive what a deleted one left (a handler of its name gets it), make maxEventSize of the topic smaller, or use a topic with a larger broker.storage.size"
+                    "{error}: delete a handler, redrive what a deleted one left (a handler of its name gets it), make maxEventSize of the topic smaller, or make retention.maxSize of the topic larger: a quarter of it is what its handlers set aside"
                 ),
             ),
             HandlerStreamsError::Streams(_) | HandlerStreamsError::NoBudget | HandlerStreamsError::NotThere => {
@@ -117,7 +117,7 @@ impl From<AuthorityError> for Error {
         Self::refused(
             "AuthorityDamaged",
             format!(
-                "{error}: restore the Secret that ends in -authority from a backup, or delete it and the topic's data"
+                "{error}: restore Secret broker.<namespace>.<broker> of the operator's namespace from a backup, or delete it and the broker's volumes"
             ),
         )
     }

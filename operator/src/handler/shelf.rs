@@ -136,14 +136,14 @@ fn retries_full(stream: &StreamInfo, before: &[Condition]) -> Finding {
             "Full",
             "the retry shelf has no room: further events that fail wait for their retry among the others and hold them \
              up. Delivering and status.lastFailure say why events fail; let the handler succeed or give up sooner \
-             (delivery.retry), or give the topic more broker.storage.size",
+             (delivery.retry), or give the topic a larger retention.maxSize",
         ),
         Room::TooLittle => found(
             Status::True,
             "NoShare",
-            "the topic's volume has too little room to let events wait for a retry, so those that fail wait among the \
-             others and hold them up: delete a handler, make maxEventSize of the topic smaller, or give it more \
-             broker.storage.size",
+            "the topic has too little room to let events wait for a retry, so those that fail wait among the \
+             others and hold them up: delete a handler, make maxEventSize of the topic smaller, or give it a larger \
+             retention.maxSize",
         ),
     }
 }
@@ -157,7 +157,7 @@ fn dead_letters_full(stream: &StreamInfo, before: &[Condition]) -> Finding {
             "Full",
             "the dead letters have no room: an event that should become one waits until there is some and is \
              not delivered meanwhile. Redrive them (spec.redrive), let further ones go to a topic (deadLetter.topic), or \
-             give the topic more broker.storage.size",
+             give the topic a larger retention.maxSize",
         ),
     }
 }
@@ -287,7 +287,7 @@ mod tests {
             (0, 1000, false, Status::False, "Room", "room"),
             (900, 1000, false, Status::False, "Room", "room"),
             (901, 1000, false, Status::True, "Full", "delivery.retry"),
-            (901, 1000, true, Status::True, "Full", "broker.storage.size"),
+            (901, 1000, true, Status::True, "Full", "retention.maxSize"),
             (900, 1000, true, Status::False, "Room", "room"),
             (2000, 1000, false, Status::True, "Full", "delivery.retry"),
             (0, 99, false, Status::True, "NoShare", "maxEventSize"),
