@@ -1,4 +1,4 @@
-//! The end of a topic: its account goes, and with `deletionPolicy: Delete` what it stored.
+//! The end of a topic: the ways to it and from it end, and with `deletionPolicy: Delete` what it stored goes.
 //!
 //! The policy in force is the topic's when it is deleted. Other topics of the broker notice nothing.
 

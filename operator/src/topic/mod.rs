@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use kube::runtime::controller::Action;
 use tidegate_crds::EventTopic;
-use tidegate_crds::conditions::HasConditions as _;
+use tidegate_crds::conditions::{HasConditions as _, kind};
 
 use crate::apply::apply;
 use crate::brokers::TopicKey;
@@ -41,8 +41,9 @@ const RESYNC: Duration = Duration::from_secs(600);
 const TROUBLED: Duration = Duration::from_secs(30);
 /// While publishers are refused or not answered. Reports of the ingresses come besides.
 const FULL: Duration = Duration::from_secs(10);
-/// While only the ingresses have not heard of it yet.
+/// While only the ingresses have not heard of it yet: they are asked this often at first, and then like all that waits.
 const UNSERVED: Duration = Duration::from_millis(500);
+const UNSERVED_FOR: Duration = Duration::from_secs(15);
 
 /// Brings one topic nearer to its specification and says in its status how near it is.
 ///
@@ -110,12 +111,19 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
 fn again(topic: &EventTopic, inside: &Inside, is_ready: bool) -> Duration {
     match inside {
         Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
-        Inside::Ready { is_served: false, .. } => UNSERVED,
+        Inside::Ready { is_served: false, .. } if is_new_to_ingresses(topic, jiff::Timestamp::now()) => UNSERVED,
         Inside::Ready { stored: Some(stored), .. } if stored.room.is_full || stored.storage != Storage::Healthy => FULL,
         _ if is_ready => RESYNC,
         // Its broker's changes are watched; this is for what is not.
         _ => report::patience(topic.status.as_ref().and_then(|status| status.ready())),
     }
+}
+
+/// Whether the ingresses were asked for the topic in vain only lately, or never.
+fn is_new_to_ingresses(topic: &EventTopic, now: jiff::Timestamp) -> bool {
+    let conditions = topic.status.iter().flat_map(|status| &status.conditions);
+    let unserved = conditions.into_iter().find(|known| known.type_ == kind::ADDRESSABLE && known.status == "False");
+    unserved.is_none_or(|known| now.duration_since(known.last_transition_time.0).unsigned_abs() < UNSERVED_FOR)
 }
 
 fn key(owner: &Owner) -> TopicKey {
@@ -125,4 +133,33 @@ fn key(owner: &Owner) -> TopicKey {
 /// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
 pub fn retry(topic: Arc<EventTopic>, error: &Error, _: Arc<Context>) -> Action {
     report::retry(error, topic.status.as_ref().and_then(|status| status.ready()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ingresses_that_stay_away_are_not_asked_twice_a_second_for_ever() {
+        let asked = |status: &str| -> EventTopic {
+            serde_json::from_value(json!({
+                "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": "orders"}, "spec": {},
+                "status": {"conditions": [{
+                    "type": "Addressable", "status": status, "reason": "R", "message": "",
+                    "lastTransitionTime": "2026-01-31T12:00:00Z",
+                }]},
+            }))
+            .unwrap()
+        };
+        let at = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        for (status, now, is_new) in [
+            ("Unknown", "2026-01-31T13:00:00Z", true),
+            ("False", "2026-01-31T12:00:14Z", true),
+            ("False", "2026-01-31T12:00:16Z", false),
+        ] {
+            assert_eq!(is_new_to_ingresses(&asked(status), at(now)), is_new, "{status} {now}");
+        }
+    }
 }
