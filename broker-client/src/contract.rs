@@ -330,6 +330,8 @@ pub struct VolumeRoom {
 pub enum StoreFailure {
     /// The stream has no room for it.
     Full,
+    /// The broker's store has no room, whatever the stream has.
+    BrokerFull,
     /// The broker is connected and did not acknowledge it in time.
     Timeout,
 }

@@ -20,8 +20,8 @@ pub struct Alarm {
     subject: String,
     pod: Arc<str>,
     volume: Option<PathBuf>,
-    /// When a full stream was last reported, and a broker that does not answer.
-    raised: Mutex<[Option<Instant>; 2]>,
+    /// When a full stream was last reported, a broker that does not answer, and a full broker.
+    raised: Mutex<[Option<Instant>; 3]>,
 }
 
 impl Alarm {
@@ -35,6 +35,7 @@ impl Alarm {
         let (place, failure) = match failure {
             Failure::Full => (0, StoreFailure::Full),
             Failure::Timeout => (1, StoreFailure::Timeout),
+            Failure::BrokerFull => (2, StoreFailure::BrokerFull),
             Failure::TooLarge | Failure::Refused | Failure::Pending | Failure::Unavailable => return,
         };
         if !self.is_due(place) {
@@ -62,7 +63,7 @@ impl Alarm {
         Some(VolumeRoom { total: bytes(found.f_blocks), free: bytes(found.f_bavail) })
     }
 
-    fn raised(&self) -> MutexGuard<'_, [Option<Instant>; 2]> {
+    fn raised(&self) -> MutexGuard<'_, [Option<Instant>; 3]> {
         self.raised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

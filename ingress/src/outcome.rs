@@ -20,6 +20,12 @@ pub enum Failure {
          retention.whenFull: ReleaseHandled), when events are older than retention.maxAge, or when retention.maxSize is raised"
     )]
     Full,
+    /// The store that the topics of a broker share is full, and this topic need not be.
+    #[error(
+        "the store of the topic's broker is full; repeat later: there is room again when topics of the broker release \
+         events, or when storage.size of the EventBroker is raised"
+    )]
+    BrokerFull,
     /// The broker refused it for a reason that is not the event's.
     #[error("the broker refused it")]
     Refused,
@@ -40,6 +46,7 @@ impl Failure {
         match self {
             Self::TooLarge => "too_large",
             Self::Full => "full",
+            Self::BrokerFull => "broker_full",
             Self::Refused => "refused",
             Self::Pending => "pending",
             Self::Timeout => "timeout",
@@ -51,7 +58,7 @@ impl Failure {
     pub fn retry_after(self) -> Option<Duration> {
         match self {
             Self::TooLarge => None,
-            Self::Full => Some(Duration::from_secs(5)),
+            Self::Full | Self::BrokerFull => Some(Duration::from_secs(5)),
             Self::Refused | Self::Pending | Self::Timeout | Self::Unavailable => Some(Duration::from_secs(1)),
         }
     }
@@ -194,7 +201,8 @@ impl From<Reason> for Failure {
         match reason {
             Reason::TooLarge => Self::TooLarge,
             Reason::Full => Self::Full,
-            Reason::ServerFull | Reason::Unavailable => Self::Unavailable,
+            Reason::ServerFull => Self::BrokerFull,
+            Reason::Unavailable => Self::Unavailable,
             Reason::Pending => Self::Pending,
             Reason::WrongLastSequence | Reason::BatchesDisabled | Reason::BatchRepeats | Reason::Other => Self::Refused,
         }
@@ -248,7 +256,7 @@ mod tests {
             (10077, "message too large", Failure::TooLarge),
             (10077, "no space left on device", Failure::Refused),
             (10002, "resource limits exceeded for account", Failure::Full),
-            (10023, "insufficient resources", Failure::Unavailable),
+            (10023, "insufficient resources", Failure::BrokerFull),
             (10167, "too many requests", Failure::Unavailable),
             (10158, "duplicate message id is in process", Failure::Pending),
             (10201, "atomic publish batch contains duplicate message id", Failure::Refused),
@@ -265,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_can_be_repeated_is_worse_than_what_cannot() {
-        assert!(Failure::Unavailable > Failure::Full && Failure::Full > Failure::TooLarge);
+        assert!(Failure::Unavailable > Failure::BrokerFull && Failure::Full > Failure::TooLarge);
         assert_eq!(Failure::TooLarge.retry_after(), None);
     }
 }

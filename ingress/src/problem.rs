@@ -201,6 +201,7 @@ impl Problem {
         let (status, kind, title) = match failure {
             Failure::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", "Event too large"),
             Failure::Full => (StatusCode::TOO_MANY_REQUESTS, "topic-full", "Topic full"),
+            Failure::BrokerFull => (StatusCode::TOO_MANY_REQUESTS, "broker-full", "Broker full"),
             Failure::Refused | Failure::Pending | Failure::Timeout | Failure::Unavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "broker-unavailable", "Broker not available")
             }
@@ -273,6 +274,7 @@ mod tests {
         assert_eq!(header(encoded, ACCEPT_ENCODING), "identity");
         assert_eq!(header(Problem::overloaded(), RETRY_AFTER), "1");
         assert_eq!(header(Problem::not_stored(Failure::Full, 0, 1), RETRY_AFTER), "5");
+        assert_eq!(header(Problem::not_stored(Failure::BrokerFull, 0, 1), RETRY_AFTER), "5");
         assert_eq!(header(Problem::not_stored(Failure::Timeout, 0, 1), RETRY_AFTER), "1");
         let unsupported = Problem::from(Invalid::UnsupportedMediaType("x".into()));
         assert!(header(unsupported, ACCEPT).contains("application/cloudevents+json"));

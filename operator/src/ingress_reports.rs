@@ -27,8 +27,8 @@ const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Heard {
-    /// When a publisher was last refused for want of room.
-    refused: Option<Instant>,
+    /// When a publisher was last refused for want of room, and whose room that was.
+    refused: Option<(Instant, Refusing)>,
     /// Of each pod whose ingress was not answered in time, since when, until when, and its volume.
     unanswered: HashMap<String, (Instant, Instant, Option<VolumeRoom>)>,
     /// Until then no report is a reason to look at the topic.
@@ -43,6 +43,15 @@ impl Heard {
             (*last, *known) = (now, volume);
         }
     }
+}
+
+/// What has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusing {
+    /// The topic's stream.
+    Topic,
+    /// The store that it shares with the broker's other topics.
+    Broker,
 }
 
 /// A broker pod beside which publishers are not answered in time.
@@ -81,10 +90,11 @@ impl IngressReports {
         }
     }
 
-    /// Whether publishers of this topic were refused for want of room lately.
-    pub fn is_refusing(&self, topic: &TopicKey) -> bool {
+    /// For want of whose room publishers of this topic were refused lately; `None`: they were not.
+    pub fn refusing(&self, topic: &TopicKey) -> Option<Refusing> {
         let heard = lock(&self.heard);
-        heard.get(topic).and_then(|heard| heard.refused).is_some_and(|at| at.elapsed() < REFUSAL_LIFETIME)
+        let (at, what) = heard.get(topic)?.refused?;
+        (at.elapsed() < REFUSAL_LIFETIME).then_some(what)
     }
 
     /// The broker pods beside which publishers are not answered in time.
@@ -126,7 +136,8 @@ impl IngressReports {
         let mut heard = lock(&self.heard);
         let heard = heard.entry(topic.clone()).or_default();
         match failure {
-            StoreFailure::Full => heard.refused = Some(now),
+            StoreFailure::Full => heard.refused = Some((now, Refusing::Topic)),
+            StoreFailure::BrokerFull => heard.refused = Some((now, Refusing::Broker)),
             StoreFailure::Timeout => heard.note_unanswered(pod, now, volume),
         }
         if heard.quiet_until.is_none_or(|until| now >= until) {
@@ -161,24 +172,25 @@ mod tests {
         for wrong in [b"no".to_vec(), report("Tired"), vec![b' '; SIZE_LIMIT + 1]] {
             reports.note(&orders(), &wrong);
         }
-        assert!(!reports.is_refusing(&orders()) && reports.changed().now_or_never().is_none());
+        assert!(reports.refusing(&orders()).is_none() && reports.changed().now_or_never().is_none());
         for _ in 0..100 {
             reports.note(&orders(), &report("Full"));
         }
-        assert!(reports.is_refusing(&orders()));
+        assert_eq!(reports.refusing(&orders()), Some(Refusing::Topic));
         assert_eq!(reports.changed().now_or_never(), Some(HashSet::from([orders()])));
         reports.held(&orders());
         reports.note(&orders(), &report("Full"));
         assert_eq!(reports.changed().now_or_never(), None, "looked at only now");
         reports.made_room(&orders());
-        assert!(!reports.is_refusing(&orders()));
-        reports.note(&orders(), &report("Full"));
+        assert_eq!(reports.refusing(&orders()), None);
+        reports.note(&orders(), &report("BrokerFull"));
         assert!(reports.changed().now_or_never().is_some(), "full again");
+        assert_eq!(reports.refusing(&orders()), Some(Refusing::Broker), "this time all of the broker");
         assert_eq!(reports.unanswered(&orders()), []);
         reports.note(&orders(), &report("Timeout"));
         let unanswered = reports.unanswered(&orders());
         assert_eq!((unanswered.len(), unanswered[0].pod.as_str()), (1, "orders-broker-0"));
         reports.keep(|_| false);
-        assert!(!reports.is_refusing(&orders()));
+        assert_eq!(reports.refusing(&orders()), None);
     }
 }

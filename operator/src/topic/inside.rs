@@ -230,7 +230,7 @@ async fn stored(
     };
     let schedules =
         if streams.has_later { schedules::ensure(&broker.api, &settings.schedules).await? } else { Vec::new() };
-    let refused = context.ingress_reports.is_refusing(key);
+    let refused = context.ingress_reports.refusing(key);
     // A loss that was found is on record before anything is released, which would hide it.
     let (events, room) = if settings.release_handled && lost.is_none() {
         // Without a record there is nothing yet that a release could be taken for a loss of.

@@ -6,6 +6,7 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::WhenFull;
 
 use crate::error::Error;
+use crate::ingress_reports::Refusing;
 use crate::topic::status::Journal;
 
 /// Percent from which the condition says that the topic fills.
@@ -22,6 +23,8 @@ pub struct RoomState {
     pub holder: Option<Holder>,
     /// Whether publishers are refused.
     pub is_full: bool,
+    /// Whether they are because the broker has no room, whatever the topic has.
+    pub is_broker_full: bool,
     /// Up to where events were released just now.
     pub released: Option<u64>,
 }
@@ -29,14 +32,15 @@ pub struct RoomState {
 impl RoomState {
     /// Of a topic of which nothing is released. A stream that discards the oldest events is never full: it has no more
     /// room than this in ordinary use, and takes every event.
-    pub fn as_it_is(events: &StreamInfo, refused: bool) -> Self {
+    pub fn as_it_is(events: &StreamInfo, refused: Option<Refusing>) -> Self {
         let state = Self::new(Room::from(events), None, refused);
-        Self { is_full: state.is_full && events.config.discard == Discard::New, ..state }
+        // All the same, a full store takes nothing for anybody.
+        Self { is_full: state.is_broker_full || state.is_full && events.config.discard == Discard::New, ..state }
     }
 
-    fn new(room: Room, holder: Option<Holder>, refused: bool) -> Self {
-        let is_full = refused || room.bytes.saturating_add(room.average()) > room.max_bytes;
-        Self { room, holder, is_full, released: None }
+    fn new(room: Room, holder: Option<Holder>, refused: Option<Refusing>) -> Self {
+        let is_full = refused.is_some() || room.bytes.saturating_add(room.average()) > room.max_bytes;
+        Self { room, holder, is_full, is_broker_full: refused == Some(Refusing::Broker), released: None }
     }
 }
 
@@ -49,15 +53,15 @@ pub async fn make(
     broker: &Broker,
     mut events: StreamInfo,
     expected: &[String],
-    mut refused: bool,
+    mut refused: Option<Refusing>,
     journal: Option<&Journal<'_>>,
 ) -> Result<(StreamInfo, RoomState), Error> {
     let (mut released, mut holder) = (None, None);
     for _ in 0..ROUNDS {
-        match release::plan(broker, &events, expected, refused).await? {
+        match release::plan(broker, &events, expected, refused.is_some()).await? {
             Release::NotNeeded => {
-                // What was refused has room now, or had it already.
-                refused = false;
+                // What was refused has room now, or had it already; but that says nothing of the broker.
+                refused = refused.filter(|what| *what == Refusing::Broker);
                 break;
             }
             Release::Held(by) => {
@@ -71,7 +75,7 @@ pub async fn make(
                 events = release::execute(broker, up_to).await?;
                 tracing::debug!(up_to, messages = events.state.messages, "released what every handler has settled");
                 released = Some(up_to);
-                refused = false;
+                refused = None;
             }
         }
     }
@@ -81,6 +85,14 @@ pub async fn make(
 
 /// The condition.
 pub fn has_room(state: &RoomState, when_full: WhenFull) -> Finding {
+    if state.is_broker_full {
+        return Finding::new(
+            kind::HAS_ROOM,
+            Status::False,
+            "BrokerStoreFull",
+            "publishers are refused with 429, because the store of the broker is full, however much of its own room this topic has left. Raise storage.size of the EventBroker, let the topics on it release events (their HasRoom says what holds them), or delete one",
+        );
+    }
     if when_full == WhenFull::DropOldest {
         return Finding::new(kind::HAS_ROOM, Status::True, "DropsOldest", "the oldest events make room for new ones");
     }
@@ -124,7 +136,7 @@ impl From<ReleaseError> for Error {
 mod tests {
     use super::*;
 
-    fn state(bytes: u64, holder: Option<Holder>, refused: bool) -> RoomState {
+    fn state(bytes: u64, holder: Option<Holder>, refused: Option<Refusing>) -> RoomState {
         let room = Room { bytes, max_bytes: 1000, messages: 10, first_sequence: 1, last_sequence: 10, largest: 100 };
         RoomState::new(room, holder, refused)
     }
@@ -146,7 +158,8 @@ mod tests {
                 },
             }))
             .unwrap();
-            assert_eq!(RoomState::as_it_is(&events, false).is_full, is_full, "discard: {discard}");
+            assert_eq!(RoomState::as_it_is(&events, None).is_full, is_full, "discard: {discard}");
+            assert!(RoomState::as_it_is(&events, Some(Refusing::Broker)).is_full, "discard: {discard}");
         }
     }
 
@@ -155,20 +168,28 @@ mod tests {
         use WhenFull::{DropOldest, Reject, ReleaseHandled};
         let behind = || Some(Holder::Behind { handler: "billing".into(), settled: 3 });
         let table = [
-            (state(790, behind(), false), ReleaseHandled, Status::True, "Room", "room"),
-            (state(800, behind(), false), ReleaseHandled, Status::True, "Filling", "EventHandler billing"),
-            (state(800, Some(Holder::NoHandlers), false), ReleaseHandled, Status::True, "Filling", "no handler"),
-            (state(1000, behind(), false), ReleaseHandled, Status::False, "Full", "EventHandler billing"),
-            (state(100, None, true), ReleaseHandled, Status::False, "Full", "retention.maxSize"),
-            (state(990, None, false), Reject, Status::False, "Full", "whenFull: ReleaseHandled"),
+            (state(790, behind(), None), ReleaseHandled, Status::True, "Room", "room"),
+            (state(800, behind(), None), ReleaseHandled, Status::True, "Filling", "EventHandler billing"),
+            (state(800, Some(Holder::NoHandlers), None), ReleaseHandled, Status::True, "Filling", "no handler"),
+            (state(1000, behind(), None), ReleaseHandled, Status::False, "Full", "EventHandler billing"),
+            (state(100, None, Some(Refusing::Topic)), ReleaseHandled, Status::False, "Full", "retention.maxSize"),
+            (state(990, None, None), Reject, Status::False, "Full", "whenFull: ReleaseHandled"),
             (
-                state(850, Some(Holder::Missing("a".into())), false),
+                state(850, Some(Holder::Missing("a".into())), None),
                 ReleaseHandled,
                 Status::True,
                 "Filling",
                 "no consumer",
             ),
-            (state(1000, None, true), DropOldest, Status::True, "DropsOldest", "oldest"),
+            (state(1000, None, Some(Refusing::Topic)), DropOldest, Status::True, "DropsOldest", "oldest"),
+            (
+                state(100, None, Some(Refusing::Broker)),
+                ReleaseHandled,
+                Status::False,
+                "BrokerStoreFull",
+                "storage.size",
+            ),
+            (state(100, None, Some(Refusing::Broker)), DropOldest, Status::False, "BrokerStoreFull", "storage.size"),
         ];
         for (state, when_full, status, reason, word) in table {
             let found = has_room(&state, when_full);
