@@ -235,6 +235,19 @@ pub struct Ingress {
     /// What the broker does before it acknowledges an event.
     #[serde(default)]
     pub flush: Flush,
+    /// Certificates besides its own, for clients that ask for their host names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<AccessCertificate>,
+}
+
+/// A certificate for clients from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessCertificate {
+    /// Folder with the certificate and its key, which may come later and be replaced.
+    pub folder: PathBuf,
+    /// Host names, also `*.example.com`.
+    pub hosts: Vec<String>,
 }
 
 /// What a broker does before it acknowledges an event. It decides whether an ingress gathers events to batches.

@@ -21,6 +21,8 @@ pub mod kind {
     pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
     /// EventBroker: it is being deleted and topics are on it; absent otherwise.
     pub const IN_USE: &str = "InUse";
+    /// Every way to a broker from outside is open.
+    pub const ACCESS_READY: &str = "AccessReady";
     /// EventTopic: the streams are as configured.
     pub const STREAM_READY: &str = "StreamReady";
     /// EventTopic: every ingress of its broker takes events for it.

@@ -20,7 +20,7 @@ use crate::connection::Http;
 use crate::metrics::Instruments;
 use crate::mqtt::Mqtt;
 use crate::server::{Protocol, Server, listen};
-use crate::tls::Certificate;
+use crate::tls::Certificates;
 use crate::topics::{ServingAnswers, Shared, Topics, TopicsFile};
 use crate::{broker, nats, routes};
 
@@ -65,7 +65,7 @@ pub struct Ingress {
     topics: Arc<Topics>,
     admin: Server<Http<admin::Routes>>,
     health: Arc<Health>,
-    certificate: Arc<Certificate>,
+    certificates: Arc<Certificates>,
     client: Client,
     limits: Limits,
 }
@@ -77,19 +77,19 @@ impl Ingress {
     /// See [`Error`]. A broker that is not there is none.
     pub async fn bind(config: &contract::Ingress, limits: Limits) -> Result<Self, Error> {
         let limits = limits.with_capacity(config.capacity);
-        let certificate = Certificate::load(&config.identity)?;
+        let certificates = Certificates::load(&config.identity, &config.certificates)?;
         let client = broker::connect(config)?;
         let topics = Topics::new(shared(config, client.clone(), &limits));
         let mut file = TopicsFile::new(&config.topics, Arc::clone(&topics));
         // Without it there is nothing to serve yet, and everything else works.
         file.check();
 
-        let tls = Some(certificate.acceptor(&["h2", "http/1.1"])?);
+        let tls = Some(certificates.acceptor(&["h2", "http/1.1"])?);
         let admission = Arc::clone(&topics.shared.admission);
         let answers = routes::Routes(Arc::clone(&topics));
         let http = Http { answers, tls, limits: limits.clone(), admission: Arc::clone(&admission) };
         let https = serve(config.https_port, http, limits.connections, None).await?;
-        let mqtt = Mqtt::new(Arc::clone(&topics), certificate.acceptor(&["mqtt"])?);
+        let mqtt = Mqtt::new(Arc::clone(&topics), certificates.acceptor(&["mqtt"])?);
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
         let publishers = broker::connect_publishers(config)?;
         let nats = nats::Listener::new(publishers.clone(), Arc::clone(&topics))?;
@@ -99,7 +99,7 @@ impl Ingress {
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
         let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
-        Ok(Self { https, mqtt, nats, serving, file, topics, admin, health, certificate, client, limits })
+        Ok(Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, limits })
     }
 
     /// Where HTTPS is served.
@@ -129,12 +129,12 @@ impl Ingress {
     /// Serves until `leave` completes, and then ends in order: not ready; still taking requests while the
     /// cluster takes this pod out of its Services; ending the requests in progress; flushing.
     pub async fn run(self, leave: impl Future<Output = ()>) {
-        let Self { https, mqtt, nats, serving, file, topics, admin, health, certificate, client, limits } = self;
+        let Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, limits } = self;
         let stop = topics.shared.stop.clone();
         let _file = AbortOnDropHandle::new(tokio::spawn(file.watch(limits.topics_check)));
         let _serving = AbortOnDropHandle::new(tokio::spawn(serving.run()));
         let interval = limits.certificate_check;
-        let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificate.watch(interval).await }));
+        let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificates.watch(interval).await }));
         let watched = Arc::clone(&health);
         let _health = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch().await }));
         let _admin = AbortOnDropHandle::new(tokio::spawn(admin.run(CancellationToken::new())));

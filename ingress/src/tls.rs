@@ -1,8 +1,8 @@
-//! The server's certificate: read from the identity folder, and read again while the program runs.
+//! The server's certificates: read from their folders, and read again while the program runs.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -11,16 +11,34 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tidegate_broker_client::contract::AccessCertificate;
 use tidegate_broker_client::identity::{Unreadable, file};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// The certificate in use. Handshakes read it, [`Certificate::watch`] replaces it.
-pub struct Certificate {
+/// The certificates in use. Handshakes read them, [`Certificates::watch`] replaces them.
+#[derive(Debug)]
+pub struct Certificates {
+    /// The broker's own, for whoever asks for no name, or for one that no other certificate is for.
+    own: Certificate,
+    /// Those for clients from outside.
+    more: Vec<ForHosts>,
+}
+
+/// A certificate for some host names.
+#[derive(Debug)]
+struct ForHosts {
+    /// In lower case, also `*.example.com`.
+    hosts: Vec<String>,
+    certificate: Certificate,
+}
+
+/// A certificate in use; `None`: there is none yet.
+struct Certificate {
     folder: PathBuf,
-    current: RwLock<Loaded>,
+    current: RwLock<Option<Loaded>>,
 }
 
 /// A certificate with the bytes it was made from, by which a change is seen.
@@ -30,19 +48,25 @@ struct Loaded {
     key: Arc<CertifiedKey>,
 }
 
-impl Certificate {
-    /// Reads the certificate and key of an identity folder.
+impl Certificates {
+    /// Reads the broker's own certificate, and those for other hosts as far as they are there.
     ///
     /// # Errors
-    /// A file cannot be read, is not PEM, or the key is not that of the certificate.
-    pub fn load(folder: impl Into<PathBuf>) -> Result<Arc<Self>, Unreadable> {
-        let folder = folder.into();
-        let files = read(&folder)?;
-        let key = Arc::new(parse(&files)?);
-        Ok(Arc::new(Self { folder, current: RwLock::new(Loaded { files, key }) }))
+    /// A file of its own cannot be read, is not PEM, or the key is not that of the certificate.
+    pub fn load(own: impl Into<PathBuf>, more: &[AccessCertificate]) -> Result<Arc<Self>, Unreadable> {
+        let own = Certificate::new(own.into());
+        own.reload()?;
+        let for_hosts = |access: &AccessCertificate| {
+            let certificate = Certificate::new(access.folder.clone());
+            if let Err(error) = certificate.reload() {
+                tracing::warn!(%error, hosts = ?access.hosts, "cannot use a certificate: these hosts have the broker's own");
+            }
+            ForHosts { hosts: access.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(), certificate }
+        };
+        Ok(Arc::new(Self { own, more: more.iter().map(for_hosts).collect() }))
     }
 
-    /// An acceptor that uses the certificate of the moment, for these application protocols (ALPN), the best first.
+    /// An acceptor that uses the certificates of the moment, for these application protocols (ALPN), the best first.
     ///
     /// # Errors
     /// The crypto provider has no protocol version in common with rustls (it has).
@@ -57,36 +81,63 @@ impl Certificate {
 
     /// Reads the files again and again, and takes over what has changed. A bad pair keeps the old one.
     pub async fn watch(&self, interval: Duration) {
-        let mut refused = None;
+        let all = || std::iter::once(&self.own).chain(self.more.iter().map(|more| &more.certificate));
+        let mut refused = vec![None; self.more.len() + 1];
         loop {
             tokio::time::sleep(interval).await;
-            match self.reload() {
-                Ok(true) => tracing::info!("server certificate renewed"),
-                Ok(false) => refused = None,
-                Err(error) => {
-                    let error = error.to_string();
-                    if refused.as_ref() != Some(&error) {
-                        tracing::warn!(%error, "cannot use the new server certificate: keeping the old one");
-                        refused = Some(error);
+            for (certificate, refused) in all().zip(&mut refused) {
+                match certificate.reload() {
+                    Ok(true) => tracing::info!(folder = %certificate.folder.display(), "server certificate renewed"),
+                    Ok(false) => *refused = None,
+                    Err(error) => {
+                        let error = error.to_string();
+                        if refused.as_ref() != Some(&error) {
+                            tracing::warn!(%error, "cannot use the new server certificate: keeping the old one");
+                            *refused = Some(error);
+                        }
                     }
                 }
             }
         }
     }
 
+    fn for_host(&self, host: &str) -> Option<Arc<CertifiedKey>> {
+        let host = host.to_ascii_lowercase();
+        let more = self.more.iter().filter(|more| more.hosts.iter().any(|pattern| covers(pattern, &host)));
+        more.filter_map(|more| more.certificate.key()).next()
+    }
+}
+
+/// Whether a name of a certificate is for this host: a wildcard stands for one label (RFC 6125, section 6.4.3).
+fn covers(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        None => pattern == host,
+        Some(domain) => host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == domain),
+    }
+}
+
+impl Certificate {
+    fn new(folder: PathBuf) -> Self {
+        Self { folder, current: RwLock::new(None) }
+    }
+
     /// Whether a changed pair was taken over.
     fn reload(&self) -> Result<bool, Unreadable> {
         let files = read(&self.folder)?;
-        if self.loaded().files == files {
+        if self.current().as_ref().is_some_and(|loaded| loaded.files == files) {
             return Ok(false);
         }
         let key = Arc::new(parse(&files)?);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Loaded { files, key };
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { files, key });
         Ok(true)
     }
 
-    fn loaded(&self) -> Loaded {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn key(&self) -> Option<Arc<CertifiedKey>> {
+        self.current().as_ref().map(|loaded| Arc::clone(&loaded.key))
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Option<Loaded>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,9 +157,9 @@ impl fmt::Debug for Certificate {
     }
 }
 
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).key))
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        hello.server_name().and_then(|host| self.for_host(host)).or_else(|| self.own.key())
     }
 }
 
@@ -144,17 +195,17 @@ mod tests {
     fn a_changed_pair_is_taken_over_and_a_bad_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path());
-        let certificate = Certificate::load(folder.path()).unwrap();
-        let first = certificate.loaded().key;
+        let certificate = &Certificates::load(folder.path(), &[]).unwrap().own;
+        let first = certificate.key().unwrap();
         assert!(!certificate.reload().unwrap(), "nothing has changed");
 
         std::fs::write(folder.path().join(file::CERTIFICATE), "no certificate").unwrap();
         assert!(certificate.reload().is_err());
-        assert_eq!(certificate.loaded().key.cert, first.cert);
+        assert_eq!(certificate.key().unwrap().cert, first.cert);
 
         write(folder.path());
         assert!(certificate.reload().unwrap());
-        assert_ne!(certificate.loaded().key.cert, first.cert);
+        assert_ne!(certificate.key().unwrap().cert, first.cert);
     }
 
     #[test]
@@ -164,6 +215,30 @@ mod tests {
         let certificate = std::fs::read(folder.path().join(file::CERTIFICATE)).unwrap();
         write(folder.path());
         std::fs::write(folder.path().join(file::CERTIFICATE), certificate).unwrap();
-        assert!(Certificate::load(folder.path()).is_err());
+        assert!(Certificates::load(folder.path(), &[]).is_err());
+    }
+
+    #[test]
+    fn a_host_has_the_certificate_that_is_for_it_once_that_is_there() {
+        let (own, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(own.path());
+        let hosts = vec!["Events.example.com".to_owned(), "*.shop.example".to_owned()];
+        let access = AccessCertificate { folder: outside.path().to_owned(), hosts };
+        let certificates = Certificates::load(own.path(), &[access]).unwrap();
+        assert!(certificates.for_host("events.example.com").is_none(), "it is not there yet");
+        write(outside.path());
+        assert!(certificates.more[0].certificate.reload().unwrap());
+        for (host, is_for_it) in [
+            ("events.example.com", true),
+            ("EVENTS.example.com", true),
+            ("a.shop.example", true),
+            ("a.b.shop.example", false),
+            ("shop.example", false),
+            (".shop.example", false),
+            ("example.com", false),
+            ("", false),
+        ] {
+            assert_eq!(certificates.for_host(host).is_some(), is_for_it, "{host}");
+        }
     }
 }

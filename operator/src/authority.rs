@@ -130,7 +130,7 @@ pub fn certified(
 }
 
 /// Whether one can serve with certificate and key: both are readable, and they belong together.
-fn is_pair(files: &Data) -> bool {
+pub(crate) fn is_pair(files: &Data) -> bool {
     let (Some(certificate), Some(key)) = (files.get(file::CERTIFICATE), files.get(file::KEY)) else { return false };
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
     let (Ok(chain), Ok(key)) = (chain, PrivateKeyDer::from_pem_slice(key.as_bytes())) else { return false };

@@ -8,6 +8,8 @@ pub const FIELD_MANAGER: &str = "tidegate-operator";
 pub const BROKER_LABEL: &str = "tidegate.io/broker";
 /// The namespace of the broker that an object of the operator's namespace belongs to.
 pub const BROKER_NAMESPACE_LABEL: &str = "tidegate.io/broker-namespace";
+/// Which way to its broker a Service is.
+pub const ACCESS_LABEL: &str = "tidegate.io/access";
 /// Which topic an object belongs to.
 pub const TOPIC_LABEL: &str = "tidegate.io/topic";
 /// Which handler an object belongs to.
@@ -33,6 +35,11 @@ pub const ROUTE_PORT: i32 = 6222;
 /// StatefulSet, client Service, PodDisruptionBudget, NetworkPolicy, configuration and Secret of a broker.
 pub fn broker(broker: &str) -> String {
     format!("{broker}-broker")
+}
+
+/// The Service of a way to a broker from outside.
+pub fn access(broker: &str, access: &str) -> String {
+    format!("{broker}-access-{access}")
 }
 
 /// The headless Service: names of the single pods of a broker.

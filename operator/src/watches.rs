@@ -30,7 +30,7 @@ pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topic
 pub(crate) use stores::Feed;
 pub use stores::{Feeds, Stores};
 
-fn is_in<K: Resource>(resource: &K, namespace: &str) -> bool {
+pub(crate) fn is_in<K: Resource>(resource: &K, namespace: &str) -> bool {
     resource.meta().namespace.as_deref() == Some(namespace)
 }
 

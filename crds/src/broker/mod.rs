@@ -1,5 +1,6 @@
 //! EventBroker: the NATS JetStream servers that topics share.
 
+mod access;
 mod status;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use self::access::{Access, AccessCertificate, AccessStatus, AccessType, NodePorts, TrafficPolicy};
 pub use self::status::{EventBrokerStatus, StorageStatus};
 use crate::Size;
 use crate::schema;
@@ -62,6 +64,11 @@ pub struct EventBrokerSpec {
     /// Ingress container in each pod, which takes events over HTTPS, MQTT and NATS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Ingress>,
+    /// Ways to the topics from outside of the cluster; at most 8. A change of the certificates that they name restarts the pods one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub access: Vec<Access>,
 }
 
 /// Where the pods run, and with which resources.

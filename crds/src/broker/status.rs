@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::broker::AccessStatus;
 use crate::conditions::HasConditions;
 use crate::schema;
 
@@ -11,7 +12,8 @@ use crate::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventBrokerStatus {
-    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable); InUse, while the broker is being
+    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every
+    /// way of spec.access is open (AccessReady); InUse, while the broker is being
     /// deleted, which topics are on it; Stalled says that a person has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
@@ -31,6 +33,9 @@ pub struct EventBrokerStatus {
     /// Room on the volume of each pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageStatus>,
+    /// State of each way of spec.access.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<AccessStatus>,
 }
 
 /// Room on the volume of each pod.

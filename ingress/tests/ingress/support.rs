@@ -133,6 +133,7 @@ pub fn config(broker: &TestBroker) -> contract::Ingress {
         volume: Some(broker.data()),
         capacity: contract::Capacity::default(),
         flush: contract::Flush::PerCommit,
+        certificates: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! EventBroker: observe → check → build → apply → status.
 
+mod access;
 pub mod deletion;
 pub mod desired;
 pub mod nudge;
@@ -97,6 +98,7 @@ struct Made {
     settings: Settings,
     observed: Observed,
     statefulset: Paced<StatefulSet>,
+    access: Vec<access::Seen>,
 }
 
 async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Made, Error> {
@@ -122,7 +124,10 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let file = children.topics.clone();
     let statefulset = apply_all(children, &input, context).await?;
     nudge::pods(context, owner, &observed.pods, &file).await;
-    Ok(Made { settings, observed, statefulset })
+    let ways = &broker.spec.access;
+    access::close_others(context, owner, ways).await?;
+    let access = access::observe(context, owner, ways, OffsetDateTime::now_utc()).await?;
+    Ok(Made { settings, observed, statefulset, access })
 }
 
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.
@@ -169,6 +174,7 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
         config,
         headless,
         service,
+        access,
         disruption_budget,
         network_policy,
         mut statefulset,
@@ -176,7 +182,7 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
     let owner = input.owner;
     let before =
         [authority, broker_secret, ingress_secret, topics, headless, service, disruption_budget, network_policy];
-    for child in before.iter().chain(&routes_secret) {
+    for child in before.iter().chain(&routes_secret).chain(&access) {
         apply(context, owner, child).await?;
     }
     pace::stamp(&mut statefulset, input.broker.metadata.generation);

@@ -7,7 +7,7 @@ use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
 
-use super::{Made, key, room, topics};
+use super::{Made, access, key, room, topics};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
@@ -74,7 +74,9 @@ fn of(
     let before = broker.status.clone().unwrap_or_default();
     let wanted = made.settings.replicas;
     let ready = made.statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let mut found = summary(vec![available(ready, wanted, made)], "its topics can be published to");
+    let mut parts = vec![available(ready, wanted, made)];
+    parts.extend(access::ready(&made.access));
+    let mut found = summary(parts, "its topics can be published to");
     if made.statefulset.waits {
         wait_for_turn(&mut found, &context.pace.brokers);
     }
@@ -87,6 +89,7 @@ fn of(
         ready_replicas: ready,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
         storage: Some(storage(promised, made.settings.usable)),
+        access: made.access.iter().map(|seen| seen.status.clone()).collect(),
     }
 }
 

@@ -196,6 +196,14 @@ impl Stores {
         keys.map(|keys| deletion::retained(&*keys)).unwrap_or_default()
     }
 
+    /// Of the brokers' Services, those that this picks.
+    pub(crate) fn broker_services(
+        &self,
+        pick: impl Fn(&PartialObjectMeta<Service>) -> bool,
+    ) -> Vec<Arc<PartialObjectMeta<Service>>> {
+        self.services.state_filter(pick)
+    }
+
     /// The handlers of a topic.
     pub(crate) fn handlers_of(&self, namespace: &str, topic: &str) -> Vec<Arc<EventHandler>> {
         self.handlers.state_filter(|handler| is_in(handler, namespace) && handler.spec.topic == topic)

@@ -8,6 +8,7 @@
 
 mod admission;
 mod broker;
+mod broker_access;
 mod broker_end;
 mod broker_room;
 mod broker_shared;

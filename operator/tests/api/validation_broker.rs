@@ -10,6 +10,7 @@ use crate::support::Space;
 async fn a_wrong_broker_is_refused_with_field_and_remedy() {
     let space = Space::new("wrong-broker").await;
     let storage = |size: &str| json!({"storage": {"size": size}});
+    let access = |access: Value| json!({"access": [access]});
     let replicas = |replicas: Value| json!({"replicas": replicas});
     for (spec, field, remedy) in [
         (json!({"durability": "Maybe"}), "spec.durability", "\"Fsync\", \"Relaxed\""),
@@ -20,6 +21,38 @@ async fn a_wrong_broker_is_refused_with_field_and_remedy() {
         (replicas(json!(5)), "spec.replicas", "less than or equal to 3"),
         (replicas(json!("three")), "spec.replicas", "integer"),
         (json!({"pods": {"tolerations": {"key": "a"}}}), "spec.pods.tolerations", "array"),
+        (access(json!({"name": "Outside"})), "spec.access[0].name", "[a-z0-9]"),
+        (access(json!({"name": "sixteen-letters-"})), "spec.access[0].name", "15"),
+        (access(json!({})), "spec.access[0].name", "Required"),
+        (access(json!({"name": "a", "type": "ExternalName"})), "spec.access[0].type", "\"NodePort\""),
+        (access(json!({"name": "a", "hostnames": ["localhost"]})), "spec.access[0].hostnames[0]", "should match"),
+        (access(json!({"name": "a", "hostnames": ["*.*.com"]})), "spec.access[0].hostnames[0]", "should match"),
+        (
+            access(json!({"name": "a", "certificate": {"secretName": "s"}})),
+            "spec.access[0].certificate",
+            "name in hostnames which",
+        ),
+        (
+            access(json!({"name": "a", "type": "ClusterIP", "nodePorts": {"https": 30443}})),
+            "spec.access[0].nodePorts",
+            "type: NodePort or LoadBalancer",
+        ),
+        (
+            access(json!({"name": "a", "type": "NodePort", "loadBalancerClass": "c"})),
+            "spec.access[0].loadBalancerClass",
+            "type: LoadBalancer",
+        ),
+        (
+            access(json!({"name": "a", "type": "NodePort", "sourceRanges": ["10.0.0.0/8"]})),
+            "spec.access[0].sourceRanges",
+            "type: LoadBalancer",
+        ),
+        (
+            access(json!({"name": "a", "type": "ClusterIP", "externalTrafficPolicy": "Local"})),
+            "spec.access[0].externalTrafficPolicy",
+            "type: NodePort or LoadBalancer",
+        ),
+        (json!({"access": [{"name": "a"}, {"name": "a"}]}), "spec.access[1]", "Duplicate"),
         (json!({"ingress": {"maxConnections": 15}}), "spec.ingress.maxConnections", "greater than or equal to 16"),
         (json!({"ingress": {"maxRequestMemory": "5Gi"}}), "spec.ingress.maxRequestMemory", "between 16Mi and 4Gi"),
     ] {
@@ -58,6 +91,15 @@ async fn right_brokers_are_taken() {
             },
             "ingress": {"maxConnections": 60000, "maxRequestMemory": "4Gi"},
         }),
+        json!({"access": [
+            {"name": "outside"},
+            {
+                "name": "fifteen-letters", "type": "NodePort", "nodePorts": {"https": 30443},
+                "hostnames": ["events.example.com", "*.example.com"], "annotations": {"a": "b"},
+                "certificate": {"secretName": "cert"}, "externalTrafficPolicy": "Local",
+            },
+            {"name": "gateway", "type": "ClusterIP"},
+        ]}),
     ] {
         assert_eq!(refusal(&space, "default", spec.clone()).await, None, "{spec}");
     }

@@ -36,6 +36,12 @@ pub fn ingress(input: &Input<'_>) -> Result<Child, Error> {
     for namespace in namespaces {
         hosts.extend([format!("*.{namespace}.svc"), format!("*.{namespace}.svc.cluster.local")]);
     }
+    let outside = input.broker.spec.access.iter().filter(|access| access.certificate.is_none());
+    for host in outside.flat_map(|access| &access.hostnames) {
+        if !hosts.contains(host) {
+            hosts.push(host.clone());
+        }
+    }
     // One certificate: it serves publishers, and is a client of the broker.
     let leaf = LeafRequest { name: name.clone(), hosts, usage: Usage::Both };
     let present = input.observed.ingress_secret.as_ref();

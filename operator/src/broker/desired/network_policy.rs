@@ -8,7 +8,8 @@ use super::{Input, child};
 use crate::apply::Child;
 use crate::names;
 
-/// Publishing: any pod of the broker's namespace. The broker itself: the handlers of its topics, its peers, the operator, and, where
+/// Publishing: any pod of the broker's namespace, and everybody where there is a way from outside: what comes through a
+/// load balancer has the address of a node, or one that is not known here. The broker itself: the handlers of its topics, its peers, the operator, and, where
 /// there are publishers over NATS, any pod of the namespace (the broker admits those with credentials).
 /// Probes come from the node, which every network lets through.
 pub fn broker(input: &Input<'_>) -> Child {
@@ -30,13 +31,19 @@ pub fn broker(input: &Input<'_>) -> Child {
     if input.topics.iter().any(|topic| topic.has_nats_publishers) {
         clients.push(namespace.clone());
     }
+    let ports = json!([port(names::INGRESS_PORT), port(names::MQTT_PORT)]);
+    let publishing = if input.broker.spec.access.is_empty() {
+        json!({"from": [namespace], "ports": ports})
+    } else {
+        json!({"ports": ports})
+    };
     let value = json!({
         "metadata": input.owner.metadata(&name, &names::broker_labels(broker)),
         "spec": {
             "podSelector": {"matchLabels": names::broker_selector(broker)},
             "policyTypes": ["Ingress"],
             "ingress": [
-                {"from": [namespace], "ports": [port(names::INGRESS_PORT), port(names::MQTT_PORT)]},
+                publishing,
                 {"from": clients, "ports": [port(i32::from(BROKER_PORT))]},
                 {"from": [brokers], "ports": [port(names::ROUTE_PORT)]},
             ],

@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_admin::server::{Cluster, JetStream, Server};
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::Ingress;
+use tidegate_broker_client::contract::{AccessCertificate, Ingress};
+use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
+use tidegate_crds::broker::Access;
 use time::OffsetDateTime;
 
 use super::{Input, child};
@@ -22,6 +24,7 @@ const TLS_FOLDER: &str = "/etc/nats-tls";
 const ROUTES_FOLDER: &str = "/etc/nats-routes";
 const IDENTITY_FOLDER: &str = "/etc/tidegate";
 const TOPICS_FOLDER: &str = "/etc/tidegate-topics";
+const ACCESS_FOLDER: &str = "/etc/tidegate-access";
 const DATA_FOLDER: &str = "/data";
 const RUN_FOLDER: &str = "/run/nats";
 const MONITOR: &str = "127.0.0.1:8222";
@@ -133,6 +136,9 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
     {
         volumes.push(json!({"name": "routes", "secret": {"secretName": names::routes(broker)}}));
     }
+    if let (Some(volume), Some(volumes)) = (access_volume(input), pod["volumes"].as_array_mut()) {
+        volumes.push(volume);
+    }
     if let Some(selector) = spec.node_selector.as_ref().filter(|selector| !selector.is_empty()) {
         pod["nodeSelector"] = json!(selector);
     }
@@ -144,6 +150,25 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
         }
     }
     Ok(pod)
+}
+
+/// The certificates of the ways from outside, a folder for each. A Secret that is not there keeps no pod from starting: its
+/// hosts have the broker's own certificate until it comes.
+fn access_volume(input: &Input<'_>) -> Option<Value> {
+    let sources: Vec<Value> = with_certificates(input)
+        .map(|(access, secret)| {
+            let item = |key: &str| json!({"key": key, "path": format!("{}/{key}", access.name)});
+            json!({"secret": {
+                "name": secret, "optional": true, "items": [item(file::CERTIFICATE), item(file::KEY)],
+            }})
+        })
+        .collect();
+    (!sources.is_empty()).then(|| json!({"name": "access", "projected": {"sources": sources}}))
+}
+
+fn with_certificates<'a>(input: &Input<'a>) -> impl Iterator<Item = (&'a Access, &'a str)> {
+    let with = |access: &'a Access| Some((access, access.certificate.as_ref()?.secret_name.as_str()));
+    input.broker.spec.access.iter().filter_map(with)
 }
 
 /// What the user wrote, without its nulls: they mean that a field is not set.
@@ -230,16 +255,25 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         topics: TOPICS_FOLDER.into(),
         capacity: input.settings.capacity,
         flush: input.settings.flush(),
+        certificates: with_certificates(input)
+            .map(|(access, _)| AccessCertificate {
+                folder: format!("{ACCESS_FOLDER}/{}", access.name).into(),
+                hosts: access.hostnames.clone(),
+            })
+            .collect(),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let resources = input.broker.spec.ingress.as_ref().and_then(|ingress| without_nulls(ingress.resources.as_ref()));
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});
-    let mounts = json!([
+    let mut mounts = json!([
         {"name": "identity", "mountPath": IDENTITY_FOLDER, "readOnly": true},
         {"name": "topics", "mountPath": TOPICS_FOLDER, "readOnly": true},
         // To see how full it is.
         {"name": "data", "mountPath": DATA_FOLDER, "readOnly": true},
     ]);
+    if let (Some(_), Some(mounts)) = (with_certificates(input).next(), mounts.as_array_mut()) {
+        mounts.push(json!({"name": "access", "mountPath": ACCESS_FOLDER, "readOnly": true}));
+    }
     Ok(json!({
         "name": "ingress",
         "image": input.args.ingress_image,
