@@ -10,9 +10,14 @@ use serde::{Deserialize, Serialize};
 use crate::outcomes::Outcomes;
 use crate::probes::Probes;
 
+mod publishers;
 mod retry;
 mod topics;
 
+pub use self::publishers::{
+    AUDIENCE_PREFIX, InvalidPattern, Jwk, Jwks, MAX_CLIENT_CAS, MAX_KEY_VALUE, MAX_KEYS, MAX_PATTERN, MAX_PATTERNS,
+    MAX_RULES, Pattern, PublisherRule, RuleKind, TokenTrust, audience,
+};
 pub use self::retry::{Expiry, OnExhausted, OnExpired, Retry};
 pub use self::topics::{
     KeyText, MAX_TOPICS, MAX_TOPICS_FILE, ServedTopic, ServesReply, ServesRequest, TOPICS_FILE, Topics, TopicsError,

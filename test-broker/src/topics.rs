@@ -8,7 +8,7 @@ use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::serving::Ingresses;
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_admin::{Usage, streams};
-use tidegate_broker_client::contract::{KeyText, Routing, ServedTopic, TOPICS_FILE, Topics};
+use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic, TOPICS_FILE, Topics};
 use tidegate_broker_client::{TopicId, message_id};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -71,7 +71,7 @@ impl TestBroker {
         let mut topics: Vec<ServedTopic> =
             self.topics().iter().map(|(id, routing)| self.served(id, *routing)).collect();
         topics.iter_mut().for_each(&mut change);
-        let text = serde_json::to_string(&Topics { topics }).expect("JSON");
+        let text = serde_json::to_string(&Topics { topics, ..Topics::default() }).expect("JSON");
         self.write_topics_file(text.as_bytes())
     }
 
@@ -83,7 +83,7 @@ impl TestBroker {
             .filter(|(other, _)| other != id)
             .map(|(id, routing)| self.served(id, *routing))
             .collect();
-        let text = serde_json::to_string(&Topics { topics }).expect("JSON");
+        let text = serde_json::to_string(&Topics { topics, ..Topics::default() }).expect("JSON");
         self.write_topics_file(text.as_bytes());
     }
 
@@ -112,6 +112,7 @@ impl TestBroker {
             routing,
             max_event_size: MAX_EVENT_SIZE,
             message_id_key: KeyText::new(message_id::key_text(&key)),
+            publishers: vec![PublisherRule::anonymous()],
             revision: "1".to_owned(),
         }
     }

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Routing;
+use super::publishers::{self, MAX_CLIENT_CAS, MAX_KEYS, PublisherRule, TokenTrust};
 use crate::message_id::{BadKey, TopicKey};
 use crate::topic_id::TopicId;
 
@@ -19,9 +20,16 @@ pub const MAX_TOPICS: usize = 500;
 /// The topics of a broker. Fields that this version does not know are skipped: the file may be written by a newer
 /// operator, and is not a part of the pod template.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Topics {
     /// All of them.
     pub topics: Vec<ServedTopic>,
+    /// By what tokens of ServiceAccounts are verified; `None`: no token is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenTrust>,
+    /// The certificate authorities whose client certificates are good, PEM; `None`: clients are not asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_cas: Option<String>,
 }
 
 /// A topic as its ingress knows it.
@@ -40,6 +48,9 @@ pub struct ServedTopic {
     pub max_event_size: usize,
     /// Its key for message ids.
     pub message_id_key: KeyText,
+    /// Who may publish what. Nobody may, if there is none.
+    #[serde(default, deserialize_with = "publishers::known_rules")]
+    pub publishers: Vec<PublisherRule>,
     /// What the operator calls this state of the topic; the ingress repeats it when it is asked what it serves.
     #[serde(default)]
     pub revision: String,
@@ -76,6 +87,12 @@ pub enum TopicsError {
     /// A topic takes no event.
     #[error("topic {0}: maxEventSize is 0")]
     NoSize(TopicId),
+    /// There are more keys for tokens than are kept, or one is too long.
+    #[error("tokens: there may be {MAX_KEYS} keys, of no more than 8,192 bits")]
+    Tokens,
+    /// There is more than the certificate authorities need.
+    #[error("clientCas has more than {MAX_CLIENT_CAS} bytes")]
+    ClientCas,
 }
 
 impl Topics {
@@ -90,6 +107,12 @@ impl Topics {
         let read: Self = serde_json::from_slice(content)?;
         if read.topics.len() > MAX_TOPICS {
             return Err(TopicsError::TooMany(read.topics.len()));
+        }
+        if read.tokens.as_ref().is_some_and(|tokens| !tokens.is_within_bounds()) {
+            return Err(TopicsError::Tokens);
+        }
+        if read.client_cas.as_ref().is_some_and(|cas| cas.len() > MAX_CLIENT_CAS) {
+            return Err(TopicsError::ClientCas);
         }
         let mut seen = BTreeSet::new();
         for topic in &read.topics {
@@ -185,6 +208,24 @@ mod tests {
         for bad in [&b""[..], b"{", b"null", b"[]", b"{\"topics\":null}", &vec![b' '; MAX_TOPICS_FILE + 1]] {
             assert!(Topics::parse(bad).is_err());
         }
+    }
+
+    #[test]
+    fn publishers_and_what_proves_them_are_a_part_of_it() {
+        let parse = |field: &str, value: serde_json::Value| {
+            let mut orders = topic("orders");
+            orders["publishers"] = json!([{"anonymous": {}}, {"unknown": {}}]);
+            Topics::parse(json!({"topics": [orders], field: value}).to_string().as_bytes())
+        };
+        let read = parse("clientCas", json!("PEM")).unwrap();
+        assert_eq!(read.topics[0].publishers, [PublisherRule::anonymous()]);
+        assert_eq!((read.tokens, read.client_cas.as_deref()), (None, Some("PEM")));
+        let keys = |count| json!({"issuer": "i", "keys": {"keys": vec![json!({"kty": "RSA"}); count]}});
+        assert_eq!(parse("tokens", keys(MAX_KEYS)).unwrap().tokens.unwrap().issuer, "i");
+        assert!(matches!(parse("tokens", keys(MAX_KEYS + 1)), Err(TopicsError::Tokens)));
+        assert!(matches!(parse("clientCas", json!("x".repeat(MAX_CLIENT_CAS + 1))), Err(TopicsError::ClientCas)));
+        let silent: ServedTopic = serde_json::from_value(topic("orders")).unwrap();
+        assert_eq!(silent.publishers, [], "nobody may publish to a topic that says nothing");
     }
 
     #[test]

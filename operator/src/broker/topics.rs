@@ -3,7 +3,7 @@
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_client::TopicId;
-use tidegate_broker_client::contract::{KeyText, Routing, ServedTopic};
+use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic};
 use tidegate_crds::EventTopic;
 
 use crate::brokers::BrokerKey;
@@ -51,6 +51,7 @@ impl Topic {
             routing: self.routing,
             max_event_size: usize::try_from(self.max_event_size).unwrap_or(usize::MAX),
             message_id_key: KeyText::new(message_id_key),
+            publishers: vec![PublisherRule::anonymous()],
             revision: self.revision(),
         }
     }
