@@ -90,10 +90,14 @@ impl PublisherRule {
         Self::new(RuleKind::Anonymous {})
     }
 
-    /// Whether it covers an event with these attributes.
-    pub fn covers(&self, source: &str, event_type: &str) -> bool {
-        let any = |patterns: &[Pattern], text| patterns.is_empty() || patterns.iter().any(|p| p.matches(text));
-        any(&self.sources, source) && any(&self.types, event_type)
+    /// Whether it covers events of this source.
+    pub fn covers_source(&self, source: &str) -> bool {
+        matches_any(&self.sources, source)
+    }
+
+    /// Whether it covers events of this type.
+    pub fn covers_type(&self, event_type: &str) -> bool {
+        matches_any(&self.types, event_type)
     }
 
     /// From JSON; `None`: this version does not know all of it, or it is larger than a rule may be. Of such a rule
@@ -108,6 +112,11 @@ impl PublisherRule {
         let kind: RuleKind = serde_json::from_value(Value::Object(fields)).ok()?;
         kind.is_within_bounds().then_some(Self { kind, sources, types })
     }
+}
+
+/// Whether a text matches one of these; no pattern at all matches every text.
+fn matches_any(patterns: &[Pattern], text: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
 }
 
 impl RuleKind {

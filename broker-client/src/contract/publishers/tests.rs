@@ -90,16 +90,15 @@ fn a_pattern_is_a_text_or_a_beginning() {
 }
 
 #[test]
-fn an_event_needs_both_its_source_and_its_type() {
-    let rule = |sources: &[&str], types: &[&str]| PublisherRule {
-        sources: sources.iter().map(|text| pattern(text)).collect(),
-        types: types.iter().map(|text| pattern(text)).collect(),
+fn a_rule_without_patterns_covers_every_event() {
+    let rule = PublisherRule {
+        sources: vec![pattern("/x"), pattern("/s*")],
+        types: vec![pattern("t")],
         ..PublisherRule::anonymous()
     };
-    assert!(rule(&[], &[]).covers("/s", "t"));
-    assert!(rule(&["/x", "/s"], &["t*"]).covers("/s", "t"));
-    assert!(!rule(&["/x"], &["t"]).covers("/s", "t"));
-    assert!(!rule(&["/s"], &["x"]).covers("/s", "t"));
+    assert!(rule.covers_source("/s/1") && !rule.covers_source("t"));
+    assert!(rule.covers_type("t") && !rule.covers_type("/x"));
+    assert!(PublisherRule::anonymous().covers_source("/s") && PublisherRule::anonymous().covers_type("t"));
 }
 
 #[test]
