@@ -5,9 +5,8 @@
 //!
 //! | message | its id is made from |
 //! |---|---|
-//! | event of a publisher that shows nothing of itself (HTTPS, MQTT) | the whole event: only the same event is a
-//! repetition |
-//! | event of a publisher over NATS | its name, `source` and `id` |
+//! | event of a publisher that shows nothing of itself | the whole event: only the same event is a repetition |
+//! | event of a publisher that is known (by a token, a certificate, or over NATS) | its identity, `source` and `id` |
 //! | reply or dead letter to another topic | the handler's UID and a name, with a MAC of the handler's [`HandlerKey`] |
 //! | copy that waits for a retry | the handler's UID and the event's sequence: only that handler writes to the stream |
 //! | dead letter beside its topic | the event's sequence, keyed by the handler's own seed |
@@ -45,7 +44,7 @@ pub fn of_content(event: &Event) -> String {
     hash.end()
 }
 
-/// The id of an event from the publisher of this name: CloudEvents 1.0 (section 3.1.1) makes only `source` and
+/// The id of an event from the publisher with this identity (which its kind is a part of): CloudEvents 1.0 (section 3.1.1) makes only `source` and
 /// `id` together unique, and a publisher answers for its own.
 pub fn of_publisher(publisher: &str, source: &str, id: &str) -> String {
     let mut hash = Hash::new("publisher");
@@ -178,6 +177,11 @@ impl HandlerKey {
 }
 
 impl Token {
+    /// The UID of the handler that made it.
+    pub fn handler_uid(&self) -> &str {
+        &self.handler_uid
+    }
+
     /// The message id itself.
     pub fn message_id(&self) -> String {
         let mut hash = Hash::new("handler");

@@ -16,8 +16,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tidegate_wire::nats::{Client, Link};
 
+use crate::auth::Peer;
 use crate::connection::Answers;
-use crate::share::Share;
 
 /// How long the broker may take to say how it is.
 const PROBE: Duration = Duration::from_secs(2);
@@ -98,7 +98,7 @@ fn why_not(is_leaving: bool, events: Link, publishers: Link, served: u64) -> Opt
 pub struct Routes(pub Arc<Health>);
 
 impl Answers for Routes {
-    async fn answer(&self, request: Request<Incoming>, _: &Arc<Share>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response<Full<Bytes>> {
         let Self(health) = self;
         let (status, text) = match request.uri().path() {
             "/livez" => (StatusCode::OK, "alive\n"),

@@ -5,8 +5,8 @@
 //! none. A client (an address, or a publisher over NATS) has at most half of everything, a connection a quarter, and so
 //! has a topic at most half as long as there are others, so that none of them can turn the others away. Only a device
 //! with MQTT waits, for a short time: there is no answer that asks it to, and a device that has to connect again is more
-//! work than one that waits. (A check of the publisher's credentials belongs here too, before anything of the body is
-//! read.)
+//! work than one that waits. After that
+//! [`crate::auth`] asks who the publisher is, before anything of the body is read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -21,6 +21,8 @@ use crate::share::{Client, Permits, Room, Share, Shares, kib};
 /// The bounds and what is left of them.
 pub struct Admission {
     whole: Arc<Share>,
+    /// Of requests to topics that are not there.
+    no_topic: TopicShare,
     requests: usize,
     clients: Mutex<HashMap<Client, Weak<Share>>>,
 }
@@ -44,7 +46,8 @@ impl Admission {
     /// Nothing taken yet.
     pub fn new(limits: &Limits) -> Self {
         let whole = Arc::new(Share::new(limits.requests, limits.body_memory_kib, None));
-        Self { whole, requests: limits.requests, clients: Mutex::default() }
+        let no_topic = TopicShare { share: None, request_limit: 0 };
+        Self { whole, no_topic, requests: limits.requests, clients: Mutex::default() }
     }
 
     /// The share of a topic with events of this size at most: half of the whole, if there are others. At least one
@@ -55,6 +58,11 @@ impl Admission {
         self.whole.grow(least_kib.saturating_mul(2));
         let share = (!is_alone).then(|| Arc::new(self.part(2, least_kib, None)));
         TopicShare { share, request_limit }
+    }
+
+    /// The share of a topic that is not there: nothing of such a request is read but its head.
+    pub fn no_topic(&self) -> &TopicShare {
+        &self.no_topic
     }
 
     /// The share of a client: half of the whole. All its connections have the same one.

@@ -16,6 +16,8 @@ use crate::share::Room;
 /// What is read and thrown away of a body that is not taken, so that its sender gets to read why.
 /// (A connection that is closed with unread bytes is reset, and the answer with it.)
 const DISCARD: usize = 16 * 1024 * 1024;
+/// The same of a publisher that may not publish.
+const REFUSED: usize = 256 * 1024;
 
 /// A body of at most this size is copied out of what it was read into: that is 8 KiB at least, which an event would
 /// keep as long as it is under way, and which are not counted.
@@ -63,7 +65,7 @@ pub async fn read(
     if announced > u64::try_from(limit).unwrap_or(u64::MAX) {
         // A sender that asks before it sends has sent nothing, and is not asked for it (RFC 9110, section 10.1.1).
         if !waits(headers) {
-            discard(&mut body, limits.body).await;
+            discard(&mut body, DISCARD, limits.body).await;
         }
         return Err(Problem::request_too_large(limit));
     }
@@ -72,7 +74,7 @@ pub async fn read(
         // It was given all the time there is.
         Err(problem) if problem.status != StatusCode::REQUEST_TIMEOUT => {
             room.cover(0)?;
-            discard(&mut body, limits.body).await;
+            discard(&mut body, DISCARD, limits.body).await;
             Err(problem)
         }
         read => read,
@@ -132,9 +134,15 @@ fn waits(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
-async fn discard(body: &mut Incoming, time: Duration) {
+/// Reads a little of a body that is not taken, so that its sender gets to read why, who is nobody that much is done for.
+pub async fn refuse(mut body: Incoming, headers: &HeaderMap, limits: &Limits) {
+    if !waits(headers) {
+        discard(&mut body, REFUSED, limits.body).await;
+    }
+}
+
+async fn discard(body: &mut Incoming, mut left: usize, time: Duration) {
     let reading = async {
-        let mut left = DISCARD;
         while let Some(Ok(frame)) = body.frame().await {
             let size = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(size) {

@@ -21,10 +21,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::auth::{ClientCas, Peer, PeerCertificate};
 use crate::config::{Limits, MAX_HEAD, MAX_HEADERS};
 use crate::problem::Problem;
 use crate::server::Protocol;
-use crate::share::{Client, Share};
+use crate::share::Client;
 use crate::slots::{End, Slot};
 use crate::tls;
 
@@ -33,12 +34,8 @@ const MAKE_ROOM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What answers requests.
 pub trait Answers: Clone + Send + Sync + 'static {
-    /// The answer to a request, which takes what it needs from this share.
-    fn answer(
-        &self,
-        request: Request<Incoming>,
-        share: &Arc<Share>,
-    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// The answer to a request of this peer, which takes what it needs from the peer's share.
+    fn answer(&self, request: Request<Incoming>, peer: &Peer) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
 /// HTTP, over TLS or plain.
@@ -46,8 +43,8 @@ pub trait Answers: Clone + Send + Sync + 'static {
 pub struct Http<A> {
     /// What answers.
     pub answers: A,
-    /// TLS, or `None` for plain HTTP.
-    pub tls: Option<TlsAcceptor>,
+    /// TLS, and the authorities of client certificates; `None`: plain HTTP.
+    pub tls: Option<(TlsAcceptor, Arc<ClientCas>)>,
     /// Bounds.
     pub limits: Limits,
     /// Where the shares of connections come from.
@@ -59,7 +56,7 @@ pub struct Http<A> {
 struct Busy(CancellationToken);
 
 impl Answers for Busy {
-    async fn answer(&self, request: Request<Incoming>, _: &Arc<Share>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response<Full<Bytes>> {
         let Self(answered) = self;
         answered.cancel();
         let mut response = Problem::too_many_connections().into_response();
@@ -97,25 +94,28 @@ impl<A: Answers> Protocol for Http<A> {
 
 impl<A: Answers> Http<A> {
     async fn open(self, stream: TcpStream, client: Client, end: impl Future<Output = ()>) {
-        let share = self.admission.connection(client);
-        let Some(tls) = &self.tls else { return self.drive(stream, false, share, end).await };
+        let share = self.admission.connection(client.clone());
+        let mut peer = Peer { client, share, certificate: None };
+        let Some((tls, cas)) = &self.tls else { return self.drive(stream, false, peer, end).await };
         let Some(stream) = tls::handshake(tls, stream, self.limits.handshake).await else { return };
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.drive(stream, http2, share, end).await;
+        let connection = stream.get_ref().1;
+        let http2 = connection.alpn_protocol() == Some(b"h2");
+        peer.certificate = PeerCertificate::of(connection, cas);
+        self.drive(stream, http2, peer, end).await;
     }
 
-    async fn drive<I>(self, io: I, http2: bool, share: Arc<Share>, end: impl Future<Output = ()>)
+    async fn drive<I>(self, io: I, http2: bool, peer: Peer, end: impl Future<Output = ()>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { answers, limits, .. } = self;
-        let activity = Arc::new(Activity::default());
+        let (activity, peer) = (Arc::new(Activity::default()), Arc::new(peer));
         let service = service_fn({
             let activity = Arc::clone(&activity);
             move |request: Request<Incoming>| {
-                let (answers, share, running) = (answers.clone(), Arc::clone(&share), activity.begin());
+                let (answers, peer, running) = (answers.clone(), Arc::clone(&peer), activity.begin());
                 async move {
-                    let response = answers.answer(request, &share).await;
+                    let response = answers.answer(request, &peer).await;
                     drop(running);
                     Ok::<_, Infallible>(response)
                 }

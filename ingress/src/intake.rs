@@ -4,25 +4,27 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, stream};
-use tidegate_broker_client::contract::ServedTopic;
+use tidegate_broker_client::contract::{self, ServedTopic};
 use tidegate_broker_client::message_id::TopicKey;
 use tidegate_broker_client::{TopicId, later};
 use tidegate_cloudevents::Event;
+use tidegate_publisher_auth::{Permission, Publisher, Rules};
 
 use crate::admission::{Admitted, TopicShare};
+use crate::audit::Audit;
 use crate::delay::{self, Delayer, DeliveryTime, Timed};
 use crate::message::Origin;
 use crate::metrics::Metrics;
 use crate::outcome::{Receipt, Stored};
 use crate::problem::Problem;
-use crate::publish::{PendingPublish, Publisher};
+use crate::publish::{PendingPublish, TopicPublisher};
 use crate::topics::Engine;
 use crate::trace::Context;
 
 /// Events of one request that are stored until their times, at a time.
 const DELAYED_AT_A_TIME: usize = 32;
 
-/// A topic as its publishers meet it: bounds, sizes, deduplication.
+/// A topic as its publishers meet it: rights, bounds, sizes, deduplication.
 pub struct Intake {
     /// Which topic.
     pub id: TopicId,
@@ -30,11 +32,16 @@ pub struct Intake {
     pub share: Arc<TopicShare>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is counted of each publisher.
+    pub audit: Arc<Audit>,
     /// With which the message ids of handlers are verified.
     pub message_ids: Arc<TopicKey>,
     /// Which state of it this is, in the operator's words.
     pub revision: String,
-    publisher: Arc<Publisher>,
+    /// The audience of tokens for it.
+    pub audience: String,
+    rules: Rules,
+    publisher: Arc<TopicPublisher>,
     /// `None` on a Direct topic, which stores nothing.
     delayer: Option<Arc<Delayer>>,
     max_event_size: usize,
@@ -64,24 +71,34 @@ enum OutcomeSource {
 impl Intake {
     /// The topic of this description, which works with this engine.
     pub fn new(topic: &ServedTopic, engine: &Engine, share: Arc<TopicShare>) -> Self {
-        let Engine { publisher, delayer, message_ids, metrics } = engine.clone();
+        let Engine { publisher, delayer, message_ids, metrics, audit } = engine.clone();
         let ServedTopic { id, revision, max_event_size, .. } = topic;
         let (id, revision, max_event_size) = (id.clone(), revision.clone(), *max_event_size);
-        Self { id, share, metrics, message_ids, revision, publisher, delayer, max_event_size }
+        let (audience, rules) = (contract::audience(&id), Rules::new(&topic.publishers));
+        Self { id, share, metrics, audit, message_ids, revision, audience, rules, publisher, delayer, max_event_size }
     }
 
-    /// Publishes the events of a request, now or at their times, and waits for the broker. `origin` is that of a single
-    /// event; those of a batch are anonymous.
+    /// What this publisher may publish: known before anything is read of what it sends.
+    ///
+    /// # Errors
+    /// It may publish nothing. Whoever showed nothing is asked who they are.
+    pub fn permission(&self, publisher: &Publisher) -> Result<Permission, Problem> {
+        self.rules.permission(publisher).ok_or_else(|| refusal(publisher))
+    }
+
+    /// Publishes the events of a request, now or at their times, and waits for the broker. Either all of them are
+    /// permitted, or none is published. The origin of a handler is that of a single event.
     ///
     /// # Errors
     /// Not all events are known to be stored.
     pub async fn publish(
         &self,
         events: Vec<Event>,
+        permission: &Permission,
         origin: Origin<'_>,
         request: &Context,
     ) -> Result<Accepted, Problem> {
-        events.iter().try_for_each(|event| self.check_size(event))?;
+        events.iter().try_for_each(|event| self.check(event, permission))?;
         let all = events.len();
         let (now, later) = delay::split(events)?;
         if later.is_empty() {
@@ -91,7 +108,7 @@ impl Intake {
         let mut receipt = if now.is_empty() {
             Receipt::default()
         } else {
-            self.publish_now(&now, keys.len(), Origin::Anonymous, request).await?
+            self.publish_now(&now, keys.len(), origin, request).await?
         };
         keys.iter().for_each(|_| receipt.add(Stored::default()));
         Ok(Accepted { receipt, cancel_key: keys.into_iter().next().filter(|_| all == 1) })
@@ -110,7 +127,7 @@ impl Intake {
             let stored = self.send(event, origin, request).await?.stored().await;
             return stored.map(Receipt::from).map_err(|failure| Problem::not_stored(failure, 0, 1));
         }
-        let published = self.publisher.publish_all(events, request).await;
+        let published = self.publisher.publish_all(events, origin, request).await;
         published.map_err(|incomplete| Problem::not_stored(incomplete.failure, delayed + incomplete.stored, all))
     }
 
@@ -147,11 +164,12 @@ impl Intake {
     pub async fn take(
         &self,
         mut event: Event,
-        origin: Origin<'_>,
+        publisher: &Publisher,
         request: &Context,
         admitted: Admitted,
     ) -> Result<PendingEvent, Problem> {
-        self.check_size(&event)?;
+        self.check(&event, &self.permission(publisher)?)?;
+        let origin = Origin::of(publisher);
         let Some(at) = event.take_extension(later::ATTRIBUTE) else {
             return Ok(PendingEvent {
                 way: OutcomeSource::Now(self.send(&event, origin, request).await?),
@@ -187,12 +205,18 @@ impl Intake {
         sent.map_err(|failure| Problem::not_stored(failure, 0, 1))
     }
 
-    fn check_size(&self, event: &Event) -> Result<(), Problem> {
+    fn check(&self, event: &Event, permission: &Permission) -> Result<(), Problem> {
+        permission.check(event.source(), event.event_type()).map_err(Problem::event_not_allowed)?;
         match event.size() {
             size if size > self.max_event_size => Err(Problem::event_too_large(event.id(), size, self.max_event_size)),
             _ => Ok(()),
         }
     }
+}
+
+/// Why a publisher may publish nothing to a topic, whether there is such a topic or not.
+pub fn refusal(publisher: &Publisher) -> Problem {
+    if publisher.is_anonymous() { Problem::unauthenticated(None) } else { Problem::not_allowed(publisher) }
 }
 
 impl PendingEvent {

@@ -17,19 +17,21 @@
 //! - [`connection`], [`routes`], [`target`], [`webhook`], [`body`]: HTTP, from a request to its answer.
 //! - [`mqtt`], [`nats`]: the other two ways in.
 //! - [`intake`], [`admission`], [`share`], [`problem`]: the rules that all of them share.
+//! - [`auth`], [`audit`]: who a publisher is, and what is written of it.
 //! - [`publish`], [`message`], [`outcome`], [`trace`], [`metrics`]: from an event to the broker's acknowledgement.
 //! - [`delay`]: events that are published later.
 //! - [`commit`]: which publishes are sent when, on their own or as an atomic batch.
 //! - [`alarm`]: tells the operator that events cannot be stored.
 //! - [`admin`]: probes of this container and of the broker beside it.
 //!
-//! In this version the NetworkPolicy of the broker decides which pods may publish over HTTPS and MQTT; over NATS the
-//! broker does, which knows each publisher. The place of a publisher's credentials is [`admission`]: it sees each
-//! request first.
+//! Each request is admitted first, as far as there is room ([`admission`]); then its publisher proves who it is
+//! ([`auth`]); then its topic says what that publisher may publish ([`intake`]); and only then anything of it is read.
 
 pub mod admin;
 pub mod admission;
 pub mod alarm;
+pub mod audit;
+pub mod auth;
 pub mod body;
 pub mod broker;
 pub mod commit;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tidegate_broker_client::message_id::{self, Token};
 use tidegate_broker_client::{layout, stored};
 use tidegate_cloudevents::Event;
+use tidegate_publisher_auth::Publisher;
 use tidegate_wire::nats::{HeaderBlock, InvalidHeader, Publish};
 
 /// The header by which the broker recognises a repetition.
@@ -14,10 +15,10 @@ pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 /// Whose event it is, as far as its message id depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin<'a> {
-    /// Anybody's: only the same event again is a repetition.
+    /// Of a publisher that showed nothing of itself: only the same event again is a repetition.
     Anonymous,
-    /// That of the publisher over NATS with this name: its `source` and `id` again are a repetition.
-    Publisher(&'a str),
+    /// Of a publisher that is known: its `source` and `id` again are a repetition.
+    Publisher(&'a Publisher),
     /// A handler's, which names its repetitions itself.
     Handler(&'a Token),
 }
@@ -36,13 +37,20 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+impl<'a> Origin<'a> {
+    /// That of an event from this publisher.
+    pub fn of(publisher: &'a Publisher) -> Self {
+        if publisher.is_anonymous() { Self::Anonymous } else { Self::Publisher(publisher) }
+    }
+}
+
 impl Message {
     /// The message of an event of this origin.
     pub fn of(event: &Event, origin: Origin<'_>) -> Self {
         let partition = layout::partition(stored::partition_key(event));
         let message_id = match origin {
             Origin::Anonymous => message_id::of_content(event),
-            Origin::Publisher(name) => message_id::of_publisher(name, event.source(), event.id()),
+            Origin::Publisher(publisher) => message_id::of_publisher(publisher.as_str(), event.source(), event.id()),
             Origin::Handler(token) => token.message_id(),
         };
         let (headers, payload) = stored::encode(event);
@@ -80,9 +88,10 @@ mod tests {
         let topic = message_id::TopicKey::new(&[1; 32]);
         let key = message_id::HandlerKey::from_text(&topic.handler_key_text("u")).unwrap();
         let token = topic.verify(&key.token("u", "x")).unwrap();
+        let till = Publisher::nats("till");
         for (origin, expected) in [
             (Origin::Anonymous, message_id::of_content(&event)),
-            (Origin::Publisher("A"), message_id::of_publisher("A", "/s", "1")),
+            (Origin::Publisher(&till), message_id::of_publisher("nats:till", "/s", "1")),
             (Origin::Handler(&token), token.message_id()),
         ] {
             assert_eq!(Message::of(&event, origin).message_id, expected);

@@ -25,6 +25,7 @@ pub struct Instruments {
     publish: Histogram<f64>,
     requests: Histogram<f64>,
     refused: Counter<u64>,
+    publishers: Counter<u64>,
     unreadable: Counter<u64>,
     answered: SeriesBy<(&'static str, StatusCode), BoundHistogram<f64>>,
     unknown: SeriesBy<&'static str, BoundCounter<u64>>,
@@ -46,6 +47,7 @@ struct Bound {
     stored: OnceLock<PublishInstruments>,
     failed: SeriesBy<Failure, PublishInstruments>,
     refused: SeriesBy<(&'static str, &'static str), BoundCounter<u64>>,
+    publishers: SeriesBy<(&'static str, Option<&'static str>), BoundCounter<u64>>,
 }
 
 /// How many publishes ended in one way, and how long they took.
@@ -80,6 +82,11 @@ impl Instruments {
             refused: meter
                 .u64_counter("tidegate.ingress.refused")
                 .with_description("Events over MQTT and NATS that were not taken, by why")
+                .with_unit("{event}")
+                .build(),
+            publishers: meter
+                .u64_counter("tidegate.ingress.publisher.events")
+                .with_description("Events by how their publisher is known, and why they were not published if so")
                 .with_unit("{event}")
                 .build(),
             unreadable: meter
@@ -170,6 +177,17 @@ impl Metrics {
         PublishInstruments { count: sent.bind(attributes), seconds: publish.bind(attributes) }
     }
 
+    /// So many events of a publisher that is known in this way were published, or refused for this reason.
+    pub fn publisher(&self, kind: &'static str, refused: Option<&'static str>, events: u64) {
+        let bind = || {
+            let error = refused.map(|reason| KeyValue::new("error.type", reason));
+            let kind = KeyValue::new("tidegate.publisher.kind", kind);
+            let attributes: Vec<_> = [kind].into_iter().chain(error).chain(self.topic.clone()).collect();
+            self.instruments.publishers.bind(&attributes)
+        };
+        self.bound.publishers.get((kind, refused), bind).add(events);
+    }
+
     /// An event that came by this protocol was not taken. (Over HTTP the answer's status says so.)
     pub fn refused(&self, protocol: &'static str, problem: &Problem) {
         let bind = || {
@@ -233,6 +251,9 @@ mod tests {
         metrics.refused("mqtt", &problem);
         metrics.refused("nats", &problem);
         metrics.refused("nats", &problem);
+        metrics.publisher("nats", None, 3);
+        metrics.publisher("nats", None, 1);
+        metrics.publisher("none", Some("unauthenticated"), 1);
         instruments.without_topic("nats", &problem);
         instruments.unreadable();
         meters.force_flush().unwrap();
@@ -241,6 +262,7 @@ mod tests {
                        messaging.system=nats tidegate.topic.namespace=shop";
         let request = "http.server.request.duration http.request.method";
         let refused = "tidegate.ingress.refused error.type=no-topic messaging.destination.name=orders";
+        let publishers = "tidegate.ingress.publisher.events messaging.destination.name=orders";
         let mut expected = BTreeMap::from([
             (format!("{request}=POST http.response.status_code=202 url.scheme=https"), 2),
             (format!("{request}=_OTHER http.response.status_code=404 url.scheme=https"), 1),
@@ -248,6 +270,13 @@ mod tests {
             (format!("{refused} network.protocol.name=nats tidegate.topic.namespace=shop"), 2),
             ("tidegate.ingress.refused error.type=no-topic network.protocol.name=nats".to_owned(), 1),
             ("tidegate.ingress.topics.unreadable ".to_owned(), 1),
+            (format!("{publishers} tidegate.publisher.kind=nats tidegate.topic.namespace=shop"), 4),
+            (
+                "tidegate.ingress.publisher.events error.type=unauthenticated messaging.destination.name=orders \
+                 tidegate.publisher.kind=none tidegate.topic.namespace=shop"
+                    .to_owned(),
+                1,
+            ),
         ]);
         for name in ["messaging.client.sent.messages", "messaging.client.operation.duration"] {
             expected.insert(format!("{name} {publish}"), 2);

@@ -4,7 +4,8 @@
 //! A message is an event by the CloudEvents NATS binding. None of its headers reaches the stream but as an attribute,
 //! so no publisher can use the broker's own (`Nats-Msg-Id`, `Nats-Rollup`, …).
 //!
-//! The subject says which publisher it is, and of which topic: its account imports that subject and no other.
+//! The subject says which publisher it is, and of which topic: its account imports that subject and no other. The topic's
+//! rules say what it may publish; what it may not is answered 403.
 //!
 //! The listener has a connection of its own, so that a flood of requests does not delay acknowledgements. A request
 //! with malformed headers is answered 400, like every message that is not an event.
@@ -18,13 +19,13 @@ use http::StatusCode;
 use serde_json::json;
 use tidegate_broker_client::layout::{self, ingress};
 use tidegate_broker_client::stored;
+use tidegate_publisher_auth::Publisher;
 use tidegate_wire::nats::{Client, Message, Publish, SubscribeError, Subscriber};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::{Intake, PendingEvent};
 use crate::meanwhile::meanwhile;
-use crate::message::Origin;
 use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::share;
@@ -45,8 +46,8 @@ pub struct Listener {
     topics: Arc<Topics>,
 }
 
-/// What became of a request, and the topic that it was for, if there is one.
-type TakenRequest = (Option<Arc<Intake>>, Result<PendingEvent, Problem>);
+/// What became of a request, and whose it was to which topic, if there is one.
+type TakenRequest = (Option<(Arc<Intake>, Publisher)>, Result<PendingEvent, Problem>);
 
 impl Listener {
     /// Begins to listen over this connection.
@@ -96,21 +97,22 @@ impl Listener {
 
 async fn take(topics: &Topics, request: Message) -> TakenRequest {
     let known = ingress::publisher_of(request.subject());
-    let found = known.and_then(|(topic, publisher)| {
+    let found = known.and_then(|(topic, name)| {
         let intake = topics.current().by_path(&topic.to_string()).cloned();
-        intake.map(|intake| (intake, publisher))
+        intake.map(|intake| (intake, Publisher::nats(name)))
     });
     let Some((intake, publisher)) = found else { return (None, Err(Problem::no_topic())) };
     let taking = async {
         let admission = &topics.shared.admission;
         let client = admission.client(share::Client::Publisher(request.subject().to_owned()));
         let admitted = admission.admit(&client, &intake.share, request.size())?;
+        intake.permission(&publisher)?;
         let context = trace::of_message(&request);
         let event = stored::decode(&request, request.payload_bytes())?;
-        intake.take(event, Origin::Publisher(publisher), &context, admitted).await
+        intake.take(event, &publisher, &context, admitted).await
     };
     let taken = taking.await;
-    (Some(intake), taken)
+    (Some((intake, publisher)), taken)
 }
 
 /// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
@@ -119,9 +121,12 @@ async fn answer(client: &Client, topics: &Topics, reply: Option<String>, (topic,
         Ok(taken) => taken.stored().await,
         Err(problem) => Err(problem),
     };
+    if let Some((topic, publisher)) = &topic {
+        topic.audit.record(Some(publisher), outcome.as_ref().map(|_| 1));
+    }
     if let Err(problem) = &outcome {
         match topic {
-            Some(topic) => topic.metrics.refused(PROTOCOL, problem),
+            Some((topic, _)) => topic.metrics.refused(PROTOCOL, problem),
             None => topics.shared.instruments.without_topic(PROTOCOL, problem),
         }
     }

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
+use tidegate_broker_client::contract::AUDIENCE_PREFIX;
 use tidegate_broker_client::later;
 use tidegate_broker_client::message_id::HEADER;
 use tidegate_cloudevents::{Invalid, media_type};
+use tidegate_publisher_auth::{NotAllowed, Publisher};
 
 use crate::outcome::Failure;
 
@@ -49,6 +51,44 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid-event", "Not a valid CloudEvent", detail)
     }
 
+    /// 401: nothing proves who publishes, or what was shown does not, for this reason. It is the same whether there is
+    /// such a topic or not, and names none.
+    pub fn unauthenticated(reason: Option<String>) -> Self {
+        let needed = format!(
+            "send a token of a ServiceAccount for the audience {AUDIENCE_PREFIX}<namespace>/<topic> (Authorization: Bearer; \
+             over MQTT as password), or connect with a client certificate, as spec.publishers of the EventTopic says; \
+             Knative sources send tokens when Knative's feature authentication-oidc is enabled"
+        );
+        let (detail, challenge) = match reason {
+            Some(reason) => (format!("{reason}; {needed}"), r#"Bearer realm="tidegate", error="invalid_token""#),
+            None => (format!("publishing here needs credentials: {needed}"), r#"Bearer realm="tidegate""#),
+        };
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Not authenticated", detail)
+            .with(WWW_AUTHENTICATE, challenge)
+    }
+
+    /// 403: it is known who publishes, and no rule of the topic is about them. It is the same where there is no such
+    /// topic.
+    pub fn not_allowed(publisher: &Publisher) -> Self {
+        let detail = format!(
+            "{publisher} may not publish to this topic: add it to spec.publishers of the EventTopic; a topic or a rule that \
+             was just made counts in about a minute"
+        );
+        Self::new(StatusCode::FORBIDDEN, "not-allowed", "Not allowed", detail)
+    }
+
+    /// 403: the publisher may publish to the topic, but not this event.
+    pub fn event_not_allowed(reason: NotAllowed) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "event-not-allowed", "Event not allowed", reason.to_string())
+    }
+
+    /// 429
+    pub fn too_many_attempts() -> Self {
+        let detail = "too many tokens from this address were forged: repeat the request with a good one";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", "Too many attempts", detail)
+            .retry_after(Duration::from_secs(1))
+    }
+
     /// 403: about the publisher, and not about the event, which may be sent without it.
     pub fn message_id_not_allowed() -> Self {
         let detail = format!(
@@ -70,10 +110,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid-webhook-request", "Not a webhook handshake", detail)
     }
 
-    /// 404. It is the same for a topic that is not there and for a request that names none, and names none itself.
+    /// 404, for a request that cannot name a topic. Where one could be, whoever may not publish to it is not told
+    /// whether it is.
     pub fn no_topic() -> Self {
         let detail = "this names no topic of the broker: POST events to the address in the EventTopic's status, or to \
-                      /<namespace>/<topic> of the broker; a topic that was just made is there in about a minute";
+                      /<namespace>/<topic> of the broker";
         Self::new(StatusCode::NOT_FOUND, "no-topic", "No such topic", detail)
     }
 
@@ -279,6 +320,9 @@ mod tests {
         let unsupported = Problem::from(Invalid::UnsupportedMediaType("x".into()));
         assert!(header(unsupported, ACCEPT).contains("application/cloudevents+json"));
         assert_eq!(header(Problem::no_topic(), CONTENT_TYPE), "application/problem+json");
+        assert_eq!(header(Problem::unauthenticated(None), WWW_AUTHENTICATE), r#"Bearer realm="tidegate""#);
+        let bad = header(Problem::unauthenticated(Some("no".to_owned())), WWW_AUTHENTICATE);
+        assert_eq!(bad, r#"Bearer realm="tidegate", error="invalid_token""#);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::outcome::{self, Failure, Receipt, Stored};
 use crate::trace::{self, Context};
 
 /// Publishes events of one topic.
-pub struct Publisher {
+pub struct TopicPublisher {
     client: Client,
     subjects: TopicSubjects,
     /// `None` on a Direct topic: events go to whatever subscribes, and there is no acknowledgement.
@@ -46,7 +46,7 @@ pub struct Incomplete {
 
 /// An event on its way to the broker.
 pub struct PendingPublish {
-    publisher: Arc<Publisher>,
+    publisher: Arc<TopicPublisher>,
     way: OutcomeSource,
     begun: PublishStart,
 }
@@ -74,7 +74,7 @@ struct PublishStart {
     started: Instant,
 }
 
-impl Publisher {
+impl TopicPublisher {
     /// A publisher of a topic over this connection. One publish takes no longer than `timeout`.
     pub fn new(
         client: Client,
@@ -100,11 +100,16 @@ impl Publisher {
     ///
     /// # Errors
     /// Some are not known to be stored.
-    pub async fn publish_all(self: &Arc<Self>, events: &[Event], request: &Context) -> Result<Receipt, Incomplete> {
+    pub async fn publish_all(
+        self: &Arc<Self>,
+        events: &[Event],
+        origin: Origin<'_>,
+        request: &Context,
+    ) -> Result<Receipt, Incomplete> {
         let (mut receipt, mut worst) = (Receipt::default(), None);
         let most = self.queue.as_ref().map_or(usize::MAX, |queue| queue.committer.most());
         for some in events.chunks(most) {
-            let sent = match self.send_all(some, Origin::Anonymous, request).await {
+            let sent = match self.send_all(some, origin, request).await {
                 Ok(sent) => sent,
                 Err(failure) => {
                     return Err(Incomplete {

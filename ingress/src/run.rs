@@ -14,6 +14,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::admin::{self, Health};
 use crate::admission::Admission;
+use crate::auth::Auth;
 use crate::commit::Pool;
 use crate::config::Limits;
 use crate::connection::Http;
@@ -22,7 +23,7 @@ use crate::mqtt::Mqtt;
 use crate::server::{Protocol, Server, listen};
 use crate::tls::Certificates;
 use crate::topics::{ServingAnswers, Shared, Topics, TopicsFile};
-use crate::{broker, nats, routes};
+use crate::{audit, broker, nats, routes};
 
 /// How long the broker may take to say that it has what the client still held.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -84,12 +85,13 @@ impl Ingress {
         // Without it there is nothing to serve yet, and everything else works.
         file.check();
 
-        let tls = Some(certificates.acceptor(&["h2", "http/1.1"])?);
+        let cas = &topics.shared.auth.client_cas;
+        let tls = Some((certificates.acceptor(&["h2", "http/1.1"], cas)?, Arc::clone(cas)));
         let admission = Arc::clone(&topics.shared.admission);
         let answers = routes::Routes(Arc::clone(&topics));
         let http = Http { answers, tls, limits: limits.clone(), admission: Arc::clone(&admission) };
         let https = serve(config.https_port, http, limits.connections, None).await?;
-        let mqtt = Mqtt::new(Arc::clone(&topics), certificates.acceptor(&["mqtt"])?);
+        let mqtt = Mqtt::new(Arc::clone(&topics), certificates.acceptor(&["mqtt"], &topics.shared.auth.client_cas)?);
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
         let publishers = broker::connect_publishers(config)?;
         let nats = nats::Listener::new(publishers.clone(), Arc::clone(&topics))?;
@@ -132,6 +134,7 @@ impl Ingress {
         let Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, limits } = self;
         let stop = topics.shared.stop.clone();
         let _file = AbortOnDropHandle::new(tokio::spawn(file.watch(limits.topics_check)));
+        let _audit = AbortOnDropHandle::new(tokio::spawn(audit::write_periodically(Arc::clone(&topics))));
         let _serving = AbortOnDropHandle::new(tokio::spawn(serving.run()));
         let interval = limits.certificate_check;
         let _watch = AbortOnDropHandle::new(tokio::spawn(async move { certificates.watch(interval).await }));
@@ -155,6 +158,7 @@ impl Ingress {
         if tokio::time::timeout(limits.drain, ended).await.is_err() {
             tracing::warn!("closing connections whose requests did not finish in time");
         }
+        topics.write_audit();
         match tokio::time::timeout(FLUSH, client.flush()).await {
             Ok(Ok(())) => tracing::info!("drained"),
             Ok(Err(_)) | Err(_) => tracing::info!("drained, without a connection to the broker"),
@@ -171,6 +175,7 @@ fn shared(config: &contract::Ingress, client: Client, limits: &Limits) -> Shared
         pod: POD.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default().into(),
         volume: config.volume.clone(),
         admission: Arc::new(Admission::new(limits)),
+        auth: Auth::new(),
         instruments: Arc::new(Instruments::new()),
         pool: Arc::new(Pool::new(limits)),
         stop: CancellationToken::new(),

@@ -9,6 +9,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_broker_client::contract::AccessCertificate;
@@ -17,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use crate::auth::ClientCas;
 
 /// The certificates in use. Handshakes read them, [`Certificates::watch`] replaces them.
 #[derive(Debug)]
@@ -67,13 +70,18 @@ impl Certificates {
     }
 
     /// An acceptor that uses the certificates of the moment, for these application protocols (ALPN), the best first.
+    /// Clients may show a certificate of one of these authorities; one of another ends the handshake.
     ///
     /// # Errors
     /// The crypto provider has no protocol version in common with rustls (it has).
-    pub fn acceptor(self: &Arc<Self>, protocols: &[&str]) -> Result<TlsAcceptor, rustls::Error> {
+    pub fn acceptor(
+        self: &Arc<Self>,
+        protocols: &[&str],
+        clients: &Arc<ClientCas>,
+    ) -> Result<TlsAcceptor, rustls::Error> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(Arc::clone(clients) as Arc<dyn ClientCertVerifier>)
             .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(TlsAcceptor::from(Arc::new(config)))

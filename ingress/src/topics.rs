@@ -75,6 +75,14 @@ impl Topics {
         self.current.load()
     }
 
+    /// Writes what was counted of publishers.
+    pub fn write_audit(&self) {
+        let engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let audits: Vec<_> = engines.values().map(|running| Arc::clone(&running.engine.audit)).collect();
+        drop(engines);
+        audits.iter().for_each(|audit| audit.write());
+    }
+
     /// From now on serves these. What is in progress of one that is gone ends as if it were there; one that is there
     /// with other limits continues with what it has under way.
     ///

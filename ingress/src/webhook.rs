@@ -1,8 +1,9 @@
 //! The handshake by which a sender of webhooks asks whether it may send (CloudEvents, "HTTP 1.1 Web Hooks for Event
 //! Delivery" 1.0.2, section 4). Pure.
 //!
-//! Whoever reaches the ingress may publish (the NetworkPolicy decides that), so the answer is always yes, at any rate:
-//! a sender that is too fast is answered 429 or 503. Permission is given at once, so a callback is not called.
+//! The answer is always yes, at any rate, also where there is no such topic: it says nothing of the topic, and who may
+//! publish is decided for each event by its credentials, which a sender need not show here. A sender that is too fast is
+//! answered 429 or 503. Permission is given at once, so a callback is not called.
 
 use bytes::Bytes;
 use http::header::ALLOW;

@@ -68,10 +68,15 @@ impl TestBroker {
 
     /// The same, with some of them changed.
     pub fn write_topics(&self, mut change: impl FnMut(&mut ServedTopic)) -> PathBuf {
-        let mut topics: Vec<ServedTopic> =
-            self.topics().iter().map(|(id, routing)| self.served(id, *routing)).collect();
-        topics.iter_mut().for_each(&mut change);
-        let text = serde_json::to_string(&Topics { topics, ..Topics::default() }).expect("JSON");
+        self.write_file(|file| file.topics.iter_mut().for_each(&mut change))
+    }
+
+    /// The same, with anything of the file changed.
+    pub fn write_file(&self, change: impl FnOnce(&mut Topics)) -> PathBuf {
+        let topics = self.topics().iter().map(|(id, routing)| self.served(id, *routing)).collect();
+        let mut file = Topics { topics, ..Topics::default() };
+        change(&mut file);
+        let text = serde_json::to_string(&file).expect("JSON");
         self.write_topics_file(text.as_bytes())
     }
 
@@ -87,9 +92,14 @@ impl TestBroker {
         self.write_topics_file(text.as_bytes());
     }
 
+    /// Where that file is, whether it was written or not.
+    pub fn topics_folder(&self) -> PathBuf {
+        self.folder.path().join("topics")
+    }
+
     /// The same, with this content, which need not be one that means anything.
     pub fn write_topics_file(&self, content: &[u8]) -> PathBuf {
-        let folder = self.folder.path().join("topics");
+        let folder = self.topics_folder();
         std::fs::create_dir_all(&folder).expect("folder");
         // As the kubelet does it: whoever reads it finds the one or the other.
         let new = folder.join("new");
@@ -98,7 +108,7 @@ impl TestBroker {
         folder
     }
 
-    /// A topic as its ingresses get to know it. Its host is `<name>.<namespace>.test`; the first topic has `localhost`
+    /// A topic as its ingresses get to know it: everybody may publish to it. Its host is `<name>.<namespace>.test`; the first topic has `localhost`
     /// and `127.0.0.1`, too.
     pub fn served(&self, id: &TopicId, routing: Routing) -> ServedTopic {
         let mut hosts = vec![format!("{}.{}.test", id.name(), id.namespace())];

@@ -42,11 +42,11 @@ pub enum Checked<'a> {
     /// It was verified before.
     Known(Arc<VerifiedToken>),
     /// It must be [proved](Verifier::prove).
-    Unproven(Unproven<'a>),
+    Unproven(Box<Unproven<'a>>),
 }
 
 impl Verifier {
-    /// From now on these keys count; `None`: none does. A key that is gone counts until the last token that it can have
+    /// From now on these keys count; `None`: none does. The same again changes nothing, and forgets no token. A key that is gone counts until the last token that it can have
     /// signed ends: whoever rotates keys does not take back tokens. With another issuer they go at once.
     ///
     /// `now` is in seconds since 1970, here as everywhere.
@@ -61,6 +61,10 @@ impl Verifier {
             }
         }
         if trust.issuer == issuer {
+            let counting = trust.keys.iter().filter(|kept| kept.until.is_none()).map(|kept| &kept.key);
+            if counting.eq(keys.iter().map(|kept| &kept.key)) {
+                return;
+            }
             let until = now + MAX_LIFETIME_SECONDS + LEEWAY_SECONDS;
             let old = trust.keys.iter().map(|kept| KeptKey { until: kept.until.or(Some(until)), ..kept.clone() });
             let is_gone = |old: &KeptKey| keys.iter().all(|kept| kept.key.id != old.key.id);
@@ -91,14 +95,14 @@ impl Verifier {
         let issuer = trust.issuer.as_deref().ok_or(TokenError::NoKeys)?;
         let key = |id: &str| trust.keys.iter().find(|kept| kept.key.id == id && kept.is_good(now));
         let key = |id: &str| key(id).map(|kept| kept.key.clone());
-        Unproven::read(token, digest, issuer, trust.generation, key, now).map(Checked::Unproven)
+        Unproven::read(token, digest, issuer, trust.generation, key, now).map(Box::new).map(Checked::Unproven)
     }
 
     /// Verifies the signature of a token, and remembers the token if it is good. Takes 30 µs to more than a millisecond.
     ///
     /// # Errors
     /// It is forged.
-    pub fn prove(&self, token: Unproven<'_>, now: u64) -> Result<Arc<VerifiedToken>, TokenError> {
+    pub fn prove(&self, token: Box<Unproven<'_>>, now: u64) -> Result<Arc<VerifiedToken>, TokenError> {
         let (digest, generation) = (token.digest, token.generation);
         let verified = Arc::new(token.verify()?);
         let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::due;
 use crate::outcome::Failure;
-use crate::publish::Publisher;
+use crate::publish::TopicPublisher;
 
 /// Events that a pull brings at most, and bytes of them: one of the largest that any topic can have, with its headers.
 /// One that did not fit would hold up those behind it.
@@ -37,7 +37,7 @@ const TERMINATE: &[u8] = b"+TERM";
 pub struct Mover {
     client: Client,
     subjects: TopicSubjects,
-    publisher: Arc<Publisher>,
+    publisher: Arc<TopicPublisher>,
 }
 
 /// Why a pull did not bring what it could.
@@ -55,7 +55,7 @@ enum NotPulled {
 
 impl Mover {
     /// Over this connection.
-    pub fn new(client: Client, subjects: TopicSubjects, publisher: Arc<Publisher>) -> Self {
+    pub fn new(client: Client, subjects: TopicSubjects, publisher: Arc<TopicPublisher>) -> Self {
         Self { client, subjects, publisher }
     }
 

@@ -76,6 +76,7 @@ fn receipt(stored: Stored) -> Result<Vec<Property>, MqttError> {
 fn puback_code(problem: &Problem) -> PubackReasonCode {
     match problem.status {
         StatusCode::NOT_FOUND => PubackReasonCode::TopicNameInvalid,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => PubackReasonCode::NotAuthorized,
         StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE => PubackReasonCode::PayloadFormatInvalid,
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::TOO_MANY_REQUESTS => PubackReasonCode::QuotaExceeded,
         _ => PubackReasonCode::ImplementationSpecificError,

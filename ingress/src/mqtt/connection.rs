@@ -13,21 +13,24 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use self::identity::proof_ending;
 use super::clients::{Clients, ConnectedDevice};
 use super::session::{Arrival, Bounds, Connected, Refusal, Session, Step};
+use crate::auth::{self, Identity, Peer, PeerCertificate};
 use crate::body::Pace;
 use crate::config::Limits;
 use crate::intake::{Intake, PendingEvent};
 use crate::meanwhile::meanwhile;
-use crate::message::Origin;
 use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::server::Protocol;
-use crate::share::{Client, Room, Share, Shares};
+use crate::share::{Client, Room, Shares};
 use crate::slots::{End, Slot};
 use crate::tls;
 use crate::topics::{Shared, Topics};
 use crate::trace::Context;
+
+mod identity;
 
 /// The name in metrics.
 const PROTOCOL: &str = "mqtt";
@@ -78,7 +81,12 @@ struct Driver<'a> {
     /// As it was when the connection began; `None`: the device names no topic, and is refused.
     topic: Option<Arc<Intake>>,
     place: OwnSlot<'a>,
-    share: Arc<Share>,
+    peer: Arc<Peer>,
+    /// Whoever has connected, and until when that is proved.
+    identity: Option<Arc<Identity>>,
+    proved_until: Option<Instant>,
+    /// The password of a CONNECT that waits for its answer.
+    authenticating: Option<Option<Vec<u8>>>,
     session: Session,
     room: Room,
     /// Of the packet that is arriving.
@@ -93,26 +101,29 @@ struct Driver<'a> {
 
 impl Protocol for Mqtt {
     async fn serve(self, stream: TcpStream, slot: Slot) {
-        let share = self.topics.shared.admission.connection(slot.client.clone());
-        self.open(stream, share, Some((&slot, &self.clients))).await;
+        self.open(stream, slot.client.clone(), Some((&slot, &self.clients))).await;
     }
 
     async fn refuse(self, stream: TcpStream, client: Client) {
-        let share = self.topics.shared.admission.connection(client);
-        self.open(stream, share, None).await;
+        self.open(stream, client, None).await;
     }
 }
 
 impl Mqtt {
-    async fn open(&self, stream: TcpStream, share: Arc<Share>, place: OwnSlot<'_>) {
-        let Some(stream) = tls::handshake(&self.tls, stream, self.topics.shared.limits.handshake).await else { return };
-        let topic = stream.get_ref().1.server_name().and_then(|host| self.topics.current().by_host(host).cloned());
+    async fn open(&self, stream: TcpStream, client: Client, place: OwnSlot<'_>) {
+        let Shared { admission, auth, limits, .. } = &*self.topics.shared;
+        let share = admission.connection(client.clone());
+        let Some(stream) = tls::handshake(&self.tls, stream, limits.handshake).await else { return };
+        let connection = stream.get_ref().1;
+        let topic = connection.server_name().and_then(|host| self.topics.current().by_host(host).cloned());
         let (session, topic) = match (place, topic) {
             (None, _) => (Session::refusing(self.bounds(FREE), Refusal::Busy), None),
-            (_, None) => (Session::refusing(self.bounds(FREE), Refusal::NoTopic), None),
+            (_, None) => (Session::new(self.bounds(FREE)), None),
             (_, Some(topic)) => (Session::new(self.bounds(topic.share.request_limit)), Some(topic)),
         };
-        Driver::new(&self.topics, topic, session, share, place).run(stream).await;
+        let certificate = PeerCertificate::of(connection, &auth.client_cas);
+        let peer = Arc::new(Peer { client, share, certificate });
+        Driver::new(&self.topics, topic, session, peer, place).run(stream).await;
     }
 }
 
@@ -121,19 +132,23 @@ impl<'a> Driver<'a> {
         topics: &'a Topics,
         topic: Option<Arc<Intake>>,
         session: Session,
-        share: Arc<Share>,
+        peer: Arc<Peer>,
         place: OwnSlot<'a>,
     ) -> Self {
         let limits = &topics.shared.limits;
         let silence = limits.handshake;
+        let share = &peer.share;
         let shares =
-            topic.as_ref().map_or_else(|| Shares::new(Arc::clone(&share), None), |topic| topic.share.with(&share));
+            topic.as_ref().map_or_else(|| Shares::new(Arc::clone(share), None), |topic| topic.share.with(share));
         Self {
             topics,
             topic,
             place,
             room: Room::new(shares),
-            share,
+            peer,
+            identity: None,
+            proved_until: None,
+            authenticating: None,
             session,
             pace: Pace::new(limits, Instant::now()),
             output: Vec::new(),
@@ -160,11 +175,15 @@ impl<'a> Driver<'a> {
         let mut in_flight = FuturesOrdered::new();
         let mut input = BytesMut::new();
         let (topics, topic) = (self.topics, self.topic.as_ref().map(|topic| topic.id.to_string()));
-        let (share, place) = (Arc::clone(&self.share), self.place);
+        let (peer, place) = (Arc::clone(&self.peer), self.place);
         loop {
             while !input.is_empty() && in_flight.len() < most && self.phase == Phase::Open {
-                for arrival in self.read(&mut input) {
-                    let taking = take(topics, topic.as_deref(), &share, arrival);
+                let arrivals = self.read(&mut input);
+                if let Some(password) = self.authenticating.take() {
+                    self.authenticate(password).await;
+                }
+                for arrival in arrivals {
+                    let taking = take(topics, topic.as_deref(), &peer, self.identity.clone(), arrival);
                     let taken = meanwhile(taking, &mut in_flight, |settled| self.settle(settled)).await;
                     in_flight.push_back(settled(taken));
                 }
@@ -195,10 +214,13 @@ impl<'a> Driver<'a> {
                     self.perform(steps);
                 }
                 () = ending(place), if self.phase == Phase::Open => self.phase = Phase::Leaving,
+                () = proof_ending(self.proved_until), if self.phase == Phase::Open => self.phase = Phase::Leaving,
             }
         }
         if self.phase == Phase::Leaving {
-            let steps = self.session.end(place.map_or(End::Leaving, |(slot, _)| slot.end()).into());
+            let is_over = self.proved_until.is_some_and(|until| until <= Instant::now());
+            let end = place.map_or(End::Leaving, |(slot, _)| slot.end());
+            let steps = self.session.end(if is_over { DisconnectReasonCode::NotAuthorized } else { end.into() });
             self.perform(steps);
             self.write(&mut stream).await;
         }
@@ -233,6 +255,7 @@ impl<'a> Driver<'a> {
             self.refused(problem);
             tracing::debug!(detail = %problem.detail, "an event over MQTT was not taken");
         }
+        self.audit(outcome.as_ref().map(|_| 1));
         if self.phase == Phase::Closed {
             return;
         }
@@ -264,6 +287,7 @@ impl<'a> Driver<'a> {
         for step in steps {
             match step {
                 Step::Write(bytes) => self.output.extend(bytes),
+                Step::Authenticate(password) => self.authenticating = Some(password),
                 Step::Connected(Connected { silence, client }) => {
                     self.silence = silence;
                     self.deadline = Instant::now() + silence;
@@ -315,17 +339,22 @@ impl From<End> for DisconnectReasonCode {
 async fn take(
     topics: &Topics,
     topic: Option<&str>,
-    share: &Arc<Share>,
+    peer: &Peer,
+    identity: Option<Arc<Identity>>,
     arrival: Arrival,
 ) -> (Option<u16>, Result<PendingEvent, Problem>) {
     let Arrival { packet_id, event, size } = arrival;
     let taking = async {
         let intake = topic.and_then(|topic| topics.current().by_path(topic).cloned()).ok_or_else(Problem::no_topic)?;
+        let identity = identity.ok_or_else(|| Problem::unauthenticated(None))?;
+        if let (Identity::Certificate(..), Some(certificate)) = (&*identity, &peer.certificate) {
+            certificate.identity(auth::now())?;
+        }
         let event = event?;
         let Shared { admission, limits, .. } = &*topics.shared;
-        let admitted = admission.admit_within(share, &intake.share, size, limits.publish).await?;
+        let admitted = admission.admit_within(&peer.share, &intake.share, size, limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
-        intake.take(event, Origin::Anonymous, &Context::default(), admitted).await
+        intake.take(event, identity.publisher(), &Context::default(), admitted).await
     };
     (packet_id, taking.await)
 }

@@ -17,12 +17,16 @@
 //! | QoS 2 | DISCONNECT 0x9B (`Maximum QoS` is 1) | the connection is closed |
 //! | retain | DISCONNECT 0x9A (`Retain Available` is 0) | has no effect |
 //! | SUBSCRIBE | SUBACK 0x87 | SUBACK 0x80 |
-//! | no topic | CONNACK 0x9C (`Use another server`) with the reason | CONNACK 5 |
+//! | no credentials, bad ones, or no topic | CONNACK 0x86 with the reason | CONNACK 4 |
+//! | may publish nothing to the topic | CONNACK 0x87 with the reason | CONNACK 5 |
+//! | may not publish this event, or no longer | PUBACK 0x87 | the connection is closed without PUBACK |
+//! | the token or certificate has ended | DISCONNECT 0x87 | the connection is closed |
 //! | the topic was removed | PUBACK 0x90 | the connection is closed without PUBACK |
 //! | will | CONNACK 0x83: there would be no client left to answer if it is not stored | CONNACK 5 |
 //!
 //! Which topic a device means is the host name of its TLS handshake (SNI, RFC 6066, section 3): one of the topic's hosts.
-//! The name a device publishes to has no meaning: the event's own attributes say what it is. User name and password have none either, as `Authorization` over HTTP. No session is kept (`Session Present` is
+//! The name a device publishes to has no meaning: the event's own attributes say what it is. The password is a token of a
+//! ServiceAccount for that topic, and the user name has no meaning; a device with a client certificate needs neither. No session is kept (`Session Present` is
 //! 0), so nothing expires; a device that comes again with its client identifier ends its older connection. Beyond
 //! the receive maximum a device is not disconnected but read no further.
 

@@ -6,16 +6,16 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event as Signal, TimerKind};
 use mqtt_protocol_core::mqtt::packet::{GenericPacketTrait as _, Packet, Property, Qos, v3_1_1, v5_0};
-use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode};
+use mqtt_protocol_core::mqtt::result_code::DisconnectReasonCode;
 use mqtt_protocol_core::mqtt::{ArcPayload, Connection, Version, role};
 use tidegate_cloudevents::{Event, Invalid, json, mqtt};
 
+use self::connect::Connecting;
 use super::answer::{self, Built};
 use crate::outcome::Stored;
 use crate::problem::Problem;
 
-/// Longest client identifier: it is kept.
-const MAX_CLIENT_ID: usize = 256;
+mod connect;
 
 /// Bounds of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,8 @@ pub struct Session {
     refusal: Option<Refusal>,
     /// Bytes of a packet that has not arrived completely.
     partial: usize,
+    /// The CONNECT whose credentials are being looked at.
+    connecting: Option<Connecting>,
     connected: bool,
     closed: bool,
     /// Whether the client wants to read reasons.
@@ -47,8 +49,11 @@ pub struct Session {
 pub enum Refusal {
     /// There is no room for it.
     Busy,
-    /// The host name of its TLS handshake is that of no topic.
-    NoTopic,
+    /// It does not prove who it is, or the host name of its TLS handshake is that of no topic: that is not said to
+    /// whoever may publish nothing.
+    NotAuthenticated,
+    /// It may not publish to its topic.
+    NotAllowed,
 }
 
 /// What is to be done, in this order.
@@ -56,6 +61,9 @@ pub enum Refusal {
 pub enum Step {
     /// Send this.
     Write(Vec<u8>),
+    /// A device connects with this password. Say by [`Session::authenticated`] whether it may, before anything else of it
+    /// is read.
+    Authenticate(Option<Vec<u8>>),
     /// There is a connection.
     Connected(Connected),
     /// Publish this, and say how that went by [`Session::settled`], in the order of arrival.
@@ -93,7 +101,8 @@ impl Session {
         let mut connection = Connection::with_options(Version::Undetermined, options);
         connection.set_auto_ping_response(true);
         let silence = bounds.silence;
-        Self { connection, silence, refusal: None, partial: 0, connected: false, closed: false, explain: true }
+        let (refusal, connecting) = (None, None);
+        Self { connection, silence, refusal, partial: 0, connecting, connected: false, closed: false, explain: true }
     }
 
     /// A connection that is refused as soon as the device has said which version it speaks.
@@ -196,7 +205,7 @@ impl Session {
             Packet::V3_1_1Connect(connect) => self.connect_v3(&connect),
             Packet::V5_0Connect(connect) => self.connect_v5(&connect),
             // The library reads packets of either version before CONNECT, too.
-            _ if !self.connected => self.close(),
+            _ if !self.connected || self.connecting.is_some() => self.close(),
             Packet::V3_1_1Publish(publish) => self.publish_v3(&publish),
             Packet::V5_0Publish(publish) => self.publish_v5(&publish),
             Packet::V3_1_1Subscribe(packet) => self.send(answer::suback_v3(packet.packet_id(), packet.entries().len())),
@@ -209,77 +218,6 @@ impl Session {
             Packet::V3_1_1Disconnect(_) | Packet::V5_0Disconnect(_) => self.close(),
             _ => self.end(DisconnectReasonCode::ProtocolError),
         }
-    }
-
-    fn connect_v3(&mut self, connect: &v3_1_1::Connect) -> Vec<Step> {
-        if has_reserved_flag(&connect.to_continuous_buffer()) {
-            return self.close();
-        }
-        let client = connect.client_id();
-        let refusal = if let Some(refusal) = self.refusal {
-            match refusal {
-                Refusal::Busy => ConnectReturnCode::ServerUnavailable,
-                Refusal::NoTopic => ConnectReturnCode::NotAuthorized,
-            }
-        } else if connect.will_flag() {
-            ConnectReturnCode::NotAuthorized
-        } else if (client.is_empty() && !connect.clean_session()) || client.len() > MAX_CLIENT_ID {
-            ConnectReturnCode::IdentifierRejected
-        } else {
-            let steps = self.send(answer::connack_v3(ConnectReturnCode::Accepted));
-            // There is no way to tell that the keep-alive is shorter here.
-            let silence = silence_of(connect.keep_alive()).map_or(self.silence, |silence| silence.min(self.silence));
-            return self.connected(client, silence, steps);
-        };
-        self.send(answer::connack_v3(refusal))
-    }
-
-    fn connect_v5(&mut self, connect: &v5_0::Connect) -> Vec<Step> {
-        if has_reserved_flag(&connect.to_continuous_buffer()) {
-            return self.close();
-        }
-        let client = connect.client_id();
-        let enhanced = |property: &Property| matches!(property, Property::AuthenticationMethod(_));
-        let (code, reason) = if let Some(refusal) = self.refusal {
-            match refusal {
-                Refusal::Busy => {
-                    (ConnectReasonCode::ServerBusy, "too many connections are open, in all or from this address")
-                }
-                Refusal::NoTopic => (
-                    ConnectReasonCode::UseAnotherServer,
-                    "the host name of the TLS handshake (SNI) is that of no topic: connect to the host in the \
-                     EventTopic's status",
-                ),
-            }
-        } else if connect.will_flag() {
-            let reason = "a will is not supported: publish an event of your own instead";
-            (ConnectReasonCode::ImplementationSpecificError, reason)
-        } else if connect.props().iter().any(enhanced) {
-            (ConnectReasonCode::BadAuthenticationMethod, "enhanced authentication is not supported")
-        } else if client.len() > MAX_CLIENT_ID {
-            (ConnectReasonCode::ClientIdentifierNotValid, "a client identifier may have 256 bytes")
-        } else {
-            return self.accept_v5(connect);
-        };
-        self.send(answer::refusal_v5(code, reason))
-    }
-
-    fn accept_v5(&mut self, connect: &v5_0::Connect) -> Vec<Step> {
-        let silent = |property: &Property| matches!(property, Property::RequestProblemInformation(p) if p.val() == 0);
-        self.explain = !connect.props().iter().any(silent);
-        let client = connect.client_id();
-        let assigned = client.is_empty().then(|| format!("tidegate-{:016x}", fastrand::u64(..)));
-        let asked = silence_of(connect.keep_alive()).filter(|silence| *silence <= self.silence);
-        let keep_alive = asked.is_none().then(|| keep_alive_of(self.silence));
-        let steps = self.send(answer::connack_v5(assigned.as_deref(), keep_alive));
-        self.connected(client, asked.unwrap_or(self.silence), steps)
-    }
-
-    fn connected(&mut self, client: &str, silence: Duration, mut steps: Vec<Step>) -> Vec<Step> {
-        self.connected = true;
-        let client = (!client.is_empty()).then(|| client.to_owned());
-        steps.push(Step::Connected(Connected { silence, client }));
-        steps
     }
 
     fn publish_v3(&mut self, publish: &v3_1_1::Publish) -> Vec<Step> {
@@ -331,16 +269,6 @@ impl Session {
     }
 }
 
-/// One and a half times the keep-alive, as both versions say; `None`: the client promises nothing.
-fn silence_of(keep_alive: u16) -> Option<Duration> {
-    (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500))
-}
-
-/// The keep-alive, in seconds, for a silence of this length.
-fn keep_alive_of(silence: Duration) -> u16 {
-    u16::try_from(silence.as_secs() * 2 / 3).unwrap_or(u16::MAX).max(1)
-}
-
 /// Whether the flags of a packet's first byte are those of its type (3.1.1: MQTT-2.2.2-2; 5: MQTT-2.1.3-1).
 fn has_valid_flags(first: u8) -> bool {
     match (first >> 4, first & 0x0F) {
@@ -350,13 +278,6 @@ fn has_valid_flags(first: u8) -> bool {
         (6 | 8 | 10, flags) => flags == 2,
         (_, flags) => flags == 0,
     }
-}
-
-/// Whether the lowest of CONNECT's own flags is set (MQTT-3.1.2-3): it is after the remaining length, the protocol's
-/// name and its level.
-fn has_reserved_flag(connect: &[u8]) -> bool {
-    let length = connect.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 1;
-    connect.get(1 + length + 2 + "MQTT".len() + 1).is_none_or(|flags| flags & 1 != 0)
 }
 
 /// Why a name cannot be published to: it is empty (MQTT-4.7.3-1; the alias that MQTT 5 allows instead is not offered),

@@ -13,11 +13,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::Admission;
 use crate::alarm::Alarm;
+use crate::audit::Audit;
+use crate::auth::Auth;
 use crate::commit::{Committer, Pool};
 use crate::config::Limits;
 use crate::delay::{Delayer, Mover};
 use crate::metrics::{Instruments, Metrics};
-use crate::publish::{Publisher, Queue};
+use crate::publish::{Queue, TopicPublisher};
 use crate::trace::Destination;
 
 /// What all topics of a broker have in common.
@@ -36,6 +38,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Which request is taken on.
     pub admission: Arc<Admission>,
+    /// By what publishers are recognised.
+    pub auth: Auth,
     /// What is counted.
     pub instruments: Arc<Instruments>,
     /// What may wait for the broker or be under way to it.
@@ -50,13 +54,15 @@ pub struct Shared {
 #[derive(Clone)]
 pub struct Engine {
     /// Sends events.
-    pub publisher: Arc<Publisher>,
+    pub publisher: Arc<TopicPublisher>,
     /// Stores events until their time; `None` on a Direct topic.
     pub delayer: Option<Arc<Delayer>>,
     /// Verifies the message ids of handlers.
     pub message_ids: Arc<TopicKey>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What is counted of each publisher.
+    pub audit: Arc<Audit>,
 }
 
 /// An engine, what it was made for, and the way to stop it.
@@ -86,8 +92,14 @@ impl RunningEngine {
             alarm: Alarm::new(client.clone(), subjects.report(), Arc::clone(&shared.pod), shared.volume.clone()),
         });
         let (place_of_delayed, counted) = (place.clone(), Arc::clone(&metrics));
-        let publisher =
-            Arc::new(Publisher::new(client.clone(), subjects.clone(), queue, place, timeout, Arc::clone(&metrics)));
+        let publisher = Arc::new(TopicPublisher::new(
+            client.clone(),
+            subjects.clone(),
+            queue,
+            place,
+            timeout,
+            Arc::clone(&metrics),
+        ));
         let stop = shared.stop.child_token();
         let delayer = is_queued.then(|| {
             let mover = Mover::new(client.clone(), subjects.clone(), Arc::clone(&publisher));
@@ -95,7 +107,8 @@ impl RunningEngine {
             let keys = Arc::clone(&message_ids);
             Arc::new(Delayer::new(client.clone(), subjects, keys, place_of_delayed, counted, timeout))
         });
-        let engine = Engine { publisher, delayer, message_ids, metrics };
+        let audit = Arc::new(Audit::new(topic.id.clone(), Arc::clone(&metrics)));
+        let engine = Engine { publisher, delayer, message_ids, metrics, audit };
         Ok(Self { engine, routing: topic.routing, key: topic.message_id_key.clone(), stop })
     }
 

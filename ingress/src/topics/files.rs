@@ -10,6 +10,7 @@ use tidegate_broker_client::message_id::BadKey;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Topics;
+use crate::auth::ClientCasError;
 
 /// The file, and what it said last.
 pub struct TopicsFile {
@@ -33,6 +34,9 @@ pub enum FileError {
     /// A topic has no key.
     #[error(transparent)]
     Key(#[from] BadKey),
+    /// It names certificate authorities that are none; all else of it is in use.
+    #[error(transparent)]
+    ClientCas(#[from] ClientCasError),
 }
 
 impl TopicsFile {
@@ -65,7 +69,7 @@ impl TopicsFile {
         if error.is_some() && error != self.failed {
             self.topics.shared.instruments.unreadable();
             let (file, error) = (self.path.display(), error.as_deref().unwrap_or_default());
-            tracing::error!(%file, error, "cannot use the file of topics: serving those that were there before");
+            tracing::error!(%file, error, "cannot use the file of topics, or a part of it: what was there before counts");
         }
         self.failed = error;
     }
@@ -78,7 +82,11 @@ impl TopicsFile {
         }
         let wanted = Wanted::parse(&content);
         self.seen = Some(content);
-        self.topics.replace(&wanted?)?;
+        let wanted = wanted?;
+        // Publishers are known before a topic asks who they are. Authorities of no use do not keep topics away.
+        let known = self.topics.shared.auth.replace(&wanted);
+        self.topics.replace(&wanted)?;
+        known?;
         Ok(true)
     }
 }

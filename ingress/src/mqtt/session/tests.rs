@@ -55,6 +55,9 @@ fn converse(bytes: &[u8], piece: usize) -> Vec<Step> {
             let before = input.len();
             let mut steps = session.received(&mut input);
             assert!(input.len() < before, "no progress");
+            if steps.iter().any(|step| matches!(step, Step::Authenticate(_))) {
+                steps.extend(session.authenticated(Ok(())));
+            }
             let arrived: Vec<_> = steps
                 .iter()
                 .filter_map(|step| match step {
@@ -74,6 +77,7 @@ fn converse(bytes: &[u8], piece: usize) -> Vec<Step> {
 fn shape(steps: &[Step]) -> String {
     let letter = |step: &Step| match step {
         Step::Write(bytes) => char::from_digit(u32::from(bytes[0] >> 4), 16).unwrap(),
+        Step::Authenticate(_) => 'P',
         Step::Connected(_) => 'C',
         Step::Arrived(_) => 'A',
         Step::Close => 'X',
@@ -86,8 +90,38 @@ fn a_conversation_goes_the_same_way_in_pieces_of_any_size() {
     for packets in conversations() {
         let bytes = packets.concat();
         for piece in [1, 2, 3, 7, 64, bytes.len()] {
-            // CONNACK, connected; event, PUBACK; SUBACK; PINGRESP.
-            assert_eq!(shape(&converse(&bytes, piece)), "2CA49d", "pieces of {piece}");
+            // Password, CONNACK, connected; event, PUBACK; SUBACK; PINGRESP.
+            assert_eq!(shape(&converse(&bytes, piece)), "P2CA49d", "pieces of {piece}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_done_before_it_is_known_who_connects() {
+    for packets in conversations() {
+        let mut session = Session::new(BOUNDS);
+        let mut input = BytesMut::from(&packets.concat()[..]);
+        assert_eq!(shape(&session.received(&mut input)), "P");
+        assert_eq!(shape(&session.received(&mut input)), "X", "an event before the answer");
+        assert_eq!(shape(&session.authenticated(Ok(()))), "X", "and no answer after it");
+    }
+}
+
+#[test]
+fn a_refusal_has_the_code_of_its_version() {
+    let problem = Problem::unauthenticated(None);
+    for (refusal, v5, v3) in
+        [(Refusal::Busy, 0x89, 3), (Refusal::NotAuthenticated, 0x86, 4), (Refusal::NotAllowed, 0x87, 5)]
+    {
+        for (packets, code) in conversations().iter().zip([v5, v3]) {
+            let mut session = Session::new(BOUNDS);
+            session.received(&mut BytesMut::from(&packets[0][..]));
+            let steps = session.authenticated(Err((refusal, &problem)));
+            let Some(Step::Write(connack)) = steps.first() else { panic!("{steps:?}") };
+            // Type, length (one byte, or two where there is a reason), flags, code.
+            let length = if connack[1] & 0x80 != 0 { 2 } else { 1 };
+            assert_eq!((connack[0], connack[1 + length + 1]), (0x20, code), "{refusal:?}");
+            assert!(steps.iter().all(|step| !matches!(step, Step::Connected(_))));
         }
     }
 }

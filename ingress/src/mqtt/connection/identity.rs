@@ -1,0 +1,64 @@
+//! Who a device is, and for how long that is known.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep_until};
+
+use super::Driver;
+use crate::intake::refusal;
+use crate::mqtt::session::Refusal;
+use crate::problem::Problem;
+
+impl Driver<'_> {
+    /// Finds out who has connected, and whether they may publish to the topic at all.
+    pub(super) async fn authenticate(&mut self, password: Option<Vec<u8>>) {
+        let audience = self.topic.as_ref().map(|topic| topic.audience.as_str());
+        // What is no text is no token.
+        let token = password.as_deref().map(|password| std::str::from_utf8(password).unwrap_or_default());
+        let identified = self.topics.shared.auth.identify(token, &self.peer, audience).await;
+        let permitted = identified.and_then(|identity| {
+            let publisher = identity.publisher();
+            let topic = self.topic.as_ref().ok_or_else(|| refusal(publisher))?;
+            topic.permission(publisher)?;
+            Ok(identity)
+        });
+        let steps = match permitted {
+            Ok(identity) => {
+                self.proved_until = identity.remaining().map(|remaining| Instant::now() + remaining);
+                self.identity = Some(Arc::new(identity));
+                self.session.authenticated(Ok(()))
+            }
+            Err(problem) => {
+                self.refused(&problem);
+                self.audit(Err(&problem));
+                self.session.authenticated(Err((Refusal::from(&problem), &problem)))
+            }
+        };
+        self.perform(steps);
+    }
+
+    pub(super) fn audit(&self, outcome: Result<usize, &Problem>) {
+        if let Some(topic) = &self.topic {
+            topic.audit.record(self.identity.as_ref().map(|identity| identity.publisher()), outcome);
+        }
+    }
+}
+
+/// Waits until what proves the device's identity ends.
+pub(super) async fn proof_ending(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl From<&Problem> for Refusal {
+    fn from(problem: &Problem) -> Self {
+        match problem.status {
+            StatusCode::UNAUTHORIZED => Self::NotAuthenticated,
+            StatusCode::FORBIDDEN => Self::NotAllowed,
+            _ => Self::Busy,
+        }
+    }
+}
