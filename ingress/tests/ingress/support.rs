@@ -14,7 +14,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tidegate_broker_client::contract;
 use tidegate_broker_client::{identity, layout, stored};
@@ -194,6 +194,23 @@ impl Running {
         let mut config = ClientConfig::clone(connector.config());
         config.dangerous().set_certificate_verifier(Arc::new(AnyName));
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// The same with this client certificate and its key; `Err`: the server ended the handshake. (In TLS 1.3 it does so
+    /// after the client's part is over, so this waits until the server has said something.)
+    pub async fn connect_with(
+        &self,
+        port: u16,
+        protocol: &[u8],
+        (chain, key): (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.identity.join(identity::file::CA)).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_client_auth_cert(chain, key);
+        let mut config = config.unwrap();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 
     /// The same, from 127.0.0.`last`.
