@@ -72,6 +72,7 @@ lacks 'kind: PodDisruptionBudget' 'disruption budget of one'
 lacks 'kind: NetworkPolicy' 'network policy switched off' --set networkPolicy.enabled=false
 renders 'kind: ValidatingWebhookConfiguration' 'webhook'
 lacks 'webhook' 'webhook switched off' --set webhook.enabled=false
+renders 'duck.knative.dev/addressable: "true"' 'role of Knative'
 lacks 'aggregate-to' 'user roles switched off' --set rbac.aggregate=false
 lacks 'kind: CustomResourceDefinition' 'definitions switched off' --set crds.install=false
 renders 'name: eventbrokers\.tidegate\.io' 'definition of EventBroker'

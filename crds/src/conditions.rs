@@ -19,13 +19,19 @@ pub mod kind {
     pub const SUSPENDED: &str = "Suspended";
     /// EventBroker: a majority of its pods is ready. EventTopic: the same of its broker.
     pub const BROKER_AVAILABLE: &str = "BrokerAvailable";
+    /// EventBroker: tokens of ServiceAccounts can be verified, because the cluster's keys are known. Of its topics those
+    /// depend on it that admit ServiceAccounts.
+    pub const TOKENS_ACCEPTED: &str = "TokensAccepted";
+    /// EventBroker: client certificates can be verified, because the authorities are known; absent where the specification
+    /// names none.
+    pub const CERTIFICATES_ACCEPTED: &str = "CertificatesAccepted";
     /// EventBroker: it is being deleted and topics are on it; absent otherwise.
     pub const IN_USE: &str = "InUse";
     /// Every way to a broker from outside is open.
     pub const ACCESS_READY: &str = "AccessReady";
     /// EventTopic: the streams are as configured.
     pub const STREAM_READY: &str = "StreamReady";
-    /// EventTopic: every ingress of its broker takes events for it.
+    /// EventTopic: every ingress of its broker takes events for it, from the publishers that it names.
     pub const ADDRESSABLE: &str = "Addressable";
     /// EventTopic: there is room for further events; False while publishers are refused.
     pub const HAS_ROOM: &str = "HasRoom";

@@ -28,6 +28,7 @@ use crate::pace::Pace;
 use crate::reports::Reports;
 use crate::retries::{self, RetryTracker};
 use crate::slots::Slots;
+use crate::token_keys::TokenKeys;
 use crate::topic::storage::RestartPolicy;
 use crate::watches::Stores;
 use crate::written::{Key, Written};
@@ -67,6 +68,8 @@ pub struct Context {
     pub reports: Arc<Reports>,
     /// What the ingresses could not store.
     pub ingress_reports: Arc<IngressReports>,
+    /// The cluster's keys of ServiceAccount tokens.
+    pub token_keys: Arc<TokenKeys>,
     /// When dead letters were counted.
     pub letters: Arc<LetterCounts>,
     /// What `/readyz` says.
@@ -108,6 +111,7 @@ impl Context {
             keys,
             reports: Arc::default(),
             ingress_reports: Arc::default(),
+            token_keys: Arc::default(),
             letters: Arc::default(),
             health: Health::default(),
             restart_policy: RestartPolicy::default(),
@@ -125,6 +129,12 @@ impl Context {
     #[must_use]
     pub fn with_restart_policy(self, restart_policy: RestartPolicy) -> Self {
         Self { restart_policy, ..self }
+    }
+
+    /// With another time between two looks at the cluster's keys.
+    #[must_use]
+    pub fn with_token_keys(self, token_keys: TokenKeys) -> Self {
+        Self { token_keys: Arc::new(token_keys), ..self }
     }
 
     /// The resource as it is now: the controller's copy, unless that is older than the operator's own last write.

@@ -60,7 +60,7 @@ impl Error {
 }
 
 /// The API server's own sentence, without the structure around it.
-fn short(error: &kube::Error) -> String {
+pub(crate) fn short(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

@@ -3,7 +3,7 @@
 //! Two controllers, [`topic`] and [`handler`], each a table of contents: observe → check → build → apply →
 //! status. Both read from [`watches`]. Beside them [`poll`] has a session with each broker: it asks how far the
 //! handlers are ([`lag`]), and [`scaling`] (pure) decides how many pods that needs; [`reports`] hears what the sidecars
-//! say of themselves, [`ingress_reports`] what cannot be stored. [`brokers`] holds the operator's own connections;
+//! say of themselves, [`ingress_reports`] what cannot be stored, [`token_keys`] reads what ingresses verify tokens with. [`brokers`] holds the operator's own connections;
 //! [`admission`] says at once what a reconcile would refuse; [`apply`], [`finalizer`], [`status`] and [`report`] are
 //! the only places that write to the API server.
 
@@ -44,6 +44,7 @@ pub mod run;
 pub mod scaling;
 pub mod slots;
 pub mod status;
+pub mod token_keys;
 pub mod topic;
 pub mod watches;
 mod workload;

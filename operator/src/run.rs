@@ -18,13 +18,15 @@ use crate::watches::{
     Feeds, Stores, any_change, broker_of_secret, dependants, handler_of, metadata, objects, ours, owner_of,
     resource_mark, topics_on,
 };
-use crate::{broker, handler, health, poll, topic, watches};
+use crate::{broker, handler, health, poll, token_keys, topic, watches};
 
 /// Resources that wait to be told of their lag.
 const TRIGGERS: usize = 1024;
 
 /// Runs all controllers until `stop`; what was begun is finished.
 pub async fn run(context: Context, stop: CancellationToken) {
+    // Read first, so that no broker is without them at first.
+    context.token_keys.refresh(&context.client).await;
     let (stores, feeds) = Stores::new();
     let context = Context { stores: Arc::new(stores), ..context };
     let shared = Arc::new(context.clone());
@@ -41,7 +43,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
         context.clone(),
         poll::Triggers { handlers: tell_handlers, topics: tell_topics, brokers: tell_brokers },
     );
-    let sessions = async { tokio::join!(listing, sessions) };
+    let keys = token_keys::run(context.clone());
+    let sessions = async { tokio::join!(listing, sessions, keys) };
     let controllers = async {
         tokio::join!(
             drain(brokers.run(broker::reconcile, broker::retry, shared.clone())),

@@ -69,6 +69,33 @@ pub struct EventBrokerSpec {
     #[schemars(length(max = 8))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub access: Vec<Access>,
+    /// Client certificates that publishers to the topics of this broker may show, over HTTPS and MQTT. Which of them may
+    /// publish to a topic, the topic says (spec.publishers). Unset: no client certificate is taken. A change restarts
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<ClientCertificates>,
+}
+
+/// Client certificates that publishers may show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientCertificates {
+    /// ConfigMap of this namespace with the certificate authorities that sign them. It is read again every minute. Content
+    /// that is of no use changes nothing, and condition CertificatesAccepted says what is wrong with it.
+    pub ca_config_map: CaConfigMap,
+}
+
+/// ConfigMap with certificate authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaConfigMap {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key whose value has one or more certificates, as PEM, of at most 64 KiB together. Default: ca.crt.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
 }
 
 /// Where the pods run, and with which resources.
@@ -159,6 +186,10 @@ impl Default for Storage {
 
 fn default_storage_size() -> Size {
     Size::new("10Gi")
+}
+
+fn default_ca_key() -> String {
+    "ca.crt".to_owned()
 }
 
 fn default_replicas() -> i32 {

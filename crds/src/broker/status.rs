@@ -12,8 +12,9 @@ use crate::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventBrokerStatus {
-    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every
-    /// way of spec.access is open (AccessReady); InUse, while the broker is being
+    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every way of spec.access is
+    /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
+    /// CertificatesAccepted, where clientCertificates is set, that its authorities are; InUse, while the broker is being
     /// deleted, which topics are on it; Stalled says that a person has to do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]

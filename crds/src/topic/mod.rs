@@ -1,6 +1,7 @@
 //! EventTopic: a durable stream of CloudEvents on a broker that it shares with others.
 
 mod delayed;
+mod publishers;
 mod schedule;
 mod status;
 
@@ -9,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::delayed::DelayedEvents;
+pub use self::publishers::{CertificatePublisher, Publisher, ServiceAccountPublisher};
 pub use self::schedule::{Schedule, ScheduledEvent};
 pub use self::status::{Address, DataLoss, EventTopicStatus, StreamRecord};
 use crate::{Duration, Size};
@@ -54,16 +56,18 @@ pub struct EventTopicSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("routing cannot be changed: make a second topic with the other routing and switch to it"))]
     pub routing: Routing,
-    /// Names of workloads that publish over NATS; at most 100, each of at most 40 lower-case letters, digits and '-'. Each
-    /// gets a Secret <topic>-publisher-<name> with address, certificate and credentials. Default: none. Publishing over
-    /// HTTPS and MQTT requires no name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 100),
-        inner(length(min = 1, max = 40), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))
+    /// Publishers that the topic takes events from; at most 64, each with exactly one of serviceAccount, certificate, nats and
+    /// anonymous. Nobody else may publish. A publisher that is named more than once may publish what any of its entries
+    /// allows. Default: every ServiceAccount of the topic's namespace. Handlers that reply or dead-letter to this topic
+    /// need no entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    #[x_kube(
+        validation = Rule::new("size(self) > 0").message("publishers must name at least one publisher: remove it to admit every ServiceAccount of the topic's namespace"),
+        validation = Rule::new("self.all(one, self.exists_one(other, other == one))").message("publishers has the same entry more than once: keep one of them")
     )]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
-    pub nats_publishers: Vec<String>,
+    pub publishers: Option<Vec<Publisher>>,
     /// Limits of what the topic keeps.
     #[serde(default)]
     pub retention: Retention,

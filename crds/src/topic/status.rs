@@ -101,8 +101,12 @@ pub struct Address {
     /// Address that takes CloudEvents over NATS, as requests to the subject publish, with the Secret of a publisher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nats_url: Option<String>,
-    /// Name of the ConfigMap in this namespace whose key ca.crt verifies the certificate of these addresses.
-    pub ca_config_map: String,
+    /// Certificate authorities that verify the certificate of these addresses, as PEM. ConfigMap <topic>-ca has the same in its
+    /// key ca.crt.
+    #[serde(rename = "CACerts")]
+    pub ca_certs: String,
+    /// Audience that a ServiceAccount token must have to be taken here.
+    pub audience: String,
 }
 
 impl HasConditions for EventTopicStatus {

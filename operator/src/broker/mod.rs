@@ -5,10 +5,12 @@ pub mod deletion;
 pub mod desired;
 pub mod nudge;
 mod observe;
+pub mod publishers;
 pub mod room;
 pub mod settings;
 mod status;
 pub mod topics;
+mod trust;
 mod volumes;
 mod waiting;
 
@@ -26,6 +28,7 @@ use crate::apply::{Paced, apply, apply_paced};
 use crate::broker::desired::{Children, Input};
 use crate::broker::observe::{Observed, observe};
 use crate::broker::settings::Settings;
+use crate::broker::trust::Trust;
 use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -38,6 +41,8 @@ use crate::status::is_paused;
 
 /// With nothing to wait for: certificates are looked at this often.
 const RESYNC: Duration = Duration::from_secs(600);
+/// The same where the certificate authorities of publishers are in a ConfigMap, which is not watched.
+const AUTHORITIES_PERIOD: Duration = Duration::from_secs(60);
 /// While topics keep it from being deleted.
 const IN_USE: Duration = Duration::from_secs(10);
 
@@ -84,7 +89,9 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     finalizer::ensure(context, broker, owner).await?;
     let applied = make(broker, owner, context).await?;
     let is_ready = status::write(context, broker, owner, &applied).await?;
-    let again = if is_ready {
+    let again = if is_ready && broker.spec.client_certificates.is_some() {
+        AUTHORITIES_PERIOD
+    } else if is_ready {
         RESYNC
     } else {
         // Pod changes are watched; this is for what is not.
@@ -97,6 +104,7 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
 struct Made {
     settings: Settings,
     observed: Observed,
+    trust: Trust,
     statefulset: Paced<StatefulSet>,
     access: Vec<access::Seen>,
 }
@@ -110,6 +118,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     }
     let authority = authority(context, &observed, owner)?;
     let topics = topics::of_broker(context, &key(owner));
+    let trust = trust::read(context, owner, broker).await?;
     let input = Input {
         broker,
         owner,
@@ -117,6 +126,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         authority: &authority,
         observed: &observed,
         topics: &topics,
+        trust: &trust,
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
@@ -127,7 +137,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
     let access = access::observe(context, owner, ways, OffsetDateTime::now_utc()).await?;
-    Ok(Made { settings, observed, statefulset, access })
+    Ok(Made { settings, observed, trust, statefulset, access })
 }
 
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.

@@ -56,11 +56,18 @@ pub(super) async fn write_paused(context: &Context, broker: &EventBroker, owner:
 /// After an error, only the conditions change: what was true of the rest still is.
 pub(super) async fn write_failure(context: &Context, broker: &EventBroker, owner: &Owner, error: &Error) {
     let mut status = broker.status.clone().unwrap_or_default();
-    let found = failure_findings(error, &status.conditions, &[kind::BROKER_AVAILABLE]);
+    let found = failure_findings(error, &status.conditions, parts(broker));
     status.conditions = merge(found, &status.conditions, broker.metadata.generation, jiff::Timestamp::now());
     status.observed_generation = broker.metadata.generation;
     if let Err(error) = patch(context, broker, owner, broker.status.as_ref(), &status).await {
         tracing::warn!(broker = owner.name, namespace = owner.namespace, %error, "status not written");
+    }
+}
+
+fn parts(broker: &EventBroker) -> &'static [&'static str] {
+    match broker.spec.client_certificates {
+        None => &[kind::BROKER_AVAILABLE, kind::TOKENS_ACCEPTED],
+        Some(_) => &[kind::BROKER_AVAILABLE, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED],
     }
 }
 
@@ -80,6 +87,7 @@ fn of(
     if made.statefulset.waits {
         wait_for_turn(&mut found, &context.pace.brokers);
     }
+    found.extend(made.trust.findings.clone());
     found.extend(in_use);
     let promised = room::promised(context, &key(owner));
     EventBrokerStatus {

@@ -1,15 +1,19 @@
 //! The topics of a broker, as its ingresses know them.
 
+use std::collections::HashSet;
+
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic};
 use tidegate_crds::EventTopic;
 
+use crate::broker::publishers;
 use crate::brokers::BrokerKey;
 use crate::context::Context;
 use crate::error::Error;
 use crate::names;
+use crate::topic::rules;
 use crate::topic::settings::{routing, size};
 
 /// A topic of a broker.
@@ -21,12 +25,14 @@ pub struct Topic {
     pub routing: Routing,
     /// Bytes of its largest event.
     pub max_event_size: u64,
-    /// Whether there are workloads that publish over NATS.
-    pub has_nats_publishers: bool,
+    /// The publishers that it admits.
+    pub publishers: Vec<PublisherRule>,
+    /// Whether its publishers were left out, because there is no room for them ([`publishers::without_room`]).
+    pub is_closed: bool,
 }
 
 impl Topic {
-    /// Of a resource.
+    /// Of a resource, with all its publishers.
     ///
     /// # Errors
     /// Its specification is not one.
@@ -34,10 +40,11 @@ impl Topic {
         let id = TopicId::new(topic.namespace().unwrap_or_default(), topic.name_any())
             .map_err(|error| Error::refused("InvalidName", error.to_string()))?;
         Ok(Self {
+            publishers: rules::from_spec(&topic.spec, id.namespace())?,
+            is_closed: false,
             id,
             routing: routing(topic.spec.routing),
             max_event_size: size("maxEventSize", &topic.spec.max_event_size)?,
-            has_nats_publishers: !topic.spec.nats_publishers.is_empty(),
         })
     }
 
@@ -51,14 +58,30 @@ impl Topic {
             routing: self.routing,
             max_event_size: usize::try_from(self.max_event_size).unwrap_or(usize::MAX),
             message_id_key: KeyText::new(message_id_key),
-            publishers: vec![PublisherRule::anonymous()],
+            publishers: self.publishers.clone(),
             revision: self.revision(),
         }
     }
 
+    /// One that admits everybody.
+    #[cfg(test)]
+    pub fn for_test(namespace: &str, name: &str) -> Self {
+        let id = TopicId::new(namespace, name).expect("two labels");
+        let publishers = vec![PublisherRule::anonymous()];
+        Self { id, routing: Routing::Queued, max_event_size: 1 << 20, publishers, is_closed: false }
+    }
+
+    /// Without publishers, if it is one of these.
+    fn closed_if(self, closed: &HashSet<TopicId>) -> Self {
+        if !closed.contains(&self.id) {
+            return self;
+        }
+        Self { publishers: Vec::new(), is_closed: true, ..self }
+    }
+
     /// Changes with what an ingress has to know.
     pub fn revision(&self) -> String {
-        let text = format!("{:?} {}", self.routing, self.max_event_size);
+        let text = format!("{:?} {} {:?}", self.routing, self.max_event_size, self.publishers);
         Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -68,7 +91,19 @@ impl Topic {
 pub fn of_broker(context: &Context, broker: &BrokerKey) -> Vec<Topic> {
     let mut topics: Vec<Topic> = admitted(context, broker).filter_map(|topic| Topic::of(&topic).ok()).collect();
     topics.sort_by(|one, other| one.id.cmp(&other.id));
-    topics
+    let closed = publishers::without_room(&topics);
+    topics.into_iter().map(|topic| topic.closed_if(&closed)).collect()
+}
+
+/// This topic as [`of_broker`] has it once the operator has seen it as it is.
+///
+/// # Errors
+/// Its specification is not one.
+pub fn on_broker(context: &Context, broker: &BrokerKey, topic: &EventTopic) -> Result<Topic, Error> {
+    let own = Topic::of(topic)?;
+    let others = admitted(context, broker).filter_map(|topic| Topic::of(&topic).ok());
+    let all: Vec<Topic> = others.filter(|other| other.id != own.id).chain([own.clone()]).collect();
+    Ok(own.closed_if(&publishers::without_room(&all)))
 }
 
 /// How many topics name a broker, admitted or not.

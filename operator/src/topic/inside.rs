@@ -48,6 +48,8 @@ pub enum Inside {
     Ready {
         /// Whether every ingress that is there takes events for it.
         is_served: bool,
+        /// The topic as they know it, or are to know it.
+        served: Topic,
         /// What is stored; `None` on a Direct topic.
         stored: Option<Box<Stored>>,
         /// The publishers over NATS.
@@ -110,7 +112,7 @@ async fn inside(
     observed: &Observed,
 ) -> Result<Inside, Error> {
     let place = observed.place(authority);
-    let served = Topic::of(topic)?;
+    let served = topics::on_broker(context, &place.broker, topic)?;
     let servers = context.brokers.servers(&place).await?;
     let storage = (settings.routing == Routing::Queued)
         .then(|| settings.promised.saturating_mul(u64::from(place.replicas.unsigned_abs())));
@@ -136,13 +138,8 @@ async fn inside(
     }
     leftovers::remove(context, owner, topic, authority, &servers.system).await?;
     let publishers = publishers::ensure(context, owner, topic, authority, &servers.system).await?;
-    let had_publishers = topic.status.as_ref().is_some_and(|status| !status.nats_publishers.is_empty());
-    if had_publishers == topic.spec.nats_publishers.is_empty() {
-        // Its network policy lets them in, or no more.
-        context.broker_changes.add(place.broker.clone());
-    }
     let is_served = is_served(context, &place, &servers, &served, observed).await?;
-    Ok(Inside::Ready { is_served, stored, publishers })
+    Ok(Inside::Ready { is_served, served, stored, publishers })
 }
 
 /// Whether the broker refused to change the streams when it was asked last.

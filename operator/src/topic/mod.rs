@@ -1,5 +1,6 @@
 //! EventTopic: find its broker → check → room → build → apply → account, streams, publishers → status.
 
+mod addressable;
 mod children;
 mod cron;
 mod deletion;
@@ -10,6 +11,7 @@ pub mod loss;
 mod observe;
 pub mod publishers;
 pub mod room;
+pub mod rules;
 pub mod settings;
 pub mod status;
 pub mod storage;

@@ -27,6 +27,7 @@ use crate::names;
 use crate::ownership::belongs_to;
 use crate::report;
 use crate::status::patch;
+use crate::topic::rules;
 
 /// The publishers as they are now.
 #[derive(Debug, Default)]
@@ -48,9 +49,9 @@ pub async fn ensure(
     authority: &Authority,
     system: &System,
 ) -> Result<Publishers, Error> {
-    let wanted = &topic.spec.nats_publishers;
+    let wanted = &wanted(topic)?;
     let before = topic.status.as_ref().map(|status| status.nats_publishers.as_slice()).unwrap_or_default();
-    take_down(context, owner, topic, before).await?;
+    take_down(context, owner, topic, before, wanted).await?;
     let mut found = Publishers { names: wanted.clone(), ..Publishers::default() };
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
     for name in wanted {
@@ -69,9 +70,20 @@ pub async fn ensure(
     Ok(found)
 }
 
+/// The names of those that there are to be.
+fn wanted(topic: &EventTopic) -> Result<Vec<String>, Error> {
+    Ok(rules::nats_names(&Topic::of(topic)?.publishers))
+}
+
 /// An operator that ends between an account and the status that tells of it would leave one that is never removed.
-async fn take_down(context: &Context, owner: &Owner, topic: &EventTopic, before: &[String]) -> Result<(), Error> {
-    let new = topic.spec.nats_publishers.iter().filter(|name| !before.contains(name));
+async fn take_down(
+    context: &Context,
+    owner: &Owner,
+    topic: &EventTopic,
+    before: &[String],
+    wanted: &[String],
+) -> Result<(), Error> {
+    let new = wanted.iter().filter(|name| !before.contains(name));
     let nats_publishers: Vec<String> = before.iter().chain(new).cloned().collect();
     if nats_publishers.len() == before.len() {
         return Ok(());

@@ -5,14 +5,12 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
 use serde_json::json;
 use tidegate_broker_admin::schedules::RefusedSchedule;
-use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::topic::{Address, EventTopicStatus, Routing};
+use tidegate_crds::topic::{EventTopicStatus, Routing};
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
-use crate::names;
 use crate::report;
 use crate::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
 use crate::topic::inside::{Inside, Stored};
@@ -20,7 +18,7 @@ use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::Publishers;
 use crate::topic::settings::Settings;
-use crate::topic::{room, storage};
+use crate::topic::{addressable, room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
 pub const STREAM_REFUSED: &str = "StreamRefused";
@@ -162,12 +160,12 @@ fn of(
     let mut status = EventTopicStatus {
         conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),
         observed_generation: topic.metadata.generation,
-        address: Some(address(owner, &observed.broker_key.name)),
+        address: addressable::address(owner, observed).or_else(|| before.address.clone()),
         promised,
         data_loss,
         ..before
     };
-    if let Inside::Ready { stored, publishers, is_served: _ } = inside {
+    if let Inside::Ready { stored, publishers, is_served: _, served: _ } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
         if let Some(Stored {
             record,
@@ -194,18 +192,8 @@ fn of(
     status
 }
 
-fn address(owner: &Owner, broker: &str) -> Address {
-    let host = names::topic_host(&owner.name, &owner.namespace);
-    Address {
-        url: format!("https://{host}"),
-        mqtt_url: Some(format!("mqtts://{host}:{}", names::MQTT_PORT)),
-        nats_url: Some(format!("tls://{}:{BROKER_PORT}", names::broker_host(broker, &owner.namespace))),
-        ca_config_map: names::ca(&owner.name),
-    }
-}
-
 fn findings(topic: &EventTopic, observed: &Observed, inside: &Inside) -> Vec<Finding> {
-    let mut parts = vec![broker_available(observed), stream_ready(inside), addressable(inside)];
+    let mut parts = vec![broker_available(observed), stream_ready(inside), addressable::finding(observed, inside)];
     parts.extend(stored_parts(topic, inside));
     let mut found = summary(parts, "events can be published");
     if let Inside::Ready { stored: Some(stored), .. } = inside
@@ -231,20 +219,6 @@ fn broker_available(observed: &Observed) -> Finding {
     let message = format!("EventBroker {name}: {}", why.message);
     let told = Finding::new(kind::BROKER_AVAILABLE, found.status, why.reason.clone(), message);
     if stalled.is_some() && !told.is_true() { told.stalled() } else { told }
-}
-
-/// Whether events that are published are taken.
-fn addressable(inside: &Inside) -> Finding {
-    let found = |status, reason, message| Finding::new(kind::ADDRESSABLE, status, reason, message);
-    match inside {
-        Inside::Ready { is_served: true, .. } => found(Status::True, "Served", "every ingress of the broker serves it"),
-        Inside::Ready { .. } => {
-            found(Status::False, "NotServed", "not every ingress of the broker has heard of this topic yet")
-        }
-        Inside::Starting(_) | Inside::Failed(_) => {
-            found(Status::Unknown, "NotAsked", "the ingresses were not asked yet")
-        }
-    }
 }
 
 /// What is stored has conditions of its own; a Direct topic stores nothing.
@@ -312,11 +286,13 @@ fn stream_ready(inside: &Inside) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::topics::Topic;
 
     #[test]
     fn a_topic_works_without_one_of_its_publishers_and_says_so() {
         let inside = |troubles: &[&str]| Inside::Ready {
             is_served: true,
+            served: Topic::for_test("shop", "orders"),
             stored: None,
             publishers: Publishers {
                 troubles: troubles.iter().map(|&text| text.to_owned()).collect(),

@@ -51,7 +51,8 @@ pub fn mark_for_handlers(topic: &EventTopic) -> u64 {
 }
 
 /// The conditions of a broker that are in those of its topics.
-pub const OF_TOPICS: [&str; 3] = [kind::BROKER_AVAILABLE, kind::READY, kind::STALLED];
+pub const OF_TOPICS: [&str; 5] =
+    [kind::BROKER_AVAILABLE, kind::READY, kind::STALLED, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED];
 
 /// Changes with what topics depend on of their broker.
 pub fn mark_for_topics(broker: &EventBroker) -> u64 {

@@ -175,7 +175,7 @@ async fn delete_takes_streams_and_accounts_of_one_topic_and_retain_keeps_its_eve
     let _turn = turn().await;
     let (space, _places, server, operator) = world("two").await;
     for (name, policy) in [("orders", "Delete"), ("invoices", "Retain")] {
-        topic_at(&space, "default", name, json!({"deletionPolicy": policy, "natsPublishers": ["web"]})).await;
+        topic_at(&space, "default", name, json!({"deletionPolicy": policy, "publishers": [{"nats": "web"}]})).await;
         until_ready(&space, name).await;
     }
     let mut uids = Vec::new();

@@ -80,7 +80,7 @@ async fn what_lost_its_owner_while_no_operator_looked_has_it_again() {
     let _turn = turn().await;
     let (space, places) = (Space::new("orphaned-unseen").await, Places::default());
     let broker = server().await;
-    topic_with(&space, &places, &broker, "orders", json!({"natsPublishers": ["web"]})).await;
+    topic_with(&space, &places, &broker, "orders", json!({"publishers": [{"nats": "web"}]})).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "orders").await;
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
@@ -115,7 +115,7 @@ async fn what_lost_its_owner_while_no_operator_looked_has_it_again() {
     operator.stop().await;
     space.merge::<Secret>("orders-publisher-web", orphan).await;
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
-    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": []}})).await;
+    space.merge::<EventTopic>("orders", json!({"spec": {"publishers": null}})).await;
     eventually("the credentials are gone", async || {
         secrets.get_opt("orders-publisher-web").await.ok()?.is_none().then_some(())
     })

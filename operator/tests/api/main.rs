@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests fail by panicking
 
 mod admission;
+mod admitted;
 mod broker;
 mod broker_access;
 mod broker_end;
@@ -33,6 +34,7 @@ mod shares;
 mod support;
 mod suspension;
 mod template;
+mod token_keys;
 mod topic;
 mod topic_end;
 mod topic_publishers;

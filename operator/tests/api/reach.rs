@@ -35,6 +35,9 @@ fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     selector.match_labels.iter().flatten().all(fits)
         && expressions.all(|expression| match expression.operator.as_str() {
             "Exists" => labels.contains_key(&expression.key),
+            "In" => labels
+                .get(&expression.key)
+                .is_some_and(|value| expression.values.iter().flatten().any(|it| it == value)),
             operator => panic!("not judged here: {operator}"),
         })
 }
@@ -182,12 +185,20 @@ async fn brokers_are_reached_by_publishers_and_by_the_handlers_of_their_topics()
         assert_eq!(reached(&client).await, expected, "{:?} of {}", client.pod, client.namespace);
     }
     // A topic with publishers over NATS opens its broker's port to the namespace, and to no other.
-    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": ["web"]}})).await;
+    space.merge::<EventTopic>("orders", json!({"spec": {"publishers": [{"nats": "web"}]}})).await;
     let (near, far) = (client(own, json!({"app": "any"})), client("elsewhere", json!({"app": "any"})));
     eventually("it is open", async || (reached(&near).await == [8443, 8883, 4222]).then_some(())).await;
     assert_eq!(reached(&far).await, [] as [i32; 0]);
-    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": []}})).await;
+    space.merge::<EventTopic>("orders", json!({"spec": {"publishers": null}})).await;
     eventually("it is closed", async || (reached(&near).await == [8443, 8883]).then_some(())).await;
+    // One that admits ServiceAccounts of another namespace lets the pods of that namespace publish.
+    let publishers = json!([{"serviceAccount": {"namespace": "elsewhere"}}, {"serviceAccount": {}}]);
+    space.merge::<EventTopic>("orders", json!({"spec": {"publishers": publishers}})).await;
+    eventually("it is open", async || (reached(&far).await == [8443, 8883]).then_some(())).await;
+    assert_eq!(reached(&near).await, [8443, 8883]);
+    assert_eq!(reached(&client("third", json!({"app": "any"}))).await, [] as [i32; 0]);
+    space.merge::<EventTopic>("orders", json!({"spec": {"publishers": null}})).await;
+    eventually("it is closed", async || reached(&far).await.is_empty().then_some(())).await;
     operator.stop().await;
 }
 

@@ -63,7 +63,7 @@ async fn a_refused_field_of_a_topic_stops_none_of_its_handlers() {
     // In an account that is none of the topic's.
     let elsewhere = tidegate_test_broker::jetstream(broker.operator());
     fill(&elsewhere).await;
-    let larger = json!({"spec": {"retention": {"maxSize": "200Mi"}, "natsPublishers": ["web"]}});
+    let larger = json!({"spec": {"retention": {"maxSize": "200Mi"}, "publishers": [{"nats": "web"}]}});
     space.merge::<EventTopic>("orders", larger).await;
     let refused = until_reason(&space, "orders", "StreamReady", "StreamRefused").await;
     let found = topic::condition(&refused, "StreamReady").unwrap();

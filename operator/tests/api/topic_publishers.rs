@@ -32,7 +32,7 @@ async fn one_that_cannot_be_made_stops_nobody_else() {
     let (_turn, broker) = (turn().await, TestBroker::start_direct().await);
     let (space, system) = (Space::new("publishers").await, broker.system().await);
     let _foreign: Secret = space.create(secret("a")).await;
-    space.topic("orders", json!({"natsPublishers": ["a", "b"]})).await;
+    space.topic("orders", json!({"publishers": [{"nats": "a"}, {"nats": "b"}]})).await;
     let found = ensure(&space, &broker, &system).await;
     assert_eq!(found.names, ["a", "b"]);
     assert_eq!(found.troubles.len(), 1, "{:?}", found.troubles);
@@ -45,10 +45,10 @@ async fn one_that_cannot_be_made_stops_nobody_else() {
 async fn whose_account_is_being_made_is_written_down_before_and_until_it_is_removed() {
     let (_turn, mut broker) = (turn().await, TestBroker::start_direct().await);
     let (space, system) = (Space::new("recorded").await, broker.system().await);
-    space.topic("orders", json!({"natsPublishers": ["a"]})).await;
+    space.topic("orders", json!({"publishers": [{"nats": "a"}]})).await;
     ensure(&space, &broker, &system).await;
     assert_eq!(written_down(&space).await, ["a"], "a crash right after it leaves no account that nobody knows of");
-    space.merge::<EventTopic>("orders", json!({"spec": {"natsPublishers": ["b"]}})).await;
+    space.merge::<EventTopic>("orders", json!({"spec": {"publishers": [{"nats": "b"}]}})).await;
     broker.stop();
     let found = ensure(&space, &broker, &system).await;
     assert_eq!((found.names, found.troubles.len()), (vec!["b".to_owned(), "a".to_owned()], 2));

@@ -26,7 +26,7 @@ fn fields() -> Vec<(&'static str, Vec<Value>)> {
         ("/deduplicationWindow", values(&["0s", "50ms", "999ms", "1s", "30s", "2m", "10m", "24h", "25h"])),
         ("/maxEventSize", values(&["1023", "1Ki", "64Ki", "1Mi", "4Mi", "8Mi", "9Mi"])),
         ("/deletionPolicy", values(&["Retain", "Delete"])),
-        ("/natsPublishers", vec![json!([]), json!(["a", "b"]), Value::Null]),
+        ("/publishers", vec![json!([{"nats": "a"}, {"nats": "b"}]), json!([{"serviceAccount": {}}]), Value::Null]),
     ]
 }
 

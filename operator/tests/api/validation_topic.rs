@@ -80,15 +80,48 @@ fn wrong() -> Vec<Wrong> {
         ),
         (json!({"schedules": vec![schedule(json!({"every": "1m"})); 2]}), "spec.schedules[1]", "Duplicate"),
         (json!({"schedules": vec![schedule(json!({"every": "1m"})); 17]}), "spec.schedules", "at most 16 items"),
-        (json!({"natsPublishers": ["Checkout"]}), "spec.natsPublishers[0]", "should match"),
-        (json!({"natsPublishers": ["a", "a"]}), "spec.natsPublishers[1]", "Duplicate"),
     ]
+}
+
+fn wrong_publishers() -> Vec<Wrong> {
+    let with = |name: &str, value: Value| json!([{"nats": "a", name: value}]);
+    let patterns = |count: usize| (0..count).map(|number| format!("p{number}")).collect::<Vec<_>>();
+    let one = "spec.publishers[0]";
+    let wrong = [
+        (json!([]), "spec.publishers", "remove it to admit every ServiceAccount"),
+        (json!([{}]), one, "exactly one of serviceAccount"),
+        (json!([{"sources": ["/a"]}]), one, "exactly one of serviceAccount"),
+        (json!([{"nats": "a", "anonymous": true}]), one, "an entry of its own"),
+        (json!([{"serviceAccount": {}, "certificate": {"uri": "a:b"}}]), one, "an entry of its own"),
+        (json!([{"anonymous": false}]), "spec.publishers[0].anonymous", "remove this entry"),
+        (json!([{"nats": "Checkout"}]), "spec.publishers[0].nats", "should match"),
+        (json!([{"nats": "a"}, {"nats": "b"}, {"nats": "a"}]), "spec.publishers", "more than once"),
+        (json!([{"nats": "a"}, {"serviceAccount": {"name": "A"}}]), "spec.publishers[1].serviceAccount.name", "match"),
+        (json!([{"serviceAccount": {"namespace": "a.b"}}]), "spec.publishers[0].serviceAccount.namespace", "match"),
+        (json!([{"certificate": {}}]), "spec.publishers[0].certificate.uri", "Required"),
+        (json!([{"certificate": {"uri": "till"}}]), "spec.publishers[0].certificate.uri", "such as spiffe://"),
+        (json!([{"certificate": {"uri": "a:b c"}}]), "spec.publishers[0].certificate.uri", "such as spiffe://"),
+        (with("sources", json!([])), "spec.publishers[0].sources", "at least 1 items"),
+        (with("sources", json!(["*/shop"])), "spec.publishers[0].sources", "such as /shop/*"),
+        (with("types", json!(["com.*.order"])), "spec.publishers[0].types", "such as com.example.order.*"),
+        (with("types", json!(["com.**"])), "spec.publishers[0].types", "must be the last character"),
+        (with("types", json!(["a", ""])), "spec.publishers[0].types[1]", "at least 1 chars"),
+        (with("types", json!(["ä".repeat(129)])), "spec.publishers[0].types", "at most 256 bytes"),
+        (with("types", json!(["a".repeat(257)])), "spec.publishers[0].types[0]", "Too long"),
+        (with("sources", json!(patterns(17))), "spec.publishers[0].sources", "at most 16 items"),
+        (
+            json!((0..65).map(|n| json!({"nats": format!("p{n}")})).collect::<Vec<_>>()),
+            "spec.publishers",
+            "at most 64 items",
+        ),
+    ];
+    wrong.into_iter().map(|(publishers, field, remedy)| (json!({"publishers": publishers}), field, remedy)).collect()
 }
 
 #[tokio::test]
 async fn a_wrong_topic_is_refused_with_field_and_remedy() {
     let space = Space::new("wrong-topic").await;
-    for (spec, field, remedy) in wrong() {
+    for (spec, field, remedy) in wrong().into_iter().chain(wrong_publishers()) {
         let refusal = refusal(&space, "orders", spec.clone()).await.unwrap_or_else(|| panic!("taken: {spec}"));
         assert!(
             refusal.contains(field) && refusal.contains(remedy),
@@ -124,11 +157,27 @@ async fn right_topics_are_taken() {
         json!({"retention": {"maxAge": "24h"}, "deduplicationWindow": "24h"}),
         json!({"retention": {"maxAge": "1s"}, "deduplicationWindow": "1s"}),
         json!({"maxEventSize": "8Mi"}),
-        json!({"routing": "Direct", "natsPublishers": ["checkout", "b2"]}),
+        json!({"routing": "Direct", "publishers": [{"nats": "checkout"}, {"nats": "b2"}]}),
+        json!({"publishers": [
+            {"serviceAccount": {}},
+            {"serviceAccount": {"name": "check.out", "namespace": "web"}, "sources": ["/shop/*", "*"], "types": ["a"]},
+            {"certificate": {"uri": "spiffe://example.com/ns/shop/sa/checkout"}, "types": ["com.größe.*"]},
+            {"nats": "a", "types": ["a"]}, {"nats": "a", "types": ["b"]},
+            {"anonymous": true},
+        ]}),
+        largest_publishers(),
     ];
     for spec in right {
         assert_eq!(refusal(&space, "orders", spec.clone()).await, None, "{spec}");
     }
+}
+
+/// As many entries as there may be, each as large as it may be.
+fn largest_publishers() -> Value {
+    let pattern = |number: usize| format!("{number:02}{}*", "x".repeat(253));
+    let patterns: Vec<_> = (0..16).map(pattern).collect();
+    let entry = |number: usize| json!({"nats": format!("p{number}"), "sources": patterns, "types": patterns});
+    json!({"publishers": (0..64).map(entry).collect::<Vec<_>>()})
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use crate::authority;
 use crate::broker::observe::Observed;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
+use crate::broker::trust::Trust;
 use crate::context::Owner;
 use crate::error::Error;
 use crate::names;
@@ -50,6 +51,8 @@ pub struct Input<'a> {
     pub observed: &'a Observed,
     /// The topics that the ingress serves.
     pub topics: &'a [Topic],
+    /// By what it recognises publishers.
+    pub trust: &'a Trust,
     pub args: &'a Args,
     pub now: OffsetDateTime,
 }

@@ -2,8 +2,7 @@
 
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
-use tidegate_broker_client::TopicId;
-use tidegate_broker_client::contract::{Routing, TOPICS_FILE};
+use tidegate_broker_client::contract::TOPICS_FILE;
 use tidegate_crds::EventBroker;
 use time::{Duration, OffsetDateTime};
 
@@ -14,11 +13,11 @@ use crate::authority;
 use crate::broker::observe::Observed;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
+use crate::broker::trust::Trust;
 use crate::context::Owner;
 
 fn topic(namespace: &str, name: &str) -> Topic {
-    let id = TopicId::new(namespace, name).unwrap();
-    Topic { id, routing: Routing::Queued, max_event_size: 1 << 20, has_nats_publishers: false }
+    Topic::for_test(namespace, name)
 }
 
 fn made(authority: &Authority, spec: &Value, observed: &Observed, now: OffsetDateTime) -> Children {
@@ -55,6 +54,7 @@ fn with_topics(
         authority,
         observed,
         topics,
+        trust: &Trust::default(),
         args: &args,
         now,
     })

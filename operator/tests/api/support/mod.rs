@@ -10,7 +10,7 @@ mod programs;
 mod server;
 pub mod workloads;
 
-pub use server::client as server_client;
+pub use server::{client as server_client, config as server_config, rotated_config};
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -14,7 +14,8 @@ pub struct Pki {
 }
 
 impl Pki {
-    /// Makes all of it and writes what the server reads: ca.crt, server.crt, server.key, tokens.key, tokens.pub.
+    /// Makes all of it and writes what the server reads: ca.crt, server.crt, server.key, and two keys for tokens, tokens and
+    /// rotated, each .key and .pub.
     pub fn create(folder: &Path) -> Self {
         let write = |file: &str, pem: &str| fs::write(folder.join(file), pem).expect("written");
         let authority_key = KeyPair::generate().expect("key");
@@ -30,12 +31,14 @@ impl Pki {
         let (server_certificate, server_key) = leaf(parameters("kube-apiserver", None, &["127.0.0.1"]));
         // This group may do everything, whatever the rules say.
         let (client_certificate, client_key) = leaf(parameters("admin", Some("system:masters"), &[]));
-        let tokens = KeyPair::generate().expect("key");
         write("ca.crt", &ca);
         write("server.crt", &server_certificate);
         write("server.key", &server_key);
-        write("tokens.key", &tokens.serialize_pem());
-        write("tokens.pub", &tokens.public_key_pem());
+        for tokens in ["tokens", "rotated"] {
+            let key = KeyPair::generate().expect("key");
+            write(&format!("{tokens}.key"), &key.serialize_pem());
+            write(&format!("{tokens}.pub"), &key.public_key_pem());
+        }
         Self { folder: folder.to_owned(), ca, client_certificate, client_key }
     }
 }

@@ -77,8 +77,8 @@ pub fn etcd(folder: &Path) -> (Program, String) {
     (Program::start("etcd", "ETCD", folder, &arguments), client)
 }
 
-/// Starts kube-apiserver; returns its address too.
-pub fn api_server(folder: &Path, etcd: &str, pki: &Pki) -> (Program, String) {
+/// Starts kube-apiserver, which signs tokens with this key of the [`Pki`]; returns its address too.
+pub fn api_server(folder: &Path, etcd: &str, pki: &Pki, tokens: &str) -> (Program, String) {
     let port = free_port();
     let file = |flag: &str, file: &str| format!("--{flag}={}", pki.folder.join(file).display());
     let arguments = [
@@ -95,8 +95,8 @@ pub fn api_server(folder: &Path, etcd: &str, pki: &Pki) -> (Program, String) {
         file("tls-cert-file", "server.crt"),
         file("tls-private-key-file", "server.key"),
         file("client-ca-file", "ca.crt"),
-        file("service-account-key-file", "tokens.pub"),
-        file("service-account-signing-key-file", "tokens.key"),
+        file("service-account-key-file", &format!("{tokens}.pub")),
+        file("service-account-signing-key-file", &format!("{tokens}.key")),
     ];
     (Program::start("kube-apiserver", "KUBE_APISERVER", folder, &arguments), format!("https://127.0.0.1:{port}"))
 }

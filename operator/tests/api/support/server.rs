@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, mpsc};
+use std::sync::{LazyLock, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,28 @@ const START: Duration = Duration::from_secs(180);
 /// How to reach it; started by the first who asks.
 static CONFIG: LazyLock<Config> = LazyLock::new(start);
 
+/// Another API server on the same etcd, which has another key for tokens; started by the first who asks.
+static ROTATED: LazyLock<Config> = LazyLock::new(|| {
+    let _first = config();
+    keep(|| {
+        let parts = PARTS.get().expect("the first one was started");
+        let folder = parts.folder.join("rotated");
+        fs::create_dir_all(&folder).expect("folder");
+        let (api_server, address) = programs::api_server(&folder, &parts.etcd, &parts.pki, "rotated");
+        let mut programs = [api_server];
+        (ready(&address, &parts.pki, &mut programs), programs)
+    })
+});
+
+/// What a further API server is started from.
+struct Parts {
+    folder: PathBuf,
+    etcd: String,
+    pki: Pki,
+}
+
+static PARTS: OnceLock<Parts> = OnceLock::new();
+
 /// A client of its own for each test: a client's connections belong to the test's runtime.
 pub async fn client() -> Client {
     Client::try_from(config()).expect("client")
@@ -35,12 +57,30 @@ pub fn config() -> Config {
     CONFIG.clone()
 }
 
-/// The thread that starts the programs lives as long as the process, and they live as long as it.
+/// How to reach an API server that has another key for tokens, and the same content.
+pub fn rotated_config() -> Config {
+    ROTATED.clone()
+}
+
 fn start() -> Config {
     let _ = rustls::crypto::ring::default_provider().install_default();
+    keep(|| {
+        let folder = folder();
+        let pki = Pki::create(&folder);
+        let (etcd, etcd_address) = programs::etcd(&folder);
+        let (api_server, address) = programs::api_server(&folder, &etcd_address, &pki, "tokens");
+        let mut programs = [etcd, api_server];
+        let config = ready(&address, &pki, &mut programs);
+        assert!(PARTS.set(Parts { folder, etcd: etcd_address, pki }).is_ok(), "there is one etcd");
+        (config, programs)
+    })
+}
+
+/// The thread that starts programs lives as long as the process, and they live as long as it.
+fn keep<const N: usize>(start: impl FnOnce() -> (Config, [Program; N]) + Send + 'static) -> Config {
     let (tell, told) = mpsc::channel();
     let keep = move || {
-        let (config, _programs) = run(&folder());
+        let (config, _programs) = start();
         let _ = tell.send(config);
         loop {
             thread::park();
@@ -50,27 +90,24 @@ fn start() -> Config {
     told.recv().expect("the API server did not start: its thread has said why")
 }
 
-fn run(folder: &Path) -> (Config, [Program; 2]) {
-    let pki = Pki::create(folder);
-    let (mut etcd, etcd_address) = programs::etcd(folder);
-    let (mut api_server, address) = programs::api_server(folder, &etcd_address, &pki);
+/// Waits until it is ready, and has our definitions.
+fn ready(address: &str, pki: &Pki, programs: &mut [Program]) -> Config {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let config = runtime.block_on(async {
-        let config = Config::from_custom_kubeconfig(kubeconfig(&address, &pki), &KubeConfigOptions::default())
+    runtime.block_on(async {
+        let config = Config::from_custom_kubeconfig(kubeconfig(address, pki), &KubeConfigOptions::default())
             .await
             .expect("config");
         let client = Client::try_from(config.clone()).expect("client");
         let started = Instant::now();
         while !is_ready(&client).await {
-            etcd.check();
-            api_server.check();
-            assert!(started.elapsed() < START, "kube-apiserver is not ready:\n{}", api_server.last_words());
+            programs.iter_mut().for_each(Program::check);
+            let last_words = programs.last().map(Program::last_words);
+            assert!(started.elapsed() < START, "kube-apiserver is not ready:\n{last_words:?}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         define(&client).await;
         config
-    });
-    (config, [etcd, api_server])
+    })
 }
 
 async fn is_ready(client: &Client) -> bool {
