@@ -65,7 +65,8 @@ test: toolchain node-program
 	@$(NODE) tools --only parts --only kube >/dev/null
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  cargo test --workspace --no-fail-fast $(CARGO_FLAGS)
-	@NATS_SERVER=$(call TOOL,nats-server) PROFILE=$(PROFILE) e2e/sdk/run.sh
+	@NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
+	  PROFILE=$(PROFILE) e2e/sdk/run.sh
 
 # Every block of the documentation, as its reader would type it.
 docs-test: toolchain

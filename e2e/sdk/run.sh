@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The CloudEvents SDKs for Python and JavaScript, and the common MQTT and NATS clients, against ingress and sidecar.
+# The CloudEvents SDKs for Python and JavaScript, and the common MQTT and NATS clients, against ingress and sidecar; and
+# Knative's resolver (e2e/knative), against what the operator writes.
 #
 # Installs them into a cache outside of the checkout (what the lock files name, and nothing else), and runs the checks
 # of both crates. Without them there is no check: this fails rather than skip.
 #
-#   NATS_SERVER  the server's program, as in every test
+#   NATS_SERVER, ETCD, KUBE_APISERVER  the servers' programs, as in every test
 #   PROFILE      cargo's profile, "fast" if unset
 #   TIDEGATE_CACHE  the folder of the cache, ~/.cache/tidegate if unset
 set -euo pipefail
@@ -20,14 +21,14 @@ fail() {
 
 missing() {
   local tool
-  for tool in python3 node npm cargo; do command -v "$tool" >/dev/null || echo "$tool"; done
+  for tool in python3 node npm go cargo; do command -v "$tool" >/dev/null || echo "$tool"; done
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 if [[ -n $(missing) && $(id -u) = 0 ]] && command -v apt-get >/dev/null; then
   echo "e2e/sdk: installing Debian packages for:" $(missing) >&2
   apt-get install --yes --no-install-recommends python3 python3-venv nodejs npm >/dev/null || true
 fi
-[[ -z $(missing) ]] || fail "missing:" $(missing) "(Python >= 3.10 with venv, Node.js >= 18 with npm, and a Rust toolchain are needed)"
+[[ -z $(missing) ]] || fail "missing:" $(missing) "(Python >= 3.10 with venv, Node.js >= 18 with npm, Go and a Rust toolchain are needed)"
 
 # What is installed belongs to exactly these lock files.
 key=$(cat "$here/requirements.lock" "$here/package-lock.json" | sha256sum | cut -c1-16)
@@ -52,3 +53,4 @@ export CARGO_BUILD_TARGET=${CARGO_BUILD_TARGET:-$(rustc -vV | sed -n 's/^host: /
 cd "$here/../.."
 # The same selection of packages as all other tests, so that nothing is built again.
 cargo test --workspace --profile "$profile" --locked --test ingress --test sdk -- --ignored
+cargo test --workspace --profile "$profile" --locked --test api -- --ignored knative_resolves

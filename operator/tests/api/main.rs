@@ -21,6 +21,7 @@ mod handler;
 mod handler_changes;
 mod hands_off;
 mod keys;
+mod knative;
 mod leader;
 mod pace;
 mod position;
