@@ -33,7 +33,7 @@ began=$(date +%s.%N)
 in_bench apply -f "$example/handler.yaml" >/dev/null
 in_bench wait --for=condition=Subscribed eventhandler/printer --timeout=60s >/dev/null
 row handler-apply-to-subscribed-s "$(since "$began")" "reported"
-sed 's/value: "1000"/value: "1"/' "$example/sensor.yaml" | in_bench apply -f - >/dev/null
+sed -e 's/value: "1000"/value: "1"/' -e "s|eventtopic/default/|eventtopic/$namespace/|" "$example/sensor.yaml" | in_bench apply -f - >/dev/null
 until in_bench logs --selector tidegate.io/handler=printer --container printer --tail=-1 2>/dev/null | grep -q value; do sleep 0.1; done
 row handler-apply-to-first-delivery-s "$(since "$began")" "reported"
 

@@ -30,7 +30,8 @@ in_demo wait --for=condition=Ready eventhandler/printer --timeout=300s >/dev/nul
 say "the handler is ready"
 
 say "a sensor publishes $events events"
-in_demo apply -f "$example/sensor.yaml" >/dev/null
+audience=$(in_demo get eventtopic temperature -o jsonpath='{.status.address.audience}')
+sed "s|tidegate.io/eventtopic/default/temperature|$audience|" "$example/sensor.yaml" | in_demo apply -f - >/dev/null
 in_demo wait --for=condition=Complete job/sensor --timeout=300s >/dev/null
 published=$(in_demo logs job/sensor | sed -n 's/^published //p')
 say "published: ${published:-0}"

@@ -1,10 +1,12 @@
 //! A publisher that repeats each event until it was accepted: deduplication makes that harmless.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
+use http::header::AUTHORIZATION;
 use http::{Request, StatusCode};
 
 use crate::client::Http;
@@ -17,6 +19,9 @@ pub struct Args {
     /// The topic's certificate authority.
     #[arg(long)]
     ca: String,
+    /// The file with a ServiceAccount token for the topic, which the kubelet renews. Without it the publisher is anonymous.
+    #[arg(long)]
+    token: Option<PathBuf>,
     /// The ledger's address.
     #[arg(long)]
     ledger: String,
@@ -75,6 +80,10 @@ async fn publish(http: &Http, args: &Args, number: u64) -> anyhow::Result<String
             .header("ce-source", "/e2e")
             .header("ce-type", &args.event_type)
             .header("content-type", "application/json");
+        if let Some(token) = &args.token {
+            let token = std::fs::read_to_string(token).with_context(|| token.display().to_string())?;
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.trim()));
+        }
         if args.keys > 0 {
             request = request.header("ce-partitionkey", format!("key-{}", number % args.keys));
         }

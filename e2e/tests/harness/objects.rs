@@ -22,10 +22,11 @@ pub fn topic(name: &str) -> Value {
     })
 }
 
-/// What an example's file describes, for the topic `events` and with another number of events.
-pub fn example(file: &str, count: u64) -> Value {
+/// What an example's file describes, for the topic `events` of this namespace and with another number of events.
+pub fn example(namespace: &str, file: &str, count: u64) -> Value {
     let path = format!("{}/../manifests/examples/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let text = text.replace("eventtopic/default/", &format!("eventtopic/{namespace}/"));
     let text = text.replace("readings", "events").replace("value: \"100\"", &format!("value: \"{count}\""));
     serde_saphyr::from_str(&text).unwrap()
 }
@@ -113,6 +114,11 @@ impl World {
 
     /// Starts a publisher of `count` events to this topic, with more arguments.
     pub async fn publish_with(&self, topic: &str, prefix: &str, count: u64, more: &[&str]) {
+        self.publish_as("default", topic, prefix, count, more).await;
+    }
+
+    /// The same with the token of this ServiceAccount.
+    pub async fn publish_as(&self, account: &str, topic: &str, prefix: &str, count: u64, more: &[&str]) {
         let url = format!("https://{topic}-topic.{}.svc", self.namespace);
         let arguments: Vec<String> = [
             "publish",
@@ -120,6 +126,8 @@ impl World {
             &url,
             "--ca",
             "/topic/ca.crt",
+            "--token",
+            "/topic/token",
             "--ledger",
             "http://ledger:8080",
             "--prefix",
@@ -132,7 +140,11 @@ impl World {
         .map(|argument| (*argument).to_owned())
         .collect();
         let mut spec = pod(&arguments, json!({"volumeMounts": [{"name": "topic", "mountPath": "/topic"}]}));
-        spec["volumes"] = json!([{"name": "topic", "configMap": {"name": format!("{topic}-ca")}}]);
+        let audience = format!("tidegate.io/eventtopic/{}/{topic}", self.namespace);
+        let token = json!({"audience": audience, "expirationSeconds": 3600, "path": "token"});
+        let sources = json!([{"configMap": {"name": format!("{topic}-ca")}}, {"serviceAccountToken": token}]);
+        spec["volumes"] = json!([{"name": "topic", "projected": {"sources": sources}}]);
+        spec["serviceAccountName"] = json!(account);
         self.accept(json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": format!("publish-{prefix}")},
             "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "template": {"spec": spec}},

@@ -13,6 +13,7 @@ import (
 	"log"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -25,7 +26,7 @@ func main() {
 	if err != nil {
 		log.Fatalf("COUNT: %v", err)
 	}
-	client, err := connect(os.Getenv("URL"), os.Getenv("CA_FILE"))
+	client, err := connect(os.Getenv("URL"), os.Getenv("CA_FILE"), os.Getenv("TOKEN_FILE"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -38,7 +39,16 @@ func main() {
 	fmt.Printf("published %d\n", count)
 }
 
-func connect(url, caFile string) (mqtt.Client, error) {
+// token is the password of each connection: a ServiceAccount's, which the kubelet renews. The user name means nothing.
+func token(file string) (string, string) {
+	token, err := os.ReadFile(file)
+	if err != nil {
+		log.Printf("TOKEN_FILE: %v", err)
+	}
+	return "token", strings.TrimSpace(string(token))
+}
+
+func connect(url, caFile, tokenFile string) (mqtt.Client, error) {
 	pem, err := os.ReadFile(caFile)
 	if err != nil {
 		return nil, err
@@ -49,6 +59,7 @@ func connect(url, caFile string) (mqtt.Client, error) {
 	}
 	options := mqtt.NewClientOptions().AddBroker(url).SetClientID("example").
 		SetTLSConfig(&tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12}).
+		SetCredentialsProvider(func() (string, string) { return token(tokenFile) }).
 		SetConnectRetry(true).SetConnectRetryInterval(time.Second)
 	client := mqtt.NewClient(options)
 	return client, wait(client.Connect())

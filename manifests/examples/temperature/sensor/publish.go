@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -74,6 +75,9 @@ func attempt(ctx context.Context, client *http.Client, settings settings, event 
 	request.Header.Set("ce-source", "/examples/sensor")
 	request.Header.Set("ce-id", settings.run+"-"+strconv.Itoa(event.number))
 	request.Header.Set("ce-time", event.time)
+	if err := authorize(request, settings.tokenFile); err != nil {
+		return 0, err
+	}
 	response, err := client.Do(request)
 	if err != nil {
 		return 0, err
@@ -82,6 +86,19 @@ func attempt(ctx context.Context, client *http.Client, settings settings, event 
 	// Read to its end, so that the connection can be used again.
 	reason, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
 	return judge(response, strings.TrimSpace(string(reason)))
+}
+
+// authorize adds the token. It is read for each attempt: the kubelet replaces it long before it ends.
+func authorize(request *http.Request, file string) error {
+	if file == "" {
+		return nil
+	}
+	token, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	return nil
 }
 
 func judge(response *http.Response, reason string) (time.Duration, error) {

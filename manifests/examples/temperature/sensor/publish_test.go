@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -52,6 +54,28 @@ func TestEveryEventIsSentUntilItIsAcceptedOrRefused(t *testing.T) {
 	}
 	if body := topic.bodies["run-5"]; body != `{"type":"temperature","value":23.5}` {
 		t.Errorf("body %s", body)
+	}
+}
+
+func TestEachAttemptHasTheTokenThatIsThere(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	authorization := func() string {
+		request := httptest.NewRequest(http.MethodPost, "/", nil)
+		if err := authorize(request, file); err != nil {
+			t.Fatal(err)
+		}
+		return request.Header.Get("Authorization")
+	}
+	for _, token := range []string{"one", "two"} {
+		if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := authorization(); got != "Bearer "+token {
+			t.Errorf("%q, want the token %s", got, token)
+		}
+	}
+	if err := authorize(httptest.NewRequest(http.MethodPost, "/", nil), file+".none"); err == nil {
+		t.Error("no token, and no error")
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 type settings struct {
 	url         string         // the topic's address
 	authorities *x509.CertPool // who may have signed its certificate
+	tokenFile   string         // the token that says who publishes; none if empty
 	run         string         // makes the ids of this run's events unique
 	count       int            // how many events
 	connections int            // how many at once
@@ -18,7 +19,7 @@ type settings struct {
 }
 
 func readSettings(env func(string) string) (settings, error) {
-	read := settings{url: env("URL"), run: env("RUN")}
+	read := settings{url: env("URL"), run: env("RUN"), tokenFile: env("TOKEN_FILE")}
 	if read.url == "" {
 		return read, fmt.Errorf("URL is not set: the topic's address, such as https://temperature-topic.default.svc")
 	}
