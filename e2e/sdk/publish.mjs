@@ -1,13 +1,13 @@
 // Publishes by the CloudEvents SDK for JavaScript over HTTPS: binary, structured, and a batch.
 //
-// publish.mjs URL CA-FILE; prints the id of each event that was accepted.
+// publish.mjs URL CA-FILE TOKEN-FILE; prints the id of each event that was accepted.
 
 import { readFileSync } from "node:fs";
 import { request } from "node:https";
 import { CloudEvent, HTTP } from "cloudevents";
 
 const NAME = "javascript";
-const [url, caFile] = process.argv.slice(2);
+const [url, caFile, tokenFile] = process.argv.slice(2);
 const ca = readFileSync(caFile);
 
 // What is odd in it must arrive as it is.
@@ -26,7 +26,10 @@ const event = (number) =>
 // Any answer but 202 is an error.
 const post = (headers, body) =>
   new Promise((resolve, reject) => {
-    const sending = request(url, { method: "POST", headers, ca, timeout: 30_000 }, (response) => {
+    // Read for each request: the kubelet replaces it.
+    const authorization = `Bearer ${readFileSync(tokenFile, "utf8").trim()}`;
+    const options = { method: "POST", headers: { ...headers, authorization }, ca, timeout: 30_000 };
+    const sending = request(url, options, (response) => {
       response.resume();
       response.on("end", () =>
         response.statusCode === 202 ? resolve() : reject(new Error(`the ingress says ${response.statusCode}`)),

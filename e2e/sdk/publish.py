@@ -1,11 +1,12 @@
 """Publishes by the CloudEvents SDK for Python over HTTPS: binary, structured, and a batch.
 
-publish.py URL CA-FILE; prints the id of each event that was accepted.
+publish.py URL CA-FILE TOKEN-FILE; prints the id of each event that was accepted.
 """
 
 import ssl
 import sys
 import urllib.request
+from pathlib import Path
 
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 
@@ -16,7 +17,9 @@ NAME = "python"
 
 def post(headers: dict[str, str], body: bytes) -> None:
     """Any answer but 202 is an error."""
-    url, ca = sys.argv[1:]
+    url, ca, token = sys.argv[1:]
+    # Read for each request: the kubelet replaces it.
+    headers = headers | {"authorization": f"Bearer {Path(token).read_text().strip()}"}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     with urllib.request.urlopen(request, context=ssl.create_default_context(cafile=ca), timeout=30) as response:
         if response.status != 202:

@@ -1,11 +1,12 @@
 """Publishes over MQTT by paho, the common client: MQTT 5 in binary and structured mode, and MQTT 3.1.1.
 
-publish_mqtt.py HOST PORT CA-FILE; prints the id of each event that was acknowledged. Also checks that what is no event
+publish_mqtt.py HOST PORT CA-FILE TOKEN-FILE; prints the id of each event that was acknowledged. Also checks that what is no event
 gets its reason code, and that with MQTT 3.1.1 the connection ends without an acknowledgement.
 """
 
 import sys
 import threading
+from pathlib import Path
 
 import paho.mqtt.client as mqtt
 from cloudevents.core.bindings.http import to_structured_event
@@ -23,12 +24,14 @@ class Device:
     """One connection. Each publish waits for its acknowledgement."""
 
     def __init__(self, version: int) -> None:
-        host, port, ca = sys.argv[1:]
+        host, port, ca, token = sys.argv[1:]
         self.codes: dict[int, int] = {}
         self.answered = threading.Condition()
         self.ended = False
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="sensor-1", protocol=version)
         self.client.tls_set(ca_certs=ca)
+        # The token is the password; the name means nothing.
+        self.client.username_pw_set("token", Path(token).read_text().strip())
         self.client.on_publish = self.on_publish
         self.client.on_disconnect = self.on_disconnect
         self.client.connect(host, int(port), keepalive=30)

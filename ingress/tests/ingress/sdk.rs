@@ -1,4 +1,4 @@
-//! The CloudEvents SDKs and the common clients of MQTT and NATS publish what is stored.
+//! The CloudEvents SDKs and the common clients of MQTT and NATS publish what is stored, with tokens and credentials.
 //!
 //! `e2e/sdk` says what to install. `TIDEGATE_SDK` is the folder of its scripts with `node_modules` beside them, and
 //! `SDK_PYTHON` a Python with the packages; nothing is installed or fetched from here.
@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tidegate_broker_client::contract::{PublisherRule, RuleKind};
 use tidegate_broker_client::identity::file;
 use tidegate_cloudevents::Event;
-use tidegate_test_broker::TestBroker;
 use tokio::process::Command;
 
-use crate::support::{events, start};
+use crate::publishers::{Cluster, account};
+use crate::support::events;
 
 /// The ids a script printed.
 async fn run(program: &str, script: &Path, arguments: &[String]) -> BTreeSet<String> {
@@ -29,11 +30,15 @@ async fn run(program: &str, script: &Path, arguments: &[String]) -> BTreeSet<Str
 async fn what_they_publish_is_stored_as_it_is() {
     let scripts = PathBuf::from(std::env::var("TIDEGATE_SDK").unwrap());
     let python = std::env::var("SDK_PYTHON").unwrap();
-    let broker = TestBroker::start().await;
-    let ingress = start(&broker).await;
+    let nats = RuleKind::Nats { name: "sensors".into() };
+    let cluster = Cluster::start(&[account("web", Some("checkout")), PublisherRule::new(nats)]).await;
+    let (broker, ingress) = (&cluster.broker, &cluster.ingress);
     let ca = ingress.identity.join(file::CA).display().to_string();
-    let https = [format!("https://localhost:{}/", ingress.https), ca.clone()];
-    let mqtt = ["localhost".to_owned(), ingress.mqtt.to_string(), ca];
+    let token_file = ingress.identity.join("token");
+    std::fs::write(&token_file, cluster.token() + "\n").unwrap();
+    let token = token_file.display().to_string();
+    let https = [format!("https://localhost:{}/", ingress.https), ca.clone(), token.clone()];
+    let mqtt = ["localhost".to_owned(), ingress.mqtt.to_string(), ca, token];
     let nats = [broker.servers().remove(0), broker.publisher("sensors").await.display().to_string()];
 
     let mut printed = run(&python, &scripts.join("publish.py"), &https).await;
@@ -41,7 +46,7 @@ async fn what_they_publish_is_stored_as_it_is() {
     printed.extend(run(&python, &scripts.join("publish_mqtt.py"), &mqtt).await);
     printed.extend(run(&python, &scripts.join("publish_nats.py"), &nats).await);
 
-    let stored = events(&broker).await;
+    let stored = events(broker).await;
     assert_eq!(stored.iter().map(|event| event.id().to_owned()).collect::<BTreeSet<_>>(), printed);
     assert_eq!(stored.len(), 4 + 4 + 3 + 2);
     stored.iter().for_each(check);
