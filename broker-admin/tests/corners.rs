@@ -141,18 +141,19 @@ fn longest_topic() -> TopicId {
 async fn no_user_grows_with_what_a_handler_asks_for() {
     let now = OffsetDateTime::now_utc();
     let authority = tidegate_broker_admin::Authority::generate("test", now).unwrap();
-    for length in [1, 40] {
+    let names = [1, 40].map(|length| "n".repeat(length));
+    // The longest is that of a handler of another namespace.
+    for name in names.iter().cloned().chain([layout::handler_name("shop", &"s".repeat(63), &names[1])]) {
         for routing in [Routing::Queued, Routing::Direct] {
             for order in (1..=32).map(lanes).chain([Order::None]) {
-                let (name, uid) = ("n".repeat(length), "u".repeat(36));
-                let topic = longest_topic();
+                let (topic, uid) = (longest_topic(), "u".repeat(36));
                 let handler = guests::Handler { topic, name: name.clone(), uid, routing, order, pods: 1000 };
                 let jwt = authority.handler_user(&handler, now).unwrap().jwt;
-                assert!(jwt.len() <= MAX_JWT, "{length} {order:?}: {}", jwt.len());
+                assert!(jwt.len() <= MAX_JWT, "{name} {order:?}: {}", jwt.len());
             }
         }
-        assert!(authority.publisher_user(&longest_topic(), &"p".repeat(length), now).unwrap().jwt.len() <= MAX_JWT);
     }
+    assert!(authority.publisher_user(&longest_topic(), &"p".repeat(40), now).unwrap().jwt.len() <= MAX_JWT);
     assert!(authority.ingress_user(now).unwrap().jwt.len() <= MAX_JWT);
 }
 
@@ -181,4 +182,26 @@ async fn another_handlers_lanes_stay_out_of_reach() {
     assert!(failures.is_empty(), "{failures:?}");
     let shipping = consumers::list(&broker.admin()).await.unwrap().into_iter().find(|info| info.name == other).unwrap();
     assert_eq!((shipping.num_pending, shipping.num_ack_pending), (1, 0), "nothing was pulled for another handler");
+}
+
+/// Two handlers of one name, of the topic's namespace and of another, each have all events, and neither reaches the other's
+/// consumer.
+#[tokio::test]
+async fn handlers_of_one_name_in_two_namespaces_are_two() {
+    let broker = TestBroker::start().await;
+    let far = layout::handler_name("shop", "web", "billing");
+    let names = ["billing".to_owned(), far];
+    let mut clients = Vec::new();
+    for name in &names {
+        let folder = broker.handler_with(corner(name, Order::None, Vec::new())).await;
+        clients.push(peer::connect("x", &broker.servers(), identity::folder(folder)).await.unwrap());
+    }
+    broker.jetstream().publish("events.0.test", "one".into()).await.unwrap().await.unwrap();
+    for (own, client) in clients.iter().enumerate() {
+        let event = pull(client, &names[own], false).await;
+        assert_eq!((event.status, &event.payload[..]), (None, &b"one"[..]), "{}", names[own]);
+        let request = r#"{"batch":1,"expires":1000000000}"#;
+        let refused = ask_once(client, &layout::pull_subject(&names[1 - own]), request).await;
+        assert_eq!(refused.status, Some(StatusCode::NO_RESPONDERS), "{} as {}", names[1 - own], names[own]);
+    }
 }

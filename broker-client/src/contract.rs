@@ -30,11 +30,11 @@ pub const VARIABLE: &str = "TIDEGATE_CONFIG";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Sidecar {
-    /// Namespace of topic and handler.
+    /// Namespace of the handler.
     pub namespace: String,
     /// The EventTopic's name.
     pub topic: String,
-    /// The EventHandler's name. Its durable consumer is named after it (`crate::layout`).
+    /// The handler's name in the topic's account ([`crate::layout::handler_name`]), after which its consumers are named.
     pub handler: String,
     /// The EventHandler's UID: one that is made again under the same name is another.
     pub handler_uid: String,
@@ -67,6 +67,13 @@ pub struct Sidecar {
     /// How long the broker waits for an acknowledgement before it gives an event to somebody else.
     #[serde(with = "millis")]
     pub ack_wait: Duration,
+}
+
+impl Sidecar {
+    /// The EventHandler's own name.
+    pub fn handler_name(&self) -> &str {
+        crate::layout::handler_named(&self.namespace, &self.handler).1
+    }
 }
 
 /// How a topic's events travel.

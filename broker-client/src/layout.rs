@@ -22,13 +22,16 @@
 //!
 //! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. With
 //! `order: None` there is another of its name in the stream of its retries. No name of Kubernetes has a `_` in it, so
-//! none of them can be mistaken for another, nor two streams.
+//! none of them can be mistaken for another, nor two streams. A handler of another namespace than its topic's is named by
+//! both, `<handler>=<namespace>` ([`handler_name`]), in all of these.
 
 use sha2::{Digest, Sha256};
 
+mod handlers;
 pub mod ingress;
 mod retries;
 
+pub use self::handlers::{handler_name, handler_named};
 pub use self::retries::{
     KeySubject, held_key_subjects, held_subject, held_subjects, held_subjects_from, key_digest, lease_read_subject,
     lease_subject, local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject,

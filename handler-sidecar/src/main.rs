@@ -68,7 +68,7 @@ fn drain() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn serve(config: Sidecar) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
-    tracing::info!(topic = config.topic, handler = config.handler, "starting the sidecar");
+    tracing::info!(topic = config.topic, handler = config.handler_name(), "starting the sidecar");
     let stop = async move {
         terminate.recv().await;
         tracing::info!("received SIGTERM");
@@ -83,7 +83,7 @@ fn service(config: &Sidecar) -> Service {
         attributes: vec![
             KeyValue::new("service.namespace", config.namespace.clone()),
             KeyValue::new("tidegate.topic", config.topic.clone()),
-            KeyValue::new("tidegate.handler", config.handler.clone()),
+            KeyValue::new("tidegate.handler", config.handler_name().to_owned()),
         ],
     }
 }

@@ -51,7 +51,7 @@ struct Bound {
 impl Metrics {
     /// The instruments of this handler, on the process's meter.
     pub fn new(config: &Sidecar) -> Self {
-        Self::of(&config.topic, &config.handler)
+        Self::of(&config.topic, config.handler_name())
     }
 
     fn of(topic: &str, handler: &str) -> Self {

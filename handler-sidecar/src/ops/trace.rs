@@ -88,7 +88,7 @@ impl Traces {
                 KeyValue::new("messaging.operation.name", name),
                 KeyValue::new("messaging.operation.type", name),
                 KeyValue::new("messaging.destination.name", shared(&config.topic)),
-                KeyValue::new("messaging.consumer.group.name", shared(&config.handler)),
+                KeyValue::new("messaging.consumer.group.name", shared(config.handler_name())),
             ];
             if let Some(Server { address, port }) = &server {
                 attributes.push(KeyValue::new("server.address", shared(address)));

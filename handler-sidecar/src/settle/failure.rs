@@ -290,7 +290,7 @@ impl Context {
     /// To the topic for dead letters, if there is one and takes it; else beside the event's own topic.
     async fn send_aside(&self, stored: &Message, letter: &DeadLetter) -> Result<(), String> {
         if let Some(publisher) = &self.options.letters
-            && let Some(event) = letter::compose(&self.config.handler, stored, letter)
+            && let Some(event) = letter::compose(self.config.handler_name(), stored, letter)
         {
             let name = message_id::dead_letter_name(stored.sequence(), stored.published_at());
             let published = match publisher.passed_on(event.clone(), &event) {
