@@ -180,6 +180,11 @@ pub async fn list(broker: &Broker) -> Result<Vec<StreamInfo>, StreamError> {
     broker.list_streams().await.map_err(StreamError::List)
 }
 
+/// The handlers whose streams these are.
+pub fn handlers(streams: &[StreamInfo]) -> impl Iterator<Item = &str> {
+    streams.iter().filter_map(handler_of)
+}
+
 fn of_handlers(streams: &[StreamInfo]) -> Vec<Found> {
     streams.iter().filter(|info| is_kept_for_a_handler(info)).map(Found::from).collect()
 }

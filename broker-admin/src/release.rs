@@ -4,6 +4,8 @@
 //! goes that a consumer could still need: beside the consumers' acknowledgement floors only the stream itself is
 //! believed, which says where the next event is that a consumer's filter lets through.
 
+use std::collections::HashSet;
+
 use tidegate_broker_client::layout;
 
 use crate::api::{ApiError, Broker, ConsumerInfo, StreamInfo};
@@ -135,21 +137,28 @@ pub enum ReleaseError {
     Info(#[source] ApiError),
 }
 
-/// What to release. `info` was read before now; `expected` are the consumers of the handlers that have a place in the
-/// topic: while one of them is missing nothing goes, because its place cannot be seen.
+/// The places of handlers in a topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The consumers of the handlers that have one. While one of them is missing nothing goes, because its place cannot
+    /// be seen.
+    pub consumers: Vec<String>,
+    /// Handlers that are not let in any more. Their consumers are there, and hold nothing up.
+    pub withdrawn: HashSet<String>,
+}
+
+/// What to release. `info` was read before now.
 ///
 /// # Errors
 /// As [`ReleaseError`] says.
-pub async fn plan(
-    broker: &Broker,
-    info: &StreamInfo,
-    expected: &[String],
-    refused: bool,
-) -> Result<Release, ReleaseError> {
+pub async fn plan(broker: &Broker, info: &StreamInfo, places: &Places, refused: bool) -> Result<Release, ReleaseError> {
     let room = Room::from(info);
     let Some(excess) = room.excess(refused) else { return Ok(Release::NotNeeded) };
-    let consumers = broker.list_consumers(layout::EVENT_STREAM).await.map_err(ReleaseError::Consumers)?;
-    if let Some(missing) = expected.iter().find(|name| !consumers.iter().any(|consumer| &consumer.name == *name)) {
+    let mut consumers = broker.list_consumers(layout::EVENT_STREAM).await.map_err(ReleaseError::Consumers)?;
+    consumers.retain(|consumer| !places.withdrawn.contains(layout::handler_of(&consumer.name)));
+    if let Some(missing) =
+        places.consumers.iter().find(|name| !consumers.iter().any(|consumer| &consumer.name == *name))
+    {
         return Ok(Release::Held(Holder::Missing(layout::handler_of(missing).to_owned())));
     }
     let mut settled = Vec::with_capacity(consumers.len());

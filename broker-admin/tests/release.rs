@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::consumers::{self, Handler, Start};
 use tidegate_broker_admin::positions::Position;
-use tidegate_broker_admin::release::{self, Holder, Release, Room};
+use tidegate_broker_admin::release::{self, Holder, Places, Release, Room};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
@@ -62,14 +62,22 @@ impl World {
 
     /// Everything that can be released is, as the operator does it.
     async fn release(&self, expected: &[String]) -> Release {
+        self.release_for(&places(expected)).await
+    }
+
+    async fn release_for(&self, places: &Places) -> Release {
         let mut info = self.info().await;
         loop {
-            let release = release::plan(&self.broker.admin(), &info, expected, true).await.unwrap();
+            let release = release::plan(&self.broker.admin(), &info, places, true).await.unwrap();
             let Release::UpTo(up_to) = release else { return release };
             info = release::execute(&self.broker.admin(), up_to).await.unwrap();
             assert_eq!(info.state.first_sequence, up_to + 1, "exactly that much");
         }
     }
+}
+
+fn places(consumers: &[String]) -> Places {
+    Places { consumers: consumers.to_vec(), ..Places::default() }
 }
 
 fn behind(handler: &str, settled: u64) -> Release {
@@ -177,7 +185,7 @@ async fn what_a_filter_leaves_out_holds_nothing_back() {
     // Its floor is at 1 for good; nothing after that is its own, but the last one.
     let last = world.info().await.state.last_sequence;
     assert!(matches!(
-        release::plan(&world.broker.admin(), &world.info().await, &[], true).await.unwrap(),
+        release::plan(&world.broker.admin(), &world.info().await, &Places::default(), true).await.unwrap(),
         Release::UpTo(_)
     ));
     assert_eq!(world.release(&[]).await, Release::NotNeeded);
@@ -244,4 +252,24 @@ async fn what_a_suspended_handler_has_not_settled_stays() {
         world.js.get_consumer_from_stream("billing", layout::EVENT_STREAM).await.unwrap();
     let resumed: Vec<_> = billing.fetch().max_messages(stored).messages().await.unwrap().collect().await;
     assert_eq!(resumed.len(), stored);
+}
+
+/// A topic's owner who lets in a handler no more is not left with publishers that are refused for its sake.
+#[tokio::test]
+async fn a_handler_that_is_not_let_in_any_more_holds_up_nothing() {
+    let world = World::start().await;
+    let all = |_: &str| Vec::new();
+    let kept = world.consumer("billing", &all("billing"), None).await;
+    world.consumer("audit=web", &all("audit"), None).await;
+    while world.publish(0, "t", 30_000).await.is_ok() {}
+    let mut messages = kept.batch().max_messages(1000).expires(LIMIT).messages().await.unwrap();
+    let pending = world.info().await.state.messages;
+    for _ in 0..pending {
+        messages.next().await.unwrap().unwrap().double_ack().await.unwrap();
+    }
+    let mut places = places(&["billing".to_owned()]);
+    assert_eq!(world.release_for(&places).await, behind("audit=web", 0));
+    places.withdrawn.insert("audit=web".to_owned());
+    assert_eq!(world.release_for(&places).await, Release::NotNeeded);
+    assert!(world.info().await.state.first_sequence > 1, "something was released");
 }

@@ -25,6 +25,9 @@ pub mod kind {
     /// EventBroker: client certificates can be verified, because the authorities are known; absent where the specification
     /// names none.
     pub const CERTIFICATES_ACCEPTED: &str = "CertificatesAccepted";
+    /// EventTopic: the broker of another namespace that it names grants its namespace. EventHandler: the same of its
+    /// topic. Absent where nothing of another namespace is named.
+    pub const GRANTED: &str = "Granted";
     /// EventBroker: it is being deleted and topics are on it; absent otherwise.
     pub const IN_USE: &str = "InUse";
     /// Every way to a broker from outside is open.

@@ -1,6 +1,7 @@
 //! Tidegate's Kubernetes API, group `tidegate.io`, version `v1alpha1`.
 //!
 //! - [`topic`], [`handler`], [`broker`]: the resources. Their field descriptions are the user documentation.
+//! - [`grant`]: which other namespaces may use one of them.
 //! - [`conditions`]: the vocabulary of `status.conditions`, and how transition times are carried over.
 //! - [`duration`], [`size`]: the string forms of durations and byte sizes.
 //! - [`schema`]: parts of the OpenAPI schema that the derive cannot know.
@@ -8,6 +9,7 @@
 pub mod broker;
 pub mod conditions;
 pub mod duration;
+pub mod grant;
 pub mod handler;
 pub mod schema;
 pub mod size;
@@ -15,6 +17,7 @@ pub mod topic;
 
 pub use broker::{EventBroker, EventBrokerSpec, EventBrokerStatus};
 pub use duration::Duration;
+pub use grant::{GrantedNamespaces, NamespaceGrant};
 pub use handler::{EventHandler, EventHandlerSpec, EventHandlerStatus};
 pub use size::Size;
 pub use topic::{EventTopic, EventTopicSpec, EventTopicStatus};

@@ -48,6 +48,49 @@ pub fn node_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "nullable": true, "additionalProperties": {"type": "string"}})
 }
 
+/// A selector of namespaces by their labels, bounded.
+pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    let value =
+        json_schema!({"type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"});
+    json_schema!({
+        "type": "object",
+        "description": "Labels of the granted namespaces, with from: Selector. Every namespace carries its name as the label kubernetes.io/metadata.name. An empty selector matches all namespaces.",
+        "properties": {
+            "matchLabels": {
+                "type": "object", "maxProperties": 16, "additionalProperties": value.clone(),
+                "description": "Labels with the values that a namespace must have; at most 16.",
+            },
+            "matchExpressions": {
+                "type": "array", "maxItems": 16, "x-kubernetes-list-type": "atomic",
+                "description": "Requirements that the labels of a namespace must meet, all of them; at most 16.",
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "x-kubernetes-validations": [{
+                        "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+                        "message": "values belong to the operators In and NotIn, which need at least one; remove them with Exists and DoesNotExist",
+                    }],
+                    "properties": {
+                        "key": {
+                            "type": "string", "maxLength": 317,
+                            "pattern": "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+                            "description": "Key of the label.",
+                        },
+                        "operator": {
+                            "type": "string", "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                            "description": "In: the label has one of values. NotIn: it has none of them, or is absent. Exists and DoesNotExist: it is present, or absent.",
+                        },
+                        "values": {
+                            "type": "array", "maxItems": 64, "x-kubernetes-list-type": "atomic", "items": value,
+                            "description": "Values, with In and NotIn; at most 64.",
+                        },
+                    },
+                },
+            },
+        },
+    })
+}
+
 /// A pod template. What a Deployment takes here is taken, nulls included; the operator checks what is its own, and the
 /// API server the Deployment that is made from it, when the resource is applied.
 pub fn pod_template(_: &mut SchemaGenerator) -> Schema {

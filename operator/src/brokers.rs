@@ -49,6 +49,20 @@ pub struct TopicKey {
     pub name: String,
 }
 
+impl TopicKey {
+    /// Its name, with its namespace where that is another one than the reader's.
+    pub(crate) fn shown_in(&self, namespace: &str) -> String {
+        if self.namespace == namespace { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+}
+
+impl BrokerKey {
+    /// The same of a broker.
+    pub(crate) fn shown_in(&self, namespace: &str) -> String {
+        if self.namespace == namespace { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+}
+
 /// Where a broker is, and what opens it.
 #[derive(Clone)]
 pub struct Place {

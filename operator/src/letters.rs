@@ -17,8 +17,9 @@ const PERIOD: Duration = Duration::from_secs(50);
 pub struct LetterCounts(Mutex<HashMap<HandlerKey, Instant>>);
 
 impl LetterCounts {
-    /// Asks the broker, unless that was done a moment ago; `None`: what is known stays.
-    pub async fn count(&self, handler: &HandlerKey, broker: &Broker) -> Option<u64> {
+    /// Asks the broker, unless that was done a moment ago; `None`: what is known stays. `known_as`: the handler's name in
+    /// its topic's account.
+    pub async fn count(&self, handler: &HandlerKey, known_as: &str, broker: &Broker) -> Option<u64> {
         let is_known = |at: &Instant| at.elapsed() < PERIOD;
         {
             let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -28,7 +29,7 @@ impl LetterCounts {
             asked.retain(|_, at| is_known(at));
             asked.insert(handler.clone(), Instant::now());
         }
-        match count(broker, &handler.1).await {
+        match count(broker, known_as).await {
             Ok(letters) => Some(letters),
             Err(error) => {
                 tracing::debug!(namespace = handler.0, handler = handler.1, error, "dead letters are not counted");
@@ -68,17 +69,17 @@ mod tests {
         let counts = LetterCounts::default();
         let key = |name: &str| ("shop".to_owned(), name.to_owned());
         for (handler, expected) in [("billing", 3), ("shipping", 2), ("other", 0)] {
-            assert_eq!(counts.count(&key(handler), &api).await, Some(expected), "{handler}");
+            assert_eq!(counts.count(&key(handler), handler, &api).await, Some(expected), "{handler}");
         }
-        assert_eq!(counts.count(&key("billing"), &api).await, None, "a moment later");
+        assert_eq!(counts.count(&key("billing"), "billing", &api).await, None, "a moment later");
         counts.expire(&key("billing"));
-        assert_eq!(counts.count(&key("billing"), &api).await, Some(3));
+        assert_eq!(counts.count(&key("billing"), "billing", &api).await, Some(3));
     }
 
     #[tokio::test]
     async fn a_broker_without_the_stream_changes_nothing() {
         let broker = TestBroker::start_direct().await;
         let api = Broker::new(broker.admin_client(), Duration::from_millis(300));
-        assert_eq!(LetterCounts::default().count(&("shop".into(), "billing".into()), &api).await, None);
+        assert_eq!(LetterCounts::default().count(&("shop".into(), "billing".into()), "billing", &api).await, None);
     }
 }

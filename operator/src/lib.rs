@@ -21,6 +21,7 @@ pub mod deliveries;
 pub mod doorbell;
 pub mod error;
 pub mod finalizer;
+pub mod grants;
 mod guard;
 pub mod handler;
 pub mod health;

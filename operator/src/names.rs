@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::brokers::BrokerKey;
+use crate::context::Owner;
+
 /// The one field manager of the operator.
 pub const FIELD_MANAGER: &str = "tidegate-operator";
 /// Which broker an object belongs to.
 pub const BROKER_LABEL: &str = "tidegate.io/broker";
-/// The namespace of the broker that an object of the operator's namespace belongs to.
+/// The namespace of the broker that an object of another namespace belongs to, or a pod connects to.
 pub const BROKER_NAMESPACE_LABEL: &str = "tidegate.io/broker-namespace";
 /// Which way to its broker a Service is.
 pub const ACCESS_LABEL: &str = "tidegate.io/access";
@@ -18,6 +21,8 @@ pub const HANDLER_LABEL: &str = "tidegate.io/handler";
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Which version of its handler's template a pod was made from.
 pub const TEMPLATE_ANNOTATION: &str = "tidegate.io/template";
+/// The domain of the cluster's Services. (An address that ends with `.svc` needs none: resolvers of pods add it.)
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Selects everything the operator watches.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tidegate");
 
@@ -135,12 +140,16 @@ pub fn handler_selector(handler: &str) -> BTreeMap<String, String> {
 }
 
 /// What we add to the labels of a handler's pods. By the broker's they may connect to it.
-pub fn handler_pod_labels(handler: &str, topic: &str, broker: &str) -> BTreeMap<String, String> {
-    BTreeMap::from([
-        (HANDLER_LABEL.into(), handler.into()),
+pub fn handler_pod_labels(handler: &Owner, topic: &str, broker: &BrokerKey) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([
+        (HANDLER_LABEL.into(), handler.name.clone()),
         (TOPIC_LABEL.into(), topic.into()),
-        (BROKER_LABEL.into(), broker.into()),
-    ])
+        (BROKER_LABEL.into(), broker.name.clone()),
+    ]);
+    if broker.namespace != handler.namespace {
+        labels.insert(BROKER_NAMESPACE_LABEL.into(), broker.namespace.clone());
+    }
+    labels
 }
 
 fn labels(component: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {

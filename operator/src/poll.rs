@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use kube::ResourceExt as _;
 use tidegate_broker_admin::api::{ConsumerInfo, StreamInfo};
 use tidegate_broker_admin::held_keys::{self, Keys};
 use tidegate_broker_admin::{consumers, handler_streams};
@@ -31,7 +32,7 @@ use crate::by_handler::{HandlerKey, STATUS_PERIOD};
 use crate::context::Context;
 use crate::doorbell::next_event;
 use crate::handler::settings::scaling_policy;
-use crate::handler::{position, shelf};
+use crate::handler::{position, reference, shelf};
 use crate::numbers::{Numbers, is_filling};
 use crate::pace::{rolling_brokers, rolling_handlers};
 use crate::scaling::Sample;
@@ -153,18 +154,34 @@ impl Session {
         // What could not be done without the broker can be done now.
         self.triggers.topic(&self.topic).await;
         for handler in self.handlers() {
-            self.triggers.handler(&self.topic.namespace, handler.metadata.name.as_deref().unwrap_or_default()).await;
+            self.trigger(&handler).await;
         }
         tokio::join!(
             self.follow_handlers(),
             self.follow_streams(),
-            self.context.reports.hear(&self.topic, &self.broker),
+            self.context.reports.hear(&self.topic, &self.broker, |handler| self.has(handler)),
             self.context.ingress_reports.hear(&self.topic, &self.broker),
         );
     }
 
     fn handlers(&self) -> Vec<Arc<EventHandler>> {
-        self.context.stores.handlers_of(&self.topic.namespace, &self.topic.name)
+        let mut handlers = self.context.stores.handlers_of(&self.topic);
+        handlers.retain(|handler| self.admits(handler));
+        handlers
+    }
+
+    /// Whether a handler is one of this topic. What a broker says of others is not believed.
+    fn has(&self, (namespace, name): &HandlerKey) -> bool {
+        let handler = get(&self.context.stores.handlers, namespace, name);
+        handler.is_some_and(|handler| reference::topic_of(&handler) == self.topic && self.admits(&handler))
+    }
+
+    fn admits(&self, handler: &EventHandler) -> bool {
+        self.topic().is_some_and(|topic| self.context.stores.admits_handler(&topic, handler))
+    }
+
+    async fn trigger(&self, handler: &EventHandler) {
+        self.triggers.handler(&handler.namespace().unwrap_or_default(), &handler.name_any()).await;
     }
 
     fn topic(&self) -> Option<Arc<EventTopic>> {
@@ -212,7 +229,7 @@ impl Session {
         let mut handlers = self.handlers();
         handlers.retain(|handler| position::is_lost(handler, consumers));
         for handler in &handlers {
-            self.triggers.handler(&self.topic.namespace, handler.metadata.name.as_deref().unwrap_or_default()).await;
+            self.trigger(handler).await;
         }
         let shown = self.topic().and_then(|topic| topic.status.as_ref()?.handlers);
         let is_miscounted = shown.is_some_and(|shown| usize::try_from(shown) != Ok(by_handler(consumers).len()));
@@ -246,32 +263,31 @@ impl Session {
     async fn tell_of_shelves(&self, streams: &[StreamInfo]) {
         let by_name: HashMap<&str, &StreamInfo> =
             streams.iter().map(|stream| (stream.config.name.as_str(), stream)).collect();
-        let namespace = &self.topic.namespace;
         let mut answers = true;
         for handler in self.handlers() {
-            let name = handler.metadata.name.as_deref().unwrap_or_default();
-            let key = (namespace.clone(), name.to_owned());
+            let (name, key) =
+                (&reference::known_as(&handler), (handler.namespace().unwrap_or_default(), handler.name_any()));
             let retries = by_name.get(layout::retry_stream(name).as_str()).copied();
             let dead_letters = by_name.get(layout::dead_letter_stream(name).as_str()).copied();
             let keyed = retries.filter(|_| handler.spec.delivery.order == Order::Key && answers);
             if let Some(retries) = keyed {
-                answers = self.look_at_keys(&key, retries).await;
+                answers = self.look_at_keys(&key, name, retries).await;
             }
             let keys = self.context.keys.known(&key);
             let news = shelf::news(&handler, retries, keys.as_ref(), dead_letters);
             let held = keys.map_or(0, |keys| keys.held);
             let waiting = retries.map_or(0, |stream| shelf::waiting(stream, held));
             if self.context.retries.record(key, waiting, news) {
-                self.triggers.handler(namespace, name).await;
+                self.trigger(&handler).await;
             }
         }
     }
 
     /// Takes down of which keys of a handler events wait, where that is due. Whether the broker answers.
-    async fn look_at_keys(&self, key: &HandlerKey, retries: &StreamInfo) -> bool {
+    async fn look_at_keys(&self, key: &HandlerKey, name: &str, retries: &StreamInfo) -> bool {
         let subjects = retries.state.subjects;
         let Some(question) = self.context.keys.question(key, subjects) else { return true };
-        let found = if subjects == 0 { Some(Keys::default()) } else { self.ask(keys_of(&self.broker, &key.1)).await };
+        let found = if subjects == 0 { Some(Keys::default()) } else { self.ask(keys_of(&self.broker, name)).await };
         let answers = found.is_some();
         found.into_iter().for_each(|keys| self.context.keys.record(&question, key.clone(), subjects, keys));
         answers
@@ -295,14 +311,12 @@ impl Session {
         None
     }
 
-    async fn tell(&self, name: &str, progress: Progress) -> Told {
-        let namespace = &self.topic.namespace;
-        let handler = get(&self.context.stores.handlers, namespace, name);
-        let Some(handler) = handler.filter(|handler| handler.spec.topic == self.topic.name) else {
-            return Told::Awake;
-        };
+    async fn tell(&self, known_as: &str, progress: Progress) -> Told {
+        let (namespace, name) = layout::handler_named(&self.topic.namespace, known_as);
+        let key = (namespace.to_owned(), name.to_owned());
+        let handler = get(&self.context.stores.handlers, namespace, name).filter(|_| self.has(&key));
+        let Some(handler) = handler else { return Told::Awake };
         let status = handler.status.as_ref();
-        let key = (namespace.clone(), name.to_owned());
         // A specification that cannot be read is the reconciler's to report. What waits while a handler is suspended is
         // no reason for pods.
         let policy = scaling_policy(&handler.spec).ok().flatten().filter(|_| !handler.spec.suspend);

@@ -113,13 +113,17 @@ impl Reports {
         self.changes.next().await
     }
 
-    /// Hears the reports of a topic's handlers until it is dropped.
-    pub async fn hear(&self, topic: &TopicKey, broker: &Broker) {
+    /// Hears the reports of a topic's handlers until it is dropped. `is_of_topic`: whether a handler is one of them.
+    pub async fn hear(&self, topic: &TopicKey, broker: &Broker, is_of_topic: impl Fn(&HandlerKey) -> bool) {
         loop {
             if let Ok(mut messages) = broker.client().subscribe(layout::REPORT_SUBJECTS, None) {
                 while let Some(message) = messages.next().await {
-                    let handler = message.subject().rsplit('.').next().unwrap_or_default();
-                    self.note((topic.namespace.clone(), handler.to_owned()), message.payload());
+                    let known_as = message.subject().rsplit('.').next().unwrap_or_default();
+                    let (namespace, name) = layout::handler_named(&topic.namespace, known_as);
+                    let handler = (namespace.to_owned(), name.to_owned());
+                    if is_of_topic(&handler) {
+                        self.note(handler, message.payload());
+                    }
                 }
             }
             tokio::time::sleep(RETRY_PERIOD).await;
@@ -283,7 +287,9 @@ mod tests {
         let reports = Arc::new(Reports::default());
         let hear = |broker| {
             let (reports, topic) = (reports.clone(), topic.clone());
-            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move { reports.hear(&topic, &broker).await }))
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+                reports.hear(&topic, &broker, |_| true).await
+            }))
         };
         let first = hear(Broker::of_test(&server).await);
         assert!(is_heard(&reports, &server, "a").await);

@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt as _, stream};
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +15,8 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::names::{BROKER_LABEL, HANDLER_LABEL, TOPIC_LABEL};
 use crate::watches::{
-    Feeds, Stores, any_change, broker_of_secret, dependants, handler_of, metadata, objects, ours, owner_of,
-    resource_mark, topics_on,
+    Feeds, Stores, any_change, broker_of_secret, dependants, handler_of, handlers_of_granted, metadata, objects, ours,
+    owner_of, resource_mark, topics_of_granted, topics_on,
 };
 use crate::{broker, handler, health, poll, token_keys, topic, watches};
 
@@ -71,6 +71,8 @@ fn controllers(
         topics,
         topics_for_handlers,
         handlers,
+        namespaces,
+        namespaces_for_handlers,
         statefulsets,
         deployments,
         broker_pods,
@@ -98,15 +100,18 @@ fn controllers(
             .watches_stream(metadata(of(client), broker(), disruption_budgets), |it| owner_of(&it, BROKER_LABEL))
             .watches_stream(metadata(of(client), broker(), network_policies), |it| owner_of(&it, BROKER_LABEL))
             .watches_stream(metadata(of(client), broker(), broker_secrets), |secret| broker_of_secret(&secret));
-    let on_broker = stores.topics.clone();
+    let (on_broker, granted) = (stores.topics.clone(), stores.topics.clone());
     let topics = Controller::for_stream(objects(of(client), all.clone(), topics, resource_mark), stores.topics.clone())
         .watches_stream(watches::brokers_for_topics(of(client), brokers_for_topics), move |broker| {
             topics_on(&on_broker, &broker)
         })
+        .watches_stream(watches::namespaces(of(client), namespaces), move |namespace| {
+            topics_of_granted(&granted, &namespace.name_any())
+        })
         .watches_stream(metadata(of(client), topic(), topic_services), |service| owner_of(&service, TOPIC_LABEL))
         .watches_stream(metadata(of(client), topic(), topic_config_maps), |config| owner_of(&config, TOPIC_LABEL))
         .watches_stream(metadata(of(client), topic(), topic_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
-    let known = stores.handlers.clone();
+    let (known, granted) = (stores.handlers.clone(), stores.handlers.clone());
     let handlers =
         Controller::for_stream(objects(of(client), all.clone(), handlers, resource_mark), stores.handlers.clone())
             .watches_stream(objects(of(client), handler(), deployments, any_change), |set| handler_of(&set))
@@ -118,6 +123,9 @@ fn controllers(
             .watches_stream(metadata(of(client), handler(), handler_secrets), |secret| handler_of(&secret))
             .watches_stream(watches::topics_for_handlers(of(client), topics_for_handlers), move |topic| {
                 dependants(&known, &topic)
+            })
+            .watches_stream(watches::namespaces(of(client), namespaces_for_handlers), move |namespace| {
+                handlers_of_granted(&granted, &namespace.name_any())
             });
     (brokers, topics, handlers)
 }

@@ -24,11 +24,12 @@ use tidegate_crds::topic::EventTopicStatus;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
 use crate::broker::topics::is_on;
-use crate::brokers::BrokerKey;
+use crate::brokers::{BrokerKey, TopicKey};
+use crate::handler::reference;
 use crate::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
-pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, resource_mark};
+pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, namespace_mark, resource_mark};
 pub(crate) use stores::Feed;
-pub use stores::{Feeds, Stores};
+pub use stores::{Feeds, NamespaceMeta, Stores};
 
 pub(crate) fn is_in<K: Resource>(resource: &K, namespace: &str) -> bool {
     resource.meta().namespace.as_deref() == Some(namespace)
@@ -75,6 +76,14 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     objects(api, config, feed, |object| child_mark(object.meta()))
+}
+
+/// The namespaces: their labels, by which they may be granted something, and whether they are being deleted.
+pub(crate) fn namespaces(
+    api: Api<NamespaceMeta>,
+    feed: Feed<NamespaceMeta>,
+) -> impl Stream<Item = watcher::Result<NamespaceMeta>> {
+    objects(api, watcher::Config::default(), feed, namespace_mark)
 }
 
 /// The topics once more, for their handlers.
@@ -208,13 +217,12 @@ where
 
 /// The handlers that name this topic, as theirs or as a destination.
 pub(crate) fn dependants(handlers: &Store<EventHandler>, topic: &EventTopic) -> Vec<ObjectRef<EventHandler>> {
-    let Some(namespace) = topic.namespace() else { return Vec::new() };
-    let name = topic.name_any();
-    let names = |handler: &EventHandler| {
+    let key = TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() };
+    let sends_to = |handler: &EventHandler| {
         let destinations = [&handler.spec.reply, &handler.spec.dead_letter];
-        handler.spec.topic == name || destinations.into_iter().flatten().any(|to| to.topic == name)
+        is_in(handler, &key.namespace) && destinations.into_iter().flatten().any(|to| to.topic == key.name)
     };
-    let found = handlers.state_filter(|handler| is_in(handler, &namespace) && names(handler));
+    let found = handlers.state_filter(|handler| reference::topic_of(handler) == key || sends_to(handler));
     found.iter().map(|handler| ObjectRef::from_obj(handler.as_ref())).collect()
 }
 
@@ -223,6 +231,18 @@ pub(crate) fn topics_on(topics: &Store<EventTopic>, broker: &EventBroker) -> Vec
     let key = BrokerKey { namespace: broker.namespace().unwrap_or_default(), name: broker.name_any() };
     let found = topics.state_filter(|topic| is_on(topic, &key));
     found.iter().map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
+}
+
+/// The topics of a namespace whose broker is of another one.
+pub(crate) fn topics_of_granted(topics: &Store<EventTopic>, namespace: &str) -> Vec<ObjectRef<EventTopic>> {
+    let found = topics.state_filter(|topic| is_in(topic, namespace) && topic.spec.broker.namespace.is_some());
+    found.iter().map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
+}
+
+/// The handlers of a namespace whose topic is of another one.
+pub(crate) fn handlers_of_granted(handlers: &Store<EventHandler>, namespace: &str) -> Vec<ObjectRef<EventHandler>> {
+    let found = handlers.state_filter(|handler| is_in(handler, namespace) && handler.spec.topic_namespace.is_some());
+    found.iter().map(|handler| ObjectRef::from_obj(handler.as_ref())).collect()
 }
 
 /// The broker of a Secret: that with its keys is in the operator's namespace.

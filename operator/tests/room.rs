@@ -10,7 +10,7 @@ use async_nats::jetstream::{self, consumer::PullConsumer};
 use futures::StreamExt as _;
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::consumers::{self, Start};
-use tidegate_broker_admin::release::{Holder, Room};
+use tidegate_broker_admin::release::{Holder, Places, Room};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
@@ -74,8 +74,9 @@ impl World {
 
     /// What a reconcile does after a publisher was refused.
     async fn make_room(&self, handlers: &[&str]) -> RoomState {
-        let expected: Vec<String> = handlers.iter().map(|&name| name.to_owned()).collect();
-        room::make(&self.broker.admin(), self.info().await, &expected, true, None).await.unwrap().1
+        let consumers = handlers.iter().map(|&name| name.to_owned()).collect();
+        let places = Places { consumers, ..Places::default() };
+        room::make(&self.broker.admin(), self.info().await, &places, true, None).await.unwrap().1
     }
 }
 

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 pub use self::access::{Access, AccessCertificate, AccessStatus, AccessType, NodePorts, TrafficPolicy};
 pub use self::status::{EventBrokerStatus, StorageStatus};
-use crate::Size;
 use crate::schema;
+use crate::{NamespaceGrant, Size};
 
 /// A broker stores the events of the topics that name it. It becomes a StatefulSet of NATS JetStream servers, each with an
 /// ingress beside it.
@@ -58,6 +58,11 @@ pub struct EventBrokerSpec {
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot be changed: make a second broker with the new storage and topics on it"))]
     pub storage: Storage,
+    /// Namespaces whose topics may be on the broker; its own always is among them. Default: its own alone. A topic of
+    /// another namespace names the broker with spec.broker: {name, namespace}. When a grant is withdrawn, nothing that
+    /// is stored is deleted, but the topics of that namespace take and deliver no events until they are granted again.
+    #[serde(default, skip_serializing_if = "NamespaceGrant::is_default")]
+    pub topics: NamespaceGrant,
     /// Where the pods run, and with which resources.
     #[serde(default, skip_serializing_if = "Pods::is_default")]
     pub pods: Pods,

@@ -54,6 +54,7 @@ use crate::schema;
     printcolumn(name = "Retries", type_ = "integer", description = "Events that wait for a retry", json_path = ".status.retries.waiting"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Topic-Namespace", type_ = "string", description = "Namespace of the topic, where that is not the handler's", json_path = ".spec.topicNamespace", priority = 1),
     printcolumn(name = "Scaling", type_ = "string", description = "Why there are so many pods", json_path = ".status.scaling.reason", priority = 1),
     printcolumn(name = "Held", type_ = "integer", description = "Keys that wait for their release", json_path = ".status.retries.heldKeys", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -63,20 +64,27 @@ use crate::schema;
     validation = Rule::new("!(has(self.autoscaling) && has(self.replicas))").message("replicas and autoscaling exclude each other: remove one of them (kubectl scale works where autoscaling is absent)").field_path(".replicas"),
     validation = Rule::new("self.delivery.order != 'Key' || !has(self.autoscaling) || self.autoscaling.maxReplicas <= (has(self.delivery.lanes) ? self.delivery.lanes : 8)").message("autoscaling.maxReplicas must not be larger than delivery.lanes (8 if absent): a lane is served by one pod at a time").field_path(".autoscaling"),
     validation = Rule::new("!has(self.reply) || self.delivery.format != 'Batch'").message("reply and delivery.format: Batch exclude each other: a batch has one answer").field_path(".reply"),
-    validation = Rule::new("!has(self.deadLetter) || self.deadLetter.topic != self.topic").message("deadLetter.topic must be another topic, or each failing event would come again without an end; leave deadLetter out to keep dead letters beside the topic").field_path(".deadLetter"),
+    validation = Rule::new("!has(self.deadLetter) || has(self.topicNamespace) || self.deadLetter.topic != self.topic").message("deadLetter.topic must be another topic, or each failing event would come again without an end; leave deadLetter out to keep dead letters beside the topic").field_path(".deadLetter"),
+    validation = Rule::new("has(self.topicNamespace) == has(oldSelf.topicNamespace) && (!has(self.topicNamespace) || self.topicNamespace == oldSelf.topicNamespace)").message("topicNamespace cannot be changed, because the handler's place in the topic would be lost: make another EventHandler").field_path(".topicNamespace"),
     validation = Rule::new("!has(self.redrive) || !has(self.deadLetter)").message("redrive gives back dead letters that are kept beside the topic; with deadLetter.topic they are events of that topic").field_path(".redrive"),
     validation = Rule::new("!has(self.release) || self.delivery.order == 'Key'").message("release belongs to delivery.order: Key: without an order no key is held").field_path(".release"),
     validation = Rule::new("!has(self.delivery.port) || self.delivery.port != 15480").message("delivery.port: 15480 is Tidegate's own port in the pod; choose another").field_path(".delivery")
 )]
 pub struct EventHandlerSpec {
-    /// Name of the EventTopic in this namespace whose events the handler receives. Cannot be changed: make another
-    /// handler.
+    /// Name of the EventTopic whose events the handler receives. It is of this namespace, or of topicNamespace where
+    /// that is set. Cannot be changed: make another handler.
     #[schemars(length(min = 1, max = 40))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("is not the name of an EventTopic: those have at most 40 lower-case letters, digits and '-', beginning with a letter"),
         validation = Rule::new("self == oldSelf").message("topic cannot be changed, because the handler's place in the topic would be lost: make another EventHandler")
     )]
     pub topic: String,
+    /// Namespace of the EventTopic, which must grant this namespace (spec.handlers of that EventTopic). Default: the
+    /// handler's own. Cannot be changed: make another handler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("is not the name of a namespace: those have lower-case letters, digits and '-'"))]
+    pub topic_namespace: Option<String>,
     /// Events that the handler receives. Default: all events of the topic. A change takes effect when its pods have
     /// rolled; an event that was passed over before is not delivered later.
     #[serde(default, skip_serializing_if = "Option::is_none")]

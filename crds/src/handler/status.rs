@@ -13,7 +13,7 @@ use crate::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventHandlerStatus {
-    /// Conditions. Ready sums up TopicReady, Subscribed, PodsReady, HandlerAvailable (the containers answer) and Delivering
+    /// Conditions. Ready sums up Granted (where the topic is of another namespace), TopicReady, Subscribed, PodsReady, HandlerAvailable (the containers answer) and Delivering
     /// (they handle what they are sent); Exposed warns of a program that others can reach, RetriesFull and DeadLettersFull
     /// of a lack of room for events that fail, KeysHeld of keys that wait for spec.release; Suspended is there while
     /// spec.suspend is true; Stalled says that a person has to do something.

@@ -13,7 +13,7 @@ pub use self::delayed::DelayedEvents;
 pub use self::publishers::{CertificatePublisher, Publisher, ServiceAccountPublisher};
 pub use self::schedule::{Schedule, ScheduledEvent};
 pub use self::status::{Address, DataLoss, EventTopicStatus, StreamRecord};
-use crate::{Duration, Size};
+use crate::{Duration, NamespaceGrant, Size};
 
 /// Name of the EventBroker of a topic that names none.
 pub const DEFAULT_BROKER: &str = "default";
@@ -35,6 +35,7 @@ pub const DEFAULT_BROKER: &str = "default";
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the names of its Service and its account are made from it"),
     printcolumn(name = "Ready", type_ = "string", description = "Can events be published?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Broker", type_ = "string", description = "EventBroker that keeps the events", json_path = ".spec.broker.name"),
+    printcolumn(name = "Broker-Namespace", type_ = "string", description = "Namespace of the broker, where that is not the topic's", json_path = ".spec.broker.namespace", priority = 1),
     printcolumn(name = "Events", type_ = "integer", description = "Events kept", json_path = ".status.events"),
     printcolumn(name = "Fill", type_ = "string", description = "Share of retention.maxSize that is in use", json_path = ".status.fill"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
@@ -100,6 +101,12 @@ pub struct EventTopicSpec {
     /// that the topic has at that moment.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+    /// Namespaces whose handlers may receive the events; the topic's own always is among them. Default: its own alone. A
+    /// handler of another namespace names the topic with spec.topic and spec.topicNamespace. When a grant is withdrawn,
+    /// the handlers of that namespace receive nothing more and keep their place, which holds up no room: what the other
+    /// handlers have handled may be removed meanwhile.
+    #[serde(default, skip_serializing_if = "NamespaceGrant::is_default")]
+    pub handlers: NamespaceGrant,
     /// Broker that keeps the events. Cannot be changed: make a second topic on the other broker and switch to it.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("broker cannot be changed: make a second topic on the other broker and switch to it"))]
@@ -167,16 +174,22 @@ pub enum DeletionPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BrokerReference {
-    /// Name of an EventBroker of this namespace. Default: default, which is made from the installation's defaultBroker
-    /// for the first topic that needs it, and is the user's to change afterwards.
+    /// Name of the EventBroker. Default: default, which is made in the topic's own namespace from the installation's
+    /// defaultBroker for the first topic that needs it, and is the user's to change afterwards.
     #[serde(default = "default_broker_name")]
     #[schemars(length(min = 1, max = 40))]
     pub name: String,
+    /// Namespace of the EventBroker, which must grant the topic's namespace (spec.topics of that EventBroker). Default:
+    /// the topic's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')").message("is not the name of a namespace: those have lower-case letters, digits and '-'"))]
+    pub namespace: Option<String>,
 }
 
 impl Default for BrokerReference {
     fn default() -> Self {
-        Self { name: default_broker_name() }
+        Self { name: default_broker_name(), namespace: None }
     }
 }
 

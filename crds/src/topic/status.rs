@@ -11,8 +11,9 @@ use crate::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventTopicStatus {
-    /// Conditions. Ready sums up BrokerAvailable, StreamReady, Addressable (the ingresses take events for it), StorageHealthy and HasRoom (reason Filling from 80 % on, and
-    /// False while publishers are refused); DataLost says that stored events are gone; Stalled says that a person has to
+    /// Conditions. Ready sums up Granted (where the broker is of another namespace), BrokerAvailable, StreamReady, Addressable
+    /// (the ingresses take events for it), StorageHealthy and HasRoom (reason Filling from 80 % on, and False while
+    /// publishers are refused); DataLost says that stored events are gone; Stalled says that a person has to
     /// do something.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]

@@ -1,5 +1,6 @@
 //! Circles that a handler's reply or dead letters would close.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use kube::Client;
@@ -20,6 +21,8 @@ const MAX_HANDLERS: u32 = 500;
 struct Routes {
     topic: String,
     #[serde(default)]
+    topic_namespace: Option<String>,
+    #[serde(default)]
     reply: Option<Destination>,
     #[serde(default)]
     dead_letter: Option<Destination>,
@@ -32,6 +35,14 @@ struct Way {
     from: String,
     to: String,
     field: &'static str,
+}
+
+/// A topic's name, with its namespace where that is not the handlers'. No way leads to such a topic.
+fn from<'a>(topic: &'a str, other: Option<&str>, own: Option<&str>) -> Cow<'a, str> {
+    match other {
+        Some(other) if Some(other) != own => Cow::Owned(format!("{other}/{topic}")),
+        _ => Cow::Borrowed(topic),
+    }
 }
 
 fn ways(handler: &str, from: &str, reply: Option<&Destination>, dead_letter: Option<&Destination>) -> Vec<Way> {
@@ -49,8 +60,10 @@ fn ways(handler: &str, from: &str, reply: Option<&Destination>, dead_letter: Opt
 pub async fn warnings(client: Client, handler: &EventHandler) -> Result<Vec<String>, kube::Error> {
     let name = handler.metadata.name.as_deref().unwrap_or_default();
     let spec = &handler.spec;
-    let own = ways(name, &spec.topic, spec.reply.as_ref(), spec.dead_letter.as_ref());
-    let Some(namespace) = handler.metadata.namespace.as_deref().filter(|_| !own.is_empty()) else {
+    let own_namespace = handler.metadata.namespace.as_deref();
+    let topic = from(&spec.topic, spec.topic_namespace.as_deref(), own_namespace);
+    let own = ways(name, &topic, spec.reply.as_ref(), spec.dead_letter.as_ref());
+    let Some(namespace) = own_namespace.filter(|_| !own.is_empty()) else {
         return Ok(Vec::new());
     };
     // Only what is needed is read: pod templates can be long.
@@ -59,7 +72,8 @@ pub async fn warnings(client: Client, handler: &EventHandler) -> Result<Vec<Stri
     let found = handlers.list(&ListParams::default().limit(MAX_HANDLERS)).await?;
     let others = found.items.iter().filter(|other| other.metadata.name.as_deref() != Some(name)).flat_map(|other| {
         let (name, spec) = (other.metadata.name.as_deref().unwrap_or_default(), &other.spec);
-        ways(name, &spec.topic, spec.reply.as_ref(), spec.dead_letter.as_ref())
+        let topic = from(&spec.topic, spec.topic_namespace.as_deref(), own_namespace);
+        ways(name, &topic, spec.reply.as_ref(), spec.dead_letter.as_ref())
     });
     Ok(circles(&own, others.collect()))
 }

@@ -55,6 +55,7 @@ impl Judged for EventHandler {
     }
 
     fn check(&self) -> Result<(), Error> {
+        handlers::reference::check(self)?;
         handlers::settings::Settings::of(&self.spec).map(drop)
     }
 }

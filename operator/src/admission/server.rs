@@ -34,7 +34,7 @@ use crate::apply::dry_run;
 use crate::args::Args;
 use crate::context::Owner;
 use crate::error::Error;
-use crate::handler;
+use crate::handler::{self, reference};
 
 /// Connections at a time; the API server needs a few.
 const CONNECTIONS: usize = 64;
@@ -154,7 +154,8 @@ async fn warnings(client: Client, handler: &EventHandler) -> Option<Vec<String>>
 
 async fn in_vain(client: Client, handler: &EventHandler) -> Option<Vec<String>> {
     let in_vain = in_vain_on_direct(&handler.spec);
-    if in_vain.is_empty() {
+    // Of a topic of another namespace nothing is told: it may not be granted.
+    if in_vain.is_empty() || reference::other_namespace(handler).is_some() {
         return None;
     }
     let topics: Api<EventTopic> = Api::namespaced(client, &handler.namespace()?);

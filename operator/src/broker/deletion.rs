@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tidegate_crds::EventBroker;
 
 use crate::broker::observe::selected;
-use crate::brokers::BrokerKey;
+use crate::brokers::{BrokerKey, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::{self, FIELD_MANAGER};
@@ -22,8 +22,21 @@ use crate::ownership::belongs_to;
 use crate::report;
 
 /// On the Secret with a broker's keys, which lasts as long as its volumes: the name of a deleted topic whose events are
-/// retained follows it. The value is how many bytes it was promised.
-const RETAINED: &str = "retained-topic.tidegate.io/";
+/// retained follows it after a slash, and its namespace and a dot come before it, where that is not the broker's. The
+/// value is how many bytes it was promised.
+const RETAINED: &str = "retained-topic.tidegate.io";
+
+fn retained_annotation(topic: &TopicKey, broker_namespace: &str) -> String {
+    let TopicKey { namespace, name } = topic;
+    if namespace == broker_namespace { format!("{RETAINED}/{name}") } else { format!("{namespace}.{RETAINED}/{name}") }
+}
+
+fn retained_topic(annotation: &str, broker_namespace: &str) -> Option<TopicKey> {
+    let (domain, name) = annotation.split_once('/')?;
+    let namespace =
+        if domain == RETAINED { broker_namespace } else { domain.strip_suffix(RETAINED)?.strip_suffix('.')? };
+    Some(TopicKey { namespace: namespace.to_owned(), name: name.to_owned() })
+}
 
 /// Writes down that events of a deleted topic are retained on its broker, and how many bytes were promised to it; `None`:
 /// that there are none.
@@ -33,12 +46,13 @@ const RETAINED: &str = "retained-topic.tidegate.io/";
 pub async fn note_retained(
     context: &Context,
     broker: &BrokerKey,
-    topic: &str,
+    topic: &TopicKey,
     promised: Option<i64>,
 ) -> Result<(), Error> {
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.pod_namespace);
     let mut annotations = serde_json::Map::new();
-    annotations.insert(format!("{RETAINED}{topic}"), promised.map_or(Value::Null, |bytes| json!(bytes.to_string())));
+    let key = retained_annotation(topic, &broker.namespace);
+    annotations.insert(key, promised.map_or(Value::Null, |bytes| json!(bytes.to_string())));
     let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
     let name = names::authority(&broker.name, &broker.namespace);
     gone(secrets.patch(&name, &PatchParams::default(), &patch).await)
@@ -58,8 +72,8 @@ pub async fn forget_retained(context: &Context, broker: &BrokerKey) -> Result<()
 
 /// The deleted topics whose events are retained, and how many bytes were promised to each. A number that is none counts
 /// as nothing: somebody else wrote it.
-pub fn retained<K: kube::Resource>(keys: &K) -> Vec<(String, u64)> {
-    let of = |(key, value): (&String, &String)| Some((key.strip_prefix(RETAINED)?.to_owned(), value.parse().ok()?));
+pub fn retained<K: kube::Resource>(keys: &K, broker_namespace: &str) -> Vec<(TopicKey, u64)> {
+    let of = |(key, value): (&String, &String)| Some((retained_topic(key, broker_namespace)?, value.parse().ok()?));
     keys.annotations().iter().filter_map(of).collect()
 }
 
@@ -86,7 +100,8 @@ pub async fn settle(context: &Context, broker: &EventBroker, owner: &Owner) -> R
         authority: names::authority(&owner.name, namespace),
     };
     let keys = storage.secrets.get_opt(&storage.authority).await?;
-    let topics: Vec<String> = keys.iter().flat_map(retained).map(|(name, _)| name).collect();
+    let topics: Vec<String> =
+        keys.iter().flat_map(|keys| retained(keys, namespace)).map(|(topic, _)| topic.shown_in(namespace)).collect();
     if topics.is_empty() {
         return storage.delete(owner).await;
     }

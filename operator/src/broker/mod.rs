@@ -203,7 +203,7 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
 /// The children go with their owner, all but the data: that goes unless events of deleted topics are retained on it.
 async fn deleting(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Action, Error> {
     let key = key(owner);
-    let topics = topics::naming(context, &key);
+    let topics = topics::holding(context, &key);
     if !topics.is_empty() {
         // It works on while topics need it: one of them may be waiting for it to go.
         let applied = make(broker, owner, context).await?;

@@ -47,13 +47,13 @@ impl Promises {
     ) -> Result<(), Error> {
         let wanted = settings.promised;
         let mut noted = self.lock();
-        let name = topic.name_any();
+        let own = topic_key(topic);
         if shown(topic).is_none() {
             check_count(topics::naming(context, key).iter().filter(|other| shown(other).is_some()).count())?;
         }
         // A promise that became smaller is given back at once. Its streams are made smaller before they hold more.
         if shown(topic).is_none_or(|promised| promised < wanted) {
-            check(broker, settings, sum(context, key, Some(&name), &noted))?;
+            check(broker, settings, sum(context, key, Some(&own), &noted))?;
         }
         noted.insert(self::key(topic), wanted);
         Ok(())
@@ -83,15 +83,15 @@ pub fn promised(context: &Context, broker: &BrokerKey) -> u64 {
 
 /// A topic that is being deleted has its promise until it is gone. One that was made again and is not admitted yet has
 /// what the first one left.
-fn sum(context: &Context, broker: &BrokerKey, but: Option<&str>, noted: &HashMap<Key, u64>) -> u64 {
+fn sum(context: &Context, broker: &BrokerKey, but: Option<&TopicKey>, noted: &HashMap<Key, u64>) -> u64 {
     let retained = context.stores.retained(&context.args.pod_namespace, broker);
-    let mut bytes: HashMap<String, u64> = retained.into_iter().collect();
-    for topic in topics::naming(context, broker) {
+    let mut bytes: HashMap<TopicKey, u64> = retained.into_iter().collect();
+    for topic in context.stores.topics.state_filter(|topic| topics::is_on(topic, broker)) {
         if let Some(promised) = noted.get(&key(&topic)).copied().max(shown(&topic)) {
-            bytes.insert(topic.name_any(), promised);
+            bytes.insert(topic_key(&topic), promised);
         }
     }
-    let others = bytes.into_iter().filter(|(name, _)| Some(name.as_str()) != but);
+    let others = bytes.into_iter().filter(|(topic, _)| Some(topic) != but);
     others.fold(0, |sum, (_, bytes)| sum.saturating_add(bytes))
 }
 
@@ -100,8 +100,13 @@ pub fn refused(context: &Context, broker: &BrokerKey) -> Vec<TopicKey> {
     let is_full = |topic: &EventTopic| {
         topic.status.as_ref().and_then(|status| status.ready()).is_some_and(|ready| ready.reason == BROKER_FULL)
     };
-    let refused = topics::naming(context, broker).into_iter().filter(|topic| is_full(topic));
-    refused.map(|topic| TopicKey { namespace: broker.namespace.clone(), name: topic.name_any() }).collect()
+    // Of other namespaces too, which were not admitted yet.
+    let refused = context.stores.topics.state_filter(|topic| topics::is_on(topic, broker) && is_full(topic));
+    refused.iter().map(|topic| topic_key(topic)).collect()
+}
+
+fn topic_key(topic: &EventTopic) -> TopicKey {
+    TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() }
 }
 
 fn shown(topic: &EventTopic) -> Option<u64> {

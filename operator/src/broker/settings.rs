@@ -4,6 +4,7 @@ use tidegate_broker_client::contract::{Capacity, Flush};
 use tidegate_crds::broker::{Durability, EventBrokerSpec, Ingress};
 
 use crate::error::Error;
+use crate::grants;
 use crate::topic::settings::{invalid, percent, size};
 
 /// Share of a volume that the server counts as its store. The rest is for its own files (accounts, consumers, logs of
@@ -46,6 +47,7 @@ impl Settings {
     /// # Errors
     /// As above.
     pub fn for_volume(spec: &EventBrokerSpec, volume: u64) -> Result<Self, Error> {
+        grants::check("topics", &spec.topics)?;
         if !matches!(spec.replicas, 1 | 3) {
             return Err(invalid("replicas", "must be 1 or 3"));
         }

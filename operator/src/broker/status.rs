@@ -8,6 +8,7 @@ use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
 
 use super::{Made, access, key, room, topics};
+use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
@@ -38,7 +39,7 @@ pub(super) async fn write_in_use(
     made: &Made,
     topics: &[Arc<EventTopic>],
 ) -> Result<(), Error> {
-    let status = of(context, broker, owner, made, Some(in_use(topics)));
+    let status = of(context, broker, owner, made, Some(in_use(topics, &owner.namespace)));
     patch(context, broker, owner, broker.status.as_ref(), &status).await
 }
 
@@ -123,8 +124,11 @@ fn available(ready: i32, wanted: i32, made: &Made) -> Finding {
     if trouble.is_some_and(|trouble| trouble.is_hopeless) && !found.is_true() { found.stalled() } else { found }
 }
 
-fn in_use(topics: &[Arc<EventTopic>]) -> Finding {
-    let mut names: Vec<String> = topics.iter().take(NAMED).map(|topic| topic.name_any()).collect();
+fn in_use(topics: &[Arc<EventTopic>], own: &str) -> Finding {
+    let shown = |topic: &Arc<EventTopic>| {
+        TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() }.shown_in(own)
+    };
+    let mut names: Vec<String> = topics.iter().take(NAMED).map(shown).collect();
     if topics.len() > NAMED {
         names.push(format!("{} more", topics.len() - NAMED));
     }

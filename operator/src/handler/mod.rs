@@ -6,6 +6,7 @@ mod observe;
 pub(crate) mod position;
 mod probes;
 pub mod redrive;
+pub mod reference;
 pub mod release;
 mod requests;
 mod rollout;
@@ -41,6 +42,7 @@ use crate::by_handler::HandlerKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
+use crate::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::guard::{RECONCILE_LIMIT, guarded};
 use crate::handler::desired::{Children, Input};
 use crate::handler::observe::{Observed, observe};
@@ -69,7 +71,7 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
     let Some(owner) = Owner::of(cached.as_ref()) else {
         return Ok(Action::await_change());
     };
-    let topic = TopicKey { namespace: owner.namespace.clone(), name: cached.spec.topic.clone() };
+    let topic = reference::topic_of(&cached);
     let _slot = context.slots.enter(Holder::Topic(topic)).await;
     let started = std::time::Instant::now();
     let outcome = match context.current(cached, &owner).await {
@@ -102,14 +104,23 @@ async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
 }
 
 async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    reference::check(handler)?;
     let observed = observe(context, owner, handler).await?;
     let settings = Settings::of(&handler.spec)?;
     let topic = match &observed.topic {
         Ok(topic) => topic,
-        // What runs continues: delivering does not need the operator.
+        // What runs continues: delivering does not need the operator. Unless it is not let in any more.
         Err(not_yet) => {
+            let mut again = RESYNC;
+            if not_yet.reason == NOT_ALLOWED_BY_TOPIC
+                && finalizer::is_set(handler)
+                && let Err(error) = subscribe::withdraw(context, owner, &reference::topic_of(handler)).await
+            {
+                tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+                again = report::patience(handler.status.as_ref().and_then(|status| status.ready()));
+            }
             status::write_waiting(context, handler, owner, &observed, not_yet).await?;
-            return Ok(Action::requeue(RESYNC));
+            return Ok(Action::requeue(again));
         }
     };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
@@ -148,7 +159,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         redrive: done.redrive.map(|progress| progress.status),
         release: done.release.map(|progress| progress.status),
         subscription,
-        oldest: oldest(context, owner, handler, topic, subscription).await,
+        oldest: oldest(context, owner, topic, subscription).await,
         dead_letters: done.dead_letters,
         subscribed: subscribed.as_ref().err(),
     };
@@ -163,12 +174,11 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
 async fn oldest(
     context: &Context,
     owner: &Owner,
-    handler: &EventHandler,
     topic: &observe::Topic,
     subscription: Option<&subscribe::Subscription>,
 ) -> Option<OffsetDateTime> {
     let backlog = subscription?.consumers.backlog.as_ref()?;
-    let broker = subscribe::broker(context, owner, handler, topic).await.ok()?;
+    let broker = subscribe::broker(context, topic).await.ok()?;
     match age::oldest(&broker.api, backlog).await {
         Ok(oldest) => oldest,
         Err(error) => {
@@ -262,7 +272,8 @@ async fn scale_only(
 
 /// Its consumer and its rights on the broker go first; Deployment and Secret go with their owner.
 async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    let unsubscribed = match observe::topic(context, &owner.namespace, &handler.spec.topic).await? {
+    let key = reference::topic_of(handler);
+    let unsubscribed = match observe::topic(context, &key).await? {
         Ok(topic) => {
             let removed = timeout(UNSUBSCRIBE_TIMEOUT, subscribe::remove(context, owner, handler, &topic)).await;
             removed.unwrap_or_else(|_| Err(Error::Broker(format!("no answer within {UNSUBSCRIBE_TIMEOUT:?}"))))
@@ -278,10 +289,10 @@ async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> R
         if waited < LET_GO_AFTER_SECONDS {
             return Err(error);
         }
-        leftovers::note(context, &handler.spec.topic, owner).await?;
+        leftovers::note(context, &key, &reference::known_as(handler), owner).await?;
         let note = format!(
             "let go without its broker ({error}): what it left there is removed when EventTopic {} is ready again",
-            handler.spec.topic
+            reference::shown_topic(handler)
         );
         report::event(context, handler, EventType::Normal, "LeftOnBroker", &note).await;
     }
@@ -295,9 +306,10 @@ async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> R
 /// None can be made; the message says why.
 pub fn deployment(handler: &EventHandler, owner: &Owner, authority: &Authority, args: &Args) -> Result<Child, Error> {
     let settings = Settings::of(&handler.spec)?;
-    let id = TopicId::new(owner.namespace.clone(), handler.spec.topic.clone())
+    let TopicKey { namespace, name } = reference::topic_of(handler);
+    let broker = BrokerKey { namespace: namespace.clone(), name: DEFAULT_BROKER.into() };
+    let id = TopicId::new(namespace, name)
         .map_err(|_| Error::refused("InvalidSpec", "spec.topic: is no name of a topic"))?;
-    let broker = BrokerKey { namespace: owner.namespace.clone(), name: DEFAULT_BROKER.into() };
     let topic = observe::Topic {
         id,
         place: Place { broker, authority: authority.clone(), replicas: 1 },

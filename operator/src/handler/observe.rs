@@ -15,9 +15,11 @@ use tidegate_crds::{EventHandler, topic};
 use crate::apply::current;
 use crate::authority;
 use crate::broker::{self, topics::broker_of};
-use crate::brokers::Place;
+use crate::brokers::{self, Place};
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::grants::NOT_ALLOWED_BY_TOPIC;
+use crate::handler::reference;
 use crate::names;
 use crate::topic::settings;
 use crate::topic::status::STREAM_REFUSED;
@@ -76,6 +78,10 @@ async fn topic_and_destinations(
     namespace: &str,
     handler: &EventHandler,
 ) -> Result<Result<Topic, NotYet>, Error> {
+    let wanted = reference::topic_of(handler);
+    if reference::other_namespace(handler).is_some() && !is_granted(context, handler, &wanted) {
+        return Ok(Err(not_granted(handler, &wanted)));
+    }
     let mut keys = BTreeMap::new();
     for (field, destination) in [("reply", &handler.spec.reply), ("deadLetter", &handler.spec.dead_letter)] {
         let Some(name) = destination.as_ref().map(|destination| &destination.topic) else { continue };
@@ -102,15 +108,31 @@ async fn topic_and_destinations(
         };
         return Ok(Err(not_yet));
     }
-    let topic = topic(context, namespace, &handler.spec.topic).await?;
+    let topic = topic(context, &wanted).await?;
     Ok(topic.map(|topic| Topic { destinations: keys, ..topic }))
+}
+
+fn is_granted(context: &Context, handler: &EventHandler, wanted: &brokers::TopicKey) -> bool {
+    let topic = get(&context.stores.topics_for_handlers, &wanted.namespace, &wanted.name);
+    topic.is_some_and(|topic| context.stores.admits_handler(&topic, handler))
+}
+
+/// The same whether there is such a topic or not.
+fn not_granted(handler: &EventHandler, wanted: &brokers::TopicKey) -> NotYet {
+    let brokers::TopicKey { namespace, name } = wanted;
+    let own = handler.metadata.namespace.as_deref().unwrap_or_default();
+    let message = format!(
+        "there is no EventTopic {name} in namespace {namespace} that grants namespace {own}. Whoever owns it grants it by spec.handlers of the EventTopic: {{from: All}}, or {{from: Selector}} with a selector that matches the labels of namespace {own}; this handler continues then, from its place if it had one"
+    );
+    NotYet { reason: NOT_ALLOWED_BY_TOPIC, message }
 }
 
 /// The topic, if it can take handlers. Its destinations are the handler's, and are left out.
 ///
 /// # Errors
 /// The API server is away, or the topic's authority is damaged.
-pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Result<Topic, NotYet>, Error> {
+pub async fn topic(context: &Context, wanted: &brokers::TopicKey) -> Result<Result<Topic, NotYet>, Error> {
+    let brokers::TopicKey { namespace, name } = wanted;
     let Some(topic) = get(&context.stores.topics_for_handlers, namespace, name) else {
         let message = format!(
             "there is no EventTopic {name} in namespace {namespace}: make it, or name another in a new handler"
@@ -135,7 +157,7 @@ pub async fn topic(context: &Context, namespace: &str, name: &str) -> Result<Res
     let broker_key = broker_of(&topic);
     let broker = get(&context.stores.brokers_for_topics, &broker_key.namespace, &broker_key.name);
     let (Some(broker), Some(authority)) = (broker, authority::of_broker(context, &broker_key).await?) else {
-        let message = format!("EventBroker {} of EventTopic {name} is being made", broker_key.name);
+        let message = format!("EventBroker {} of EventTopic {name} is being made", broker_key.shown_in(namespace));
         return Ok(Err(NotYet { reason: "TopicNotReady", message }));
     };
     Ok(Ok(Topic {

@@ -12,7 +12,7 @@ use tidegate_crds::EventHandler;
 use tidegate_crds::handler::EventHandlerStatus;
 
 use super::observe::{Observed, Topic};
-use super::{key, redrive, release, subscribe};
+use super::{key, redrive, reference, release, subscribe};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::report;
@@ -79,9 +79,10 @@ impl Requests<'_> {
         if is_rolling(self.deployment, &self.observed.pods) {
             return Ok(Some(redrive::waiting(wanted, before)));
         }
-        let broker = subscribe::broker(self.context, self.owner, self.handler, self.topic).await?;
+        let broker = subscribe::broker(self.context, self.topic).await?;
         let types = self.handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
-        let letters_of = redrive::Handler { name: &self.owner.name, uid: &self.owner.reference.uid, types };
+        let name = &reference::known_as(self.handler);
+        let letters_of = redrive::Handler { name, uid: &self.owner.reference.uid, types };
         let progress = redrive::step(&broker.api, &letters_of, wanted, before).await?;
         if let Some(refused) = &progress.refused {
             report::event(self.context, self.handler, EventType::Warning, "DeadLetterRefused", refused).await;
@@ -95,8 +96,8 @@ impl Requests<'_> {
         if is_rolling(self.deployment, &self.observed.pods) {
             return Ok(Some(release::waiting(wanted, before)));
         }
-        let broker = subscribe::broker(self.context, self.owner, self.handler, self.topic).await?;
-        let progress = release::step(&broker.api, &self.owner.name, wanted, before).await?;
+        let broker = subscribe::broker(self.context, self.topic).await?;
+        let progress = release::step(&broker.api, &reference::known_as(self.handler), wanted, before).await?;
         if Some(&progress.status) != before {
             self.context.keys.expire(&key(self.owner));
         }
@@ -108,8 +109,8 @@ impl Requests<'_> {
         if has_redriven {
             self.context.letters.expire(&key);
         }
-        let broker = subscribe::broker(self.context, self.owner, self.handler, self.topic).await?;
-        Ok(self.context.letters.count(&key, &broker.api).await)
+        let broker = subscribe::broker(self.context, self.topic).await?;
+        Ok(self.context.letters.count(&key, &reference::known_as(self.handler), &broker.api).await)
     }
 
     fn before(&self) -> Option<&EventHandlerStatus> {

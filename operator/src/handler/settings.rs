@@ -26,8 +26,9 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Lanes where none are named, as the schema says.
 const LANES: u16 = 8;
 
-/// As long as a handler's name can be: the filters of redriven events contain it.
-const LONGEST_NAME: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+/// As long as a handler's name on a broker can be, with its namespace: the filters of redriven events contain it.
+const LONGEST_NAME: &str =
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// The sidecar gets its configuration in one environment variable, and Linux takes none of more than 128 KiB: what
 /// else it contains fits into the rest.
 const MAX_FILTER_BYTES: usize = 96 << 10;

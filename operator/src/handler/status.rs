@@ -8,9 +8,11 @@ use time::OffsetDateTime;
 
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::handler::delivering;
 use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
+use crate::handler::reference;
 use crate::handler::rollout::{self, Rollout};
 use crate::handler::shelf;
 use crate::handler::subscribe::Subscription;
@@ -80,7 +82,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
         kind::TOPIC_READY,
         Status::True,
         "TopicReady",
-        format!("EventTopic {} takes handlers", handler.spec.topic),
+        format!("EventTopic {} takes handlers", reference::shown_topic(handler)),
     );
     let restored = position::note(status.position.as_ref(), now);
     let availability = context.reports.availability(&key);
@@ -93,7 +95,8 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
         before: status.conditions.iter().find(|condition| condition.type_ == kind::PODS_READY),
         now,
     };
-    let mut parts = vec![topic, is_subscribed(subscribed, &restored), rollout::pods_ready(&rollout)];
+    let mut parts: Vec<_> = granted(handler, None).into_iter().collect();
+    parts.extend([topic, is_subscribed(subscribed, &restored), rollout::pods_ready(&rollout)]);
     let exposed = exposed(availability.as_ref());
     let available = available(availability);
     let delivering = delivering::finding(deliveries.as_ref(), &status.conditions, handler.metadata.generation);
@@ -127,13 +130,14 @@ pub async fn write_waiting(
     if let Some(deployment) = &observed.deployment {
         count_pods(&mut status, owner, deployment);
     }
-    let parts = vec![
+    let mut parts: Vec<_> = granted(handler, Some(why)).into_iter().collect();
+    parts.extend([
         Finding::new(kind::TOPIC_READY, Status::False, why.reason, why.message.clone()),
         Finding::new(kind::SUBSCRIBED, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         Finding::new(kind::PODS_READY, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "WaitingForTopic", "comes after the topic"),
         delivering::finding(None, &status.conditions, handler.metadata.generation),
-    ];
+    ]);
     let mut found = summary(parts, "");
     if handler.spec.suspend {
         found.push(Finding::new(kind::SUSPENDED, Status::Unknown, "WaitingForTopic", "comes after the topic"));
@@ -159,6 +163,7 @@ pub async fn write_paused(context: &Context, handler: &EventHandler, owner: &Own
 pub async fn write_failure(context: &Context, handler: &EventHandler, owner: &Owner, error: &Error) {
     let mut status = handler.status.clone().unwrap_or_default();
     let mut parts = PARTS.to_vec();
+    parts.extend(reference::other_namespace(handler).map(|_| kind::GRANTED));
     parts.extend(handler.spec.suspend.then_some(kind::SUSPENDED));
     let mut found = failure_findings(error, &status.conditions, &parts);
     found.extend(shelf::as_they_were(&status.conditions));
@@ -223,6 +228,18 @@ fn sum_up(handler: &EventHandler, parts: Vec<Finding>, error: Option<&Error>) ->
     }
     found.push(suspended);
     found
+}
+
+/// Absent where nothing has to be granted. `why`: why the topic cannot take the handler now.
+fn granted(handler: &EventHandler, why: Option<&NotYet>) -> Option<Finding> {
+    reference::other_namespace(handler)?;
+    if let Some(refusal) = why.filter(|why| why.reason == NOT_ALLOWED_BY_TOPIC) {
+        let refused = Finding::new(kind::GRANTED, Status::False, refusal.reason, refusal.message.clone());
+        return Some(refused.stalled());
+    }
+    let own = handler.metadata.namespace.as_deref().unwrap_or_default();
+    let message = format!("EventTopic {} grants namespace {own}", reference::shown_topic(handler));
+    Some(Finding::new(kind::GRANTED, Status::True, "AllowedByTopic", message))
 }
 
 /// Absent unless the specification asks for it.

@@ -7,13 +7,14 @@ use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::handler_streams::HandlerStreams;
 use tidegate_broker_admin::{consumers, guests, handler_streams, retries};
 use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
 use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
-use crate::handler::observe::Topic;
+use crate::handler::observe::{self, Topic};
 use crate::handler::position;
 use crate::handler::settings::{ACK_WAIT, Settings};
 use crate::report;
@@ -39,12 +40,13 @@ pub async fn ensure(
     settings: &Settings,
     topic: &Topic,
 ) -> Result<Option<Subscription>, Error> {
-    let broker = broker(context, owner, handler, topic).await?;
+    let broker = broker(context, topic).await?;
     let subscription = match topic.routing {
         Routing::Queued => {
+            let name = known_as(owner, topic);
             let _places = broker.places().await;
-            let streams = handler_streams::ensure(&broker.api, &owner.name, &owner.reference.uid).await?;
-            let wanted = consumers_of(&owner.name, &owner.reference.uid, settings, topic.place.replicas);
+            let streams = handler_streams::ensure(&broker.api, &name, &owner.reference.uid).await?;
+            let wanted = consumers_of(&name, &owner.reference.uid, settings, topic.place.replicas);
             retries::ensure(&broker.api, &wanted).await?;
             let consumers = consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?;
             Some(Subscription { consumers, streams })
@@ -77,7 +79,7 @@ pub fn consumers_of(name: &str, uid: &str, settings: &Settings, brokers: i32) ->
 /// What the handler may reach.
 pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handler {
     guests::Handler {
-        name: owner.name.clone(),
+        name: known_as(owner, topic),
         uid: owner.reference.uid.clone(),
         topic: topic.id.clone(),
         routing: topic.routing,
@@ -91,12 +93,13 @@ pub fn guest(owner: &Owner, settings: &Settings, topic: &Topic) -> guests::Handl
 /// # Errors
 /// The broker is away or refuses.
 pub async fn remove(context: &Context, owner: &Owner, handler: &EventHandler, topic: &Topic) -> Result<(), Error> {
-    let broker = broker(context, owner, handler, topic).await?;
-    broker.system.remove_handler(&topic.place.authority, &owner.name, &owner.reference.uid).await?;
+    let broker = broker(context, topic).await?;
+    let name = known_as(owner, topic);
+    broker.system.remove_handler(&topic.place.authority, &name, &owner.reference.uid).await?;
     if topic.routing == Routing::Queued {
         let _places = broker.places().await;
-        consumers::delete(&broker.api, &owner.name).await?;
-        let waiting = handler_streams::remove(&broker.api, &owner.name).await?;
+        consumers::delete(&broker.api, &name).await?;
+        let waiting = handler_streams::remove(&broker.api, &name).await?;
         if let Some(note) = dropped(waiting) {
             report::event(context, handler, EventType::Warning, "RetriesDropped", &note).await;
         }
@@ -113,16 +116,29 @@ fn dropped(waiting: u64) -> Option<String> {
     }
 }
 
+/// Ends the account of a handler that its topic does not grant any more: its connections are closed at once. Its place in
+/// the topic stays.
+///
+/// # Errors
+/// The broker is away or refuses.
+pub async fn withdraw(context: &Context, owner: &Owner, topic: &TopicKey) -> Result<(), Error> {
+    // What is not there, or not ready, lets nothing in.
+    let Ok(topic) = observe::topic(context, topic).await? else { return Ok(()) };
+    let servers = context.brokers.servers(&topic.place).await?;
+    let name = known_as(owner, &topic);
+    Ok(servers.system.remove_handler(&topic.place.authority, &name, &owner.reference.uid).await?)
+}
+
+/// The handler's name in its topic's account.
+pub fn known_as(owner: &Owner, topic: &Topic) -> String {
+    layout::handler_name(topic.id.namespace(), &owner.namespace, &owner.name)
+}
+
 /// The broker of the handler's topic.
 ///
 /// # Errors
 /// It cannot be reached.
-pub async fn broker(
-    context: &Context,
-    owner: &Owner,
-    handler: &EventHandler,
-    topic: &Topic,
-) -> Result<Arc<Broker>, Error> {
-    let key = TopicKey { namespace: owner.namespace.clone(), name: handler.spec.topic.clone() };
+pub async fn broker(context: &Context, topic: &Topic) -> Result<Arc<Broker>, Error> {
+    let key = TopicKey { namespace: topic.id.namespace().to_owned(), name: topic.id.name().to_owned() };
     context.brokers.get(&key, &topic.place).await
 }

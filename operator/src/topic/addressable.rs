@@ -18,7 +18,7 @@ use crate::topic::rules;
 pub fn address(owner: &Owner, observed: &Observed) -> Option<Address> {
     let host = names::topic_host(&owner.name, &owner.namespace);
     let authority = observed.authority.as_ref()?;
-    let broker = names::broker_host(&observed.broker_key.name, &owner.namespace);
+    let broker = names::broker_host(&observed.broker_key.name, &observed.broker_key.namespace);
     Some(Address {
         url: format!("https://{host}"),
         mqtt_url: Some(format!("mqtts://{host}:{}", names::MQTT_PORT)),

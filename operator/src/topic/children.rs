@@ -7,6 +7,7 @@ use tidegate_broker_client::identity::file;
 
 use crate::apply::Child;
 use crate::broker::desired::child;
+use crate::brokers::BrokerKey;
 use crate::context::Owner;
 use crate::names;
 
@@ -21,17 +22,24 @@ pub fn ca(owner: &Owner, authority: &Authority) -> Child {
 }
 
 /// The topic's own address: any pod of its broker that is ready. The ingress there tells topics apart by their hosts.
-pub fn service(owner: &Owner, broker: &str) -> Child {
+///
+/// A Service cannot select pods of another namespace. Where the broker is in one, the address is another name of the
+/// broker's own Service, which has the same ports: the name is in the ingress's certificate, and nothing has to follow
+/// the pods.
+pub fn service(owner: &Owner, broker: &BrokerKey) -> Child {
     let name = names::topic(&owner.name);
-    let value = json!({
-        "metadata": owner.metadata(&name, &names::topic_labels(&owner.name)),
-        "spec": {
-            "selector": names::broker_selector(broker),
+    let spec = if broker.namespace == owner.namespace {
+        json!({
+            "selector": names::broker_selector(&broker.name),
             "ports": [
                 {"name": "https", "port": 443, "targetPort": names::INGRESS_PORT, "protocol": "TCP", "appProtocol": "https"},
                 {"name": "mqtts", "port": names::MQTT_PORT, "targetPort": names::MQTT_PORT, "protocol": "TCP"},
             ],
-        },
-    });
+        })
+    } else {
+        let host = names::broker_host(&broker.name, &broker.namespace);
+        json!({"type": "ExternalName", "externalName": format!("{host}.{}", names::CLUSTER_DOMAIN)})
+    };
+    let value = json!({"metadata": owner.metadata(&name, &names::topic_labels(&owner.name)), "spec": spec});
     child::<Service>(&name, value)
 }

@@ -18,10 +18,11 @@ use super::key;
 use crate::authority;
 use crate::broker::deletion::note_retained;
 use crate::broker::topics::{Topic, broker_of};
-use crate::brokers::{BrokerKey, Place, Servers};
+use crate::brokers::{BrokerKey, Place, Servers, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer;
+use crate::handler::reference;
 use crate::report;
 use crate::topic::inside::serve;
 use crate::topic::publishers;
@@ -42,15 +43,38 @@ pub async fn run(topic: &EventTopic, owner: &Owner, context: &Context) -> Result
             settle(context, topic, owner, &place, &broker).await?;
         }
         // Without the resource its pods go, and without its keys nothing opens what it stored.
-        _ => {
+        // Of a broker that was never granted nothing is told, not even that it is not there.
+        _ if topic.status.as_ref().is_some_and(|status| status.promised.is_some()) => {
             report::event(context, topic, EventType::Normal, "BrokerGone", "its broker is gone: nothing to undo").await
         }
+        _ => {}
     }
     let key = key(owner);
     context.brokers.forget(&key);
     finalizer::remove(context, topic, owner).await?;
     context.broker_changes.add(broker_key);
     Ok(Action::await_change())
+}
+
+/// Ends the ways to a topic and from it, because its broker does not grant its namespace any more. What it stored stays, and
+/// so do its handlers' places.
+///
+/// # Errors
+/// The broker is away or refuses.
+pub async fn withdraw(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+    broker: &BrokerKey,
+    replicas: i32,
+) -> Result<(), Error> {
+    context.brokers.forget(&key(owner));
+    // The ingresses are told by a file of the broker's.
+    context.broker_changes.add(broker.clone());
+    match authority::of_broker(context, broker).await? {
+        Some(authority) => leave(context, topic, owner, &Place { broker: broker.clone(), authority, replicas }).await,
+        None => Ok(()),
+    }
 }
 
 async fn settle(
@@ -60,8 +84,9 @@ async fn settle(
     place: &Place,
     broker: &EventBroker,
 ) -> Result<(), Error> {
+    let key = key(owner);
     let promised = topic.status.as_ref().and_then(|status| status.promised);
-    if promised.is_none() && !has_retained(context, &place.broker, &owner.name) {
+    if promised.is_none() && !has_retained(context, &place.broker, &key) {
         // It was never admitted, so nothing was made of it there.
         return Ok(());
     }
@@ -74,7 +99,7 @@ async fn settle(
         DeletionPolicy::Retain => {
             // One that was made again and never admitted leaves what is written of the first.
             if promised.is_some() {
-                note_retained(context, &place.broker, &owner.name, promised).await?;
+                note_retained(context, &place.broker, &key, promised).await?;
             }
             // What cannot be reached goes with the topic all the same: its ingresses hear of no such topic any more, and
             // what its handlers' pods still get until they go too is what they were to get.
@@ -83,25 +108,25 @@ async fn settle(
             }
             let note = format!(
                 "deletionPolicy is Retain: its events are kept on EventBroker {}. A topic of the same name there has them again; make it with deletionPolicy: Delete and delete it to be rid of them",
-                place.broker.name
+                place.broker.shown_in(&owner.namespace)
             );
             report::event(context, topic, EventType::Normal, "EventsRetained", &note).await;
             Ok(())
         }
         // A broker that goes too, and keeps nothing of this topic, takes what it stored with it.
         DeletionPolicy::Delete if broker.metadata.deletion_timestamp.is_some() && !runs(context, &place.broker) => {
-            note_retained(context, &place.broker, &owner.name, None).await
+            note_retained(context, &place.broker, &key, None).await
         }
         DeletionPolicy::Delete => {
             delete(context, topic, owner, place).await?;
-            note_retained(context, &place.broker, &owner.name, None).await
+            note_retained(context, &place.broker, &key, None).await
         }
     }
 }
 
 /// Whether an earlier topic of this name left events on the broker.
-fn has_retained(context: &Context, broker: &BrokerKey, topic: &str) -> bool {
-    context.stores.retained(&context.args.pod_namespace, broker).iter().any(|(name, _)| name == topic)
+fn has_retained(context: &Context, broker: &BrokerKey, topic: &TopicKey) -> bool {
+    context.stores.retained(&context.args.pod_namespace, broker).iter().any(|(retained, _)| retained == topic)
 }
 
 /// Whether any pod of the broker is there.
@@ -154,9 +179,9 @@ async fn remove_handlers(
 ) -> Result<(), Error> {
     let mut handlers: BTreeSet<(String, String)> = context
         .stores
-        .handlers_of(&owner.namespace, &owner.name)
+        .handlers_of(&key(owner))
         .iter()
-        .filter_map(|handler| Some((handler.name_any(), handler.uid()?)))
+        .filter_map(|handler| Some((reference::known_as(handler), handler.uid()?)))
         .collect();
     if let Some(api) = api {
         for consumer in consumers::list(api).await? {

@@ -1,12 +1,13 @@
 //! A topic on its broker: its account, its streams, and who may publish over NATS.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
 use tidegate_broker_admin::api::{self, StreamInfo};
+use tidegate_broker_admin::release::Places;
 use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_admin::streams::{self, Streams};
 use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
@@ -22,7 +23,7 @@ use crate::brokers::{Broker, Place, Servers};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
-use crate::handler::settings as handler_settings;
+use crate::handler::{reference, settings as handler_settings};
 use crate::pods::is_ready;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
@@ -138,6 +139,10 @@ async fn inside(
     }
     leftovers::remove(context, owner, topic, authority, &servers.system).await?;
     let publishers = publishers::ensure(context, owner, topic, authority, &servers.system).await?;
+    if topic.status.as_ref().and_then(|status| status.observed_generation) != topic.metadata.generation {
+        // Its network policy lets in publishers and handlers, or no more.
+        context.broker_changes.add(place.broker.clone());
+    }
     let is_served = is_served(context, &place, &servers, &served, observed).await?;
     Ok(Inside::Ready { is_served, served, stored, publishers })
 }
@@ -223,7 +228,7 @@ async fn stored(
     let (streams, lost, subscribers) = {
         let _places = broker.places().await;
         let (streams, lost) = look(&broker.api, settings, replicas, lost_of).await?;
-        (streams, lost, without_orphans(context, owner, broker, authority).await?)
+        (streams, lost, without_orphans(context, owner, topic, broker, authority).await?)
     };
     let schedules =
         if streams.has_later { schedules::ensure(&broker.api, &settings.schedules).await? } else { Vec::new() };
@@ -232,7 +237,7 @@ async fn stored(
     let (events, room) = if settings.release_handled && lost.is_none() {
         // Without a record there is nothing yet that a release could be taken for a loss of.
         let journal = before.map(|_| Journal { context, topic, owner });
-        room::make(&broker.api, streams.events, &subscribers.consumers, refused, journal.as_ref()).await?
+        room::make(&broker.api, streams.events, &subscribers.places, refused, journal.as_ref()).await?
     } else {
         let state = RoomState::as_it_is(&streams.events, refused);
         (streams.events, state)
@@ -291,8 +296,8 @@ async fn look(
 struct Subscribers {
     /// How many have a consumer.
     count: usize,
-    /// The consumers of those that have a place in the topic, whether they are there or not.
-    consumers: Vec<String>,
+    /// Their places in the topic.
+    places: Places,
 }
 
 /// The handlers. What a handler left behind that went while its topic was gone (the topic's
@@ -300,20 +305,21 @@ struct Subscribers {
 async fn without_orphans(
     context: &Context,
     owner: &Owner,
+    topic: &EventTopic,
     broker: &Broker,
     authority: &Authority,
 ) -> Result<Subscribers, Error> {
     let consumers = consumers::list(&broker.api).await?;
     let streams = handler_streams::list(&broker.api).await?;
-    // Asked after these, and live: a handler that has a consumer or a stream was there before it.
-    let handlers: Api<EventHandler> = Api::namespaced(context.client.clone(), &owner.namespace);
-    let handlers = handlers.list(&ListParams::default()).await?.items;
-    let alive: HashSet<&str> = handlers.iter().filter_map(|handler| handler.metadata.uid.as_deref()).collect();
     // A handler may have several consumers.
     let subscribed: HashSet<_> = consumers
         .iter()
         .map(|consumer| (layout::handler_of(&consumer.name), consumers::handler_uid(consumer)))
         .collect();
+    // Asked after these, and live: a handler that has a consumer or a stream was there before it.
+    let known = subscribed.iter().map(|(handler, _)| *handler).chain(handler_streams::handlers(&streams));
+    let handlers = handlers_of(context, owner, known).await?;
+    let alive: HashSet<&str> = handlers.iter().filter_map(|handler| handler.metadata.uid.as_deref()).collect();
     let mut count = 0;
     for (handler, uid) in subscribed {
         match uid {
@@ -330,12 +336,38 @@ async fn without_orphans(
             _ => count += 1,
         }
     }
-    let placed = handlers.iter().filter(|handler| handler.spec.topic == owner.name);
-    let names = placed.clone().filter_map(|handler| handler.metadata.name.as_deref()).collect();
-    if let Err(error) = handler_streams::remove_orphans(&broker.api, &streams, &names).await {
+    let placed: Vec<_> = handlers.iter().filter(|handler| reference::topic_of(handler) == key(owner)).collect();
+    let names: Vec<String> = placed.iter().map(|handler| reference::known_as(handler)).collect();
+    let alive = names.iter().map(String::as_str).collect();
+    if let Err(error) = handler_streams::remove_orphans(&broker.api, &streams, &alive).await {
         tracing::warn!(topic = owner.name, %error, "streams of handlers that are gone are not removed yet");
     }
-    Ok(Subscribers { count, consumers: placed.flat_map(consumers_of).collect() })
+    let (granted, withdrawn): (Vec<_>, Vec<_>) =
+        placed.into_iter().partition(|handler| context.stores.admits_handler(topic, handler));
+    let places = Places {
+        consumers: granted.into_iter().flat_map(consumers_of).collect(),
+        withdrawn: withdrawn.into_iter().map(reference::known_as).collect(),
+    };
+    Ok(Subscribers { count, places })
+}
+
+/// The handlers of the topic's namespace, and of every other one of which a handler has, or is to have, a place in it.
+async fn handlers_of(
+    context: &Context,
+    owner: &Owner,
+    known: impl Iterator<Item = &str>,
+) -> Result<Vec<EventHandler>, Error> {
+    let own = owner.namespace.as_str();
+    let mut namespaces: BTreeSet<String> = known.map(|name| layout::handler_named(own, name).0.to_owned()).collect();
+    namespaces.insert(own.to_owned());
+    namespaces.extend(context.stores.handlers_of(&key(owner)).iter().filter_map(|handler| handler.namespace()));
+    let mut handlers = Vec::new();
+    // The broker may say what it likes.
+    for namespace in namespaces.into_iter().filter(|namespace| context.stores.is_namespace(namespace)) {
+        let api: Api<EventHandler> = Api::namespaced(context.client.clone(), &namespace);
+        handlers.extend(api.list(&ListParams::default()).await?.items);
+    }
+    Ok(handlers)
 }
 
 /// The consumers of a handler that was subscribed: it has the finalizer from just before that on.
@@ -343,7 +375,7 @@ fn consumers_of(handler: &EventHandler) -> Vec<String> {
     if finalizer::phase(handler) != Phase::Live || !finalizer::is_set(handler) {
         return Vec::new();
     }
-    let name = handler.metadata.name.clone().unwrap_or_default();
+    let name = reference::known_as(handler);
     match handler_settings::order(&handler.spec.delivery) {
         Order::None => vec![name],
         Order::Key { lanes } => (0..lanes).map(|lane| layout::lane_consumer(&name, lane)).collect(),

@@ -11,19 +11,20 @@ use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::push::System;
 use tidegate_crds::EventTopic;
 
+use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 
-/// A handler's UID follows it; the value is the handler's name.
+/// A handler's UID follows it; the value is the handler's name in the topic's account.
 const PREFIX: &str = "left-by-handler.tidegate.io/";
 
 /// Writes down that a handler goes and leaves its account on the broker of this topic. No topic: nothing to write.
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn note(context: &Context, topic: &str, handler: &Owner) -> Result<(), Error> {
-    let api: Api<EventTopic> = Api::namespaced(context.client.clone(), &handler.namespace);
-    match api.patch(topic, &PatchParams::default(), &annotation(&handler.reference.uid, json!(handler.name))).await {
+pub async fn note(context: &Context, topic: &TopicKey, known_as: &str, handler: &Owner) -> Result<(), Error> {
+    let api: Api<EventTopic> = Api::namespaced(context.client.clone(), &topic.namespace);
+    match api.patch(&topic.name, &PatchParams::default(), &annotation(&handler.reference.uid, json!(known_as))).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error.into()),

@@ -33,7 +33,7 @@ use crate::report;
 use crate::slots::Holder;
 use crate::status::is_paused;
 use crate::topic::inside::Inside;
-use crate::topic::observe::observe;
+use crate::topic::observe::{NotGranted, observe};
 use crate::topic::settings::Settings;
 use crate::topic::storage::Storage;
 
@@ -88,26 +88,52 @@ async fn step(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
 
 async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
     finalizer::ensure(context, topic, owner).await?;
-    let observed = observe(context, topic, owner).await?;
+    let observed = match observe(context, topic, owner).await? {
+        Ok(observed) => observed,
+        Err(refusal) => return Box::pin(not_granted(topic, owner, context, &refusal)).await,
+    };
     let settings = Settings::of(&topic.spec, observed.broker.spec.replicas)?;
     // How much the broker has is known when it was made: an earlier one of its name may have left less.
     let is_known = observed.broker.status.as_ref().is_some_and(|status| status.storage.is_some());
     let mut promised = topic.status.as_ref().and_then(|status| status.promised);
     let inside = match observed.authority.as_ref().filter(|_| is_known) {
         Some(authority) => {
-            for child in [children::ca(owner, authority), children::service(owner, &observed.broker_key.name)] {
+            for child in [children::ca(owner, authority), children::service(owner, &observed.broker_key)] {
                 apply(context, owner, &child).await?;
             }
             promised = Some(status::admit(context, topic, owner, &observed, &settings).await?);
             inside::ensure(context, owner, topic, &settings, authority, &observed).await
         }
-        None => Inside::Starting(format!("EventBroker {} is being made", observed.broker_key.name)),
+        None => {
+            Inside::Starting(format!("EventBroker {} is being made", observed.broker_key.shown_in(&owner.namespace)))
+        }
     };
     if let Inside::Ready { stored: Some(stored), .. } = &inside {
-        storage::heal(context, topic, owner, &stored.storage, &observed.pods).await?;
+        storage::heal(context, topic, &observed, &stored.storage).await?;
     }
     let is_ready = status::write(context, topic, owner, promised, &observed, &inside).await?;
     Ok(Action::requeue(again(topic, &inside, is_ready)))
+}
+
+/// Nothing is made of it. Where it was on the broker, the ways to it and from it end, and what is stored stays.
+async fn not_granted(
+    topic: &EventTopic,
+    owner: &Owner,
+    context: &Context,
+    refusal: &NotGranted,
+) -> Result<Action, Error> {
+    let was_admitted = topic.status.as_ref().is_some_and(|status| status.promised.is_some());
+    if let Some(broker) = refusal.broker.as_ref().filter(|_| was_admitted) {
+        let ended = deletion::withdraw(context, topic, owner, &refusal.broker_key, broker.spec.replicas).await;
+        if let Err(error) = ended {
+            tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+        }
+    }
+    status::write_not_granted(context, topic, owner, refusal).await?;
+    // The grant is watched. A handler that was being made when it was withdrawn may have let itself in again.
+    let again =
+        if was_admitted { report::patience(topic.status.as_ref().and_then(|status| status.ready())) } else { RESYNC };
+    Ok(Action::requeue(again))
 }
 
 fn again(topic: &EventTopic, inside: &Inside, is_ready: bool) -> Duration {

@@ -10,7 +10,7 @@ use tidegate_crds::topic::DEFAULT_BROKER;
 use tidegate_crds::{EventBroker, EventTopic};
 
 use crate::authority;
-use crate::broker::topics::broker_of;
+use crate::broker::topics::{broker_of, other_namespace};
 use crate::brokers::{BrokerKey, Place};
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -24,6 +24,8 @@ const THREE: u32 = 3;
 
 /// What there is of a topic's broker.
 pub struct Observed {
+    /// The topic's own namespace.
+    pub topic_namespace: String,
     /// Its name.
     pub broker_key: BrokerKey,
     /// The resource.
@@ -43,14 +45,53 @@ impl Observed {
     }
 }
 
+/// Why a topic may not be on the broker that it names.
+pub struct NotGranted {
+    /// The broker.
+    pub broker_key: BrokerKey,
+    /// The resource, where there is one.
+    pub broker: Option<Arc<EventBroker>>,
+}
+
+impl NotGranted {
+    /// In words: the same whether there is such a broker or not.
+    pub fn message(&self, topic: &EventTopic) -> String {
+        let BrokerKey { namespace, name } = &self.broker_key;
+        let own = topic.metadata.namespace.as_deref().unwrap_or_default();
+        let remedy = format!(
+            "there is no EventBroker {name} in namespace {namespace} that grants namespace {own}. Whoever owns it grants it by spec.topics of the EventBroker: {{from: All}}, or {{from: Selector}} with a selector that matches the labels of namespace {own}; this topic continues then"
+        );
+        let was_admitted = topic.status.as_ref().is_some_and(|status| status.promised.is_some());
+        if was_admitted {
+            format!(
+                "{remedy}. Until then no event is taken or delivered; what that broker has stored of this topic stays there"
+            )
+        } else {
+            remedy
+        }
+    }
+}
+
 /// Reads it. The broker that a topic is on when it names none is made here, if there is none.
 ///
 /// # Errors
 /// The API server is away, the broker's authority is damaged, or there is no such broker.
-pub async fn observe(context: &Context, topic: &EventTopic, owner: &Owner) -> Result<Observed, Error> {
+pub async fn observe(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+) -> Result<Result<Observed, NotGranted>, Error> {
     check_version(context, owner)?;
     let broker_key = broker_of(topic);
-    let broker = broker(context, &broker_key).await?;
+    let broker = if other_namespace(topic).is_none() {
+        broker(context, &broker_key).await?
+    } else {
+        let named = get(&context.stores.brokers_for_topics, &broker_key.namespace, &broker_key.name);
+        match named {
+            Some(broker) if context.stores.admits_topic(&broker, topic) => broker,
+            broker => return Ok(Err(NotGranted { broker_key, broker })),
+        }
+    };
     // Topics that are on it work on: it waits for them.
     let is_admitted = topic.status.as_ref().is_some_and(|status| status.promised.is_some());
     if broker.metadata.deletion_timestamp.is_some() && !is_admitted {
@@ -58,18 +99,20 @@ pub async fn observe(context: &Context, topic: &EventTopic, owner: &Owner) -> Re
             "BrokerDeleting",
             format!(
                 "EventBroker {} is being deleted and takes no further topic: name another broker, or wait until it is gone and is made again",
-                broker_key.name
+                broker_key.shown_in(&owner.namespace)
             ),
         ));
     }
-    let pods = Stores::pods_of(&context.stores.broker_pods, &owner.namespace, names::BROKER_LABEL, &broker_key.name);
-    Ok(Observed {
+    let pods =
+        Stores::pods_of(&context.stores.broker_pods, &broker_key.namespace, names::BROKER_LABEL, &broker_key.name);
+    Ok(Ok(Observed {
+        topic_namespace: owner.namespace.clone(),
         trouble: pods::worst(pods::trouble(&pods)),
         authority: authority::of_broker(context, &broker_key).await?,
         broker,
         broker_key,
         pods,
-    })
+    }))
 }
 
 /// Version 0.1 made a broker for each topic. What that stored is not taken over: such a topic works on as it is, without

@@ -20,7 +20,8 @@ use time::OffsetDateTime;
 use crate::apply::{Child, apply};
 use crate::authority;
 use crate::broker::desired::{child, encoded};
-use crate::broker::topics::Topic;
+use crate::broker::topics::{Topic, broker_of};
+use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names;
@@ -105,7 +106,7 @@ async fn make(
     let id = Topic::of(topic)?.id;
     system.ensure(&authority.publisher_account(&id, name, now)?).await?;
     let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
-    let secret = secret(owner, &topic.spec.broker.name, &id, authority, name, present.as_ref(), now)?;
+    let secret = secret(owner, &broker_of(topic), &id, authority, name, present.as_ref(), now)?;
     apply(context, owner, &secret).await
 }
 
@@ -142,7 +143,7 @@ async fn remove(
 /// NATS's own tools read.
 fn secret(
     owner: &Owner,
-    broker: &str,
+    broker: &BrokerKey,
     topic: &TopicId,
     authority: &Authority,
     name: &str,
@@ -154,7 +155,7 @@ fn secret(
     let mut data = authority::identity(authority, present, &leaf, Some(&user), now)?;
     let jwt = data.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
     data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed }));
-    data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(broker, &owner.namespace)));
+    data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace)));
     data.insert("subject".into(), layout::PUBLISH_SUBJECT.into());
     let secret = names::publisher(&owner.name, name);
     let metadata = owner.metadata(&secret, &names::topic_labels(&owner.name));

@@ -1,7 +1,7 @@
 //! Room for new events: what is released for it, and the condition `HasRoom`.
 
 use tidegate_broker_admin::api::{Broker, Discard, StreamInfo};
-use tidegate_broker_admin::release::{self, Holder, Release, ReleaseError, Room};
+use tidegate_broker_admin::release::{self, Holder, Places, Release, ReleaseError, Room};
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::WhenFull;
 
@@ -44,21 +44,20 @@ impl RoomState {
     }
 }
 
-/// Releases what every handler has settled, if room is needed. `expected` are the consumers of the handlers that have a
-/// place in the topic. What goes is in the journal before it goes.
+/// Releases what every handler has settled, if room is needed. What goes is in the journal before it goes.
 ///
 /// # Errors
 /// The broker is away.
 pub async fn make(
     broker: &Broker,
     mut events: StreamInfo,
-    expected: &[String],
+    places: &Places,
     mut refused: Option<Refusing>,
     journal: Option<&Journal<'_>>,
 ) -> Result<(StreamInfo, RoomState), Error> {
     let (mut released, mut holder) = (None, None);
     for _ in 0..ROUNDS {
-        match release::plan(broker, &events, expected, refused.is_some()).await? {
+        match release::plan(broker, &events, places, refused.is_some()).await? {
             Release::NotNeeded => {
                 // What was refused has room now, or had it already; but that says nothing of the broker.
                 refused = refused.filter(|what| *what == Refusing::Broker);

@@ -8,6 +8,7 @@ use tidegate_broker_client::contract::Routing;
 use tidegate_crds::topic::{self, EventTopicSpec, WhenFull};
 
 use crate::error::Error;
+use crate::grants;
 use crate::topic::later;
 
 /// Room in a message for headers: attributes are percent-encoded (three times their size at most), and a
@@ -56,6 +57,7 @@ impl Settings {
     /// # Errors
     /// A value is not one; the message names the field. (The schema refuses most of it before.)
     pub fn of(spec: &EventTopicSpec, replicas: i32) -> Result<Self, Error> {
+        grants::check("handlers", &spec.handlers)?;
         let max_event_size = size("maxEventSize", &spec.max_event_size)?;
         let max_message_size = max_event_size.saturating_add(HEADER_ROOM);
         let max_bytes = event_bytes(spec, max_message_size)?;

@@ -9,13 +9,16 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::topic::{EventTopicStatus, Routing};
 
+use crate::broker::topics::other_namespace;
+use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::grants::NOT_ALLOWED_BY_BROKER;
 use crate::report;
 use crate::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
 use crate::topic::inside::{Inside, Stored};
 use crate::topic::loss;
-use crate::topic::observe::Observed;
+use crate::topic::observe::{NotGranted, Observed};
 use crate::topic::publishers::Publishers;
 use crate::topic::settings::Settings;
 use crate::topic::{addressable, room, storage};
@@ -118,7 +121,7 @@ pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner,
     // The cached topic may not show it yet.
     let promised = context.promises.of(topic).and_then(|bytes| i64::try_from(bytes).ok());
     status.promised = status.promised.max(promised);
-    let found = failure_findings(error, &status.conditions, parts(topic));
+    let found = failure_findings(error, &status.conditions, &parts(topic));
     status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
     status.observed_generation = topic.metadata.generation;
     if let Err(error) = patch(context, topic, owner, topic.status.as_ref(), &status).await {
@@ -126,18 +129,40 @@ pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner,
     }
 }
 
-fn parts(topic: &EventTopic) -> &'static [&'static str] {
-    match topic.spec.routing {
-        Routing::Direct => &[kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::ADDRESSABLE],
-        Routing::Queued => &[
-            kind::BROKER_AVAILABLE,
-            kind::STREAM_READY,
-            kind::ADDRESSABLE,
-            kind::STORAGE_HEALTHY,
-            kind::HAS_ROOM,
-            kind::DATA_LOST,
-        ],
+fn parts(topic: &EventTopic) -> Vec<&'static str> {
+    let mut parts: Vec<_> = other_namespace(topic).map(|_| kind::GRANTED).into_iter().collect();
+    parts.extend([kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::ADDRESSABLE]);
+    if topic.spec.routing == Routing::Queued {
+        parts.extend([kind::STORAGE_HEALTHY, kind::HAS_ROOM, kind::DATA_LOST]);
     }
+    parts
+}
+
+/// Writes the status of a topic that may not be on the broker that it names, if it changed. What its numbers were stays.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write_not_granted(
+    context: &Context,
+    topic: &EventTopic,
+    owner: &Owner,
+    refusal: &NotGranted,
+) -> Result<(), Error> {
+    let mut status = topic.status.clone().unwrap_or_default();
+    let refused = Finding::new(kind::GRANTED, Status::False, NOT_ALLOWED_BY_BROKER, refusal.message(topic)).stalled();
+    // What its handlers say of it.
+    let message = refused.message.clone();
+    let stream = Finding::new(kind::STREAM_READY, Status::Unknown, NOT_ALLOWED_BY_BROKER, message);
+    let later = |kind| Finding::new(kind, Status::Unknown, NOT_ALLOWED_BY_BROKER, "comes after the grant");
+    let is_open = |part: &&str| ![kind::GRANTED, kind::STREAM_READY, kind::DATA_LOST].contains(part);
+    let others: Vec<_> = parts(topic).into_iter().filter(is_open).map(later).collect();
+    let mut found = summary([vec![refused, stream], others].concat(), "");
+    if topic.spec.routing == Routing::Queued {
+        found.push(loss::data_lost(topic, status.data_loss.as_ref()));
+    }
+    status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
+    status.observed_generation = topic.metadata.generation;
+    patch(context, topic, owner, topic.status.as_ref(), &status).await
 }
 
 fn of(
@@ -193,7 +218,8 @@ fn of(
 }
 
 fn findings(topic: &EventTopic, observed: &Observed, inside: &Inside) -> Vec<Finding> {
-    let mut parts = vec![broker_available(observed), stream_ready(inside), addressable::finding(observed, inside)];
+    let mut parts: Vec<Finding> = granted(topic, &observed.broker_key).into_iter().collect();
+    parts.extend([broker_available(observed), stream_ready(inside), addressable::finding(observed, inside)]);
     parts.extend(stored_parts(topic, inside));
     let mut found = summary(parts, "events can be published");
     if let Inside::Ready { stored: Some(stored), .. } = inside
@@ -204,10 +230,18 @@ fn findings(topic: &EventTopic, observed: &Observed, inside: &Inside) -> Vec<Fin
     found
 }
 
+/// Absent where nothing has to be granted.
+fn granted(topic: &EventTopic, broker: &BrokerKey) -> Option<Finding> {
+    other_namespace(topic)?;
+    let own = topic.metadata.namespace.as_deref().unwrap_or_default();
+    let message = format!("EventBroker {} grants namespace {own}", broker.shown_in(own));
+    Some(Finding::new(kind::GRANTED, Status::True, "AllowedByBroker", message))
+}
+
 /// As the broker says of itself.
 fn broker_available(observed: &Observed) -> Finding {
     let conditions = observed.broker.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let name = &observed.broker_key.name;
+    let name = observed.broker_key.shown_in(&observed.topic_namespace);
     let stalled = as_it_was(kind::STALLED, conditions).filter(Finding::is_true);
     let found = as_it_was(kind::BROKER_AVAILABLE, conditions).filter(|found| found.reason != NOT_REACHED);
     // One that could not be made says why in Ready.

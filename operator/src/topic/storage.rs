@@ -10,10 +10,11 @@ use kube::runtime::events::EventType;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::context::{Context, Owner};
+use crate::context::Context;
 use crate::error::Error;
 use crate::ingress_reports::Unanswered;
 use crate::report;
+use crate::topic::observe::Observed;
 
 /// Percent of a volume that has to be free before a restart is of use.
 const FREE_PERCENT: u64 = 5;
@@ -101,16 +102,14 @@ fn is_ready(pod: &Pod) -> bool {
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn heal(
-    context: &Context,
-    topic: &EventTopic,
-    owner: &Owner,
-    storage: &Storage,
-    pods: &[Pod],
-) -> Result<(), Error> {
+pub async fn heal(context: &Context, topic: &EventTopic, observed: &Observed, storage: &Storage) -> Result<(), Error> {
     let Storage::Restart(name) = storage else { return Ok(()) };
-    let uid = pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name)).and_then(|pod| pod.metadata.uid.clone());
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &owner.namespace);
+    let uid = observed
+        .pods
+        .iter()
+        .find(|pod| pod.metadata.name.as_ref() == Some(name))
+        .and_then(|pod| pod.metadata.uid.clone());
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &observed.broker_key.namespace);
     let this_one = Preconditions { uid, resource_version: None };
     api.delete(name, &DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() }).await?;
     let note = format!("pod {name} answers and stores nothing, and its volume has room: it is restarted");

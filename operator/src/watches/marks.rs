@@ -30,6 +30,12 @@ pub fn resource_mark<K: Resource<DynamicType = ()>>(resource: &K) -> u64 {
     hash(&(&meta.uid, meta.generation, &meta.labels, &meta.annotations, &meta.finalizers, deleted))
 }
 
+/// Changes with what grants depend on of a namespace, and when it is deleted.
+pub fn namespace_mark<K: Resource<DynamicType = ()>>(namespace: &K) -> u64 {
+    let meta = namespace.meta();
+    hash(&(&meta.uid, &meta.labels, meta.deletion_timestamp.is_some()))
+}
+
 /// Changes with what handlers depend on of their topic.
 pub fn mark_for_handlers(topic: &EventTopic) -> u64 {
     let conditions = topic.status.iter().flat_map(|status| &status.conditions);
@@ -45,8 +51,8 @@ pub fn mark_for_handlers(topic: &EventTopic) -> u64 {
         ready,
         reason,
         why,
-        &spec.broker.name,
-        format!("{:?}", spec.routing),
+        (&spec.broker.name, &spec.broker.namespace),
+        format!("{:?} {:?}", spec.routing, spec.handlers),
     ))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::core::PartialObjectMeta;
@@ -15,8 +15,12 @@ use tokio::sync::watch;
 
 use super::{get, is_in, mark_in};
 use crate::broker::deletion;
-use crate::brokers::BrokerKey;
+use crate::brokers::{BrokerKey, TopicKey};
+use crate::handler::reference;
 use crate::names;
+
+/// A namespace, as far as grants depend on it.
+pub type NamespaceMeta = PartialObjectMeta<Namespace>;
 
 /// What the operator saw last of each type.
 pub struct Stores {
@@ -31,6 +35,10 @@ pub struct Stores {
     pub topics_for_handlers: Store<EventTopic>,
     /// All handlers.
     pub handlers: Store<EventHandler>,
+    /// All namespaces.
+    pub namespaces: Store<NamespaceMeta>,
+    /// The same for handlers.
+    pub namespaces_for_handlers: Store<NamespaceMeta>,
     /// Of all brokers.
     pub statefulsets: Store<StatefulSet>,
     /// Of all handlers.
@@ -59,6 +67,8 @@ pub struct Feeds {
     pub(crate) topics: Feed<EventTopic>,
     pub(crate) topics_for_handlers: Feed<EventTopic>,
     pub(crate) handlers: Feed<EventHandler>,
+    pub(crate) namespaces: Feed<NamespaceMeta>,
+    pub(crate) namespaces_for_handlers: Feed<NamespaceMeta>,
     pub(crate) statefulsets: Feed<StatefulSet>,
     pub(crate) deployments: Feed<Deployment>,
     pub(crate) broker_pods: Feed<Pod>,
@@ -104,6 +114,8 @@ impl Stores {
         let (topics, topic_feed) = feed(&count);
         let (topics_for_handlers, topic_for_handler_feed) = feed(&count);
         let (handlers, handler_feed) = feed(&count);
+        let (namespaces, namespace_feed) = feed(&count);
+        let (namespaces_for_handlers, namespace_for_handler_feed) = feed(&count);
         let (statefulsets, statefulset_feed) = feed(&count);
         let (deployments, deployment_feed) = feed(&count);
         let (broker_pods, broker_pod_feed) = feed(&count);
@@ -124,6 +136,8 @@ impl Stores {
             topics,
             topics_for_handlers,
             handlers,
+            namespaces,
+            namespaces_for_handlers,
             statefulsets,
             deployments,
             broker_pods,
@@ -146,6 +160,8 @@ impl Stores {
             topics: topic_feed,
             topics_for_handlers: topic_for_handler_feed,
             handlers: handler_feed,
+            namespaces: namespace_feed,
+            namespaces_for_handlers: namespace_for_handler_feed,
             statefulsets: statefulset_feed,
             deployments: deployment_feed,
             broker_pods: broker_pod_feed,
@@ -191,9 +207,9 @@ impl Stores {
 
     /// The deleted topics whose events a broker retains, with what was promised to each; the Secret with its keys, of
     /// the operator's namespace, says so.
-    pub(crate) fn retained(&self, namespace: &str, broker: &BrokerKey) -> Vec<(String, u64)> {
+    pub(crate) fn retained(&self, namespace: &str, broker: &BrokerKey) -> Vec<(TopicKey, u64)> {
         let keys = get(&self.broker_secrets, namespace, &names::authority(&broker.name, &broker.namespace));
-        keys.map(|keys| deletion::retained(&*keys)).unwrap_or_default()
+        keys.map(|keys| deletion::retained(&*keys, &broker.namespace)).unwrap_or_default()
     }
 
     /// Of the brokers' Services, those that this picks.
@@ -204,9 +220,9 @@ impl Stores {
         self.services.state_filter(pick)
     }
 
-    /// The handlers of a topic.
-    pub(crate) fn handlers_of(&self, namespace: &str, topic: &str) -> Vec<Arc<EventHandler>> {
-        self.handlers.state_filter(|handler| is_in(handler, namespace) && handler.spec.topic == topic)
+    /// The handlers that name a topic, of whatever namespace, granted or not.
+    pub(crate) fn handlers_of(&self, topic: &TopicKey) -> Vec<Arc<EventHandler>> {
+        self.handlers.state_filter(|handler| reference::topic_of(handler) == *topic)
     }
 
     /// The pods that this label names the owner of.

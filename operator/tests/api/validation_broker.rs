@@ -9,6 +9,8 @@ use crate::support::Space;
 #[tokio::test]
 async fn a_wrong_broker_is_refused_with_field_and_remedy() {
     let space = Space::new("wrong-broker").await;
+    let expression =
+        |expression: Value| json!({"topics": {"from": "Selector", "selector": {"matchExpressions": [expression]}}});
     let storage = |size: &str| json!({"storage": {"size": size}});
     let access = |access: Value| json!({"access": [access]});
     let replicas = |replicas: Value| json!({"replicas": replicas});
@@ -53,6 +55,22 @@ async fn a_wrong_broker_is_refused_with_field_and_remedy() {
             "type: NodePort or LoadBalancer",
         ),
         (json!({"access": [{"name": "a"}, {"name": "a"}]}), "spec.access[1]", "Duplicate"),
+        (json!({"topics": {"from": "Some"}}), "spec.topics.from", "\"Same\", \"All\", \"Selector\""),
+        (json!({"topics": {"from": "Selector"}}), "spec.topics", "set both"),
+        (json!({"topics": {"selector": {}}}), "spec.topics", "without a selector"),
+        (expression(json!({"key": "team", "operator": "Is"})), "matchExpressions[0].operator", "\"DoesNotExist\""),
+        (expression(json!({"key": "team", "operator": "In"})), "matchExpressions[0]", "need at least one"),
+        (
+            expression(json!({"key": "team", "operator": "Exists", "values": ["a"]})),
+            "matchExpressions[0]",
+            "remove them with Exists",
+        ),
+        (expression(json!({"key": "a b", "operator": "Exists"})), "matchExpressions[0].key", "should match"),
+        (
+            json!({"topics": {"from": "Selector", "selector": {"matchLabels": {"team": "a b"}}}}),
+            "spec.topics.selector.matchLabels.team",
+            "should match",
+        ),
         (json!({"ingress": {"maxConnections": 15}}), "spec.ingress.maxConnections", "greater than or equal to 16"),
         (json!({"ingress": {"maxRequestMemory": "5Gi"}}), "spec.ingress.maxRequestMemory", "between 16Mi and 4Gi"),
     ] {
@@ -82,6 +100,14 @@ async fn right_brokers_are_taken() {
     let space = Space::new("right-broker").await;
     for spec in [
         json!({}),
+        json!({"topics": {"from": "All"}}),
+        json!({"topics": {"from": "Selector", "selector": {}}}),
+        json!({"topics": {"from": "Selector", "selector": {
+            "matchLabels": {"kubernetes.io/metadata.name": "web"},
+            "matchExpressions": [
+                {"key": "team", "operator": "In", "values": ["a", "b"]}, {"key": "x.io/old", "operator": "DoesNotExist"},
+            ],
+        }}}),
         json!({"replicas": 3, "durability": "Relaxed", "storage": {"size": "64Mi", "className": "fast"}}),
         json!({
             "pods": {
@@ -119,8 +145,7 @@ async fn what_cannot_be_changed_says_so() {
         let refusal = api.patch("default", &PatchParams::default(), &patch).await.unwrap_err().to_string();
         assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
     }
-    let allowed =
-        json!({"durability": "Relaxed", "pods": {"nodeSelector": {"disk": "ssd"}}, "ingress": {"maxConnections": 16}});
+    let allowed = json!({"topics": {"from": "All"}, "durability": "Relaxed", "pods": {"nodeSelector": {"disk": "ssd"}}, "ingress": {"maxConnections": 16}});
     space.merge::<EventBroker>("default", json!({"spec": allowed})).await;
 }
 

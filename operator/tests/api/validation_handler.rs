@@ -45,6 +45,8 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
         (delivery(json!({"path": "/my events"})), "spec.delivery.path", "no spaces"),
         (delivery(json!({"path": "/a#b"})), "spec.delivery.path", "percent-encode"),
         (json!({"topic": "Orders"}), "spec.topic", "lower-case letters"),
+        (json!({"topicNamespace": "Shop"}), "spec.topicNamespace", "not the name of a namespace"),
+        (json!({"topicNamespace": ""}), "spec.topicNamespace", "at least 1"),
         (json!({"reply": {"topic": "orders/status"}}), "spec.reply.topic", "lower-case letters"),
         (delivery(json!({"timeout": "2h"})), "spec.delivery.timeout", "between 10ms and 1h"),
         (delivery(json!({"timeout": "fast"})), "spec.delivery.timeout", "30s"),
@@ -202,9 +204,14 @@ async fn a_handlers_place_in_its_topic_stays() {
     let space = Space::new("handler-changes").await;
     space.create::<EventHandler>(handler("billing", spec(json!({})))).await;
     space.create::<EventHandler>(handler("ordered", spec(json!({"delivery": {"order": "Key", "lanes": 4}})))).await;
+    let far = spec(json!({"topicNamespace": "shop", "deadLetter": {"topic": "orders"}}));
+    space.create::<EventHandler>(handler("far", far)).await;
     let api: Api<EventHandler> = space.api();
     for (name, change, field) in [
         ("billing", json!({"topic": "payments"}), "spec.topic"),
+        ("billing", json!({"topicNamespace": "shop"}), "spec.topicNamespace"),
+        ("far", json!({"topicNamespace": "web"}), "spec.topicNamespace"),
+        ("far", json!({"topicNamespace": null}), "spec.topicNamespace"),
         ("billing", json!({"startFrom": "Earliest"}), "spec.startFrom"),
         ("billing", json!({"delivery": {"order": "Key"}}), "spec.delivery.order"),
         ("ordered", json!({"delivery": {"lanes": 5}}), "spec.delivery"),

@@ -45,6 +45,9 @@ fn wrong() -> Vec<Wrong> {
         (json!({"broker": {"name": ""}}), "spec.broker.name", "at least 1 chars long"),
         (json!({"broker": {"name": "a".repeat(41)}}), "spec.broker.name", "Too long"),
         (json!({"broker": {"name": 1}}), "spec.broker.name", "string"),
+        (json!({"broker": {"namespace": "Shop"}}), "spec.broker.namespace", "not the name of a namespace"),
+        (json!({"broker": {"namespace": "a".repeat(64)}}), "spec.broker.namespace", "Too long"),
+        (json!({"handlers": {"from": "Selector"}}), "spec.handlers", "set both"),
         (json!({"routing": "Fast"}), "spec.routing", "\"Queued\", \"Direct\""),
         (json!({"routing": "Direct", "retention": {"maxAge": "1h"}}), "spec.retention", "stores nothing"),
         (json!({"routing": "Direct", "delayedEvents": {}}), "spec.delayedEvents", "routing: Queued"),
@@ -153,6 +156,8 @@ async fn right_topics_are_taken() {
         json!({"maxEventSize": "1Ki", "broker": {"name": "large"}}),
         json!({"retention": {"maxSize": "900M"}, "broker": {}}),
         json!({"retention": {"maxSize": "2560Ki"}}),
+        json!({"broker": {"name": "large", "namespace": "platform"}}),
+        json!({"broker": {"namespace": "platform"}, "handlers": {"from": "All"}}),
         json!({"retention": {"maxAge": "1m"}, "deduplicationWindow": "1m"}),
         json!({"retention": {"maxAge": "24h"}, "deduplicationWindow": "24h"}),
         json!({"retention": {"maxAge": "1s"}, "deduplicationWindow": "1s"}),
@@ -187,6 +192,7 @@ async fn what_cannot_be_changed_says_so() {
     let changes = [
         (json!({"routing": "Direct"}), "spec.routing", "make a second topic"),
         (json!({"broker": {"name": "large"}}), "spec.broker", "make a second topic on the other broker"),
+        (json!({"broker": {"namespace": "platform"}}), "spec.broker", "make a second topic on the other broker"),
     ];
     let api: Api<EventTopic> = space.api();
     for (change, field, remedy) in changes {
@@ -194,7 +200,7 @@ async fn what_cannot_be_changed_says_so() {
         let refusal = api.patch("orders", &PatchParams::default(), &patch).await.unwrap_err().to_string();
         assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
     }
-    let allowed = json!({"retention": {"maxAge": "1h", "maxSize": "1Gi"}, "deletionPolicy": "Delete"});
+    let allowed = json!({"handlers": {"from": "All"}, "retention": {"maxAge": "1h", "maxSize": "1Gi"}, "deletionPolicy": "Delete"});
     space.merge::<EventTopic>("orders", json!({"spec": allowed})).await;
 }
 

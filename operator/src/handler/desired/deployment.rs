@@ -16,6 +16,7 @@ use crate::context::{environment, restricted};
 use crate::error::Error;
 use crate::handler::probes;
 use crate::handler::settings::ACK_WAIT;
+use crate::handler::subscribe;
 use crate::handler::template::{SIDECAR, checked, without_nulls, wrong};
 use crate::names;
 
@@ -66,8 +67,7 @@ fn strategy(input: &Input<'_>) -> Option<Value> {
 /// The user's template as it was written, and what is ours.
 fn template(input: &Input<'_>) -> Result<Value, Error> {
     let mut template = checked(&input.handler.spec.template)?;
-    let labels =
-        names::handler_pod_labels(&input.owner.name, &input.handler.spec.topic, &input.topic.place.broker.name);
+    let labels = names::handler_pod_labels(input.owner, &input.handler.spec.topic, &input.topic.place.broker);
     let metadata = object(&mut template, "metadata")?;
     let user_labels = object_in(metadata, "labels")?;
     for (key, value) in labels {
@@ -126,7 +126,7 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
     let config = Sidecar {
         namespace: namespace.clone(),
         topic: topic.clone(),
-        handler: input.owner.name.clone(),
+        handler: subscribe::known_as(input.owner, input.topic),
         handler_uid: input.owner.reference.uid.clone(),
         routing: input.topic.routing,
         servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace))],
