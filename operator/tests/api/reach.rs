@@ -11,6 +11,7 @@ use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
 
+use crate::grants::World;
 use crate::handler::until_reason;
 use crate::support::brokers::{Places, account, broker_on, server, topic_at, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
@@ -35,9 +36,11 @@ fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     selector.match_labels.iter().flatten().all(fits)
         && expressions.all(|expression| match expression.operator.as_str() {
             "Exists" => labels.contains_key(&expression.key),
-            "In" => labels
-                .get(&expression.key)
-                .is_some_and(|value| expression.values.iter().flatten().any(|it| it == value)),
+            "DoesNotExist" => !labels.contains_key(&expression.key),
+            "In" => {
+                let values = expression.values.iter().flatten();
+                labels.get(&expression.key).is_some_and(|value| values.clone().any(|wanted| wanted == value))
+            }
             operator => panic!("not judged here: {operator}"),
         })
 }
@@ -200,6 +203,52 @@ async fn brokers_are_reached_by_publishers_and_by_the_handlers_of_their_topics()
     space.merge::<EventTopic>("orders", json!({"spec": {"publishers": null}})).await;
     eventually("it is closed", async || reached(&far).await.is_empty().then_some(())).await;
     operator.stop().await;
+}
+
+/// Topics of another namespace, and handlers of a third.
+#[tokio::test]
+async fn namespaces_that_are_granted_reach_the_broker_and_no_others() {
+    let _turn = turn().await;
+    let world = World::start("reach-granted", json!({"from": "All"})).await;
+    let (own, topics) = (world.shop.name.as_str(), world.web.name.as_str());
+    let third = json!({"from": "Selector", "selector": {"matchLabels": {"kubernetes.io/metadata.name": "third"}}});
+    world.far_topic("orders", json!({"handlers": third})).await;
+    world.until_far_ready("orders").await;
+    let server = labels(json!({"app.kubernetes.io/component": "broker", "tidegate.io/broker": "default"}));
+    let client = |namespace: &str, pod: Value| Client { namespace: namespace.into(), pod: labels(pod) };
+    let handler = |of: &str| json!({"tidegate.io/handler": "a", "tidegate.io/broker": "default", "tidegate.io/broker-namespace": of});
+    let any = json!({"app": "any"});
+    let policies = world.shop.api::<NetworkPolicy>();
+    let reached = async |client: &Client| -> Vec<i32> {
+        let policies = policies.list(&ListParams::default()).await.unwrap().items;
+        let ports = [8443, 8883, 4222, 6222].into_iter();
+        ports.filter(|port| may_reach(&policies, own, &server, client, *port)).collect()
+    };
+    let all = [
+        (client(topics, any.clone()), vec![8443, 8883]),
+        (client(topics, handler(own)), vec![8443, 8883, 4222]),
+        (client(topics, handler("another")), vec![8443, 8883]),
+        (client("third", any.clone()), vec![]),
+        (client("third", handler(own)), vec![4222]),
+        (client("third", handler("another")), vec![]),
+        (client("elsewhere", handler(own)), vec![]),
+        // A handler of the broker's namespace whose topic is on a broker of the same name elsewhere.
+        (client(own, handler("another")), vec![8443, 8883]),
+    ];
+    for (client, expected) in &all {
+        eventually(&format!("{:?} of {}", client.pod, client.namespace), async || {
+            (reached(client).await == *expected).then_some(())
+        })
+        .await;
+    }
+    world.far_topic("letters", json!({"publishers": [{"nats": "cli"}]})).await;
+    let publisher = client(topics, any);
+    eventually("its publishers over NATS", async || (reached(&publisher).await == [8443, 8883, 4222]).then_some(()))
+        .await;
+    world.web.merge::<EventTopic>("orders", json!({"spec": {"handlers": {"from": "All", "selector": null}}})).await;
+    let elsewhere = client("elsewhere", handler(own));
+    eventually("handlers of all", async || (reached(&elsewhere).await == [4222]).then_some(())).await;
+    world.operator.stop().await;
 }
 
 #[tokio::test]
