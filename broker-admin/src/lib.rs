@@ -7,6 +7,7 @@
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
 //! - [`api`]: the broker's own API: streams, consumers and stored messages.
+//! - [`membership`]: which servers a broker has, and how that changes while events flow.
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`serving`]: which ingresses serve a topic.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
@@ -31,6 +32,7 @@ pub mod ingress;
 pub mod jwt;
 pub mod later;
 mod limits;
+pub mod membership;
 pub mod positions;
 pub mod push;
 pub mod release;

@@ -24,6 +24,9 @@ pub enum ApiError {
     /// The answer is none that a nats-server gives: it is not used.
     #[error("the answer cannot be read: {0}")]
     Unreadable(String),
+    /// A server does not take its new configuration, and works on with the old one.
+    #[error("the server does not take its configuration: {0}")]
+    Configuration(String),
     /// The message is larger than the server takes, and was not sent.
     #[error("the message is larger than the server takes")]
     TooLarge,
@@ -97,6 +100,8 @@ impl ErrorCode {
     pub const MAXIMUM_CONSUMERS_LIMIT: Self = Self(10026);
     /// There is no such stored message.
     pub const NO_MESSAGE_FOUND: Self = Self(10037);
+    /// There is no such server in the cluster.
+    pub const SERVER_NOT_MEMBER: Self = Self(10044);
     /// A message is larger than its stream takes.
     pub const STREAM_MESSAGE_EXCEEDS_MAXIMUM: Self = Self(10054);
     /// There is no such stream.

@@ -35,7 +35,7 @@ pub(super) mod nanos {
 }
 
 /// A number of messages or bytes, or a sequence.
-pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let count = u64::deserialize(deserializer)?;
     if count <= MAX_COUNT { Ok(count) } else { Err(D::Error::custom(format_args!("{count} makes no sense"))) }
 }
@@ -64,7 +64,7 @@ pub(super) fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Resul
 }
 
 /// As much of a text as is shown to users, without control characters.
-pub(super) fn bounded(text: &str) -> String {
+pub(crate) fn bounded(text: &str) -> String {
     let mut shown: String =
         text.chars().take(MAX_TEXT).map(|char| if char.is_control() { ' ' } else { char }).collect();
     while shown.len() > MAX_TEXT {

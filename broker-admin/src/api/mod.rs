@@ -10,11 +10,13 @@ mod error;
 mod json;
 mod list;
 mod message;
+mod meta;
 mod stream;
 
 pub use broker::Broker;
 pub use consumer::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, PriorityPolicy, SequencePair};
 pub use error::{ApiError, ErrorCode, Missing, Refusal, Unavailable};
+pub(crate) use json::{bounded, count};
 pub use message::{PublishAck, StoredMessage};
 pub use stream::{ClusterInfo, Contents, Discard, Retention, Storage, StreamConfig, StreamInfo};
 

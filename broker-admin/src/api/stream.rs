@@ -201,6 +201,12 @@ struct Purged {
     purged: u64,
 }
 
+/// A stream with all that the server says of its configuration.
+#[derive(Deserialize)]
+struct AnyStream {
+    config: serde_json::Map<String, serde_json::Value>,
+}
+
 impl Broker {
     /// The stream of this name.
     ///
@@ -251,6 +257,26 @@ impl Broker {
     pub async fn update_stream(&self, config: &StreamConfig) -> Result<StreamInfo, ApiError> {
         let info: StreamInfo = self.call(&format!("STREAM.UPDATE.{}", config.name), config).await?;
         info.named(&config.name)
+    }
+
+    /// Gives a stream so many copies, and changes nothing else of it: what another version has set there stays.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn set_stream_copies(&self, name: &str, copies: usize) -> Result<(), ApiError> {
+        let mut info: AnyStream = self.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        info.config.insert("num_replicas".to_owned(), json!(copies));
+        let _: AnyStream = self.call(&format!("STREAM.UPDATE.{name}"), &info.config).await?;
+        Ok(())
+    }
+
+    /// Lets another server lead a stream, which has a copy of it.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn step_down_stream(&self, name: &str, preferred: &str) -> Result<(), ApiError> {
+        let question = json!({"placement": {"preferred": preferred}});
+        self.tell(&format!("STREAM.LEADER.STEPDOWN.{name}"), &question).await
     }
 
     /// Removes a stream and all that it has.

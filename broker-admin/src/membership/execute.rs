@@ -1,0 +1,78 @@
+//! The steps that are the servers' to do.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tidegate_wire::nats::{Client, Publish};
+
+use super::{BrokerStep, StreamId};
+use crate::api::{ApiError, Broker};
+
+/// How long a step waits for the servers' answer. One that was done all the same is observed the next time.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Does what [`super::plan`] says, once. Every step can be repeated.
+pub struct Executor {
+    system: Client,
+    api: Broker,
+}
+
+/// The answer to a reload.
+#[derive(Deserialize)]
+struct Reloaded {
+    error: Option<Problem>,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    #[serde(default)]
+    description: String,
+}
+
+impl Executor {
+    /// `system`: a user of the system account.
+    pub fn new(system: Client) -> Self {
+        Self { api: Broker::new(system.clone(), TIMEOUT), system }
+    }
+
+    /// Does a step. `account` gives the API in the account of this id.
+    ///
+    /// # Errors
+    /// The first that a server, or `account`, had. What was done before it stays done.
+    pub async fn run<E: From<ApiError>>(
+        &self,
+        step: &BrokerStep,
+        account: impl AsyncFn(&str) -> Result<Broker, E>,
+    ) -> Result<(), E> {
+        match step {
+            BrokerStep::Reload { id, .. } => Ok(self.reload(id).await?),
+            BrokerStep::SetCopies { streams, copies } => {
+                for StreamId { account: id, name } in streams {
+                    account(id).await?.set_stream_copies(name, *copies).await?;
+                }
+                Ok(())
+            }
+            BrokerStep::StepDown(streams) => {
+                for (StreamId { account: id, name }, preferred) in streams {
+                    account(id).await?.step_down_stream(name, preferred).await?;
+                }
+                Ok(())
+            }
+            BrokerStep::Evacuate(name) => Ok(self.api.evacuate_server(name).await?),
+            BrokerStep::MetaStepDown(name) => Ok(self.api.step_down_meta(name).await?),
+            BrokerStep::RemoveServer(name) => Ok(self.api.remove_server(name, &super::peer::id(name)).await?),
+        }
+    }
+
+    async fn reload(&self, id: &str) -> Result<(), ApiError> {
+        let subject = format!("$SYS.REQ.SERVER.{id}.RELOAD");
+        let question = Publish { subject: &subject, ..Publish::default() };
+        let answer = self.system.request(&question, TIMEOUT).await?;
+        let Reloaded { error } =
+            serde_json::from_slice(answer.payload()).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+        match error {
+            None => Ok(()),
+            Some(problem) => Err(ApiError::Configuration(crate::api::bounded(&problem.description))),
+        }
+    }
+}
