@@ -16,6 +16,10 @@ pub mod file {
     pub const USER_JWT: &str = "user.jwt";
     /// The NATS user's nkey seed.
     pub const USER_SEED: &str = "user.seed";
+    /// In an ingress's folder: the JWT of the user that wakes the broker beside it ([`crate::wake`]).
+    pub const WAKE_JWT: &str = "wake.jwt";
+    /// That user's nkey seed.
+    pub const WAKE_SEED: &str = "wake.seed";
 
     /// In a handler's folder: its [`crate::message_id::HandlerKey`] for this topic, to which it publishes.
     pub fn message_id_key_for(topic: &str) -> String {
@@ -66,7 +70,15 @@ impl Unreadable {
 
 /// An identity kept in a folder, as a mounted Secret.
 pub fn folder(path: impl Into<PathBuf>) -> Source {
-    let path = path.into();
+    read(path.into(), file::USER_JWT, file::USER_SEED)
+}
+
+/// The identity in an ingress's folder by which it wakes the broker beside it.
+pub fn wake_folder(path: impl Into<PathBuf>) -> Source {
+    read(path.into(), file::WAKE_JWT, file::WAKE_SEED)
+}
+
+fn read(path: PathBuf, user_jwt: &'static str, user_seed: &'static str) -> Source {
     Arc::new(move || {
         let read = |name: &str| {
             let file = path.join(name);
@@ -76,8 +88,8 @@ pub fn folder(path: impl Into<PathBuf>) -> Source {
             ca: read(file::CA)?,
             certificate: read(file::CERTIFICATE)?,
             key: read(file::KEY)?,
-            user_jwt: read(file::USER_JWT)?.trim().to_owned(),
-            user_seed: read(file::USER_SEED)?.trim().to_owned(),
+            user_jwt: read(user_jwt)?.trim().to_owned(),
+            user_seed: read(user_seed)?.trim().to_owned(),
         })
     })
 }

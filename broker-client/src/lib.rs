@@ -14,6 +14,8 @@
 //! - [`publish_ack`]: a stream's answer to a publish, and why a stream refuses.
 //! - [`probes`]: the part of a sidecar's configuration about when to deliver.
 //! - [`statuses`]: the part about which answers are final.
+//! - [`seed`]: the file that makes a new broker's first server a cluster of one.
+//! - [`wake`]: the connection without which a server that starts serves no stream.
 
 pub mod connect;
 mod connection_log;
@@ -29,9 +31,11 @@ pub mod outcomes;
 pub mod peer;
 pub mod probes;
 pub mod publish_ack;
+pub mod seed;
 pub mod statuses;
 pub mod stored;
 pub mod topic_id;
+pub mod wake;
 
 pub use connection_log::connection_log;
 pub use topic_id::TopicId;

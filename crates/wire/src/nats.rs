@@ -18,7 +18,7 @@ mod message;
 #[cfg(feature = "nats-client")]
 pub use client::{
     Client, ConnectError, Credentials, Event, FlushError, Identity, IdentityError, Link, Loss, Offline, Options,
-    PublishError, QueueLimits, RequestError, ServerOrder, Statistics, SubscribeError, Subscriber,
+    PublishError, QueueLimits, RequestError, ServerOrder, Statistics, SubscribeError, Subscriber, is_nonce,
 };
 pub use decode::{Decoder, MAX_LINE_BYTES, ProtocolError, ServerInfo, ServerOp};
 pub use encode::{InvalidSubject, Publish};

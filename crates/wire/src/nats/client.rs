@@ -15,8 +15,8 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-pub use self::connect::ConnectError;
 use self::connect::Connection;
+pub use self::connect::{ConnectError, is_nonce};
 use self::drive::Driver;
 pub use self::options::{
     Credentials, Event, Identity, IdentityError, Link, Loss, Offline, Options, QueueLimits, ServerOrder, Statistics,

@@ -142,9 +142,9 @@ async fn introduce(
     }
 }
 
-/// A nonce as nats-server makes it (`generateNonce`): text in base64 for URLs. A client that signs anything at all can
-/// be made to sign a TLS handshake.
-fn is_nonce(nonce: &[u8]) -> bool {
+/// Whether these bytes may be signed as a nonce of a server: 1 to 32 characters of base64 for URLs, as nats-server makes
+/// them (`generateNonce`). A client that signs anything at all can be made to sign a TLS handshake.
+pub fn is_nonce(nonce: &[u8]) -> bool {
     (1..=MAX_NONCE).contains(&nonce.len())
         && nonce.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
