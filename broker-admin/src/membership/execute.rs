@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use tidegate_broker_client::seed;
 use tidegate_wire::nats::{Client, Publish};
 
 use super::{BrokerStep, StreamId};

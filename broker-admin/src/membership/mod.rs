@@ -8,7 +8,6 @@
 mod counts;
 mod execute;
 mod observe;
-mod peer;
 mod plan;
 mod report;
 mod view;

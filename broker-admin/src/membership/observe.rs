@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tidegate_broker_client::seed;
 use tidegate_wire::nats::Client;
 
 use super::counts::Counts;
@@ -200,6 +201,6 @@ impl Site {
     }
 
     fn ordinal_of_peer(&self, peer: &str) -> Option<Ordinal> {
-        self.names.iter().position(|name| super::peer::id(name) == peer)
+        self.names.iter().position(|name| seed::peer_id(name) == peer.as_bytes())
     }
 }
