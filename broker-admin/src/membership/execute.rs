@@ -61,7 +61,10 @@ impl Executor {
             }
             BrokerStep::Evacuate(name) => Ok(self.api.evacuate_server(name).await?),
             BrokerStep::MetaStepDown(name) => Ok(self.api.step_down_meta(name).await?),
-            BrokerStep::RemoveServer(name) => Ok(self.api.remove_server(name, &super::peer::id(name)).await?),
+            BrokerStep::RemoveServer(name) => {
+                let peer = seed::peer_id(name);
+                Ok(self.api.remove_server(name, &String::from_utf8_lossy(&peer)).await?)
+            }
         }
     }
 
