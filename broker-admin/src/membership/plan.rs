@@ -78,7 +78,7 @@ impl Change<'_> {
         let leaving: Vec<Ordinal> = view.members.iter().copied().filter(|ordinal| *ordinal >= target).collect();
         if let Some(last) = leaving.last() {
             let next = self.leaders().or_else(|| self.copies()).or_else(|| self.copying());
-            return next.or_else(|| self.evacuate(&leaving)).or_else(|| Some(self.remove(*last)));
+            return next.or_else(|| self.evacuate(*last)).or_else(|| Some(self.remove(*last)));
         }
         // One that may become a member while it is being stopped must become one first, and be removed.
         let joining: Vec<Ordinal> = (target..view.site.pods).filter(|ordinal| view.is_joining(*ordinal)).collect();
@@ -130,10 +130,10 @@ impl Change<'_> {
         (!streams.is_empty()).then(|| act_on(BrokerStep::StepDown(streams)))
     }
 
-    /// What lies on a server that is to go moves, from the last server on.
-    fn evacuate(&self, leaving: &[Ordinal]) -> Option<Next> {
-        let full = leaving.iter().rev().find(|ordinal| self.view.holds(**ordinal) > 0)?;
-        Some(act_on(BrokerStep::Evacuate(self.view.name(*full))))
+    /// What lies on the last server moves. Only when that is removed comes the next one: what moves goes to any server
+    /// that is a member, so two that are both to go would give it to each other for ever.
+    fn evacuate(&self, last: Ordinal) -> Option<Next> {
+        (self.view.holds(last) > 0).then(|| act_on(BrokerStep::Evacuate(self.view.name(last))))
     }
 
     fn remove(&self, last: Ordinal) -> Next {

@@ -229,12 +229,16 @@ impl World {
     fn of_stream(&self, add: &mut dyn FnMut(&dyn Fn(&mut Self))) {
         let Some(leader) = self.stream_leader.filter(|_| self.has_quorum()) else { return };
         let staying = self.holders.keys().filter(|at| !self.leaving.contains(at)).count();
-        for at in self.members.iter().copied() {
-            if !self.holders.contains_key(&at) && !self.leaving.contains(&at) && staying < self.copies {
-                add(&|world| {
-                    world.holders.insert(at, false);
-                });
-            }
+        let free = |at: &Ordinal| !self.holders.contains_key(at) && !self.leaving.contains(at);
+        let mut free: Vec<Ordinal> = self.members.iter().copied().filter(free).collect();
+        if !self.leaving.is_empty() {
+            // What moves goes where it is wanted least.
+            free = free.pop().into_iter().collect();
+        }
+        for at in free.into_iter().filter(|_| staying < self.copies) {
+            add(&|world| {
+                world.holders.insert(at, false);
+            });
         }
         let whole = |at: &Ordinal| self.holders[at] && self.runs(*at);
         for at in self.holders.keys().copied().filter(|at| self.runs(*at)) {
