@@ -90,7 +90,6 @@ impl Broker {
         let settings = consumers::Handler {
             name: name.to_owned(),
             uid: format!("uid-{name}"),
-            replicas: self.server.servers().len(),
             ack_wait: ACK_WAIT,
             max_ack_pending: 10_000,
             types,

@@ -63,8 +63,6 @@ pub struct Handler {
     pub name: String,
     /// The handler's UID: a handler that is made again is a new one and starts again.
     pub uid: String,
-    /// Copies of its state.
-    pub replicas: usize,
     /// How long an event may stay unacknowledged.
     pub ack_wait: Duration,
     /// Events delivered and not acknowledged at most, over all replicas.
@@ -145,7 +143,8 @@ impl Handler {
             filter_subjects: layout::filter_subjects(&self.name, &self.types, partitions),
             max_waiting: MAX_WAITING,
             max_expires: MAX_EXPIRES,
-            num_replicas: self.replicas,
+            // As many copies as its stream has, also when that gets more or fewer.
+            num_replicas: 0,
             metadata: HashMap::from([(UID.to_owned(), self.uid.clone())]),
             pause_until: self.is_suspended.then(|| layout::SUSPENDED_UNTIL.to_owned()),
             ..ConsumerConfig::default()

@@ -157,7 +157,6 @@ fn lanes(lanes: u16) -> consumers::Handler {
     consumers::Handler {
         name: "billing".into(),
         uid: "u1".into(),
-        replicas: 1,
         ack_wait: Duration::from_secs(5),
         max_ack_pending: 100,
         types: vec!["order.*".into(), "order.paid".into()],

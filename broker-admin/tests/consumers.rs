@@ -20,7 +20,6 @@ fn handler(max_ack_pending: i64) -> Handler {
     Handler {
         name: "billing".into(),
         uid: "u1".into(),
-        replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending,
         types: vec!["order.*".into()],

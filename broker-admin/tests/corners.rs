@@ -47,7 +47,6 @@ fn corner(name: &str, order: Order, types: Vec<String>) -> consumers::Handler {
     consumers::Handler {
         name: name.to_owned(),
         uid,
-        replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 64,
         types,

@@ -21,7 +21,6 @@ fn handler(start: Start, order: Order) -> Handler {
     Handler {
         name: NAME.into(),
         uid: "uid".into(),
-        replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 1000,
         types: Vec::new(),
@@ -222,7 +221,7 @@ async fn without_a_record_a_lost_consumer_skips_or_repeats() {
 async fn a_lost_consumer_of_three_servers_goes_on_where_it_was() {
     let broker = TestBroker::start_cluster().await;
     let world = World { js: broker.jetstream(), broker };
-    let handler = Handler { replicas: 3, ..handler(Start::Latest, Order::None) };
+    let handler = handler(Start::Latest, Order::None);
     world.publish(0..5).await;
     let position = world.ensure(&handler, &Position::default()).await.position;
     assert_eq!(position.acknowledged.get(NAME), Some(&5));

@@ -230,7 +230,6 @@ async fn what_a_suspended_handler_has_not_settled_stays() {
     let handler = |is_suspended| Handler {
         name: "billing".into(),
         uid: "uid".into(),
-        replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 1000,
         types: Vec::new(),

@@ -24,7 +24,6 @@ fn handler(name: &str, order: Order) -> Handler {
     Handler {
         name: name.to_owned(),
         uid: format!("uid-{name}"),
-        replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: consumers::max_ack_pending(1, 16),
         types: Vec::new(),

@@ -149,7 +149,7 @@ const REST: Duration = Duration::from_secs(60);
 /// The server that is frozen is the one to which the sidecar is connected.
 async fn events_go_on_by_another_server(order: Order) {
     let broker = TestBroker::start_cluster().await;
-    let handler = consumers::Handler { replicas: cluster::SERVERS, ..support::consumers_of(order, ACK_WAIT) };
+    let handler = support::consumers_of(order, ACK_WAIT);
     let container = Container::start().await;
     let mut config = config(&broker, broker.handler_with(handler).await, container.port, ACK_WAIT);
     config.delivery.order = order;

@@ -86,7 +86,7 @@ async fn lanes_go_on_when_one_server_of_three_is_killed() {
     let order = Order::Key { lanes: LANES };
     let mut broker = TestBroker::start_cluster().await;
     let container = Container::answering(|_| (204, Duration::from_millis(5))).await;
-    let handler = consumers::Handler { replicas: 3, ..consumers_of(order, ACK_WAIT) };
+    let handler = consumers_of(order, ACK_WAIT);
     let identity = broker.handler_with(handler).await;
     let mut config = config(&broker, identity, container.port, ACK_WAIT);
     config.delivery.order = order;

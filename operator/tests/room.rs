@@ -39,7 +39,6 @@ impl World {
         let handler = consumers::Handler {
             name: name.to_owned(),
             uid: format!("uid-{name}"),
-            replicas: 1,
             ack_wait: Duration::from_secs(60),
             max_ack_pending: 1000,
             types: Vec::new(),

@@ -26,7 +26,6 @@ impl TestBroker {
         let handler = consumers::Handler {
             name: name.to_owned(),
             uid: format!("uid-{name}"),
-            replicas: 1,
             ack_wait,
             max_ack_pending: consumers::max_ack_pending(4, 64),
             types: Vec::new(),

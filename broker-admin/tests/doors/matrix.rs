@@ -178,7 +178,6 @@ fn ordered() -> consumers::Handler {
     consumers::Handler {
         name: "ordered".into(),
         uid: "uid-ordered".into(),
-        replicas: 1,
         ack_wait: Duration::from_secs(5),
         max_ack_pending: 64,
         types: Vec::new(),

@@ -40,8 +40,8 @@ pub struct Fleet {
 
 impl Fleet {
     /// A handler with its consumers; no sidecar yet.
-    pub async fn new(broker: &TestBroker, replicas: usize, run: &Run, port: u16) -> Self {
-        let identity = handler(broker, replicas, run).await;
+    pub async fn new(broker: &TestBroker, run: &Run, port: u16) -> Self {
+        let identity = handler(broker, run).await;
         let mut config = config(broker, identity, port, run.ack_wait);
         config.delivery.order = run.order;
         config.delivery.retry.max_attempts = 100;
@@ -77,11 +77,10 @@ impl Fleet {
     }
 }
 
-async fn handler(broker: &TestBroker, replicas: usize, run: &Run) -> PathBuf {
+async fn handler(broker: &TestBroker, run: &Run) -> PathBuf {
     let handler = consumers::Handler {
         name: HANDLER.to_owned(),
         uid: format!("uid-{HANDLER}"),
-        replicas,
         ack_wait: run.ack_wait,
         max_ack_pending: consumers::max_ack_pending(4, 16),
         types: Vec::new(),

@@ -40,10 +40,10 @@ fn run(order: Order) -> Run {
 }
 
 /// The sidecars' whereabouts over a run: 1 → 5 → 2 of them, and in the middle whatever goes wrong.
-async fn chaos(broker: &TestBroker, replicas: usize, run: Run) -> (Recorder, Duration) {
+async fn chaos(broker: &TestBroker, run: Run) -> (Recorder, Duration) {
     // Some events take longer than the broker waits without a sign of life.
     let recorder = Recorder::start(10, TIME, run.ack_wait.mul_f64(1.5)).await;
-    let mut fleet = Fleet::new(broker, replicas, &run, recorder.port).await;
+    let mut fleet = Fleet::new(broker, &run, recorder.port).await;
     let begun = Instant::now();
     let publishing = tokio::spawn(publish(broker.jetstream(), run));
     fleet.scale(1).await;
@@ -99,9 +99,9 @@ fn tell(what: &str, run: &Run, took: Duration, figures: Figures) {
     eprintln!("{what}: {} × {} events in {took:.1?} ({rate:.0}/s): {figures:?}", run.keys, run.events);
 }
 
-async fn holds_in_chaos(what: &str, broker: &TestBroker, replicas: usize) {
+async fn holds_in_chaos(what: &str, broker: &TestBroker) {
     let run = run(Order::Key { lanes: LANES });
-    let (recorder, took) = chaos(broker, replicas, run).await;
+    let (recorder, took) = chaos(broker, run).await;
     let figures = recorder.figures();
     tell(what, &run, took, figures);
     assert_eq!(recorder.handled(), run.keys * run.events, "lost: {}", broker.log());
@@ -111,13 +111,13 @@ async fn holds_in_chaos(what: &str, broker: &TestBroker, replicas: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_in_chaos_on_one_server() {
     let _one = ONE.lock().await;
-    holds_in_chaos("chaos, one server", &TestBroker::start().await, 1).await;
+    holds_in_chaos("chaos, one server", &TestBroker::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_in_chaos_on_three_servers() {
     let _one = ONE.lock().await;
-    holds_in_chaos("chaos, three servers", &TestBroker::start_cluster().await, 3).await;
+    holds_in_chaos("chaos, three servers", &TestBroker::start_cluster().await).await;
 }
 
 /// A server that is killed forgets what it has lent and what it has confirmed; the sidecar, which lives, does not.
@@ -131,7 +131,7 @@ async fn order_holds_while_the_only_server_is_killed_under_load() {
     let ack_wait = Duration::from_secs(10);
     let run = Run { events, time, ack_wait, ..run(Order::Key { lanes: LANES }) };
     let recorder = Recorder::start(10, TIME, TIME).await;
-    let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
+    let mut fleet = Fleet::new(&broker, &run, recorder.port).await;
     fleet.scale(1).await;
     let begun = Instant::now();
     let publishing = tokio::spawn(publish_surely(broker.jetstream(), run));
@@ -157,7 +157,7 @@ async fn without_order_the_same_run_breaks_it() {
     let _one = ONE.lock().await;
     let broker = TestBroker::start().await;
     let run = Run { events: 20, time: Duration::from_secs(8), ..run(Order::None) };
-    let (recorder, took) = chaos(&broker, 1, run).await;
+    let (recorder, took) = chaos(&broker, run).await;
     tell("without order", &run, took, recorder.figures());
     assert!(recorder.figures().violations > 0);
 }
@@ -173,7 +173,7 @@ async fn growing_and_shrinking_loses_and_repeats_nothing() {
         ..run(Order::Key { lanes: LANES })
     };
     let recorder = Recorder::start(0, TIME, TIME).await;
-    let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
+    let mut fleet = Fleet::new(&broker, &run, recorder.port).await;
     let begun = Instant::now();
     let publishing = tokio::spawn(publish(broker.jetstream(), run));
     for replicas in [1, 5, 2] {

@@ -79,7 +79,6 @@ pub fn consumers_of(order: Order, ack_wait: Duration) -> consumers::Handler {
     consumers::Handler {
         name: HANDLER.to_owned(),
         uid: format!("uid-{HANDLER}"),
-        replicas: 1,
         ack_wait,
         max_ack_pending: consumers::max_ack_pending(1, usize::from(CONCURRENCY)),
         types: Vec::new(),

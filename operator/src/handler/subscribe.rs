@@ -46,7 +46,7 @@ pub async fn ensure(
             let name = known_as(owner, topic);
             let _places = broker.places().await;
             let streams = handler_streams::ensure(&broker.api, &name, &owner.reference.uid).await?;
-            let wanted = consumers_of(&name, &owner.reference.uid, settings, topic.place.replicas);
+            let wanted = consumers_of(&name, &owner.reference.uid, settings);
             retries::ensure(&broker.api, &wanted).await?;
             let consumers = consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?;
             Some(Subscription { consumers, streams })
@@ -62,11 +62,10 @@ pub async fn ensure(
 }
 
 /// What the handler's consumers are to be.
-pub fn consumers_of(name: &str, uid: &str, settings: &Settings, brokers: i32) -> consumers::Handler {
+pub fn consumers_of(name: &str, uid: &str, settings: &Settings) -> consumers::Handler {
     consumers::Handler {
         name: name.to_owned(),
         uid: uid.to_owned(),
-        replicas: usize::try_from(brokers).unwrap_or(1),
         ack_wait: ACK_WAIT,
         max_ack_pending: consumers::max_ack_pending(settings.max_replicas, settings.delivery.slots()),
         types: settings.filter.types.clone(),

@@ -153,7 +153,7 @@ async fn every_change_of_a_handler_takes_effect_or_is_refused() {
 /// What a reconcile does with the broker; then its consumers are looked at.
 async fn in_effect(broker: &Broker, name: &str, handler: &EventHandler) -> Result<(), String> {
     let settings = Settings::of(&handler.spec).map_err(|error| error.to_string())?;
-    let wanted = consumers_of(name, handler.metadata.uid.as_deref().unwrap(), &settings, 1);
+    let wanted = consumers_of(name, handler.metadata.uid.as_deref().unwrap(), &settings);
     consumers::ensure(broker, &wanted, &Position::default()).await.map_err(|error| error.to_string())?;
     let found = consumers::list(broker).await.map_err(|error| error.to_string())?;
     let mut different = String::new();
