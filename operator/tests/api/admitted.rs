@@ -42,7 +42,7 @@ async fn until_rules(space: &Space, topic: &str, expected: Value) {
 fn many(topic: &str) -> Value {
     let pattern = |number: usize| format!("/{number:02}{}*", "x".repeat(252));
     let patterns: Vec<_> = (0..16).map(pattern).collect();
-    let entry = |number: usize| json!({"nats": format!("{topic}{number}"), "sources": patterns, "types": patterns});
+    let entry = |number: usize| json!({"serviceAccount": {"name": format!("{topic}{number}")}, "sources": patterns, "types": patterns});
     json!((0..60).map(entry).collect::<Vec<_>>())
 }
 
@@ -79,7 +79,7 @@ async fn a_list_that_has_no_room_closes_its_topic_and_no_other() {
     let (space, places) = (Space::new("too-many").await, Places::default());
     let server = server().await;
     broker_on(&space, &places, &server, "default", json!({"storage": {"size": "1Gi"}})).await;
-    // Direct, so that each takes no room of the broker's; no handlers of it are needed.
+    // Direct: their lists are all that needs room.
     for (name, publishers) in [("small", Value::Null), ("first", many("a")), ("second", many("b"))] {
         topic_at(&space, "default", name, json!({"routing": "Direct", "publishers": publishers})).await;
     }
@@ -95,7 +95,7 @@ async fn a_list_that_has_no_room_closes_its_topic_and_no_other() {
     assert_eq!(rules(&space, "second").await, Some(json!([])), "nobody may publish");
     assert_eq!(rules(&space, "first").await.unwrap().as_array().unwrap().len(), 60);
     // The other one's list becomes shorter, and there is room.
-    space.merge::<EventTopic>("first", json!({"spec": {"publishers": [{"nats": "a0"}]}})).await;
+    space.merge::<EventTopic>("first", json!({"spec": {"publishers": [{"serviceAccount": {}}]}})).await;
     until_reason(&space, "second", "Ready", "Ready").await;
     operator.stop().await;
 }
