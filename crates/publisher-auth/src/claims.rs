@@ -163,6 +163,7 @@ mod tests {
             (json!({"nbf": u64::MAX}), TokenError::NotYetValid),
             (json!({"sub": "admin"}), TokenError::Subject),
             (json!({"sub": "system:node:a"}), TokenError::Subject),
+            (json!({"sub": "web:checkout"}), TokenError::Subject),
             (json!({"sub": "system:serviceaccount:web"}), TokenError::Subject),
             (json!({"sub": "system:serviceaccount::checkout"}), TokenError::Subject),
             (json!({"sub": "system:serviceaccount:web:"}), TokenError::Subject),

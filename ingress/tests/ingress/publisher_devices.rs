@@ -83,13 +83,11 @@ async fn rights_are_looked_at_for_each_event() {
     device.send(binary(2, &event("2"))).await;
     assert_eq!(device.puback().await.1, 0, "the connection is as good as before");
     write(&cluster.broker, Some(cluster.issuer.trust()), &[account("shop", None)]);
-    let mut packet_id = 3;
-    for _ in 0..200 {
+    for packet_id in 3..200 {
         device.send(binary(packet_id, &event("2"))).await;
         if device.puback().await.1 == 0x87 {
             return;
         }
-        packet_id += 1;
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("the rule that is gone still counts");
