@@ -107,6 +107,7 @@ pub fn sidecar_config(server: &TestBroker, handler: &str, identity: &Path, port:
         dead_letter: None,
         reply: None,
         ack_wait: Duration::from_secs(30),
+        relocation: Default::default(),
     }
 }
 

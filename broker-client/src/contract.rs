@@ -11,6 +11,7 @@ use crate::outcomes::Outcomes;
 use crate::probes::Probes;
 
 mod publishers;
+mod relocation;
 mod retry;
 mod topics;
 
@@ -18,6 +19,7 @@ pub use self::publishers::{
     AUDIENCE_PREFIX, InvalidPattern, Jwk, Jwks, MAX_CLIENT_CAS, MAX_KEY_VALUE, MAX_KEYS, MAX_PATTERN, MAX_PATTERNS,
     MAX_RULES, Pattern, PublisherRule, RuleKind, TokenTrust, audience,
 };
+pub use self::relocation::Relocation;
 pub use self::retry::{Expiry, OnExhausted, OnExpired, Retry};
 pub use self::topics::{
     KeyText, MAX_TOPICS, MAX_TOPICS_FILE, ServedTopic, ServesReply, ServesRequest, TOPICS_FILE, Topics, TopicsError,
@@ -67,6 +69,16 @@ pub struct Sidecar {
     /// How long the broker waits for an acknowledgement before it gives an event to somebody else.
     #[serde(with = "millis")]
     pub ack_wait: Duration,
+    /// What changes of the handler's place in the topic left behind.
+    #[serde(default, skip_serializing_if = "Relocation::is_none")]
+    pub relocation: Relocation,
+}
+
+impl Sidecar {
+    /// The handler's UID as it stands in what is stored ([`Relocation::incarnation`]).
+    pub fn incarnation(&self) -> String {
+        self.relocation.incarnation(&self.handler_uid)
+    }
 }
 
 impl Sidecar {

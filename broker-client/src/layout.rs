@@ -33,10 +33,10 @@ mod retries;
 
 pub use self::handlers::{handler_name, handler_named};
 pub use self::retries::{
-    KeySubject, held_key_subjects, held_subject, held_subjects, held_subjects_from, key_digest, lease_read_subject,
-    lease_subject, local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject, parked_subject,
-    parked_subjects, parked_subjects_from, retry_acknowledge_subjects, retry_delete_subject, retry_info_subject,
-    retry_pull_subject, retry_read_subject, waiting_subject,
+    COPY_SEQUENCE_HEADER, KeySubject, held_key_subjects, held_subject, held_subjects, held_subjects_from, key_digest,
+    lease_read_subject, lease_subject, local_retry_delete_subject, local_retry_info_subject, local_retry_read_subject,
+    parked_subject, parked_subjects, parked_subjects_from, retry_acknowledge_subjects, retry_delete_subject,
+    retry_info_subject, retry_pull_subject, retry_read_subject, waiting_subject,
 };
 
 /// The stream that keeps a topic's events.
@@ -173,6 +173,27 @@ pub fn partition(key: &str) -> u32 {
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % PARTITIONS
 }
 
+/// The partition of the key with this [`key_digest`], which begins with the same bytes.
+pub fn partition_of_digest(digest: u64) -> u32 {
+    u32::try_from(digest >> 32).unwrap_or_default() % PARTITIONS
+}
+
+/// The partition in an event's subject, which may be a redriven one's; `None`: it is another subject.
+pub fn partition_of(subject: &str) -> Option<u32> {
+    let mut tokens = subject.split('.');
+    match tokens.next()? {
+        "events" => {}
+        "redrive" => drop(tokens.next()?),
+        _ => return None,
+    }
+    tokens.next()?.parse().ok()
+}
+
+/// The lane of a partition; of `lanes` there is at least one.
+pub fn lane_of(partition: u32, lanes: u16) -> u16 {
+    u16::try_from(partition % u32::from(lanes.max(1))).unwrap_or_default()
+}
+
 /// The stream that keeps what could not be delivered to a handler.
 pub fn dead_letter_stream(handler: &str) -> String {
     format!("{DEAD_LETTER_PREFIX}{handler}")
@@ -235,8 +256,7 @@ pub fn handler_of(consumer: &str) -> &str {
 
 /// The partitions of a lane; each partition is in exactly one of `lanes`.
 pub fn lane_partitions(lane: u16, lanes: u16) -> Vec<u32> {
-    let lanes = u32::from(lanes.max(1));
-    (0..PARTITIONS).filter(|partition| partition % lanes == u32::from(lane)).collect()
+    (0..PARTITIONS).filter(|partition| lane_of(*partition, lanes) == lane).collect()
 }
 
 /// The group of a lane's consumer, whose pin says who owns the lane.
@@ -337,5 +357,11 @@ mod tests {
     fn partitions_are_in_range_and_stable() {
         assert!((0..1000).all(|i| partition(&format!("key-{i}")) < PARTITIONS));
         assert_eq!(partition("sensor-1"), partition("sensor-1"));
+        assert!(
+            (0..1000).map(|i| format!("key-{i}")).all(|key| partition_of_digest(key_digest(&key)) == partition(&key))
+        );
+        assert_eq!(partition_of(&event_subject(31, "a.b")), Some(31));
+        assert_eq!(partition_of(&redrive_subject("billing", 7, "a")), Some(7));
+        assert_eq!(partition_of("retries.billing.waiting"), None);
     }
 }

@@ -146,8 +146,8 @@ async fn work_until_drained(
     if let Some(client) = connected {
         let link = client.link();
         let (metrics, traces) = (Metrics::new(&config), Traces::new(&config));
-        let attempts = Attempts::new(client.clone(), config.handler.clone(), config.handler_uid.clone());
-        let shelf = Shelf::new(client.clone(), &config.handler, config.handler_uid.clone());
+        let attempts = Attempts::new(client.clone(), config.handler.clone(), config.incarnation());
+        let shelf = Shelf::new(client.clone(), &config.handler, config.incarnation());
         let (availability, drain, budget) = (availability.clone(), drain.clone(), handler.budget().clone());
         let (workload, another_is_able) = (WorkloadMeter::default(), members.another_is_able());
         let outcomes = OutcomeLog::new(handler.url());

@@ -4,6 +4,9 @@ use sha2::{Digest, Sha256};
 
 use super::{attempt_read_subject, attempt_subject, retry_stream};
 
+/// The header of a copy of an event on the shelf that has the event's sequence in the topic.
+pub const COPY_SEQUENCE_HEADER: &str = "Tidegate-Sequence";
+
 /// Where a handler's sidecar puts an event until its next attempt, with `order: None`.
 pub fn waiting_subject(handler: &str) -> String {
     format!("retries.{handler}.waiting")

@@ -49,6 +49,8 @@ pub struct Arrival {
     pub pin: Pin,
     /// Its size.
     pub bytes: usize,
+    /// Whether it was settled before the lanes were others: it only comes because the lane began before it.
+    pub is_settled: bool,
 }
 
 /// What became of copies for the shelf, which are stored all together or not at all.

@@ -157,7 +157,7 @@ impl World {
         self.arrivals += 1;
         let id = Id { lane: 0, sequence: 0, stored: 0, delivery: 0, arrival: self.arrivals };
         self.waiting.insert(id, bytes);
-        let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes };
+        let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes, is_settled: false };
         self.machine.input(self.now, Input::Arrival(arrived));
         self.act()
     }

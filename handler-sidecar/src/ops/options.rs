@@ -55,8 +55,8 @@ impl Options {
         drain: &Drain,
         members: watch::Receiver<usize>,
     ) -> Result<Self, Error> {
-        let Sidecar { filter, delivery, dead_letter, reply, handler_uid, .. } = config;
-        let publisher = |to| TopicPublisher::new(to, handler_uid);
+        let Sidecar { filter, delivery, dead_letter, reply, .. } = config;
+        let publisher = |to| TopicPublisher::new(to, config);
         let filter = Filter::new(filter)?;
         Ok(Self {
             passes_on: delivery.format == Format::Binary && reply.is_none() && filter.judges_in_place(),

@@ -133,7 +133,7 @@ impl Context {
     /// Puts an event of the topic on the shelf. Whether it is there, so that it is to be acknowledged.
     async fn shelve(&self, stored: &Message, record: &Record) -> bool {
         // Deliveries of which there is no trace are not on record; there they would be forgotten.
-        let record = record.with(&Change::Begun, &self.config.handler_uid, stored.deliveries());
+        let record = record.with(&Change::Begun, &self.config.incarnation(), stored.deliveries());
         let put = self.shelf.put(stored, &record).await;
         self.metrics.shelved(put);
         put == Put::Stored
@@ -314,7 +314,7 @@ impl Context {
         let identity = identity::folder(&self.config.identity)()?;
         Ok(message_id::of_dead_letter(
             &identity.user_seed,
-            &self.config.handler_uid,
+            &self.config.incarnation(),
             stored.sequence(),
             stored.published_at(),
         ))

@@ -8,7 +8,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tidegate_broker_client::{layout, message_id};
+use tidegate_broker_client::layout::{self, COPY_SEQUENCE_HEADER};
+use tidegate_broker_client::message_id;
 use tidegate_wire::nats::{Client, HeaderBlock, Headers, InvalidHeader, Publish};
 use tokio::time::sleep;
 
@@ -28,8 +29,6 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest record on a copy, in bytes: the broker keeps at most 64 KiB of headers, of which an event may have 48.
 const RECORD_LIMIT: usize = 8 * 1024;
-/// The event's sequence in the stream of the topic.
-const SEQUENCE: &str = "Tidegate-Sequence";
 /// When the topic stored it, by the broker's clock: nanoseconds since 1970.
 const PUBLISHED_AT: &str = "Tidegate-Published-At";
 /// Its [`Record`], as JSON.
@@ -59,7 +58,7 @@ impl Shelved {
 
 /// The sequence of its event that a copy's headers tell; `None`: no sidecar wrote them.
 pub fn sequence(headers: Headers<'_>) -> Option<u64> {
-    headers.get(SEQUENCE)?.parse().ok()
+    headers.get(COPY_SEQUENCE_HEADER)?.parse().ok()
 }
 
 /// How an event was put on the shelf, or was not. The value of `outcome` in metrics.
@@ -149,7 +148,7 @@ pub fn compose(event: &Message, handler_uid: &str, record: &Record) -> Result<He
             }
         }
         headers.append("Nats-Msg-Id", &message_id::of_retry(handler_uid, event.sequence(), event.published_at()))?;
-        headers.append(SEQUENCE, &event.sequence().to_string())?;
+        headers.append(COPY_SEQUENCE_HEADER, &event.sequence().to_string())?;
         headers.append(PUBLISHED_AT, &event.published_at().to_string())?;
         headers.append(RECORD, &line)?;
         Ok::<_, InvalidHeader>(headers)

@@ -18,7 +18,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tidegate_broker_client::contract;
+use tidegate_broker_client::contract::{self, Sidecar};
 use tidegate_broker_client::layout::MAX_HOPS;
 use tidegate_broker_client::message_id::{HEADER, HandlerKey};
 use tidegate_cloudevents::{Event, http as binding};
@@ -92,6 +92,8 @@ pub struct TopicPublisher {
     topic: String,
     uri: Uri,
     handler_uid: String,
+    /// How often the handler was rewound: what it publishes because of an event that comes again is new.
+    rewinds: u64,
     message_id_key: PathBuf,
     /// What that file held when it was last read.
     known_key: Mutex<Option<HandlerKey>>,
@@ -99,11 +101,11 @@ pub struct TopicPublisher {
 }
 
 impl TopicPublisher {
-    /// To this topic, for the handler with this UID. Nothing is connected yet.
+    /// To this topic, for the handler with this configuration. Nothing is connected yet.
     ///
     /// # Errors
     /// The address is no URI.
-    pub fn new(address: &contract::TopicAddress, handler_uid: &str) -> Result<Self, http::uri::InvalidUri> {
+    pub fn new(address: &contract::TopicAddress, config: &Sidecar) -> Result<Self, http::uri::InvalidUri> {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -114,7 +116,8 @@ impl TopicPublisher {
         Ok(Self {
             topic: address.topic.clone(),
             uri: address.url.parse()?,
-            handler_uid: handler_uid.to_owned(),
+            handler_uid: config.handler_uid.clone(),
+            rewinds: config.relocation.rewinds,
             message_id_key: address.message_id_key.clone(),
             known_key: Mutex::default(),
             client,
@@ -181,14 +184,21 @@ impl TopicPublisher {
 
     async fn token(&self, name: &str) -> Result<String, String> {
         if let Some(key) = &*self.known_key() {
-            return Ok(key.token(&self.handler_uid, name));
+            return Ok(self.token_by(key, name));
         }
         let path = self.message_id_key.display();
         let text = tokio::fs::read_to_string(&self.message_id_key).await.map_err(|error| format!("{path}: {error}"))?;
         let key = HandlerKey::from_text(&text).map_err(|error| format!("{path}: {error}"))?;
-        let token = key.token(&self.handler_uid, name);
+        let token = self.token_by(&key, name);
         *self.known_key() = Some(key);
         Ok(token)
+    }
+
+    fn token_by(&self, key: &HandlerKey, name: &str) -> String {
+        match self.rewinds {
+            0 => key.token(&self.handler_uid, name),
+            rewinds => key.token(&self.handler_uid, &format!("{name}-{rewinds}")),
+        }
     }
 
     /// What it holds is replaced as a whole, so a panic elsewhere left nothing half done.

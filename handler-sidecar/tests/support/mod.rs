@@ -15,7 +15,9 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{AckKind, message::StreamMessage};
 use futures::StreamExt as _;
 use tidegate_broker_admin::consumers::{self, Start};
-use tidegate_broker_client::contract::{Delivery, Filter, Format, OnExhausted, Order, Retry, Routing, Sidecar};
+use tidegate_broker_client::contract::{
+    Delivery, Filter, Format, OnExhausted, Order, Relocation, Retry, Routing, Sidecar,
+};
 use tidegate_broker_client::probes::Probes;
 use tidegate_broker_client::statuses::StatusRules;
 use tidegate_broker_client::{layout, message_id, peer};
@@ -71,6 +73,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
             expiry: None,
         },
         ack_wait,
+        relocation: Relocation::default(),
     }
 }
 

@@ -229,7 +229,7 @@ impl World {
                 self.arrivals += 1;
                 let id = Id { lane, sequence, stored: 0, delivery, arrival: self.arrivals };
                 self.here.insert(id, false);
-                Input::Arrival(Arrival { id, key: sequence % KEYS, inbox, pin, bytes: 1 })
+                Input::Arrival(Arrival { id, key: sequence % KEYS, inbox, pin, bytes: 1, is_settled: false })
             }
         };
         self.machine.input(self.now, input);

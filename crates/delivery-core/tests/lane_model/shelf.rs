@@ -56,7 +56,7 @@ impl Shelf {
         let Some(sequence) = self.of(key, key_of).next() else { return FetchResult::Nothing };
         // Named where it arrives.
         let id = Id { lane: 0, sequence, stored: sequence, delivery: 0, arrival: 0 };
-        FetchResult::Event(Arrival { id, key, inbox: 0, pin: Pin::from(""), bytes: 1 })
+        FetchResult::Event(Arrival { id, key, inbox: 0, pin: Pin::from(""), bytes: 1, is_settled: false })
     }
 
     /// The sequence of the last copy of a key.

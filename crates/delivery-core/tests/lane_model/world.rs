@@ -148,7 +148,7 @@ impl State {
             // Named where it arrives.
             let id = Id { lane: 0, sequence, stored: sequence, delivery: broker.deliveries, arrival: 0 };
             let (key, pin) = (lane.key(sequence), pull.pin.unwrap());
-            let arrived = Arrival { id, key, inbox: pull.number, pin, bytes: 1 };
+            let arrived = Arrival { id, key, inbox: pull.number, pin, bytes: 1, is_settled: false };
             self.nodes[pull.node].inbox.push_back(Input::Arrival(arrived));
         }
     }

@@ -343,7 +343,7 @@ impl World {
                 };
                 let id = Id { lane, sequence, stored, delivery: self.arrivals, arrival: self.arrivals };
                 self.here.insert(id, None);
-                let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes: 1 };
+                let arrived = Arrival { id, key: 0, inbox, pin: Pin::default(), bytes: 1, is_settled: false };
                 self.take(Input::Arrival(arrived));
             }
             None => {}

@@ -108,9 +108,13 @@ impl<F> Runner<'_, F> {
             tracing::error!("a message that is neither an event nor a status came to the inbox of a pull");
             return self.input(Input::Inbox(lane, inbox, InboxReport::Alive));
         };
+        let is_settled = {
+            let (subject, sequence) = (message.stored().subject(), message.sequence());
+            config.relocation.is_settled(subject, sequence, message.published_at())
+        };
         let (key, pin, bytes) = (self.key(&message), self.pin(&message), message.bytes());
         let id = self.events.keep(lane, message);
-        self.input(Input::Arrival(Arrival { id, key, inbox, pin, bytes }));
+        self.input(Input::Arrival(Arrival { id, key, inbox, pin, bytes, is_settled }));
     }
 
     /// The event's partition key, where that matters. What is no valid event is a key of its own: it will never get to

@@ -96,7 +96,7 @@ impl<F> Runner<'_, F> {
         let config = &self.context.config;
         let event = self.events.get(id)?;
         let record = event.record_for_copy(config.delivery.on_exhausted);
-        let mut headers = shelf::compose(event, &config.handler_uid, &record).ok()?;
+        let mut headers = shelf::compose(event, &config.incarnation(), &record).ok()?;
         if let Some(Member { name, number, is_last }) = batch {
             headers.append(BATCH_ID, name).ok()?;
             headers.append(BATCH_SEQUENCE, &number.to_string()).ok()?;
@@ -119,7 +119,7 @@ impl<F> Runner<'_, F> {
         let message = Message::parked(copy.message, copy.place, again, &self.context.budget);
         let bytes = message.bytes();
         let id = self.events.keep(lane, message);
-        let arrived = Arrival { id, key, inbox: 0, pin: Pin::default(), bytes };
+        let arrived = Arrival { id, key, inbox: 0, pin: Pin::default(), bytes, is_settled: false };
         self.input(Input::Fetched(lane, key, FetchResult::Event(arrived)));
     }
 

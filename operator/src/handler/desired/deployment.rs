@@ -139,6 +139,7 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
         dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| topic_address(&to.topic, namespace)),
         reply: input.handler.spec.reply.as_ref().map(|to| topic_address(&to.topic, namespace)),
         ack_wait: ACK_WAIT,
+        relocation: Default::default(),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let mut mounts = vec![

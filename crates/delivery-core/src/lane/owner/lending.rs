@@ -50,7 +50,7 @@ impl Owner {
         if until > now {
             let held = self.hand.take(arrived, until);
             held.is_unsure |= is_unsure && !known;
-            self.recall(id);
+            self.recall(id, arrived.is_settled);
             self.parked.look_for(arrived.key);
         }
         self.changed(now);

@@ -10,10 +10,11 @@ impl Owner {
         self.hand.get_mut(id.sequence).filter(|held| held.id.arrival == id.arrival)
     }
 
-    /// It came. If it is known to be settled, the broker has forgotten that: it is acknowledged again.
-    pub(super) fn recall(&mut self, id: Id) {
+    /// It came. If it is known to be settled, the broker has forgotten that, or was never told by this consumer: it is
+    /// acknowledged, and neither started nor parked behind what its key waits for.
+    pub(super) fn recall(&mut self, id: Id, is_settled: bool) {
         self.memory.came(id);
-        let is_known = self.terms.rules.memory && self.memory.has(id);
+        let is_known = is_settled || (self.terms.rules.memory && self.memory.has(id));
         if let Some(held) = self.hand.get_mut(id.sequence).filter(|held| is_known && held.stage == Stage::Waiting(0)) {
             held.stage = Stage::Settled { asked: false };
         }
@@ -25,7 +26,7 @@ impl Owner {
         self.memory.note(id);
         if self.held(id).is_none() {
             // It may be here again.
-            return self.recall(id);
+            return self.recall(id, false);
         }
         if let Some(held) = self.hand.get_mut(id.sequence) {
             held.stage = Stage::Settled { asked: false };

@@ -13,7 +13,7 @@ fn id(sequence: u64, delivery: u64) -> Id {
 }
 
 fn arrived(id: Id) -> Arrival {
-    Arrival { id, key: KEY, inbox: 1, pin: Pin::from("p"), bytes: 1 }
+    Arrival { id, key: KEY, inbox: 1, pin: Pin::from("p"), bytes: 1, is_settled: false }
 }
 
 fn actions(owner: &mut Owner, now: Moment) -> Vec<Action> {
@@ -159,4 +159,19 @@ fn a_parked_event_is_read_when_it_is_due() {
     owner.input(80_000, Input::Fetched(0, KEY, FetchResult::Event(arrived(parked))));
     fail(&mut owner, 80_001, Disposition::Over(Outcome::Acknowledged));
     assert!(actions(&mut owner, 80_002).contains(&Action::Unpark { id: parked }));
+}
+
+/// A lane that begins before what was settled in other lanes: such an event is neither started nor parked, also where
+/// its key is parked, which is about later events.
+#[test]
+fn what_was_settled_in_other_lanes_is_acknowledged_and_not_parked() {
+    let (mut owner, state) = owner(&[]);
+    settle(&mut owner, 0, &state, &[(KEY, false)]);
+    let event = id(7, 1);
+    owner.input(1_600, Input::Arrival(Arrival { is_settled: true, ..arrived(event) }));
+    let state = State { delivered: 1, pending: 1, floor: 0, highest: 7, pin: Some(Pin::from("p")) };
+    let all = settle(&mut owner, 1_600, &state, &[(KEY, false)]);
+    assert!(all.contains(&Action::Acknowledge { id: event, confirm: true }), "{all:?}");
+    assert!(copies(&all).is_empty(), "{all:?}");
+    assert_eq!(owner.start(3_200), None);
 }
