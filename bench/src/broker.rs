@@ -96,6 +96,7 @@ impl Broker {
             start: Start::Latest,
             order,
             is_suspended: false,
+            is_draining: false,
         };
         self.server.handler_with(settings).await
     }

@@ -75,6 +75,8 @@ pub struct Handler {
     pub order: Order,
     /// Whether nothing is delivered for now.
     pub is_suspended: bool,
+    /// Whether each lane finishes what it has before it gets another event.
+    pub is_draining: bool,
 }
 
 /// Why a consumer is not as wanted. All of these but [`ConsumersFailure::Refused`] are worth another try.
@@ -124,7 +126,8 @@ impl Handler {
     fn lane(&self, lane: u16, lanes: u16) -> ConsumerConfig {
         let partitions = layout::lane_partitions(lane, lanes);
         ConsumerConfig {
-            max_ack_pending: layout::LANE_WINDOW.into(),
+            // What comes again counts for no window: with one event in it, none is acknowledged before another.
+            max_ack_pending: if self.is_draining { 1 } else { layout::LANE_WINDOW.into() },
             priority_policy: PriorityPolicy::PinnedClient,
             priority_groups: vec![layout::LANE_GROUP.to_owned()],
             priority_timeout: LANE_TIMEOUT,
@@ -266,9 +269,15 @@ async fn ensure_one(
     if let Origin::Restarted(restart) = origin {
         wanted.deliver_policy = restart.deliver_policy();
     }
-    match broker.put_consumer(layout::EVENT_STREAM, &wanted).await {
-        Ok(info) => Ok((info, origin)),
-        Err(ApiError::Refused(why)) if is_final(&why) => Err(ConsumersFailure::Refused { name, why }),
+    Ok((put_one(broker, &wanted).await?, origin))
+}
+
+/// Makes a consumer, or changes the one there is.
+pub(crate) async fn put_one(broker: &Broker, wanted: &ConsumerConfig) -> Result<ConsumerInfo, ConsumersFailure> {
+    let name = || wanted.durable_name.clone().unwrap_or_default();
+    match broker.put_consumer(layout::EVENT_STREAM, wanted).await {
+        Ok(info) => Ok(info),
+        Err(ApiError::Refused(why)) if is_final(&why) => Err(ConsumersFailure::Refused { name: name(), why }),
         Err(error) => Err(ConsumersFailure::Consumer(error)),
     }
 }
@@ -353,7 +362,7 @@ pub(crate) fn same(wanted: &ConsumerConfig, info: &ConsumerInfo) -> bool {
 }
 
 /// The server tells a single filter in a field of its own.
-fn filters(found: &ConsumerConfig) -> Vec<&str> {
+pub(crate) fn filters(found: &ConsumerConfig) -> Vec<&str> {
     if found.filter_subject.is_empty() { subjects(&found.filter_subjects) } else { vec![&found.filter_subject] }
 }
 

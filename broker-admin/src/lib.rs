@@ -15,6 +15,7 @@
 //! - [`schedules`]: events that a topic publishes by itself.
 //! - [`retries`]: the consumer of a handler's retry shelf.
 //! - [`held_keys`]: keys whose events wait there, and their release.
+//! - [`relocation`]: a handler's place in its topic, moved.
 //! - [`shares`]: how much each handler may store (pure).
 //! - [`release`]: room made of what every handler has settled.
 
@@ -36,6 +37,7 @@ pub mod membership;
 pub mod positions;
 pub mod push;
 pub mod release;
+pub mod relocation;
 pub mod retries;
 pub mod schedules;
 pub mod server;

@@ -121,10 +121,19 @@ impl System {
         self.remove(authority, authority.handler_tombstone(handler, uid, now)?, now).await
     }
 
-    /// Ends a publisher's account in the same way.
+    /// Ends a handler's connections, and lets it make no new ones until its account is pushed again ([`Self::ensure`]).
+    /// Once a majority has done so, no acknowledgement of it reaches the broker.
     ///
     /// # Errors
-    /// As [`Self::remove_handler`].
+    /// As [`PushError`] says.
+    pub async fn shut_out_handler(&self, authority: &Authority, handler: &str, uid: &str) -> Result<(), PushError> {
+        self.push(&authority.handler_tombstone(handler, uid, OffsetDateTime::now_utc())?).await
+    }
+
+    /// Ends a publisher's account as that of a handler ([`Self::remove_handler`]).
+    ///
+    /// # Errors
+    /// As there.
     pub async fn remove_publisher(&self, authority: &Authority, topic: &TopicId, name: &str) -> Result<(), PushError> {
         let now = OffsetDateTime::now_utc();
         self.remove(authority, authority.publisher_tombstone(topic, name, now)?, now).await

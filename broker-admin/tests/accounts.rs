@@ -163,6 +163,7 @@ fn lanes(lanes: u16) -> consumers::Handler {
         start: consumers::Start::Earliest,
         order: Order::Key { lanes },
         is_suspended: false,
+        is_draining: false,
     }
 }
 

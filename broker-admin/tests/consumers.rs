@@ -26,6 +26,7 @@ fn handler(max_ack_pending: i64) -> Handler {
         start: Start::Earliest,
         order: Order::None,
         is_suspended: false,
+        is_draining: false,
     }
 }
 

@@ -53,6 +53,7 @@ fn corner(name: &str, order: Order, types: Vec<String>) -> consumers::Handler {
         start: Start::Earliest,
         order,
         is_suspended: false,
+        is_draining: false,
     }
 }
 

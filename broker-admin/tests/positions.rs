@@ -27,6 +27,7 @@ fn handler(start: Start, order: Order) -> Handler {
         start,
         order,
         is_suspended: false,
+        is_draining: false,
     }
 }
 

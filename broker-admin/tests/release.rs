@@ -236,6 +236,7 @@ async fn what_a_suspended_handler_has_not_settled_stays() {
         start: Start::Latest,
         order: Order::None,
         is_suspended,
+        is_draining: false,
     };
     consumers::ensure(&admin, &handler(true), &Position::default()).await.unwrap();
     let busy = world.consumer("busy", &[], None).await;

@@ -30,6 +30,7 @@ fn handler(name: &str, order: Order) -> Handler {
         start: Start::Latest,
         order,
         is_suspended: false,
+        is_draining: false,
     }
 }
 

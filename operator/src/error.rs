@@ -5,6 +5,7 @@ use tidegate_broker_admin::api::ApiError;
 use tidegate_broker_admin::consumers::ConsumersFailure;
 use tidegate_broker_admin::handler_streams::HandlerStreamsError;
 use tidegate_broker_admin::push::PushError;
+use tidegate_broker_admin::relocation::ShelfError;
 use tidegate_broker_admin::stream::StreamError;
 
 /// Why a reconcile did not get to its end.
@@ -75,6 +76,12 @@ impl From<PushError> for Error {
 
 impl From<ApiError> for Error {
     fn from(error: ApiError) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+impl From<ShelfError> for Error {
+    fn from(error: ShelfError) -> Self {
         Self::Broker(error.to_string())
     }
 }

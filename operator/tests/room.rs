@@ -45,6 +45,7 @@ impl World {
             start: Start::Earliest,
             order: Order::None,
             is_suspended: false,
+            is_draining: false,
         };
         self.broker.handler_with(handler).await;
     }

@@ -32,6 +32,7 @@ impl TestBroker {
             start: Start::Latest,
             order: Order::None,
             is_suspended: false,
+            is_draining: false,
         };
         self.handler_with(handler).await
     }

@@ -184,6 +184,7 @@ fn ordered() -> consumers::Handler {
         start: consumers::Start::Latest,
         order: Order::Key { lanes: 2 },
         is_suspended: false,
+        is_draining: false,
     }
 }
 

@@ -87,6 +87,7 @@ async fn handler(broker: &TestBroker, run: &Run) -> PathBuf {
         start: Start::Earliest,
         order: run.order,
         is_suspended: false,
+        is_draining: false,
     };
     broker.handler_with(handler).await
 }

@@ -88,6 +88,7 @@ pub fn consumers_of(order: Order, ack_wait: Duration) -> consumers::Handler {
         start: Start::Earliest,
         order,
         is_suspended: false,
+        is_draining: false,
     }
 }
 

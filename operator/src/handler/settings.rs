@@ -52,6 +52,8 @@ pub struct Settings {
     pub replicas: u32,
     /// Whether nothing is delivered for now.
     pub is_suspended: bool,
+    /// Whether each lane finishes what it has, because their number is to change. The specification does not say.
+    pub is_draining: bool,
 }
 
 impl Settings {
@@ -68,7 +70,7 @@ impl Settings {
         let order = order(&spec.delivery);
         Ok(Self {
             filter: filter(spec, order)?,
-            start: start(&spec.start_from)?,
+            start: start("spec.startFrom", &spec.start_from)?,
             delivery: Delivery {
                 port: port(spec)?,
                 path: path(&spec.delivery.path)?,
@@ -95,6 +97,7 @@ impl Settings {
             policy,
             replicas,
             is_suspended: spec.suspend,
+            is_draining: false,
         })
     }
 }
@@ -146,7 +149,11 @@ fn path(path: &str) -> Result<String, Error> {
     }
 }
 
-fn start(from: &str) -> Result<Start, Error> {
+/// Where a handler begins, or continues.
+///
+/// # Errors
+/// The field has something else.
+pub fn start(field: &str, from: &str) -> Result<Start, Error> {
     match from {
         "Latest" => Ok(Start::Latest),
         "Earliest" => Ok(Start::Earliest),
@@ -154,8 +161,7 @@ fn start(from: &str) -> Result<Start, Error> {
             (Ok(sequence), _) => Ok(Start::Sequence(sequence)),
             (_, Ok(time)) => Ok(Start::Time(time)),
             (_, Err(error)) => {
-                let message =
-                    format!("spec.startFrom: {other:?} is neither Latest, Earliest, a sequence nor a time: {error}");
+                let message = format!("{field}: {other:?} is neither Latest, Earliest, a sequence nor a time: {error}");
                 Err(Error::refused("InvalidSpec", message))
             }
         },
@@ -176,7 +182,7 @@ fn format(delivery: &handler::Delivery) -> Result<Format, Error> {
     })
 }
 
-/// In which order events are delivered. It cannot be changed, and so says which consumers a handler has.
+/// In which order events are delivered, as it is asked for: of lanes there may be another number yet.
 pub fn order(delivery: &handler::Delivery) -> Order {
     match delivery.order {
         handler::Order::None => Order::None,

@@ -72,6 +72,7 @@ pub fn consumers_of(name: &str, uid: &str, settings: &Settings) -> consumers::Ha
         start: settings.start,
         order: settings.delivery.order,
         is_suspended: settings.is_suspended,
+        is_draining: settings.is_draining,
     }
 }
 

@@ -31,6 +31,7 @@ async fn handler(broker: &TestBroker) -> Client {
         start: Start::Latest,
         order: Order::Key { lanes: 2 },
         is_suspended: false,
+        is_draining: false,
     };
     let folder = broker.handler_with(handler).await;
     let options = connect::options("test", &broker.servers(), identity::folder(folder)).unwrap();
