@@ -34,7 +34,7 @@ pub struct Run {
 
 /// The sidecars.
 pub struct Fleet {
-    config: Sidecar,
+    pub config: Sidecar,
     pub processes: Vec<Process>,
 }
 
@@ -78,7 +78,12 @@ impl Fleet {
 }
 
 async fn handler(broker: &TestBroker, run: &Run) -> PathBuf {
-    let handler = consumers::Handler {
+    broker.handler_with(consumers_of(run)).await
+}
+
+/// Its consumers.
+pub fn consumers_of(run: &Run) -> consumers::Handler {
+    consumers::Handler {
         name: HANDLER.to_owned(),
         uid: format!("uid-{HANDLER}"),
         ack_wait: run.ack_wait,
@@ -88,8 +93,7 @@ async fn handler(broker: &TestBroker, run: &Run) -> PathBuf {
         order: run.order,
         is_suspended: false,
         is_draining: false,
-    };
-    broker.handler_with(handler).await
+    }
 }
 
 /// Stores the events of all keys in turn, each key's in order, however often the broker is away meanwhile.

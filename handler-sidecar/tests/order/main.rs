@@ -7,6 +7,7 @@
 
 mod fleet;
 mod recorder;
+mod relocation;
 #[path = "../support/mod.rs"]
 mod support;
 

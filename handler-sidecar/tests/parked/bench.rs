@@ -44,7 +44,7 @@ impl Patience {
 pub struct Bench {
     pub broker: TestBroker,
     pub config: Sidecar,
-    handler: consumers::Handler,
+    pub handler: consumers::Handler,
     container: Container,
     fails: Arc<AtomicBool>,
     takes: Arc<AtomicU64>,

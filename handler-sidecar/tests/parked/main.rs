@@ -9,6 +9,7 @@
 mod bench;
 mod held;
 mod owners;
+mod relocation;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -7,6 +7,7 @@ pub mod container;
 mod hostile;
 pub mod ingress;
 mod process;
+pub mod relocation;
 
 use std::path::PathBuf;
 use std::time::Duration;
