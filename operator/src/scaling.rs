@@ -86,6 +86,8 @@ pub enum Reason {
     Fixed,
     /// The handler is suspended: `minReplicas`, and on a Direct topic none.
     Suspended,
+    /// The handler's place in its topic is moved, which needs that there are no pods.
+    Moving,
     /// Events of a Direct topic do not wait anywhere: `minReplicas`, and at least one.
     Direct,
     /// Nothing waits and nothing is in flight.
@@ -110,6 +112,7 @@ impl Reason {
         match self {
             Self::Fixed => "Fixed",
             Self::Suspended => "Suspended",
+            Self::Moving => "Moving",
             Self::Direct => "Direct",
             Self::Idle => "Idle",
             Self::Backlog => "Backlog",

@@ -15,8 +15,7 @@ use crate::Duration;
     validation = Rule::new("self.format != 'Batch' || self.order == 'None'").message("delivery.format: Batch and order: Key exclude each other: events of a key are delivered one at a time").field_path(".order"),
     validation = Rule::new("!has(self.lanes) || self.order == 'Key'").message("delivery.lanes belongs to order: Key; remove it or set order: Key").field_path(".lanes"),
     validation = Rule::new("self.retry.onExhausted != 'Park' || self.order == 'Key'").message("delivery.retry.onExhausted: Park belongs to order: Key, because without an order no event holds up others; remove it, or set order: Key").field_path(".retry.onExhausted"),
-    validation = Rule::new("!has(self.onExpired) || has(self.maxEventAge)").message("delivery.onExpired belongs to maxEventAge; set maxEventAge, or remove onExpired").field_path(".onExpired"),
-    validation = Rule::new("has(self.lanes) == has(oldSelf.lanes) && (!has(self.lanes) || self.lanes == oldSelf.lanes)").message("delivery.lanes cannot be changed, because the handler's place in the topic would be lost: make another EventHandler").field_path(".lanes")
+    validation = Rule::new("!has(self.onExpired) || has(self.maxEventAge)").message("delivery.onExpired belongs to maxEventAge; set maxEventAge, or remove onExpired").field_path(".onExpired")
 )]
 pub struct Delivery {
     /// Path that events are posted to, such as /events, with an optional query; at most 1024 characters. Default: /.
@@ -44,7 +43,9 @@ pub struct Delivery {
     #[x_kube(validation = Rule::new("self == oldSelf").message("delivery.order cannot be changed, because the handler's place in the topic would be lost: make another EventHandler"))]
     pub order: Order,
     /// Number of lanes that the keys are divided into, with order: Key; 1 to 32. Default: 8. Each lane is served by one
-    /// pod at a time, so pods beyond the number of lanes stay idle. Cannot be changed.
+    /// pod at a time, so pods beyond the number of lanes stay idle. When it changes, the handler's pods end, its place in
+    /// the topic is moved to the new lanes, and the pods start again: order and place are kept, and of the events that
+    /// were settled before an earlier one of their lane, some may be delivered again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
     pub lanes: Option<i32>,

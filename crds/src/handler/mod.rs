@@ -1,7 +1,7 @@
 //! EventHandler: an autoscaled container that receives a topic's events.
 //!
 //! - `filter`: which events;  `delivery`, `retry`: how each reaches the container, and what if it fails there.
-//! - `redrive`: dead letters to the handler again;  `release`: keys that are held.
+//! - `redrive`: dead letters to the handler again;  `release`: keys that are held;  `replay`: its place in the topic.
 //! - `scaling`: how many pods;  `status`: what the operator saw.
 
 mod delivery;
@@ -9,6 +9,7 @@ mod filter;
 mod pods;
 mod redrive;
 mod release;
+mod replay;
 mod retry;
 mod scaling;
 mod status;
@@ -22,6 +23,7 @@ pub use filter::Filter;
 pub use pods::{PodNetwork, Sidecar};
 pub use redrive::{Redrive, RedrivePhase, RedriveStatus};
 pub use release::{Release, ReleasePhase, ReleaseStatus};
+pub use replay::{LanesChange, LanesStatus, Replay, ReplayPhase, ReplayStatus};
 pub use retry::{Backoff, OnExhausted, Retry};
 pub use scaling::{Autoscaling, Scaling};
 pub use status::{
@@ -92,12 +94,12 @@ pub struct EventHandlerSpec {
     /// First event that a new handler receives: Latest (the default; what is published from now on), Earliest (the
     /// oldest event that the topic keeps), a time such as 2026-01-31T12:00:00Z (the first event published then or
     /// later), or the sequence number of an event in quotes. It counts only while the handler has no position in its
-    /// topic, so it cannot be changed: to replay events, make another handler.
+    /// topic, so it cannot be changed: to deliver events again, or to pass some over, use replay.
     #[serde(default = "default_start_from")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new(r"self == 'Latest' || self == 'Earliest' || self.matches('^[1-9][0-9]{0,17}$') || self.matches('^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$')").message("startFrom must be Latest, Earliest, a time such as 2026-01-31T12:00:00Z, or the sequence number of an event in quotes, such as \"1234\""),
-        validation = Rule::new("self == oldSelf").message("startFrom cannot be changed, because it only says where a new handler begins: to replay events, make another EventHandler")
+        validation = Rule::new("self == oldSelf").message("startFrom cannot be changed, because it only says where a new handler begins: to continue with another event, set spec.replay, such as {request: again-1, from: Earliest}")
     )]
     pub start_from: String,
     /// Pod template of the handler, as in a Deployment. The first container receives the events; a sidecar that delivers
@@ -142,6 +144,9 @@ pub struct EventHandlerSpec {
     /// Keys that are held by a failed event and continue with it, once. With delivery.order: Key only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<Release>,
+    /// Event of the topic that the handler continues with, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
     /// Topic that replies are published to. A CloudEvent in the container's 2xx answer is published there before the
     /// event counts as handled. Default: the body of an answer is ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -37,7 +37,7 @@ pub struct Autoscaling {
 pub struct Scaling {
     /// Number of pods that the handler should have.
     pub desired: i32,
-    /// Reason for this number: Backlog, Concurrency, Retries, Idle, Holding, Failing, AtMaximum, Suspended, Fixed or
+    /// Reason for this number: Backlog, Concurrency, Retries, Idle, Holding, Failing, AtMaximum, Suspended, Moving, Fixed or
     /// Direct.
     pub reason: String,
 }

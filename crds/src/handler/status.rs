@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{RedriveStatus, ReleaseStatus, Scaling};
+use super::{LanesStatus, RedriveStatus, ReleaseStatus, ReplayStatus, Scaling};
 use crate::Duration;
 use crate::conditions::HasConditions;
 use crate::schema;
@@ -58,6 +58,12 @@ pub struct EventHandlerStatus {
     /// Progress of the last release of held keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<ReleaseStatus>,
+    /// Progress of the last replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayStatus>,
+    /// Lanes of the handler, and a change of their number. With order: Key only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<LanesStatus>,
 }
 
 impl HasConditions for EventHandlerStatus {

@@ -20,7 +20,7 @@ async fn lanes_change(what: &str, broker: &TestBroker, replicas: usize) {
         ..run(Order::Key { lanes: LANES })
     };
     let recorder = Recorder::start(10, TIME, TIME).await;
-    let mut handler = consumers_of(replicas, &run);
+    let mut handler = consumers_of(&run);
     let mut fleet = Fleet::new(broker, replicas, &run, recorder.port).await;
     fleet.scale(3).await;
     let begun = Instant::now();
@@ -67,7 +67,7 @@ async fn nothing_is_lost_when_lanes_change_under_sidecars_that_were_killed() {
     let run = Run { ack_wait: Duration::from_secs(2), events: 50, ..run(Order::Key { lanes: LANES }) };
     let run = Run { time: Duration::from_secs(12), ..run };
     let recorder = Recorder::start(10, TIME, TIME).await;
-    let mut handler = consumers_of(1, &run);
+    let mut handler = consumers_of(&run);
     let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
     fleet.scale(3).await;
     let publishing = tokio::spawn(publish(broker.jetstream(), run));

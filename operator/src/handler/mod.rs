@@ -8,6 +8,7 @@ mod probes;
 pub mod redrive;
 pub mod reference;
 pub mod release;
+pub(crate) mod relocation;
 mod requests;
 mod rollout;
 pub mod settings;
@@ -46,6 +47,7 @@ use crate::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::guard::{RECONCILE_LIMIT, guarded};
 use crate::handler::desired::{Children, Input};
 use crate::handler::observe::{Observed, observe};
+use crate::handler::relocation::{Change, Preparation};
 use crate::handler::requests::{Done, Requests};
 use crate::handler::settings::Settings;
 use crate::names::{self, FIELD_MANAGER};
@@ -106,7 +108,7 @@ async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
 async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
     reference::check(handler)?;
     let observed = observe(context, owner, handler).await?;
-    let settings = Settings::of(&handler.spec)?;
+    let mut settings = Settings::of(&handler.spec)?;
     let topic = match &observed.topic {
         Ok(topic) => topic,
         // What runs continues: delivering does not need the operator. Unless it is not let in any more.
@@ -125,13 +127,27 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
     finalizer::ensure(context, handler, owner).await?;
+    let wanted = settings.delivery.order;
+    settings.delivery.order = relocation::current_order(context, owner, handler, topic, wanted).await?;
+    let change = relocation::next(handler, wanted).filter(|_| topic.routing == Routing::Queued);
+    settings.is_draining = relocation::is_draining(change);
+    if let Some(change @ (Change::Lanes { .. } | Change::Replay(_))) = change
+        && relocation::has_stopped(observed.deployment.as_ref(), &observed.pods)
+        && relocation::can_run(context, owner, handler, topic, change).await?
+    {
+        return relocation::run(context, handler, owner, topic, &settings, change).await;
+    }
     // What could not be changed on the broker holds up nothing that is there already: pods roll out and scale.
     let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic).await {
         Err(error) if observed.deployment.is_none() => return Err(error),
         subscribed => subscribed,
     };
     let subscription = subscribed.as_ref().ok().and_then(Option::as_ref);
-    let plan = scale(context, owner, &settings, &observed, topic.routing);
+    let moving = prepare(context, owner, handler, topic, &observed, change, subscription).await?;
+    let plan = match moving.stops {
+        true => Plan { replicas: 0, reason: Reason::Moving },
+        false => scale(context, owner, &settings, &observed, topic.routing),
+    };
     let input = Input {
         handler,
         owner,
@@ -150,7 +166,10 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         Err(_) => Done::default(),
     };
     tell(context, handler, owner, &plan).await;
-    let again = done.again().unwrap_or(RESYNC);
+    // What is written of it now is what the next step goes by.
+    let is_first_seen = wanted != settings.delivery.order && change.is_none() && subscription.is_some();
+    let first = is_first_seen.then_some(Duration::ZERO).or(moving.again);
+    let again = first.into_iter().chain(done.again()).min().unwrap_or(RESYNC);
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,
@@ -162,11 +181,36 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         oldest: oldest(context, owner, topic, subscription).await,
         dead_letters: done.dead_letters,
         subscribed: subscribed.as_ref().err(),
+        order: settings.delivery.order,
+        moving,
     };
     status::write(context, handler, owner, seen).await?;
     let Err(error) = &subscribed else { return Ok(Action::requeue(again)) };
     report::failed(context, handler, error).await;
     Ok(report::retry(error, handler.status.as_ref().and_then(|status| status.ready())))
+}
+
+/// What becomes of a change of the handler's place while there are pods.
+async fn prepare(
+    context: &Context,
+    owner: &Owner,
+    handler: &EventHandler,
+    topic: &observe::Topic,
+    observed: &Observed,
+    change: Option<Change<'_>>,
+    subscription: Option<&subscribe::Subscription>,
+) -> Result<Preparation, Error> {
+    let before = handler.status.as_ref().and_then(|status| status.replay.as_ref());
+    match (change, subscription) {
+        (Some(change), Some(subscription)) => {
+            let broker = subscribe::broker(context, topic).await?;
+            relocation::prepare(&broker, owner, topic, change, before, observed, subscription).await
+        }
+        _ if topic.routing == Routing::Direct => {
+            Ok(Preparation { replay: relocation::refused_on_direct(handler), ..Preparation::default() })
+        }
+        _ => Ok(Preparation { replay: relocation::withdrawn(handler), ..Preparation::default() }),
+    }
 }
 
 /// When the oldest event was stored that the handler has not acknowledged. It is only shown, so no error stops
@@ -248,7 +292,11 @@ async fn apply_all(
     apply(context, owner, &network_policy).await?;
     pace::stamp(&mut deployment, input.handler.metadata.generation);
     let place = (&context.stores.deployments, &context.pace.handlers);
-    let applied = apply_paced(context, owner, &deployment, None, observed.deployment.as_ref(), place).await?;
+    // One without pods replaces none. It must not wait for its turn: when its place has been moved, pods of the template
+    // before would go by the place before.
+    let has_pods = |existing: &&Deployment| existing.spec.as_ref().and_then(|spec| spec.replicas) != Some(0);
+    let existing = observed.deployment.as_ref().filter(has_pods);
+    let applied = apply_paced(context, owner, &deployment, None, existing, place).await?;
     let object = scale_only(context, owner, applied.object, input.replicas).await?;
     Ok(Paced { object, ..applied })
 }

@@ -29,17 +29,23 @@ pub fn recorded(handler: &EventHandler) -> Position {
 
 /// The same as the status shows it, after consumers were looked at.
 pub fn shown(before: Option<&handler::Position>, ensured: &Ensured, now: Timestamp) -> handler::Position {
-    let acknowledged = ensured.position.acknowledged.iter();
     let restored = restored(ensured).map(|message| PositionRestored { time: now.to_string(), message });
+    let shown = shown_as(before, &ensured.position);
+    handler::Position { restored: restored.or(shown.restored.clone()), ..shown }
+}
+
+/// A position as the status shows it.
+pub fn shown_as(before: Option<&handler::Position>, position: &Position) -> handler::Position {
+    let acknowledged = position.acknowledged.iter();
     handler::Position {
-        stream_created: ensured.position.stream_created.and_then(|created| created.format(&Rfc3339).ok()),
+        stream_created: position.stream_created.and_then(|created| created.format(&Rfc3339).ok()),
         consumers: acknowledged
             .map(|(name, sequence)| ConsumerPosition {
                 name: name.clone(),
                 acknowledged: i64::try_from(*sequence).unwrap_or(i64::MAX),
             })
             .collect(),
-        restored: restored.or_else(|| before.and_then(|before| before.restored.clone())),
+        restored: before.and_then(|before| before.restored.clone()),
     }
 }
 

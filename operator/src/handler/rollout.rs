@@ -15,6 +15,8 @@ use crate::scaling::{Plan, Reason};
 
 /// How long a first pod may take to start while the condition stays True: a Deployment's own progress deadline.
 const START_DEADLINE: jiff::SignedDuration = jiff::SignedDuration::from_secs(600);
+/// Why a handler has no pods whose place is moved.
+pub const MOVING: &str = "there are pods again when the handler's place in its topic has been moved";
 /// Reasons of a handler that had no pods and nothing wrong with it.
 const FROM_ZERO: [&str; 2] = ["ScaledToZero", "Waking"];
 
@@ -41,6 +43,7 @@ pub fn pods_ready(rollout: &Rollout<'_>) -> Finding {
         let why = match plan.reason {
             Reason::Fixed => "spec.replicas is 0: events wait until it is raised",
             Reason::Suspended => "spec.suspend is true: there are pods again when it is false and there are events",
+            Reason::Moving => MOVING,
             _ => "no events, no pods: the first event starts one",
         };
         return Finding::new(kind::PODS_READY, Status::True, "ScaledToZero", why);

@@ -1,8 +1,9 @@
 //! A handler's status, from what was seen and done.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use tidegate_broker_client::contract::Order;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::handler::{EventHandlerStatus, RedriveStatus, ReleaseStatus, Scaling};
+use tidegate_crds::handler::{EventHandlerStatus, LanesStatus, RedriveStatus, ReleaseStatus, Scaling};
 use tidegate_crds::{Duration, EventHandler};
 use time::OffsetDateTime;
 
@@ -13,12 +14,13 @@ use crate::handler::delivering;
 use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
 use crate::handler::reference;
+use crate::handler::relocation::Preparation;
 use crate::handler::rollout::{self, Rollout};
 use crate::handler::shelf;
 use crate::handler::subscribe::Subscription;
 use crate::names;
 use crate::reports::{Availability, Exposure};
-use crate::scaling::Plan;
+use crate::scaling::{Plan, Reason};
 use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
 
 const PARTS: [&str; 6] =
@@ -46,6 +48,10 @@ pub struct Seen<'a> {
     pub dead_letters: Option<u64>,
     /// Why consumer and rights are not as specified, if they are not.
     pub subscribed: Option<&'a Error>,
+    /// In which order events are delivered, with the lanes that there are.
+    pub order: Order,
+    /// What becomes of a change of its place in the topic.
+    pub moving: Preparation,
 }
 
 /// Writes the status of a handler that has all it needs, if it changed.
@@ -54,10 +60,14 @@ pub struct Seen<'a> {
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
     let Seen { observed, deployment, waits_for_turn, plan, redrive, release, subscription, .. } = seen;
-    let Seen { oldest, dead_letters, subscribed, .. } = seen;
+    let Seen { oldest, dead_letters, subscribed, order, moving, .. } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     status.release = release.or(status.release);
+    status.replay = moving.replay.clone().or(status.replay);
+    if subscription.is_some() {
+        status.lanes = lanes(status.lanes, order, &moving);
+    }
     count_pods(&mut status, owner, deployment);
     status.scaling = Some(Scaling { desired: signed(plan.replicas), reason: plan.reason.text().to_owned() });
     status.lag = context.lag.lag(&(owner.namespace.clone(), owner.name.clone())).or(status.lag);
@@ -95,8 +105,12 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
         before: status.conditions.iter().find(|condition| condition.type_ == kind::PODS_READY),
         now,
     };
+    let subscribed_part = match subscribed {
+        None if moving.stops => is_moving(moving.why()),
+        _ => is_subscribed(subscribed, &format!("{restored}{}", moving.note())),
+    };
     let mut parts: Vec<_> = granted(handler, None).into_iter().collect();
-    parts.extend([topic, is_subscribed(subscribed, &restored), rollout::pods_ready(&rollout)]);
+    parts.extend([topic, subscribed_part, rollout::pods_ready(&rollout)]);
     let exposed = exposed(availability.as_ref());
     let available = available(availability);
     let delivering = delivering::finding(deliveries.as_ref(), &status.conditions, handler.metadata.generation);
@@ -113,6 +127,46 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     }
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
+}
+
+/// Writes how far a change of a handler's place is, and says so.
+///
+/// # Errors
+/// The API server did not take it.
+pub async fn write_moving(
+    context: &Context,
+    handler: &EventHandler,
+    owner: &Owner,
+    mut status: EventHandlerStatus,
+    message: &str,
+) -> Result<(), Error> {
+    let topic = format!("EventTopic {} takes handlers", handler.spec.topic);
+    let plan = Plan { replicas: 0, reason: Reason::Moving };
+    status.scaling = Some(Scaling { desired: 0, reason: plan.reason.text().to_owned() });
+    let parts = vec![
+        Finding::new(kind::TOPIC_READY, Status::True, "TopicReady", topic),
+        is_moving(message),
+        Finding::new(kind::PODS_READY, Status::True, "ScaledToZero", rollout::MOVING),
+        Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "NotReported", "there are no pods"),
+        delivering::finding(None, &status.conditions, handler.metadata.generation),
+    ];
+    let mut found = summary(parts, "");
+    found.push(exposed(None));
+    found.extend(shelf::as_they_were(&status.conditions));
+    conclude(&mut status, handler, found);
+    patch(context, handler, owner, handler.status.as_ref(), &status).await
+}
+
+/// Deliveries stand still, and continue by themselves.
+fn is_moving(message: &str) -> Finding {
+    Finding::new(kind::SUBSCRIBED, Status::False, "Moving", message)
+}
+
+/// What there is of lanes, which only a change changes.
+fn lanes(before: Option<LanesStatus>, order: Order, moving: &Preparation) -> Option<LanesStatus> {
+    let Order::Key { lanes } = order else { return None };
+    let (message, draining_since) = (moving.message.clone(), moving.draining_since.clone());
+    Some(LanesStatus { count: i32::from(lanes), message, draining_since, ..before.unwrap_or_default() })
 }
 
 /// Writes the status of a handler that waits for its topic, if it changed.

@@ -23,7 +23,7 @@ use crate::brokers::{Broker, Place, Servers};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
-use crate::handler::{reference, settings as handler_settings};
+use crate::handler::{reference, relocation, settings as handler_settings};
 use crate::pods::is_ready;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
@@ -378,7 +378,10 @@ fn consumers_of(handler: &EventHandler) -> Vec<String> {
     let name = reference::known_as(handler);
     match handler_settings::order(&handler.spec.delivery) {
         Order::None => vec![name],
-        Order::Key { lanes } => (0..lanes).map(|lane| layout::lane_consumer(&name, lane)).collect(),
+        // Those that there are, while their number changes.
+        Order::Key { lanes } => (0..relocation::lane_count(handler).unwrap_or(lanes))
+            .map(|lane| layout::lane_consumer(&name, lane))
+            .collect(),
     }
 }
 

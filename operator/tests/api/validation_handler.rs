@@ -123,6 +123,13 @@ fn wrong() -> Vec<(Value, &'static str, &'static str)> {
         (retry(json!({"onExhausted": "Park"})), "spec.delivery", "set order: Key"),
         (retry(json!({"onExhausted": "Drop"})), "spec.delivery.retry.onExhausted", "\"DeadLetter\", \"Park\""),
         (json!({"release": {"request": "1"}}), "spec.release", "belongs to delivery.order: Key"),
+        (json!({"replay": {"request": "1"}}), "spec.replay.from", "Required"),
+        (json!({"replay": {"from": "Latest"}}), "spec.replay.request", "Required"),
+        (json!({"replay": {"request": "", "from": "Latest"}}), "spec.replay.request", "at least 1"),
+        (json!({"replay": {"request": "r".repeat(65), "from": "Latest"}}), "spec.replay.request", "more than 64"),
+        (json!({"replay": {"request": "1", "from": "0"}}), "spec.replay.from", "Latest, Earliest, a time such as"),
+        (json!({"replay": {"request": "1", "from": "noon"}}), "spec.replay.from", "Latest, Earliest, a time such as"),
+        (json!({"replay": {"request": "1", "from": 17}}), "spec.replay.from", "string"),
         (release(json!({"request": ""})), "spec.release.request", "at least 1"),
         (release(json!({"request": "r".repeat(65)})), "spec.release.request", "more than 64"),
         (release(json!({"request": null})), "spec.release.request", "Required"),
@@ -190,6 +197,9 @@ async fn right_handlers_are_taken() {
             json!({"serviceAccountName": "billing", "volumes": [{"name": "data", "emptyDir": {}}], "initContainers": [{"name": "first", "image": "i"}]}),
         ),
         json!({"delivery": {"retry": {"retryOn": ["404", "409", "3xx"], "finalOn": ["501", "5xx"]}}}),
+        json!({"replay": {"request": "1", "from": "Earliest"}}),
+        json!({"replay": {"request": "r".repeat(64), "from": "17"}}),
+        json!({"replay": {"request": "1", "from": "2026-01-31T12:00:00.5+01:00"}}),
     ];
     for (number, mut changes) in right.into_iter().enumerate() {
         if number == 8 {
@@ -207,23 +217,24 @@ async fn a_handlers_place_in_its_topic_stays() {
     let far = spec(json!({"topicNamespace": "shop", "deadLetter": {"topic": "orders"}}));
     space.create::<EventHandler>(handler("far", far)).await;
     let api: Api<EventHandler> = space.api();
-    for (name, change, field) in [
-        ("billing", json!({"topic": "payments"}), "spec.topic"),
-        ("billing", json!({"topicNamespace": "shop"}), "spec.topicNamespace"),
-        ("far", json!({"topicNamespace": "web"}), "spec.topicNamespace"),
-        ("far", json!({"topicNamespace": null}), "spec.topicNamespace"),
-        ("billing", json!({"startFrom": "Earliest"}), "spec.startFrom"),
-        ("billing", json!({"delivery": {"order": "Key"}}), "spec.delivery.order"),
-        ("ordered", json!({"delivery": {"lanes": 5}}), "spec.delivery"),
-        ("ordered", json!({"delivery": {"lanes": null}}), "spec.delivery"),
+    for (name, change, field, remedy) in [
+        ("billing", json!({"topic": "payments"}), "spec.topic", "make another EventHandler"),
+        ("billing", json!({"startFrom": "Earliest"}), "spec.startFrom", "set spec.replay"),
+        ("billing", json!({"delivery": {"order": "Key"}}), "spec.delivery.order", "make another EventHandler"),
+        ("billing", json!({"topicNamespace": "shop"}), "spec.topicNamespace", "make another EventHandler"),
+        ("far", json!({"topicNamespace": "web"}), "spec.topicNamespace", "make another EventHandler"),
+        ("far", json!({"topicNamespace": null}), "spec.topicNamespace", "make another EventHandler"),
     ] {
         let patch = Patch::Merge(json!({"spec": change}));
         let refusal = api.patch(name, &PatchParams::default(), &patch).await.unwrap_err().to_string();
-        assert!(refusal.contains(field) && refusal.contains("make another EventHandler"), "{change}: {refusal}");
+        assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
     }
     space
         .merge::<EventHandler>("billing", json!({"spec": {"filter": {"types": ["a"]}, "reply": {"topic": "b"}}}))
         .await;
+    for lanes in [json!(5), json!(32), json!(null), json!(1)] {
+        space.merge::<EventHandler>("ordered", json!({"spec": {"delivery": {"lanes": lanes}}})).await;
+    }
     space.merge::<EventHandler>("billing", json!({"spec": {"delivery": {"concurrency": 4}, "replicas": 2}})).await;
 }
 

@@ -15,6 +15,7 @@ use crate::apply::Child;
 use crate::context::{environment, restricted};
 use crate::error::Error;
 use crate::handler::probes;
+use crate::handler::relocation;
 use crate::handler::settings::ACK_WAIT;
 use crate::handler::subscribe;
 use crate::handler::template::{SIDECAR, checked, without_nulls, wrong};
@@ -139,7 +140,7 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
         dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| topic_address(&to.topic, namespace)),
         reply: input.handler.spec.reply.as_ref().map(|to| topic_address(&to.topic, namespace)),
         ack_wait: ACK_WAIT,
-        relocation: Default::default(),
+        relocation: relocation::of_sidecars(input.handler),
     };
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let mut mounts = vec![

@@ -1,0 +1,86 @@
+//! A handler continues with another event of its topic.
+
+use std::time::Duration;
+
+use tidegate_broker_admin::relocation::{self, Scan, Target};
+use tidegate_crds::handler::{EventHandlerStatus, Replay, ReplayPhase, ReplayStatus};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use super::{Place, Preparation, STEP, set_position, signed};
+use crate::brokers::Broker;
+use crate::error::Error;
+use crate::handler::settings;
+
+/// Finds the event, and puts it on record before a pod ends for it.
+///
+/// # Errors
+/// The broker is away.
+pub async fn begin(broker: &Broker, asked: &Replay, before: Option<&ReplayStatus>) -> Result<Preparation, Error> {
+    let count = before.map_or(0, |before| before.count);
+    let begun = ReplayStatus { request: asked.request.clone(), count, ..ReplayStatus::default() };
+    let refused = |message: String| {
+        let message = Some(message);
+        ReplayStatus { phase: ReplayPhase::Refused, message, ..begun.clone() }
+    };
+    let replay = match settings::start("spec.replay.from", &asked.from) {
+        Err(error) => refused(error.to_string()),
+        Ok(start) => match relocation::resolve(&broker.api, start, OffsetDateTime::now_utc()).await? {
+            Err(no_target) => refused(format!("spec.replay.from: {no_target}")),
+            Ok(Target { sequence, time }) => ReplayStatus {
+                sequence: Some(signed(sequence)),
+                time: time.and_then(|time| time.format(&Rfc3339).ok()),
+                message: Some("waits until the handler's pods have ended".to_owned()),
+                ..begun
+            },
+        },
+    };
+    let stops = replay.phase == ReplayPhase::Stopping;
+    Ok(Preparation { stops, replay: Some(replay), again: stops.then_some(Duration::ZERO), ..Preparation::default() })
+}
+
+/// Does what comes next, and tells it.
+///
+/// # Errors
+/// The broker is away.
+pub(super) async fn step(
+    place: &Place<'_>,
+    before: &ReplayStatus,
+    status: &mut EventHandlerStatus,
+) -> Result<String, Error> {
+    let mut replay = before.clone();
+    let sequence = u64::try_from(replay.sequence.unwrap_or(1)).unwrap_or(1).max(1);
+    let message = format!("spec.replay: the handler is moved to sequence {sequence}");
+    replay.message = None;
+    if replay.phase == ReplayPhase::Stopping {
+        // From here on it is done to its end, whatever is asked for.
+        replay.phase = ReplayPhase::Moving;
+        status.replay = Some(replay);
+        return Ok(message);
+    }
+    let (broker, order) = (&place.broker.api, place.settings.delivery.order);
+    let mut scan = match replay.end.and_then(|end| u64::try_from(end).ok()) {
+        Some(end) => Scan { examined: u64::try_from(replay.examined).unwrap_or(0), end, is_over: false },
+        None => {
+            place.shut_out().await?;
+            relocation::begin_after(broker, &place.consumers(order), sequence - 1).await?;
+            Scan::begin(broker, &place.name()).await?
+        }
+    };
+    relocation::remove_from(broker, &place.name(), sequence, &mut scan, Instant::now() + STEP).await?;
+    (replay.examined, replay.end) = (signed(scan.examined), Some(signed(scan.end)));
+    if scan.is_over {
+        replay.phase = ReplayPhase::Done;
+        replay.count += 1;
+        (replay.examined, replay.end) = (0, None);
+        set_position(status, &place.position(order, sequence - 1).await?);
+        if let Some(lanes) = &mut status.lanes {
+            // What was settled before comes again because it was asked for.
+            (lanes.settled, lanes.settled_before) = (Vec::new(), None);
+        }
+        place.context.keys.expire(&super::super::key(place.owner));
+    }
+    status.replay = Some(replay);
+    Ok(message)
+}
