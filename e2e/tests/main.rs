@@ -11,6 +11,7 @@ mod loss;
 mod mistakes;
 mod order;
 mod publishers;
+mod relocation;
 mod rollout;
 mod routing;
 mod scaling;

@@ -31,6 +31,7 @@ mod position;
 mod quiet;
 mod reach;
 mod refused;
+mod relocation;
 mod retries;
 mod schedules;
 mod sessions;

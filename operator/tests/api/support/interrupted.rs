@@ -48,6 +48,11 @@ impl Interruption {
         }
     }
 
+    /// The same, counting only writes to this path.
+    pub fn of_path(path: String, at: usize, moment: Moment) -> Self {
+        Self { namespace: path.clone(), keys: path, ..Self::new("", at, moment) }
+    }
+
     /// Counts only.
     pub fn never(namespace: &str) -> Self {
         Self::new(namespace, usize::MAX, Moment::Before)
