@@ -40,6 +40,7 @@ mod support;
 mod suspension;
 mod template;
 mod token_keys;
+mod tokens;
 mod topic;
 mod topic_end;
 mod topic_publishers;
