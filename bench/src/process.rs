@@ -152,6 +152,7 @@ pub fn ingress_config(server: &TestBroker, durability: Durability) -> Ingress {
         mqtt_port: free_port(),
         capacity: Capacity::default(),
         flush,
+        certificates: Vec::new(),
     }
 }
 

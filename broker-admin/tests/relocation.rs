@@ -25,7 +25,6 @@ fn handler(order: Order, start: Start) -> Handler {
     Handler {
         name: NAME.into(),
         uid: "uid".into(),
-        replicas: 1,
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 1000,
         types: Vec::new(),

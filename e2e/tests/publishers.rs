@@ -72,10 +72,9 @@ async fn only_the_service_account_that_a_topic_names_publishes() {
 async fn refused(world: &World, prefix: &str) -> String {
     let (jobs, pods) = (world.api::<Job>(), world.api::<Pod>());
     let name = format!("publish-{prefix}");
-    let failed = world.until(&format!("{name} to fail"), 60, async || {
-        jobs.get(&name).await.unwrap().status?.failed.filter(|failed| *failed > 0)
-    });
-    failed.await;
+    let what = format!("{name} to fail");
+    let failed = async || jobs.get(&name).await.unwrap().status?.failed.filter(|failed| *failed > 0);
+    world.until(&what, 60, failed).await;
     let labels = format!("batch.kubernetes.io/job-name={name}");
     // A pod that has ended is still listed.
     let pod = world.pods(&labels).await.remove(0);

@@ -11,7 +11,6 @@ use async_nats::jetstream::consumer::PullConsumer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Container, HANDLER, Hold, Running, all_settled, config, dead_letters, eventually, publish, publish_all};
-use tidegate_broker_admin::consumers;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::{identity, layout, peer};
 use tidegate_cloudevents::Event;

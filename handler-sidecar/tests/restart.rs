@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use support::container::Received;
 use support::{Container, HANDLER, Running, config, consumer_named, consumers_of, eventually, store_by};
-use tidegate_broker_admin::consumers;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;

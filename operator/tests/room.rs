@@ -15,6 +15,7 @@ use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::WhenFull;
+use tidegate_operator::ingress_reports::Refusing;
 use tidegate_operator::topic::room::{self, RoomState};
 use tidegate_test_broker::{LIMIT, TestBroker, topic};
 use tokio::task::JoinHandle;
@@ -76,7 +77,7 @@ impl World {
     async fn make_room(&self, handlers: &[&str]) -> RoomState {
         let consumers = handlers.iter().map(|&name| name.to_owned()).collect();
         let places = Places { consumers, ..Places::default() };
-        room::make(&self.broker.admin(), self.info().await, &places, true, None).await.unwrap().1
+        room::make(&self.broker.admin(), self.info().await, &places, Some(Refusing::Topic), None).await.unwrap().1
     }
 }
 

@@ -24,7 +24,8 @@ pub struct Access {
     pub service_type: AccessType,
     /// Host names by which clients reach the Service, such as events.example.com or *.example.com; at most 16. Making them
     /// resolve is the user's part. The broker's certificate is good for them unless the way has one of its own. A client
-    /// names the topic by the path of its URL: https://events.example.com/<namespace>/<topic>.
+    /// names the topic by the path of its URL: https://events.example.com/<namespace>/<topic>. A device over MQTT names it by
+    /// the host of its TLS handshake, which has to be the topic's own (that of status.address.mqttUrl), wherever it connects to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -13,7 +13,7 @@ use crate::{KEYS, LANES, ONE, Run, TIME, all_handled, run, tell};
 
 /// More lanes and fewer, one and as many as there can be, with failing attempts: nothing is lost, nothing comes out of
 /// order, and nothing that was handled comes again.
-async fn lanes_change(what: &str, broker: &TestBroker, replicas: usize) {
+async fn lanes_change(what: &str, broker: &TestBroker) {
     let run = Run {
         ack_wait: Duration::from_secs(10),
         time: Duration::from_secs(20).max(Duration::from_millis(KEYS * crate::events())),
@@ -21,7 +21,7 @@ async fn lanes_change(what: &str, broker: &TestBroker, replicas: usize) {
     };
     let recorder = Recorder::start(10, TIME, TIME).await;
     let mut handler = consumers_of(&run);
-    let mut fleet = Fleet::new(broker, replicas, &run, recorder.port).await;
+    let mut fleet = Fleet::new(broker, &run, recorder.port).await;
     fleet.scale(3).await;
     let begun = Instant::now();
     let publishing = tokio::spawn(publish(broker.jetstream(), run));
@@ -49,13 +49,13 @@ async fn lanes_change(what: &str, broker: &TestBroker, replicas: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_while_the_number_of_lanes_changes_on_one_server() {
     let _one = ONE.lock().await;
-    lanes_change("lanes, one server", &TestBroker::start().await, 1).await;
+    lanes_change("lanes, one server", &TestBroker::start().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_holds_while_the_number_of_lanes_changes_on_three_servers() {
     let _one = ONE.lock().await;
-    lanes_change("lanes, three servers", &TestBroker::start_cluster().await, 3).await;
+    lanes_change("lanes, three servers", &TestBroker::start_cluster().await).await;
 }
 
 /// Sidecars are killed in the middle of their work, and nothing is drained: what was acknowledged beyond what was not
@@ -68,7 +68,7 @@ async fn nothing_is_lost_when_lanes_change_under_sidecars_that_were_killed() {
     let run = Run { time: Duration::from_secs(12), ..run };
     let recorder = Recorder::start(10, TIME, TIME).await;
     let mut handler = consumers_of(&run);
-    let mut fleet = Fleet::new(&broker, 1, &run, recorder.port).await;
+    let mut fleet = Fleet::new(&broker, &run, recorder.port).await;
     fleet.scale(3).await;
     let publishing = tokio::spawn(publish(broker.jetstream(), run));
     let mut settled = Vec::new();

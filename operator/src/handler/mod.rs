@@ -133,7 +133,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     settings.is_draining = relocation::is_draining(change);
     if let Some(change @ (Change::Lanes { .. } | Change::Replay(_))) = change
         && relocation::has_stopped(observed.deployment.as_ref(), &observed.pods)
-        && relocation::can_run(context, owner, handler, topic, change).await?
+        && relocation::can_run(context, owner, topic, change).await?
     {
         return relocation::run(context, handler, owner, topic, &settings, change).await;
     }

@@ -96,7 +96,15 @@ mod tests {
         }))
         .unwrap();
         let broker_key = BrokerKey { namespace: "shop".into(), name: "default".into() };
-        Observed { broker_key, broker: broker.into(), authority: None, pods: Vec::new(), trouble: None }
+        let topic_namespace = "shop".to_owned();
+        Observed {
+            topic_namespace,
+            broker_key,
+            broker: broker.into(),
+            authority: None,
+            pods: Vec::new(),
+            trouble: None,
+        }
     }
 
     #[test]

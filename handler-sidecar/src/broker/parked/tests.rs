@@ -24,7 +24,6 @@ async fn handler(broker: &TestBroker) -> Client {
     let handler = consumers::Handler {
         name: HANDLER.to_owned(),
         uid: "uid".to_owned(),
-        replicas: 1,
         ack_wait: Duration::from_secs(5),
         max_ack_pending: 64,
         types: Vec::new(),

@@ -286,13 +286,7 @@ impl Place<'_> {
 ///
 /// # Errors
 /// The broker is away.
-pub async fn can_run(
-    context: &Context,
-    owner: &Owner,
-    handler: &EventHandler,
-    topic: &Topic,
-    change: Change<'_>,
-) -> Result<bool, Error> {
+pub async fn can_run(context: &Context, owner: &Owner, topic: &Topic, change: Change<'_>) -> Result<bool, Error> {
     let Change::Lanes { status: LanesStatus { change: None, .. }, .. } = change else { return Ok(true) };
     let broker = subscribe::broker(context, topic).await?;
     Ok(relocation::has_room(&broker.api.stream(&layout::retry_stream(&subscribe::known_as(owner, topic))).await?))
