@@ -30,7 +30,8 @@ async fn main() -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(_) => return ExitCode::FAILURE,
     };
-    let outcome = operate(args).await;
+    // Boxed: it holds every controller, and would lie on the main thread's stack.
+    let outcome = Box::pin(operate(args)).await;
     if let Err(error) = &outcome {
         tracing::error!(%error, "the operator ends");
     }

@@ -59,6 +59,9 @@ fn ordinal(name: &str) -> Ordinal {
     name.trim_start_matches("b-").parse().unwrap()
 }
 
+/// Adds the world that follows by a change.
+type Successors<'a> = dyn FnMut(&dyn Fn(&mut World)) + 'a;
+
 impl World {
     fn new(servers: usize, wanted: usize, minds: u8, crashes: u8) -> Self {
         let all: BTreeSet<Ordinal> = (0..servers).collect();
@@ -176,7 +179,7 @@ impl World {
         all
     }
 
-    fn of_server(&self, at: Ordinal, add: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+    fn of_server(&self, at: Ordinal, add: &mut Successors<'_>) {
         // A pod does not start and join in the moment between a look and what follows from it.
         let is_stopping = matches!(self.pending, Some(Pending::Pods(pods)) if pods < self.pods);
         if at < self.pods && !self.runs(at) && !is_stopping {
@@ -226,7 +229,7 @@ impl World {
         }
     }
 
-    fn of_stream(&self, add: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+    fn of_stream(&self, add: &mut Successors<'_>) {
         let Some(leader) = self.stream_leader.filter(|_| self.has_quorum()) else { return };
         let staying = self.holders.keys().filter(|at| !self.leaving.contains(at)).count();
         let free = |at: &Ordinal| !self.holders.contains_key(at) && !self.leaving.contains(at);

@@ -87,7 +87,7 @@ async fn step(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
 
 async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Action, Error> {
     finalizer::ensure(context, broker, owner).await?;
-    let applied = make(broker, owner, context).await?;
+    let applied = Box::pin(make(broker, owner, context)).await?;
     let is_ready = status::write(context, broker, owner, &applied).await?;
     let again = if is_ready && broker.spec.client_certificates.is_some() {
         AUTHORITIES_PERIOD
@@ -206,7 +206,7 @@ async fn deleting(broker: &EventBroker, owner: &Owner, context: &Context) -> Res
     let topics = topics::holding(context, &key);
     if !topics.is_empty() {
         // It works on while topics need it: one of them may be waiting for it to go.
-        let applied = make(broker, owner, context).await?;
+        let applied = Box::pin(make(broker, owner, context)).await?;
         status::write_in_use(context, broker, owner, &applied, &topics).await?;
         return Ok(Action::requeue(IN_USE));
     }

@@ -173,7 +173,7 @@ async fn a_topic_of_another_namespace_lives_by_its_grant() {
     let url = publisher.data.unwrap()["url"].0.clone();
     assert_eq!(String::from_utf8(url).unwrap(), format!("tls://{host}:4222"));
     let of_topic = format!("{}/orders", web.name);
-    assert_eq!(world.served().await, [of_topic.clone()]);
+    assert_eq!(world.served().await, std::slice::from_ref(&of_topic));
     publish(web, server, "orders", 3).await;
     // Withdrawn: nothing is let in any more, and what is stored stays.
     let now = OffsetDateTime::now_utc();

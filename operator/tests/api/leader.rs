@@ -97,7 +97,7 @@ async fn operate(client: Client, args: Args, health: Health) {
     let mut own = Leadership::join(client.clone(), &args).await.unwrap();
     own.won().await;
     let claim = claim::take(client.clone(), &args, &health).await.unwrap();
-    run(Context::new(client, args), CancellationToken::new()).await;
+    Box::pin(run(Context::new(client, args), CancellationToken::new())).await;
     drop(claim);
 }
 

@@ -60,10 +60,17 @@ async fn file(space: &Space) -> Topics {
     ingress::topics(&space.api(), "default-topics").await
 }
 
+/// Where connections go, and those that are open.
+#[derive(Default)]
+struct Target {
+    server: Option<String>,
+    open: Vec<AbortOnDropHandle<()>>,
+}
+
 /// A port whose connections go to the API server that is named last; to none, if none is.
 struct Switch {
     address: SocketAddr,
-    to: Arc<Mutex<(Option<String>, Vec<AbortOnDropHandle<()>>)>>,
+    to: Arc<Mutex<Target>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -71,19 +78,19 @@ impl Switch {
     async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let to: Arc<Mutex<(Option<String>, Vec<AbortOnDropHandle<()>>)>> = Arc::default();
+        let to: Arc<Mutex<Target>> = Arc::default();
         let shared = to.clone();
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
                 let (mut from, _) = listener.accept().await.unwrap();
                 let mut shared = shared.lock().unwrap();
-                let Some(to) = shared.0.clone() else { continue };
+                let Some(to) = shared.server.clone() else { continue };
                 let copied = async move {
                     if let Ok(mut to) = TcpStream::connect(to).await {
                         let _ = copy_bidirectional(&mut from, &mut to).await;
                     }
                 };
-                shared.1.push(AbortOnDropHandle::new(tokio::spawn(copied)));
+                shared.open.push(AbortOnDropHandle::new(tokio::spawn(copied)));
             }
         }));
         Self { address, to, _task: task }
@@ -92,7 +99,7 @@ impl Switch {
     /// Ends all connections, and passes on the next ones to this server.
     fn set(&self, server: Option<&Config>) {
         let to = server.map(|server| server.cluster_url.authority().unwrap().to_string());
-        *self.to.lock().unwrap() = (to, Vec::new());
+        *self.to.lock().unwrap() = Target { server: to, open: Vec::new() };
     }
 
     fn client(&self) -> Client {
