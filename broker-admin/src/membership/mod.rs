@@ -3,13 +3,14 @@
 //! [`observe`] reads what there is, [`plan`] says the one step that comes next, and [`Executor`] does it where it is the
 //! servers' to do; the rest (pods, configuration, volumes) is done by the caller. Nothing is remembered between two
 //! steps: whoever observes next, after a crash of the operator too, comes to the same step, and a step that was done
-//! already does nothing. `docs/brokers.md` has the order of the steps and its reasons.
+//! already does nothing. [`next_restart`] says in the same way which pod is restarted next. `docs/brokers.md` has the order of the steps and its reasons.
 
 mod counts;
 mod execute;
 mod observe;
 mod plan;
 mod report;
+mod restart;
 mod view;
 
 #[cfg(test)]
@@ -22,6 +23,7 @@ pub use self::counts::Counts;
 pub use self::execute::Executor;
 pub use self::observe::{ObserveError, observe};
 pub use self::plan::plan;
+pub use self::restart::{PodState, Restart, next_restart};
 
 /// A server of a broker: the number of its pod.
 pub type Ordinal = usize;
