@@ -148,6 +148,7 @@ pub fn ingress_config(server: &TestBroker, durability: Durability) -> Ingress {
         https_port: free_port(),
         admin_port: free_port(),
         broker_monitor: server.monitor(),
+        broker_wake: server.wake_address(),
         volume: None,
         mqtt_port: free_port(),
         capacity: Capacity::default(),

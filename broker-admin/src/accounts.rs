@@ -5,6 +5,7 @@
 //! | system | – | the operator, to push accounts |
 //! | one per topic | yes, unless the topic is Direct | the operator (everything) |
 //! | ingress | no | the ingresses, the operator to ask them: see [`crate::ingress`] |
+//! | wake | no | the ingresses, to wake the server beside them: [`tidegate_broker_client::wake`] |
 //! | one per handler | no | its sidecars: see [`crate::guests`] |
 //! | one per publisher over NATS | no | see [`crate::guests`] |
 
@@ -61,6 +62,10 @@ pub struct Rights {
 impl Rights {
     pub(crate) fn all() -> Self {
         Self { publish: vec![">".into()], subscribe: vec![">".into()], answer: false }
+    }
+
+    fn none() -> Self {
+        Self { publish: Vec::new(), subscribe: Vec::new(), answer: false }
     }
 }
 
@@ -127,6 +132,16 @@ impl Authority {
         self.user(&self.system_key()?, "operator", "user/system/operator", &Rights::all(), now)
     }
 
+    /// The account of the connections that wake servers. It has nothing, and every server knows it from its start.
+    pub fn wake_account(&self, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+        self.account(&self.wake_key()?, "wake", json!([]), json!([]), Limits::WAKE, now)
+    }
+
+    /// The user that wakes a server. It may say nothing and hear nothing.
+    pub fn wake_user(&self, now: OffsetDateTime) -> Result<User, AuthorityError> {
+        self.user(&self.wake_key()?, "wake", "user/wake", &Rights::none(), now)
+    }
+
     /// The id of a topic's account.
     pub fn topic_account_id(&self, topic: &TopicId) -> Result<String, AuthorityError> {
         Ok(self.topic_key(topic)?.public_key())
@@ -190,7 +205,7 @@ impl Authority {
         let key = self.key(KeyPairType::User, label)?;
         let mut nats = json!({
             "type": "user", "version": VERSION, "subs": -1, "data": -1, "payload": -1,
-            "pub": {"allow": rights.publish}, "sub": {"allow": rights.subscribe},
+            "pub": permission(&rights.publish), "sub": permission(&rights.subscribe),
         });
         if rights.answer {
             nats["resp"] = json!({"max": 1, "ttl": u64::try_from(ANSWER_WITHIN.as_nanos()).unwrap_or(u64::MAX)});
@@ -208,7 +223,16 @@ impl Authority {
         self.key(KeyPairType::Account, "account/system")
     }
 
+    fn wake_key(&self) -> Result<KeyPair, AuthorityError> {
+        self.key(KeyPairType::Account, "account/wake")
+    }
+
     pub(crate) fn topic_key(&self, topic: &TopicId) -> Result<KeyPair, AuthorityError> {
         self.key(KeyPairType::Account, &format!("account/topic/{topic}"))
     }
+}
+
+/// A server takes an empty list of what is allowed for no limit at all.
+fn permission(allowed: &[String]) -> Value {
+    if allowed.is_empty() { json!({"deny": [">"]}) } else { json!({"allow": allowed}) }
 }

@@ -20,27 +20,33 @@ pub(crate) struct Limits {
     /// Bytes that its streams may have, each times its copies, without a bound from 2^63 on; `None`: it has no JetStream,
     /// as all but topics.
     pub storage: Option<u64>,
+    /// Connections of leafnodes, over all servers.
+    pub leafnodes: u32,
 }
 
 impl Limits {
     /// The operator, and the servers themselves (which are not counted).
-    pub const SYSTEM: Self = Self { connections: 64, subscriptions: 1024, storage: None };
+    pub const SYSTEM: Self = Self { connections: 64, subscriptions: 1024, storage: None, leafnodes: 0 };
     /// A workload that publishes.
-    pub const PUBLISHER: Self = Self { connections: 256, subscriptions: 128, storage: None };
+    pub const PUBLISHER: Self = Self { connections: 256, subscriptions: 128, storage: None, leafnodes: 0 };
     /// The ingresses, two connections each, up to five of them and as many that are not noticed to be gone, and the
     /// operator. An ingress subscribes up to eight times for each of the topics that a broker may have.
-    pub const INGRESS: Self = Self { connections: 64, subscriptions: 4096, storage: None };
+    pub const INGRESS: Self = Self { connections: 64, subscriptions: 4096, storage: None, leafnodes: 0 };
+    /// The ingresses' connections that wake the brokers beside them: one each, up to five of them, and as many again that
+    /// are not noticed to be gone.
+    pub const WAKE: Self = Self { connections: 0, subscriptions: 0, storage: None, leafnodes: 16 };
     /// Admits no connection.
-    pub const TOMBSTONE: Self = Self { connections: 0, subscriptions: 0, storage: None };
+    pub const TOMBSTONE: Self = Self { connections: 0, subscriptions: 0, storage: None, leafnodes: 0 };
 
     /// The operator.
     pub const fn topic(storage: Option<u64>) -> Self {
-        Self { connections: 64, subscriptions: 1024, storage }
+        Self { connections: 64, subscriptions: 1024, storage, leafnodes: 0 }
     }
 
     /// A handler's sidecars: all pods, as many again during a rollout, and some that have not been noticed to be gone.
     pub fn handler(pods: u32) -> Self {
-        Self { connections: pods.saturating_mul(2).saturating_add(16), subscriptions: 256, storage: None }
+        let connections = pods.saturating_mul(2).saturating_add(16);
+        Self { connections, subscriptions: 256, storage: None, leafnodes: 0 }
     }
 
     /// As the claim of an account has them, together with how much it imports and exports.
@@ -51,7 +57,7 @@ impl Limits {
             None => (0, 0),
         };
         json!({
-            "conn": self.connections, "subs": self.subscriptions, "payload": MAX_PAYLOAD, "data": -1, "leaf": 0,
+            "conn": self.connections, "subs": self.subscriptions, "payload": MAX_PAYLOAD, "data": -1, "leaf": self.leafnodes,
             "imports": imports, "exports": exports, "wildcards": true,
             "disk_storage": storage, "streams": count, "consumer": count,
         })
@@ -69,6 +75,7 @@ mod tests {
             Limits::PUBLISHER,
             Limits::TOMBSTONE,
             Limits::INGRESS,
+            Limits::WAKE,
             Limits::topic(Some(0)),
             Limits::topic(Some(1 << 30)),
             Limits::topic(Some(i64::MAX as u64)),

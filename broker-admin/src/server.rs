@@ -1,10 +1,23 @@
 //! The nats-server's configuration, as JSON (which its format includes).
 //!
-//! The server's name comes from the command line (`--name`), so that all servers of a topic share one file.
+//! The server's name comes from its environment ([`NAME_VARIABLE`]), so that all servers of a broker share one file. On
+//! the command line it would forbid every later reload.
+//!
+//! Every server is a member of a cluster, also where it is the only one: a server without a cluster that becomes a member
+//! of one loses its streams.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+
+/// The environment variable with the server's name, as [`name_value`] writes it.
+pub const NAME_VARIABLE: &str = "SERVER_NAME";
+
+/// A server's name as the value of [`NAME_VARIABLE`]. The server reads it as a value of its configuration, in which
+/// quotes make a text of whatever looks like a number or a date.
+pub fn name_value(name: &str) -> String {
+    format!("\"{name}\"")
+}
 
 /// What the configuration depends on.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,14 +36,16 @@ pub struct Server {
     pub max_payload: usize,
     /// Storage; `None`: nothing is stored.
     pub jetstream: Option<JetStream>,
-    /// Routes to the other servers, `nats://host:port`; none for a single server.
-    pub cluster: Option<Cluster>,
+    /// The servers of the broker.
+    pub cluster: Cluster,
+    /// Where the ingress beside the server wakes it ([`tidegate_broker_client::wake`]), `host:port`: loopback only.
+    pub wake: String,
     /// The operator claim.
     pub operator_jwt: String,
     /// Id of the system account.
     pub system_account: String,
-    /// Accounts that the server knows from the start, id and JWT: the system account and the topic's, so that a
-    /// topic comes up without the operator. Handlers' accounts are pushed.
+    /// Accounts that the server knows from the start, id and JWT: those of the system, the ingresses and [`Self::wake`].
+    /// Those of topics and of whoever uses them are pushed.
     pub accounts: Vec<(String, String)>,
 }
 
@@ -43,15 +58,15 @@ pub struct JetStream {
     pub sync_always: bool,
 }
 
-/// The other servers.
+/// The servers of a broker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// The cluster's name.
     pub name: String,
     /// Route port.
     pub port: u16,
-    /// All servers' routes, the server's own included. Only a peer whose certificate has a host name of one of them is
-    /// let in.
+    /// All servers' routes, the server's own included, which it ignores; at least one. Only a peer whose certificate has
+    /// a host name of one of them is let in.
     pub routes: Vec<String>,
     /// Folder with `ca.crt`, `tls.crt`, `tls.key` of the routes, of an authority of their own.
     pub tls: String,
@@ -61,6 +76,7 @@ impl Server {
     /// The configuration file.
     pub fn render(&self) -> String {
         let mut config = json!({
+            "server_name": format!("${NAME_VARIABLE}"),
             "port": self.port,
             "http": self.monitor,
             "tls": tls(&self.tls, "verify"),
@@ -91,14 +107,15 @@ impl Server {
         if let Some(pid_file) = &self.pid_file {
             config["pid_file"] = json!(pid_file);
         }
-        if let Some(cluster) = &self.cluster {
-            config["cluster"] = json!({
-                "name": cluster.name, "port": cluster.port, "routes": cluster.routes,
-                "tls": tls(&cluster.tls, "verify_cert_and_check_known_urls"),
-                "no_advertise": true,
-            });
-        }
-        pretty(&config)
+        let cluster = &self.cluster;
+        config["cluster"] = json!({
+            "name": cluster.name, "port": cluster.port, "routes": cluster.routes,
+            "tls": tls(&cluster.tls, "verify_cert_and_check_known_urls"),
+            "no_advertise": true,
+        });
+        config["leafnodes"] = json!({"listen": self.wake, "no_advertise": true, "tls": tls(&self.tls, "verify")});
+        // In quotes it would be a text, and not the variable.
+        pretty(&config).replacen(&format!("\"${NAME_VARIABLE}\""), &format!("${NAME_VARIABLE}"), 1)
     }
 }
 

@@ -248,6 +248,8 @@ pub struct Ingress {
     /// The broker's own monitoring address on loopback, `http://127.0.0.1:8222`: the probes of the broker
     /// container go through the ingress, which shows nothing of it but health.
     pub broker_monitor: String,
+    /// Where the ingress wakes the broker beside it ([`crate::wake`]), `host:port`. The host is a name of its certificate.
+    pub broker_wake: String,
     /// The port of the MQTT listener (TLS).
     pub mqtt_port: u16,
     /// A folder on the broker's volume, to see how full it is; `None`: the broker has no volume.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tidegate_broker_client::contract;
-use tidegate_broker_client::identity::Unreadable;
+use tidegate_broker_client::identity::{self, Unreadable};
+use tidegate_broker_client::wake::{self, Wake};
 use tidegate_wire::nats::{Client, SubscribeError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -68,6 +69,7 @@ pub struct Ingress {
     health: Arc<Health>,
     certificates: Arc<Certificates>,
     client: Client,
+    wake: Wake,
     limits: Limits,
 }
 
@@ -101,7 +103,8 @@ impl Ingress {
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
         let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
-        Ok(Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, limits })
+        let wake = Wake { address: config.broker_wake.clone(), identity: identity::wake_folder(&config.identity) };
+        Ok(Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, wake, limits })
     }
 
     /// Where HTTPS is served.
@@ -131,7 +134,9 @@ impl Ingress {
     /// Serves until `leave` completes, and then ends in order: not ready; still taking requests while the
     /// cluster takes this pod out of its Services; ending the requests in progress; flushing.
     pub async fn run(self, leave: impl Future<Output = ()>) {
-        let Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, limits } = self;
+        let Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, wake, limits } = self;
+        // First of all: the broker beside it waits for that when it starts.
+        let _wake = AbortOnDropHandle::new(tokio::spawn(wake::keep(wake)));
         let stop = topics.shared.stop.clone();
         let _file = AbortOnDropHandle::new(tokio::spawn(file.watch(limits.topics_check)));
         let _audit = AbortOnDropHandle::new(tokio::spawn(audit::write_periodically(Arc::clone(&topics))));

@@ -98,12 +98,17 @@ pub fn identity(
 ) -> Result<Data, Error> {
     let mut files = certified(&authority.clients(), &authority.ca_certificate, present, leaf, now)?;
     if let Some(user) = user {
-        if !files.get(file::USER_JWT).is_some_and(|jwt| authority.is_current(user, jwt, now)) {
-            files.insert(file::USER_JWT.into(), user.jwt.clone());
-        }
-        files.insert(file::USER_SEED.into(), user.seed.clone());
+        add_user(&mut files, authority, user, [file::USER_JWT, file::USER_SEED], now);
     }
     Ok(files)
+}
+
+/// Adds a user under these names of its JWT and its seed: what is there as long as it is good.
+pub fn add_user(files: &mut Data, authority: &Authority, user: &User, [jwt, seed]: [&str; 2], now: OffsetDateTime) {
+    if !files.get(jwt).is_some_and(|found| authority.is_current(user, found, now)) {
+        files.insert(jwt.into(), user.jwt.clone());
+    }
+    files.insert(seed.into(), user.seed.clone());
 }
 
 /// The files of a leaf of this authority, and of what it is verified with on the other side: what is there as long as

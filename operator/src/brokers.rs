@@ -111,6 +111,11 @@ impl KnownAccounts<'_> {
 }
 
 impl Servers {
+    /// The system account, as a plain client.
+    pub fn system_client(&self) -> &Client {
+        &self.clients[0]
+    }
+
     /// What accounts there are. The servers are asked once in a session.
     ///
     /// # Errors

@@ -23,6 +23,10 @@ pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 pub const TEMPLATE_ANNOTATION: &str = "tidegate.io/template";
 /// The domain of the cluster's Services. (An address that ends with `.svc` needs none: resolvers of pods add it.)
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Which configuration, certificates and template a broker's pod was made from.
+pub const ROLLS_WITH_ANNOTATION: &str = "tidegate.io/rolls-with";
+/// On a broker's StatefulSet: its servers are a cluster, also where it is one. Earlier versions did not make it so.
+pub const CLUSTER_ANNOTATION: &str = "tidegate.io/cluster";
 /// Selects everything the operator watches.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tidegate");
 
@@ -36,6 +40,8 @@ pub const INGRESS_ADMIN_PORT: i32 = 8081;
 pub const SIDECAR_PORT: i32 = 15480;
 /// The broker's route port.
 pub const ROUTE_PORT: i32 = 6222;
+/// The broker's leafnode port, on loopback: the ingress beside it wakes it there.
+pub const WAKE_PORT: u16 = 7422;
 
 /// StatefulSet, client Service, PodDisruptionBudget, NetworkPolicy, configuration and Secret of a broker.
 pub fn broker(broker: &str) -> String {

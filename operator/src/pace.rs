@@ -6,16 +6,19 @@
 //! are rolling out is seen in the cluster, so another operator continues where one has ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::apply::Child;
-use crate::names::{BROKER_LABEL, HANDLER_LABEL};
+use crate::broker::restart;
+use crate::names::{BROKER_LABEL, HANDLER_LABEL, ROLLS_WITH_ANNOTATION};
+use crate::pods::is_ready;
 use crate::watches::Stores;
 
 /// Brokers that restart at the same time.
@@ -104,10 +107,16 @@ impl Turns {
     }
 }
 
-/// Marks a child with its template and with the generation that it is made from.
+/// Marks a child with its template and with the generation that it is made from. A template that says itself with what
+/// its pods are replaced is marked with that.
 pub fn stamp(child: &mut Child, generation: Option<i64>) {
-    let template = Sha256::digest(child.value["spec"]["template"].to_string());
-    let template: String = template.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let template = &child.value["spec"]["template"];
+    let hash = || {
+        let hash = Sha256::digest(template.to_string());
+        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    };
+    let said = template["metadata"]["annotations"][ROLLS_WITH_ANNOTATION].as_str();
+    let template = said.map_or_else(hash, str::to_owned);
     child.value["metadata"]["annotations"][TEMPLATE] = json!(template);
     child.value["metadata"]["annotations"][GENERATION] = json!(generation.unwrap_or_default().to_string());
 }
@@ -123,8 +132,18 @@ pub fn is_unasked<K: kube::Resource>(existing: &K, child: &Child) -> bool {
 
 /// The brokers whose pods are being replaced.
 pub(crate) fn rolling_brokers(stores: &Stores) -> HashSet<Key> {
-    let rolling = stores.statefulsets.state_filter(is_replacing_brokers);
-    rolling.iter().filter_map(|set| key(set.as_ref(), BROKER_LABEL)).collect()
+    let mut pods: HashMap<Key, Vec<Arc<Pod>>> = HashMap::new();
+    for pod in stores.broker_pods.state() {
+        if let Some(key) = key(pod.as_ref(), BROKER_LABEL) {
+            pods.entry(key).or_default().push(pod);
+        }
+    }
+    let replacing = |set: Arc<StatefulSet>| {
+        let key = key(set.as_ref(), BROKER_LABEL)?;
+        let pods = pods.get(&key).map(Vec::as_slice).unwrap_or_default();
+        is_replacing_brokers(&set, pods).then_some(key)
+    };
+    stores.statefulsets.state().into_iter().filter_map(replacing).collect()
 }
 
 /// The handlers whose pods are being replaced.
@@ -137,12 +156,11 @@ fn key<K: kube::Resource>(object: &K, label: &str) -> Option<Key> {
     Some((object.meta().namespace.clone()?, object.labels().get(label)?.clone()))
 }
 
-/// The revisions differ until all pods are of the new one and ready.
-fn is_replacing_brokers(set: &StatefulSet) -> bool {
-    let status = set.status.as_ref();
-    let observed = status.and_then(|status| status.observed_generation);
-    observed.is_some() && observed != set.metadata.generation
-        || status.is_some_and(|status| status.current_revision != status.update_revision)
+/// Until all pods are made for what is wanted now, and ready. (A pod that is being restarted is gone for a moment.)
+fn is_replacing_brokers(set: &StatefulSet, pods: &[Arc<Pod>]) -> bool {
+    let wanted = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let is_done = |pod: &&Arc<Pod>| is_ready(pod) && !restart::is_outdated(pod, set);
+    i32::try_from(pods.iter().filter(is_done).count()).is_ok_and(|done| done < wanted)
 }
 
 /// Pods of an older template are there until those of the new one are available.

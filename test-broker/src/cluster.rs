@@ -51,7 +51,6 @@ pub(crate) fn addresses(nodes: &[Node]) -> Vec<String> {
 }
 
 /// What each of these servers is told of the others.
-pub(crate) fn routes(nodes: &[Node], node: &Node, tls: &Path) -> Option<Cluster> {
-    let tls = tls.display().to_string();
-    (nodes.len() > 1).then(|| Cluster { name: "test".to_owned(), port: node.route, routes: addresses(nodes), tls })
+pub(crate) fn routes(nodes: &[Node], node: &Node, tls: &Path) -> Cluster {
+    Cluster { name: "test".to_owned(), port: node.route, routes: addresses(nodes), tls: tls.display().to_string() }
 }

@@ -9,6 +9,7 @@
 pub mod cluster;
 mod door;
 mod files;
+mod formation;
 mod guests;
 pub mod hostile;
 mod node;
@@ -37,6 +38,7 @@ use tokio::sync::OnceCell;
 pub use crate::door::Door;
 pub use crate::files::ConsumersOnDisk;
 use crate::files::{request, write_leaf};
+use crate::formation::Keeper;
 use crate::node::Node;
 pub use crate::ports::free_port;
 pub use crate::topics::TopicHandle;
@@ -59,6 +61,9 @@ impl Default for Bounds {
     }
 }
 
+/// What the servers are called, with a number each, where a test does not say.
+const NAME: &str = "test";
+
 /// How long a request of the operator's waits for its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,6 +74,9 @@ pub struct TestBroker {
     topics: Mutex<Vec<(TopicId, Routing)>>,
     /// At least one.
     nodes: Vec<Node>,
+    /// What wakes them, as their ingresses do.
+    keepers: Vec<Keeper>,
+    has_storage: bool,
     operator: Option<async_nats::Client>,
     /// Connected as soon as it is asked for.
     ingress: OnceCell<async_nats::Client>,
@@ -161,6 +169,21 @@ impl TestBroker {
     }
 
     async fn start_servers(routing: Routing, servers: usize, bounds: Bounds, folder: TempDir) -> Self {
+        let mut broker = Self::prepare(NAME, routing, servers, bounds, folder);
+        if servers == 1 && broker.has_storage {
+            broker.place_formed().await;
+        }
+        broker.wake();
+        for node in &mut broker.nodes {
+            node.start().await;
+        }
+        broker.until_served().await;
+        broker.open(routing).await;
+        broker
+    }
+
+    /// Servers that do not run yet, with their configuration, and nothing that wakes them.
+    fn prepare(name: &str, routing: Routing, servers: usize, bounds: Bounds, folder: TempDir) -> Self {
         // A test binary may start several; the first one installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = OffsetDateTime::now_utc();
@@ -170,27 +193,29 @@ impl TestBroker {
         let leaf = authority.route_leaf(&request("broker", Usage::Both), now).expect("leaf");
         let routes = &authority.routes;
         write_leaf(&folder.path().join("routes"), &routes.certificate, &leaf);
-        let nodes = (0..servers).map(|node| Node::new(format!("test-{node}"), folder.path())).collect();
-        let has_storage = routing == Routing::Queued;
-        let mut broker = Self {
+        let nodes = (0..servers).map(|node| Node::new(format!("{name}-{node}"), folder.path())).collect();
+        let broker = Self {
             authority,
             topics: Mutex::default(),
             nodes,
+            keepers: Vec::new(),
+            has_storage: routing == Routing::Queued,
             operator: None,
             ingress: OnceCell::new(),
             admin: None,
             bounds,
             folder,
         };
-        broker.configure(has_storage);
-        for node in &mut broker.nodes {
-            node.start().await;
-        }
-        broker.add_account(&topic_id(), routing).await;
-        let user = || broker.authority.operator_user(&topic_id(), now).expect("user");
-        broker.operator = Some(broker.client_at(user(), &broker.servers()).await);
-        broker.admin = Some(broker.client(user()).await);
+        broker.configure();
         broker
+    }
+
+    /// Makes the first topic's account, and connects to it.
+    async fn open(&mut self, routing: Routing) {
+        self.add_account(&topic_id(), routing).await;
+        let user = || self.authority.operator_user(&topic_id(), OffsetDateTime::now_utc()).expect("user");
+        self.operator = Some(self.client_at(user(), &self.servers()).await);
+        self.admin = Some(self.client(user()).await);
     }
 
     /// Addresses for [`tidegate_broker_client::connect`].
@@ -278,18 +303,21 @@ impl TestBroker {
         self.stop();
         consumers.restore(&self.data());
         self.nodes[0].start().await;
+        self.until_served().await;
     }
 
     /// Starts the first server again, on the same ports and files.
     pub async fn restart(&mut self) {
         self.stop();
         self.nodes[0].start().await;
+        self.until_served().await;
     }
 
     /// Ends this server in order (SIGTERM) and starts it again, on the same ports and files.
     pub async fn restart_in_order(&mut self, server: usize) {
         self.nodes[server].terminate();
         self.nodes[server].start().await;
+        self.until_served().await;
     }
 
     /// Kills this server (SIGKILL). What it stored stays.
@@ -309,13 +337,7 @@ impl TestBroker {
 
     /// The folder where the first server keeps what it stores.
     pub fn data(&self) -> PathBuf {
-        self.nodes[0].folder.join("data")
-    }
-
-    /// Lets the servers store so many bytes, from their next start on.
-    pub fn set_file_store(&mut self, bytes: u64) {
-        self.bounds.file_store = bytes;
-        self.configure(true);
+        self.nodes[0].data()
     }
 
     async fn client(&self, user: User) -> nats::Client {
@@ -345,22 +367,25 @@ impl TestBroker {
         Arc::new(move || Ok(identity.clone()))
     }
 
-    fn configure(&self, has_storage: bool) {
-        let now = OffsetDateTime::now_utc();
+    fn configure(&self) {
+        // The server reloads its configuration only with the claims that it started with.
+        let now = OffsetDateTime::UNIX_EPOCH;
         let system = self.authority.system_account(now).expect("account");
+        let wake = self.authority.wake_account(now).expect("account");
         let jetstream = JetStream { max_file_store: self.bounds.file_store, sync_always: self.bounds.sync_always };
         for node in &self.nodes {
             let server = Server {
                 port: node.port,
                 monitor: format!("127.0.0.1:{}", node.monitor),
-                data: node.folder.join("data").display().to_string(),
+                data: node.data().display().to_string(),
                 tls: self.folder.path().join("tls").display().to_string(),
                 pid_file: None,
                 max_payload: self.bounds.max_payload,
-                jetstream: has_storage.then(|| jetstream.clone()),
+                jetstream: self.has_storage.then(|| jetstream.clone()),
                 cluster: cluster::routes(&self.nodes, node, &self.folder.path().join("routes")),
                 operator_jwt: self.authority.operator_jwt(now).expect("operator"),
-                accounts: vec![(system.id.clone(), system.jwt.clone())],
+                wake: format!("127.0.0.1:{}", node.leaf),
+                accounts: vec![(system.id.clone(), system.jwt.clone()), (wake.id.clone(), wake.jwt.clone())],
                 system_account: system.id.clone(),
             };
             node.configure(&server.render());

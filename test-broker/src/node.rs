@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tidegate_broker_admin::server;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net;
 
@@ -23,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) monitor: u16,
     /// Where the other servers of a cluster reach it.
     pub(crate) route: u16,
+    /// Where it is woken.
+    pub(crate) leaf: u16,
     child: Option<Child>,
 }
 
@@ -31,18 +34,37 @@ impl Node {
     pub(crate) fn new(name: String, parent: &Path) -> Self {
         let folder = parent.join(&name);
         std::fs::create_dir_all(&folder).expect("folder");
-        Self { name, folder, port: free_port(), monitor: free_port(), route: free_port(), child: None }
+        let (port, monitor, route, leaf) = (free_port(), free_port(), free_port(), free_port());
+        Self { name, folder, port, monitor, route, leaf, child: None }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it keeps what it stores.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
     }
 
     /// What a page of its monitoring says.
     pub(crate) async fn monitoring(&self, page: &str) -> serde_json::Value {
-        let mut stream = net::TcpStream::connect(("127.0.0.1", self.monitor)).await.expect("connect");
-        let request = format!("GET /{page} HTTP/1.0\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("write");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("read");
+        let answer = self.page(page).await.expect("an answer");
         let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
         serde_json::from_str(body).expect("JSON")
+    }
+
+    /// Whether it serves all its streams.
+    pub(crate) async fn is_healthy(&self) -> bool {
+        self.page("healthz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.0 200"))
+    }
+
+    async fn page(&self, page: &str) -> std::io::Result<String> {
+        let mut stream = net::TcpStream::connect(("127.0.0.1", self.monitor)).await?;
+        stream.write_all(format!("GET /{page} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     pub(crate) fn configure(&self, configuration: &str) {
@@ -54,7 +76,8 @@ impl Node {
         let program = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
         let log = std::fs::File::options().create(true).append(true).open(self.folder.join("log")).expect("log");
         let child = Command::new(&program)
-            .args(["--name", &self.name, "--config"])
+            .env(server::NAME_VARIABLE, server::name_value(&self.name))
+            .arg("--config")
             .arg(self.folder.join("nats.conf"))
             .stdout(Stdio::null())
             .stderr(log)
@@ -78,10 +101,16 @@ impl Node {
 
     /// Ends it in order (SIGTERM), as a restart of its pod does: it writes down what it knows.
     pub(crate) fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
         if let Some(mut child) = self.child.take() {
-            let pid = i32::try_from(child.id()).expect("a process id");
-            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("SIGTERM");
             child.wait().expect("wait");
+        }
+    }
+
+    /// Sends its process this signal, if it runs.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            kill(Pid::from_raw(i32::try_from(pid).expect("a process id")), signal).expect("a signal");
         }
     }
 

@@ -9,6 +9,7 @@ use tidegate_broker_admin::serving::Ingresses;
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_admin::{Usage, streams};
 use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic, TOPICS_FILE, Topics};
+use tidegate_broker_client::identity::file;
 use tidegate_broker_client::{TopicId, message_id};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
@@ -135,8 +136,13 @@ impl TestBroker {
 
     /// The identity folder of the ingress.
     pub fn ingress_identity_dir(&self) -> PathBuf {
-        let user = self.authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
-        self.identity_dir("ingress", &user, Usage::Both)
+        let now = OffsetDateTime::now_utc();
+        let user = self.authority.ingress_user(now).expect("user");
+        let folder = self.identity_dir("ingress", &user, Usage::Both);
+        let wake = self.authority.wake_user(now).expect("user");
+        std::fs::write(folder.join(file::WAKE_JWT), wake.jwt).expect("write");
+        std::fs::write(folder.join(file::WAKE_SEED), wake.seed).expect("write");
+        folder
     }
 
     /// A client that is not ours, with the rights of the ingress; one for all that ask.
@@ -155,7 +161,8 @@ impl TestBroker {
         self.push_ingress_account().await;
     }
 
-    async fn push_ingress_account(&self) {
+    /// Pushes the account of the ingresses.
+    pub async fn push_ingress_account(&self) {
         let topics = self.topics().clone();
         let account = self.authority.ingress_account(&topics, OffsetDateTime::now_utc()).expect("account");
         self.push(&account).await;

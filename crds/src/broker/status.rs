@@ -15,7 +15,8 @@ pub struct EventBrokerStatus {
     /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every way of spec.access is
     /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
     /// CertificatesAccepted, where clientCertificates is set, that its authorities are; InUse, while the broker is being
-    /// deleted, which topics are on it; Stalled says that a person has to do something.
+    /// deleted, which topics are on it; Stalled says that a person has to do something; Reconciling, while the pods are
+    /// restarted one by one, what the next one waits for.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -28,6 +29,10 @@ pub struct EventBrokerStatus {
     /// Number of pods that are ready.
     #[serde(default)]
     pub ready_replicas: i32,
+    /// Whether its servers have been seen to be a cluster. From then on a server whose volume is lost does not begin a new
+    /// one, which would not have the events.
+    #[serde(default)]
+    pub formed: bool,
     /// Number of topics that name the broker.
     #[serde(default)]
     pub topics: i64,

@@ -1,9 +1,10 @@
 //! The program itself: how it starts, what it needs, how it ends.
 
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use tidegate_broker_client::contract;
-use tidegate_test_broker::{TestBroker, eventually, free_port};
+use tidegate_test_broker::{LIMIT, TestBroker, eventually, free_port};
 
 use crate::support::{admin_status, config};
 
@@ -76,4 +77,28 @@ async fn it_says_what_is_wrong_with_its_configuration() {
         assert!(!output.status.success());
         assert!(log.contains("TIDEGATE_CONFIG") && log.contains(reason), "{log}");
     }
+}
+
+/// As the pod of a new broker starts: the init container, then the server and the ingress beside it.
+#[tokio::test]
+async fn it_makes_a_new_broker_a_cluster_of_one_and_wakes_it() {
+    let mut broker = TestBroker::unformed();
+    let account = broker.system_account();
+    let seed = |data: &Path| {
+        let output = program().args(["seed", "test-0"]).arg(data).arg(&account).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (is_done, said) = seed(&broker.data());
+    assert!(is_done && said.contains("cluster of one"), "{said}");
+    let (https_port, admin_port, mqtt_port) = (free_port(), free_port(), free_port());
+    let config = contract::Ingress { https_port, admin_port, mqtt_port, ..config(&broker) };
+    let json = serde_json::to_string(&config).unwrap();
+    let _started = Started(Some(program().env(contract::VARIABLE, json).spawn().unwrap()));
+    assert!(broker.serves_within(LIMIT).await, "{}", broker.log());
+    let (is_done, said) = seed(&broker.data());
+    assert!(is_done && said.contains("member of a cluster before"), "{said}");
+    let earlier = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(earlier.path().join("jetstream/A/streams/events")).unwrap();
+    let (is_done, said) = seed(earlier.path());
+    assert!(!is_done && said.contains("earlier version"), "{said}");
 }

@@ -130,6 +130,7 @@ pub fn config(broker: &TestBroker) -> contract::Ingress {
         mqtt_port: 0,
         admin_port: 0,
         broker_monitor: broker.monitor(),
+        broker_wake: broker.wake_address(),
         volume: Some(broker.data()),
         capacity: contract::Capacity::default(),
         flush: contract::Flush::PerCommit,

@@ -3,9 +3,11 @@
 mod access;
 pub mod deletion;
 pub mod desired;
+mod formation;
 pub mod nudge;
 mod observe;
 pub mod publishers;
+pub mod restart;
 pub mod room;
 pub mod settings;
 mod status;
@@ -27,9 +29,10 @@ use time::OffsetDateTime;
 use crate::apply::{Paced, apply, apply_paced};
 use crate::broker::desired::{Children, Input};
 use crate::broker::observe::{Observed, observe};
+use crate::broker::restart::Rollout;
 use crate::broker::settings::Settings;
 use crate::broker::trust::Trust;
-use crate::brokers::BrokerKey;
+use crate::brokers::{BrokerKey, Place};
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::finalizer::{self, Phase};
@@ -43,6 +46,8 @@ use crate::status::is_paused;
 const RESYNC: Duration = Duration::from_secs(600);
 /// The same where the certificate authorities of publishers are in a ConfigMap, which is not watched.
 const AUTHORITIES_PERIOD: Duration = Duration::from_secs(60);
+/// While its pods are restarted one by one, or its servers form their cluster.
+const IN_CHANGE: Duration = Duration::from_secs(2);
 /// While topics keep it from being deleted.
 const IN_USE: Duration = Duration::from_secs(10);
 
@@ -89,7 +94,9 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     finalizer::ensure(context, broker, owner).await?;
     let applied = Box::pin(make(broker, owner, context)).await?;
     let is_ready = status::write(context, broker, owner, &applied).await?;
-    let again = if is_ready && broker.spec.client_certificates.is_some() {
+    let again = if applied.is_changing() {
+        IN_CHANGE
+    } else if is_ready && broker.spec.client_certificates.is_some() {
         AUTHORITIES_PERIOD
     } else if is_ready {
         RESYNC
@@ -107,16 +114,38 @@ struct Made {
     trust: Trust,
     statefulset: Paced<StatefulSet>,
     access: Vec<access::Seen>,
+    /// Whether its servers are a cluster.
+    is_formed: bool,
+    /// Whether its only server has lost what it had.
+    has_lost_volume: bool,
+    /// How far the pods are.
+    rollout: Rollout,
+}
+
+impl Made {
+    /// Whether something is under way that no watch tells of.
+    fn is_changing(&self) -> bool {
+        !self.rollout.is_done() || self.is_forming()
+    }
+
+    /// Whether all pods are ready, and the servers have not said yet that they are a cluster.
+    fn is_forming(&self) -> bool {
+        !self.is_formed && formation::is_due(&self.observed.pods, self.settings.replicas)
+    }
 }
 
 async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Made, Error> {
     let observed = observe(context, owner).await?;
     let settings = volumes::fit(&broker.spec, Settings::of(&broker.spec)?, &observed)?;
+    formation::check_version(&observed, owner, settings.replicas)?;
     check_volumes(&observed, settings.replicas)?;
     if observed.statefulset.is_none() && observed.volumes.is_empty() {
         deletion::forget_retained(context, &key(owner)).await?;
     }
     let authority = authority(context, &observed, owner)?;
+    let place = Place { broker: key(owner), authority: authority.clone(), replicas: settings.replicas };
+    let known = broker.status.as_ref().is_some_and(|status| status.formed);
+    let is_formed = known || formation::has_formed(context, &place, &observed.pods).await;
     let topics = topics::of_broker(context, &key(owner));
     let trust = trust::read(context, owner, broker).await?;
     let input = Input {
@@ -125,6 +154,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         settings: &settings,
         authority: &authority,
         observed: &observed,
+        is_formed,
         topics: &topics,
         trust: &trust,
         args: &context.args,
@@ -134,10 +164,12 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let file = children.topics.clone();
     let statefulset = apply_all(children, &input, context).await?;
     nudge::pods(context, owner, &observed.pods, &file).await;
+    let rollout = restart::proceed(context, owner, &place, &observed.pods, &statefulset.object).await?;
+    let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
     let access = access::observe(context, owner, ways, OffsetDateTime::now_utc()).await?;
-    Ok(Made { settings, observed, trust, statefulset, access })
+    Ok(Made { settings, observed, trust, statefulset, access, is_formed, has_lost_volume, rollout })
 }
 
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.
@@ -190,9 +222,18 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
         mut statefulset,
     } = children;
     let owner = input.owner;
-    let before =
-        [authority, broker_secret, ingress_secret, topics, headless, service, disruption_budget, network_policy];
-    for child in before.iter().chain(&routes_secret).chain(&access) {
+    let before = [
+        authority,
+        broker_secret,
+        ingress_secret,
+        routes_secret,
+        topics,
+        headless,
+        service,
+        disruption_budget,
+        network_policy,
+    ];
+    for child in before.iter().chain(&access) {
         apply(context, owner, child).await?;
     }
     pace::stamp(&mut statefulset, input.broker.metadata.generation);

@@ -7,7 +7,7 @@ use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
 
-use super::{Made, access, key, room, topics};
+use super::{Made, access, formation, key, room, topics};
 use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -82,11 +82,16 @@ fn of(
     let before = broker.status.clone().unwrap_or_default();
     let wanted = made.settings.replicas;
     let ready = made.statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let mut parts = vec![available(ready, wanted, made)];
+    let available = if made.has_lost_volume { formation::volume_lost(owner) } else { available(ready, wanted, made) };
+    let mut parts = vec![available];
     parts.extend(access::ready(&made.access));
     let mut found = summary(parts, "its topics can be published to");
     if made.statefulset.waits {
         wait_for_turn(&mut found, &context.pace.brokers);
+    }
+    made.rollout.explain(&mut found);
+    if made.is_forming() {
+        formation::explain(&mut found);
     }
     found.extend(made.trust.findings.clone());
     found.extend(in_use);
@@ -96,6 +101,7 @@ fn of(
         observed_generation: broker.metadata.generation,
         replicas: wanted,
         ready_replicas: ready,
+        formed: made.is_formed,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
         storage: Some(storage(promised, made.settings.usable)),
         access: made.access.iter().map(|seen| seen.status.clone()).collect(),

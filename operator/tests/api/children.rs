@@ -15,7 +15,7 @@ use crate::support::Space;
 use crate::support::brokers::{OPERATORS, keys_api};
 
 /// Of a broker of one pod, in order. The first is in the operator's namespace and has no owner.
-pub const OF_BROKER: [&str; 10] = [
+pub const OF_BROKER: [&str; 11] = [
     "authority",
     "broker",
     "config",
@@ -23,6 +23,7 @@ pub const OF_BROKER: [&str; 10] = [
     "headless",
     "ingress",
     "network-policy",
+    "routes",
     "service",
     "statefulset",
     "topics",
@@ -35,7 +36,7 @@ pub type Children = BTreeMap<&'static str, DynamicObject>;
 
 fn resource(kind: &str) -> ApiResource {
     match kind {
-        "authority" | "broker" | "ingress" | "topics" => ApiResource::erase::<Secret>(&()),
+        "authority" | "broker" | "ingress" | "routes" | "topics" => ApiResource::erase::<Secret>(&()),
         "config" | "ca" => ApiResource::erase::<ConfigMap>(&()),
         "disruption-budget" => ApiResource::erase::<PodDisruptionBudget>(&()),
         "headless" | "service" | "topic-service" => ApiResource::erase::<Service>(&()),
@@ -51,6 +52,7 @@ fn name(kind: &str, of: &str, space: &Space) -> String {
         "broker" | "config" | "disruption-budget" | "network-policy" | "service" | "statefulset" => names::broker(of),
         "headless" => names::broker_headless(of),
         "ingress" => names::ingress(of),
+        "routes" => names::routes(of),
         "topics" => names::topics(of),
         "ca" => names::ca(of),
         "topic-service" => names::topic(of),

@@ -32,6 +32,7 @@ mod quiet;
 mod reach;
 mod refused;
 mod relocation;
+mod restarts;
 mod retries;
 mod schedules;
 mod sessions;

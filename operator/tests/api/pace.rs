@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use serde_json::json;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
 use crate::broker::{condition, until_broker};
-use crate::support::brokers::{Places, server, status, topic_on, until_ready};
+use crate::support::brokers::{Places, run_missing_pods, server, status, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::workloads::roll_out;
 use crate::support::{Space, eventually};
@@ -25,15 +25,9 @@ const OLD_CONFIG: &str = "# of an earlier version";
 /// One more than have their turn at a time.
 const HANDLERS: usize = 11;
 
-/// What the StatefulSet controller says: whether the pods are of the newest template.
-async fn count(space: &Space, name: &str, done: bool) {
-    let set: StatefulSet = space.api().get(name).await.unwrap();
-    let current = if done { "new" } else { "old" };
-    let counts = json!({
-        "replicas": 1, "observedGeneration": set.metadata.generation, "currentRevision": current,
-        "updateRevision": "new",
-    });
-    status::<StatefulSet>(space, name, counts).await;
+/// The pods that the operator has taken away are made again.
+async fn remake(space: &Space, set: &str) {
+    run_missing_pods(space, set.trim_end_matches("-broker")).await;
 }
 
 /// Those whose template is of the new version.
@@ -120,7 +114,7 @@ async fn an_upgrade_goes_on_from_broker_to_broker_and_a_users_change_does_not_wa
     let operator = Operator::start(space.client.clone());
     for name in BROKERS {
         until_broker(&space, name, "Ready", "PodsNotReady").await;
-        count(&space, &format!("{name}-broker"), true).await;
+        run_missing_pods(&space, name).await;
     }
     operator.stop().await;
     for name in BROKERS {
@@ -130,9 +124,6 @@ async fn an_upgrade_goes_on_from_broker_to_broker_and_a_users_change_does_not_wa
     let operator = Operator::start_version(space.client.clone(), "new:2", places.addresses());
     let first = eventually("the first are upgraded", async || {
         let upgraded = upgraded(&space).await;
-        for name in &upgraded {
-            count(&space, name, false).await;
-        }
         (upgraded.len() >= 2).then_some(upgraded)
     })
     .await;
@@ -152,7 +143,7 @@ async fn an_upgrade_goes_on_from_broker_to_broker_and_a_users_change_does_not_wa
     .await;
     eventually("all are upgraded, one after the other", async || {
         for name in upgraded(&space).await {
-            count(&space, &name, true).await;
+            remake(&space, &name).await;
         }
         (upgraded(&space).await.len() == BROKERS.len() && configured_as_before(&space).await.is_empty()).then_some(())
     })
@@ -187,9 +178,11 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     }
     let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
     until_ready(&space, "a").await;
+    // It is made again with the others, from its StatefulSet's template.
+    space.api::<Pod>().delete("a-broker-0", &DeleteParams::default()).await.unwrap();
     for name in BROKERS {
         until_broker(&space, name, "Ready", if name == "a" { "Ready" } else { "PodsNotReady" }).await;
-        count(&space, &format!("{name}-broker"), true).await;
+        run_missing_pods(&space, name).await;
         let ready = json!({"readyReplicas": 1});
         status::<StatefulSet>(&space, &format!("{name}-broker"), ready).await;
         until_broker(&space, name, "Ready", "Ready").await;
@@ -223,9 +216,6 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     let brokers: Api<EventBroker> = space.api();
     let broker = eventually("a broker waits, and says so", async || {
         let upgraded = upgraded(&space).await;
-        for name in &upgraded {
-            count(&space, name, false).await;
-        }
         let waiting = BROKERS.iter().find(|name| !upgraded.contains(&format!("{name}-broker")))?;
         let broker = brokers.get(waiting).await.ok()?;
         waits(&broker.status.as_ref()?.conditions, "2 brokers at a time").map(|()| broker)
@@ -234,7 +224,7 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     assert_eq!(condition(&broker, "Ready").unwrap().status, "True");
     eventually("all are upgraded, and none waits any more", async || {
         for name in upgraded(&space).await {
-            count(&space, &name, true).await;
+            remake(&space, &name).await;
         }
         for name in upgraded_handlers(&space).await {
             roll_out(&space, &name).await;

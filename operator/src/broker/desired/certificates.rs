@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 use tidegate_broker_admin::{LeafRequest, Usage};
+use tidegate_broker_client::identity::file;
 
 use super::{Input, child, encoded};
 use crate::apply::Child;
@@ -23,7 +24,8 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
     Ok(secret(input, &name, data))
 }
 
-/// The ingress's certificate, for HTTPS and MQTT and towards the broker, and its broker user.
+/// The ingress's certificate, for HTTPS and MQTT and towards the broker, its broker user, and the one that wakes the
+/// broker.
 ///
 /// Topics come and go, and a name for each would make a new certificate each time, which reaches the ingress a minute
 /// later. So it is good for every Service name of a namespace. Only who publishes to this broker trusts its authority.
@@ -45,20 +47,19 @@ pub fn ingress(input: &Input<'_>) -> Result<Child, Error> {
     // One certificate: it serves publishers, and is a client of the broker.
     let leaf = LeafRequest { name: name.clone(), hosts, usage: Usage::Both };
     let present = input.observed.ingress_secret.as_ref();
-    let data = authority::identity(input.authority, present, &leaf, Some(&user), input.now)?;
+    let mut data = authority::identity(input.authority, present, &leaf, Some(&user), input.now)?;
+    let wake = input.authority.wake_user(input.now)?;
+    authority::add_user(&mut data, input.authority, &wake, [file::WAKE_JWT, file::WAKE_SEED], input.now);
     Ok(secret(input, &name, data))
 }
 
-/// What brokers show each other on their routes, and trust there. A single broker has none.
-pub fn routes(input: &Input<'_>) -> Result<Option<Child>, Error> {
-    if input.settings.replicas < 2 {
-        return Ok(None);
-    }
+/// What brokers show each other on their routes, and trust there. One that is alone now may have others later.
+pub fn routes(input: &Input<'_>) -> Result<Child, Error> {
     let name = names::routes(&input.owner.name);
     let own = &input.authority.routes;
     let leaf = LeafRequest { name: name.clone(), hosts: vec![pod_hosts(input)], usage: Usage::Both };
     let data = authority::certified(own, &own.certificate, input.observed.routes_secret.as_ref(), &leaf, input.now)?;
-    Ok(Some(secret(input, &name, data)))
+    Ok(secret(input, &name, data))
 }
 
 pub(super) fn secret(input: &Input<'_>, name: &str, data: authority::Data) -> Child {

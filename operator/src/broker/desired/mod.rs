@@ -31,7 +31,7 @@ pub struct Children {
     pub authority: Child,
     pub broker_secret: Child,
     pub ingress_secret: Child,
-    pub routes_secret: Option<Child>,
+    pub routes_secret: Child,
     pub topics: Child,
     pub config: Child,
     pub headless: Child,
@@ -49,6 +49,8 @@ pub struct Input<'a> {
     pub settings: &'a Settings,
     pub authority: &'a Authority,
     pub observed: &'a Observed,
+    /// Whether its servers are known to be a cluster already.
+    pub is_formed: bool,
     /// The topics that the ingress serves.
     pub topics: &'a [Topic],
     /// By what it recognises publishers.
@@ -74,7 +76,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
         access: services::access(input),
         disruption_budget: disruption_budget(input),
         network_policy: network_policy::broker(input),
-        statefulset: statefulset::broker(input, &config, &broker_secret, routes_secret.as_ref())?,
+        statefulset: statefulset::broker(input, &config, [&broker_secret, &routes_secret])?,
         broker_secret,
         ingress_secret,
         routes_secret,

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tidegate_broker_admin::server::{Cluster, JetStream, Server};
+use tidegate_broker_admin::server::{self, Cluster, JetStream, Server};
 use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{AccessCertificate, Ingress};
 use tidegate_broker_client::identity::file;
@@ -38,10 +38,9 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
     let issued = OffsetDateTime::UNIX_EPOCH;
     let system = input.authority.system_account(issued)?;
     let ingress = input.authority.ingress_account(&[], issued)?;
-    let routes = || {
-        let host = |ordinal| names::broker_pod_host(broker, namespace, ordinal);
-        (0..input.settings.replicas).map(|ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT)).collect()
-    };
+    let wake = input.authority.wake_account(issued)?;
+    let host = |ordinal| names::broker_pod_host(broker, namespace, ordinal);
+    let route = |ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT);
     let server = Server {
         port: BROKER_PORT,
         monitor: MONITOR.into(),
@@ -54,14 +53,15 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
             max_file_store: input.settings.file_store,
             sync_always: input.settings.sync_always,
         }),
-        cluster: (input.settings.replicas > 1).then(|| Cluster {
+        cluster: Cluster {
             name: format!("{namespace}-{broker}"),
             port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
-            routes: routes(),
+            routes: (0..input.settings.replicas).map(route).collect(),
             tls: ROUTES_FOLDER.into(),
-        }),
+        },
+        wake: format!("127.0.0.1:{}", names::WAKE_PORT),
         operator_jwt: input.authority.operator_jwt(issued)?,
-        accounts: vec![(system.id.clone(), system.jwt), (ingress.id, ingress.jwt)],
+        accounts: vec![(system.id.clone(), system.jwt), (ingress.id, ingress.jwt), (wake.id, wake.jwt)],
         system_account: system.id,
     };
     let name = names::broker(broker);
@@ -72,8 +72,9 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
     Ok(child::<ConfigMap>(&name, value))
 }
 
-/// The StatefulSet. A changed configuration or certificate restarts the pods, one after the other.
-pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<&Child>) -> Result<Child, Error> {
+/// The StatefulSet. Its controller makes pods, and replaces none: the operator restarts those that were made for another
+/// configuration, certificate or template, one after the other ([`crate::broker::restart`]).
+pub fn broker(input: &Input<'_>, config: &Child, secrets: [&Child; 2]) -> Result<Child, Error> {
     let broker = &input.owner.name;
     let name = names::broker(broker);
     let labels = names::broker_labels(broker);
@@ -85,20 +86,27 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<
     if let Some(class) = &spec.storage.class_name {
         claim["storageClassName"] = json!(class);
     }
-    let routes_data = routes.map(|routes| routes.value["data"].to_string()).unwrap_or_default();
-    let rolls_with = Sha256::digest(format!("{}{}{routes_data}", config.value["data"], secret.value["data"]));
-    let rolls_with: String = rolls_with.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let mut pod = pod(input)?;
+    let rolls_with = rolls_with(&pod, config, secrets);
+    // It has no part in that: a broker that has formed is not restarted for it.
+    if input.settings.replicas == 1 && !input.is_formed {
+        pod["initContainers"] = json!([seed(input)?]);
+    }
+    let mut metadata = input.owner.metadata(&name, &labels);
+    metadata["annotations"] = json!({names::CLUSTER_ANNOTATION: "true"});
     let value = json!({
-        "metadata": input.owner.metadata(&name, &labels),
+        "metadata": metadata,
         "spec": {
             "serviceName": names::broker_headless(broker),
             "replicas": input.settings.replicas,
             // The brokers of a cluster need each other to become ready.
             "podManagementPolicy": "Parallel",
+            // Without the null, what the API server has set by itself before would be refused together with OnDelete.
+            "updateStrategy": {"type": "OnDelete", "rollingUpdate": null},
             "selector": {"matchLabels": names::broker_selector(broker)},
             "template": {
-                "metadata": {"labels": labels, "annotations": {"tidegate.io/rolls-with": rolls_with}},
-                "spec": pod(input)?,
+                "metadata": {"labels": labels, "annotations": {names::ROLLS_WITH_ANNOTATION: rolls_with}},
+                "spec": pod,
             },
             "volumeClaimTemplates":
                 [{"metadata": {"name": "data", "labels": names::broker_selector(broker)}, "spec": claim}],
@@ -108,6 +116,37 @@ pub fn broker(input: &Input<'_>, config: &Child, secret: &Child, routes: Option<
         },
     });
     Ok(child::<StatefulSet>(&name, value))
+}
+
+/// Changes with everything that a pod reads when it starts, and with what it is made of.
+fn rolls_with(pod: &Value, config: &Child, secrets: [&Child; 2]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(pod.to_string());
+    for child in [config].into_iter().chain(secrets) {
+        digest.update(child.value["data"].to_string());
+    }
+    digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes the first server of a new broker a cluster of one, before that starts. It is there until the broker has formed:
+/// a server that loses its volume afterwards must not form a second one.
+fn seed(input: &Input<'_>) -> Result<Value, Error> {
+    let system = input.authority.system_account(OffsetDateTime::UNIX_EPOCH)?;
+    Ok(json!({
+        "name": "seed",
+        "image": input.args.ingress_image,
+        "imagePullPolicy": input.args.image_pull_policy,
+        "args": ["seed", "$(POD_NAME)", DATA_FOLDER, system.id],
+        "env": [pod_name()],
+        "resources": Value::Object(input.args.ingress_resources.clone()),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": restricted(),
+        "volumeMounts": [{"name": "data", "mountPath": DATA_FOLDER}],
+    }))
+}
+
+fn pod_name() -> Value {
+    json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}})
 }
 
 fn pod(input: &Input<'_>) -> Result<Value, Error> {
@@ -127,15 +166,11 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
             {"name": "tls", "secret": {"secretName": names::broker(broker)}},
             {"name": "identity", "secret": {"secretName": names::ingress(broker)}},
             {"name": "topics", "secret": {"secretName": names::topics(broker)}},
+            {"name": "routes", "secret": {"secretName": names::routes(broker)}},
             {"name": "run", "emptyDir": {"sizeLimit": "1Mi"}},
         ],
         "affinity": without_nulls(spec.affinity.as_ref()).unwrap_or_else(|| apart(broker)),
     });
-    if input.settings.replicas > 1
-        && let Some(volumes) = pod["volumes"].as_array_mut()
-    {
-        volumes.push(json!({"name": "routes", "secret": {"secretName": names::routes(broker)}}));
-    }
     if let (Some(volume), Some(volumes)) = (access_volume(input), pod["volumes"].as_array_mut()) {
         volumes.push(volume);
     }
@@ -198,21 +233,19 @@ fn nats(input: &Input<'_>) -> Value {
             "periodSeconds": period, "failureThreshold": failures, "timeoutSeconds": 3,
         })
     };
-    let mut mounts = vec![
-        json!({"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": true}),
-        json!({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": true}),
-        json!({"name": "data", "mountPath": DATA_FOLDER}),
-        json!({"name": "run", "mountPath": RUN_FOLDER}),
-    ];
-    if input.settings.replicas > 1 {
-        mounts.push(json!({"name": "routes", "mountPath": ROUTES_FOLDER, "readOnly": true}));
-    }
+    let mounts = json!([
+        {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": true},
+        {"name": "tls", "mountPath": TLS_FOLDER, "readOnly": true},
+        {"name": "routes", "mountPath": ROUTES_FOLDER, "readOnly": true},
+        {"name": "data", "mountPath": DATA_FOLDER},
+        {"name": "run", "mountPath": RUN_FOLDER},
+    ]);
     let mut nats = json!({
         "name": "nats",
         "image": input.args.broker_image,
         "imagePullPolicy": input.args.image_pull_policy,
-        "args": ["--name", "$(POD_NAME)", "--config", format!("{CONFIG_FOLDER}/nats.conf")],
-        "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}}],
+        "args": ["--config", format!("{CONFIG_FOLDER}/nats.conf")],
+        "env": [pod_name(), {"name": server::NAME_VARIABLE, "value": server::name_value("$(POD_NAME)")}],
         "ports": [
             {"name": "nats", "containerPort": BROKER_PORT, "protocol": "TCP"},
             {"name": "route", "containerPort": names::ROUTE_PORT, "protocol": "TCP"},
@@ -250,6 +283,8 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         https_port: u16::try_from(names::INGRESS_PORT).unwrap_or_default(),
         admin_port: u16::try_from(names::INGRESS_ADMIN_PORT).unwrap_or_default(),
         broker_monitor: format!("http://{MONITOR}"),
+        // A name that the broker's certificate has.
+        broker_wake: format!("localhost:{}", names::WAKE_PORT),
         mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
         volume: Some(DATA_FOLDER.into()),
         topics: TOPICS_FOLDER.into(),

@@ -31,6 +31,16 @@ fn with_topics(
     now: OffsetDateTime,
     topics: &[Topic],
 ) -> Children {
+    with(authority, spec, observed, now, (topics, false))
+}
+
+fn with(
+    authority: &Authority,
+    spec: &Value,
+    observed: &Observed,
+    now: OffsetDateTime,
+    (topics, is_formed): (&[Topic], bool),
+) -> Children {
     let broker: EventBroker = serde_json::from_value(json!({
         "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker",
         "metadata": {"name": "orders", "namespace": "shop", "uid": "u-1"}, "spec": spec,
@@ -53,6 +63,7 @@ fn with_topics(
         settings: &settings,
         authority,
         observed,
+        is_formed,
         topics,
         trust: &Trust::default(),
         args: &args,
@@ -114,7 +125,7 @@ fn both_containers_are_restricted_and_nothing_mounts_the_authority() {
         .iter()
         .filter_map(|volume| volume["secret"]["secretName"].as_str())
         .collect();
-    assert_eq!(secrets, ["orders-broker", "orders-ingress", "orders-topics"]);
+    assert_eq!(secrets, ["orders-broker", "orders-ingress", "orders-topics", "orders-routes"]);
 }
 
 #[test]
@@ -132,14 +143,44 @@ fn the_broker_is_probed_through_the_ingress_and_leaves_as_a_lame_duck_where_ther
 }
 
 #[test]
-fn three_brokers_know_each_other_and_one_is_alone() {
-    let three = of(json!({"replicas": 3}));
-    assert_eq!(three.statefulset.value["spec"]["replicas"], 3);
-    for ordinal in 0..3 {
-        let host = format!("orders-broker-{ordinal}.orders-broker-headless.shop.svc:6222");
-        assert!(configuration_text(&three).contains(&host), "{host}");
+fn every_broker_is_a_cluster_also_one_that_is_alone() {
+    for (spec, pods) in [(json!({}), 1), (json!({"replicas": 3}), 3)] {
+        let children = of(spec);
+        assert_eq!(children.statefulset.value["spec"]["replicas"], pods);
+        let text = configuration_text(&children);
+        for ordinal in 0..3 {
+            let host = format!("orders-broker-{ordinal}.orders-broker-headless.shop.svc:6222");
+            assert_eq!(text.contains(&host), ordinal < pods, "{host}");
+        }
+        assert!(text.contains(r#""listen": "127.0.0.1:7422""#), "the ingress beside it wakes it, and no other pod can");
+        // Their name is no text: the server looks it up.
+        assert!(text.contains("\"server_name\": $SERVER_NAME,"), "{text}");
+        let nats = &pod(&children)["containers"][0];
+        assert!(!nats["args"].to_string().contains("--name"), "it would forbid every reload");
+        let names = nats["env"].as_array().unwrap();
+        assert_eq!(names[1], json!({"name": "SERVER_NAME", "value": "\"$(POD_NAME)\""}));
+        assert_eq!(names[0]["name"], "POD_NAME", "before whatever is made from it");
     }
-    assert!(!configuration_text(&of(json!({}))).contains("6222"));
+}
+
+/// A server that lost its volume would begin a second cluster with it, and of three all but one join.
+#[test]
+fn only_the_single_server_of_a_broker_that_has_not_formed_gets_a_seed() {
+    let authority = Authority::generate("orders", now()).unwrap();
+    let made = |spec: Value, is_formed| with(&authority, &spec, &Observed::default(), now(), (&[], is_formed));
+    let new = made(json!({}), false);
+    let [seed] = pod(&new)["initContainers"].as_array().unwrap().as_slice() else { panic!("one init container") };
+    let system = authority.system_account(now()).unwrap().id;
+    assert_eq!(seed["args"], json!(["seed", "$(POD_NAME)", "/data", system]));
+    assert_eq!((&seed["image"], &seed["securityContext"]), (&json!("ingress:1"), &restricted()));
+    assert_eq!(seed["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
+    let formed = made(json!({}), true);
+    assert_eq!(pod(&formed).get("initContainers"), None);
+    let mark = |children: &Children| {
+        children.statefulset.value["spec"]["template"]["metadata"]["annotations"][names::ROLLS_WITH_ANNOTATION].clone()
+    };
+    assert_eq!(mark(&formed), mark(&new), "no pod is restarted for it");
+    assert_eq!(pod(&made(json!({"replicas": 3}), false)).get("initContainers"), None);
 }
 
 #[test]
@@ -151,9 +192,8 @@ fn only_the_broker_container_has_the_leaf_for_routes() {
     assert!(has(nats) && !has(ingress));
     let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "routes").unwrap();
     assert_eq!(volume["secret"]["secretName"], "orders-routes");
-    let secret = three.routes_secret.as_ref().unwrap();
     assert_ne!(
-        secret.value["data"]["ca.crt"], three.broker_secret.value["data"]["ca.crt"],
+        three.routes_secret.value["data"]["ca.crt"], three.broker_secret.value["data"]["ca.crt"],
         "an authority of their own"
     );
     let configuration: Value = serde_json::from_str(configuration_text(&three)).unwrap();
@@ -162,7 +202,6 @@ fn only_the_broker_container_has_the_leaf_for_routes() {
         (&tls["verify_cert_and_check_known_urls"], &tls["ca_file"]),
         (&json!(true), &json!("/etc/nats-routes/ca.crt"))
     );
-    assert!(of(json!({})).routes_secret.is_none());
 }
 
 #[test]
@@ -183,9 +222,10 @@ fn what_the_user_says_of_nodes_reaches_the_pod() {
     }
 }
 
-/// Pods restart when, and only when, something changed that they read at their start.
+/// Pods restart when, and only when, something changed that they are made of, or read at their start. They are restarted
+/// by the operator alone.
 #[test]
-fn pods_roll_with_configuration_and_certificate_only() {
+fn pods_roll_with_configuration_certificate_and_template_only() {
     let authority = Authority::generate("orders", now()).unwrap();
     let rolls_with = |children: &Children| {
         children.statefulset.value["spec"]["template"]["metadata"]["annotations"]["tidegate.io/rolls-with"].clone()
@@ -194,8 +234,10 @@ fn pods_roll_with_configuration_and_certificate_only() {
     let observed = Observed {
         broker_secret: serde_json::from_value(first.broker_secret.value.clone()).ok(),
         ingress_secret: serde_json::from_value(first.ingress_secret.value.clone()).ok(),
+        routes_secret: serde_json::from_value(first.routes_secret.value.clone()).ok(),
         ..Observed::default()
     };
+    assert_eq!(first.statefulset.value["spec"]["updateStrategy"]["type"], "OnDelete");
     assert!(observed.broker_secret.as_ref().is_some_and(|secret| !authority::data(secret).is_empty()));
     let later = made(&authority, &json!({}), &observed, now() + Duration::days(3));
     assert_eq!(later.statefulset.value, first.statefulset.value, "nothing changed");
@@ -204,6 +246,8 @@ fn pods_roll_with_configuration_and_certificate_only() {
     assert_ne!(rolls_with(&renewed), rolls_with(&first), "another certificate");
     let relaxed = made(&authority, &json!({"durability": "Relaxed"}), &observed, now());
     assert_ne!(rolls_with(&relaxed), rolls_with(&first), "another configuration");
+    let larger = made(&authority, &json!({"pods": {"resources": {"limits": {"memory": "1Gi"}}}}), &observed, now());
+    assert_ne!(rolls_with(&larger), rolls_with(&first), "another template");
 }
 
 /// What makes topics come and go without a restart.
@@ -215,6 +259,7 @@ fn topics_are_in_nothing_that_a_pod_reads_at_its_start() {
     let observed = Observed {
         broker_secret: serde_json::from_value(first.broker_secret.value.clone()).ok(),
         ingress_secret: serde_json::from_value(first.ingress_secret.value.clone()).ok(),
+        routes_secret: serde_json::from_value(first.routes_secret.value.clone()).ok(),
         ..Observed::default()
     };
     let topics = [topic("shop", "bills"), topic("shop", "orders")];

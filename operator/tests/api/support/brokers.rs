@@ -127,6 +127,34 @@ pub async fn run_broker_pod(space: &Space, broker: &str) {
     status::<Pod>(space, &pod, json!({"phase": "Running", "containerStatuses": running})).await;
 }
 
+/// What the StatefulSet controller and the kubelet do: each pod that is not there is made from the present template, and is
+/// ready. Returns those that were made.
+pub async fn run_missing_pods(space: &Space, broker: &str) -> Vec<String> {
+    let set: StatefulSet = space.api().get(&names::broker(broker)).await.expect("StatefulSet");
+    let spec = set.spec.expect("spec");
+    let template = spec.template.metadata.expect("metadata");
+    let pods: Api<Pod> = space.api();
+    let mut made = Vec::new();
+    for ordinal in 0..spec.replicas.unwrap_or(1) {
+        let name = format!("{}-{ordinal}", names::broker(broker));
+        if pods.get_opt(&name).await.expect("read").is_some() {
+            continue;
+        }
+        let metadata = json!({"name": name, "labels": template.labels, "annotations": template.annotations});
+        let spec = json!({"containers": [{"name": "nats", "image": "i"}]});
+        space.create::<Pod>(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})).await;
+        let running = json!([{
+            "name": "nats", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "started": true,
+            "state": {"running": {}},
+        }]);
+        let ready = json!([{"type": "Ready", "status": "True"}]);
+        let status = json!({"phase": "Running", "containerStatuses": running, "conditions": ready});
+        self::status::<Pod>(space, &name, status).await;
+        made.push(name);
+    }
+    made
+}
+
 /// Waits until the operator has made the topic, and says that its broker's pod is ready.
 pub async fn until_ready(space: &Space, name: &str) {
     let topic = until_reason(space, name, "StreamReady", "Configured").await;

@@ -1,0 +1,215 @@
+//! Restarts the pods that were made for another configuration, certificate or template: one after the other, and the next
+//! one when every server has all that it should have.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Preconditions};
+use kube::{Error as KubeError, ResourceExt as _};
+use tidegate_broker_admin::membership::{
+    self, BrokerStep, Executor, MAX_SERVERS, Ordinal, PodState, Restart, Site, next_restart,
+};
+use tidegate_crds::conditions::{Finding, Status, kind};
+
+use crate::brokers::Place;
+use crate::context::{Context, Owner};
+use crate::error::Error;
+use crate::names;
+use crate::pods::is_ready;
+
+/// The broker's container in its pod.
+const CONTAINER: &str = "nats";
+
+/// How far the pods of a broker are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rollout {
+    /// Pods that are to be restarted.
+    outdated: usize,
+    /// All of them.
+    pods: usize,
+    /// What is done, or waited for; empty where nothing is to be restarted.
+    step: String,
+}
+
+impl Rollout {
+    /// Whether every pod is as it should be.
+    pub(super) fn is_done(&self) -> bool {
+        self.outdated == 0
+    }
+
+    /// Says in the conditions that pods are restarted. The broker is as ready as it is meanwhile.
+    pub(super) fn explain(&self, found: &mut [Finding]) {
+        let is_stalled = found.iter().any(|finding| finding.kind == kind::STALLED && finding.is_true());
+        if self.is_done() || is_stalled {
+            return;
+        }
+        let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING) else { return };
+        let Self { outdated, pods, step } = self;
+        let message = format!(
+            "restarting the pods one by one, for another configuration, certificate or version: {outdated} of {pods} to go; {step}"
+        );
+        *reconciling = Finding::new(kind::RECONCILING, Status::True, "RestartingPods", message);
+    }
+}
+
+/// Whether this pod was made for something else than the StatefulSet says now.
+pub(crate) fn is_outdated(pod: &Pod, set: &StatefulSet) -> bool {
+    let template = set.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref()?.annotations.as_ref());
+    let wanted = template.and_then(|annotations| annotations.get(names::ROLLS_WITH_ANNOTATION));
+    // One without it is none of ours.
+    pod.annotations().get(names::ROLLS_WITH_ANNOTATION).is_some_and(|made| Some(made) != wanted)
+}
+
+/// The servers, as they are asked.
+pub(super) fn site(place: &Place) -> Site {
+    let name = |ordinal| format!("{}-{ordinal}", names::broker(&place.broker.name));
+    Site {
+        names: (0..MAX_SERVERS).map(name).collect(),
+        pods: usize::try_from(place.replicas).unwrap_or_default(),
+        ..Site::default()
+    }
+}
+
+/// Does the next step, if one is due.
+///
+/// # Errors
+/// The API server, or a server of the broker, did not take it.
+pub(super) async fn proceed(
+    context: &Context,
+    owner: &Owner,
+    place: &Place,
+    pods: &[Pod],
+    set: &StatefulSet,
+) -> Result<Rollout, Error> {
+    let site = site(place);
+    let states = states(pods, set, &site);
+    let outdated = states.values().filter(|state| state.is_outdated).count();
+    let mut next = next_restart(&site, &states, None);
+    if next == Restart::Observe {
+        let servers = match context.brokers.servers(place).await {
+            Ok(servers) => servers,
+            Err(error) => {
+                return Ok(Rollout { outdated, pods: site.pods, step: format!("waiting for its servers: {error}") });
+            }
+        };
+        match membership::observe(servers.system_client(), &site).await {
+            Ok(observed) => next = next_restart(&site, &states, Some(&observed)),
+            Err(error) => {
+                return Ok(Rollout { outdated, pods: site.pods, step: format!("waiting for its servers: {error}") });
+            }
+        }
+        if let Restart::Lead(ordinal) = next {
+            let step = BrokerStep::MetaStepDown(site.names[ordinal].clone());
+            let executor = Executor::new(servers.system_client().clone());
+            executor.run(&step, async |_| Err::<_, Error>(no_account())).await?;
+        }
+    }
+    if let Restart::Pod(ordinal) = next {
+        delete(context, owner, pods, &site.names[ordinal]).await?;
+    }
+    Ok(Rollout { outdated, pods: site.pods, step: next.explain(&site) })
+}
+
+/// That step is the servers' alone.
+fn no_account() -> Error {
+    Error::Broker("no account is needed for this".into())
+}
+
+async fn delete(context: &Context, owner: &Owner, pods: &[Pod], name: &str) -> Result<(), Error> {
+    let Some(pod) = pods.iter().find(|pod| pod.name_any() == name) else { return Ok(()) };
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &owner.namespace);
+    // The pod that was looked at: one that has taken its place is of the new template.
+    let this_one = Preconditions { uid: pod.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+    match api.delete(name, &params).await {
+        Ok(_) => tracing::info!(pod = name, namespace = owner.namespace, "restarting a broker pod"),
+        Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// The pods by the numbers of their servers.
+fn states(pods: &[Pod], set: &StatefulSet, site: &Site) -> BTreeMap<Ordinal, PodState> {
+    let state = |pod: &Pod| {
+        let ordinal = site.names.iter().position(|name| *name == pod.name_any())?;
+        let state = PodState {
+            is_outdated: is_outdated(pod, set),
+            is_ready: is_ready(pod),
+            is_running: is_running(pod),
+            is_ending: pod.metadata.deletion_timestamp.is_some(),
+        };
+        Some((ordinal, state))
+    };
+    pods.iter().filter_map(state).collect()
+}
+
+/// Whether its server has been started and has not ended.
+fn is_running(pod: &Pod) -> bool {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    containers
+        .filter(|container| container.name == CONTAINER)
+        .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::status::summary;
+
+    fn set(hash: &str) -> StatefulSet {
+        let metadata = json!({"annotations": {names::ROLLS_WITH_ANNOTATION: hash}});
+        let spec = json!({"serviceName": "s", "selector": {}, "template": {"metadata": metadata}});
+        serde_json::from_value(json!({"spec": spec})).unwrap()
+    }
+
+    fn pod(name: &str, hash: &str, state: &Value) -> Pod {
+        let annotations = json!({names::ROLLS_WITH_ANNOTATION: hash, "tidegate.io/topics": "x"});
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "annotations": annotations},
+            "status": {
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [
+                    {"name": "ingress", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}},
+                    {"name": "nats", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": state},
+                ],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_judged_by_what_it_was_made_for() {
+        let running = json!({"running": {}});
+        let pods = [
+            pod("b-broker-0", "new", &running),
+            pod("b-broker-1", "old", &json!({"waiting": {"reason": "ImagePullBackOff"}})),
+            pod("another-0", "old", &running),
+        ];
+        let site = Site { names: vec!["b-broker-0".into(), "b-broker-1".into()], pods: 2, ..Site::default() };
+        let found = states(&pods, &set("new"), &site);
+        let good = PodState { is_outdated: false, is_ready: true, is_running: true, is_ending: false };
+        assert_eq!(found, BTreeMap::from([(0, good), (1, PodState { is_outdated: true, is_running: false, ..good })]));
+    }
+
+    #[test]
+    fn what_is_waited_for_is_said_while_the_broker_is_ready() {
+        let ready = Finding::new(kind::BROKER_AVAILABLE, Status::True, "AllReady", "3 of 3");
+        let said = |rollout: &Rollout| {
+            let mut found = summary(vec![ready.clone()], "ready");
+            rollout.explain(&mut found);
+            found.into_iter().find(|finding| finding.kind == kind::RECONCILING).unwrap()
+        };
+        let rollout = Rollout { outdated: 2, pods: 3, step: "waiting for b-2".into() };
+        let found = said(&rollout);
+        assert!(
+            found.is_true()
+                && found.reason == "RestartingPods"
+                && found.message.ends_with("2 of 3 to go; waiting for b-2")
+        );
+        assert!(!said(&Rollout { outdated: 0, ..rollout }).is_true());
+    }
+}
