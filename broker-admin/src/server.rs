@@ -7,8 +7,10 @@
 //! of one loses its streams.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 /// The environment variable with the server's name, as [`name_value`] writes it.
 pub const NAME_VARIABLE: &str = "SERVER_NAME";
@@ -75,8 +77,30 @@ pub struct Cluster {
 impl Server {
     /// The configuration file.
     pub fn render(&self) -> String {
+        // In quotes it would be a text, and not the variable.
+        pretty(&self.config(&format!("${NAME_VARIABLE}"))).replacen(
+            &format!("\"${NAME_VARIABLE}\""),
+            &format!("${NAME_VARIABLE}"),
+            1,
+        )
+    }
+
+    /// What the server of this name answers to `VARZ` as its `config_digest` when it has loaded this configuration.
+    pub fn digest(&self, server_name: &str) -> String {
+        let sorted: BTreeMap<String, Value> = serde_json::from_value(self.config(server_name)).unwrap_or_default();
+        let text = serde_json::to_string(&sorted).unwrap_or_default();
+        // As Go writes JSON.
+        let text = text.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
+        let digest = Sha256::digest(text + "\n");
+        digest.iter().fold("sha256:".to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    fn config(&self, server_name: &str) -> Value {
         let mut config = json!({
-            "server_name": format!("${NAME_VARIABLE}"),
+            "server_name": server_name,
             "port": self.port,
             "http": self.monitor,
             "tls": tls(&self.tls, "verify"),
@@ -114,8 +138,7 @@ impl Server {
             "no_advertise": true,
         });
         config["leafnodes"] = json!({"listen": self.wake, "no_advertise": true, "tls": tls(&self.tls, "verify")});
-        // In quotes it would be a text, and not the variable.
-        pretty(&config).replacen(&format!("\"${NAME_VARIABLE}\""), &format!("${NAME_VARIABLE}"), 1)
+        config
     }
 }
 
