@@ -33,8 +33,9 @@ impl Limits {
     /// operator. An ingress subscribes up to eight times for each of the topics that a broker may have.
     pub const INGRESS: Self = Self { connections: 64, subscriptions: 4096, storage: None, leafnodes: 0 };
     /// The ingresses' connections that wake the brokers beside them: one each, up to five of them, and as many again that
-    /// are not noticed to be gone.
-    pub const WAKE: Self = Self { connections: 0, subscriptions: 0, storage: None, leafnodes: 16 };
+    /// are not noticed to be gone. A server that hears of the others' counts its own leafnodes among its connections, too, and
+    /// what they and it subscribe to by themselves.
+    pub const WAKE: Self = Self { connections: 16, subscriptions: 1024, storage: None, leafnodes: 16 };
     /// Admits no connection.
     pub const TOMBSTONE: Self = Self { connections: 0, subscriptions: 0, storage: None, leafnodes: 0 };
 
