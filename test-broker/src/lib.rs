@@ -10,6 +10,7 @@ pub mod cluster;
 mod door;
 mod files;
 mod formation;
+mod growth;
 mod guests;
 pub mod hostile;
 mod node;
@@ -74,6 +75,9 @@ pub struct TestBroker {
     topics: Mutex<Vec<(TopicId, Routing)>>,
     /// At least one.
     nodes: Vec<Node>,
+    /// Those of them to which there are routes, and those that are to run: fewer while servers come and go.
+    routed: usize,
+    pods: usize,
     /// What wakes them, as their ingresses do.
     keepers: Vec<Keeper>,
     has_storage: bool,
@@ -198,6 +202,8 @@ impl TestBroker {
             authority,
             topics: Mutex::default(),
             nodes,
+            routed: servers,
+            pods: servers,
             keepers: Vec::new(),
             has_storage: routing == Routing::Queued,
             operator: None,
@@ -368,27 +374,30 @@ impl TestBroker {
     }
 
     fn configure(&self) {
+        for node in &self.nodes {
+            node.configure(&self.server(node).render());
+        }
+    }
+
+    fn server(&self, node: &Node) -> Server {
         // The server reloads its configuration only with the claims that it started with.
         let now = OffsetDateTime::UNIX_EPOCH;
         let system = self.authority.system_account(now).expect("account");
         let wake = self.authority.wake_account(now).expect("account");
         let jetstream = JetStream { max_file_store: self.bounds.file_store, sync_always: self.bounds.sync_always };
-        for node in &self.nodes {
-            let server = Server {
-                port: node.port,
-                monitor: format!("127.0.0.1:{}", node.monitor),
-                data: node.data().display().to_string(),
-                tls: self.folder.path().join("tls").display().to_string(),
-                pid_file: None,
-                max_payload: self.bounds.max_payload,
-                jetstream: self.has_storage.then(|| jetstream.clone()),
-                cluster: cluster::routes(&self.nodes, node, &self.folder.path().join("routes")),
-                operator_jwt: self.authority.operator_jwt(now).expect("operator"),
-                wake: format!("127.0.0.1:{}", node.leaf),
-                accounts: vec![(system.id.clone(), system.jwt.clone()), (wake.id.clone(), wake.jwt.clone())],
-                system_account: system.id.clone(),
-            };
-            node.configure(&server.render());
+        Server {
+            port: node.port,
+            monitor: format!("127.0.0.1:{}", node.monitor),
+            data: node.data().display().to_string(),
+            tls: self.folder.path().join("tls").display().to_string(),
+            pid_file: None,
+            max_payload: self.bounds.max_payload,
+            jetstream: self.has_storage.then_some(jetstream),
+            cluster: cluster::routes(&self.nodes[..self.routed], node, &self.folder.path().join("routes")),
+            operator_jwt: self.authority.operator_jwt(now).expect("operator"),
+            wake: format!("127.0.0.1:{}", node.leaf),
+            accounts: vec![(system.id.clone(), system.jwt), (wake.id, wake.jwt)],
+            system_account: system.id,
         }
     }
 
