@@ -101,7 +101,8 @@ pub fn broker(input: &Input<'_>, config: &Child, secrets: [&Child; 2]) -> Result
             "replicas": input.settings.replicas,
             // The brokers of a cluster need each other to become ready.
             "podManagementPolicy": "Parallel",
-            // Without the null, what the API server has set by itself before would be refused together with OnDelete.
+            // Of a StatefulSet that an earlier build made the API server has rollingUpdate, and refuses OnDelete beside it.
+            // What takes back what contradicts us (apply.rs) removes it, because of the null.
             "updateStrategy": {"type": "OnDelete", "rollingUpdate": null},
             "selector": {"matchLabels": names::broker_selector(broker)},
             "template": {
