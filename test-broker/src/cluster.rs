@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::server::Cluster;
 use tidegate_broker_admin::streams;
 use tidegate_broker_admin::streams::Topic;
@@ -28,13 +29,17 @@ impl TestBroker {
     pub(crate) async fn start_cluster_with(topic: Topic, bounds: Bounds) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let broker = Self::start_servers(Routing::Queued, topic.replicas, bounds, folder).await;
-        let admin = broker.admin();
+        broker.make_streams(&broker.admin(), &topic).await;
+        broker
+    }
+
+    /// Makes a topic's streams. A cluster, also of one, refuses them until it has heard from its servers (10005).
+    pub(crate) async fn make_streams(&self, admin: &Broker, topic: &Topic) {
         let begun = Instant::now();
-        while let Err(error) = streams::ensure(&admin, &topic).await {
-            assert!(begun.elapsed() < ELECTION, "the cluster has no streams: {error}\n{}", broker.log());
+        while let Err(error) = streams::ensure(admin, topic).await {
+            assert!(begun.elapsed() < ELECTION, "the cluster has no streams: {error}\n{}", self.log());
             sleep(Duration::from_millis(100)).await;
         }
-        broker
     }
 
     /// Makes the leader of a consumer of the event stream step down, as a rolling update does.

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tidegate_broker_admin::streams;
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::seed::{self, Seeded};
@@ -120,7 +119,7 @@ impl TestBroker {
     pub async fn add_first_topic(&mut self) {
         self.open(Routing::Queued).await;
         let topic = Topic { replicas: self.nodes.len(), ..topic() };
-        streams::ensure(&self.admin(), &topic).await.expect("streams");
+        self.make_streams(&self.admin(), &topic).await;
     }
 
     /// Gives the server what one has that was formed before.

@@ -28,7 +28,7 @@ use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::{JetStream, Server};
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Authority, Usage, streams};
+use tidegate_broker_admin::{Authority, Usage};
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::identity::{Identity, Source};
 use tidegate_broker_client::{TopicId, connect, peer};
@@ -143,7 +143,7 @@ impl TestBroker {
     async fn start_within(topic: Topic, bounds: Bounds) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let broker = Self::start_servers(Routing::Queued, 1, bounds, folder).await;
-        streams::ensure(&broker.admin(), &topic).await.expect("streams");
+        broker.make_streams(&broker.admin(), &topic).await;
         broker
     }
 

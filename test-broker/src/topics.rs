@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use tidegate_broker_admin::Usage;
 use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::serving::Ingresses;
 use tidegate_broker_admin::streams::Topic;
-use tidegate_broker_admin::{Usage, streams};
 use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic, TOPICS_FILE, Topics};
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::{TopicId, message_id};
@@ -37,7 +37,7 @@ impl TestBroker {
     pub async fn add_topic(&self, id: &TopicId, topic: Topic) -> TopicHandle {
         self.add_account(id, Routing::Queued).await;
         let handle = self.open_topic(id).await;
-        streams::ensure(&handle.admin, &topic).await.expect("streams");
+        self.make_streams(&handle.admin, &topic).await;
         handle
     }
 

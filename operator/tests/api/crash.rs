@@ -116,7 +116,7 @@ async fn assert_whole(space: &Space, authority: Option<&str>) {
     assert_eq!(brokers.len(), 1, "{}", space.name);
     let secrets = space.api::<Secret>().list(&ListParams::default()).await.unwrap();
     let names: BTreeSet<_> = secrets.items.iter().filter_map(|secret| secret.metadata.name.as_deref()).collect();
-    assert_eq!(names, BTreeSet::from(["default-broker", "default-ingress", "default-topics"]));
+    assert_eq!(names, BTreeSet::from(["default-broker", "default-ingress", "default-routes", "default-topics"]));
     let public = space.api::<ConfigMap>().get("orders-ca").await.unwrap().data.unwrap().remove("ca.crt");
     assert!(public.is_some());
     for secret in ["default-broker", "default-ingress"] {

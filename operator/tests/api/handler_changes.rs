@@ -2,7 +2,7 @@
 //! nats-server: what is accepted takes effect, and what is not is refused in words. Nothing is accepted and stuck.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -13,11 +13,14 @@ use tidegate_crds::EventHandler;
 use tidegate_operator::handler::settings::Settings;
 use tidegate_operator::handler::subscribe::consumers_of;
 use tidegate_test_broker::TestBroker;
+use tokio::time::sleep;
 
 use crate::admission::Webhook;
 use crate::validation_handler::{handler, spec};
 
 const TRANSITIONS: usize = 300;
+/// How long a change may take to be listed.
+const LISTED: Duration = Duration::from_secs(20);
 
 /// A field, and what it may become: defaults, bounds, and some that must be refused. `null` removes it.
 fn fields() -> Vec<(&'static str, Vec<Value>)> {
@@ -155,6 +158,18 @@ async fn in_effect(broker: &Broker, name: &str, handler: &EventHandler) -> Resul
     let settings = Settings::of(&handler.spec).map_err(|error| error.to_string())?;
     let wanted = consumers_of(name, handler.metadata.uid.as_deref().unwrap(), &settings);
     consumers::ensure(broker, &wanted, &Position::default()).await.map_err(|error| error.to_string())?;
+    // A cluster lists a change a moment after it has confirmed it.
+    let begun = Instant::now();
+    loop {
+        match compare(broker, &wanted).await {
+            Err(_) if begun.elapsed() < LISTED => sleep(Duration::from_millis(20)).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// How the consumers that there are differ from the wanted ones.
+async fn compare(broker: &Broker, wanted: &consumers::Handler) -> Result<(), String> {
     let found = consumers::list(broker).await.map_err(|error| error.to_string())?;
     let mut different = String::new();
     for config in wanted.configs() {

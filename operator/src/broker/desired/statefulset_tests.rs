@@ -72,6 +72,17 @@ fn with(
     .unwrap()
 }
 
+/// What is observed once these children are made: their certificates are kept.
+fn with_secrets(children: &Children) -> Observed {
+    let kept = |child: &Child| serde_json::from_value(child.value.clone()).ok();
+    Observed {
+        broker_secret: kept(&children.broker_secret),
+        ingress_secret: kept(&children.ingress_secret),
+        routes_secret: kept(&children.routes_secret),
+        ..Observed::default()
+    }
+}
+
 fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
@@ -167,20 +178,20 @@ fn every_broker_is_a_cluster_also_one_that_is_alone() {
 #[test]
 fn only_the_single_server_of_a_broker_that_has_not_formed_gets_a_seed() {
     let authority = Authority::generate("orders", now()).unwrap();
-    let made = |spec: Value, is_formed| with(&authority, &spec, &Observed::default(), now(), (&[], is_formed));
-    let new = made(json!({}), false);
+    let made = |spec: Value, observed: &Observed, is_formed| with(&authority, &spec, observed, now(), (&[], is_formed));
+    let new = made(json!({}), &Observed::default(), false);
     let [seed] = pod(&new)["initContainers"].as_array().unwrap().as_slice() else { panic!("one init container") };
     let system = authority.system_account(now()).unwrap().id;
     assert_eq!(seed["args"], json!(["seed", "$(POD_NAME)", "/data", system]));
     assert_eq!((&seed["image"], &seed["securityContext"]), (&json!("ingress:1"), &restricted()));
     assert_eq!(seed["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
-    let formed = made(json!({}), true);
+    let formed = made(json!({}), &with_secrets(&new), true);
     assert_eq!(pod(&formed).get("initContainers"), None);
     let mark = |children: &Children| {
         children.statefulset.value["spec"]["template"]["metadata"]["annotations"][names::ROLLS_WITH_ANNOTATION].clone()
     };
     assert_eq!(mark(&formed), mark(&new), "no pod is restarted for it");
-    assert_eq!(pod(&made(json!({"replicas": 3}), false)).get("initContainers"), None);
+    assert_eq!(pod(&made(json!({"replicas": 3}), &Observed::default(), false)).get("initContainers"), None);
 }
 
 #[test]
@@ -196,7 +207,9 @@ fn only_the_broker_container_has_the_leaf_for_routes() {
         three.routes_secret.value["data"]["ca.crt"], three.broker_secret.value["data"]["ca.crt"],
         "an authority of their own"
     );
-    let configuration: Value = serde_json::from_str(configuration_text(&three)).unwrap();
+    // JSON but for the name, which the server looks up.
+    let text = configuration_text(&three).replace("$SERVER_NAME", "\"b-0\"");
+    let configuration: Value = serde_json::from_str(&text).unwrap();
     let tls = &configuration["cluster"]["tls"];
     assert_eq!(
         (&tls["verify_cert_and_check_known_urls"], &tls["ca_file"]),
@@ -231,12 +244,7 @@ fn pods_roll_with_configuration_certificate_and_template_only() {
         children.statefulset.value["spec"]["template"]["metadata"]["annotations"]["tidegate.io/rolls-with"].clone()
     };
     let first = made(&authority, &json!({}), &Observed::default(), now());
-    let observed = Observed {
-        broker_secret: serde_json::from_value(first.broker_secret.value.clone()).ok(),
-        ingress_secret: serde_json::from_value(first.ingress_secret.value.clone()).ok(),
-        routes_secret: serde_json::from_value(first.routes_secret.value.clone()).ok(),
-        ..Observed::default()
-    };
+    let observed = with_secrets(&first);
     assert_eq!(first.statefulset.value["spec"]["updateStrategy"]["type"], "OnDelete");
     assert!(observed.broker_secret.as_ref().is_some_and(|secret| !authority::data(secret).is_empty()));
     let later = made(&authority, &json!({}), &observed, now() + Duration::days(3));
@@ -256,12 +264,7 @@ fn topics_are_in_nothing_that_a_pod_reads_at_its_start() {
     let authority = Authority::generate("orders", now()).unwrap();
     let at = now();
     let first = made(&authority, &json!({}), &Observed::default(), at);
-    let observed = Observed {
-        broker_secret: serde_json::from_value(first.broker_secret.value.clone()).ok(),
-        ingress_secret: serde_json::from_value(first.ingress_secret.value.clone()).ok(),
-        routes_secret: serde_json::from_value(first.routes_secret.value.clone()).ok(),
-        ..Observed::default()
-    };
+    let observed = with_secrets(&first);
     let topics = [topic("shop", "bills"), topic("shop", "orders")];
     let two = with_topics(&authority, &json!({}), &observed, at, &topics);
     assert_eq!((&two.statefulset.value, &two.config.value), (&first.statefulset.value, &first.config.value));
