@@ -1,6 +1,7 @@
 //! The controllers and what runs beside them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use kube::runtime::controller::{self, Action, Controller};
@@ -9,6 +10,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -23,8 +25,24 @@ use crate::{broker, handler, health, poll, token_keys, topic, watches};
 /// Resources that wait to be told of their lag.
 const TRIGGERS: usize = 1024;
 
-/// Runs all controllers until `stop`; what was begun is finished.
+/// How long what was begun may take to end after `stop`: less than the grace of the chart's pod (30 s), so that the lease
+/// is given back and not waited for.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// Runs all controllers until `stop`. What was begun is finished, if that takes no longer than [`ENDING`]; else the next
+/// operator continues it, as after a crash.
 pub async fn run(context: Context, stop: CancellationToken) {
+    let overdue = async {
+        stop.cancelled().await;
+        sleep(ENDING).await;
+    };
+    tokio::select! {
+        () = work(context, stop.clone()) => {}
+        () = overdue => tracing::warn!("what was begun has not ended in time: the next operator continues it"),
+    }
+}
+
+async fn work(context: Context, stop: CancellationToken) {
     // Read first, so that no broker is without them at first.
     context.token_keys.refresh(&context.client).await;
     let (stores, feeds) = Stores::new();

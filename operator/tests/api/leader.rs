@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::operator::{args, turn};
+use crate::support::interrupted::{Interruption, Moment};
+use crate::support::operator::{Operator, args, turn};
 use crate::support::{Space, eventually, server_client};
 
 /// Longer than any takeover: the lease (15 s), the time between two looks, and what a busy machine adds.
@@ -137,4 +138,18 @@ async fn of_two_releases_the_second_says_so_and_does_nothing() {
     })
     .await;
     assert!(second_health.is_ready());
+}
+
+/// The grace of the chart's pod is 30 s. Who needs longer is killed, and the next operator waits for the lease to run out.
+#[tokio::test]
+async fn an_operator_that_waits_for_an_answer_ends_within_its_grace() {
+    let _turn = turn().await;
+    let space = Space::new("grace").await;
+    let unanswered = Interruption::new(&space.name, 1, Moment::Before);
+    let operator = Operator::start(unanswered.client());
+    space.topic("orders", json!({})).await;
+    assert!(unanswered.reached().await, "a write that is never answered");
+    let told = Instant::now();
+    operator.stop().await;
+    assert!(told.elapsed() < Duration::from_secs(27), "it took {:?}", told.elapsed());
 }
