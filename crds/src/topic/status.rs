@@ -104,10 +104,11 @@ pub struct Address {
     pub nats_url: Option<String>,
     /// Certificate authorities that verify the certificate of these addresses, as PEM. ConfigMap <topic>-ca has the same in its
     /// key ca.crt.
-    #[serde(rename = "CACerts")]
-    pub ca_certs: String,
+    #[serde(default, rename = "CACerts", skip_serializing_if = "Option::is_none")]
+    pub ca_certs: Option<String>,
     /// Audience that a ServiceAccount token must have to be taken here.
-    pub audience: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
 }
 
 impl HasConditions for EventTopicStatus {

@@ -17,6 +17,7 @@ mod children;
 mod crash;
 mod definitions;
 mod disk;
+mod earlier;
 mod grants;
 mod grants_end;
 mod grants_handlers;

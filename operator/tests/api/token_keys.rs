@@ -150,7 +150,7 @@ async fn the_ingresses_have_the_keys_that_tokens_are_signed_with() {
     let broker = until_broker(&space, "default", "TokensAccepted", "KeysKnown").await;
     assert_eq!(condition(&broker, "TokensAccepted").unwrap().status, "True");
     let found_topic = topic::until_reason(&space, "orders", "Ready", "PodsNotReady").await;
-    let audience = found_topic.status.unwrap().address.unwrap().audience;
+    let audience = found_topic.status.unwrap().address.unwrap().audience.unwrap();
     let token = token(&space, &space.client, Some(&audience)).await;
     let claims = part(&token, 1);
     assert_eq!((&claims["iss"], &claims["aud"]), (&json!(ISSUER), &json!([audience])));

@@ -70,8 +70,8 @@ async fn a_topic_gets_its_children_and_says_what_it_waits_for() {
     assert_eq!(address.url, format!("https://orders-topic.{}.svc", space.name));
     assert_eq!(address.nats_url, Some(format!("tls://default-broker.{}.svc:4222", space.name)));
     let ca: ConfigMap = space.api().get("orders-ca").await.unwrap();
-    assert_eq!(address.ca_certs, ca.data.unwrap()["ca.crt"]);
-    assert_eq!(address.audience, format!("tidegate.io/eventtopic/{}/orders", space.name));
+    assert_eq!(address.ca_certs, Some(ca.data.unwrap()["ca.crt"].clone()));
+    assert_eq!(address.audience, Some(format!("tidegate.io/eventtopic/{}/orders", space.name)));
     assert_eq!(condition(&topic_now, "Ready").unwrap().status, "False");
     assert!(condition(&topic_now, "Ready").unwrap().message.contains("0 of 1 broker pods are ready"));
     assert_eq!(condition(&topic_now, "StreamReady").unwrap().reason, "BrokerStarting");
