@@ -32,8 +32,11 @@ NODE = $(BIN)/tidegate-cluster
 TOOL = $$($(NODE) bin $(1))
 ifeq ($(CLUSTER),own)
 KUBE = eval "$$($(NODE) up 2>/dev/null | tail -1)";
+# By which the tests reach a port of the node from outside.
+FORWARD = TIDEGATE_CLUSTER=$(abspath $(NODE))
 else
 KUBE =
+FORWARD =
 endif
 
 .PHONY: help demo test docs-test e2e soak bench verify generate images install uninstall cluster-up cluster-down \
@@ -76,7 +79,7 @@ docs-test: toolchain
 
 e2e: toolchain
 	@$(MAKE) ready
-	$(KUBE) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=1 --nocapture
+	$(KUBE) $(FORWARD) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=1 --nocapture
 
 # A hundred thousand events in order by key while pods and brokers go, at one and at three servers; a broker that gets more
 # and fewer servers at 500 events a second, without and with a kill after every step; what the operator asks of the API

@@ -10,6 +10,7 @@ mod harness;
 mod loss;
 mod mistakes;
 mod order;
+mod outside;
 mod publishers;
 mod relocation;
 mod rollout;

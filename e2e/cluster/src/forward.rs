@@ -1,11 +1,11 @@
-//! Carries TCP connections from a listener outside to a port of the node's loopback.
+//! Carries TCP connections from a listener outside to an address of the node.
 //!
 //! The listener was made in the host's network namespace; each connection's other half is made by a thread that has gone
 //! into the node's. A socket stays in the namespace it was made in, so nothing else is needed.
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,11 +17,11 @@ use nix::sched::{CloneFlags, setns};
 const MAX_CONNECTIONS: usize = 256;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Accepts for ever.
+/// Accepts for ever, and connects to `target` in the network namespace `network`.
 ///
 /// # Errors
 /// A handle of the namespace cannot be shared.
-pub fn serve(listener: &TcpListener, network: &File, port: u16) -> Result<()> {
+pub fn serve(listener: &TcpListener, network: &File, target: SocketAddr) -> Result<()> {
     let places = Arc::new(Places::new(MAX_CONNECTIONS));
     loop {
         let place = Places::take(&places);
@@ -37,7 +37,7 @@ pub fn serve(listener: &TcpListener, network: &File, port: u16) -> Result<()> {
         let network = network.try_clone()?;
         let carry = move || {
             let _place = place;
-            if let Err(error) = connect(&network, port).and_then(|inside| carry(&outside, &inside)) {
+            if let Err(error) = connect(&network, target).and_then(|inside| carry(&outside, &inside)) {
                 eprintln!("forward: {error}");
             }
         };
@@ -47,9 +47,9 @@ pub fn serve(listener: &TcpListener, network: &File, port: u16) -> Result<()> {
     }
 }
 
-fn connect(network: &File, port: u16) -> io::Result<TcpStream> {
+fn connect(network: &File, target: SocketAddr) -> io::Result<TcpStream> {
     setns(network, CloneFlags::CLONE_NEWNET)?;
-    TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), CONNECT_LIMIT)
+    TcpStream::connect_timeout(&target, CONNECT_LIMIT)
 }
 
 /// Copies both ways until both have ended.

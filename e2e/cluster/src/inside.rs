@@ -1,6 +1,7 @@
 //! Commands in a running node's namespaces, and commands to its API server.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -37,8 +38,7 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// The node does not run.
     pub fn inside(&self) -> Result<Command> {
-        let not_running = || format!("cluster {} does not run: `tidegate-cluster up`", self.state.name);
-        let node = Process::recorded(&self.state.node()).with_context(not_running)?;
+        let node = node(self.state)?;
         let mut command = Command::new("nsenter");
         command.args(["--target", &node.pid.to_string()]);
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
@@ -72,6 +72,20 @@ impl<'a> Cluster<'a> {
         }
         Ok(Err(call::tail(finished.stderr.trim(), 1)))
     }
+}
+
+/// The node's network namespace.
+///
+/// # Errors
+/// The node does not run.
+pub fn network(state: &State) -> Result<File> {
+    let path = format!("/proc/{}/ns/net", node(state)?.pid);
+    File::open(&path).context(path)
+}
+
+fn node(state: &State) -> Result<Process> {
+    Process::recorded(&state.node())
+        .with_context(|| format!("cluster {} does not run: `tidegate-cluster up`", state.name))
 }
 
 /// The search path for the node's programs: ours first, then the system's.

@@ -49,7 +49,7 @@ pub fn run(state: &State, port: u16) -> Result<()> {
     // Looked up here and not in the thread: that one sees the files of the node, whose `/proc` has other numbers as soon
     // as the node has mounted it.
     Process::of(node.pid).context("the node ended at once")?.record(&state.node())?;
-    forward::serve(&listener, &node.network, port)
+    forward::serve(&listener, &node.network, (Ipv4Addr::LOCALHOST, port).into())
 }
 
 /// Starts the node in namespaces of its own, hands it out, and waits for its end.

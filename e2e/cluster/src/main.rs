@@ -42,6 +42,7 @@ mod supervise;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,7 +54,7 @@ use crate::archive::{Content, Image};
 use crate::inside::Cluster;
 use crate::modules::Module;
 use crate::progress::Progress;
-use crate::state::Cache;
+use crate::state::{Cache, State};
 
 /// A real single-node Kubernetes in namespaces of its own. Progress goes to standard error.
 #[derive(Parser)]
@@ -117,6 +118,12 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Carry connections to a port of the node, as a client outside of the cluster reaches a NodePort; prints the address on
+    /// 127.0.0.1 that it listens on, and works until it is ended.
+    Forward {
+        /// The port, on the node's own address.
+        port: u16,
+    },
     /// Test the cluster itself: restricted pods, a native sidecar, volumes, a Service, DNS.
     Smoke,
     /// The process that holds a node. Started by `up`.
@@ -166,6 +173,7 @@ fn run(arguments: Arguments) -> Result<()> {
             let mut inside = Cluster::new(&cache, &state)?.inside()?;
             Err(inside.args(command).exec()).context("running nsenter")
         }
+        Command::Forward { port } => forward(&state, port),
         Command::Smoke => smoke::run(&Cluster::new(&cache, &state)?, &progress),
         Command::Keeper { port } => keeper::run(&state, port),
         Command::Node { port } => node::run(&state, port),
@@ -179,6 +187,14 @@ fn tools(cache: &Cache, only: &[String], progress: &Progress) -> Result<()> {
     }
     modules::ensure(cache, &modules, progress)?;
     print(modules::path(cache, &modules))
+}
+
+fn forward(state: &State, port: u16) -> Result<()> {
+    let network = inside::network(state)?;
+    let node: Ipv4Addr = config::NODE_IP.parse()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    print(listener.local_addr()?.to_string())?;
+    forward::serve(&listener, &network, (node, port).into())
 }
 
 fn print(line: impl AsRef<str>) -> Result<()> {
