@@ -132,7 +132,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     let change = relocation::next(handler, wanted).filter(|_| topic.routing == Routing::Queued);
     settings.is_draining = relocation::is_draining(change);
     if let Some(change @ (Change::Lanes { .. } | Change::Replay(_))) = change
-        && relocation::has_stopped(observed.deployment.as_ref(), &observed.pods)
+        && relocation::has_stopped(change, observed.deployment.as_ref(), &observed.pods)
         && relocation::can_run(context, owner, topic, change).await?
     {
         return relocation::run(context, handler, owner, topic, &settings, change).await;
@@ -153,6 +153,12 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         owner,
         settings: &settings,
         topic,
+    if change.is_some_and(relocation::has_begun)
+        && let Some(deployment) = &observed.deployment
+    {
+        scale_only(context, owner, deployment.clone(), 0).await?;
+        return relocation::wait_for_end(context, handler, owner, &observed.pods).await;
+    }
         identity: observed.identity.as_ref(),
         replicas: plan.replicas,
         args: &context.args,

@@ -378,8 +378,7 @@ fn consumers_of(handler: &EventHandler) -> Vec<String> {
     let name = reference::known_as(handler);
     match handler_settings::order(&handler.spec.delivery) {
         Order::None => vec![name],
-        // Those that there are, while their number changes.
-        Order::Key { lanes } => (0..relocation::lane_count(handler).unwrap_or(lanes))
+        Order::Key { lanes } => (0..relocation::most_lanes(handler).unwrap_or(lanes))
             .map(|lane| layout::lane_consumer(&name, lane))
             .collect(),
     }

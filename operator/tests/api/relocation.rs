@@ -6,22 +6,24 @@ use std::time::Duration;
 use async_nats::jetstream;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::Api;
+use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
-use tidegate_broker_admin::consumers;
+use tidegate_broker_admin::{consumers, guests};
+use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{delivery_info, layout};
 use tidegate_crds::EventHandler;
 use tidegate_crds::handler::{EventHandlerStatus, ReplayPhase};
 use tidegate_test_broker::TestBroker;
 
 use crate::handler::{condition, until_reason};
-use crate::support::brokers::{Places, account, publish_one, server, topic_on, until_ready};
+use crate::support::brokers::{Places, account, id, publish_one, server, topic_on, until_ready};
 use crate::support::interrupted::{Interruption, Moment};
 use crate::support::operator::{Operator, args, turn};
 use crate::support::workloads::roll_out;
-use crate::support::{Space, eventually};
+use crate::support::{Space, eventually, ingress};
 use crate::validation_handler::{handler, spec};
 use tidegate_operator::context::Context;
+use tidegate_operator::names;
 
 /// A topic on a broker of its own.
 struct World {
@@ -225,6 +227,54 @@ async fn a_crash_at_any_write_of_a_replay_moves_the_handler_once() {
         operator.stop().await;
     }
     assert!(reached >= 6, "{reached}");
+}
+
+/// Somebody scales the Deployment, or another controller does, after something was moved.
+#[tokio::test]
+async fn pods_that_appear_in_the_middle_of_a_change_are_not_let_in() {
+    let _turn = turn().await;
+    let (world, operator) = World::new("lanes-pods").await;
+    let space = &world.space;
+    let ordered = json!({"replicas": 1, "startFrom": "Earliest", "delivery": {"order": "Key", "lanes": 2}});
+    let made = space.create::<EventHandler>(handler("billing", spec(ordered))).await;
+    until_reason(space, "Subscribed", "Subscribed").await;
+    publish_one(&world.jetstream().await).await;
+    roll_out(space, "billing").await;
+    operator.stop().await;
+    let uid = made.metadata.uid.unwrap();
+    let authority = world.broker.authority();
+    let system = world.broker.system().await;
+    system.remove_handler(authority, "billing", &uid).await.unwrap();
+    let change = json!({"count": 3, "after": 0, "settled": vec![0; 32]});
+    // As the operator writes it: what another one wrote would stay there.
+    let api: Api<EventHandler> = space.api();
+    let mut begun = serde_json::to_value(api.get("billing").await.unwrap().status).unwrap();
+    begun["lanes"] = json!({"count": 2, "drainingSince": "2026-01-31T12:00:00Z", "change": change});
+    let whole = Patch::Apply(json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": "billing"}, "status": begun,
+    }));
+    api.patch_status("billing", &PatchParams::apply(names::FIELD_MANAGER).force(), &whole).await.unwrap();
+    let three = json!({"spec": {"delivery": {"lanes": 3}}});
+    space.merge::<EventHandler>("billing", three).await;
+
+    let operator = world.operator();
+    world.until_replicas(0).await;
+    let guest = guests::Handler {
+        topic: id(space, "orders"),
+        name: "billing".into(),
+        uid,
+        order: Order::Key { lanes: 2 },
+        routing: Routing::Queued,
+        pods: 1,
+    };
+    let account = authority.handler_account(&guest, time::OffsetDateTime::now_utc()).unwrap();
+    until_reason(space, "Subscribed", "Moving").await;
+    let text = ingress::claims(&world.broker, &account.id).await;
+    assert!(text.is_none(), "it is let in while its lanes are moved");
+    roll_out(space, "billing").await;
+    world.until_status("three lanes", |status| status.lanes.clone().filter(|lanes| lanes.count == 3)).await;
+    world.until_replicas(1).await;
+    operator.stop().await;
 }
 
 #[tokio::test]

@@ -64,6 +64,14 @@ pub fn lane_count(handler: &EventHandler) -> Option<u16> {
     u16::try_from(known_lanes(handler)?.count).ok().filter(|count| *count > 0)
 }
 
+/// How many lanes have, or are about to have, a place: while their number changes, those that are being made count too. One
+/// that is not there yet holds up the release of events.
+pub fn most_lanes(handler: &EventHandler) -> Option<u16> {
+    let change = known_lanes(handler).and_then(|lanes| lanes.change.as_ref());
+    let planned = change.and_then(|change| u16::try_from(change.count).ok()).unwrap_or(0);
+    lane_count(handler).map(|count| count.max(planned))
+}
+
 /// What comes next. A change that has begun to move something is finished before another begins, whatever is asked for
 /// by now.
 pub fn next<'a>(handler: &'a EventHandler, wanted: Order) -> Option<Change<'a>> {
@@ -153,9 +161,37 @@ fn nanoseconds(time: &str) -> Option<u64> {
     u64::try_from(OffsetDateTime::parse(time, &Rfc3339).ok()?.unix_timestamp_nanos()).ok()
 }
 
+/// Whether something of the handler's place was moved already. It is not let in before all is.
+pub fn has_begun(change: Change<'_>) -> bool {
+    match change {
+        Change::Lanes { status, .. } => status.change.is_some(),
+        Change::Replay(status) => status.phase == ReplayPhase::Moving,
+        Change::NewReplay(_) => false,
+    }
+}
+
+/// The end of the pods that somebody else started while something is moved: what they would acknowledge is not theirs.
+///
+/// # Errors
+/// The API server did not take the status.
+pub async fn wait_for_end(
+    context: &Context,
+    handler: &EventHandler,
+    owner: &Owner,
+    pods: &[Pod],
+) -> Result<Action, Error> {
+    let message = waits_for_end(pods);
+    status::write_moving(context, handler, owner, handler.status.clone().unwrap_or_default(), &message).await?;
+    // The pods are watched.
+    Ok(Action::requeue(STEP))
+}
+
 /// Whether the handler's pods have ended. A handler that never had any has to be made first.
-pub fn has_stopped(deployment: Option<&Deployment>, pods: &[Pod]) -> bool {
-    let Some(deployment) = deployment else { return false };
+pub fn has_stopped(change: Change<'_>, deployment: Option<&Deployment>, pods: &[Pod]) -> bool {
+    let Some(deployment) = deployment else {
+        // Somebody has removed it in the middle.
+        return has_begun(change) && pods.iter().all(has_ended);
+    };
     let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
     let seen = deployment.status.as_ref().filter(|status| status.observed_generation == deployment.metadata.generation);
     replicas == Some(0) && seen.is_some_and(|status| status.replicas.unwrap_or(0) == 0) && pods.iter().all(has_ended)
@@ -208,10 +244,7 @@ pub async fn prepare(
     observed: &Observed,
     subscription: &Subscription,
 ) -> Result<Preparation, Error> {
-    let waits = || match waiting_for(&observed.pods) {
-        Some(pods) => format!("waits until the handler's pods have ended: {pods}"),
-        None => "waits until the handler's pods have ended".to_owned(),
-    };
+    let waits = || waits_for_end(&observed.pods);
     Ok(match change {
         Change::NewReplay(asked) => replay::begin(broker, asked, before).await?,
         Change::Replay(status) => {
@@ -230,6 +263,13 @@ pub async fn prepare(
             .await?
         }
     })
+}
+
+fn waits_for_end(pods: &[Pod]) -> String {
+    match waiting_for(pods) {
+        Some(pods) => format!("waits until the handler's pods have ended: {pods}"),
+        None => "waits until the handler's pods have ended".to_owned(),
+    }
 }
 
 /// The first of the pods that have not ended.

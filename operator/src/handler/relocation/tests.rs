@@ -98,7 +98,24 @@ fn pods_have_ended_when_nothing_of_them_is_left() {
         (deployment(2, 1, 0, 0), vec![], false),
         (deployment(2, 2, 1, 0), vec![], false),
     ] {
-        assert_eq!(has_stopped(Some(&deployment), &pods), expected, "{deployment:?} {pods:?}");
+        let change = Change::Replay(&ReplayStatus::default());
+        assert_eq!(has_stopped(change, Some(&deployment), &pods), expected, "{deployment:?} {pods:?}");
     }
-    assert!(!has_stopped(None, &[]));
+    let replay = |phase| ReplayStatus { phase, ..ReplayStatus::default() };
+    let (stopping, moving) = (replay(ReplayPhase::Stopping), replay(ReplayPhase::Moving));
+    assert!(!has_stopped(Change::Replay(&stopping), None, &[]), "it never had any");
+    assert!(has_stopped(Change::Replay(&moving), None, &[]), "removed in the middle");
+    assert!(!has_stopped(Change::Replay(&moving), None, &[pod("Running")]));
+}
+
+#[test]
+fn lanes_that_are_being_made_hold_up_the_release_of_events() {
+    for (lanes, most) in [
+        (json!({"count": 2}), 2),
+        (json!({"count": 2, "change": {"count": 8, "after": 4}}), 8),
+        (json!({"count": 8, "change": {"count": 3, "after": 4}}), 8),
+    ] {
+        let handler = handler(json!({}), json!({"lanes": lanes}));
+        assert_eq!(most_lanes(&handler), Some(most), "{lanes}");
+    }
 }
