@@ -19,6 +19,8 @@ pub enum Holder {
     Broker(BrokerKey),
     /// A topic, with its handlers.
     Topic(TopicKey),
+    /// The handlers of a namespace that name topics which have not let them in.
+    Strangers(String),
 }
 
 /// The slots.

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
@@ -73,8 +74,7 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
     let Some(owner) = Owner::of(cached.as_ref()) else {
         return Ok(Action::await_change());
     };
-    let topic = reference::topic_of(&cached);
-    let _slot = context.slots.enter(Holder::Topic(topic)).await;
+    let _slot = context.slots.enter(holder(&context, &cached)).await;
     let started = std::time::Instant::now();
     let outcome = match context.current(cached, &owner).await {
         Ok(Some(handler)) => step(&handler, &owner, &context).await,
@@ -85,12 +85,19 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
     outcome
 }
 
+/// Whose share of the slots it takes. Those that no topic has let in do not take that of the topic which they name.
+fn holder(context: &Context, handler: &EventHandler) -> Holder {
+    if observe::is_granted(context, handler) {
+        Holder::Topic(reference::topic_of(handler))
+    } else {
+        Holder::Strangers(handler.namespace().unwrap_or_default())
+    }
+}
+
 async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
     let work = async {
         match finalizer::phase(handler) {
-            Phase::Live | Phase::Deleting if is_paused(handler) => {
-                status::write_paused(context, handler, owner).await.map(|()| Action::await_change())
-            }
+            Phase::Live | Phase::Deleting if is_paused(handler) => paused(handler, owner, context).await,
             // Boxed: it is large, and would be part of every reconcile in flight.
             Phase::Live => Box::pin(live(handler, owner, context)).await,
             Phase::Deleting => deleting(handler, owner, context).await,
@@ -105,17 +112,24 @@ async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     outcome
 }
 
+/// Nothing is changed. But whoever pauses it does not keep by that what the topic's owner has withdrawn.
+async fn paused(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    if !observe::is_granted(context, handler) && reference::was_let_in(handler) {
+        subscribe::withdraw(context, owner, &reference::topic_of(handler)).await?;
+    }
+    status::write_paused(context, handler, owner).await?;
+    Ok(Action::await_change())
+}
+
 async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    reference::check(handler)?;
     let observed = observe(context, owner, handler).await?;
-    let mut settings = Settings::of(&handler.spec)?;
     let topic = match &observed.topic {
         Ok(topic) => topic,
         // What runs continues: delivering does not need the operator. Unless it is not let in any more.
         Err(not_yet) => {
             let mut again = RESYNC;
             if not_yet.reason == NOT_ALLOWED_BY_TOPIC
-                && finalizer::is_set(handler)
+                && reference::was_let_in(handler)
                 && let Err(error) = subscribe::withdraw(context, owner, &reference::topic_of(handler)).await
             {
                 tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
@@ -125,6 +139,8 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
             return Ok(Action::requeue(again));
         }
     };
+    reference::check(handler)?;
+    let mut settings = Settings::of(&handler.spec)?;
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
     finalizer::ensure(context, handler, owner).await?;
     let wanted = settings.delivery.order;
@@ -136,6 +152,12 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         && relocation::can_run(context, owner, topic, change).await?
     {
         return relocation::run(context, handler, owner, topic, &settings, change).await;
+    }
+    if change.is_some_and(relocation::has_begun)
+        && let Some(deployment) = &observed.deployment
+    {
+        scale_only(context, owner, deployment.clone(), 0).await?;
+        return relocation::wait_for_end(context, handler, owner, &observed.pods).await;
     }
     // What could not be changed on the broker holds up nothing that is there already: pods roll out and scale.
     let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic).await {
@@ -153,12 +175,6 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         owner,
         settings: &settings,
         topic,
-    if change.is_some_and(relocation::has_begun)
-        && let Some(deployment) = &observed.deployment
-    {
-        scale_only(context, owner, deployment.clone(), 0).await?;
-        return relocation::wait_for_end(context, handler, owner, &observed.pods).await;
-    }
         identity: observed.identity.as_ref(),
         replicas: plan.replicas,
         args: &context.args,
@@ -326,6 +342,11 @@ async fn scale_only(
 
 /// Its consumer and its rights on the broker go first; Deployment and Secret go with their owner.
 async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
+    if reference::other_namespace(handler).is_some() && !reference::was_let_in(handler) {
+        // Nothing was made of it at the topic that it names: nothing is done there, and nothing told of it.
+        finalizer::remove(context, handler, owner).await?;
+        return Ok(Action::await_change());
+    }
     let key = reference::topic_of(handler);
     let unsubscribed = match observe::topic(context, &key).await? {
         Ok(topic) => {
@@ -335,6 +356,8 @@ async fn deleting(handler: &EventHandler, owner: &Owner, context: &Context) -> R
         // Nothing can be undone on a broker that is not there; one that comes back with its retained events
         // removes what this handler left when the topic is reconciled.
         Err(not_yet) if matches!(not_yet.reason, "TopicNotFound" | "TopicDeleting") => Ok(()),
+        // How it is with the topic is not for those whom it does not grant any more.
+        Err(_) if !observe::is_granted(context, handler) => Err(Error::Broker("it cannot be reached".into())),
         Err(not_yet) => Err(Error::Broker(not_yet.message)),
     };
     if let Err(error) = unsubscribed {

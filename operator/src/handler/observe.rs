@@ -79,7 +79,7 @@ async fn topic_and_destinations(
     handler: &EventHandler,
 ) -> Result<Result<Topic, NotYet>, Error> {
     let wanted = reference::topic_of(handler);
-    if reference::other_namespace(handler).is_some() && !is_granted(context, handler, &wanted) {
+    if !is_granted(context, handler) {
         return Ok(Err(not_granted(handler, &wanted)));
     }
     let mut keys = BTreeMap::new();
@@ -112,7 +112,12 @@ async fn topic_and_destinations(
     Ok(topic.map(|topic| Topic { destinations: keys, ..topic }))
 }
 
-fn is_granted(context: &Context, handler: &EventHandler, wanted: &brokers::TopicKey) -> bool {
+/// Whether the handler may have the events of the topic that it names, which is of its own namespace or grants that.
+pub fn is_granted(context: &Context, handler: &EventHandler) -> bool {
+    if reference::other_namespace(handler).is_none() {
+        return true;
+    }
+    let wanted = reference::topic_of(handler);
     let topic = get(&context.stores.topics_for_handlers, &wanted.namespace, &wanted.name);
     topic.is_some_and(|topic| context.stores.admits_handler(&topic, handler))
 }

@@ -3,6 +3,7 @@
 use kube::ResourceExt as _;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
+use tidegate_crds::conditions::kind;
 
 use crate::brokers::TopicKey;
 use crate::error::Error;
@@ -23,6 +24,15 @@ pub fn other_namespace(handler: &EventHandler) -> Option<&str> {
 pub fn known_as(handler: &EventHandler) -> String {
     let namespace = handler.namespace().unwrap_or_default();
     layout::handler_name(&topic_of(handler).namespace, &namespace, &handler.name_any())
+}
+
+/// Whether its topic has granted it something: only the operator writes this, so nobody claims it by what they write.
+pub fn was_let_in(handler: &EventHandler) -> bool {
+    let Some(status) = &handler.status else { return false };
+    let mut conditions = status.conditions.iter();
+    status.position.is_some()
+        || status.selector.is_some()
+        || conditions.any(|known| known.type_ == kind::GRANTED && known.status == "True")
 }
 
 /// The topic's name, with its namespace where that is not the handler's own.

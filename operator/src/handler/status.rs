@@ -68,7 +68,10 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     if subscription.is_some() {
         status.lanes = lanes(status.lanes, order, &moving);
     }
-    count_pods(&mut status, owner, deployment);
+    count_pods(&mut status, deployment);
+    let selector: Vec<_> =
+        names::handler_selector(&owner.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    status.selector = Some(selector.join(","));
     status.scaling = Some(Scaling { desired: signed(plan.replicas), reason: plan.reason.text().to_owned() });
     status.lag = context.lag.lag(&(owner.namespace.clone(), owner.name.clone())).or(status.lag);
     if let Some(lag) = &mut status.lag {
@@ -182,7 +185,7 @@ pub async fn write_waiting(
 ) -> Result<(), Error> {
     let mut status = handler.status.clone().unwrap_or_default();
     if let Some(deployment) = &observed.deployment {
-        count_pods(&mut status, owner, deployment);
+        count_pods(&mut status, deployment);
     }
     let mut parts: Vec<_> = granted(handler, Some(why)).into_iter().collect();
     parts.extend([
@@ -232,13 +235,10 @@ fn conclude(status: &mut EventHandlerStatus, handler: &EventHandler, found: Vec<
     status.observed_generation = handler.metadata.generation;
 }
 
-fn count_pods(status: &mut EventHandlerStatus, owner: &Owner, deployment: &Deployment) {
+fn count_pods(status: &mut EventHandlerStatus, deployment: &Deployment) {
     let counts = deployment.status.as_ref();
     status.replicas = counts.and_then(|counts| counts.replicas).unwrap_or(0);
     status.ready_replicas = counts.and_then(|counts| counts.ready_replicas).unwrap_or(0);
-    let selector: Vec<_> =
-        names::handler_selector(&owner.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    status.selector = Some(selector.join(","));
 }
 
 /// The conditions about what is kept of events that failed.

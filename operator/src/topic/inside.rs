@@ -318,7 +318,7 @@ async fn without_orphans(
         .collect();
     // Asked after these, and live: a handler that has a consumer or a stream was there before it.
     let known = subscribed.iter().map(|(handler, _)| *handler).chain(handler_streams::handlers(&streams));
-    let handlers = handlers_of(context, owner, known).await?;
+    let handlers = handlers_of(context, owner, topic, known).await?;
     let alive: HashSet<&str> = handlers.iter().filter_map(|handler| handler.metadata.uid.as_deref()).collect();
     let mut count = 0;
     for (handler, uid) in subscribed {
@@ -355,12 +355,16 @@ async fn without_orphans(
 async fn handlers_of(
     context: &Context,
     owner: &Owner,
+    topic: &EventTopic,
     known: impl Iterator<Item = &str>,
 ) -> Result<Vec<EventHandler>, Error> {
     let own = owner.namespace.as_str();
     let mut namespaces: BTreeSet<String> = known.map(|name| layout::handler_named(own, name).0.to_owned()).collect();
     namespaces.insert(own.to_owned());
-    namespaces.extend(context.stores.handlers_of(&key(owner)).iter().filter_map(|handler| handler.namespace()));
+    // Of those that only name the topic, however many, nothing is asked.
+    let named = context.stores.handlers_of(&key(owner));
+    let granted = named.iter().filter(|handler| context.stores.admits_handler(topic, handler));
+    namespaces.extend(granted.filter_map(|handler| handler.namespace()));
     let mut handlers = Vec::new();
     // The broker may say what it likes.
     for namespace in namespaces.into_iter().filter(|namespace| context.stores.is_namespace(namespace)) {

@@ -153,6 +153,45 @@ async fn a_handler_of_another_namespace_waits_for_the_grant_and_has_all_in_its_o
     world.operator.stop().await;
 }
 
+/// The annotation and the finalizer are for whoever writes the handler, and the grant is not.
+#[tokio::test]
+async fn a_paused_handler_does_not_keep_what_is_withdrawn() {
+    let _turn = turn().await;
+    let world = World::start("paused", json!({"from": "All"})).await;
+    let web = &world.web;
+    let made = world.far_handler(json!({})).await;
+    world.until_let_in(&made).await;
+    until_reason(web, "Subscribed", "Subscribed").await;
+    let pause = json!({"metadata": {"annotations": {"tidegate.io/paused": "true"}, "finalizers": null}});
+    web.merge::<EventHandler>("billing", pause).await;
+    until_reason(web, "Paused", "Paused").await;
+    world.shop.merge::<EventTopic>("orders", json!({"spec": {"handlers": {"from": "Same"}}})).await;
+    eventually("it is let in no more", async || (!world.is_let_in(&made).await).then_some(())).await;
+    world.operator.stop().await;
+}
+
+/// A finalizer that a stranger wrote is no sign that something was made at the topic.
+#[tokio::test]
+async fn a_handler_that_was_never_let_in_ends_without_a_trace_at_the_topic() {
+    let _turn = turn().await;
+    let mut world = World::start("never", json!({})).await;
+    let far = spec(json!({"topicNamespace": world.shop.name, "replicas": 1}));
+    let claims = merged(&handler("billing", far), &json!({"metadata": {"finalizers": ["tidegate.io/cleanup"]}}));
+    world.web.create::<EventHandler>(claims).await;
+    refusal(&world.web).await;
+    // There is nothing to wait for, so not for its broker.
+    world.server.stop();
+    world.web.api::<EventHandler>().delete("billing", &DeleteParams::default()).await.unwrap();
+    eventually("it is gone", async || {
+        world.web.api::<EventHandler>().get_opt("billing").await.ok()?.is_none().then_some(())
+    })
+    .await;
+    let topic: EventTopic = world.shop.api().get("orders").await.unwrap();
+    assert_eq!(topic.metadata.annotations, None);
+    assert_eq!(world.web.events("LeftOnBroker").await, [] as [String; 0]);
+    world.operator.stop().await;
+}
+
 #[tokio::test]
 async fn a_handler_that_is_not_granted_any_more_is_let_in_no_more_and_keeps_its_place() {
     let _turn = turn().await;
