@@ -258,7 +258,8 @@ pub struct Ingress {
     /// How much it takes at a time.
     #[serde(default)]
     pub capacity: Capacity,
-    /// What the broker does before it acknowledges an event.
+    /// What a server that is the broker's only one does before it acknowledges an event. (How many there are changes while
+    /// the ingress runs: [`Topics::several_servers`].)
     #[serde(default)]
     pub flush: Flush,
     /// Certificates besides its own, for clients that ask for their host names.

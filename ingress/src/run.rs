@@ -10,6 +10,7 @@ use tidegate_broker_client::contract;
 use tidegate_broker_client::identity::{self, Unreadable};
 use tidegate_broker_client::wake::{self, Wake};
 use tidegate_wire::nats::{Client, SubscribeError};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -176,7 +177,8 @@ fn shared(config: &contract::Ingress, client: Client, limits: &Limits) -> Shared
     Shared {
         client,
         server: config.servers.first().and_then(|url| tidegate_telemetry::Server::parse(url)),
-        flush: config.flush,
+        flush_of_one: config.flush,
+        flush: watch::Sender::new(config.flush),
         pod: POD.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default().into(),
         volume: config.volume.clone(),
         admission: Arc::new(Admission::new(limits)),

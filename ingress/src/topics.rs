@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
-use tidegate_broker_client::contract::{self, ServedTopic};
+use tidegate_broker_client::contract::{self, Flush, ServedTopic};
 use tidegate_broker_client::message_id::BadKey;
 
 use crate::intake::Intake;
@@ -114,6 +114,8 @@ impl Topics {
             }
         }
         *engines = next;
+        let flush = if wanted.several_servers { Flush::Shared } else { self.shared.flush_of_one };
+        self.shared.flush.send_if_modified(|known| std::mem::replace(known, flush) != flush);
         self.current.store(Arc::new(table));
         Ok(())
     }

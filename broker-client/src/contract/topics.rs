@@ -30,6 +30,10 @@ pub struct Topics {
     /// The certificate authorities whose client certificates are good, PEM; `None`: clients are not asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_cas: Option<String>,
+    /// Whether the broker has more than one server. They flush what many publishers sent together
+    /// ([`super::Flush::Shared`]), whatever one on its own does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub several_servers: bool,
 }
 
 /// A topic as its ingress knows it.

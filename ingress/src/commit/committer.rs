@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use futures::FutureExt as _;
 use tidegate_broker_client::contract::Flush;
 use tidegate_wire::nats::Client;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -56,11 +56,12 @@ struct PendingMessage {
 }
 
 impl Committer {
-    /// Over this connection, to a broker that stores like `flush`. What waits or is under way takes room in the pool.
-    pub fn new(client: Client, flush: Flush, timeout: Duration, pool: Arc<Pool>) -> Self {
+    /// Over this connection, to a broker that stores like `flush` says at the moment. What waits or is under way takes room
+    /// in the pool.
+    pub fn new(client: Client, mut flush: watch::Receiver<Flush>, timeout: Duration, pool: Arc<Pool>) -> Self {
         let (submissions, submitted) = mpsc::unbounded_channel();
-        let ledger = Ledger::new(Rule::new(flush), timeout);
-        let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted)));
+        let ledger = Ledger::new(Rule::new(*flush.borrow_and_update()), timeout);
+        let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted, flush)));
         Self { submissions, pool, own: ArcSwapOption::empty(), timeout, _task: task }
     }
 
@@ -129,7 +130,12 @@ struct Driver {
     hasher: RandomState,
 }
 
-async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedReceiver<Submission>) {
+async fn run(
+    client: Client,
+    ledger: Ledger,
+    mut submissions: mpsc::UnboundedReceiver<Submission>,
+    mut flush: watch::Receiver<Flush>,
+) {
     let mut connection = client.link();
     let Ok((link, mut answers)) = link::open(client) else { return };
     let (held, outbox, hasher) = (HashMap::new(), VecDeque::new(), RandomState::new());
@@ -155,6 +161,7 @@ async fn run(client: Client, ledger: Ledger, mut submissions: mpsc::UnboundedRec
                 Ok(()) => {}
                 Err(_) => return,
             },
+            Ok(()) = flush.changed() => driver.ledger.set_flush(*flush.borrow_and_update()),
             () = at(wake) => {}
         }
         // Whatever else is there comes before the next look at what is to be sent: then it can go together.

@@ -16,7 +16,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use tidegate_broker_client::contract::MIN_BATCH_WINDOW;
+use tidegate_broker_client::contract::{Flush, MIN_BATCH_WINDOW};
 
 use self::doubt::Doubt;
 use self::entry::{Batch, Entry, Request, State};
@@ -100,6 +100,11 @@ impl Ledger {
             next_batch: 0,
             next_deadline: None,
         }
+    }
+
+    /// From now on the broker stores like this. What is under way ends as it began.
+    pub fn set_flush(&mut self, flush: Flush) {
+        self.rule = Rule::new(flush);
     }
 
     /// Takes the events of a request, in this order. They get consecutive tickets, of which the first is returned.

@@ -8,6 +8,7 @@ use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::message_id::{BadKey, TopicKey};
 use tidegate_telemetry::Server;
 use tidegate_wire::nats::Client;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +29,10 @@ pub struct Shared {
     pub client: Client,
     /// The broker's address.
     pub server: Option<Server>,
-    /// What the broker does before it acknowledges an event.
-    pub flush: Flush,
+    /// What a server that is the broker's only one does before it acknowledges an event.
+    pub flush_of_one: Flush,
+    /// What the broker does now.
+    pub flush: watch::Sender<Flush>,
     /// This pod's name.
     pub pod: Arc<str>,
     /// A folder on the broker's volume.
@@ -88,7 +91,7 @@ impl RunningEngine {
         let place = Destination::new(&topic.id, shared.server.clone());
         let is_queued = topic.routing == Routing::Queued;
         let queue = is_queued.then(|| Queue {
-            committer: Committer::new(client.clone(), shared.flush, timeout, Arc::clone(&shared.pool)),
+            committer: Committer::new(client.clone(), shared.flush.subscribe(), timeout, Arc::clone(&shared.pool)),
             alarm: Alarm::new(client.clone(), subjects.report(), Arc::clone(&shared.pod), shared.volume.clone()),
         });
         let (place_of_delayed, counted) = (place.clone(), Arc::clone(&metrics));

@@ -91,6 +91,7 @@ mod tests {
             topics: served,
             tokens: Some(TokenTrust { issuer: "i".repeat(MAX_KEYS_TEXT - 64), ..TokenTrust::default() }),
             client_cas: Some("\n".repeat(MAX_CLIENT_CAS)),
+            ..Topics::default()
         };
         assert!(serde_json::to_string(&file).unwrap().len() <= MAX_TOPICS_FILE);
         topics[with].publishers = topic("t", 1).publishers;

@@ -307,6 +307,25 @@ fn without_a_connection_only_what_may_be_stored_waits_for_one() {
     world.end();
 }
 
+/// Its broker has more servers from some moment on, or is alone again.
+#[test]
+fn how_the_broker_stores_may_change_at_any_time() {
+    let mut world = World::new(Flush::Shared);
+    world.step(Step::Submit(events(100)));
+    assert!(world.ledger.batch.is_none(), "they share flushes: nothing is gathered");
+    world.ledger.set_flush(Flush::PerCommit);
+    world.step(Step::Submit((200..300).map(|id| (id, 300)).collect()));
+    assert!(world.ledger.batch.is_some(), "one by one would cost a flush each");
+    world.ledger.set_flush(Flush::Shared);
+    world.step(Step::Submit((400..500).map(|id| (id, 300)).collect()));
+    for _ in 0..300 {
+        world.step(Step::Serve(Fate::Arrives));
+        world.step(Step::Answer);
+    }
+    assert_eq!(world.outcomes.len(), 300);
+    world.end();
+}
+
 /// Each success of a request gives the rest of it its time again: a slow disk does not fail the last of a thousand.
 #[test]
 fn a_request_that_gets_on_has_time() {

@@ -290,7 +290,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         volume: Some(DATA_FOLDER.into()),
         topics: TOPICS_FOLDER.into(),
         capacity: input.settings.capacity,
-        flush: input.settings.flush(),
+        flush: input.settings.flush_of_one(),
         certificates: with_certificates(input)
             .map(|(access, _)| AccessCertificate {
                 folder: format!("{ACCESS_FOLDER}/{}", access.name).into(),

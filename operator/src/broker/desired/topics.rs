@@ -16,7 +16,8 @@ pub fn file(input: &Input<'_>) -> Result<Child, Error> {
         let key = message_id::key_text(&input.authority.message_id_key(&topic.id)?);
         topics.push(topic.served(key));
     }
-    let file = Topics { topics, tokens: input.trust.tokens.clone(), client_cas: input.trust.client_cas.clone() };
+    let (tokens, client_cas) = (input.trust.tokens.clone(), input.trust.client_cas.clone());
+    let file = Topics { topics, tokens, client_cas, several_servers: input.settings.replicas > 1 };
     let text = serde_json::to_string(&file).map_err(kube::Error::SerdeError)?;
     Ok(secret(input, &names::topics(&input.owner.name), Data::from([(TOPICS_FILE.into(), text)])))
 }
