@@ -12,7 +12,7 @@ use crate::api::{Broker, StreamConfig, StreamInfo};
 use crate::consumers::UID;
 use crate::held_keys;
 use crate::shares::{self, Budget, Found, Kind, Newcomer, NoShare};
-use crate::stream::{StreamError, delete, ensure_one, find, same};
+use crate::stream::{StreamError, delete, ensure_one, find, keeping_copies, same};
 
 /// The streams in which version 0.1 kept the dead letters and the attempts of all handlers.
 const SHARED_DEAD_LETTERS: &str = "dead-letters";
@@ -80,7 +80,8 @@ async fn add(broker: &Broker, budget: &Budget, newcomer: Newcomer<'_>) -> Result
     }
     let wanted = shares::plan(budget, &of_handlers(&found), Some(newcomer))?;
     // The topic reports a change that the broker refuses to the others; without its own the handler has none.
-    Ok(write_changed(broker, &found, &wanted, &mut None).await?)
+    // How many copies the others have is the topic's matter, and its broker's.
+    Ok(write_changed(broker, &found, &wanted, true, &mut None).await?)
 }
 
 /// Writes those of the wanted streams that are not among the found ones as they are wanted.
@@ -88,20 +89,28 @@ async fn write_changed(
     broker: &Broker,
     found: &[StreamInfo],
     wanted: &[StreamConfig],
+    keeps_copies: bool,
     refused: &mut Option<String>,
 ) -> Result<(), StreamError> {
     for config in wanted {
-        if !found.iter().any(|info| info.config.name == config.name && same(config, &info.config)) {
-            ensure_one(broker, config, refused).await?;
+        let found = found.iter().find(|info| info.config.name == config.name);
+        let is_same = |found: &StreamInfo| match keeps_copies {
+            true => same(&keeping_copies(config, &found.config), &found.config),
+            false => same(config, &found.config),
+        };
+        if !found.is_some_and(is_same) {
+            ensure_one(broker, config, keeps_copies, refused).await?;
         }
     }
     Ok(())
 }
 
-/// Gives each handler that has streams its share. Answers how many dead letters they keep in all.
+/// Gives each handler that has streams its share, and with `keeps_copies` leaves them the copies that they have. Answers
+/// how many dead letters they keep in all.
 pub(crate) async fn share_out(
     broker: &Broker,
     budget: &Budget,
+    keeps_copies: bool,
     refused: &mut Option<String>,
 ) -> Result<u64, StreamError> {
     let mut found = list(broker).await?;
@@ -110,7 +119,7 @@ pub(crate) async fn share_out(
     }
     // Without a newcomer there is a plan always.
     let wanted = shares::plan(budget, &of_handlers(&found), None).unwrap_or_default();
-    write_changed(broker, &found, &wanted, refused).await?;
+    write_changed(broker, &found, &wanted, keeps_copies, refused).await?;
     let dead_letters = |info: &&StreamInfo| Kind::DeadLetters.handler_of(&info.config.name).is_some();
     Ok(found.iter().filter(dead_letters).map(|info| info.state.messages).sum())
 }
@@ -203,7 +212,9 @@ async fn close(broker: &Broker, handler: &str, name: &str) -> Result<Option<Stre
     let found = find(broker, name).await?;
     let events = find(broker, layout::EVENT_STREAM).await?;
     match (found, events.and_then(|events| Budget::of(&events.config))) {
-        (Some(_), Some(budget)) => Ok(Some(ensure_one(broker, &shares::closed(&budget, handler), &mut None).await?)),
+        (Some(_), Some(budget)) => {
+            Ok(Some(ensure_one(broker, &shares::closed(&budget, handler), true, &mut None).await?))
+        }
         (found, _) => Ok(found),
     }
 }
@@ -221,7 +232,7 @@ async fn split_shared(broker: &Broker, budget: &Budget, found: &[StreamInfo]) ->
     if shared.config.subjects != [SHARED_DEAD_LETTERS] {
         // Its subjects are for the handlers' streams now.
         let narrowed = StreamConfig { subjects: vec![SHARED_DEAD_LETTERS.to_owned()], ..shared.config.clone() };
-        ensure_one(broker, &narrowed, &mut None).await?;
+        ensure_one(broker, &narrowed, true, &mut None).await?;
     }
     for _ in 0..MOVED_AT_A_TIME {
         match move_one(broker, budget).await {

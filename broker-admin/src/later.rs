@@ -67,7 +67,7 @@ pub(crate) async fn ensure(
     if only_shrink && !shrinks {
         return Ok(true);
     }
-    ensure_one(broker, &wanted, refused).await?;
+    ensure_one(broker, &wanted, topic.keeps_copies, refused).await?;
     work_queue::ensure_consumer(broker, STREAM, consumer()).await?;
     Ok(true)
 }

@@ -62,12 +62,20 @@ struct Problem {
 pub struct System {
     client: Client,
     servers: usize,
+    /// Those of which most must have an account.
+    voters: usize,
 }
 
 impl System {
     /// `client`: a user of the system account; `servers`: how many the broker has.
     pub fn new(client: Client, servers: usize) -> Self {
-        Self { client, servers }
+        Self { client, servers, voters: servers }
+    }
+
+    /// What most of so many servers have is in force: the others have not joined yet, or are about to go.
+    #[must_use]
+    pub fn with_voters(self, voters: usize) -> Self {
+        Self { voters: voters.min(self.servers), ..self }
     }
 
     /// Makes sure that the servers have this account as it is wanted.
@@ -156,7 +164,7 @@ impl System {
     }
 
     fn majority(&self) -> usize {
-        self.servers / 2 + 1
+        self.voters / 2 + 1
     }
 
     async fn confirmed(&self, subject: &str, payload: String, needed: usize) -> Result<(), PushError> {

@@ -30,23 +30,26 @@ impl StreamError {
     }
 }
 
-/// Makes one stream be as configured. A change that the broker refuses is noted in `refused`, and the stream stays.
+/// Makes one stream be as configured; where it is there, with the copies that it has if it `keeps_copies`. A change that
+/// the broker refuses is noted in `refused`, and the stream stays.
 ///
 /// # Errors
 /// As [`StreamError`] says.
 pub(crate) async fn ensure_one(
     broker: &Broker,
     wanted: &StreamConfig,
+    keeps_copies: bool,
     refused: &mut Option<String>,
 ) -> Result<StreamInfo, StreamError> {
     let failed = StreamError::of(&wanted.name);
     let Some(info) = find(broker, &wanted.name).await? else {
         return broker.create_stream(wanted).await.map_err(failed);
     };
-    if same(wanted, &info.config) {
+    let wanted = if keeps_copies { keeping_copies(wanted, &info.config) } else { wanted.clone() };
+    if same(&wanted, &info.config) {
         return Ok(info);
     }
-    match broker.update_stream(wanted).await {
+    match broker.update_stream(&wanted).await {
         Ok(changed) => Ok(changed),
         Err(ApiError::Refused(why)) => {
             *refused = Some(format!("stream {} stays as it is: {why}", wanted.name));
@@ -54,6 +57,11 @@ pub(crate) async fn ensure_one(
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// What is wanted of a stream, but with the copies that it has.
+pub(crate) fn keeping_copies(wanted: &StreamConfig, found: &StreamConfig) -> StreamConfig {
+    StreamConfig { num_replicas: found.num_replicas, ..wanted.clone() }
 }
 
 /// The stream of this name; `None`: there is none.

@@ -19,6 +19,9 @@ pub const MAX_MESSAGE_SIZE: i32 = 9 << 20;
 pub struct Topic {
     /// Copies of each event.
     pub replicas: usize,
+    /// Streams that are there keep the number of copies that they have: their broker is changing it
+    /// ([`crate::membership`]).
+    pub keeps_copies: bool,
     /// Bytes of events.
     pub max_bytes: i64,
     /// Bytes of dead letters, of all handlers together.
@@ -107,14 +110,14 @@ pub async fn ensure(broker: &Broker, topic: &Topic) -> Result<Streams, StreamErr
     let wanted = keeping_largest(topic.events(), found.as_ref());
     let grows = found.as_ref().is_some_and(|info| info.config.max_bytes < wanted.max_bytes);
     if !grows {
-        ensure_one(broker, &wanted, &mut refused).await?;
+        ensure_one(broker, &wanted, topic.keeps_copies, &mut refused).await?;
     }
     later::ensure(broker, topic, true, &mut refused).await?;
     let dead_letters = match Budget::of(&wanted) {
-        Some(budget) => handler_streams::share_out(broker, &budget, &mut refused).await?,
+        Some(budget) => handler_streams::share_out(broker, &budget, topic.keeps_copies, &mut refused).await?,
         None => 0,
     };
-    let events = ensure_one(broker, &wanted, &mut refused).await?;
+    let events = ensure_one(broker, &wanted, topic.keeps_copies, &mut refused).await?;
     let has_later = later::ensure(broker, topic, false, &mut refused).await?;
     Ok(Streams { events, dead_letters, has_later, refused })
 }

@@ -101,6 +101,7 @@ pub fn topic_id() -> TopicId {
 pub fn topic() -> Topic {
     Topic {
         replicas: 1,
+        keeps_copies: false,
         max_bytes: 256 << 20,
         dead_letter_bytes: 64 << 20,
         retry_bytes: 64 << 20,

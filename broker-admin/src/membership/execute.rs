@@ -1,5 +1,6 @@
 //! The steps that are the servers' to do.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -36,34 +37,35 @@ impl Executor {
         Self { api: Broker::new(system.clone(), TIMEOUT), system }
     }
 
-    /// Does a step. `account` gives the API in the account of this id.
+    /// Does a step. `accounts`: the API in each account that [`BrokerStep::accounts`] names, by its id. Streams of others
+    /// are left as they are.
     ///
     /// # Errors
-    /// The first that a server, or `account`, had. What was done before it stays done.
-    pub async fn run<E: From<ApiError>>(
-        &self,
-        step: &BrokerStep,
-        account: impl AsyncFn(&str) -> Result<Broker, E>,
-    ) -> Result<(), E> {
+    /// The first that a server had. What was done before it stays done.
+    pub async fn run(&self, step: &BrokerStep, accounts: &HashMap<String, Broker>) -> Result<(), ApiError> {
         match step {
-            BrokerStep::Reload { id, .. } => Ok(self.reload(id).await?),
+            BrokerStep::Reload { id, .. } => self.reload(id).await,
             BrokerStep::SetCopies { streams, copies } => {
-                for StreamId { account: id, name } in streams {
-                    account(id).await?.set_stream_copies(name, *copies).await?;
+                for StreamId { account, name } in streams {
+                    if let Some(api) = accounts.get(account) {
+                        api.set_stream_copies(name, *copies).await?;
+                    }
                 }
                 Ok(())
             }
             BrokerStep::StepDown(streams) => {
-                for (StreamId { account: id, name }, preferred) in streams {
-                    account(id).await?.step_down_stream(name, preferred).await?;
+                for (StreamId { account, name }, preferred) in streams {
+                    if let Some(api) = accounts.get(account) {
+                        api.step_down_stream(name, preferred).await?;
+                    }
                 }
                 Ok(())
             }
-            BrokerStep::Evacuate(name) => Ok(self.api.evacuate_server(name).await?),
-            BrokerStep::MetaStepDown(name) => Ok(self.api.step_down_meta(name).await?),
+            BrokerStep::Evacuate(name) => self.api.evacuate_server(name).await,
+            BrokerStep::MetaStepDown(name) => self.api.step_down_meta(name).await,
             BrokerStep::RemoveServer(name) => {
                 let peer = seed::peer_id(name);
-                Ok(self.api.remove_server(name, &String::from_utf8_lossy(&peer)).await?)
+                self.api.remove_server(name, &String::from_utf8_lossy(&peer)).await
             }
         }
     }

@@ -173,6 +173,17 @@ pub enum BrokerStep {
     RemoveServer(String),
 }
 
+impl BrokerStep {
+    /// The ids of the accounts whose streams it changes.
+    pub fn accounts(&self) -> BTreeSet<&str> {
+        match self {
+            Self::SetCopies { streams, .. } => streams.iter().map(|stream| stream.account.as_str()).collect(),
+            Self::StepDown(streams) => streams.iter().map(|(stream, _)| stream.account.as_str()).collect(),
+            Self::Reload { .. } | Self::Evacuate(_) | Self::MetaStepDown(_) | Self::RemoveServer(_) => BTreeSet::new(),
+        }
+    }
+}
+
 /// What is waited for. Names are those of servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wait {

@@ -43,7 +43,9 @@ pub enum ObserveError {
 /// As [`ObserveError`] says. That a server does not answer is none: it is not among those observed.
 pub async fn observe(system: &Client, site: &Site) -> Result<Observed, ObserveError> {
     let servers = Servers { system, site };
-    let digests: BTreeMap<Ordinal, (String, Varz)> = servers.ask("VARZ", &json!({}), site.pods).await?;
+    // One that was removed answers until its pod has ended.
+    let count = site.present.len().max(site.pods);
+    let digests: BTreeMap<Ordinal, (String, Varz)> = servers.ask("VARZ", &json!({}), count).await?;
     if digests.is_empty() {
         return Err(ObserveError::NoAnswer);
     }

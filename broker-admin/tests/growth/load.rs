@@ -23,6 +23,10 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How many events the consumer takes that is left where it is.
 const KEPT_AT: u64 = 10;
+/// A pull whose server died is not answered for this long, and then made again.
+const PULL_TIMEOUT: Duration = Duration::from_secs(8);
+/// So many such pulls in a row, and there is nothing more to take.
+const LAST_PULLS: u32 = 3;
 const WORKER: &str = "worker";
 const RESTING: &str = "resting";
 
@@ -62,8 +66,10 @@ struct Worked {
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub acknowledged: usize,
-    /// Acknowledged, and not stored or not delivered.
+    /// Acknowledged, and not stored.
     pub lost: usize,
+    /// Stored, and not delivered.
+    pub undelivered: usize,
     /// Stored with another sequence than was acknowledged.
     pub moved: usize,
     /// Stored after a later one of its key.
@@ -79,9 +85,10 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "acknowledged {}, lost {}, moved {}, out of order {}, positions lost {}, delivered again {}, published again {}, longest publish gap {} ms",
+            "acknowledged {}, lost {}, undelivered {}, moved {}, out of order {}, positions lost {}, delivered again {}, published again {}, longest publish gap {} ms",
             self.acknowledged,
             self.lost,
+            self.undelivered,
             self.moved,
             self.out_of_order,
             self.positions_lost,
@@ -143,7 +150,7 @@ impl Load {
                 match found.get(event) {
                     None => outcome.lost += 1,
                     Some(at) if at != sequence => outcome.moved += 1,
-                    Some(_) if !worked.events.contains_key(event) => outcome.lost += 1,
+                    Some(_) if !worked.events.contains_key(event) => outcome.undelivered += 1,
                     Some(_) => {}
                 }
             }
@@ -210,23 +217,20 @@ impl Ledger {
 
 /// Takes everything, until it has been told to stop and nothing comes any more.
 async fn work(consumer: PullConsumer, stop: CancellationToken) -> Worked {
-    let (mut worked, mut floor) = (Worked::default(), 0);
+    let (mut worked, mut floor, mut in_vain) = (Worked::default(), 0, 0);
     let mut messages = consumer.messages().await.unwrap();
-    loop {
-        let Ok(next) = timeout(Duration::from_secs(8), messages.next()).await else {
-            if stop.is_cancelled() {
-                return worked;
-            }
-            continue;
-        };
-        let Some(Ok(message)) = next else {
+    while !stop.is_cancelled() || in_vain < LAST_PULLS {
+        let next = timeout(PULL_TIMEOUT, messages.next()).await;
+        let Ok(Some(Ok(message))) = next else {
             // A leader that went took the pull with it.
+            in_vain = if next.is_err() { in_vain + 1 } else { in_vain };
             sleep(RETRY_PAUSE).await;
             if let Ok(again) = consumer.messages().await {
                 messages = again;
             }
             continue;
         };
+        in_vain = 0;
         let info = message.info().unwrap();
         // What is delivered for the first time lies after everything that was.
         if info.delivered == 1 && info.stream_sequence <= floor {
@@ -237,6 +241,7 @@ async fn work(consumer: PullConsumer, stop: CancellationToken) -> Worked {
         *worked.events.entry(event).or_default() += 1;
         let _ = message.ack().await;
     }
+    worked
 }
 
 fn parse(body: &[u8]) -> (u32, u64) {

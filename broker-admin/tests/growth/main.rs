@@ -4,13 +4,14 @@
 //! there are three servers and fewer events.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
+#![allow(clippy::print_stdout)] // the steps of a run, and its figures
 
 mod load;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tidegate_broker_admin::api::{ApiError, Broker};
+use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Observed, Step, Wait};
 use tidegate_broker_client::TopicId;
 use tidegate_test_broker::{TestBroker, topic, topic_id};
@@ -87,8 +88,7 @@ impl Growing {
         match step {
             Step::Site(step) => self.broker.step(step).await,
             Step::Broker(step) => {
-                let account = async |id: &str| Ok::<_, ApiError>(self.accounts[id].clone());
-                if let Err(error) = self.executor.run(step, account).await {
+                if let Err(error) = self.executor.run(step, &self.accounts).await {
                     println!("             {error}");
                 }
             }
@@ -124,6 +124,8 @@ async fn run(sizes: &[usize], rate: u32, kills: bool) {
     let exceeded: Vec<&str> = log.lines().filter(|line| line.contains("exceeded")).take(3).collect();
     assert!(exceeded.is_empty(), "a limit of an account: {exceeded:#?}");
     assert_eq!((result.lost, result.moved, result.out_of_order, result.positions_lost), (0, 0, 0, 0), "{result}");
+    // After kill -9 of the only server that has it, a consumer of nats-server 2.15.2 was seen to skip a few events.
+    assert!(kills || result.undelivered == 0, "{result}");
     assert!(result.acknowledged > 100, "{result}");
 }
 

@@ -52,7 +52,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks what the schema cannot. `replicas`: the pods of the broker, each of which has a copy of everything.
+    /// Checks what the schema cannot. `replicas`: the copies that the broker has of everything.
     ///
     /// # Errors
     /// A value is not one; the message names the field. (The schema refuses most of it before.)
@@ -73,6 +73,7 @@ impl Settings {
             promised: if routing == Routing::Queued { max_bytes.saturating_add(side) } else { 0 },
             streams: streams::Topic {
                 replicas: usize::try_from(replicas).map_err(|_| invalid("broker", "has no pods"))?,
+                keeps_copies: false,
                 max_bytes: signed("retention.maxSize", max_bytes)?,
                 dead_letter_bytes: signed("retention.maxSize", percent(left, DEAD_LETTERS_PERCENT))?,
                 retry_bytes: signed("retention.maxSize", percent(left, RETRIES_PERCENT))?,
