@@ -15,6 +15,7 @@ use std::time::Duration;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::api;
 use tidegate_broker_admin::push::System;
+use tidegate_broker_admin::server::Server;
 use tidegate_broker_admin::serving::Ingresses;
 use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest, Usage};
 use tidegate_broker_client::TopicId;
@@ -24,7 +25,8 @@ use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 
-use self::session::{Connected, Sessions};
+use self::session::{Connected, Sessions, Site};
+use crate::broker::scale::Scale;
 use crate::error::Error;
 use crate::names;
 
@@ -71,11 +73,23 @@ pub struct Place {
     /// Its root of trust.
     pub authority: Authority,
     /// Its pods.
-    pub replicas: i32,
+    pub pods: i32,
+    /// Those of them without most of which nothing is stored.
+    pub voters: i32,
+}
+
+impl Place {
+    /// Of a broker that has so many servers now.
+    pub fn new(broker: BrokerKey, authority: Authority, scale: &Scale) -> Self {
+        Self { broker, authority, pods: scale.pods, voters: scale.copies }
+    }
 }
 
 /// The addresses of a broker's pods, of which there are as many.
 pub type Addresses = Arc<dyn Fn(&BrokerKey, i32) -> Vec<String> + Send + Sync>;
+
+/// What a broker's server of this name answers as its digest when it has loaded this configuration.
+pub type Digests = Arc<dyn Fn(&BrokerKey, &Server, &str) -> String + Send + Sync>;
 
 /// A broker's servers and ingresses, reached.
 pub struct Servers {
@@ -222,13 +236,13 @@ impl Brokers {
     /// They cannot be reached now. The session keeps trying.
     pub async fn servers(&self, place: &Place) -> Result<Arc<Servers>, Error> {
         let what = format!("broker {}/{}", place.broker.namespace, place.broker.name);
-        let addresses = (self.addresses)(&place.broker, place.replicas);
-        let authority = place.authority.clone();
+        let site = self.site(place);
+        let (authority, at) = (place.authority.clone(), site.clone());
         let open = move || {
-            let (authority, addresses, what) = (authority.clone(), addresses.clone(), what.clone());
-            async move { open_servers(&what, &authority, &addresses).await }
+            let (authority, at, what) = (authority.clone(), at.clone(), what.clone());
+            async move { open_servers(&what, &authority, &at).await }
         };
-        self.servers.get(&place.broker, &place.authority, open).await
+        self.servers.get(&place.broker, site, open).await
     }
 
     /// A topic's account on its broker. Begins a session if there is none.
@@ -240,7 +254,8 @@ impl Brokers {
         let servers = self.servers(place).await?;
         let id = TopicId::new(topic.namespace.clone(), topic.name.clone())
             .map_err(|error| Error::refused("InvalidName", error.to_string()))?;
-        let addresses = (self.addresses)(&place.broker, place.replicas);
+        let site = self.site(place);
+        let addresses = site.addresses.clone();
         let (all, broker, authority) = (self.servers.clone(), place.broker.clone(), place.authority.clone());
         let open = move || {
             let (all, broker, addresses) = (all.clone(), broker.clone(), addresses.clone());
@@ -251,7 +266,12 @@ impl Brokers {
             }
         };
         drop(servers);
-        self.topics.get(topic, &place.authority, open).await?.check()
+        self.topics.get(topic, site, open).await?.check()
+    }
+
+    fn site(&self, place: &Place) -> Site {
+        let addresses = (self.addresses)(&place.broker, place.pods);
+        Site { root: place.authority.root, voters: usize::try_from(place.voters).unwrap_or(1), addresses }
     }
 
     /// A topic's account if there is a connection.
@@ -286,11 +306,12 @@ impl Brokers {
     }
 }
 
-async fn open_servers(what: &str, authority: &Authority, servers: &[String]) -> Result<Servers, String> {
+async fn open_servers(what: &str, authority: &Authority, site: &Site) -> Result<Servers, String> {
+    let servers = &site.addresses;
     let system = open(what, authority, servers, |authority, now| authority.system_user(now)).await?;
     let ingresses = open(what, authority, servers, |authority, now| authority.ingress_operator_user(now)).await?;
     Ok(Servers {
-        system: System::new(system.clone(), servers.len()),
+        system: System::new(system.clone(), servers.len()).with_voters(site.voters),
         ingresses: Ingresses::new(ingresses.clone(), servers.len()),
         clients: [system, ingresses],
         accounts: tokio::sync::Mutex::default(),

@@ -14,7 +14,7 @@ use crate::apply::Applied;
 use crate::args::Args;
 use crate::broker::nudge::Unserved;
 use crate::broker::room::Promises;
-use crate::brokers::{Addresses, BrokerKey, Brokers};
+use crate::brokers::{Addresses, BrokerKey, Brokers, Digests};
 use crate::changes::Changes;
 use crate::error::Error;
 use crate::health::Health;
@@ -52,6 +52,8 @@ pub struct Context {
     pub slots: Arc<Slots>,
     /// Connections to the brokers.
     pub brokers: Arc<Brokers>,
+    /// By what it is seen that a server has loaded its configuration.
+    pub digests: Digests,
     /// What was promised of the brokers' room.
     pub promises: Arc<Promises>,
     /// Brokers that have to be looked at because of their topics.
@@ -103,6 +105,7 @@ impl Context {
             slots: Arc::default(),
             applied: Arc::default(),
             brokers: Arc::default(),
+            digests: Arc::new(|_, server, name| server.digest(name)),
             promises: Arc::default(),
             broker_changes: Arc::default(),
             unserved: Arc::default(),
@@ -123,6 +126,12 @@ impl Context {
     #[must_use]
     pub fn with_broker_addresses(self, addresses: Addresses) -> Self {
         Self { brokers: Arc::new(Brokers::new(addresses)), ..self }
+    }
+
+    /// With servers that are configured in another way than those in the cluster.
+    #[must_use]
+    pub fn with_server_digests(self, digests: Digests) -> Self {
+        Self { digests, ..self }
     }
 
     /// With other times for the restart of a broker pod.

@@ -27,6 +27,8 @@ pub const CLUSTER_DOMAIN: &str = "cluster.local";
 pub const ROLLS_WITH_ANNOTATION: &str = "tidegate.io/rolls-with";
 /// On a broker's StatefulSet: its servers are a cluster, also where it is one. Earlier versions did not make it so.
 pub const CLUSTER_ANNOTATION: &str = "tidegate.io/cluster";
+/// On a broker's StatefulSet: how many servers it has now ([`crate::broker::scale::Scale`]).
+pub const SERVERS_ANNOTATION: &str = "tidegate.io/servers";
 /// Selects everything the operator watches.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tidegate");
 

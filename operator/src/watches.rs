@@ -119,7 +119,8 @@ pub(crate) fn brokers_for_topics(
                 // What is promised changes with every topic; the others need not hear of it.
                 let usable = status.storage.take().map(|storage| storage.usable_bytes);
                 let storage = usable.map(|usable_bytes| StorageStatus { usable_bytes, ..StorageStatus::default() });
-                *status = EventBrokerStatus { conditions, storage, ..EventBrokerStatus::default() };
+                let replicas = status.replicas;
+                *status = EventBrokerStatus { conditions, storage, replicas, ..EventBrokerStatus::default() };
             }
         });
     significant(events, feed, mark_for_topics)

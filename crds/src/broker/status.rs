@@ -16,14 +16,14 @@ pub struct EventBrokerStatus {
     /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
     /// CertificatesAccepted, where clientCertificates is set, that its authorities are; InUse, while the broker is being
     /// deleted, which topics are on it; Stalled says that a person has to do something; Reconciling, while the pods are
-    /// restarted one by one, what the next one waits for.
+    /// restarted one by one, what the next one waits for, and while the number of servers changes, which step that is at.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
     /// Generation of the specification that this status was made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Number of pods that there should be.
+    /// Number of pods that there should be now. It differs from spec.replicas while the number of servers changes.
     #[serde(default)]
     pub replicas: i32,
     /// Number of pods that are ready.

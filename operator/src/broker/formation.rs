@@ -1,5 +1,6 @@
 //! Whether the servers of a broker have become a cluster, which a single one is too.
 
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tidegate_broker_admin::membership::{self, Site};
@@ -20,7 +21,7 @@ pub(super) fn is_due(pods: &[Pod], replicas: i32) -> bool {
 
 /// Whether all servers say that they are one cluster of as many, and who leads it. What cannot be asked has not.
 pub(super) async fn has_formed(context: &Context, place: &Place, pods: &[Pod]) -> bool {
-    if !is_due(pods, place.replicas) {
+    if !is_due(pods, place.pods) {
         return false;
     }
     observed(context, place).await.is_some_and(|(observed, site)| observed.is_whole(&site))
@@ -29,7 +30,7 @@ pub(super) async fn has_formed(context: &Context, place: &Place, pods: &[Pod]) -
 /// Whether the only server of a broker that has formed waits for others, as one does that has never run: what it had is
 /// gone.
 pub(super) async fn has_lost_volume(context: &Context, place: &Place, pods: &[Pod]) -> bool {
-    if place.replicas != 1 || pods.is_empty() || is_due(pods, place.replicas) {
+    if place.pods != 1 || pods.is_empty() || is_due(pods, place.pods) {
         return false;
     }
     let Some((observed, _)) = observed(context, place).await else { return false };
@@ -71,8 +72,9 @@ pub(super) fn explain(found: &mut [Finding]) {
 ///
 /// # Errors
 /// This is such a broker. It is left as it is.
-pub(super) fn check_version(observed: &Observed, owner: &Owner, replicas: i32) -> Result<(), Error> {
-    let Some(set) = observed.statefulset.as_ref().filter(|_| replicas == 1) else { return Ok(()) };
+pub(super) fn check_version(observed: &Observed, owner: &Owner) -> Result<(), Error> {
+    let is_single = |set: &&StatefulSet| set.spec.as_ref().is_none_or(|spec| spec.replicas.unwrap_or(1) == 1);
+    let Some(set) = observed.statefulset.as_ref().filter(is_single) else { return Ok(()) };
     if set.annotations().contains_key(names::CLUSTER_ANNOTATION) {
         return Ok(());
     }
@@ -87,7 +89,7 @@ pub(super) fn check_version(observed: &Observed, owner: &Owner, replicas: i32) -
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::apps::v1::StatefulSet;
+    use k8s_openapi::api::apps::v1::StatefulSetSpec;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
     use super::*;
@@ -97,12 +99,14 @@ mod tests {
         let owner = Owner { name: "orders".into(), namespace: "shop".into(), reference: OwnerReference::default() };
         let mut set = StatefulSet::default();
         let seen = |set: &StatefulSet| Observed { statefulset: Some(set.clone()), ..Observed::default() };
-        let error = check_version(&seen(&set), &owner, 1).unwrap_err();
+        let error = check_version(&seen(&set), &owner).unwrap_err();
         assert_eq!(error.reason(), "MadeByEarlierVersion");
         assert!(error.to_string().contains("StatefulSet orders-broker"), "{error}");
-        assert!(check_version(&seen(&set), &owner, 3).is_ok(), "three were a cluster");
-        assert!(check_version(&Observed::default(), &owner, 1).is_ok(), "there is none yet");
+        let three =
+            StatefulSet { spec: Some(StatefulSetSpec { replicas: Some(3), ..Default::default() }), ..set.clone() };
+        assert!(check_version(&seen(&three), &owner).is_ok(), "three were a cluster");
+        assert!(check_version(&Observed::default(), &owner).is_ok(), "there is none yet");
         set.metadata.annotations = Some([(names::CLUSTER_ANNOTATION.to_owned(), "true".to_owned())].into());
-        assert!(check_version(&seen(&set), &owner, 1).is_ok());
+        assert!(check_version(&seen(&set), &owner).is_ok());
     }
 }

@@ -4,11 +4,13 @@ mod access;
 pub mod deletion;
 pub mod desired;
 mod formation;
+mod members;
 pub mod nudge;
 mod observe;
 pub mod publishers;
 pub mod restart;
 pub mod room;
+pub mod scale;
 pub mod settings;
 mod status;
 pub mod topics;
@@ -28,8 +30,10 @@ use time::OffsetDateTime;
 
 use crate::apply::{Paced, apply, apply_paced};
 use crate::broker::desired::{Children, Input};
+use crate::broker::members::Progress;
 use crate::broker::observe::{Observed, observe};
 use crate::broker::restart::Rollout;
+use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::broker::trust::Trust;
 use crate::brokers::{BrokerKey, Place};
@@ -94,7 +98,9 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     finalizer::ensure(context, broker, owner).await?;
     let applied = Box::pin(make(broker, owner, context)).await?;
     let is_ready = status::write(context, broker, owner, &applied).await?;
-    let again = if applied.is_changing() {
+    let again = if let Progress::Under { again, .. } = applied.progress {
+        again
+    } else if applied.is_changing() {
         IN_CHANGE
     } else if is_ready && broker.spec.client_certificates.is_some() {
         AUTHORITIES_PERIOD
@@ -118,6 +124,10 @@ struct Made {
     is_formed: bool,
     /// Whether its only server has lost what it had.
     has_lost_volume: bool,
+    /// How many servers it has now.
+    scale: Scale,
+    /// How far they are from those that there are to be.
+    progress: Progress,
     /// How far the pods are.
     rollout: Rollout,
 }
@@ -125,25 +135,26 @@ struct Made {
 impl Made {
     /// Whether something is under way that no watch tells of.
     fn is_changing(&self) -> bool {
-        !self.rollout.is_done() || self.is_forming()
+        !self.rollout.is_done() || !self.progress.is_done() || self.is_forming()
     }
 
     /// Whether all pods are ready, and the servers have not said yet that they are a cluster.
     fn is_forming(&self) -> bool {
-        !self.is_formed && formation::is_due(&self.observed.pods, self.settings.replicas)
+        !self.is_formed && formation::is_due(&self.observed.pods, self.scale.pods)
     }
 }
 
 async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Made, Error> {
     let observed = observe(context, owner).await?;
     let settings = volumes::fit(&broker.spec, Settings::of(&broker.spec)?, &observed)?;
-    formation::check_version(&observed, owner, settings.replicas)?;
-    check_volumes(&observed, settings.replicas)?;
+    formation::check_version(&observed, owner)?;
+    members::check_volumes(&observed, broker)?;
     if observed.statefulset.is_none() && observed.volumes.is_empty() {
         deletion::forget_retained(context, &key(owner)).await?;
     }
     let authority = authority(context, &observed, owner)?;
-    let place = Place { broker: key(owner), authority: authority.clone(), replicas: settings.replicas };
+    let scale = Scale::of(observed.statefulset.as_ref(), broker);
+    let place = Place::new(key(owner), authority.clone(), &scale);
     let known = broker.status.as_ref().is_some_and(|status| status.formed);
     let is_formed = known || formation::has_formed(context, &place, &observed.pods).await;
     let topics = topics::of_broker(context, &key(owner));
@@ -154,22 +165,50 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         settings: &settings,
         authority: &authority,
         observed: &observed,
+        scale: &scale,
         is_formed,
         topics: &topics,
         trust: &trust,
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let children = desired::children(&input)?;
-    let file = children.topics.clone();
-    let statefulset = apply_all(children, &input, context).await?;
-    nudge::pods(context, owner, &observed.pods, &file).await;
-    let rollout = restart::proceed(context, owner, &place, &observed.pods, &statefulset.object).await?;
+    let statefulset = apply_all(&input, context).await?;
+    let (statefulset, progress, rollout) = change(&input, context, &place, statefulset).await?;
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
     let access = access::observe(context, owner, ways, OffsetDateTime::now_utc()).await?;
-    Ok(Made { settings, observed, trust, statefulset, access, is_formed, has_lost_volume, rollout })
+    let scale = Scale::of(Some(&statefulset.object), broker);
+    Ok(Made { settings, observed, trust, statefulset, access, is_formed, has_lost_volume, scale, progress, rollout })
+}
+
+/// Has the servers changed, or pods restarted, but not both: one step of it.
+async fn change(
+    input: &Input<'_>,
+    context: &Context,
+    place: &Place,
+    statefulset: Paced<StatefulSet>,
+) -> Result<(Paced<StatefulSet>, Progress, Rollout), Error> {
+    let (owner, pods, set) = (input.owner, &input.observed.pods, &statefulset.object);
+    // What waits for its turn has not been applied: there is nothing to load yet.
+    let progress = if input.is_formed && !statefulset.waits {
+        members::proceed(context, input, place, restart::has_outdated(pods, set)).await?
+    } else {
+        Progress::Done
+    };
+    let Progress::Under { record, .. } = &progress else {
+        let rollout = restart::proceed(context, owner, place, pods, set).await?;
+        return Ok((statefulset, progress, rollout));
+    };
+    restart::proceed_with_idle(context, owner, place, pods, set).await?;
+    let statefulset = match record {
+        Some(scale) => {
+            let observed = Observed { statefulset: Some(statefulset.object), ..input.observed.clone() };
+            apply_all(&Input { scale, observed: &observed, ..*input }, context).await?
+        }
+        None => statefulset,
+    };
+    Ok((statefulset, progress, Rollout::none()))
 }
 
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.
@@ -189,23 +228,7 @@ fn authority(context: &Context, observed: &Observed, owner: &Owner) -> Result<Au
     }
 }
 
-/// Retained volumes of a single broker show nothing to a cluster of three, and the other way round, without an error
-/// of the broker: what the schema refuses to change is not changed by making the broker again either.
-fn check_volumes(observed: &Observed, replicas: i32) -> Result<(), Error> {
-    let kept = observed.volumes.len();
-    if observed.statefulset.is_some() || kept == 0 || (kept == 1) == (replicas == 1) {
-        return Ok(());
-    }
-    Err(Error::refused(
-        "VolumesDiffer",
-        format!(
-            "an earlier broker of this name left {kept} volume(s) ({}), which {replicas} pod(s) cannot read: make this broker with as many pods as before, or delete the volumes to begin without their events",
-            observed.volumes.join(", ")
-        ),
-    ))
-}
-
-async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> Result<Paced<StatefulSet>, Error> {
+async fn apply_all(input: &Input<'_>, context: &Context) -> Result<Paced<StatefulSet>, Error> {
     // No `..`: a child that is added and not applied does not compile.
     let Children {
         authority,
@@ -220,7 +243,7 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
         disruption_budget,
         network_policy,
         mut statefulset,
-    } = children;
+    } = desired::children(input)?;
     let owner = input.owner;
     let before = [
         authority,
@@ -238,7 +261,10 @@ async fn apply_all(children: Children, input: &Input<'_>, context: &Context) -> 
     }
     pace::stamp(&mut statefulset, input.broker.metadata.generation);
     let place = (&context.stores.statefulsets, &context.pace.brokers);
-    apply_paced(context, owner, &statefulset, Some(&config), input.observed.statefulset.as_ref(), place).await
+    let existing = input.observed.statefulset.as_ref();
+    let applied = apply_paced(context, owner, &statefulset, Some(&config), existing, place).await?;
+    nudge::pods(context, owner, &input.observed.pods, [&before[4], &config]).await;
+    Ok(applied)
 }
 
 /// The children go with their owner, all but the data: that goes unless events of deleted topics are retained on it.
@@ -264,24 +290,4 @@ fn key(owner: &Owner) -> BrokerKey {
 /// What to do after an error: a person's error is looked at again when the resource changes, and now and then.
 pub fn retry(broker: Arc<EventBroker>, error: &Error, _: Arc<Context>) -> Action {
     report::retry(error, broker.status.as_ref().and_then(|status| status.ready()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn left(volumes: usize) -> Observed {
-        Observed { volumes: (0..volumes).map(|number| format!("data-{number}")).collect(), ..Observed::default() }
-    }
-
-    #[test]
-    fn retained_volumes_are_not_hidden_by_another_number_of_brokers() {
-        for (volumes, replicas, fits) in
-            [(0, 1, true), (0, 3, true), (1, 1, true), (3, 3, true), (1, 3, false), (3, 1, false)]
-        {
-            assert_eq!(check_volumes(&left(volumes), replicas).is_ok(), fits, "{volumes} volumes, {replicas} brokers");
-        }
-        let running = Observed { statefulset: Some(StatefulSet::default()), ..left(1) };
-        assert!(check_volumes(&running, 3).is_ok(), "its own volumes, being made");
-    }
 }

@@ -1,9 +1,9 @@
-//! Makes the kubelets look at a broker's pods when its topics changed.
+//! Makes the kubelets look at a broker's pods when its topics changed, or what its servers load.
 //!
 //! A kubelet brings what a pod mounts up to date when it looks at the pod: about once a minute, and whenever the pod
-//! changes. So a changed file of topics is followed by an annotation of the pods, and a topic is served within a second
-//! instead of a minute. It may look before it has heard of the Secret's change itself; so as long as a topic waits to be
-//! served, the annotation changes again every few seconds.
+//! changes. So a changed file is followed by an annotation of the pods, and a topic is served within a second
+//! instead of a minute. It may look before it has heard of the file's change itself; so as long as a topic waits to be
+//! served, or a server to load its configuration, the annotation changes again every few seconds.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,22 +19,22 @@ use crate::apply::Child;
 use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
 
-/// Carries the hash of the file of topics, and when it was written.
+/// Carries the hash of the files, and when it was written.
 const TOPICS: &str = "tidegate.io/topics";
 /// Between two annotations for the same file.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 
-/// The brokers of which a topic waits to be served.
+/// The brokers of which a topic waits to be served, or a server to load its configuration.
 #[derive(Default)]
 pub struct Unserved(Mutex<HashSet<BrokerKey>>);
 
 impl Unserved {
-    /// A topic of this one waits.
+    /// One of this broker waits.
     pub fn add(&self, broker: BrokerKey) {
         self.lock().insert(broker);
     }
 
-    /// Whether a topic of this one was waiting; it says so again while it does.
+    /// Whether one of this broker was waiting; it says so again while it does.
     fn take(&self, broker: &BrokerKey) -> bool {
         self.lock().remove(broker)
     }
@@ -45,8 +45,9 @@ impl Unserved {
 }
 
 /// Annotates these pods where that is due. What fails is done again: the kubelet looks in any case.
-pub async fn pods(context: &Context, owner: &Owner, pods: &[Pod], file: &Child) {
-    let hash = Sha256::digest(file.value["data"].to_string());
+pub async fn pods(context: &Context, owner: &Owner, pods: &[Pod], files: [&Child; 2]) {
+    let hash =
+        files.iter().fold(Sha256::new(), |hash, file| hash.chain_update(file.value["data"].to_string())).finalize();
     let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let now = jiff::Timestamp::now().as_second();
     let waits = context.unserved.take(&super::key(owner));

@@ -33,6 +33,11 @@ pub(super) struct Rollout {
 }
 
 impl Rollout {
+    /// Nothing is to be restarted now.
+    pub(super) fn none() -> Self {
+        Self { outdated: 0, pods: 0, step: String::new() }
+    }
+
     /// Whether every pod is as it should be.
     pub(super) fn is_done(&self) -> bool {
         self.outdated == 0
@@ -66,9 +71,35 @@ pub(super) fn site(place: &Place) -> Site {
     let name = |ordinal| format!("{}-{ordinal}", names::broker(&place.broker.name));
     Site {
         names: (0..MAX_SERVERS).map(name).collect(),
-        pods: usize::try_from(place.replicas).unwrap_or_default(),
+        pods: usize::try_from(place.pods).unwrap_or_default(),
         ..Site::default()
     }
+}
+
+/// Whether a pod was made for something else than the StatefulSet says now.
+pub(super) fn has_outdated(pods: &[Pod], set: &StatefulSet) -> bool {
+    pods.iter().any(|pod| is_outdated(pod, set))
+}
+
+/// Restarts a pod whose server does not run, and no other: the servers are changing.
+///
+/// # Errors
+/// The API server did not take it.
+pub(super) async fn proceed_with_idle(
+    context: &Context,
+    owner: &Owner,
+    place: &Place,
+    pods: &[Pod],
+    set: &StatefulSet,
+) -> Result<(), Error> {
+    let site = site(place);
+    let states = states(pods, set, &site);
+    if let Restart::Pod(ordinal) = next_restart(&site, &states, None)
+        && states.get(&ordinal).is_some_and(|pod| !pod.is_running)
+    {
+        delete(context, owner, pods, &site.names[ordinal]).await?;
+    }
+    Ok(())
 }
 
 /// Does the next step, if one is due.

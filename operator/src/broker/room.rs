@@ -95,6 +95,15 @@ fn sum(context: &Context, broker: &BrokerKey, but: Option<&TopicKey>, noted: &Ha
     others.fold(0, |sum, (_, bytes)| sum.saturating_add(bytes))
 }
 
+/// The topics that are not served and of which there are events, and how many bytes each was promised: those that were
+/// deleted and are retained, and those that are not granted any more, or are being deleted.
+pub fn resting(context: &Context, broker: &BrokerKey) -> Vec<(TopicKey, u64)> {
+    let mut resting = context.stores.retained(&context.args.pod_namespace, broker);
+    let of = |topic: &Arc<EventTopic>| Some((topic_key(topic), shown(topic)?));
+    resting.extend(topics::naming(context, broker).iter().filter_map(of));
+    resting
+}
+
 /// The topics of a broker that were told that they do not fit.
 pub fn refused(context: &Context, broker: &BrokerKey) -> Vec<TopicKey> {
     let is_full = |topic: &EventTopic| {

@@ -17,7 +17,7 @@ const USABLE_PERCENT: u64 = 85;
 /// What the builders need to know of a broker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Pods.
+    /// Servers that there are to be. How many there are now says [`crate::broker::scale::Scale`].
     pub replicas: i32,
     /// Bytes of the volume of each.
     pub volume: u64,
@@ -48,8 +48,8 @@ impl Settings {
     /// As above.
     pub fn for_volume(spec: &EventBrokerSpec, volume: u64) -> Result<Self, Error> {
         grants::check("topics", &spec.topics)?;
-        if !matches!(spec.replicas, 1 | 3) {
-            return Err(invalid("replicas", "must be 1 or 3"));
+        if !matches!(spec.replicas, 1 | 3 | 5) {
+            return Err(invalid("replicas", "must be 1, 3 or 5"));
         }
         Ok(Self {
             replicas: spec.replicas,
@@ -119,6 +119,9 @@ mod tests {
     fn a_wrong_value_names_its_field() {
         let error = settings(json!({"storage": {"size": "much"}})).unwrap_err();
         assert!(error.to_string().contains("spec.storage.size"), "{error}");
-        assert!(settings(json!({"replicas": 2})).unwrap_err().to_string().contains("spec.replicas"));
+        for replicas in [0, 2, 4, 6] {
+            assert!(settings(json!({"replicas": replicas})).unwrap_err().to_string().contains("spec.replicas"));
+        }
+        assert!(settings(json!({"replicas": 5})).is_ok());
     }
 }

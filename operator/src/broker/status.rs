@@ -80,9 +80,8 @@ fn of(
     in_use: Option<Finding>,
 ) -> EventBrokerStatus {
     let before = broker.status.clone().unwrap_or_default();
-    let wanted = made.settings.replicas;
     let ready = made.statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let available = if made.has_lost_volume { formation::volume_lost(owner) } else { available(ready, wanted, made) };
+    let available = if made.has_lost_volume { formation::volume_lost(owner) } else { available(ready, made) };
     let mut parts = vec![available];
     parts.extend(access::ready(&made.access));
     let mut found = summary(parts, "its topics can be published to");
@@ -90,6 +89,7 @@ fn of(
         wait_for_turn(&mut found, &context.pace.brokers);
     }
     made.rollout.explain(&mut found);
+    made.progress.explain(&mut found, &made.scale, made.settings.replicas);
     if made.is_forming() {
         formation::explain(&mut found);
     }
@@ -99,7 +99,7 @@ fn of(
     EventBrokerStatus {
         conditions: merge(found, &before.conditions, broker.metadata.generation, jiff::Timestamp::now()),
         observed_generation: broker.metadata.generation,
-        replicas: wanted,
+        replicas: made.scale.pods,
         ready_replicas: ready,
         formed: made.is_formed,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
@@ -114,11 +114,12 @@ fn storage(promised: u64, usable: u64) -> StorageStatus {
     StorageStatus { promised: format!("{percent}%"), promised_bytes: bytes(promised), usable_bytes: bytes(usable) }
 }
 
-/// Available while a majority is: that is what publishing needs.
-fn available(ready: i32, wanted: i32, made: &Made) -> Finding {
+/// Available while a majority is: that is what publishing needs. Those that are joining do not count for that.
+fn available(ready: i32, made: &Made) -> Finding {
+    let wanted = made.scale.pods;
     let (status, reason) = match ready {
         ready if ready >= wanted => (Status::True, "AllReady"),
-        ready if ready > wanted / 2 => (Status::True, "MajorityReady"),
+        ready if ready >= made.scale.majority() => (Status::True, "MajorityReady"),
         _ => (Status::False, "PodsNotReady"),
     };
     let mut message = format!("{ready} of {wanted} broker pods are ready");

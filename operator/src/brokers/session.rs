@@ -6,7 +6,6 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidegate_broker_admin::Authority;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +31,17 @@ pub(crate) trait Connected: Send + Sync + 'static {
     fn is_connected(&self) -> bool;
 }
 
+/// What a session is made for: another one takes its place when this changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// The root of trust.
+    pub root: [u8; 32],
+    /// The servers.
+    pub addresses: Vec<String>,
+    /// Those without most of which nothing is stored.
+    pub voters: usize,
+}
+
 /// How far a session is.
 enum Reach<T> {
     /// It has only just begun.
@@ -54,7 +64,7 @@ impl<T> Clone for Reach<T> {
 
 /// Connections, kept by a task that ends with this.
 struct Session<T> {
-    root: [u8; 32],
+    site: Site,
     reach: watch::Receiver<Reach<T>>,
     hurry: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
@@ -82,20 +92,20 @@ impl<K, T> Default for Sessions<K, T> {
 }
 
 impl<K: Clone + Eq + Hash + Debug + Send + 'static, T: Connected> Sessions<K, T> {
-    /// What is reached by `open`. Begins a session if there is none for this root of trust.
+    /// What is reached by `open`. Begins a session if there is none for this site.
     ///
     /// # Errors
     /// It cannot be reached now. The session keeps trying.
     pub(super) async fn get<F>(
         &self,
         key: &K,
-        authority: &Authority,
+        site: Site,
         open: impl Fn() -> F + Send + Sync + 'static,
     ) -> Result<Arc<T>, Error>
     where
         F: Future<Output = Result<T, String>> + Send + 'static,
     {
-        let (mut reach, hurry) = self.session(key, authority, open);
+        let (mut reach, hurry) = self.session(key, site, open);
         let _ = timeout(FIRST_CONNECT_TIMEOUT, reach.wait_for(|reach| !matches!(reach, Reach::Begun))).await;
         let found = reach.borrow().clone();
         match found {
@@ -111,19 +121,19 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static, T: Connected> Sessions<K, T>
     fn session<F>(
         &self,
         key: &K,
-        authority: &Authority,
+        site: Site,
         open: impl Fn() -> F + Send + Sync + 'static,
     ) -> (watch::Receiver<Reach<T>>, Arc<Notify>)
     where
         F: Future<Output = Result<T, String>> + Send + 'static,
     {
         let mut sessions = self.lock();
-        if sessions.get(key).is_none_or(|session| session.root != authority.root) {
+        if sessions.get(key).is_none_or(|session| session.site != site) {
             let (tell, reach) = watch::channel(Reach::Begun);
             let hurry = Arc::new(Notify::new());
             let keeper = Keeper { of: format!("{key:?}"), tell, hurry: hurry.clone(), news: self.news.clone() };
             let task = AbortOnDropHandle::new(tokio::spawn(keeper.run(open)));
-            sessions.insert(key.clone(), Session { root: authority.root, reach, hurry, _task: task });
+            sessions.insert(key.clone(), Session { site, reach, hurry, _task: task });
         }
         let session = &sessions[key];
         (session.reach.clone(), session.hurry.clone())

@@ -39,6 +39,7 @@ use tokio::time::timeout;
 
 use crate::apply::{Child, Paced, apply, apply_paced};
 use crate::args::Args;
+use crate::broker::scale::Scale;
 use crate::brokers::{BrokerKey, Place, TopicKey};
 use crate::by_handler::HandlerKey;
 use crate::context::{Context, Owner};
@@ -389,7 +390,7 @@ pub fn deployment(handler: &EventHandler, owner: &Owner, authority: &Authority, 
         .map_err(|_| Error::refused("InvalidSpec", "spec.topic: is no name of a topic"))?;
     let topic = observe::Topic {
         id,
-        place: Place { broker, authority: authority.clone(), replicas: 1 },
+        place: Place::new(broker, authority.clone(), &Scale::new(1)),
         routing: Routing::Queued,
         destinations: BTreeMap::new(),
     };

@@ -14,6 +14,7 @@ use tidegate_crds::{EventHandler, topic};
 
 use crate::apply::current;
 use crate::authority;
+use crate::broker::scale::Scale;
 use crate::broker::{self, topics::broker_of};
 use crate::brokers::{self, Place};
 use crate::context::{Context, Owner};
@@ -165,9 +166,10 @@ pub async fn topic(context: &Context, wanted: &brokers::TopicKey) -> Result<Resu
         let message = format!("EventBroker {} of EventTopic {name} is being made", broker_key.shown_in(namespace));
         return Ok(Err(NotYet { reason: "TopicNotReady", message }));
     };
+    let scale = Scale::current(&context.stores, &broker_key, &broker);
     Ok(Ok(Topic {
         id: broker::topics::Topic::of(&topic)?.id,
-        place: Place { broker: broker_key, authority, replicas: broker.spec.replicas },
+        place: Place::new(broker_key, authority, &scale),
         routing: settings::routing(topic.spec.routing),
         destinations: BTreeMap::new(),
     }))

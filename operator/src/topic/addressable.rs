@@ -77,6 +77,7 @@ mod tests {
     use tidegate_crds::{EventBroker, EventTopic};
 
     use super::*;
+    use crate::broker::scale::Scale;
     use crate::brokers::BrokerKey;
     use crate::topic::publishers::Publishers;
 
@@ -98,6 +99,7 @@ mod tests {
         let broker_key = BrokerKey { namespace: "shop".into(), name: "default".into() };
         let topic_namespace = "shop".to_owned();
         Observed {
+            scale: Scale::new(1),
             topic_namespace,
             broker_key,
             broker: broker.into(),

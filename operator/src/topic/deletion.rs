@@ -17,6 +17,7 @@ use tidegate_crds::{EventBroker, EventTopic};
 use super::key;
 use crate::authority;
 use crate::broker::deletion::note_retained;
+use crate::broker::scale::Scale;
 use crate::broker::topics::{Topic, broker_of};
 use crate::brokers::{BrokerKey, Place, Servers, TopicKey};
 use crate::context::{Context, Owner};
@@ -39,7 +40,8 @@ pub async fn run(topic: &EventTopic, owner: &Owner, context: &Context) -> Result
     let authority = authority::of_broker(context, &broker_key).await?;
     match (broker, authority) {
         (Some(broker), Some(authority)) => {
-            let place = Place { broker: broker_key.clone(), authority, replicas: broker.spec.replicas };
+            let scale = Scale::current(&context.stores, &broker_key, &broker);
+            let place = Place::new(broker_key.clone(), authority, &scale);
             settle(context, topic, owner, &place, &broker).await?;
         }
         // Without the resource its pods go, and without its keys nothing opens what it stored.
@@ -65,14 +67,17 @@ pub async fn withdraw(
     context: &Context,
     topic: &EventTopic,
     owner: &Owner,
-    broker: &BrokerKey,
-    replicas: i32,
+    key_of_broker: &BrokerKey,
+    broker: &EventBroker,
 ) -> Result<(), Error> {
     context.brokers.forget(&key(owner));
     // The ingresses are told by a file of the broker's.
-    context.broker_changes.add(broker.clone());
-    match authority::of_broker(context, broker).await? {
-        Some(authority) => leave(context, topic, owner, &Place { broker: broker.clone(), authority, replicas }).await,
+    context.broker_changes.add(key_of_broker.clone());
+    match authority::of_broker(context, key_of_broker).await? {
+        Some(authority) => {
+            let scale = Scale::current(&context.stores, key_of_broker, broker);
+            leave(context, topic, owner, &Place::new(key_of_broker.clone(), authority, &scale)).await
+        }
         None => Ok(()),
     }
 }

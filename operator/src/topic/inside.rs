@@ -92,7 +92,7 @@ pub async fn ensure(
 ) -> Inside {
     let running = observed.pods.iter().filter(|pod| runs(pod)).count();
     // A cluster of three has a leader from two on.
-    let needed = usize::try_from(observed.broker.spec.replicas / 2 + 1).unwrap_or(1);
+    let needed = usize::try_from(observed.scale.majority()).unwrap_or(1);
     if running < needed {
         return Inside::Starting(
             observed
@@ -116,7 +116,7 @@ async fn inside(
     let served = topics::on_broker(context, &place.broker, topic)?;
     let servers = context.brokers.servers(&place).await?;
     let storage = (settings.routing == Routing::Queued)
-        .then(|| settings.promised.saturating_mul(u64::from(place.replicas.unsigned_abs())));
+        .then(|| settings.promised.saturating_mul(observed.scale.quota(observed.broker.spec.replicas)));
     let account = authority.topic_account(&served.id, settings.routing, storage, OffsetDateTime::now_utc())?;
     let is_changed = if was_refused(topic) {
         // A server without room for a larger limit keeps the smaller one in force, although it has the claims.
@@ -220,7 +220,7 @@ async fn stored(
     observed: &Observed,
 ) -> Result<Stored, Error> {
     let key = &key(owner);
-    let replicas = observed.broker.spec.replicas;
+    let replicas = observed.scale.pods;
     let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();

@@ -92,7 +92,8 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         Ok(observed) => observed,
         Err(refusal) => return Box::pin(not_granted(topic, owner, context, &refusal)).await,
     };
-    let settings = Settings::of(&topic.spec, observed.broker.spec.replicas)?;
+    let mut settings = Settings::of(&topic.spec, observed.scale.copies)?;
+    settings.streams.keeps_copies = observed.scale.is_changing();
     // How much the broker has is known when it was made: an earlier one of its name may have left less.
     let is_known = observed.broker.status.as_ref().is_some_and(|status| status.storage.is_some());
     let mut promised = topic.status.as_ref().and_then(|status| status.promised);
@@ -124,7 +125,7 @@ async fn not_granted(
 ) -> Result<Action, Error> {
     let was_admitted = topic.status.as_ref().is_some_and(|status| status.promised.is_some());
     if let Some(broker) = refusal.broker.as_ref().filter(|_| was_admitted) {
-        let ended = deletion::withdraw(context, topic, owner, &refusal.broker_key, broker.spec.replicas).await;
+        let ended = deletion::withdraw(context, topic, owner, &refusal.broker_key, broker).await;
         if let Err(error) = ended {
             tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
         }

@@ -10,6 +10,7 @@ use tidegate_crds::topic::DEFAULT_BROKER;
 use tidegate_crds::{EventBroker, EventTopic};
 
 use crate::authority;
+use crate::broker::scale::Scale;
 use crate::broker::topics::{broker_of, other_namespace};
 use crate::brokers::{BrokerKey, Place};
 use crate::context::{Context, Owner};
@@ -30,6 +31,8 @@ pub struct Observed {
     pub broker_key: BrokerKey,
     /// The resource.
     pub broker: Arc<EventBroker>,
+    /// How many servers it has now.
+    pub scale: Scale,
     /// Its root of trust; `None`: it is being made.
     pub authority: Option<Authority>,
     /// Its pods.
@@ -41,7 +44,7 @@ pub struct Observed {
 impl Observed {
     /// Where the broker is.
     pub fn place(&self, authority: &Authority) -> Place {
-        Place { broker: self.broker_key.clone(), authority: authority.clone(), replicas: self.broker.spec.replicas }
+        Place::new(self.broker_key.clone(), authority.clone(), &self.scale)
     }
 }
 
@@ -108,6 +111,7 @@ pub async fn observe(
     Ok(Ok(Observed {
         topic_namespace: owner.namespace.clone(),
         trouble: pods::worst(pods::trouble(&pods)),
+        scale: Scale::current(&context.stores, &broker_key, &broker),
         authority: authority::of_broker(context, &broker_key).await?,
         broker,
         broker_key,

@@ -69,8 +69,9 @@ pub fn mark_for_topics(broker: &EventBroker) -> u64 {
         .collect();
     let storage = broker.status.as_ref().and_then(|status| status.storage.as_ref());
     let usable = storage.map(|storage| storage.usable_bytes);
+    let servers = broker.status.as_ref().map(|status| status.replicas);
     let meta = &broker.metadata;
-    hash(&(&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), conditions, usable))
+    hash(&(&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), conditions, usable, servers))
 }
 
 /// Changes with everything.

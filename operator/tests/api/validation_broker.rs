@@ -18,9 +18,10 @@ async fn a_wrong_broker_is_refused_with_field_and_remedy() {
         (json!({"durability": "Maybe"}), "spec.durability", "\"Fsync\", \"Relaxed\""),
         (storage("1Ki"), "spec.storage.size", "at least 64Mi"),
         (storage("-1Gi"), "spec.storage.size", "20Gi"),
-        (replicas(json!(2)), "spec.replicas", "1 or 3"),
+        (replicas(json!(2)), "spec.replicas", "1, 3 or 5"),
+        (replicas(json!(4)), "spec.replicas", "1, 3 or 5"),
         (replicas(json!(0)), "spec.replicas", "greater than or equal to 1"),
-        (replicas(json!(5)), "spec.replicas", "less than or equal to 3"),
+        (replicas(json!(7)), "spec.replicas", "less than or equal to 5"),
         (replicas(json!("three")), "spec.replicas", "integer"),
         (json!({"pods": {"tolerations": {"key": "a"}}}), "spec.pods.tolerations", "array"),
         (access(json!({"name": "Outside"})), "spec.access[0].name", "[a-z0-9]"),
@@ -137,7 +138,7 @@ async fn what_cannot_be_changed_says_so() {
     space.broker("default", json!({})).await;
     let api: Api<EventBroker> = space.api();
     for (change, field, remedy) in [
-        (json!({"replicas": 3}), "spec.replicas", "make a second broker"),
+        (json!({"replicas": 2}), "spec.replicas", "1, 3 or 5"),
         (json!({"storage": {"size": "20Gi"}}), "spec.storage", "make a second broker"),
         (json!({"storage": {"className": "fast"}}), "spec.storage", "make a second broker"),
     ] {

@@ -18,12 +18,15 @@ use crate::apply::Child;
 use crate::args::Args;
 use crate::authority;
 use crate::broker::observe::Observed;
+use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
 use crate::broker::trust::Trust;
 use crate::context::Owner;
 use crate::error::Error;
 use crate::names;
+
+pub(super) use self::statefulset::server;
 
 /// All children of a broker. Applying destructures this, so that none can be forgotten.
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub struct Input<'a> {
     pub settings: &'a Settings,
     pub authority: &'a Authority,
     pub observed: &'a Observed,
+    /// How many servers it has now.
+    pub scale: &'a Scale,
     /// Whether its servers are known to be a cluster already.
     pub is_formed: bool,
     /// The topics that the ingress serves.
@@ -76,7 +81,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
         access: services::access(input),
         disruption_budget: disruption_budget(input),
         network_policy: network_policy::broker(input),
-        statefulset: statefulset::broker(input, &config, [&broker_secret, &routes_secret])?,
+        statefulset: statefulset::broker(input, [&broker_secret, &routes_secret])?,
         broker_secret,
         ingress_secret,
         routes_secret,

@@ -31,9 +31,19 @@ const MONITOR: &str = "127.0.0.1:8222";
 /// The lame-duck time of the configuration and a margin.
 const GRACE_SECONDS: i64 = 60;
 
-/// The nats-server's configuration. The same input gives the same text, so that it rolls out only when
-/// something changed: its claims carry a fixed time.
+/// The nats-server's configuration.
 pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
+    let name = names::broker(&input.owner.name);
+    let value = json!({
+        "metadata": input.owner.metadata(&name, &names::broker_labels(&input.owner.name)),
+        "data": {"nats.conf": server(input, input.scale.routes)?.render()},
+    });
+    Ok(child::<ConfigMap>(&name, value))
+}
+
+/// A server that has routes to so many, as it is configured. The same input gives the same text, so that it rolls out only
+/// when something changed: its claims carry a fixed time.
+pub fn server(input: &Input<'_>, routes: i32) -> Result<Server, Error> {
     let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
     let issued = OffsetDateTime::UNIX_EPOCH;
     let system = input.authority.system_account(issued)?;
@@ -41,7 +51,7 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
     let wake = input.authority.wake_account(issued)?;
     let host = |ordinal| names::broker_pod_host(broker, namespace, ordinal);
     let route = |ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT);
-    let server = Server {
+    Ok(Server {
         port: BROKER_PORT,
         monitor: MONITOR.into(),
         data: DATA_FOLDER.into(),
@@ -56,25 +66,19 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
         cluster: Cluster {
             name: format!("{namespace}-{broker}"),
             port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
-            routes: (0..input.settings.replicas).map(route).collect(),
+            routes: (0..routes).map(route).collect(),
             tls: ROUTES_FOLDER.into(),
         },
         wake: format!("127.0.0.1:{}", names::WAKE_PORT),
         operator_jwt: input.authority.operator_jwt(issued)?,
         accounts: vec![(system.id.clone(), system.jwt), (ingress.id, ingress.jwt), (wake.id, wake.jwt)],
         system_account: system.id,
-    };
-    let name = names::broker(broker);
-    let value = json!({
-        "metadata": input.owner.metadata(&name, &names::broker_labels(broker)),
-        "data": {"nats.conf": server.render()},
-    });
-    Ok(child::<ConfigMap>(&name, value))
+    })
 }
 
 /// The StatefulSet. Its controller makes pods, and replaces none: the operator restarts those that were made for another
 /// configuration, certificate or template, one after the other ([`crate::broker::restart`]).
-pub fn broker(input: &Input<'_>, config: &Child, secrets: [&Child; 2]) -> Result<Child, Error> {
+pub fn broker(input: &Input<'_>, secrets: [&Child; 2]) -> Result<Child, Error> {
     let broker = &input.owner.name;
     let name = names::broker(broker);
     let labels = names::broker_labels(broker);
@@ -87,18 +91,22 @@ pub fn broker(input: &Input<'_>, config: &Child, secrets: [&Child; 2]) -> Result
         claim["storageClassName"] = json!(class);
     }
     let mut pod = pod(input)?;
-    let rolls_with = rolls_with(&pod, config, secrets);
-    // It has no part in that: a broker that has formed is not restarted for it.
-    if input.settings.replicas == 1 && !input.is_formed {
+    let rolls_with = rolls_with(&pod, &server(input, 0)?, secrets);
+    // These have no part in that: no pod is restarted because its broker has formed, or has more servers or fewer.
+    if input.scale.pods == 1 && !input.is_formed {
         pod["initContainers"] = json!([seed(input)?]);
     }
+    if input.scale.pods > 1 {
+        pod["containers"][0]["lifecycle"] = lame_duck();
+    }
     let mut metadata = input.owner.metadata(&name, &labels);
-    metadata["annotations"] = json!({names::CLUSTER_ANNOTATION: "true"});
+    metadata["annotations"] =
+        json!({names::CLUSTER_ANNOTATION: "true", names::SERVERS_ANNOTATION: input.scale.annotation()});
     let value = json!({
         "metadata": metadata,
         "spec": {
             "serviceName": names::broker_headless(broker),
-            "replicas": input.settings.replicas,
+            "replicas": input.scale.pods,
             // The brokers of a cluster need each other to become ready.
             "podManagementPolicy": "Parallel",
             // Of a StatefulSet that an earlier build made the API server has rollingUpdate, and refuses OnDelete beside it.
@@ -119,11 +127,16 @@ pub fn broker(input: &Input<'_>, config: &Child, secrets: [&Child; 2]) -> Result
     Ok(child::<StatefulSet>(&name, value))
 }
 
-/// Changes with everything that a pod reads when it starts, and with what it is made of.
-fn rolls_with(pod: &Value, config: &Child, secrets: [&Child; 2]) -> String {
+/// Changes with everything that a pod reads when it starts, and with what it is made of; but not with what a server loads
+/// while it runs: its routes, and how much it may store.
+fn rolls_with(pod: &Value, server: &Server, secrets: [&Child; 2]) -> String {
+    let jetstream = server.jetstream.clone().map(|jetstream| JetStream { max_file_store: 0, ..jetstream });
+    let cluster = Cluster { routes: Vec::new(), ..server.cluster.clone() };
+    let server = Server { jetstream, cluster, ..server.clone() };
     let mut digest = Sha256::new();
     digest.update(pod.to_string());
-    for child in [config].into_iter().chain(secrets) {
+    digest.update(server.render());
+    for child in secrets {
         digest.update(child.value["data"].to_string());
     }
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
@@ -241,7 +254,7 @@ fn nats(input: &Input<'_>) -> Value {
         {"name": "data", "mountPath": DATA_FOLDER},
         {"name": "run", "mountPath": RUN_FOLDER},
     ]);
-    let mut nats = json!({
+    json!({
         "name": "nats",
         "image": input.args.broker_image,
         "imagePullPolicy": input.args.image_pull_policy,
@@ -260,22 +273,21 @@ fn nats(input: &Input<'_>) -> Value {
         // Slow to judge: it also fails when only the ingress container is away.
         "livenessProbe": probe("live", 10, 9),
         "volumeMounts": mounts,
-    });
-    if input.settings.replicas > 1 {
-        // Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile. A single
-        // broker has no other to move them to, and would only be away for longer.
-        let lame_duck = ["nats-server", "--signal", &format!("ldm={RUN_FOLDER}/nats.pid")];
-        nats["lifecycle"] = json!({"preStop": {"exec": {"command": lame_duck}}});
-    }
-    nats
+    })
+}
+
+/// Lame duck: clients are moved to other brokers one by one. The server ignores SIGTERM meanwhile. A single broker has no
+/// other to move them to, and would only be away for longer.
+fn lame_duck() -> Value {
+    let command = ["nats-server", "--signal", &format!("ldm={RUN_FOLDER}/nats.pid")];
+    json!({"preStop": {"exec": {"command": command}}})
 }
 
 fn ingress(input: &Input<'_>) -> Result<Value, Error> {
     let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
-    let mut servers = vec![format!("tls://localhost:{BROKER_PORT}")];
-    if input.settings.replicas > 1 {
-        servers.push(format!("tls://{}:{BROKER_PORT}", names::broker_host(broker, namespace)));
-    }
+    // The second is of use where there are several: which may be so while the ingress runs.
+    let others = names::broker_host(broker, namespace);
+    let servers = vec![format!("tls://localhost:{BROKER_PORT}"), format!("tls://{others}:{BROKER_PORT}")];
     let config = Ingress {
         namespace: namespace.clone(),
         broker: broker.clone(),

@@ -1,8 +1,10 @@
 //! The broker's StatefulSet and its configuration, part by part.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
-use tidegate_broker_client::contract::TOPICS_FILE;
+use tidegate_broker_client::contract::{TOPICS_FILE, Topics};
 use tidegate_crds::EventBroker;
 use time::{Duration, OffsetDateTime};
 
@@ -11,6 +13,7 @@ use super::*;
 use crate::args::Args;
 use crate::authority;
 use crate::broker::observe::Observed;
+use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
 use crate::broker::trust::Trust;
@@ -63,6 +66,7 @@ fn with(
         settings: &settings,
         authority,
         observed,
+        scale: &Scale::of(observed.statefulset.as_ref(), &broker),
         is_formed,
         topics,
         trust: &Trust::default(),
@@ -256,6 +260,44 @@ fn pods_roll_with_configuration_certificate_and_template_only() {
     assert_ne!(rolls_with(&relaxed), rolls_with(&first), "another configuration");
     let larger = made(&authority, &json!({"pods": {"resources": {"limits": {"memory": "1Gi"}}}}), &observed, now());
     assert_ne!(rolls_with(&larger), rolls_with(&first), "another template");
+}
+
+/// How many servers there are is the record's matter, and the specification's in the end. No pod is restarted for it.
+#[test]
+fn more_servers_and_larger_volumes_restart_no_pod() {
+    let authority = Authority::generate("orders", now()).unwrap();
+    let rolls_with = |children: &Children| {
+        children.statefulset.value["spec"]["template"]["metadata"]["annotations"]["tidegate.io/rolls-with"].clone()
+    };
+    let first = made(&authority, &json!({}), &Observed::default(), now());
+    let with = |record: Option<&Scale>, spec: Value| {
+        let mut value = first.statefulset.value.clone();
+        if let Some(record) = record {
+            value["metadata"]["annotations"][names::SERVERS_ANNOTATION] = json!(record.annotation());
+        }
+        let statefulset = serde_json::from_value(value).unwrap();
+        let observed = Observed { statefulset: Some(statefulset), ..with_secrets(&first) };
+        made(&authority, &spec, &observed, now())
+    };
+    let routes = |children: &Children| configuration_text(children).matches(":6222").count();
+    let several = |children: &Children| {
+        let file = &children.topics.value["data"][TOPICS_FILE];
+        let text = STANDARD.decode(file.as_str().unwrap()).unwrap();
+        serde_json::from_slice::<Topics>(&text).unwrap().several_servers
+    };
+    let asked = with(None, json!({"replicas": 3}));
+    assert_eq!((&asked.config.value, &asked.statefulset.value), (&first.config.value, &first.statefulset.value));
+    for (record, pods, routed) in [(Scale { routes: 3, ..Scale::new(1) }, 1, 3), (Scale::new(3), 3, 3)] {
+        let children = with(Some(&record), json!({"replicas": 3}));
+        assert_eq!(children.statefulset.value["spec"]["replicas"], pods);
+        assert_eq!((routes(&children), several(&children)), (routed, pods > 1));
+        assert_eq!(rolls_with(&children), rolls_with(&first), "{record:?}");
+        let annotations = &children.statefulset.value["metadata"]["annotations"];
+        assert_eq!(annotations[names::SERVERS_ANNOTATION], record.annotation());
+    }
+    let larger = with(None, json!({"storage": {"size": "20Gi"}}));
+    assert_ne!(larger.config.value, first.config.value);
+    assert_eq!(rolls_with(&larger), rolls_with(&first));
 }
 
 /// What makes topics come and go without a restart.

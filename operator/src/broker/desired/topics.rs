@@ -17,7 +17,7 @@ pub fn file(input: &Input<'_>) -> Result<Child, Error> {
         topics.push(topic.served(key));
     }
     let (tokens, client_cas) = (input.trust.tokens.clone(), input.trust.client_cas.clone());
-    let file = Topics { topics, tokens, client_cas, several_servers: input.settings.replicas > 1 };
+    let file = Topics { topics, tokens, client_cas, several_servers: input.scale.pods > 1 };
     let text = serde_json::to_string(&file).map_err(kube::Error::SerdeError)?;
     Ok(secret(input, &names::topics(&input.owner.name), Data::from([(TOPICS_FILE.into(), text)])))
 }

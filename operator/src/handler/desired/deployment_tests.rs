@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::args::Args;
+use crate::broker::scale::Scale;
 use crate::brokers::{BrokerKey, Place};
 use crate::context::Owner;
 use crate::handler::observe::Topic;
@@ -33,7 +34,7 @@ fn made_of(authority: &Authority, spec: Value) -> Result<Value, Error> {
     let broker = BrokerKey { namespace: "shop".into(), name: "default".into() };
     let topic = Topic {
         id: TopicId::new("shop", "orders").unwrap(),
-        place: Place { broker, authority: authority.clone(), replicas: 1 },
+        place: Place::new(broker, authority.clone(), &Scale::new(1)),
         routing: Routing::Queued,
         destinations: BTreeMap::new(),
     };

@@ -1,0 +1,318 @@
+//! Lets a broker have more or fewer servers while events flow, and its servers load what changes in their configuration:
+//! one step at a time, each from what is seen then ([`membership::plan`]).
+//!
+//! No pod is restarted meanwhile, but one whose server does not run; and nothing of this begins while pods are restarted.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{Api, DeleteParams};
+use kube::{Error as KubeError, ResourceExt as _};
+use sha2::{Digest as _, Sha256};
+use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Ordinal, Site, SiteStep, Step};
+use tidegate_broker_admin::server::Server;
+use tidegate_broker_client::TopicId;
+use tidegate_broker_client::contract::Routing;
+use tidegate_crds::EventBroker;
+use tidegate_crds::conditions::{Finding, Status, kind};
+use time::OffsetDateTime;
+
+use super::desired::{Input, server};
+use super::observe::Observed;
+use super::restart;
+use super::scale::{Goal, Scale};
+use super::{room, topics};
+use crate::brokers::{Place, Servers, TopicKey};
+use crate::context::{Context, Owner};
+use crate::error::Error;
+
+/// Between two steps.
+const BETWEEN_STEPS: Duration = Duration::from_millis(500);
+/// Between two looks at what is waited for.
+const WAITING: Duration = Duration::from_secs(2);
+
+/// How far the servers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// They are as many as there are to be, and have loaded what they are to.
+    Done,
+    /// They are on the way.
+    Under {
+        /// What is done, or waited for.
+        step: String,
+        /// The record, where it changes: it is to be written.
+        record: Option<Scale>,
+        /// When to look again.
+        again: Duration,
+    },
+    /// This comes after the restarts, which load the configuration too.
+    AfterRestarts,
+}
+
+impl Progress {
+    fn waits(step: String) -> Self {
+        Self::Under { step, record: None, again: WAITING }
+    }
+
+    fn acts(step: String, record: Option<Scale>) -> Self {
+        Self::Under { step, record, again: BETWEEN_STEPS }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
+
+    /// Says in the conditions where the broker is on the way to so many servers.
+    pub(super) fn explain(&self, found: &mut [Finding], scale: &Scale, wanted: i32) {
+        let is_stalled = found.iter().any(|finding| finding.kind == kind::STALLED && finding.is_true());
+        let Self::Under { step, .. } = self else { return };
+        let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING) else { return };
+        if is_stalled {
+            return;
+        }
+        let message = if scale.copies == wanted && scale.pods == wanted {
+            format!("bringing {wanted} server(s) up to date with their configuration: {step}")
+        } else {
+            format!("on the way to {wanted} server(s), with {} pod(s) now: {step}", scale.pods)
+        };
+        *reconciling = Finding::new(kind::RECONCILING, Status::True, "ChangingServers", message);
+    }
+}
+
+/// What is to be reached: so many servers, with the configuration that they have then.
+pub(super) fn goal(input: &Input<'_>) -> Result<Goal, Error> {
+    let wanted = input.settings.replicas;
+    let server = server(input, wanted)?;
+    let hash = Sha256::digest(format!("{wanted} {}", server.render()));
+    Ok(Goal(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// Does the next step, if one is due. `has_outdated`: pods are to be restarted.
+///
+/// # Errors
+/// The API server did not take it. That a server did not is said in the step, and it is done again.
+pub(super) async fn proceed(
+    context: &Context,
+    input: &Input<'_>,
+    place: &Place,
+    has_outdated: bool,
+) -> Result<Progress, Error> {
+    let (scale, wanted, goal) = (input.scale, input.settings.replicas, goal(input)?);
+    if scale.reached.as_ref() == Some(&goal) {
+        return Ok(Progress::Done);
+    }
+    if !scale.is_changing() {
+        if has_outdated {
+            return Ok(Progress::AfterRestarts);
+        }
+        // Written down before anything is done: from now on no pod is restarted, and topics leave the copies alone.
+        return Ok(Progress::acts("beginning".to_owned(), Some(scale.begun(wanted))));
+    }
+    let servers = match context.brokers.servers(place).await {
+        Ok(servers) => servers,
+        Err(error) => return Ok(Progress::waits(format!("waiting for its servers: {error}"))),
+    };
+    let site = site(context, input, place, &server(input, scale.routes)?);
+    let observed = match membership::observe(servers.system_client(), &site).await {
+        Ok(observed) => observed,
+        Err(error) => return Ok(Progress::waits(format!("waiting for its servers: {error}"))),
+    };
+    let next = membership::plan(&site, &observed, usize::try_from(wanted).unwrap_or(1));
+    match next {
+        Next::Done => Ok(Progress::acts("done".to_owned(), Some(scale.ended(wanted, goal)))),
+        Next::Wait(wait) => Ok(Progress::waits(wait.to_string())),
+        // What it would load may be more than a server can load while it runs.
+        Next::Act(Step::Broker(BrokerStep::Reload { .. })) if has_outdated => Ok(Progress::AfterRestarts),
+        Next::Act(step) => {
+            tracing::info!(broker = input.owner.name, namespace = input.owner.namespace, %step, "changing servers");
+            let text = step.to_string();
+            match step {
+                Step::Site(step) => {
+                    let record = act(context, input.owner, scale, &site, step).await?;
+                    Ok(Progress::acts(text, record))
+                }
+                Step::Broker(step) => Ok(Progress::acts(run(context, input, place, &servers, &step, text).await, None)),
+            }
+        }
+    }
+}
+
+/// What there is beside the servers' own state. Every server has a route to each, whatever its name.
+fn site(context: &Context, input: &Input<'_>, place: &Place, server: &Server) -> Site {
+    let site = restart::site(place);
+    let of = |name: &str| site.names.iter().position(|known| known == name);
+    let Observed { pods, volumes, .. } = input.observed;
+    Site {
+        digests: site.names.iter().map(|name| (context.digests)(&place.broker, server, name)).collect(),
+        routes: usize::try_from(input.scale.routes).unwrap_or_default(),
+        present: pods.iter().filter_map(|pod| of(&pod.name_any())).collect::<BTreeSet<Ordinal>>(),
+        volumes: volumes.iter().filter_map(|claim| of(claim.strip_prefix("data-")?)).collect(),
+        ..site
+    }
+}
+
+/// Does a step that is not the servers' own. Returns the record, where it changes.
+async fn act(
+    context: &Context,
+    owner: &Owner,
+    scale: &Scale,
+    site: &Site,
+    step: SiteStep,
+) -> Result<Option<Scale>, Error> {
+    let count = |servers| i32::try_from(servers).unwrap_or(i32::MAX);
+    match step {
+        SiteStep::SetRoutes(routes) => Ok(Some(Scale { routes: count(routes), ..scale.clone() })),
+        SiteStep::SetPods(pods) => Ok(Some(Scale { pods: count(pods), ..scale.clone() })),
+        SiteStep::RemoveVolume(ordinal) => {
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &owner.namespace);
+            let name = format!("data-{}", site.names[ordinal]);
+            match claims.delete(&name, &DeleteParams::default()).await {
+                Ok(_) => tracing::info!(claim = name, namespace = owner.namespace, "deleted: its server was removed"),
+                Err(KubeError::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Does a step of the servers. Returns what to say of it: what fails is done again.
+async fn run(
+    context: &Context,
+    input: &Input<'_>,
+    place: &Place,
+    servers: &Servers,
+    step: &BrokerStep,
+    text: String,
+) -> String {
+    if matches!(step, BrokerStep::Reload { .. }) {
+        // The kubelet brings the file when it looks at the pod.
+        context.unserved.add(place.broker.clone());
+    }
+    match execute(context, input, place, servers, step).await {
+        Ok(()) => text,
+        Err(error) => {
+            tracing::warn!(broker = input.owner.name, namespace = input.owner.namespace, %error, step = text, "not done");
+            format!("{text}, which was not done yet: {error}")
+        }
+    }
+}
+
+async fn execute(
+    context: &Context,
+    input: &Input<'_>,
+    place: &Place,
+    servers: &Servers,
+    step: &BrokerStep,
+) -> Result<(), Error> {
+    let mut accounts = HashMap::new();
+    for id in step.accounts() {
+        accounts.insert(id.to_owned(), account(context, input, place, servers, id).await?);
+    }
+    Ok(Executor::new(servers.system_client().clone()).run(step, &accounts).await?)
+}
+
+/// The API in the account of this id. It has room for as many copies as there are on the way: of a topic that is served,
+/// the topic's own reconcile sees to that.
+async fn account(
+    context: &Context,
+    input: &Input<'_>,
+    place: &Place,
+    servers: &Servers,
+    id: &str,
+) -> Result<tidegate_broker_admin::api::Broker, Error> {
+    let is_it = |topic: &TopicId| place.authority.topic_account_id(topic).is_ok_and(|found| found == id);
+    if let Some(topic) = topics::of_broker(context, &place.broker).into_iter().find(|topic| is_it(&topic.id)) {
+        return Ok(context.brokers.get(&key(&topic.id), place).await?.api.clone());
+    }
+    for (topic, promised) in room::resting(context, &place.broker) {
+        let Ok(topic) = TopicId::new(topic.namespace, topic.name) else { continue };
+        if is_it(&topic) {
+            let bytes = promised.saturating_mul(input.scale.quota(input.settings.replicas));
+            let now = OffsetDateTime::now_utc();
+            let account = place.authority.topic_account(&topic, Routing::Queued, Some(bytes), now)?;
+            servers.system.ensure(&account).await?;
+            return Ok(context.brokers.get(&key(&topic), place).await?.api.clone());
+        }
+    }
+    Err(Error::Broker(format!(
+        "it has streams of account {id}, which is that of no topic known here: delete that account's streams, or make the topic again that they are of"
+    )))
+}
+
+fn key(topic: &TopicId) -> TopicKey {
+    TopicKey { namespace: topic.namespace().to_owned(), name: topic.name().to_owned() }
+}
+
+/// Whether retained volumes hold what a broker of so many servers can begin with: those of most of its servers, and of no
+/// others.
+///
+/// # Errors
+/// They do not.
+pub(super) fn check_volumes(observed: &Observed, broker: &EventBroker) -> Result<(), Error> {
+    let (kept, replicas) = (observed.volumes.len(), broker.spec.replicas);
+    let wanted = usize::try_from(replicas).unwrap_or_default();
+    if observed.statefulset.is_some() || kept == 0 || (kept <= wanted && 2 * kept > wanted) {
+        return Ok(());
+    }
+    Err(Error::refused(
+        "VolumesDiffer",
+        format!(
+            "an earlier broker of this name left {kept} volume(s) ({}), with which {replicas} server(s) cannot begin: make this broker with as many replicas as before and change that when it is ready, or delete the volumes to begin without their events",
+            observed.volumes.join(", ")
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+    use serde_json::json;
+
+    use super::*;
+    use crate::status::summary;
+
+    #[test]
+    fn retained_volumes_are_those_of_most_servers_and_of_no_others() {
+        let left = |volumes: usize| Observed {
+            volumes: (0..volumes).map(|number| format!("data-{number}")).collect(),
+            ..Observed::default()
+        };
+        let of = |replicas: i32| -> EventBroker {
+            serde_json::from_value(json!({
+                "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {}, "spec": {"replicas": replicas},
+            }))
+            .unwrap()
+        };
+        let fitting = [(0, 1), (0, 3), (0, 5), (1, 1), (2, 3), (3, 3), (3, 5), (4, 5), (5, 5)];
+        for volumes in 0..=5 {
+            for replicas in [1, 3, 5] {
+                let fits = fitting.contains(&(volumes, replicas));
+                let checked = check_volumes(&left(volumes), &of(replicas));
+                assert_eq!(checked.is_ok(), fits, "{volumes} volumes, {replicas} replicas");
+            }
+        }
+        let running = Observed { statefulset: Some(StatefulSet::default()), ..left(1) };
+        assert!(check_volumes(&running, &of(3)).is_ok(), "its own volumes, being made");
+    }
+
+    #[test]
+    fn the_step_is_said_while_the_broker_is_ready() {
+        let ready = Finding::new(kind::BROKER_AVAILABLE, Status::True, "AllReady", "1 of 3");
+        let said = |progress: &Progress, scale: &Scale| {
+            let mut found = summary(vec![ready.clone()], "ready");
+            progress.explain(&mut found, scale, 3);
+            found.into_iter().find(|finding| finding.kind == kind::RECONCILING).unwrap()
+        };
+        let growing = Scale { routes: 3, ..Scale::new(1) };
+        let found = said(&Progress::acts("running 3 pods".into(), None), &growing);
+        assert!(found.is_true() && found.reason == "ChangingServers");
+        assert_eq!(found.message, "on the way to 3 server(s), with 1 pod(s) now: running 3 pods");
+        let loading = said(&Progress::waits("letting b-0 read".into()), &Scale::new(3));
+        assert!(loading.message.starts_with("bringing 3 server(s) up to date"), "{}", loading.message);
+        for quiet in [Progress::Done, Progress::AfterRestarts] {
+            assert!(!said(&quiet, &growing).is_true());
+        }
+    }
+}
