@@ -17,7 +17,7 @@ impl TestBroker {
             self.nodes.iter().enumerate().filter(|(_, node)| holds(node)).map(|(ordinal, _)| ordinal).collect()
         };
         Site {
-            names: (0..MAX_SERVERS).map(name).collect(),
+            names: (0..MAX_SERVERS).map(|ordinal| self.name(ordinal)).collect(),
             digests: self.nodes.iter().map(|node| self.server(node).digest(node.name())).collect(),
             routes: self.routed,
             pods: self.pods,
@@ -62,14 +62,29 @@ impl TestBroker {
         self.client(self.authority().system_user(OffsetDateTime::now_utc()).expect("user")).await
     }
 
-    fn add_nodes(&mut self, count: usize) {
+    /// Servers that are to run.
+    pub fn pods(&self) -> usize {
+        self.pods
+    }
+
+    /// Makes ready for so many servers in all, without starting or telling any.
+    pub fn add_nodes(&mut self, count: usize) {
         for ordinal in self.nodes.len()..count {
-            self.nodes.push(Node::new(name(ordinal), self.folder.path()));
+            self.nodes.push(Node::new(self.name(ordinal), self.folder.path()));
         }
         self.configure();
     }
-}
 
-fn name(ordinal: Ordinal) -> String {
-    format!("test-{ordinal}")
+    /// What each server answers as its digest when it has loaded a configuration with so many routes.
+    pub fn digests(&mut self, routes: usize) -> Vec<String> {
+        let routed = std::mem::replace(&mut self.routed, routes);
+        let digests = self.site().digests;
+        self.routed = routed;
+        digests
+    }
+
+    fn name(&self, ordinal: Ordinal) -> String {
+        let (name, _) = self.nodes[0].name().rsplit_once('-').expect("a name and a number");
+        format!("{name}-{ordinal}")
+    }
 }

@@ -21,6 +21,7 @@ mod earlier;
 mod grants;
 mod grants_end;
 mod grants_handlers;
+mod growth;
 mod handler;
 mod handler_changes;
 mod hands_off;

@@ -21,10 +21,11 @@ use crate::support::{Space, eventually};
 const SEVERAL_LOOKS: Duration = Duration::from_secs(7);
 
 /// Makes the broker `orders` with these servers, and lets the operator find that they are a cluster.
-async fn formed(space: &Space, places: &Places, server: &TestBroker, replicas: i32) -> Operator {
+pub async fn formed(space: &Space, places: &Places, server: &TestBroker, replicas: i32) -> Operator {
     keep_keys(space, places, server, "orders").await;
     space.broker("orders", json!({"replicas": replicas, "storage": {"size": "1Gi"}})).await;
-    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    places.set_digests(space, "orders", server.site().routes, server.site().digests);
+    let operator = Operator::start_with_servers(space.client.clone(), places);
     until_broker(space, "orders", "Ready", "PodsNotReady").await;
     assert!(!space.api::<EventBroker>().get("orders").await.unwrap().status.unwrap().formed);
     assert_eq!(has_seed(space).await, replicas == 1);

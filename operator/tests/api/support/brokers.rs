@@ -9,8 +9,9 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
+use tidegate_broker_admin::server::Server;
 use tidegate_broker_client::{TopicId, layout};
-use tidegate_operator::brokers::{Addresses, BrokerKey};
+use tidegate_operator::brokers::{Addresses, BrokerKey, Digests};
 use tidegate_operator::{authority, names};
 use tidegate_test_broker::{TestBroker, TopicHandle};
 use tokio_util::task::AbortOnDropHandle;
@@ -21,14 +22,33 @@ use crate::topic::until_reason;
 /// The operator's namespace.
 pub const OPERATORS: &str = "default";
 
-/// Where the servers of brokers are; somewhere without any for all others.
+/// Where the servers of brokers are, and how they are configured; somewhere without any for all others.
 #[derive(Clone, Default)]
-pub struct Places(Arc<Mutex<HashMap<String, Vec<String>>>>);
+pub struct Places(Arc<Mutex<HashMap<String, Vec<String>>>>, Arc<Mutex<KnownDigests>>);
+
+/// By broker and number of routes: those of all servers.
+type KnownDigests = HashMap<(String, usize), Vec<String>>;
 
 impl Places {
     /// The servers of this broker are here.
     pub fn set(&self, space: &Space, broker: &str, servers: Vec<String>) {
         self.0.lock().expect("lock").insert(format!("{}/{broker}", space.name), servers);
+    }
+
+    /// The servers of this broker say these of a configuration with so many routes.
+    pub fn set_digests(&self, space: &Space, broker: &str, routes: usize, digests: Vec<String>) {
+        self.1.lock().expect("lock").insert((format!("{}/{broker}", space.name), routes), digests);
+    }
+
+    /// For an operator: what a server says that has loaded the configuration of this one, as far as it is known.
+    pub fn digests(&self) -> Digests {
+        let places = self.clone();
+        Arc::new(move |broker: &BrokerKey, server: &Server, name: &str| {
+            let key = (format!("{}/{}", broker.namespace, broker.name), server.cluster.routes.len());
+            let known = places.1.lock().expect("lock");
+            let ordinal: usize = name.rsplit('-').next().and_then(|number| number.parse().ok()).expect("a number");
+            known.get(&key).and_then(|digests| digests.get(ordinal)).cloned().unwrap_or_default()
+        })
     }
 
     /// For an operator.
@@ -149,7 +169,8 @@ pub async fn run_missing_pods(space: &Space, broker: &str) -> Vec<String> {
         }]);
         let ready = json!([{"type": "Ready", "status": "True"}]);
         let status = json!({"phase": "Running", "containerStatuses": running, "conditions": ready});
-        self::status::<Pod>(space, &name, status).await;
+        let patch = Patch::Merge(json!({"status": status}));
+        pods.patch_status(&name, &PatchParams::default(), &patch).await.expect("status");
         made.push(name);
     }
     made

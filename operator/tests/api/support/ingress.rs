@@ -26,9 +26,14 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Answers as long as the test lasts.
 pub fn serve(space: &Space, server: &TestBroker, broker: &str) {
+    serve_in(space, server, broker, 0);
+}
+
+/// The same in the pod of this number.
+pub fn serve_in(space: &Space, server: &TestBroker, broker: &str, ordinal: usize) {
     let (authority, servers) = (server.authority().clone(), server.servers());
     let (secrets, name) = (space.api::<Secret>(), names::topics(broker));
-    let pod = format!("{broker}-broker-0");
+    let pod = format!("{broker}-broker-{ordinal}");
     tokio::spawn(async move {
         let user = authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
         loop {

@@ -8,6 +8,7 @@ pub mod operator;
 mod pki;
 mod programs;
 mod server;
+pub mod servers;
 pub mod workloads;
 
 pub use server::{client as server_client, config as server_config, rotated_config};
@@ -36,6 +37,11 @@ pub struct Space {
 }
 
 impl Space {
+    /// The same for another task.
+    pub fn again(&self) -> Self {
+        Self { client: self.client.clone(), name: self.name.clone() }
+    }
+
     pub async fn new(purpose: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let client = server::client().await;

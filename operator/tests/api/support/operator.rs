@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
+use super::brokers::Places;
 
 /// An operator sees all namespaces, so one runs at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -34,6 +35,12 @@ impl Operator {
     /// One that finds the brokers of all topics here.
     pub fn start_with_brokers(client: Client, addresses: Addresses) -> Self {
         Self::run(Context::new(client, args("operator-0", "default")).with_broker_addresses(addresses))
+    }
+
+    /// The same, where these servers load their configuration while they run.
+    pub fn start_with_servers(client: Client, places: &Places) -> Self {
+        let context = Context::new(client, args("operator-0", "default")).with_broker_addresses(places.addresses());
+        Self::run(context.with_server_digests(places.digests()))
     }
 
     /// One of another version, which finds the brokers of all topics here.
