@@ -6,6 +6,7 @@
 mod brokers;
 mod deletion;
 mod delivery;
+mod growth;
 mod harness;
 mod loss;
 mod mistakes;

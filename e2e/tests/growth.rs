@@ -1,0 +1,75 @@
+//! A broker gets more pods and fewer again, while events flow through two of its topics.
+
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+use serde_json::json;
+use tidegate_crds::EventBroker;
+
+use crate::harness::objects::{broker, handler, topic};
+use crate::harness::{World, world};
+
+/// Events of each topic: they last for longer than both changes.
+const EVENTS: u64 = 9000;
+const RATE: &str = "40";
+const BROKER_PODS: &str = "app.kubernetes.io/component=broker";
+
+#[tokio::test]
+async fn a_broker_of_one_pod_becomes_one_of_three_and_of_one_again_while_events_flow() {
+    world("growth", async |world| {
+        world.begin(1).await;
+        world.accept(topic("others")).await;
+        world.topic_ready("others").await;
+        let ordered = json!({"delivery": {"order": "Key", "lanes": 2}});
+        world.accept(handler("worker", &["--name", "worker"], ordered)).await;
+        world.accept(handler("other", &["--name", "other"], json!({"topic": "others"}))).await;
+        world.handler_ready("worker").await;
+        world.handler_ready("other").await;
+        let first = world.first_pod().await;
+        let keyed = ["--keys", "20", "--concurrency", "1", "--rate", RATE];
+        world.publish_with("events", "keyed", EVENTS, &keyed).await;
+        world.publish_with("others", "plain", EVENTS, &["--rate", RATE]).await;
+        world.receive(400).await;
+        world.become_one_of(3).await;
+        let seen = world.report().await.unwrap().seen;
+        world.receive(seen + 400).await;
+        world.become_one_of(1).await;
+        assert_eq!(world.claims().await, ["data-default-broker-0"], "those of the pods that went are gone");
+        let seen = world.report().await.unwrap().seen;
+        assert!(seen < 2 * EVENTS, "events were published all the time");
+        let report = world.all_received(2 * EVENTS, 400).await;
+        println!("e2e: a broker that grew and shrank: {report:?}");
+        assert_eq!((report.missing, report.unknown, report.disordered), (0, 0, 0));
+        assert_eq!(world.first_pod().await, first, "no pod was restarted for it");
+    })
+    .await;
+}
+
+impl World {
+    async fn receive(&self, events: u64) {
+        let what = format!("{events} events");
+        self.until(&what, 240, async || (self.report().await?.seen >= events).then_some(())).await;
+    }
+
+    /// Edits `replicas`, and waits until the broker says that it is there.
+    async fn become_one_of(&self, replicas: i32) {
+        let began = std::time::Instant::now();
+        self.accept(broker("default", replicas)).await;
+        self.condition::<EventBroker>("default", "Reconciling", "False", 300).await;
+        println!("e2e: {replicas} broker pod(s) after {:.1} s", began.elapsed().as_secs_f64());
+        let found = self.api::<EventBroker>().get("default").await.unwrap().status.unwrap();
+        assert_eq!((found.replicas, found.ready_replicas), (replicas, replicas));
+        assert_eq!(i32::try_from(self.pods(BROKER_PODS).await.len()), Ok(replicas));
+        self.topic_ready("events").await;
+        self.topic_ready("others").await;
+    }
+
+    async fn first_pod(&self) -> Option<String> {
+        self.api::<k8s_openapi::api::core::v1::Pod>().get("default-broker-0").await.unwrap().uid()
+    }
+
+    async fn claims(&self) -> Vec<String> {
+        let claims = self.api::<PersistentVolumeClaim>().list(&ListParams::default()).await.unwrap();
+        claims.items.iter().map(|claim| claim.name_any()).collect()
+    }
+}
