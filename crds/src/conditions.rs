@@ -32,6 +32,8 @@ pub mod kind {
     pub const IN_USE: &str = "InUse";
     /// Every way to a broker from outside is open.
     pub const ACCESS_READY: &str = "AccessReady";
+    /// EventBroker: its volumes are smaller than its specification says; absent otherwise.
+    pub const RESIZING: &str = "Resizing";
     /// EventTopic: the streams are as configured.
     pub const STREAM_READY: &str = "StreamReady";
     /// EventTopic: every ingress of its broker takes events for it, from the publishers that it names.

@@ -52,9 +52,12 @@ pub struct EventBrokerSpec {
     /// faster, but a node's power loss can lose what was acknowledged. A change restarts the pods one by one.
     #[serde(default)]
     pub durability: Durability,
-    /// Volume of each pod. Cannot be changed.
+    /// Volume of each pod. The size can grow; the class cannot be changed.
     #[serde(default)]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("storage cannot be changed: make a second broker with the new storage and topics on it"))]
+    #[x_kube(
+        validation = Rule::new("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0").message("storage.size can only grow, because a volume cannot be made smaller: make a second broker with the smaller size and topics on it"),
+        validation = Rule::new("has(self.className) == has(oldSelf.className) && (!has(self.className) || self.className == oldSelf.className)").message("storage.className cannot be changed: make a second broker with the other class and topics on it")
+    )]
     pub storage: Storage,
     /// Namespaces whose topics may be on the broker; its own always is among them. Default: its own alone. A topic of
     /// another namespace names the broker with spec.broker: {name, namespace}. When a grant is withdrawn, nothing that
@@ -171,7 +174,9 @@ pub enum Durability {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Size of the volume, such as 20Gi; at least 64Mi. Default: 10Gi. 85 % of it can be promised to topics.
+    /// Size of the volume, such as 20Gi; at least 64Mi. Default: 10Gi. 85 % of it can be promised to topics. It can grow,
+    /// if the StorageClass allows that (allowVolumeExpansion): the volumes are enlarged, and the servers are told,
+    /// without a restart. Condition Resizing says how far that is.
     #[serde(default = "default_storage_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("storage.size must be at least 64Mi"))]
     pub size: Size,

@@ -15,8 +15,9 @@ pub struct EventBrokerStatus {
     /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every way of spec.access is
     /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
     /// CertificatesAccepted, where clientCertificates is set, that its authorities are; InUse, while the broker is being
-    /// deleted, which topics are on it; Stalled says that a person has to do something; Reconciling, while the pods are
-    /// restarted one by one, what the next one waits for, and while the number of servers changes, which step that is at.
+    /// deleted, which topics are on it; Resizing, while its volumes are smaller than storage.size, what that waits for;
+    /// Stalled says that a person has to do something; Reconciling, while the pods are restarted one by one, what the next
+    /// one waits for, and while the number of servers or their store changes, which step that is at.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

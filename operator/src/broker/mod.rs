@@ -8,6 +8,7 @@ mod members;
 pub mod nudge;
 mod observe;
 pub mod publishers;
+mod resize;
 pub mod restart;
 pub mod room;
 pub mod scale;
@@ -32,6 +33,7 @@ use crate::apply::{Paced, apply, apply_paced};
 use crate::broker::desired::{Children, Input};
 use crate::broker::members::Progress;
 use crate::broker::observe::{Observed, observe};
+use crate::broker::resize::Resize;
 use crate::broker::restart::Rollout;
 use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
@@ -102,6 +104,8 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         again
     } else if applied.is_changing() {
         IN_CHANGE
+    } else if let Some(period) = applied.resize.again() {
+        period
     } else if is_ready && broker.spec.client_certificates.is_some() {
         AUTHORITIES_PERIOD
     } else if is_ready {
@@ -130,6 +134,8 @@ struct Made {
     progress: Progress,
     /// How far the pods are.
     rollout: Rollout,
+    /// How far the volumes are.
+    resize: Resize,
 }
 
 impl Made {
@@ -146,14 +152,16 @@ impl Made {
 
 async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<Made, Error> {
     let observed = observe(context, owner).await?;
-    let settings = volumes::fit(&broker.spec, Settings::of(&broker.spec)?, &observed)?;
+    let scale = Scale::of(observed.statefulset.as_ref(), broker);
+    let wanted = Settings::of(&broker.spec)?;
+    let size = wanted.volume;
+    let settings = volumes::fit(&broker.spec, wanted, &observed, &scale)?;
     formation::check_version(&observed, owner)?;
     members::check_volumes(&observed, broker)?;
     if observed.statefulset.is_none() && observed.volumes.is_empty() {
         deletion::forget_retained(context, &key(owner)).await?;
     }
     let authority = authority(context, &observed, owner)?;
-    let scale = Scale::of(observed.statefulset.as_ref(), broker);
     let place = Place::new(key(owner), authority.clone(), &scale);
     let known = broker.status.as_ref().is_some_and(|status| status.formed);
     let is_formed = known || formation::has_formed(context, &place, &observed.pods).await;
@@ -178,8 +186,21 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
     let access = access::observe(context, owner, ways, OffsetDateTime::now_utc()).await?;
+    let resize = resize::ensure(context, owner, &observed.sizes, (size, &settings.volume_text)).await?;
     let scale = Scale::of(Some(&statefulset.object), broker);
-    Ok(Made { settings, observed, trust, statefulset, access, is_formed, has_lost_volume, scale, progress, rollout })
+    Ok(Made {
+        settings,
+        observed,
+        trust,
+        statefulset,
+        access,
+        is_formed,
+        has_lost_volume,
+        scale,
+        progress,
+        rollout,
+        resize,
+    })
 }
 
 /// Has the servers changed, or pods restarted, but not both: one step of it.

@@ -94,6 +94,7 @@ fn of(
         formation::explain(&mut found);
     }
     found.extend(made.trust.findings.clone());
+    found.extend(made.resize.finding());
     found.extend(in_use);
     let promised = room::promised(context, &key(owner));
     EventBrokerStatus {

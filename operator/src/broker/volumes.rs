@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use tidegate_crds::EventBrokerSpec;
 
 use crate::broker::observe::Observed;
+use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::error::Error;
 use crate::quantity;
@@ -17,6 +18,8 @@ pub struct Volume {
     pub requested: u64,
     /// Bytes that may be used: a larger volume than was asked for is not ours to fill.
     pub usable: u64,
+    /// What the storage says of a claim that asks for more than its volume has.
+    pub pending: Option<String>,
 }
 
 impl Volume {
@@ -27,16 +30,41 @@ impl Volume {
         let capacity = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
         let usable =
             capacity.and_then(|capacity| quantity::bytes(&capacity.0)).map_or(requested, |bytes| bytes.min(requested));
-        Some(Self { name: claim.metadata.name.clone()?, requested, usable })
+        Some(Self { name: claim.metadata.name.clone()?, requested, usable, pending: pending(claim) })
+    }
+
+    /// Whether it is that of one of so many servers, from the first on.
+    fn is_of_first(&self, servers: i32) -> bool {
+        let ordinal = self.name.rsplit('-').next().and_then(|number| number.parse::<i32>().ok());
+        ordinal.is_none_or(|ordinal| ordinal < servers)
+    }
+
+    /// In words, how far a volume is that is to grow.
+    pub fn progress(&self) -> String {
+        let Self { name, usable, pending, .. } = self;
+        let says = pending.as_ref().map(|says| format!(" ({says})")).unwrap_or_default();
+        format!("{name} has {usable} bytes{says}")
     }
 }
 
-/// The settings for the volumes there are.
+/// What the newest condition of a claim says of its growth.
+fn pending(claim: &PersistentVolumeClaim) -> Option<String> {
+    let conditions = claim.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().rfind(|condition| condition.status == "True")?;
+    Some(match found.message.as_deref().filter(|message| !message.is_empty()) {
+        Some(message) => format!("{}: {message}", found.type_),
+        None => found.type_.clone(),
+    })
+}
+
+/// The settings for the volumes there are. Those of servers that are joining, or were removed, do not count.
 ///
 /// # Errors
 /// A person wants less than an earlier broker of this name left.
-pub fn fit(spec: &EventBrokerSpec, settings: Settings, observed: &Observed) -> Result<Settings, Error> {
-    let Some(smallest) = observed.sizes.iter().min_by_key(|volume| volume.usable) else { return Ok(settings) };
+pub fn fit(spec: &EventBrokerSpec, settings: Settings, observed: &Observed, scale: &Scale) -> Result<Settings, Error> {
+    let counts = |volume: &&Volume| observed.statefulset.is_none() || volume.is_of_first(scale.copies);
+    let smallest = observed.sizes.iter().filter(counts).min_by_key(|volume| volume.usable);
+    let Some(smallest) = smallest else { return Ok(settings) };
     if observed.statefulset.is_none()
         && let Some(kept) = observed.sizes.iter().find(|volume| volume.requested > settings.volume)
     {
@@ -82,7 +110,7 @@ mod tests {
         let spec: EventBrokerSpec = serde_json::from_value(spec).unwrap();
         let statefulset = runs.then(StatefulSet::default);
         let observed = Observed { sizes: vec![volume], statefulset, ..Observed::default() };
-        fit(&spec, Settings::of(&spec).unwrap(), &observed)
+        fit(&spec, Settings::of(&spec).unwrap(), &observed, &Scale::new(1))
     }
 
     #[test]
@@ -104,6 +132,17 @@ mod tests {
         assert_eq!((smaller.volume, smaller.file_store), (5 * GI, 5 * GI / 100 * 90));
         let larger = fitted(spec("10Gi"), claim("20Gi", Some("20Gi")), true).unwrap();
         assert!(larger.usable > 16 * GI, "somebody enlarged the claim");
+    }
+
+    #[test]
+    fn volumes_of_servers_that_join_do_not_count() {
+        let spec: EventBrokerSpec = serde_json::from_value(json!({"storage": {"size": "20Gi"}})).unwrap();
+        let sizes = vec![claim("20Gi", None), Volume { name: "data-default-broker-1".into(), ..claim("10Gi", None) }];
+        let observed = Observed { sizes, statefulset: Some(StatefulSet::default()), ..Observed::default() };
+        let volume = |scale: &Scale| fit(&spec, Settings::of(&spec).unwrap(), &observed, scale).unwrap().volume;
+        assert_eq!(volume(&Scale::new(1)), 20 * GI);
+        assert_eq!(volume(&Scale { pods: 3, routes: 3, ..Scale::new(1) }), 20 * GI);
+        assert_eq!(volume(&Scale::new(3)), 10 * GI);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod admitted;
 mod broker;
 mod broker_access;
 mod broker_end;
+mod broker_resize;
 mod broker_room;
 mod broker_shared;
 mod children;

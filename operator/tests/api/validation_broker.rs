@@ -139,14 +139,14 @@ async fn what_cannot_be_changed_says_so() {
     let api: Api<EventBroker> = space.api();
     for (change, field, remedy) in [
         (json!({"replicas": 2}), "spec.replicas", "1, 3 or 5"),
-        (json!({"storage": {"size": "20Gi"}}), "spec.storage", "make a second broker"),
+        (json!({"storage": {"size": "9Gi"}}), "spec.storage", "can only grow"),
         (json!({"storage": {"className": "fast"}}), "spec.storage", "make a second broker"),
     ] {
         let patch = Patch::Merge(json!({"spec": change}));
         let refusal = api.patch("default", &PatchParams::default(), &patch).await.unwrap_err().to_string();
         assert!(refusal.contains(field) && refusal.contains(remedy), "{change}: {refusal}");
     }
-    let allowed = json!({"topics": {"from": "All"}, "durability": "Relaxed", "pods": {"nodeSelector": {"disk": "ssd"}}, "ingress": {"maxConnections": 16}});
+    let allowed = json!({"storage": {"size": "20Gi"}, "topics": {"from": "All"}, "durability": "Relaxed", "pods": {"nodeSelector": {"disk": "ssd"}}, "ingress": {"maxConnections": 16}});
     space.merge::<EventBroker>("default", json!({"spec": allowed})).await;
 }
 

@@ -83,10 +83,9 @@ pub fn broker(input: &Input<'_>, secrets: [&Child; 2]) -> Result<Child, Error> {
     let name = names::broker(broker);
     let labels = names::broker_labels(broker);
     let spec = &input.broker.spec;
-    let mut claim = json!({
-        "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": input.settings.volume_text}},
-    });
+    // A template of claims can never be changed: claims are enlarged one by one ([`crate::broker::resize`]).
+    let size = input.observed.statefulset.as_ref().and_then(claimed).unwrap_or(&input.settings.volume_text);
+    let mut claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
     if let Some(class) = &spec.storage.class_name {
         claim["storageClassName"] = json!(class);
     }
@@ -125,6 +124,13 @@ pub fn broker(input: &Input<'_>, secrets: [&Child; 2]) -> Result<Child, Error> {
         },
     });
     Ok(child::<StatefulSet>(&name, value))
+}
+
+/// The size of the claims that a StatefulSet makes.
+fn claimed(set: &StatefulSet) -> Option<&String> {
+    let templates = set.spec.as_ref()?.volume_claim_templates.as_ref()?;
+    let requests = templates.first()?.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+    requests.get("storage").map(|size| &size.0)
 }
 
 /// Changes with everything that a pod reads when it starts, and with what it is made of; but not with what a server loads
