@@ -7,6 +7,7 @@
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
 //! - [`api`]: the broker's own API: streams, consumers and stored messages.
+//! - [`audit`]: whether every copy of every stream has what it should have, and how one that has not is made again.
 //! - [`membership`]: which servers a broker has, and how that changes while events flow.
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`serving`]: which ingresses serve a topic.
@@ -22,6 +23,7 @@
 pub mod accounts;
 pub mod age;
 pub mod api;
+pub mod audit;
 pub mod authority;
 mod budget;
 pub mod consumers;

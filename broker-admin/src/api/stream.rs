@@ -205,6 +205,8 @@ struct Purged {
 #[derive(Deserialize)]
 struct AnyStream {
     config: serde_json::Map<String, serde_json::Value>,
+    #[serde(default)]
+    cluster: Option<ClusterInfo>,
 }
 
 impl Broker {
@@ -268,6 +270,22 @@ impl Broker {
         info.config.insert("num_replicas".to_owned(), json!(copies));
         let _: AnyStream = self.call(&format!("STREAM.UPDATE.{name}"), &info.config).await?;
         Ok(())
+    }
+
+    /// Removes all copies of a stream but that of the server that leads it, if it is this one. (The cluster keeps the
+    /// leader's.) Whether it is.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn keep_only_copy(&self, name: &str, leader: &str) -> Result<bool, ApiError> {
+        let mut info: AnyStream = self.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        let leads = info.cluster.as_ref().and_then(|group| group.leader.as_deref());
+        if leads != Some(leader) {
+            return Ok(false);
+        }
+        info.config.insert("num_replicas".to_owned(), json!(1));
+        let _: AnyStream = self.call(&format!("STREAM.UPDATE.{name}"), &info.config).await?;
+        Ok(true)
     }
 
     /// Lets another server lead a stream, which has a copy of it.

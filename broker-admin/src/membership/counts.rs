@@ -49,7 +49,7 @@ impl Counts {
     }
 
     /// Messages that were stored and are not there any more. (Sequences begin with 1.)
-    fn removed(&self) -> u64 {
+    pub(crate) fn removed(&self) -> u64 {
         self.last.saturating_sub(self.messages)
     }
 }

@@ -22,6 +22,7 @@ use std::fmt;
 pub use self::counts::Counts;
 pub use self::execute::Executor;
 pub use self::observe::{ObserveError, observe};
+pub(crate) use self::observe::{Report as ServerReport, Servers, is_moving, leader};
 pub use self::plan::plan;
 pub use self::restart::{PodState, Restart, next_restart};
 

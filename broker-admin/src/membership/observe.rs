@@ -65,21 +65,36 @@ pub async fn observe(system: &Client, site: &Site) -> Result<Observed, ObserveEr
 }
 
 /// What a server reports of what it stores.
-struct Report {
+pub(crate) struct Report {
+    /// By this id the server is asked alone. It has another one after each start.
+    pub(crate) id: String,
     /// `None`: it stores nothing.
     meta: Option<Meta>,
     holds: usize,
-    streams: BTreeMap<StreamId, Detail>,
+    /// Consumers that lie on it.
+    pub(crate) consumers: usize,
+    pub(crate) streams: BTreeMap<StreamId, Detail>,
 }
 
-struct Servers<'a> {
-    system: &'a Client,
-    site: &'a Site,
+impl Report {
+    fn new(id: String) -> Self {
+        Self { id, meta: None, holds: 0, consumers: 0, streams: BTreeMap::new() }
+    }
+
+    /// Raft groups that it is part of: one for each stream and each consumer, and that of the cluster.
+    pub(crate) fn groups(&self) -> usize {
+        self.holds + self.consumers + 1
+    }
+}
+
+pub(crate) struct Servers<'a> {
+    pub(crate) system: &'a Client,
+    pub(crate) site: &'a Site,
 }
 
 impl Servers<'_> {
     /// What all servers store, page by page.
-    async fn streams(&self, count: usize) -> Result<BTreeMap<Ordinal, Report>, ObserveError> {
+    pub(crate) async fn streams(&self, count: usize) -> Result<BTreeMap<Ordinal, Report>, ObserveError> {
         let mut reports: BTreeMap<Ordinal, Report> = BTreeMap::new();
         let mut offset = 0;
         loop {
@@ -88,11 +103,10 @@ impl Servers<'_> {
             });
             let page: BTreeMap<Ordinal, (String, JetStream)> = self.ask("JSZ", &question, count).await?;
             let total = page.values().map(|(_, answer)| answer.total).max().unwrap_or(0);
-            for (ordinal, (_, answer)) in page {
-                let report =
-                    reports.entry(ordinal).or_insert_with(|| Report { meta: None, holds: 0, streams: BTreeMap::new() });
+            for (ordinal, (id, answer)) in page {
+                let report = reports.entry(ordinal).or_insert_with(|| Report::new(id));
                 report.meta = answer.meta_cluster.filter(|_| !answer.disabled);
-                report.holds = answer.streams;
+                (report.holds, report.consumers) = (answer.streams, answer.consumers);
                 for account in answer.account_details {
                     for detail in account.stream_detail {
                         let id = StreamId { account: account.id.clone(), name: detail.name.clone() };
@@ -108,6 +122,15 @@ impl Servers<'_> {
                 return Ok(reports);
             }
         }
+    }
+
+    /// What all servers say of themselves without their streams.
+    pub(crate) async fn totals(&self) -> Result<BTreeMap<Ordinal, Report>, ObserveError> {
+        let answers: BTreeMap<Ordinal, (String, JetStream)> = self.ask("JSZ", &json!({}), self.site.pods).await?;
+        let report = |(ordinal, (id, answer)): (Ordinal, (String, JetStream))| {
+            (ordinal, Report { holds: answer.streams, consumers: answer.consumers, ..Report::new(id) })
+        };
+        Ok(answers.into_iter().map(report).collect())
     }
 
     /// The answers of the servers that are ours.
@@ -163,7 +186,7 @@ fn leaders(reports: &BTreeMap<Ordinal, Report>, site: &Site) -> BTreeMap<StreamI
     leaders
 }
 
-fn leader(detail: &Detail, site: &Site) -> Option<Ordinal> {
+pub(crate) fn leader(detail: &Detail, site: &Site) -> Option<Ordinal> {
     site.ordinal_of(&detail.cluster.as_ref()?.leader)
 }
 
@@ -193,7 +216,7 @@ fn streams(
     streams
 }
 
-fn is_moving(group: &Group) -> bool {
+pub(crate) fn is_moving(group: &Group) -> bool {
     group.desired.is_some()
 }
 

@@ -38,6 +38,9 @@ pub(super) struct JetStream {
     /// Streams of all accounts.
     #[serde(default)]
     pub streams: usize,
+    /// Consumers of all accounts.
+    #[serde(default)]
+    pub consumers: usize,
     #[serde(default)]
     pub meta_cluster: Option<Meta>,
     #[serde(default)]
@@ -70,7 +73,7 @@ pub(super) struct Account {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Detail {
+pub(crate) struct Detail {
     pub name: String,
     pub config: Config,
     pub state: Counts,
@@ -79,7 +82,7 @@ pub(super) struct Detail {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Config {
+pub(crate) struct Config {
     #[serde(default)]
     pub num_replicas: usize,
     #[serde(default)]
@@ -87,7 +90,7 @@ pub(super) struct Config {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Group {
+pub(crate) struct Group {
     #[serde(default)]
     pub leader: String,
     /// What it is to become; only its presence matters.

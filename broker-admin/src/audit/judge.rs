@@ -1,0 +1,173 @@
+//! Which copies lack something (pure).
+//!
+//! Two looks, some seconds apart, are enough to tell a damaged copy from one that is only a moment behind. What was ever
+//! removed of a stream only grows, on every server, and all servers remove the same. So a copy that had removed more at
+//! the first look than another one has at the second lacks something: the other one has heard meanwhile of whatever was
+//! removed. (It has if it stored meanwhile what the first one had stored.) A hole counts as removed.
+
+use std::collections::BTreeMap;
+
+use tidegate_broker_client::layout;
+
+use super::{Copies, Look};
+use crate::membership::{Counts, Ordinal, StreamId};
+
+/// What two looks say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// Copies that lack what another server has.
+    pub damaged: Vec<Damaged>,
+    /// Holes that every copy has: what is gone.
+    pub lost: Vec<Hole>,
+    /// Streams of which nothing can be said yet: a copy is still being made, or nothing leads them.
+    pub unfinished: Vec<StreamId>,
+}
+
+impl Findings {
+    /// Whether every copy has what the others have, and none a hole.
+    pub fn is_passed(&self) -> bool {
+        self.damaged.is_empty() && self.lost.is_empty() && self.unfinished.is_empty()
+    }
+}
+
+/// A copy that lacks what another server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Of this stream.
+    pub stream: StreamId,
+    /// On this server.
+    pub server: Ordinal,
+    /// A server that has what it lacks.
+    pub whole: Ordinal,
+    /// Messages that it lacks; 0: as many, and other ones.
+    pub missing: u64,
+    /// The first sequence that the other server has.
+    pub first: u64,
+    /// The last one.
+    pub last: u64,
+}
+
+/// Messages that no server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Of this stream.
+    pub stream: StreamId,
+    /// How many.
+    pub missing: u64,
+    /// After this sequence.
+    pub first: u64,
+    /// Before this one.
+    pub last: u64,
+}
+
+impl Look {
+    /// Whether nothing in it needs a second look.
+    pub fn is_plain(&self) -> bool {
+        self.streams.iter().all(|(id, copies)| {
+            let mut counts = copies.counts.values();
+            let first = counts.next();
+            copies.is_there() && counts.all(|other| Some(other) == first) && first.is_some_and(|it| hole(id, it) == 0)
+        })
+    }
+}
+
+impl Copies {
+    /// Whether all copies are there, and stay there.
+    pub(super) fn is_there(&self) -> bool {
+        !self.is_moving && self.leader.is_some() && self.counts.len() == self.wanted
+    }
+
+    fn highest(&self) -> u64 {
+        self.counts.values().map(|counts| counts.last).max().unwrap_or(0)
+    }
+}
+
+/// Decides, by two looks; the same one twice where the first is plain.
+pub fn judge(earlier: &Look, later: &Look) -> Findings {
+    let mut findings = Findings::default();
+    for (id, now) in &later.streams {
+        match earlier.streams.get(id) {
+            Some(before) => Pair { id, before, now }.judge(&mut findings),
+            None => findings.unfinished.push(id.clone()),
+        }
+    }
+    findings
+}
+
+/// A stream at both looks.
+struct Pair<'a> {
+    id: &'a StreamId,
+    before: &'a Copies,
+    now: &'a Copies,
+}
+
+impl Pair<'_> {
+    fn judge(&self, findings: &mut Findings) {
+        let Self { id, before, now } = self;
+        // A server that was starting at the first look has yet to be seen twice.
+        if !now.is_there() || now.counts.keys().any(|server| !before.counts.contains_key(server)) {
+            return findings.unfinished.push((*id).clone());
+        }
+        let stored = before.highest();
+        let complete: BTreeMap<Ordinal, &Counts> =
+            now.counts.iter().filter(|(_, counts)| counts.last >= stored).map(|(it, counts)| (*it, counts)).collect();
+        let Some((best, whole)) = self.best(&complete) else { return findings.unfinished.push((*id).clone()) };
+        if complete.len() < now.counts.len() {
+            findings.unfinished.push((*id).clone());
+        }
+        for (server, counts) in &complete {
+            if let Some(missing) = self.lacks(*server, counts, best, whole) {
+                findings.damaged.push(Damaged {
+                    stream: (*id).clone(),
+                    server: *server,
+                    whole: best,
+                    missing,
+                    first: whole.first,
+                    last: whole.last,
+                });
+            }
+        }
+        let missing = before.counts.get(&best).map_or(0, |counts| hole(id, counts)).min(hole(id, whole));
+        if missing > 0 {
+            findings.lost.push(Hole { stream: (*id).clone(), missing, first: whole.first, last: whole.last });
+        }
+    }
+
+    /// The copy that has the most, and of several that as many others equal; the leader's, if that leaves a choice.
+    fn best<'a>(&self, complete: &BTreeMap<Ordinal, &'a Counts>) -> Option<(Ordinal, &'a Counts)> {
+        let alike = |counts: &Counts| complete.values().filter(|other| ***other == *counts).count();
+        let best = complete.iter().min_by_key(|(server, counts)| {
+            let other_than_leader = self.now.leader != Some(**server);
+            (counts.removed(), std::cmp::Reverse(alike(counts)), other_than_leader, **server)
+        });
+        best.map(|(server, counts)| (*server, *counts))
+    }
+
+    /// How many messages a copy lacks that the best one has.
+    fn lacks(&self, server: Ordinal, counts: &Counts, best: Ordinal, whole: &Counts) -> Option<u64> {
+        let before = self.before.counts.get(&server)?;
+        if server == best {
+            return None;
+        }
+        if before.removed() > whole.removed() && counts.removed() > whole.removed() {
+            return Some(counts.removed() - whole.removed());
+        }
+        let hole = hole(self.id, before).min(hole(self.id, counts));
+        if hole > 0 && self::hole(self.id, whole) == 0 {
+            return Some(hole);
+        }
+        // Nothing has changed meanwhile, and most copies say the same.
+        let is_at_rest = before == counts && self.before.counts.get(&best) == Some(whole);
+        let is_majority = 2 * self.now.counts.values().filter(|other| *other == whole).count() > self.now.counts.len();
+        (is_at_rest && is_majority && counts != whole).then_some(0)
+    }
+}
+
+/// Messages that lack between the first and the last one. Of the events of a topic nothing is ever deleted but the
+/// oldest, so that no other copy is needed to see it; of other streams, single messages go.
+fn hole(id: &StreamId, counts: &Counts) -> u64 {
+    if id.name != layout::EVENT_STREAM || counts.messages == 0 {
+        return 0;
+    }
+    (counts.last + 1).saturating_sub(counts.first).saturating_sub(counts.messages)
+}
