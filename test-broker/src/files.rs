@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use tidegate_broker_admin::{Leaf, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 
+use crate::TestBroker;
+
 /// Where nats-server keeps the progress of a consumer.
 const CONSUMER_STATE: &str = "o.dat";
 
@@ -14,14 +16,16 @@ pub struct ConsumersOnDisk(Vec<(PathBuf, Vec<u8>)>);
 impl ConsumersOnDisk {
     /// What there is in a server's folder.
     pub(crate) fn read(data: &Path) -> Self {
-        let mut files = Vec::new();
-        find(data, CONSUMER_STATE, &mut |path| files.push((path.clone(), std::fs::read(path).expect("read"))));
-        Self(files)
+        let read = |path: PathBuf| {
+            let content = std::fs::read(&path).expect("read");
+            (path, content)
+        };
+        Self(find(data, CONSUMER_STATE).map(read).collect())
     }
 
     /// Writes it again, and removes what came later.
     pub(crate) fn restore(&self, data: &Path) {
-        find(data, CONSUMER_STATE, &mut |path| std::fs::remove_file(path).expect("remove"));
+        find(data, CONSUMER_STATE).for_each(|path| std::fs::remove_file(path).expect("remove"));
         for (path, content) in &self.0 {
             std::fs::write(path, content).expect("write");
         }
@@ -34,16 +38,9 @@ pub(crate) fn request(name: &str, usage: Usage) -> LeafRequest {
     LeafRequest { name: format!("test {name}"), hosts, usage }
 }
 
-/// Does something with each file of this name in a folder and all below it.
-fn find(folder: &Path, name: &str, with: &mut dyn FnMut(&PathBuf)) {
-    for entry in std::fs::read_dir(folder).expect("folder") {
-        let entry = entry.expect("entry");
-        if entry.file_type().expect("type").is_dir() {
-            find(&entry.path(), name, with);
-        } else if entry.file_name() == name {
-            with(&entry.path());
-        }
-    }
+/// All files of this name in a folder and all below it.
+fn find(folder: &Path, name: &'static str) -> impl Iterator<Item = PathBuf> {
+    walk(folder).into_iter().filter(move |path| path.file_name().is_some_and(|found| found == name))
 }
 
 pub(crate) fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
@@ -51,4 +48,48 @@ pub(crate) fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
     std::fs::write(folder.join(file::CA), authority).expect("write");
     std::fs::write(folder.join(file::CERTIFICATE), &leaf.certificate).expect("write");
     std::fs::write(folder.join(file::KEY), &leaf.key).expect("write");
+}
+
+impl TestBroker {
+    /// The files with the messages of a stream on a server, in their order. (Of all topics that have a stream of this name.)
+    pub fn blocks(&self, server: usize, stream: &str) -> Vec<PathBuf> {
+        let folder = format!("/streams/{stream}/msgs/");
+        let mut found: Vec<PathBuf> = walk(&self.nodes[server].data());
+        found.retain(|path| {
+            path.to_string_lossy().contains(&folder) && path.extension().is_some_and(|extension| extension == "blk")
+        });
+        let number = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        found.sort_by_key(number);
+        found
+    }
+}
+
+/// All files of a folder and of those below it.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                found.push(entry);
+            }
+        }
+    }
+    found
+}
+
+/// What a bad sector does: sixteen bytes in the middle of a file are others.
+pub fn flip_bytes(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 16].iter_mut().for_each(|byte| *byte = !*byte);
+    std::fs::write(file, bytes).expect("write");
+}
+
+/// What a power loss may do: the second half of a file is gone.
+pub fn halve(file: &Path) {
+    let bytes = std::fs::read(file).expect("read");
+    std::fs::write(file, &bytes[..bytes.len() / 2]).expect("write");
 }

@@ -37,7 +37,7 @@ use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 
 pub use crate::door::Door;
-pub use crate::files::ConsumersOnDisk;
+pub use crate::files::{ConsumersOnDisk, flip_bytes, halve};
 use crate::files::{request, write_leaf};
 use crate::formation::Keeper;
 use crate::node::Node;
