@@ -44,6 +44,9 @@ pub mod kind {
     pub const STORAGE_HEALTHY: &str = "StorageHealthy";
     /// EventTopic: stored events were lost; True until a person acknowledges it.
     pub const DATA_LOST: &str = "DataLost";
+    /// EventBroker: every copy of every stream has what the others have; False while one is made again, and while a loss is
+    /// not acknowledged. EventTopic: the same of its streams. A warning: Ready does not depend on it.
+    pub const INTACT: &str = "Intact";
     /// EventHandler: its topic exists and is ready.
     pub const TOPIC_READY: &str = "TopicReady";
     /// EventHandler: its consumer, account and identity exist.

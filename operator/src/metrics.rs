@@ -15,6 +15,7 @@ pub struct Metrics {
     errors: Counter<u64>,
     duration: Histogram<f64>,
     scalings: Counter<u64>,
+    audits: Counter<u64>,
 }
 
 impl Default for Metrics {
@@ -26,6 +27,7 @@ impl Default for Metrics {
             errors: meter.u64_counter("controller_runtime_reconcile_errors_total").build(),
             duration: meter.f64_histogram("controller_runtime_reconcile_time_seconds").with_unit("s").build(),
             scalings: meter.u64_counter("tidegate.handler.scalings").build(),
+            audits: meter.u64_counter("tidegate.broker.audits").build(),
         }
     }
 }
@@ -40,6 +42,11 @@ impl Metrics {
         if let Err(error) = outcome {
             self.errors.add(1, &[controller, KeyValue::new("reason", error.reason())]);
         }
+    }
+
+    /// Counts a look at what the servers of a broker store: passed, damaged, lost, or unfinished.
+    pub fn audited(&self, result: &'static str) {
+        self.audits.add(1, &[KeyValue::new("result", result)]);
     }
 
     /// Counts a change of a handler's replicas.

@@ -18,7 +18,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
-use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
+use tidegate_crds::broker::{AuditStatus, EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::kind;
 use tidegate_crds::topic::EventTopicStatus;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
@@ -120,7 +120,12 @@ pub(crate) fn brokers_for_topics(
                 let usable = status.storage.take().map(|storage| storage.usable_bytes);
                 let storage = usable.map(|usable_bytes| StorageStatus { usable_bytes, ..StorageStatus::default() });
                 let replicas = status.replicas;
-                *status = EventBrokerStatus { conditions, storage, replicas, ..EventBrokerStatus::default() };
+                let audit = status.audit.take().map(|AuditStatus { damaged, lost, .. }| AuditStatus {
+                    damaged,
+                    lost,
+                    ..AuditStatus::default()
+                });
+                *status = EventBrokerStatus { conditions, storage, replicas, audit, ..EventBrokerStatus::default() };
             }
         });
     significant(events, feed, mark_for_topics)

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::access::{Access, AccessCertificate, AccessStatus, AccessType, NodePorts, TrafficPolicy};
-pub use self::status::{EventBrokerStatus, StorageStatus};
+pub use self::status::{AuditStatus, AuditedServer, DamagedCopy, EventBrokerStatus, LostEvents, StorageStatus};
 use crate::schema;
 use crate::{NamespaceGrant, Size};
 

@@ -40,6 +40,10 @@ pub struct EventBrokerStatus {
     /// Room on the volume of each pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageStatus>,
+    /// Audit of what the servers store: whether every copy of every stream has what the others have. Made after each
+    /// start of a server, and every hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditStatus>,
     /// State of each way of spec.access.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessStatus>,
@@ -55,6 +59,80 @@ pub struct StorageStatus {
     pub promised_bytes: i64,
     /// Number of bytes that can be promised: 85 % of the volume.
     pub usable_bytes: i64,
+}
+
+/// Audit of what the servers store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditStatus {
+    /// Time of the last audit that found nothing wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub last_passed: Option<String>,
+    /// Time of the last audit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub last_run: Option<String>,
+    /// Servers as they were at the last audit. One that was started since then is audited again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5))]
+    pub servers: Vec<AuditedServer>,
+    /// Number of copies that lack what another server has.
+    #[serde(default)]
+    pub damaged_copies: i64,
+    /// Copies that lack what another server has, at most 16 of them. They are made again from that server.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub damaged: Vec<DamagedCopy>,
+    /// Events that no server has any more, of at most 16 topics. An entry stays until the loss is acknowledged, as
+    /// condition DataLost of the topic says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub lost: Vec<LostEvents>,
+}
+
+/// Server at the time of an audit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditedServer {
+    /// Name of its pod.
+    pub name: String,
+    /// Id that the server gave itself when it was started.
+    pub id: String,
+}
+
+/// Copy of a stream that lacks what another server has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedCopy {
+    /// Topic, as namespace/name.
+    pub topic: String,
+    /// Stream of the topic: events, or one of a handler.
+    pub stream: String,
+    /// Pod of the server whose copy it is.
+    pub server: String,
+    /// Pod of a server whose copy has everything.
+    pub whole: String,
+    /// Number of messages that are missing; 0 if only their content differs.
+    pub missing: i64,
+    /// Sequence number of the first message there should be.
+    pub first: i64,
+    /// Sequence number of the last one.
+    pub last: i64,
+}
+
+/// Events that no server has any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LostEvents {
+    /// Topic, as namespace/name.
+    pub topic: String,
+    /// Number of events that are gone.
+    pub missing: i64,
+    /// Sequence number of the first event there is.
+    pub first: i64,
+    /// Sequence number of the last one.
+    pub last: i64,
 }
 
 impl HasConditions for EventBrokerStatus {

@@ -88,6 +88,11 @@ pub(super) fn goal(input: &Input<'_>) -> Result<Goal, Error> {
     Ok(Goal(hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()))
 }
 
+/// Whether the servers were seen to have reached it.
+pub(super) fn has_reached(input: &Input<'_>) -> Result<bool, Error> {
+    Ok(input.scale.reached.as_ref() == Some(&goal(input)?))
+}
+
 /// Does the next step, if one is due. `has_outdated`: pods are to be restarted.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! EventBroker: observe → check → build → apply → status.
 
 mod access;
+pub(crate) mod audit;
 pub mod deletion;
 pub mod desired;
 mod formation;
@@ -30,6 +31,7 @@ use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
 
 use crate::apply::{Paced, apply, apply_paced};
+use crate::broker::audit::Audit;
 use crate::broker::desired::{Children, Input};
 use crate::broker::members::Progress;
 use crate::broker::observe::{Observed, observe};
@@ -136,12 +138,14 @@ struct Made {
     rollout: Rollout,
     /// How far the volumes are.
     resize: Resize,
+    /// What the servers have.
+    audit: Audit,
 }
 
 impl Made {
     /// Whether something is under way that no watch tells of.
     fn is_changing(&self) -> bool {
-        !self.rollout.is_done() || !self.progress.is_done() || self.is_forming()
+        !self.rollout.is_done() || !self.progress.is_done() || self.is_forming() || self.audit.is_open()
     }
 
     /// Whether all pods are ready, and the servers have not said yet that they are a cluster.
@@ -181,7 +185,14 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         now: OffsetDateTime::now_utc(),
     };
     let statefulset = apply_all(&input, context).await?;
-    let (statefulset, progress, rollout) = change(&input, context, &place, statefulset).await?;
+    // While servers come and go, a server that is away or new is no sign of damage.
+    let audit = if is_formed && !scale.is_changing() {
+        audit::proceed(context, broker, &place, &observed.pods).await
+    } else {
+        Audit::as_it_was(broker)
+    };
+    let held = audit.holds_changes(scale.pods);
+    let (statefulset, progress, rollout) = change(&input, context, &place, statefulset, held).await?;
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
@@ -200,17 +211,24 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         progress,
         rollout,
         resize,
+        audit,
     })
 }
 
-/// Has the servers changed, or pods restarted, but not both: one step of it.
+/// Has the servers changed, or pods restarted, but not both: one step of it. `held`: why neither is begun.
 async fn change(
     input: &Input<'_>,
     context: &Context,
     place: &Place,
     statefulset: Paced<StatefulSet>,
+    held: Option<String>,
 ) -> Result<(Paced<StatefulSet>, Progress, Rollout), Error> {
     let (owner, pods, set) = (input.owner, &input.observed.pods, &statefulset.object);
+    if let Some(why) = held {
+        let progress = if members::has_reached(input)? { Progress::Done } else { Progress::AfterRestarts };
+        let rollout = restart::held(place, pods, set, why);
+        return Ok((statefulset, progress, rollout));
+    }
     // What waits for its turn has not been applied: there is nothing to load yet.
     let progress = if input.is_formed && !statefulset.waits {
         members::proceed(context, input, place, restart::has_outdated(pods, set)).await?

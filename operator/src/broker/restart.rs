@@ -102,6 +102,13 @@ pub(super) async fn proceed_with_idle(
     Ok(())
 }
 
+/// No pod is restarted now; why.
+pub(super) fn held(place: &Place, pods: &[Pod], set: &StatefulSet, why: String) -> Rollout {
+    let site = site(place);
+    let outdated = states(pods, set, &site).values().filter(|state| state.is_outdated).count();
+    Rollout { outdated, pods: site.pods, step: why }
+}
+
 /// Does the next step, if one is due.
 ///
 /// # Errors

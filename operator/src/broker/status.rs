@@ -67,8 +67,8 @@ pub(super) async fn write_failure(context: &Context, broker: &EventBroker, owner
 
 fn parts(broker: &EventBroker) -> &'static [&'static str] {
     match broker.spec.client_certificates {
-        None => &[kind::BROKER_AVAILABLE, kind::TOKENS_ACCEPTED],
-        Some(_) => &[kind::BROKER_AVAILABLE, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED],
+        None => &[kind::BROKER_AVAILABLE, kind::INTACT, kind::TOKENS_ACCEPTED],
+        Some(_) => &[kind::BROKER_AVAILABLE, kind::INTACT, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED],
     }
 }
 
@@ -93,6 +93,8 @@ fn of(
     if made.is_forming() {
         formation::explain(&mut found);
     }
+    made.audit.explain(&mut found);
+    found.push(made.audit.intact());
     found.extend(made.trust.findings.clone());
     found.extend(made.resize.finding());
     found.extend(in_use);
@@ -105,6 +107,7 @@ fn of(
         formed: made.is_formed,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
         storage: Some(storage(promised, made.settings.usable)),
+        audit: made.audit.status.clone(),
         access: made.access.iter().map(|seen| seen.status.clone()).collect(),
     }
 }

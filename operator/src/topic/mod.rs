@@ -5,6 +5,7 @@ mod children;
 mod cron;
 mod deletion;
 mod inside;
+mod intact;
 mod later;
 pub(crate) mod leftovers;
 pub mod loss;

@@ -21,7 +21,7 @@ use crate::topic::loss;
 use crate::topic::observe::{NotGranted, Observed};
 use crate::topic::publishers::Publishers;
 use crate::topic::settings::Settings;
-use crate::topic::{addressable, room, storage};
+use crate::topic::{addressable, intact, room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
 pub const STREAM_REFUSED: &str = "StreamRefused";
@@ -43,6 +43,10 @@ pub async fn write(
     }
     let status = of(topic, owner, promised, observed, inside);
     tell_loss(context, topic, &status).await;
+    if had_lost(topic) && status.data_loss.is_none() {
+        // Its audit may pass now.
+        context.broker_changes.add(observed.broker_key.clone());
+    }
     let is_ready =
         status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
@@ -70,6 +74,10 @@ pub async fn admit(
     let status = EventTopicStatus { promised: Some(promised), ..topic.status.clone().unwrap_or_default() };
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     Ok(promised)
+}
+
+fn had_lost(topic: &EventTopic) -> bool {
+    topic.status.as_ref().is_some_and(|status| status.data_loss.is_some())
 }
 
 /// A loss is an Event once, when it is noticed.
@@ -133,7 +141,7 @@ fn parts(topic: &EventTopic) -> Vec<&'static str> {
     let mut parts: Vec<_> = other_namespace(topic).map(|_| kind::GRANTED).into_iter().collect();
     parts.extend([kind::BROKER_AVAILABLE, kind::STREAM_READY, kind::ADDRESSABLE]);
     if topic.spec.routing == Routing::Queued {
-        parts.extend([kind::STORAGE_HEALTHY, kind::HAS_ROOM, kind::DATA_LOST]);
+        parts.extend([kind::STORAGE_HEALTHY, kind::HAS_ROOM, kind::DATA_LOST, kind::INTACT]);
     }
     parts
 }
@@ -181,6 +189,7 @@ fn of(
     let mut found = findings(topic, observed, inside);
     if topic.spec.routing == Routing::Queued {
         found.push(loss::data_lost(topic, data_loss.as_ref()));
+        found.push(intact::finding(topic, observed));
     }
     let mut status = EventTopicStatus {
         conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),

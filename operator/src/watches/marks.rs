@@ -70,8 +70,10 @@ pub fn mark_for_topics(broker: &EventBroker) -> u64 {
     let storage = broker.status.as_ref().and_then(|status| status.storage.as_ref());
     let usable = storage.map(|storage| storage.usable_bytes);
     let servers = broker.status.as_ref().map(|status| status.replicas);
+    let audit = broker.status.as_ref().and_then(|status| status.audit.as_ref());
+    let audit = audit.map(|audit| (&audit.damaged, &audit.lost));
     let meta = &broker.metadata;
-    hash(&(&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), conditions, usable, servers))
+    hash(&(&meta.uid, meta.generation, meta.deletion_timestamp.is_some(), conditions, usable, servers, audit))
 }
 
 /// Changes with everything.

@@ -8,6 +8,7 @@
 
 mod admission;
 mod admitted;
+mod audit;
 mod broker;
 mod broker_access;
 mod broker_end;

@@ -45,14 +45,14 @@ async fn has_seed(space: &Space) -> bool {
     set.spec.unwrap().template.spec.unwrap().init_containers.is_some()
 }
 
-async fn pods(space: &Space) -> BTreeSet<(String, Option<String>)> {
+pub async fn pods(space: &Space) -> BTreeSet<(String, Option<String>)> {
     let pods: Api<Pod> = space.api();
     let pods = pods.list(&ListParams::default().labels("tidegate.io/broker=orders")).await.unwrap();
     pods.items.iter().map(|pod| (pod.name_any(), pod.uid())).collect()
 }
 
 /// Changes what the pods are made of.
-async fn change(space: &Space) {
+pub async fn change(space: &Space) {
     let larger = json!({"spec": {"pods": {"resources": {"limits": {"memory": "1Gi"}}}}});
     space.merge::<EventBroker>("orders", larger).await;
 }

@@ -1,0 +1,354 @@
+//! The audit of what a broker's servers store: after each start of a server, and every hour.
+//!
+//! Which servers were audited, and what was found, is in the broker's status. A copy that lacks something is made again
+//! from one that has it, step by step; the servers themselves say how far that is, so another operator continues where
+//! one has ended. Meanwhile no pod is restarted.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use kube::runtime::events::EventType;
+use tidegate_broker_admin::audit::{self, Findings, HealStep, Look, Totals};
+use tidegate_broker_admin::membership::{ObserveError, Ordinal, Site, StreamId};
+use tidegate_broker_client::TopicId;
+use tidegate_crds::broker::{AuditStatus, AuditedServer, DamagedCopy, LostEvents};
+use tidegate_crds::conditions::{Finding, Status, kind};
+use tidegate_crds::{EventBroker, EventTopic};
+use tokio::time::{Instant, sleep};
+
+use crate::broker::{formation, restart, topics};
+use crate::brokers::{Place, Servers, TopicKey};
+use crate::context::Context;
+use crate::error::Error;
+use crate::report;
+
+/// An audit is made again after this long.
+const PERIOD_SECONDS: i64 = 3600;
+/// Between two looks: longer than servers that are well are behind each other.
+const LOOK_PAUSE: Duration = Duration::from_secs(3);
+/// No further step is begun after this long: the next look finds it.
+const STEPS_LIMIT: Duration = Duration::from_secs(20);
+/// Entries of a list in the status.
+const LISTED: usize = 16;
+
+/// What an audit came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Audit {
+    /// What there is to remember of it; `None`: there was none yet.
+    pub(super) status: Option<AuditStatus>,
+    /// Raft groups of the servers; `None`: they were not asked.
+    pub(super) groups: Option<usize>,
+    /// What is done, or waited for, before the audit ends; empty where none is under way.
+    step: String,
+}
+
+impl Audit {
+    /// As it was when it was seen last.
+    pub(super) fn as_it_was(broker: &EventBroker) -> Self {
+        Self { status: before(broker), ..Self::default() }
+    }
+
+    /// Whether an audit is under way.
+    pub(super) fn is_open(&self) -> bool {
+        !self.step.is_empty()
+    }
+
+    /// Why no pod is restarted now, and no server comes or goes; `None`: they may. A single server has nothing to wait for:
+    /// there is no other copy.
+    pub(super) fn holds_changes(&self, replicas: i32) -> Option<String> {
+        (self.is_open() && replicas > 1)
+            .then(|| format!("waiting for the audit of what the servers store: {}", self.step))
+    }
+
+    /// The condition.
+    pub(super) fn intact(&self) -> Finding {
+        let find = |status, reason, message: String| Finding::new(kind::INTACT, status, reason, message);
+        let Some(status) = &self.status else {
+            return find(
+                Status::Unknown,
+                "NotAudited",
+                "what the servers store is audited when all pods are ready".into(),
+            );
+        };
+        if let Some(copy) = status.damaged.first() {
+            let more = more(status.damaged_copies - 1);
+            return find(Status::False, "CopyDamaged", format!("{}{more}; {}", damaged(copy), self.progress()));
+        }
+        if let Some(lost) = status.lost.first() {
+            let more = more(i64::try_from(status.lost.len()).unwrap_or(i64::MAX) - 1);
+            return find(Status::False, "EventsLost", format!("{}{more}", self::lost(lost)));
+        }
+        if self.is_open() {
+            return find(Status::Unknown, "Auditing", self.step.clone());
+        }
+        find(Status::True, "Audited", "every copy of every stream has all that it should have".into())
+    }
+
+    fn progress(&self) -> &str {
+        if self.is_open() { &self.step } else { "this is looked at again when all pods are ready" }
+    }
+
+    /// Says in the conditions that copies are made again. Topics work meanwhile.
+    pub(super) fn explain(&self, found: &mut [Finding]) {
+        let is_healing = self.is_open() && self.status.as_ref().is_some_and(|status| !status.damaged.is_empty());
+        let reconciling = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING && !finding.is_true());
+        if let Some(reconciling) = reconciling.filter(|_| is_healing) {
+            *reconciling = Finding::new(kind::RECONCILING, Status::True, "HealingCopies", self.step.clone());
+        }
+    }
+}
+
+fn more(count: i64) -> String {
+    if count > 0 { format!(" (and {count} more in status.audit)") } else { String::new() }
+}
+
+/// A damaged copy, in words.
+pub(crate) fn damaged(copy: &DamagedCopy) -> String {
+    let DamagedCopy { topic, stream, server, whole, missing, first, last } = copy;
+    let what = match missing {
+        0 => format!("has other content than the other servers in messages {first} to {last}"),
+        missing => format!("lacks {missing} of the messages {first} to {last}"),
+    };
+    format!(
+        "{server} {what} of stream {stream} of topic {topic}, and {whole} has them: the copy is made again from there"
+    )
+}
+
+fn lost(lost: &LostEvents) -> String {
+    let LostEvents { topic, missing, first, last } = lost;
+    format!(
+        "topic {topic} lacks {missing} events between number {first} and {last}, and no server has them. Condition DataLost of the topic says how to acknowledge that"
+    )
+}
+
+/// Whether there is to be an audit now (pure).
+fn is_due(before: Option<&AuditStatus>, servers: &[AuditedServer], now: jiff::Timestamp) -> bool {
+    let Some(before) = before else { return true };
+    let ran = before.last_run.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    let is_old = ran.is_none_or(|ran| now.duration_since(ran).as_secs().abs() >= PERIOD_SECONDS);
+    is_old || before.servers != servers || !before.damaged.is_empty() || !before.lost.is_empty()
+}
+
+/// What to remember (pure). `is_open`: the audit has not ended.
+fn record(
+    before: Option<AuditStatus>,
+    found: (Vec<DamagedCopy>, Vec<LostEvents>),
+    servers: Vec<AuditedServer>,
+    is_open: bool,
+    now: jiff::Timestamp,
+) -> AuditStatus {
+    let ((damaged, mut lost), before) = (found, before.unwrap_or_default());
+    lost.truncate(LISTED);
+    let count = i64::try_from(damaged.len()).unwrap_or(i64::MAX);
+    // Copies that are being made again count as damaged until all of them are seen to be whole.
+    let (damaged, damaged_copies) =
+        if is_open && damaged.is_empty() { (before.damaged, before.damaged_copies) } else { (damaged, count) };
+    let mut status = AuditStatus { damaged, damaged_copies, lost, ..before };
+    status.damaged.truncate(LISTED);
+    if !is_open {
+        let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+        if status.damaged.is_empty() && status.lost.is_empty() {
+            status.last_passed = Some(now.clone());
+        }
+        (status.last_run, status.servers) = (Some(now), servers);
+    }
+    status
+}
+
+fn before(broker: &EventBroker) -> Option<AuditStatus> {
+    broker.status.as_ref()?.audit.clone()
+}
+
+/// Audits, where that is due, and does what comes next for damaged copies.
+pub(super) async fn proceed(context: &Context, broker: &EventBroker, place: &Place, pods: &[Pod]) -> Audit {
+    let before = before(broker);
+    // A server that is away is waited for; what it has changes when it comes back.
+    if !formation::is_due(pods, place.pods) {
+        return Audit::as_it_was(broker);
+    }
+    let Ok(servers) = context.brokers.servers(place).await else { return Audit::as_it_was(broker) };
+    let auditor = Auditor { context, place, servers: &servers, site: restart::site(place) };
+    let audit = match auditor.run(before.clone()).await {
+        Ok(audit) => audit,
+        Err(error) => {
+            tracing::debug!(broker = place.broker.name, namespace = place.broker.namespace, %error, "not audited");
+            return Audit::as_it_was(broker);
+        }
+    };
+    tell(context, broker, &before.unwrap_or_default(), &audit).await;
+    audit
+}
+
+/// What is news becomes an Event.
+async fn tell(context: &Context, broker: &EventBroker, before: &AuditStatus, audit: &Audit) {
+    let Some(now) = &audit.status else { return };
+    let names = |status: &AuditStatus| -> Vec<_> {
+        status.damaged.iter().map(|it| (it.topic.clone(), it.stream.clone(), it.server.clone())).collect()
+    };
+    if names(now).iter().any(|name| !names(before).contains(name)) {
+        report::event(context, broker, EventType::Warning, "CopyDamaged", &audit.intact().message).await;
+    }
+    if now.damaged.is_empty() && !before.damaged.is_empty() {
+        let note = "every copy of every stream has all that it should have again";
+        report::event(context, broker, EventType::Normal, "CopiesHealed", note).await;
+    }
+    for new in now.lost.iter().filter(|new| !before.lost.contains(new)) {
+        report::event(context, broker, EventType::Warning, "EventsLost", &lost(new)).await;
+    }
+}
+
+struct Auditor<'a> {
+    context: &'a Context,
+    place: &'a Place,
+    servers: &'a Servers,
+    site: Site,
+}
+
+impl Auditor<'_> {
+    async fn run(&self, before: Option<AuditStatus>) -> Result<Audit, ObserveError> {
+        let totals = audit::totals(self.servers.system_client(), &self.site).await?;
+        let now = jiff::Timestamp::now();
+        let groups = Some(totals.groups);
+        if totals.servers.len() < self.site.pods || !is_due(before.as_ref(), &self.audited(&totals), now) {
+            return Ok(Audit { status: before, groups, ..Audit::default() });
+        }
+        let earlier = self.look().await?;
+        let later = if earlier.is_plain() {
+            earlier.clone()
+        } else {
+            sleep(LOOK_PAUSE).await;
+            self.look().await?
+        };
+        let findings = audit::judge(&earlier, &later);
+        let topics = self.topics();
+        let steps = audit::next(&self.site, &later, &findings);
+        let step = self.heal(&steps, &findings, &topics).await;
+        let found = (self.damaged(&findings, &topics), self.lost(&findings, &topics));
+        self.context.metrics.audited(result(&found, !step.is_empty()));
+        let status = record(before, found, self.audited(&later.totals), !step.is_empty(), now);
+        Ok(Audit { status: Some(status), groups, step })
+    }
+
+    async fn look(&self) -> Result<Look, ObserveError> {
+        audit::look(self.servers.system_client(), &self.site).await
+    }
+
+    fn audited(&self, totals: &Totals) -> Vec<AuditedServer> {
+        let server = |(ordinal, id): (&Ordinal, &String)| AuditedServer { name: self.name(*ordinal), id: id.clone() };
+        totals.servers.iter().map(server).collect()
+    }
+
+    fn name(&self, ordinal: Ordinal) -> String {
+        self.site.names.get(ordinal).cloned().unwrap_or_else(|| ordinal.to_string())
+    }
+
+    /// Whose each account is, those of deleted topics included.
+    fn topics(&self) -> HashMap<String, TopicKey> {
+        let broker = &self.place.broker;
+        let own = topics::naming(self.context, broker).into_iter().map(|topic| topic_key(&topic));
+        let retained = self.context.stores.retained(&self.context.args.pod_namespace, broker);
+        let account = |key: TopicKey| {
+            let id = TopicId::new(key.namespace.clone(), key.name.clone()).ok()?;
+            Some((self.place.authority.topic_account_id(&id).ok()?, key))
+        };
+        own.chain(retained.into_iter().map(|(topic, _)| topic)).filter_map(account).collect()
+    }
+
+    /// Does the steps; in words, what is done or waited for.
+    async fn heal(&self, steps: &[HealStep], findings: &Findings, topics: &HashMap<String, TopicKey>) -> String {
+        let (begun, mut said) = (Instant::now(), Vec::new());
+        for step in steps {
+            if begun.elapsed() > STEPS_LIMIT {
+                break;
+            }
+            let StreamId { account, name } = step.stream();
+            let topic = shown(account, topics);
+            let done = match topics.get(account) {
+                Some(key) => self.step(step, key).await.map_err(|error| error.to_string()),
+                None => Err("there is no such topic".to_owned()),
+            };
+            tracing::info!(broker = self.place.broker.name, topic, stream = name, %step, error = ?done.as_ref().err(), "healing a copy");
+            let outcome = done.err().map(|error| format!(" ({error})")).unwrap_or_default();
+            said.push(format!("stream {name} of topic {topic}: {step}{outcome}"));
+        }
+        if said.is_empty() {
+            said.extend(findings.unfinished.first().map(|StreamId { account, name }| {
+                format!(
+                    "waiting for a leader and all copies of stream {name} of topic {} and {} more",
+                    shown(account, topics),
+                    findings.unfinished.len() - 1
+                )
+            }));
+        }
+        said.truncate(3);
+        said.join("; ")
+    }
+
+    async fn step(&self, step: &HealStep, topic: &TopicKey) -> Result<(), Error> {
+        Ok(step.run(&self.context.brokers.get(topic, self.place).await?.api).await?)
+    }
+
+    fn damaged(&self, findings: &Findings, topics: &HashMap<String, TopicKey>) -> Vec<DamagedCopy> {
+        let copy = |it: &audit::Damaged| DamagedCopy {
+            topic: shown(&it.stream.account, topics),
+            stream: it.stream.name.clone(),
+            server: self.name(it.server),
+            whole: self.name(it.whole),
+            missing: signed(it.missing),
+            first: signed(it.first),
+            last: signed(it.last),
+        };
+        findings.damaged.iter().map(copy).collect()
+    }
+
+    /// Those that were acknowledged are no news.
+    fn lost(&self, findings: &Findings, topics: &HashMap<String, TopicKey>) -> Vec<LostEvents> {
+        let all = topics::naming(self.context, &self.place.broker);
+        let is_acknowledged = |hole: &audit::Hole| {
+            let key = topics.get(&hole.stream.account);
+            let topic = all.iter().find(|topic| Some(topic_key(topic)) == key.cloned());
+            topic.is_some_and(|topic| acknowledged(topic) >= signed(hole.missing))
+        };
+        let events = |it: &audit::Hole| LostEvents {
+            topic: shown(&it.stream.account, topics),
+            missing: signed(it.missing),
+            first: signed(it.first),
+            last: signed(it.last),
+        };
+        findings.lost.iter().filter(|hole| !is_acknowledged(hole)).map(events).collect()
+    }
+}
+
+/// Events that a topic lacks, as far as a person knows of it.
+fn acknowledged(topic: &EventTopic) -> i64 {
+    let status = topic.status.as_ref().filter(|status| status.data_loss.is_none());
+    status.and_then(|status| status.stream.as_ref()).map_or(0, |stream| stream.missing)
+}
+
+fn topic_key(topic: &EventTopic) -> TopicKey {
+    TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() }
+}
+
+/// A topic as the status names it.
+fn shown(account: &str, topics: &HashMap<String, TopicKey>) -> String {
+    topics.get(account).map_or_else(|| account.to_owned(), |key| format!("{}/{}", key.namespace, key.name))
+}
+
+fn result((damaged, lost): &(Vec<DamagedCopy>, Vec<LostEvents>), is_open: bool) -> &'static str {
+    match (damaged.is_empty(), lost.is_empty(), is_open) {
+        (false, ..) => "damaged",
+        (true, false, _) => "lost",
+        (true, true, true) => "unfinished",
+        (true, true, false) => "passed",
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[path = "audit_tests.rs"]
+mod tests;

@@ -1,0 +1,135 @@
+//! Files of real servers are damaged while they are stopped: the operator finds it, says it, and heals what it can.
+
+use std::path::Path;
+
+use async_nats::jetstream;
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use tidegate_broker_client::layout::{EVENT_STREAM, event_subject};
+use tidegate_crds::broker::AuditStatus;
+use tidegate_crds::{EventBroker, EventTopic};
+use tidegate_operator::topic::loss::ACKNOWLEDGE;
+use tidegate_test_broker::{TestBroker, halve};
+
+use crate::broker::{condition, until_broker};
+use crate::restarts::{change, formed, pods};
+use crate::support::brokers::{Places, account, status, topic_at};
+use crate::support::operator::{Operator, turn};
+use crate::support::{Space, eventually};
+use crate::topic::{condition as topic_condition, until_reason};
+
+/// They fill several files.
+const EVENTS: u64 = 12_000;
+
+async fn publish(js: &jetstream::Context) {
+    let body = "x".repeat(1000);
+    for _ in 0..EVENTS / 1000 {
+        let sent = (0..1000).map(|_| js.publish(event_subject(0, "order.new"), body.clone().into()));
+        for acknowledged in join_all(sent).await {
+            acknowledged.unwrap().await.unwrap();
+        }
+    }
+}
+
+/// A topic with events on a broker of so many servers.
+async fn filled(space: &Space, places: &Places, servers: usize) -> (TestBroker, Operator) {
+    let mut server = TestBroker::unformed_as("orders-broker", servers);
+    if servers == 1 {
+        server.seed().unwrap();
+    }
+    server.wake();
+    server.start_all().await;
+    server.push_ingress_account().await;
+    let operator = formed(space, places, &server, i32::try_from(servers).unwrap()).await;
+    topic_at(space, "orders", "orders", json!({"retention": {"maxSize": "64Mi"}})).await;
+    until_reason(space, "orders", "StreamReady", "Configured").await;
+    publish(&tidegate_test_broker::jetstream(account(space, &server, "orders").await.operator)).await;
+    (server, operator)
+}
+
+async fn audit(space: &Space) -> Option<AuditStatus> {
+    space.api::<EventBroker>().get("orders").await.ok()?.status?.audit
+}
+
+/// The first file of the events of a server is halved while that is stopped, and the kubelet starts it again.
+async fn damage(space: &Space, server: &mut TestBroker, ordinal: usize) {
+    server.stop_at(ordinal);
+    let blocks = server.blocks(ordinal, EVENT_STREAM);
+    assert!(blocks.len() > 1, "{blocks:?}");
+    halve(Path::new(&blocks[0]));
+    server.start_at(ordinal).await;
+    let pod = format!("orders-broker-{ordinal}");
+    let found: Pod = space.api().get(&pod).await.unwrap();
+    let mut statuses = found.status.unwrap().container_statuses.unwrap();
+    statuses[0].restart_count += 1;
+    status::<Pod>(space, &pod, json!({"containerStatuses": statuses})).await;
+}
+
+#[tokio::test]
+async fn of_one_server_what_is_lost_is_said_until_it_is_acknowledged() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("audit-one").await, Places::default());
+    let (mut server, operator) = filled(&space, &places, 1).await;
+    eventually("the operator knows of the events", async || {
+        let topic: EventTopic = space.api().get("orders").await.ok()?;
+        (topic.status?.stream?.last_sequence > 0).then_some(())
+    })
+    .await;
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    let passed = audit(&space).await.unwrap();
+    damage(&space, &mut server, 0).await;
+    let broker = until_broker(&space, "orders", "Intact", "EventsLost").await;
+    let message = condition(&broker, "Intact").unwrap().message;
+    assert!(message.contains(&format!("{}/orders lacks", space.name)), "{message}");
+    assert_eq!(condition(&broker, "Ready").unwrap().status, "True");
+    let found = audit(&space).await.unwrap();
+    assert_eq!((found.lost.len(), found.damaged_copies), (1, 0));
+    assert_eq!((&found.last_passed, found.servers != passed.servers), (&passed.last_passed, true));
+    let topic = until_reason(&space, "orders", "DataLost", "EventsLost").await;
+    let lost = topic.status.unwrap().data_loss.unwrap();
+    assert!(lost.message.starts_with(&format!("{} events between number", found.lost[0].missing)), "{}", lost.message);
+    until_reason(&space, "orders", "Intact", "EventsLost").await;
+    eventually("it is an Event", async || (space.events("EventsLost").await.len() == 1).then_some(())).await;
+    // A change is not held up: there is no other copy to wait for.
+    let acknowledged = json!({"metadata": {"annotations": {ACKNOWLEDGE: lost.detected}}});
+    space.merge::<EventTopic>("orders", acknowledged).await;
+    until_reason(&space, "orders", "DataLost", "NothingLost").await;
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    until_reason(&space, "orders", "Intact", "Audited").await;
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn of_three_servers_a_damaged_copy_is_made_again_before_a_pod_is_restarted() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("audit-three").await, Places::default());
+    let (mut server, operator) = filled(&space, &places, 3).await;
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    let first = pods(&space).await;
+    damage(&space, &mut server, 1).await;
+    let broker = until_broker(&space, "orders", "Intact", "CopyDamaged").await;
+    let message = condition(&broker, "Intact").unwrap().message;
+    assert!(message.starts_with("orders-broker-1 lacks") && message.contains("stream events"), "{message}");
+    // What is to be restarted now waits.
+    change(&space).await;
+    assert_eq!(pods(&space).await, first);
+    let topic = until_reason(&space, "orders", "Intact", "CopyDamaged").await;
+    assert_eq!(topic_condition(&topic, "DataLost").unwrap().status, "False");
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    let admin = account(&space, &server, "orders").await.admin;
+    let whole = admin.stream(EVENT_STREAM).await.unwrap();
+    assert_eq!((whole.state.messages, whole.config.num_replicas), (EVENTS, 3));
+    for ordinal in 0..3 {
+        let page = server.monitoring_at(ordinal, "jsz?accounts=true&streams=true").await;
+        let stored = page["account_details"].as_array().unwrap().iter().map(|it| &it["stream_detail"][0]["state"]);
+        assert!(stored.clone().any(|it| it["messages"] == EVENTS && it["num_deleted"].is_null()), "{ordinal}: {page}");
+    }
+    eventually("both are Events", async || {
+        (space.events("CopyDamaged").await.len() == 1 && space.events("CopiesHealed").await.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(audit(&space).await.unwrap().damaged_copies, 0);
+    eventually("the first pod is restarted", async || (pods(&space).await != first).then_some(())).await;
+    operator.stop().await;
+}
