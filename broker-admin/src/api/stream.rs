@@ -194,6 +194,17 @@ struct Counted {
 }
 
 #[derive(Deserialize)]
+struct Gapped {
+    state: Gaps,
+}
+
+#[derive(Deserialize)]
+struct Gaps {
+    #[serde(default)]
+    deleted: Vec<u64>,
+}
+
+#[derive(Deserialize)]
 struct Purged {
     #[serde(default)]
     success: bool,
@@ -241,6 +252,23 @@ impl Broker {
             Err(ApiError::NotFound(Missing::Stream)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sequences between the first and the last one of which a stream has no message: first and last of each gap, in
+    /// their order. The answer has each of them, so this is for a stream that does not lack many.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn stream_gaps(&self, name: &str) -> Result<Vec<(u64, u64)>, ApiError> {
+        let Gapped { state } = self.call(&format!("STREAM.INFO.{name}"), &json!({"deleted_details": true})).await?;
+        let mut gaps: Vec<(u64, u64)> = Vec::new();
+        for sequence in state.deleted {
+            match gaps.last_mut() {
+                Some((_, last)) if last.checked_add(1) == Some(sequence) => *last = sequence,
+                _ => gaps.push((sequence, sequence)),
+            }
+        }
+        Ok(gaps)
     }
 
     /// Makes a stream.

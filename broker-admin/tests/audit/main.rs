@@ -142,6 +142,8 @@ async fn of_one_server_a_hole_is_found_and_stays() {
     let [Hole { missing, first, last, .. }] = findings.lost.as_slice() else { panic!("{findings:#?}") };
     assert_eq!((*missing, *first, *last), (EVENTS - counts.messages, counts.first, EVENTS));
     assert!(*missing > 0 && findings.damaged.is_empty(), "{findings:#?}");
+    let gaps = world.broker.admin().stream_gaps(EVENT_STREAM).await.unwrap();
+    assert_eq!(gaps.iter().map(|(first, last)| last + 1 - first).sum::<u64>(), *missing, "{gaps:?}");
     assert_eq!(audit::next(&world.broker.site(), &look, &findings), [], "there is no other copy");
 }
 

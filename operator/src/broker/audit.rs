@@ -13,6 +13,7 @@ use kube::runtime::events::EventType;
 use tidegate_broker_admin::audit::{self, Findings, HealStep, Look, Totals};
 use tidegate_broker_admin::membership::{ObserveError, Ordinal, Site, StreamId};
 use tidegate_broker_client::TopicId;
+use tidegate_broker_client::layout::EVENT_STREAM;
 use tidegate_crds::broker::{AuditStatus, AuditedServer, DamagedCopy, LostEvents};
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::{EventBroker, EventTopic};
@@ -179,6 +180,19 @@ pub(super) async fn proceed(context: &Context, broker: &EventBroker, place: &Pla
     };
     tell(context, broker, &before.unwrap_or_default(), &audit).await;
     audit
+}
+
+/// Whether a topic's events that the server lacks which leads them are on another one: then they are not lost. Its broker
+/// is audited because of that.
+pub(crate) async fn is_elsewhere(context: &Context, place: &Place, account: &str) -> bool {
+    let Ok(servers) = context.brokers.servers(place).await else { return false };
+    let Ok(look) = audit::look(servers.system_client(), &restart::site(place)).await else { return false };
+    let is_of_topic = |id: &StreamId| id.account == account && id.name == EVENT_STREAM;
+    let found = audit::judge(&look, &look).damaged.iter().any(|damaged| is_of_topic(&damaged.stream));
+    if found {
+        context.broker_changes.add(place.broker.clone());
+    }
+    found
 }
 
 /// What is news becomes an Event.

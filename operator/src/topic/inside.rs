@@ -1,15 +1,13 @@
 //! A topic on its broker: its account, its streams, and who may publish over NATS.
 
 use std::collections::{BTreeSet, HashSet};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
-use tidegate_broker_admin::api::{self, StreamInfo};
+use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::release::Places;
 use tidegate_broker_admin::schedules::RefusedSchedule;
-use tidegate_broker_admin::streams::{self, Streams};
 use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
@@ -25,6 +23,7 @@ use crate::error::Error;
 use crate::finalizer::{self, Phase};
 use crate::handler::{reference, relocation, settings as handler_settings};
 use crate::pods::is_ready;
+use crate::topic::look::Looker;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
@@ -33,10 +32,6 @@ use crate::topic::settings::Settings;
 use crate::topic::status::{Journal, STREAM_REFUSED};
 use crate::topic::storage::{self, Storage};
 use crate::topic::{key, leftovers};
-
-/// A new leader of several may not yet have applied all that is stored: a loss is believed after so many more looks.
-const LOSS_LOOKS: u32 = 5;
-const LOSS_PAUSE: Duration = Duration::from_secs(2);
 
 /// How far the broker's inside is.
 #[derive(Debug)]
@@ -224,10 +219,13 @@ async fn stored(
     let before = topic.status.as_ref().and_then(|status| status.stream.as_ref());
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
+    let account = authority.topic_account_id(&topics::Topic::of(topic)?.id)?;
     let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes));
     let (streams, lost, subscribers) = {
         let _places = broker.places().await;
-        let (streams, lost) = look(&broker.api, settings, replicas, lost_of).await?;
+        let place = observed.place(authority);
+        let looker = Looker { context, place: &place, broker: &broker.api, settings, account: &account };
+        let (streams, lost) = looker.look(lost_of).await?;
         (streams, lost, without_orphans(context, owner, topic, broker, authority).await?)
     };
     let schedules =
@@ -271,25 +269,6 @@ async fn stored(
         schedules,
         handlers: subscribers.count,
     })
-}
-
-/// Makes the streams as they should be, and says what was lost of them.
-async fn look(
-    broker: &api::Broker,
-    settings: &Settings,
-    replicas: i32,
-    lost_of: impl Fn(&StreamInfo) -> Option<String>,
-) -> Result<(Streams, Option<String>), Error> {
-    let mut streams = streams::ensure(broker, &settings.streams).await?;
-    let mut lost = lost_of(&streams.events);
-    let mut looks = if replicas > 1 { LOSS_LOOKS } else { 0 };
-    while lost.is_some() && looks > 0 {
-        tokio::time::sleep(LOSS_PAUSE).await;
-        streams = streams::ensure(broker, &settings.streams).await?;
-        lost = lost_of(&streams.events);
-        looks -= 1;
-    }
-    Ok((streams, lost))
 }
 
 /// The handlers of a topic.

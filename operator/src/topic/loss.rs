@@ -14,6 +14,8 @@ use tidegate_crds::topic::{DataLoss, StreamRecord};
 pub const ACKNOWLEDGE: &str = "tidegate.io/acknowledge-data-loss";
 /// Bytes of the message that are kept.
 const MESSAGE_LIMIT: usize = 2000;
+/// Ranges of numbers in a message.
+const RANGES_TOLD: usize = 5;
 
 /// What to remember of the stream as it is. `released` is the sequence up to which events were ever released;
 /// `removes`: the topic's retention may remove the oldest events at any time.
@@ -66,6 +68,19 @@ pub fn between(before: &StreamRecord, now: &StreamRecord) -> Option<String> {
         ));
     }
     None
+}
+
+/// Numbers of events, in words: a few ranges, and how many there are besides. `None`: there are none.
+pub fn numbers(ranges: &[(u64, u64)]) -> Option<String> {
+    let range =
+        |(first, last): &(u64, u64)| if first == last { first.to_string() } else { format!("{first} to {last}") };
+    let told: Vec<String> = ranges.iter().take(RANGES_TOLD).map(range).collect();
+    let more = ranges.len().saturating_sub(RANGES_TOLD);
+    match (told.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(told.join(", ")),
+        (false, more) => Some(format!("{}, and {more} more gaps", told.join(", "))),
+    }
 }
 
 /// The loss that the topic's status tells of, after this was found.
@@ -161,6 +176,14 @@ mod tests {
                 Some(lost) => assert!(found.as_ref().is_some_and(|found| found.contains(lost)), "{found:?} not {lost}"),
             }
         }
+    }
+
+    #[test]
+    fn what_is_gone_is_said_in_numbers() {
+        assert_eq!(numbers(&[]), None);
+        assert_eq!(numbers(&[(7, 7), (9, 20)]).as_deref(), Some("7, 9 to 20"));
+        let many: Vec<_> = (0..8).map(|number| (10 * number, 10 * number)).collect();
+        assert_eq!(numbers(&many).as_deref(), Some("0, 10, 20, 30, 40, and 3 more gaps"));
     }
 
     #[test]

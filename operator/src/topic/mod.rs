@@ -8,6 +8,7 @@ mod inside;
 mod intact;
 mod later;
 pub(crate) mod leftovers;
+mod look;
 pub mod loss;
 mod observe;
 pub mod publishers;
