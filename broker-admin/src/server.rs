@@ -12,6 +12,9 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+/// Raft groups of a server at most: above that the servers of a broker are busy with keeping each other informed.
+pub const MAX_GROUPS: usize = 2000;
+
 /// The environment variable with the server's name, as [`name_value`] writes it.
 pub const NAME_VARIABLE: &str = "SERVER_NAME";
 
@@ -126,6 +129,7 @@ impl Server {
                 "max_memory_store": 0,
                 "max_file_store": max_file_store,
                 "sync_interval": if *sync_always { json!("always") } else { json!("2m") },
+                "limits": {"max_ha_assets": MAX_GROUPS},
             });
         }
         if let Some(pid_file) = &self.pid_file {

@@ -38,7 +38,8 @@ pub mod kind {
     pub const STREAM_READY: &str = "StreamReady";
     /// EventTopic: every ingress of its broker takes events for it, from the publishers that it names.
     pub const ADDRESSABLE: &str = "Addressable";
-    /// EventTopic: there is room for further events; False while publishers are refused.
+    /// EventTopic: there is room for further events; False while publishers are refused. EventBroker: there is room for
+    /// further topics and handlers. A warning there: Ready does not depend on it.
     pub const HAS_ROOM: &str = "HasRoom";
     /// EventTopic: the broker stores what it is given; False while its disk is full, or it does not answer publishers.
     pub const STORAGE_HEALTHY: &str = "StorageHealthy";

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::access::{Access, AccessCertificate, AccessStatus, AccessType, NodePorts, TrafficPolicy};
-pub use self::status::{AuditStatus, AuditedServer, DamagedCopy, EventBrokerStatus, LostEvents, StorageStatus};
+pub use self::status::{
+    AuditStatus, AuditedServer, DamagedCopy, EventBrokerStatus, GroupsStatus, LostEvents, StorageStatus,
+};
 use crate::schema;
 use crate::{NamespaceGrant, Size};
 
@@ -34,6 +36,7 @@ use crate::{NamespaceGrant, Size};
     printcolumn(name = "Of", type_ = "integer", description = "Pods that there should be", json_path = ".spec.replicas"),
     printcolumn(name = "Topics", type_ = "integer", description = "Topics that name it", json_path = ".status.topics"),
     printcolumn(name = "Promised", type_ = "string", description = "Share of its storage that is promised to topics", json_path = ".status.storage.promised"),
+    printcolumn(name = "Groups", type_ = "string", description = "Raft groups that there are and may be", json_path = ".status.groups.usage", priority = 1),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]

@@ -40,6 +40,9 @@ pub struct EventBrokerStatus {
     /// Room on the volume of each pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageStatus>,
+    /// Raft groups of the servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupsStatus>,
     /// Audit of what the servers store: whether every copy of every stream has what the others have. Made after each
     /// start of a server, and every hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,6 +62,21 @@ pub struct StorageStatus {
     pub promised_bytes: i64,
     /// Number of bytes that can be promised: 85 % of the volume.
     pub usable_bytes: i64,
+}
+
+/// Raft groups of the servers. On several servers each stream and each consumer is one: a topic has one, a handler five,
+/// or three and its lanes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupsStatus {
+    /// Number of groups that there are. Refreshed about every ten minutes, and when topics or handlers come.
+    pub used: i64,
+    /// Number of groups that there may be. A topic or handler that would exceed it is not admitted (reason BrokerFull).
+    /// Unset for a broker of one server, on which they cost next to nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<i64>,
+    /// Both, such as "48 of 2000".
+    pub usage: String,
 }
 
 /// Audit of what the servers store.

@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub mod deletion;
 pub mod desired;
 mod formation;
+pub(crate) mod groups;
 mod members;
 pub mod nudge;
 mod observe;

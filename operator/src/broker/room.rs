@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt as _;
-use tidegate_broker_client::contract::MAX_TOPICS;
+use tidegate_broker_client::contract::{MAX_TOPICS, Routing};
 use tidegate_crds::conditions::HasConditions as _;
 use tidegate_crds::{EventBroker, EventTopic};
 
 use crate::broker::settings::Settings;
-use crate::broker::topics;
+use crate::broker::{groups, topics};
 use crate::brokers::{BrokerKey, TopicKey};
 use crate::context::Context;
 use crate::error::Error;
@@ -50,6 +50,9 @@ impl Promises {
         let own = topic_key(topic);
         if shown(topic).is_none() {
             check_count(topics::naming(context, key).iter().filter(|other| shown(other).is_some()).count())?;
+            if settings.routing == Routing::Queued {
+                groups::check(context, key, "topic", groups::OF_TOPIC)?;
+            }
         }
         // A promise that became smaller is given back at once. Its streams are made smaller before they hold more.
         if shown(topic).is_none_or(|promised| promised < wanted) {

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
+use kube::runtime::events::EventType;
 use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
 
-use super::{Made, access, formation, key, room, topics};
+use super::{Made, access, formation, groups, key, room, topics};
 use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
 use crate::error::Error;
+use crate::report;
 use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
 
 /// Topics that are named in a message at most.
@@ -24,8 +26,18 @@ pub(super) async fn write(context: &Context, broker: &EventBroker, owner: &Owner
     let status = of(context, broker, owner, made, None);
     let is_ready =
         status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
+    tell_filling(context, broker, &status).await;
     patch(context, broker, owner, broker.status.as_ref(), &status).await?;
     Ok(is_ready)
+}
+
+/// That it fills is an Event once.
+async fn tell_filling(context: &Context, broker: &EventBroker, status: &EventBrokerStatus) {
+    let find = |status: &EventBrokerStatus| status.conditions.iter().find(|it| it.type_ == kind::HAS_ROOM).cloned();
+    let before = broker.status.as_ref().and_then(find).map(|room| room.reason);
+    if let Some(room) = find(status).filter(|room| room.reason != "Room" && Some(&room.reason) != before.as_ref()) {
+        report::event(context, broker, EventType::Warning, &room.reason, &room.message).await;
+    }
 }
 
 /// The same of a broker that is to go and has topics.
@@ -67,8 +79,10 @@ pub(super) async fn write_failure(context: &Context, broker: &EventBroker, owner
 
 fn parts(broker: &EventBroker) -> &'static [&'static str] {
     match broker.spec.client_certificates {
-        None => &[kind::BROKER_AVAILABLE, kind::INTACT, kind::TOKENS_ACCEPTED],
-        Some(_) => &[kind::BROKER_AVAILABLE, kind::INTACT, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED],
+        None => &[kind::BROKER_AVAILABLE, kind::INTACT, kind::HAS_ROOM, kind::TOKENS_ACCEPTED],
+        Some(_) => {
+            &[kind::BROKER_AVAILABLE, kind::INTACT, kind::HAS_ROOM, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED]
+        }
     }
 }
 
@@ -98,7 +112,9 @@ fn of(
     found.extend(made.trust.findings.clone());
     found.extend(made.resize.finding());
     found.extend(in_use);
-    let promised = room::promised(context, &key(owner));
+    let storage = storage(room::promised(context, &key(owner)), made.settings.usable);
+    let groups = groups::status(before.groups, made.audit.groups, wanted);
+    found.push(groups::has_room(&storage, groups.as_ref()));
     EventBrokerStatus {
         conditions: merge(found, &before.conditions, broker.metadata.generation, jiff::Timestamp::now()),
         observed_generation: broker.metadata.generation,
@@ -106,7 +122,8 @@ fn of(
         ready_replicas: ready,
         formed: made.is_formed,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
-        storage: Some(storage(promised, made.settings.usable)),
+        storage: Some(storage),
+        groups,
         audit: made.audit.status.clone(),
         access: made.access.iter().map(|seen| seen.status.clone()).collect(),
     }

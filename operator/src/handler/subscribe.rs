@@ -9,8 +9,10 @@ use tidegate_broker_admin::{consumers, guests, handler_streams, retries};
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
+use tidegate_crds::conditions::kind;
 use time::OffsetDateTime;
 
+use crate::broker::groups;
 use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
 use crate::error::Error;
@@ -44,11 +46,19 @@ pub async fn ensure(
     let subscription = match topic.routing {
         Routing::Queued => {
             let name = known_as(owner, topic);
+            let is_new = !is_subscribed(handler);
+            if is_new {
+                groups::check(context, &topic.place.broker, "handler", groups::of_handler(settings.delivery.order))?;
+            }
             let _places = broker.places().await;
             let streams = handler_streams::ensure(&broker.api, &name, &owner.reference.uid).await?;
             let wanted = consumers_of(&name, &owner.reference.uid, settings);
             retries::ensure(&broker.api, &wanted).await?;
             let consumers = consumers::ensure(&broker.api, &wanted, &position::recorded(handler)).await?;
+            if is_new {
+                // It counts its groups.
+                context.broker_changes.add(topic.place.broker.clone());
+            }
             Some(Subscription { consumers, streams })
         }
         Routing::Direct => None,
@@ -59,6 +69,12 @@ pub async fn ensure(
     let account = topic.place.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
     broker.system.ensure(&account).await?;
     Ok(subscription)
+}
+
+/// Whether it has had its place on the broker. It is not told that there is none for it then, whatever comes.
+fn is_subscribed(handler: &EventHandler) -> bool {
+    let conditions = handler.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|known| known.type_ == kind::SUBSCRIBED && known.status == "True")
 }
 
 /// What the handler's consumers are to be.

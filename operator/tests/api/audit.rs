@@ -138,6 +138,9 @@ async fn of_three_servers_a_damaged_copy_is_made_again_before_a_pod_is_restarted
     assert_eq!(audit(&space).await.unwrap().damaged_copies, 0);
     let topic: EventTopic = space.api().get("orders").await.unwrap();
     assert_eq!(topic_condition(&topic, "DataLost").unwrap().reason, "NothingLost");
+    let broker: EventBroker = space.api().get("orders").await.unwrap();
+    // A consumer is none yet: the stream of events, and the cluster.
+    assert_eq!(broker.status.unwrap().groups.unwrap().usage, "2 of 2000");
     eventually("the first pod is restarted", async || (pods(&space).await != first).then_some(())).await;
     operator.stop().await;
 }

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use tidegate_crds::{EventBroker, EventTopic};
 use tidegate_test_broker::TestBroker;
 
+use crate::broker::{condition as broker_condition, until_broker};
 use crate::children;
-use crate::support::brokers::{Places, account, broker_on, publish_one, server, topic_at, until_ready};
+use crate::support::brokers::{Places, account, broker_on, publish_one, server, status, topic_at, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually, ingress};
 use crate::topic::{condition, gone, until_reason};
@@ -219,5 +220,36 @@ async fn a_deleted_topic_whose_events_are_retained_still_counts() {
     until_ready(&space, "a").await;
     delete(&space, "a").await;
     until_ready(&space, "b").await;
+    operator.stop().await;
+}
+
+/// On three servers each stream and each consumer is a raft group, of which there is a number that is too many.
+#[tokio::test]
+async fn a_topic_for_which_there_are_too_many_groups_is_told_so_and_comes_in_when_there_are_fewer() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("groups").await, Places::default());
+    let server = server().await;
+    broker_on(&space, &places, &server, "default", json!({"replicas": 3, "storage": {"size": "1Gi"}})).await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    eventually("how much the broker has is known", async || {
+        space.api::<EventBroker>().get("default").await.ok()?.status?.storage
+    })
+    .await;
+    // Its pods are not ready, so that its servers are not asked: what they said last counts.
+    let groups = |used: i64| json!({"groups": {"used": used, "bound": 2000, "usage": format!("{used} of 2000")}});
+    status::<EventBroker>(&space, "default", groups(1998)).await;
+    topic(&space, "late", json!({})).await;
+    let refused = until_reason(&space, "late", "Ready", "BrokerFull").await;
+    let message = condition(&refused, "Ready").unwrap().message;
+    assert!(message.contains("has 1998 of 2000 raft groups, and this topic needs 3"), "{message}");
+    assert_eq!(promised(&space, "late").await, None);
+    space.merge::<EventBroker>("default", json!({"metadata": {"annotations": {"look": "now"}}})).await;
+    let broker = until_broker(&space, "default", "HasRoom", "GroupsFilling").await;
+    assert!(
+        broker_condition(&broker, "HasRoom").unwrap().message.starts_with("1998 of 2000 raft groups are in use (99%)")
+    );
+    eventually("it is an Event", async || (space.events("GroupsFilling").await.len() == 1).then_some(())).await;
+    status::<EventBroker>(&space, "default", groups(1997)).await;
+    eventually("it is admitted", async || promised(&space, "late").await).await;
     operator.stop().await;
 }
