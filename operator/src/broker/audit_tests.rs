@@ -81,7 +81,7 @@ fn the_condition_says_what_is_wrong_and_what_is_done() {
         assert!(found.message.contains(word), "{}", found.message);
     }
     let healing = audit(damaged, "making 3 copies of it");
-    assert!(healing.holds_restarts(3).unwrap().ends_with("making 3 copies of it"));
-    assert_eq!(healing.holds_restarts(1), None, "there is no other copy");
-    assert_eq!(audit(passed, "").holds_restarts(3), None);
+    assert!(healing.holds_changes(3).unwrap().ends_with("making 3 copies of it"));
+    assert_eq!(healing.holds_changes(1), None, "there is no other copy");
+    assert_eq!(audit(passed, "").holds_changes(3), None);
 }

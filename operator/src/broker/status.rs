@@ -113,7 +113,7 @@ fn of(
     found.extend(made.resize.finding());
     found.extend(in_use);
     let storage = storage(room::promised(context, &key(owner)), made.settings.usable);
-    let groups = groups::status(before.groups, made.audit.groups, wanted);
+    let groups = groups::status(before.groups, made.audit.groups, made.scale.pods);
     found.push(groups::has_room(&storage, groups.as_ref()));
     EventBrokerStatus {
         conditions: merge(found, &before.conditions, broker.metadata.generation, jiff::Timestamp::now()),

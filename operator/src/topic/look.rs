@@ -40,17 +40,14 @@ impl Looker<'_> {
     ) -> Result<(Streams, Option<String>), Error> {
         let mut streams = self.ensure().await?;
         let mut lost = lost_of(&streams.events);
-        let mut looks = if self.place.replicas > 1 { LOSS_LOOKS } else { 0 };
+        let mut looks = if self.place.pods > 1 { LOSS_LOOKS } else { 0 };
         while lost.is_some() && looks > 0 {
             tokio::time::sleep(LOSS_PAUSE).await;
             streams = self.ensure().await?;
             lost = lost_of(&streams.events);
             looks -= 1;
         }
-        if lost.is_some()
-            && self.place.replicas > 1
-            && audit::is_elsewhere(self.context, self.place, self.account).await
-        {
+        if lost.is_some() && self.place.pods > 1 && audit::is_elsewhere(self.context, self.place, self.account).await {
             return Ok((streams, None));
         }
         if let Some(lost) = &mut lost {

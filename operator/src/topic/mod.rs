@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::controller::Action;
-use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{HasConditions as _, kind};
+use tidegate_crds::{EventBroker, EventTopic};
 
 use crate::apply::apply;
 use crate::brokers::TopicKey;
@@ -95,7 +95,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         Err(refusal) => return Box::pin(not_granted(topic, owner, context, &refusal)).await,
     };
     let mut settings = Settings::of(&topic.spec, observed.scale.copies)?;
-    settings.streams.keeps_copies = observed.scale.is_changing();
+    settings.streams.keeps_copies = observed.scale.is_changing() || is_healing(&observed.broker);
     // How much the broker has is known when it was made: an earlier one of its name may have left less.
     let is_known = observed.broker.status.as_ref().is_some_and(|status| status.storage.is_some());
     let mut promised = topic.status.as_ref().and_then(|status| status.promised);
@@ -116,6 +116,12 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
     }
     let is_ready = status::write(context, topic, owner, promised, &observed, &inside).await?;
     Ok(Action::requeue(again(topic, &inside, is_ready)))
+}
+
+/// Whether copies on its servers are made again, step by step: each with the number of copies that it needs.
+fn is_healing(broker: &EventBroker) -> bool {
+    let audit = broker.status.as_ref().and_then(|status| status.audit.as_ref());
+    audit.is_some_and(|audit| !audit.damaged.is_empty())
 }
 
 /// Nothing is made of it. Where it was on the broker, the ways to it and from it end, and what is stored stays.
