@@ -35,6 +35,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Requests that wait for an answer at a time, at most.
 const MAX_REQUESTS: usize = 16 * 1024;
+/// Without a message for so long, what was asked of a server has come.
+const QUIET: Duration = Duration::from_millis(100);
 /// How a server answers a request that no one is there for.
 const NO_RESPONDERS: u16 = 503;
 
@@ -293,6 +295,49 @@ impl Client {
     /// Gives up the connection and makes another.
     pub fn reconnect(&self) {
         self.shared().lock().reconnect();
+    }
+
+    /// Replaces the connection by another one, in order. [`Link::connected`] is false from the first moment, so that nothing
+    /// more is asked of the server; what was asked for may still come for a while, then what lasts as long as the
+    /// connection ends, and everything that is published is sent, over this one or the next. A server that takes longer
+    /// than the limit is left at once.
+    pub async fn renew(&self, limit: Duration) {
+        let shared = self.shared();
+        let mut link = shared.link.subscribe();
+        let epoch = link.borrow().epoch;
+        if !shared.lock().retire() {
+            return;
+        }
+        shared.link.send_modify(|link| link.connected = false);
+        let replaced = async {
+            let _ = timeout(limit / 2, self.quiet()).await;
+            let flushed = {
+                let mut state = shared.lock();
+                if !state.end_subscriptions() {
+                    return;
+                }
+                state.flush()
+            };
+            let _ = flushed.await;
+            shared.lock().leave();
+            // The sender lives as long as this client.
+            let _ = link.wait_for(|link| link.connected && link.epoch != epoch).await;
+        };
+        if timeout(limit, replaced).await.is_err() && self.current_link().epoch == epoch {
+            self.reconnect();
+        }
+    }
+
+    /// Waits until nothing has come for a moment.
+    async fn quiet(&self) {
+        let mut received = self.statistics().received;
+        loop {
+            sleep(QUIET).await;
+            let now = self.statistics().received;
+            if std::mem::replace(&mut received, now) == now {
+                return;
+            }
+        }
     }
 
     /// A subject of its own for answers, which no one can guess.

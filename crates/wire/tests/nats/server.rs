@@ -199,6 +199,43 @@ async fn a_rotated_identity_is_used_at_the_next_connect() {
     connected(&client, 3).await;
 }
 
+/// What is published meanwhile goes over the one or the other, and what was sent to the one before comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_replaced_and_nothing_is_lost() {
+    const MESSAGES: usize = 20_000;
+    let broker = TestBroker::start_empty(1 << 20).await;
+    let (options, heard) = options(&broker.servers(), fixed(operator(broker.authority())));
+    let queue = QueueLimits { messages: 2 * MESSAGES, ..options.queue };
+    let other = Client::connect(Options { queue, ..options.clone() }).await.unwrap();
+    let mut all = other.subscribe("t.*", None).unwrap();
+    soon(other.flush()).await.unwrap();
+    let client = Client::connect(options).await.unwrap();
+    let publisher = client.clone();
+    let publishing = tokio::spawn(async move {
+        for number in 0..MESSAGES {
+            publisher.publish(&message(&format!("t.{number}"), b"x")).await.unwrap();
+        }
+    });
+    for renewal in 2..6 {
+        let mut own = client.subscribe_until_disconnect("own").unwrap();
+        for _ in 0..100 {
+            client.publish(&message("own", b"x")).await.unwrap();
+        }
+        client.renew(LONG).await;
+        assert_eq!(client.current_link().epoch, renewal);
+        let mut came = 0;
+        while soon(own.next()).await.is_some() {
+            came += 1;
+        }
+        assert_eq!(came, 100, "it came before the connection was left, and then there is no more");
+    }
+    publishing.await.unwrap();
+    for number in 0..MESSAGES {
+        assert_eq!(soon(all.next()).await.unwrap().subject(), format!("t.{number}"));
+    }
+    heard.wait_for("it is replaced by a new one").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_on_either_side_are_refused() {
     let broker = TestBroker::start_empty(1 << 20).await;

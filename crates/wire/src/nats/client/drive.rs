@@ -53,7 +53,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
             Err(loss) => Poll::Ready(loss),
         })
         .await;
-        if matches!(loss, Loss::Io(_) | Loss::ServerClosed) {
+        if matches!(loss, Loss::Renewed) {
+            // A server that is still sending when the connection is closed reads no further.
+            let _ =
+                timeout(LAST_WORDS_LIMIT, poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context))).await;
+        }
+        if matches!(loss, Loss::Io(_) | Loss::ServerClosed | Loss::Renewed) {
             // It may be in vain.
             let _ = timeout(LAST_WORDS_LIMIT, poll_fn(|context| self.read_rest(context))).await;
         }
@@ -78,6 +83,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
         self.shared.lock().begin_turn(context.waker())?;
         self.ask(context)?;
         self.write(context)?;
+        if self.has_sent_all() && self.shared.lock().leaves() {
+            return Err(Loss::Renewed);
+        }
         for _ in 0..READS_PER_TURN {
             if !self.read(context)? {
                 // What was read may have to be answered.
@@ -121,6 +129,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Driver<'a, S> {
             self.unflushed = false;
         }
         Ok(())
+    }
+
+    fn has_sent_all(&self) -> bool {
+        self.written == self.chunk.len() && !self.unflushed
     }
 
     /// Takes what is to be sent next; `false`: there is nothing.

@@ -152,6 +152,9 @@ pub enum Loss {
     /// The caller asked for a new one.
     #[error("a new one was asked for")]
     Requested,
+    /// The caller asked for a new one, and this one was left in order.
+    #[error("it is replaced by a new one")]
+    Renewed,
     /// The server closed it.
     #[error("the server closed it")]
     ServerClosed,

@@ -49,7 +49,10 @@ pub(super) struct State {
     out: Vec<u8>,
     connected: bool,
     closed: bool,
+    /// The connection is given up at once.
     reconnect: bool,
+    /// It is given up as soon as everything is sent; nothing new is begun on it.
+    retiring: Option<Retirement>,
     /// The task that owns the connection, while it sleeps.
     waker: Option<Waker>,
     next_sid: u64,
@@ -68,6 +71,15 @@ struct Round {
     flushed: Vec<oneshot::Sender<()>>,
     /// Subscriptions that were ended before it.
     drained: Vec<u64>,
+}
+
+/// How far a connection is that is to be replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retirement {
+    /// What lasts as long as it is being ended.
+    Ending,
+    /// The server has sent what there was for it.
+    Ended,
 }
 
 impl Round {
@@ -134,7 +146,7 @@ impl Shared {
         }
         out.extend_from_slice(&kept);
         state.out = out;
-        (state.connected, state.reconnect) = (true, false);
+        (state.connected, state.reconnect, state.retiring) = (true, false, None);
         drop(state);
         self.link.send_modify(|link| *link = Link { connected: true, epoch: link.epoch + 1 });
         self.event(&Event::Connected);
@@ -143,8 +155,11 @@ impl Shared {
     /// The connection is lost, and with it what was handed to it.
     pub(super) fn disconnected(&self, loss: Loss) {
         let mut state = self.lock();
-        state.connected = false;
-        state.out = Vec::new();
+        // One that was left in order had nothing more to send: what is there by now is for the next.
+        if std::mem::take(&mut state.connected) {
+            state.out = Vec::new();
+        }
+        state.retiring = None;
         let rounds = std::mem::take(&mut state.rounds);
         let last = std::mem::take(&mut state.round);
         let drained = rounds.into_iter().chain([last]).flat_map(|round| round.drained);
@@ -236,7 +251,7 @@ impl State {
     pub(super) fn subscribe(&mut self, subscription: Subscription) -> Result<u64, InvalidSubject> {
         self.next_sid += 1;
         let sid = self.next_sid;
-        if subscription.end == End::Disconnect && !self.connected {
+        if subscription.end == End::Disconnect && (!self.connected || self.retiring.is_some()) {
             subscription.queue.close();
         } else {
             self.add(sid, subscription)?;
@@ -325,6 +340,44 @@ impl State {
         }
     }
 
+    /// Lets nothing begin that lasts as long as this connection. Whether there is one.
+    pub(super) fn retire(&mut self) -> bool {
+        if self.connected {
+            self.retiring = Some(Retirement::Ending);
+        }
+        self.connected
+    }
+
+    /// Ends what lasts as long as a connection that retires; what the server sent for it still comes, before the answer to
+    /// the next flush. Whether there is such a connection still.
+    pub(super) fn end_subscriptions(&mut self) -> bool {
+        if self.retiring.is_none() {
+            return false;
+        }
+        let ends = self.subscriptions.iter().filter(|(_, subscription)| subscription.end == End::Disconnect);
+        for sid in ends.map(|(sid, _)| *sid).collect::<Vec<_>>() {
+            self.say_unsubscribe(sid);
+        }
+        true
+    }
+
+    /// A connection that retires is left when everything is sent.
+    pub(super) fn leave(&mut self) {
+        if let Some(retiring) = &mut self.retiring {
+            *retiring = Retirement::Ended;
+            self.wake();
+        }
+    }
+
+    /// Everything is sent but what is here. Whether the connection is left now; what comes later is for the next one.
+    pub(super) fn leaves(&mut self) -> bool {
+        let leaves = self.retiring == Some(Retirement::Ended) && self.out.is_empty();
+        if leaves {
+            self.connected = false;
+        }
+        leaves
+    }
+
     /// The task is about to work: it is to be woken for whatever happens from now on.
     pub(super) fn begin_turn(&mut self, waker: &Waker) -> Result<(), Loss> {
         if self.closed {
@@ -356,7 +409,7 @@ impl State {
 
     /// Answers the server, unless it does not read.
     pub(super) fn answer_ping(&mut self, options: &Options) {
-        if self.has_room(options) {
+        if self.connected && self.has_room(options) {
             encode::pong(&mut self.out);
         }
     }
