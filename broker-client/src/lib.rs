@@ -4,6 +4,7 @@
 //! - [`topic_id`]: which topic of a broker.
 //! - [`identity`]: the five files (or values) by which a program proves who it is, and how they are reloaded.
 //! - [`connect`]: a connection with mutual TLS and a user JWT that survives rotation.
+//! - [`renewal`]: that connection made again when its user is replaced.
 //! - [`connection_log()`]: what a program logs of its connection.
 //! - [`stored`]: the form of a CloudEvent inside the stream.
 //! - [`message_id`]: how a stream recognises a repetition, and why no other program can choose its id.
@@ -31,6 +32,7 @@ pub mod outcomes;
 pub mod peer;
 pub mod probes;
 pub mod publish_ack;
+pub mod renewal;
 pub mod seed;
 pub mod statuses;
 pub mod stored;

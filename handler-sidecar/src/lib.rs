@@ -25,6 +25,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use tidegate_broker_client::contract::{Order, Routing, Sidecar};
+use tidegate_broker_client::identity;
+use tidegate_broker_client::renewal::Renewal;
 use tidegate_delivery_core::lane::timing::LaneTiming;
 use tidegate_delivery_core::{ByKey, Direct, Discipline, Unordered, millis};
 use tokio::net::TcpListener;
@@ -139,8 +141,9 @@ async fn work_until_drained(
     let count = watch::Sender::new(1);
     let options = Options::new(&config, &handler, drain, count.subscribe())?;
     let members = Members::new(count);
+    let renewal = Renewal::new(identity::folder(&config.identity));
     let connected = tokio::select! {
-        connected = connection::connect(&config, health) => Some(connected),
+        connected = connection::connect(&config, renewal.source(), health) => Some(connected),
         () = drain.begun() => None,
     };
     if let Some(client) = connected {
@@ -177,6 +180,7 @@ async fn work_until_drained(
             // What is not kept cannot be given to another one.
             () = members.run(&context), if context.config.routing == Routing::Queued => {}
             () = reports => {}
+            () = renewal.follow(&context.client) => {}
         }
     }
     drain.finish();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_broker_client::contract::{Delivery, Order, Sidecar};
-use tidegate_broker_client::identity::{self, Source, Unreadable};
+use tidegate_broker_client::identity::{Source, Unreadable};
 use tidegate_broker_client::layout::LANE_WINDOW;
 use tidegate_broker_client::{connect, connection_log};
 use tidegate_wire::nats::{Client, ConnectError, Options, QueueLimits};
@@ -29,8 +29,7 @@ enum Unconnected {
 }
 
 /// Connects, however long it takes.
-pub async fn connect(config: &Sidecar, health: &Health) -> Client {
-    let source = identity::folder(&config.identity);
+pub async fn connect(config: &Sidecar, source: Source, health: &Health) -> Client {
     let (mut failures, mut told) = (0, String::new());
     loop {
         // That it takes long is no lack of progress.
