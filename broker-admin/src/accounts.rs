@@ -8,6 +8,9 @@
 //! | wake | no | the ingresses, to wake the server beside them: [`tidegate_broker_client::wake`] |
 //! | one per handler | no | its sidecars: see [`crate::guests`] |
 //! | one per publisher over NATS | no | see [`crate::guests`] |
+//!
+//! Keys of the operator's and the ingresses' users are derived; those of handlers and publishers are random, and can be
+//! replaced: [`crate::user_key`].
 
 use std::time::Duration;
 
@@ -22,6 +25,7 @@ use crate::authority::{Authority, AuthorityError, LEAF_LIFETIME, RENEW_BEFORE};
 use crate::guests;
 use crate::jwt::{self, Claims};
 use crate::limits::Limits;
+use crate::user_key::UserKey;
 
 /// The version of NATS's claims.
 pub(crate) const VERSION: u8 = 2;
@@ -194,6 +198,22 @@ impl Authority {
         Ok(account)
     }
 
+    /// The same account, which refuses users whose JWT was signed before this.
+    pub(crate) fn refusing(
+        &self,
+        mut account: Account,
+        before: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> Result<Account, AuthorityError> {
+        if let Some(before) = before {
+            // A server refuses what was signed at that second too.
+            account.claims.nats["revocations"] = json!({"*": before.unix_timestamp() - 1});
+            account.jwt = account.claims.sign(&self.operator_key()?, now)?;
+        }
+        Ok(account)
+    }
+
+    /// A user of the operator's or the ingresses', whose key is derived.
     pub(crate) fn user(
         &self,
         account: &KeyPair,
@@ -202,17 +222,20 @@ impl Authority {
         rights: &Rights,
         now: OffsetDateTime,
     ) -> Result<User, AuthorityError> {
-        let key = self.key(KeyPairType::User, label)?;
-        let mut nats = json!({
-            "type": "user", "version": VERSION, "subs": -1, "data": -1, "payload": -1,
-            "pub": permission(&rights.publish), "sub": permission(&rights.subscribe),
-        });
-        if rights.answer {
-            nats["resp"] = json!({"max": 1, "ttl": u64::try_from(ANSWER_WITHIN.as_nanos()).unwrap_or(u64::MAX)});
-        }
-        let expires = Some(now + LEAF_LIFETIME);
-        let claims = Claims { subject: key.public_key(), name: name.into(), nats, expires };
-        Ok(User { jwt: claims.sign(account, now)?, seed: key.seed()? })
+        signed_user(account, name, &self.key(KeyPairType::User, label)?, rights, now)
+    }
+
+    /// A user with this key.
+    pub(crate) fn user_with(
+        &self,
+        account: &KeyPair,
+        name: &str,
+        key: &UserKey,
+        rights: &Rights,
+        now: OffsetDateTime,
+    ) -> Result<User, AuthorityError> {
+        let pair = key.pair().ok_or_else(|| AuthorityError::Damaged("the seed of a user".to_owned()))?;
+        signed_user(account, name, &pair, rights, key.signing_time(now))
     }
 
     pub(crate) fn operator_key(&self) -> Result<KeyPair, AuthorityError> {
@@ -230,6 +253,25 @@ impl Authority {
     pub(crate) fn topic_key(&self, topic: &TopicId) -> Result<KeyPair, AuthorityError> {
         self.key(KeyPairType::Account, &format!("account/topic/{topic}"))
     }
+}
+
+fn signed_user(
+    account: &KeyPair,
+    name: &str,
+    key: &KeyPair,
+    rights: &Rights,
+    now: OffsetDateTime,
+) -> Result<User, AuthorityError> {
+    let mut nats = json!({
+        "type": "user", "version": VERSION, "subs": -1, "data": -1, "payload": -1,
+        "pub": permission(&rights.publish), "sub": permission(&rights.subscribe),
+    });
+    if rights.answer {
+        nats["resp"] = json!({"max": 1, "ttl": u64::try_from(ANSWER_WITHIN.as_nanos()).unwrap_or(u64::MAX)});
+    }
+    let expires = Some(now + LEAF_LIFETIME);
+    let claims = Claims { subject: key.public_key(), name: name.into(), nats, expires };
+    Ok(User { jwt: claims.sign(account, now)?, seed: key.seed()? })
 }
 
 /// A server takes an empty list of what is allowed for no limit at all.

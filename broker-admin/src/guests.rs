@@ -19,6 +19,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::ingress;
 use crate::jwt::Claims;
 use crate::limits::Limits;
+use crate::user_key::UserKey;
 
 /// A handler, as far as its rights depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,20 +193,26 @@ pub(crate) fn exports(routing: Routing) -> Value {
 }
 
 impl Authority {
-    /// The account of a handler.
+    /// The account of a handler. Users whose JWT was signed before `refused_before` are refused, and their connections end.
     ///
     /// # Errors
     /// The authority is damaged (as everywhere below).
-    pub fn handler_account(&self, handler: &Handler, now: OffsetDateTime) -> Result<Account, AuthorityError> {
+    pub fn handler_account(
+        &self,
+        handler: &Handler,
+        refused_before: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> Result<Account, AuthorityError> {
         let name = format!("handler {}", handler.name);
         let key = self.handler_key(&handler.uid)?;
-        self.guest(&key, &name, (&handler.topic, &handler.imports()), Limits::handler(handler.pods), now)
+        let account =
+            self.guest(&key, &name, (&handler.topic, &handler.imports()), Limits::handler(handler.pods), now)?;
+        self.refusing(account, refused_before, now)
     }
 
-    /// The user of a handler's sidecars.
-    pub fn handler_user(&self, handler: &Handler, now: OffsetDateTime) -> Result<User, AuthorityError> {
-        let uid = &handler.uid;
-        self.user(&self.handler_key(uid)?, &handler.name, &format!("user/handler/{uid}"), &handler.rights(), now)
+    /// The user of a handler's sidecars, with this key.
+    pub fn handler_user(&self, handler: &Handler, key: &UserKey, now: OffsetDateTime) -> Result<User, AuthorityError> {
+        self.user_with(&self.handler_key(&handler.uid)?, &handler.name, key, &handler.rights(), now)
     }
 
     /// A handler's account that lets no one in: pushed before it is deleted, it ends open connections at once.
@@ -213,25 +220,34 @@ impl Authority {
         self.tombstone(&self.handler_key(uid)?, &format!("handler {handler}"), now)
     }
 
-    /// The account of a workload that publishes over NATS.
+    /// The account of a workload that publishes over NATS. `refused_before`: as of [`Self::handler_account`].
     pub fn publisher_account(
         &self,
         topic: &TopicId,
         name: &str,
+        refused_before: Option<OffsetDateTime>,
         now: OffsetDateTime,
     ) -> Result<Account, AuthorityError> {
         let subject = layout::ingress::publish_subject(topic, name);
         let publish = Import::service("publish", subject).known_as(layout::PUBLISH_SUBJECT.into());
         let publish = [Import { exporter: Exporter::Ingress, ..publish }];
         let key = self.publisher_key(topic, name)?;
-        self.guest(&key, &format!("publisher {topic}/{name}"), (topic, &publish), Limits::PUBLISHER, now)
+        let account =
+            self.guest(&key, &format!("publisher {topic}/{name}"), (topic, &publish), Limits::PUBLISHER, now)?;
+        self.refusing(account, refused_before, now)
     }
 
-    /// The user of that workload.
-    pub fn publisher_user(&self, topic: &TopicId, name: &str, now: OffsetDateTime) -> Result<User, AuthorityError> {
+    /// The user of that workload, with this key.
+    pub fn publisher_user(
+        &self,
+        topic: &TopicId,
+        name: &str,
+        key: &UserKey,
+        now: OffsetDateTime,
+    ) -> Result<User, AuthorityError> {
         let rights =
             Rights { publish: vec![layout::PUBLISH_SUBJECT.into()], subscribe: vec!["_INBOX.>".into()], answer: false };
-        self.user(&self.publisher_key(topic, name)?, name, &format!("user/publisher/{topic}/{name}"), &rights, now)
+        self.user_with(&self.publisher_key(topic, name)?, name, key, &rights, now)
     }
 
     /// A publisher's account that lets no one in.

@@ -64,6 +64,11 @@ pub fn payload(jwt: &str) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
+/// When a JWT was signed.
+pub(crate) fn issue_time(jwt: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(payload(jwt)?["iat"].as_i64()?).ok()
+}
+
 /// Activation tokens carry times of their own; what they allow is the import's subject and account.
 fn without_tokens(nats: &Value) -> Value {
     let mut nats = nats.clone();

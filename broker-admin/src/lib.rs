@@ -3,6 +3,7 @@
 //! - [`authority`]: the broker's root of trust, from which every key is derived, and the certificate authority.
 //! - [`accounts`]: permissions, as NATS accounts and users (pure).
 //! - [`guests`]: what handlers and publishers may do (pure).
+//! - [`user_key`]: random keys of handlers and publishers, and how they are replaced (pure).
 //! - [`ingress`]: what the ingresses may do (pure).
 //! - [`jwt`]: how such a claim is written and signed.
 //! - [`server`]: the nats-server's configuration (pure).
@@ -47,7 +48,9 @@ pub mod serving;
 pub mod shares;
 pub mod stream;
 pub mod streams;
+pub mod user_key;
 mod work_queue;
 
 pub use accounts::Rights;
 pub use authority::{Authority, AuthorityError, CertificateAuthority, Leaf, LeafRequest, Usage};
+pub use user_key::{KeyRecord, UserKey};

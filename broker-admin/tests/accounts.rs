@@ -311,7 +311,7 @@ async fn what_the_servers_have_already_is_not_pushed_again() {
         order: Order::Key { lanes: 4 },
         pods: 1,
     };
-    let account = || broker.authority().handler_account(&handler, now).unwrap();
+    let account = || broker.authority().handler_account(&handler, None, now).unwrap();
     assert!(system.ensure(&account()).await.unwrap());
     assert!(!system.ensure(&account()).await.unwrap());
 }

@@ -143,6 +143,7 @@ fn longest_topic() -> TopicId {
 async fn no_user_grows_with_what_a_handler_asks_for() {
     let now = OffsetDateTime::now_utc();
     let authority = tidegate_broker_admin::Authority::generate("test", now).unwrap();
+    let key = tidegate_broker_admin::UserKey::first(None, None, now).unwrap();
     let names = [1, 40].map(|length| "n".repeat(length));
     // The longest is that of a handler of another namespace.
     for name in names.iter().cloned().chain([layout::handler_name("shop", &"s".repeat(63), &names[1])]) {
@@ -150,13 +151,13 @@ async fn no_user_grows_with_what_a_handler_asks_for() {
             for order in (1..=32).map(lanes).chain([Order::None]) {
                 let (topic, uid) = (longest_topic(), "u".repeat(36));
                 let handler = guests::Handler { topic, name: name.clone(), uid, routing, order, pods: 1000 };
-                let jwt = authority.handler_user(&handler, now).unwrap().jwt;
+                let jwt = authority.handler_user(&handler, &key, now).unwrap().jwt;
                 let most = if name.contains('=') { MAX_JWT_ELSEWHERE } else { MAX_JWT };
                 assert!(jwt.len() <= most, "{name} {order:?}: {}", jwt.len());
             }
         }
     }
-    assert!(authority.publisher_user(&longest_topic(), &"p".repeat(40), now).unwrap().jwt.len() <= MAX_JWT);
+    assert!(authority.publisher_user(&longest_topic(), &"p".repeat(40), &key, now).unwrap().jwt.len() <= MAX_JWT);
     assert!(authority.ingress_user(now).unwrap().jwt.len() <= MAX_JWT);
 }
 

@@ -3,6 +3,7 @@
 //! - [`topic`], [`handler`], [`broker`]: the resources. Their field descriptions are the user documentation.
 //! - [`grant`]: which other namespaces may use one of them.
 //! - [`conditions`]: the vocabulary of `status.conditions`, and how transition times are carried over.
+//! - [`key`]: what a status says of keys of users.
 //! - [`duration`], [`size`]: the string forms of durations and byte sizes.
 //! - [`schema`]: parts of the OpenAPI schema that the derive cannot know.
 
@@ -11,6 +12,7 @@ pub mod conditions;
 pub mod duration;
 pub mod grant;
 pub mod handler;
+pub mod key;
 pub mod schema;
 pub mod size;
 pub mod topic;

@@ -1,5 +1,7 @@
 //! The command line. Every flag is also an environment variable, which is what the chart sets.
 
+use std::time::Duration;
+
 use clap::Parser;
 
 /// What a container of ours asks for where nothing else is said, as in a pod.
@@ -30,6 +32,10 @@ pub struct Args {
     /// Specification of the EventBroker that is made for a topic that names none: JSON.
     #[arg(long, env = "TIDEGATE_DEFAULT_BROKER", value_parser = resources, default_value = "{}")]
     pub default_broker: Resources,
+    /// Seconds for which a replaced key of a handler or publisher works beside the new one: longer than a kubelet takes to
+    /// bring a changed Secret to its pods (90 s as a rule), and 10 s more.
+    #[arg(long, env = "TIDEGATE_KEY_HANDOVER_SECONDS", default_value_t = 180)]
+    pub key_handover_seconds: u32,
     /// Where sidecars and ingresses send their telemetry, an OTLP gRPC address. The operator's own uses the same
     /// variable.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
@@ -53,6 +59,13 @@ pub struct Args {
     /// Port of `/livez` and `/readyz`.
     #[arg(long, env = "TIDEGATE_ADMIN_PORT", default_value_t = 8080)]
     pub admin_port: u16,
+}
+
+impl Args {
+    /// For how long a replaced key works beside the new one.
+    pub fn key_handover(&self) -> Duration {
+        Duration::from_secs(self.key_handover_seconds.into())
+    }
 }
 
 fn resources(text: &str) -> Result<Resources, serde_json::Error> {

@@ -144,7 +144,7 @@ pub(crate) fn is_pair(files: &Data) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_broker_admin::Usage;
+    use tidegate_broker_admin::{Usage, UserKey};
     use tidegate_broker_client::TopicId;
     use time::Duration;
 
@@ -180,7 +180,8 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         let authority = Authority::generate("t", now).unwrap();
         let topic = TopicId::new("n", "t").unwrap();
-        let user = |at| authority.publisher_user(&topic, "p", at).unwrap();
+        let key = UserKey::first(None, None, now).unwrap();
+        let user = |at| authority.publisher_user(&topic, "p", &key, at).unwrap();
         let make = |present: Option<&Secret>, at| identity(&authority, present, &leaf(), Some(&user(at)), at).unwrap();
         let first = make(None, now);
         let kept = make(Some(&secret(first.clone())), now + Duration::days(30));

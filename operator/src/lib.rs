@@ -47,6 +47,7 @@ pub mod slots;
 pub mod status;
 pub mod token_keys;
 pub mod topic;
+pub mod user_keys;
 pub mod watches;
 mod workload;
 pub mod written;

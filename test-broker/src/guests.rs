@@ -8,7 +8,7 @@ use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::api::Broker;
 use tidegate_broker_admin::consumers::{self, Start};
 use tidegate_broker_admin::positions::Position;
-use tidegate_broker_admin::{Usage, guests, handler_streams, retries};
+use tidegate_broker_admin::{Usage, UserKey, guests, handler_streams, retries};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::file;
@@ -65,10 +65,27 @@ impl TestBroker {
 
     async fn guest(&self, handler: guests::Handler) -> PathBuf {
         let now = OffsetDateTime::now_utc();
-        let account = self.authority.handler_account(&handler, now).expect("account");
+        let account = self.authority.handler_account(&handler, None, now).expect("account");
         self.system().await.ensure(&account).await.expect("handler account");
-        let user = self.authority.handler_user(&handler, now).expect("user");
+        self.hand_out(&handler, &UserKey::first(None, None, now).expect("key"))
+    }
+
+    /// Writes a key of a handler into its identity folder, as the kubelet does with that of a Secret.
+    pub fn hand_out(&self, handler: &guests::Handler, key: &UserKey) -> PathBuf {
+        let user = self.authority.handler_user(handler, key, OffsetDateTime::now_utc()).expect("user");
         self.identity_dir(&format!("{}-{}", handler.topic.name(), handler.name), &user, Usage::Client)
+    }
+
+    /// What a handler of the first topic with this consumer may reach.
+    pub fn guest_of(handler: &consumers::Handler) -> guests::Handler {
+        let consumers::Handler { name, uid, order, .. } = handler.clone();
+        guests::Handler { topic: topic_id(), name, uid, order, routing: Routing::Queued, pods: PODS }
+    }
+
+    /// Refuses users of a handler whose JWT was signed before this, as when another key has been handed out.
+    pub async fn refuse_before(&self, handler: &guests::Handler, before: OffsetDateTime) {
+        let account = self.authority.handler_account(handler, Some(before), OffsetDateTime::now_utc());
+        self.system().await.push(&account.expect("account")).await.expect("handler account");
     }
 
     /// A workload that publishes over NATS: account and identity folder.
@@ -79,9 +96,10 @@ impl TestBroker {
     /// The same of another topic.
     pub async fn publisher_of(&self, topic: &TopicId, name: &str) -> PathBuf {
         let now = OffsetDateTime::now_utc();
-        let account = self.authority.publisher_account(topic, name, now).expect("account");
+        let account = self.authority.publisher_account(topic, name, None, now).expect("account");
         self.system().await.ensure(&account).await.expect("publisher account");
-        let user = self.authority.publisher_user(topic, name, now).expect("user");
+        let key = UserKey::first(None, None, now).expect("key");
+        let user = self.authority.publisher_user(topic, name, &key, now).expect("user");
         self.identity_dir(&format!("{}-{name}", topic.name()), &user, Usage::Client)
     }
 

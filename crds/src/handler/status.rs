@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{LanesStatus, RedriveStatus, ReleaseStatus, ReplayStatus, Scaling};
 use crate::Duration;
 use crate::conditions::HasConditions;
+use crate::key::KeyStatus;
 use crate::schema;
 
 /// State of the handler as the operator saw it last.
@@ -64,6 +65,10 @@ pub struct EventHandlerStatus {
     /// Lanes of the handler, and a change of their number. With order: Key only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lanes: Option<LanesStatus>,
+    /// Key with which the sidecars show the broker who they are. Another value of the annotation tidegate.io/rotate of the
+    /// EventHandler replaces it, and nothing else has to be done: the sidecars use the new one before the old one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeyStatus>,
 }
 
 impl HasConditions for EventHandlerStatus {

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::conditions::HasConditions;
+use crate::key::PublisherKeyStatus;
 use crate::schema;
 
 /// State of the topic as the operator saw it last.
@@ -57,6 +58,10 @@ pub struct EventTopicStatus {
     /// Names of the publishers over NATS that have an account, or are about to have one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nats_publishers: Vec<String>,
+    /// Keys of the publishers over NATS. Another value of the annotation rotate.tidegate.io/<publisher> of the EventTopic
+    /// replaces the key of that publisher.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nats_publisher_keys: Vec<PublisherKeyStatus>,
 }
 
 /// Record of the stream of events. Refreshed about once a minute while it changes.

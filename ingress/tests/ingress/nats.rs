@@ -59,7 +59,7 @@ async fn a_publisher_has_its_own_ids_and_cannot_take_anothers() {
     // Over HTTPS, over NATS, and with the account of the other in the header that the server writes.
     assert_eq!(ingress.publish(&forged).await.status, StatusCode::ACCEPTED);
     let account =
-        broker.authority().publisher_account(&topic_id(), "victim", time::OffsetDateTime::now_utc()).unwrap().id;
+        broker.authority().publisher_account(&topic_id(), "victim", None, time::OffsetDateTime::now_utc()).unwrap().id;
     let info = serde_json::json!({"acc": account, "svc": account}).to_string();
     for names in [&[][..], &["Nats-Request-Info"], &["nats-request-info"], &["Nats-Request-Info", "Nats-Request-Info"]]
     {

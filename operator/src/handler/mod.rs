@@ -16,6 +16,7 @@ pub(crate) mod shelf;
 mod status;
 pub mod subscribe;
 pub(crate) mod template;
+mod user_key;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -160,8 +161,10 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         scale_only(context, owner, deployment.clone(), 0).await?;
         return relocation::wait_for_end(context, handler, owner, &observed.pods).await;
     }
+    let user_key = user_key::wanted(context, handler, observed.identity.as_ref())?;
+    let refused_before = user_key::refused_before(context, &user_key);
     // What could not be changed on the broker holds up nothing that is there already: pods roll out and scale.
-    let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic).await {
+    let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic, refused_before).await {
         Err(error) if observed.deployment.is_none() => return Err(error),
         subscribed => subscribed,
     };
@@ -181,7 +184,8 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let Paced { object: deployment, waits } = apply_all(desired::children(&input)?, &input, &observed, context).await?;
+    let Paced { object: deployment, waits } =
+        apply_all(desired::children(&input, &user_key)?, &input, &observed, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
     let requests = Requests { context, owner, handler, topic, observed: &observed, deployment: &deployment };
     let done = match &subscribed {
@@ -189,10 +193,11 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         Err(_) => Done::default(),
     };
     tell(context, handler, owner, &plan).await;
+    let seen_key = user_key::tell(context, handler, &user_key).await;
     // What is written of it now is what the next step goes by.
     let is_first_seen = wanted != settings.delivery.order && change.is_none() && subscription.is_some();
     let first = is_first_seen.then_some(Duration::ZERO).or(moving.again);
-    let again = first.into_iter().chain(done.again()).min().unwrap_or(RESYNC);
+    let again = first.into_iter().chain(done.again()).chain(seen_key.again).min().unwrap_or(RESYNC);
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,
@@ -206,6 +211,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         subscribed: subscribed.as_ref().err(),
         order: settings.delivery.order,
         moving,
+        key: seen_key.status,
     };
     status::write(context, handler, owner, seen).await?;
     let Err(error) = &subscribed else { return Ok(Action::requeue(again)) };

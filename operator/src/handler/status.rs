@@ -4,6 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use tidegate_broker_client::contract::Order;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::handler::{EventHandlerStatus, LanesStatus, RedriveStatus, ReleaseStatus, Scaling};
+use tidegate_crds::key::KeyStatus;
 use tidegate_crds::{Duration, EventHandler};
 use time::OffsetDateTime;
 
@@ -52,6 +53,8 @@ pub struct Seen<'a> {
     pub order: Order,
     /// What becomes of a change of its place in the topic.
     pub moving: Preparation,
+    /// The sidecars' key.
+    pub key: KeyStatus,
 }
 
 /// Writes the status of a handler that has all it needs, if it changed.
@@ -60,7 +63,7 @@ pub struct Seen<'a> {
 /// The API server did not take it.
 pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, seen: Seen<'_>) -> Result<(), Error> {
     let Seen { observed, deployment, waits_for_turn, plan, redrive, release, subscription, .. } = seen;
-    let Seen { oldest, dead_letters, subscribed, order, moving, .. } = seen;
+    let Seen { oldest, dead_letters, subscribed, order, moving, key: user_key, .. } = seen;
     let mut status = handler.status.clone().unwrap_or_default();
     status.redrive = redrive.or(status.redrive);
     status.release = release.or(status.release);
@@ -68,6 +71,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     if subscription.is_some() {
         status.lanes = lanes(status.lanes, order, &moving);
     }
+    status.key = Some(user_key);
     count_pods(&mut status, deployment);
     let selector: Vec<_> =
         names::handler_selector(&owner.name).into_iter().map(|(key, value)| format!("{key}={value}")).collect();

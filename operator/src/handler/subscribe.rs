@@ -31,7 +31,7 @@ pub struct Subscription {
 
 /// Makes streams, consumer and account be as they should be, in this order: what cannot be handled has its place before
 /// there is something to handle, and no event is missed from the consumer on. Tells what there is of them;
-/// `None` on a Direct topic.
+/// `None` on a Direct topic. Sidecars whose user was signed before `refused_before` are let in no longer.
 ///
 /// # Errors
 /// The broker is away or refuses.
@@ -41,6 +41,7 @@ pub async fn ensure(
     handler: &EventHandler,
     settings: &Settings,
     topic: &Topic,
+    refused_before: Option<OffsetDateTime>,
 ) -> Result<Option<Subscription>, Error> {
     let broker = broker(context, topic).await?;
     let subscription = match topic.routing {
@@ -66,7 +67,8 @@ pub async fn ensure(
     if let Some(restored) = subscription.as_ref().and_then(|made| position::restored(&made.consumers)) {
         report::event(context, handler, EventType::Warning, "PositionRestored", &restored).await;
     }
-    let account = topic.place.authority.handler_account(&guest(owner, settings, topic), OffsetDateTime::now_utc())?;
+    let (guest, now) = (guest(owner, settings, topic), OffsetDateTime::now_utc());
+    let account = topic.place.authority.handler_account(&guest, refused_before, now)?;
     broker.system.ensure(&account).await?;
     Ok(subscription)
 }

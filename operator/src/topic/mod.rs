@@ -115,7 +115,12 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         storage::heal(context, topic, &observed, &stored.storage).await?;
     }
     let is_ready = status::write(context, topic, owner, promised, &observed, &inside).await?;
-    Ok(Action::requeue(again(topic, &inside, is_ready)))
+    let handed_over = match &inside {
+        Inside::Ready { publishers, .. } => publishers.again,
+        Inside::Starting(_) | Inside::Failed(_) => None,
+    };
+    let again = again(topic, &inside, is_ready);
+    Ok(Action::requeue(handed_over.map_or(again, |handed_over| again.min(handed_over))))
 }
 
 /// Whether copies on its servers are made again, step by step: each with the number of copies that it needs.

@@ -4,16 +4,19 @@
 //! that it is known to whoever has to remove it. What fails for one publisher is no reason for the topic, or for
 //! another publisher, not to work.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::DeleteParams;
+use kube::runtime::events::EventType;
 use serde_json::json;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::System;
-use tidegate_broker_admin::{Authority, LeafRequest, Usage};
-use tidegate_broker_client::TopicId;
+use tidegate_broker_admin::{Authority, LeafRequest, Usage, UserKey};
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
+use tidegate_crds::key::{KeyStatus, PublisherKeyStatus};
 use tidegate_crds::topic::EventTopicStatus;
 use time::OffsetDateTime;
 
@@ -29,14 +32,38 @@ use crate::ownership::belongs_to;
 use crate::report;
 use crate::status::patch;
 use crate::topic::rules;
+use crate::user_keys;
 
 /// The publishers as they are now.
 #[derive(Debug, Default)]
 pub struct Publishers {
     /// The publishers that have an account, or may have one.
     pub names: Vec<String>,
+    /// Their keys, as far as they have one.
+    pub keys: Vec<PublisherKeyStatus>,
+    /// When to look again: when a key that was replaced is to be refused.
+    pub again: Option<Duration>,
     /// What was not done, and why.
     pub troubles: Vec<String>,
+}
+
+impl Publishers {
+    /// This publisher has this key.
+    async fn note(&mut self, context: &Context, topic: &EventTopic, name: &str, key: &UserKey) {
+        let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
+        if let Some(news) = user_keys::news(key, known_key(topic, name), handover, now) {
+            report::event(context, topic, EventType::Normal, "KeyReplaced", &format!("NATS publisher {name}: {news}"))
+                .await;
+        }
+        self.again = self.again.into_iter().chain(user_keys::again(key, handover, now)).min();
+        self.keys.push(PublisherKeyStatus { name: name.to_owned(), key: user_keys::status(key, handover, now) });
+    }
+}
+
+/// What the status says of a publisher's key.
+fn known_key<'a>(topic: &'a EventTopic, name: &str) -> Option<&'a KeyStatus> {
+    let known = &topic.status.as_ref()?.nats_publisher_keys;
+    known.iter().find(|known| known.name == name).map(|known| &known.key)
 }
 
 /// Makes accounts and Secrets be as the topic wants them, and removes those of publishers it no longer names.
@@ -56,9 +83,14 @@ pub async fn ensure(
     let mut found = Publishers { names: wanted.clone(), ..Publishers::default() };
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
     for name in wanted {
-        if let Err(error) = make(context, owner, topic, &secrets, authority, system, name).await {
-            report::failed(context, topic, &error).await;
-            found.troubles.push(format!("NATS publisher {name}: {error}"));
+        let known = known_key(topic, name);
+        match make(context, owner, topic, &secrets, authority, system, name).await {
+            Ok(key) => found.note(context, topic, name, &key).await,
+            Err(error) => {
+                report::failed(context, topic, &error).await;
+                found.keys.extend(known.cloned().map(|key| PublisherKeyStatus { name: name.clone(), key }));
+                found.troubles.push(format!("NATS publisher {name}: {error}"));
+            }
         }
     }
     for name in before.iter().filter(|name| !wanted.contains(name)) {
@@ -101,13 +133,18 @@ async fn make(
     authority: &Authority,
     system: &System,
     name: &str,
-) -> Result<(), Error> {
-    let now = OffsetDateTime::now_utc();
+) -> Result<UserKey, Error> {
+    let (now, handover) = (OffsetDateTime::now_utc(), context.args.key_handover());
     let id = Topic::of(topic)?.id;
-    system.ensure(&authority.publisher_account(&id, name, now)?).await?;
     let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
-    let secret = secret(owner, &broker_of(topic), &id, authority, name, present.as_ref(), now)?;
-    apply(context, owner, &secret).await
+    let request = user_keys::request_of_publisher(topic, name);
+    let key = user_keys::wanted(present.as_ref(), known_key(topic, name), request.as_deref(), handover, now)?;
+    let refused_before = key.record.refused_before(handover, now);
+    system.ensure(&authority.publisher_account(&id, name, refused_before, now)?).await?;
+    let user = authority.publisher_user(&id, name, &key, now)?;
+    let secret = secret(owner, &broker_of(topic), authority, name, (&key, &user), present.as_ref(), now)?;
+    apply(context, owner, &secret).await?;
+    Ok(key)
 }
 
 /// Removes the accounts of all publishers of a topic that goes. Their Secrets go with their owner.
@@ -144,21 +181,21 @@ async fn remove(
 fn secret(
     owner: &Owner,
     broker: &BrokerKey,
-    topic: &TopicId,
     authority: &Authority,
     name: &str,
+    (key, user): (&UserKey, &User),
     present: Option<&Secret>,
     now: OffsetDateTime,
 ) -> Result<Child, Error> {
-    let user = authority.publisher_user(topic, name, now)?;
     let leaf = LeafRequest { name: format!("publisher {name}"), hosts: Vec::new(), usage: Usage::Client };
-    let mut data = authority::identity(authority, present, &leaf, Some(&user), now)?;
+    let mut data = authority::identity(authority, present, &leaf, Some(user), now)?;
     let jwt = data.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
-    data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed }));
+    data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed.clone() }));
     data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace)));
     data.insert("subject".into(), layout::PUBLISH_SUBJECT.into());
     let secret = names::publisher(&owner.name, name);
-    let metadata = owner.metadata(&secret, &names::topic_labels(&owner.name));
+    let mut metadata = owner.metadata(&secret, &names::topic_labels(&owner.name));
+    metadata["annotations"] = user_keys::annotations(key);
     let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(data)});
     Ok(child::<Secret>(&secret, value))
 }

@@ -222,6 +222,7 @@ fn of(
             status.handlers = i64::try_from(*handlers).ok();
         }
         status.nats_publishers = publishers.names.clone();
+        status.nats_publisher_keys = publishers.keys.clone();
     }
     status
 }

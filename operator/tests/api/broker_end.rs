@@ -154,8 +154,8 @@ fn accounts_of(space: &Space, server: &TestBroker, topic: &str, uid: &str) -> [A
     };
     [
         authority.topic_account(&topic, Routing::Queued, Some(1), now).unwrap(),
-        authority.handler_account(&handler, now).unwrap(),
-        authority.publisher_account(&topic, "web", now).unwrap(),
+        authority.handler_account(&handler, None, now).unwrap(),
+        authority.publisher_account(&topic, "web", None, now).unwrap(),
     ]
 }
 

@@ -177,7 +177,7 @@ async fn a_topic_of_another_namespace_lives_by_its_grant() {
     publish(web, server, "orders", 3).await;
     // Withdrawn: nothing is let in any more, and what is stored stays.
     let now = OffsetDateTime::now_utc();
-    let of_publisher = server.authority().publisher_account(&id(web, "orders"), "cli", now).unwrap();
+    let of_publisher = server.authority().publisher_account(&id(web, "orders"), "cli", None, now).unwrap();
     assert!(ingress::claims(server, &of_publisher.id).await.is_some(), "the test looks where something is");
     assert!(world.has_imports_of(web, "orders").await, "the same");
     world.label(None).await;

@@ -63,7 +63,7 @@ impl World {
             routing: Routing::Queued,
             pods: 1,
         };
-        let account = self.server.authority().handler_account(&handler, OffsetDateTime::now_utc()).unwrap();
+        let account = self.server.authority().handler_account(&handler, None, OffsetDateTime::now_utc()).unwrap();
         ingress::claims(&self.server, &account.id).await.is_some()
     }
 

@@ -5,7 +5,7 @@ mod network_policy;
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
-use tidegate_broker_admin::{LeafRequest, Usage};
+use tidegate_broker_admin::{LeafRequest, Usage, UserKey};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
@@ -20,6 +20,7 @@ use crate::handler::observe::Topic;
 use crate::handler::settings::Settings;
 use crate::handler::subscribe;
 use crate::names;
+use crate::user_keys;
 pub use deployment::handler as deployment;
 
 /// All children of a handler. Applying destructures this, so that none can be forgotten.
@@ -42,24 +43,24 @@ pub struct Input<'a> {
     pub now: OffsetDateTime,
 }
 
-/// The children as they should be.
+/// The children as they should be. `key`: with which the sidecars show who they are.
 ///
 /// # Errors
 /// The broker's authority is damaged.
-pub fn children(input: &Input<'_>) -> Result<Children, Error> {
+pub fn children(input: &Input<'_>, key: &UserKey) -> Result<Children, Error> {
     Ok(Children {
-        identity: identity(input)?,
+        identity: identity(input, key)?,
         network_policy: network_policy::handler(input),
         deployment: deployment::handler(input)?,
     })
 }
 
 /// What the sidecars prove themselves with; renewed in place, and read again at each connect.
-fn identity(input: &Input<'_>) -> Result<Child, Error> {
+fn identity(input: &Input<'_>, key: &UserKey) -> Result<Child, Error> {
     let handler = &input.owner.name;
     let authority = &input.topic.place.authority;
     let guest = subscribe::guest(input.owner, input.settings, input.topic);
-    let user = authority.handler_user(&guest, input.now)?;
+    let user = authority.handler_user(&guest, key, input.now)?;
     let leaf = LeafRequest { name: format!("handler {handler}"), hosts: Vec::new(), usage: Usage::Client };
     let mut data = authority::identity(authority, input.identity, &leaf, Some(&user), input.now)?;
     data.retain(|file, _| !file.starts_with("message-ids."));
@@ -68,10 +69,8 @@ fn identity(input: &Input<'_>) -> Result<Child, Error> {
         data.insert(file::message_id_key_for(topic), key);
     }
     let name = names::handler_identity(handler);
-    let value = json!({
-        "metadata": input.owner.metadata(&name, &names::handler_labels(handler, &input.handler.spec.topic)),
-        "type": "Opaque",
-        "data": encoded(data),
-    });
+    let mut metadata = input.owner.metadata(&name, &names::handler_labels(handler, &input.handler.spec.topic));
+    metadata["annotations"] = user_keys::annotations(key);
+    let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(data)});
     Ok(child::<Secret>(&name, value))
 }
