@@ -52,6 +52,7 @@ mod topic_publishers;
 mod topic_transitions;
 mod topic_trouble;
 mod topic_volumes;
+mod user_keys;
 mod validation_broker;
 mod validation_handler;
 mod validation_topic;
