@@ -30,7 +30,7 @@ pub mod kind {
     pub const GRANTED: &str = "Granted";
     /// EventBroker: it is being deleted and topics are on it; absent otherwise.
     pub const IN_USE: &str = "InUse";
-    /// Every way to a broker from outside is open.
+    /// EventBroker: every entry of its external access is open.
     pub const ACCESS_READY: &str = "AccessReady";
     /// EventBroker: its volumes are smaller than its specification says; absent otherwise.
     pub const RESIZING: &str = "Resizing";

@@ -1,4 +1,4 @@
-//! Ways to a broker's topics from outside of the cluster.
+//! External access: how clients outside of the cluster reach a broker's topics.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A way to the ingresses of a broker, for HTTPS and MQTT, beside its ClusterIP Service: a Service of its own, named
-/// <broker>-access-<name>.
+/// Access entry: a Service of its own, named <broker>-access-<name>, by which clients outside of the cluster reach the
+/// ingresses of the broker over HTTPS (443) and MQTT (8883).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.nodePorts) || self.type != 'ClusterIP'").message("nodePorts belong to type: NodePort or LoadBalancer; remove them, or choose one of these").field_path(".nodePorts"))]
@@ -16,16 +16,17 @@ use serde::{Deserialize, Serialize};
 #[x_kube(validation = Rule::new("!has(self.externalTrafficPolicy) || self.type != 'ClusterIP'").message("externalTrafficPolicy belongs to type: NodePort or LoadBalancer; remove it, or choose one of these").field_path(".externalTrafficPolicy"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || (has(self.hostnames) && size(self.hostnames) > 0)").message("certificate: name in hostnames which host names it is good for; clients that ask for another name are shown the broker's own certificate").field_path(".certificate"))]
 pub struct Access {
-    /// Name of the way, at most 15 lower-case letters, digits and '-'.
+    /// Name of the access entry; at most 15 lower-case letters, digits and '-'.
     #[schemars(length(min = 1, max = 15), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// Type of the Service. LoadBalancer (the default), NodePort, or ClusterIP for a gateway that passes TLS through.
     #[serde(default, rename = "type")]
     pub service_type: AccessType,
-    /// Host names by which clients reach the Service, such as events.example.com or *.example.com; at most 16. Making them
-    /// resolve is the user's part. The broker's certificate is good for them unless the way has one of its own. A client
-    /// names the topic by the path of its URL: https://events.example.com/<namespace>/<topic>. A device over MQTT names it by
-    /// the host of its TLS handshake, which has to be the topic's own (that of status.address.mqttUrl), wherever it connects to.
+    /// Host names by which clients over HTTPS reach the Service, such as events.example.com or *.example.com; at most 16.
+    /// Making them resolve is the user's part. The broker's own certificate is made for them too, unless certificate is set.
+    /// A client names the topic by the path of its URL: https://events.example.com/<namespace>/<topic>. They have no effect
+    /// for MQTT: a device names the topic by the host of its TLS handshake (SNI), which has to be the topic's own (that of
+    /// status.address.mqttUrl) wherever it connects to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -39,8 +40,9 @@ pub struct Access {
     /// Annotations of the Service, as load balancers and DNS controllers read them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Certificate that clients are shown who ask for one of hostnames. Default: the broker's own, which its topics'
-    /// CA ConfigMaps verify.
+    /// Certificate presented to clients that connect to one of hostnames. Default: the broker's own, which its topics' CA
+    /// ConfigMaps verify. Another secretName, or other hostnames beside it, restart the broker's pods one by one; a renewed
+    /// Secret does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<AccessCertificate>,
     /// Ports of the nodes. Default: the cluster chooses them.
@@ -55,9 +57,9 @@ pub struct Access {
     #[schemars(length(max = 64), inner(length(min = 1, max = 49), regex(pattern = "^[0-9a-fA-F:.]+/[0-9]{1,3}$")))]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub source_ranges: Vec<String>,
-    /// Policy for traffic from outside. Cluster (the default of Kubernetes) spreads it over all pods and hides the clients'
-    /// addresses, so that all clients of a node share what one address may have; Local keeps the addresses, and reaches only
-    /// nodes with a pod of the broker.
+    /// Routing of external traffic. Cluster (the default of Kubernetes) spreads it over all pods and hides the clients'
+    /// addresses, so that all clients that come by one node share what one address may have. Local keeps the addresses, and
+    /// only nodes with a pod of the broker take traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<TrafficPolicy>,
 }
@@ -74,7 +76,9 @@ pub enum AccessType {
     ClusterIP,
 }
 
-/// Policy for traffic from outside.
+/// Routing of external traffic. Cluster (the default of Kubernetes) spreads it over all pods and hides the clients'
+/// addresses, so that all clients that come by one node share what one address may have. Local keeps the addresses, and
+/// only nodes with a pod of the broker take traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TrafficPolicy {
     /// To any pod.
@@ -83,13 +87,13 @@ pub enum TrafficPolicy {
     Local,
 }
 
-/// Certificate that clients are shown.
+/// Certificate presented to clients that connect to one of hostnames.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessCertificate {
     /// Name of a Secret of the broker's namespace with tls.crt (the certificate and those between it and its root) and
-    /// tls.key, as cert-manager makes it. A new one is taken over about a minute after it is there; one that cannot be used
-    /// is said in condition AccessReady, and the last good one stays in use.
+    /// tls.key, as cert-manager makes it. A renewed certificate is taken over about a minute after it is there, without a
+    /// restart. While it cannot be used, condition AccessReady says why, and the last good one stays in use.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
 }
@@ -108,16 +112,16 @@ pub struct NodePorts {
     pub mqtts: Option<i32>,
 }
 
-/// State of a way.
+/// State of an access entry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AccessStatus {
-    /// Name of the way.
+    /// Name of the access entry.
     pub name: String,
-    /// Addresses and host names that its load balancer has; at most 16.
+    /// IP addresses and host names of its load balancer; at most 16 are shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Ports of the nodes that it has.
+    /// Ports of the nodes on which it can be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_ports: Option<NodePorts>,
 }

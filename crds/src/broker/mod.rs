@@ -31,7 +31,7 @@ use crate::{NamespaceGrant, Size};
     category = "tidegate",
     doc = "A broker stores the events of the topics that name it. It becomes a StatefulSet of NATS JetStream servers, each with an ingress beside it. Writing one is optional: the one named default is made for the first topic of a namespace that names none, and is the user's to change afterwards.",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the names of its pods are made from it"),
-    printcolumn(name = "Ready", type_ = "string", description = "Does it store events?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Ready", type_ = "string", description = "Whether it stores events", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
     printcolumn(name = "Of", type_ = "integer", description = "Pods that there should be", json_path = ".spec.replicas"),
     printcolumn(name = "Topics", type_ = "integer", description = "Topics that name it", json_path = ".status.topics"),
@@ -73,7 +73,10 @@ pub struct EventBrokerSpec {
     /// Ingress container in each pod, which takes events over HTTPS, MQTT and NATS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Ingress>,
-    /// Ways to the topics from outside of the cluster; at most 8. A change of the certificates that they name restarts the pods one by one.
+    /// External access: entries by which clients outside of the cluster reach the topics, each with a Service of its own; at
+    /// most 8. Any entry opens the ports for HTTPS and MQTT in the broker's NetworkPolicy to every address. Another
+    /// certificate.secretName, or other hostnames of an entry with a certificate, restart the pods one by one; a renewed
+    /// Secret does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

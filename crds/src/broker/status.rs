@@ -12,7 +12,7 @@ use crate::schema;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventBrokerStatus {
-    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every way of spec.access is
+    /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every entry of spec.access is
     /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
     /// CertificatesAccepted, where clientCertificates is set, that its authorities are; InUse, while the broker is being
     /// deleted, which topics are on it; Resizing, while its volumes are smaller than storage.size, what that waits for;

@@ -48,11 +48,11 @@ use crate::schema;
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.replicas", label_selector_path = ".status.selector"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the names of pods and consumer are made from it"),
     printcolumn(name = "Topic", type_ = "string", description = "Whose events it receives", json_path = ".spec.topic"),
-    printcolumn(name = "Ready", type_ = "string", description = "Does it receive events (or would it)?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Ready", type_ = "string", description = "Whether it receives events, or would if there were any", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Replicas", type_ = "integer", description = "Pods there should be", json_path = ".status.scaling.desired"),
     printcolumn(name = "Pods", type_ = "integer", description = "Pods that are ready", json_path = ".status.readyReplicas"),
     printcolumn(name = "Lag", type_ = "integer", description = "Events not yet delivered", json_path = ".status.lag.pending"),
-    printcolumn(name = "Suspended", type_ = "boolean", description = "Is delivery suspended by spec.suspend?", json_path = ".spec.suspend"),
+    printcolumn(name = "Suspended", type_ = "boolean", description = "Whether spec.suspend stops its deliveries", json_path = ".spec.suspend"),
     printcolumn(name = "Retries", type_ = "integer", description = "Events that wait for a retry", json_path = ".status.retries.waiting"),
     printcolumn(name = "Dead", type_ = "integer", description = "Dead letters kept", json_path = ".status.deadLetters"),
     printcolumn(name = "Reason", type_ = "string", description = "Why it is not ready", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
@@ -126,7 +126,7 @@ pub struct EventHandlerSpec {
     pub network_policy: Option<PodNetwork>,
     /// Suspends delivery. While true, no event is delivered and every event waits in the topic, those that wait for a
     /// retry included; requests that are under way are finished. Pods are not replaced: with autoscaling there are
-    /// minReplicas of them, else as many as before. A Direct topic keeps no events: its handler has no pods then, and
+    /// minReplicas of them, else the same number as before. A Direct topic keeps no events: its handler has no pods then, and
     /// what is published meanwhile does not reach it. When set to false, delivery continues where it was. Default:
     /// false.
     #[serde(default)]

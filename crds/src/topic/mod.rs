@@ -33,7 +33,7 @@ pub const DEFAULT_BROKER: &str = "default";
     category = "tidegate",
     doc = "A topic keeps the events that are published to it until its handlers have had them, and as long as its retention says. It becomes streams on an EventBroker, with an HTTPS address to publish CloudEvents to (see status.address.url).",
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')").message("metadata.name: use at most 40 lower-case letters, digits and '-', beginning with a letter: the names of its Service and its account are made from it"),
-    printcolumn(name = "Ready", type_ = "string", description = "Can events be published?", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Ready", type_ = "string", description = "Whether events can be published", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Broker", type_ = "string", description = "EventBroker that keeps the events", json_path = ".spec.broker.name"),
     printcolumn(name = "Broker-Namespace", type_ = "string", description = "Namespace of the broker, where that is not the topic's", json_path = ".spec.broker.namespace", priority = 1),
     printcolumn(name = "Events", type_ = "integer", description = "Events kept", json_path = ".status.events"),
@@ -58,7 +58,7 @@ pub struct EventTopicSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("routing cannot be changed: make a second topic with the other routing and switch to it"))]
     pub routing: Routing,
     /// Publishers that the topic takes events from; at most 64, each with exactly one of serviceAccount, certificate, nats and
-    /// anonymous. Nobody else may publish. A publisher that is named more than once may publish what any of its entries
+    /// anonymous. All others are refused. A publisher that is named more than once may publish what any of its entries
     /// allows. Default: every ServiceAccount of the topic's namespace. Handlers that reply or dead-letter to this topic
     /// need no entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,9 +72,10 @@ pub struct EventTopicSpec {
     /// Limits of what the topic keeps.
     #[serde(default)]
     pub retention: Retention,
-    /// Time for which an event that is published again is recognised and not stored twice: over HTTPS and MQTT the same
-    /// event, unchanged; over NATS the same source and id of the same publisher. A duration such as 2m, from 1s to 24h
-    /// and at most retention.maxAge. Default: 2m. A publisher that retries should give up before it ends. Below 10s a topic
+    /// Time for which an event that is published again is recognised and not stored twice. It is the same event if it has the
+    /// same source and id and comes from the same publisher (of a token, a certificate, or over NATS); without an identity
+    /// (anonymous), if all of it is unchanged. A duration such as 2m, from 1s to 24h and at most retention.maxAge. Default:
+    /// 2m. A publisher that retries should give up before it ends. Below 10s a topic
     /// on a broker with one pod and durability Fsync stores every event with a flush of its own, which is slower under load.
     #[serde(default = "default_deduplication_window")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')").message("deduplicationWindow must be between 1s and 24h"))]
@@ -90,8 +91,8 @@ pub struct EventTopicSpec {
     /// room that the topic has besides its events. When it is removed, what waits is still published at its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delayed_events: Option<DelayedEvents>,
-    /// Events that the topic publishes by itself, again and again; at most 16. The broker keeps them going while the operator
-    /// is away. A run that falls into a time in which the broker is down, or the topic is full, is made up for once.
+    /// Events that the topic publishes by itself, again and again; at most 16. The broker publishes them, also while the
+    /// operator is away. A run that falls into a time in which the broker is down, or the topic is full, is made up for once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

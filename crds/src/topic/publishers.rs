@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[x_kube(validation = Rule::new("[has(self.serviceAccount), has(self.certificate), has(self.nats), has(self.anonymous)].filter(given, given).size() == 1").message("each publisher must have exactly one of serviceAccount (such as {name: checkout}), certificate (such as {uri: \"spiffe://example.com/checkout\"}), nats (a name, such as checkout) and anonymous (true): write an entry of its own for each publisher"))]
 pub struct Publisher {
     /// ServiceAccount whose tokens are taken, over HTTPS and MQTT. {} stands for every ServiceAccount of the topic's
-    /// namespace. A token must have the audience status.address.audience and be valid for at most an hour.
+    /// namespace. A token must have the audience status.address.audience, and be valid for at most 70 minutes from its issue
+    /// to its end: ask the kubelet for an hour (expirationSeconds: 3600).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account: Option<ServiceAccountPublisher>,
     /// Client certificate that is taken, over HTTPS and MQTT. The EventBroker says which authorities may have signed it
