@@ -119,8 +119,8 @@ pub async fn observe(
     }))
 }
 
-/// Version 0.1 made a broker for each topic. What that stored is not taken over: such a topic works on as it is, without
-/// an operator, until a person has moved it.
+/// A build before EventBroker made a broker for each topic. What that stored is not taken over: such a topic works on as
+/// it is, without an operator, until a person has moved it.
 fn check_version(context: &Context, owner: &Owner) -> Result<(), Error> {
     let name = format!("{}-broker", owner.name);
     let earlier = get(&context.stores.statefulsets, &owner.namespace, &name)
@@ -131,7 +131,7 @@ fn check_version(context: &Context, owner: &Owner) -> Result<(), Error> {
     Err(Error::refused(
         "MadeByEarlierVersion",
         format!(
-            "version 0.1 of Tidegate made StatefulSet {name} for this topic alone. Its pods and those of its handlers work on, and this version changes nothing of them. To move: make a topic of another name with handlers of their own, publish to that, wait until the old handlers have no lag, and delete them and this topic. To begin without the stored events: delete StatefulSet {name}"
+            "a build of Tidegate before EventBroker made StatefulSet {name} for this topic alone. Its pods and those of its handlers work on, and this version changes nothing of them. To move: make a topic of another name with handlers of their own, publish to that, wait until the old handlers have no lag, and delete them and this topic. To begin without the stored events: delete StatefulSet {name}"
         ),
     ))
 }
