@@ -72,7 +72,7 @@ impl Problem {
     pub fn not_allowed(publisher: &Publisher) -> Self {
         let detail = format!(
             "{publisher} may not publish to this topic: add it to spec.publishers of the EventTopic; a topic or a rule that \
-             was just made counts in about a minute"
+             was just made counts within seconds, a minute at most"
         );
         Self::new(StatusCode::FORBIDDEN, "not-allowed", "Not allowed", detail)
     }
