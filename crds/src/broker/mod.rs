@@ -74,9 +74,9 @@ pub struct EventBrokerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress: Option<Ingress>,
     /// External access: entries by which clients outside of the cluster reach the topics, each with a Service of its own; at
-    /// most 8. Any entry opens the ports for HTTPS and MQTT in the broker's NetworkPolicy to every address. Another
-    /// certificate.secretName, or other hostnames of an entry with a certificate, restart the pods one by one; a renewed
-    /// Secret does not.
+    /// most 8. Any entry opens the ports for HTTPS and MQTT in the broker's NetworkPolicy to every address. An entry with a
+    /// certificate that is added, removed or gets another certificate.secretName or other hostnames restarts the pods one by
+    /// one; a renewed Secret does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

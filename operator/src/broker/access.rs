@@ -70,7 +70,7 @@ pub async fn close_others(context: &Context, owner: &Owner, ways: &[Access]) -> 
     for service in left {
         let name = service.name_any();
         match services.delete(&name, &DeleteParams::default()).await {
-            Ok(_) => tracing::info!(broker = owner.name, namespace = owner.namespace, service = name, "way closed"),
+            Ok(_) => tracing::info!(broker = owner.name, namespace = owner.namespace, service = name, "access closed"),
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => return Err(error.into()),
         }
@@ -80,7 +80,7 @@ pub async fn close_others(context: &Context, owner: &Owner, ways: &[Access]) -> 
 
 /// The condition; `None`: there are no ways.
 pub fn ready(seen: &[Seen]) -> Option<Finding> {
-    let open = || Finding::new(kind::ACCESS_READY, Status::True, "Open", "every way from outside is open");
+    let open = || Finding::new(kind::ACCESS_READY, Status::True, "Open", "every entry of spec.access is open");
     let trouble = seen.iter().find_map(|seen| seen.trouble.clone());
     (!seen.is_empty()).then(|| trouble.unwrap_or_else(open))
 }

@@ -54,7 +54,7 @@ async fn observed(context: &Context, place: &Place) -> Option<(membership::Obser
 pub(super) fn volume_lost(owner: &Owner) -> Finding {
     let (name, pod) = (&owner.name, format!("{}-0", names::broker(&owner.name)));
     let message = format!(
-        "pod {pod} has an empty volume, and this broker has stored events before: it does not begin anew by itself. Put the volume back under PersistentVolumeClaim data-{pod} and delete the pod; or, to begin without the events: kubectl patch eventbroker {name} --subresource status --type merge -p '{{\"status\":{{\"formed\":false}}}}', and delete PersistentVolumeClaim data-{pod} and the pod"
+        "pod {pod} has an empty volume, and this broker has stored events before: it does not begin again by itself. Put the volume back under PersistentVolumeClaim data-{pod} and delete the pod; or, to begin without the events (as a cluster administrator): kubectl patch eventbroker {name} --subresource status --type merge -p '{{\"status\":{{\"formed\":false}}}}', and delete PersistentVolumeClaim data-{pod} and the pod"
     );
     Finding::new(kind::BROKER_AVAILABLE, Status::False, "VolumeLost", message).stalled()
 }

@@ -33,7 +33,7 @@ pub fn finding(observed: &Observed, inside: &Inside) -> Finding {
     let found = |status, reason: &str, message: &str| Finding::new(kind::ADDRESSABLE, status, reason, message);
     match inside {
         Inside::Ready { served, .. } if served.is_closed => {
-            let message = "spec.publishers has no room beside those of the other topics of the broker, and nobody may publish: name fewer publishers, sources and types (a beginning followed by '*' stands for many), or put the topic on another broker";
+            let message = "spec.publishers has no room beside those of the other topics of the broker, and all publishers are refused: name fewer publishers, sources and types (a beginning followed by '*' stands for many), or put the topic on another broker";
             found(Status::False, "TooManyPublishers", message).stalled()
         }
         Inside::Ready { is_served: false, .. } => {
