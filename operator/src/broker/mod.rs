@@ -193,7 +193,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         Audit::as_it_was(broker)
     };
     let held = audit.holds_changes(scale.pods);
-    let (statefulset, progress, rollout) = change(&input, context, &place, statefulset, held).await?;
+    let (statefulset, progress, rollout) = Box::pin(change(&input, context, &place, statefulset, held)).await?;
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;

@@ -267,7 +267,7 @@ async fn pods_that_appear_in_the_middle_of_a_change_are_not_let_in() {
         routing: Routing::Queued,
         pods: 1,
     };
-    let account = authority.handler_account(&guest, time::OffsetDateTime::now_utc()).unwrap();
+    let account = authority.handler_account(&guest, None, time::OffsetDateTime::now_utc()).unwrap();
     until_reason(space, "Subscribed", "Moving").await;
     let text = ingress::claims(&world.broker, &account.id).await;
     assert!(text.is_none(), "it is let in while its lanes are moved");
