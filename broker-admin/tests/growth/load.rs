@@ -133,6 +133,8 @@ impl Load {
             }
             let worked = topic.worker.await.unwrap();
             let stored = stored(&topic.context).await;
+            let resting: PullConsumer =
+                topic.context.get_consumer_from_stream(RESTING, layout::EVENT_STREAM).await.unwrap();
             let ledger = topic.ledger.lock().unwrap();
             outcome.acknowledged += ledger.events.len();
             outcome.retries += ledger.retries;
@@ -154,9 +156,6 @@ impl Load {
                     Some(_) => {}
                 }
             }
-            drop(ledger);
-            let resting: PullConsumer =
-                topic.context.get_consumer_from_stream(RESTING, layout::EVENT_STREAM).await.unwrap();
             if resting.cached_info().ack_floor.stream_sequence != KEPT_AT {
                 outcome.positions_lost += 1;
             }
