@@ -118,7 +118,7 @@ async fn a_default_broker_that_is_none_is_told_and_mended_by_the_next_installati
     // What our types refuse, and what only the schema does.
     for (wrong, reason, words) in [
         (json!({"replicas": "many"}), "InvalidDefaultBroker", "defaultBroker of the installation"),
-        (json!({"replicas": 2}), "InvalidDefaultBroker", "1 or 3"),
+        (json!({"replicas": 2}), "InvalidDefaultBroker", "1, 3 or 5"),
         (json!({"storage": {"size": "1Ki"}}), "InvalidDefaultBroker", "at least 64Mi"),
     ] {
         let operator = with_default(&space, wrong.clone());
