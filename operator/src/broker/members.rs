@@ -38,7 +38,7 @@ pub(super) enum Progress {
     /// They are as many as there are to be, and have loaded what they are to.
     Done,
     /// They are on the way.
-    Under {
+    Changing {
         /// What is done, or waited for.
         step: String,
         /// The record, where it changes: it is to be written.
@@ -52,11 +52,11 @@ pub(super) enum Progress {
 
 impl Progress {
     fn waits(step: String) -> Self {
-        Self::Under { step, record: None, again: WAITING }
+        Self::Changing { step, record: None, again: WAITING }
     }
 
     fn acts(step: String, record: Option<Scale>) -> Self {
-        Self::Under { step, record, again: BETWEEN_STEPS }
+        Self::Changing { step, record, again: BETWEEN_STEPS }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -66,12 +66,12 @@ impl Progress {
     /// Says in the conditions where the broker is on the way to so many servers.
     pub(super) fn explain(&self, found: &mut [Finding], scale: &Scale, wanted: i32) {
         let is_stalled = found.iter().any(|finding| finding.kind == kind::STALLED && finding.is_true());
-        let Self::Under { step, .. } = self else { return };
+        let Self::Changing { step, .. } = self else { return };
         let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING) else { return };
         if is_stalled {
             return;
         }
-        let message = if scale.copies == wanted && scale.pods == wanted {
+        let message = if [scale.copies, scale.pods, scale.routes] == [wanted; 3] {
             format!("bringing {wanted} server(s) up to date with their configuration: {step}")
         } else {
             format!("on the way to {wanted} server(s), with {} pod(s) now: {step}", scale.pods)

@@ -103,7 +103,7 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     finalizer::ensure(context, broker, owner).await?;
     let applied = Box::pin(make(broker, owner, context)).await?;
     let is_ready = status::write(context, broker, owner, &applied).await?;
-    let again = if let Progress::Under { again, .. } = applied.progress {
+    let again = if let Progress::Changing { again, .. } = applied.progress {
         again
     } else if applied.is_changing() {
         IN_CHANGE
@@ -236,7 +236,7 @@ async fn change(
     } else {
         Progress::Done
     };
-    let Progress::Under { record, .. } = &progress else {
+    let Progress::Changing { record, .. } = &progress else {
         let rollout = restart::proceed(context, owner, place, pods, set).await?;
         return Ok((statefulset, progress, rollout));
     };
