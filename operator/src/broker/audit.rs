@@ -27,8 +27,8 @@ use crate::report;
 
 /// An audit is made again after this long.
 const PERIOD_SECONDS: i64 = 3600;
-/// Between two looks: longer than servers that are well are behind each other.
-const LOOK_PAUSE: Duration = Duration::from_secs(3);
+/// Between two looks: longer than servers that are well are behind each other, and than a group is without a leader.
+const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// No further step is begun after this long: the next look finds it.
 const STEPS_LIMIT: Duration = Duration::from_secs(20);
 /// Entries of a list in the status.

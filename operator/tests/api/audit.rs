@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use async_nats::jetstream;
+use async_nats::{HeaderMap, jetstream};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
@@ -23,13 +23,21 @@ use crate::topic::{condition as topic_condition, until_reason};
 const EVENTS: u64 = 12_000;
 
 async fn publish(js: &jetstream::Context) {
-    let body = "x".repeat(1000);
-    for _ in 0..EVENTS / 1000 {
-        let sent = (0..1000).map(|_| js.publish(event_subject(0, "order.new"), body.clone().into()));
-        for acknowledged in join_all(sent).await {
-            acknowledged.unwrap().await.unwrap();
-        }
+    for chunk in (0..EVENTS).collect::<Vec<_>>().chunks(500) {
+        join_all(chunk.iter().map(|number| publish_one(js, *number))).await;
     }
+}
+
+/// Until it is stored, once: three servers may take their time on a machine with other work.
+async fn publish_one(js: &jetstream::Context, number: u64) {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", number.to_string());
+    let body = "x".repeat(1000);
+    eventually("an event is stored", async || {
+        let sent = js.publish_with_headers(event_subject(0, "order.new"), headers.clone(), body.clone().into()).await;
+        sent.ok()?.await.ok()
+    })
+    .await;
 }
 
 /// A topic with events on a broker of so many servers.
