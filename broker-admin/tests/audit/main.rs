@@ -29,7 +29,7 @@ struct World {
 
 impl World {
     async fn start(servers: usize) -> Self {
-        let topic = Topic { replicas: servers, max_bytes: 64 << 20, ..topic() };
+        let topic = Topic { replicas: servers, max_bytes: 64 << 20, keeps_copies: true, ..topic() };
         let broker = match servers {
             1 => TestBroker::start_with(topic.clone()).await,
             _ => TestBroker::start_fsync(topic.clone()).await,
@@ -189,7 +189,7 @@ async fn what_was_begun_is_ended_by_whoever_looks_next() {
     eventually("the copies are removed", async || steps[0].run(&world.broker.admin()).await.is_ok()).await;
     let (_, findings) = world.findings().await;
     assert!(findings.is_passed(), "{findings:#?}");
-    // The topic is looked at meanwhile: how many copies there are is not its business.
+    // The topic is looked at meanwhile, and keeps the copies that it has.
     streams::ensure(&world.broker.admin(), &world.topic).await.unwrap();
     let (look, _) = world.findings().await;
     assert_eq!(events(&look).1.wanted, 1);

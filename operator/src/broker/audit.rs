@@ -237,7 +237,11 @@ impl Auditor<'_> {
         };
         let findings = audit::judge(&earlier, &later);
         let topics = self.topics();
-        let steps = audit::next(&self.site, &later, &findings);
+        let mut steps = audit::next(&self.site, &later, &findings);
+        if before.as_ref().is_none_or(|before| before.damaged.is_empty()) {
+            // No copy is removed before it is in the status that they are made again: topics leave theirs alone by that.
+            steps.retain(|step| !matches!(step, HealStep::Keep(..)));
+        }
         let step = self.heal(&steps, &findings, &topics).await;
         let found = (self.damaged(&findings, &topics), self.lost(&findings, &topics));
         self.context.metrics.audited(result(&found, !step.is_empty()));
@@ -286,6 +290,9 @@ impl Auditor<'_> {
             tracing::info!(broker = self.place.broker.name, topic, stream = name, %step, error = ?done.as_ref().err(), "healing a copy");
             let outcome = done.err().map(|error| format!(" ({error})")).unwrap_or_default();
             said.push(format!("stream {name} of topic {topic}: {step}{outcome}"));
+        }
+        if said.is_empty() && findings.unfinished.is_empty() && !findings.damaged.is_empty() {
+            said.push("beginning with that".to_owned());
         }
         if said.is_empty() {
             said.extend(findings.unfinished.first().map(|StreamId { account, name }| {
