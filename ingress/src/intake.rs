@@ -9,6 +9,7 @@ use tidegate_broker_client::message_id::TopicKey;
 use tidegate_broker_client::{TopicId, later};
 use tidegate_cloudevents::Event;
 use tidegate_publisher_auth::{Permission, Publisher, Rules};
+use tokio::time::Instant;
 
 use crate::admission::{Admitted, TopicShare};
 use crate::audit::Audit;
@@ -124,7 +125,7 @@ impl Intake {
     ) -> Result<Receipt, Problem> {
         let all = events.len() + delayed;
         if let ([event], 0) = (events, delayed) {
-            let stored = self.send(event, origin, request).await?.stored().await;
+            let stored = self.send(event, origin, request, Instant::now()).await?.stored().await;
             return stored.map(Receipt::from).map_err(|failure| Problem::not_stored(failure, 0, 1));
         }
         let published = self.publisher.publish_all(events, origin, request).await;
@@ -157,7 +158,8 @@ impl Intake {
         }
     }
 
-    /// Gives one event to the broker. What is taken first is stored first, but for what is to be published later.
+    /// Gives one event to the broker, in the time of a publish that began at `started`. What is taken first is stored
+    /// first, but for what is to be published later.
     ///
     /// # Errors
     /// It was not sent.
@@ -167,12 +169,13 @@ impl Intake {
         publisher: &Publisher,
         request: &Context,
         admitted: Admitted,
+        started: Instant,
     ) -> Result<PendingEvent, Problem> {
         self.check(&event, &self.permission(publisher)?)?;
         let origin = Origin::of(publisher);
         let Some(at) = event.take_extension(later::ATTRIBUTE) else {
             return Ok(PendingEvent {
-                way: OutcomeSource::Now(self.send(&event, origin, request).await?),
+                way: OutcomeSource::Now(self.send(&event, origin, request, started).await?),
                 _admitted: admitted,
             });
         };
@@ -200,8 +203,14 @@ impl Intake {
         self.delayer.as_ref().ok_or_else(Problem::no_delayed_events)
     }
 
-    async fn send(&self, event: &Event, origin: Origin<'_>, request: &Context) -> Result<PendingPublish, Problem> {
-        let sent = self.publisher.send(event, origin, request).await;
+    async fn send(
+        &self,
+        event: &Event,
+        origin: Origin<'_>,
+        request: &Context,
+        started: Instant,
+    ) -> Result<PendingPublish, Problem> {
+        let sent = self.publisher.send(event, origin, request, started).await;
         sent.map_err(|failure| Problem::not_stored(failure, 0, 1))
     }
 

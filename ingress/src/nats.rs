@@ -19,18 +19,22 @@ use http::StatusCode;
 use serde_json::json;
 use tidegate_broker_client::layout::{self, ingress};
 use tidegate_broker_client::stored;
+use tidegate_cloudevents::Event;
 use tidegate_publisher_auth::Publisher;
 use tidegate_wire::nats::{Client, Message, Publish, SubscribeError, Subscriber};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::intake::{Intake, PendingEvent};
-use crate::meanwhile::meanwhile;
+use self::turns::{Turn, Turns};
+use crate::admission::Admitted;
+use crate::intake::Intake;
 use crate::outcome::Stored;
 use crate::problem::Problem;
 use crate::share;
 use crate::topics::Topics;
 use crate::trace;
+
+mod turns;
 
 /// Each request goes to one of the broker's ingresses.
 const GROUP: &str = "ingress";
@@ -46,8 +50,18 @@ pub struct Listener {
     topics: Arc<Topics>,
 }
 
-/// What became of a request, and whose it was to which topic, if there is one.
-type TakenRequest = (Option<(Arc<Intake>, Publisher)>, Result<PendingEvent, Problem>);
+/// A request: whose it is to which topic, if there is one, and its event, or why that is not taken.
+type Request = (Option<(Arc<Intake>, Publisher)>, Result<WaitingEvent, Problem>);
+
+/// An event that waits for its turn, with its share of the bounds.
+struct WaitingEvent {
+    event: Event,
+    context: trace::Context,
+    admitted: Admitted,
+    turn: Turn,
+    /// When it came: the wait is a part of a publish's time.
+    started: Instant,
+}
 
 impl Listener {
     /// Begins to listen over this connection.
@@ -60,11 +74,12 @@ impl Listener {
     }
 
     /// Answers requests until `stop`, then those that are on their way: as long as the broker may take to hear of it
-    /// they are published, and what is left then is refused, so that its publisher repeats it elsewhere. They are sent
-    /// to the broker in the order in which they came; what is in progress at a time is bounded by admission.
+    /// they are published, and what is left then is refused, so that its publisher repeats it elsewhere. Those for a
+    /// topic are sent to the broker in the order in which they came, and wait for no other topic's; what is in progress
+    /// at a time is bounded by admission.
     pub async fn run(self, stop: CancellationToken) {
         let Self { client, mut requests, topics } = self;
-        let mut in_flight = FuturesUnordered::new();
+        let (mut in_flight, mut turns) = (FuturesUnordered::new(), Turns::default());
         let mut left_by = None;
         loop {
             tokio::select! {
@@ -79,8 +94,8 @@ impl Listener {
                 request = requests.next() => {
                     let Some(request) = request else { break };
                     let reply = request.reply().map(str::to_owned);
-                    let taken = meanwhile(take(&topics, request), &mut in_flight, drop).await;
-                    in_flight.push(answer(&client, &topics, reply, taken));
+                    let request = receive(&topics, &mut turns, request);
+                    in_flight.push(answer(&client, &topics, reply, request));
                 }
             }
         }
@@ -95,31 +110,35 @@ impl Listener {
     }
 }
 
-async fn take(topics: &Topics, request: Message) -> TakenRequest {
+/// Takes a request on, or says why not, without waiting for anything.
+fn receive(topics: &Topics, turns: &mut Turns, request: Message) -> Request {
+    let started = Instant::now();
     let known = ingress::publisher_of(request.subject());
     let found = known.and_then(|(topic, name)| {
         let intake = topics.current().by_path(&topic.to_string()).cloned();
         intake.map(|intake| (intake, Publisher::nats(name)))
     });
     let Some((intake, publisher)) = found else { return (None, Err(Problem::no_topic())) };
-    let taking = async {
+    let mut read = || {
         let admission = &topics.shared.admission;
         let client = admission.client(share::Client::Publisher(request.subject().to_owned()));
         let admitted = admission.admit(&client, &intake.share, request.size())?;
         intake.permission(&publisher)?;
         let context = trace::of_message(&request);
         let event = stored::decode(&request, request.payload_bytes())?;
-        intake.take(event, &publisher, &context, admitted).await
+        Ok(WaitingEvent { event, context, admitted, turn: turns.next(&intake.id), started })
     };
-    let taken = taking.await;
-    (Some((intake, publisher)), taken)
+    let event = read();
+    (Some((intake, publisher)), event)
 }
 
-/// Waits for the broker's acknowledgement and passes it on. A message that asks for none has none.
-async fn answer(client: &Client, topics: &Topics, reply: Option<String>, (topic, taken): TakenRequest) {
-    let outcome = match taken {
-        Ok(taken) => taken.stored().await,
-        Err(problem) => Err(problem),
+/// Publishes an event when its turn has come, and passes the broker's acknowledgement on. A message that asks for no
+/// answer has none.
+async fn answer(client: &Client, topics: &Topics, reply: Option<String>, (topic, event): Request) {
+    let outcome = match (&topic, event) {
+        (Some((intake, publisher)), Ok(event)) => publish(intake, publisher, event).await,
+        (_, Err(problem)) => Err(problem),
+        (None, Ok(_)) => Err(Problem::no_topic()),
     };
     if let Some((topic, publisher)) = &topic {
         topic.audit.record(Some(publisher), outcome.as_ref().map(|_| 1));
@@ -136,6 +155,15 @@ async fn answer(client: &Client, topics: &Topics, reply: Option<String>, (topic,
     if let Err(error) = client.publish(&message).await {
         tracing::debug!(%error, "cannot answer a publisher over NATS");
     }
+}
+
+/// A turn takes no longer than the time of its publish, which began no later than those of the turns after it.
+async fn publish(intake: &Intake, publisher: &Publisher, event: WaitingEvent) -> Result<Stored, Problem> {
+    let WaitingEvent { event, context, admitted, mut turn, started } = event;
+    turn.come().await;
+    let taken = intake.take(event, publisher, &context, admitted, started).await;
+    drop(turn);
+    taken?.stored().await
 }
 
 /// A publish acknowledgement of JetStream, or an error in its form.

@@ -109,7 +109,7 @@ impl TopicPublisher {
         let (mut receipt, mut worst) = (Receipt::default(), None);
         let most = self.queue.as_ref().map_or(usize::MAX, |queue| queue.committer.most());
         for some in events.chunks(most) {
-            let sent = match self.send_all(some, origin, request).await {
+            let sent = match self.send_all(some, origin, request, Instant::now()).await {
                 Ok(sent) => sent,
                 Err(failure) => {
                     return Err(Incomplete {
@@ -132,7 +132,7 @@ impl TopicPublisher {
         worst.map_or(Ok(receipt), |failure| Err(Incomplete { failure, stored: receipt.events }))
     }
 
-    /// Sends one event, as soon as not too many others are under way.
+    /// Sends one event, as soon as not too many others are under way. Its time began at `started`.
     ///
     /// # Errors
     /// It was not sent.
@@ -141,8 +141,9 @@ impl TopicPublisher {
         event: &Event,
         origin: Origin<'_>,
         request: &Context,
+        started: Instant,
     ) -> Result<PendingPublish, Failure> {
-        let mut sent = self.send_all(std::slice::from_ref(event), origin, request).await?;
+        let mut sent = self.send_all(std::slice::from_ref(event), origin, request, started).await?;
         sent.pop().ok_or(Failure::Unavailable)
     }
 
@@ -152,17 +153,17 @@ impl TopicPublisher {
         events: &[Event],
         origin: Origin<'_>,
         request: &Context,
+        started: Instant,
     ) -> Result<Vec<PendingPublish>, Failure> {
         let (mut begun, mut messages) = (Vec::with_capacity(events.len()), Vec::with_capacity(events.len()));
         for event in events {
-            let started = Instant::now();
             let mut message = Message::of(event, origin);
             let trace = trace::Publish::start(&self.place, event, message.partition, request);
             trace.inject(&mut message.headers);
             messages.push(message);
             begun.push(PublishStart { trace, started });
         }
-        match self.hand_over(messages).await {
+        match self.hand_over(messages, started + self.timeout).await {
             Ok(ways) => {
                 let sent = begun.into_iter().zip(ways);
                 Ok(sent.map(|(begun, way)| PendingPublish { publisher: Arc::clone(self), way, begun }).collect())
@@ -175,7 +176,7 @@ impl TopicPublisher {
     }
 
     /// Gives messages to the committer, or to the client where nothing is stored.
-    async fn hand_over(&self, mut messages: Vec<Message>) -> Result<Vec<OutcomeSource>, Failure> {
+    async fn hand_over(&self, mut messages: Vec<Message>, deadline: Instant) -> Result<Vec<OutcomeSource>, Failure> {
         let link = self.client.current_link();
         if !link.connected {
             return Err(Failure::Unavailable);
@@ -183,9 +184,8 @@ impl TopicPublisher {
         messages.iter_mut().for_each(|message| message.subject = self.subjects.event(&message.subject));
         if let Some(Queue { committer, .. }) = &self.queue {
             messages.iter_mut().try_for_each(Message::expect_stream).map_err(|_| Failure::Refused)?;
-            return Ok(committer.submit(messages).await?.into_iter().map(OutcomeSource::Stream).collect());
+            return Ok(committer.submit(messages, deadline).await?.into_iter().map(OutcomeSource::Stream).collect());
         }
-        let deadline = Instant::now() + self.timeout;
         let flush = Arc::new(SharedFlush { link, result: OnceCell::new() });
         let mut ways = Vec::with_capacity(messages.len());
         let mut failed = false;
@@ -222,7 +222,7 @@ impl TopicPublisher {
     /// It is not known to be stored.
     pub async fn move_on(&self, message: Message) -> Result<Stored, Failure> {
         let moved = async {
-            let way = self.hand_over(vec![message]).await?.pop();
+            let way = self.hand_over(vec![message], Instant::now() + self.timeout).await?.pop();
             match way {
                 Some(OutcomeSource::Stream(submitted)) => Ok(submitted.outcome().await),
                 Some(OutcomeSource::Direct(_) | OutcomeSource::Known(_)) | None => Err(Failure::Unavailable),

@@ -32,7 +32,6 @@ pub struct Committer {
     pool: Arc<Pool>,
     /// What this topic may take of it; `None`: all.
     own: ArcSwapOption<Pool>,
-    timeout: Duration,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -62,7 +61,7 @@ impl Committer {
         let (submissions, submitted) = mpsc::unbounded_channel();
         let ledger = Ledger::new(Rule::new(*flush.borrow_and_update()), timeout);
         let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted, flush)));
-        Self { submissions, pool, own: ArcSwapOption::empty(), timeout, _task: task }
+        Self { submissions, pool, own: ArcSwapOption::empty(), _task: task }
     }
 
     /// From now on it takes no more of the pool than half of it, or all.
@@ -81,9 +80,8 @@ impl Committer {
     /// those that were submitted before; after a failure of one of them none that has not been sent is.
     ///
     /// # Errors
-    /// There was no room in time.
-    pub async fn submit(&self, messages: Vec<Message>) -> Result<Vec<PendingOutcome>, Failure> {
-        let deadline = Instant::now() + self.timeout;
+    /// There was no room before `deadline`.
+    pub async fn submit(&self, messages: Vec<Message>, deadline: Instant) -> Result<Vec<PendingOutcome>, Failure> {
         let sizes: Vec<u32> = messages.iter().map(kibibytes).collect();
         let all = sizes.iter().fold(0_u32, |all, size| all.saturating_add(*size));
         let own = self.own.load_full();

@@ -354,7 +354,7 @@ async fn take(
         let Shared { admission, limits, .. } = &*topics.shared;
         let admitted = admission.admit_within(&peer.share, &intake.share, size, limits.publish).await?;
         // A device has no headers: the event's own trace is the only one.
-        intake.take(event, identity.publisher(), &Context::default(), admitted).await
+        intake.take(event, identity.publisher(), &Context::default(), admitted, Instant::now()).await
     };
     (packet_id, taking.await)
 }

@@ -1,19 +1,19 @@
 //! Events over NATS: a request to one subject, answered like a publish to a stream.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{Client, HeaderMap, RequestErrorKind};
 use http::StatusCode;
 use serde_json::Value;
-use tidegate_broker_client::{contract, identity, layout, peer};
+use tidegate_broker_client::{TopicId, contract, identity, layout, peer};
 use tidegate_cloudevents::{Event, json};
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{Door, LIMIT, TestBroker, eventually, topic, topic_id};
+use tidegate_test_broker::{Door, LIMIT, TestBroker, TopicHandle, eventually, topic, topic_id};
 
 use crate::raw_nats;
-use crate::support::{MAX_EVENT, config, event, events, limits, messages, run, start, start_with};
+use crate::support::{MAX_EVENT, Running, config, event, events, limits, messages, run, start, start_with};
 
 async fn client(broker: &TestBroker, identity: &Path) -> Client {
     peer::connect("publisher", &broker.servers(), identity::folder(identity)).await.unwrap()
@@ -268,4 +268,49 @@ async fn an_ingress_that_leaves_answers_all_that_it_holds() {
     };
     let (answers, ()) = tokio::join!(answers, leaving);
     assert!(answers.iter().all(|answer| answer["error"]["code"] == 503), "{answers:?}");
+}
+
+/// The first topic, whose events nobody stores, and `shop/orders`, which may have two publishes under way as that one may.
+async fn beside_a_silent_topic(publish: Duration) -> (TestBroker, TopicHandle, Running, async_nats::Subscriber) {
+    let broker = TestBroker::start_empty(1 << 30).await;
+    let silent = broker.operator().subscribe(layout::EVENT_SUBJECTS).await.unwrap();
+    broker.operator().flush().await.unwrap();
+    let orders = broker.add_topic(&TopicId::new("shop", "orders").unwrap(), topic()).await;
+    let ingress = start_with(&broker, Limits { publishes: 4, publish, ..limits() }).await;
+    ingress.until_ready().await;
+    (broker, orders, ingress, silent)
+}
+
+#[tokio::test]
+async fn a_topic_whose_events_wait_holds_up_no_publisher_of_another() {
+    let (broker, orders, _ingress, _silent) = beside_a_silent_topic(LIMIT).await;
+    let flood = publisher(&broker).await;
+    for id in 0..40 {
+        let (headers, payload) = peer::encode(&event(&id.to_string()));
+        flood.publish_with_headers(layout::PUBLISH_SUBJECT, headers, payload).await.unwrap();
+    }
+    flood.flush().await.unwrap();
+    // Far more at once than may be under way.
+    let till = client(&broker, &broker.publisher_of(&orders.id, "till").await).await;
+    let stream = tidegate_test_broker::jetstream(till);
+    let mut acknowledgements = Vec::new();
+    for id in 0..200 {
+        let (headers, payload) = peer::encode(&event(&id.to_string()));
+        let publish = PublishMessage::build().headers(headers).payload(payload);
+        acknowledgements.push(stream.send_publish(layout::PUBLISH_SUBJECT, publish).await.unwrap());
+    }
+    for (number, acknowledgement) in (1..).zip(acknowledgements) {
+        assert_eq!(acknowledgement.await.unwrap().sequence, number, "in the order in which they were sent");
+    }
+}
+
+/// Those that wait do so at the same time, not each after the other.
+#[tokio::test]
+async fn what_waits_in_vain_is_refused_in_the_time_of_one_publish() {
+    let (broker, _orders, _ingress, _silent) = beside_a_silent_topic(Duration::from_secs(1)).await;
+    let client = publisher(&broker).await;
+    let (events, started) = ((0..20).map(|id| event(&id.to_string())).collect::<Vec<_>>(), Instant::now());
+    let answers = futures::future::join_all(events.iter().map(|event| publish(&client, event))).await;
+    assert!(answers.iter().all(|answer| answer["error"]["code"] == 503), "{answers:?}");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
 }
