@@ -37,10 +37,10 @@ pub const MAX_HEADERS: usize = MAX_ATTRIBUTES + 64;
 /// Bounds in time and number. The defaults are meant for production; tests shorten some.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections of publishers, over HTTPS and over MQTT each, half of them from one address; further ones are
-    /// refused with that reason.
+    /// Connections of publishers, over HTTPS and over MQTT each, half of them from one address, and three quarters from
+    /// one network of IPv6; further ones are refused with that reason.
     pub connections: usize,
-    /// A connection over MQTT that has brought no event for so long makes room for a new one where none is left.
+    /// A connection that has brought no event for so long makes room for a new one where none is left.
     pub unused: Duration,
     /// A TLS handshake; over MQTT the time until CONNECT after it, too.
     pub handshake: Duration,

@@ -79,7 +79,7 @@ impl<A: Answers> Protocol for Http<A> {
             sleep(MAKE_ROOM_TIMEOUT).await;
         };
         tokio::select! {
-            () = self.open(stream, client, slot.ending()) => {}
+            () = self.open(stream, client, Some(&slot), slot.ending()) => {}
             () = gone => {}
         }
     }
@@ -88,14 +88,14 @@ impl<A: Answers> Protocol for Http<A> {
         let Self { tls, limits, admission, .. } = self;
         let answers = Busy::default();
         let answered = answers.0.clone();
-        Http { answers, tls, limits, admission }.open(stream, client, answered.cancelled()).await;
+        Http { answers, tls, limits, admission }.open(stream, client, None, answered.cancelled()).await;
     }
 }
 
 impl<A: Answers> Http<A> {
-    async fn open(self, stream: TcpStream, client: Client, end: impl Future<Output = ()>) {
+    async fn open(self, stream: TcpStream, client: Client, slot: Option<&Slot>, end: impl Future<Output = ()>) {
         let share = self.admission.connection(client.clone());
-        let mut peer = Peer { client, share, certificate: None };
+        let mut peer = Peer { client, share, certificate: None, seat: slot.map(|slot| Arc::clone(slot.seat())) };
         let Some((tls, cas)) = &self.tls else { return self.drive(stream, false, peer, end).await };
         let Some(stream) = tls::handshake(tls, stream, self.limits.handshake).await else { return };
         let connection = stream.get_ref().1;

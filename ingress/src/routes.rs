@@ -57,7 +57,9 @@ async fn respond(topics: &Topics, request: Request<Incoming>, peer: &Peer) -> Re
     let call = Call { intake: intake.as_deref(), name, shared: &topics.shared, peer };
     match resource {
         Resource::Events if method == Method::POST => {
-            call.publish(request).await.map(|accepted| accepted_response(&accepted, name))
+            let accepted = call.publish(request).await?;
+            peer.used();
+            Ok(accepted_response(&accepted, name))
         }
         Resource::Events if method == Method::OPTIONS => webhook::answer(request.headers()),
         Resource::Events => Err(Problem::method_not_allowed()),
@@ -223,6 +225,7 @@ impl Call<'_> {
         let _admitted = self.admit(body::size(headers))?;
         let (intake, ..) = self.permit(headers).await?;
         intake.cancel(key).await?;
+        self.peer.used();
         let mut response = Response::default();
         *response.status_mut() = StatusCode::NO_CONTENT;
         Ok(response)

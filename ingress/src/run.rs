@@ -93,9 +93,9 @@ impl Ingress {
         let admission = Arc::clone(&topics.shared.admission);
         let answers = routes::Routes(Arc::clone(&topics));
         let http = Http { answers, tls, limits: limits.clone(), admission: Arc::clone(&admission) };
-        let https = serve(config.https_port, http, limits.connections, None).await?;
+        let https = serve(config.https_port, http, limits.connections, limits.unused).await?;
         let mqtt = Mqtt::new(Arc::clone(&topics), certificates.acceptor(&["mqtt"], &topics.shared.auth.client_cas)?);
-        let mqtt = serve(config.mqtt_port, mqtt, limits.connections, Some(limits.unused)).await?;
+        let mqtt = serve(config.mqtt_port, mqtt, limits.connections, limits.unused).await?;
         let publishers = broker::connect_publishers(config)?;
         let nats = nats::Listener::new(publishers.clone(), Arc::clone(&topics))?;
         let serving = ServingAnswers::new(Arc::clone(&topics))?;
@@ -103,7 +103,7 @@ impl Ingress {
         let health = Arc::new(Health::new(client.clone(), publishers, &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));
         let http = Http { answers, tls: None, limits: limits.clone(), admission };
-        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, Some(ADMIN_UNUSED)).await?;
+        let admin = serve(config.admin_port, http, ADMIN_CONNECTIONS, ADMIN_UNUSED).await?;
         let wake = Wake { address: config.broker_wake.clone(), identity: identity::wake_folder(&config.identity) };
         Ok(Self { https, mqtt, nats, serving, file, topics, admin, health, certificates, client, wake, limits })
     }
@@ -191,12 +191,7 @@ fn shared(config: &contract::Ingress, client: Client, limits: &Limits) -> Shared
     }
 }
 
-async fn serve<P: Protocol>(
-    port: u16,
-    protocol: P,
-    connections: usize,
-    unused: Option<Duration>,
-) -> Result<Server<P>, Error> {
+async fn serve<P: Protocol>(port: u16, protocol: P, connections: usize, unused: Duration) -> Result<Server<P>, Error> {
     let listener = listen(port).await.map_err(|error| Error::Port { port, error })?;
     Ok(Server { listener, protocol, connections, unused })
 }

@@ -39,8 +39,8 @@ pub struct Server<P> {
     pub protocol: P,
     /// Connections at a time.
     pub connections: usize,
-    /// How long a connection must have been of no use to make room for another; `None`: none does.
-    pub unused: Option<Duration>,
+    /// How long a connection must have been of no use to make room for another.
+    pub unused: Duration,
 }
 
 /// Listens on a port of every address of the pod, IPv6 included where there is IPv6.

@@ -13,13 +13,24 @@ use crate::problem::Problem;
 
 /// The publisher, as far as it is known before anything is read.
 ///
-/// An address of IPv6 counts as a whole: the pods of a node share a prefix in most clusters.
+/// An address of IPv6 counts as a whole: the pods of a node share a prefix in most clusters. [`Client::network`] is what
+/// one alone may have many addresses of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     /// A connection from this address.
     Address(IpAddr),
     /// A publisher over NATS, whose connections end at the broker: its subject.
     Publisher(String),
+}
+
+impl Client {
+    /// The first 64 bits of an address of IPv6: whoever is given one address is given all that begin like it.
+    pub fn network(&self) -> Option<u64> {
+        match self {
+            Self::Address(IpAddr::V6(address)) => u64::try_from(address.to_bits() >> 64).ok(),
+            Self::Address(IpAddr::V4(_)) | Self::Publisher(_) => None,
+        }
+    }
 }
 
 impl From<IpAddr> for Client {
@@ -260,5 +271,8 @@ mod tests {
         let client = |text: &str| Client::from(text.parse::<IpAddr>().unwrap());
         assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
         assert_ne!(client("fd00::1"), client("fd00::2"));
+        assert_eq!(client("fd00::1").network(), client("fd00::2").network());
+        assert_ne!(client("fd00::1").network(), client("fd00:0:0:1::1").network());
+        assert_eq!(client("::ffff:10.0.0.1").network(), None);
     }
 }

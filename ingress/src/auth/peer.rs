@@ -10,6 +10,7 @@ use tidegate_publisher_auth::{Certificate, CertificateError, Publisher};
 use super::{ClientCas, Identity};
 use crate::problem::Problem;
 use crate::share::{Client, Share};
+use crate::slots::Seat;
 
 /// The other side of a connection.
 pub struct Peer {
@@ -19,6 +20,17 @@ pub struct Peer {
     pub share: Arc<Share>,
     /// Its certificate, if it showed one.
     pub certificate: Option<PeerCertificate>,
+    /// Its place among the connections; `None`: there was none for it.
+    pub seat: Option<Arc<Seat>>,
+}
+
+impl Peer {
+    /// It brought an event: its connection does not make room for others as soon as one that never does.
+    pub fn used(&self) {
+        if let Some(seat) = &self.seat {
+            seat.used();
+        }
+    }
 }
 
 /// The certificate of a connection. TLS verified it once; a connection may last longer than the authority does.

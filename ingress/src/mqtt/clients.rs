@@ -47,6 +47,7 @@ impl Drop for ConnectedDevice {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::time::Duration;
 
     use tokio_util::sync::CancellationToken;
 
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_newest_connection_of_a_device_is_the_one_it_has() {
-        let slots = Slots::new(8, None, CancellationToken::new());
+        let slots = Slots::new(8, Duration::from_secs(60), CancellationToken::new());
         let slot = || slots.take(IpAddr::from([10, 0, 0, 1]).into()).unwrap();
         let clients = Arc::new(Clients::default());
         let (first, second, other) = (slot(), slot(), slot());

@@ -122,7 +122,8 @@ impl Mqtt {
             (_, Some(topic)) => (Session::new(self.bounds(topic.share.request_limit)), Some(topic)),
         };
         let certificate = PeerCertificate::of(connection, &auth.client_cas);
-        let peer = Arc::new(Peer { client, share, certificate });
+        let seat = place.map(|(slot, _)| Arc::clone(slot.seat()));
+        let peer = Arc::new(Peer { client, share, certificate, seat });
         Driver::new(&self.topics, topic, session, peer, place).run(stream).await;
     }
 }
@@ -265,8 +266,8 @@ impl<'a> Driver<'a> {
             self.pace = Pace::new(self.limits(), now);
         }
         self.deadline = self.next_deadline();
-        if let (Ok(_), Some((slot, _))) = (&outcome, self.place) {
-            slot.used();
+        if outcome.is_ok() {
+            self.peer.used();
         }
         let steps = self.session.settled(packet_id, outcome.as_ref().copied());
         self.perform(steps);

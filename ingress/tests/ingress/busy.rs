@@ -11,7 +11,7 @@ use tidegate_test_broker::{TestBroker, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::device::{Device, binary};
-use crate::support::{Running, config, event, exchange, exchange_http2, limits, post, run, start_with};
+use crate::support::{Running, answer, config, event, exchange, exchange_http2, http2, limits, post, run, start_with};
 
 const BINARY: [(&str, &str); 4] = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
 
@@ -57,6 +57,29 @@ async fn a_connection_beyond_the_limit_is_answered_503_and_others_have_their_hal
     drop(first);
     let is_taken = async || ingress.post(&BINARY, "").await.status == StatusCode::ACCEPTED;
     eventually("the end of a connection makes room", is_taken).await;
+}
+
+/// A request every 30 s that was refused kept a connection for ever: two addresses held all of them.
+#[tokio::test]
+async fn a_connection_that_brings_no_event_makes_room_for_one_that_comes() {
+    let broker = TestBroker::start().await;
+    let ingress = start_small(&broker, 4, Limits { unused: Duration::ZERO, ..limits() }).await;
+    let mut refused = http2(ingress.connect(b"h2").await).await;
+    let mut useful = http2(ingress.connect(b"h2").await).await;
+    let request = |headers: &[(&str, &str)]| {
+        let mut request = post(headers, "");
+        request.headers_mut().remove("host");
+        *request.uri_mut() = "https://localhost/".parse().unwrap();
+        request
+    };
+    let taken = answer(useful.send_request(request(&BINARY)).await.unwrap()).await;
+    assert_eq!(taken.status, StatusCode::ACCEPTED);
+    let last = answer(refused.send_request(request(&[])).await.unwrap()).await;
+    assert_eq!(last.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(ingress.post(&BINARY, "").await.status, StatusCode::ACCEPTED, "a third from this address");
+    eventually("the one that brought nothing is ended", async || refused.ready().await.is_err()).await;
+    let taken = answer(useful.send_request(request(&BINARY)).await.unwrap()).await;
+    assert_eq!(taken.status, StatusCode::ACCEPTED, "and the other one is not");
 }
 
 /// MQTT 5, 3.2.2.2: 0x89 Server busy. MQTT 3.1.1, 3.2.2.3: 0x03 Server unavailable.
