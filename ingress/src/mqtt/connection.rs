@@ -292,9 +292,7 @@ impl<'a> Driver<'a> {
                 Step::Connected(Connected { silence, client }) => {
                     self.silence = silence;
                     self.deadline = Instant::now() + silence;
-                    if let (Some((slot, clients)), Some(topic), Some(client)) = (self.place, &self.topic, client) {
-                        // The same name at another topic is another device.
-                        let device = format!("{}/{client}", topic.id);
+                    if let (Some((slot, clients)), Some(device)) = (self.place, self.device(client)) {
                         self.known = Some(clients.connect(device, slot.seat()));
                     }
                 }

@@ -69,6 +69,27 @@ async fn a_device_that_may_not_publish_is_refused_as_it_connects() {
     assert_eq!(messages(&cluster.broker).await.len(), 0);
 }
 
+/// A client identifier is no secret: that of another publisher ends none of its connections.
+#[tokio::test]
+async fn a_device_ends_no_connection_of_another_publisher() {
+    let cluster = Cluster::start(&[account("web", None)]).await;
+    let token = |name: &str| cluster.issuer.token("web", name, &contract::audience(&topic_id()), now());
+    let device = async |token: &str| {
+        let stream = cluster.ingress.connect_to(cluster.ingress.mqtt, b"mqtt").await;
+        let connect = v5_0::Connect::builder().client_id("sensor-7").unwrap().user_name("ignored").unwrap();
+        let connect = connect.password(token.as_bytes().to_vec()).unwrap().keep_alive(60).build().unwrap();
+        let (device, connack) = Device::greet_v5(stream, connect).await;
+        assert_eq!(connack.reason_code() as u8, 0);
+        device
+    };
+    let mut victim = device(&token("press")).await;
+    let _rogue = device(&token("rogue")).await;
+    victim.send(binary(1, &event("1"))).await;
+    assert_eq!(victim.puback().await.1, 0);
+    let _newer = device(&token("press")).await;
+    assert_eq!(victim.disconnected().await, 0x8E, "its own does");
+}
+
 #[tokio::test]
 async fn rights_are_looked_at_for_each_event() {
     let rule = PublisherRule { types: vec!["temperature".to_owned().try_into().unwrap()], ..account("web", None) };

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Driver;
 use crate::intake::refusal;
+use crate::mqtt::clients::Device;
 use crate::mqtt::session::Refusal;
 use crate::problem::Problem;
 
@@ -36,6 +37,12 @@ impl Driver<'_> {
             }
         };
         self.perform(steps);
+    }
+
+    /// The device with this client identifier; `None`: it has none, so it is none that was there before.
+    pub(super) fn device(&self, identifier: Option<String>) -> Option<Device> {
+        let (topic, identity) = (self.topic.as_ref()?.id.clone(), self.identity.as_ref()?);
+        Some(Device { topic, publisher: identity.publisher().as_str().to_owned(), identifier: identifier? })
     }
 
     pub(super) fn audit(&self, outcome: Result<usize, &Problem>) {
