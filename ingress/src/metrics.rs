@@ -28,7 +28,7 @@ pub struct Instruments {
     publishers: Counter<u64>,
     unreadable: Counter<u64>,
     answered: SeriesBy<(&'static str, StatusCode), BoundHistogram<f64>>,
-    unknown: SeriesBy<&'static str, BoundCounter<u64>>,
+    unknown: SeriesBy<(&'static str, &'static str), BoundCounter<u64>>,
 }
 
 /// The series of a topic. Those of a topic that is removed end, and stay as they are until the program does.
@@ -119,7 +119,7 @@ impl Instruments {
     /// An event came by this protocol, or a device, that names no topic.
     pub fn without_topic(&self, protocol: &'static str, problem: &Problem) {
         let bind = || self.refused.bind(&refusal(protocol, problem.kind));
-        self.unknown.get(protocol, bind).add(1);
+        self.unknown.get((protocol, problem.kind), bind).add(1);
     }
 
     /// The file of topics is of no use.
@@ -255,6 +255,7 @@ mod tests {
         metrics.publisher("nats", None, 1);
         metrics.publisher("none", Some("unauthenticated"), 1);
         instruments.without_topic("nats", &problem);
+        instruments.without_topic("nats", &Problem::overloaded());
         instruments.unreadable();
         meters.force_flush().unwrap();
 
@@ -269,6 +270,7 @@ mod tests {
             (format!("{refused} network.protocol.name=mqtt tidegate.topic.namespace=shop"), 1),
             (format!("{refused} network.protocol.name=nats tidegate.topic.namespace=shop"), 2),
             ("tidegate.ingress.refused error.type=no-topic network.protocol.name=nats".to_owned(), 1),
+            ("tidegate.ingress.refused error.type=overloaded network.protocol.name=nats".to_owned(), 1),
             ("tidegate.ingress.topics.unreadable ".to_owned(), 1),
             (format!("{publishers} tidegate.publisher.kind=nats tidegate.topic.namespace=shop"), 4),
             (
