@@ -271,12 +271,15 @@ fn parameters(
     Ok(params)
 }
 
+/// When this certificate (PEM) ends; `None`: it cannot be read.
+pub fn certificate_end(pem: &str) -> Option<OffsetDateTime> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    OffsetDateTime::from_unix_timestamp(pem.parse_x509().ok()?.validity().not_after.timestamp()).ok()
+}
+
 /// Is it time to replace this certificate (PEM)? One that cannot be read is replaced too.
 pub fn certificate_needs_renewal(pem: &str, now: OffsetDateTime) -> bool {
-    let not_after = x509_parser::pem::parse_x509_pem(pem.as_bytes())
-        .ok()
-        .and_then(|(_, pem)| pem.parse_x509().ok().map(|certificate| certificate.validity().not_after.timestamp()));
-    not_after.is_none_or(|end| end - now.unix_timestamp() < RENEW_BEFORE.whole_seconds())
+    certificate_end(pem).is_none_or(|end| end - now < RENEW_BEFORE)
 }
 
 #[cfg(test)]

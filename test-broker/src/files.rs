@@ -2,8 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use tidegate_broker_admin::authority::LEAF_LIFETIME;
+use tidegate_broker_admin::membership::CertificateEnds;
 use tidegate_broker_admin::{Leaf, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
+use time::OffsetDateTime;
+
+use crate::TestBroker;
 
 use crate::TestBroker;
 
@@ -41,6 +46,24 @@ pub(crate) fn request(name: &str, usage: Usage) -> LeafRequest {
 /// All files of this name in a folder and all below it.
 fn find(folder: &Path, name: &'static str) -> impl Iterator<Item = PathBuf> {
     walk(folder).into_iter().filter(move |path| path.file_name().is_some_and(|found| found == name))
+}
+
+impl TestBroker {
+    /// Gives the servers certificates that end then, as the kubelet does when their Secrets are renewed. They are of the
+    /// hosts that servers have here.
+    pub fn bring_certificates(&self, ends: CertificateEnds) {
+        let (own, folder) = (&self.authority, self.folder.path());
+        let made = |end: Option<OffsetDateTime>| end.expect("an end") - LEAF_LIFETIME;
+        let leaf = own.leaf(&request("broker", Usage::Server), made(ends.clients)).expect("leaf");
+        write_leaf(&folder.join("tls"), &own.ca_certificate, &leaf);
+        let leaf = own.route_leaf(&request("broker", Usage::Both), made(ends.routes)).expect("leaf");
+        write_leaf(&folder.join("routes"), &own.routes.certificate, &leaf);
+    }
+
+    /// Gives the servers a certificate for clients that is none.
+    pub fn damage_certificate(&self) {
+        std::fs::write(self.folder.path().join("tls").join(file::CERTIFICATE), "damaged").expect("write");
+    }
 }
 
 pub(crate) fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {

@@ -44,7 +44,7 @@ impl Executor {
     /// The first that a server had. What was done before it stays done.
     pub async fn run(&self, step: &BrokerStep, accounts: &HashMap<String, Broker>) -> Result<(), ApiError> {
         match step {
-            BrokerStep::Reload { id, .. } => self.reload(id).await,
+            BrokerStep::Reload { id, .. } => reload(&self.system, id).await,
             BrokerStep::SetCopies { streams, copies } => {
                 for StreamId { account, name } in streams {
                     if let Some(api) = accounts.get(account) {
@@ -69,16 +69,17 @@ impl Executor {
             }
         }
     }
+}
 
-    async fn reload(&self, id: &str) -> Result<(), ApiError> {
-        let subject = format!("$SYS.REQ.SERVER.{id}.RELOAD");
-        let question = Publish { subject: &subject, ..Publish::default() };
-        let answer = self.system.request(&question, TIMEOUT).await?;
-        let Reloaded { error } =
-            serde_json::from_slice(answer.payload()).map_err(|error| ApiError::Unreadable(error.to_string()))?;
-        match error {
-            None => Ok(()),
-            Some(problem) => Err(ApiError::Configuration(crate::api::bounded(&problem.description))),
-        }
+/// Lets the server with this id read its configuration and its certificates again.
+pub(super) async fn reload(system: &Client, id: &str) -> Result<(), ApiError> {
+    let subject = format!("$SYS.REQ.SERVER.{id}.RELOAD");
+    let question = Publish { subject: &subject, ..Publish::default() };
+    let answer = system.request(&question, TIMEOUT).await?;
+    let Reloaded { error } =
+        serde_json::from_slice(answer.payload()).map_err(|error| ApiError::Unreadable(error.to_string()))?;
+    match error {
+        None => Ok(()),
+        Some(problem) => Err(ApiError::Configuration(crate::api::bounded(&problem.description))),
     }
 }

@@ -5,6 +5,7 @@
 //! steps: whoever observes next, after a crash of the operator too, comes to the same step, and a step that was done
 //! already does nothing. [`next_restart`] says in the same way which pod is restarted next. `docs/brokers.md` has the order of the steps and its reasons.
 
+mod certificates;
 mod counts;
 mod execute;
 mod observe;
@@ -19,6 +20,7 @@ mod walk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use self::certificates::{CertificateEnds, reload_certificates};
 pub use self::counts::Counts;
 pub use self::execute::Executor;
 pub use self::observe::{ObserveError, observe};

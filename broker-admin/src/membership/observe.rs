@@ -134,7 +134,7 @@ impl Servers<'_> {
     }
 
     /// The answers of the servers that are ours.
-    async fn ask<T: DeserializeOwned>(
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         what: &str,
         question: &Value,

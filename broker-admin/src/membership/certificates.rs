@@ -1,0 +1,69 @@
+//! Certificates that running servers use. They read them again when they are told to, and no connection ends.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::json;
+use tidegate_wire::nats::Client;
+use time::OffsetDateTime;
+
+use super::execute::reload;
+use super::observe::{ObserveError, Servers};
+use super::{Ordinal, Site};
+
+/// When the certificates of a server end. One that is renewed ends later, to the second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CertificateEnds {
+    /// Of that for clients.
+    pub clients: Option<OffsetDateTime>,
+    /// Of that for routes.
+    pub routes: Option<OffsetDateTime>,
+}
+
+#[derive(Deserialize)]
+struct Varz {
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    tls_cert_not_after: Option<OffsetDateTime>,
+    #[serde(default)]
+    cluster: ClusterVarz,
+}
+
+#[derive(Default, Deserialize)]
+struct ClusterVarz {
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    tls_cert_not_after: Option<OffsetDateTime>,
+}
+
+/// Tells servers that use other certificates than these to read theirs again. Returns what those used until then, by the
+/// names of the servers; of one that answers nothing, nothing is known.
+///
+/// It cannot be seen when a kubelet has brought a renewed certificate to a pod, and a server that reads the same one again
+/// does nothing: so this is repeated until nothing is returned.
+///
+/// # Errors
+/// The connection failed, no server answered, or an answer cannot be read. That a server reads nothing again because its
+/// files are damaged is none: it keeps what it has, and is returned.
+pub async fn reload_certificates(
+    system: &Client,
+    site: &Site,
+    wanted: CertificateEnds,
+) -> Result<BTreeMap<String, CertificateEnds>, ObserveError> {
+    let servers = Servers { system, site };
+    let answers: BTreeMap<Ordinal, (String, Varz)> = servers.ask("VARZ", &json!({}), site.pods).await?;
+    if answers.is_empty() {
+        return Err(ObserveError::NoAnswer);
+    }
+    let mut behind = BTreeMap::new();
+    for (ordinal, (id, varz)) in answers {
+        let used = CertificateEnds { clients: varz.tls_cert_not_after, routes: varz.cluster.tls_cert_not_after };
+        if used == wanted {
+            continue;
+        }
+        let name = &site.names[ordinal];
+        if let Err(error) = reload(system, &id).await {
+            tracing::warn!(server = name, %error, "the server did not read its certificates again");
+        }
+        behind.insert(name.clone(), used);
+    }
+    Ok(behind)
+}
