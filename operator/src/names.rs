@@ -23,7 +23,7 @@ pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 pub const TEMPLATE_ANNOTATION: &str = "tidegate.io/template";
 /// The domain of the cluster's Services. (An address that ends with `.svc` needs none: resolvers of pods add it.)
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
-/// Which configuration, certificates and template a broker's pod was made from.
+/// Which configuration and template a broker's pod was made from.
 pub const ROLLS_WITH_ANNOTATION: &str = "tidegate.io/rolls-with";
 /// On a broker's StatefulSet: its servers are a cluster, also where it is one. Earlier versions did not make it so.
 pub const CLUSTER_ANNOTATION: &str = "tidegate.io/cluster";

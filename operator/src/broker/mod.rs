@@ -10,6 +10,7 @@ mod members;
 pub mod nudge;
 mod observe;
 pub mod publishers;
+mod reload;
 mod resize;
 pub mod restart;
 pub mod room;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::runtime::controller::Action;
 use tidegate_broker_admin::Authority;
+use tidegate_broker_admin::membership::CertificateEnds;
 use tidegate_crds::EventBroker;
 use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
@@ -36,6 +38,7 @@ use crate::broker::audit::Audit;
 use crate::broker::desired::{Children, Input};
 use crate::broker::members::Progress;
 use crate::broker::observe::{Observed, observe};
+use crate::broker::reload::Reload;
 use crate::broker::resize::Resize;
 use crate::broker::restart::Rollout;
 use crate::broker::scale::Scale;
@@ -57,6 +60,8 @@ const RESYNC: Duration = Duration::from_secs(600);
 const AUTHORITIES_PERIOD: Duration = Duration::from_secs(60);
 /// While its pods are restarted one by one, or its servers form their cluster.
 const IN_CHANGE: Duration = Duration::from_secs(2);
+/// While its servers use certificates of before.
+const RELOADING: Duration = Duration::from_secs(5);
 /// While topics keep it from being deleted.
 const IN_USE: Duration = Duration::from_secs(10);
 
@@ -109,6 +114,8 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         IN_CHANGE
     } else if let Some(period) = applied.resize.again() {
         period
+    } else if !applied.reload.is_done() {
+        RELOADING
     } else if is_ready && broker.spec.client_certificates.is_some() {
         AUTHORITIES_PERIOD
     } else if is_ready {
@@ -141,6 +148,8 @@ struct Made {
     resize: Resize,
     /// What the servers have.
     audit: Audit,
+    /// How far the servers are with renewed certificates.
+    reload: Reload,
 }
 
 impl Made {
@@ -185,7 +194,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let statefulset = apply_all(&input, context).await?;
+    let (statefulset, certificates) = apply_all(&input, context).await?;
     // While servers come and go, a server that is away or new is no sign of damage.
     let audit = if is_formed && !scale.is_changing() {
         audit::proceed(context, broker, &place, &observed.pods).await
@@ -194,6 +203,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     };
     let held = audit.holds_changes(scale.pods);
     let (statefulset, progress, rollout) = Box::pin(change(&input, context, &place, statefulset, held)).await?;
+    let reload = reload(context, &place, &observed, certificates, (&progress, &rollout)).await;
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
@@ -213,6 +223,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         rollout,
         resize,
         audit,
+        reload,
     })
 }
 
@@ -244,11 +255,29 @@ async fn change(
     let statefulset = match record {
         Some(scale) => {
             let observed = Observed { statefulset: Some(statefulset.object), ..input.observed.clone() };
-            apply_all(&Input { scale, observed: &observed, ..*input }, context).await?
+            apply_all(&Input { scale, observed: &observed, ..*input }, context).await?.0
         }
         None => statefulset,
     };
     Ok((statefulset, progress, Rollout::none()))
+}
+
+/// A pod that is restarted, and a server that loads its configuration, reads its certificates then. What servers cannot be asked now they are asked the next time.
+async fn reload(
+    context: &Context,
+    place: &Place,
+    observed: &Observed,
+    wanted: CertificateEnds,
+    (progress, rollout): (&Progress, &Rollout),
+) -> Reload {
+    if !rollout.is_done() || !progress.is_done() {
+        return Reload::default();
+    }
+    let told = reload::proceed(context, place, &observed.pods, wanted).await;
+    told.unwrap_or_else(|error| {
+        tracing::debug!(broker = place.broker.name, namespace = place.broker.namespace, %error, "servers are not asked");
+        Reload::default()
+    })
 }
 
 /// The root of trust: the one there is, or a new one where nothing could depend on an older one.
@@ -268,7 +297,10 @@ fn authority(context: &Context, observed: &Observed, owner: &Owner) -> Result<Au
     }
 }
 
-async fn apply_all(input: &Input<'_>, context: &Context) -> Result<Paced<StatefulSet>, Error> {
+/// Answers with the certificates that there are to be, too.
+async fn apply_all(input: &Input<'_>, context: &Context) -> Result<(Paced<StatefulSet>, CertificateEnds), Error> {
+    let children = desired::children(input)?;
+    let certificates = reload::ends(&children);
     // No `..`: a child that is added and not applied does not compile.
     let Children {
         authority,
@@ -283,7 +315,7 @@ async fn apply_all(input: &Input<'_>, context: &Context) -> Result<Paced<Statefu
         disruption_budget,
         network_policy,
         mut statefulset,
-    } = desired::children(input)?;
+    } = children;
     let owner = input.owner;
     let before = [
         authority,
@@ -304,7 +336,7 @@ async fn apply_all(input: &Input<'_>, context: &Context) -> Result<Paced<Statefu
     let existing = input.observed.statefulset.as_ref();
     let applied = apply_paced(context, owner, &statefulset, Some(&config), existing, place).await?;
     nudge::pods(context, owner, &input.observed.pods, [&before[4], &config]).await;
-    Ok(applied)
+    Ok((applied, certificates))
 }
 
 /// The children go with their owner, all but the data: that goes unless events of deleted topics are retained on it.

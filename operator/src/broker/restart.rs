@@ -1,4 +1,4 @@
-//! Restarts the pods that were made for another configuration, certificate or template: one after the other, and the next
+//! Restarts the pods that were made for another configuration or template: one after the other, and the next
 //! one when every server has all that it should have.
 
 use std::collections::{BTreeMap, HashMap};
@@ -52,7 +52,7 @@ impl Rollout {
         let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING) else { return };
         let Self { outdated, pods, step } = self;
         let message = format!(
-            "restarting the pods one by one, for another configuration, certificate or version: {outdated} of {pods} to go; {step}"
+            "restarting the pods one by one, for another configuration or version: {outdated} of {pods} to go; {step}"
         );
         *reconciling = Finding::new(kind::RECONCILING, Status::True, "RestartingPods", message);
     }
@@ -179,7 +179,7 @@ fn states(pods: &[Pod], set: &StatefulSet, site: &Site) -> BTreeMap<Ordinal, Pod
 }
 
 /// Whether its server has been started and has not ended.
-fn is_running(pod: &Pod) -> bool {
+pub(super) fn is_running(pod: &Pod) -> bool {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     containers
         .filter(|container| container.name == CONTAINER)

@@ -104,6 +104,7 @@ fn of(
     }
     made.rollout.explain(&mut found);
     made.progress.explain(&mut found, &made.scale, made.settings.replicas);
+    made.reload.explain(&mut found);
     if made.is_forming() {
         formation::explain(&mut found);
     }

@@ -1,15 +1,19 @@
 //! A broker's servers form their cluster, and its pods are restarted one by one, as real nats-servers allow it.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
+use tidegate_broker_admin::authority::certificate_end;
+use tidegate_broker_admin::membership::CertificateEnds;
 use tidegate_crds::EventBroker;
 use tidegate_test_broker::{LIMIT, TestBroker};
+use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
 use crate::broker::{condition, until_broker};
@@ -29,6 +33,7 @@ pub async fn formed(space: &Space, places: &Places, server: &TestBroker, replica
     until_broker(space, "orders", "Ready", "PodsNotReady").await;
     assert!(!space.api::<EventBroker>().get("orders").await.unwrap().status.unwrap().formed);
     assert_eq!(has_seed(space).await, replicas == 1);
+    server.bring_certificates(certificates(space).await);
     run_missing_pods(space, "orders").await;
     let counts = json!({"replicas": replicas, "readyReplicas": replicas, "observedGeneration": 1});
     status::<StatefulSet>(space, "orders-broker", counts).await;
@@ -38,6 +43,15 @@ pub async fn formed(space: &Space, places: &Places, server: &TestBroker, replica
     .await;
     until_broker(space, "orders", "Ready", "Ready").await;
     operator
+}
+
+/// When the certificates of the servers' Secrets end.
+async fn certificates(space: &Space) -> CertificateEnds {
+    let end = async |secret: &str| {
+        let secret: Secret = space.api().get(secret).await.unwrap();
+        certificate_end(std::str::from_utf8(&secret.data.unwrap()["tls.crt"].0).unwrap())
+    };
+    CertificateEnds { clients: end("orders-broker").await, routes: end("orders-routes").await }
 }
 
 async fn has_seed(space: &Space) -> bool {
@@ -137,6 +151,59 @@ async fn three_are_restarted_one_by_one_the_leader_last_and_none_while_a_server_
     }
     assert_eq!(restarted.iter().collect::<BTreeSet<_>>().len(), 3, "{restarted:?}: each once");
     until_at_rest(&space).await;
+    operator.stop().await;
+}
+
+/// When the certificates of all servers end, as they say.
+async fn used(server: &TestBroker, servers: usize) -> BTreeSet<[String; 2]> {
+    let mut found = BTreeSet::new();
+    for ordinal in 0..servers {
+        let page = server.monitoring_at(ordinal, "varz").await;
+        found.insert([&page["tls_cert_not_after"], &page["cluster"]["tls_cert_not_after"]].map(ToString::to_string));
+    }
+    found
+}
+
+#[tokio::test]
+async fn servers_take_renewed_certificates_without_a_restart() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("reload").await, Places::default());
+    let mut server = TestBroker::unformed_as("orders-broker", 3);
+    server.wake();
+    server.start_all().await;
+    server.add_first_topic().await;
+    let operator = formed(&space, &places, &server, 3).await;
+    until_at_rest(&space).await;
+    let (first_pods, before, client) = (pods(&space).await, used(&server, 3).await, server.operator());
+    assert_eq!(before.len(), 1, "{before:?}");
+    let connects = || client.statistics().connects.load(Ordering::Relaxed);
+    let first_connects = connects();
+    // As in the last third of their lives. A second later they end a second later.
+    sleep(Duration::from_secs(1)).await;
+    for secret in ["orders-broker", "orders-routes"] {
+        space.api::<Secret>().delete(secret, &DeleteParams::default()).await.unwrap();
+    }
+    let broker = eventually("it says what it waits for", async || {
+        let broker: EventBroker = space.api().get("orders").await.ok()?;
+        let found = condition(&broker, "Reconciling")?;
+        let names_all = (0..3).all(|ordinal| found.message.contains(&format!("orders-broker-{ordinal}")));
+        (found.reason == "ReloadingCertificates" && names_all).then_some(broker)
+    })
+    .await;
+    assert_eq!(condition(&broker, "Ready").unwrap().status, "True");
+    sleep(SEVERAL_LOOKS).await;
+    assert_eq!(used(&server, 3).await, before, "the kubelet has not brought them");
+    server.bring_certificates(certificates(&space).await);
+    until_at_rest(&space).await;
+    let after = used(&server, 3).await;
+    assert!(after.len() == 1 && after != before, "{after:?}");
+    let [clients, routes] = after.first().unwrap().each_ref().map(|end| end.trim_matches('"').to_owned());
+    let wanted = certificates(&space).await;
+    let shown = |end: Option<time::OffsetDateTime>| end.unwrap().format(&Rfc3339).unwrap();
+    assert_eq!((clients, routes), (shown(wanted.clients), shown(wanted.routes)));
+    assert_eq!(pods(&space).await, first_pods, "no pod was restarted");
+    client.flush().await.unwrap();
+    assert_eq!(connects(), first_connects, "and no connection ended");
     operator.stop().await;
 }
 

@@ -81,7 +81,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
         access: services::access(input),
         disruption_budget: disruption_budget(input),
         network_policy: network_policy::broker(input),
-        statefulset: statefulset::broker(input, [&broker_secret, &routes_secret])?,
+        statefulset: statefulset::broker(input)?,
         broker_secret,
         ingress_secret,
         routes_secret,

@@ -77,8 +77,8 @@ pub fn server(input: &Input<'_>, routes: i32) -> Result<Server, Error> {
 }
 
 /// The StatefulSet. Its controller makes pods, and replaces none: the operator restarts those that were made for another
-/// configuration, certificate or template, one after the other ([`crate::broker::restart`]).
-pub fn broker(input: &Input<'_>, secrets: [&Child; 2]) -> Result<Child, Error> {
+/// configuration or template, one after the other ([`crate::broker::restart`]).
+pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
     let broker = &input.owner.name;
     let name = names::broker(broker);
     let labels = names::broker_labels(broker);
@@ -90,7 +90,7 @@ pub fn broker(input: &Input<'_>, secrets: [&Child; 2]) -> Result<Child, Error> {
         claim["storageClassName"] = json!(class);
     }
     let mut pod = pod(input)?;
-    let rolls_with = rolls_with(&pod, &server(input, 0)?, secrets);
+    let rolls_with = rolls_with(&pod, &server(input, 0)?);
     // These have no part in that: no pod is restarted because its broker has formed, or has more servers or fewer.
     if input.scale.pods == 1 && !input.is_formed {
         pod["initContainers"] = json!([seed(input)?]);
@@ -134,17 +134,15 @@ fn claimed(set: &StatefulSet) -> Option<&String> {
 }
 
 /// Changes with everything that a pod reads when it starts, and with what it is made of; but not with what a server loads
-/// while it runs: its routes, and how much it may store.
-fn rolls_with(pod: &Value, server: &Server, secrets: [&Child; 2]) -> String {
+/// while it runs: its routes, how much it may store ([`crate::broker::members`]), and certificates
+/// ([`crate::broker::reload`]).
+fn rolls_with(pod: &Value, server: &Server) -> String {
     let jetstream = server.jetstream.clone().map(|jetstream| JetStream { max_file_store: 0, ..jetstream });
     let cluster = Cluster { routes: Vec::new(), ..server.cluster.clone() };
     let server = Server { jetstream, cluster, ..server.clone() };
     let mut digest = Sha256::new();
     digest.update(pod.to_string());
     digest.update(server.render());
-    for child in secrets {
-        digest.update(child.value["data"].to_string());
-    }
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -1,0 +1,102 @@
+//! Tells servers that their certificates were renewed: they take them without a restart.
+//!
+//! A kubelet brings a changed Secret to its pods within about a minute, and says so nowhere. So a server that uses
+//! another certificate than its Secret has is told to read its files again, until it says that it uses the one.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use tidegate_broker_admin::authority::certificate_end;
+use tidegate_broker_admin::membership::{CertificateEnds, reload_certificates};
+use tidegate_broker_client::identity::file;
+use tidegate_crds::conditions::{Finding, Status, kind};
+use time::OffsetDateTime;
+
+use super::desired::Children;
+use super::restart;
+use crate::apply::Child;
+use crate::authority;
+use crate::brokers::Place;
+use crate::context::Context;
+use crate::error::Error;
+
+/// How far the servers are with the certificates of their Secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reload {
+    /// Those that use others, and when these end.
+    behind: BTreeMap<String, CertificateEnds>,
+}
+
+impl Reload {
+    /// Whether every server that answers uses them.
+    pub(super) fn is_done(&self) -> bool {
+        self.behind.is_empty()
+    }
+
+    /// Says in the conditions what is waited for, unless they say something else of the kind. The broker is as ready as
+    /// it is meanwhile.
+    pub(super) fn explain(&self, found: &mut [Finding]) {
+        let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING) else { return };
+        if self.is_done() || reconciling.is_true() {
+            return;
+        }
+        let message = format!(
+            "the certificates were renewed, and the servers use those of before until the kubelet has brought the new \
+             ones to their pods, about a minute later: waiting for {}",
+            self.behind.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+        );
+        *reconciling = Finding::new(kind::RECONCILING, Status::True, "ReloadingCertificates", message);
+    }
+}
+
+/// When the certificates end that these children have.
+pub(super) fn ends(children: &Children) -> CertificateEnds {
+    CertificateEnds { clients: end(&children.broker_secret), routes: end(&children.routes_secret) }
+}
+
+fn end(secret: &Child) -> Option<OffsetDateTime> {
+    let secret = serde_json::from_value(secret.value.clone()).ok()?;
+    certificate_end(authority::data(&secret).get(file::CERTIFICATE)?)
+}
+
+/// Tells the servers that use certificates with another end. A server that is away reads its files when it starts.
+///
+/// # Errors
+/// None of those that run can be asked.
+pub(super) async fn proceed(
+    context: &Context,
+    place: &Place,
+    pods: &[Pod],
+    wanted: CertificateEnds,
+) -> Result<Reload, Error> {
+    if !pods.iter().any(restart::is_running) {
+        return Ok(Reload::default());
+    }
+    let servers = context.brokers.servers(place).await?;
+    let behind = reload_certificates(servers.system_client(), &restart::site(place), wanted).await;
+    let behind = behind.map_err(|error| Error::Broker(error.to_string()))?;
+    Ok(Reload { behind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::summary;
+
+    #[test]
+    fn it_is_said_who_is_waited_for_unless_more_is_under_way() {
+        let ready = Finding::new(kind::BROKER_AVAILABLE, Status::True, "AllReady", "3 of 3");
+        let names = ["b-broker-0", "b-broker-2"];
+        let reload = Reload { behind: names.map(|name| (name.to_owned(), CertificateEnds::default())).into() };
+        let said = |reload: &Reload, found: &mut Vec<Finding>| {
+            reload.explain(found);
+            found.iter().find(|finding| finding.kind == kind::RECONCILING).unwrap().clone()
+        };
+        let mut found = summary(vec![ready], "ready");
+        assert!(!said(&Reload::default(), &mut found).is_true());
+        let waits = said(&reload, &mut found);
+        assert!(waits.is_true() && waits.message.ends_with("waiting for b-broker-0, b-broker-2"), "{}", waits.message);
+        let restarting = Finding::new(kind::RECONCILING, Status::True, "RestartingPods", "x");
+        assert_eq!(said(&reload, &mut vec![restarting]).reason, "RestartingPods");
+    }
+}
