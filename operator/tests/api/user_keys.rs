@@ -183,7 +183,7 @@ async fn a_crash_at_any_write_of_a_rotation_replaces_the_key_once() {
         })
         .await;
         assert!(world.connect(&world.copied("billing-identity").await).await.is_some(), "{told}");
-        operator.stop().await;
+        operator.kill().await;
     }
     assert!(reached >= 8, "{reached}");
 }
