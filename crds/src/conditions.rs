@@ -25,6 +25,9 @@ pub mod kind {
     /// EventBroker: client certificates can be verified, because the authorities are known; absent where the specification
     /// names none.
     pub const CERTIFICATES_ACCEPTED: &str = "CertificatesAccepted";
+    /// EventBroker: none of its certificates and certificate authorities is near its end. A warning: Ready does not depend
+    /// on it.
+    pub const CERTIFICATES_CURRENT: &str = "CertificatesCurrent";
     /// EventTopic: the broker of another namespace that it names grants its namespace. EventHandler: the same of its
     /// topic. Absent where nothing of another namespace is named.
     pub const GRANTED: &str = "Granted";

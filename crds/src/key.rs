@@ -22,6 +22,10 @@ pub struct KeyStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::date_time")]
     pub handover_until: Option<String>,
+    /// Time at which the certificate or the user in the Secret ends, whichever is first. Both are renewed 30 days before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub credentials_expire: Option<String>,
     /// Time from which on credentials must have been signed: the broker refuses those of before. Unset if it takes all
     /// that have not expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]

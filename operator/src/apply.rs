@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::authority;
 use crate::context::{Context, Owner};
 use crate::error::Error;
 use crate::names::FIELD_MANAGER;
@@ -54,6 +55,11 @@ impl Child {
     #[must_use]
     pub fn within(self, namespace: &str) -> Self {
         Self { namespace: Some(namespace.to_owned()), ..self }
+    }
+
+    /// The text values of a Secret.
+    pub fn secret(&self) -> Option<authority::Data> {
+        Some(authority::data(&serde_json::from_value(self.value.clone()).ok()?))
     }
 
     fn namespace<'a>(&'a self, owner: &'a Owner) -> &'a str {

@@ -12,6 +12,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use tidegate_broker_admin::accounts::User;
+use tidegate_broker_admin::authority::certificate_end;
+use tidegate_broker_admin::jwt::payload;
 use tidegate_broker_admin::{Authority, CertificateAuthority, LeafRequest};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
@@ -81,6 +83,19 @@ fn damaged(secret: &Secret, key: &str) -> Error {
 pub fn data(secret: &Secret) -> Data {
     let text = |(key, value): (&String, &ByteString)| Some((key.clone(), String::from_utf8(value.0.clone()).ok()?));
     secret.data.iter().flatten().filter_map(text).collect()
+}
+
+/// When the certificate or the user of an identity ends, whichever is first.
+pub fn identity_end(files: &Data) -> Option<OffsetDateTime> {
+    let certificate = files.get(file::CERTIFICATE).and_then(|pem| certificate_end(pem));
+    let user = files.get(file::USER_JWT).and_then(|jwt| payload(jwt)?["exp"].as_i64());
+    let user = user.and_then(|end| OffsetDateTime::from_unix_timestamp(end).ok());
+    certificate.into_iter().chain(user).min()
+}
+
+/// A time as a resource has it.
+pub fn shown(time: OffsetDateTime) -> String {
+    jiff::Timestamp::from_second(time.unix_timestamp()).map_or_else(|_| String::new(), |time| time.to_string())
 }
 
 /// An identity's files: what is there as long as it is good, else new ones.

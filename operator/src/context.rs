@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::apply::Applied;
 use crate::args::Args;
+use crate::broker::expiry::{self, Expiries};
 use crate::broker::nudge::Unserved;
 use crate::broker::room::Promises;
 use crate::brokers::{Addresses, BrokerKey, Brokers, Digests};
@@ -56,6 +57,8 @@ pub struct Context {
     pub digests: Digests,
     /// What was promised of the brokers' room.
     pub promises: Arc<Promises>,
+    /// When the brokers' certificates end.
+    pub expiries: Arc<Expiries>,
     /// Brokers that have to be looked at because of their topics.
     pub broker_changes: Arc<Changes<BrokerKey>>,
     /// Brokers of which a topic waits to be served.
@@ -93,6 +96,8 @@ impl Context {
         retries::export(&retries);
         let keys: Arc<KeyTracker> = Arc::default();
         keys::export(&keys);
+        let expiries: Arc<Expiries> = Arc::default();
+        expiry::export(&expiries);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(args.pod_name.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -112,6 +117,7 @@ impl Context {
             lag,
             retries,
             keys,
+            expiries,
             reports: Arc::default(),
             ingress_reports: Arc::default(),
             token_keys: Arc::default(),

@@ -15,7 +15,7 @@ use tidegate_crds::key::KeyStatus;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::authority;
+use crate::authority::{self, shown};
 use crate::error::Error;
 
 /// On an EventHandler: another value than before asks for another key. On its Secret: the value that asked for this one.
@@ -95,8 +95,8 @@ pub fn annotations(key: &UserKey) -> Value {
     annotations
 }
 
-/// What the status says of a key.
-pub fn status(key: &UserKey, handover: Duration, now: OffsetDateTime) -> KeyStatus {
+/// What the status says of a key. `end`: of the credentials in its Secret ([`authority::identity_end`]).
+pub fn status(key: &UserKey, end: Option<OffsetDateTime>, handover: Duration, now: OffsetDateTime) -> KeyStatus {
     let KeyRecord { generation, issued, request, .. } = &key.record;
     KeyStatus {
         generation: i64::from(*generation),
@@ -104,6 +104,7 @@ pub fn status(key: &UserKey, handover: Duration, now: OffsetDateTime) -> KeyStat
         request: request.clone(),
         handover_until: key.record.handover_end(handover, now).map(shown),
         refused_before: key.record.refused_before(handover, now).map(shown),
+        credentials_expire: end.map(shown),
     }
 }
 
@@ -137,10 +138,6 @@ fn parse(time: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(time, &Rfc3339).ok()
 }
 
-fn shown(time: OffsetDateTime) -> String {
-    jiff::Timestamp::from_second(time.unix_timestamp()).map_or_else(|_| String::new(), |time| time.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,11 +169,11 @@ mod tests {
         let first = wanted(None, None, Some("made with it"), HANDOVER, at(0)).unwrap();
         assert_eq!(kept(&secret(&first), None, Some("made with it"), 900), first);
         let second = kept(&secret(&first), None, Some("leak"), 900);
-        let known = status(&second, HANDOVER, at(900));
+        let known = status(&second, None, HANDOVER, at(900));
         assert_eq!((known.generation, known.request.as_deref()), (2, Some("leak")));
         assert!(known.handover_until.is_some());
         assert_eq!(kept(&secret(&second), Some(&known), Some("leak"), 901), second);
-        let later = status(&second, HANDOVER, at(1_080));
+        let later = status(&second, None, HANDOVER, at(1_080));
         assert_eq!((later.handover_until, later.refused_before), (None, later.issued));
     }
 
@@ -194,7 +191,7 @@ mod tests {
     fn what_is_lost_damaged_or_of_before_is_replaced_and_nothing_is_taken_that_was_refused() {
         let first = wanted(None, None, None, HANDOVER, at(0)).unwrap();
         let second = kept(&secret(&first), None, Some("leak"), 900);
-        let known = status(&second, HANDOVER, at(2_000));
+        let known = status(&second, None, HANDOVER, at(2_000));
         let mut damaged = secret(&second);
         damaged.data.as_mut().unwrap().insert("user.seed".into(), k8s_openapi::ByteString(b"SU".to_vec()));
         for present in [None, Some(&damaged), Some(&secret(&first))] {
@@ -213,12 +210,12 @@ mod tests {
     #[test]
     fn people_hear_of_a_replaced_key_once() {
         let first = wanted(None, None, None, HANDOVER, at(0)).unwrap();
-        let known = status(&first, HANDOVER, at(0));
+        let known = status(&first, None, HANDOVER, at(0));
         assert_eq!(news(&first, None, HANDOVER, at(0)), None);
         let second = kept(&secret(&first), Some(&known), Some("leak"), 900);
         let text = news(&second, Some(&known), HANDOVER, at(900)).unwrap();
         assert!(text.starts_with("key 2 is in the Secret") && text.contains("2027-01-15T08:18:00Z"), "{text}");
-        assert_eq!(news(&second, Some(&status(&second, HANDOVER, at(900))), HANDOVER, at(901)), None);
+        assert_eq!(news(&second, Some(&status(&second, None, HANDOVER, at(900))), HANDOVER, at(901)), None);
         assert_eq!(again(&second, HANDOVER, at(1_000)), Some(Duration::from_secs(80)));
     }
 }

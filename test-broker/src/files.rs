@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 
 use crate::TestBroker;
 
-
 /// Where nats-server keeps the progress of a consumer.
 const CONSUMER_STATE: &str = "o.dat";
 

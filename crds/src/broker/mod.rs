@@ -12,7 +12,8 @@ use serde_json::Value;
 
 pub use self::access::{Access, AccessCertificate, AccessStatus, AccessType, NodePorts, TrafficPolicy};
 pub use self::status::{
-    AuditStatus, AuditedServer, DamagedCopy, EventBrokerStatus, GroupsStatus, LostEvents, StorageStatus,
+    AuditStatus, AuditedServer, CertificatesStatus, DamagedCopy, EventBrokerStatus, GroupsStatus, LostEvents,
+    StorageStatus,
 };
 use crate::schema;
 use crate::{NamespaceGrant, Size};

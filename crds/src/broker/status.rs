@@ -14,10 +14,12 @@ use crate::schema;
 pub struct EventBrokerStatus {
     /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every entry of spec.access is
     /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
-    /// CertificatesAccepted, where clientCertificates is set, that its authorities are; InUse, while the broker is being
-    /// deleted, which topics are on it; Resizing, while its volumes are smaller than storage.size, what that waits for;
-    /// Stalled says that a person has to do something; Reconciling, while the pods are restarted one by one, what the next
-    /// one waits for, and while the number of servers or their store changes, which step that is at.
+    /// CertificatesAccepted, where clientCertificates is set, that its authorities are; CertificatesCurrent, that no
+    /// certificate or authority of the broker is within 14 days of its end; InUse, while the broker is being deleted, which
+    /// topics are on it; Resizing, while its volumes are smaller than storage.size, what that waits for; Intact, whether
+    /// every copy of every stream has what the others have; HasRoom, whether further topics and handlers fit; Stalled says
+    /// that a person has to do something; Reconciling, while the pods are restarted one by one, the servers are to use
+    /// renewed certificates, or their number or store changes, what is waited for.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -47,9 +49,26 @@ pub struct EventBrokerStatus {
     /// start of a server, and every hour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditStatus>,
+    /// End of the broker's certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesStatus>,
     /// State of each way of spec.access.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessStatus>,
+}
+
+/// End of the broker's certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificatesStatus {
+    /// Time at which the first certificate of the servers and of the ingress ends. Certificates are renewed 30 days before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub expire: Option<String>,
+    /// Time at which the first certificate authority of the broker ends. Authorities are not renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub authorities_expire: Option<String>,
 }
 
 /// Room on the volume of each pod.

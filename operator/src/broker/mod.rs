@@ -4,6 +4,7 @@ mod access;
 pub(crate) mod audit;
 pub mod deletion;
 pub mod desired;
+pub mod expiry;
 mod formation;
 pub(crate) mod groups;
 mod members;
@@ -36,6 +37,7 @@ use time::OffsetDateTime;
 use crate::apply::{Paced, apply, apply_paced};
 use crate::broker::audit::Audit;
 use crate::broker::desired::{Children, Input};
+use crate::broker::expiry::{Expiry, Leaves};
 use crate::broker::members::Progress;
 use crate::broker::observe::{Observed, observe};
 use crate::broker::reload::Reload;
@@ -150,6 +152,8 @@ struct Made {
     audit: Audit,
     /// How far the servers are with renewed certificates.
     reload: Reload,
+    /// When its certificates end.
+    expiry: Expiry,
 }
 
 impl Made {
@@ -194,7 +198,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let (statefulset, certificates) = apply_all(&input, context).await?;
+    let Applied { statefulset, certificates, leaves } = apply_all(&input, context).await?;
     // While servers come and go, a server that is away or new is no sign of damage.
     let audit = if is_formed && !scale.is_changing() {
         audit::proceed(context, broker, &place, &observed.pods).await
@@ -204,6 +208,8 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let held = audit.holds_changes(scale.pods);
     let (statefulset, progress, rollout) = Box::pin(change(&input, context, &place, statefulset, held)).await?;
     let reload = reload(context, &place, &observed, certificates, (&progress, &rollout)).await;
+    let expiry = Expiry::of(&leaves, &authority, &place.broker, &reload);
+    context.expiries.note(place.broker.clone(), &expiry);
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
@@ -224,6 +230,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         resize,
         audit,
         reload,
+        expiry,
     })
 }
 
@@ -255,14 +262,15 @@ async fn change(
     let statefulset = match record {
         Some(scale) => {
             let observed = Observed { statefulset: Some(statefulset.object), ..input.observed.clone() };
-            apply_all(&Input { scale, observed: &observed, ..*input }, context).await?.0
+            apply_all(&Input { scale, observed: &observed, ..*input }, context).await?.statefulset
         }
         None => statefulset,
     };
     Ok((statefulset, progress, Rollout::none()))
 }
 
-/// A pod that is restarted, and a server that loads its configuration, reads its certificates then. What servers cannot be asked now they are asked the next time.
+/// A pod that is restarted, and a server that loads its configuration, reads its certificates then. What servers cannot be
+/// asked now they are asked the next time.
 async fn reload(
     context: &Context,
     place: &Place,
@@ -297,10 +305,17 @@ fn authority(context: &Context, observed: &Observed, owner: &Owner) -> Result<Au
     }
 }
 
-/// Answers with the certificates that there are to be, too.
-async fn apply_all(input: &Input<'_>, context: &Context) -> Result<(Paced<StatefulSet>, CertificateEnds), Error> {
+/// What was applied.
+struct Applied {
+    statefulset: Paced<StatefulSet>,
+    /// Until when the certificates are good that the servers are to use.
+    certificates: CertificateEnds,
+    leaves: Leaves,
+}
+
+async fn apply_all(input: &Input<'_>, context: &Context) -> Result<Applied, Error> {
     let children = desired::children(input)?;
-    let certificates = reload::ends(&children);
+    let (certificates, leaves) = (reload::ends(&children), Leaves::of(&children));
     // No `..`: a child that is added and not applied does not compile.
     let Children {
         authority,
@@ -334,9 +349,9 @@ async fn apply_all(input: &Input<'_>, context: &Context) -> Result<(Paced<Statef
     pace::stamp(&mut statefulset, input.broker.metadata.generation);
     let place = (&context.stores.statefulsets, &context.pace.brokers);
     let existing = input.observed.statefulset.as_ref();
-    let applied = apply_paced(context, owner, &statefulset, Some(&config), existing, place).await?;
+    let statefulset = apply_paced(context, owner, &statefulset, Some(&config), existing, place).await?;
     nudge::pods(context, owner, &input.observed.pods, [&before[4], &config]).await;
-    Ok((applied, certificates))
+    Ok(Applied { statefulset, certificates, leaves })
 }
 
 /// The children go with their owner, all but the data: that goes unless events of deleted topics are retained on it.
@@ -351,6 +366,7 @@ async fn deleting(broker: &EventBroker, owner: &Owner, context: &Context) -> Res
     }
     deletion::settle(context, broker, owner).await?;
     context.brokers.forget_broker(&key);
+    context.expiries.forget(&key);
     finalizer::remove(context, broker, owner).await?;
     Ok(Action::await_change())
 }

@@ -15,7 +15,6 @@ use time::OffsetDateTime;
 use super::desired::Children;
 use super::restart;
 use crate::apply::Child;
-use crate::authority;
 use crate::brokers::Place;
 use crate::context::Context;
 use crate::error::Error;
@@ -31,6 +30,20 @@ impl Reload {
     /// Whether every server that answers uses them.
     pub(super) fn is_done(&self) -> bool {
         self.behind.is_empty()
+    }
+
+    /// The server that uses the certificate that ends first of those of before.
+    pub(super) fn used(&self) -> Option<(&str, OffsetDateTime)> {
+        let ends = |ends: &CertificateEnds| ends.clients.into_iter().chain(ends.routes).min();
+        let all = self.behind.iter().filter_map(|(server, used)| Some((server.as_str(), ends(used)?)));
+        all.min_by_key(|(_, end)| *end)
+    }
+
+    /// One server uses certificates that end then.
+    #[cfg(test)]
+    pub(super) fn for_test(server: &str, end: OffsetDateTime) -> Self {
+        let ends = CertificateEnds { clients: Some(end), routes: None };
+        Self { behind: BTreeMap::from([(server.to_owned(), ends)]) }
     }
 
     /// Says in the conditions what is waited for, unless they say something else of the kind. The broker is as ready as
@@ -55,8 +68,7 @@ pub(super) fn ends(children: &Children) -> CertificateEnds {
 }
 
 fn end(secret: &Child) -> Option<OffsetDateTime> {
-    let secret = serde_json::from_value(secret.value.clone()).ok()?;
-    certificate_end(authority::data(&secret).get(file::CERTIFICATE)?)
+    certificate_end(secret.secret()?.get(file::CERTIFICATE)?)
 }
 
 /// Tells the servers that use certificates with another end. A server that is away reads its files when it starts.

@@ -7,6 +7,7 @@ use kube::runtime::events::EventType;
 use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
+use time::OffsetDateTime;
 
 use super::{Made, access, formation, groups, key, room, topics};
 use crate::brokers::TopicKey;
@@ -69,7 +70,7 @@ pub(super) async fn write_paused(context: &Context, broker: &EventBroker, owner:
 /// After an error, only the conditions change: what was true of the rest still is.
 pub(super) async fn write_failure(context: &Context, broker: &EventBroker, owner: &Owner, error: &Error) {
     let mut status = broker.status.clone().unwrap_or_default();
-    let found = failure_findings(error, &status.conditions, parts(broker));
+    let found = failure_findings(error, &status.conditions, &parts(broker));
     status.conditions = merge(found, &status.conditions, broker.metadata.generation, jiff::Timestamp::now());
     status.observed_generation = broker.metadata.generation;
     if let Err(error) = patch(context, broker, owner, broker.status.as_ref(), &status).await {
@@ -77,13 +78,12 @@ pub(super) async fn write_failure(context: &Context, broker: &EventBroker, owner
     }
 }
 
-fn parts(broker: &EventBroker) -> &'static [&'static str] {
-    match broker.spec.client_certificates {
-        None => &[kind::BROKER_AVAILABLE, kind::INTACT, kind::HAS_ROOM, kind::TOKENS_ACCEPTED],
-        Some(_) => {
-            &[kind::BROKER_AVAILABLE, kind::INTACT, kind::HAS_ROOM, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_ACCEPTED]
-        }
-    }
+fn parts(broker: &EventBroker) -> Vec<&'static str> {
+    let mut parts =
+        vec![kind::BROKER_AVAILABLE, kind::INTACT, kind::HAS_ROOM, kind::TOKENS_ACCEPTED, kind::CERTIFICATES_CURRENT];
+    parts.extend(broker.spec.client_certificates.as_ref().map(|_| kind::CERTIFICATES_ACCEPTED));
+    parts.extend(broker.spec.access.first().map(|_| kind::ACCESS_READY));
+    parts
 }
 
 fn of(
@@ -112,6 +112,7 @@ fn of(
     found.push(made.audit.intact());
     found.extend(made.trust.findings.clone());
     found.extend(made.resize.finding());
+    found.push(made.expiry.finding(OffsetDateTime::now_utc()));
     found.extend(in_use);
     let storage = storage(room::promised(context, &key(owner)), made.settings.usable);
     let groups = groups::status(before.groups, made.audit.groups, made.scale.pods);
@@ -123,6 +124,7 @@ fn of(
         ready_replicas: ready,
         formed: made.is_formed,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
+        certificates: Some(made.expiry.status()),
         storage: Some(storage),
         groups,
         audit: made.audit.status.clone(),

@@ -40,6 +40,7 @@ use tokio::time::timeout;
 
 use crate::apply::{Child, Paced, apply, apply_paced};
 use crate::args::Args;
+use crate::authority::identity_end;
 use crate::broker::scale::Scale;
 use crate::brokers::{BrokerKey, Place, TopicKey};
 use crate::by_handler::HandlerKey;
@@ -184,8 +185,9 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let Paced { object: deployment, waits } =
-        apply_all(desired::children(&input, &user_key)?, &input, &observed, context).await?;
+    let children = desired::children(&input, &user_key)?;
+    let credentials_end = children.identity.secret().and_then(|secret| identity_end(&secret));
+    let Paced { object: deployment, waits } = apply_all(children, &input, &observed, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
     let requests = Requests { context, owner, handler, topic, observed: &observed, deployment: &deployment };
     let done = match &subscribed {
@@ -193,7 +195,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         Err(_) => Done::default(),
     };
     tell(context, handler, owner, &plan).await;
-    let seen_key = user_key::tell(context, handler, &user_key).await;
+    let seen_key = user_key::tell(context, handler, &user_key, credentials_end).await;
     // What is written of it now is what the next step goes by.
     let is_first_seen = wanted != settings.delivery.order && change.is_none() && subscription.is_some();
     let first = is_first_seen.then_some(Duration::ZERO).or(moving.again);

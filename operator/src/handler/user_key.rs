@@ -35,13 +35,18 @@ pub(super) fn refused_before(context: &Context, key: &UserKey) -> Option<OffsetD
     key.record.refused_before(context.args.key_handover(), OffsetDateTime::now_utc())
 }
 
-/// Tells people of a key that replaces another.
-pub(super) async fn tell(context: &Context, handler: &EventHandler, key: &UserKey) -> Seen {
+/// Tells people of a key that replaces another. `end`: of the credentials in its Secret.
+pub(super) async fn tell(
+    context: &Context,
+    handler: &EventHandler,
+    key: &UserKey,
+    end: Option<OffsetDateTime>,
+) -> Seen {
     let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
     if let Some(news) = user_keys::news(key, known(handler), handover, now) {
         report::event(context, handler, EventType::Normal, "KeyReplaced", &news).await;
     }
-    Seen { status: user_keys::status(key, handover, now), again: user_keys::again(key, handover, now) }
+    Seen { status: user_keys::status(key, end, handover, now), again: user_keys::again(key, handover, now) }
 }
 
 fn known(handler: &EventHandler) -> Option<&KeyStatus> {

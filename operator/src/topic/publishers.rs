@@ -48,15 +48,22 @@ pub struct Publishers {
 }
 
 impl Publishers {
-    /// This publisher has this key.
-    async fn note(&mut self, context: &Context, topic: &EventTopic, name: &str, key: &UserKey) {
+    /// This publisher has this key, and credentials that end then.
+    async fn note(
+        &mut self,
+        context: &Context,
+        topic: &EventTopic,
+        name: &str,
+        key: &UserKey,
+        end: Option<OffsetDateTime>,
+    ) {
         let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
         if let Some(news) = user_keys::news(key, known_key(topic, name), handover, now) {
             report::event(context, topic, EventType::Normal, "KeyReplaced", &format!("NATS publisher {name}: {news}"))
                 .await;
         }
         self.again = self.again.into_iter().chain(user_keys::again(key, handover, now)).min();
-        self.keys.push(PublisherKeyStatus { name: name.to_owned(), key: user_keys::status(key, handover, now) });
+        self.keys.push(PublisherKeyStatus { name: name.to_owned(), key: user_keys::status(key, end, handover, now) });
     }
 }
 
@@ -85,7 +92,7 @@ pub async fn ensure(
     for name in wanted {
         let known = known_key(topic, name);
         match make(context, owner, topic, &secrets, authority, system, name).await {
-            Ok(key) => found.note(context, topic, name, &key).await,
+            Ok((key, end)) => found.note(context, topic, name, &key, end).await,
             Err(error) => {
                 report::failed(context, topic, &error).await;
                 found.keys.extend(known.cloned().map(|key| PublisherKeyStatus { name: name.clone(), key }));
@@ -133,7 +140,7 @@ async fn make(
     authority: &Authority,
     system: &System,
     name: &str,
-) -> Result<UserKey, Error> {
+) -> Result<(UserKey, Option<OffsetDateTime>), Error> {
     let (now, handover) = (OffsetDateTime::now_utc(), context.args.key_handover());
     let id = Topic::of(topic)?.id;
     let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
@@ -144,7 +151,8 @@ async fn make(
     let user = authority.publisher_user(&id, name, &key, now)?;
     let secret = secret(owner, &broker_of(topic), authority, name, (&key, &user), present.as_ref(), now)?;
     apply(context, owner, &secret).await?;
-    Ok(key)
+    let end = secret.secret().and_then(|files| authority::identity_end(&files));
+    Ok((key, end))
 }
 
 /// Removes the accounts of all publishers of a topic that goes. Their Secrets go with their owner.
