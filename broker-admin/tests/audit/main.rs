@@ -65,7 +65,7 @@ impl World {
     }
 
     /// What happens to files of a server while it is stopped.
-    async fn damage(&mut self, server: usize, (block, damage): (fn(usize) -> usize, fn(&Path))) {
+    async fn damage(&mut self, server: usize, (block, damage): Damage) {
         self.broker.stop_at(server);
         let blocks = self.broker.blocks(server, EVENT_STREAM);
         assert!(blocks.len() > 2, "{blocks:?}");
@@ -127,10 +127,13 @@ async fn publish(js: &jetstream::Context, count: u64) {
     }
 }
 
+/// Which block of so many, and what happens to its file.
+type Damage = (fn(usize) -> usize, fn(&Path));
+
 /// The first file is halved: a hole.
-const FIRST: (fn(usize) -> usize, fn(&Path)) = (|_| 0, halve);
+const FIRST: Damage = (|_| 0, halve);
 /// The last file has other bytes in its middle: the end is gone.
-const LAST: (fn(usize) -> usize, fn(&Path)) = (|count| count - 1, flip_bytes);
+const LAST: Damage = (|count| count - 1, flip_bytes);
 
 #[tokio::test]
 async fn of_one_server_a_hole_is_found_and_stays() {
