@@ -34,6 +34,8 @@ pub struct Audit {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     published: u64,
+    /// Delayed events.
+    cancelled: u64,
     /// Requests or events that were refused, by the kind of the problem.
     refused: BTreeMap<&'static str, u64>,
 }
@@ -51,21 +53,30 @@ impl Audit {
         let events = u64::try_from(*outcome.as_ref().unwrap_or(&1)).unwrap_or(u64::MAX);
         let refused = outcome.err().map(|problem| problem.kind);
         self.metrics.publisher(kind, refused, events);
+        self.count(name, |counts| counts.add(events, refused));
+    }
+
+    /// A publisher cancelled a delayed event.
+    pub fn cancelled(&self, publisher: &Publisher) {
+        self.count(publisher.as_str(), |counts| counts.cancelled += 1);
+    }
+
+    fn count(&self, name: &str, add: impl FnOnce(&mut Counts)) {
         let mut publishers = self.lock();
         if let Some(counts) = publishers.get_mut(name) {
-            return counts.add(events, refused);
+            return add(counts);
         }
         let name = if publishers.len() < MAX_PUBLISHERS { name } else { OTHERS };
-        publishers.entry(name.to_owned()).or_default().add(events, refused);
+        add(publishers.entry(name.to_owned()).or_default());
     }
 
     /// Writes what was counted, and begins again.
     pub fn write(&self) {
         let publishers = std::mem::take(&mut *self.lock());
         for (publisher, counts) in publishers {
-            let (topic, published, refused) = (&self.topic, counts.published, counts.refused.values().sum::<u64>());
-            let reasons = counts.reasons();
-            tracing::info!(%topic, publisher, published, refused, reasons, "publisher audit");
+            let (topic, refused, reasons) = (&self.topic, counts.refused.values().sum::<u64>(), counts.reasons());
+            let Counts { published, cancelled, .. } = counts;
+            tracing::info!(%topic, publisher, published, cancelled, refused, reasons, "publisher audit");
         }
     }
 
@@ -127,8 +138,10 @@ mod tests {
         audit.record(Some(&till), Err(&Problem::not_allowed(&till)));
         audit.record(Some(&till), Err(&Problem::not_allowed(&till)));
         audit.record(None, Err(&Problem::unauthenticated(None)));
+        audit.cancelled(&till);
         let counted = audit.lock();
-        assert_eq!((counted.len(), counted["nats:till"].published), (2, 4));
+        let till = &counted["nats:till"];
+        assert_eq!((counted.len(), till.published, till.cancelled), (2, 4, 1));
         assert_eq!(counted["nats:till"].reasons(), "not-allowed=2 overloaded=1");
         assert_eq!(counted[UNKNOWN].reasons(), "unauthenticated=1");
         drop(counted);

@@ -223,8 +223,12 @@ impl Call<'_> {
     /// and a key is told only to the publisher of its event.
     async fn cancel(&self, headers: &HeaderMap, key: &str) -> Result<Response<Full<Bytes>>, Problem> {
         let _admitted = self.admit(body::size(headers))?;
-        let (intake, ..) = self.permit(headers).await?;
-        intake.cancel(key).await?;
+        let (intake, caller, _) = self.permit(headers).await?;
+        let publisher = caller.identity.publisher();
+        match intake.cancel(key).await {
+            Ok(()) => intake.audit.cancelled(publisher),
+            Err(problem) => return Err(self.refused(Some(publisher), problem)),
+        }
         self.peer.used();
         let mut response = Response::default();
         *response.status_mut() = StatusCode::NO_CONTENT;

@@ -64,8 +64,8 @@ async fn a_connection_beyond_the_limit_is_answered_503_and_others_have_their_hal
 async fn a_connection_that_brings_no_event_makes_room_for_one_that_comes() {
     let broker = TestBroker::start().await;
     let ingress = start_small(&broker, 4, Limits { unused: Duration::ZERO, ..limits() }).await;
-    let mut refused = http2(ingress.connect(b"h2").await).await;
     let mut useful = http2(ingress.connect(b"h2").await).await;
+    let mut refused = http2(ingress.connect(b"h2").await).await;
     let request = |headers: &[(&str, &str)]| {
         let mut request = post(headers, "");
         request.headers_mut().remove("host");

@@ -2,11 +2,21 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use mqtt_protocol_core::mqtt::packet::v5_0;
+use tidegate_broker_admin::later::Later;
+use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract;
-use tidegate_test_broker::{LIMIT, TestBroker, eventually, free_port};
+use tidegate_publisher_auth::issuer::Issuer;
+use tidegate_test_broker::{LIMIT, TestBroker, eventually, free_port, topic, topic_id};
+use time::format_description::well_known::Rfc3339;
 
-use crate::support::{admin_status, config};
+use crate::device::Device;
+use crate::publishers::{account, now, write};
+use crate::support::{Running, admin_status, config};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-ingress"));
@@ -63,6 +73,50 @@ async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     assert!(output.status.success(), "{log}");
     assert!(log.contains("draining: no longer ready"), "{log}");
     assert!(log.contains("\"drained\""), "{log}");
+}
+
+/// A publisher that is known and may publish nothing was written down as one that had proved nothing, and whoever
+/// cancelled an event was not.
+#[tokio::test]
+async fn its_audit_says_who_was_refused_and_who_cancelled() {
+    let delaying = Later { max_bytes: 1 << 20, max_delay: Some(Duration::from_secs(3600)), has_schedules: false };
+    let broker = TestBroker::start_with(Topic { later: Some(delaying), ..topic() }).await;
+    let (https_port, admin_port, mqtt_port) = (free_port(), free_port(), free_port());
+    let config = contract::Ingress { https_port, admin_port, mqtt_port, ..config(&broker) };
+    let issuer = Issuer::new("https://cluster", "key-1", "ES256");
+    write(&broker, Some(issuer.trust()), &[account("web", Some("checkout"))]);
+    let token = |name: &str| issuer.token("web", name, &contract::audience(&topic_id()), now());
+    let json = serde_json::to_string(&config).unwrap();
+    let started = Started(Some(program().env(contract::VARIABLE, json).spawn().unwrap()));
+    let is_ready = async || admin_status(admin_port, "/readyz").await == Some(StatusCode::OK);
+    eventually("it is ready", is_ready).await;
+    let ingress = Running::elsewhere(&config);
+
+    let connect = v5_0::Connect::builder().user_name("ignored").unwrap().password(token("rogue").into_bytes()).unwrap();
+    let stream = ingress.connect_to(mqtt_port, b"mqtt").await;
+    let (_, connack) = Device::greet_v5(stream, connect.build().unwrap()).await;
+    assert_eq!(connack.reason_code() as u8, 0x87);
+    let authorization = format!("Bearer {}", token("checkout"));
+    let at = (time::OffsetDateTime::now_utc() + Duration::from_secs(1800)).format(&Rfc3339).unwrap();
+    let event = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+    let headers = [&event[..], &[("authorization", &authorization), ("tidegate-deliver-at", &at)]].concat();
+    let stored = ingress.post(&headers, "").await;
+    assert_eq!(stored.status, StatusCode::ACCEPTED, "{stored:?}");
+    let mut statuses = Vec::new();
+    for _ in 0..2 {
+        let cancel = Request::delete(stored.headers["location"].to_str().unwrap()).header("host", "localhost");
+        let cancel = cancel.header("authorization", &authorization).body(Full::default()).unwrap();
+        statuses.push(ingress.send(cancel).await.status);
+    }
+    assert_eq!(statuses, [StatusCode::NO_CONTENT, StatusCode::NOT_FOUND]);
+
+    Command::new("kill").arg(started.id().to_string()).status().unwrap();
+    let log = String::from_utf8(started.output().await.stdout).unwrap();
+    let line = |of: &str| log.lines().find(|line| line.contains("publisher audit") && line.contains(of)).unwrap_or("");
+    assert!(line("web:rogue").contains("not-allowed=1"), "{log}");
+    let checkout = line("web:checkout");
+    assert!(checkout.contains("\"published\":1,\"cancelled\":1,\"refused\":1"), "{log}");
+    assert!(line("(unauthenticated)").is_empty(), "{log}");
 }
 
 #[tokio::test]

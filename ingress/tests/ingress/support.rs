@@ -150,6 +150,12 @@ pub async fn run(config: &contract::Ingress, limits: Limits) -> Running {
 }
 
 impl Running {
+    /// One in a process of its own, by its configuration.
+    pub fn elsewhere(config: &contract::Ingress) -> Self {
+        let contract::Ingress { https_port: https, mqtt_port: mqtt, admin_port: admin, identity, .. } = config.clone();
+        Self { https, mqtt, admin, identity, leave: None, task: tokio::spawn(async {}) }
+    }
+
     /// Sends a request to the HTTPS port over a connection of its own.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         exchange(self.connect(b"http/1.1").await, request).await

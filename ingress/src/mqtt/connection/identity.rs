@@ -19,17 +19,14 @@ impl Driver<'_> {
         let token = password.as_deref().map(|password| std::str::from_utf8(password).unwrap_or_default());
         let identified = self.topics.shared.auth.identify(token, &self.peer, audience).await;
         let permitted = identified.and_then(|identity| {
-            let publisher = identity.publisher();
-            let topic = self.topic.as_ref().ok_or_else(|| refusal(publisher))?;
-            topic.permission(publisher)?;
-            Ok(identity)
+            self.proved_until = identity.remaining().map(|remaining| Instant::now() + remaining);
+            // Also of a device that is refused: the audit says who it was.
+            let identity = &**self.identity.insert(Arc::new(identity));
+            let topic = self.topic.as_ref().ok_or_else(|| refusal(identity.publisher()))?;
+            topic.permission(identity.publisher()).map(drop)
         });
         let steps = match permitted {
-            Ok(identity) => {
-                self.proved_until = identity.remaining().map(|remaining| Instant::now() + remaining);
-                self.identity = Some(Arc::new(identity));
-                self.session.authenticated(Ok(()))
-            }
+            Ok(()) => self.session.authenticated(Ok(())),
             Err(problem) => {
                 self.refused(&problem);
                 self.audit(Err(&problem));
