@@ -14,12 +14,13 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_broker_client::contract::AccessCertificate;
 use tidegate_broker_client::identity::{Unreadable, file};
+use tidegate_publisher_auth::{check_server_certificate, covers};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::auth::ClientCas;
+use crate::auth::{self, ClientCas};
 
 /// The certificates in use. Handshakes read them, [`Certificates::watch`] replaces them.
 #[derive(Debug)]
@@ -27,20 +28,14 @@ pub struct Certificates {
     /// The broker's own, for whoever asks for no name, or for one that no other certificate is for.
     own: Certificate,
     /// Those for clients from outside.
-    more: Vec<ForHosts>,
-}
-
-/// A certificate for some host names.
-#[derive(Debug)]
-struct ForHosts {
-    /// In lower case, also `*.example.com`.
-    hosts: Vec<String>,
-    certificate: Certificate,
+    more: Vec<Certificate>,
 }
 
 /// A certificate in use; `None`: there is none yet.
 struct Certificate {
     folder: PathBuf,
+    /// The hosts that it must be for, in lower case, also `*.example.com`; none: it is the broker's own.
+    hosts: Vec<String>,
     current: RwLock<Option<Loaded>>,
 }
 
@@ -57,14 +52,15 @@ impl Certificates {
     /// # Errors
     /// A file of its own cannot be read, is not PEM, or the key is not that of the certificate.
     pub fn load(own: impl Into<PathBuf>, more: &[AccessCertificate]) -> Result<Arc<Self>, Unreadable> {
-        let own = Certificate::new(own.into());
+        let own = Certificate::new(own.into(), Vec::new());
         own.reload()?;
         let for_hosts = |access: &AccessCertificate| {
-            let certificate = Certificate::new(access.folder.clone());
+            let hosts = access.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+            let certificate = Certificate::new(access.folder.clone(), hosts);
             if let Err(error) = certificate.reload() {
                 tracing::warn!(%error, hosts = ?access.hosts, "cannot use a certificate: these hosts have the broker's own");
             }
-            ForHosts { hosts: access.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(), certificate }
+            certificate
         };
         Ok(Arc::new(Self { own, more: more.iter().map(for_hosts).collect() }))
     }
@@ -89,7 +85,7 @@ impl Certificates {
 
     /// Reads the files again and again, and takes over what has changed. A bad pair keeps the old one.
     pub async fn watch(&self, interval: Duration) {
-        let all = || std::iter::once(&self.own).chain(self.more.iter().map(|more| &more.certificate));
+        let all = || std::iter::once(&self.own).chain(&self.more);
         let mut refused = vec![None; self.more.len() + 1];
         loop {
             tokio::time::sleep(interval).await;
@@ -112,30 +108,28 @@ impl Certificates {
     fn for_host(&self, host: &str) -> Option<Arc<CertifiedKey>> {
         let host = host.to_ascii_lowercase();
         let more = self.more.iter().filter(|more| more.hosts.iter().any(|pattern| covers(pattern, &host)));
-        more.filter_map(|more| more.certificate.key()).next()
-    }
-}
-
-/// Whether a name of a certificate is for this host: a wildcard stands for one label (RFC 6125, section 6.4.3).
-fn covers(pattern: &str, host: &str) -> bool {
-    match pattern.strip_prefix("*.") {
-        None => pattern == host,
-        Some(domain) => host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == domain),
+        more.filter_map(Certificate::key).next()
     }
 }
 
 impl Certificate {
-    fn new(folder: PathBuf) -> Self {
-        Self { folder, current: RwLock::new(None) }
+    fn new(folder: PathBuf, hosts: Vec<String>) -> Self {
+        Self { folder, hosts, current: RwLock::new(None) }
     }
 
-    /// Whether a changed pair was taken over.
+    /// Whether a changed pair was taken over. One that a user has made must be good now, and for its hosts: the last one
+    /// that was is better than one that no client takes.
     fn reload(&self) -> Result<bool, Unreadable> {
         let files = read(&self.folder)?;
         if self.current().as_ref().is_some_and(|loaded| loaded.files == files) {
             return Ok(false);
         }
         let key = Arc::new(parse(&files)?);
+        if let (Some(leaf), false) = (key.cert.first(), self.hosts.is_empty()) {
+            let now = i64::try_from(auth::now()).unwrap_or(i64::MAX);
+            check_server_certificate(leaf, &self.hosts, now)
+                .map_err(|error| Unreadable::new(self.folder.join(file::CERTIFICATE).display().to_string(), error))?;
+        }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { files, key });
         Ok(true)
     }
@@ -191,12 +185,21 @@ fn parse((certificate, key): &(Vec<u8>, Vec<u8>)) -> Result<CertifiedKey, Unread
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
     use super::*;
 
     fn write(folder: &std::path::Path) {
-        let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        std::fs::write(folder.join(file::CERTIFICATE), pair.cert.pem()).unwrap();
-        std::fs::write(folder.join(file::KEY), pair.signing_key.serialize_pem()).unwrap();
+        write_for(folder, &["localhost"], 60);
+    }
+
+    /// A certificate for these hosts that ends in so many seconds.
+    fn write_for(folder: &std::path::Path, hosts: &[&str], seconds: i64) {
+        let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let (mut params, key) = (CertificateParams::new(hosts).unwrap(), KeyPair::generate().unwrap());
+        params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+        std::fs::write(folder.join(file::CERTIFICATE), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(folder.join(file::KEY), key.serialize_pem()).unwrap();
     }
 
     #[test]
@@ -234,8 +237,8 @@ mod tests {
         let access = AccessCertificate { folder: outside.path().to_owned(), hosts };
         let certificates = Certificates::load(own.path(), &[access]).unwrap();
         assert!(certificates.for_host("events.example.com").is_none(), "it is not there yet");
-        write(outside.path());
-        assert!(certificates.more[0].certificate.reload().unwrap());
+        write_for(outside.path(), &["events.example.com", "*.shop.example"], 60);
+        assert!(certificates.more[0].reload().unwrap());
         for (host, is_for_it) in [
             ("events.example.com", true),
             ("EVENTS.example.com", true),
@@ -247,6 +250,30 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(certificates.for_host(host).is_some(), is_for_it, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_no_client_takes_does_not_replace_the_last_good_one() {
+        let (own, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(own.path());
+        let access =
+            AccessCertificate { folder: outside.path().to_owned(), hosts: vec!["events.example.com".to_owned()] };
+        write_for(outside.path(), &["events.example.com"], -60);
+        let certificates = Certificates::load(own.path(), &[access]).unwrap();
+        let in_use = || certificates.for_host("events.example.com").map(|key| key.cert.clone());
+        assert_eq!(in_use(), None, "it has ended: the broker's own is shown");
+        write_for(outside.path(), &["*.example.com"], 60);
+        assert!(certificates.more[0].reload().unwrap());
+        let good = in_use();
+        assert!(good.is_some());
+        for (hosts, seconds, reason) in
+            [(["events.example.com"], -60, "ended at"), (["other.example.com"], 60, "not for events.example.com")]
+        {
+            write_for(outside.path(), &hosts, seconds);
+            let error = certificates.more[0].reload().unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+            assert_eq!(in_use(), good);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! - [`Verifier`]: from a token of a ServiceAccount to an identity, by the cluster's keys.
 //! - [`Certificate`]: from a client certificate to an identity.
 //! - [`Rules`], [`Permission`]: what a topic's rules let it publish.
+//! - [`check_server_certificate`]: the other side of TLS, where a user has made its certificate.
 //!
 //! - `issuer` (with the feature of that name): a cluster that issues tokens, for tests and benchmarks.
 //!
@@ -19,6 +20,7 @@ pub mod issuer;
 mod key;
 mod publisher;
 mod rules;
+mod server_certificate;
 mod token;
 mod verifier;
 
@@ -26,5 +28,6 @@ pub use self::certificate::{Certificate, CertificateError};
 pub use self::claims::{LEEWAY_SECONDS, MAX_LIFETIME_SECONDS};
 pub use self::publisher::{Publisher, PublisherKind};
 pub use self::rules::{NotAllowed, Permission, Rules};
+pub use self::server_certificate::{ServerCertificateError, check_server_certificate, covers};
 pub use self::token::{MAX_TOKEN, TokenError, Unproven, VerifiedToken};
 pub use self::verifier::{Checked, Verifier};

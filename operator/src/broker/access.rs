@@ -7,8 +7,8 @@ use kube::{Resource as _, ResourceExt as _};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::broker::{Access, AccessStatus, AccessType, NodePorts};
 use tidegate_crds::conditions::{Finding, Status, kind};
+use tidegate_publisher_auth::check_server_certificate;
 use time::OffsetDateTime;
-use x509_parser::prelude::GeneralName;
 
 use crate::authority;
 use crate::context::{Context, Owner};
@@ -149,38 +149,7 @@ fn check(secret: &Secret, hosts: &[String], now: OffsetDateTime) -> Result<(), S
         return Err(format!("{} and {} are not a certificate and its key in PEM", file::CERTIFICATE, file::KEY));
     }
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
-    let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
-    let (from, to) = (certificate.validity().not_before, certificate.validity().not_after);
-    if now.unix_timestamp() > to.timestamp() {
-        return Err(format!("the certificate ended at {to}"));
-    }
-    if now.unix_timestamp() < from.timestamp() {
-        return Err(format!("the certificate is not good before {from}"));
-    }
-    let names: Vec<String> = match certificate.subject_alternative_name() {
-        Ok(Some(names)) => {
-            let dns = names.value.general_names.iter().filter_map(|name| match name {
-                GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
-                _ => None,
-            });
-            dns.collect()
-        }
-        Ok(None) => Vec::new(),
-        Err(error) => return Err(error.to_string()),
-    };
-    match hosts.iter().find(|host| !names.iter().any(|name| covers(name, host))) {
-        Some(host) => Err(format!("the certificate is not for {host} of hostnames, but for {}", names.join(", "))),
-        None => Ok(()),
-    }
-}
-
-/// Whether a certificate's name is good for a host, or for all of a wildcard's.
-fn covers(name: &str, host: &str) -> bool {
-    let all_of = |name: &str| name.strip_prefix('*').map(str::to_owned);
-    name == host
-        || all_of(name).is_some_and(|domain| {
-            host.strip_suffix(&domain).is_some_and(|label| !label.is_empty() && !label.contains('.'))
-        })
+    check_server_certificate(&pem.contents, hosts, now.unix_timestamp()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
