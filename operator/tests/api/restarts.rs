@@ -201,6 +201,11 @@ async fn servers_take_renewed_certificates_without_a_restart() {
     let wanted = certificates(&space).await;
     let shown = |end: Option<time::OffsetDateTime>| end.unwrap().format(&Rfc3339).unwrap();
     assert_eq!((clients, routes), (shown(wanted.clients), shown(wanted.routes)));
+    let broker: EventBroker = space.api().get("orders").await.unwrap();
+    assert_eq!(condition(&broker, "CertificatesCurrent").unwrap().reason, "FarFromEnd");
+    let said = broker.status.unwrap().certificates.unwrap();
+    let first = wanted.clients.min(wanted.routes);
+    assert!(said.expire.is_some_and(|end| end <= shown(first)) && said.authorities_expire > Some(shown(first)));
     assert_eq!(pods(&space).await, first_pods, "no pod was restarted");
     client.flush().await.unwrap();
     assert_eq!(connects(), first_connects, "and no connection ended");
