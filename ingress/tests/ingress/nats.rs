@@ -309,7 +309,7 @@ async fn a_topic_whose_events_wait_holds_up_no_publisher_of_another() {
 async fn what_waits_in_vain_is_refused_in_the_time_of_one_publish() {
     let (broker, _orders, _ingress, _silent) = beside_a_silent_topic(Duration::from_secs(1)).await;
     let client = publisher(&broker).await;
-    let (events, started) = ((0..20).map(|id| event(&id.to_string())).collect::<Vec<_>>(), Instant::now());
+    let (events, started) = ((0..100).map(|id| event(&id.to_string())).collect::<Vec<_>>(), Instant::now());
     let answers = futures::future::join_all(events.iter().map(|event| publish(&client, event))).await;
     assert!(answers.iter().all(|answer| answer["error"]["code"] == 503), "{answers:?}");
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
