@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tidegate_broker_admin::api::{ApiError, Broker, ErrorCode, StreamConfig};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::seed::{self, Seeded};
@@ -132,10 +133,36 @@ impl TestBroker {
         }
     }
 
-    /// Waits until a server on its own serves its streams. Those of a cluster wait for each other.
+    /// Waits until a server on its own serves its streams, and takes new ones. Those of a cluster wait for each other.
     pub(crate) async fn until_served(&self) {
-        if self.has_storage && self.nodes.len() == 1 && !self.keepers.is_empty() {
-            is_healthy_within(&self.nodes[0], SERVED).await;
+        let is_alone = self.has_storage && self.nodes.len() == 1 && !self.keepers.is_empty();
+        if is_alone && is_healthy_within(&self.nodes[0], SERVED).await {
+            self.until_streams_are_taken().await;
+        }
+    }
+
+    /// A cluster, also of one, takes no stream before it has heard from its servers, although it is healthy.
+    async fn until_streams_are_taken(&self) {
+        let Some(client) = self.admin.clone() else { return };
+        let (admin, begun) = (Broker::new(client, Duration::from_secs(1)), Instant::now());
+        let probe = StreamConfig {
+            name: "probe".into(),
+            subjects: vec!["probe".into()],
+            max_bytes: 1 << 10,
+            ..StreamConfig::default()
+        };
+        while begun.elapsed() < SERVED {
+            match admin.create_stream(&probe).await {
+                Err(ApiError::Refused(why)) if why.error_code == ErrorCode::CLUSTER_NO_PEERS => {}
+                Err(ApiError::Unavailable(_)) => {}
+                Ok(_) => {
+                    let _ = admin.delete_stream(&probe.name).await;
+                    return;
+                }
+                // Refused for another reason, it would be taken.
+                Err(_) => return,
+            }
+            sleep(Duration::from_millis(20)).await;
         }
     }
 

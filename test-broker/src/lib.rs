@@ -184,6 +184,8 @@ impl TestBroker {
         }
         broker.until_served().await;
         broker.open(routing).await;
+        // Now that there is an account to ask in.
+        broker.until_served().await;
         broker
     }
 

@@ -52,7 +52,7 @@ pub struct EventBrokerStatus {
     /// End of the broker's certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
-    /// State of each way of spec.access.
+    /// State of each entry of spec.access.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub access: Vec<AccessStatus>,
 }
