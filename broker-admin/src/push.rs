@@ -147,8 +147,9 @@ impl System {
         self.remove(authority, authority.publisher_tombstone(topic, name, now)?, now).await
     }
 
-    /// Ends a topic's account in the same way. What its streams keep stays on the disk, for a topic of this name. The
-    /// account of the ingresses must not import from it any more.
+    /// Ends a topic's account in the same way, when its streams are deleted: a server of a cluster takes streams without an
+    /// account for orphans, and does not serve them again when the account comes back. The account of the ingresses must
+    /// not import from it any more.
     ///
     /// # Errors
     /// As [`Self::remove_handler`].

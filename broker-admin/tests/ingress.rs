@@ -172,7 +172,7 @@ async fn a_topic_that_is_made_again_finds_its_events() {
     let subjects = TopicSubjects::new(&kept, Routing::Queued);
     assert_eq!(ask(&client, subjects.event("events.3.t"), "x").await["seq"], 1);
     for is_restarted in [false, true] {
-        broker.remove_topic(&kept).await;
+        broker.close_topic(&kept).await;
         assert!(client.request(subjects.event("events.3.t"), "x".into()).await.is_err(), "the topic is gone");
         if is_restarted {
             broker.restart().await;

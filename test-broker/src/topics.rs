@@ -55,11 +55,11 @@ impl TestBroker {
         TopicHandle { id: id.clone(), admin, operator }
     }
 
-    /// Removes a topic's account, as the operator does. What its streams keep stays on the disk.
-    pub async fn remove_topic(&self, id: &TopicId) {
+    /// Ends the ways to a topic, as the operator does with one whose events are retained. Its account stays: a server of a
+    /// cluster takes streams without one for orphans, and does not serve them again when the account comes back.
+    pub async fn close_topic(&self, id: &TopicId) {
         self.topics().retain(|(other, _)| other != id);
         self.push_ingress_account().await;
-        self.system().await.remove_topic(&self.authority, id).await.expect("removed");
     }
 
     /// The folder of the file that says which topics there are, all of them with their default limits.
