@@ -19,8 +19,8 @@
 //!   what an open request still brings waits here with the rest. Nor is anything asked for while there is no memory.
 //! - A drain first winds down: nothing more is asked for, and what the open request still brings is delivered, until
 //!   it is used up (at once, if there is a backlog) or [`WIND_DOWN`] is over. Then the inbox is closed, and what
-//!   arrives after that is given back at once. (Given back while the request is open, an event would come straight back
-//!   to us.) An event that was on its way in that instant comes to another replica after `ack_wait`: late, not twice.
+//!   arrives after that is given back, for after [`GONE_PULL`]. (Given back while the request is open, an event would come
+//!   straight back to us.) An event that was on its way in that instant comes to another replica after `ack_wait`: late, not twice.
 
 mod carryover;
 mod in_flight;
@@ -42,6 +42,10 @@ pub const SHELF: Lane = 1;
 const SHELF_PART: usize = 8;
 /// How long what an open request brings is still delivered after a drain was asked for.
 const WIND_DOWN: Moment = 1000;
+/// What a drain gives back is given to nobody for so long. A server with a listener for leafnodes, which every broker has,
+/// serves a request for 2 s after it came even if its inbox is gone (`nextWaiting` in nats-server 2.15.2): given back at
+/// once, an event could go there, and come again only after `ack_wait`.
+const GONE_PULL: Moment = 2500;
 /// After so many silent sessions in a row the connection is made again.
 const MAX_SILENCES: u32 = 2;
 

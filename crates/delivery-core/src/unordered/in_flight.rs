@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::GONE_PULL;
 use super::carryover::is_same;
 use crate::event::{Id, Moment};
 use crate::exchange::Action;
@@ -120,7 +121,7 @@ impl InFlight {
         (self.running, self.renewal_at) = (0, None);
         self.waiting.clear();
         out.extend(std::mem::take(&mut self.here).into_values().map(|Delivery { id, is_lost, .. }| {
-            if is_lost { Action::Drop(id) } else { Action::GiveBack { id, wait: 0 } }
+            if is_lost { Action::Drop(id) } else { Action::GiveBack { id, wait: GONE_PULL } }
         }));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::GONE_PULL;
 use super::carryover::Carryover;
 use super::in_flight::InFlight;
 use super::session::Session;
@@ -100,7 +101,7 @@ impl Source {
             // What becomes of the first is told of both.
             out.push(Action::Drop(arrived.id));
         } else if closing && winds_down {
-            out.push(Action::GiveBack { id: arrived.id, wait: 0 });
+            out.push(Action::GiveBack { id: arrived.id, wait: GONE_PULL });
         } else {
             self.held.take(now, arrived.id);
         }
@@ -158,10 +159,11 @@ impl Source {
     }
 
     fn give_back(&mut self, id: Id, wait: Duration, winds_down: bool, out: &mut Vec<Action>) {
+        let wait = if winds_down { millis(wait).max(GONE_PULL) } else { millis(wait) };
         if winds_down && !self.is_closing() {
-            self.withheld.push((id, millis(wait)));
+            self.withheld.push((id, wait));
         } else {
-            out.push(Action::GiveBack { id, wait: millis(wait) });
+            out.push(Action::GiveBack { id, wait });
         }
     }
 

@@ -139,6 +139,12 @@ impl World {
         world
     }
 
+    /// What the broker gives to somebody else, but not to a request that was open just now, long before `ack_wait`.
+    pub fn waits_for_others(&self) -> Vec<u64> {
+        let soon = self.now + 2000..self.now + 3000;
+        self.topic.pending.iter().filter(|(_, until)| soon.contains(until)).map(|(sequence, _)| *sequence).collect()
+    }
+
     pub fn running(&self) -> impl Iterator<Item = Id> {
         self.here.iter().filter(|(_, runs)| **runs == Some(true)).map(|(id, _)| *id)
     }
