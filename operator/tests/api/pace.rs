@@ -183,7 +183,7 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     for name in BROKERS {
         until_broker(&space, name, "Ready", if name == "a" { "Ready" } else { "PodsNotReady" }).await;
         run_missing_pods(&space, name).await;
-        let ready = json!({"readyReplicas": 1});
+        let ready = json!({"replicas": 1, "readyReplicas": 1});
         status::<StatefulSet>(&space, &format!("{name}-broker"), ready).await;
         until_broker(&space, name, "Ready", "Ready").await;
     }
