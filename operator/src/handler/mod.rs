@@ -124,26 +124,43 @@ async fn paused(handler: &EventHandler, owner: &Owner, context: &Context) -> Res
     Ok(Action::await_change())
 }
 
+/// Its access ends, where it had any. What it has at the topic stays.
+async fn not_granted(
+    context: &Context,
+    handler: &EventHandler,
+    owner: &Owner,
+    observed: &Observed,
+    refusal: &observe::NotYet,
+) -> Result<Action, Error> {
+    let mut again = RESYNC;
+    if reference::was_let_in(handler)
+        && let Err(error) = subscribe::withdraw(context, owner, &reference::topic_of(handler)).await
+    {
+        tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+        again = report::patience(handler.status.as_ref().and_then(|status| status.ready()));
+    }
+    status::write_waiting(context, handler, owner, observed, refusal).await?;
+    Ok(Action::requeue(again))
+}
+
 async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
     let observed = observe(context, owner, handler).await?;
-    let topic = match &observed.topic {
-        Ok(topic) => topic,
-        // What runs continues: delivering does not need the operator. Unless it is not let in any more.
-        Err(not_yet) => {
-            let mut again = RESYNC;
-            if not_yet.reason == NOT_ALLOWED_BY_TOPIC
-                && reference::was_let_in(handler)
-                && let Err(error) = subscribe::withdraw(context, owner, &reference::topic_of(handler)).await
-            {
-                tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
-                again = report::patience(handler.status.as_ref().and_then(|status| status.ready()));
-            }
-            status::write_waiting(context, handler, owner, &observed, not_yet).await?;
-            return Ok(Action::requeue(again));
-        }
-    };
+    // First, so that a wrong specification keeps nobody in.
+    if let Err(refusal) = &observed.topic
+        && refusal.reason == NOT_ALLOWED_BY_TOPIC
+    {
+        return not_granted(context, handler, owner, &observed, refusal).await;
+    }
     reference::check(handler)?;
     let mut settings = Settings::of(&handler.spec)?;
+    let topic = match &observed.topic {
+        Ok(topic) => topic,
+        // What runs continues: delivering does not need the operator.
+        Err(not_yet) => {
+            status::write_waiting(context, handler, owner, &observed, not_yet).await?;
+            return Ok(Action::requeue(RESYNC));
+        }
+    };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
     finalizer::ensure(context, handler, owner).await?;
     let wanted = settings.delivery.order;
