@@ -10,29 +10,29 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::apply::Applied;
 use crate::args::Args;
 use crate::broker::expiry::{self, Expiries};
 use crate::broker::nudge::Unserved;
 use crate::broker::room::Promises;
-use crate::brokers::{Addresses, BrokerKey, Brokers, Digests};
-use crate::changes::Changes;
-use crate::error::Error;
 use crate::health::Health;
-use crate::ingress_reports::IngressReports;
-use crate::keys::{self, KeyTracker};
-use crate::lag::{self, LagTracker};
-use crate::letters::LetterCounts;
-use crate::metrics::Metrics;
-use crate::names::FIELD_MANAGER;
-use crate::pace::Pace;
-use crate::reports::Reports;
-use crate::retries::{self, RetryTracker};
-use crate::slots::Slots;
-use crate::token_keys::TokenKeys;
+use crate::identity::token_keys::TokenKeys;
+use crate::kubernetes::apply::Applied;
+use crate::kubernetes::names::FIELD_MANAGER;
+use crate::kubernetes::watches::Stores;
+use crate::kubernetes::written::{Key, Written};
+use crate::reconcile::changes::Changes;
+use crate::reconcile::error::Error;
+use crate::reconcile::metrics::Metrics;
+use crate::reconcile::pace::Pace;
+use crate::reconcile::slots::Slots;
+use crate::sessions::brokers::{Addresses, BrokerKey, Brokers, Digests};
+use crate::sessions::ingress_reports::IngressReports;
+use crate::sessions::keys::{self, KeyTracker};
+use crate::sessions::lag::{self, LagTracker};
+use crate::sessions::letters::LetterCounts;
+use crate::sessions::reports::Reports;
+use crate::sessions::retries::{self, RetryTracker};
 use crate::topic::storage::RestartPolicy;
-use crate::watches::Stores;
-use crate::written::{Key, Written};
 
 /// What every reconcile is given. Cheap to clone.
 #[derive(Clone)]

@@ -14,13 +14,16 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::error::Error;
-use crate::names::{BROKER_LABEL, HANDLER_LABEL, TOPIC_LABEL};
-use crate::watches::{
+use crate::identity::token_keys;
+use crate::kubernetes::names::{BROKER_LABEL, HANDLER_LABEL, TOPIC_LABEL};
+use crate::kubernetes::watches;
+use crate::kubernetes::watches::{
     Feeds, Stores, any_change, broker_of_secret, dependants, handler_of, handlers_of_granted, metadata, objects, ours,
     owner_of, resource_mark, topics_of_granted, topics_on,
 };
-use crate::{broker, handler, health, poll, token_keys, topic, watches};
+use crate::reconcile::error::Error;
+use crate::sessions::poll;
+use crate::{broker, handler, health, topic};
 
 /// Resources that wait to be told of their lag.
 const TRIGGERS: usize = 1024;

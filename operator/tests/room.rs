@@ -15,7 +15,7 @@ use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_crds::topic::WhenFull;
-use tidegate_operator::ingress_reports::Refusing;
+use tidegate_operator::sessions::ingress_reports::Refusing;
 use tidegate_operator::topic::room::{self, RoomState};
 use tidegate_test_broker::{LIMIT, TestBroker, topic};
 use tokio::task::JoinHandle;

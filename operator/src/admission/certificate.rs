@@ -14,9 +14,9 @@ use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
 
-use crate::authority::{self, Data};
-use crate::error::Error;
-use crate::names::{FIELD_MANAGER, MANAGED_BY};
+use crate::identity::authority::{self, Data};
+use crate::kubernetes::names::{FIELD_MANAGER, MANAGED_BY};
+use crate::reconcile::error::Error;
 
 /// What to serve with.
 pub struct Current {

@@ -5,7 +5,7 @@ use kube::core::admission::{AdmissionRequest, AdmissionResponse};
 use tidegate_crds::handler::{self, EventHandler};
 use tidegate_crds::{EventBroker, EventHandlerSpec, EventTopic};
 
-use crate::error::Error;
+use crate::reconcile::error::Error;
 use crate::{broker, handler as handlers, topic};
 
 /// A resource that is judged before it is stored.

@@ -30,11 +30,11 @@ use tower::Layer as _;
 
 use super::circles;
 use super::judge::{Judged, in_vain_on_direct, is_new, judge, refusal};
-use crate::apply::dry_run;
 use crate::args::Args;
 use crate::context::Owner;
-use crate::error::Error;
 use crate::handler::{self, reference};
+use crate::kubernetes::apply::dry_run;
+use crate::reconcile::error::Error;
 
 /// Connections at a time; the API server needs a few.
 const CONNECTIONS: usize = 64;

@@ -10,12 +10,12 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_publisher_auth::check_server_certificate;
 use time::OffsetDateTime;
 
-use crate::authority;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::ownership::belongs_to;
-use crate::watches::is_in;
+use crate::identity::authority;
+use crate::kubernetes::names;
+use crate::kubernetes::ownership::belongs_to;
+use crate::kubernetes::watches::is_in;
+use crate::reconcile::error::Error;
 
 /// Addresses of a load balancer that are shown at most.
 const SHOWN: usize = 16;

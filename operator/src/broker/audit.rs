@@ -20,10 +20,10 @@ use tidegate_crds::{EventBroker, EventTopic};
 use tokio::time::{Instant, sleep};
 
 use crate::broker::{formation, restart, topics};
-use crate::brokers::{Place, Servers, TopicKey};
 use crate::context::Context;
-use crate::error::Error;
-use crate::report;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::sessions::brokers::{Place, Servers, TopicKey};
 
 /// An audit is made again after this long.
 const PERIOD_SECONDS: i64 = 3600;

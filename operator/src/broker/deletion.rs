@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use tidegate_crds::EventBroker;
 
 use crate::broker::observe::selected;
-use crate::brokers::{BrokerKey, TopicKey};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names::{self, FIELD_MANAGER};
-use crate::ownership::belongs_to;
-use crate::report;
+use crate::kubernetes::names::{self, FIELD_MANAGER};
+use crate::kubernetes::ownership::belongs_to;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::sessions::brokers::{BrokerKey, TopicKey};
 
 /// On the Secret with a broker's keys, which lasts as long as its volumes: the name of a deleted topic whose events are
 /// retained follows it after a slash, and its namespace and a dot come before it, where that is not the broker's. The

@@ -14,10 +14,10 @@ use time::OffsetDateTime;
 
 use super::desired::Children;
 use super::reload::Reload;
-use crate::apply::Child;
-use crate::authority;
-use crate::brokers::BrokerKey;
-use crate::names;
+use crate::identity::authority;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::sessions::brokers::BrokerKey;
 
 /// What is so near its end should have been renewed long ago.
 const NEAR: Duration = Duration::from_secs(14 * 24 * 60 * 60);

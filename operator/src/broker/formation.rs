@@ -8,11 +8,11 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 
 use super::Observed;
 use crate::broker::restart;
-use crate::brokers::Place;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::pods::is_ready;
+use crate::kubernetes::names;
+use crate::kubernetes::pods::is_ready;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::Place;
 
 /// Whether it is worth to ask the servers: each has its pod, which says that it serves its streams.
 pub(super) fn is_due(pods: &[Pod], replicas: i32) -> bool {

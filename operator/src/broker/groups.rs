@@ -10,10 +10,10 @@ use tidegate_crds::EventBroker;
 use tidegate_crds::broker::{GroupsStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::brokers::BrokerKey;
 use crate::context::Context;
-use crate::error::Error;
-use crate::watches::get;
+use crate::kubernetes::watches::get;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::BrokerKey;
 
 /// The reason of a topic or handler that does not fit.
 const BROKER_FULL: &str = "BrokerFull";

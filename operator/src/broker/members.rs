@@ -23,9 +23,9 @@ use super::observe::Observed;
 use super::restart;
 use super::scale::{Goal, Scale};
 use super::{room, topics};
-use crate::brokers::{Place, Servers, TopicKey};
 use crate::context::{Context, Owner};
-use crate::error::Error;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::{Place, Servers, TopicKey};
 
 /// Between two steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(500);
@@ -276,7 +276,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::status::summary;
+    use crate::reconcile::status::summary;
 
     #[test]
     fn retained_volumes_are_those_of_most_servers_and_of_no_others() {

@@ -34,7 +34,6 @@ use tidegate_crds::EventBroker;
 use tidegate_crds::conditions::HasConditions as _;
 use time::OffsetDateTime;
 
-use crate::apply::{Paced, apply, apply_paced};
 use crate::broker::audit::Audit;
 use crate::broker::desired::{Children, Input};
 use crate::broker::expiry::{Expiry, Leaves};
@@ -46,15 +45,16 @@ use crate::broker::restart::Rollout;
 use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::broker::trust::Trust;
-use crate::brokers::{BrokerKey, Place};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::finalizer::{self, Phase};
-use crate::guard::{RECONCILE_LIMIT, guarded};
-use crate::pace;
-use crate::report;
-use crate::slots::Holder;
-use crate::status::is_paused;
+use crate::kubernetes::apply::{Paced, apply, apply_paced};
+use crate::kubernetes::finalizer::{self, Phase};
+use crate::reconcile::error::Error;
+use crate::reconcile::guard::{RECONCILE_LIMIT, guarded};
+use crate::reconcile::pace;
+use crate::reconcile::report;
+use crate::reconcile::slots::Holder;
+use crate::reconcile::status::is_paused;
+use crate::sessions::brokers::{BrokerKey, Place};
 
 /// With nothing to wait for: certificates are looked at this often.
 const RESYNC: Duration = Duration::from_secs(600);
@@ -297,7 +297,7 @@ fn authority(context: &Context, observed: &Observed, owner: &Owner) -> Result<Au
             "AuthorityMissing",
             format!(
                 "Secret {} of namespace {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin without their events",
-                crate::names::authority(&owner.name, &owner.namespace),
+                crate::kubernetes::names::authority(&owner.name, &owner.namespace),
                 context.args.pod_namespace,
                 observed.volumes.join(", ")
             ),

@@ -15,9 +15,9 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::apply::Child;
-use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
+use crate::kubernetes::apply::Child;
+use crate::sessions::brokers::BrokerKey;
 
 /// Carries the hash of the files, and when it was written.
 const TOPICS: &str = "tidegate.io/topics";

@@ -6,16 +6,16 @@ use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
 
-use crate::apply::current;
-use crate::authority;
 use crate::broker::volumes::Volume;
 use crate::broker::waiting;
-use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::pods::{self, Trouble};
-use crate::watches::Stores;
+use crate::identity::authority;
+use crate::kubernetes::apply::current;
+use crate::kubernetes::names;
+use crate::kubernetes::pods::{self, Trouble};
+use crate::kubernetes::watches::Stores;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::BrokerKey;
 
 /// What there is of a broker.
 #[derive(Clone, Default)]

@@ -14,10 +14,10 @@ use time::OffsetDateTime;
 
 use super::desired::Children;
 use super::restart;
-use crate::apply::Child;
-use crate::brokers::Place;
 use crate::context::Context;
-use crate::error::Error;
+use crate::kubernetes::apply::Child;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::Place;
 
 /// How far the servers are with the certificates of their Secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub(super) async fn proceed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::summary;
+    use crate::reconcile::status::summary;
 
     #[test]
     fn it_is_said_who_is_waited_for_unless_more_is_under_way() {

@@ -11,8 +11,8 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 
 use crate::broker::volumes::Volume;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names::FIELD_MANAGER;
+use crate::kubernetes::names::FIELD_MANAGER;
+use crate::reconcile::error::Error;
 
 /// While volumes grow: no watch tells of that.
 const GROWING: Duration = Duration::from_secs(10);

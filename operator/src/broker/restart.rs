@@ -12,11 +12,11 @@ use tidegate_broker_admin::membership::{
 };
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::brokers::Place;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::pods::is_ready;
+use crate::kubernetes::names;
+use crate::kubernetes::pods::is_ready;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::Place;
 
 /// The broker's container in its pod.
 const CONTAINER: &str = "nats";
@@ -191,7 +191,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::status::summary;
+    use crate::reconcile::status::summary;
 
     fn set(hash: &str) -> StatefulSet {
         let metadata = json!({"annotations": {names::ROLLS_WITH_ANNOTATION: hash}});

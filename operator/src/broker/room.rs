@@ -13,9 +13,9 @@ use tidegate_crds::{EventBroker, EventTopic};
 
 use crate::broker::settings::Settings;
 use crate::broker::{groups, topics};
-use crate::brokers::{BrokerKey, TopicKey};
 use crate::context::Context;
-use crate::error::Error;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::{BrokerKey, TopicKey};
 use crate::topic::settings as topic;
 
 /// The reason of a topic that does not fit.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tidegate_broker_admin::membership::MAX_SERVERS;
 use tidegate_crds::EventBroker;
 
-use crate::brokers::BrokerKey;
-use crate::names;
-use crate::watches::{Stores, get};
+use crate::kubernetes::names;
+use crate::kubernetes::watches::{Stores, get};
+use crate::sessions::brokers::BrokerKey;
 
 /// How many servers a broker has now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,8 +3,8 @@
 use tidegate_broker_client::contract::{Capacity, Flush};
 use tidegate_crds::broker::{Durability, EventBrokerSpec, Ingress};
 
-use crate::error::Error;
-use crate::grants;
+use crate::reconcile::error::Error;
+use crate::reconcile::grants;
 use crate::topic::settings::{invalid, percent, size};
 
 /// Share of a volume that the server counts as its store. The rest is for its own files (accounts, consumers, logs of

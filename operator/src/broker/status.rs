@@ -10,11 +10,11 @@ use tidegate_crds::{EventBroker, EventTopic};
 use time::OffsetDateTime;
 
 use super::{Made, access, formation, groups, key, room, topics};
-use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::report;
-use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::reconcile::status::{failure_findings, patch, paused, summary, wait_for_turn};
+use crate::sessions::brokers::TopicKey;
 
 /// Topics that are named in a message at most.
 const NAMED: usize = 5;

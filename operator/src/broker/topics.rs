@@ -10,13 +10,14 @@ use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTo
 use tidegate_crds::{EventTopic, NamespaceGrant};
 
 use crate::broker::publishers;
-use crate::brokers::BrokerKey;
 use crate::context::Context;
-use crate::error::Error;
+use crate::kubernetes::names;
+use crate::kubernetes::watches::get;
+use crate::reconcile::error::Error;
+use crate::reconcile::grants;
+use crate::sessions::brokers::BrokerKey;
 use crate::topic::rules;
 use crate::topic::settings::{routing, size};
-use crate::watches::get;
-use crate::{grants, names};
 
 /// A topic of a broker.
 #[derive(Clone, Debug, PartialEq)]

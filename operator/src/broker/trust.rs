@@ -14,9 +14,9 @@ use tidegate_crds::broker::CaConfigMap;
 use tidegate_crds::conditions::{Finding, Status, kind};
 
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::token_keys::{Known, TokenKeysError};
+use crate::identity::token_keys::{Known, TokenKeysError};
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 /// By what the ingresses recognise publishers.
 #[derive(Clone, Debug, Default, PartialEq)]

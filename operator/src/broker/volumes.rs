@@ -6,8 +6,8 @@ use tidegate_crds::EventBrokerSpec;
 use crate::broker::observe::Observed;
 use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
-use crate::error::Error;
-use crate::quantity;
+use crate::kubernetes::quantity;
+use crate::reconcile::error::Error;
 
 /// A broker pod's volume.
 #[derive(Clone, Debug, PartialEq, Eq)]

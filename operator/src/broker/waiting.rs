@@ -7,9 +7,9 @@ use kube::Api;
 use kube::api::ListParams;
 
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::pods::{Trouble, is_alive, is_ready};
+use crate::kubernetes::names;
+use crate::kubernetes::pods::{Trouble, is_alive, is_ready};
+use crate::reconcile::error::Error;
 
 /// Events that are looked at.
 const EVENTS: u32 = 100;

@@ -5,7 +5,7 @@ use tidegate_broker_client::outcomes::{Failure, OUTCOME_WINDOW};
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::handler::LastFailure;
 
-use crate::deliveries::{Deliveries, LetterWarning};
+use crate::sessions::deliveries::{Deliveries, LetterWarning};
 
 const WINDOW_MINUTES: u64 = OUTCOME_WINDOW.as_secs() / 60;
 

@@ -12,19 +12,19 @@ use tidegate_broker_client::message_id::TopicKey;
 use tidegate_crds::conditions::kind;
 use tidegate_crds::{EventHandler, topic};
 
-use crate::apply::current;
-use crate::authority;
 use crate::broker::scale::Scale;
 use crate::broker::{self, topics::broker_of};
-use crate::brokers::{self, Place};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::handler::reference;
-use crate::names;
+use crate::identity::authority;
+use crate::kubernetes::apply::current;
+use crate::kubernetes::names;
+use crate::kubernetes::watches::{Stores, get};
+use crate::reconcile::error::Error;
+use crate::reconcile::grants::NOT_ALLOWED_BY_TOPIC;
+use crate::sessions::brokers::{self, Place};
 use crate::topic::settings;
 use crate::topic::status::STREAM_REFUSED;
-use crate::watches::{Stores, get};
 
 /// What there is of a handler.
 pub struct Observed {

@@ -20,7 +20,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::reconcile::error::Error;
 use pace::Pace;
 
 /// A step ends after this long, and the status tells how far it came.

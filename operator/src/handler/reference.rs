@@ -5,8 +5,8 @@ use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
 use tidegate_crds::conditions::kind;
 
-use crate::brokers::TopicKey;
-use crate::error::Error;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::TopicKey;
 use crate::topic::settings::invalid;
 
 /// The topic that a handler names.

@@ -12,7 +12,7 @@ use tidegate_broker_admin::held_keys;
 use tidegate_crds::handler::{Release, ReleasePhase, ReleaseStatus};
 use tokio::time::Instant;
 
-use crate::error::Error;
+use crate::reconcile::error::Error;
 
 /// A step ends after this long, and the status tells how far it came.
 const STEP: Duration = Duration::from_secs(1);

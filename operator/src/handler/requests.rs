@@ -14,8 +14,8 @@ use tidegate_crds::handler::EventHandlerStatus;
 use super::observe::{Observed, Topic};
 use super::{key, redrive, reference, release, subscribe};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::report;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
 
 /// Between two steps.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::names::TEMPLATE_ANNOTATION;
-use crate::pods::{self, Trouble};
-use crate::scaling::{Plan, Reason};
+use crate::autoscaling::{Plan, Reason};
+use crate::kubernetes::names::TEMPLATE_ANNOTATION;
+use crate::kubernetes::pods::{self, Trouble};
 
 /// How long a first pod may take to start while the condition stays True: a Deployment's own progress deadline.
 const START_DEADLINE: jiff::SignedDuration = jiff::SignedDuration::from_secs(600);

@@ -14,9 +14,9 @@ use tidegate_filter::Expression;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::error::Error;
+use crate::autoscaling::Policy;
 use crate::handler::template;
-use crate::scaling::Policy;
+use crate::reconcile::error::Error;
 use crate::topic::settings::duration;
 
 /// The broker gives an event to another pod when nothing was heard of it for this long. Renewed while a

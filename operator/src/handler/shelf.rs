@@ -11,7 +11,7 @@ use tidegate_crds::handler::{HeldKey, Order, Retries};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::status::as_it_was;
+use crate::reconcile::status::as_it_was;
 
 /// The conditions about what is kept.
 const KINDS: [&str; 3] = [kind::RETRIES_FULL, kind::DEAD_LETTERS_FULL, kind::KEYS_HELD];

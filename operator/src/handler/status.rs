@@ -8,9 +8,8 @@ use tidegate_crds::key::KeyStatus;
 use tidegate_crds::{Duration, EventHandler};
 use time::OffsetDateTime;
 
+use crate::autoscaling::{Plan, Reason};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::handler::delivering;
 use crate::handler::observe::{NotYet, Observed};
 use crate::handler::position;
@@ -19,10 +18,11 @@ use crate::handler::relocation::Preparation;
 use crate::handler::rollout::{self, Rollout};
 use crate::handler::shelf;
 use crate::handler::subscribe::Subscription;
-use crate::names;
-use crate::reports::{Availability, Exposure};
-use crate::scaling::{Plan, Reason};
-use crate::status::{failure_findings, patch, paused, summary, wait_for_turn};
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
+use crate::reconcile::grants::NOT_ALLOWED_BY_TOPIC;
+use crate::reconcile::status::{failure_findings, patch, paused, summary, wait_for_turn};
+use crate::sessions::reports::{Availability, Exposure};
 
 const PARTS: [&str; 6] =
     [kind::TOPIC_READY, kind::SUBSCRIBED, kind::PODS_READY, kind::HANDLER_AVAILABLE, kind::DELIVERING, kind::EXPOSED];

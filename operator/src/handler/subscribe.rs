@@ -13,13 +13,13 @@ use tidegate_crds::conditions::kind;
 use time::OffsetDateTime;
 
 use crate::broker::groups;
-use crate::brokers::{Broker, TopicKey};
 use crate::context::{Context, Owner};
-use crate::error::Error;
 use crate::handler::observe::{self, Topic};
 use crate::handler::position;
 use crate::handler::settings::{ACK_WAIT, Settings};
-use crate::report;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::sessions::brokers::{Broker, TopicKey};
 
 /// A handler's place on its topic's broker.
 pub struct Subscription {

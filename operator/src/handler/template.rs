@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::Error;
-use crate::names;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 /// The container that delivers.
 pub const SIDECAR: &str = "tidegate-sidecar";

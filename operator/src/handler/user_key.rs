@@ -10,9 +10,9 @@ use tidegate_crds::key::KeyStatus;
 use time::OffsetDateTime;
 
 use crate::context::Context;
-use crate::error::Error;
-use crate::report;
-use crate::user_keys;
+use crate::identity::user_keys;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
 
 /// What is said of the key, and when to look at it again.
 pub(super) struct Seen {

@@ -8,8 +8,8 @@ use tidegate_crds::topic::Address;
 
 use crate::broker::topics::Topic;
 use crate::context::Owner;
-use crate::names;
-use crate::status::as_it_was;
+use crate::kubernetes::names;
+use crate::reconcile::status::as_it_was;
 use crate::topic::inside::Inside;
 use crate::topic::observe::Observed;
 use crate::topic::rules;
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
     use crate::broker::scale::Scale;
-    use crate::brokers::BrokerKey;
+    use crate::sessions::brokers::BrokerKey;
     use crate::topic::publishers::Publishers;
 
     fn topic(spec: serde_json::Value) -> EventTopic {

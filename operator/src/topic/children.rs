@@ -5,11 +5,11 @@ use serde_json::json;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_client::identity::file;
 
-use crate::apply::Child;
 use crate::broker::desired::child;
-use crate::brokers::BrokerKey;
 use crate::context::Owner;
-use crate::names;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::sessions::brokers::BrokerKey;
 
 /// What publishers verify the topic's address with.
 pub fn ca(owner: &Owner, authority: &Authority) -> Child {

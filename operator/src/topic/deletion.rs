@@ -15,20 +15,20 @@ use tidegate_crds::topic::DeletionPolicy;
 use tidegate_crds::{EventBroker, EventTopic};
 
 use super::key;
-use crate::authority;
 use crate::broker::deletion::note_retained;
 use crate::broker::scale::Scale;
 use crate::broker::topics::{Topic, broker_of};
-use crate::brokers::{BrokerKey, Place, Servers, TopicKey};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::finalizer;
 use crate::handler::reference;
-use crate::report;
+use crate::identity::authority;
+use crate::kubernetes::finalizer;
+use crate::kubernetes::watches::get;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::sessions::brokers::{BrokerKey, Place, Servers, TopicKey};
 use crate::topic::inside::serve;
 use crate::topic::publishers;
 use crate::topic::settings::routing;
-use crate::watches::get;
 
 /// Undoes what was made of a topic on its broker, and lets it go.
 ///
@@ -136,10 +136,10 @@ fn has_retained(context: &Context, broker: &BrokerKey, topic: &TopicKey) -> bool
 
 /// Whether any pod of the broker is there.
 fn runs(context: &Context, broker: &BrokerKey) -> bool {
-    let pods = crate::watches::Stores::pods_of(
+    let pods = crate::kubernetes::watches::Stores::pods_of(
         &context.stores.broker_pods,
         &broker.namespace,
-        crate::names::BROKER_LABEL,
+        crate::kubernetes::names::BROKER_LABEL,
         &broker.name,
     );
     pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_none())

@@ -17,12 +17,12 @@ use tidegate_crds::{EventHandler, EventTopic};
 use time::OffsetDateTime;
 
 use crate::broker::topics::{self, Topic};
-use crate::brokers::{Broker, Place, Servers};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::finalizer::{self, Phase};
 use crate::handler::{reference, relocation, settings as handler_settings};
-use crate::pods::is_ready;
+use crate::kubernetes::finalizer::{self, Phase};
+use crate::kubernetes::pods::is_ready;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::{Broker, Place, Servers};
 use crate::topic::look::Looker;
 use crate::topic::loss;
 use crate::topic::observe::Observed;

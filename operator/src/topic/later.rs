@@ -11,7 +11,7 @@ use tidegate_crds::topic::{self, EventTopicSpec, ScheduledEvent};
 
 use super::cron;
 use super::settings::{duration, invalid};
-use crate::error::Error;
+use crate::reconcile::error::Error;
 
 /// An event may wait at least so long, and at most.
 const MAX_DELAY: RangeInclusive<Duration> = Duration::from_secs(60)..=MAX_EVERY;

@@ -11,9 +11,9 @@ use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::push::System;
 use tidegate_crds::EventTopic;
 
-use crate::brokers::TopicKey;
 use crate::context::{Context, Owner};
-use crate::error::Error;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::TopicKey;
 
 /// A handler's UID follows it; the value is the handler's name in the topic's account.
 const PREFIX: &str = "left-by-handler.tidegate.io/";

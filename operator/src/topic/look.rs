@@ -6,9 +6,9 @@ use tidegate_broker_admin::api::{self, StreamInfo};
 use tidegate_broker_admin::streams::{self, Streams};
 
 use crate::broker::audit;
-use crate::brokers::Place;
 use crate::context::Context;
-use crate::error::Error;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::Place;
 use crate::topic::loss;
 use crate::topic::settings::Settings;
 

@@ -9,16 +9,16 @@ use tidegate_broker_admin::Authority;
 use tidegate_crds::topic::DEFAULT_BROKER;
 use tidegate_crds::{EventBroker, EventTopic};
 
-use crate::authority;
 use crate::broker::scale::Scale;
 use crate::broker::topics::{broker_of, other_namespace};
-use crate::brokers::{BrokerKey, Place};
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::ownership::belongs_to;
-use crate::pods::{self, Trouble};
-use crate::watches::{Stores, get};
+use crate::identity::authority;
+use crate::kubernetes::names;
+use crate::kubernetes::ownership::belongs_to;
+use crate::kubernetes::pods::{self, Trouble};
+use crate::kubernetes::watches::{Stores, get};
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::{BrokerKey, Place};
 
 /// Nodes from which on the default broker is one of three pods.
 const THREE: u32 = 3;

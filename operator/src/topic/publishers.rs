@@ -20,19 +20,19 @@ use tidegate_crds::key::{KeyStatus, PublisherKeyStatus};
 use tidegate_crds::topic::EventTopicStatus;
 use time::OffsetDateTime;
 
-use crate::apply::{Child, apply};
-use crate::authority;
 use crate::broker::desired::{child, encoded};
 use crate::broker::topics::{Topic, broker_of};
-use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::names;
-use crate::ownership::belongs_to;
-use crate::report;
-use crate::status::patch;
+use crate::identity::authority;
+use crate::identity::user_keys;
+use crate::kubernetes::apply::{Child, apply};
+use crate::kubernetes::names;
+use crate::kubernetes::ownership::belongs_to;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::reconcile::status::patch;
+use crate::sessions::brokers::BrokerKey;
 use crate::topic::rules;
-use crate::user_keys;
 
 /// The publishers as they are now.
 #[derive(Debug, Default)]

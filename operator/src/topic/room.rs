@@ -5,8 +5,8 @@ use tidegate_broker_admin::release::{self, Holder, Places, Release, ReleaseError
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::WhenFull;
 
-use crate::error::Error;
-use crate::ingress_reports::Refusing;
+use crate::reconcile::error::Error;
+use crate::sessions::ingress_reports::Refusing;
 use crate::topic::status::Journal;
 
 /// Percent from which the condition says that the topic fills.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tidegate_broker_client::contract::{InvalidPattern, Pattern, PublisherRule, RuleKind};
 use tidegate_crds::topic::{EventTopicSpec, Publisher};
 
-use crate::error::Error;
+use crate::reconcile::error::Error;
 use crate::topic::settings::invalid;
 
 /// The rules of a topic in this namespace.

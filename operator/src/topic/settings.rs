@@ -7,8 +7,8 @@ use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::topic::{self, EventTopicSpec, WhenFull};
 
-use crate::error::Error;
-use crate::grants;
+use crate::reconcile::error::Error;
+use crate::reconcile::grants;
 use crate::topic::later;
 
 /// Room in a message for headers: attributes are percent-encoded (three times their size at most), and a

@@ -10,12 +10,12 @@ use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::topic::{EventTopicStatus, Routing};
 
 use crate::broker::topics::other_namespace;
-use crate::brokers::BrokerKey;
 use crate::context::{Context, Owner};
-use crate::error::Error;
-use crate::grants::NOT_ALLOWED_BY_BROKER;
-use crate::report;
-use crate::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
+use crate::reconcile::error::Error;
+use crate::reconcile::grants::NOT_ALLOWED_BY_BROKER;
+use crate::reconcile::report;
+use crate::reconcile::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
+use crate::sessions::brokers::BrokerKey;
 use crate::topic::inside::{Inside, Stored};
 use crate::topic::loss;
 use crate::topic::observe::{NotGranted, Observed};

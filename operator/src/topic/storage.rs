@@ -11,9 +11,9 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 
 use crate::context::Context;
-use crate::error::Error;
-use crate::ingress_reports::Unanswered;
-use crate::report;
+use crate::reconcile::error::Error;
+use crate::reconcile::report;
+use crate::sessions::ingress_reports::Unanswered;
 use crate::topic::observe::Observed;
 
 /// Percent of a volume that has to be free before a restart is of use.

@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use tidegate_crds::{EventBroker, EventTopic};
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 
 use crate::support::Space;
 use crate::support::brokers::{OPERATORS, keys_api};

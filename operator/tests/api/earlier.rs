@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 
 use crate::support::brokers::status;
 use crate::support::operator::{Operator, turn};

@@ -23,7 +23,7 @@ use crate::support::workloads::roll_out;
 use crate::support::{Space, eventually, ingress};
 use crate::validation_handler::{handler, spec};
 use tidegate_operator::context::Context;
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 
 /// A topic on a broker of its own.
 struct World {

@@ -9,8 +9,8 @@ use kube::{Resource, ResourceExt as _};
 use serde_json::{Value, json};
 use tidegate_broker_admin::Authority;
 use tidegate_crds::{EventBroker, EventHandler};
-use tidegate_operator::apply::{apply, dry_run};
 use tidegate_operator::context::{Context, Owner};
+use tidegate_operator::kubernetes::apply::{apply, dry_run};
 use time::OffsetDateTime;
 
 use crate::admission::Webhook;

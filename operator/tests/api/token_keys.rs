@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tidegate_broker_client::contract::{TokenTrust, Topics};
 use tidegate_crds::EventTopic;
 use tidegate_operator::context::Context;
-use tidegate_operator::token_keys::{TokenKeys, TokenKeysError};
+use tidegate_operator::identity::token_keys::{TokenKeys, TokenKeysError};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;

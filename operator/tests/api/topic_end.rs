@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 use serde_json::json;
 use tidegate_crds::{EventBroker, EventTopic};
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 
 use crate::broker::{broker_gone, until_broker};
 use crate::support::brokers::{keys, keys_api};

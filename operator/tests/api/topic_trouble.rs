@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use tidegate_crds::{EventBroker, EventTopic};
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 
 use crate::broker::{condition as broker_condition, until_broker};
 use crate::support::brokers::{keys, keys_api};

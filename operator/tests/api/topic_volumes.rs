@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret};
 use kube::api::PostParams;
 use serde_json::{Value, json};
 use tidegate_broker_admin::Authority;
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 use time::OffsetDateTime;
 
 use crate::broker::{condition, until_broker};
@@ -26,7 +26,7 @@ async fn topic_over(space: &Space, kept_size: &str, wanted: &str) {
     let authority = Authority::generate("default", OffsetDateTime::now_utc()).unwrap();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": names::authority("default", &space.name)},
-        "stringData": tidegate_operator::authority::to_data(&authority),
+        "stringData": tidegate_operator::identity::authority::to_data(&authority),
     });
     let secret: Secret = serde_json::from_value(secret).unwrap();
     keys_api(space).create(&PostParams::default(), &secret).await.unwrap();

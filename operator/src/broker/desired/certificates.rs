@@ -8,10 +8,10 @@ use tidegate_broker_admin::{LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 
 use super::{Input, child, encoded};
-use crate::apply::Child;
-use crate::authority;
-use crate::error::Error;
-use crate::names;
+use crate::identity::authority;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 /// The broker's certificate, for clients.
 pub fn broker(input: &Input<'_>) -> Result<Child, Error> {

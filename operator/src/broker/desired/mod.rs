@@ -14,17 +14,17 @@ use tidegate_broker_admin::Authority;
 use tidegate_crds::EventBroker;
 use time::OffsetDateTime;
 
-use crate::apply::Child;
 use crate::args::Args;
-use crate::authority;
 use crate::broker::observe::Observed;
 use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
 use crate::broker::trust::Trust;
 use crate::context::Owner;
-use crate::error::Error;
-use crate::names;
+use crate::identity::authority;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 pub(super) use self::statefulset::server;
 

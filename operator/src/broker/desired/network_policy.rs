@@ -8,9 +8,9 @@ use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::GrantedNamespaces;
 
 use super::{Input, child};
-use crate::apply::Child;
 use crate::broker::topics::Topic;
-use crate::names;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
 use crate::topic::rules;
 
 /// The label that the API server gives each namespace.

@@ -6,8 +6,8 @@ use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::broker::{Access, AccessType, TrafficPolicy};
 
 use super::{Input, child};
-use crate::apply::Child;
-use crate::names;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
 
 /// Publishers and handlers: any broker that is ready.
 pub fn client(input: &Input<'_>) -> Child {

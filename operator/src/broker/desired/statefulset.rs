@@ -13,11 +13,11 @@ use tidegate_crds::broker::Access;
 use time::OffsetDateTime;
 
 use super::{Input, child};
-use crate::apply::Child;
 use crate::context::{environment, restricted};
-use crate::error::Error;
 use crate::handler::template;
-use crate::names;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 const CONFIG_FOLDER: &str = "/etc/nats";
 const TLS_FOLDER: &str = "/etc/nats-tls";

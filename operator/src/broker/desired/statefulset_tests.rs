@@ -11,13 +11,13 @@ use time::{Duration, OffsetDateTime};
 use super::super::{Children, children};
 use super::*;
 use crate::args::Args;
-use crate::authority;
 use crate::broker::observe::Observed;
 use crate::broker::scale::Scale;
 use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
 use crate::broker::trust::Trust;
 use crate::context::Owner;
+use crate::identity::authority;
 
 fn topic(namespace: &str, name: &str) -> Topic {
     Topic::for_test(namespace, name)

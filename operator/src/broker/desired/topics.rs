@@ -5,9 +5,9 @@ use tidegate_broker_client::message_id;
 
 use super::certificates::secret;
 use super::{Child, Input};
-use crate::authority::Data;
-use crate::error::Error;
-use crate::names;
+use crate::identity::authority::Data;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 /// The file that the ingress reads. It holds the topics' keys for message ids, so it is a Secret.
 pub fn file(input: &Input<'_>) -> Result<Child, Error> {

@@ -11,15 +11,15 @@ use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
 
 use super::{Input, child};
-use crate::apply::Child;
 use crate::context::{environment, restricted};
-use crate::error::Error;
 use crate::handler::probes;
 use crate::handler::relocation;
 use crate::handler::settings::ACK_WAIT;
 use crate::handler::subscribe;
 use crate::handler::template::{SIDECAR, checked, without_nulls, wrong};
-use crate::names;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 
 const IDENTITY_FOLDER: &str = "/var/run/tidegate";
 const IDENTITY_VOLUME: &str = "tidegate-identity";

@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 use super::*;
 use crate::args::Args;
 use crate::broker::scale::Scale;
-use crate::brokers::{BrokerKey, Place};
 use crate::context::Owner;
 use crate::handler::observe::Topic;
 use crate::handler::settings::Settings;
+use crate::sessions::brokers::{BrokerKey, Place};
 
 /// The Deployment of a handler with this template and delivery, made by this authority.
 fn made(authority: &Authority, template: Value, delivery: Value) -> Result<Value, Error> {

@@ -10,17 +10,17 @@ use tidegate_broker_client::identity::file;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
-use crate::apply::Child;
 use crate::args::Args;
-use crate::authority;
 use crate::broker::desired::{child, encoded};
 use crate::context::Owner;
-use crate::error::Error;
 use crate::handler::observe::Topic;
 use crate::handler::settings::Settings;
 use crate::handler::subscribe;
-use crate::names;
-use crate::user_keys;
+use crate::identity::authority;
+use crate::identity::user_keys;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
 pub use deployment::handler as deployment;
 
 /// All children of a handler. Applying destructures this, so that none can be forgotten.

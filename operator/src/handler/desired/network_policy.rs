@@ -4,9 +4,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 
 use super::{Input, child};
-use crate::apply::Child;
 use crate::handler::template::without_nulls;
-use crate::names;
+use crate::kubernetes::apply::Child;
+use crate::kubernetes::names;
 
 /// Nothing reaches the pods but what the specification allows: events are fetched by the sidecar, and whoever reached
 /// the container could post events of his own. Probes come from the node, which every network lets through.

@@ -13,8 +13,8 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::{Place, Preparation, STEP, set_position, signed};
-use crate::error::Error;
 use crate::handler::position;
+use crate::reconcile::error::Error;
 
 /// The longest that lanes may take to finish what they have. Then what they have acknowledged beyond it comes again.
 const DRAIN_LIMIT: SignedDuration = SignedDuration::from_secs(60);

@@ -27,13 +27,13 @@ use tidegate_crds::handler::{EventHandlerStatus, LanesStatus, Replay, ReplayPhas
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::brokers::Broker;
 use crate::context::{Context, Owner};
-use crate::error::Error;
 use crate::handler::observe::{Observed, Topic};
 use crate::handler::settings::Settings;
 use crate::handler::subscribe::{self, Subscription};
 use crate::handler::{position, status};
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::Broker;
 
 /// The longest that a step walks through the retry shelf.
 const STEP: Duration = Duration::from_secs(5);

@@ -9,9 +9,9 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use super::{Place, Preparation, STEP, set_position, signed};
-use crate::brokers::Broker;
-use crate::error::Error;
 use crate::handler::settings;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::Broker;
 
 /// Finds the event, and puts it on record before a pod ends for it.
 ///

@@ -11,8 +11,9 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tidegate_broker_admin::server::Server;
 use tidegate_broker_client::{TopicId, layout};
-use tidegate_operator::brokers::{Addresses, BrokerKey, Digests};
-use tidegate_operator::{authority, names};
+use tidegate_operator::identity::authority;
+use tidegate_operator::kubernetes::names;
+use tidegate_operator::sessions::brokers::{Addresses, BrokerKey, Digests};
 use tidegate_test_broker::{TestBroker, TopicHandle};
 use tokio_util::task::AbortOnDropHandle;
 

@@ -12,7 +12,7 @@ use tidegate_broker_client::connect;
 use tidegate_broker_client::contract::{ServesReply, ServesRequest, TOPICS_FILE, Topics};
 use tidegate_broker_client::identity::{Identity, Source};
 use tidegate_broker_client::layout::ingress::TOPICS_SUBJECT;
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 use tidegate_test_broker::TestBroker;
 use tidegate_wire::nats::{Client, ConnectError, Publish};
 use time::OffsetDateTime;

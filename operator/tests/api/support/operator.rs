@@ -3,9 +3,9 @@
 use clap::Parser as _;
 use kube::Client;
 use tidegate_operator::args::Args;
-use tidegate_operator::brokers::Addresses;
 use tidegate_operator::context::Context;
 use tidegate_operator::run::run;
+use tidegate_operator::sessions::brokers::Addresses;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tidegate_broker_admin::membership::{self, Observed, SiteStep};
-use tidegate_operator::names;
+use tidegate_operator::kubernetes::names;
 use tidegate_test_broker::TestBroker;
 use tidegate_wire::nats;
 use tokio::sync::Mutex;

@@ -1,0 +1,5 @@
+//! Roots of trust, keys and certificates in Secrets.
+
+pub mod authority;
+pub mod token_keys;
+pub mod user_keys;

@@ -1,0 +1,12 @@
+//! What the operator reads of the cluster and writes to it.
+
+pub mod apply;
+pub mod claim;
+pub mod finalizer;
+pub mod leader;
+pub mod names;
+pub(crate) mod ownership;
+pub mod pods;
+pub mod quantity;
+pub mod watches;
+pub mod written;

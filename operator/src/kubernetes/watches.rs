@@ -1,0 +1,268 @@
+//! What the operator sees of the cluster: a watch and a store for each type, and which changes are worth a reconcile.
+//!
+//! Reconciles read from these stores, so that a resource at rest costs the API server nothing. Of Secrets, ConfigMaps
+//! and the like only the metadata is kept: it is enough to know whether somebody touched what was applied
+//! ([`crate::kubernetes::apply`]).
+
+mod marks;
+mod stores;
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _, stream};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tidegate_crds::broker::{AuditStatus, EventBrokerStatus, StorageStatus};
+use tidegate_crds::conditions::kind;
+use tidegate_crds::topic::EventTopicStatus;
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
+
+use crate::broker::topics::is_on;
+use crate::handler::reference;
+use crate::kubernetes::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
+use crate::sessions::brokers::{BrokerKey, TopicKey};
+pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, namespace_mark, resource_mark};
+pub(crate) use stores::Feed;
+pub use stores::{Feeds, NamespaceMeta, Stores};
+
+pub(crate) fn is_in<K: Resource>(resource: &K, namespace: &str) -> bool {
+    resource.meta().namespace.as_deref() == Some(namespace)
+}
+
+/// What a store has under this name.
+pub(crate) fn get<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    store.get(&ObjectRef::new(name).within(namespace))
+}
+
+fn mark_in<K: Resource<DynamicType = ()> + Clone>(store: &Store<K>, namespace: &str, name: &str) -> Option<u64> {
+    get(store, namespace, name).map(|object| child_mark(object.meta()))
+}
+
+/// Everything the operator made for a component, `broker`, `topic` or `handler`.
+pub(crate) fn ours(component: &str) -> watcher::Config {
+    watcher::Config::default().labels(&format!("{}={},{COMPONENT_LABEL}={component}", MANAGED_BY.0, MANAGED_BY.1))
+}
+
+/// Watches whole objects into their store; yields those whose mark changed, and those that are gone.
+pub(crate) fn objects<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    feed: Feed<K>,
+    mark: fn(&K) -> u64,
+) -> impl Stream<Item = watcher::Result<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let events = watcher::watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
+    significant(events, feed, mark)
+}
+
+/// The same of metadata alone.
+pub(crate) fn metadata<K>(
+    api: Api<PartialObjectMeta<K>>,
+    config: watcher::Config,
+    feed: Feed<PartialObjectMeta<K>>,
+) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    objects(api, config, feed, |object| child_mark(object.meta()))
+}
+
+/// The namespaces: their labels, by which they may be granted something, and whether they are being deleted.
+pub(crate) fn namespaces(
+    api: Api<NamespaceMeta>,
+    feed: Feed<NamespaceMeta>,
+) -> impl Stream<Item = watcher::Result<NamespaceMeta>> {
+    objects(api, watcher::Config::default(), feed, namespace_mark)
+}
+
+/// The topics once more, for their handlers.
+pub(crate) fn topics_for_handlers(
+    api: Api<EventTopic>,
+    feed: Feed<EventTopic>,
+) -> impl Stream<Item = watcher::Result<EventTopic>> {
+    let events =
+        watcher::watcher(api, watcher::Config::default()).default_backoff().modify(|topic: &mut EventTopic| {
+            topic.metadata.managed_fields = None;
+            topic.metadata.annotations = None;
+            if let Some(status) = &mut topic.status {
+                let mut conditions = std::mem::take(&mut status.conditions);
+                conditions.retain(|condition| condition.type_ == kind::STREAM_READY);
+                *status = EventTopicStatus { conditions, ..EventTopicStatus::default() };
+            }
+        });
+    significant(events, feed, mark_for_handlers)
+}
+
+/// The brokers once more, for their topics.
+pub(crate) fn brokers_for_topics(
+    api: Api<EventBroker>,
+    feed: Feed<EventBroker>,
+) -> impl Stream<Item = watcher::Result<EventBroker>> {
+    let events =
+        watcher::watcher(api, watcher::Config::default()).default_backoff().modify(|broker: &mut EventBroker| {
+            broker.metadata.managed_fields = None;
+            broker.metadata.annotations = None;
+            if let Some(status) = &mut broker.status {
+                let mut conditions = std::mem::take(&mut status.conditions);
+                conditions.retain(|condition| marks::OF_TOPICS.contains(&condition.type_.as_str()));
+                // What is promised changes with every topic; the others need not hear of it.
+                let usable = status.storage.take().map(|storage| storage.usable_bytes);
+                let storage = usable.map(|usable_bytes| StorageStatus { usable_bytes, ..StorageStatus::default() });
+                let replicas = status.replicas;
+                let audit = status.audit.take().map(|AuditStatus { damaged, lost, .. }| AuditStatus {
+                    damaged,
+                    lost,
+                    ..AuditStatus::default()
+                });
+                *status = EventBrokerStatus { conditions, storage, replicas, audit, ..EventBrokerStatus::default() };
+            }
+        });
+    significant(events, feed, mark_for_topics)
+}
+
+fn significant<K>(
+    events: impl Stream<Item = watcher::Result<Event<K>>>,
+    feed: Feed<K>,
+    mark: fn(&K) -> u64,
+) -> impl Stream<Item = watcher::Result<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + 'static,
+{
+    let mut changes = Changes::new(feed, mark);
+    events.flat_map(move |event| {
+        let found = match event {
+            Ok(event) => changes.take(event).into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        stream::iter(found)
+    })
+}
+
+/// Finds what changed, deletions that no event told of included.
+struct Changes<K: Resource<DynamicType = ()> + Clone + 'static> {
+    feed: Feed<K>,
+    is_listed: bool,
+    mark: fn(&K) -> u64,
+    known: HashMap<ObjectRef<K>, u64>,
+    /// While everything is listed again.
+    listed: HashMap<ObjectRef<K>, u64>,
+    pending: Vec<K>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
+    fn new(feed: Feed<K>, mark: fn(&K) -> u64) -> Self {
+        let (known, listed, pending) = (HashMap::new(), HashMap::new(), Vec::new());
+        Self { feed, is_listed: false, mark, known, listed, pending }
+    }
+
+    /// Updates the store first, so that whoever is told finds what it was told of.
+    fn take(&mut self, event: Event<K>) -> Vec<K> {
+        let before = if matches!(event, Event::InitDone) { self.feed.writer.as_reader().state() } else { Vec::new() };
+        self.feed.writer.apply_watcher_event(&event);
+        match event {
+            Event::Init => {
+                self.listed.clear();
+                self.pending.clear();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                let (key, mark) = (ObjectRef::from_obj(&object), (self.mark)(&object));
+                if self.known.get(&key) != Some(&mark) {
+                    self.pending.push(object);
+                }
+                self.listed.insert(key, mark);
+                Vec::new()
+            }
+            Event::InitDone => {
+                if !std::mem::replace(&mut self.is_listed, true) {
+                    self.feed.unlisted.send_modify(|count| *count -= 1);
+                }
+                self.known = std::mem::take(&mut self.listed);
+                let gone =
+                    before.iter().filter(|object| !self.known.contains_key(&ObjectRef::from_obj(object.as_ref())));
+                let mut found = std::mem::take(&mut self.pending);
+                found.extend(gone.map(|object| K::clone(object)));
+                found
+            }
+            Event::Apply(object) => {
+                let mark = (self.mark)(&object);
+                let before = self.known.insert(ObjectRef::from_obj(&object), mark);
+                if before == Some(mark) { Vec::new() } else { vec![object] }
+            }
+            Event::Delete(object) => {
+                self.known.remove(&ObjectRef::from_obj(&object));
+                vec![object]
+            }
+        }
+    }
+}
+
+/// The broker, topic or handler that an object of ours belongs to: by its label, else by its owner.
+pub(crate) fn owner_of<O, K>(object: &O, label: &str) -> Option<ObjectRef<K>>
+where
+    O: Resource,
+    K: Resource<DynamicType = ()>,
+{
+    let meta = object.meta();
+    let by_label = meta.labels.as_ref().and_then(|labels| labels.get(label));
+    let by_owner =
+        || meta.owner_references.iter().flatten().find(|owner| owner.kind == K::kind(&())).map(|owner| &owner.name);
+    Some(ObjectRef::new(by_label.or_else(by_owner)?).within(meta.namespace.as_deref()?))
+}
+
+/// The handlers that name this topic, as theirs or as a destination.
+pub(crate) fn dependants(handlers: &Store<EventHandler>, topic: &EventTopic) -> Vec<ObjectRef<EventHandler>> {
+    let key = TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() };
+    let sends_to = |handler: &EventHandler| {
+        let destinations = [&handler.spec.reply, &handler.spec.dead_letter];
+        is_in(handler, &key.namespace) && destinations.into_iter().flatten().any(|to| to.topic == key.name)
+    };
+    let found = handlers.state_filter(|handler| reference::topic_of(handler) == key || sends_to(handler));
+    found.iter().map(|handler| ObjectRef::from_obj(handler.as_ref())).collect()
+}
+
+/// The topics that name this broker.
+pub(crate) fn topics_on(topics: &Store<EventTopic>, broker: &EventBroker) -> Vec<ObjectRef<EventTopic>> {
+    let key = BrokerKey { namespace: broker.namespace().unwrap_or_default(), name: broker.name_any() };
+    let found = topics.state_filter(|topic| is_on(topic, &key));
+    found.iter().map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
+}
+
+/// The topics of a namespace whose broker is of another one.
+pub(crate) fn topics_of_granted(topics: &Store<EventTopic>, namespace: &str) -> Vec<ObjectRef<EventTopic>> {
+    let found = topics.state_filter(|topic| is_in(topic, namespace) && topic.spec.broker.namespace.is_some());
+    found.iter().map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
+}
+
+/// The handlers of a namespace whose topic is of another one.
+pub(crate) fn handlers_of_granted(handlers: &Store<EventHandler>, namespace: &str) -> Vec<ObjectRef<EventHandler>> {
+    let found = handlers.state_filter(|handler| is_in(handler, namespace) && handler.spec.topic_namespace.is_some());
+    found.iter().map(|handler| ObjectRef::from_obj(handler.as_ref())).collect()
+}
+
+/// The broker of a Secret: that with its keys is in the operator's namespace.
+pub(crate) fn broker_of_secret<O: Resource>(secret: &O) -> Option<ObjectRef<EventBroker>> {
+    let broker = owner_of(secret, BROKER_LABEL)?;
+    let elsewhere = secret.labels().get(BROKER_NAMESPACE_LABEL);
+    Some(elsewhere.map_or_else(|| broker.clone(), |namespace| ObjectRef::new(&broker.name).within(namespace)))
+}
+
+/// Pods of handlers carry their label.
+pub(crate) fn handler_of<O: Resource>(object: &O) -> Option<ObjectRef<EventHandler>> {
+    owner_of(object, HANDLER_LABEL)
+}
+
+#[cfg(test)]
+#[path = "watches_tests.rs"]
+mod tests;

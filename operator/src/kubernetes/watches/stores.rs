@@ -1,0 +1,234 @@
+//! The stores of all watches, and where they are filled.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{self, Store};
+use kube::{Resource, ResourceExt as _};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
+use tokio::sync::watch;
+
+use super::{get, is_in, mark_in};
+use crate::broker::deletion;
+use crate::handler::reference;
+use crate::kubernetes::names;
+use crate::sessions::brokers::{BrokerKey, TopicKey};
+
+/// A namespace, as far as grants depend on it.
+pub type NamespaceMeta = PartialObjectMeta<Namespace>;
+
+/// What the operator saw last of each type.
+pub struct Stores {
+    /// All brokers.
+    pub brokers: Store<EventBroker>,
+    /// The same for topics, with no more of the status than what [`super::mark_for_topics`] looks at.
+    pub brokers_for_topics: Store<EventBroker>,
+    /// All topics.
+    pub topics: Store<EventTopic>,
+    /// The same for handlers, with no more than what [`super::mark_for_handlers`] looks at: filled before the controllers hear
+    /// of a change.
+    pub topics_for_handlers: Store<EventTopic>,
+    /// All handlers.
+    pub handlers: Store<EventHandler>,
+    /// All namespaces.
+    pub namespaces: Store<NamespaceMeta>,
+    /// The same for handlers.
+    pub namespaces_for_handlers: Store<NamespaceMeta>,
+    /// Of all brokers.
+    pub statefulsets: Store<StatefulSet>,
+    /// Of all handlers.
+    pub deployments: Store<Deployment>,
+    /// Of all brokers.
+    pub broker_pods: Store<Pod>,
+    /// Of all handlers.
+    pub handler_pods: Store<Pod>,
+    config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    topic_config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    services: Store<PartialObjectMeta<Service>>,
+    topic_services: Store<PartialObjectMeta<Service>>,
+    disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
+    network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    handler_policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    broker_secrets: Store<PartialObjectMeta<Secret>>,
+    topic_secrets: Store<PartialObjectMeta<Secret>>,
+    handler_secrets: Store<PartialObjectMeta<Secret>>,
+    unlisted: watch::Receiver<usize>,
+}
+
+/// Where the watches write to, one for each of [`Stores`].
+pub struct Feeds {
+    pub(crate) brokers: Feed<EventBroker>,
+    pub(crate) brokers_for_topics: Feed<EventBroker>,
+    pub(crate) topics: Feed<EventTopic>,
+    pub(crate) topics_for_handlers: Feed<EventTopic>,
+    pub(crate) handlers: Feed<EventHandler>,
+    pub(crate) namespaces: Feed<NamespaceMeta>,
+    pub(crate) namespaces_for_handlers: Feed<NamespaceMeta>,
+    pub(crate) statefulsets: Feed<StatefulSet>,
+    pub(crate) deployments: Feed<Deployment>,
+    pub(crate) broker_pods: Feed<Pod>,
+    pub(crate) handler_pods: Feed<Pod>,
+    pub(crate) config_maps: Feed<PartialObjectMeta<ConfigMap>>,
+    pub(crate) topic_config_maps: Feed<PartialObjectMeta<ConfigMap>>,
+    pub(crate) services: Feed<PartialObjectMeta<Service>>,
+    pub(crate) topic_services: Feed<PartialObjectMeta<Service>>,
+    pub(crate) disruption_budgets: Feed<PartialObjectMeta<PodDisruptionBudget>>,
+    pub(crate) network_policies: Feed<PartialObjectMeta<NetworkPolicy>>,
+    pub(crate) handler_policies: Feed<PartialObjectMeta<NetworkPolicy>>,
+    pub(crate) broker_secrets: Feed<PartialObjectMeta<Secret>>,
+    pub(crate) topic_secrets: Feed<PartialObjectMeta<Secret>>,
+    pub(crate) handler_secrets: Feed<PartialObjectMeta<Secret>>,
+}
+
+/// Where one watch writes to.
+pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
+    pub(super) writer: Writer<K>,
+    pub(super) unlisted: Arc<Unlisted>,
+}
+
+/// How many types have not been listed yet. (Of several that wait for one store, the store's own
+/// `wait_until_ready` wakes only the last.)
+pub(super) type Unlisted = watch::Sender<usize>;
+
+pub(super) fn feed<K>(unlisted: &Arc<Unlisted>) -> (Store<K>, Feed<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    unlisted.send_modify(|count| *count += 1);
+    let (store, writer) = reflector::store();
+    (store, Feed { writer, unlisted: unlisted.clone() })
+}
+
+impl Stores {
+    /// Empty stores, and where their content comes from.
+    pub fn new() -> (Self, Feeds) {
+        let (count, unlisted) = watch::channel(0);
+        let count = Arc::new(count);
+        let (brokers, broker_feed) = feed(&count);
+        let (brokers_for_topics, broker_for_topic_feed) = feed(&count);
+        let (topics, topic_feed) = feed(&count);
+        let (topics_for_handlers, topic_for_handler_feed) = feed(&count);
+        let (handlers, handler_feed) = feed(&count);
+        let (namespaces, namespace_feed) = feed(&count);
+        let (namespaces_for_handlers, namespace_for_handler_feed) = feed(&count);
+        let (statefulsets, statefulset_feed) = feed(&count);
+        let (deployments, deployment_feed) = feed(&count);
+        let (broker_pods, broker_pod_feed) = feed(&count);
+        let (handler_pods, handler_pod_feed) = feed(&count);
+        let (config_maps, config_map_feed) = feed(&count);
+        let (topic_config_maps, topic_config_map_feed) = feed(&count);
+        let (services, service_feed) = feed(&count);
+        let (topic_services, topic_service_feed) = feed(&count);
+        let (disruption_budgets, disruption_budget_feed) = feed(&count);
+        let (network_policies, network_policy_feed) = feed(&count);
+        let (handler_policies, handler_policy_feed) = feed(&count);
+        let (broker_secrets, broker_secret_feed) = feed(&count);
+        let (topic_secrets, topic_secret_feed) = feed(&count);
+        let (handler_secrets, handler_secret_feed) = feed(&count);
+        let stores = Self {
+            brokers,
+            brokers_for_topics,
+            topics,
+            topics_for_handlers,
+            handlers,
+            namespaces,
+            namespaces_for_handlers,
+            statefulsets,
+            deployments,
+            broker_pods,
+            handler_pods,
+            config_maps,
+            topic_config_maps,
+            services,
+            topic_services,
+            disruption_budgets,
+            network_policies,
+            handler_policies,
+            broker_secrets,
+            topic_secrets,
+            handler_secrets,
+            unlisted,
+        };
+        let feeds = Feeds {
+            brokers: broker_feed,
+            brokers_for_topics: broker_for_topic_feed,
+            topics: topic_feed,
+            topics_for_handlers: topic_for_handler_feed,
+            handlers: handler_feed,
+            namespaces: namespace_feed,
+            namespaces_for_handlers: namespace_for_handler_feed,
+            statefulsets: statefulset_feed,
+            deployments: deployment_feed,
+            broker_pods: broker_pod_feed,
+            handler_pods: handler_pod_feed,
+            config_maps: config_map_feed,
+            topic_config_maps: topic_config_map_feed,
+            services: service_feed,
+            topic_services: topic_service_feed,
+            disruption_budgets: disruption_budget_feed,
+            network_policies: network_policy_feed,
+            handler_policies: handler_policy_feed,
+            broker_secrets: broker_secret_feed,
+            topic_secrets: topic_secret_feed,
+            handler_secrets: handler_secret_feed,
+        };
+        (stores, feeds)
+    }
+
+    /// Waits until everything has been listed once. Stores without watches have nothing to wait for.
+    pub async fn ready(&self) {
+        let _ = self.unlisted.clone().wait_for(|count| *count == 0).await;
+    }
+
+    /// The mark of one of our child objects, as it was seen last.
+    pub(crate) fn child_mark(&self, kind: &str, namespace: &str, name: &str) -> Option<u64> {
+        match kind {
+            "StatefulSet" => mark_in(&self.statefulsets, namespace, name),
+            "Deployment" => mark_in(&self.deployments, namespace, name),
+            "ConfigMap" => mark_in(&self.config_maps, namespace, name)
+                .or_else(|| mark_in(&self.topic_config_maps, namespace, name)),
+            "Service" => {
+                mark_in(&self.services, namespace, name).or_else(|| mark_in(&self.topic_services, namespace, name))
+            }
+            "PodDisruptionBudget" => mark_in(&self.disruption_budgets, namespace, name),
+            "NetworkPolicy" => mark_in(&self.network_policies, namespace, name)
+                .or_else(|| mark_in(&self.handler_policies, namespace, name)),
+            "Secret" => mark_in(&self.broker_secrets, namespace, name)
+                .or_else(|| mark_in(&self.topic_secrets, namespace, name))
+                .or_else(|| mark_in(&self.handler_secrets, namespace, name)),
+            _ => None,
+        }
+    }
+
+    /// The deleted topics whose events a broker retains, with what was promised to each; the Secret with its keys, of
+    /// the operator's namespace, says so.
+    pub(crate) fn retained(&self, namespace: &str, broker: &BrokerKey) -> Vec<(TopicKey, u64)> {
+        let keys = get(&self.broker_secrets, namespace, &names::authority(&broker.name, &broker.namespace));
+        keys.map(|keys| deletion::retained(&*keys, &broker.namespace)).unwrap_or_default()
+    }
+
+    /// Of the brokers' Services, those that this picks.
+    pub(crate) fn broker_services(
+        &self,
+        pick: impl Fn(&PartialObjectMeta<Service>) -> bool,
+    ) -> Vec<Arc<PartialObjectMeta<Service>>> {
+        self.services.state_filter(pick)
+    }
+
+    /// The handlers that name a topic, of whatever namespace, granted or not.
+    pub(crate) fn handlers_of(&self, topic: &TopicKey) -> Vec<Arc<EventHandler>> {
+        self.handlers.state_filter(|handler| reference::topic_of(handler) == *topic)
+    }
+
+    /// The pods that this label names the owner of.
+    pub(crate) fn pods_of(store: &Store<Pod>, namespace: &str, label: &str, owner: &str) -> Vec<Pod> {
+        let pods = store
+            .state_filter(|pod| is_in(pod, namespace) && pod.labels().get(label).is_some_and(|value| value == owner));
+        pods.iter().map(|pod| Pod::clone(pod)).collect()
+    }
+}
