@@ -1,8 +1,8 @@
 //! The operator against a real kube-apiserver and etcd: no kubelet, no controllers, so what the operator
 //! writes stays as it wrote it, and no one else's work hides a mistake.
 //!
-//! `ETCD` and `KUBE_APISERVER` name the programs (`make test` sets them). One API server serves all tests;
-//! each test has a namespace, and only one at a time runs an operator, because an operator sees them all.
+//! `ETCD` and `KUBE_APISERVER` name the programs (`make test` sets them). A few API servers serve all
+//! tests; each test has a namespace, and only one at a time on a server runs an operator, because an operator sees them all.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests fail by panicking
 

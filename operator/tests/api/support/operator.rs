@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
 use super::brokers::Places;
+use super::server::{SERVERS, place};
 
-/// An operator sees all namespaces, so one runs at a time.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// An operator sees all namespaces, so one at a time runs on each API server.
+static TURNS: [Mutex<()>; SERVERS] = [const { Mutex::const_new(()) }; SERVERS];
 
-/// The turn to run operators.
+/// The turn to run operators on this test's API server.
 pub async fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().await
+    TURNS[place()].lock().await
 }
 
 /// A running operator; dropped, it is gone as if its process had been killed.

@@ -1,8 +1,10 @@
-//! The one API server of the test binary.
+//! The API servers of the test binary. An operator sees all of its cluster, so that on one server one test at a time can
+//! run one: several servers run several.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, OnceLock, mpsc};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,21 +24,21 @@ use super::programs::{self, Program};
 /// A cold start beside a compiler takes a while.
 const START: Duration = Duration::from_secs(180);
 
-/// How to reach it; started by the first who asks.
-static CONFIG: LazyLock<Config> = LazyLock::new(start);
+/// An idle one takes a twentieth of a core, and 400 MB.
+pub const SERVERS: usize = 3;
 
-/// Another API server on the same etcd, which has another key for tokens; started by the first who asks.
-static ROTATED: LazyLock<Config> = LazyLock::new(|| {
-    let _first = config();
-    keep(|| {
-        let parts = PARTS.get().expect("the first one was started");
-        let folder = parts.folder.join("rotated");
-        fs::create_dir_all(&folder).expect("folder");
-        let (api_server, address) = programs::api_server(&folder, &parts.etcd, &parts.pki, "rotated");
-        let mut programs = [api_server];
-        (ready(&address, &parts.pki, &mut programs), programs)
-    })
-});
+/// Each is started by the first test that it is given.
+static STARTED: [Server; SERVERS] = [const { Server::new() }; SERVERS];
+
+/// How many tests each has now.
+static TESTS: Mutex<[u32; SERVERS]> = Mutex::new([0; SERVERS]);
+
+struct Server {
+    config: OnceLock<Config>,
+    /// Another API server on the same etcd, which has another key for tokens.
+    rotated: OnceLock<Config>,
+    parts: OnceLock<Parts>,
+}
 
 /// What a further API server is started from.
 struct Parts {
@@ -45,35 +47,83 @@ struct Parts {
     pki: Pki,
 }
 
-static PARTS: OnceLock<Parts> = OnceLock::new();
+/// The server of one test: a test has a thread of its own.
+struct Place(usize);
+
+thread_local! {
+    static PLACE: OnceCell<Place> = const { OnceCell::new() };
+}
+
+impl Place {
+    fn take() -> Self {
+        let mut tests = TESTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let (place, count) = tests.iter_mut().enumerate().min_by_key(|(_, count)| **count).expect("there are servers");
+        *count += 1;
+        Self(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        TESTS.lock().unwrap_or_else(PoisonError::into_inner)[self.0] -= 1;
+    }
+}
+
+/// The number of this test's server.
+pub fn place() -> usize {
+    PLACE.with(|place| place.get_or_init(Place::take).0)
+}
 
 /// A client of its own for each test: a client's connections belong to the test's runtime.
 pub async fn client() -> Client {
     Client::try_from(config()).expect("client")
 }
 
-/// How to reach the API server.
+/// How to reach the API server of this test.
 pub fn config() -> Config {
-    CONFIG.clone()
+    STARTED[place()].config().clone()
 }
 
 /// How to reach an API server that has another key for tokens, and the same content.
 pub fn rotated_config() -> Config {
-    ROTATED.clone()
+    STARTED[place()].rotated().clone()
 }
 
-fn start() -> Config {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    keep(|| {
-        let folder = folder();
-        let pki = Pki::create(&folder);
-        let (etcd, etcd_address) = programs::etcd(&folder);
-        let (api_server, address) = programs::api_server(&folder, &etcd_address, &pki, "tokens");
-        let mut programs = [etcd, api_server];
-        let config = ready(&address, &pki, &mut programs);
-        assert!(PARTS.set(Parts { folder, etcd: etcd_address, pki }).is_ok(), "there is one etcd");
-        (config, programs)
-    })
+impl Server {
+    const fn new() -> Self {
+        Self { config: OnceLock::new(), rotated: OnceLock::new(), parts: OnceLock::new() }
+    }
+
+    fn config(&'static self) -> &'static Config {
+        self.config.get_or_init(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+            let folder = folder().join(place().to_string());
+            keep(move || {
+                fs::create_dir_all(&folder).expect("folder");
+                let pki = Pki::create(&folder);
+                let (etcd, etcd_address) = programs::etcd(&folder);
+                let (api_server, address) = programs::api_server(&folder, &etcd_address, &pki, "tokens");
+                let mut programs = [etcd, api_server];
+                let config = ready(&address, &pki, &mut programs);
+                assert!(self.parts.set(Parts { folder, etcd: etcd_address, pki }).is_ok(), "there is one etcd");
+                (config, programs)
+            })
+        })
+    }
+
+    fn rotated(&'static self) -> &'static Config {
+        self.rotated.get_or_init(|| {
+            let _first = self.config();
+            keep(|| {
+                let parts = self.parts.get().expect("the first one was started");
+                let folder = parts.folder.join("rotated");
+                fs::create_dir_all(&folder).expect("folder");
+                let (api_server, address) = programs::api_server(&folder, &parts.etcd, &parts.pki, "rotated");
+                let mut programs = [api_server];
+                (ready(&address, &parts.pki, &mut programs), programs)
+            })
+        })
+    }
 }
 
 /// The thread that starts programs lives as long as the process, and they live as long as it.
@@ -142,17 +192,20 @@ fn kubeconfig(address: &str, pki: &Pki) -> Kubeconfig {
 }
 
 /// A folder named after this process; those of processes that are no more are removed.
-fn folder() -> PathBuf {
-    let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("operator-api");
-    fs::create_dir_all(&parent).expect("folder");
-    for old in fs::read_dir(&parent).expect("folder").flatten() {
-        if !Path::new("/proc").join(old.file_name()).exists() {
-            let _ = fs::remove_dir_all(old.path());
+fn folder() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let parent = Path::new(env!("CARGO_TARGET_TMPDIR")).join("operator-api");
+        fs::create_dir_all(&parent).expect("folder");
+        for old in fs::read_dir(&parent).expect("folder").flatten() {
+            if !Path::new("/proc").join(old.file_name()).exists() {
+                let _ = fs::remove_dir_all(old.path());
+            }
         }
-    }
-    let folder = parent.join(std::process::id().to_string());
-    // A process of the same number, long ago.
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("folder");
-    folder
+        let folder = parent.join(std::process::id().to_string());
+        // A process of the same number, long ago.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("folder");
+        folder
+    });
+    &FOLDER
 }
