@@ -1,13 +1,14 @@
-//! A broker gets more pods and fewer again, while events flow through two of its topics.
+//! A broker gets more pods and fewer again, while events flow through two of its topics, and the operator and one of the
+//! servers are killed on the way.
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::ListParams;
 use serde_json::json;
 use tidegate_crds::EventBroker;
 
 use crate::harness::objects::{broker, handler, topic};
-use crate::harness::{World, world};
+use crate::harness::{World, world_alone};
 
 /// Events of each topic: they last for longer than both changes.
 const EVENTS: u64 = 9000;
@@ -16,7 +17,7 @@ const BROKER_PODS: &str = "app.kubernetes.io/component=broker";
 
 #[tokio::test]
 async fn a_broker_of_one_pod_becomes_one_of_three_and_of_one_again_while_events_flow() {
-    world("growth", async |world| {
+    world_alone("growth", async |world| {
         world.begin(1).await;
         world.accept(topic("others")).await;
         world.topic_ready("others").await;
@@ -30,10 +31,10 @@ async fn a_broker_of_one_pod_becomes_one_of_three_and_of_one_again_while_events_
         world.publish_with("events", "keyed", EVENTS, &keyed).await;
         world.publish_with("others", "plain", EVENTS, &["--rate", RATE]).await;
         world.receive(400).await;
-        world.become_one_of(3).await;
+        world.become_one_of(3, Some("default-broker-1")).await;
         let seen = world.report().await.unwrap().seen;
         world.receive(seen + 400).await;
-        world.become_one_of(1).await;
+        world.become_one_of(1, None).await;
         assert_eq!(world.claims().await, ["data-default-broker-0"], "those of the pods that went are gone");
         let seen = world.report().await.unwrap().seen;
         assert!(seen < 2 * EVENTS, "events were published all the time");
@@ -51,10 +52,20 @@ impl World {
         self.until(&what, 240, async || (self.report().await?.seen >= events).then_some(())).await;
     }
 
-    /// Edits `replicas`, and waits until the broker says that it is there.
-    async fn become_one_of(&self, replicas: i32) {
+    /// Edits `replicas`, kills the operator in the middle of the change (and this pod, when it has come), and waits until
+    /// the broker says that it is there.
+    async fn become_one_of(&self, replicas: i32, joiner: Option<&str>) {
         let began = std::time::Instant::now();
         self.accept(broker("default", replicas)).await;
+        let (reason, message) = self.condition::<EventBroker>("default", "Reconciling", "True", 60).await;
+        assert_eq!(reason, "ChangingServers");
+        println!("e2e: the operator is killed while it says: {message}");
+        let killed = self.kill_operator().await;
+        if let Some(joiner) = joiner {
+            self.until("the server that joins", 60, async || self.is_running(joiner).await.then_some(())).await;
+            self.kill_pod(joiner).await;
+        }
+        self.operator_leads_again(&killed).await;
         self.condition::<EventBroker>("default", "Reconciling", "False", 300).await;
         println!("e2e: {replicas} broker pod(s) after {:.1} s", began.elapsed().as_secs_f64());
         let found = self.api::<EventBroker>().get("default").await.unwrap().status.unwrap();
@@ -64,8 +75,14 @@ impl World {
         self.topic_ready("others").await;
     }
 
+    async fn is_running(&self, pod: &str) -> bool {
+        let pod = self.api::<Pod>().get_opt(pod).await.unwrap();
+        let statuses = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+        !statuses.is_empty() && statuses.iter().all(|status| status.started == Some(true))
+    }
+
     async fn first_pod(&self) -> Option<String> {
-        self.api::<k8s_openapi::api::core::v1::Pod>().get("default-broker-0").await.unwrap().uid()
+        self.api::<Pod>().get("default-broker-0").await.unwrap().uid()
     }
 
     async fn claims(&self) -> Vec<String> {

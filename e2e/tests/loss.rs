@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::objects::handler;
-use crate::harness::world;
+use crate::harness::{world, world_alone};
 
 const EVENTS: u64 = 10_000;
 
 #[tokio::test]
 async fn ten_thousand_events_survive_the_loss_of_handler_operator_and_broker_pods() {
-    world("loss", async |world| {
+    world_alone("loss", async |world| {
         world.begin(3).await;
         world.accept(handler("worker", &["--delay-ms", "5"], json!({"replicas": 2}))).await;
         world.handler_ready("worker").await;

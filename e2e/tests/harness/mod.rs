@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
+use tokio::sync::RwLock;
 
 /// The namespace of the chart.
 pub const OPERATOR_NAMESPACE: &str = "tidegate-system";
@@ -54,8 +55,22 @@ pub struct Report {
     pub received_by: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
+/// Tests run beside each other, but for those that end what all need.
+static CLUSTER: RwLock<()> = RwLock::const_new(());
+
 /// Runs a test in a namespace of its own. It is dumped if the test fails, and deleted unless E2E_KEEP is set.
 pub async fn world(name: &str, test: impl AsyncFnOnce(World)) {
+    let _shared = CLUSTER.read().await;
+    in_namespace(name, test).await;
+}
+
+/// The same, while no other test runs: for one that ends the operator, or measures what a user waits.
+pub async fn world_alone(name: &str, test: impl AsyncFnOnce(World)) {
+    let _alone = CLUSTER.write().await;
+    in_namespace(name, test).await;
+}
+
+async fn in_namespace(name: &str, test: impl AsyncFnOnce(World)) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.expect("KUBECONFIG names a cluster");
     let namespace = format!("e2e-{name}-{}", std::process::id());
@@ -219,6 +234,11 @@ impl World {
     /// Deletes a pod as `kubectl delete pod` does.
     pub async fn delete_pod(&self, name: &str) {
         self.api::<Pod>().delete(name, &DeleteParams::default()).await.expect("delete pod");
+    }
+
+    /// Kills a pod without a grace period, as a crash of its node would.
+    pub async fn kill_pod(&self, name: &str) {
+        self.api::<Pod>().delete(name, &DeleteParams::default().grace_period(0)).await.expect("kill pod");
     }
 
     /// Kills the operator without a grace period, as a crash would. Returns the names of its pods.
