@@ -46,3 +46,46 @@ for program in tidegate-handler-sidecar tidegate-ingress tidegate-operator; do
   esac
   if [ -n "$memory" ]; then row "$program-rss-idle-mb" "$memory" "$target"; else echo "no process $program on this machine: memory not measured" >&2; fi
 done
+
+# What topics without handlers cost on one broker: processes of its pod, found by the pod's uid in their cgroup.
+processes() { # uid program
+  for group in /proc/[0-9]*/cgroup; do
+    pid=${group#/proc/}; pid=${pid%/cgroup}
+    grep -q "$1" "$group" 2>/dev/null && [ "$(basename "$(readlink "/proc/$pid/exe" 2>/dev/null)")" = "$2" ] && echo "$pid"
+  done
+  true
+}
+memory_of() { awk '/^VmRSS/ {printf "%.1f", $2 * 1024 / 1e6}' "/proc/$1/status"; }
+ticks_of() { awk '{print $14 + $15}' "/proc/$1/stat"; }
+topics() { # from to
+  for number in $(seq "$1" "$2"); do
+    printf -- '---\napiVersion: tidegate.io/v1alpha1\nkind: EventTopic\nmetadata: {name: t%s}\n' "$number"
+    printf 'spec: {broker: {name: shared}, retention: {maxSize: 64Mi}, deletionPolicy: Delete}\n'
+  done
+}
+in_bench apply -f - >/dev/null <<'YAML'
+apiVersion: tidegate.io/v1alpha1
+kind: EventBroker
+metadata: {name: shared}
+spec: {replicas: 1, storage: {size: 16Gi}}
+YAML
+last=0
+for count in 1 10 100; do
+  began=$(date +%s.%N)
+  topics $((last + 1)) "$count" | in_bench apply -f - >/dev/null
+  last=$count
+  in_bench wait --for=condition=Ready eventtopic --all --timeout=300s >/dev/null
+  row "topics-$count-apply-to-ready-s" "$(since "$began")" "reported"
+  row "topics-$count-broker-pods" "$(in_bench get pods -l tidegate.io/broker=shared -o name | wc -l)" "1"
+  uid=$(in_bench get pod shared-broker-0 -o jsonpath='{.metadata.uid}')
+  sleep 60
+  for program in nats-server tidegate-ingress; do
+    pid=$(processes "$uid" "$program" | head -1)
+    if [ -z "$pid" ]; then echo "no process $program of this broker on this machine: not measured" >&2; continue; fi
+    before=$(ticks_of "$pid")
+    sleep 60
+    row "topics-$count-$program-rss-mb" "$(memory_of "$pid")" "reported"
+    row "topics-$count-$program-idle-cpu-percent" \
+      "$(awk -v ticks=$(($(ticks_of "$pid") - before)) -v hz="$(getconf CLK_TCK)" 'BEGIN {printf "%.2f", ticks / hz / 60 * 100}')" "reported"
+  done
+done
