@@ -12,6 +12,7 @@ use crate::api::{
     Refusal, StreamInfo,
 };
 use crate::positions::{Position, Restart, StreamState, is_ahead};
+use crate::single_copy;
 
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
 /// an open pull would lose its message until the acknowledgement wait ends.
@@ -290,7 +291,9 @@ pub(crate) async fn ensure_pace(
     is_suspended: bool,
 ) -> Result<(), ConsumersFailure> {
     let wanted = is_suspended.then_some(layout::SUSPENDED_UNTIL);
-    if consumer.config.pause_until.as_deref() == wanted {
+    let found = consumer.config.pause_until.as_deref();
+    // Its stream is coming down to one copy: whoever paused it lets it go on.
+    if found == wanted || (wanted.is_none() && single_copy::is_pause(found)) {
         return Ok(());
     }
     broker.pause_consumer(stream, &consumer.name, wanted).await.map(drop).map_err(ConsumersFailure::Consumer)

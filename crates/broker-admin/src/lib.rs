@@ -46,6 +46,7 @@ pub mod schedules;
 pub mod server;
 pub mod serving;
 pub mod shares;
+mod single_copy;
 pub mod stream;
 pub mod streams;
 pub mod user_key;

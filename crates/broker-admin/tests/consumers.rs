@@ -12,6 +12,8 @@ use tidegate_broker_admin::positions::Position;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// What is delivered comes within this time.
 const WAIT: Duration = Duration::from_secs(20);
@@ -127,4 +129,26 @@ async fn a_suspended_handler_keeps_its_events_and_continues_where_it_was() {
     resumed.sort_by(|one, other| one.payload.cmp(&other.payload));
     assert_eq!(texts(&resumed), ["2", "3"], "none of what was acknowledged");
     assert_eq!(delivered(&broker).await, 0, "each once");
+}
+
+/// Whoever lets the stream come down to one copy ends that pause: a handler's reconcile in the middle of it does not.
+#[tokio::test]
+async fn a_pause_of_a_moment_is_left_alone_and_a_longer_one_is_ended() {
+    let broker = TestBroker::start().await;
+    let ensured = async |seconds: i64| {
+        let until = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+        let until = until.format(&Rfc3339).unwrap();
+        broker.admin().pause_consumer(layout::EVENT_STREAM, "billing", Some(&until)).await.unwrap();
+        consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap();
+        found(&broker).await.pause_until
+    };
+    consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap();
+    assert!(ensured(50).await.is_some());
+    assert_eq!(ensured(3600).await, None);
+    // A handler that is suspended meanwhile is.
+    assert!(ensured(50).await.is_some());
+    consumers::ensure(&broker.admin(), &Handler { is_suspended: true, ..handler(32) }, &Position::default())
+        .await
+        .unwrap();
+    assert_eq!(found(&broker).await.pause_until.as_deref(), Some(layout::SUSPENDED_UNTIL));
 }

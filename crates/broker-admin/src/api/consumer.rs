@@ -150,6 +150,9 @@ pub struct ConsumerInfo {
     /// Messages not yet delivered.
     #[serde(deserialize_with = "json::count")]
     pub num_pending: u64,
+    /// Whether it delivers nothing for now.
+    #[serde(rename = "paused", default)]
+    pub is_paused: bool,
 }
 
 /// A delivery (`SequenceInfo`).

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::de::Error as _;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize as _, Deserializer};
 
 /// The longest name of a stream or a consumer in bytes (`JSMaxNameLen`).
@@ -51,6 +51,16 @@ pub(super) fn is_name(name: &str) -> bool {
     let is_part =
         |char: char| !char.is_whitespace() && !char.is_control() && !matches!(char, '.' | '*' | '>' | '\\' | '/');
     !name.is_empty() && name.len() <= MAX_NAME && name.chars().all(is_part)
+}
+
+/// How many entries a list has.
+pub(super) fn length<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    Vec::<IgnoredAny>::deserialize(deserializer).map(|entries| entries.len())
+}
+
+/// Whether anything is said.
+pub(super) fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::<IgnoredAny>::deserialize(deserializer).map(|found| found.is_some())
 }
 
 /// A text for people.

@@ -180,6 +180,19 @@ pub struct ClusterInfo {
     /// Which of them leads, if one does.
     #[serde(default, deserialize_with = "json::optional_text")]
     pub leader: Option<String>,
+    /// How many others there are.
+    #[serde(rename = "replicas", default, deserialize_with = "json::length")]
+    others: usize,
+    /// Whether they are to become others.
+    #[serde(rename = "desired", default, deserialize_with = "json::is_there")]
+    is_moving: bool,
+}
+
+impl ClusterInfo {
+    /// Whether it is one server, and is to stay that one.
+    pub(crate) fn is_single(&self) -> bool {
+        self.others == 0 && !self.is_moving
+    }
 }
 
 /// More subjects than a stream has.
@@ -295,7 +308,9 @@ impl Broker {
     /// As [`ApiError`] says.
     pub async fn set_stream_copies(&self, name: &str, copies: usize) -> Result<(), ApiError> {
         let mut info: AnyStream = self.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
-        info.config.insert("num_replicas".to_owned(), json!(copies));
+        if info.config.insert("num_replicas".to_owned(), json!(copies)) == Some(json!(copies)) {
+            return Ok(());
+        }
         let _: AnyStream = self.call(&format!("STREAM.UPDATE.{name}"), &info.config).await?;
         Ok(())
     }

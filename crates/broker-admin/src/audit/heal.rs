@@ -10,6 +10,7 @@ use std::fmt;
 use super::{Damaged, Findings, Look};
 use crate::api::{ApiError, Broker};
 use crate::membership::{Ordinal, Site, StreamId};
+use crate::single_copy;
 
 /// Streams that are healed at the same time, so that what is copied does not keep events waiting.
 const STREAMS_AT_A_TIME: usize = 4;
@@ -43,7 +44,7 @@ impl HealStep {
         match self {
             Self::Lead(stream, server) => account.step_down_stream(&stream.name, server).await,
             // Another one leads by now: the next look sees which.
-            Self::Keep(stream, server) => account.keep_only_copy(&stream.name, server).await.map(drop),
+            Self::Keep(stream, server) => single_copy::keep_one(account, &stream.name, Some(server)).await,
             Self::Copy(stream, copies) => account.set_stream_copies(&stream.name, *copies).await,
         }
     }

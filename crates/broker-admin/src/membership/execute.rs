@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures::future::{join_all, try_join_all};
 use serde::Deserialize;
 use tidegate_broker_client::seed;
 use tidegate_wire::nats::{Client, Publish};
 
 use super::{BrokerStep, StreamId};
 use crate::api::{ApiError, Broker};
+use crate::single_copy;
 
 /// How long a step waits for the servers' answer. One that was done all the same is observed the next time.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,12 +48,8 @@ impl Executor {
         match step {
             BrokerStep::Reload { id, .. } => reload(&self.system, id).await,
             BrokerStep::SetCopies { streams, copies } => {
-                for StreamId { account, name } in streams {
-                    if let Some(api) = accounts.get(account) {
-                        api.set_stream_copies(name, *copies).await?;
-                    }
-                }
-                Ok(())
+                let set = ours(streams, accounts).map(|(api, name)| set_copies(api, name, *copies));
+                join_all(set).await.into_iter().collect()
             }
             BrokerStep::StepDown(streams) => {
                 for (StreamId { account, name }, preferred) in streams {
@@ -61,13 +59,32 @@ impl Executor {
                 }
                 Ok(())
             }
-            BrokerStep::Evacuate(name) => self.api.evacuate_server(name).await,
+            BrokerStep::Evacuate { name, single } => {
+                // They are as those that come down to one copy: when they have moved, the step for these follows.
+                try_join_all(ours(single, accounts).map(|(api, name)| single_copy::pause(api, name))).await?;
+                self.api.evacuate_server(name).await
+            }
             BrokerStep::MetaStepDown(name) => self.api.step_down_meta(name).await,
             BrokerStep::RemoveServer(name) => {
                 let peer = seed::peer_id(name);
                 self.api.remove_server(name, &String::from_utf8_lossy(&peer)).await
             }
         }
+    }
+}
+
+/// Those of these streams whose account there is an API for.
+fn ours<'a>(
+    streams: &'a [StreamId],
+    accounts: &'a HashMap<String, Broker>,
+) -> impl Iterator<Item = (&'a Broker, &'a str)> {
+    streams.iter().filter_map(|StreamId { account, name }| Some((accounts.get(account)?, name.as_str())))
+}
+
+async fn set_copies(api: &Broker, stream: &str, copies: usize) -> Result<(), ApiError> {
+    match copies {
+        1 => single_copy::keep_one(api, stream, None).await,
+        _ => api.set_stream_copies(stream, copies).await,
     }
 }
 

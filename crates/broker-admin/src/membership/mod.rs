@@ -169,7 +169,12 @@ pub enum BrokerStep {
     /// Streams are led by others, each by the server of this name.
     StepDown(Vec<(StreamId, String)>),
     /// What lies on this server goes to others.
-    Evacuate(String),
+    Evacuate {
+        /// Its name.
+        name: String,
+        /// Streams that lie there and nowhere else.
+        single: Vec<StreamId>,
+    },
     /// This server leads the cluster.
     MetaStepDown(String),
     /// This server is no member any more. It runs.
@@ -182,7 +187,8 @@ impl BrokerStep {
         match self {
             Self::SetCopies { streams, .. } => streams.iter().map(|stream| stream.account.as_str()).collect(),
             Self::StepDown(streams) => streams.iter().map(|(stream, _)| stream.account.as_str()).collect(),
-            Self::Reload { .. } | Self::Evacuate(_) | Self::MetaStepDown(_) | Self::RemoveServer(_) => BTreeSet::new(),
+            Self::Evacuate { single, .. } => single.iter().map(|stream| stream.account.as_str()).collect(),
+            Self::Reload { .. } | Self::MetaStepDown(_) | Self::RemoveServer(_) => BTreeSet::new(),
         }
     }
 }
@@ -247,7 +253,7 @@ impl fmt::Display for Step {
             Self::Broker(BrokerStep::StepDown(streams)) => {
                 write!(f, "letting servers that stay lead {} stream(s)", streams.len())
             }
-            Self::Broker(BrokerStep::Evacuate(name)) => write!(f, "moving what lies on {name} to other servers"),
+            Self::Broker(BrokerStep::Evacuate { name, .. }) => write!(f, "moving what lies on {name} to other servers"),
             Self::Broker(BrokerStep::MetaStepDown(name)) => write!(f, "letting {name} lead the cluster"),
             Self::Broker(BrokerStep::RemoveServer(name)) => write!(f, "taking {name} out of the cluster"),
         }

@@ -91,10 +91,12 @@ impl Change<'_> {
         self.copies().or_else(|| self.copying()).or_else(|| self.left_overs())
     }
 
-    /// Streams get as many copies as there are servers, a few at a time.
+    /// Streams get as many copies as there are servers, a few at a time. Of one that is coming down to one copy the
+    /// consumers are paused until it has: it is gone on with until then.
     fn copies(&self) -> Option<Next> {
         let copies = odd(self.target);
-        let differs = |(_, stream): &(&StreamId, &super::Stream)| stream.copies != copies;
+        let differs =
+            |(_, stream): &(&StreamId, &super::Stream)| stream.copies != copies || (copies == 1 && stream.is_moving);
         let under_way = self.view.streams().filter(|of| !differs(of) && !of.1.is_settled()).count();
         let streams: Vec<StreamId> = self
             .view
@@ -133,7 +135,9 @@ impl Change<'_> {
     /// What lies on the last server moves. Only when that is removed comes the next one: what moves goes to any server
     /// that is a member, so two that are both to go would give it to each other for ever.
     fn evacuate(&self, last: Ordinal) -> Option<Next> {
-        (self.view.holds(last) > 0).then(|| act_on(BrokerStep::Evacuate(self.view.name(last))))
+        let lies_there = |stream: &super::Stream| stream.copies == 1 && stream.holders.contains_key(&last);
+        let single = self.view.streams().filter(|(_, stream)| lies_there(stream)).map(|(id, _)| id.clone()).collect();
+        (self.view.holds(last) > 0).then(|| act_on(BrokerStep::Evacuate { name: self.view.name(last), single }))
     }
 
     fn remove(&self, last: Ordinal) -> Next {

@@ -281,6 +281,8 @@ impl World {
                 self.stale.remove(&at);
             }
             _ if !self.has_quorum() => {}
+            // One that has as many by now is waited for, and not told again.
+            Pending::Copies(copies) if self.copies == copies => {}
             Pending::Copies(copies) => {
                 // The servers choose anew where it lies.
                 self.copies = copies;
@@ -346,7 +348,7 @@ fn pending(step: &Step) -> Pending {
         Step::Broker(BrokerStep::Reload { name, .. }) => Pending::Reload(ordinal(name)),
         Step::Broker(BrokerStep::SetCopies { copies, .. }) => Pending::Copies(*copies),
         Step::Broker(BrokerStep::StepDown(streams)) => Pending::StepDown(ordinal(&streams[0].1)),
-        Step::Broker(BrokerStep::Evacuate(name)) => Pending::Evacuate(ordinal(name)),
+        Step::Broker(BrokerStep::Evacuate { name, .. }) => Pending::Evacuate(ordinal(name)),
         Step::Broker(BrokerStep::MetaStepDown(name)) => Pending::MetaStepDown(ordinal(name)),
         Step::Broker(BrokerStep::RemoveServer(name)) => Pending::Remove(ordinal(name)),
     }
