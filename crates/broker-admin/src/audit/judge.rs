@@ -4,6 +4,9 @@
 //! removed of a stream only grows, on every server, and all servers remove the same. So a copy that had removed more at
 //! the first look than another one has at the second lacks something: the other one has heard meanwhile of whatever was
 //! removed. (It has if it stored meanwhile what the first one had stored.) A hole counts as removed.
+//!
+//! Where messages go by their age this says nothing, because a server whose clock is ahead removes them earlier: of such a
+//! stream only what lacks between the first and the last message counts.
 
 use std::collections::BTreeMap;
 
@@ -64,9 +67,9 @@ impl Look {
     /// Whether nothing in it needs a second look.
     pub fn is_plain(&self) -> bool {
         self.streams.iter().all(|(id, copies)| {
-            let mut counts = copies.counts.values();
-            let first = counts.next();
-            copies.is_there() && counts.all(|other| Some(other) == first) && first.is_some_and(|it| hole(id, it) == 0)
+            let first = copies.counts.values().next();
+            let are_equal = copies.expires || copies.counts.values().all(|other| Some(other) == first);
+            copies.is_there() && are_equal && copies.counts.values().all(|it| hole(id, it) == 0)
         })
     }
 }
@@ -75,6 +78,11 @@ impl Copies {
     /// Whether all copies are there, and stay there.
     pub(super) fn is_there(&self) -> bool {
         !self.is_moving && self.leader.is_some() && self.counts.len() == self.wanted
+    }
+
+    /// What a copy lacks of what was ever stored, as far as that can be compared between servers.
+    fn removed(&self, id: &StreamId, counts: &Counts) -> u64 {
+        if self.expires { hole(id, counts) } else { counts.removed() }
     }
 
     fn highest(&self) -> u64 {
@@ -138,7 +146,7 @@ impl Pair<'_> {
         let alike = |counts: &Counts| complete.values().filter(|other| ***other == *counts).count();
         let best = complete.iter().min_by_key(|(server, counts)| {
             let other_than_leader = self.now.leader != Some(**server);
-            (counts.removed(), std::cmp::Reverse(alike(counts)), other_than_leader, **server)
+            (self.now.removed(self.id, counts), std::cmp::Reverse(alike(counts)), other_than_leader, **server)
         });
         best.map(|(server, counts)| (*server, *counts))
     }
@@ -155,8 +163,9 @@ impl Pair<'_> {
         if self.id.name != layout::EVENT_STREAM && !is_at_rest {
             return None;
         }
-        if before.removed() > whole.removed() && counts.removed() > whole.removed() {
-            return Some(counts.removed() - whole.removed());
+        let [was, is, least] = [before, counts, whole].map(|counts| self.now.removed(self.id, counts));
+        if was > least && is > least {
+            return Some(is - least);
         }
         let hole = hole(self.id, before).min(hole(self.id, counts));
         if hole > 0 && self::hole(self.id, whole) == 0 {
@@ -164,7 +173,7 @@ impl Pair<'_> {
         }
         // Nothing has changed meanwhile, and most copies say the same.
         let is_majority = 2 * self.now.counts.values().filter(|other| *other == whole).count() > self.now.counts.len();
-        (is_at_rest && is_majority && counts != whole).then_some(0)
+        (is_at_rest && is_majority && !self.now.expires && counts != whole).then_some(0)
     }
 }
 

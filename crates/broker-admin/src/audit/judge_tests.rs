@@ -15,7 +15,7 @@ fn id(name: &str) -> StreamId {
 /// A stream of this name, led by server 0.
 fn seen(name: &str, all: &[Counts]) -> Look {
     let counts: BTreeMap<_, _> = all.iter().copied().enumerate().collect();
-    let copies = Copies { wanted: all.len(), leader: Some(0), is_moving: false, counts };
+    let copies = Copies { wanted: all.len(), leader: Some(0), is_moving: false, expires: false, counts };
     let servers = (0..all.len()).map(|ordinal| (ordinal, format!("S{ordinal}"))).collect();
     Look { totals: Totals { servers, groups: 2 }, streams: BTreeMap::from([(id(name), copies)]) }
 }
@@ -25,6 +25,27 @@ fn found(name: &str, earlier: &[Counts], later: &[Counts]) -> (Vec<(Ordinal, u64
     let findings = judge(&seen(name, earlier), &seen(name, later));
     let damaged = findings.damaged.iter().map(|it| (it.server, it.missing)).collect();
     (damaged, findings.lost.iter().map(|it| it.missing).sum(), findings.unfinished.is_empty())
+}
+
+#[test]
+fn where_messages_go_by_their_age_only_holes_count() {
+    let expiring = |all: &[Counts]| {
+        let mut look = seen("events", all);
+        look.streams.values_mut().for_each(|copies| copies.expires = true);
+        look
+    };
+    // One server's clock is ahead: it has removed more, at both looks.
+    let (early, late) = (counts(61, 100, 40), counts(1, 100, 100));
+    let apart = expiring(&[late, early, late]);
+    assert!(apart.is_plain() && judge(&apart, &apart).is_passed());
+    let hole = counts(61, 100, 30);
+    let damaged = expiring(&[late, hole, late]);
+    assert!(!damaged.is_plain());
+    let findings = judge(&damaged, &damaged);
+    assert_eq!(findings.damaged.iter().map(|it| (it.server, it.whole, it.missing)).collect::<Vec<_>>(), [(1, 0, 10)]);
+    // Without an age it would be one.
+    let apart = seen("events", &[late, early, late]);
+    assert_eq!(judge(&apart, &apart).damaged.len(), 1);
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub async fn look(system: &Client, site: &Site) -> Result<Look, ObserveError> {
             if leads || copies.leader.is_none() {
                 copies.wanted = detail.config.num_replicas.max(1);
                 copies.leader = leads.then_some(*ordinal);
+                copies.expires = detail.config.max_age > 0;
             }
             copies.is_moving |= detail.cluster.as_ref().is_some_and(is_moving);
         }

@@ -46,6 +46,8 @@ pub struct Copies {
     pub leader: Option<Ordinal>,
     /// Whether the servers that keep it are about to change.
     pub is_moving: bool,
+    /// Whether messages go by their age, which each server sees by its own clock.
+    pub expires: bool,
     /// What each server has of it.
     pub counts: BTreeMap<Ordinal, Counts>,
 }

@@ -47,6 +47,8 @@ pub struct Site {
     pub pods: usize,
     /// Those whose pod is there, starting, running or ending.
     pub present: BTreeSet<Ordinal>,
+    /// Those of which the server's container runs.
+    pub running: BTreeSet<Ordinal>,
     /// Those that have a volume.
     pub volumes: BTreeSet<Ordinal>,
 }
@@ -182,6 +184,18 @@ pub enum BrokerStep {
 }
 
 impl BrokerStep {
+    /// Whether events have fewer copies after it, or are led by a server that was asked for nothing before: what all servers
+    /// have must be known then.
+    pub fn takes_copies_away(&self, observed: &Observed) -> bool {
+        match self {
+            Self::SetCopies { streams, copies } => {
+                streams.iter().any(|id| observed.streams.get(id).is_some_and(|stream| stream.copies > *copies))
+            }
+            Self::StepDown(_) | Self::Evacuate { .. } | Self::RemoveServer(_) => true,
+            Self::Reload { .. } | Self::MetaStepDown(_) => false,
+        }
+    }
+
     /// The ids of the accounts whose streams it changes.
     pub fn accounts(&self) -> BTreeSet<&str> {
         match self {

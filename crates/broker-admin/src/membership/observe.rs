@@ -29,6 +29,9 @@ pub enum ObserveError {
     /// No server answered.
     #[error("no server answers")]
     NoAnswer,
+    /// A server ended its answer before it was whole.
+    #[error("a server stopped answering while it was asked for its streams")]
+    Interrupted,
     /// An answer is none that a nats-server gives.
     #[error("the answer of a server cannot be read: {0}")]
     Unreadable(String),
@@ -93,15 +96,20 @@ pub(crate) struct Servers<'a> {
 }
 
 impl Servers<'_> {
-    /// What all servers store, page by page.
+    /// What all servers store, page by page. A server that does not answer the first page counts as away; one that does not
+    /// answer a later one leaves nothing that could be believed.
     pub(crate) async fn streams(&self, count: usize) -> Result<BTreeMap<Ordinal, Report>, ObserveError> {
         let mut reports: BTreeMap<Ordinal, Report> = BTreeMap::new();
-        let mut offset = 0;
+        let (mut offset, mut count) = (0, count);
         loop {
             let question = json!({
                 "accounts": true, "streams": true, "config": true, "offset": offset, "limit": ACCOUNTS,
             });
             let page: BTreeMap<Ordinal, (String, JetStream)> = self.ask("JSZ", &question, count).await?;
+            if offset > 0 && page.len() < count {
+                return Err(ObserveError::Interrupted);
+            }
+            count = page.len();
             let total = page.values().map(|(_, answer)| answer.total).max().unwrap_or(0);
             for (ordinal, (id, answer)) in page {
                 let report = reports.entry(ordinal).or_insert_with(|| Report::new(id));

@@ -80,8 +80,10 @@ impl Change<'_> {
             let next = self.leaders().or_else(|| self.copies()).or_else(|| self.copying());
             return next.or_else(|| self.evacuate(*last)).or_else(|| Some(self.remove(*last)));
         }
-        // One that may become a member while it is being stopped must become one first, and be removed.
-        let joining: Vec<Ordinal> = (target..view.site.pods).filter(|ordinal| view.is_joining(*ordinal)).collect();
+        // One that may become a member while it is being stopped must become one first, and be removed: also one that runs
+        // and does not answer yet.
+        let may_join = |ordinal: &Ordinal| view.is_joining(*ordinal) || view.is_silent(*ordinal);
+        let joining: Vec<Ordinal> = (target..view.site.pods).filter(may_join).collect();
         if !joining.is_empty() {
             return Some(Next::Wait(Wait::Joining(view.names(joining))));
         }
@@ -93,10 +95,17 @@ impl Change<'_> {
 
     /// Streams get as many copies as there are servers, a few at a time. Of one that is coming down to one copy the
     /// consumers are paused until it has: it is gone on with until then.
+    ///
+    /// Copies are taken away only of a stream of which every copy is whole: the servers keep the leader's, and that may be
+    /// the one that lacks something.
     fn copies(&self) -> Option<Next> {
         let copies = odd(self.target);
-        let differs =
-            |(_, stream): &(&StreamId, &super::Stream)| stream.copies != copies || (copies == 1 && stream.is_moving);
+        let differs = |(_, stream): &(&StreamId, &super::Stream)| {
+            if copies == 1 && stream.is_moving {
+                return true;
+            }
+            stream.copies < copies || (stream.copies > copies && stream.is_settled())
+        };
         let under_way = self.view.streams().filter(|of| !differs(of) && !of.1.is_settled()).count();
         let streams: Vec<StreamId> = self
             .view
@@ -187,3 +196,7 @@ fn act(step: SiteStep) -> Next {
 fn act_on(step: BrokerStep) -> Next {
     Next::Act(Step::Broker(step))
 }
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

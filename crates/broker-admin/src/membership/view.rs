@@ -66,6 +66,13 @@ impl<'a> View<'a> {
             && self.observed.servers.get(&ordinal).is_some_and(|server| server.cluster.is_some())
     }
 
+    /// Whether a server runs that has not answered: it may be about to become a member.
+    pub(super) fn is_silent(&self, ordinal: Ordinal) -> bool {
+        self.site.running.contains(&ordinal)
+            && !self.members.contains(&ordinal)
+            && !self.observed.servers.contains_key(&ordinal)
+    }
+
     /// A member that has not loaded its configuration: its ordinal and id.
     pub(super) fn outdated(&self) -> Option<(Ordinal, &'a str)> {
         let mut members = self.observed.servers.iter().filter(|(ordinal, _)| self.members.contains(ordinal));

@@ -105,6 +105,7 @@ impl World {
             routes: self.routes,
             pods: self.pods,
             present: self.loaded.keys().copied().collect(),
+            running: self.loaded.keys().copied().collect(),
             volumes: self.volumes.clone(),
         }
     }
