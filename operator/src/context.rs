@@ -32,7 +32,7 @@ use crate::sessions::lag::{self, LagTracker};
 use crate::sessions::letters::LetterCounts;
 use crate::sessions::reports::Reports;
 use crate::sessions::retries::{self, RetryTracker};
-use crate::topic::storage::RestartPolicy;
+use crate::topic::storage::{RestartPolicy, Turns};
 
 /// What every reconcile is given. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +61,8 @@ pub struct Context {
     pub expiries: Arc<Expiries>,
     /// Brokers that have to be looked at because of their topics.
     pub broker_changes: Arc<Changes<BrokerKey>>,
+    /// Brokers of which a pod that does not store was told to end.
+    pub broker_restarts: Arc<Turns>,
     /// Brokers of which a topic waits to be served.
     pub unserved: Arc<Unserved>,
     /// What the brokers said of the handlers' lag.
@@ -113,6 +115,7 @@ impl Context {
             digests: Arc::new(|_, server, name| server.digest(name)),
             promises: Arc::default(),
             broker_changes: Arc::default(),
+            broker_restarts: Arc::default(),
             unserved: Arc::default(),
             lag,
             retries,

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::audit::{self, Findings, HealStep, Look, Totals};
-use tidegate_broker_admin::membership::{ObserveError, Ordinal, Site, StreamId};
+use tidegate_broker_admin::membership::{ObserveError, Observed, Ordinal, Site, StreamId};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::EVENT_STREAM;
 use tidegate_crds::broker::{AuditStatus, AuditedServer, DamagedCopy, LostEvents};
@@ -25,8 +25,10 @@ use crate::reconcile::error::Error;
 use crate::reconcile::report;
 use crate::sessions::brokers::{Place, Servers, TopicKey};
 
-/// An audit is made again after this long.
-const PERIOD_SECONDS: i64 = 3600;
+/// An audit is made again after so many seconds.
+pub(super) const PERIOD: i64 = 3600;
+/// The same while servers come and go, and copies are waited for: one of them may lack what nobody brings.
+pub(super) const PERIOD_OF_CHANGE: i64 = 60;
 /// Between two looks: longer than servers that are well are behind each other, and than a group is without a leader.
 const LOOK_PAUSE: Duration = Duration::from_secs(10);
 /// No further step is begun after this long: the next look finds it.
@@ -125,10 +127,10 @@ fn lost(lost: &LostEvents) -> String {
 }
 
 /// Whether there is to be an audit now (pure).
-fn is_due(before: Option<&AuditStatus>, servers: &[AuditedServer], now: jiff::Timestamp) -> bool {
+fn is_due(before: Option<&AuditStatus>, servers: &[AuditedServer], now: jiff::Timestamp, period: i64) -> bool {
     let Some(before) = before else { return true };
     let ran = before.last_run.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
-    let is_old = ran.is_none_or(|ran| now.duration_since(ran).as_secs().abs() >= PERIOD_SECONDS);
+    let is_old = ran.is_none_or(|ran| now.duration_since(ran).as_secs().abs() >= period);
     is_old || before.servers != servers || !before.damaged.is_empty() || !before.lost.is_empty()
 }
 
@@ -162,15 +164,34 @@ fn before(broker: &EventBroker) -> Option<AuditStatus> {
     broker.status.as_ref()?.audit.clone()
 }
 
-/// Audits, where that is due, and does what comes next for damaged copies.
-pub(super) async fn proceed(context: &Context, broker: &EventBroker, place: &Place, pods: &[Pod]) -> Audit {
+/// Whether what these servers store was audited since each of them started, and nothing of it is damaged (pure).
+pub(super) fn covers(broker: &EventBroker, site: &Site, observed: &Observed) -> bool {
+    let Some(status) = broker.status.as_ref().and_then(|status| status.audit.as_ref()) else { return false };
+    let was_audited = |ordinal: &Ordinal, id: &String| {
+        let name = site.names.get(*ordinal);
+        status.servers.iter().any(|server| Some(&server.name) == name && server.id == *id)
+    };
+    // One that was removed stores nothing.
+    let mut storing = observed.servers.iter().filter(|(_, server)| server.cluster.is_some());
+    status.damaged.is_empty() && storing.all(|(ordinal, server)| was_audited(ordinal, &server.id))
+}
+
+/// Audits, where the last one is `period` seconds ago or was of other servers, and does what comes next for damaged copies.
+pub(super) async fn proceed(
+    context: &Context,
+    broker: &EventBroker,
+    place: &Place,
+    pods: &[Pod],
+    period: i64,
+) -> Audit {
     let before = before(broker);
-    // A server that is away is waited for; what it has changes when it comes back.
-    if !formation::is_due(pods, place.pods) {
+    // A server that is away is waited for; what it has changes when it comes back. (While servers come and go, one that was
+    // removed is not ready, and the change itself waits for the others.)
+    if period == PERIOD && !formation::is_due(pods, place.pods) {
         return Audit::as_it_was(broker);
     }
     let Ok(servers) = context.brokers.servers(place).await else { return Audit::as_it_was(broker) };
-    let auditor = Auditor { context, place, servers: &servers, site: restart::site(place) };
+    let auditor = Auditor { context, place, servers: &servers, site: restart::site(place), period };
     let audit = match auditor.run(before.clone()).await {
         Ok(audit) => audit,
         Err(error) => {
@@ -218,6 +239,7 @@ struct Auditor<'a> {
     place: &'a Place,
     servers: &'a Servers,
     site: Site,
+    period: i64,
 }
 
 impl Auditor<'_> {
@@ -225,7 +247,7 @@ impl Auditor<'_> {
         let totals = audit::totals(self.servers.system_client(), &self.site).await?;
         let now = jiff::Timestamp::now();
         let groups = Some(totals.groups);
-        if totals.servers.len() < self.site.pods || !is_due(before.as_ref(), &self.audited(&totals), now) {
+        if totals.servers.len() < self.site.pods || !is_due(before.as_ref(), &self.audited(&totals), now, self.period) {
             return Ok(Audit { status: before, groups, ..Audit::default() });
         }
         let earlier = self.look().await?;
@@ -237,7 +259,8 @@ impl Auditor<'_> {
         };
         let findings = audit::judge(&earlier, &later);
         let topics = self.topics();
-        let mut steps = audit::next(&self.site, &later, &findings);
+        let copies = usize::try_from(self.place.voters).unwrap_or(1);
+        let mut steps = audit::next(&self.site, &later, &findings, copies);
         if before.as_ref().is_none_or(|before| before.damaged.is_empty()) {
             // No copy is removed before it is in the status that they are made again: topics leave theirs alone by that.
             steps.retain(|step| !matches!(step, HealStep::Keep(..)));

@@ -1,3 +1,6 @@
+use serde_json::json;
+use tidegate_broker_admin::membership;
+
 use super::*;
 
 fn at(second: i64) -> jiff::Timestamp {
@@ -37,8 +40,41 @@ fn an_audit_is_due_after_each_start_every_hour_and_while_something_is_wrong() {
         (Some(AuditStatus { lost: vec![events()], ..passed.clone() }), "abc", 1_000_001, true),
         (Some(AuditStatus { last_run: Some("soon".into()), ..passed }), "abc", 1_000_001, true),
     ] {
-        assert_eq!(is_due(before.as_ref(), &servers(ids), at(now)), expected, "{before:?} {ids} {now}");
+        assert_eq!(is_due(before.as_ref(), &servers(ids), at(now), PERIOD), expected, "{before:?} {ids} {now}");
     }
+}
+
+#[test]
+fn copies_are_taken_away_only_of_servers_that_were_audited_since_they_started() {
+    let site = Site { names: vec!["b-0".into(), "b-1".into(), "b-2".into()], ..Site::default() };
+    let server = |id: &str, stores: bool| membership::Server {
+        id: id.into(),
+        digest: String::new(),
+        cluster: stores.then(membership::Cluster::default),
+        holds: 0,
+    };
+    let seen = |all: &[(&str, bool)]| Observed {
+        servers: all.iter().map(|(id, stores)| server(id, *stores)).enumerate().collect(),
+        ..Observed::default()
+    };
+    let of = |audit: Option<AuditStatus>| {
+        let mut broker: EventBroker = serde_json::from_value(json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {}, "spec": {}, "status": {},
+        }))
+        .unwrap();
+        broker.status.as_mut().unwrap().audit = audit;
+        broker
+    };
+    let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
+    let all = [("a", true), ("b", true), ("c", true)];
+    assert!(covers(&of(Some(passed.clone())), &site, &seen(&all)));
+    assert!(!covers(&of(None), &site, &seen(&all)), "there was no audit");
+    let restarted = [("x", true), ("b", true), ("c", true)];
+    assert!(!covers(&of(Some(passed.clone())), &site, &seen(&restarted)), "it may have come back with a hole");
+    let removed = [("a", true), ("b", true), ("y", false)];
+    assert!(covers(&of(Some(passed.clone())), &site, &seen(&removed)), "it stores nothing any more");
+    let damaged = AuditStatus { damaged: vec![copy("b-1")], ..passed };
+    assert!(!covers(&of(Some(damaged)), &site, &seen(&all)));
 }
 
 #[test]

@@ -7,23 +7,22 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Error as KubeError, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
-use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Ordinal, Site, SiteStep, Step};
-use tidegate_broker_admin::server::Server;
+use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Ordinal, Site, SiteStep, Step, Wait};
+use tidegate_broker_admin::server::{MAX_GROUPS, Server};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
-use tidegate_crds::EventBroker;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use time::OffsetDateTime;
 
-use super::desired::{Input, server};
+use super::desired::{Input, claim, server};
 use super::observe::Observed;
 use super::restart;
 use super::scale::{Goal, Scale};
-use super::{room, topics};
-use crate::context::{Context, Owner};
+use super::{audit, room, topics};
+use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Place, Servers, TopicKey};
 
@@ -45,6 +44,8 @@ pub(super) enum Progress {
         record: Option<Scale>,
         /// When to look again.
         again: Duration,
+        /// Whether the servers are to be audited first: copies are to be taken away, or do not become whole.
+        needs_audit: bool,
     },
     /// This comes after the restarts, which load the configuration too.
     AfterRestarts,
@@ -52,11 +53,20 @@ pub(super) enum Progress {
 
 impl Progress {
     fn waits(step: String) -> Self {
-        Self::Changing { step, record: None, again: WAITING }
+        Self::Changing { step, record: None, again: WAITING, needs_audit: false }
     }
 
     fn acts(step: String, record: Option<Scale>) -> Self {
-        Self::Changing { step, record, again: BETWEEN_STEPS }
+        Self::Changing { step, record, again: BETWEEN_STEPS, needs_audit: false }
+    }
+
+    fn audits(step: String) -> Self {
+        Self::Changing { step, record: None, again: WAITING, needs_audit: true }
+    }
+
+    /// Whether the servers are to be audited before this goes on.
+    pub(super) fn needs_audit(&self) -> bool {
+        matches!(self, Self::Changing { needs_audit: true, .. })
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -111,6 +121,9 @@ pub(super) async fn proceed(
         if has_outdated {
             return Ok(Progress::AfterRestarts);
         }
+        if let Some(why) = has_too_many_groups(input) {
+            return Ok(Progress::waits(why));
+        }
         // Written down before anything is done: from now on no pod is restarted, and topics leave the copies alone.
         return Ok(Progress::acts("beginning".to_owned(), Some(scale.begun(wanted))));
     }
@@ -126,7 +139,17 @@ pub(super) async fn proceed(
     let next = membership::plan(&site, &observed, usize::try_from(wanted).unwrap_or(1));
     match next {
         Next::Done => Ok(Progress::acts("done".to_owned(), Some(scale.ended(wanted, goal)))),
+        Next::Wait(wait @ Wait::Copying(_)) => Ok(Progress::audits(wait.to_string())),
         Next::Wait(wait) => Ok(Progress::waits(wait.to_string())),
+        // A copy that lacks something may be the one that stays.
+        Next::Act(Step::Broker(step))
+            if step.takes_copies_away(&observed) && !audit::covers(input.broker, &site, &observed) =>
+        {
+            Ok(Progress::audits(format!(
+                "auditing what the servers store, before {step_text}",
+                step_text = Step::Broker(step)
+            )))
+        }
         // What it would load may be more than a server can load while it runs.
         Next::Act(Step::Broker(BrokerStep::Reload { .. })) if has_outdated => Ok(Progress::AfterRestarts),
         Next::Act(step) => {
@@ -134,13 +157,24 @@ pub(super) async fn proceed(
             let text = step.to_string();
             match step {
                 Step::Site(step) => {
-                    let record = act(context, input.owner, scale, &site, step).await?;
+                    let record = act(context, input, &site, step).await?;
                     Ok(Progress::acts(text, record))
                 }
                 Step::Broker(step) => Ok(Progress::acts(run(context, input, place, &servers, &step, text).await, None)),
             }
         }
     }
+}
+
+/// Why a broker of one server cannot become one of several: there each stream and each consumer is a group.
+fn has_too_many_groups(input: &Input<'_>) -> Option<String> {
+    let used = input.broker.status.as_ref()?.groups.as_ref()?.used;
+    let bound = i64::try_from(MAX_GROUPS).unwrap_or(i64::MAX);
+    (input.scale.pods == 1 && input.settings.replicas > 1 && used > bound).then(|| {
+        format!(
+            "not begun: its {used} streams and consumers are more than the {bound} that several servers can keep. Delete handlers or topics that are not needed, give handlers with order: Key fewer lanes, or put topics on another broker"
+        )
+    })
 }
 
 /// What there is beside the servers' own state. Every server has a route to each, whatever its name.
@@ -152,29 +186,39 @@ fn site(context: &Context, input: &Input<'_>, place: &Place, server: &Server) ->
         digests: site.names.iter().map(|name| (context.digests)(&place.broker, server, name)).collect(),
         routes: usize::try_from(input.scale.routes).unwrap_or_default(),
         present: pods.iter().filter_map(|pod| of(&pod.name_any())).collect::<BTreeSet<Ordinal>>(),
+        running: pods.iter().filter(|pod| restart::is_running(pod)).filter_map(|pod| of(&pod.name_any())).collect(),
         volumes: volumes.iter().filter_map(|claim| of(claim.strip_prefix("data-")?)).collect(),
         ..site
     }
 }
 
 /// Does a step that is not the servers' own. Returns the record, where it changes.
-async fn act(
-    context: &Context,
-    owner: &Owner,
-    scale: &Scale,
-    site: &Site,
-    step: SiteStep,
-) -> Result<Option<Scale>, Error> {
+async fn act(context: &Context, input: &Input<'_>, site: &Site, step: SiteStep) -> Result<Option<Scale>, Error> {
+    let (owner, scale) = (input.owner, input.scale);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &owner.namespace);
     let count = |servers| i32::try_from(servers).unwrap_or(i32::MAX);
     match step {
         SiteStep::SetRoutes(routes) => Ok(Some(Scale { routes: count(routes), ..scale.clone() })),
-        SiteStep::SetPods(pods) => Ok(Some(Scale { pods: count(pods), ..scale.clone() })),
+        SiteStep::SetPods(pods) => {
+            // A StatefulSet makes claims of the size that the broker had when it was made, and takes those that there are.
+            for name in site.names.iter().take(pods).skip(site.pods) {
+                match claims.create(&PostParams::default(), &claim(input, &format!("data-{name}"))?).await {
+                    Ok(_) => tracing::info!(server = name, namespace = owner.namespace, "claimed a volume"),
+                    Err(KubeError::Api(status)) if status.code == 409 => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(Some(Scale { pods: count(pods), ..scale.clone() }))
+        }
         SiteStep::RemoveVolume(ordinal) => {
-            let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), &owner.namespace);
             let name = format!("data-{}", site.names[ordinal]);
-            match claims.delete(&name, &DeleteParams::default()).await {
+            let Some(claim) = claims.get_opt(&name).await? else { return Ok(None) };
+            // The claim that was looked at: a later one is that of a server that was made again.
+            let this_one = Preconditions { uid: claim.uid(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
+            match claims.delete(&name, &params).await {
                 Ok(_) => tracing::info!(claim = name, namespace = owner.namespace, "deleted: its server was removed"),
-                Err(KubeError::Api(status)) if status.code == 404 => {}
+                Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(error.into()),
             }
             Ok(None)
@@ -218,8 +262,8 @@ async fn execute(
     Ok(Executor::new(servers.system_client().clone()).run(step, &accounts).await?)
 }
 
-/// The API in the account of this id. It has room for as many copies as there are on the way: of a topic that is served,
-/// the topic's own reconcile sees to that.
+/// The API in the account of this id, which has room for as many copies as there are on the way. A topic's own reconcile
+/// sees to that too; but it may not come to it, and then no other topic of the broker would.
 async fn account(
     context: &Context,
     input: &Input<'_>,
@@ -228,9 +272,6 @@ async fn account(
     id: &str,
 ) -> Result<tidegate_broker_admin::api::Broker, Error> {
     let is_it = |topic: &TopicId| place.authority.topic_account_id(topic).is_ok_and(|found| found == id);
-    if let Some(topic) = topics::of_broker(context, &place.broker).into_iter().find(|topic| is_it(&topic.id)) {
-        return Ok(context.brokers.get(&key(&topic.id), place).await?.api.clone());
-    }
     for (topic, promised) in room::resting(context, &place.broker) {
         let Ok(topic) = TopicId::new(topic.namespace, topic.name) else { continue };
         if is_it(&topic) {
@@ -240,6 +281,10 @@ async fn account(
             servers.system.ensure(&account).await?;
             return Ok(context.brokers.get(&key(&topic), place).await?.api.clone());
         }
+    }
+    // One that was admitted a moment ago.
+    if let Some(topic) = topics::of_broker(context, &place.broker).into_iter().find(|topic| is_it(&topic.id)) {
+        return Ok(context.brokers.get(&key(&topic.id), place).await?.api.clone());
     }
     Err(Error::Broker(format!(
         "it has streams of account {id}, which is that of no topic known here: delete that account's streams, or make the topic again that they are of"
@@ -255,8 +300,8 @@ fn key(topic: &TopicId) -> TopicKey {
 ///
 /// # Errors
 /// They do not.
-pub(super) fn check_volumes(observed: &Observed, broker: &EventBroker) -> Result<(), Error> {
-    let (kept, replicas) = (observed.volumes.len(), broker.spec.replicas);
+pub(super) fn check_volumes(observed: &Observed, scale: &Scale) -> Result<(), Error> {
+    let (kept, replicas) = (observed.volumes.len(), scale.pods);
     let wanted = usize::try_from(replicas).unwrap_or_default();
     if observed.statefulset.is_some() || kept == 0 || (kept <= wanted && 2 * kept > wanted) {
         return Ok(());
@@ -274,6 +319,7 @@ pub(super) fn check_volumes(observed: &Observed, broker: &EventBroker) -> Result
 mod tests {
     use k8s_openapi::api::apps::v1::StatefulSet;
     use serde_json::json;
+    use tidegate_crds::EventBroker;
 
     use super::*;
     use crate::reconcile::status::summary;
@@ -284,9 +330,10 @@ mod tests {
             volumes: (0..volumes).map(|number| format!("data-{number}")).collect(),
             ..Observed::default()
         };
-        let of = |replicas: i32| -> EventBroker {
+        let of = |replicas: i32, shown: Option<i32>| -> EventBroker {
             serde_json::from_value(json!({
                 "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {}, "spec": {"replicas": replicas},
+                "status": shown.map(|shown| json!({"replicas": shown})),
             }))
             .unwrap()
         };
@@ -294,12 +341,17 @@ mod tests {
         for volumes in 0..=5 {
             for replicas in [1, 3, 5] {
                 let fits = fitting.contains(&(volumes, replicas));
-                let checked = check_volumes(&left(volumes), &of(replicas));
+                let checked = check_volumes(&left(volumes), &Scale::of(None, &of(replicas, None)));
                 assert_eq!(checked.is_ok(), fits, "{volumes} volumes, {replicas} replicas");
             }
         }
         let running = Observed { statefulset: Some(StatefulSet::default()), ..left(1) };
-        assert!(check_volumes(&running, &of(3)).is_ok(), "its own volumes, being made");
+        assert!(check_volumes(&running, &Scale::new(3)).is_ok(), "its own volumes, being made");
+        let edited = Scale::of(None, &of(1, Some(3)));
+        assert!(
+            check_volumes(&left(3), &edited).is_ok(),
+            "a StatefulSet that was deleted while there come to be fewer"
+        );
     }
 
     #[test]

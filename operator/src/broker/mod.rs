@@ -175,7 +175,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let size = wanted.volume;
     let settings = volumes::fit(&broker.spec, wanted, &observed, &scale)?;
     formation::check_version(&observed, owner)?;
-    members::check_volumes(&observed, broker)?;
+    members::check_volumes(&observed, &scale)?;
     if observed.statefulset.is_none() && observed.volumes.is_empty() {
         deletion::forget_retained(context, &key(owner)).await?;
     }
@@ -199,14 +199,19 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         now: OffsetDateTime::now_utc(),
     };
     let Applied { statefulset, certificates, leaves } = apply_all(&input, context).await?;
-    // While servers come and go, a server that is away or new is no sign of damage.
+    // While servers come and go, a server that is away or new is no sign of damage: then the change says when.
     let audit = if is_formed && !scale.is_changing() {
-        audit::proceed(context, broker, &place, &observed.pods).await
+        audit::proceed(context, broker, &place, &observed.pods, audit::PERIOD).await
     } else {
         Audit::as_it_was(broker)
     };
     let held = audit.holds_changes(scale.pods);
     let (statefulset, progress, rollout) = Box::pin(change(&input, context, &place, statefulset, held)).await?;
+    let audit = if progress.needs_audit() {
+        audit::proceed(context, broker, &place, &observed.pods, audit::PERIOD_OF_CHANGE).await
+    } else {
+        audit
+    };
     let reload = reload(context, &place, &observed, certificates, (&progress, &rollout)).await;
     let expiry = Expiry::of(&leaves, &authority, &place.broker, &reload);
     context.expiries.note(place.broker.clone(), &expiry);

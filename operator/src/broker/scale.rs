@@ -40,15 +40,22 @@ impl Scale {
         Self { pods: servers, routes: servers, copies: servers, reached: None }
     }
 
-    /// What the record on its StatefulSet says. Where somebody took that away: as many as there were last.
+    /// What the record on its StatefulSet says. Where somebody took that away: as many as there were last. Where the
+    /// StatefulSet has more pods than the record says (somebody edited one of them): so many, for they may be members, and
+    /// only the change itself takes members away.
     pub fn of(set: Option<&StatefulSet>, broker: &EventBroker) -> Self {
-        let record = set.and_then(|set| serde_json::from_str(set.annotations().get(names::SERVERS_ANNOTATION)?).ok());
-        record.filter(Self::is_sane).unwrap_or_else(|| {
-            let running = set.and_then(|set| set.spec.as_ref()?.replicas);
-            let shown = broker.status.as_ref().map(|status| status.replicas);
-            let known = [running, shown].into_iter().flatten().find(|servers| is_possible(*servers));
-            Self::new(known.unwrap_or(broker.spec.replicas))
-        })
+        let record: Option<Self> =
+            set.and_then(|set| serde_json::from_str(set.annotations().get(names::SERVERS_ANNOTATION)?).ok());
+        let running = set.and_then(|set| set.spec.as_ref()?.replicas).filter(|servers| is_possible(*servers));
+        if let Some(record) = record.filter(Self::is_sane) {
+            return match running.filter(|running| *running > record.pods) {
+                Some(pods) => Self { pods, reached: None, ..record },
+                None => record,
+            };
+        }
+        let shown = broker.status.as_ref().map(|status| status.replicas);
+        let known = running.or(shown.filter(|servers| is_possible(*servers)));
+        Self::new(known.unwrap_or(broker.spec.replicas))
     }
 
     /// The same of a broker as it was seen last.
@@ -124,7 +131,11 @@ mod tests {
     #[test]
     fn the_record_counts_and_without_it_what_there_was_last() {
         let record = Scale { routes: 3, ..Scale::new(1) };
-        assert_eq!(Scale::of(Some(&set(Some(&record.annotation()), 3)), &broker(3, 3)), record);
+        assert_eq!(Scale::of(Some(&set(Some(&record.annotation()), 1)), &broker(3, 3)), record);
+        let ended = record.ended(1, Goal("g".into()));
+        for (replicas, expected) in [(1, ended.clone()), (3, Scale { pods: 3, reached: None, ..ended.clone() })] {
+            assert_eq!(Scale::of(Some(&set(Some(&ended.annotation()), replicas)), &broker(3, 3)), expected);
+        }
         for (set, shown, pods) in [
             (Some(set(None, 1)), 3, 1),
             (Some(set(Some("{"), 1)), 3, 1),

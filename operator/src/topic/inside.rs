@@ -255,6 +255,7 @@ async fn stored(
         leader: leader.filter(|_| replicas > 1),
         pods: &observed.pods,
         wanted: replicas,
+        is_changing: observed.scale.pods != observed.broker.spec.replicas,
         policy: context.restart_policy,
     };
     let storage = storage::judge(&seen, jiff::Timestamp::now());

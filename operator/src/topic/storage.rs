@@ -1,6 +1,8 @@
 //! A broker that answers, and does not store: its disk is full, or was. NATS does not recover from that by itself, also
 //! when there is room again; a restart of the pod does.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -9,15 +11,20 @@ use kube::api::{DeleteParams, Preconditions};
 use kube::runtime::events::EventType;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
+use crate::sessions::brokers::BrokerKey;
 use crate::sessions::ingress_reports::Unanswered;
 use crate::topic::observe::Observed;
 
 /// Percent of a volume that has to be free before a restart is of use.
 const FREE_PERCENT: u64 = 5;
+
+/// So long nobody else tells a pod of the same broker to end: until it is seen to.
+const TURN: Duration = Duration::from_secs(30);
 
 /// When a pod that does not store is restarted.
 #[derive(Clone, Copy, Debug)]
@@ -59,13 +66,15 @@ pub struct Seen<'a> {
     pub pods: &'a [Pod],
     /// How many of them there should be.
     pub wanted: i32,
+    /// Whether there come to be more of them or fewer.
+    pub is_changing: bool,
     /// When one is restarted.
     pub policy: RestartPolicy,
 }
 
 /// Decides.
 pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
-    let Seen { unanswered, stands_still, leader, pods, wanted, policy } = *seen;
+    let Seen { unanswered, stands_still, leader, pods, wanted, is_changing, policy } = *seen;
     let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= policy.unanswered_for).collect();
     if lasting.is_empty() || !stands_still {
         return Storage::Healthy;
@@ -81,6 +90,13 @@ pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
     let Some(pod) = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name)) else { return Storage::Healthy };
     if pod.metadata.deletion_timestamp.is_some() {
         return Storage::Stuck(name.to_owned(), "it is being restarted");
+    }
+    // One pod at a time, whichever topic asks for it: one that ends is ready for as long as it takes to.
+    if pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some()) {
+        return Storage::Stuck(name.to_owned(), "it is restarted when no other broker pod is being restarted");
+    }
+    if is_changing {
+        return Storage::Stuck(name.to_owned(), "it is restarted when the broker has as many servers as it is to have");
     }
     let ready = pods.iter().filter(|pod| is_ready(pod)).count();
     if wanted > 1 && i32::try_from(ready).unwrap_or(i32::MAX) < wanted {
@@ -98,12 +114,32 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Whose pod was told to end a moment ago, and is perhaps not seen to end yet: topics decide each for itself.
+#[derive(Debug, Default)]
+pub struct Turns(Mutex<HashMap<BrokerKey, Instant>>);
+
+impl Turns {
+    /// Takes a broker's turn, if nobody has.
+    fn take(&self, broker: &BrokerKey) -> bool {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, taken| taken.elapsed() < TURN);
+        if turns.contains_key(broker) {
+            return false;
+        }
+        turns.insert(broker.clone(), Instant::now());
+        true
+    }
+}
+
 /// Restarts the pod that does not store, where that is of use.
 ///
 /// # Errors
 /// The API server did not take it.
 pub async fn heal(context: &Context, topic: &EventTopic, observed: &Observed, storage: &Storage) -> Result<(), Error> {
     let Storage::Restart(name) = storage else { return Ok(()) };
+    if !context.broker_restarts.take(&observed.broker_key) {
+        return Ok(());
+    }
     let uid = observed
         .pods
         .iter()
@@ -144,6 +180,9 @@ mod tests {
 
     use super::*;
 
+    const OLD: &str = "2026-01-01T00:00:00Z";
+    const NEW: &str = "2026-01-01T11:55:00Z";
+
     fn pod(number: u32, ready: bool, created: &str) -> Pod {
         let status = if ready { "True" } else { "False" };
         serde_json::from_value(json!({
@@ -155,8 +194,6 @@ mod tests {
 
     #[test]
     fn a_restart_comes_when_it_is_of_use_and_not_too_often() {
-        const OLD: &str = "2026-01-01T00:00:00Z";
-        const NEW: &str = "2026-01-01T11:55:00Z";
         let now: jiff::Timestamp = "2026-01-01T12:00:00Z".parse().unwrap();
         let seen = |lasting, free: Option<u64>| Unanswered {
             pod: "b-0".into(),
@@ -183,6 +220,7 @@ mod tests {
                 leader,
                 pods: &pods,
                 wanted,
+                is_changing: false,
                 policy: RestartPolicy::default(),
             };
             assert_eq!(judge(&look(false), now), Storage::Healthy, "it is only slow");
@@ -195,5 +233,31 @@ mod tests {
             }
             assert_eq!(storage_healthy(&found).is_true(), found == Storage::Healthy);
         }
+    }
+
+    #[test]
+    fn one_pod_of_a_broker_is_restarted_at_a_time() {
+        let now = "2026-11-25T12:00:00Z".parse().unwrap();
+        let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(20), volume: None }];
+        let judged = |is_ending: bool, is_changing: bool| {
+            let mut pods = vec![pod(0, true, OLD), pod(1, true, OLD), pod(2, true, OLD)];
+            if is_ending {
+                // It is ready for as long as it takes to end.
+                pods[1].metadata.deletion_timestamp = pods[0].metadata.creation_timestamp.clone();
+            }
+            let policy = RestartPolicy::default();
+            let (unanswered, pods) = (&unanswered[..], &pods[..]);
+            judge(
+                &Seen { unanswered, stands_still: true, leader: Some("b-0"), pods, wanted: 3, is_changing, policy },
+                now,
+            )
+        };
+        assert_eq!(judged(false, false), Storage::Restart("b-0".into()));
+        for (ending, changing) in [(true, false), (false, true)] {
+            assert!(matches!(judged(ending, changing), Storage::Stuck(..)), "{ending} {changing}");
+        }
+        let (turns, key) = (Turns::default(), BrokerKey { namespace: "shop".into(), name: "default".into() });
+        assert!(turns.take(&key) && !turns.take(&key), "another topic asks before the pod is seen to end");
+        assert!(turns.take(&BrokerKey { name: "other".into(), ..key }));
     }
 }

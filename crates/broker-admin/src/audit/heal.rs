@@ -60,16 +60,16 @@ impl fmt::Display for HealStep {
     }
 }
 
-/// What comes next; nothing where nothing can be done, or has to be waited for. Only where all servers answer.
-pub fn next(site: &Site, look: &Look, findings: &Findings) -> Vec<HealStep> {
+/// What comes next; nothing where nothing can be done, or has to be waited for. Only where all servers answer. `copies`: what
+/// a stream has at least, which is fewer than there are servers while there come to be more of them or fewer.
+pub fn next(site: &Site, look: &Look, findings: &Findings, copies: usize) -> Vec<HealStep> {
     if site.pods < 2 || look.totals.servers.len() < site.pods {
         return Vec::new();
     }
     let name = |server: Ordinal| site.names.get(server).cloned();
     let mut steps: Vec<HealStep> = Vec::new();
-    let is_single = |copies: &super::Copies| copies.wanted < site.pods;
-    let singles = look.streams.iter().filter(|(_, copies)| is_single(copies) && copies.is_there());
-    steps.extend(singles.map(|(id, _)| HealStep::Copy(id.clone(), site.pods)));
+    let singles = look.streams.iter().filter(|(_, of)| of.wanted < copies && of.is_there());
+    steps.extend(singles.map(|(id, _)| HealStep::Copy(id.clone(), copies)));
     let is_damaged = |stream: &StreamId, server| {
         findings.damaged.iter().any(|other| other.stream == *stream && other.server == server)
     };

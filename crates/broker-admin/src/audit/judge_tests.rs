@@ -142,7 +142,7 @@ fn site(pods: usize) -> Site {
 }
 
 fn steps(look: &Look) -> Vec<HealStep> {
-    next(&site(3), look, &judge(look, look))
+    next(&site(3), look, &judge(look, look), 3)
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl World {
         let (begun, mut done) = (Instant::now(), Vec::new());
         loop {
             let (look, findings) = self.findings().await;
-            let steps = audit::next(&self.broker.site(), &look, &findings);
+            let steps = audit::next(&self.broker.site(), &look, &findings, self.broker.site().pods);
             if steps.is_empty() && findings.is_passed() {
                 return done;
             }
@@ -156,7 +156,11 @@ async fn of_one_server_a_hole_is_found_and_stays() {
     })
     .await;
     assert_eq!(gaps.iter().map(|(first, last)| last + 1 - first).sum::<u64>(), *missing, "{gaps:?}");
-    assert_eq!(audit::next(&world.broker.site(), &look, &findings), [], "there is no other copy");
+    assert_eq!(
+        audit::next(&world.broker.site(), &look, &findings, world.broker.site().pods),
+        [],
+        "there is no other copy"
+    );
 }
 
 #[tokio::test]
@@ -197,7 +201,7 @@ async fn what_was_begun_is_ended_by_whoever_looks_next() {
     // Where the damaged one leads by now, another one leads first.
     let steps = loop {
         let (look, findings) = world.findings().await;
-        let steps = audit::next(&world.broker.site(), &look, &findings);
+        let steps = audit::next(&world.broker.site(), &look, &findings, world.broker.site().pods);
         let [HealStep::Lead(..)] = steps.as_slice() else { break steps };
         let _ = steps[0].run(&world.broker.admin()).await;
     };

@@ -26,7 +26,7 @@ use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
 use crate::reconcile::error::Error;
 
-pub(super) use self::statefulset::server;
+pub(super) use self::statefulset::{claim, server};
 
 /// All children of a broker. Applying destructures this, so that none can be forgotten.
 #[derive(Clone, Debug)]

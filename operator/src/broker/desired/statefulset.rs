@@ -1,7 +1,7 @@
 //! The broker pods: a nats-server and the ingress, side by side, with a volume where events are stored.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_admin::server::{self, Cluster, JetStream, Server};
@@ -82,13 +82,9 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
     let broker = &input.owner.name;
     let name = names::broker(broker);
     let labels = names::broker_labels(broker);
-    let spec = &input.broker.spec;
     // A template of claims can never be changed: claims are enlarged one by one ([`crate::broker::resize`]).
     let size = input.observed.statefulset.as_ref().and_then(claimed).unwrap_or(&input.settings.volume_text);
-    let mut claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
-    if let Some(class) = &spec.storage.class_name {
-        claim["storageClassName"] = json!(class);
-    }
+    let claim = claim_spec(input, size);
     let mut pod = pod(input)?;
     let rolls_with = rolls_with(&pod, &server(input, 0)?);
     // These have no part in that: no pod is restarted because its broker has formed, or has more servers or fewer.
@@ -124,6 +120,23 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
         },
     });
     Ok(child::<StatefulSet>(&name, value))
+}
+
+fn claim_spec(input: &Input<'_>, size: &str) -> Value {
+    let mut claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}});
+    if let Some(class) = &input.broker.spec.storage.class_name {
+        claim["storageClassName"] = json!(class);
+    }
+    claim
+}
+
+/// The claim of a server that joins, of this name: as the StatefulSet would make it, of the size that the broker has now.
+pub fn claim(input: &Input<'_>, name: &str) -> Result<PersistentVolumeClaim, Error> {
+    let claim = json!({
+        "metadata": {"name": name, "labels": names::broker_selector(&input.owner.name)},
+        "spec": claim_spec(input, &input.settings.volume_text),
+    });
+    serde_json::from_value(claim).map_err(|error| kube::Error::SerdeError(error).into())
 }
 
 /// The size of the claims that a StatefulSet makes.
