@@ -11,9 +11,10 @@ use tidegate_broker_admin::consumers::{self, ConsumersFailure, Handler, Start};
 use tidegate_broker_admin::positions::Position;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, eventually};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::sleep;
 
 /// What is delivered comes within this time.
 const WAIT: Duration = Duration::from_secs(20);
@@ -135,20 +136,29 @@ async fn a_suspended_handler_keeps_its_events_and_continues_where_it_was() {
 #[tokio::test]
 async fn a_pause_of_a_moment_is_left_alone_and_a_longer_one_is_ended() {
     let broker = TestBroker::start().await;
-    let ensured = async |seconds: i64| {
-        let until = OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
-        let until = until.format(&Rfc3339).unwrap();
-        broker.admin().pause_consumer(layout::EVENT_STREAM, "billing", Some(&until)).await.unwrap();
-        consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap();
-        found(&broker).await.pause_until
+    let ensure = async |handler: Handler| {
+        consumers::ensure(&broker.admin(), &handler, &Position::default()).await.unwrap();
     };
-    consumers::ensure(&broker.admin(), &handler(32), &Position::default()).await.unwrap();
-    assert!(ensured(50).await.is_some());
-    assert_eq!(ensured(3600).await, None);
+    // The broker tells of a change a moment after it took it.
+    let becomes = async |is_so: &dyn Fn(Option<&str>) -> bool| {
+        eventually("so paused", async || is_so(found(&broker).await.pause_until.as_deref())).await;
+    };
+    let pause = async |seconds: i64| {
+        let before = found(&broker).await.pause_until;
+        let until = (OffsetDateTime::now_utc() + time::Duration::seconds(seconds)).format(&Rfc3339).unwrap();
+        broker.admin().pause_consumer(layout::EVENT_STREAM, "billing", Some(&until)).await.unwrap();
+        becomes(&|now| now.is_some() && now != before.as_deref()).await;
+    };
+    ensure(handler(32)).await;
+    pause(50).await;
+    ensure(handler(32)).await;
+    sleep(Duration::from_millis(500)).await;
+    becomes(&|now| now.is_some()).await;
+    pause(3600).await;
+    ensure(handler(32)).await;
+    becomes(&|now| now.is_none()).await;
     // A handler that is suspended meanwhile is.
-    assert!(ensured(50).await.is_some());
-    consumers::ensure(&broker.admin(), &Handler { is_suspended: true, ..handler(32) }, &Position::default())
-        .await
-        .unwrap();
-    assert_eq!(found(&broker).await.pause_until.as_deref(), Some(layout::SUSPENDED_UNTIL));
+    pause(50).await;
+    ensure(Handler { is_suspended: true, ..handler(32) }).await;
+    becomes(&|now| now == Some(layout::SUSPENDED_UNTIL)).await;
 }
