@@ -71,7 +71,7 @@ struct Arguments {
 enum Command {
     /// Install missing Debian packages, build the Go programs; prints their folders, joined as for PATH.
     Tools {
-        /// Only these modules (parts, kube, storage, collector), and no Debian packages.
+        /// Only these modules (parts, kube, storage, collector, kwok), and no Debian packages. Without it: all but kwok.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },

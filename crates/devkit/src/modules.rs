@@ -40,8 +40,8 @@ macro_rules! files {
     };
 }
 
-/// What the node itself runs comes first; `collector` is for tests.
-pub const MODULES: [Module; 4] = [
+/// What the node itself runs comes first; `collector` is for tests, `kwok` for the scale test alone.
+pub const MODULES: [Module; 5] = [
     Module {
         name: "parts",
         files: files!("parts", "go.mod", "go.sum"),
@@ -88,13 +88,24 @@ pub const MODULES: [Module; 4] = [
         programs: &["otelcol"],
         renamed: &[],
     },
+    Module {
+        name: "kwok",
+        files: files!("kwok", "go.mod", "go.sum"),
+        target: "tool",
+        ldflags: "-s -w",
+        programs: &["kwok"],
+        renamed: &[],
+    },
 ];
+
+/// The modules that are built only if they are named: minutes that most people never need.
+const ON_REQUEST: [&str; 1] = ["kwok"];
 
 /// The modules a node needs.
 pub const NODE: [&str; 3] = ["parts", "kube", "storage"];
 
 impl Module {
-    /// The modules with these names, in the order of [`MODULES`]; all of them if no name is given.
+    /// The modules with these names, in the order of [`MODULES`]; if no name is given, all but [`ON_REQUEST`].
     ///
     /// # Errors
     /// A name that is none.
@@ -104,7 +115,10 @@ impl Module {
             let all = MODULES.map(|module| module.name).join(", ");
             bail!("there is no module `{}`; there are {all}", unknown.as_ref());
         }
-        let wanted = |module: &&Self| names.is_empty() || names.iter().any(|name| name.as_ref() == module.name);
+        let wanted = |module: &&Self| match names {
+            [] => !ON_REQUEST.contains(&module.name),
+            names => names.iter().any(|name| name.as_ref() == module.name),
+        };
         Ok(MODULES.iter().filter(wanted).collect())
     }
 
@@ -286,6 +300,7 @@ mod tests {
         let names = |names: &[&str]| Module::named(names).unwrap().iter().map(|m| m.name).collect::<Vec<_>>();
         assert_eq!(names(&[]), ["parts", "kube", "storage", "collector"]);
         assert_eq!(names(&["kube", "parts"]), ["parts", "kube"]);
+        assert_eq!(names(&["kwok"]), ["kwok"], "only on request");
         let error = Module::named(&["cube"]).err().unwrap().to_string();
         assert!(error.contains("cube") && error.contains("storage"), "{error}");
     }
