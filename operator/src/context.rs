@@ -22,6 +22,7 @@ use crate::kubernetes::watches::Stores;
 use crate::kubernetes::written::{Key, Written};
 use crate::reconcile::changes::Changes;
 use crate::reconcile::error::Error;
+use crate::reconcile::first_round::{self, FirstRound};
 use crate::reconcile::metrics::Metrics;
 use crate::reconcile::pace::Pace;
 use crate::reconcile::slots::Slots;
@@ -47,6 +48,8 @@ pub struct Context {
     pub written: Arc<Written>,
     /// The same: what they were made into.
     pub applied: Arc<Applied>,
+    /// Whether everything has been reconciled since the start.
+    pub first_round: Arc<FirstRound>,
     /// Whose turn it is to roll out.
     pub pace: Arc<Pace>,
     /// How many reconciles run at the same time.
@@ -100,6 +103,8 @@ impl Context {
         keys::export(&keys);
         let expiries: Arc<Expiries> = Arc::default();
         expiry::export(&expiries);
+        let first_round: Arc<FirstRound> = Arc::default();
+        first_round::export(&first_round);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: Some(args.pod_name.clone()) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
@@ -108,6 +113,7 @@ impl Context {
             // Nothing is watched yet: run() does.
             stores: Arc::new(Stores::new().0),
             written: Arc::default(),
+            first_round,
             pace: Arc::default(),
             slots: Arc::default(),
             applied: Arc::default(),

@@ -83,6 +83,7 @@ pub async fn reconcile(cached: Arc<EventBroker>, context: Arc<Context>) -> Resul
         Err(error) => Err(error),
     };
     context.metrics.reconciled("eventbroker", started.elapsed(), &outcome);
+    context.first_round.note(&owner.key::<EventBroker>(), outcome.is_ok());
     outcome
 }
 

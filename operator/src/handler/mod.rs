@@ -85,6 +85,7 @@ pub async fn reconcile(cached: Arc<EventHandler>, context: Arc<Context>) -> Resu
         Err(error) => Err(error),
     };
     context.metrics.reconciled("eventhandler", started.elapsed(), &outcome);
+    context.first_round.note(&owner.key::<EventHandler>(), outcome.is_ok());
     outcome
 }
 

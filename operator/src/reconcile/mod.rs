@@ -2,6 +2,7 @@
 
 pub(crate) mod changes;
 pub mod error;
+pub mod first_round;
 pub mod grants;
 pub(crate) mod guard;
 pub mod metrics;

@@ -54,6 +54,7 @@ const FORGET_PERIOD: Duration = Duration::from_secs(60);
 /// Keeps a session for each broker that is reached, until it is dropped.
 pub async fn run(context: Context, triggers: Triggers) {
     context.stores.ready().await;
+    context.first_round.begin(context.stores.resources());
     let origin = Instant::now();
     let mut sessions: HashMap<TopicKey, (Arc<Broker>, AbortOnDropHandle<()>)> = HashMap::new();
     let (mut ticks, mut forget) = (ticks(PERIOD), ticks(FORGET_PERIOD));
@@ -133,11 +134,8 @@ fn forget_gone(context: &Context) {
     let stores = &context.stores;
     context.slots.forget_idle();
     context.applied.keep(|(kind, namespace, name)| stores.child_mark(kind, namespace, name).is_some());
-    context.written.keep(|(kind, namespace, name)| match kind.as_str() {
-        "EventBroker" => get(&stores.brokers, namespace, name).is_some(),
-        "EventTopic" => get(&stores.topics, namespace, name).is_some(),
-        _ => get(&stores.handlers, namespace, name).is_some(),
-    });
+    context.written.keep(|key| stores.has(key));
+    context.first_round.keep(|key| stores.has(key));
 }
 
 /// The session with one broker.

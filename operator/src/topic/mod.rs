@@ -65,6 +65,7 @@ pub async fn reconcile(cached: Arc<EventTopic>, context: Arc<Context>) -> Result
         Err(error) => Err(error),
     };
     context.metrics.reconciled("eventtopic", started.elapsed(), &outcome);
+    context.first_round.note(&owner.key::<EventTopic>(), outcome.is_ok());
     outcome
 }
 

@@ -1,11 +1,13 @@
 //! The stores of all watches, and where they are filled.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{self, Store};
@@ -17,6 +19,7 @@ use super::{get, is_in, mark_in};
 use crate::broker::deletion;
 use crate::handler::reference;
 use crate::kubernetes::names;
+use crate::kubernetes::written::Key;
 use crate::sessions::brokers::{BrokerKey, TopicKey};
 
 /// A namespace, as far as grants depend on it.
@@ -183,6 +186,26 @@ impl Stores {
     /// Waits until everything has been listed once. Stores without watches have nothing to wait for.
     pub async fn ready(&self) {
         let _ = self.unlisted.clone().wait_for(|count| *count == 0).await;
+    }
+
+    /// All brokers, topics and handlers.
+    pub(crate) fn resources(&self) -> HashSet<Key> {
+        let key = |kind: &str, meta: &ObjectMeta| {
+            (kind.to_owned(), meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+        };
+        let brokers = self.brokers.state().into_iter().map(|broker| key("EventBroker", &broker.metadata));
+        let topics = self.topics.state().into_iter().map(|topic| key("EventTopic", &topic.metadata));
+        let handlers = self.handlers.state().into_iter().map(|handler| key("EventHandler", &handler.metadata));
+        brokers.chain(topics).chain(handlers).collect()
+    }
+
+    /// Whether there is such a broker, topic or handler.
+    pub(crate) fn has(&self, (kind, namespace, name): &Key) -> bool {
+        match kind.as_str() {
+            "EventBroker" => get(&self.brokers, namespace, name).is_some(),
+            "EventTopic" => get(&self.topics, namespace, name).is_some(),
+            _ => get(&self.handlers, namespace, name).is_some(),
+        }
     }
 
     /// The mark of one of our child objects, as it was seen last.
