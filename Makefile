@@ -6,6 +6,7 @@
 #   make docs-test what README, docs and chart notes tell a reader to type
 #   make verify    format, lints, what may be linked, generated files, chart
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
+#   make scale    what hundreds of topics and handlers cost the operator, and by extrapolation thousands
 #   make bench     the figures of the design, as far as there are some
 
 SHELL := bash
@@ -98,6 +99,18 @@ soak: toolchain node-program
 	  cargo test --workspace --test growth $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  cargo test --workspace --test api $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture api_requests
+	@$(MAKE) scale
+
+# What hundreds of topics and handlers cost the operator, and by extrapolation thousands: memory, processor time, requests
+# to the API server, time after a restart. About ten minutes; SCALE=4000x1000x8 measures the full size on eight brokers.
+SCALE ?= 100x25x1,500x125x1
+.PHONY: scale
+scale: toolchain node-program
+	@$(NODE) tools --only parts --only kube --only kwok >/dev/null
+	TIDEGATE_SCALE=$(SCALE) NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) \
+	  KUBE_APISERVER=$(call TOOL,kube-apiserver) KUBE_CONTROLLER_MANAGER=$(call TOOL,kube-controller-manager) \
+	  KUBE_SCHEDULER=$(call TOOL,kube-scheduler) KWOK=$(call TOOL,kwok) \
+	  cargo test --workspace --test api $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture figures_of_scale
 
 bench: toolchain
 	@$(MAKE) bench-local

@@ -38,6 +38,7 @@ mod refused;
 mod relocation;
 mod restarts;
 mod retries;
+mod scale;
 mod schedules;
 mod sessions;
 mod shares;

@@ -52,6 +52,11 @@ impl Places {
         })
     }
 
+    /// Those of all brokers that are known.
+    pub fn all(&self) -> HashMap<String, Vec<String>> {
+        self.0.lock().expect("lock").clone()
+    }
+
     /// For an operator.
     pub fn addresses(&self) -> Addresses {
         let places = self.clone();

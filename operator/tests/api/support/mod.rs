@@ -6,12 +6,13 @@ pub mod ingress;
 pub mod interrupted;
 pub mod operator;
 mod pki;
+pub mod process;
 mod programs;
 mod server;
 pub mod servers;
 pub mod workloads;
 
-pub use server::{client as server_client, config as server_config, rotated_config};
+pub use server::{client as server_client, config as server_config, rotated_config, run_nodes, start_audited};
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};

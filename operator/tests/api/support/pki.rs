@@ -11,7 +11,12 @@ pub struct Pki {
     pub ca: String,
     pub client_certificate: String,
     pub client_key: String,
+    /// Another client, which the audit log knows by its name ([`OPERATOR`]): certificate and key.
+    pub operator: (String, String),
 }
+
+/// The name of an operator that has a process of its own.
+pub const OPERATOR: &str = "tidegate-operator";
 
 impl Pki {
     /// Makes all of it and writes what the server reads: ca.crt, server.crt, server.key, and two keys for tokens, tokens and
@@ -31,6 +36,7 @@ impl Pki {
         let (server_certificate, server_key) = leaf(parameters("kube-apiserver", None, &["127.0.0.1"]));
         // This group may do everything, whatever the rules say.
         let (client_certificate, client_key) = leaf(parameters("admin", Some("system:masters"), &[]));
+        let operator = leaf(parameters(OPERATOR, Some("system:masters"), &[]));
         write("ca.crt", &ca);
         write("server.crt", &server_certificate);
         write("server.key", &server_key);
@@ -39,7 +45,7 @@ impl Pki {
             write(&format!("{tokens}.key"), &key.serialize_pem());
             write(&format!("{tokens}.pub"), &key.public_key_pem());
         }
-        Self { folder: folder.to_owned(), ca, client_certificate, client_key }
+        Self { folder: folder.to_owned(), ca, client_certificate, client_key, operator }
     }
 }
 

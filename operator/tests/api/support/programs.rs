@@ -1,13 +1,14 @@
-//! etcd and kube-apiserver as processes that end with the test binary, however it ends.
+//! etcd, kube-apiserver and others as processes that end with the test binary, however it ends.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::json;
 use tidegate_test_broker::free_port;
 
-use super::pki::Pki;
+use super::pki::{OPERATOR, Pki};
 
 /// A running program and the file it writes to.
 pub struct Program {
@@ -23,12 +24,32 @@ impl Program {
         let path = std::env::var_os(variable).unwrap_or_else(|| {
             panic!("set {variable} to the path of {name}, or run the tests by `make test`, which does")
         });
-        let log = folder.join(format!("{name}.log"));
-        let output = File::create(&log).expect("log");
         let mut command = Command::new(path);
-        command.args(arguments).stdin(Stdio::null()).stdout(output.try_clone().expect("log")).stderr(output);
-        let child = ending_with_us(&mut command).spawn().unwrap_or_else(|error| panic!("{variable}: {error}"));
-        Self { name, child, log }
+        command.args(arguments);
+        Self::run(name, command, &folder.join(format!("{name}.log")))
+    }
+
+    /// The same with a command of the caller's.
+    pub fn run(name: &'static str, mut command: Command, log: &Path) -> Self {
+        let output = File::create(log).expect("log");
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("log")).stderr(output);
+        let child = ending_with_us(&mut command).spawn().unwrap_or_else(|error| panic!("{name}: {error}"));
+        Self { name, child, log: log.to_owned() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("ended");
+    }
+
+    /// All that it has said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Panics with the end of its log if it has ended.
@@ -39,7 +60,7 @@ impl Program {
     }
 
     pub fn last_words(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
@@ -77,11 +98,12 @@ pub fn etcd(folder: &Path) -> (Program, String) {
     (Program::start("etcd", "ETCD", folder, &arguments), client)
 }
 
-/// Starts kube-apiserver, which signs tokens with this key of the [`Pki`]; returns its address too.
-pub fn api_server(folder: &Path, etcd: &str, pki: &Pki, tokens: &str) -> (Program, String) {
+/// Starts kube-apiserver, which signs tokens with this key of the [`Pki`]; returns its address too. `audit`: where it takes
+/// down what an operator with a process of its own asks.
+pub fn api_server(folder: &Path, etcd: &str, pki: &Pki, tokens: &str, audit: Option<&Path>) -> (Program, String) {
     let port = free_port();
     let file = |flag: &str, file: &str| format!("--{flag}={}", pki.folder.join(file).display());
-    let arguments = [
+    let mut arguments = vec![
         format!("--etcd-servers={etcd}"),
         "--bind-address=127.0.0.1".into(),
         "--advertise-address=127.0.0.1".into(),
@@ -98,5 +120,36 @@ pub fn api_server(folder: &Path, etcd: &str, pki: &Pki, tokens: &str) -> (Progra
         file("service-account-key-file", &format!("{tokens}.pub")),
         file("service-account-signing-key-file", &format!("{tokens}.key")),
     ];
+    if let Some(log) = audit {
+        let policy = folder.join("audit-policy.json");
+        let rules = json!([{"level": "Metadata", "users": [OPERATOR]}, {"level": "None"}]);
+        let content = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": rules,
+        });
+        fs::write(&policy, content.to_string()).expect("written");
+        arguments.push(format!("--audit-policy-file={}", policy.display()));
+        arguments.push(format!("--audit-log-path={}", log.display()));
+    }
     (Program::start("kube-apiserver", "KUBE_APISERVER", folder, &arguments), format!("https://127.0.0.1:{port}"))
+}
+
+/// Starts what makes pods of Deployments, puts them on a node, and says that they run: two controllers, the scheduler, and
+/// KWOK in the place of kubelets.
+pub fn nodes(folder: &Path, kubeconfig: &Path) -> [Program; 3] {
+    let start = |name, variable, flags: &[&str]| {
+        let flags = flags.iter().map(|flag| (*flag).to_owned());
+        let arguments: Vec<_> = flags.chain([format!("--kubeconfig={}", kubeconfig.display())]).collect();
+        Program::start(name, variable, folder, &arguments)
+    };
+    let stages = folder.join("kwok.yaml");
+    fs::write(&stages, include_str!("kwok.yaml")).expect("written");
+    let stages = format!("--config={}", stages.display());
+    let (rate, burst) = ("--kube-api-qps=500", "--kube-api-burst=1000");
+    let common = ["--leader-elect=false", "--secure-port=0", rate, burst];
+    let controllers = [&common[..], &["--controllers=deployment-controller,replicaset-controller"]].concat();
+    [
+        start("kube-controller-manager", "KUBE_CONTROLLER_MANAGER", &controllers),
+        start("kube-scheduler", "KUBE_SCHEDULER", &common),
+        start("kwok", "KWOK", &["--manage-all-nodes", &stages]),
+    ]
 }

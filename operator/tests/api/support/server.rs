@@ -4,18 +4,20 @@
 use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{conditions, wait};
 use kube::{Client, Config, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::PATIENCE;
 use super::pki::Pki;
@@ -44,8 +46,12 @@ struct Server {
 struct Parts {
     folder: PathBuf,
     etcd: String,
+    address: String,
     pki: Pki,
 }
+
+/// Whether the servers that are started take down what an operator with a process of its own asks.
+static IS_AUDITED: AtomicBool = AtomicBool::new(false);
 
 /// The server of one test: a test has a thread of its own.
 struct Place(usize);
@@ -89,6 +95,39 @@ pub fn rotated_config() -> Config {
     STARTED[place()].rotated().clone()
 }
 
+/// The API server of this test, started now, takes down what an operator with a process of its own asks: in this file.
+pub fn start_audited() -> PathBuf {
+    IS_AUDITED.store(true, Ordering::Relaxed);
+    audit_log(&STARTED[place()].parts().folder)
+}
+
+/// Starts what makes pods of Deployments, and a node for them. All of it lives as long as the process.
+pub async fn run_nodes() {
+    let parts = STARTED[place()].parts();
+    let kubeconfig = parts.folder.join("kubeconfig");
+    let admin = (&parts.pki.client_certificate, &parts.pki.client_key);
+    fs::write(&kubeconfig, kubeconfig_of(&parts.address, &parts.pki, admin).to_string()).expect("written");
+    keep(move || ((), programs::nodes(&parts.folder, &kubeconfig)));
+    let nodes: Api<Node> = Api::all(client().await);
+    let room = json!({"cpu": "10k", "memory": "100Ti", "pods": "100k"});
+    let node = json!({"metadata": {"name": "kwok"}, "status": {"capacity": room, "allocatable": room}});
+    nodes.create(&PostParams::default(), &serde_json::from_value(node).expect("node")).await.expect("node");
+    // The controller that would take away the taint of a new node does not run.
+    let untainted = Patch::Merge(json!({"spec": {"taints": null}}));
+    nodes.patch("kwok", &PatchParams::default(), &untainted).await.expect("node");
+}
+
+/// For an operator that has a process of its own: folder and kubeconfig.
+pub fn for_process() -> (PathBuf, Value) {
+    let parts = STARTED[place()].parts();
+    let (certificate, key) = &parts.pki.operator;
+    (parts.folder.clone(), kubeconfig_of(&parts.address, &parts.pki, (certificate, key)))
+}
+
+fn audit_log(folder: &Path) -> PathBuf {
+    folder.join("audit.log")
+}
+
 impl Server {
     const fn new() -> Self {
         Self { config: OnceLock::new(), rotated: OnceLock::new(), parts: OnceLock::new() }
@@ -102,23 +141,32 @@ impl Server {
                 fs::create_dir_all(&folder).expect("folder");
                 let pki = Pki::create(&folder);
                 let (etcd, etcd_address) = programs::etcd(&folder);
-                let (api_server, address) = programs::api_server(&folder, &etcd_address, &pki, "tokens");
+                let audit = IS_AUDITED.load(Ordering::Relaxed).then(|| audit_log(&folder));
+                let (api_server, address) =
+                    programs::api_server(&folder, &etcd_address, &pki, "tokens", audit.as_deref());
                 let mut programs = [etcd, api_server];
                 let config = ready(&address, &pki, &mut programs);
-                assert!(self.parts.set(Parts { folder, etcd: etcd_address, pki }).is_ok(), "there is one etcd");
+                assert!(
+                    self.parts.set(Parts { folder, etcd: etcd_address, address, pki }).is_ok(),
+                    "there is one etcd"
+                );
                 (config, programs)
             })
         })
     }
 
+    fn parts(&'static self) -> &'static Parts {
+        let _started = self.config();
+        self.parts.get().expect("it was started")
+    }
+
     fn rotated(&'static self) -> &'static Config {
         self.rotated.get_or_init(|| {
-            let _first = self.config();
+            let parts = self.parts();
             keep(|| {
-                let parts = self.parts.get().expect("the first one was started");
                 let folder = parts.folder.join("rotated");
                 fs::create_dir_all(&folder).expect("folder");
-                let (api_server, address) = programs::api_server(&folder, &parts.etcd, &parts.pki, "rotated");
+                let (api_server, address) = programs::api_server(&folder, &parts.etcd, &parts.pki, "rotated", None);
                 let mut programs = [api_server];
                 (ready(&address, &parts.pki, &mut programs), programs)
             })
@@ -127,26 +175,26 @@ impl Server {
 }
 
 /// The thread that starts programs lives as long as the process, and they live as long as it.
-fn keep<const N: usize>(start: impl FnOnce() -> (Config, [Program; N]) + Send + 'static) -> Config {
+fn keep<T: Send + 'static, const N: usize>(start: impl FnOnce() -> (T, [Program; N]) + Send + 'static) -> T {
     let (tell, told) = mpsc::channel();
     let keep = move || {
-        let (config, _programs) = start();
-        let _ = tell.send(config);
+        let (started, _programs) = start();
+        let _ = tell.send(started);
         loop {
             thread::park();
         }
     };
-    thread::Builder::new().name("kube-apiserver".into()).spawn(keep).expect("thread");
-    told.recv().expect("the API server did not start: its thread has said why")
+    thread::Builder::new().name("programs".into()).spawn(keep).expect("thread");
+    told.recv().expect("a program did not start: its thread has said why")
 }
 
 /// Waits until it is ready, and has our definitions.
 fn ready(address: &str, pki: &Pki, programs: &mut [Program]) -> Config {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
-        let config = Config::from_custom_kubeconfig(kubeconfig(address, pki), &KubeConfigOptions::default())
-            .await
-            .expect("config");
+        let admin = (&pki.client_certificate, &pki.client_key);
+        let kubeconfig: Kubeconfig = serde_json::from_value(kubeconfig_of(address, pki, admin)).expect("kubeconfig");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("config");
         let client = Client::try_from(config.clone()).expect("client");
         let started = Instant::now();
         while !is_ready(&client).await {
@@ -178,17 +226,18 @@ async fn define(client: &Client) {
     }
 }
 
-fn kubeconfig(address: &str, pki: &Pki) -> Kubeconfig {
+/// For the client with this certificate and key.
+fn kubeconfig_of(address: &str, pki: &Pki, (certificate, key): (&String, &String)) -> Value {
     let encoded = |pem: &str| STANDARD.encode(pem);
-    serde_json::from_value(json!({
+    json!({
+        "apiVersion": "v1", "kind": "Config",
         "clusters": [{"name": "test", "cluster": {"server": address, "certificate-authority-data": encoded(&pki.ca)}}],
         "users": [{"name": "test", "user": {
-            "client-certificate-data": encoded(&pki.client_certificate), "client-key-data": encoded(&pki.client_key),
+            "client-certificate-data": encoded(certificate), "client-key-data": encoded(key),
         }}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         "current-context": "test",
-    }))
-    .expect("kubeconfig")
+    })
 }
 
 /// A folder named after this process; those of processes that are no more are removed.
