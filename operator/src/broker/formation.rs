@@ -68,6 +68,18 @@ pub(super) fn explain(found: &mut [Finding]) {
     }
 }
 
+/// Says in the conditions why another number of servers is not begun with: before all servers of a new broker have run once
+/// there is no cluster that one could join or leave.
+pub(super) fn explain_other_number(found: &mut [Finding], pods: i32, wanted: i32) {
+    let reconciling = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING);
+    if let Some(reconciling) = reconciling {
+        let message = format!(
+            "{wanted} server(s) are wanted, and the broker has never run with the {pods} that it was made with: all of them must run once before there can be more or fewer. BrokerAvailable says what keeps them. Or delete this EventBroker and make it again with {wanted}: it has stored nothing yet"
+        );
+        *reconciling = Finding::new(kind::RECONCILING, Status::True, "NotFormed", message);
+    }
+}
+
 /// A single server of an earlier version was no member of a cluster. As one it would delete its streams, without a word.
 ///
 /// # Errors
@@ -93,6 +105,16 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
     use super::*;
+
+    #[test]
+    fn a_new_broker_that_was_given_another_number_too_early_says_so() {
+        let waiting = Finding::new(kind::BROKER_AVAILABLE, Status::False, "Unschedulable", "pod b-2: no node");
+        let mut found = crate::reconcile::status::summary(vec![waiting], "ready");
+        explain_other_number(&mut found, 3, 1);
+        let reconciling = found.iter().find(|finding| finding.kind == kind::RECONCILING).unwrap();
+        assert!(reconciling.is_true() && reconciling.reason == "NotFormed", "{reconciling:?}");
+        assert!(reconciling.message.starts_with("1 server(s) are wanted"), "{}", reconciling.message);
+    }
 
     #[test]
     fn a_single_server_without_a_cluster_is_left_alone() {

@@ -108,6 +108,9 @@ fn of(
     if made.is_forming() {
         formation::explain(&mut found);
     }
+    if !made.is_formed && made.settings.replicas != made.scale.pods {
+        formation::explain_other_number(&mut found, made.scale.pods, made.settings.replicas);
+    }
     made.audit.explain(&mut found);
     found.push(made.audit.intact());
     found.extend(made.trust.findings.clone());
