@@ -14,7 +14,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_broker_client::contract::AccessCertificate;
 use tidegate_broker_client::identity::{Unreadable, file};
-use tidegate_publisher_auth::{check_server_certificate, covers};
+use tidegate_publisher_auth::{check_server_certificate, name_covers_host};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -107,7 +107,7 @@ impl Certificates {
 
     fn for_host(&self, host: &str) -> Option<Arc<CertifiedKey>> {
         let host = host.to_ascii_lowercase();
-        let more = self.more.iter().filter(|more| more.hosts.iter().any(|pattern| covers(pattern, &host)));
+        let more = self.more.iter().filter(|more| more.hosts.iter().any(|pattern| name_covers_host(pattern, &host)));
         more.filter_map(Certificate::key).next()
     }
 }

@@ -28,6 +28,6 @@ pub use self::certificate::{Certificate, CertificateError};
 pub use self::claims::{LEEWAY_SECONDS, MAX_LIFETIME_SECONDS};
 pub use self::publisher::{Publisher, PublisherKind};
 pub use self::rules::{NotAllowed, Permission, Rules};
-pub use self::server_certificate::{ServerCertificateError, check_server_certificate, covers};
+pub use self::server_certificate::{ServerCertificateError, check_server_certificate, name_covers_host};
 pub use self::token::{MAX_TOKEN, TokenError, Unproven, VerifiedToken};
 pub use self::verifier::{Checked, Verifier};

@@ -48,7 +48,7 @@ pub fn check_server_certificate(leaf: &[u8], hosts: &[String], now: i64) -> Resu
         _ => None,
     });
     let names: Vec<String> = dns.collect();
-    let is_named = |host: &&String| names.iter().any(|name| covers(name, &host.to_ascii_lowercase()));
+    let is_named = |host: &&String| names.iter().any(|name| name_covers_host(name, &host.to_ascii_lowercase()));
     match hosts.iter().find(|host| !is_named(host)) {
         Some(host) => Err(ServerCertificateError::OtherHosts { host: host.clone(), names: names.join(", ") }),
         None => Ok(()),
@@ -57,7 +57,7 @@ pub fn check_server_certificate(leaf: &[u8], hosts: &[String], now: i64) -> Resu
 
 /// Whether a name is good for a host, or for all hosts of a wildcard; both in lower case. A wildcard stands for one label
 /// (RFC 6125, section 6.4.3).
-pub fn covers(name: &str, host: &str) -> bool {
+pub fn name_covers_host(name: &str, host: &str) -> bool {
     let is_within =
         |domain: &str| host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == domain);
     name == host || name.strip_prefix("*.").is_some_and(is_within)
