@@ -168,11 +168,12 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     settings.delivery.order = relocation::current_order(context, owner, handler, topic, wanted).await?;
     let change = relocation::next(handler, wanted).filter(|_| topic.routing == Routing::Queued);
     settings.is_draining = relocation::is_draining(change);
-    if let Some(change @ (Change::Lanes { .. } | Change::Replay(_))) = change
+    if let Some(change) = change
+        && let Some(step) = change.step()
         && relocation::has_stopped(change, observed.deployment.as_ref(), &observed.pods)
-        && relocation::can_run(context, owner, topic, change).await?
+        && relocation::can_run(context, owner, topic, step).await?
     {
-        return relocation::run(context, handler, owner, topic, &settings, change).await;
+        return relocation::run(context, handler, owner, topic, &settings, step).await;
     }
     if change.is_some_and(relocation::has_begun)
         && let Some(deployment) = &observed.deployment

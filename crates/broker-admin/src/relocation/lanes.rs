@@ -103,7 +103,7 @@ async fn settled_by(broker: &Broker, consumer: &ConsumerInfo, floor: u64, last: 
     if filters.is_empty() || filters.len() > MAX_LOOKUPS || floor >= last {
         return Ok(floor);
     }
-    let mut next = last + 1;
+    let mut next = last.saturating_add(1);
     for filter in filters {
         let found = broker.next_message(layout::EVENT_STREAM, filter, floor + 1).await;
         if let Some(found) = found.map_err(ConsumersFailure::Event)? {

@@ -41,7 +41,7 @@ pub async fn resolve(broker: &Broker, start: Start, now: OffsetDateTime) -> Resu
     let stream = broker.stream(layout::EVENT_STREAM).await?;
     let (first, last) = bounds(&stream);
     let sequence = match start {
-        Start::Latest => last + 1,
+        Start::Latest => last.saturating_add(1),
         Start::Earliest => first,
         Start::Sequence(sequence) if sequence > last => return Ok(Err(NoTarget::BeyondEnd { sequence, last })),
         Start::Sequence(sequence) => sequence.max(first),
@@ -61,12 +61,12 @@ fn bounds(stream: &StreamInfo) -> (u64, u64) {
 /// The sequence of the first event that was stored at this time or later, or the one after the last. Events are stored
 /// in the order of their times, but for steps of the broker's clock.
 async fn first_since(broker: &Broker, time: OffsetDateTime, (first, last): (u64, u64)) -> Result<u64, ApiError> {
-    let (mut low, mut high) = (first, last + 1);
+    let (mut low, mut high) = (first, last.saturating_add(1));
     while low < high {
         let middle = low + (high - low) / 2;
         match next(broker, middle).await? {
             // Events that are gone are before the first, and those between two are as old as the next.
-            Some((sequence, stored)) if stored < time => low = sequence + 1,
+            Some((sequence, stored)) if stored < time => low = sequence.saturating_add(1),
             _ => high = middle,
         }
     }

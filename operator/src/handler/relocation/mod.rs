@@ -54,6 +54,26 @@ pub enum Change<'a> {
     Replay(&'a ReplayStatus),
 }
 
+/// What is done without the handler's pods. A replay that has not begun does: it begins with them.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// Of a change of the number of lanes, to this one.
+    Lanes(&'a LanesStatus, u16),
+    /// Of a replay.
+    Replay(&'a ReplayStatus),
+}
+
+impl<'a> Change<'a> {
+    /// What of it is done without pods.
+    pub fn step(self) -> Option<Step<'a>> {
+        match self {
+            Self::Lanes { status, count } => Some(Step::Lanes(status, count)),
+            Self::Replay(status) => Some(Step::Replay(status)),
+            Self::NewReplay(_) => None,
+        }
+    }
+}
+
 /// What a handler's status says of its lanes; `None`: nothing yet, or it has none.
 pub fn known_lanes(handler: &EventHandler) -> Option<&LanesStatus> {
     handler.status.as_ref()?.lanes.as_ref()
@@ -326,8 +346,8 @@ impl Place<'_> {
 ///
 /// # Errors
 /// The broker is away.
-pub async fn can_run(context: &Context, owner: &Owner, topic: &Topic, change: Change<'_>) -> Result<bool, Error> {
-    let Change::Lanes { status: LanesStatus { change: None, .. }, .. } = change else { return Ok(true) };
+pub async fn can_run(context: &Context, owner: &Owner, topic: &Topic, step: Step<'_>) -> Result<bool, Error> {
+    let Step::Lanes(LanesStatus { change: None, .. }, _) = step else { return Ok(true) };
     let broker = subscribe::broker(context, topic).await?;
     Ok(relocation::has_room(&broker.api.stream(&layout::retry_stream(&subscribe::known_as(owner, topic))).await?))
 }
@@ -342,17 +362,15 @@ pub async fn run(
     owner: &Owner,
     topic: &Topic,
     settings: &Settings,
-    change: Change<'_>,
+    step: Step<'_>,
 ) -> Result<Action, Error> {
     let broker = subscribe::broker(context, topic).await?;
     let _places = broker.places().await;
     let place = Place { context, handler, owner, topic, broker: &broker, settings };
     let mut status = handler.status.clone().unwrap_or_default();
-    let message = match change {
-        Change::Replay(replay) => replay::step(&place, replay, &mut status).await?,
-        Change::Lanes { status: lanes, count } => lanes::step(&place, lanes, count, &mut status).await?,
-        // It begins with the pods.
-        Change::NewReplay(_) => return Ok(Action::requeue(Duration::ZERO)),
+    let message = match step {
+        Step::Replay(replay) => replay::step(&place, replay, &mut status).await?,
+        Step::Lanes(lanes, count) => lanes::step(&place, lanes, count, &mut status).await?,
     };
     status::write_moving(context, handler, owner, status, &message).await?;
     Ok(Action::requeue(Duration::ZERO))
