@@ -8,8 +8,8 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, RETRY_AFTER, WW
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tidegate_broker_client::contract::AUDIENCE_PREFIX;
-use tidegate_broker_client::later;
 use tidegate_broker_client::message_id::HEADER;
+use tidegate_broker_client::{TopicId, later};
 use tidegate_cloudevents::{Invalid, media_type};
 use tidegate_publisher_auth::{NotAllowed, Publisher};
 
@@ -116,6 +116,15 @@ impl Problem {
         let detail = "this names no topic of the broker: POST events to the address in the EventTopic's status, or to \
                       /<namespace>/<topic> of the broker";
         Self::new(StatusCode::NOT_FOUND, "no-topic", "No such topic", detail)
+    }
+
+    /// 403: whoever sent it would not know where its events went.
+    pub fn two_topics(by_user: &TopicId) -> Self {
+        let detail = format!(
+            "the user name is that of topic {by_user}, and the host of the TLS handshake (SNI) that of another topic: use \
+             another user name or none, or the host of status.address.mqttUrl of that topic"
+        );
+        Self::new(StatusCode::FORBIDDEN, "two-topics", "Two topics are named", detail)
     }
 
     /// 405

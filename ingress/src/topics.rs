@@ -25,6 +25,7 @@ pub struct Table {
     by_host: HashMap<String, Arc<Intake>>,
     /// By `<namespace>/<name>`.
     by_path: HashMap<String, Arc<Intake>>,
+    largest_request: usize,
 }
 
 /// The topics of a broker. Requests look them up without waiting for anything; the file of topics replaces them.
@@ -46,6 +47,11 @@ impl Table {
         self.by_host.get(host)
     }
 
+    /// The largest request that any of them takes.
+    pub fn largest_request(&self) -> usize {
+        self.largest_request
+    }
+
     /// The topic `<namespace>/<name>`.
     pub fn by_path(&self, path: &str) -> Option<&Arc<Intake>> {
         self.by_path.get(path)
@@ -60,6 +66,7 @@ impl Table {
                 self.by_host.insert(host, Arc::clone(&intake));
             }
         }
+        self.largest_request = self.largest_request.max(intake.share.request_limit);
         self.by_path.insert(topic.id.to_string(), intake);
     }
 }

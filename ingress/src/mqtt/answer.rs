@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 use mqtt_protocol_core::mqtt::packet::{
-    AssignedClientIdentifier, MaximumQos, Packet, Property, ReasonString, RetainAvailable, ServerKeepAlive,
-    UserProperty, v3_1_1, v5_0,
+    AssignedClientIdentifier, MaximumPacketSize, MaximumQos, Packet, Property, ReasonString, RetainAvailable,
+    ServerKeepAlive, UserProperty, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{
     ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode, MqttError, PubackReasonCode, SubackReasonCode,
@@ -25,9 +25,11 @@ pub fn connack_v3(code: ConnectReturnCode) -> Built {
 }
 
 /// Tells a client its name if it has none of its own, and after how many seconds of silence its connection ends if that
-/// is not what it asked for. (The library adds the receive maximum and the maximum packet size.)
-pub fn connack_v5(assigned: Option<&str>, keep_alive: Option<u16>) -> Built {
-    let mut properties: Vec<Property> = vec![MaximumQos::new(1)?.into(), RetainAvailable::new(0)?.into()];
+/// is not what it asked for. `packet`: how many bytes one may have. (The library adds the receive maximum.)
+pub fn connack_v5(assigned: Option<&str>, keep_alive: Option<u16>, packet: usize) -> Built {
+    let packet = MaximumPacketSize::new(u32::try_from(packet).unwrap_or(u32::MAX).max(1))?;
+    let mut properties: Vec<Property> =
+        vec![MaximumQos::new(1)?.into(), RetainAvailable::new(0)?.into(), packet.into()];
     if let Some(seconds) = keep_alive {
         properties.push(ServerKeepAlive::new(seconds)?.into());
     }

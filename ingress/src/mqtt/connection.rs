@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use self::identity::proof_ending;
 use super::clients::{Clients, ConnectedDevice};
-use super::session::{Arrival, Bounds, Connected, Refusal, Session, Step};
+use super::session::{Arrival, Bounds, Connected, Credentials, Refusal, Session, Step};
 use crate::auth::{self, Identity, Peer, PeerCertificate};
 use crate::body::Pace;
 use crate::config::Limits;
@@ -48,15 +48,16 @@ pub struct Mqtt {
 }
 
 impl Mqtt {
-    /// MQTT for these topics. The host name of the TLS handshake says which one a device means.
+    /// MQTT for these topics. The host name of the TLS handshake, or the user name, says which one a device means.
     pub fn new(topics: Arc<Topics>, tls: TlsAcceptor) -> Self {
         Self { topics, tls, clients: Arc::default() }
     }
 
-    fn bounds(&self, packet: usize) -> Bounds {
+    /// Of a connection whose packets may have so many bytes, and so many as long as it is not known who it is.
+    fn bounds(&self, packet: usize, greeting: usize) -> Bounds {
         let limits = &self.topics.shared.limits;
         let receive_maximum = u16::try_from(limits.publishes_per_connection).unwrap_or(u16::MAX);
-        Bounds { packet, receive_maximum, silence: limits.silence }
+        Bounds { packet, greeting, receive_maximum, silence: limits.silence }
     }
 }
 
@@ -78,15 +79,15 @@ type OwnSlot<'a> = Option<(&'a Slot, &'a Arc<Clients>)>;
 
 struct Driver<'a> {
     topics: &'a Topics,
-    /// As it was when the connection began; `None`: the device names no topic, and is refused.
+    /// As it was when the device named it; `None`: it has named none.
     topic: Option<Arc<Intake>>,
     place: OwnSlot<'a>,
     peer: Arc<Peer>,
     /// Whoever has connected, and until when that is proved.
     identity: Option<Arc<Identity>>,
     proved_until: Option<Instant>,
-    /// The password of a CONNECT that waits for its answer.
-    authenticating: Option<Option<Vec<u8>>>,
+    /// What a CONNECT says that waits for its answer.
+    authenticating: Option<Credentials>,
     session: Session,
     room: Room,
     /// Of the packet that is arriving.
@@ -117,9 +118,13 @@ impl Mqtt {
         let connection = stream.get_ref().1;
         let topic = connection.server_name().and_then(|host| self.topics.current().by_host(host).cloned());
         let (session, topic) = match (place, topic) {
-            (None, _) => (Session::refusing(self.bounds(FREE), Refusal::Busy), None),
-            (_, None) => (Session::new(self.bounds(FREE)), None),
-            (_, Some(topic)) => (Session::new(self.bounds(topic.share.request_limit)), Some(topic)),
+            (None, _) => (Session::refusing(self.bounds(FREE, FREE), Refusal::Busy), None),
+            // It may name any topic when it greets.
+            (_, None) => (Session::new(self.bounds(self.topics.current().largest_request().max(FREE), FREE)), None),
+            (_, Some(topic)) => {
+                let limit = topic.share.request_limit;
+                (Session::new(self.bounds(limit, limit)), Some(topic))
+            }
         };
         let certificate = PeerCertificate::of(connection, &auth.client_cas);
         let seat = place.map(|(slot, _)| Arc::clone(slot.seat()));
@@ -175,13 +180,14 @@ impl<'a> Driver<'a> {
         let most = self.limits().publishes_per_connection;
         let mut in_flight = FuturesOrdered::new();
         let mut input = BytesMut::new();
-        let (topics, topic) = (self.topics, self.topic.as_ref().map(|topic| topic.id.to_string()));
+        let (topics, mut topic) = (self.topics, self.topic.as_ref().map(|topic| topic.id.to_string()));
         let (peer, place) = (Arc::clone(&self.peer), self.place);
         loop {
             while !input.is_empty() && in_flight.len() < most && self.phase == Phase::Open {
                 let arrivals = self.read(&mut input);
-                if let Some(password) = self.authenticating.take() {
-                    self.authenticate(password).await;
+                if let Some(credentials) = self.authenticating.take() {
+                    self.authenticate(credentials).await;
+                    topic = self.topic.as_ref().map(|topic| topic.id.to_string());
                 }
                 for arrival in arrivals {
                     let taking = take(topics, topic.as_deref(), &peer, self.identity.clone(), arrival);
@@ -288,7 +294,7 @@ impl<'a> Driver<'a> {
         for step in steps {
             match step {
                 Step::Write(bytes) => self.output.extend(bytes),
-                Step::Authenticate(password) => self.authenticating = Some(password),
+                Step::Authenticate(credentials) => self.authenticating = Some(credentials),
                 Step::Connected(Connected { silence, client }) => {
                     self.silence = silence;
                     self.deadline = Instant::now() + silence;

@@ -24,9 +24,11 @@
 //! | the topic was removed | PUBACK 0x90 | the connection is closed without PUBACK |
 //! | will | CONNACK 0x83: there would be no client left to answer if it is not stored | CONNACK 5 |
 //!
-//! Which topic a device means is the host name of its TLS handshake (SNI, RFC 6066, section 3): one of the topic's hosts.
+//! Which topic a device means is the host name of its TLS handshake (SNI, RFC 6066, section 3): one of the topic's hosts. A
+//! device that cannot choose that name says the topic by its user name, `<namespace>/<topic>`. Where both name a topic it
+//! must be the same one (else CONNACK 0x87, 5). Every other user name has no meaning.
 //! The name a device publishes to has no meaning: the event's own attributes say what it is. The password is a token of a
-//! ServiceAccount for that topic, and the user name has no meaning; a device with a client certificate needs neither. No session is kept (`Session Present` is
+//! ServiceAccount for that topic; a device with a client certificate needs none. No session is kept (`Session Present` is
 //! 0), so nothing expires; a device that comes again with its client identifier ends its older connection. Beyond
 //! the receive maximum a device is not disconnected but read no further.
 

@@ -20,8 +20,10 @@ mod connect;
 /// Bounds of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of a packet.
+    /// Bytes of a packet of whoever is connected, whatever its topic is.
     pub packet: usize,
+    /// Bytes of a packet before that.
+    pub greeting: usize,
     /// Events that may wait for their acknowledgement.
     pub receive_maximum: u16,
     /// The longest silence.
@@ -36,6 +38,9 @@ pub struct Session {
     refusal: Option<Refusal>,
     /// Bytes of a packet that has not arrived completely.
     partial: usize,
+    /// Of which there may be so many, and never more than these.
+    limit: usize,
+    most: usize,
     /// The CONNECT whose credentials are being looked at.
     connecting: Option<Connecting>,
     connected: bool,
@@ -49,8 +54,7 @@ pub struct Session {
 pub enum Refusal {
     /// There is no room for it.
     Busy,
-    /// It does not prove who it is, or the host name of its TLS handshake is that of no topic: that is not said to
-    /// whoever may publish nothing.
+    /// It does not prove who it is, or names no topic: that is not said to whoever may publish nothing.
     NotAuthenticated,
     /// It may not publish to its topic.
     NotAllowed,
@@ -61,15 +65,23 @@ pub enum Refusal {
 pub enum Step {
     /// Send this.
     Write(Vec<u8>),
-    /// A device connects with this password. Say by [`Session::authenticated`] whether it may, before anything else of it
-    /// is read.
-    Authenticate(Option<Vec<u8>>),
+    /// A device connects with these. Say by [`Session::authenticated`] whether it may, before anything else of it is read.
+    Authenticate(Credentials),
     /// There is a connection.
     Connected(Connected),
     /// Publish this, and say how that went by [`Session::settled`], in the order of arrival.
     Arrived(Arrival),
     /// End the connection.
     Close,
+}
+
+/// What a device says of itself.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// Its user name, which may be that of a topic.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<Vec<u8>>,
 }
 
 /// A device that is connected.
@@ -101,8 +113,18 @@ impl Session {
         let mut connection = Connection::with_options(Version::Undetermined, options);
         connection.set_auto_ping_response(true);
         let silence = bounds.silence;
-        let (refusal, connecting) = (None, None);
-        Self { connection, silence, refusal, partial: 0, connecting, connected: false, closed: false, explain: true }
+        Self {
+            connection,
+            silence,
+            refusal: None,
+            partial: 0,
+            limit: bounds.greeting,
+            most: bounds.packet,
+            connecting: None,
+            connected: false,
+            closed: false,
+            explain: true,
+        }
     }
 
     /// A connection that is refused as soon as the device has said which version it speaks.
@@ -126,6 +148,9 @@ impl Session {
         let read = usize::try_from(cursor.position()).unwrap_or(input.len());
         input.advance(read);
         self.partial = if signals.is_empty() { self.partial + read } else { 0 };
+        if self.partial > self.limit {
+            return self.end(DisconnectReasonCode::PacketTooLarge);
+        }
         self.steps(signals)
     }
 

@@ -69,6 +69,38 @@ async fn a_device_that_may_not_publish_is_refused_as_it_connects() {
     assert_eq!(messages(&cluster.broker).await.len(), 0);
 }
 
+/// The user name says which topic, and nothing of who the device is: that is the token's.
+#[tokio::test]
+async fn a_user_name_that_names_a_topic_proves_nothing() {
+    let cluster = Cluster::start(&[account("web", Some("checkout"))]).await;
+    let greet = async |user: &str, password: &str| {
+        let stream = cluster.ingress.connect_as("events.example.com", cluster.ingress.mqtt, b"mqtt").await;
+        let connect = v5_0::Connect::builder().user_name(user).unwrap().password(password.as_bytes().to_vec()).unwrap();
+        let (device, connack) = Device::greet_v5(stream, connect.build().unwrap()).await;
+        (device, connack.reason_code() as u8)
+    };
+    let topic = topic_id().to_string();
+    let of = |name: &str, topic: &str| {
+        cluster.issuer.token("web", name, &format!("{}{topic}", contract::AUDIENCE_PREFIX), now())
+    };
+    let (mut device, code) = greet(&topic, &of("checkout", &topic)).await;
+    assert_eq!(code, 0);
+    device.send(binary(1, &event("1"))).await;
+    assert_eq!(device.puback().await.1, 0);
+    for (user, password, code) in [
+        (topic.as_str(), String::new(), 0x86),
+        (&topic, of("checkout", "shop/other"), 0x86),
+        (&topic, of("other", &topic), 0x87),
+        // A topic that is not there, with a token for it and with one for another: as one that may not be used.
+        ("shop/none", of("checkout", "shop/none"), 0x87),
+        ("shop/none", of("checkout", &topic), 0x86),
+        ("ignored", of("checkout", &topic), 0x86),
+    ] {
+        assert_eq!(greet(user, &password).await.1, code, "{user}");
+    }
+    assert_eq!(messages(&cluster.broker).await.len(), 1);
+}
+
 /// A client identifier is no secret: that of another publisher ends none of its connections.
 #[tokio::test]
 async fn a_device_ends_no_connection_of_another_publisher() {

@@ -155,6 +155,70 @@ async fn a_device_names_its_topic_by_the_host_of_its_handshake() {
     }
 }
 
+/// A device with this user name, over a connection to this host, and what the server says of itself.
+async fn greet(ingress: &Running, host: &str, user: &str) -> (Device, v5_0::Connack) {
+    let stream = ingress.connect_as(host, ingress.mqtt, b"mqtt").await;
+    Device::greet_v5(stream, v5_0::Connect::builder().user_name(user).unwrap().build().unwrap()).await
+}
+
+#[tokio::test]
+async fn a_device_that_cannot_choose_its_host_names_its_topic_by_its_user_name() {
+    let (_broker, orders, bills, ingress) = three_topics().await;
+    let accepted = [
+        ("events.example.com", "shop/orders"),
+        ("127.0.0.1", "shop/orders"),
+        ("orders.shop.test", "shop/orders"),
+        ("orders.shop.test", "anything else"),
+    ];
+    for (number, (host, user)) in accepted.iter().enumerate() {
+        let (mut device, connack) = greet(&ingress, host, user).await;
+        assert_eq!(connack.reason_code() as u8, 0, "{host} {user}: {connack:?}");
+        device.send(binary(1, &event(&number.to_string()))).await;
+        assert_eq!(device.puback().await.1, 0);
+    }
+    let stream = ingress.connect_as("events.example.com", ingress.mqtt, b"mqtt").await;
+    let mut older = Device::over(stream, Version::V3_1_1);
+    let connect = v3_1_1::Connect::builder().client_id("older").unwrap().user_name("shop/bills").unwrap();
+    older.send(connect.build().unwrap()).await;
+    assert!(matches!(older.receive().await, Some(Packet::V3_1_1Connack(connack)) if connack.return_code() as u8 == 0));
+    older.send(event_v3(1, &event("a bill"))).await;
+    assert!(matches!(older.receive().await, Some(Packet::V3_1_1Puback(_))));
+    assert_eq!(stored_ids(&orders).await, ["0", "1", "2", "3"]);
+    assert_eq!(stored_ids(&bills).await, ["a bill"]);
+
+    // Whoever names two would not know where its events went; what is not there is not told from what is not allowed.
+    for (host, user, code, reason) in [
+        ("orders.shop.test", "shop/bills", 0x87, "the user name is that of topic shop/bills"),
+        ("orders.shop.test", "shop/none", 0x87, "the user name is that of topic shop/none"),
+        ("events.example.com", "shop/none", 0x86, "<namespace>/<topic>"),
+        ("events.example.com", "orders", 0x86, "<namespace>/<topic>"),
+    ] {
+        let (mut device, connack) = greet(&ingress, host, user).await;
+        assert_eq!(connack.reason_code() as u8, code, "{host} {user}: {connack:?}");
+        assert!(format!("{connack:?}").contains(reason), "{host} {user}: {connack:?}");
+        assert!(device.receive().await.is_none(), "the connection is closed");
+    }
+    assert_eq!(stored_ids(&bills).await.len(), 1);
+}
+
+/// What is not known to be a publisher's is not kept; afterwards the topic's own bound counts.
+#[tokio::test]
+async fn the_bound_of_a_packet_is_that_of_the_topic_that_the_user_name_names() {
+    let (_broker, orders, _bills, ingress) = three_topics().await;
+    let stream = ingress.connect_as("events.example.com", ingress.mqtt, b"mqtt").await;
+    let mut silent = Device::over(stream, Version::V5_0);
+    // A CONNECT that says that it is long, and goes on for longer than any is.
+    silent.write(&[0x10, 0x80, 0x80, 0x02]).await;
+    silent.write(&vec![b'x'; 20 * 1024]).await;
+    assert!(silent.receive().await.is_none(), "the connection is closed");
+    let (mut device, connack) = greet(&ingress, "events.example.com", "shop/orders").await;
+    assert!(format!("{connack:?}").contains("MaximumPacketSize"), "{connack:?}");
+    let large = Event::builder("large", "/s", "t").data(vec![b'x'; MAX_EVENT / 2]).build().unwrap();
+    device.send(binary(1, &large)).await;
+    assert_eq!(device.puback().await.1, 0);
+    assert_eq!(stored_ids(&orders).await, ["large"]);
+}
+
 /// The same client identifier at two topics is two devices.
 #[tokio::test]
 async fn a_device_of_one_topic_does_not_end_one_of_another() {

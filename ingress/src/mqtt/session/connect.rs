@@ -6,7 +6,7 @@ use mqtt_protocol_core::mqtt::Version;
 use mqtt_protocol_core::mqtt::packet::{Property, v3_1_1, v5_0};
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode, DisconnectReasonCode};
 
-use super::{Connected, Refusal, Session, Step, answer};
+use super::{Connected, Credentials, Refusal, Session, Step, answer};
 use crate::problem::Problem;
 
 /// Longest client identifier: it is kept.
@@ -19,9 +19,10 @@ pub(super) enum Connecting {
 }
 
 impl Session {
-    /// Answers a CONNECT: the device may publish, or why not.
-    pub fn authenticated(&mut self, outcome: Result<(), (Refusal, &Problem)>) -> Vec<Step> {
+    /// Answers a CONNECT: the device may publish, with so many bytes in a packet, or why not.
+    pub fn authenticated(&mut self, outcome: Result<usize, (Refusal, &Problem)>) -> Vec<Step> {
         let is_v5 = self.connection.get_protocol_version() == Version::V5_0;
+        let outcome = outcome.map(|packet| self.limit = packet.min(self.most));
         match (self.connecting.take().filter(|_| !self.closed), outcome) {
             (None, _) => self.close(),
             (Some(_), Err((refusal, problem))) if is_v5 => self.refuse_v5(refusal, problem),
@@ -44,18 +45,19 @@ impl Session {
             ConnectReturnCode::IdentifierRejected
         } else {
             let connecting = Connecting::V3 { client: client.to_owned(), keep_alive: connect.keep_alive() };
-            return self.authenticate(connecting, connect.password());
+            return self.authenticate(connecting, connect.user_name(), connect.password());
         };
         self.send(answer::connack_v3(refusal))
     }
 
     /// Nothing else happens until it is known who this is.
-    fn authenticate(&mut self, connecting: Connecting, password: Option<&[u8]>) -> Vec<Step> {
+    fn authenticate(&mut self, connecting: Connecting, user: Option<&str>, password: Option<&[u8]>) -> Vec<Step> {
         if self.connected || self.connecting.is_some() {
             return self.end(DisconnectReasonCode::ProtocolError);
         }
         self.connecting = Some(connecting);
-        vec![Step::Authenticate(password.map(<[u8]>::to_vec))]
+        let (user, password) = (user.map(str::to_owned), password.map(<[u8]>::to_vec));
+        vec![Step::Authenticate(Credentials { user, password })]
     }
 
     fn accept_v3(&mut self, client: &str, keep_alive: u16) -> Vec<Step> {
@@ -71,7 +73,10 @@ impl Session {
             Refusal::Busy | Refusal::NotAllowed => detail.to_string(),
             // Only the beginning of a reason is sent.
             Refusal::NotAuthenticated => {
-                format!("the host of the TLS handshake (SNI) is the topic's, and the password its token: {detail}")
+                format!(
+                    "the host of the TLS handshake (SNI) or the user name (<namespace>/<topic>) names the topic, and the \
+                     password is its token: {detail}"
+                )
             }
         };
         self.send(answer::refusal_v5(refusal.code_v5(), &reason))
@@ -97,7 +102,7 @@ impl Session {
                 |property: &Property| matches!(property, Property::RequestProblemInformation(p) if p.val() == 0);
             self.explain = !connect.props().iter().any(silent);
             let connecting = Connecting::V5 { client: client.to_owned(), keep_alive: connect.keep_alive() };
-            return self.authenticate(connecting, connect.password());
+            return self.authenticate(connecting, connect.user_name(), connect.password());
         };
         self.send(answer::refusal_v5(code, reason))
     }
@@ -106,7 +111,7 @@ impl Session {
         let assigned = client.is_empty().then(|| format!("tidegate-{:016x}", fastrand::u64(..)));
         let asked = silence_of(keep_alive).filter(|silence| *silence <= self.silence);
         let keep_alive = asked.is_none().then(|| keep_alive_of(self.silence));
-        let steps = self.send(answer::connack_v5(assigned.as_deref(), keep_alive));
+        let steps = self.send(answer::connack_v5(assigned.as_deref(), keep_alive, self.limit));
         self.connected(client, asked.unwrap_or(self.silence), steps)
     }
 

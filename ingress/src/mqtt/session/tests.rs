@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 const EVENT: &[u8] = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
 
-const BOUNDS: Bounds = Bounds { packet: 1 << 16, receive_maximum: 8, silence: Duration::from_secs(600) };
+const BOUNDS: Bounds =
+    Bounds { packet: 1 << 16, greeting: 1 << 16, receive_maximum: 8, silence: Duration::from_secs(600) };
 
 /// What a device of each version sends, packet by packet.
 fn conversations() -> [Vec<Vec<u8>>; 2] {
@@ -56,7 +57,7 @@ fn converse(bytes: &[u8], piece: usize) -> Vec<Step> {
             let mut steps = session.received(&mut input);
             assert!(input.len() < before, "no progress");
             if steps.iter().any(|step| matches!(step, Step::Authenticate(_))) {
-                steps.extend(session.authenticated(Ok(())));
+                steps.extend(session.authenticated(Ok(BOUNDS.packet)));
             }
             let arrived: Vec<_> = steps
                 .iter()
@@ -103,7 +104,7 @@ fn nothing_is_done_before_it_is_known_who_connects() {
         let mut input = BytesMut::from(&packets.concat()[..]);
         assert_eq!(shape(&session.received(&mut input)), "P");
         assert_eq!(shape(&session.received(&mut input)), "X", "an event before the answer");
-        assert_eq!(shape(&session.authenticated(Ok(()))), "X", "and no answer after it");
+        assert_eq!(shape(&session.authenticated(Ok(BOUNDS.packet))), "X", "and no answer after it");
     }
 }
 
