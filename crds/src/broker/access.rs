@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 #[x_kube(validation = Rule::new("!has(self.sourceRanges) || size(self.sourceRanges) == 0 || self.type == 'LoadBalancer'").message("sourceRanges belong to type: LoadBalancer; remove them, or choose that type").field_path(".sourceRanges"))]
 #[x_kube(validation = Rule::new("!has(self.externalTrafficPolicy) || self.type != 'ClusterIP'").message("externalTrafficPolicy belongs to type: NodePort or LoadBalancer; remove it, or choose one of these").field_path(".externalTrafficPolicy"))]
 #[x_kube(validation = Rule::new("!has(self.certificate) || (has(self.hostnames) && size(self.hostnames) > 0)").message("certificate: name in hostnames which host names it is good for; clients that ask for another name are shown the broker's own certificate").field_path(".certificate"))]
+#[x_kube(validation = Rule::new("!has(self.hostnames) || self.hostnames.all(host, !host.endsWith('.svc') && !host.endsWith('.svc.cluster.local'))").message("hostnames are those of clients from outside: names that end in .svc or .svc.cluster.local are those of the cluster's own Services, which the broker's certificate is for anyway; remove them").field_path(".hostnames"))]
 pub struct Access {
     /// Name of the access entry; at most 15 lower-case letters, digits and '-'.
     #[schemars(length(min = 1, max = 15), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
@@ -24,9 +25,10 @@ pub struct Access {
     pub service_type: AccessType,
     /// Host names by which clients over HTTPS reach the Service, such as events.example.com or *.example.com; at most 16.
     /// Making them resolve is the user's part. The broker's own certificate is made for them too, unless certificate is set.
-    /// A client names the topic by the path of its URL: https://events.example.com/<namespace>/<topic>. They have no effect
-    /// for MQTT: a device names the topic by the host of its TLS handshake (SNI), which has to be the topic's own (that of
-    /// status.address.mqttUrl) wherever it connects to.
+    /// Names of the cluster's own Services (ending in .svc or .svc.cluster.local) are refused.
+    /// A client names the topic by the path of its URL: https://events.example.com/<namespace>/<topic>. Over MQTT a
+    /// device names the topic by its user name, <namespace>/<topic>, or by the host of its TLS handshake (SNI), where that is
+    /// the topic's own (that of status.address.mqttUrl) wherever it connects to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),

@@ -31,6 +31,16 @@ async fn a_wrong_broker_is_refused_with_field_and_remedy() {
         (access(json!({"name": "a", "hostnames": ["localhost"]})), "spec.access[0].hostnames[0]", "should match"),
         (access(json!({"name": "a", "hostnames": ["*.*.com"]})), "spec.access[0].hostnames[0]", "should match"),
         (
+            access(json!({"name": "a", "hostnames": ["events.example.com", "orders-topic.shop.svc"]})),
+            "spec.access[0].hostnames",
+            "the cluster's own Services",
+        ),
+        (
+            access(json!({"name": "a", "hostnames": ["*.shop.svc.cluster.local"]})),
+            "spec.access[0].hostnames",
+            "remove them",
+        ),
+        (
             access(json!({"name": "a", "certificate": {"secretName": "s"}})),
             "spec.access[0].certificate",
             "name in hostnames which",
@@ -122,7 +132,7 @@ async fn right_brokers_are_taken() {
             {"name": "outside"},
             {
                 "name": "fifteen-letters", "type": "NodePort", "nodePorts": {"https": 30443},
-                "hostnames": ["events.example.com", "*.example.com"], "annotations": {"a": "b"},
+                "hostnames": ["events.example.com", "*.example.com", "events.svc.example.com"], "annotations": {"a": "b"},
                 "certificate": {"secretName": "cert"}, "externalTrafficPolicy": "Local",
             },
             {"name": "gateway", "type": "ClusterIP"},
