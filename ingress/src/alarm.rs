@@ -1,10 +1,13 @@
-//! Tells the operator that events cannot be stored, so that it makes room or looks after the broker.
+//! Tells the operator that events cannot be stored, so that it makes room or looks after the broker, and how far the stream
+//! is, so that it notices when the stream loses its end.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure, VolumeRoom};
+use tidegate_broker_client::contract::{
+    INGRESS_REPORT_PERIOD, IngressFailure, IngressReport, LostTail, StoreFailure, StreamProgress, VolumeRoom,
+};
 use tidegate_wire::nats::{Client, Publish};
 use tokio::time::Instant;
 
@@ -41,17 +44,34 @@ impl Alarm {
         if !self.is_due(place) {
             return;
         }
-        let report = IngressReport { pod: self.pod.to_string(), failure, volume: self.room().await };
-        let publish = |report: &[u8]| {
-            let message = Publish { subject: &self.subject, payload: report, ..Publish::default() };
-            // Publishers do not wait for it.
-            self.client.try_publish(&message).is_ok()
-        };
-        if !serde_json::to_vec(&report).is_ok_and(|report| publish(&report)) {
-            tracing::debug!(?failure, "could not report the failure to the operator");
+        let report = IngressFailure { pod: self.pod.to_string(), failure, volume: self.room().await };
+        if !self.send(&IngressReport::Failure(report)) {
             // The next failure of this kind tries it.
             self.raised()[place] = None;
         }
+    }
+
+    /// Says up to which sequence events were acknowledged to publishers since it was said last, and what the stream has lost
+    /// of them. Whether it was sent.
+    pub fn tell_progress(&self, acknowledged: Option<u64>, lost: Option<LostTail>) -> bool {
+        if let Some(LostTail { first, last, .. }) = lost {
+            tracing::debug!(first, last, "reporting that the stream has lost its end");
+        }
+        let pod = self.pod.to_string();
+        self.send(&IngressReport::Progress(StreamProgress { pod, acknowledged, lost }))
+    }
+
+    /// Publishers do not wait for it.
+    fn send(&self, report: &IngressReport) -> bool {
+        let publish = |report: Vec<u8>| {
+            let message = Publish { subject: &self.subject, payload: &report, ..Publish::default() };
+            self.client.try_publish(&message).is_ok()
+        };
+        let is_sent = serde_json::to_vec(report).is_ok_and(publish);
+        if !is_sent {
+            tracing::debug!(?report, "could not report to the operator");
+        }
+        is_sent
     }
 
     /// How full the broker's volume is. A file system that hangs is asked on a thread of its own.

@@ -32,7 +32,7 @@ pub struct Queue {
     /// Sends them.
     pub committer: Committer,
     /// Tells the operator when they cannot be stored.
-    pub alarm: Alarm,
+    pub alarm: Arc<Alarm>,
 }
 
 /// Not every event of a request was stored.

@@ -10,11 +10,16 @@ use serde::{Deserialize, Serialize};
 use crate::outcomes::Outcomes;
 use crate::probes::Probes;
 
+mod ingress_report;
 mod publishers;
 mod relocation;
 mod retry;
 mod topics;
 
+pub use self::ingress_report::{
+    INGRESS_REPORT_PERIOD, IngressFailure, IngressReport, LostTail, PROGRESS_PERIOD, StoreFailure, StreamProgress,
+    VolumeRoom,
+};
 pub use self::publishers::{
     AUDIENCE_PREFIX, InvalidPattern, Jwk, Jwks, MAX_CLIENT_CAS, MAX_KEY_VALUE, MAX_KEYS, MAX_PATTERN, MAX_PATTERNS,
     MAX_RULES, Pattern, PublisherRule, RuleKind, TokenTrust, audience,
@@ -340,44 +345,6 @@ pub struct Workload {
     /// Attempts that failed or were refused, since the sidecar started.
     pub failed: u64,
 }
-
-/// What an ingress says on [`crate::layout::INGRESS_REPORT_SUBJECT`] when it could not store an event, at most once
-/// in [`INGRESS_REPORT_PERIOD`] for each failure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct IngressReport {
-    /// The pod's name.
-    pub pod: String,
-    /// Why the event was not stored.
-    pub failure: StoreFailure,
-    /// The volume of the broker beside it; `None`: not known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volume: Option<VolumeRoom>,
-}
-
-/// How full a volume is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct VolumeRoom {
-    /// Its bytes.
-    pub total: u64,
-    /// Bytes that can still be written.
-    pub free: u64,
-}
-
-/// Why an event was not stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum StoreFailure {
-    /// The stream has no room for it.
-    Full,
-    /// The broker's store has no room, whatever the stream has.
-    BrokerFull,
-    /// The broker is connected and did not acknowledge it in time.
-    Timeout,
-}
-
-/// How often an ingress repeats an [`IngressReport`].
-pub const INGRESS_REPORT_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often a sidecar repeats its [`Report`].
 pub const REPORT_PERIOD: Duration = Duration::from_secs(10);

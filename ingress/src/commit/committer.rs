@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use futures::FutureExt as _;
@@ -18,9 +18,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ledger::{Action, Ledger, Outcome, Publish, Ticket};
 use super::link::{self, Answer, Link, Outgoing, Subject, Unsent};
 use super::pool::Pool;
+use super::progress::{Mark, Progress};
 use super::rule::Rule;
+use crate::alarm::Alarm;
 use crate::message::Message;
-use crate::outcome::{Failure, Refusal};
+use crate::outcome::{Failure, Refusal, Stored};
 
 /// Answers and submissions that are taken before the next look at what is to be sent.
 const TURN: usize = 1024;
@@ -51,16 +53,24 @@ struct PendingMessage {
     /// `None`: it is sent, and will not be again.
     message: Option<Arc<Message>>,
     publisher: oneshot::Sender<Outcome>,
+    /// How far the stream was when it was sent last.
+    mark: Mark,
     _permits: (Permits, Option<Permits>),
 }
 
 impl Committer {
     /// Over this connection, to a broker that stores like `flush` says at the moment. What waits or is under way takes room
-    /// in the pool.
-    pub fn new(client: Client, mut flush: watch::Receiver<Flush>, timeout: Duration, pool: Arc<Pool>) -> Self {
+    /// in the pool. How far the stream is goes out by the alarm.
+    pub fn new(
+        client: Client,
+        mut flush: watch::Receiver<Flush>,
+        timeout: Duration,
+        pool: Arc<Pool>,
+        alarm: Arc<Alarm>,
+    ) -> Self {
         let (submissions, submitted) = mpsc::unbounded_channel();
         let ledger = Ledger::new(Rule::new(*flush.borrow_and_update()), timeout);
-        let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted, flush)));
+        let task = AbortOnDropHandle::new(tokio::spawn(run(client, ledger, submitted, flush, alarm)));
         Self { submissions, pool, own: ArcSwapOption::empty(), _task: task }
     }
 
@@ -99,7 +109,8 @@ impl Committer {
         for (message, size) in messages.into_iter().zip(sizes) {
             let permits = (taken.split(size), own.as_mut().map(|own| own.split(size)));
             let (publisher, outcome) = oneshot::channel();
-            publishes.push(PendingMessage { message: Some(Arc::new(message)), publisher, _permits: permits });
+            let (message, mark) = (Some(Arc::new(message)), Mark::default());
+            publishes.push(PendingMessage { message, publisher, mark, _permits: permits });
             submitted.push(PendingOutcome(outcome));
         }
         let sent = self.submissions.send(Submission { deadline, publishes });
@@ -126,6 +137,8 @@ struct Driver {
     /// What the ledger wants sent. It says no more before this is empty.
     outbox: VecDeque<Outgoing>,
     hasher: RandomState,
+    progress: Progress,
+    alarm: Arc<Alarm>,
 }
 
 async fn run(
@@ -133,13 +146,14 @@ async fn run(
     ledger: Ledger,
     mut submissions: mpsc::UnboundedReceiver<Submission>,
     mut flush: watch::Receiver<Flush>,
+    alarm: Arc<Alarm>,
 ) {
     let mut connection = client.link();
     let Ok((link, mut answers)) = link::open(client) else { return };
     let (held, outbox, hasher) = (HashMap::new(), VecDeque::new(), RandomState::new());
-    let mut driver = Driver { ledger, link, held, outbox, hasher };
+    let mut driver = Driver { ledger, link, held, outbox, hasher, progress: Progress::default(), alarm };
     loop {
-        let wake = driver.ledger.wake_at();
+        let wake = [driver.ledger.wake_at(), driver.progress.due()].into_iter().flatten().min();
         tokio::select! {
             submission = submissions.recv() => match submission {
                 Some(submission) => {
@@ -172,7 +186,12 @@ async fn run(
             driver.answered(answer);
         }
         driver.advance();
+        driver.report();
     }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 async fn at(time: Option<std::time::Instant>) {
@@ -251,21 +270,41 @@ impl Driver {
         for action in actions {
             match action {
                 Action::Send(ticket) => {
+                    self.mark(ticket);
                     let message = self.held.get_mut(&ticket).and_then(|held| held.message.take());
                     self.outbox.extend(message.map(|message| Link::single(ticket, message)));
                 }
                 Action::SendBatch(number, members) => {
+                    members.iter().for_each(|ticket| self.mark(*ticket));
                     let message = |ticket| self.held.get(ticket).and_then(|held: &PendingMessage| held.message.clone());
                     let messages: Vec<Arc<Message>> = members.iter().filter_map(message).collect();
                     self.outbox.extend(Link::batch(number, messages));
                 }
                 Action::Settle(ticket, outcome) => {
                     if let Some(held) = self.held.remove(&ticket) {
+                        if let Outcome::Stored(Stored { sequence, duplicate: false }) = outcome {
+                            self.progress.stored(held.mark, sequence, Instant::now().into_std(), unix_seconds);
+                        }
                         // A publisher that is gone does not want to know.
                         let _ = held.publisher.send(outcome);
                     }
                 }
             }
+        }
+    }
+
+    fn mark(&mut self, ticket: Ticket) {
+        if let Some(held) = self.held.get_mut(&ticket) {
+            held.mark = self.progress.mark();
+        }
+    }
+
+    /// Tells the operator how far the stream is, when that is due.
+    fn report(&mut self) {
+        let now = Instant::now().into_std();
+        let Some((acknowledged, lost)) = self.progress.report(now) else { return };
+        if !self.alarm.tell_progress(acknowledged, lost) {
+            self.progress.not_reported(now);
         }
     }
 

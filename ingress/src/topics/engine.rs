@@ -90,9 +90,11 @@ impl RunningEngine {
         let subjects = TopicSubjects::new(&topic.id, topic.routing);
         let place = Destination::new(&topic.id, shared.server.clone());
         let is_queued = topic.routing == Routing::Queued;
-        let queue = is_queued.then(|| Queue {
-            committer: Committer::new(client.clone(), shared.flush.subscribe(), timeout, Arc::clone(&shared.pool)),
-            alarm: Alarm::new(client.clone(), subjects.report(), Arc::clone(&shared.pod), shared.volume.clone()),
+        let queue = is_queued.then(|| {
+            let alarm = Alarm::new(client.clone(), subjects.report(), Arc::clone(&shared.pod), shared.volume.clone());
+            let (alarm, flush, pool) = (Arc::new(alarm), shared.flush.subscribe(), Arc::clone(&shared.pool));
+            let committer = Committer::new(client.clone(), flush, timeout, pool, Arc::clone(&alarm));
+            Queue { committer, alarm }
         });
         let (place_of_delayed, counted) = (place.clone(), Arc::clone(&metrics));
         let publisher = Arc::new(TopicPublisher::new(

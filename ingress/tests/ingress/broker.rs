@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure};
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressFailure, StoreFailure};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
@@ -84,7 +84,7 @@ async fn the_operator_hears_of_a_full_topic_at_most_once_in_a_while() {
     broker.operator().flush().await.unwrap();
     let took = begun.elapsed();
     let first = tokio::time::timeout(LIMIT, reports.next()).await.expect("a report").unwrap();
-    let report: IngressReport = serde_json::from_slice(&first.payload).unwrap();
+    let report: IngressFailure = serde_json::from_slice(&first.payload).unwrap();
     assert_eq!(report.failure, StoreFailure::Full);
     let mut more = 0;
     while reports.next().now_or_never().is_some() {

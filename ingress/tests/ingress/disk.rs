@@ -8,7 +8,7 @@ use async_nats::Subscriber;
 use futures::StreamExt as _;
 use http::StatusCode;
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{IngressReport, StoreFailure};
+use tidegate_broker_client::contract::{IngressFailure, IngressReport, StoreFailure};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
@@ -55,14 +55,15 @@ fn small(id: usize) -> Event {
 }
 
 /// The next report of an event that was not acknowledged.
-async fn report(ingress: &Running, reports: &mut Subscriber, id: usize) -> IngressReport {
+async fn report(ingress: &Running, reports: &mut Subscriber, id: usize) -> IngressFailure {
     let begun = Instant::now();
     while begun.elapsed() < LIMIT {
         assert_ne!(ingress.publish(&large(id)).await.status, StatusCode::ACCEPTED, "the disk is full");
         if let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(200), reports.next()).await {
             let report: IngressReport = serde_json::from_slice(&message.payload).unwrap();
-            if report.failure == StoreFailure::Timeout {
-                return report;
+            match report {
+                IngressReport::Failure(report) if report.failure == StoreFailure::Timeout => return report,
+                IngressReport::Failure(_) | IngressReport::Progress(_) => {}
             }
         }
     }

@@ -11,6 +11,7 @@ mod device;
 mod direct;
 mod disk;
 mod loris;
+mod lost_tail;
 mod message_id;
 mod modes;
 mod mqtt;

@@ -1,13 +1,16 @@
-//! What the ingresses report: that events could not be stored. Heard over the operator's own connections.
+//! What the ingresses report: that events could not be stored, and how far a topic's stream is as publishers heard it.
+//! Heard over the operator's own connections.
 //!
-//! A report is a reason to look at the topic at once, and for a while to believe that publishers are refused. How often
-//! a topic is looked at because of reports is bounded here, however many there are.
+//! A report of a failure or a loss is a reason to look at the topic at once, and one of a failure, for a while, to believe
+//! that publishers are refused. How often a topic is looked at because of reports is bounded here, however many there are.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressReport, StoreFailure, VolumeRoom};
+use tidegate_broker_client::contract::{
+    INGRESS_REPORT_PERIOD, IngressFailure, IngressReport, LostTail, StoreFailure, StreamProgress, VolumeRoom,
+};
 use tidegate_broker_client::layout;
 
 use crate::reconcile::changes::Changes;
@@ -33,9 +36,33 @@ struct Heard {
     unanswered: HashMap<String, (Instant, Instant, Option<VolumeRoom>)>,
     /// Until then no report is a reason to look at the topic.
     quiet_until: Option<Instant>,
+    /// How far its stream is.
+    end: StreamEnd,
+}
+
+/// The end of a topic's stream, as its ingresses know it. It outlives the servers' volumes, and their pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// The highest sequence that was acknowledged to a publisher; 0: nothing was heard.
+    pub acknowledged: u64,
+    /// What an ingress saw that it had lost, the last time that one did.
+    pub lost: Option<LostTail>,
 }
 
 impl Heard {
+    /// Whether it tells of a loss that was not known.
+    fn note_progress(&mut self, acknowledged: Option<u64>, lost: Option<LostTail>) -> bool {
+        let known = self.end.lost;
+        let news = lost.filter(|lost| known.is_none_or(|known| lost.noticed > known.noticed));
+        self.end.acknowledged = match (news, acknowledged) {
+            // What the ingress says is from after the loss.
+            (Some(_), acknowledged) => acknowledged.unwrap_or(0),
+            (None, acknowledged) => self.end.acknowledged.max(acknowledged.unwrap_or(0)),
+        };
+        self.end.lost = news.or(known);
+        news.is_some()
+    }
+
     fn note_unanswered(&mut self, pod: String, now: Instant, volume: Option<VolumeRoom>) {
         self.unanswered.retain(|_, (_, last, _)| now.duration_since(*last) < REFUSAL_LIFETIME);
         if self.unanswered.len() < PODS_LIMIT || self.unanswered.contains_key(&pod) {
@@ -110,6 +137,23 @@ impl IngressReports {
             .collect()
     }
 
+    /// The end of its stream. What was acknowledged before this is asked, was stored before that.
+    pub fn end(&self, topic: &TopicKey) -> StreamEnd {
+        lock(&self.heard).get(topic).map(|heard| heard.end).unwrap_or_default()
+    }
+
+    /// The topic's stream ends here: it is a new one, or what it lost is on record.
+    pub fn begin_at(&self, topic: &TopicKey, last: u64) {
+        if let Some(heard) = lock(&self.heard).get_mut(topic) {
+            heard.end.acknowledged = last;
+        }
+    }
+
+    /// The topic has to be looked at.
+    pub fn look_at(&self, topic: &TopicKey) {
+        self.changes.add(topic.clone());
+    }
+
     /// There is room again: what was heard before says nothing any more.
     pub fn made_room(&self, topic: &TopicKey) {
         if let Some(heard) = lock(&self.heard).get_mut(topic) {
@@ -131,10 +175,19 @@ impl IngressReports {
 
     fn note(&self, topic: &TopicKey, payload: &[u8]) {
         let report = serde_json::from_slice::<IngressReport>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
-        let Some(IngressReport { pod, failure, volume }) = report else { return };
+        let Some(report) = report else { return };
         let now = Instant::now();
         let mut heard = lock(&self.heard);
         let heard = heard.entry(topic.clone()).or_default();
+        let IngressFailure { pod, failure, volume } = match report {
+            IngressReport::Failure(report) => report,
+            IngressReport::Progress(StreamProgress { pod: _, acknowledged, lost }) => {
+                if heard.note_progress(acknowledged, lost) {
+                    self.changes.add(topic.clone());
+                }
+                return;
+            }
+        };
         match failure {
             StoreFailure::Full => heard.refused = Some((now, Refusing::Topic)),
             StoreFailure::BrokerFull => heard.refused = Some((now, Refusing::Broker)),
@@ -192,5 +245,27 @@ mod tests {
         assert_eq!((unanswered.len(), unanswered[0].pod.as_str()), (1, "orders-broker-0"));
         reports.keep(|_| false);
         assert_eq!(reports.refusing(&orders()), None);
+    }
+
+    #[test]
+    fn how_far_a_stream_is_only_grows_until_it_has_lost_its_end() {
+        let reports = IngressReports::default();
+        let progress = |acknowledged: u64, lost: Option<(u64, u64)>| {
+            let lost = lost.map(|(last, noticed)| LostTail { first: acknowledged, last, noticed });
+            let acknowledged = Some(acknowledged);
+            let said = IngressReport::Progress(StreamProgress { pod: "b-0".into(), acknowledged, lost });
+            reports.note(&orders(), &serde_json::to_vec(&said).unwrap());
+            (reports.end(&orders()).acknowledged, reports.changed().now_or_never().is_some())
+        };
+        assert_eq!(progress(100, None), (100, false));
+        assert_eq!(progress(90, None), (100, false), "another ingress is behind");
+        assert_eq!(progress(91, Some((100, 7))), (91, true), "the stream went back");
+        assert_eq!(progress(93, Some((100, 7))), (93, false), "the same loss");
+        assert_eq!(reports.end(&orders()).lost.map(|lost| (lost.first, lost.last)), Some((91, 100)));
+        assert_eq!(progress(92, Some((93, 9))), (92, true));
+        reports.begin_at(&orders(), 50);
+        assert_eq!(progress(60, None), (60, false));
+        reports.keep(|_| false);
+        assert_eq!(reports.end(&orders()), StreamEnd::default());
     }
 }
