@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use async_nats::jetstream;
 use tidegate_broker_admin::{release, streams};
 use tidegate_crds::topic::StreamRecord;
+use tidegate_operator::sessions::ingress_reports::StreamEnd;
 use tidegate_operator::topic::loss;
 use tidegate_test_broker::{LIMIT, TestBroker, topic};
 
@@ -72,11 +73,11 @@ async fn an_ordinary_life_loses_nothing() {
     assert_eq!((before.first_sequence, before.last_sequence, before.missing), (1, 200, 0));
     world.while_away(|_| ()).await;
     let after = world.look(None).await;
-    assert_eq!(loss::between(&before, &after), None);
+    assert_eq!(loss::between(&before, &after, &StreamEnd::default()), None);
     // A release is on record before it is done.
     release::execute(&world.broker.admin(), 50).await.unwrap();
     let released = world.look(Some(50)).await;
-    assert_eq!(loss::between(&StreamRecord { released: Some(50), ..after }, &released), None);
+    assert_eq!(loss::between(&StreamRecord { released: Some(50), ..after }, &released, &StreamEnd::default()), None);
 }
 
 #[tokio::test]
@@ -92,7 +93,7 @@ async fn a_lost_volume_is_noticed() {
     // A person has said that it may begin without them: else a server that lost its volume waits for ever.
     world.broker.seed().unwrap();
     world.broker.restart().await;
-    let lost = loss::between(&before, &world.look(None).await).expect("noticed");
+    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed");
     assert!(lost.contains("events 1 to 200 are gone"), "{lost}");
 }
 
@@ -101,7 +102,7 @@ async fn a_purge_by_somebody_else_is_noticed() {
     let world = World::start().await;
     let before = world.look(None).await;
     world.js.get_stream("events").await.unwrap().purge().await.unwrap();
-    let lost = loss::between(&before, &world.look(None).await).expect("noticed");
+    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed");
     assert!(lost.contains("events 1 to 200 were removed from the stream by somebody else"), "{lost}");
 }
 
@@ -118,7 +119,8 @@ async fn a_damaged_block_is_noticed() {
     };
     world.while_away(damage).await;
     let now = world.look(None).await;
-    let lost = loss::between(&before, &now).unwrap_or_else(|| panic!("not noticed: {before:?}, {now:?}"));
+    let lost = loss::between(&before, &now, &StreamEnd::default())
+        .unwrap_or_else(|| panic!("not noticed: {before:?}, {now:?}"));
     assert!(lost.contains("went back") || lost.contains("are gone"), "{lost}");
 }
 
@@ -127,6 +129,6 @@ async fn an_event_that_was_deleted_singly_is_noticed() {
     let world = World::start().await;
     let before = world.look(None).await;
     world.js.get_stream("events").await.unwrap().delete_message(100).await.unwrap();
-    let lost = loss::between(&before, &world.look(None).await).expect("noticed");
+    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed");
     assert!(lost.contains("1 events between number 1 and 200"), "{lost}");
 }

@@ -166,10 +166,13 @@ pub struct LostEvents {
     pub topic: String,
     /// Number of events that are gone.
     pub missing: i64,
-    /// Sequence number of the first event there is.
+    /// Sequence number of the first event there is; of a lost end, of the first event that is gone.
     pub first: i64,
     /// Sequence number of the last one.
     pub last: i64,
+    /// Whether these were the last events of the topic, so that their sequence numbers are used again.
+    #[serde(default)]
+    pub is_tail: bool,
 }
 
 impl HasConditions for EventBrokerStatus {

@@ -82,6 +82,25 @@ pub struct StreamRecord {
     pub released: Option<i64>,
     /// Whether the retention may remove the oldest events at any time (maxAge, or whenFull: DropOldest).
     pub removes: bool,
+    /// End of the stream that was acknowledged to publishers and then lost, the last time that this happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_tail: Option<LostTail>,
+}
+
+/// End of a stream that is gone: its sequence numbers are used again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LostTail {
+    /// Sequence number of the first event that is gone.
+    pub first: i64,
+    /// Sequence number of the last one.
+    pub last: i64,
+    /// Time at which it was noticed, by an ingress or by the operator.
+    #[schemars(schema_with = "schema::date_time")]
+    pub noticed: String,
+    /// Whether the loss was acknowledged with the topic's annotation.
+    #[serde(default)]
+    pub acknowledged: bool,
 }
 
 /// A loss of stored events.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
-use tidegate_broker_admin::audit::{self, Findings, HealStep, Look, Totals};
+use tidegate_broker_admin::audit::{self, Acknowledged, Findings, HealStep, Look, Totals};
 use tidegate_broker_admin::membership::{ObserveError, Observed, Ordinal, Site, StreamId};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::EVENT_STREAM;
@@ -19,7 +19,8 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::{EventBroker, EventTopic};
 use tokio::time::{Instant, sleep};
 
-use crate::broker::{formation, restart, topics};
+use crate::broker::audit_words::{damaged, lost, more};
+use crate::broker::{formation, restart, tails, topics};
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
@@ -103,35 +104,19 @@ impl Audit {
     }
 }
 
-fn more(count: i64) -> String {
-    if count > 0 { format!(" (and {count} more in status.audit)") } else { String::new() }
-}
-
-/// A damaged copy, in words.
-pub(crate) fn damaged(copy: &DamagedCopy) -> String {
-    let DamagedCopy { topic, stream, server, whole, missing, first, last } = copy;
-    let what = match missing {
-        0 => format!("has other content than the other servers in messages {first} to {last}"),
-        missing => format!("lacks {missing} of the messages {first} to {last}"),
-    };
-    format!(
-        "{server} {what} of stream {stream} of topic {topic}, and {whole} has them: the copy is made again from there"
-    )
-}
-
-fn lost(lost: &LostEvents) -> String {
-    let LostEvents { topic, missing, first, last } = lost;
-    format!(
-        "topic {topic} lacks {missing} events between number {first} and {last}, and no server has them. Condition DataLost of the topic says how to acknowledge that"
-    )
-}
-
-/// Whether there is to be an audit now (pure).
-fn is_due(before: Option<&AuditStatus>, servers: &[AuditedServer], now: jiff::Timestamp, period: i64) -> bool {
+/// Whether there is to be an audit now (pure). `tails`: what topics say that they have lost.
+fn is_due(
+    before: Option<&AuditStatus>,
+    servers: &[AuditedServer],
+    tails: &[LostEvents],
+    now: jiff::Timestamp,
+    period: i64,
+) -> bool {
     let Some(before) = before else { return true };
     let ran = before.last_run.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
     let is_old = ran.is_none_or(|ran| now.duration_since(ran).as_secs().abs() >= period);
-    is_old || before.servers != servers || !before.damaged.is_empty() || !before.lost.is_empty()
+    let is_news = tails.iter().any(|tail| !before.lost.contains(tail));
+    is_old || is_news || before.servers != servers || !before.damaged.is_empty() || !before.lost.is_empty()
 }
 
 /// What to remember (pure). `is_open`: the audit has not ended.
@@ -209,7 +194,8 @@ pub(crate) async fn is_elsewhere(context: &Context, place: &Place, account: &str
     let Ok(servers) = context.brokers.servers(place).await else { return false };
     let Ok(look) = audit::look(servers.system_client(), &restart::site(place)).await else { return false };
     let is_of_topic = |id: &StreamId| id.account == account && id.name == EVENT_STREAM;
-    let found = audit::judge(&look, &look).damaged.iter().any(|damaged| is_of_topic(&damaged.stream));
+    let found =
+        audit::judge(&look, &look, &Acknowledged::new()).damaged.iter().any(|damaged| is_of_topic(&damaged.stream));
     if found {
         context.broker_changes.add(place.broker.clone());
     }
@@ -247,18 +233,22 @@ impl Auditor<'_> {
         let totals = audit::totals(self.servers.system_client(), &self.site).await?;
         let now = jiff::Timestamp::now();
         let groups = Some(totals.groups);
-        if totals.servers.len() < self.site.pods || !is_due(before.as_ref(), &self.audited(&totals), now, self.period) {
+        let broker = &self.place.broker;
+        let mut tails = tails::open(self.context, broker);
+        let servers = self.audited(&totals);
+        if totals.servers.len() < self.site.pods || !is_due(before.as_ref(), &servers, &tails, now, self.period) {
             return Ok(Audit { status: before, groups, ..Audit::default() });
         }
+        let topics = self.topics();
+        let acknowledged = tails::acknowledged(self.context, broker, &topics);
         let earlier = self.look().await?;
-        let later = if earlier.is_plain() {
+        let later = if earlier.is_plain(&acknowledged) {
             earlier.clone()
         } else {
             sleep(LOOK_PAUSE).await;
             self.look().await?
         };
-        let findings = audit::judge(&earlier, &later);
-        let topics = self.topics();
+        let findings = audit::judge(&earlier, &later, &acknowledged);
         let copies = usize::try_from(self.place.voters).unwrap_or(1);
         let mut steps = audit::next(&self.site, &later, &findings, copies);
         if before.as_ref().is_none_or(|before| before.damaged.is_empty()) {
@@ -266,7 +256,11 @@ impl Auditor<'_> {
             steps.retain(|step| !matches!(step, HealStep::Keep(..)));
         }
         let step = self.heal(&steps, &findings, &topics).await;
-        let found = (self.damaged(&findings, &topics), self.lost(&findings, &topics));
+        for topic in tails::add_found(&mut tails, &findings.tails, &topics) {
+            self.context.ingress_reports.look_at(&topic);
+        }
+        tails.extend(self.lost(&findings, &topics));
+        let found = (self.damaged(&findings, &topics), tails);
         self.context.metrics.audited(result(&found, !step.is_empty()));
         let status = record(before, found, self.audited(&later.totals), !step.is_empty(), now);
         Ok(Audit { status: Some(status), groups, step })
@@ -360,6 +354,7 @@ impl Auditor<'_> {
             missing: signed(it.missing),
             first: signed(it.first),
             last: signed(it.last),
+            is_tail: false,
         };
         findings.lost.iter().filter(|hole| !is_acknowledged(hole)).map(events).collect()
     }

@@ -23,7 +23,7 @@ fn copy(server: &str) -> DamagedCopy {
 }
 
 fn events() -> LostEvents {
-    LostEvents { topic: "shop/orders".into(), missing: 7, first: 1, last: 50 }
+    LostEvents { topic: "shop/orders".into(), missing: 7, first: 1, last: 50, is_tail: false }
 }
 
 #[test]
@@ -40,8 +40,11 @@ fn an_audit_is_due_after_each_start_every_hour_and_while_something_is_wrong() {
         (Some(AuditStatus { lost: vec![events()], ..passed.clone() }), "abc", 1_000_001, true),
         (Some(AuditStatus { last_run: Some("soon".into()), ..passed }), "abc", 1_000_001, true),
     ] {
-        assert_eq!(is_due(before.as_ref(), &servers(ids), at(now), PERIOD), expected, "{before:?} {ids} {now}");
+        assert_eq!(is_due(before.as_ref(), &servers(ids), &[], at(now), PERIOD), expected, "{before:?} {ids} {now}");
     }
+    // A topic tells of a loss.
+    let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
+    assert!(is_due(Some(&passed), &servers("abc"), &[events()], at(1_000_001), PERIOD));
 }
 
 #[test]
@@ -104,13 +107,25 @@ fn the_condition_says_what_is_wrong_and_what_is_done() {
     let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
     let audit = |status: AuditStatus, step: &str| Audit { status: Some(status), groups: None, step: step.into() };
     let damaged = AuditStatus { damaged: vec![copy("b-1")], damaged_copies: 1, ..passed.clone() };
+    let tail = LostEvents { first: 91, last: 100, is_tail: true, ..events() };
     for (audit, status, reason, word) in [
         (Audit::default(), Status::Unknown, "NotAudited", "when all pods are ready"),
         (audit(passed.clone(), ""), Status::True, "Audited", "every copy"),
         (audit(passed.clone(), "waiting"), Status::Unknown, "Auditing", "waiting"),
         (audit(damaged.clone(), "making 3 copies of it"), Status::False, "CopyDamaged", "making 3 copies of it"),
         (audit(damaged.clone(), ""), Status::False, "CopyDamaged", "looked at again"),
-        (audit(AuditStatus { lost: vec![events()], ..passed.clone() }, ""), Status::False, "EventsLost", "DataLost"),
+        (
+            audit(AuditStatus { lost: vec![events()], ..passed.clone() }, ""),
+            Status::False,
+            "EventsLost",
+            "lacks 7 events",
+        ),
+        (
+            audit(AuditStatus { lost: vec![tail], ..passed.clone() }, ""),
+            Status::False,
+            "EventsLost",
+            "events 91 to 100",
+        ),
     ] {
         let found = audit.intact();
         assert_eq!((found.status, found.reason.as_str()), (status, reason));

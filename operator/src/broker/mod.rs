@@ -2,6 +2,7 @@
 
 mod access;
 pub(crate) mod audit;
+pub(crate) mod audit_words;
 pub mod deletion;
 pub mod desired;
 pub mod expiry;
@@ -18,6 +19,7 @@ pub mod room;
 pub mod scale;
 pub mod settings;
 mod status;
+mod tails;
 pub mod topics;
 mod trust;
 mod volumes;

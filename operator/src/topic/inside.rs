@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
@@ -220,7 +221,8 @@ async fn stored(
     let released = before.and_then(|before| before.released);
     let removes = settings.streams.drop_oldest || settings.streams.max_age.is_some();
     let account = authority.topic_account_id(&topics::Topic::of(topic)?.id)?;
-    let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes));
+    let end = context.ingress_reports.end(key);
+    let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes), &end);
     let (streams, lost, subscribers) = {
         let _places = broker.places().await;
         let place = observed.place(authority);
@@ -246,7 +248,11 @@ async fn stored(
         context.ingress_reports.made_room(key);
     }
     let released = room.released.and_then(|released| i64::try_from(released).ok()).max(released);
-    let record = loss::record(&events, released, removes);
+    let mut record = loss::record(&events, released, removes);
+    let known = before.and_then(|before| before.lost_tail.clone());
+    let found =
+        before.filter(|_| lost.is_some()).and_then(|before| loss::tail(before, &record, &end, Timestamp::now()));
+    record.lost_tail = found.or(known);
     let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
     let seen = storage::Seen {
         unanswered: &context.ingress_reports.unanswered(key),
@@ -258,7 +264,7 @@ async fn stored(
         is_changing: observed.scale.pods != observed.broker.spec.replicas,
         policy: context.restart_policy,
     };
-    let storage = storage::judge(&seen, jiff::Timestamp::now());
+    let storage = storage::judge(&seen, Timestamp::now());
     Ok(Stored {
         record,
         lost,

@@ -2,10 +2,10 @@
 
 use kube::ResourceExt as _;
 use tidegate_crds::EventTopic;
-use tidegate_crds::broker::AuditStatus;
+use tidegate_crds::broker::{AuditStatus, LostEvents};
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::broker::audit::damaged;
+use crate::broker::audit_words::damaged;
 use crate::topic::observe::Observed;
 
 /// The condition.
@@ -27,10 +27,16 @@ fn of_topic(name: &str, audit: Option<&AuditStatus>) -> Finding {
         return find(Status::False, "CopyDamaged", format!("{first}{more}. Nothing is lost, and events flow"));
     }
     if let Some(lost) = audit.lost.iter().find(|lost| lost.topic == name) {
-        let message = format!(
-            "{} events between number {} and {} are on no server any more: see condition DataLost",
-            lost.missing, lost.first, lost.last
-        );
+        let LostEvents { missing, first, last, .. } = lost;
+        let message = if lost.is_tail {
+            format!(
+                "events {first} to {last} were acknowledged and are on no server any more: the stream had lost its end. See condition DataLost"
+            )
+        } else {
+            format!(
+                "{missing} events between number {first} and {last} are on no server any more: see condition DataLost"
+            )
+        };
         return find(Status::False, "EventsLost", message);
     }
     find(Status::True, "Audited", "every copy of the topic's streams has all that it should have".into())
@@ -38,7 +44,7 @@ fn of_topic(name: &str, audit: Option<&AuditStatus>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_crds::broker::{DamagedCopy, LostEvents};
+    use tidegate_crds::broker::DamagedCopy;
 
     use super::*;
 
@@ -53,8 +59,9 @@ mod tests {
             first: 1,
             last: 100,
         };
-        let lost = LostEvents { topic: "shop/bills".into(), missing: 7, first: 1, last: 50 };
-        let audit = AuditStatus { damaged: vec![copy], lost: vec![lost], ..AuditStatus::default() };
+        let lost = LostEvents { topic: "shop/bills".into(), missing: 7, first: 1, last: 50, is_tail: false };
+        let tail = LostEvents { topic: "shop/tail".into(), missing: 10, first: 91, last: 100, is_tail: true };
+        let audit = AuditStatus { damaged: vec![copy], lost: vec![lost, tail], ..AuditStatus::default() };
         assert_eq!(of_topic("shop/orders", None).reason, "NotAudited");
         let found = of_topic("shop/orders", Some(&audit));
         assert_eq!((found.status, found.reason.as_str()), (Status::False, "CopyDamaged"));
@@ -62,6 +69,8 @@ mod tests {
         assert!(found.message.starts_with(says), "{}", found.message);
         let found = of_topic("shop/bills", Some(&audit));
         assert!(found.reason == "EventsLost" && found.message.starts_with("7 events between number 1 and 50"));
+        let found = of_topic("shop/tail", Some(&audit));
+        assert!(found.reason == "EventsLost" && found.message.starts_with("events 91 to 100 were acknowledged"));
         assert!(of_topic("shop/others", Some(&audit)).is_true());
     }
 }

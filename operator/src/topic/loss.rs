@@ -2,18 +2,25 @@
 //!
 //! What is remembered of the stream is in the topic's status, outside of the broker's volume. A stream that was made
 //! later, whose last sequence went back, that has a hole, or whose first event went further than what was released,
-//! has lost events: nothing else does that, because single events of it are never deleted.
+//! has lost events: nothing else does that, because single events of it are never deleted. Its end is where the topic's
+//! ingresses know it to be, which outlives a server: what they acknowledged may be newer than the record, and what was
+//! published since may hide that the stream went back.
 
+use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
-use tidegate_crds::topic::{DataLoss, StreamRecord};
+use tidegate_crds::topic::{DataLoss, LostTail, StreamRecord};
+
+use crate::sessions::ingress_reports::StreamEnd;
 
 /// With this value of the topic's annotation, the loss that was detected at that time is acknowledged.
 pub const ACKNOWLEDGE: &str = "tidegate.io/acknowledge-data-loss";
 /// Bytes of the message that are kept.
 const MESSAGE_LIMIT: usize = 2000;
+/// Several ingresses notice one loss, each at its own next event.
+const SAME_LOSS: SignedDuration = SignedDuration::from_secs(60);
 /// Ranges of numbers in a message.
 const RANGES_TOLD: usize = 5;
 
@@ -21,20 +28,50 @@ const RANGES_TOLD: usize = 5;
 /// `removes`: the topic's retention may remove the oldest events at any time.
 pub fn record(events: &StreamInfo, released: Option<i64>, removes: bool) -> StreamRecord {
     let state = &events.state;
-    let held = (state.last_sequence + 1).saturating_sub(state.first_sequence);
+    let held = state.last_sequence.saturating_add(1).saturating_sub(state.first_sequence);
     StreamRecord {
-        // Whole seconds: texts of one length, which compare as the times do.
-        created: jiff::Timestamp::from_second(events.created.unix_timestamp()).unwrap_or_default().to_string(),
+        created: second(events.created.unix_timestamp()),
         first_sequence: signed(state.first_sequence),
         last_sequence: signed(state.last_sequence),
         missing: signed(if state.messages == 0 { 0 } else { held.saturating_sub(state.messages) }),
         released,
         removes,
+        lost_tail: None,
     }
 }
 
-/// What was lost between two looks; `None`: nothing.
-pub fn between(before: &StreamRecord, now: &StreamRecord) -> Option<String> {
+/// The end that the stream lost between two looks; `None`: none. `end` was heard before the second look; `at`: now.
+pub fn tail(before: &StreamRecord, now: &StreamRecord, end: &StreamEnd, at: Timestamp) -> Option<LostTail> {
+    let range = |first, last, noticed| LostTail { first, last, noticed, acknowledged: false };
+    let (last, is_new) = (last_known(before, end), now.created > before.created);
+    let gone = match is_new {
+        true => Some(1),
+        false => (now.last_sequence < last).then_some(now.last_sequence + 1),
+    };
+    let gone = gone.filter(|_| last > 0).map(|first| range(first, last, second(at.as_second())));
+    let reported = end.lost.map(|lost| range(signed(lost.first), signed(lost.last), second(signed(lost.noticed))));
+    let found = [gone, reported].into_iter().flatten().filter(|tail| is_news(before.lost_tail.as_ref(), tail));
+    found.reduce(|one, other| {
+        range(one.first.min(other.first), one.last.max(other.last), one.noticed.max(other.noticed))
+    })
+}
+
+/// The last event that there was.
+fn last_known(before: &StreamRecord, end: &StreamEnd) -> i64 {
+    before.last_sequence.max(signed(end.acknowledged))
+}
+
+/// Whether this is another loss than the one that is on record.
+fn is_news(known: Option<&LostTail>, tail: &LostTail) -> bool {
+    let Some(known) = known else { return true };
+    let time = |tail: &LostTail| tail.noticed.parse::<Timestamp>().unwrap_or_default();
+    let is_part = known.first <= tail.first && tail.last <= known.last;
+    let later = time(tail).duration_since(time(known));
+    later > SignedDuration::ZERO && !(is_part && later <= SAME_LOSS)
+}
+
+/// What was lost between two looks; `None`: nothing. `end` was heard before the second look.
+pub fn between(before: &StreamRecord, now: &StreamRecord, end: &StreamEnd) -> Option<String> {
     if now.created > before.created {
         let events = if before.last_sequence >= before.first_sequence {
             format!("events {} to {} are gone", before.first_sequence, before.last_sequence)
@@ -43,13 +80,9 @@ pub fn between(before: &StreamRecord, now: &StreamRecord) -> Option<String> {
         };
         return Some(format!("the stream of events was lost and made again: {events}, and numbers begin at 1 again"));
     }
-    if now.last_sequence < before.last_sequence {
+    if let Some(LostTail { first, last, .. }) = tail(before, now, end, Timestamp::now()) {
         return Some(format!(
-            "the stream of events went back: its last event was number {}, and is {} now. Events {} to {} are gone, and their numbers are used again",
-            before.last_sequence,
-            now.last_sequence,
-            now.last_sequence + 1,
-            before.last_sequence
+            "the stream of events went back: its last event was number {last}, and its end is gone. Events {first} to {last} are lost, and their numbers are used again"
         ));
     }
     if now.missing > before.missing {
@@ -87,7 +120,7 @@ pub fn numbers(ranges: &[(u64, u64)]) -> Option<String> {
 pub fn told(topic: &EventTopic, found: Option<String>) -> Option<DataLoss> {
     let before = topic.status.as_ref().and_then(|status| status.data_loss.as_ref());
     let acknowledged = topic.annotations().get(ACKNOWLEDGE).map(String::as_str);
-    loss(before, found, acknowledged, &jiff::Timestamp::now().to_string())
+    loss(before, found, acknowledged, &Timestamp::now().to_string())
 }
 
 /// The condition.
@@ -127,12 +160,19 @@ pub fn loss(
     }
 }
 
+/// Whole seconds: texts of one length, which compare as the times do.
+fn second(since: i64) -> String {
+    Timestamp::from_second(since).unwrap_or_default().to_string()
+}
+
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_client::contract;
+
     use super::*;
 
     fn stream(first: i64, last: i64) -> StreamRecord {
@@ -143,7 +183,13 @@ mod tests {
             missing: 0,
             released: None,
             removes: false,
+            lost_tail: None,
         }
+    }
+
+    fn heard(acknowledged: u64, lost: Option<(u64, u64, u64)>) -> StreamEnd {
+        let lost = lost.map(|(first, last, noticed)| contract::LostTail { first, last, noticed });
+        StreamEnd { acknowledged, lost }
     }
 
     #[test]
@@ -155,7 +201,7 @@ mod tests {
         let table = [
             (stream(1, 100), stream(1, 100), None),
             (stream(1, 100), stream(1, 2000), None),
-            (stream(1, 2100), stream(1, 440), Some("Events 441 to 2100 are gone")),
+            (stream(1, 2100), stream(1, 440), Some("Events 441 to 2100 are lost")),
             (stream(7, 100), later(1, 0), Some("events 7 to 100 are gone, and numbers begin at 1 again")),
             (stream(1, 0), later(1, 50), Some("it had no events")),
             (holes(0), holes(3), Some("3 events between number 1 and 100")),
@@ -170,12 +216,55 @@ mod tests {
             (removes(stream(1, 100)), removes(stream(1, 90)), Some("went back")),
         ];
         for (before, now, lost) in table {
-            let found = between(&before, &now);
+            let found = between(&before, &now, &StreamEnd::default());
             match lost {
                 None => assert_eq!(found, None, "{before:?} → {now:?}"),
                 Some(lost) => assert!(found.as_ref().is_some_and(|found| found.contains(lost)), "{found:?} not {lost}"),
             }
         }
+    }
+
+    #[test]
+    fn an_end_that_only_the_ingresses_knew_is_missed() {
+        let at = Timestamp::from_second(1000).unwrap();
+        let later = StreamRecord { created: "2026-01-02T00:00:00Z".into(), ..stream(1, 0) };
+        let known = |first, last, noticed| {
+            let lost_tail = LostTail { first, last, noticed: second(noticed), acknowledged: true };
+            StreamRecord { lost_tail: Some(lost_tail), ..stream(1, 100) }
+        };
+        let table = [
+            ("nothing is missed", stream(1, 100), stream(1, 100), heard(100, None), None),
+            ("it went on", stream(1, 100), stream(1, 150), heard(140, None), None),
+            ("the record is old", stream(1, 100), stream(1, 120), heard(140, None), Some((121, 140))),
+            (
+                "and numbers are used again",
+                stream(1, 100),
+                stream(1, 150),
+                heard(130, Some((121, 140, 900))),
+                Some((121, 140)),
+            ),
+            ("both", stream(1, 100), stream(1, 95), heard(93, Some((91, 100, 900))), Some((91, 100))),
+            ("another stream", stream(1, 100), later.clone(), heard(130, None), Some((1, 130))),
+            ("that had nothing", stream(1, 0), later, heard(0, None), None),
+            ("it is on record", known(121, 140, 900), stream(1, 150), heard(130, Some((121, 140, 900))), None),
+            (
+                "the same, of another ingress",
+                known(121, 140, 900),
+                stream(1, 150),
+                heard(130, Some((125, 138, 950))),
+                None,
+            ),
+            ("more of it", known(121, 140, 900), stream(1, 150), heard(130, Some((119, 140, 901))), Some((119, 140))),
+            ("a late report of it", known(91, 100, 990), stream(1, 95), heard(98, None), None),
+            ("again", known(121, 140, 900), stream(1, 150), heard(130, Some((125, 138, 961))), Some((125, 138))),
+        ];
+        for (what, before, now, end, expected) in table {
+            let found = tail(&before, &now, &end, at);
+            assert_eq!(found.as_ref().map(|tail| (tail.first, tail.last)), expected, "{what}");
+            assert!(found.is_none_or(|tail| !tail.acknowledged), "{what}");
+        }
+        let found = between(&stream(1, 100), &stream(1, 150), &heard(130, Some((121, 140, 900)))).unwrap();
+        assert!(found.contains("its last event was number 140") && found.contains("Events 121 to 140"), "{found}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
-use tidegate_crds::topic::{EventTopicStatus, Routing};
+use tidegate_crds::topic::{EventTopicStatus, LostTail, Routing, StreamRecord};
 
 use crate::broker::topics::other_namespace;
 use crate::context::{Context, Owner};
@@ -21,7 +21,7 @@ use crate::topic::loss;
 use crate::topic::observe::{NotGranted, Observed};
 use crate::topic::publishers::Publishers;
 use crate::topic::settings::Settings;
-use crate::topic::{addressable, intact, room, storage};
+use crate::topic::{addressable, intact, key, room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
 pub const STREAM_REFUSED: &str = "StreamRefused";
@@ -43,13 +43,19 @@ pub async fn write(
     }
     let status = of(topic, owner, promised, observed, inside);
     tell_loss(context, topic, &status).await;
-    if had_lost(topic) && status.data_loss.is_none() {
-        // Its audit may pass now.
+    if topic.status.as_ref().and_then(|before| before.data_loss.as_ref()) != status.data_loss.as_ref() {
+        // Its audit may pass now, or does no more.
         context.broker_changes.add(observed.broker_key.clone());
     }
     let is_ready =
         status.conditions.iter().any(|condition| condition.type_ == kind::READY && condition.status == "True");
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
+    if let Inside::Ready { stored: Some(stored), .. } = inside {
+        let is_first = topic.status.as_ref().is_none_or(|before| before.stream.is_none());
+        if is_first || stored.lost.is_some() {
+            context.ingress_reports.begin_at(&key(owner), stored.events.state.last_sequence);
+        }
+    }
     Ok(is_ready)
 }
 
@@ -74,10 +80,6 @@ pub async fn admit(
     let status = EventTopicStatus { promised: Some(promised), ..topic.status.clone().unwrap_or_default() };
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     Ok(promised)
-}
-
-fn had_lost(topic: &EventTopic) -> bool {
-    topic.status.as_ref().is_some_and(|status| status.data_loss.is_some())
 }
 
 /// A loss is an Event once, when it is noticed.
@@ -213,7 +215,12 @@ fn of(
             handlers,
         }) = stored.as_deref()
         {
-            status.stream = Some(record.clone());
+            let is_acknowledged = status.data_loss.is_none();
+            let tail = record
+                .lost_tail
+                .clone()
+                .map(|tail| LostTail { acknowledged: tail.acknowledged || is_acknowledged, ..tail });
+            status.stream = Some(StreamRecord { lost_tail: tail, ..record.clone() });
             status.fill = Some(format!("{}%", room.room.percent()));
             status.events = signed(events.state.messages);
             status.bytes = signed(events.state.bytes);

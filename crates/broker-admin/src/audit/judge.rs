@@ -22,6 +22,8 @@ pub struct Findings {
     pub damaged: Vec<Damaged>,
     /// Holes that every copy has: what is gone.
     pub lost: Vec<Hole>,
+    /// Ends that every copy has lost: what was acknowledged and is gone.
+    pub tails: Vec<Tail>,
     /// Streams of which nothing can be said yet: a copy is still being made, or nothing leads them.
     pub unfinished: Vec<StreamId>,
 }
@@ -29,7 +31,7 @@ pub struct Findings {
 impl Findings {
     /// Whether every copy has what the others have, and none a hole.
     pub fn is_passed(&self) -> bool {
-        self.damaged.is_empty() && self.lost.is_empty() && self.unfinished.is_empty()
+        self.damaged.is_empty() && self.lost.is_empty() && self.tails.is_empty() && self.unfinished.is_empty()
     }
 }
 
@@ -63,9 +65,29 @@ pub struct Hole {
     pub last: u64,
 }
 
+/// Messages at the end of a stream that were acknowledged and that no server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// Of this stream.
+    pub stream: StreamId,
+    /// The sequence of the first of them.
+    pub first: u64,
+    /// That of the last one.
+    pub last: u64,
+}
+
+/// The highest sequence of each stream that is known to have been acknowledged to a publisher.
+pub type Acknowledged = BTreeMap<StreamId, u64>;
+
 impl Look {
-    /// Whether nothing in it needs a second look.
-    pub fn is_plain(&self) -> bool {
+    /// Whether nothing in it needs a second look. `acknowledged` was known before it.
+    pub fn is_plain(&self, acknowledged: &Acknowledged) -> bool {
+        let is_short = |(id, copies): (&StreamId, &Copies)| {
+            copies.is_there() && acknowledged.get(id).is_some_and(|acknowledged| copies.highest() < *acknowledged)
+        };
+        if self.streams.iter().any(is_short) {
+            return false;
+        }
         self.streams.iter().all(|(id, copies)| {
             let first = copies.counts.values().next();
             let are_equal = copies.expires || copies.counts.values().all(|other| Some(other) == first);
@@ -90,12 +112,15 @@ impl Copies {
     }
 }
 
-/// Decides, by two looks; the same one twice where the first is plain.
-pub fn judge(earlier: &Look, later: &Look) -> Findings {
+/// Decides, by two looks; the same one twice where the first is plain. `acknowledged` was known before them.
+pub fn judge(earlier: &Look, later: &Look, acknowledged: &Acknowledged) -> Findings {
     let mut findings = Findings::default();
     for (id, now) in &later.streams {
         match earlier.streams.get(id) {
-            Some(before) => Pair { id, before, now }.judge(&mut findings),
+            Some(before) => {
+                let acknowledged = acknowledged.get(id).copied().unwrap_or(0);
+                Pair { id, before, now, acknowledged }.judge(&mut findings);
+            }
             None => findings.unfinished.push(id.clone()),
         }
     }
@@ -107,11 +132,13 @@ struct Pair<'a> {
     id: &'a StreamId,
     before: &'a Copies,
     now: &'a Copies,
+    /// The highest sequence that a publisher was told of; 0: not known.
+    acknowledged: u64,
 }
 
 impl Pair<'_> {
     fn judge(&self, findings: &mut Findings) {
-        let Self { id, before, now } = self;
+        let Self { id, before, now, acknowledged } = self;
         // A server that was starting at the first look has yet to be seen twice.
         if !now.is_there() || now.counts.keys().any(|server| !before.counts.contains_key(server)) {
             return findings.unfinished.push((*id).clone());
@@ -138,6 +165,11 @@ impl Pair<'_> {
         let missing = before.counts.get(&best).map_or(0, |counts| hole(id, counts)).min(hole(id, whole));
         if missing > 0 {
             findings.lost.push(Hole { stream: (*id).clone(), missing, first: whole.first, last: whole.last });
+        }
+        // A server that has just begun to lead may not have applied all that it has.
+        let last = stored.max(now.highest());
+        if last < *acknowledged {
+            findings.tails.push(Tail { stream: (*id).clone(), first: last + 1, last: *acknowledged });
         }
     }
 
@@ -183,5 +215,5 @@ fn hole(id: &StreamId, counts: &Counts) -> u64 {
     if id.name != layout::EVENT_STREAM || counts.messages == 0 {
         return 0;
     }
-    (counts.last + 1).saturating_sub(counts.first).saturating_sub(counts.messages)
+    counts.last.saturating_add(1).saturating_sub(counts.first).saturating_sub(counts.messages)
 }

@@ -22,7 +22,7 @@ fn seen(name: &str, all: &[Counts]) -> Look {
 
 /// Damaged servers with what they lack, what all lack, and whether all was seen.
 fn found(name: &str, earlier: &[Counts], later: &[Counts]) -> (Vec<(Ordinal, u64)>, u64, bool) {
-    let findings = judge(&seen(name, earlier), &seen(name, later));
+    let findings = judge(&seen(name, earlier), &seen(name, later), &Acknowledged::new());
     let damaged = findings.damaged.iter().map(|it| (it.server, it.missing)).collect();
     (damaged, findings.lost.iter().map(|it| it.missing).sum(), findings.unfinished.is_empty())
 }
@@ -37,15 +37,15 @@ fn where_messages_go_by_their_age_only_holes_count() {
     // One server's clock is ahead: it has removed more, at both looks.
     let (early, late) = (counts(61, 100, 40), counts(1, 100, 100));
     let apart = expiring(&[late, early, late]);
-    assert!(apart.is_plain() && judge(&apart, &apart).is_passed());
+    assert!(apart.is_plain(&Acknowledged::new()) && judge(&apart, &apart, &Acknowledged::new()).is_passed());
     let hole = counts(61, 100, 30);
     let damaged = expiring(&[late, hole, late]);
-    assert!(!damaged.is_plain());
-    let findings = judge(&damaged, &damaged);
+    assert!(!damaged.is_plain(&Acknowledged::new()));
+    let findings = judge(&damaged, &damaged, &Acknowledged::new());
     assert_eq!(findings.damaged.iter().map(|it| (it.server, it.whole, it.missing)).collect::<Vec<_>>(), [(1, 0, 10)]);
     // Without an age it would be one.
     let apart = seen("events", &[late, early, late]);
-    assert_eq!(judge(&apart, &apart).damaged.len(), 1);
+    assert_eq!(judge(&apart, &apart, &Acknowledged::new()).damaged.len(), 1);
 }
 
 #[test]
@@ -111,14 +111,17 @@ fn of_other_streams_single_messages_go() {
         (vec![], 0, true),
         "one has not heard of what went"
     );
-    assert!(seen("dead-letters", &[after; 3]).is_plain() && !seen("events", &[after; 3]).is_plain());
+    assert!(
+        seen("dead-letters", &[after; 3]).is_plain(&Acknowledged::new())
+            && !seen("events", &[after; 3]).is_plain(&Acknowledged::new())
+    );
 }
 
 #[test]
 fn what_is_not_there_yet_is_not_judged() {
     let all = counts(1, 100, 100);
     let whole = seen("events", &[all; 3]);
-    assert!(whole.is_plain());
+    assert!(whole.is_plain(&Acknowledged::new()));
     let change = |with: fn(&mut Copies)| {
         let mut look = whole.clone();
         look.streams.values_mut().for_each(with);
@@ -129,12 +132,33 @@ fn what_is_not_there_yet_is_not_judged() {
         change(|it| it.is_moving = true),
         change(|it| it.counts.retain(|server, _| *server != 1)),
     ] {
-        assert!(!look.is_plain());
-        assert_eq!(judge(&whole, &look).unfinished, [id("events")]);
+        assert!(!look.is_plain(&Acknowledged::new()));
+        assert_eq!(judge(&whole, &look, &Acknowledged::new()).unfinished, [id("events")]);
     }
     // A server that was not there at the first look.
-    assert_eq!(judge(&change(|it| it.counts.retain(|server, _| *server != 1)), &whole).unfinished, [id("events")]);
-    assert_eq!(judge(&Look::default(), &whole).unfinished, [id("events")]);
+    assert_eq!(
+        judge(&change(|it| it.counts.retain(|server, _| *server != 1)), &whole, &Acknowledged::new()).unfinished,
+        [id("events")]
+    );
+    assert_eq!(judge(&Look::default(), &whole, &Acknowledged::new()).unfinished, [id("events")]);
+}
+
+#[test]
+fn what_was_acknowledged_and_is_on_no_server_is_lost() {
+    let (short, all) = (counts(1, 90, 90), counts(1, 100, 100));
+    let known = Acknowledged::from([(id("events"), 100)]);
+    let tails = |earlier: &[Counts], later: &[Counts]| {
+        let findings = judge(&seen("events", earlier), &seen("events", later), &known);
+        assert_eq!(findings.is_passed(), findings.tails.is_empty() && findings.unfinished.is_empty());
+        findings.tails.iter().map(|tail| (tail.first, tail.last)).collect::<Vec<_>>()
+    };
+    assert_eq!(tails(&[short], &[short]), [(91, 100)]);
+    assert_eq!(tails(&[short; 3], &[short; 3]), [(91, 100)]);
+    assert_eq!(tails(&[all], &[counts(1, 150, 150)]), []);
+    assert_eq!(tails(&[short, all, short], &[short, all, short]), [], "another server has it");
+    assert_eq!(tails(&[short; 3], &[all; 3]), [], "it was still read");
+    assert!(seen("events", &[all]).is_plain(&known) && !seen("events", &[short]).is_plain(&known));
+    assert!(seen("events", &[short]).is_plain(&Acknowledged::new()));
 }
 
 fn site(pods: usize) -> Site {
@@ -142,7 +166,7 @@ fn site(pods: usize) -> Site {
 }
 
 fn steps(look: &Look) -> Vec<HealStep> {
-    next(&site(3), look, &judge(look, look), 3)
+    next(&site(3), look, &judge(look, look, &Acknowledged::new()), 3)
 }
 
 #[test]
@@ -254,11 +278,11 @@ proptest! {
         model.hear_all();
         model.run(&second);
         let later = model.look(name, None);
-        prop_assert!(judge(&earlier, &later).damaged.is_empty(), "{earlier:#?} {later:#?}");
+        prop_assert!(judge(&earlier, &later, &Acknowledged::new()).damaged.is_empty(), "{earlier:#?} {later:#?}");
         model.run(&[Happens::Store(9)]);
         model.hear_all();
         let look = model.look(name, Some((server, lacks)));
-        let damaged: Vec<_> = judge(&look, &look).damaged.iter().map(|it| (it.server, it.missing)).collect();
+        let damaged: Vec<_> = judge(&look, &look, &Acknowledged::new()).damaged.iter().map(|it| (it.server, it.missing)).collect();
         prop_assert_eq!(damaged, [(server, lacks)]);
     }
 }

@@ -1,7 +1,8 @@
 //! Whether every copy of every stream has what it should have, and how one that has not is made again.
 //!
 //! A server finds out only about the end of a stream that something is wrong with its files. A hole further in front it
-//! takes for messages that were deleted, calls its copy current, and serves it when it leads. So what each server has is
+//! takes for messages that were deleted, calls its copy current, and serves it when it leads. And what a single server finds
+//! to be wrong with the end of a stream is gone, and its sequences are used again. So what each server has is
 //! counted and compared here: [`look`] asks, [`judge`] decides (pure), [`next`] says what to do about it (pure), and
 //! [`HealStep::run`] does that. Nothing is remembered between two looks.
 
@@ -15,7 +16,7 @@ mod judge_tests;
 use std::collections::BTreeMap;
 
 pub use self::heal::{HealStep, next};
-pub use self::judge::{Damaged, Findings, Hole, judge};
+pub use self::judge::{Acknowledged, Damaged, Findings, Hole, Tail, judge};
 pub use self::look::{look, totals};
 use crate::membership::{Counts, Ordinal, StreamId};
 

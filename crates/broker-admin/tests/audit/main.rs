@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use futures::future::join_all;
-use tidegate_broker_admin::audit::{self, Copies, Damaged, Findings, HealStep, Hole, Look};
+use tidegate_broker_admin::audit::{self, Acknowledged, Copies, Damaged, Findings, HealStep, Hole, Look, Tail};
 use tidegate_broker_admin::membership::{Ordinal, StreamId};
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_client::layout::EVENT_STREAM;
@@ -55,7 +55,7 @@ impl World {
         let begun = Instant::now();
         loop {
             let (earlier, later) = (self.look().await, self.look().await);
-            let findings = audit::judge(&earlier, &later);
+            let findings = audit::judge(&earlier, &later, &acknowledged(&later));
             if findings.unfinished.is_empty() && later.totals.servers.len() == self.broker.site().pods {
                 return (later, findings);
             }
@@ -113,6 +113,11 @@ impl World {
     }
 }
 
+/// What publishers were told of: all of it.
+fn acknowledged(look: &Look) -> Acknowledged {
+    Acknowledged::from([(events(look).0.clone(), EVENTS)])
+}
+
 fn events(look: &Look) -> (&StreamId, &Copies) {
     look.streams.iter().find(|(id, _)| id.name == EVENT_STREAM).expect("the stream of events")
 }
@@ -161,6 +166,22 @@ async fn of_one_server_a_hole_is_found_and_stays() {
         [],
         "there is no other copy"
     );
+}
+
+#[tokio::test]
+async fn of_one_server_a_lost_end_is_found() {
+    let mut world = World::start(1).await;
+    world.damage(0, LAST).await;
+    let (look, findings) = world.findings().await;
+    let stored = events(&look).1.counts[&0].last;
+    let [Tail { first, last, .. }] = findings.tails.as_slice() else { panic!("{findings:#?}") };
+    assert!(stored < EVENTS && (*first, *last) == (stored + 1, EVENTS), "{findings:#?}");
+    assert!(findings.lost.is_empty() && findings.damaged.is_empty(), "{findings:#?}");
+    assert!(!findings.is_passed() && !look.is_plain(&acknowledged(&look)));
+    assert_eq!(audit::next(&world.broker.site(), &look, &findings, 1), [], "there is no other copy");
+    // The numbers are used again: that was acknowledged, too, and nothing is missed any more.
+    publish(&world.broker.jetstream(), EVENTS - stored).await;
+    assert!(world.findings().await.1.is_passed());
 }
 
 #[tokio::test]
@@ -243,7 +264,7 @@ async fn nothing_is_found_while_events_come_and_go() {
     for _ in 0..20 {
         let earlier = world.look().await;
         sleep(PAUSE).await;
-        let findings = audit::judge(&earlier, &world.look().await);
+        let findings = audit::judge(&earlier, &world.look().await, &Acknowledged::new());
         assert!(findings.damaged.is_empty() && findings.lost.is_empty(), "{findings:#?}");
     }
     coming.abort();
