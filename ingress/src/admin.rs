@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{Empty, Full};
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
 use tidegate_wire::nats::{Client, Link};
 
 use crate::auth::Peer;
@@ -21,6 +22,11 @@ use crate::connection::Answers;
 
 /// How long the broker may take to say how it is.
 const PROBE: Duration = Duration::from_secs(2);
+/// Bytes of what it says: each consumer that is not there yet has some hundred.
+const MAX_HEALTH: usize = 4 << 20;
+/// What a server says of a consumer that it cannot make, for example because it cannot read the file with its progress.
+/// That does not change by waiting.
+const DEAD_CONSUMER: &str = "consumer assignment error";
 
 /// What the probes look at.
 pub struct Health {
@@ -81,6 +87,41 @@ impl Health {
             Ok(Err(_)) | Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+
+    /// Whether the broker has started: it has all that it stores, but for consumers that it will never have. The operator
+    /// makes those again where they were, and reaches the broker only after it has started.
+    async fn broker_started(&self) -> StatusCode {
+        let asking = async {
+            let page = format!("{}/healthz?details=true", self.monitor).parse::<Uri>().ok()?;
+            let response = self.probe.get(page).await.ok()?;
+            let status = response.status();
+            let said = Limited::new(response.into_body(), MAX_HEALTH).collect().await.ok()?.to_bytes();
+            Some(status == StatusCode::OK || lacks_only_dead_consumers(&said))
+        };
+        match tokio::time::timeout(PROBE, asking).await {
+            Ok(Some(true)) => StatusCode::OK,
+            Ok(Some(false) | None) | Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Whether a server that is not healthy says of nothing else why than of consumers that it cannot make. Pure.
+fn lacks_only_dead_consumers(said: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Health {
+        #[serde(default)]
+        errors: Vec<HealthError>,
+    }
+    #[derive(Deserialize)]
+    struct HealthError {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default)]
+        error: String,
+    }
+    let Ok(Health { errors }) = serde_json::from_slice(said) else { return false };
+    let is_dead = |it: &HealthError| it.kind == "CONSUMER" && it.error.contains(DEAD_CONSUMER);
+    !errors.is_empty() && errors.iter().all(is_dead)
 }
 
 /// Why an ingress is not ready, where it is not. Pure.
@@ -103,7 +144,7 @@ impl Answers for Routes {
         let (status, text) = match request.uri().path() {
             "/livez" => (StatusCode::OK, "alive\n"),
             "/readyz" => health.ready(),
-            "/broker/startup" => (health.broker("/healthz").await, ""),
+            "/broker/startup" => (health.broker_started().await, ""),
             "/broker/ready" => (health.broker("/healthz?js-server-only=true").await, ""),
             "/broker/live" => (health.broker("/healthz?js-enabled-only=true").await, ""),
             _ => (StatusCode::NOT_FOUND, ""),
@@ -117,6 +158,28 @@ impl Answers for Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dead_consumer_holds_up_no_start_and_all_else_does() {
+        let error = |kind: &str, text: &str| serde_json::json!({"type": kind, "account": "A", "error": text});
+        let dead =
+            error("CONSUMER", "JetStream consumer 'A > events > b' is not current: consumer assignment error: x");
+        let behind = error("CONSUMER", "JetStream consumer 'A > events > b' is not current: group node unhealthy");
+        let stream = error("STREAM", "JetStream stream 'A > events' is not current: consumer assignment error");
+        for (errors, expected) in [
+            (vec![dead.clone()], true),
+            (vec![dead.clone(), dead.clone()], true),
+            (vec![dead.clone(), behind], false),
+            (vec![dead, stream], false),
+            (vec![error("JETSTREAM", "has not established contact with a meta leader")], false),
+            (vec![], false),
+        ] {
+            let said = serde_json::json!({"status": "unavailable", "errors": errors}).to_string();
+            assert_eq!(lacks_only_dead_consumers(said.as_bytes()), expected, "{said}");
+        }
+        assert!(!lacks_only_dead_consumers(br#"{"status":"unavailable","error":"consumer assignment error"}"#));
+        assert!(!lacks_only_dead_consumers(b"no JSON"));
+    }
 
     #[test]
     fn every_way_in_has_to_be_open() {

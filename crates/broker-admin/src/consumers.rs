@@ -8,11 +8,15 @@ use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
 use crate::api::{
-    AckPolicy, ApiError, Broker, ConsumerConfig, ConsumerInfo, DeliverPolicy, ErrorCode, Missing, PriorityPolicy,
-    Refusal, StreamInfo,
+    AckPolicy, ApiError, Broker, ConsumerConfig, ConsumerInfo, DeliverPolicy, Missing, PriorityPolicy, Refusal,
+    StreamInfo,
 };
 use crate::positions::{Position, Restart, StreamState, is_ahead};
 use crate::single_copy;
+
+mod put;
+
+pub(crate) use self::put::{put_again, put_one};
 
 /// The longest a pull may stay open: well below the exports' response threshold (2 minutes), after which
 /// an open pull would lose its message until the acknowledgement wait ends.
@@ -251,12 +255,12 @@ async fn ensure_one(
     let origin = match broker.consumer(layout::EVENT_STREAM, &name).await {
         Ok(info) if info.config.metadata.get(UID).is_none_or(|found| found != uid) => {
             // Left by a handler of the same name that is no more.
-            delete_one(broker, &name).await?;
+            delete_one(broker, layout::EVENT_STREAM, &name).await?;
             recorded.restart(&name, stream).into()
         }
         // The consumer may have gone on since the stream was looked at.
         Ok(info) if is_ahead(&info, stream) && is_ahead(&info, &state_now(broker).await?) => {
-            delete_one(broker, &name).await?;
+            delete_one(broker, layout::EVENT_STREAM, &name).await?;
             Origin::Restarted(Restart::NewStream)
         }
         Ok(info) if same(&wanted, &info) => return Ok((info, Origin::Found)),
@@ -270,17 +274,7 @@ async fn ensure_one(
     if let Origin::Restarted(restart) = origin {
         wanted.deliver_policy = restart.deliver_policy();
     }
-    Ok((put_one(broker, &wanted).await?, origin))
-}
-
-/// Makes a consumer, or changes the one there is.
-pub(crate) async fn put_one(broker: &Broker, wanted: &ConsumerConfig) -> Result<ConsumerInfo, ConsumersFailure> {
-    let name = || wanted.durable_name.clone().unwrap_or_default();
-    match broker.put_consumer(layout::EVENT_STREAM, wanted).await {
-        Ok(info) => Ok(info),
-        Err(ApiError::Refused(why)) if is_final(&why) => Err(ConsumersFailure::Refused { name: name(), why }),
-        Err(error) => Err(ConsumersFailure::Consumer(error)),
-    }
+    Ok((put_again(broker, layout::EVENT_STREAM, &wanted).await?, origin))
 }
 
 /// Pauses a consumer of a handler that is suspended, and no other.
@@ -312,15 +306,6 @@ pub(crate) fn keep_unchangeable(wanted: &mut ConsumerConfig, found: &ConsumerCon
     wanted.max_waiting = found.max_waiting;
 }
 
-/// Whether the broker judged the configuration (as opposed to its own state, which may change by itself).
-pub(crate) fn is_final(refusal: &Refusal) -> bool {
-    match refusal.error_code {
-        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::MAXIMUM_CONSUMERS_LIMIT | ErrorCode::INSUFFICIENT_RESOURCES => false,
-        ErrorCode::CONSUMER_CREATE => true,
-        _ => refusal.code == 400,
-    }
-}
-
 /// Removes the handler's consumers and with them its place in the stream. Gone already: fine.
 ///
 /// # Errors
@@ -328,7 +313,7 @@ pub(crate) fn is_final(refusal: &Refusal) -> bool {
 pub async fn delete(broker: &Broker, handler: &str) -> Result<(), ConsumersFailure> {
     let names = broker.list_consumer_names(layout::EVENT_STREAM).await.map_err(ConsumersFailure::List)?;
     for name in names.iter().filter(|name| layout::handler_of(name) == handler) {
-        delete_one(broker, name).await?;
+        delete_one(broker, layout::EVENT_STREAM, name).await?;
     }
     Ok(())
 }
@@ -346,8 +331,9 @@ pub fn handler_uid(consumer: &ConsumerInfo) -> Option<&str> {
     consumer.config.metadata.get(UID).map(String::as_str)
 }
 
-async fn delete_one(broker: &Broker, name: &str) -> Result<(), ConsumersFailure> {
-    match broker.delete_consumer(layout::EVENT_STREAM, name).await {
+/// Removes a consumer, and what the servers have left of one that they do not serve. Gone already: fine.
+async fn delete_one(broker: &Broker, stream: &str, name: &str) -> Result<(), ConsumersFailure> {
+    match broker.delete_consumer(stream, name).await {
         Ok(()) | Err(ApiError::NotFound(Missing::Consumer)) => Ok(()),
         Err(error) => Err(ConsumersFailure::Consumer(error)),
     }

@@ -1,7 +1,7 @@
 //! The one consumer that reads (a part of) a work queue.
 
 use crate::api::{ApiError, Broker, ConsumerConfig, Missing};
-use crate::consumers::{ConsumersFailure, ensure_pace, is_final, keep_unchangeable, same, state};
+use crate::consumers::{ConsumersFailure, ensure_pace, keep_unchangeable, put_again, same, state};
 use crate::positions::is_ahead;
 
 /// Makes the consumer be as configured; writes only what differs. Its stream is there. One that is made again delivers
@@ -32,9 +32,6 @@ pub(crate) async fn ensure_consumer(
         Err(ApiError::NotFound(Missing::Consumer)) => {}
         Err(error) => return Err(ConsumersFailure::Consumer(error)),
     }
-    match broker.put_consumer(stream, &wanted).await {
-        Ok(info) => ensure_pace(broker, stream, &info, is_suspended).await,
-        Err(ApiError::Refused(why)) if is_final(&why) => Err(ConsumersFailure::Refused { name, why }),
-        Err(error) => Err(ConsumersFailure::Consumer(error)),
-    }
+    let info = put_again(broker, stream, &wanted).await?;
+    ensure_pace(broker, stream, &info, is_suspended).await
 }

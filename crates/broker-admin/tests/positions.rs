@@ -13,7 +13,7 @@ use tidegate_broker_admin::positions::{Position, Restart};
 use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{TestBroker, eventually, topic};
 
 const NAME: &str = "billing";
 
@@ -230,4 +230,30 @@ async fn a_lost_consumer_of_three_servers_goes_on_where_it_was() {
     world.publish(5..10).await;
     assert_eq!(world.ensure(&handler, &position).await.restarts, after(5));
     assert_eq!(world.handle(NAME, 5).await, (5..10).collect::<Vec<_>>());
+}
+
+/// A server that cannot read a consumer's progress does not serve it any more, and gives its name to no other.
+#[tokio::test]
+async fn a_consumer_whose_file_is_damaged_goes_on_where_it_was() {
+    let mut world = World::start().await;
+    let handler = handler(Start::Earliest, Order::None);
+    world.ensure(&handler, &Position::default()).await;
+    world.publish(0..20).await;
+    world.handle(NAME, 20).await;
+    let position = world.ensure(&handler, &Position::default()).await.position;
+    world.broker.stop();
+    world.broker.damage_consumer(0, NAME);
+    world.broker.restart().await;
+    world.publish(20..30).await;
+    let mut restarts = Vec::new();
+    eventually("the consumer is made again", async || {
+        let ensured = consumers::ensure(&world.broker.admin(), &handler, &position).await;
+        ensured.is_ok_and(|ensured| {
+            restarts = ensured.restarts;
+            true
+        })
+    })
+    .await;
+    assert_eq!(restarts, after(20));
+    assert_eq!(world.handle(NAME, 10).await, (20..30).collect::<Vec<_>>());
 }

@@ -72,6 +72,16 @@ pub(crate) fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
 }
 
 impl TestBroker {
+    /// Damages what a server that is stopped has on disk of the progress of its consumers of this name, however little it
+    /// wrote of it.
+    pub fn damage_consumer(&self, server: usize, consumer: &str) {
+        let folder = format!("/obs/{consumer}/meta.inf");
+        let files = walk(&self.nodes[server].data());
+        let found: Vec<_> = files.iter().filter(|path| path.to_string_lossy().ends_with(&folder)).collect();
+        assert!(!found.is_empty(), "no consumer {consumer}");
+        found.iter().for_each(|path| std::fs::write(path.with_file_name(CONSUMER_STATE), [7; 16]).expect("write"));
+    }
+
     /// The files with the messages of a stream on a server, in their order. (Of all topics that have a stream of this name.)
     pub fn blocks(&self, server: usize, stream: &str) -> Vec<PathBuf> {
         let folder = format!("/streams/{stream}/msgs/");

@@ -10,7 +10,7 @@ use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressFailure, St
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
-use tidegate_test_broker::{LIMIT, TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic};
 use tokio::sync::watch;
 
 use crate::support::{Frozen, event, events, limits, messages, start, start_with};
@@ -172,4 +172,19 @@ async fn the_brokers_probes_pass_through() {
     for page in ["/broker/startup", "/broker/ready", "/broker/live"] {
         assert_eq!(ingress.probe(page).await, StatusCode::SERVICE_UNAVAILABLE, "{page}");
     }
+}
+
+/// Its pod would never be ready, and the operator never reach it to make the consumer again.
+#[tokio::test]
+async fn a_consumer_that_cannot_be_read_holds_up_no_start() {
+    let mut broker = TestBroker::start().await;
+    broker.handler("billing", std::time::Duration::from_secs(30)).await;
+    let ingress = start(&broker).await;
+    broker.stop();
+    broker.damage_consumer(0, "billing");
+    broker.restart().await;
+    eventually("the server has started", async || ingress.probe("/broker/startup").await == StatusCode::OK).await;
+    let health = broker.monitoring("healthz").await;
+    assert!(health["error"].as_str().is_some_and(|error| error.contains("consumer")), "{health}");
+    assert_eq!(ingress.publish(&event("1")).await.status, StatusCode::ACCEPTED);
 }

@@ -100,6 +100,8 @@ impl ErrorCode {
     pub const MAXIMUM_CONSUMERS_LIMIT: Self = Self(10026);
     /// There is no such stored message.
     pub const NO_MESSAGE_FOUND: Self = Self(10037);
+    /// The files of a consumer cannot be made or read.
+    pub const CONSUMER_STORE_FAILED: Self = Self(10104);
     /// There is no such server in the cluster.
     pub const SERVER_NOT_MEMBER: Self = Self(10044);
     /// A message is larger than its stream takes.

@@ -9,6 +9,8 @@ mod lanes;
 mod shelf;
 mod target;
 
+use tidegate_broker_client::layout;
+
 use crate::api::Broker;
 use crate::consumers::{ConsumersFailure, Handler, put_one};
 use crate::positions::Restart;
@@ -29,7 +31,7 @@ pub async fn begin_after(broker: &Broker, handler: &Handler, sequence: u64) -> R
     crate::consumers::delete(broker, &handler.name).await?;
     for mut config in handler.configs() {
         config.deliver_policy = Restart::After(sequence).deliver_policy();
-        put_one(broker, &config).await?;
+        put_one(broker, layout::EVENT_STREAM, &config).await?;
     }
     Ok(())
 }

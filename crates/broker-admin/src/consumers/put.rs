@@ -1,0 +1,82 @@
+//! Making consumers, also where the servers have one of the name that they cannot read.
+
+use super::{ConsumersFailure, delete_one};
+use crate::api::{ApiError, Broker, ConsumerConfig, ConsumerInfo, ErrorCode, Refusal};
+
+/// What the servers say where they cannot make the files of a consumer, or read them.
+const STORE_FAILED: &str = "creating store for consumer";
+
+/// Makes a consumer, or changes the one there is. One that the servers cannot read any more keeps its name from it: what is
+/// left of that goes first.
+pub(crate) async fn put_again(
+    broker: &Broker,
+    stream: &str,
+    wanted: &ConsumerConfig,
+) -> Result<ConsumerInfo, ConsumersFailure> {
+    let done = broker.put_consumer(stream, wanted).await;
+    if let Err(ApiError::Refused(why)) = &done
+        && is_unreadable(why)
+    {
+        delete_one(broker, stream, &name(wanted)).await?;
+        return put_one(broker, stream, wanted).await;
+    }
+    parse_outcome(done, wanted)
+}
+
+/// Whether the servers have a consumer of this name of which they cannot read the progress. (One that is only not there
+/// yet, because a server starts, is refused otherwise, and is left alone.)
+fn is_unreadable(why: &Refusal) -> bool {
+    let says = why.description.contains(STORE_FAILED);
+    why.error_code == ErrorCode::CONSUMER_STORE_FAILED || (why.error_code == ErrorCode::CONSUMER_CREATE && says)
+}
+
+/// Makes a consumer, or changes the one there is.
+pub(crate) async fn put_one(
+    broker: &Broker,
+    stream: &str,
+    wanted: &ConsumerConfig,
+) -> Result<ConsumerInfo, ConsumersFailure> {
+    parse_outcome(broker.put_consumer(stream, wanted).await, wanted)
+}
+
+fn parse_outcome(
+    outcome: Result<ConsumerInfo, ApiError>,
+    wanted: &ConsumerConfig,
+) -> Result<ConsumerInfo, ConsumersFailure> {
+    outcome.map_err(|error| match error {
+        ApiError::Refused(why) if is_final(&why) => ConsumersFailure::Refused { name: name(wanted), why },
+        error => ConsumersFailure::Consumer(error),
+    })
+}
+
+fn name(consumer: &ConsumerConfig) -> String {
+    consumer.durable_name.clone().unwrap_or_default()
+}
+
+/// Whether the broker judged the configuration (as opposed to its own state, which may change by itself).
+fn is_final(refusal: &Refusal) -> bool {
+    match refusal.error_code {
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::MAXIMUM_CONSUMERS_LIMIT | ErrorCode::INSUFFICIENT_RESOURCES => false,
+        ErrorCode::CONSUMER_CREATE => true,
+        _ => refusal.code == 400,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_servers_cannot_read_is_removed() {
+        for (code, description, expected) in [
+            (10104, "error creating store for consumer: corrupt state file", true),
+            (10012, "error creating store for consumer", true),
+            // It is there, and only not yet served.
+            (10012, "deliver policy can not be updated", false),
+            (10014, "consumer not found", false),
+        ] {
+            let refusal = Refusal { code: 500, error_code: ErrorCode(code), description: description.into() };
+            assert_eq!(is_unreadable(&refusal), expected, "{code} {description}");
+        }
+    }
+}
