@@ -102,12 +102,13 @@ impl System {
         self.confirmed("$SYS.REQ.CLAIMS.UPDATE", account.jwt.clone(), self.majority()).await
     }
 
-    /// The ids of the accounts that the servers have: those that any of them has, because it gives them to the others.
+    /// The ids of the accounts that the servers have: those that any of them has, because it gives them to the others. One
+    /// that has not joined yet may have none.
     ///
     /// # Errors
     /// As [`PushError`] says.
     pub async fn accounts(&self) -> Result<HashSet<String>, PushError> {
-        let needed = self.majority();
+        let needed = list_quorum(self.servers, self.voters);
         let answers = self.ask("$SYS.REQ.CLAIMS.LIST".to_owned(), String::new(), needed).await?;
         if answers.len() < needed {
             return Err(PushError::Incomplete { answered: answers.len(), needed });
@@ -187,5 +188,22 @@ impl System {
         let count = Count { all: self.servers, enough: needed };
         let answers = gather(&self.client, &subject, payload.as_bytes(), count, TIMEOUT).await;
         answers.map_err(PushError::Connection)
+    }
+}
+
+/// So many answers that most of the voters are among them, whichever servers they are of.
+fn list_quorum(servers: usize, voters: usize) -> usize {
+    servers.saturating_sub(voters) + voters / 2 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_those_that_have_not_joined_is_none() {
+        for (servers, voters, needed) in [(1, 1, 1), (3, 3, 2), (3, 1, 3), (5, 3, 4), (5, 5, 3), (3, 2, 3)] {
+            assert_eq!(list_quorum(servers, voters), needed, "{servers} {voters}");
+        }
     }
 }
