@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tidegate_crds::EventBroker;
 
 use crate::broker::observe::selected;
+use crate::broker::scale::Scale;
 use crate::context::{Context, Owner};
 use crate::kubernetes::names::{self, FIELD_MANAGER};
 use crate::kubernetes::ownership::belongs_to;
@@ -114,13 +115,19 @@ impl Storage {
     /// Nothing takes the data any more; says what there is.
     async fn retain(&self, broker: &str, topics: &[String]) -> Result<String, Error> {
         let name = names::broker(broker);
-        if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
-            && takes_claims(&statefulset)
-        {
+        let statefulset = self.statefulsets.get_opt(&name).await?;
+        let servers = statefulset.as_ref().and_then(Scale::recorded).map(|scale| scale.pods);
+        if statefulset.as_ref().is_some_and(takes_claims) {
             let policy = json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}}});
             self.statefulsets.patch(&name, &params(), &Patch::Merge(policy)).await?;
         }
         let claims = self.claims.list(&selected(broker)).await?.items;
+        let (removed, claims): (Vec<_>, Vec<_>) =
+            claims.into_iter().partition(|claim| is_of_removed(&claim.name_any(), &name, servers));
+        // A broker of the name would begin with what a server had before it left the others.
+        for claim in &removed {
+            gone(self.claims.delete(&claim.name_any(), &exactly(claim.uid())).await)?;
+        }
         for claim in &claims {
             // The StatefulSet's controller would take its reference back too: not if that is gone by then.
             if let Some(patch) = without_owners(claim, |owner| owner.kind == "StatefulSet") {
@@ -163,6 +170,14 @@ impl Storage {
     }
 }
 
+/// Whether a claim is that of a server that was removed from the cluster: it is of none of so many. While a broker is
+/// getting smaller there are some for a while.
+fn is_of_removed(claim: &str, statefulset: &str, servers: Option<i32>) -> bool {
+    let ordinal = claim.strip_prefix("data-").and_then(|name| name.strip_prefix(statefulset)?.strip_prefix('-'));
+    let ordinal = ordinal.and_then(|ordinal| ordinal.parse::<i32>().ok());
+    ordinal.zip(servers).is_some_and(|(ordinal, servers)| ordinal >= servers)
+}
+
 fn takes_claims(statefulset: &StatefulSet) -> bool {
     let policy = statefulset.spec.as_ref().and_then(|spec| spec.persistent_volume_claim_retention_policy.as_ref());
     policy.is_some_and(|policy| policy.when_deleted.as_deref() == Some("Delete"))
@@ -194,5 +209,19 @@ fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_removed_server_left_is_not_retained() {
+        let of = |claim: &str, servers| is_of_removed(claim, "default-broker", servers);
+        assert!(of("data-default-broker-1", Some(1)) && of("data-default-broker-2", Some(1)));
+        assert!(!of("data-default-broker-0", Some(1)) && !of("data-default-broker-2", Some(3)));
+        assert!(!of("data-default-broker-2", None), "nothing is known");
+        assert!(!of("data-default-broker-x", Some(1)) && !of("data-other-broker-2", Some(1)) && !of("mine", Some(1)));
     }
 }

@@ -40,22 +40,25 @@ impl Scale {
         Self { pods: servers, routes: servers, copies: servers, reached: None }
     }
 
-    /// What the record on its StatefulSet says. Where somebody took that away: as many as there were last. Where the
-    /// StatefulSet has more pods than the record says (somebody edited one of them): so many, for they may be members, and
-    /// only the change itself takes members away.
+    /// What the record on its StatefulSet says. Where somebody took that away: as many as there were last.
     pub fn of(set: Option<&StatefulSet>, broker: &EventBroker) -> Self {
-        let record: Option<Self> =
-            set.and_then(|set| serde_json::from_str(set.annotations().get(names::SERVERS_ANNOTATION)?).ok());
-        let running = set.and_then(|set| set.spec.as_ref()?.replicas).filter(|servers| is_possible(*servers));
-        if let Some(record) = record.filter(Self::is_sane) {
-            return match running.filter(|running| *running > record.pods) {
-                Some(pods) => Self { pods, reached: None, ..record },
-                None => record,
-            };
-        }
-        let shown = broker.status.as_ref().map(|status| status.replicas);
-        let known = running.or(shown.filter(|servers| is_possible(*servers)));
-        Self::new(known.unwrap_or(broker.spec.replicas))
+        set.and_then(Self::recorded).unwrap_or_else(|| {
+            let shown = broker.status.as_ref().map(|status| status.replicas);
+            let known = set.and_then(running).or(shown.filter(|servers| is_possible(*servers)));
+            Self::new(known.unwrap_or(broker.spec.replicas))
+        })
+    }
+
+    /// What the record on a StatefulSet says; `None`: somebody took it away. Where the StatefulSet has more pods than the
+    /// record says (somebody edited one of them): so many, for they may be members, and only the change itself takes
+    /// members away.
+    pub fn recorded(set: &StatefulSet) -> Option<Self> {
+        let record: Self = serde_json::from_str(set.annotations().get(names::SERVERS_ANNOTATION)?).ok()?;
+        let record = Some(record).filter(Self::is_sane)?;
+        Some(match running(set).filter(|running| *running > record.pods) {
+            Some(pods) => Self { pods, reached: None, ..record },
+            None => record,
+        })
     }
 
     /// The same of a broker as it was seen last.
@@ -99,6 +102,11 @@ impl Scale {
     fn is_sane(&self) -> bool {
         [self.pods, self.routes, self.copies].into_iter().all(is_possible)
     }
+}
+
+/// The pods of a StatefulSet.
+fn running(set: &StatefulSet) -> Option<i32> {
+    set.spec.as_ref()?.replicas.filter(|servers| is_possible(*servers))
 }
 
 fn is_possible(servers: i32) -> bool {

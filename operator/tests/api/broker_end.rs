@@ -109,13 +109,20 @@ async fn a_broker_with_retained_events_leaves_volumes_and_keys_and_made_again_ha
     until_ready(&space, "orders").await;
     publish(&space, &server, "orders", 3).await;
     space.create::<PersistentVolumeClaim>(claim()).await;
+    // Of a server that was removed: the broker had not come to that.
+    let mut removed = claim();
+    removed["metadata"]["name"] = json!("data-default-broker-1");
+    space.create::<PersistentVolumeClaim>(removed).await;
     let before = keys(&space, "default").await.unwrap();
     space.api::<EventBroker>().delete("default", &DeleteParams::default()).await.unwrap();
     until_broker(&space, "default", "InUse", "TopicsOnBroker").await;
     delete_topic(&space, "orders").await;
     broker_gone(&space, "default").await;
+    let stale = space.api::<PersistentVolumeClaim>().get_opt("data-default-broker-1").await.unwrap();
+    assert!(stale.is_none_or(|claim| claim.metadata.deletion_timestamp.is_some()), "it would begin with old data");
     let note = eventually("an Event", async || space.events("StorageRetained").await.pop()).await;
     assert!(note.contains("(orders)") && note.contains("data-default-broker-0"), "{note}");
+    assert!(!note.contains("data-default-broker-1"), "{note}");
     let kept = keys(&space, "default").await.unwrap();
     assert_eq!((&kept.data, kept.uid(), kept.metadata.deletion_timestamp.clone()), (&before.data, before.uid(), None));
     let claim: PersistentVolumeClaim = space.api().get("data-default-broker-0").await.unwrap();
