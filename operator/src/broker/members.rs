@@ -4,7 +4,6 @@
 //! No pod is restarted meanwhile, but one whose server does not run; and nothing of this begins while pods are restarted.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
@@ -14,81 +13,17 @@ use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Ordina
 use tidegate_broker_admin::server::{MAX_GROUPS, Server};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
-use tidegate_crds::conditions::{Finding, Status, kind};
 use time::OffsetDateTime;
 
 use super::desired::{Input, claim, server};
 use super::observe::Observed;
+pub(super) use super::progress::Progress;
 use super::restart;
 use super::scale::{Goal, Scale};
 use super::{audit, room, topics};
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Place, Servers, TopicKey};
-
-/// Between two steps.
-const BETWEEN_STEPS: Duration = Duration::from_millis(500);
-/// Between two looks at what is waited for.
-const WAITING: Duration = Duration::from_secs(2);
-
-/// How far the servers are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// They are as many as there are to be, and have loaded what they are to.
-    Done,
-    /// They are on the way.
-    Changing {
-        /// What is done, or waited for.
-        step: String,
-        /// The record, where it changes: it is to be written.
-        record: Option<Scale>,
-        /// When to look again.
-        again: Duration,
-        /// Whether the servers are to be audited first: copies are to be taken away, or do not become whole.
-        needs_audit: bool,
-    },
-    /// This comes after the restarts, which load the configuration too.
-    AfterRestarts,
-}
-
-impl Progress {
-    fn waits(step: String) -> Self {
-        Self::Changing { step, record: None, again: WAITING, needs_audit: false }
-    }
-
-    fn acts(step: String, record: Option<Scale>) -> Self {
-        Self::Changing { step, record, again: BETWEEN_STEPS, needs_audit: false }
-    }
-
-    fn audits(step: String) -> Self {
-        Self::Changing { step, record: None, again: WAITING, needs_audit: true }
-    }
-
-    /// Whether the servers are to be audited before this goes on.
-    pub(super) fn needs_audit(&self) -> bool {
-        matches!(self, Self::Changing { needs_audit: true, .. })
-    }
-
-    pub(super) fn is_done(&self) -> bool {
-        *self == Self::Done
-    }
-
-    /// Says in the conditions where the broker is on the way to so many servers.
-    pub(super) fn explain(&self, found: &mut [Finding], scale: &Scale, wanted: i32) {
-        let is_stalled = found.iter().any(|finding| finding.kind == kind::STALLED && finding.is_true());
-        let Self::Changing { step, .. } = self else { return };
-        let Some(reconciling) = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING) else { return };
-        if is_stalled {
-            return;
-        }
-        let message = if [scale.copies, scale.pods, scale.routes] == [wanted; 3] {
-            format!("bringing {wanted} server(s) up to date with their configuration: {step}")
-        } else {
-            format!("on the way to {wanted} server(s), with {} pod(s) now: {step}", scale.pods)
-        };
-        *reconciling = Finding::new(kind::RECONCILING, Status::True, "ChangingServers", message);
-    }
-}
 
 /// What is to be reached: so many servers, with the configuration that they have then.
 pub(super) fn goal(input: &Input<'_>) -> Result<Goal, Error> {
@@ -160,7 +95,10 @@ pub(super) async fn proceed(
                     let record = act(context, input, &site, step).await?;
                     Ok(Progress::acts(text, record))
                 }
-                Step::Broker(step) => Ok(Progress::acts(run(context, input, place, &servers, &step, text).await, None)),
+                Step::Broker(step) => {
+                    let text = run(context, input, place, &servers, &step, text).await;
+                    Ok(Progress::acts_on(&step, text))
+                }
             }
         }
     }
@@ -322,7 +260,6 @@ mod tests {
     use tidegate_crds::EventBroker;
 
     use super::*;
-    use crate::reconcile::status::summary;
 
     #[test]
     fn retained_volumes_are_those_of_most_servers_and_of_no_others() {
@@ -352,24 +289,5 @@ mod tests {
             check_volumes(&left(3), &edited).is_ok(),
             "a StatefulSet that was deleted while there come to be fewer"
         );
-    }
-
-    #[test]
-    fn the_step_is_said_while_the_broker_is_ready() {
-        let ready = Finding::new(kind::BROKER_AVAILABLE, Status::True, "AllReady", "1 of 3");
-        let said = |progress: &Progress, scale: &Scale| {
-            let mut found = summary(vec![ready.clone()], "ready");
-            progress.explain(&mut found, scale, 3);
-            found.into_iter().find(|finding| finding.kind == kind::RECONCILING).unwrap()
-        };
-        let growing = Scale { routes: 3, ..Scale::new(1) };
-        let found = said(&Progress::acts("running 3 pods".into(), None), &growing);
-        assert!(found.is_true() && found.reason == "ChangingServers");
-        assert_eq!(found.message, "on the way to 3 server(s), with 1 pod(s) now: running 3 pods");
-        let loading = said(&Progress::waits("letting b-0 read".into()), &Scale::new(3));
-        assert!(loading.message.starts_with("bringing 3 server(s) up to date"), "{}", loading.message);
-        for quiet in [Progress::Done, Progress::AfterRestarts] {
-            assert!(!said(&quiet, &growing).is_true());
-        }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod groups;
 mod members;
 pub mod nudge;
 mod observe;
+mod progress;
 pub mod publishers;
 mod reload;
 mod resize;

@@ -103,7 +103,8 @@ fn of(
         wait_for_turn(&mut found, &context.pace.brokers);
     }
     made.rollout.explain(&mut found);
-    made.progress.explain(&mut found, &made.scale, made.settings.replicas);
+    let (conditions, now) = (&before.conditions, jiff::Timestamp::now());
+    made.progress.explain(&mut found, &made.scale, made.settings.replicas, conditions, now);
     made.reload.explain(&mut found);
     if made.is_forming() {
         formation::explain(&mut found);
