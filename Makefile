@@ -89,12 +89,15 @@ e2e: toolchain
 	$(KUBE) $(FORWARD) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=2 --nocapture
 
 # A hundred thousand events in order by key while pods and brokers go, at one and at three servers; a broker that gets more
-# and fewer servers at 500 events a second, without and with a kill after every step; what the operator asks of the API
+# and fewer servers at 500 events a second, without and with a kill after every step; the authorization matrix of a broker
+# (identity, operation and port, with counts) at one and at three servers; what the operator asks of the API
 # server while 1, 11 and 50 handlers work and while 100 resources rest. About half an hour, with figures.
 soak: toolchain node-program
 	@$(NODE) tools --only parts --only kube >/dev/null
 	TIDEGATE_ORDER_EVENTS=1000 NATS_SERVER=$(call TOOL,nats-server) \
 	  cargo test --workspace --test order $(CARGO_FLAGS) -- --test-threads=1 --nocapture
+	NATS_SERVER=$(call TOOL,nats-server) \
+	  cargo test --workspace --test doors $(CARGO_FLAGS) -- --test-threads=1 --nocapture nobody_may
 	NATS_SERVER=$(call TOOL,nats-server) \
 	  cargo test --workspace --test growth $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \

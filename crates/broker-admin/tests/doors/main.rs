@@ -8,3 +8,4 @@ mod operations;
 mod raw;
 mod routes;
 mod stranger;
+mod table;

@@ -1,8 +1,9 @@
-//! The authorization matrix: who × operation × port, on one server and on three. Printed with `--nocapture`.
+//! The authorization matrix: who × operation × port, on one server and on three. `--nocapture` prints it
+//! ([`crate::table`]).
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
 use futures::StreamExt as _;
@@ -13,45 +14,14 @@ use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{self, file};
 use tidegate_broker_client::layout::ingress::{self, TopicSubjects};
 use tidegate_broker_client::{layout, peer};
-use tidegate_test_broker::{TestBroker, eventually, topic, topic_id};
+use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic, topic_id};
 use tidegate_wire::nats;
 
-use crate::operations::Wanted::{self, Allowed, Open, Refused};
+use crate::operations::Wanted::{Allowed, Open, Refused};
 use crate::operations::operations;
 use crate::raw::{Raw, Shown};
 use crate::stranger::Stranger;
-
-/// The table so far.
-#[derive(Default)]
-struct Matrix(Vec<(String, String, Wanted, bool)>);
-
-impl Matrix {
-    fn row(&mut self, who: &str, operation: impl Into<String>, wanted: Wanted, is_allowed: bool) {
-        self.0.push((who.to_owned(), operation.into(), wanted, is_allowed));
-    }
-
-    /// Prints it, and returns what is not as it should be.
-    fn judge(&self, servers: usize) -> Vec<String> {
-        let mut wrong = Vec::new();
-        eprintln!("authorization matrix, {servers} server(s)");
-        for (who, operation, wanted, is_allowed) in &self.0 {
-            let found = if *is_allowed { "allowed" } else { "refused" };
-            let remark = match (wanted, is_allowed) {
-                (Allowed, true) | (Refused, false) => "",
-                (Open, true) => "OPEN: closed by the brokers' issue",
-                (Open, false) => "CLOSED by now: mark it so",
-                (Allowed, false) => "WRONG: should be allowed",
-                (Refused, true) => "WRONG: should be refused",
-            };
-            let line = format!("{who:<22} {operation:<62} {found} {remark}");
-            eprintln!("{line}");
-            if !remark.is_empty() && (*wanted != Open || !is_allowed) {
-                wrong.push(line);
-            }
-        }
-        wrong
-    }
-}
+use crate::table::{Kind, Matrix};
 
 async fn try_operations(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)]) {
     let (servers, ca) = (broker.servers(), broker.server_identity_dir());
@@ -67,7 +37,8 @@ async fn try_operations(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'s
                 });
             }
             assert!(allowed.iter().all(|one| *one == allowed[0]), "{who} {verb} {subject}: {allowed:?}");
-            matrix.row(who, format!("4222 {verb} {subject}"), *wanted.get(who).unwrap_or(&Refused), allowed[0]);
+            let kind = if verb == "publish" { Kind::Publish } else { Kind::Subscribe };
+            matrix.row(who, kind, subject, *wanted.get(who).unwrap_or(&Refused), allowed[0]);
         }
     }
 }
@@ -78,7 +49,9 @@ async fn try_replies(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
     let count =
         async || stream.get_stream(layout::EVENT_STREAM).await.ok().map(|stream| stream.cached_info().state.messages);
     let ca = broker.server_identity_dir();
+    stream.publish("events.0.test", "kept".into()).await.unwrap().await.unwrap();
     for (who, folder) in people {
+        let before = count().await;
         let shown = Shown { certificate: Some(folder.as_path()), user: Some(folder.as_path()) };
         let mut raw = Raw::connect(&broker.servers()[0], &ca, shown).await.unwrap();
         let subject = match *who {
@@ -90,10 +63,21 @@ async fn try_replies(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
             raw.publish(&subject, reply, "x").await;
             // The answer has gone where it was to go when a request after it was answered.
             broker.operator().flush().await.unwrap();
-            let left = count().await;
-            matrix.row(who, format!("4222 reply to {reply}"), Refused, left.is_none_or(|left| left == 0));
+            // An ingress stores what it sends.
+            let is_harmed = count().await.is_none_or(|left| Some(left) < before);
+            matrix.row(who, Kind::ForgedReply, reply, Refused, is_harmed);
         }
     }
+    // Inside the topic's account it works: the server acknowledges an event where the reply says.
+    let before = count().await;
+    let begun = Instant::now();
+    while count().await >= before && begun.elapsed() < LIMIT {
+        let reply = "$JS.API.STREAM.PURGE.events";
+        broker.operator().publish_with_reply("events.0.test", reply, "x".into()).await.unwrap();
+        broker.operator().flush().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    matrix.row("(control)", Kind::ForgedReply, "$JS.API.STREAM.PURGE.events", Allowed, count().await < before);
 }
 
 async fn try_handshakes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)], stranger: &Path) {
@@ -109,13 +93,18 @@ async fn try_handshakes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'s
         tries.extend(people.iter().map(|(who, folder)| (*who, "connect without a user", Some(folder.as_path()), None)));
         for (who, operation, certificate, user) in tries {
             let is_in = Raw::connect(&server, &ca, Shown { certificate, user }).await.is_ok();
-            matrix.row(who, format!("4222 {operation}"), Refused, is_in);
+            matrix.row(who, Kind::Connect, operation, Refused, is_in);
+        }
+        for (who, folder) in people {
+            let shown = Shown { certificate: Some(folder.as_path()), user: Some(folder.as_path()) };
+            let is_in = Raw::connect(&server, &ca, shown).await.is_ok();
+            matrix.row(who, Kind::Connect, "connect with its certificate and its user", Allowed, is_in);
         }
     }
     // Certificate and user are not bound to each other.
     let shown = Shown { certificate: Some(people[1].1.as_path()), user: Some(handler) };
     let is_in = Raw::connect(&broker.servers()[0], &ca, shown).await.is_ok();
-    matrix.row("publisher", "4222 connect with its certificate and a stolen user", Open, is_in);
+    matrix.row("publisher", Kind::Connect, "connect with its certificate and a stolen user", Open, is_in);
 }
 
 /// Listens there, and waits until every server knows of it.
@@ -169,9 +158,20 @@ async fn try_inboxes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
                 operator.publish(&answer).await.unwrap();
             }
             operator.flush().await.unwrap();
-            matrix.row(who, "4222 hear _INBOX.> of the topic's account", Refused, raw.hears().await);
+            matrix.row(who, Kind::HearAnswers, "_INBOX.> of the topic's account", Refused, raw.hears().await);
         }
     }
+    let inside = broker.operator_at(0).await;
+    let mut heard = inside.subscribe("_INBOX.>").await.unwrap();
+    let begun = Instant::now();
+    let mut is_heard = false;
+    while !is_heard && begun.elapsed() < LIMIT {
+        broker.operator().publish("_INBOX.answer.control", "secret".into()).await.unwrap();
+        broker.operator().flush().await.unwrap();
+        let next = tokio::time::timeout(Duration::from_millis(100), heard.next()).await;
+        is_heard = next.is_ok_and(|message| message.is_some());
+    }
+    matrix.row("(control)", Kind::HearAnswers, "_INBOX.> in the topic's account", Allowed, is_heard);
 }
 
 fn ordered() -> consumers::Handler {
@@ -228,17 +228,23 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     for (who, identity) in people.iter().chain([&("anybody", stranger.clone())]) {
         let name = format!("stranger-{}", who.replace(' ', "-"));
         let joined = Stranger::start(broker, folder.path(), &name, identity).joins(broker).await;
-        matrix.row(who, "6222 join the brokers", Refused, joined);
+        matrix.row(who, Kind::JoinRoutes, "by its certificate", Refused, joined);
     }
+    let request = LeafRequest { name: "member".into(), ..request };
+    let leaf = broker.authority().route_leaf(&request, now).unwrap();
+    let member = folder.path().join("member-identity");
+    std::fs::create_dir_all(&member).unwrap();
+    std::fs::write(member.join(file::CERTIFICATE), leaf.certificate).unwrap();
+    std::fs::write(member.join(file::KEY), leaf.key).unwrap();
+    let joined = Stranger::start(broker, folder.path(), "member", &member).joins(broker).await;
+    matrix.row("(control)", Kind::JoinRoutes, "by a leaf of the routes' authority", Allowed, joined);
     // The monitoring port answers every client that reaches it: only the pod itself does.
     let monitor: u16 = broker.monitor().rsplit(':').next().unwrap().parse().unwrap();
     let elsewhere = Ipv4Addr::new(127, 0, 0, 2);
-    matrix.row(
-        "anybody",
-        "8222 connect, but on the pod's loopback",
-        Refused,
-        TcpStream::connect((elsewhere, monitor)).is_ok(),
-    );
+    let is_in = TcpStream::connect((elsewhere, monitor)).is_ok();
+    matrix.row("anybody", Kind::Monitor, "from elsewhere than the pod's loopback", Refused, is_in);
+    let is_in = TcpStream::connect((Ipv4Addr::LOCALHOST, monitor)).is_ok();
+    matrix.row("(control)", Kind::Monitor, "on the pod's loopback", Allowed, is_in);
     matrix.judge(broker.routes().len())
 }
 
