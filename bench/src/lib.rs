@@ -5,7 +5,7 @@
 //! - [`rows`] are the figures, a file for each group of them; [`bench`] is how they are measured;
 //! - [`contender`] lets programs deliver in turn: ours ([`process`]), the raw client with the same kind of account
 //!   ([`raw`], in a process of its own: [`worker`]), and other people's ([`peers`], [`daprd`]);
-//! - [`publisher`] publishes to an ingress with as little work of its own as there can be;
+//! - [`publisher`] publishes to an ingress with as little work of its own as there can be; [`hostile`] wants one for itself;
 //! - [`broker`] and [`handler`] are what they need, [`events`] makes the events;
 //! - [`meter`] counts and reads the parties' clocks ([`cpu`]), [`stopwatch`] times an open loop;
 //! - [`stats`] is pure, [`figures`] keeps, [`report`] prints, [`page`] and [`chart`] write `docs/performance.md`.
@@ -21,6 +21,7 @@ pub mod daprd;
 pub mod events;
 pub mod figures;
 pub mod handler;
+pub mod hostile;
 pub mod meter;
 pub mod page;
 pub mod peers;

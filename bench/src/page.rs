@@ -38,6 +38,7 @@ fn heading(group: &str) -> (&'static str, [&'static str; 3]) {
         "durability" => ("Durability and copies", DELIVERY),
         "direct" => ("Direct topics", DELIVERY),
         "ingress" => ("Ingress", ["ingress", "server", "publisher"]),
+        "hostile" => ("A hostile client", DELIVERY),
         "latency" => ("Latency", DELIVERY),
         _ => ("Memory", DELIVERY),
     }
@@ -56,7 +57,8 @@ pub fn write(folder: &Path, groups: &Groups) -> anyhow::Result<()> {
             fs::write(folder.join(format!("{group}.svg")), chart::bars(&title, parties, &figures.bars))?;
         }
         if !figures.curves.is_empty() {
-            let title = format!("{title}: from publish to handler");
+            let way = if group == "hostile" { "from publish to acknowledgement" } else { "from publish to handler" };
+            let title = format!("{title}: {way}");
             fs::write(folder.join(format!("{group}.svg")), chart::curves(&title, &figures.curves))?;
         }
     }

@@ -1,11 +1,12 @@
 //! A publisher that has done its work before it is measured: the bytes of all requests are made in advance, and of the
 //! answers no more is read than whether they are successes. So what is measured is the ingress.
 
-mod http1;
+pub(crate) mod http1;
 mod http2;
-mod mqtt;
+pub(crate) mod mqtt;
 
 use std::cell::RefCell;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -48,6 +49,8 @@ pub struct Publishing {
     pub connections: usize,
     /// The numbers of the events.
     pub numbers: Range<u64>,
+    /// What proves who publishes, one after the other (over HTTP/1.1 without batches); none: nothing.
+    pub tokens: Vec<String>,
 }
 
 /// What the bytes that came mean.
@@ -85,9 +88,9 @@ impl Protocol {
         if let Self::Http1Batch(events) = self { events } else { 1 }
     }
 
-    fn request(self, numbers: Range<u64>) -> anyhow::Result<Bytes> {
+    fn request(self, numbers: Range<u64>, token: Option<&str>) -> anyhow::Result<Bytes> {
         match self {
-            Self::Http1 => http1::binary(numbers.start),
+            Self::Http1 => http1::binary("/", numbers.start, token),
             Self::Http1Batch(_) => http1::batch(numbers),
             Self::Http2(_) => http2::binary(numbers.start),
             Self::Mqtt => mqtt::publish(numbers.start),
@@ -112,7 +115,8 @@ impl Protocol {
     }
 }
 
-type Connection = TlsStream<TcpStream>;
+/// A connection over TLS.
+pub type Connection = TlsStream<TcpStream>;
 type Queue = RefCell<std::vec::IntoIter<Bytes>>;
 
 /// Publishes all events on the thread that calls it. All connections are there before the first event.
@@ -120,11 +124,13 @@ type Queue = RefCell<std::vec::IntoIter<Bytes>>;
 /// # Errors
 /// The ingress refuses one, or a connection ends.
 pub async fn publish(publishing: Publishing, meter: Arc<Meter>) -> anyhow::Result<()> {
-    let Publishing { protocol, port, ca, connections, numbers } = publishing;
+    let Publishing { protocol, port, ca, connections, numbers, tokens } = publishing;
     let step = usize::try_from(protocol.events())?;
     ensure!(!numbers.is_empty() && (numbers.end - numbers.start).is_multiple_of(protocol.events()), "no whole batches");
     let starts = numbers.step_by(step);
-    let requests = starts.map(|start| protocol.request(start..start + protocol.events()));
+    let token = |index: usize| tokens.get(index % tokens.len().max(1)).map(String::as_str);
+    let requests =
+        starts.zip(0..).map(|(start, index)| protocol.request(start..start + protocol.events(), token(index)));
     let queue = RefCell::new(requests.collect::<anyhow::Result<Vec<_>>>()?.into_iter());
     let connector = connector(protocol, &ca)?;
     let open = (0..connections).map(|_| connect(&connector, port));
@@ -163,12 +169,35 @@ async fn drive(protocol: Protocol, mut connection: Connection, queue: &Queue, me
 }
 
 async fn connect(connector: &TlsConnector, port: u16) -> anyhow::Result<Connection> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.set_nodelay(true)?;
+    connect_from(Ipv4Addr::LOCALHOST, connector, port).await
+}
+
+/// A connection from this address of the loopback.
+///
+/// # Errors
+/// There is none.
+pub async fn connect_from(from: Ipv4Addr, connector: &TlsConnector, port: u16) -> anyhow::Result<Connection> {
+    let stream = tcp_from(from, port).await?;
     Ok(connector.connect(ServerName::try_from("localhost")?, stream).await?)
 }
 
-fn connector(protocol: Protocol, ca: &PathBuf) -> anyhow::Result<TlsConnector> {
+/// The same without TLS.
+///
+/// # Errors
+/// There is none.
+pub async fn tcp_from(from: Ipv4Addr, port: u16) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// What trusts this authority.
+///
+/// # Errors
+/// It cannot be read.
+pub fn connector(protocol: Protocol, ca: &PathBuf) -> anyhow::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca)?)?;
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

@@ -15,9 +15,10 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::events::{self, Shape};
+use crate::hostile::Attack;
 use crate::meter::{Meter, Work};
 use crate::process::Process;
-use crate::{LIMIT, handler, raw};
+use crate::{LIMIT, handler, hostile, raw};
 
 /// The environment variable that makes this program a worker, with its [`Task`].
 pub const VARIABLE: &str = "TIDEGATE_BENCH_TASK";
@@ -59,6 +60,8 @@ pub enum Task {
     Deliver(Delivery),
     /// Publishes, and writes its [`Work`] to standard output.
     Publish(Publishing),
+    /// Attacks an ingress until it is ended.
+    Attack(Attack),
 }
 
 impl Task {
@@ -97,6 +100,7 @@ pub fn main(task: &str) -> anyhow::Result<()> {
                 let client = raw::client(&servers, identity).await?;
                 raw::deliver(client, &consumer, url.parse()?, concurrency).await
             }
+            Task::Attack(attack) => hostile::run(attack).await,
             Task::Publish(publishing) => {
                 let work = publish(publishing).await?;
                 let mut out = std::io::stdout().lock();

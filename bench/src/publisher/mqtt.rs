@@ -12,7 +12,7 @@ const PUBACK: u8 = 0x40;
 const SUCCESSES: [u8; 2] = [0, 0x10];
 
 /// A clean start, no keep-alive, no properties, no name.
-pub(super) fn connect() -> Vec<u8> {
+pub(crate) fn connect() -> Vec<u8> {
     packet(0x10, b"\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x00")
 }
 

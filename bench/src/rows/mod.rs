@@ -4,6 +4,7 @@ mod delivery;
 mod direct;
 mod durability;
 mod features;
+mod hostile;
 mod ingress;
 mod latency;
 mod memory;
@@ -22,8 +23,19 @@ use crate::figures::{self, Group};
 use crate::{page, report};
 
 /// The groups of figures, in the order in which they are measured: what is soon known first.
-pub const GROUPS: [&str; 10] =
-    ["memory", "delivery", "telemetry", "features", "ingress", "latency", "sizes", "slow", "durability", "direct"];
+pub const GROUPS: [&str; 11] = [
+    "memory",
+    "delivery",
+    "telemetry",
+    "features",
+    "ingress",
+    "hostile",
+    "latency",
+    "sizes",
+    "slow",
+    "durability",
+    "direct",
+];
 
 /// One group; what takes longer is broken.
 const LIMIT: Duration = Duration::from_secs(8 * 60);
@@ -77,6 +89,7 @@ async fn group(name: &str, bench: &Bench) -> anyhow::Result<Group> {
         "durability" => durability::measure(bench).await,
         "direct" => direct::measure(bench).await,
         "ingress" => ingress::measure(bench).await,
+        "hostile" => hostile::measure(bench).await,
         "latency" => latency::measure(bench).await,
         "memory" => memory::measure(bench).await,
         _ => anyhow::bail!("there is no such group"),
