@@ -5,7 +5,7 @@
 //! [`kubernetes::apply`] and [`kubernetes::finalizer`]; [`reconcile::status`] and [`reconcile::report`] say what came of
 //! it. Beside them [`sessions::poll`] has a session with each broker: it asks how far the handlers are, and hears what
 //! sidecars and ingresses report; [`autoscaling`] (pure) decides how many pods that needs. [`identity`] keeps the keys;
-//! [`admission`] says at once what a reconcile would refuse.
+//! [`admission`] says at once what a reconcile would refuse. [`programs`] says what the programs are told that it starts.
 
 pub mod admission;
 pub mod args;
@@ -16,6 +16,7 @@ pub mod handler;
 pub mod health;
 pub mod identity;
 pub mod kubernetes;
+pub mod programs;
 pub mod reconcile;
 pub mod run;
 pub mod sessions;

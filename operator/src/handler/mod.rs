@@ -4,7 +4,7 @@ mod delivering;
 mod desired;
 mod observe;
 pub(crate) mod position;
-mod probes;
+pub(crate) mod probes;
 pub mod redrive;
 pub mod reference;
 pub mod release;

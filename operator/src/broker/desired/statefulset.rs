@@ -5,8 +5,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_admin::server::{self, Cluster, JetStream, Server};
-use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{AccessCertificate, Ingress};
+use tidegate_broker_client::contract::AccessCertificate;
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_crds::broker::Access;
@@ -17,6 +16,7 @@ use crate::context::{environment, restricted};
 use crate::handler::template;
 use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
+use crate::programs::{self, IngressPlace, ServerPlace};
 use crate::reconcile::error::Error;
 
 const CONFIG_FOLDER: &str = "/etc/nats";
@@ -41,39 +41,26 @@ pub fn configuration(input: &Input<'_>) -> Result<Child, Error> {
     Ok(child::<ConfigMap>(&name, value))
 }
 
-/// A server that has routes to so many, as it is configured. The same input gives the same text, so that it rolls out only
-/// when something changed: its claims carry a fixed time.
+/// A server that has routes to so many, as it is configured.
 pub fn server(input: &Input<'_>, routes: i32) -> Result<Server, Error> {
     let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
-    let issued = OffsetDateTime::UNIX_EPOCH;
-    let system = input.authority.system_account(issued)?;
-    let ingress = input.authority.ingress_account(&[], issued)?;
-    let wake = input.authority.wake_account(issued)?;
     let host = |ordinal| names::broker_pod_host(broker, namespace, ordinal);
     let route = |ordinal| format!("nats://{}:{}", host(ordinal), names::ROUTE_PORT);
-    Ok(Server {
+    let place = ServerPlace {
         port: BROKER_PORT,
         monitor: MONITOR.into(),
+        wake: format!("127.0.0.1:{}", names::WAKE_PORT),
         data: DATA_FOLDER.into(),
         tls: TLS_FOLDER.into(),
         pid_file: Some(format!("{RUN_FOLDER}/nats.pid")),
-        // A topic's streams have its own bound.
-        max_payload: usize::try_from(streams::MAX_MESSAGE_SIZE).unwrap_or(usize::MAX),
-        jetstream: Some(JetStream {
-            max_file_store: input.settings.file_store,
-            sync_always: input.settings.sync_always,
-        }),
         cluster: Cluster {
             name: format!("{namespace}-{broker}"),
             port: u16::try_from(names::ROUTE_PORT).unwrap_or_default(),
             routes: (0..routes).map(route).collect(),
             tls: ROUTES_FOLDER.into(),
         },
-        wake: format!("127.0.0.1:{}", names::WAKE_PORT),
-        operator_jwt: input.authority.operator_jwt(issued)?,
-        accounts: vec![(system.id.clone(), system.jwt), (ingress.id, ingress.jwt), (wake.id, wake.jwt)],
-        system_account: system.id,
-    })
+    };
+    Ok(programs::server(input.authority, input.settings, place)?)
 }
 
 /// The StatefulSet. Its controller makes pods, and replaces none: the operator restarts those that were made for another
@@ -305,21 +292,19 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
     // The second is of use where there are several: which may be so while the ingress runs.
     let others = names::broker_host(broker, namespace);
     let servers = vec![format!("tls://localhost:{BROKER_PORT}"), format!("tls://{others}:{BROKER_PORT}")];
-    let config = Ingress {
+    let place = IngressPlace {
         namespace: namespace.clone(),
         broker: broker.clone(),
         servers,
         identity: IDENTITY_FOLDER.into(),
-        https_port: u16::try_from(names::INGRESS_PORT).unwrap_or_default(),
-        admin_port: u16::try_from(names::INGRESS_ADMIN_PORT).unwrap_or_default(),
-        broker_monitor: format!("http://{MONITOR}"),
-        // A name that the broker's certificate has.
-        broker_wake: format!("localhost:{}", names::WAKE_PORT),
-        mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
-        volume: Some(DATA_FOLDER.into()),
         topics: TOPICS_FOLDER.into(),
-        capacity: input.settings.capacity,
-        flush: input.settings.flush_of_one(),
+        volume: DATA_FOLDER.into(),
+        https_port: u16::try_from(names::INGRESS_PORT).unwrap_or_default(),
+        mqtt_port: u16::try_from(names::MQTT_PORT).unwrap_or_default(),
+        admin_port: u16::try_from(names::INGRESS_ADMIN_PORT).unwrap_or_default(),
+        monitor: MONITOR.into(),
+        // A name that the broker's certificate has.
+        wake: format!("localhost:{}", names::WAKE_PORT),
         certificates: with_certificates(input)
             .map(|(access, _)| AccessCertificate {
                 folder: format!("{ACCESS_FOLDER}/{}", access.name).into(),
@@ -327,6 +312,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
             })
             .collect(),
     };
+    let config = programs::ingress(input.settings, place);
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let resources = input.broker.spec.ingress.as_ref().and_then(|ingress| without_nulls(ingress.resources.as_ref()));
     let probe = |path: &str, period: i32| json!({"httpGet": {"path": path, "port": names::INGRESS_ADMIN_PORT}, "periodSeconds": period, "timeoutSeconds": 3});

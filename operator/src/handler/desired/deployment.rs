@@ -6,19 +6,17 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use tidegate_broker_client::contract::{Sidecar, TopicAddress};
+use tidegate_broker_client::contract::TopicAddress;
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
 
 use super::{Input, child};
 use crate::context::{environment, restricted};
-use crate::handler::probes;
-use crate::handler::relocation;
-use crate::handler::settings::ACK_WAIT;
 use crate::handler::subscribe;
 use crate::handler::template::{SIDECAR, checked, without_nulls, wrong};
 use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
+use crate::programs::{self, SidecarPlace};
 use crate::reconcile::error::Error;
 
 const IDENTITY_FOLDER: &str = "/var/run/tidegate";
@@ -122,26 +120,20 @@ fn resources(input: &Input<'_>) -> Value {
 
 /// A native sidecar: started before the user's containers, ended after them.
 fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
-    let (topic, namespace) = (&input.handler.spec.topic, &input.owner.namespace);
+    let namespace = &input.owner.namespace;
     let broker = &input.topic.place.broker;
-    let config = Sidecar {
+    let place = SidecarPlace {
         namespace: namespace.clone(),
-        topic: topic.clone(),
-        handler: subscribe::known_as(input.owner, input.topic),
-        handler_uid: input.owner.reference.uid.clone(),
+        known_as: subscribe::known_as(input.owner, input.topic),
+        uid: input.owner.reference.uid.clone(),
         routing: input.topic.routing,
         servers: vec![format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace))],
         identity: IDENTITY_FOLDER.into(),
         admin_port: u16::try_from(names::SIDECAR_PORT).unwrap_or_default(),
         resume_after: grace.saturating_add(RESUME_MARGIN),
-        probes: probes::of(&input.handler.spec.template),
-        filter: input.settings.filter.clone(),
-        delivery: input.settings.delivery.clone(),
-        dead_letter: input.handler.spec.dead_letter.as_ref().map(|to| topic_address(&to.topic, namespace)),
-        reply: input.handler.spec.reply.as_ref().map(|to| topic_address(&to.topic, namespace)),
-        ack_wait: ACK_WAIT,
-        relocation: relocation::of_sidecars(input.handler),
+        destination: |topic: &str| topic_address(topic, namespace),
     };
+    let config = programs::sidecar(input.handler, input.settings, place);
     let config = serde_json::to_string(&config).map_err(kube::Error::SerdeError)?;
     let mut mounts = vec![
         json!({"name": IDENTITY_VOLUME, "mountPath": IDENTITY_FOLDER, "readOnly": true}),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Parser as _;
 use tidegate_broker_admin::Authority;
 use tidegate_broker_client::TopicId;
-use tidegate_broker_client::contract::{Format, Order, Routing};
+use tidegate_broker_client::contract::{Format, Order, Routing, Sidecar};
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
 
