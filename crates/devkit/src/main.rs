@@ -17,7 +17,6 @@
 //! node's first process is the end of all of it; the host's interfaces, firewall, mounts and settings are not touched.
 
 mod archive;
-mod call;
 mod cgroup;
 mod cluster;
 mod config;
@@ -27,15 +26,12 @@ mod images;
 mod inside;
 mod keeper;
 mod manifests;
-mod modules;
 mod node;
 mod packages;
 mod pki;
 mod process;
 mod programs;
-mod progress;
 mod smoke;
-mod state;
 mod status;
 mod supervise;
 
@@ -49,6 +45,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use tidegate_cluster::{call, modules, progress, state};
 
 use crate::archive::{Content, Image};
 use crate::inside::Cluster;

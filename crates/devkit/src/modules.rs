@@ -101,6 +101,15 @@ pub const MODULES: [Module; 5] = [
 /// The modules that are built only if they are named: minutes that most people never need.
 const ON_REQUEST: [&str; 1] = ["kwok"];
 
+/// nats-server alone, for whoever needs no cluster: the same version as in `parts`, in a minute instead of ten.
+const BROKER: Module = Module {
+    name: "broker",
+    target: "github.com/nats-io/nats-server/v2",
+    programs: &["nats-server"],
+    renamed: &[],
+    ..MODULES[0]
+};
+
 /// The modules a node needs.
 pub const NODE: [&str; 3] = ["parts", "kube", "storage"];
 
@@ -147,13 +156,19 @@ impl Module {
     }
 
     fn download(&self, cache: &Cache, progress: &Progress) -> Result<()> {
+        self.write(cache)?;
+        self.go(cache, progress, "download", &["mod", "download"], DOWNLOAD_LIMIT)
+    }
+
+    /// Writes its files into a folder that has nothing else.
+    fn write(&self, cache: &Cache) -> Result<()> {
         let folder = self.folder(cache);
         fs::remove_dir_all(&folder).or_else(|error| if folder.exists() { Err(error) } else { Ok(()) })?;
         fs::create_dir_all(folder.join("src"))?;
         for (name, text) in self.files {
             fs::write(folder.join("src").join(name), text)?;
         }
-        self.go(cache, progress, "download", &["mod", "download"], DOWNLOAD_LIMIT)
+        Ok(())
     }
 
     fn build(&self, cache: &Cache, progress: &Progress) -> Result<()> {
@@ -220,12 +235,7 @@ pub fn ensure(cache: &Cache, modules: &[&'static Module], progress: &Progress) -
         return Ok(());
     }
     check_go()?;
-    // One at a time: a second one waits here and then finds everything built.
-    let lock = File::create(cache.join("build.lock"))?;
-    if lock.try_lock().is_err() {
-        progress.say("waiting for another build in the same cache");
-        lock.lock()?;
-    }
+    let _lock = lock(cache, progress)?;
     let missing: Vec<_> = modules.iter().filter(|module| !module.finished(cache)).collect();
     let names: Vec<_> = missing.iter().map(|module| module.name).collect();
     progress.say(format!("building from Go modules, once: {}", names.join(", ")));
@@ -238,6 +248,37 @@ pub fn ensure(cache: &Cache, modules: &[&'static Module], progress: &Progress) -
         }
         Ok(())
     })
+}
+
+/// One build at a time: a second one waits here and then finds everything built. The lock ends with the file.
+fn lock(cache: &Cache, progress: &Progress) -> Result<File> {
+    let lock = File::create(cache.join("build.lock"))?;
+    if lock.try_lock().is_err() {
+        progress.say("waiting for another build in the same cache");
+        lock.lock()?;
+    }
+    Ok(lock)
+}
+
+/// The path of a nats-server of the pinned version; it is built if it is not there yet.
+///
+/// # Errors
+/// No usable Go, a failed download, a failed build.
+pub fn nats_server(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
+    let [parts, ..] = &MODULES;
+    let found = |module: &Module| module.finished(cache).then(|| module.bin(cache).join("nats-server"));
+    if let Some(program) = found(parts).or_else(|| found(&BROKER)) {
+        return Ok(program);
+    }
+    check_go()?;
+    let _lock = lock(cache, progress)?;
+    if !BROKER.finished(cache) {
+        progress.say("building nats-server from its Go module, once: a minute or two");
+        // Without a download of its own: that would fetch what all the other programs of the module are made of.
+        BROKER.write(cache)?;
+        BROKER.build(cache, progress)?;
+    }
+    Ok(BROKER.bin(cache).join("nats-server"))
 }
 
 /// The folders of the modules' programs, as the beginning of a `PATH`.
@@ -262,7 +303,7 @@ pub fn program(cache: &Cache, name: &str) -> Result<PathBuf> {
 fn check_go() -> Result<()> {
     let mut version = Command::new("go");
     call::must(version.arg("version"), Duration::from_secs(30))
-        .context("the cluster's programs are built from Go modules: install Go 1.26.6 or newer and put it on PATH")?;
+        .context("it is built from Go modules: install Go 1.26.6 or newer and put it on PATH")?;
     Ok(())
 }
 
@@ -316,6 +357,19 @@ mod tests {
                 "{}",
                 module.name
             );
+        }
+    }
+
+    #[test]
+    fn a_nats_server_on_its_own_is_the_one_of_the_cluster_and_found_where_that_is_built() {
+        assert_eq!(BROKER.files, MODULES[0].files);
+        assert_ne!(BROKER.key(), MODULES[0].key());
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path());
+        for module in [&BROKER, &MODULES[0]] {
+            fs::create_dir_all(module.folder(&cache)).unwrap();
+            fs::write(module.folder(&cache).join("finished"), "").unwrap();
+            assert_eq!(nats_server(&cache, &Progress::start()).unwrap(), module.bin(&cache).join("nats-server"));
         }
     }
 
