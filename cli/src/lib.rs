@@ -1,0 +1,5 @@
+//! Tidegate's command line.
+
+pub mod dev;
+pub mod failure;
+pub mod terminal;

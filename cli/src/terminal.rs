@@ -1,0 +1,57 @@
+//! What is written to a terminal. Events are written by strangers: nothing of them reaches it but visible characters.
+
+use std::io::{self, Write};
+
+use tidegate_broker_client::outcomes::single_line;
+
+use crate::failure::Failure;
+
+/// The longest text of somebody else that is shown in a line, in bytes.
+const MAX_TEXT: usize = 200;
+/// The longest line of a program, in bytes.
+pub const MAX_LINE: usize = 8 << 10;
+
+/// A text of somebody else as a part of a line.
+pub fn text(text: &str) -> String {
+    single_line(text, MAX_TEXT)
+}
+
+/// A line of a program.
+pub fn line(line: &str) -> String {
+    let without_tabs = line.trim_end().replace('\t', "    ");
+    // Its indentation stays.
+    let start = without_tabs.len() - without_tabs.trim_start().len();
+    format!("{}{}", " ".repeat(start.min(MAX_LINE)), single_line(&without_tabs, MAX_LINE))
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// Nobody reads it any more.
+pub fn print(line: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(unread)
+}
+
+/// That nobody reads the output.
+pub fn unread(error: io::Error) -> Failure {
+    Failure::Failed(format!("standard output: {error}: let what reads it go on to the end, or write to a file"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_an_event_is_an_escape() {
+        for bad in ["a\u{1b}[2Jb", "a\u{9b}2Jb", "a\r\nb", "a\u{7}b", "a\u{202e}b", "\u{1b}]0;title\u{7}"] {
+            for shown in [text(bad), line(bad)] {
+                let is_plain = |c: char| !c.is_control() && c != '\u{202e}';
+                assert!(shown.chars().all(is_plain), "{shown:?}");
+            }
+        }
+        assert_eq!(text("a\u{1b}[2Jb"), "a [2Jb");
+        assert_eq!(line("  \tindented\t1\n"), "      indented    1");
+        assert!(text(&"ä".repeat(1000)).len() <= MAX_TEXT);
+    }
+}
