@@ -2,4 +2,5 @@
 
 pub mod dev;
 pub mod failure;
+pub mod send;
 pub mod terminal;
