@@ -1,5 +1,11 @@
 //! Tidegate's command line.
+//!
+//! - [`dev`]: topics and handlers on this machine, from the YAML of the cluster, without a cluster.
+//! - [`send`]: events to a topic.
+//! - [`failure`]: why a command did not do what it was asked to, and its exit code.
+//! - [`terminal`]: what may be written to a terminal.
 
+pub mod args;
 pub mod dev;
 pub mod failure;
 pub mod send;

@@ -1,0 +1,35 @@
+//! The program `tidegate`.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tidegate_cli::args::{self, Arguments, Command};
+use tidegate_cli::failure::Failure;
+use tidegate_cli::{dev, send, terminal};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // The only provider in the tree; that it is set already is no error.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("tidegate: {}", terminal::line(&failure.to_string()));
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(arguments) => runtime()?.block_on(dev::run(arguments)),
+        Command::Send(arguments) => runtime()?.block_on(send::run(arguments)),
+        Command::Completions { shell } => args::completions(shell),
+        Command::Man { folder } => args::man(&folder),
+        Command::Keeper => dev::keeper::run(),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::failed)
+}

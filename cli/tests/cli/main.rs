@@ -1,0 +1,8 @@
+//! `tidegate` as its users have it: processes, with a real nats-server, ingress and sidecars.
+
+#![allow(clippy::unwrap_used)] // helpers are no tests for clippy
+
+mod dev;
+mod ends;
+mod send;
+mod support;
