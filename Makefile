@@ -1,6 +1,7 @@
 # Everything a developer runs. Each target installs what it needs, says what it waits for, and can be run again.
 #
-#   make demo      the main job, on a cluster of our own (CLUSTER=current: the one of your KUBECONFIG)
+#   make demo      the main job on this machine, without a cluster (CLUSTER=own: on a cluster of our own; CLUSTER=current:
+#                  on that of your KUBECONFIG)
 #   make test      pure tests, against a real nats-server, against a real kube-apiserver, with the CloudEvents SDKs
 #   make e2e       on a real cluster
 #   make docs-test what README, docs and chart notes tell a reader to type
@@ -14,6 +15,8 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
+# Whoever names a cluster has the demo there.
+DEMO := $(if $(filter undefined,$(origin CLUSTER)),dev,cluster)
 CLUSTER ?= own
 PROFILE ?= fast
 NAMESPACE ?= tidegate-system
@@ -48,7 +51,14 @@ help:
 
 # --- the main job -----------------------------------------------------------------------------------------------
 
-demo: toolchain
+demo: toolchain demo-$(DEMO)
+
+.PHONY: demo-dev demo-cluster
+demo-dev: printer-and-sensor
+	@cargo build -q --workspace --bin tidegate --bin tidegate-ingress --bin tidegate-handler-sidecar $(CARGO_FLAGS)
+	@TIDEGATE=$(BIN)/tidegate EXAMPLES=$(CARGO_TARGET_DIR)/examples e2e/demo-dev.sh
+
+demo-cluster:
 	@$(MAKE) ready
 	@$(KUBE) PATH="$$(dirname $(call TOOL,kubectl)):$$PATH" e2e/demo.sh
 
@@ -200,9 +210,12 @@ images: toolchain binaries examples node-program
 binaries: toolchain
 	cargo build --workspace --bins $(CARGO_FLAGS)
 
-examples: toolchain
+.PHONY: printer-and-sensor
+printer-and-sensor: toolchain
 	@mkdir -p $(CARGO_TARGET_DIR)/examples
 	cd manifests/examples/temperature && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(abspath $(CARGO_TARGET_DIR))/examples/ ./sensor ./printer
+
+examples: printer-and-sensor
 	cd manifests/examples/publishers && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o $(abspath $(CARGO_TARGET_DIR))/examples/ ./mqtt ./nats
 
 load: images cluster-up
