@@ -10,6 +10,7 @@
 //! - [`api`]: the broker's own API: streams, consumers and stored messages.
 //! - [`audit`]: whether every copy of every stream has what it should have, and how one that has not is made again.
 //! - [`membership`]: which servers a broker has, and how that changes while events flow.
+//! - [`overview`]: how far all consumers of a broker are, and what its streams have.
 //! - [`push`]: accounts to running servers, over the system account.
 //! - [`serving`]: which ingresses serve a topic.
 //! - [`streams`], [`handler_streams`], [`consumers`]: a topic's streams, its handlers' streams and consumers.
@@ -37,6 +38,7 @@ pub mod jwt;
 pub mod later;
 mod limits;
 pub mod membership;
+pub mod overview;
 pub mod positions;
 pub mod push;
 pub mod release;

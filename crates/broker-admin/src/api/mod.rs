@@ -16,7 +16,7 @@ mod stream;
 pub use broker::Broker;
 pub use consumer::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, PriorityPolicy, SequencePair};
 pub use error::{ApiError, ErrorCode, Missing, Refusal, Unavailable};
-pub(crate) use json::{bounded, count};
+pub(crate) use json::{bounded, count, name};
 pub use message::{PublishAck, StoredMessage};
 pub use stream::{ClusterInfo, Contents, Discard, Retention, Storage, StreamConfig, StreamInfo};
 
