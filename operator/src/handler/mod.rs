@@ -294,8 +294,9 @@ fn key(owner: &Owner) -> HandlerKey {
     (owner.namespace.clone(), owner.name.clone())
 }
 
+/// Of its labels and annotations, among which is a hash of the rest.
 fn template_hash(deployment: &Deployment) -> u64 {
-    let template = deployment.spec.as_ref().and_then(|spec| serde_json::to_string(&spec.template).ok());
+    let template = deployment.spec.as_ref().and_then(|spec| serde_json::to_string(&spec.template.metadata).ok());
     let mut hasher = DefaultHasher::new();
     template.hash(&mut hasher);
     hasher.finish()

@@ -5,6 +5,7 @@
 //! ([`crate::kubernetes::apply`]).
 
 mod marks;
+mod slim;
 mod stores;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use crate::handler::reference;
 use crate::kubernetes::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
 use crate::sessions::brokers::{BrokerKey, TopicKey};
 pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, namespace_mark, resource_mark};
+use slim::Slim;
 pub(crate) use stores::Feed;
 pub use stores::{Feeds, NamespaceMeta, Stores};
 
@@ -52,7 +54,7 @@ pub(crate) fn ours(component: &str) -> watcher::Config {
     watcher::Config::default().labels(&format!("{}={},{COMPONENT_LABEL}={component}", MANAGED_BY.0, MANAGED_BY.1))
 }
 
-/// Watches whole objects into their store; yields those whose mark changed, and those that are gone.
+/// Watches objects into their store, without what no one reads of them; yields those whose mark changed, and those that are gone.
 pub(crate) fn objects<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -60,10 +62,9 @@ pub(crate) fn objects<K>(
     mark: fn(&K) -> u64,
 ) -> impl Stream<Item = watcher::Result<K>>
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Slim + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let events = watcher::watcher(api, config).default_backoff().modify(|object| object.managed_fields_mut().clear());
-    significant(events, feed, mark)
+    significant(watcher::watcher(api, config).default_backoff().modify(K::slim), feed, mark)
 }
 
 /// The same of metadata alone.

@@ -1,0 +1,110 @@
+//! What of a watched object is kept (pure): there may be thousands of each, and most of what one holds the operator never
+//! looks at.
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::Resource;
+use kube::core::PartialObjectMeta;
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
+
+/// What kubectl writes for itself: the whole object once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// What is watched.
+pub trait Slim: Resource {
+    /// Takes away what no one reads.
+    fn slim(&mut self) {
+        slim_metadata(self);
+    }
+}
+
+impl Slim for EventBroker {}
+impl Slim for EventTopic {}
+impl Slim for EventHandler {}
+impl<K: Resource<DynamicType = ()>> Slim for PartialObjectMeta<K> {}
+
+impl Slim for Deployment {
+    /// Its pods' specification is read live where it is compared.
+    fn slim(&mut self) {
+        slim_metadata(self);
+        if let Some(spec) = &mut self.spec {
+            spec.template.spec = None;
+        }
+    }
+}
+
+impl Slim for StatefulSet {
+    /// As of a Deployment.
+    fn slim(&mut self) {
+        slim_metadata(self);
+        if let Some(spec) = &mut self.spec {
+            spec.template.spec = None;
+        }
+    }
+}
+
+impl Slim for Pod {
+    /// What is left is its metadata, its status, and which of its init containers end.
+    fn slim(&mut self) {
+        slim_metadata(self);
+        let Some(spec) = self.spec.take() else { return };
+        let name_only = |container: Container| Container {
+            name: container.name,
+            restart_policy: container.restart_policy,
+            ..Container::default()
+        };
+        let init_containers = spec.init_containers.map(|all| all.into_iter().map(name_only).collect());
+        self.spec = Some(PodSpec { init_containers, ..PodSpec::default() });
+    }
+}
+
+fn slim_metadata<K: Resource + ?Sized>(object: &mut K) {
+    let meta = object.meta_mut();
+    meta.managed_fields = None;
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn metadata() -> Value {
+        json!({
+            "name": "x", "labels": {"app": "x"}, "managedFields": [{"manager": "kubectl"}],
+            "annotations": {LAST_APPLIED: "{}", "tidegate.io/template": "t"},
+        })
+    }
+
+    #[test]
+    fn of_a_pod_is_left_what_conditions_are_made_from() {
+        let container = json!({"name": "c", "image": "i", "env": [{"name": "A", "value": "b"}]});
+        let mut init = container.clone();
+        init["restartPolicy"] = json!("Always");
+        let status = json!({"phase": "Running"});
+        let spec = json!({"containers": [container], "initContainers": [init], "volumes": [{"name": "v"}]});
+        let mut found: Pod =
+            serde_json::from_value(json!({"metadata": metadata(), "spec": spec, "status": status})).unwrap();
+        found.slim();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "Pod", "status": status,
+            "metadata": {"name": "x", "labels": {"app": "x"}, "annotations": {"tidegate.io/template": "t"}},
+            "spec": {"containers": [], "initContainers": [{"name": "c", "restartPolicy": "Always"}]},
+        });
+        assert_eq!(serde_json::to_value(&found).unwrap(), expected);
+    }
+
+    #[test]
+    fn of_a_deployment_are_left_its_number_and_the_marks_of_its_template() {
+        let template = json!({"metadata": metadata(), "spec": {"containers": [{"name": "c"}]}});
+        let spec = json!({"replicas": 3, "selector": {}, "template": template});
+        let mut found: Deployment = serde_json::from_value(json!({"metadata": metadata(), "spec": spec})).unwrap();
+        found.slim();
+        let spec = found.spec.unwrap();
+        assert_eq!((spec.replicas, spec.template.spec), (Some(3), None));
+        assert_eq!(spec.template.metadata.unwrap().annotations.unwrap()["tidegate.io/template"], "t");
+    }
+}
