@@ -18,7 +18,7 @@ use tidegate_broker_client::contract::Report;
 use tidegate_broker_client::{connect, identity, layout};
 use tidegate_handler_sidecar::settle::attempts::store::{AttemptHistory, Attempts, EventName};
 use tidegate_handler_sidecar::settle::attempts::{Change, Failed, Next};
-use tidegate_test_broker::{LIMIT, TestBroker};
+use tidegate_test_broker::{LIMIT, TestBroker, topic_id};
 use tokio::time::{sleep, timeout};
 
 const ACK_WAIT: Duration = Duration::from_secs(10);
@@ -172,7 +172,7 @@ async fn the_record_of_a_lost_event_says_nothing_about_the_next_of_its_sequence(
 async fn an_outage_uses_up_no_attempts_and_is_reported() {
     let broker = TestBroker::start().await;
     let identity = broker.handler(HANDLER, ACK_WAIT).await;
-    let mut reports = broker.operator().subscribe(layout::REPORT_SUBJECTS).await.unwrap();
+    let mut reports = broker.reports().await;
     let down = Arc::new(AtomicBool::new(true));
     let container = Container::answering({
         let down = down.clone();
@@ -183,7 +183,7 @@ async fn an_outage_uses_up_no_attempts_and_is_reported() {
     let _sidecar = Running::ready(config(&broker, identity, container.port, ACK_WAIT)).await;
     let mut next = async || -> Report {
         let message = timeout(LIMIT, reports.next()).await.unwrap().unwrap();
-        assert_eq!(message.subject.as_str(), layout::report_subject(HANDLER));
+        assert_eq!(message.subject.as_str(), layout::ingress::report_subject(&topic_id(), HANDLER));
         serde_json::from_slice(&message.payload).unwrap()
     };
     let first = loop {

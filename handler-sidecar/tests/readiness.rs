@@ -14,7 +14,6 @@ use support::{
     Container, HANDLER, Hostile, Misdeed, Running, all_settled, config, dead_letters, eventually, free_port, publish,
     publish_all,
 };
-use tidegate_broker_client::layout;
 use tidegate_broker_client::probes::{Check, Probe, Probes};
 use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::{sleep, timeout};
@@ -53,7 +52,7 @@ fn deliveries(container: &Container) -> usize {
 
 /// The first outage that is reported.
 async fn outage(broker: &TestBroker) -> String {
-    let mut reports = broker.operator().subscribe(layout::REPORT_SUBJECTS).await.unwrap();
+    let mut reports = broker.reports().await;
     let found = timeout(LIMIT, async {
         loop {
             let report: Value = serde_json::from_slice(&reports.next().await.unwrap().payload).unwrap();

@@ -15,7 +15,6 @@ use support::{
     Container, HANDLER, Running, all_settled, config, eventually, publish, publish_all, publish_with, store,
 };
 use tidegate_broker_client::contract::{Filter, Format};
-use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::{LIMIT, TestBroker};
 use tokio::time::timeout;
@@ -23,9 +22,7 @@ use tokio::time::timeout;
 const ACK_WAIT: Duration = Duration::from_secs(10);
 
 async fn reports(broker: &TestBroker) -> Subscriber {
-    let reports = broker.operator().subscribe(layout::REPORT_SUBJECTS).await.unwrap();
-    broker.operator().flush().await.unwrap();
-    reports
+    broker.reports().await
 }
 
 /// The first report that satisfies a condition.

@@ -10,7 +10,6 @@ use axum::body::Body;
 use axum::response::Response;
 use futures::StreamExt as _;
 use tidegate_broker_client::contract::{Report, Retry, Sidecar, Workload};
-use tidegate_broker_client::layout;
 use tidegate_test_broker::TestBroker;
 
 use support::{Container, Hold, Running, config, eventually, in_flight, publish, publish_all, shelved};
@@ -24,7 +23,7 @@ async fn reported(reports: &mut async_nats::Subscriber) -> Workload {
 }
 
 async fn start(broker: &TestBroker, container: &Container) -> (Running, async_nats::Subscriber) {
-    let reports = broker.operator().subscribe(layout::report_subject(support::HANDLER)).await.unwrap();
+    let reports = broker.reports().await;
     let mut config: Sidecar =
         config(broker, broker.handler(support::HANDLER, ACK_WAIT).await, container.port, ACK_WAIT);
     let wait = Duration::from_secs(60);

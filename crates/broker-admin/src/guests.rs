@@ -3,7 +3,7 @@
 //! Each has an account of its own, because whoever may send a request chooses the reply subject, and the server
 //! writes there with its own rights: inside one account that reaches `$JS.API.STREAM.PURGE`. Replies to another
 //! account's requests stay in that account. The topic account exports a few services to handlers, the account of the
-//! ingresses one to publishers; a guest's imports carry activation tokens of that account for exactly the guest's own
+//! ingresses one to publishers and one to handlers; a guest's imports carry activation tokens of that account for exactly the guest's own
 //! subjects.
 
 use std::collections::BTreeSet;
@@ -99,7 +99,9 @@ impl Handler {
     }
 
     fn imports(&self) -> Vec<Import> {
-        let mut imports = vec![Import::service("report", layout::report_subject(&self.name))];
+        let report = Import::service("report", layout::ingress::report_subject(&self.topic, &self.name));
+        let report = report.known_as(layout::report_subject(&self.name));
+        let mut imports = vec![Import { exporter: Exporter::Ingress, ..report }];
         if self.routing == Routing::Direct {
             imports.push(Import {
                 exporter: Exporter::Ingress,
@@ -171,8 +173,7 @@ impl Handler {
 /// What a topic's account offers: to its handlers, if they have a token, and to the ingresses ([`crate::ingress`]).
 pub(crate) fn exports(routing: Routing) -> Value {
     let service = |name: &str, subject: String, response: &str| json!({"name": name, "subject": subject, "type": "service", "token_req": true, "response_type": response});
-    let mut exports = vec![service("report", layout::REPORT_SUBJECTS.into(), "Singleton")];
-    exports.extend(ingress::topic_exports(routing));
+    let mut exports = ingress::topic_exports(routing);
     if routing == Routing::Queued {
         exports.extend([
             // Of the stream of events and of those of retries: a token names one consumer.

@@ -11,7 +11,6 @@ use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::{MAX_TOPICS, Routing};
-use tidegate_broker_client::layout;
 use tidegate_broker_client::layout::ingress::{self, TopicSubjects};
 use time::OffsetDateTime;
 
@@ -71,7 +70,12 @@ impl Authority {
         let direct = json!({
             "name": "events of Direct topics", "subject": ingress::DIRECT_SUBJECTS, "type": "stream", "token_req": true,
         });
-        self.account(&self.ingress_key()?, "ingress", json!(all), json!([publish, direct]), Limits::INGRESS, now)
+        let reports = json!({
+            "name": "reports", "subject": ingress::REPORTS, "type": "service", "token_req": true,
+            "response_type": "Singleton",
+        });
+        let exports = json!([publish, direct, reports]);
+        self.account(&self.ingress_key()?, "ingress", json!(all), exports, Limits::INGRESS, now)
     }
 
     /// The user of the ingresses. Its permissions name no topic: they are part of the line with which it connects, and
@@ -85,11 +89,12 @@ impl Authority {
         self.user(&self.ingress_key()?, "ingress", "user/ingress", &rights, now)
     }
 
-    /// The operator's own user there, which asks the ingresses what they serve.
+    /// The operator's own user there: it asks the ingresses what they serve, and hears what they and the handlers report,
+    /// and what they write.
     pub fn ingress_operator_user(&self, now: OffsetDateTime) -> Result<User, AuthorityError> {
         let rights = Rights {
-            publish: vec![layout::ingress::TOPICS_SUBJECT.into()],
-            subscribe: vec!["_INBOX.>".into()],
+            publish: vec![ingress::TOPICS_SUBJECT.into()],
+            subscribe: vec!["_INBOX.>".into(), ingress::REPORTS.into(), ingress::ALL_WRITES.into()],
             answer: false,
         };
         self.user(&self.ingress_key()?, "operator", "user/ingress/operator", &rights, now)

@@ -88,3 +88,22 @@ async fn of_three_servers_the_one_that_leads_a_consumer_is_believed() {
         broker.step_down("billing").await;
     }
 }
+
+/// What an ingress writes for a topic is heard in its own account too, once, and stored all the same.
+#[tokio::test]
+async fn what_an_ingress_writes_is_heard_beside_the_topic() {
+    let broker = TestBroker::start().await;
+    let subjects = layout::ingress::TopicSubjects::new(&topic_id(), tidegate_broker_client::contract::Routing::Queued);
+    let operator = broker.ingress_operator_client().await;
+    let mut heard = operator.subscribe_once(&subjects.events()).unwrap();
+    operator.flush().await.unwrap();
+    let ingress = broker.ingress().await;
+    for sequence in 1..=3 {
+        let answer = ingress.request(subjects.event(&layout::event_subject(0, "t")), "x".into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert_eq!(answer["seq"], sequence, "{answer}");
+    }
+    let message = heard.next().await.expect("it is heard");
+    assert_eq!(message.subject(), "topic.test.topic.write.events.0.t");
+    assert!(heard.next().await.is_none(), "once");
+}

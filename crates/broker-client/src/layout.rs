@@ -61,12 +61,8 @@ pub const READ_SUBJECTS: &str = "$JS.API.STREAM.MSG.GET.*";
 pub const STREAM_INFO_SUBJECTS: &str = "$JS.API.STREAM.INFO.*";
 /// Where messages of every stream are removed.
 pub const DELETE_SUBJECTS: &str = "$JS.API.STREAM.MSG.DELETE.*";
-/// Every report's subject. One token follows the prefix: the handler.
-pub const REPORT_SUBJECTS: &str = "reports.*";
 /// Where a publisher over NATS sends events, as requests, inside its own account.
 pub const PUBLISH_SUBJECT: &str = "publish";
-/// Where an ingress reports that it cannot store events.
-pub const INGRESS_REPORT_SUBJECT: &str = "ingress-reports";
 /// Where a handler's sidecars hear of each other, inside the handler's own account.
 pub const MEMBER_SUBJECT: &str = "members";
 /// Every dead letter's subject. One token follows the prefix: the handler.
@@ -239,7 +235,8 @@ pub fn attempt_read_subject(handler: &str, sequence: &str) -> String {
     format!("$JS.API.DIRECT.GET.{}.{}", attempt_stream(handler), attempt_subject(handler, sequence))
 }
 
-/// Where a handler's sidecar reports.
+/// Where a handler's sidecar reports, inside the handler's own account: the account of the ingresses has it as
+/// [`ingress::report_subject`], and there the operator hears it.
 pub fn report_subject(handler: &str) -> String {
     format!("reports.{handler}")
 }

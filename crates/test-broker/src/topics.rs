@@ -10,7 +10,9 @@ use tidegate_broker_admin::serving::Ingresses;
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic, TOPICS_FILE, Topics};
 use tidegate_broker_client::identity::file;
+use tidegate_broker_client::layout::ingress;
 use tidegate_broker_client::{TopicId, message_id};
+use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
@@ -126,6 +128,29 @@ impl TestBroker {
             publishers: vec![PublisherRule::anonymous()],
             revision: "1".to_owned(),
         }
+    }
+
+    /// The operator's client in the account of the ingresses: it hears what they write, and what handlers report.
+    pub async fn ingress_operator_client(&self) -> Client {
+        self.client(self.authority.ingress_operator_user(OffsetDateTime::now_utc()).expect("user")).await
+    }
+
+    /// What the sidecars of all handlers report, as the operator hears it from now on.
+    pub async fn reports(&self) -> async_nats::Subscriber {
+        self.heard_by_operator(ingress::REPORTS).await
+    }
+
+    /// What the ingresses report, as the operator hears it from now on.
+    pub async fn ingress_reports(&self) -> async_nats::Subscriber {
+        self.heard_by_operator(ingress::INGRESS_REPORTS).await
+    }
+
+    async fn heard_by_operator(&self, subject: &'static str) -> async_nats::Subscriber {
+        let user = self.authority.ingress_operator_user(OffsetDateTime::now_utc()).expect("user");
+        let client = self.client_at(user, &self.servers()).await;
+        let heard = client.subscribe(subject).await.expect("subscribed");
+        client.flush().await.expect("flushed");
+        heard
     }
 
     /// The operator's way to ask the ingresses, of which there are so many.

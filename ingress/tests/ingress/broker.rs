@@ -6,8 +6,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressFailure, StoreFailure};
-use tidegate_broker_client::layout;
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressFailure, IngressReport, StoreFailure};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic};
@@ -75,7 +74,7 @@ async fn a_broker_that_does_not_answer_is_503_in_time() {
 #[tokio::test]
 async fn the_operator_hears_of_a_full_topic_at_most_once_in_a_while() {
     let broker = small_broker(50_000).await;
-    let mut reports = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
+    let mut reports = broker.ingress_reports().await;
     let ingress = start(&broker).await;
     let begun = std::time::Instant::now();
     for id in 0..30 {

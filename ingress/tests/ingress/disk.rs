@@ -9,7 +9,6 @@ use futures::StreamExt as _;
 use http::StatusCode;
 use tidegate_broker_admin::streams;
 use tidegate_broker_client::contract::{IngressFailure, IngressReport, StoreFailure};
-use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::{LIMIT, TestBroker, topic};
@@ -81,8 +80,7 @@ async fn a_full_disk_is_reported_with_its_room_and_a_restart_heals_it() {
     // A full disk shows by answers that do not come.
     let ingress = start_with(&broker, Limits { publish: Duration::from_secs(2), ..limits() }).await;
     ingress.until_ready().await;
-    let mut reports = broker.operator().subscribe(layout::INGRESS_REPORT_SUBJECT).await.unwrap();
-    broker.operator().flush().await.unwrap();
+    let mut reports = broker.ingress_reports().await;
     let mut accepted = 0;
     while ingress.publish(&large(accepted)).await.status == StatusCode::ACCEPTED {
         accepted += 1;

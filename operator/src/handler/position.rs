@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use tidegate_broker_admin::api::ConsumerInfo;
 use tidegate_broker_admin::consumers::Ensured;
+use tidegate_broker_admin::overview::Progress;
 use tidegate_broker_admin::positions::{Position, Restart};
 use tidegate_crds::EventHandler;
 use tidegate_crds::handler::{self, ConsumerPosition, PositionRestored};
@@ -59,7 +59,7 @@ pub fn note(position: Option<&handler::Position>, now: Timestamp) -> String {
 }
 
 /// Whether the broker has lost a consumer that the handler had, going by all that it has now.
-pub fn is_lost(handler: &EventHandler, consumers: &[ConsumerInfo]) -> bool {
+pub fn is_lost(handler: &EventHandler, consumers: &[Progress]) -> bool {
     let position = handler.status.as_ref().and_then(|status| status.position.as_ref());
     let known = position.into_iter().flat_map(|position| &position.consumers);
     let mut lost = known.filter(|known| consumers.iter().all(|consumer| consumer.name != known.name));

@@ -1,15 +1,16 @@
-//! The operator's own connections: for each broker one in its system account and one in that of its ingresses, and for
-//! each topic one in its account.
+//! The operator's own connections: for each broker one in its system account and one in that of its ingresses; and one in
+//! the account of each topic of which something is being looked at or changed.
 //!
-//! A session with a task of its own makes them when a broker or topic is first reconciled, makes them again when they are
-//! lost, and ends with it. User JWTs and certificates are signed at each connect, so nothing of the operator's own is
-//! stored anywhere.
+//! A session with a task of its own makes them when they are needed first, and makes them again when they are lost. Those of
+//! a broker end with it, that of a topic when it was not needed for a while or others are needed more ([`MAX_TOPICS`]). User
+//! JWTs and certificates are signed at each connect, so nothing of the operator's own is stored anywhere.
 
+mod accounts;
 pub(crate) mod session;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidegate_broker_admin::accounts::User;
@@ -25,6 +26,8 @@ use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 
+use self::accounts::Known;
+pub use self::accounts::KnownAccounts;
 use self::session::{Connected, Sessions, Site};
 use crate::broker::scale::Scale;
 use crate::kubernetes::names;
@@ -32,6 +35,10 @@ use crate::reconcile::error::Error;
 
 /// No request of the operator waits longer for a broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Topics' accounts that are connected to at a time: twice as many as are reconciled at a time.
+const MAX_TOPICS: usize = 64;
+/// The connection to a topic's account ends when it was not needed for so long.
+const TOPIC_IDLE: Duration = Duration::from_secs(10);
 
 /// Namespace and name of a broker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +56,12 @@ pub struct TopicKey {
     pub namespace: String,
     /// Name.
     pub name: String,
+}
+
+impl From<&TopicId> for TopicKey {
+    fn from(id: &TopicId) -> Self {
+        Self { namespace: id.namespace().to_owned(), name: id.name().to_owned() }
+    }
 }
 
 impl TopicKey {
@@ -79,6 +92,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// How many servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        usize::try_from(self.pods).unwrap_or(1)
+    }
+
     /// Of a broker that has so many servers now.
     pub fn new(broker: BrokerKey, authority: Authority, scale: &Scale) -> Self {
         Self { broker, authority, pods: scale.pods, voters: scale.copies }
@@ -97,37 +115,27 @@ pub struct Servers {
     pub system: System,
     /// The ingresses.
     pub ingresses: Ingresses,
+    /// Where they are.
+    pub place: Place,
     clients: [Client; 2],
-    accounts: tokio::sync::Mutex<Option<HashSet<String>>>,
-}
-
-/// The accounts that a broker has, as far as the operator has to know. Held while that of the ingresses is changed, which
-/// has something of every topic.
-pub struct KnownAccounts<'a>(tokio::sync::MutexGuard<'a, Option<HashSet<String>>>);
-
-impl KnownAccounts<'_> {
-    /// Whether the broker has this account.
-    pub fn has(&self, id: &str) -> bool {
-        self.0.as_ref().is_some_and(|known| known.contains(id))
-    }
-
-    /// It has it from now on. Whether it had it before.
-    pub fn add(&mut self, id: String) -> bool {
-        self.0.as_mut().is_some_and(|known| !known.insert(id))
-    }
-
-    /// It has it no longer.
-    pub fn remove(&mut self, id: &str) {
-        if let Some(known) = self.0.as_mut() {
-            known.remove(id);
-        }
-    }
+    accounts: tokio::sync::Mutex<Option<Known>>,
+    answers: AtomicBool,
 }
 
 impl Servers {
     /// The system account, as a plain client.
     pub fn system_client(&self) -> &Client {
         &self.clients[0]
+    }
+
+    /// The account of the ingresses, as a plain client.
+    pub fn ingress_client(&self) -> &Client {
+        &self.clients[1]
+    }
+
+    /// Whether the last question of the session was answered in time. A reconcile does not wait for a broker that hangs.
+    pub(crate) fn set_answers(&self, answers: bool) {
+        self.answers.store(answers, Ordering::Relaxed);
     }
 
     /// What accounts there are. The servers are asked once in a session.
@@ -137,7 +145,7 @@ impl Servers {
     pub async fn accounts(&self) -> Result<KnownAccounts<'_>, Error> {
         let mut known = self.accounts.lock().await;
         if known.is_none() {
-            *known = Some(self.system.accounts().await?);
+            *known = Some(Known::new(self.system.accounts().await?));
         }
         Ok(KnownAccounts(known))
     }
@@ -156,44 +164,30 @@ pub struct Broker {
     /// The system account.
     pub system: System,
     client: Client,
-    servers: Option<Arc<Servers>>,
-    answers: AtomicBool,
-    places: tokio::sync::Mutex<()>,
+    servers: Arc<Servers>,
+    places: Places,
 }
 
-impl Broker {
-    /// The topic's account, as a plain client.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
+/// Of a topic, and not of a connection: there may be another one before the former has ended.
+type Places = Arc<tokio::sync::Mutex<()>>;
 
+impl Broker {
     /// Held while handlers' places on this broker (streams and consumers) are looked at and then made or removed: what
     /// two do at the same time could promise more room than there is, or remove what has just been made.
     pub async fn places(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.places.lock().await
     }
 
-    fn new(client: Client, system: System, servers: Option<Arc<Servers>>) -> Self {
+    fn new(client: Client, servers: Arc<Servers>, places: Places) -> Self {
         let api = api::Broker::new(client.clone(), REQUEST_TIMEOUT);
-        Self { api, system, client, servers, answers: AtomicBool::new(true), places: Default::default() }
-    }
-
-    #[cfg(test)]
-    pub(crate) async fn of_test(broker: &tidegate_test_broker::TestBroker) -> Self {
-        let client = broker.admin_client();
-        Self::new(client.clone(), System::new(client, 1), None)
-    }
-
-    /// Whether the last question of its session was answered in time. A reconcile does not wait for one that hangs.
-    pub(crate) fn set_answers(&self, answers: bool) {
-        self.answers.store(answers, Ordering::Relaxed);
+        Self { api, system: servers.system.clone(), client, servers, places }
     }
 
     fn check(self: Arc<Self>) -> Result<Arc<Self>, Error> {
         if !self.is_connected() {
             return Err(Error::Broker("the connection was lost: connecting again".into()));
         }
-        if !self.answers.load(Ordering::Relaxed) {
+        if !self.servers.answers.load(Ordering::Relaxed) {
             return Err(Error::Broker("it accepts connections and does not answer: look at its pods".into()));
         }
         Ok(self)
@@ -202,8 +196,7 @@ impl Broker {
 
 impl Connected for Broker {
     fn is_connected(&self) -> bool {
-        let servers = self.servers.as_ref().is_none_or(|servers| servers.is_connected());
-        servers && self.client.link().borrow().connected
+        self.servers.is_connected() && self.client.link().borrow().connected
     }
 }
 
@@ -211,6 +204,8 @@ impl Connected for Broker {
 pub struct Brokers {
     servers: Arc<Sessions<BrokerKey, Servers>>,
     topics: Sessions<TopicKey, Broker>,
+    /// Of the topics that are connected to.
+    places: Mutex<HashMap<TopicKey, Places>>,
     addresses: Addresses,
 }
 
@@ -227,7 +222,8 @@ impl Default for Brokers {
 impl Brokers {
     /// At these addresses.
     pub fn new(addresses: Addresses) -> Self {
-        Self { servers: Arc::default(), topics: Sessions::default(), addresses }
+        let topics = Sessions::bounded(MAX_TOPICS);
+        Self { servers: Arc::default(), topics, places: Mutex::default(), addresses }
     }
 
     /// The servers of a broker. Begins a session if there is none.
@@ -237,15 +233,15 @@ impl Brokers {
     pub async fn servers(&self, place: &Place) -> Result<Arc<Servers>, Error> {
         let what = format!("broker {}/{}", place.broker.namespace, place.broker.name);
         let site = self.site(place);
-        let (authority, at) = (place.authority.clone(), site.clone());
+        let (place_of, at) = (place.clone(), site.clone());
         let open = move || {
-            let (authority, at, what) = (authority.clone(), at.clone(), what.clone());
-            async move { open_servers(&what, &authority, &at).await }
+            let (place, at, what) = (place_of.clone(), at.clone(), what.clone());
+            async move { open_servers(&what, place, &at).await }
         };
         self.servers.get(&place.broker, site, open).await
     }
 
-    /// A topic's account on its broker. Begins a session if there is none.
+    /// A topic's account on its broker. Begins a session if there is none. It lasts while it is used, and a little longer.
     ///
     /// # Errors
     /// It cannot be reached now. The session keeps trying.
@@ -257,12 +253,14 @@ impl Brokers {
         let site = self.site(place);
         let addresses = site.addresses.clone();
         let (all, broker, authority) = (self.servers.clone(), place.broker.clone(), place.authority.clone());
+        let places = self.places(topic);
         let open = move || {
             let (all, broker, addresses) = (all.clone(), broker.clone(), addresses.clone());
-            let (id, authority) = (id.clone(), authority.clone());
+            let (id, authority, places) = (id.clone(), authority.clone(), places.clone());
             async move {
                 let servers = all.known(&broker).ok_or("its servers are not reached yet")?;
-                open_topic(&id, &authority, &addresses, servers).await
+                let client = open_topic(&id, &authority, &addresses).await?;
+                Ok(Broker::new(client, servers, places))
             }
         };
         drop(servers);
@@ -274,19 +272,18 @@ impl Brokers {
         Site { root: place.authority.root, voters: usize::try_from(place.voters).unwrap_or(1), addresses }
     }
 
-    /// A topic's account if there is a connection.
-    pub fn known(&self, topic: &TopicKey) -> Option<Arc<Broker>> {
-        self.topics.known(topic)
+    fn places(&self, topic: &TopicKey) -> Places {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).entry(topic.clone()).or_default().clone()
     }
 
-    /// All topics' accounts that were reached.
-    pub fn reached(&self) -> HashMap<TopicKey, Arc<Broker>> {
-        self.topics.reached()
+    /// All brokers that were reached.
+    pub fn reached(&self) -> HashMap<BrokerKey, Arc<Servers>> {
+        self.servers.reached()
     }
 
-    /// Waits until some topic's account was reached or lost.
+    /// Waits until some broker was reached or lost.
     pub async fn news(&self) {
-        self.topics.news().await;
+        self.servers.news().await;
     }
 
     /// Ends the session of a topic that is no more.
@@ -299,15 +296,19 @@ impl Brokers {
         self.servers.forget(broker);
     }
 
-    /// Ends all sessions but these, however their topics and brokers went.
+    /// Ends all sessions but these, however their topics and brokers went, and those of topics that were not used lately.
     pub(crate) fn keep(&self, is_topic: impl Fn(&TopicKey) -> bool, is_broker: impl Fn(&BrokerKey) -> bool) {
         self.topics.keep(is_topic);
+        self.topics.end_idle(TOPIC_IDLE);
         self.servers.keep(is_broker);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // A session has one, and so has each who uses it.
+        places.retain(|_, places| Arc::strong_count(places) > 1);
     }
 }
 
-async fn open_servers(what: &str, authority: &Authority, site: &Site) -> Result<Servers, String> {
-    let servers = &site.addresses;
+async fn open_servers(what: &str, place: Place, site: &Site) -> Result<Servers, String> {
+    let (servers, authority) = (&site.addresses, &place.authority);
     let system = open(what, authority, servers, |authority, now| authority.system_user(now)).await?;
     let ingresses = open(what, authority, servers, |authority, now| authority.ingress_operator_user(now)).await?;
     Ok(Servers {
@@ -315,18 +316,14 @@ async fn open_servers(what: &str, authority: &Authority, site: &Site) -> Result<
         ingresses: Ingresses::new(ingresses.clone(), servers.len()),
         clients: [system, ingresses],
         accounts: tokio::sync::Mutex::default(),
+        answers: AtomicBool::new(true),
+        place,
     })
 }
 
-async fn open_topic(
-    topic: &TopicId,
-    authority: &Authority,
-    addresses: &[String],
-    servers: Arc<Servers>,
-) -> Result<Broker, String> {
+async fn open_topic(topic: &TopicId, authority: &Authority, addresses: &[String]) -> Result<Client, String> {
     let (id, what) = (topic.clone(), format!("topic {topic}"));
-    let client = open(&what, authority, addresses, move |authority, now| authority.operator_user(&id, now)).await?;
-    Ok(Broker::new(client, servers.system.clone(), Some(servers)))
+    open(&what, authority, addresses, move |authority, now| authority.operator_user(&id, now)).await
 }
 
 async fn open(

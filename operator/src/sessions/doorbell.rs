@@ -1,36 +1,37 @@
 //! Wakes sleeping handlers by their first event, without waiting for the next poll.
 //!
-//! For a topic that has a handler without pods, the operator listens to its events, for exactly one message: the
-//! server itself ends the subscription after it. So a busy topic costs one message a second at most, and an idle
-//! one nothing. The bell only means "ask now": how many pods are needed is decided from the broker's answer.
+//! For a topic that has a handler without pods, the operator listens to what the ingresses write, in their account and so
+//! over one connection for all topics of a broker, for exactly one message: the server itself ends the subscription after
+//! it. So a busy topic costs one message a second at most, and an idle one nothing. The bell only means "ask now": how many
+//! pods are needed is decided from the broker's answer.
 
 use std::time::Duration;
 
-use tidegate_broker_client::layout;
+use tidegate_broker_client::TopicId;
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout::ingress::TopicSubjects;
+use tidegate_wire::nats::Client;
 use tokio::time::{sleep, timeout};
-
-use crate::sessions::brokers::Broker;
 
 /// The bell rings when the event reaches the server; it counts as pending a little later, once it is stored.
 const STORED_AFTER: Duration = Duration::from_millis(20);
-/// After this long without an event the broker is asked anyway, and a new subscription made: the connection may have
-/// been lost meanwhile.
-const LIFETIME: Duration = Duration::from_secs(60);
+/// After this long without an event the broker is asked anyway, and listened to again.
+const LIFETIME: Duration = Duration::from_secs(600);
+/// Without a connection to listen on, another try is made after this long.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
-/// Waits for the topic's next event, for a minute at most.
-pub async fn next_event(broker: &Broker) {
-    if timeout(LIFETIME, first_message(broker)).await.is_ok() {
-        sleep(STORED_AFTER).await;
-    }
-}
-
-async fn first_message(broker: &Broker) {
-    let heard = async {
-        let mut events = broker.client().subscribe_once(layout::EVENT_SUBJECTS).ok()?;
-        events.next().await
-    };
-    if heard.await.is_none() {
-        // There is no connection to hear it.
-        std::future::pending::<()>().await;
+/// Listens from now on. What it returns ends when an event of the topic came, or when it is time to ask anyway.
+pub fn hang(ingresses: &Client, topic: &TopicId) -> impl Future<Output = ()> + use<> {
+    let events = ingresses.subscribe_once(&TopicSubjects::new(topic, Routing::Queued).events()).ok();
+    async move {
+        let first = async {
+            let mut events = events?;
+            events.next().await
+        };
+        match timeout(LIFETIME, first).await {
+            Ok(Some(_)) => sleep(STORED_AFTER).await,
+            Ok(None) => sleep(RETRY_PERIOD).await,
+            Err(_) => {}
+        }
     }
 }

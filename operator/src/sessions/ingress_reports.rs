@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use tidegate_broker_client::contract::{
     INGRESS_REPORT_PERIOD, IngressFailure, IngressReport, LostTail, StoreFailure, StreamProgress, VolumeRoom,
 };
-use tidegate_broker_client::layout;
+use tidegate_broker_client::layout::ingress::{INGRESS_REPORTS, reported_topic};
+use tidegate_wire::nats::Client;
 
 use crate::reconcile::changes::Changes;
-use crate::sessions::brokers::{Broker, TopicKey};
+use crate::sessions::brokers::TopicKey;
 
 /// A larger report is not one.
 const SIZE_LIMIT: usize = 4096;
@@ -105,12 +106,15 @@ impl IngressReports {
         self.changes.next().await
     }
 
-    /// Hears a topic's ingresses until it is dropped.
-    pub async fn hear(&self, topic: &TopicKey, broker: &Broker) {
+    /// Hears a broker's ingresses, in their account, until it is dropped. `is_there`: whether a topic is on the broker.
+    pub async fn hear(&self, ingresses: &Client, is_there: impl Fn(&TopicKey) -> bool) {
         loop {
-            if let Ok(mut messages) = broker.client().subscribe(layout::INGRESS_REPORT_SUBJECT, None) {
+            if let Ok(mut messages) = ingresses.subscribe(INGRESS_REPORTS, None) {
                 while let Some(message) = messages.next().await {
-                    self.note(topic, message.payload());
+                    let topic = reported_topic(message.subject()).map(|id| TopicKey::from(&id));
+                    if let Some(topic) = topic.filter(&is_there) {
+                        self.note(&topic, message.payload());
+                    }
                 }
             }
             tokio::time::sleep(RETRY_PERIOD).await;

@@ -1,4 +1,4 @@
-//! What the sidecars say of themselves, heard over the operator's own connections.
+//! What the sidecars say of themselves, heard over the operator's own connection to the account of a broker's ingresses.
 //!
 //! A report is state: the newest of a pod counts, and one that is not repeated is forgotten. Nothing of the data path
 //! depends on it; it is only shown, in the conditions `HandlerAvailable` and `Delivering`. It comes from a pod of the
@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report};
 use tidegate_broker_client::layout;
+use tidegate_broker_client::layout::ingress::{REPORTS, reporter_of};
 use tidegate_broker_client::outcomes::{MAX_TEXT, Outcomes, single_line};
+
+use tidegate_wire::nats::Client;
 
 use crate::autoscaling::workload::{TotalWorkload, Workloads};
 use crate::reconcile::changes::Changes;
-use crate::sessions::brokers::{Broker, TopicKey};
+use crate::sessions::brokers::TopicKey;
 use crate::sessions::by_handler::HandlerKey;
 use crate::sessions::deliveries::{Deliveries, LetterWarning, Showcase};
 
@@ -113,15 +116,16 @@ impl Reports {
         self.changes.next().await
     }
 
-    /// Hears the reports of a topic's handlers until it is dropped. `is_of_topic`: whether a handler is one of them.
-    pub async fn hear(&self, topic: &TopicKey, broker: &Broker, is_of_topic: impl Fn(&HandlerKey) -> bool) {
+    /// Hears the reports of all handlers on a broker, in the account of its ingresses, until it is dropped. `is_of_topic`:
+    /// whether a handler is one of the topic's, and that on the broker.
+    pub async fn hear(&self, ingresses: &Client, is_of_topic: impl Fn(&TopicKey, &HandlerKey) -> bool) {
         loop {
-            if let Ok(mut messages) = broker.client().subscribe(layout::REPORT_SUBJECTS, None) {
+            if let Ok(mut messages) = ingresses.subscribe(REPORTS, None) {
                 while let Some(message) = messages.next().await {
-                    let known_as = message.subject().rsplit('.').next().unwrap_or_default();
-                    let (namespace, name) = layout::handler_named(&topic.namespace, known_as);
+                    let Some((topic, known_as)) = reporter_of(message.subject()) else { continue };
+                    let (namespace, name) = layout::handler_named(topic.namespace(), known_as);
                     let handler = (namespace.to_owned(), name.to_owned());
-                    if is_of_topic(&handler) {
+                    if is_of_topic(&TopicKey::from(&topic), &handler) {
                         self.note(handler, message.payload());
                     }
                 }
@@ -228,12 +232,13 @@ mod tests {
     use std::sync::Arc;
 
     use tidegate_broker_client::outcomes::{Failing, Failure};
-    use tidegate_test_broker::TestBroker;
+    use tidegate_broker_client::{identity, peer};
+    use tidegate_test_broker::{TestBroker, topic_id};
 
     use super::*;
 
     fn key() -> HandlerKey {
-        ("shop".into(), "billing".into())
+        ("test".into(), "billing".into())
     }
 
     fn heard(pod: &str) -> Report {
@@ -269,9 +274,9 @@ mod tests {
     }
 
     /// Says for a while what a pod says, until it is heard.
-    async fn is_heard(reports: &Reports, server: &TestBroker, pod: &str) -> bool {
+    async fn is_heard(reports: &Reports, sidecar: &async_nats::Client, pod: &str) -> bool {
         for _ in 0..40 {
-            server.operator().publish("reports.billing", report(pod, None).into()).await.unwrap();
+            sidecar.publish(layout::report_subject("billing"), report(pod, None).into()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(25)).await;
             if lock(&reports.heard).get(&key()).is_some_and(|handler| handler.pods.contains_key(pod)) {
                 return true;
@@ -281,22 +286,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hearing_ends_with_the_session_and_begins_with_the_next_one_of_the_topic() {
+    async fn hearing_ends_with_the_session_and_begins_with_the_next_one_of_the_broker() {
         let server = TestBroker::start_direct().await;
-        let topic = TopicKey { namespace: "shop".into(), name: "orders".into() };
+        let identity = server.direct_handler("billing").await;
+        let sidecar = peer::connect("sidecar", &server.servers(), identity::folder(identity)).await.unwrap();
         let reports = Arc::new(Reports::default());
-        let hear = |broker| {
+        let topic = TopicKey::from(&topic_id());
+        let hear = |ingresses: Client| {
             let (reports, topic) = (reports.clone(), topic.clone());
             tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-                reports.hear(&topic, &broker, |_| true).await
+                let is_mine = |of: &TopicKey, (_, handler): &HandlerKey| *of == topic && handler == "billing";
+                reports.hear(&ingresses, is_mine).await
             }))
         };
-        let first = hear(Broker::of_test(&server).await);
-        assert!(is_heard(&reports, &server, "a").await);
+        let first = hear(server.ingress_operator_client().await);
+        assert!(is_heard(&reports, &sidecar, "a").await);
         drop(first);
-        assert!(!is_heard(&reports, &server, "b").await, "the session has ended");
-        let _second = hear(Broker::of_test(&server).await);
-        assert!(is_heard(&reports, &server, "c").await);
+        assert!(!is_heard(&reports, &sidecar, "b").await, "the session has ended");
+        let _second = hear(server.ingress_operator_client().await);
+        assert!(is_heard(&reports, &sidecar, "c").await);
     }
 
     /// What a pod says is shown to people: none of it reaches beyond its place.

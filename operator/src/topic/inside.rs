@@ -1,10 +1,10 @@
 //! A topic on its broker: its account, its streams, and who may publish over NATS.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::release::Places;
@@ -22,6 +22,7 @@ use crate::context::{Context, Owner};
 use crate::handler::{reference, relocation, settings as handler_settings};
 use crate::kubernetes::finalizer::{self, Phase};
 use crate::kubernetes::pods::is_ready;
+use crate::kubernetes::watches::get;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Broker, Place, Servers};
 use crate::topic::look::Looker;
@@ -129,10 +130,6 @@ async fn inside(
             Some(Box::new(stored(context, topic, owner, settings, authority, &broker, observed).await?))
         }
     };
-    if settings.routing == Routing::Direct {
-        // Its session hears what its handlers and ingresses report.
-        context.brokers.get(&key(owner), &place).await?;
-    }
     leftovers::remove(context, owner, topic, authority, &servers.system).await?;
     let publishers = publishers::ensure(context, owner, topic, authority, &servers.system).await?;
     if topic.status.as_ref().and_then(|status| status.observed_generation) != topic.metadata.generation {
@@ -167,7 +164,8 @@ pub async fn serve(
     let mut is_replaced = false;
     let mut topics = topics::of_broker(context, &place.broker);
     if let Some((topic, is_changed)) = with {
-        let was_there = accounts.add(place.authority.topic_account_id(&topic.id)?);
+        let id = accounts.id_of(&place.authority, &topic.id)?;
+        let was_there = accounts.add(id);
         is_replaced = was_there && is_changed;
         topics.retain(|other| other.id != topic.id);
         topics.push(topic.clone());
@@ -175,15 +173,22 @@ pub async fn serve(
     }
     let mut all = Vec::with_capacity(topics.len());
     for topic in topics {
-        if accounts.has(&place.authority.topic_account_id(&topic.id)?) {
+        let id = accounts.id_of(&place.authority, &topic.id)?;
+        if accounts.has(&id) {
             all.push((topic.id, topic.routing));
         }
+    }
+    // Servers that had lost this topic's account may have lost that of the ingresses, too.
+    let is_changed = with.is_some_and(|(_, is_changed)| is_changed);
+    if !is_changed && accounts.are_served(&all) {
+        return Ok(());
     }
     let account = place.authority.ingress_account(&all, OffsetDateTime::now_utc())?;
     let is_pushed = servers.system.ensure(&account).await?;
     if is_replaced && !is_pushed {
         servers.system.push(&account).await?;
     }
+    accounts.set_served(all);
     Ok(())
 }
 
@@ -302,9 +307,10 @@ async fn without_orphans(
         .iter()
         .map(|consumer| (layout::handler_of(&consumer.name), consumers::handler_uid(consumer)))
         .collect();
-    // Asked after these, and live: a handler that has a consumer or a stream was there before it.
-    let known = subscribed.iter().map(|(handler, _)| *handler).chain(handler_streams::handlers(&streams));
-    let handlers = handlers_of(context, owner, topic, known).await?;
+    // Asked after these: a handler that has a consumer or a stream was there before it.
+    let with_streams = handler_streams::handlers(&streams).map(|handler| (handler, None));
+    let on_broker: Vec<_> = subscribed.iter().copied().chain(with_streams).collect();
+    let handlers = handlers_of(context, owner, topic, &on_broker).await?;
     let alive: HashSet<&str> = handlers.iter().filter_map(|handler| handler.metadata.uid.as_deref()).collect();
     let mut count = 0;
     for (handler, uid) in subscribed {
@@ -322,7 +328,8 @@ async fn without_orphans(
             _ => count += 1,
         }
     }
-    let placed: Vec<_> = handlers.iter().filter(|handler| reference::topic_of(handler) == key(owner)).collect();
+    let handlers = handlers.iter().map(Arc::as_ref);
+    let placed: Vec<_> = handlers.filter(|handler| reference::topic_of(handler) == key(owner)).collect();
     let names: Vec<String> = placed.iter().map(|handler| reference::known_as(handler)).collect();
     let alive = names.iter().map(String::as_str).collect();
     if let Err(error) = handler_streams::remove_orphans(&broker.api, &streams, &alive).await {
@@ -337,25 +344,47 @@ async fn without_orphans(
     Ok(Subscribers { count, places })
 }
 
-/// The handlers of the topic's namespace, and of every other one of which a handler has, or is to have, a place in it.
+/// The handlers of the topic, and all others that have something `on_broker` (by their name in the topic's account, with
+/// their UID where that is known). What the operator has seen suffices for those that are as the operator wrote them last;
+/// nothing of a handler is taken for gone before the API server has said so.
 async fn handlers_of(
     context: &Context,
     owner: &Owner,
     topic: &EventTopic,
-    known: impl Iterator<Item = &str>,
-) -> Result<Vec<EventHandler>, Error> {
+    on_broker: &[(&str, Option<&str>)],
+) -> Result<Vec<Arc<EventHandler>>, Error> {
     let own = owner.namespace.as_str();
-    let mut namespaces: BTreeSet<String> = known.map(|name| layout::handler_named(own, name).0.to_owned()).collect();
-    namespaces.insert(own.to_owned());
-    // Of those that only name the topic, however many, nothing is asked.
-    let named = context.stores.handlers_of(&key(owner));
-    let granted = named.iter().filter(|handler| context.stores.admits_handler(topic, handler));
-    namespaces.extend(granted.filter_map(|handler| handler.namespace()));
+    let stores = &context.stores;
     let mut handlers = Vec::new();
-    // The broker may say what it likes.
-    for namespace in namespaces.into_iter().filter(|namespace| context.stores.is_namespace(namespace)) {
-        let api: Api<EventHandler> = Api::namespaced(context.client.clone(), &namespace);
-        handlers.extend(api.list(&ListParams::default()).await?.items);
+    for handler in stores.handlers_of(&key(owner)) {
+        let name = reference::known_as(&handler);
+        let has_place = || on_broker.iter().any(|(known, _)| *known == name);
+        // Of those that only name the topic, however many, nothing is asked.
+        if !(stores.admits_handler(topic, &handler) || has_place()) {
+            continue;
+        }
+        if let Some(as_seen) = Owner::of(handler.as_ref()) {
+            handlers.extend(context.current(handler, &as_seen).await?);
+        }
+    }
+    for (known, uid) in on_broker {
+        let (namespace, name) = layout::handler_named(own, known);
+        let is_it = |handler: &EventHandler| {
+            handler.namespace().as_deref() == Some(namespace)
+                && handler.name_any() == name
+                && uid.is_none_or(|uid| handler.metadata.uid.as_deref() == Some(uid))
+        };
+        // The broker may say what it likes.
+        if handlers.iter().any(|handler| is_it(handler)) || !stores.is_namespace(namespace) {
+            continue;
+        }
+        match get(&stores.handlers, namespace, name).filter(|handler| is_it(handler)) {
+            Some(handler) => handlers.push(handler),
+            None => {
+                let api: Api<EventHandler> = Api::namespaced(context.client.clone(), namespace);
+                handlers.extend(api.get_opt(name).await?.map(Arc::new));
+            }
+        }
     }
     Ok(handlers)
 }

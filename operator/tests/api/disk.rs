@@ -11,7 +11,7 @@ use tidegate_operator::topic::storage::RestartPolicy;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::brokers::{Places, account, run_broker_pod, server, topic_on, until_ready};
+use crate::support::brokers::{Places, as_ingress, run_broker_pod, server, topic_on, until_ready};
 use crate::support::operator::{Operator, args, turn};
 use crate::support::{Space, eventually};
 use crate::topic::until_reason;
@@ -22,12 +22,12 @@ const MIN_AGE: Duration = Duration::from_secs(6);
 
 /// What the ingress of a pod says whose broker does not answer its publishers, and how many bytes of a hundred are
 /// free.
-fn report(client: async_nats::Client, free: watch::Receiver<u64>) -> AbortOnDropHandle<()> {
+fn report(client: async_nats::Client, subject: String, free: watch::Receiver<u64>) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         loop {
             let report =
                 json!({"pod": POD, "failure": "Timeout", "volume": {"total": 100_000, "free": *free.borrow() * 1000}});
-            client.publish("ingress-reports", report.to_string().into()).await.unwrap();
+            client.publish(subject.clone(), report.to_string().into()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }))
@@ -46,7 +46,7 @@ async fn a_pod_whose_disk_was_full_is_restarted_once_and_not_before_there_is_roo
     let pods: Api<Pod> = space.api();
     let first = pods.get(POD).await.unwrap();
     let (free, reported) = watch::channel(0);
-    let _reports = report(account(&space, &broker, "orders").await.operator, reported);
+    let _reports = report(broker.ingress().await, as_ingress(&space, "orders").report(), reported);
     let topic = until_reason(&space, "orders", "StorageHealthy", "DiskFull").await;
     let ready = crate::topic::condition(&topic, "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "DiskFull"));

@@ -13,7 +13,7 @@ use tidegate_test_broker::TestBroker;
 use time::OffsetDateTime;
 
 use crate::handler::{condition, until_reason};
-use crate::support::brokers::{Places, account, broker_on, id, server, topic_at, until_ready};
+use crate::support::brokers::{Places, account, broker_on, id, server, sidecar_client, topic_at, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually, ingress, merged};
 use crate::validation_handler::{handler, spec};
@@ -126,7 +126,7 @@ async fn a_handler_of_another_namespace_waits_for_the_grant_and_has_all_in_its_o
     })
     .await;
     // Its sidecar's reports are its own.
-    let client = account(shop, &world.server, "orders").await.operator;
+    let client = sidecar_client(web, &world.server, "billing").await;
     let reports = async {
         loop {
             client

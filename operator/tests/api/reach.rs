@@ -13,7 +13,7 @@ use tidegate_crds::{EventHandler, EventTopic};
 
 use crate::grants::World;
 use crate::handler::until_reason;
-use crate::support::brokers::{Places, account, broker_on, server, topic_at, topic_on, until_ready};
+use crate::support::brokers::{Places, broker_on, server, sidecar_client, topic_at, topic_on, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
@@ -262,7 +262,7 @@ async fn who_can_connect_to_the_program_is_said_and_so_is_that_it_is_not_known()
     space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
     let unknown = until_reason(&space, "Exposed", "NotReported").await;
     assert_eq!(crate::handler::condition(&unknown, "Exposed").unwrap().status, "Unknown");
-    let client = account(&space, &broker, "orders").await.operator;
+    let client = sidecar_client(&space, &broker, "billing").await;
     for (report, reason, status) in [
         (json!({"pod": "p", "loopbackOnly": true}), "ListensOnLoopback", "False"),
         (json!({"pod": "p", "exposed": "0.0.0.0:8080"}), "ListensOnPodAddress", "True"),

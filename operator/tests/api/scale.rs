@@ -19,10 +19,10 @@ use serde_json::json;
 use tidegate_crds::{EventHandler, EventTopic};
 use tidegate_test_broker::TestBroker;
 
-use crate::support::brokers::{Places, broker_on, status};
+use crate::support::brokers::{Places, broker_on, run_missing_pods, status};
 use crate::support::operator::turn;
 use crate::support::process::{self, Audit, Process, Request};
-use crate::support::{Space, eventually, merged, run_nodes, start_audited};
+use crate::support::{PATIENCE, Space, eventually, merged, run_nodes, start_audited};
 use crate::validation_handler::{handler, spec};
 
 /// The design's size.
@@ -74,7 +74,9 @@ impl Fleet {
     /// Makes what is missing.
     async fn grow(&mut self, size: Size) {
         while self.brokers.len() < size.brokers {
-            let (space, server) = (Space::new("scale").await, TestBroker::start_empty(1 << 42).await);
+            let (space, mut server) = (Space::new("scale").await, server().await);
+            let digests = server.digests(1);
+            self.places.set_digests(&space, "default", 1, digests);
             broker_on(&space, &self.places, &server, "default", json!({"storage": {"size": "4Ti"}})).await;
             self.brokers.push((space, server));
         }
@@ -113,6 +115,9 @@ impl Fleet {
     async fn run_brokers(&self) {
         for (space, _) in &self.brokers {
             let sets: Api<StatefulSet> = space.api();
+            eventually("a StatefulSet", async || sets.get_opt("default-broker").await.ok()?).await;
+            // The operator takes away a pod that was made from an earlier template.
+            run_missing_pods(space, "default").await;
             let set = eventually("a StatefulSet", async || sets.get_opt("default-broker").await.ok()?).await;
             let counts = json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": set.metadata.generation});
             status::<StatefulSet>(space, "default-broker", counts).await;
@@ -147,6 +152,17 @@ impl Fleet {
         };
         self.brokers.iter().map(|(_, broker)| resident(broker)).sum()
     }
+}
+
+/// A server with room for thousands of topics, which has the name that the operator expects.
+async fn server() -> TestBroker {
+    let mut server = TestBroker::unformed_as("default-broker", 1);
+    server.set_file_store(1 << 42);
+    server.seed().unwrap();
+    server.wake();
+    assert!(server.serves_within(PATIENCE).await, "{}", server.log());
+    server.push_ingress_account().await;
+    server
 }
 
 /// How many have this condition.

@@ -10,7 +10,7 @@ use serde_json::json;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tidegate_test_broker::{Door, TestBroker};
 
-use crate::support::brokers::{Places, account, publish_one, server, topic_on, topic_with, until_ready};
+use crate::support::brokers::{Places, account, publish_as_ingress, server, topic_on, topic_with, until_ready};
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::topic::until_reason;
@@ -56,7 +56,7 @@ async fn a_broker_that_hangs_delays_no_other_topic() {
     let mut worst = Duration::ZERO;
     for _ in 0..2 {
         let begun = Instant::now();
-        publish_one(&js).await;
+        publish_as_ingress(&space, &good, "good").await;
         eventually("good is woken", async || (replicas(&space, "good").await? > 0).then_some(())).await;
         worst = worst.max(begun.elapsed());
         js.get_stream("events").await.unwrap().purge().await.unwrap();
@@ -65,6 +65,37 @@ async fn a_broker_that_hangs_delays_no_other_topic() {
     signal(&bad, Signal::SIGCONT);
     // Nothing of it waited for one request to the other broker.
     assert!(worst < Duration::from_secs(5), "woken after {worst:?}");
+    operator.stop().await;
+}
+
+/// Thousands of topics are not thousands of connections: what is asked of them at rest goes over those of their broker.
+#[tokio::test]
+async fn a_topic_at_rest_has_no_connection_and_its_handler_is_woken_all_the_same() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("idle").await, Places::default());
+    let broker = server().await;
+    let door = Door::of(&broker).await;
+    topic_on(&space, &places, &broker, "orders").await;
+    places.set(&space, "orders", vec![door.address.clone()]);
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    until_ready(&space, "orders").await;
+    let autoscaling = json!({"minReplicas": 0, "maxReplicas": 4, "idleAfter": "1s"});
+    space.create::<EventHandler>(handler("billing", spec(json!({"autoscaling": autoscaling})))).await;
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "orders").await.operator);
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        eventually("it sleeps", async || (replicas(&space, "billing").await? == 0).then_some(())).await;
+        eventually("only its broker's are left", async || (door.passing() == 2).then_some(())).await;
+        let begun = Instant::now();
+        publish_as_ingress(&space, &broker, "orders").await;
+        eventually("it is woken", async || (replicas(&space, "billing").await? > 0).then_some(())).await;
+        times.push(begun.elapsed());
+        js.get_stream("events").await.unwrap().purge().await.unwrap();
+    }
+    times.sort();
+    eprintln!("woken after {times:?}");
+    // By the event: the clock asks every ten seconds.
+    assert!(times[2] < Duration::from_secs(2), "{times:?}");
     operator.stop().await;
 }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
-use futures::StreamExt as _;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
@@ -107,19 +106,29 @@ async fn try_handshakes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'s
     matrix.row("publisher", Kind::Connect, "connect with its certificate and a stolen user", Open, is_in);
 }
 
-/// Listens there, and waits until every server knows of it.
-async fn listen(broker: &TestBroker, subject: &'static str, said: String) -> Subscriber {
-    let mut listener = broker.operator().subscribe(subject).await.unwrap();
-    for server in 0..broker.servers().len() {
-        let client = broker.operator_at(server).await;
-        eventually(&format!("server {server} knows who listens to {subject}"), async || {
-            client.publish(said.clone(), server.to_string().into()).await.unwrap();
-            let heard = tokio::time::timeout(Duration::from_millis(200), listener.next()).await;
-            heard.is_ok_and(|message| *message.unwrap().payload == *server.to_string().as_bytes())
-        })
-        .await;
+/// Hears reports as the operator does, and waits until every server knows of it.
+async fn listen_as_operator(broker: &TestBroker, billing: &Path) -> [Subscriber; 2] {
+    let listeners = [broker.reports().await, broker.ingress_reports().await];
+    let reports = [
+        (billing.to_owned(), layout::report_subject("billing")),
+        (broker.ingress_identity_dir(), TopicSubjects::new(&topic_id(), Routing::Queued).report()),
+    ];
+    for server in broker.servers() {
+        for (who, subject) in &reports {
+            let client = peer::connect("r", std::slice::from_ref(&server), identity::folder(who)).await.unwrap();
+            until_heard(&client, subject, &format!("{server} knows who listens to {subject}")).await;
+        }
     }
-    listener
+    listeners
+}
+
+/// No responders is said at once.
+async fn until_heard(client: &async_nats::Client, subject: &str, what: &str) {
+    eventually(what, async || {
+        let asked = tokio::time::timeout(Duration::from_millis(200), client.request(subject.to_owned(), "".into()));
+        !matches!(asked.await, Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders)
+    })
+    .await;
 }
 
 /// Takes what publishers send, so that it can be seen to arrive: in each server, as the ingresses have it.
@@ -131,13 +140,7 @@ async fn listen_as_ingress(broker: &TestBroker) -> Vec<(async_nats::Client, Subs
     let identity = broker.publisher("sensors").await;
     for server in broker.servers() {
         let publisher = peer::connect("p", std::slice::from_ref(&server), identity::folder(&identity)).await.unwrap();
-        // No responders is said at once.
-        eventually(&format!("{server} knows the ingress"), async || {
-            let asked =
-                tokio::time::timeout(Duration::from_millis(200), publisher.request(layout::PUBLISH_SUBJECT, "".into()));
-            !matches!(asked.await, Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders)
-        })
-        .await;
+        until_heard(&publisher, layout::PUBLISH_SUBJECT, &format!("{server} knows the ingress")).await;
     }
     vec![(client, listener)]
 }
@@ -203,14 +206,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     broker.handler("shipping", wait).await;
     let events = broker.jetstream();
     events.publish("events.0.test", "kept".into()).await.unwrap().await.unwrap();
-    // As the operator and the ingress listen.
-    let mut listeners = Vec::new();
-    for (listens, said) in [
-        (layout::REPORT_SUBJECTS, layout::report_subject("billing")),
-        (layout::INGRESS_REPORT_SUBJECT, layout::INGRESS_REPORT_SUBJECT.into()),
-    ] {
-        listeners.push(listen(broker, listens, said).await);
-    }
+    let _operator = listen_as_operator(broker, &people[0].1).await;
     let _ingress = listen_as_ingress(broker).await;
     let folder = tempfile::tempdir().unwrap();
     let now = time::OffsetDateTime::now_utc();

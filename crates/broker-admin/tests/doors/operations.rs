@@ -101,7 +101,6 @@ pub fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>
     // Under their names in the topic's account no one reaches them, and under the import's no more than these.
     for subject in [
         layout::event_subject(0, "forged"),
-        layout::INGRESS_REPORT_SUBJECT.into(),
         later::delayed_subject("key"),
         later::PULL_SUBJECT.into(),
         later::INFO_SUBJECT.into(),
@@ -193,8 +192,9 @@ pub fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>
         layout::DEAD_LETTER_SUBJECTS,
         layout::ATTEMPT_SUBJECTS,
         layout::RETRY_SUBJECTS,
-        layout::REPORT_SUBJECTS,
-        layout::INGRESS_REPORT_SUBJECT,
+        ingress::REPORTS,
+        ingress::INGRESS_REPORTS,
+        ingress::ALL_WRITES,
         later::DELAYED_SUBJECTS,
         later::SCHEDULE_SUBJECTS,
         later::DUE_SUBJECTS,

@@ -6,16 +6,21 @@
 //! and all that goes with it |
 //! | `topic.<namespace>.<name>.pull` | `ingress.pull`, mapped to a pull of what is due | moving delayed events |
 //! | `direct.<namespace>.<name>.events.>` | – | events of a Direct topic: its handlers import them from here |
+//! | `topic.<namespace>.<name>.write.report` | – | the operator hears that events of the topic cannot be stored |
 //! | `publish.<namespace>.<topic>.<publisher>` | – | a publisher's `publish`, whose account imports it |
+//! | `reports.<namespace>.<topic>.<handler>` | – | a handler's `reports.<handler>`, whose account imports it; the operator hears it |
 //! | `ingress.topics` | – | the operator asks which topics are served |
 //!
 //! An ingress has nothing of a topic but the first two, which are imports. What they reach is decided by the mappings of
 //! the topic's account: a suffix that is not in [`WRITES`] reaches nothing.
 //!
+//! The operator hears reports of all topics here, and that an event comes for a handler that sleeps, so that it needs no
+//! connection for each topic. It hears what an ingress publishes for an import as any other subscriber of this account.
+//!
 //! Events of a Direct topic do not pass its account: a server does not pass on to a stream import what came through a
 //! service import (`processMsgResults` of nats-server).
 
-use super::{EVENT_SUBJECTS, INGRESS_REPORT_SUBJECT};
+use super::EVENT_SUBJECTS;
 use crate::contract::Routing;
 use crate::later;
 use crate::topic_id::TopicId;
@@ -28,15 +33,20 @@ pub const PULL_SUBJECT: &str = "ingress.pull";
 pub const TOPICS_SUBJECT: &str = "ingress.topics";
 /// What publishers over NATS send, as it comes to the ingresses.
 pub const PUBLISHES: &str = "publish.*.*.*";
+/// What the sidecars of all handlers report.
+pub const REPORTS: &str = "reports.*.*.*";
+/// What ingresses report of all topics.
+pub const INGRESS_REPORTS: &str = "topic.*.*.write.report";
+/// What ingresses write of all topics: the operator hears the first event for a handler that sleeps.
+pub const ALL_WRITES: &str = "topic.*.*.write.>";
 /// Events of all Direct topics.
 pub const DIRECT_SUBJECTS: &str = "direct.*.*.events.>";
 /// The ingress's permissions: its account has nothing but the imports that these cover.
 pub const TOPIC_SUBJECTS: [&str; 3] = ["topic.*.*.write.>", "topic.*.*.pull", DIRECT_SUBJECTS];
 
 /// What becomes of an ingress's writes in an account of a topic that stores events: suffix and subject.
-pub const WRITES: [(&str, &str); 6] = [
+pub const WRITES: [(&str, &str); 5] = [
     (EVENT_SUBJECTS, EVENT_SUBJECTS),
-    ("report", INGRESS_REPORT_SUBJECT),
     ("delayed.*", "later.delayed.$1"),
     ("due.acknowledge.>", later::ACKNOWLEDGE_SUBJECTS),
     ("later.info", later::INFO_SUBJECT),
@@ -84,6 +94,11 @@ impl TopicSubjects {
     /// All writes, as the import names them.
     pub fn writes(&self) -> String {
         format!("{}>", self.write)
+    }
+
+    /// All events of the topic, as they are written.
+    pub fn events(&self) -> String {
+        format!("{}{EVENT_SUBJECTS}", self.events)
     }
 
     /// What an event of this [subject](super::event_subject) is sent to.
@@ -141,10 +156,32 @@ pub fn publish_subject(topic: &TopicId, publisher: &str) -> String {
 
 /// The topic and the publisher of a [`publish_subject`]; `None`: it is another subject.
 pub fn publisher_of(subject: &str) -> Option<(TopicId, &str)> {
-    let mut tokens = subject.strip_prefix("publish.")?.splitn(3, '.');
-    let (namespace, name, publisher) = (tokens.next()?, tokens.next()?, tokens.next()?);
-    let is_token = !publisher.is_empty() && !publisher.contains('.');
-    TopicId::new(namespace, name).ok().filter(|_| is_token).map(|topic| (topic, publisher))
+    guest_of("publish", subject)
+}
+
+/// Where a handler reports, as it comes to the operator; `handler`: its name in its topic's account. In the handler's
+/// account it is its [`report_subject`](super::report_subject).
+pub fn report_subject(topic: &TopicId, handler: &str) -> String {
+    format!("reports.{}.{}.{handler}", topic.namespace(), topic.name())
+}
+
+/// The topic and the handler of a [`report_subject`]; `None`: it is another subject.
+pub fn reporter_of(subject: &str) -> Option<(TopicId, &str)> {
+    guest_of("reports", subject)
+}
+
+/// The topic that ingresses report of; `None`: the subject is none of [`INGRESS_REPORTS`].
+pub fn reported_topic(subject: &str) -> Option<TopicId> {
+    let (topic, suffix) = guest_of("topic", subject.strip_suffix(".report")?)?;
+    (suffix == "write").then_some(topic)
+}
+
+/// Of `<kind>.<namespace>.<topic>.<guest>`.
+fn guest_of<'a>(kind: &str, subject: &'a str) -> Option<(TopicId, &'a str)> {
+    let mut tokens = subject.strip_prefix(kind)?.strip_prefix('.')?.splitn(3, '.');
+    let (namespace, name, guest) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    let is_token = !guest.is_empty() && !guest.contains('.');
+    TopicId::new(namespace, name).ok().filter(|_| is_token).map(|topic| (topic, guest))
 }
 
 #[cfg(test)]
@@ -160,9 +197,9 @@ mod tests {
         let subjects = TopicSubjects::new(&topic(), Routing::Queued);
         let acknowledge = subjects.acknowledge("$JS.ACK.later.ingress.1.2.3.4.5").unwrap();
         assert_eq!(subjects.acknowledge("$JS.ACK.events.billing.1.2.3.4.5"), None);
+        assert_eq!(subjects.events(), "topic.shop.orders.write.events.>");
         let written = [
             subjects.event("events.3.com.shop.order"),
-            subjects.report(),
             subjects.delayed("key"),
             acknowledge,
             subjects.later_info(),
@@ -189,6 +226,17 @@ mod tests {
         assert_eq!(publisher_of(&subject), Some((topic(), "till-1")));
         for other in ["publish", "publish.a.b", "publish.a.b.", "publish.a.b.c.d", "publish..b.c", "topic.a.b.c", ""] {
             assert_eq!(publisher_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_report_names_its_handler_or_its_topic() {
+        let subject = report_subject(&topic(), "billing=crm");
+        assert_eq!(reporter_of(&subject), Some((topic(), "billing=crm")));
+        assert_eq!(reporter_of("publish.shop.orders.billing"), None);
+        assert_eq!(reported_topic(&TopicSubjects::new(&topic(), Routing::Queued).report()), Some(topic()));
+        for other in ["topic.shop.orders.report", "topic.shop.orders.write.x", "topic.shop.write.report", ".report"] {
+            assert_eq!(reported_topic(other), None, "{other}");
         }
     }
 }

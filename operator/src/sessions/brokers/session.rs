@@ -67,6 +67,7 @@ struct Session<T> {
     site: Site,
     reach: watch::Receiver<Reach<T>>,
     hurry: Arc<Notify>,
+    used: Instant,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -83,11 +84,19 @@ impl<T> Session<T> {
 pub(super) struct Sessions<K, T> {
     sessions: Mutex<HashMap<K, Session<T>>>,
     news: Arc<Notify>,
+    max: usize,
 }
 
 impl<K, T> Default for Sessions<K, T> {
     fn default() -> Self {
-        Self { sessions: Mutex::default(), news: Arc::default() }
+        Self::bounded(usize::MAX)
+    }
+}
+
+impl<K, T> Sessions<K, T> {
+    /// No more than this many at a time: the one that was not used for the longest time ends for another.
+    pub(super) fn bounded(max: usize) -> Self {
+        Self { sessions: Mutex::default(), news: Arc::default(), max }
     }
 }
 
@@ -133,10 +142,22 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static, T: Connected> Sessions<K, T>
             let hurry = Arc::new(Notify::new());
             let keeper = Keeper { of: format!("{key:?}"), tell, hurry: hurry.clone(), news: self.news.clone() };
             let task = AbortOnDropHandle::new(tokio::spawn(keeper.run(open)));
-            sessions.insert(key.clone(), Session { site, reach, hurry, _task: task });
+            sessions.insert(key.clone(), Session { site, reach, hurry, used: Instant::now(), _task: task });
+            make_room(&mut sessions, self.max, key);
         }
-        let session = &sessions[key];
-        (session.reach.clone(), session.hurry.clone())
+        match sessions.get_mut(key) {
+            Some(session) => {
+                session.used = Instant::now();
+                (session.reach.clone(), session.hurry.clone())
+            }
+            // It is there: see above.
+            None => (watch::channel(Reach::Begun).1, Arc::default()),
+        }
+    }
+
+    /// Ends those that were not used for so long. Whoever has the connection keeps it until it is done.
+    pub(super) fn end_idle(&self, idle: Duration) {
+        self.lock().retain(|_, session| session.used.elapsed() < idle);
     }
 
     pub(super) fn known(&self, key: &K) -> Option<Arc<T>> {
@@ -211,6 +232,15 @@ impl<T: Connected> Keeper<T> {
     }
 }
 
+/// Ends the sessions that were used last the longest time ago, but not this one.
+fn make_room<K: Clone + Eq + Hash, T>(sessions: &mut HashMap<K, Session<T>>, max: usize, but: &K) {
+    while sessions.len() > max {
+        let others = sessions.iter().filter(|(key, _)| *key != but);
+        let Some(oldest) = others.min_by_key(|(_, session)| session.used).map(|(key, _)| key.clone()) else { return };
+        sessions.remove(&oldest);
+    }
+}
+
 /// How long to wait after so many failures; `chance` is from 0 to 1.
 fn pause(failures: u32, chance: f64) -> Duration {
     let doubled = MIN_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(16)));
@@ -230,6 +260,36 @@ async fn until_lost(connected: &impl Connected) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Something that is always there.
+    struct There;
+
+    impl Connected for There {
+        fn is_connected(&self) -> bool {
+            true
+        }
+    }
+
+    async fn reach(sessions: &Sessions<&'static str, There>, key: &'static str) -> Arc<There> {
+        let site = Site { root: [0; 32], addresses: Vec::new(), voters: 1 };
+        sessions.get(&key, site, || async { Ok(There) }).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_bounded_sessions_the_one_that_was_used_longest_ago_ends_for_another() {
+        let sessions = Sessions::bounded(2);
+        let held = reach(&sessions, "a").await;
+        for key in ["b", "a", "c"] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            reach(&sessions, key).await;
+        }
+        assert!(sessions.known(&"b").is_none() && sessions.known(&"c").is_some());
+        assert!(Arc::ptr_eq(&held, &sessions.known(&"a").unwrap()), "it was used again, and is the same");
+        tokio::time::advance(Duration::from_secs(9)).await;
+        sessions.end_idle(Duration::from_secs(10));
+        assert!(sessions.known(&"a").is_none(), "ten seconds ago");
+        assert!(sessions.known(&"c").is_some(), "nine seconds ago");
+    }
 
     #[test]
     fn pauses_grow_to_a_bound_and_are_not_all_the_same() {

@@ -10,7 +10,10 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tidegate_broker_admin::server::Server;
-use tidegate_broker_client::{TopicId, layout};
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::identity::{Identity, Source, file};
+use tidegate_broker_client::layout::ingress::TopicSubjects;
+use tidegate_broker_client::{TopicId, layout, peer};
 use tidegate_operator::identity::authority;
 use tidegate_operator::kubernetes::names;
 use tidegate_operator::sessions::brokers::{Addresses, BrokerKey, Digests};
@@ -55,6 +58,13 @@ impl Places {
     /// Those of all brokers that are known.
     pub fn all(&self) -> HashMap<String, Vec<String>> {
         self.0.lock().expect("lock").clone()
+    }
+
+    /// What the servers of all brokers say of a configuration with one route.
+    pub fn all_digests(&self) -> HashMap<String, Vec<String>> {
+        let known = self.1.lock().expect("lock");
+        let of_one = known.iter().filter(|((_, routes), _)| *routes == 1);
+        of_one.map(|((broker, _), digests)| (broker.clone(), digests.clone())).collect()
     }
 
     /// For an operator.
@@ -206,6 +216,37 @@ where
     let api: Api<K> = space.api();
     let patch = Patch::Merge(json!({"status": status}));
     eventually(name, async || api.patch_status(name, &PatchParams::default(), &patch).await.ok()).await;
+}
+
+/// What the ingresses of its broker say of a topic.
+pub fn as_ingress(space: &Space, topic: &str) -> TopicSubjects {
+    TopicSubjects::new(&id(space, topic), Routing::Queued)
+}
+
+/// One event, as an ingress stores it.
+pub async fn publish_as_ingress(space: &Space, server: &TestBroker, topic: &str) {
+    let subject = as_ingress(space, topic).event(&layout::event_subject(0, "order.new"));
+    let answer = server.ingress().await.request(subject, "{}".into()).await.expect("an answer");
+    let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+    assert!(answer["seq"].is_u64(), "stored: {answer}");
+}
+
+/// A client with the identity of a handler's sidecars.
+pub async fn sidecar_client(space: &Space, server: &TestBroker, handler: &str) -> async_nats::Client {
+    let secrets: Api<Secret> = space.api();
+    let name = format!("{handler}-identity");
+    let secret = eventually("an identity", async || secrets.get_opt(&name).await.ok()?).await;
+    let data = secret.data.expect("data");
+    let text = |key: &str| String::from_utf8(data[key].0.clone()).expect("text");
+    let identity = Identity {
+        ca: text(file::CA),
+        certificate: text(file::CERTIFICATE),
+        key: text(file::KEY),
+        user_jwt: text(file::USER_JWT),
+        user_seed: text(file::USER_SEED),
+    };
+    let source: Source = Arc::new(move || Ok(identity.clone()));
+    peer::connect("sidecar", &server.servers(), source).await.expect("connected")
 }
 
 /// Events at this rate until it is dropped.

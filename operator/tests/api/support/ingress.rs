@@ -2,7 +2,7 @@
 //! (What an ingress does with the file is tested where it is made.)
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
@@ -21,6 +21,8 @@ use super::Space;
 
 /// Between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The file is read again when it is asked for after so long: there may be hundreds of topics.
+const FRESH: Duration = Duration::from_millis(200);
 /// A server answers within this.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -48,10 +50,14 @@ pub fn serve_in(space: &Space, server: &TestBroker, broker: &str, ordinal: usize
 /// Until the connection is given up.
 async fn answer(client: &Client, pod: &str, secrets: &Api<Secret>, name: &str) {
     let mut questions = client.subscribe(TOPICS_SUBJECT, None).expect("subscribed");
+    let (mut known, mut read) = (Topics::default(), None::<Instant>);
     while let Some(question) = questions.next().await {
         let asked: ServesRequest = serde_json::from_slice(question.payload()).expect("a question");
-        let served = topics(secrets, name).await.topics.into_iter().find(|topic| topic.id == asked.topic);
-        let reply = ServesReply { pod: pod.to_owned(), revision: served.map(|topic| topic.revision) };
+        if read.is_none_or(|read| read.elapsed() >= FRESH) {
+            (known, read) = (topics(secrets, name).await, Some(Instant::now()));
+        }
+        let served = known.topics.iter().find(|topic| topic.id == asked.topic);
+        let reply = ServesReply { pod: pod.to_owned(), revision: served.map(|topic| topic.revision.clone()) };
         let payload = serde_json::to_vec(&reply).expect("JSON");
         let subject = question.reply().expect("somebody asks");
         let _ = client.publish_connected(&Publish { subject, payload: &payload, ..Publish::default() }).await;

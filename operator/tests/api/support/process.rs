@@ -7,12 +7,14 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tidegate_broker_admin::server::Server;
 use tidegate_operator::context::Context;
 use tidegate_operator::run::run;
 use tidegate_operator::sessions::brokers::BrokerKey;
@@ -34,6 +36,8 @@ struct Task {
     kubeconfig: Value,
     /// The servers of each broker.
     places: HashMap<String, Vec<String>>,
+    /// What they say when they have loaded their configuration.
+    digests: HashMap<String, Vec<String>>,
 }
 
 /// Operates until it is killed, if this process is to.
@@ -45,13 +49,18 @@ pub fn operate() {
     let _telemetry = tidegate_telemetry::init(service).expect("telemetry");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
     runtime.block_on(async {
-        let kubeconfig: Kubeconfig = serde_json::from_value(task.kubeconfig).expect("kubeconfig");
+        let kubeconfig: Kubeconfig = serde_json::from_value(task.kubeconfig.clone()).expect("kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("config");
         let context = Context::new(Client::try_from(config).expect("client"), args("operator-0", "default"));
-        let addresses = move |broker: &BrokerKey, _| {
-            task.places.get(&format!("{}/{}", broker.namespace, broker.name)).cloned().unwrap_or_default()
+        let Task { places, digests, .. } = task;
+        let key = |broker: &BrokerKey| format!("{}/{}", broker.namespace, broker.name);
+        let addresses = move |broker: &BrokerKey, _| places.get(&key(broker)).cloned().unwrap_or_default();
+        // Of brokers of one server.
+        let digests = move |broker: &BrokerKey, _: &Server, _: &str| {
+            digests.get(&key(broker)).and_then(|digests| digests.first()).cloned().unwrap_or_default()
         };
-        run(context.with_broker_addresses(std::sync::Arc::new(addresses)), CancellationToken::new()).await;
+        let context = context.with_broker_addresses(Arc::new(addresses)).with_server_digests(Arc::new(digests));
+        run(context, CancellationToken::new()).await;
     });
 }
 
@@ -65,7 +74,8 @@ impl Process {
     /// `test`: the ignored test that calls [`operate`].
     pub fn start(test: &str, places: &Places) -> Self {
         let (folder, kubeconfig) = server::for_process();
-        let task = serde_json::to_string(&Task { kubeconfig, places: places.all() }).expect("JSON");
+        let task = serde_json::to_string(&Task { kubeconfig, places: places.all(), digests: places.all_digests() })
+            .expect("JSON");
         let mut command = Command::new(std::env::current_exe().expect("a program"));
         command.args(["--exact", test, "--ignored", "--nocapture"]).env(VARIABLE, task);
         Self { begun: Instant::now(), program: Program::run("operator", command, &folder.join("operator.log")) }
