@@ -15,6 +15,7 @@ use crate::broker::expiry::{self, Expiries};
 use crate::broker::nudge::Unserved;
 use crate::broker::room::Promises;
 use crate::health::Health;
+use crate::identity::authority::Authorities;
 use crate::identity::token_keys::TokenKeys;
 use crate::kubernetes::apply::Applied;
 use crate::kubernetes::names::FIELD_MANAGER;
@@ -78,6 +79,8 @@ pub struct Context {
     pub reports: Arc<Reports>,
     /// What the ingresses could not store.
     pub ingress_reports: Arc<IngressReports>,
+    /// The brokers' roots of trust.
+    pub authorities: Arc<Authorities>,
     /// The cluster's keys of ServiceAccount tokens.
     pub token_keys: Arc<TokenKeys>,
     /// When dead letters were counted.
@@ -129,6 +132,7 @@ impl Context {
             expiries,
             reports: Arc::default(),
             ingress_reports: Arc::default(),
+            authorities: Arc::default(),
             token_keys: Arc::default(),
             letters: Arc::default(),
             health: Health::default(),

@@ -55,7 +55,7 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let waiting = waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?;
     Ok(Observed {
         trouble: pods::worst(pods::trouble(&pods).into_iter().chain(waiting)),
-        authority: authority::of_broker(context, &key).await?,
+        authority: authority::read(context, &key).await?,
         broker_secret: secrets.get_opt(&names::broker(broker)).await?,
         ingress_secret: secrets.get_opt(&names::ingress(broker)).await?,
         routes_secret: secrets.get_opt(&names::routes(broker)).await?,

@@ -66,8 +66,6 @@ use crate::topic::leftovers;
 const UNSUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// And in all: then the handler goes, and what it has on the broker is removed later.
 const LET_GO_AFTER_SECONDS: i64 = 10;
-/// With nothing to wait for: certificates and user JWTs are looked at this often.
-const RESYNC: Duration = Duration::from_secs(600);
 
 /// Brings one handler nearer to its specification and says in its status how near it is.
 ///
@@ -133,7 +131,7 @@ async fn not_granted(
     observed: &Observed,
     refusal: &observe::NotYet,
 ) -> Result<Action, Error> {
-    let mut again = RESYNC;
+    let mut again = report::resync();
     if reference::was_let_in(handler)
         && let Err(error) = subscribe::withdraw(context, owner, &reference::topic_of(handler)).await
     {
@@ -159,7 +157,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         // What runs continues: delivering does not need the operator.
         Err(not_yet) => {
             status::write_waiting(context, handler, owner, &observed, not_yet).await?;
-            return Ok(Action::requeue(RESYNC));
+            return Ok(Action::requeue(report::resync()));
         }
     };
     // What is made on the broker must be undone there; a handler that only waits can go as it came.
@@ -218,7 +216,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     // What is written of it now is what the next step goes by.
     let is_first_seen = wanted != settings.delivery.order && change.is_none() && subscription.is_some();
     let first = is_first_seen.then_some(Duration::ZERO).or(moving.again);
-    let again = first.into_iter().chain(done.again()).chain(seen_key.again).min().unwrap_or(RESYNC);
+    let again = first.into_iter().chain(done.again()).chain(seen_key.again).min().unwrap_or(report::resync());
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,

@@ -1,11 +1,13 @@
 //! A broker's root of trust in its Secret, and identities in theirs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -58,15 +60,61 @@ pub fn from_secret(secret: &Secret) -> Result<Authority, Error> {
     Ok(Authority { root, ca_certificate: part(file::CA)?, ca_key: part(CA_KEY)?, routes })
 }
 
+/// The roots of trust that were read, each with the version of its Secret: there are a few brokers, and every reconcile
+/// of a topic or handler needs that of its own.
+#[derive(Default)]
+pub struct Authorities(Mutex<HashMap<BrokerKey, (Version, Authority)>>);
+
+/// UID and resource version.
+type Version = (Option<String>, Option<String>);
+
+fn version(meta: &ObjectMeta) -> Version {
+    (meta.uid.clone(), meta.resource_version.clone())
+}
+
+impl Authorities {
+    fn known(&self, broker: &BrokerKey, version: &Version) -> Option<Authority> {
+        let known = self.lock();
+        known.get(broker).filter(|(known, _)| known == version).map(|(_, authority)| authority.clone())
+    }
+
+    /// Forgets those of other brokers than these.
+    pub(crate) fn keep(&self, is_alive: impl Fn(&BrokerKey) -> bool) {
+        self.lock().retain(|broker, _| is_alive(broker));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<BrokerKey, (Version, Authority)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The root of trust of a broker; `None`: it has none (yet). It is in the operator's namespace, where no tenant can mount
-/// it.
+/// it. It is read if its Secret is not seen to be as it was read last.
 ///
 /// # Errors
 /// The API server is away, or the Secret is damaged.
 pub async fn of_broker(context: &Context, broker: &BrokerKey) -> Result<Option<Authority>, Error> {
+    let seen = context.stores.keys_of(&context.args.pod_namespace, broker);
+    let known = seen.and_then(|seen| context.authorities.known(broker, &version(&seen.metadata)));
+    match known {
+        Some(authority) => Ok(Some(authority)),
+        None => read(context, broker).await,
+    }
+}
+
+/// The same, read in any case.
+///
+/// # Errors
+/// As for [`of_broker`].
+pub async fn read(context: &Context, broker: &BrokerKey) -> Result<Option<Authority>, Error> {
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.pod_namespace);
-    let secret = secrets.get_opt(&names::authority(&broker.name, &broker.namespace)).await?;
-    secret.as_ref().map(from_secret).transpose()
+    let Some(secret) = secrets.get_opt(&names::authority(&broker.name, &broker.namespace)).await? else {
+        context.authorities.lock().remove(broker);
+        return Ok(None);
+    };
+    let authority = from_secret(&secret)?;
+    context.authorities.lock().insert(broker.clone(), (version(&secret.metadata), authority.clone()));
+    Ok(Some(authority))
 }
 
 fn damaged(secret: &Secret, key: &str) -> Error {

@@ -117,6 +117,15 @@ pub fn retry(error: &Error, ready: Option<&Condition>) -> Action {
     Action::requeue(if error.needs_a_person() { Duration::from_secs(30) } else { patience(ready) })
 }
 
+/// With nothing to wait for, a topic or handler is looked at this often all the same: its certificates and user JWTs, and
+/// what it has on its broker. Up to a quarter sooner or later, so that not thousands are looked at in the same minute.
+const RESYNC: Duration = Duration::from_secs(3600);
+
+/// When to look again at what is as it should be.
+pub fn resync() -> Duration {
+    RESYNC.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
 /// When to look again at what is not ready: soon at first, and once a minute when it has been so for long.
 pub fn patience(ready: Option<&Condition>) -> Duration {
     let since = ready.filter(|ready| ready.status != "True").map(|ready| ready.last_transition_time.0);

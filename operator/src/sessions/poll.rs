@@ -79,6 +79,7 @@ fn keep(context: &Context) -> HashSet<BrokerKey> {
     let is_topic = |topic: &TopicKey| get(&stores.topics, &topic.namespace, &topic.name).is_some();
     let is_broker = |broker: &BrokerKey| get(&stores.brokers, &broker.namespace, &broker.name).is_some();
     context.brokers.keep(is_topic, is_broker);
+    context.authorities.keep(is_broker);
     let with_room = context.promises.keep(&stores.topics.state());
     let is_alive = |(namespace, name): &HandlerKey| get(&stores.handlers, namespace, name).is_some();
     context.lag.keep(is_alive);

@@ -39,8 +39,6 @@ use crate::topic::observe::{NotGranted, observe};
 use crate::topic::settings::Settings;
 use crate::topic::storage::Storage;
 
-/// With nothing to wait for.
-const RESYNC: Duration = Duration::from_secs(600);
 /// While all is there but for a publisher over NATS, of which a person may have to mend something.
 const TROUBLED: Duration = Duration::from_secs(30);
 /// While publishers are refused or not answered. Reports of the ingresses come besides.
@@ -146,8 +144,11 @@ async fn not_granted(
     }
     status::write_not_granted(context, topic, owner, refusal).await?;
     // The grant is watched. A handler that was being made when it was withdrawn may have let itself in again.
-    let again =
-        if was_admitted { report::patience(topic.status.as_ref().and_then(|status| status.ready())) } else { RESYNC };
+    let again = if was_admitted {
+        report::patience(topic.status.as_ref().and_then(|status| status.ready()))
+    } else {
+        report::resync()
+    };
     Ok(Action::requeue(again))
 }
 
@@ -156,7 +157,7 @@ fn again(topic: &EventTopic, inside: &Inside, is_ready: bool) -> Duration {
         Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
         Inside::Ready { is_served: false, .. } if is_new_to_ingresses(topic, jiff::Timestamp::now()) => UNSERVED,
         Inside::Ready { stored: Some(stored), .. } if stored.room.is_full || stored.storage != Storage::Healthy => FULL,
-        _ if is_ready => RESYNC,
+        _ if is_ready => report::resync(),
         // Its broker's changes are watched; this is for what is not.
         _ => report::patience(topic.status.as_ref().and_then(|status| status.ready())),
     }

@@ -105,25 +105,29 @@ impl Busy {
     }
 }
 
+/// Without the watches, which begin again now and then, and the look at the cluster's keys of tokens.
+fn asked(requests: &[(Method, String)]) -> Vec<(Method, String)> {
+    let by_the_clock = |url: &str| ["watch=true", "/openid/v1/jwks", "/.well-known/"].iter().any(|it| url.contains(it));
+    requests.iter().filter(|(_, url)| !by_the_clock(url)).cloned().collect()
+}
+
 #[tokio::test]
 async fn numbers_that_change_are_no_requests() {
     let _turn = turn().await;
     let busy = Busy::start(3, 60).await;
     let window = Duration::from_secs(6);
-    let requests = busy.during(window).await;
-    assert_eq!(writes(&requests), [] as [&(Method, String); 0], "only numbers changed, and were written just now");
-    assert!(requests.len() <= 12, "{} requests in {window:?}: {requests:#?}", requests.len());
+    let requests = asked(&busy.during(window).await);
+    assert_eq!(requests, [] as [(Method, String); 0], "only numbers changed, and were written just now");
     busy.operator.stop().await;
 }
 
-/// A broker, its topics and its pod: nothing of them is written, and nothing is asked, while nothing happens.
+/// A broker, its topics and its pod: nothing of them is written, and nothing is read, while nothing happens.
 #[tokio::test]
 async fn a_broker_with_two_topics_at_rest_writes_nothing() {
     let _turn = turn().await;
     let busy = Busy::at_rest().await;
-    let requests = busy.during(Duration::from_secs(6)).await;
-    assert_eq!(writes(&requests), [] as [&(Method, String); 0]);
-    assert!(requests.len() <= 4, "{} requests: {requests:#?}", requests.len());
+    let requests = asked(&busy.during(Duration::from_secs(15)).await);
+    assert_eq!(requests, [] as [(Method, String); 0]);
     busy.operator.stop().await;
 }
 
@@ -162,7 +166,7 @@ async fn api_requests_of_resources_at_rest() {
     }
     tokio::time::sleep(Duration::from_secs(60)).await;
     requests.take();
-    // Each is looked at once in ten minutes.
+    // The broker is looked at once in ten minutes.
     let mut found = Vec::new();
     for minute in 0..11 {
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -172,6 +176,6 @@ async fn api_requests_of_resources_at_rest() {
     }
     let per_second = f64::from(u32::try_from(found.len()).unwrap()) / 660.0;
     eprintln!("102 resources at rest: {per_second:.2} requests/s, {} writes", writes(&found).len());
-    assert!(per_second <= 1.0 && writes(&found).is_empty());
+    assert!(per_second <= 0.2 && writes(&found).is_empty());
     operator.stop().await;
 }

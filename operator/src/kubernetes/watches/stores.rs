@@ -228,10 +228,15 @@ impl Stores {
         }
     }
 
+    /// The Secret with a broker's keys, of the operator's namespace.
+    pub(crate) fn keys_of(&self, namespace: &str, broker: &BrokerKey) -> Option<Arc<PartialObjectMeta<Secret>>> {
+        get(&self.broker_secrets, namespace, &names::authority(&broker.name, &broker.namespace))
+    }
+
     /// The deleted topics whose events a broker retains, with what was promised to each; the Secret with its keys, of
     /// the operator's namespace, says so.
     pub(crate) fn retained(&self, namespace: &str, broker: &BrokerKey) -> Vec<(TopicKey, u64)> {
-        let keys = get(&self.broker_secrets, namespace, &names::authority(&broker.name, &broker.namespace));
+        let keys = self.keys_of(namespace, broker);
         keys.map(|keys| deletion::retained(&*keys, &broker.namespace)).unwrap_or_default()
     }
 
