@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use tidegate_broker_admin::streams;
-use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressFailure, IngressReport, StoreFailure};
+use tidegate_broker_client::contract::{INGRESS_REPORT_PERIOD, IngressFailure, StoreFailure};
 use tidegate_cloudevents::Event;
 use tidegate_ingress::Limits;
 use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic};

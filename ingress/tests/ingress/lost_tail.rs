@@ -4,7 +4,7 @@ use async_nats::Subscriber;
 use futures::StreamExt as _;
 use http::StatusCode;
 use tidegate_broker_client::contract::{IngressReport, LostTail, StreamProgress};
-use tidegate_broker_client::layout::{EVENT_STREAM, INGRESS_REPORT_SUBJECT};
+use tidegate_broker_client::layout::EVENT_STREAM;
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::{LIMIT, TestBroker, flip_bytes};
 
@@ -31,7 +31,7 @@ async fn progress(reports: &mut Subscriber) -> StreamProgress {
 async fn an_acknowledged_event_whose_number_is_used_again_is_reported_as_lost() {
     let mut broker = TestBroker::start().await;
     let ingress = start(&broker).await;
-    let mut reports = broker.operator().subscribe(INGRESS_REPORT_SUBJECT).await.unwrap();
+    let mut reports = broker.ingress_reports().await;
     for id in 1..=EVENTS {
         publish(&ingress, id).await;
     }
@@ -41,8 +41,7 @@ async fn an_acknowledged_event_whose_number_is_used_again_is_reported_as_lost() 
     flip_bytes(blocks.last().unwrap());
     broker.restart().await;
     ingress.until_ready().await;
-    let mut reports = broker.operator().subscribe(INGRESS_REPORT_SUBJECT).await.unwrap();
-    broker.operator().flush().await.unwrap();
+    let mut reports = broker.ingress_reports().await;
     let kept = u64::try_from(events(&broker).await.len()).unwrap();
     assert!(kept < EVENTS, "the end is gone");
     // The same event again is a new one to a server that has lost it; others are stored behind it.
