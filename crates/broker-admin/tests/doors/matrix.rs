@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
+use futures::StreamExt as _;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
