@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What an ingress says on [`crate::layout::INGRESS_REPORT_SUBJECT`].
+/// What an ingress says of a topic, as one of [`crate::layout::ingress::INGRESS_REPORTS`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum IngressReport {
