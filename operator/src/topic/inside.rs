@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt as _};
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::release::Places;
 use tidegate_broker_admin::schedules::RefusedSchedule;
@@ -22,9 +21,9 @@ use crate::context::{Context, Owner};
 use crate::handler::{reference, relocation, settings as handler_settings};
 use crate::kubernetes::finalizer::{self, Phase};
 use crate::kubernetes::pods::is_ready;
-use crate::kubernetes::watches::get;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Broker, Place, Servers};
+use crate::topic::handlers::handlers_of;
 use crate::topic::look::Looker;
 use crate::topic::loss;
 use crate::topic::observe::Observed;
@@ -342,51 +341,6 @@ async fn without_orphans(
         withdrawn: withdrawn.into_iter().map(reference::known_as).collect(),
     };
     Ok(Subscribers { count, places })
-}
-
-/// The handlers of the topic, and all others that have something `on_broker` (by their name in the topic's account, with
-/// their UID where that is known). What the operator has seen suffices for those that are as the operator wrote them last;
-/// nothing of a handler is taken for gone before the API server has said so.
-async fn handlers_of(
-    context: &Context,
-    owner: &Owner,
-    topic: &EventTopic,
-    on_broker: &[(&str, Option<&str>)],
-) -> Result<Vec<Arc<EventHandler>>, Error> {
-    let own = owner.namespace.as_str();
-    let stores = &context.stores;
-    let mut handlers = Vec::new();
-    for handler in stores.handlers_of(&key(owner)) {
-        let name = reference::known_as(&handler);
-        let has_place = || on_broker.iter().any(|(known, _)| *known == name);
-        // Of those that only name the topic, however many, nothing is asked.
-        if !(stores.admits_handler(topic, &handler) || has_place()) {
-            continue;
-        }
-        if let Some(as_seen) = Owner::of(handler.as_ref()) {
-            handlers.extend(context.current(handler, &as_seen).await?);
-        }
-    }
-    for (known, uid) in on_broker {
-        let (namespace, name) = layout::handler_named(own, known);
-        let is_it = |handler: &EventHandler| {
-            handler.namespace().as_deref() == Some(namespace)
-                && handler.name_any() == name
-                && uid.is_none_or(|uid| handler.metadata.uid.as_deref() == Some(uid))
-        };
-        // The broker may say what it likes.
-        if handlers.iter().any(|handler| is_it(handler)) || !stores.is_namespace(namespace) {
-            continue;
-        }
-        match get(&stores.handlers, namespace, name).filter(|handler| is_it(handler)) {
-            Some(handler) => handlers.push(handler),
-            None => {
-                let api: Api<EventHandler> = Api::namespaced(context.client.clone(), namespace);
-                handlers.extend(api.get_opt(name).await?.map(Arc::new));
-            }
-        }
-    }
-    Ok(handlers)
 }
 
 /// The consumers of a handler that was subscribed: it has the finalizer from just before that on.

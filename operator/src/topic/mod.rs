@@ -4,6 +4,7 @@ mod addressable;
 mod children;
 mod cron;
 mod deletion;
+mod handlers;
 mod inside;
 mod intact;
 mod later;
