@@ -28,6 +28,8 @@ pub mod kind {
     /// EventBroker: none of its certificates and certificate authorities is near its end. A warning: Ready does not depend
     /// on it.
     pub const CERTIFICATES_CURRENT: &str = "CertificatesCurrent";
+    /// EventBroker: its certificate authorities are replaced, or are to be; absent otherwise.
+    pub const ROLLING_OVER: &str = "RollingOver";
     /// EventTopic: the broker of another namespace that it names grants its namespace. EventHandler: the same of its
     /// topic. Absent where nothing of another namespace is named.
     pub const GRANTED: &str = "Granted";

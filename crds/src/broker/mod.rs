@@ -13,10 +13,10 @@ use serde_json::Value;
 pub use self::access::{Access, AccessCertificate, AccessStatus, AccessType, NodePorts, TrafficPolicy};
 pub use self::status::{
     AuditStatus, AuditedServer, CertificatesStatus, DamagedCopy, EventBrokerStatus, GroupsStatus, LostEvents,
-    StorageStatus,
+    RolloverStage, RolloverStatus, StorageStatus,
 };
 use crate::schema;
-use crate::{NamespaceGrant, Size};
+use crate::{Duration, NamespaceGrant, Size};
 
 /// A broker stores the events of the topics that name it. It becomes a StatefulSet of NATS JetStream servers, each with an
 /// ingress beside it.
@@ -87,6 +87,39 @@ pub struct EventBrokerSpec {
     /// nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_certificates: Option<ClientCertificates>,
+    /// Rollover of the broker's certificate authorities: others take their place while events flow. It begins when the
+    /// annotation tidegate.io/rotate gets another value, and by itself a year before an authority ends. Condition RollingOver
+    /// says how far it is.
+    #[serde(default, skip_serializing_if = "Rollover::is_default")]
+    pub rollover: Rollover,
+}
+
+/// Rollover of the broker's certificate authorities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollover {
+    /// Time that publishers are given to take over what a rollover changes for them, because the operator cannot see whether
+    /// they have: certificates in the ConfigMap of their topic, and then, over NATS, those in their Secret. Each of the two
+    /// stages takes at least this long; publishers that take longer are refused, or refuse, afterwards. Default: 168h.
+    /// Example: 24h, where all publishers run in the cluster and read mounted files again.
+    #[serde(default = "default_publisher_grace")]
+    pub publisher_grace: Duration,
+}
+
+impl Default for Rollover {
+    fn default() -> Self {
+        Self { publisher_grace: default_publisher_grace() }
+    }
+}
+
+impl Rollover {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+fn default_publisher_grace() -> Duration {
+    Duration::new("168h")
 }
 
 /// Client certificates that publishers may show.

@@ -15,7 +15,8 @@ pub struct EventBrokerStatus {
     /// Conditions. Ready says that a majority of the pods is ready (BrokerAvailable) and that every entry of spec.access is
     /// open (AccessReady); TokensAccepted, that the keys are known by which tokens of ServiceAccounts are verified;
     /// CertificatesAccepted, where clientCertificates is set, that its authorities are; CertificatesCurrent, that no
-    /// certificate or authority of the broker is within 14 days of its end; InUse, while the broker is being deleted, which
+    /// certificate or authority of the broker is within 14 days of its end; RollingOver, while its certificate authorities are
+    /// replaced, how far that is and what it waits for; InUse, while the broker is being deleted, which
     /// topics are on it; Resizing, while its volumes are smaller than storage.size, what that waits for; Intact, whether
     /// every copy of every stream has what the others have; HasRoom, whether further topics and handlers fit; Stalled says
     /// that a person has to do something; Reconciling, while the pods are restarted one by one, the servers are to use
@@ -65,10 +66,46 @@ pub struct CertificatesStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::date_time")]
     pub expire: Option<String>,
-    /// Time at which the first certificate authority of the broker ends. Authorities are not renewed.
+    /// Time at which the first certificate authority of the broker ends. A rollover begins a year before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::date_time")]
     pub authorities_expire: Option<String>,
+    /// Rollover of the certificate authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollover: Option<RolloverStatus>,
+}
+
+/// Rollover of the certificate authorities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloverStatus {
+    /// Stage that the rollover is at: Settled while there is none.
+    pub stage: RolloverStage,
+    /// Number that rises with each stage. Secrets and ConfigMaps made from the authorities carry it in the annotation
+    /// tidegate.io/authority-generation.
+    pub generation: i64,
+    /// Value of the annotation tidegate.io/rotate that the last requested rollover was begun for, or that the broker was
+    /// made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+    /// Time until which publishers are waited for in this stage. Unset while others are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::date_time")]
+    pub publishers_until: Option<String>,
+}
+
+/// Stage of a rollover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RolloverStage {
+    /// There is no rollover.
+    #[default]
+    Settled,
+    /// The next authorities are trusted beside the present ones, which still sign.
+    Trusting,
+    /// The next authorities sign, and the former ones are still trusted.
+    Signing,
+    /// The former authorities are no longer trusted.
+    Dropping,
 }
 
 /// Room on the volume of each pod.

@@ -59,7 +59,7 @@ impl Expiry {
     /// What the status says of it.
     pub(super) fn status(&self) -> CertificatesStatus {
         let shown = |end: &Option<End>| end.as_ref().map(|end| authority::shown(end.at));
-        CertificatesStatus { expire: shown(&self.leaf), authorities_expire: shown(&self.authority) }
+        CertificatesStatus { expire: shown(&self.leaf), authorities_expire: shown(&self.authority), rollover: None }
     }
 
     /// What the conditions say of it.
