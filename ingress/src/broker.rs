@@ -31,6 +31,6 @@ pub fn connect_publishers(config: &contract::Ingress) -> Result<Client, Unreadab
 /// The broker beside this ingress comes first in the configuration, and is preferred.
 fn options(config: &contract::Ingress, of: &str) -> Result<Options, Unreadable> {
     let name = format!("tidegate-ingress {}/{}{of}", config.namespace, config.broker);
-    let options = connect::options(&name, &config.servers, identity::folder(&config.identity))?;
+    let options = connect::options(&name, &config.servers, identity::ingress_folder(&config.identity))?;
     Ok(Options { order: ServerOrder::Given, on_event: connection_log(), ..options })
 }

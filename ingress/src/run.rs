@@ -98,7 +98,7 @@ impl Ingress {
         let mqtt = serve(config.mqtt_port, mqtt, limits.connections, limits.unused).await?;
         let publishers = broker::connect_publishers(config)?;
         let nats = nats::Listener::new(publishers.clone(), Arc::clone(&topics))?;
-        let serving = ServingAnswers::new(Arc::clone(&topics))?;
+        let serving = ServingAnswers::new(Arc::clone(&topics), Arc::clone(&certificates))?;
 
         let health = Arc::new(Health::new(client.clone(), publishers, &config.broker_monitor));
         let answers = admin::Routes(Arc::clone(&health));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -13,7 +13,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tidegate_broker_client::contract::AccessCertificate;
-use tidegate_broker_client::identity::{Unreadable, file};
+use tidegate_broker_client::identity::{self, Unreadable, file};
 use tidegate_publisher_auth::{check_server_certificate, name_covers_host};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -42,6 +42,7 @@ struct Certificate {
 /// A certificate with the bytes it was made from, by which a change is seen.
 #[derive(Clone)]
 struct Loaded {
+    generation: Option<u64>,
     files: (Vec<u8>, Vec<u8>),
     key: Arc<CertifiedKey>,
 }
@@ -105,6 +106,12 @@ impl Certificates {
         }
     }
 
+    /// The [generation](identity::generation) of the broker's own certificate that is in use. What the ingress connects to the
+    /// broker with is read from the same folder, and as new.
+    pub fn generation(&self) -> Option<u64> {
+        self.own.current().as_ref().and_then(|loaded| loaded.generation)
+    }
+
     fn for_host(&self, host: &str) -> Option<Arc<CertifiedKey>> {
         let host = host.to_ascii_lowercase();
         let more = self.more.iter().filter(|more| more.hosts.iter().any(|pattern| name_covers_host(pattern, &host)));
@@ -120,8 +127,11 @@ impl Certificate {
     /// Whether a changed pair was taken over. One that a user has made must be good now, and for its hosts: the last one
     /// that was is better than one that no client takes.
     fn reload(&self) -> Result<bool, Unreadable> {
+        // First, so that the files are of this generation or a later one.
+        let generation = identity::generation(&self.folder);
         let files = read(&self.folder)?;
-        if self.current().as_ref().is_some_and(|loaded| loaded.files == files) {
+        if let Some(loaded) = self.write().as_mut().filter(|loaded| loaded.files == files) {
+            loaded.generation = generation;
             return Ok(false);
         }
         let key = Arc::new(parse(&files)?);
@@ -130,12 +140,16 @@ impl Certificate {
             check_server_certificate(leaf, &self.hosts, now)
                 .map_err(|error| Unreadable::new(self.folder.join(file::CERTIFICATE).display().to_string(), error))?;
         }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Loaded { files, key });
+        *self.write() = Some(Loaded { generation, files, key });
         Ok(true)
     }
 
     fn key(&self) -> Option<Arc<CertifiedKey>> {
         self.current().as_ref().map(|loaded| Arc::clone(&loaded.key))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Option<Loaded>> {
+        self.current.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> RwLockReadGuard<'_, Option<Loaded>> {

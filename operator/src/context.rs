@@ -13,9 +13,10 @@ use serde_json::{Value, json};
 use crate::args::Args;
 use crate::broker::expiry::{self, Expiries};
 use crate::broker::nudge::Unserved;
+use crate::broker::rollover::Outdated;
 use crate::broker::room::Promises;
 use crate::health::Health;
-use crate::identity::authority::Authorities;
+use crate::identity::keys::Authorities;
 use crate::identity::token_keys::TokenKeys;
 use crate::kubernetes::apply::Applied;
 use crate::kubernetes::names::FIELD_MANAGER;
@@ -67,6 +68,8 @@ pub struct Context {
     pub broker_changes: Arc<Changes<BrokerKey>>,
     /// Brokers of which a pod that does not store was told to end.
     pub broker_restarts: Arc<Turns>,
+    /// Topics and handlers with certificates of a stage of a rollover that is over.
+    pub outdated: Arc<Changes<Outdated>>,
     /// Brokers of which a topic waits to be served.
     pub unserved: Arc<Unserved>,
     /// What the brokers said of the handlers' lag.
@@ -125,6 +128,7 @@ impl Context {
             promises: Arc::default(),
             broker_changes: Arc::default(),
             broker_restarts: Arc::default(),
+            outdated: Arc::default(),
             unserved: Arc::default(),
             lag,
             retries,

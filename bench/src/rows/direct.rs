@@ -69,7 +69,7 @@ impl<'a> Topic<'a> {
     async fn start(bench: &'a Bench) -> anyhow::Result<Self> {
         let server = TestBroker::start_direct().await;
         let identity = server.direct_handler(SIDECAR).await;
-        let ingress = raw::client(&server.servers(), server.ingress_identity_dir()).await?;
+        let ingress = raw::client(&server.servers(), server.ingress_client_dir()).await?;
         let subjects = TopicSubjects::new(&topic_id(), Routing::Direct);
         Ok(Self { bench, server, ingress, subjects, identity, events: bench.scaled(EVENTS) })
     }

@@ -75,17 +75,24 @@ pub fn prepare(state: &State, authority: &Authority, project: &Project, ports: S
         "nats-tls",
         &authority::identity(authority, None, &server, None, now).map_err(Failure::failed)?,
     )?;
-    let route = LeafRequest { name: "tidegate dev".into(), hosts: hosts(), usage: Usage::Both };
-    let routes = &authority.routes;
-    let data = authority::certified(routes, &routes.certificate, None, &route, now).map_err(Failure::failed)?;
+    let route = LeafRequest { name: "tidegate dev".into(), hosts: hosts(), usage: Usage::Peer };
+    let data = authority::identity(authority, None, &route, None, now).map_err(Failure::failed)?;
     let route_tls = state.write_folder("nats-routes", &data)?;
-    let ingress = LeafRequest { name: "tidegate dev ingress".into(), hosts: hosts(), usage: Usage::Both };
+    let ingress = LeafRequest { name: "tidegate dev ingress".into(), hosts: hosts(), usage: Usage::Server };
     let user = authority.ingress_user(now).map_err(Failure::failed)?;
-    let mut data = authority::identity(authority, None, &ingress, Some(&user), now).map_err(Failure::failed)?;
+    let mut data = Data::new();
+    for (leaf, names) in [
+        (&ingress, [file::CERTIFICATE, file::KEY]),
+        (&LeafRequest::client("ingress"), [file::CLIENT_CERTIFICATE, file::CLIENT_KEY]),
+    ] {
+        authority::add_leaf(&mut data, authority, leaf, names, now).map_err(Failure::failed)?;
+    }
+    authority::add_trust(&mut data, authority, Usage::Client);
+    authority::add_user(&mut data, authority, &user, [file::USER_JWT, file::USER_SEED], now);
     let wake = authority.wake_user(now).map_err(Failure::failed)?;
     authority::add_user(&mut data, authority, &wake, [file::WAKE_JWT, file::WAKE_SEED], now);
     state.write_folder("ingress", &data)?;
-    state.write(CA_FILE, &authority.ca_certificate)?;
+    state.write(CA_FILE, &authority.trusted_servers())?;
     let store = state.folder("events")?;
     let shown = |path: &Path| path.display().to_string();
     let place = ServerPlace {
@@ -297,10 +304,10 @@ async fn open(
         let now = OffsetDateTime::now_utc();
         let failed = |error| tidegate_broker_client::identity::Unreadable::new("tidegate dev", error);
         let user = user(&authority, now).map_err(failed)?;
-        let request = LeafRequest { name: "tidegate dev".into(), hosts: Vec::new(), usage: Usage::Client };
+        let request = LeafRequest::client("operator");
         let leaf = authority.leaf(&request, now).map_err(failed)?;
         Ok(Identity {
-            ca: authority.ca_certificate.clone(),
+            ca: authority.trusted_servers(),
             certificate: leaf.certificate,
             key: leaf.key,
             user_jwt: user.jwt,

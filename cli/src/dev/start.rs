@@ -57,7 +57,7 @@ impl Session {
         let mut up = Up { authority, broker, project, server, https, spans };
         self.apply(&mut up).await?;
         if let Some(port) = self.arguments.http {
-            http::serve(port, &up.authority.ca_certificate, self.ways.subscribe()).await?;
+            http::serve(port, &up.authority.trusted_servers(), self.ways.subscribe()).await?;
         }
         self.until(|session| &mut session.ingress, "ingress", async || is_ready(admin).await).await?;
         self.tell_ready(&up, began)?;

@@ -10,7 +10,8 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_admin::Authority;
-use tidegate_operator::identity::authority::{self, Data};
+use tidegate_operator::identity::authority::Data;
+use tidegate_operator::identity::keys;
 use time::OffsetDateTime;
 
 use crate::failure::Failure;
@@ -117,14 +118,14 @@ impl State {
         let file = self.root.join(AUTHORITY);
         let Ok(text) = fs::read_to_string(&file) else {
             let authority = Authority::generate("tidegate dev", OffsetDateTime::now_utc()).map_err(Failure::failed)?;
-            let text = serde_json::to_string(&authority::to_data(&authority)).map_err(Failure::failed)?;
+            let text = serde_json::to_string(&keys::to_data(&authority)).map_err(Failure::failed)?;
             self.write(AUTHORITY, &text)?;
             return Ok(authority);
         };
         let damaged = || Failure::Failed(format!("{} is damaged: begin without its events by --fresh", file.display()));
         let data: BTreeMap<String, String> = serde_json::from_str(&text).map_err(|_| damaged())?;
         let data = data.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes()))).collect();
-        authority::from_secret(&Secret { data: Some(data), ..Secret::default() }).map_err(|_| damaged())
+        keys::from_secret(&Secret { data: Some(data), ..Secret::default() }).map_err(|_| damaged())
     }
 
     /// Writes a folder of files as the kubelet mounts a Secret.

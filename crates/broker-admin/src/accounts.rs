@@ -21,8 +21,9 @@ use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::layout::ingress;
 use time::OffsetDateTime;
 
-use crate::authority::{Authority, AuthorityError, LEAF_LIFETIME, RENEW_BEFORE};
+use crate::authority::{Authority, AuthorityError};
 use crate::guests;
+use crate::issuers::{LEAF_LIFETIME, RENEW_BEFORE};
 use crate::jwt::{self, Claims};
 use crate::limits::Limits;
 use crate::user_key::UserKey;

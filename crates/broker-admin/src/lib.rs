@@ -1,6 +1,8 @@
 //! What only the operator does to a broker. No Kubernetes in here.
 //!
-//! - [`authority`]: the broker's root of trust, from which every key is derived, and the certificate authority.
+//! - [`authority`]: the broker's root of trust, from which every key is derived.
+//! - [`issuers`]: its certificate authorities, and the leaves that they make.
+//! - [`rollover`]: how others take their place (pure).
 //! - [`accounts`]: permissions, as NATS accounts and users (pure).
 //! - [`guests`]: what handlers and publishers may do (pure).
 //! - [`user_key`]: random keys of handlers and publishers, and how they are replaced (pure).
@@ -34,6 +36,7 @@ pub mod guests;
 pub mod handler_streams;
 pub mod held_keys;
 pub mod ingress;
+pub mod issuers;
 pub mod jwt;
 pub mod later;
 mod limits;
@@ -44,6 +47,7 @@ pub mod push;
 pub mod release;
 pub mod relocation;
 pub mod retries;
+pub mod rollover;
 pub mod schedules;
 pub mod server;
 pub mod serving;
@@ -55,5 +59,6 @@ pub mod user_key;
 mod work_queue;
 
 pub use accounts::Rights;
-pub use authority::{Authority, AuthorityError, CertificateAuthority, Leaf, LeafRequest, Usage};
+pub use authority::{Authority, AuthorityError};
+pub use issuers::{Anchors, CertificateAuthority, Issuers, Leaf, LeafRequest, Usage};
 pub use user_key::{KeyRecord, UserKey};

@@ -1,5 +1,6 @@
-//! Which ingresses of a broker serve a topic: they say so themselves.
+//! Which ingresses of a broker serve a topic, and how new their certificates are: they say so themselves.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tidegate_broker_client::TopicId;
@@ -42,7 +43,20 @@ impl Ingresses {
     /// # Errors
     /// As [`AskError`] says.
     pub async fn ask(&self, topic: &TopicId) -> Result<Vec<ServesReply>, AskError> {
-        let request = serde_json::to_vec(&ServesRequest { topic: topic.clone() })?;
+        self.send(&ServesRequest { topic: Some(topic.clone()) }).await
+    }
+
+    /// The generation of each ingress's certificates, by its pod.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn generations(&self) -> Result<HashMap<String, Option<u64>>, AskError> {
+        let answers = self.send(&ServesRequest { topic: None }).await?;
+        Ok(answers.into_iter().map(|answer| (answer.pod, answer.generation)).collect())
+    }
+
+    async fn send(&self, request: &ServesRequest) -> Result<Vec<ServesReply>, AskError> {
+        let request = serde_json::to_vec(request)?;
         let count = Count { all: self.pods, enough: self.pods };
         let answers = gather(&self.client, ingress::TOPICS_SUBJECT, &request, count, TIMEOUT).await;
         let answers = answers.map_err(AskError::Connection)?;

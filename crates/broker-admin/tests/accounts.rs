@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use tidegate_broker_admin::positions::Position;
-use tidegate_broker_admin::{LeafRequest, Usage, consumers, guests};
+use tidegate_broker_admin::{LeafRequest, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::{identity, layout, peer};
@@ -240,7 +240,7 @@ async fn a_handler_begins_where_it_says_and_one_made_again_begins_anew() {
 #[tokio::test]
 async fn a_publisher_reaches_the_ingress_and_nothing_else() {
     let broker = TestBroker::start().await;
-    let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_client_dir())).await.unwrap();
     let mut asked = ingress.queue_subscribe(layout::ingress::PUBLISHES, "ingress".into()).await.unwrap();
     ingress.flush().await.unwrap();
     let answering = ingress.clone();
@@ -278,7 +278,7 @@ async fn events_of_a_direct_topic_go_to_one_sidecar_of_each_handler() {
         // The subscription lives as long as its client does.
         std::mem::forget(client);
     }
-    let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap();
+    let ingress = peer::connect("i", &broker.servers(), identity::folder(broker.ingress_client_dir())).await.unwrap();
     let subject = TopicSubjects::new(&topic_id(), Routing::Direct).event("events.3.order.new");
     for _ in 0..20 {
         ingress.publish(subject.clone(), "x".into()).await.unwrap();
@@ -322,7 +322,7 @@ async fn no_certificate_no_connection() {
     let folder = broker.handler("billing", Duration::from_secs(5)).await;
     // Another topic's authority signed this certificate; the user is right.
     let stranger = tidegate_broker_admin::Authority::generate("other", time::OffsetDateTime::now_utc()).unwrap();
-    let request = LeafRequest { name: "billing".into(), hosts: Vec::new(), usage: Usage::Client };
+    let request = LeafRequest::client("billing");
     let leaf = stranger.leaf(&request, time::OffsetDateTime::now_utc()).unwrap();
     std::fs::write(folder.join("tls.crt"), leaf.certificate).unwrap();
     std::fs::write(folder.join("tls.key"), leaf.key).unwrap();

@@ -28,7 +28,7 @@ async fn servers_take_renewed_certificates_and_no_connection_ends() {
     let connects = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
     let before = routes(&broker).await;
     assert!(before.len() >= 6, "{before:?}");
-    let reload = async |wanted| reload_certificates(&system, &site, wanted).await.unwrap();
+    let reload = async |wanted| reload_certificates(&system, &site, wanted).await.unwrap().behind;
     // They are told to read what has not come yet.
     let nothing = CertificateEnds::default();
     let behind = reload(nothing).await;

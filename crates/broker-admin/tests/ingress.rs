@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 async fn ingress(broker: &TestBroker) -> Client {
-    peer::connect("ingress", &broker.servers(), identity::folder(broker.ingress_identity_dir())).await.unwrap()
+    peer::connect("ingress", &broker.servers(), identity::folder(broker.ingress_client_dir())).await.unwrap()
 }
 
 fn id(name: &str) -> TopicId {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use tidegate_broker_admin::consumers::{self, Start};
-use tidegate_broker_admin::{LeafRequest, Usage, UserKey};
+use tidegate_broker_admin::{LeafRequest, UserKey};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::identity::{Identity, Source};
 use tidegate_broker_client::{identity, peer};
@@ -77,10 +77,10 @@ async fn a_publisher_that_is_named_again_has_another_key_and_the_old_one_is_of_n
     let account = authority.publisher_account(&topic, "web", refused, now).unwrap();
     broker.system().await.ensure(&account).await.unwrap();
     let user = authority.publisher_user(&topic, "web", &key, now).unwrap();
-    let leaf = LeafRequest { name: "publisher web".into(), hosts: Vec::new(), usage: Usage::Client };
+    let leaf = LeafRequest::client("publisher/web");
     let leaf = authority.leaf(&leaf, now).unwrap();
     let again = Identity {
-        ca: authority.ca_certificate.clone(),
+        ca: authority.trusted_servers(),
         certificate: leaf.certificate,
         key: leaf.key,
         user_jwt: user.jwt,

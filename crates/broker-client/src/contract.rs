@@ -332,6 +332,9 @@ pub struct Report {
     /// How deliveries ended lately.
     #[serde(default)]
     pub outcomes: Outcomes,
+    /// The [generation](crate::identity::generation) of the identity that the pod has; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 /// How much a handler's container works. Reported every second while it works.

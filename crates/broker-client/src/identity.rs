@@ -1,17 +1,23 @@
 //! Who a program is to the broker: a TLS certificate *and* a user of an account.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// File names inside an identity folder (and keys of the Secret it is mounted from).
 pub mod file {
     /// The certificate authority of the broker, PEM.
     pub const CA: &str = "ca.crt";
-    /// The client (or server) certificate, PEM.
+    /// The certificate that is shown to the other side, PEM: of an ingress, to publishers.
     pub const CERTIFICATE: &str = "tls.crt";
     /// Its key, PEM.
     pub const KEY: &str = "tls.key";
+    /// In an ingress's folder: the certificate that it shows to the broker.
+    pub const CLIENT_CERTIFICATE: &str = "client.crt";
+    /// Its key.
+    pub const CLIENT_KEY: &str = "client.key";
+    /// A number that rises whenever certificates are made by, or trust, other authorities. It is written with them.
+    pub const GENERATION: &str = "generation";
     /// The NATS user JWT.
     pub const USER_JWT: &str = "user.jwt";
     /// The NATS user's nkey seed.
@@ -70,15 +76,26 @@ impl Unreadable {
 
 /// An identity kept in a folder, as a mounted Secret.
 pub fn folder(path: impl Into<PathBuf>) -> Source {
-    read(path.into(), file::USER_JWT, file::USER_SEED)
+    read(path.into(), [file::CERTIFICATE, file::KEY], [file::USER_JWT, file::USER_SEED])
+}
+
+/// The identity in an ingress's folder by which it connects to the broker.
+pub fn ingress_folder(path: impl Into<PathBuf>) -> Source {
+    read(path.into(), [file::CLIENT_CERTIFICATE, file::CLIENT_KEY], [file::USER_JWT, file::USER_SEED])
 }
 
 /// The identity in an ingress's folder by which it wakes the broker beside it.
 pub fn wake_folder(path: impl Into<PathBuf>) -> Source {
-    read(path.into(), file::WAKE_JWT, file::WAKE_SEED)
+    read(path.into(), [file::CLIENT_CERTIFICATE, file::CLIENT_KEY], [file::WAKE_JWT, file::WAKE_SEED])
 }
 
-fn read(path: PathBuf, user_jwt: &'static str, user_seed: &'static str) -> Source {
+/// The [generation](file::GENERATION) of an identity folder; `None`: it has none. What is read of the folder afterwards is of
+/// this generation or a later one.
+pub fn generation(folder: &Path) -> Option<u64> {
+    std::fs::read_to_string(folder.join(file::GENERATION)).ok()?.trim().parse().ok()
+}
+
+fn read(path: PathBuf, [certificate, key]: [&'static str; 2], [user_jwt, user_seed]: [&'static str; 2]) -> Source {
     Arc::new(move || {
         let read = |name: &str| {
             let file = path.join(name);
@@ -86,8 +103,8 @@ fn read(path: PathBuf, user_jwt: &'static str, user_seed: &'static str) -> Sourc
         };
         Ok(Identity {
             ca: read(file::CA)?,
-            certificate: read(file::CERTIFICATE)?,
-            key: read(file::KEY)?,
+            certificate: read(certificate)?,
+            key: read(key)?,
             user_jwt: read(user_jwt)?.trim().to_owned(),
             user_seed: read(user_seed)?.trim().to_owned(),
         })

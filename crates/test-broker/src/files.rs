@@ -1,10 +1,11 @@
 //! What a test broker writes to disk and finds there.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use tidegate_broker_admin::authority::LEAF_LIFETIME;
+use tidegate_broker_admin::issuers::{LEAF_LIFETIME, certificate_end};
 use tidegate_broker_admin::membership::CertificateEnds;
-use tidegate_broker_admin::{Leaf, LeafRequest, Usage};
+use tidegate_broker_admin::{Authority, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
 
@@ -37,8 +38,12 @@ impl ConsumersOnDisk {
 
 /// A leaf as the operator asks for it: only servers have host names.
 pub(crate) fn request(name: &str, usage: Usage) -> LeafRequest {
-    let hosts = if usage == Usage::Client { Vec::new() } else { vec!["localhost".into()] };
-    LeafRequest { name: format!("test {name}"), hosts, usage }
+    match usage {
+        Usage::Client => LeafRequest::client(&format!("test/{name}")),
+        Usage::Server | Usage::Peer | Usage::ServerAndClient => {
+            LeafRequest { name: format!("test {name}"), hosts: vec!["localhost".into()], usage }
+        }
+    }
 }
 
 /// All files of this name in a folder and all below it.
@@ -52,10 +57,31 @@ impl TestBroker {
     pub fn bring_certificates(&self, ends: CertificateEnds) {
         let (own, folder) = (&self.authority, self.folder.path());
         let made = |end: Option<OffsetDateTime>| end.expect("an end") - LEAF_LIFETIME;
-        let leaf = own.leaf(&request("broker", Usage::Server), made(ends.clients)).expect("leaf");
-        write_leaf(&folder.join("tls"), &own.ca_certificate, &leaf);
-        let leaf = own.route_leaf(&request("broker", Usage::Both), made(ends.routes)).expect("leaf");
-        write_leaf(&folder.join("routes"), &own.routes.certificate, &leaf);
+        write_leaf(&folder.join("tls"), own, &request("broker", Usage::Server), made(ends.clients));
+        write_leaf(&folder.join("routes"), own, &request("broker", Usage::Peer), made(ends.routes));
+    }
+
+    /// Gives the servers certificates of this authority, and what they trust with it. Returns when they end: `later` seconds
+    /// after the usual time, so that they are known apart.
+    pub fn bring_server_identity(&self, authority: &Authority, later: u64) -> CertificateEnds {
+        let now = OffsetDateTime::now_utc() + Duration::from_secs(later);
+        let [clients, routes] = self.certificate_folders();
+        write_leaf(&clients, authority, &request("broker", Usage::Server), now);
+        write_leaf(&routes, authority, &request("broker", Usage::Peer), now);
+        let end =
+            |folder: &Path| certificate_end(&std::fs::read_to_string(folder.join(file::CERTIFICATE)).expect("read"));
+        CertificateEnds { clients: end(&clients), routes: end(&routes) }
+    }
+
+    /// Gives a handler or publisher, which has this folder, a certificate of this authority, and what it trusts with it.
+    pub fn bring_client_identity(&self, folder: &Path, authority: &Authority) {
+        write_leaf(folder, authority, &request("client", Usage::Client), OffsetDateTime::now_utc());
+        std::fs::write(folder.join(file::GENERATION), authority.rollover.generation.to_string()).expect("write");
+    }
+
+    /// Where the servers have the certificates that they show to clients, and on their routes.
+    pub fn certificate_folders(&self) -> [PathBuf; 2] {
+        ["tls", "routes"].map(|name| self.folder.path().join(name))
     }
 
     /// Gives the servers a certificate for clients that is none.
@@ -64,9 +90,11 @@ impl TestBroker {
     }
 }
 
-pub(crate) fn write_leaf(folder: &Path, authority: &str, leaf: &Leaf) {
+/// Makes a leaf, and writes it with what its holder verifies the other side by.
+pub(crate) fn write_leaf(folder: &Path, authority: &Authority, request: &LeafRequest, now: OffsetDateTime) {
     std::fs::create_dir_all(folder).expect("folder");
-    std::fs::write(folder.join(file::CA), authority).expect("write");
+    let leaf = authority.leaf(request, now).expect("leaf");
+    std::fs::write(folder.join(file::CA), authority.trusted_by(request.usage)).expect("write");
     std::fs::write(folder.join(file::CERTIFICATE), &leaf.certificate).expect("write");
     std::fs::write(folder.join(file::KEY), &leaf.key).expect("write");
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::api::{ApiError, Broker, ErrorCode, StreamConfig};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Routing;
@@ -44,8 +45,20 @@ impl TestBroker {
 
     /// The same with so many servers, which have this name and a number.
     pub fn unformed_as(name: &str, servers: usize) -> Self {
+        Self::unformed_with(name, servers, Self::new_authority())
+    }
+
+    /// One server of this name, with a root of trust of an earlier version: servers and clients have one authority.
+    pub fn unformed_of_earlier_version(name: &str) -> Self {
+        let mut authority = Self::new_authority();
+        authority.issuers.servers = authority.issuers.clients.clone();
+        Self::unformed_with(name, 1, authority)
+    }
+
+    fn unformed_with(name: &str, servers: usize, authority: Authority) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
-        Self::prepare(name, Routing::Queued, servers, Bounds { sync_always: true, ..Bounds::default() }, folder)
+        let bounds = Bounds { sync_always: true, ..Bounds::default() };
+        Self::prepare(name, Routing::Queued, servers, bounds, folder, authority)
     }
 
     /// Starts all servers, and waits until they have streams to give.

@@ -73,7 +73,7 @@ impl TestBroker {
     /// Writes a key of a handler into its identity folder, as the kubelet does with that of a Secret.
     pub fn hand_out(&self, handler: &guests::Handler, key: &UserKey) -> PathBuf {
         let user = self.authority.handler_user(handler, key, OffsetDateTime::now_utc()).expect("user");
-        self.identity_dir(&format!("{}-{}", handler.topic.name(), handler.name), &user, Usage::Client)
+        self.identity_dir(&format!("{}-{}", handler.topic.name(), handler.name), &user)
     }
 
     /// What a handler of the first topic with this consumer may reach.
@@ -100,13 +100,12 @@ impl TestBroker {
         self.system().await.ensure(&account).await.expect("publisher account");
         let key = UserKey::first(None, None, now).expect("key");
         let user = self.authority.publisher_user(topic, name, &key, now).expect("user");
-        self.identity_dir(&format!("{}-{name}", topic.name()), &user, Usage::Client)
+        self.identity_dir(&format!("{}-{name}", topic.name()), &user)
     }
 
-    pub(crate) fn identity_dir(&self, name: &str, user: &User, usage: Usage) -> PathBuf {
+    pub(crate) fn identity_dir(&self, name: &str, user: &User) -> PathBuf {
         let folder = self.folder.path().join(format!("identity-{name}"));
-        let leaf = self.authority.leaf(&request(name, usage), OffsetDateTime::now_utc()).expect("leaf");
-        write_leaf(&folder, &self.authority.ca_certificate, &leaf);
+        write_leaf(&folder, &self.authority, &request(name, Usage::Client), OffsetDateTime::now_utc());
         std::fs::write(folder.join(file::USER_JWT), &user.jwt).expect("write");
         std::fs::write(folder.join(file::USER_SEED), &user.seed).expect("write");
         folder

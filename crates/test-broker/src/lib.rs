@@ -174,7 +174,7 @@ impl TestBroker {
     }
 
     async fn start_servers(routing: Routing, servers: usize, bounds: Bounds, folder: TempDir) -> Self {
-        let mut broker = Self::prepare(NAME, routing, servers, bounds, folder);
+        let mut broker = Self::prepare(NAME, routing, servers, bounds, folder, Self::new_authority());
         if servers == 1 && broker.has_storage {
             broker.place_formed().await;
         }
@@ -189,17 +189,24 @@ impl TestBroker {
         broker
     }
 
+    fn new_authority() -> Authority {
+        Authority::generate("test", OffsetDateTime::now_utc()).expect("authority")
+    }
+
     /// Servers that do not run yet, with their configuration, and nothing that wakes them.
-    fn prepare(name: &str, routing: Routing, servers: usize, bounds: Bounds, folder: TempDir) -> Self {
+    fn prepare(
+        name: &str,
+        routing: Routing,
+        servers: usize,
+        bounds: Bounds,
+        folder: TempDir,
+        authority: Authority,
+    ) -> Self {
         // A test binary may start several; the first one installs it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let now = OffsetDateTime::now_utc();
-        let authority = Authority::generate("test", now).expect("authority");
-        let leaf = authority.leaf(&request("broker", Usage::Server), now).expect("leaf");
-        write_leaf(&folder.path().join("tls"), &authority.ca_certificate, &leaf);
-        let leaf = authority.route_leaf(&request("broker", Usage::Both), now).expect("leaf");
-        let routes = &authority.routes;
-        write_leaf(&folder.path().join("routes"), &routes.certificate, &leaf);
+        write_leaf(&folder.path().join("tls"), &authority, &request("broker", Usage::Server), now);
+        write_leaf(&folder.path().join("routes"), &authority, &request("broker", Usage::Peer), now);
         let nodes = (0..servers).map(|node| Node::new(format!("{name}-{node}"), folder.path())).collect();
         let broker = Self {
             authority,
@@ -367,7 +374,7 @@ impl TestBroker {
         let now = OffsetDateTime::now_utc();
         let leaf = self.authority.leaf(&request("operator", Usage::Client), now).expect("leaf");
         let identity = Identity {
-            ca: self.authority.ca_certificate.clone(),
+            ca: self.authority.trusted_servers(),
             certificate: leaf.certificate,
             key: leaf.key,
             user_jwt: user.jwt,

@@ -16,6 +16,7 @@ use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
+use crate::files::{request, write_leaf};
 use crate::wait::LIMIT;
 use crate::{REQUEST_TIMEOUT, TestBroker, topic_id};
 
@@ -162,12 +163,31 @@ impl TestBroker {
     /// The identity folder of the ingress.
     pub fn ingress_identity_dir(&self) -> PathBuf {
         let now = OffsetDateTime::now_utc();
+        let folder = self.folder.path().join("ingress");
+        write_leaf(&folder, &self.authority, &request("ingress", Usage::Client), now);
+        for (name, own) in [(file::CERTIFICATE, file::CLIENT_CERTIFICATE), (file::KEY, file::CLIENT_KEY)] {
+            std::fs::rename(folder.join(name), folder.join(own)).expect("rename");
+        }
+        let leaf = self.authority.leaf(&request("ingress", Usage::Server), now).expect("leaf");
         let user = self.authority.ingress_user(now).expect("user");
-        let folder = self.identity_dir("ingress", &user, Usage::Both);
         let wake = self.authority.wake_user(now).expect("user");
-        std::fs::write(folder.join(file::WAKE_JWT), wake.jwt).expect("write");
-        std::fs::write(folder.join(file::WAKE_SEED), wake.seed).expect("write");
+        for (name, content) in [
+            (file::CERTIFICATE, leaf.certificate),
+            (file::KEY, leaf.key),
+            (file::USER_JWT, user.jwt),
+            (file::USER_SEED, user.seed),
+            (file::WAKE_JWT, wake.jwt),
+            (file::WAKE_SEED, wake.seed),
+        ] {
+            std::fs::write(folder.join(name), content).expect("write");
+        }
         folder
+    }
+
+    /// Of the same, what it connects to the broker with, as every client has it.
+    pub fn ingress_client_dir(&self) -> PathBuf {
+        let user = self.authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
+        self.identity_dir("ingress-client", &user)
     }
 
     /// A client that is not ours, with the rights of the ingress; one for all that ask.

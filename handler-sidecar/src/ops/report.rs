@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use tidegate_broker_client::contract::{REPORT_PERIOD, Report, Workload};
-use tidegate_broker_client::layout;
 use tidegate_broker_client::outcomes::single_line;
+use tidegate_broker_client::{identity, layout};
 use tidegate_wire::nats::Publish;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -64,6 +64,7 @@ pub async fn run(context: &Context) {
             exposed,
             loopback_only,
             outcomes: context.outcomes.read(),
+            generation: identity::generation(&context.config.identity),
         };
         send(context, &subject, &report).await;
         sleep(LEAST).await;

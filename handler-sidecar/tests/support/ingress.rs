@@ -131,9 +131,9 @@ impl Drop for Ingress {
 async fn serve(port: u16, shared: Shared, folder: &Path) -> JoinHandle<()> {
     let now = OffsetDateTime::now_utc();
     let authority = Authority::generate("invoices", now).unwrap();
-    let request = LeafRequest { name: "ingress".into(), hosts: vec!["localhost".into()], usage: Usage::Both };
+    let request = LeafRequest { name: "ingress".into(), hosts: vec!["localhost".into()], usage: Usage::Server };
     let leaf = authority.leaf(&request, now).unwrap();
-    std::fs::write(folder.join("ca.crt"), &authority.ca_certificate).unwrap();
+    std::fs::write(folder.join("ca.crt"), authority.trusted_servers()).unwrap();
     let key = TopicKey::new(&TOPIC_KEY).handler_key_text(&format!("uid-{}", super::HANDLER));
     std::fs::write(folder.join("message-ids.key"), key).unwrap();
     let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).map(Result::unwrap).collect();

@@ -1,4 +1,4 @@
-//! Answers the operator, which asks each ingress whether it serves a topic.
+//! Answers the operator, which asks each ingress whether it serves a topic, and how new its certificates are.
 
 use std::sync::Arc;
 
@@ -7,12 +7,14 @@ use tidegate_broker_client::layout::ingress::TOPICS_SUBJECT;
 use tidegate_wire::nats::{Client, Message, Publish, SubscribeError, Subscriber};
 
 use super::Topics;
+use crate::tls::Certificates;
 
 /// What answers it.
 pub struct ServingAnswers {
     client: Client,
     questions: Subscriber,
     topics: Arc<Topics>,
+    certificates: Arc<Certificates>,
 }
 
 impl ServingAnswers {
@@ -20,10 +22,10 @@ impl ServingAnswers {
     ///
     /// # Errors
     /// None for this subject.
-    pub fn new(topics: Arc<Topics>) -> Result<Self, SubscribeError> {
+    pub fn new(topics: Arc<Topics>, certificates: Arc<Certificates>) -> Result<Self, SubscribeError> {
         let client = topics.shared.client.clone();
         let questions = client.subscribe(TOPICS_SUBJECT, None)?;
-        Ok(Self { client, questions, topics })
+        Ok(Self { client, questions, topics, certificates })
     }
 
     /// Answers. Returns when the connection is closed for good.
@@ -43,7 +45,9 @@ impl ServingAnswers {
 
     fn answer(&self, question: &Message) -> Option<Vec<u8>> {
         let ServesRequest { topic } = serde_json::from_slice(question.payload()).ok()?;
-        let revision = self.topics.current().by_path(&topic.to_string()).map(|intake| intake.revision.clone());
-        serde_json::to_vec(&ServesReply { pod: self.topics.shared.pod.to_string(), revision }).ok()
+        let path = topic.map(|topic| topic.to_string());
+        let revision = path.and_then(|path| Some(self.topics.current().by_path(&path)?.revision.clone()));
+        let (pod, generation) = (self.topics.shared.pod.to_string(), self.certificates.generation());
+        serde_json::to_vec(&ServesReply { pod, revision, generation }).ok()
     }
 }

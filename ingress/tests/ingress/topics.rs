@@ -407,3 +407,28 @@ async fn a_topic_that_is_alone_may_take_everything() {
     let answer = exchange(stream, publish("10.0.0.1", "/test/topic", &event("1"))).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "the fourth of four");
 }
+
+/// Generations are those of the certificate that publishers are shown, and what connects to the broker is as new.
+#[tokio::test]
+async fn the_generation_of_the_certificates_in_use_is_told() {
+    let broker = TestBroker::start().await;
+    let config = config(&broker);
+    let ask = broker.ingresses(1).await;
+    let generation = async || ask.generations().await.unwrap().into_values().next().flatten();
+    let running = run(&config, limits()).await;
+    running.until_ready().await;
+    eventually("it answers", async || ask.generations().await.unwrap().len() == 1).await;
+    assert_eq!(generation().await, None, "an operator of before says none");
+    let write =
+        |generation: &str| std::fs::write(config.identity.join(identity::file::GENERATION), generation).unwrap();
+    write("1");
+    eventually("with the same certificate", async || generation().await == Some(1)).await;
+    let certificate = config.identity.join(identity::file::CERTIFICATE);
+    let good = std::fs::read(&certificate).unwrap();
+    std::fs::write(&certificate, "half").unwrap();
+    write("2");
+    tokio::time::sleep(5 * limits().certificate_check).await;
+    assert_eq!(generation().await, Some(1), "it still shows the one of before");
+    std::fs::write(&certificate, good).unwrap();
+    eventually("it is whole", async || generation().await == Some(2)).await;
+}

@@ -9,12 +9,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tidegate_broker_admin::authority::certificate_needs_renewal;
+use tidegate_broker_admin::issuers::certificate_needs_renewal;
 use tidegate_broker_admin::{Authority, Leaf, LeafRequest, Usage};
 use tidegate_broker_client::identity::file;
 use time::OffsetDateTime;
 
 use crate::identity::authority::{self, Data};
+use crate::identity::keys;
 use crate::kubernetes::names::{FIELD_MANAGER, MANAGED_BY};
 use crate::reconcile::error::Error;
 
@@ -56,7 +57,7 @@ impl Certificates {
             self.keep(present, &wanted).await?;
         }
         let part = |name: &str| wanted.get(name).cloned().unwrap_or_default();
-        let is_known = self.tell(&part(file::CA)).await?;
+        let is_known = self.tell(&part(keys::SERVERS_CA)).await?;
         Ok(Current { leaf: Leaf { certificate: part(file::CERTIFICATE), key: part(file::KEY) }, is_known })
     }
 
@@ -106,11 +107,11 @@ fn wanted(present: Option<&Secret>, name: &str, host: &str, now: OffsetDateTime)
     let leaf = LeafRequest { name: name.to_owned(), hosts: vec![host.to_owned()], usage: Usage::Server };
     let of = |authority: &Authority| {
         let mut all = authority::identity(authority, present, &leaf, None, now)?;
-        all.extend(authority::to_data(authority));
+        all.extend(keys::to_data(authority));
         Ok(all)
     };
-    let is_good = |authority: &Authority| !certificate_needs_renewal(&authority.ca_certificate, now);
-    let kept = present.and_then(|secret| authority::from_secret(secret).ok()).filter(is_good);
+    let is_good = |authority: &Authority| !certificate_needs_renewal(&authority.issuers.servers.certificate, now);
+    let kept = present.and_then(|secret| keys::from_secret(secret).ok()).filter(is_good);
     match kept.and_then(|authority| of(&authority).ok()) {
         Some(wanted) => Ok(wanted),
         None => of(&Authority::generate(name, now)?),
@@ -122,6 +123,7 @@ mod tests {
     use time::Duration;
 
     use super::*;
+    use crate::identity::keys::SERVERS_CA;
 
     fn secret(data: &Data) -> Secret {
         let data = data.iter().map(|(key, value)| (key.clone(), ByteString(value.clone().into_bytes()))).collect();
@@ -140,21 +142,21 @@ mod tests {
         assert_eq!(made(Some(&first), now + Duration::days(30)), first);
         let renewed = made(Some(&first), now + Duration::days(61));
         assert_ne!(renewed[file::CERTIFICATE], first[file::CERTIFICATE]);
-        assert_eq!(renewed[file::CA], first[file::CA], "the API server need not hear of it");
-        assert_ne!(made(Some(&first), now + Duration::days(3640))[file::CA], first[file::CA]);
+        assert_eq!(renewed[SERVERS_CA], first[SERVERS_CA], "the API server need not hear of it");
+        assert_ne!(made(Some(&first), now + Duration::days(3640))[SERVERS_CA], first[SERVERS_CA]);
     }
 
     #[test]
     fn what_is_damaged_is_made_anew() {
         let now = OffsetDateTime::now_utc();
         let mut damaged = made(None, now);
-        damaged.insert("ca.key".into(), "-".into());
+        damaged.insert("servers-ca.key".into(), "-".into());
         assert_eq!(made(Some(&damaged), now), damaged, "the certificate is still good");
         for (key, value) in [(file::CERTIFICATE, "-"), ("root.key", "-")] {
             let mut damaged = damaged.clone();
             damaged.insert(key.into(), value.into());
             let mended = made(Some(&damaged), now);
-            assert_ne!(mended[file::CA], damaged[file::CA]);
+            assert_ne!(mended[SERVERS_CA], damaged[SERVERS_CA]);
             assert_eq!(made(Some(&mended), now), mended);
         }
     }

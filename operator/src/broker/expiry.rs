@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use tidegate_broker_admin::Authority;
-use tidegate_broker_admin::authority::certificate_end;
+use tidegate_broker_admin::issuers::certificate_end;
 use tidegate_broker_client::identity::file;
 use tidegate_crds::broker::CertificatesStatus;
 use tidegate_crds::conditions::{Finding, Status, kind};
@@ -46,8 +46,9 @@ impl Expiry {
         let of_authority =
             |what: &str, pem: &str| Some(End { what: format!("{what} in Secret {keys}"), at: certificate_end(pem)? });
         let authorities = [
-            of_authority("the authority of clients and servers", &authority.ca_certificate),
-            of_authority("the authority of routes", &authority.routes.certificate),
+            of_authority("the authority of servers", &authority.issuers.servers.certificate),
+            of_authority("the authority of clients", &authority.issuers.clients.certificate),
+            of_authority("the authority of routes", &authority.issuers.routes.certificate),
         ];
         let first = |all: Vec<End>| all.into_iter().min_by_key(|end| end.at);
         Self {
@@ -75,7 +76,7 @@ impl Expiry {
         }
         if let Some(end) = self.authority.as_ref().filter(near) {
             let message = format!(
-                "{} ends at {}, and it is not renewed: move the topics to another broker before that",
+                "{} ends at {}, and the rollover that replaces it is not over: see condition RollingOver for what it waits for",
                 end.what,
                 authority::shown(end.at)
             );
@@ -102,7 +103,9 @@ impl Leaves {
     pub(super) fn of(children: &Children) -> Self {
         let secrets = [&children.broker_secret, &children.routes_secret, &children.ingress_secret];
         let end = |secret: &&Child| -> Option<End> {
-            let at = certificate_end(secret.secret()?.get(file::CERTIFICATE)?)?;
+            let files = secret.secret()?;
+            let all = [file::CERTIFICATE, file::CLIENT_CERTIFICATE].into_iter().filter_map(|name| files.get(name));
+            let at = all.filter_map(|pem| certificate_end(pem)).min()?;
             Some(End { what: format!("the certificate in Secret {}", secret.name), at })
         };
         Self(secrets.iter().filter_map(end).collect())
@@ -173,7 +176,7 @@ mod tests {
             (13, 3000, "NearEnd", "the leaf ends at 2027-01-28T08:00:00Z"),
             (13, 13, "NearEnd", "the leaf"),
             (-1, 3000, "NearEnd", "the leaf"),
-            (60, 13, "AuthorityNearEnd", "move the topics to another broker"),
+            (60, 13, "AuthorityNearEnd", "see condition RollingOver"),
         ] {
             let expiry = Expiry { leaf: end("the leaf", leaf), authority: end("the authority", authority) };
             let found = expiry.finding(at(0));

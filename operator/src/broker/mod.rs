@@ -16,6 +16,7 @@ pub mod publishers;
 mod reload;
 mod resize;
 pub mod restart;
+pub mod rollover;
 pub mod room;
 pub mod scale;
 pub mod settings;
@@ -31,7 +32,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::runtime::controller::Action;
-use tidegate_broker_admin::Authority;
 use tidegate_broker_admin::membership::CertificateEnds;
 use tidegate_crds::EventBroker;
 use tidegate_crds::conditions::HasConditions as _;
@@ -122,6 +122,8 @@ async fn live(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         period
     } else if !applied.reload.is_done() {
         RELOADING
+    } else if let Some(period) = applied.rollover.again(OffsetDateTime::now_utc()) {
+        period
     } else if is_ready && broker.spec.client_certificates.is_some() {
         AUTHORITIES_PERIOD
     } else if is_ready {
@@ -158,6 +160,8 @@ struct Made {
     reload: Reload,
     /// When its certificates end.
     expiry: Expiry,
+    /// How far its certificate authorities are replaced.
+    rollover: rollover::Progress,
 }
 
 impl Made {
@@ -183,7 +187,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     if observed.statefulset.is_none() && observed.volumes.is_empty() {
         deletion::forget_retained(context, &key(owner)).await?;
     }
-    let authority = authority(context, &observed, owner)?;
+    let authority = observed.root_of_trust(context, owner, broker)?;
     let place = Place::new(key(owner), authority.clone(), &scale);
     let known = broker.status.as_ref().is_some_and(|status| status.formed);
     let is_formed = known || formation::has_formed(context, &place, &observed.pods).await;
@@ -217,6 +221,8 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         audit
     };
     let reload = reload(context, &place, &observed, certificates, (&progress, &rollout)).await;
+    let held = rollover::held(is_formed, statefulset.waits, &progress, &rollout);
+    let rollover = Box::pin(rollover::proceed(context, &input, &place, &reload, held)).await?;
     let expiry = Expiry::of(&leaves, &authority, &place.broker, &reload);
     context.expiries.note(place.broker.clone(), &expiry);
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
@@ -240,6 +246,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         audit,
         reload,
         expiry,
+        rollover,
     })
 }
 
@@ -297,23 +304,6 @@ async fn reload(
     })
 }
 
-/// The root of trust: the one there is, or a new one where nothing could depend on an older one.
-fn authority(context: &Context, observed: &Observed, owner: &Owner) -> Result<Authority, Error> {
-    match &observed.authority {
-        Some(authority) => Ok(authority.clone()),
-        None if observed.volumes.is_empty() => Ok(Authority::generate(&owner.name, OffsetDateTime::now_utc())?),
-        None => Err(Error::refused(
-            "AuthorityMissing",
-            format!(
-                "Secret {} of namespace {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin without their events",
-                crate::kubernetes::names::authority(&owner.name, &owner.namespace),
-                context.args.pod_namespace,
-                observed.volumes.join(", ")
-            ),
-        )),
-    }
-}
-
 /// What was applied.
 struct Applied {
     statefulset: Paced<StatefulSet>,
@@ -359,7 +349,8 @@ async fn apply_all(input: &Input<'_>, context: &Context) -> Result<Applied, Erro
     let place = (&context.stores.statefulsets, &context.pace.brokers);
     let existing = input.observed.statefulset.as_ref();
     let statefulset = apply_paced(context, owner, &statefulset, Some(&config), existing, place).await?;
-    nudge::pods(context, owner, &input.observed.pods, [&before[4], &config]).await;
+    let [_, of_servers, of_ingress, of_routes, topics, ..] = &before;
+    nudge::pods(context, owner, &input.observed.pods, &[of_servers, of_ingress, of_routes, topics, &config]).await;
     Ok(Applied { statefulset, certificates, leaves })
 }
 

@@ -1,7 +1,7 @@
 //! Makes the kubelets look at a broker's pods when its topics changed, or what its servers load.
 //!
 //! A kubelet brings what a pod mounts up to date when it looks at the pod: about once a minute, and whenever the pod
-//! changes. So a changed file is followed by an annotation of the pods, and a topic is served within a second
+//! changes. So a changed file, certificates included, is followed by an annotation of the pods, and a topic is served within a second
 //! instead of a minute. It may look before it has heard of the file's change itself; so as long as a topic waits to be
 //! served, or a server to load its configuration, the annotation changes again every few seconds.
 
@@ -45,7 +45,7 @@ impl Unserved {
 }
 
 /// Annotates these pods where that is due. What fails is done again: the kubelet looks in any case.
-pub async fn pods(context: &Context, owner: &Owner, pods: &[Pod], files: [&Child; 2]) {
+pub async fn pods(context: &Context, owner: &Owner, pods: &[Pod], files: &[&Child]) {
     let hash =
         files.iter().fold(Sha256::new(), |hash, file| hash.chain_update(file.value["data"].to_string())).finalize();
     let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

@@ -5,11 +5,14 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::Api;
 use kube::api::ListParams;
 use tidegate_broker_admin::Authority;
+use tidegate_crds::EventBroker;
+use time::OffsetDateTime;
 
 use crate::broker::volumes::Volume;
 use crate::broker::waiting;
 use crate::context::{Context, Owner};
-use crate::identity::authority;
+use crate::identity::keys;
+use crate::identity::user_keys::request_of;
 use crate::kubernetes::apply::current;
 use crate::kubernetes::names;
 use crate::kubernetes::pods::{self, Trouble};
@@ -22,6 +25,8 @@ use crate::sessions::brokers::BrokerKey;
 pub struct Observed {
     /// The root of trust.
     pub authority: Option<Authority>,
+    /// The version of the Secret that has it.
+    pub authority_version: Option<String>,
     /// The broker's certificate.
     pub broker_secret: Option<Secret>,
     /// The ingress's certificate and user.
@@ -40,6 +45,32 @@ pub struct Observed {
     pub sizes: Vec<Volume>,
 }
 
+impl Observed {
+    /// The root of trust: the one there is, or a new one where nothing could depend on an older one.
+    ///
+    /// # Errors
+    /// It is gone, and there are volumes that depend on it.
+    pub fn root_of_trust(&self, context: &Context, owner: &Owner, broker: &EventBroker) -> Result<Authority, Error> {
+        match &self.authority {
+            Some(authority) => Ok(authority.clone()),
+            None if self.volumes.is_empty() => {
+                let mut authority = Authority::generate(&owner.name, OffsetDateTime::now_utc())?;
+                authority.rollover.request = request_of(broker);
+                Ok(authority)
+            }
+            None => Err(Error::refused(
+                "AuthorityMissing",
+                format!(
+                    "Secret {} of namespace {} is gone, but there are volumes that only it opens ({}): restore it from a backup, or delete them to begin without their events",
+                    names::authority(&owner.name, &owner.namespace),
+                    context.args.pod_namespace,
+                    self.volumes.join(", ")
+                ),
+            )),
+        }
+    }
+}
+
 /// Reads it.
 ///
 /// # Errors
@@ -53,9 +84,11 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let claims = claims(context, owner).await?;
     // A pod that waits for its claim is only said to be unscheduled; the claim has the cause.
     let waiting = waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?;
+    let (authority, authority_version) = keys::read(context, &key).await?.unzip();
     Ok(Observed {
         trouble: pods::worst(pods::trouble(&pods).into_iter().chain(waiting)),
-        authority: authority::read(context, &key).await?,
+        authority,
+        authority_version,
         broker_secret: secrets.get_opt(&names::broker(broker)).await?,
         ingress_secret: secrets.get_opt(&names::ingress(broker)).await?,
         routes_secret: secrets.get_opt(&names::routes(broker)).await?,

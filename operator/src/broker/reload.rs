@@ -3,11 +3,11 @@
 //! A kubelet brings a changed Secret to its pods within about a minute, and says so nowhere. So a server that uses
 //! another certificate than its Secret has is told to read its files again, until it says that it uses the one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
-use tidegate_broker_admin::authority::certificate_end;
-use tidegate_broker_admin::membership::{CertificateEnds, reload_certificates};
+use tidegate_broker_admin::issuers::certificate_end;
+use tidegate_broker_admin::membership::{CertificateEnds, Reloaded, reload_certificates};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use time::OffsetDateTime;
@@ -24,9 +24,16 @@ use crate::sessions::brokers::Place;
 pub(super) struct Reload {
     /// Those that use others, and when these end.
     behind: BTreeMap<String, CertificateEnds>,
+    /// Those that said that they use them.
+    current: BTreeSet<String>,
 }
 
 impl Reload {
+    /// Whether this server said that it uses them.
+    pub(super) fn is_current(&self, server: &str) -> bool {
+        self.current.contains(server)
+    }
+
     /// Whether every server that answers uses them.
     pub(super) fn is_done(&self) -> bool {
         self.behind.is_empty()
@@ -43,7 +50,7 @@ impl Reload {
     #[cfg(test)]
     pub(super) fn for_test(server: &str, end: OffsetDateTime) -> Self {
         let ends = CertificateEnds { clients: Some(end), routes: None };
-        Self { behind: BTreeMap::from([(server.to_owned(), ends)]) }
+        Self { behind: BTreeMap::from([(server.to_owned(), ends)]), ..Self::default() }
     }
 
     /// Says in the conditions what is waited for, unless they say something else of the kind. The broker is as ready as
@@ -85,9 +92,9 @@ pub(super) async fn proceed(
         return Ok(Reload::default());
     }
     let servers = context.brokers.servers(place).await?;
-    let behind = reload_certificates(servers.system_client(), &restart::site(place), wanted).await;
-    let behind = behind.map_err(|error| Error::Broker(error.to_string()))?;
-    Ok(Reload { behind })
+    let reloaded = reload_certificates(servers.system_client(), &restart::site(place), wanted).await;
+    let Reloaded { behind, current } = reloaded.map_err(|error| Error::Broker(error.to_string()))?;
+    Ok(Reload { behind, current })
 }
 
 #[cfg(test)]
@@ -99,7 +106,10 @@ mod tests {
     fn it_is_said_who_is_waited_for_unless_more_is_under_way() {
         let ready = Finding::new(kind::BROKER_AVAILABLE, Status::True, "AllReady", "3 of 3");
         let names = ["b-broker-0", "b-broker-2"];
-        let reload = Reload { behind: names.map(|name| (name.to_owned(), CertificateEnds::default())).into() };
+        let reload = Reload {
+            behind: names.map(|name| (name.to_owned(), CertificateEnds::default())).into(),
+            ..Reload::default()
+        };
         let said = |reload: &Reload, found: &mut Vec<Finding>| {
             reload.explain(found);
             found.iter().find(|finding| finding.kind == kind::RECONCILING).unwrap().clone()

@@ -1,11 +1,13 @@
 //! An EventBroker's specification, checked and in numbers (pure).
 
+use std::time::Duration;
+
 use tidegate_broker_client::contract::{Capacity, Flush};
-use tidegate_crds::broker::{Durability, EventBrokerSpec, Ingress};
+use tidegate_crds::broker::{Durability, EventBrokerSpec, Ingress, Rollover};
 
 use crate::reconcile::error::Error;
 use crate::reconcile::grants;
-use crate::topic::settings::{invalid, percent, size};
+use crate::topic::settings::{duration, invalid, percent, size};
 
 /// Share of a volume that the server counts as its store. The rest is for its own files (accounts, consumers, logs of
 /// raft) and for the file system: a disk that is quite full stops a stream for good.
@@ -13,6 +15,9 @@ const FILE_STORE_PERCENT: u64 = 90;
 /// Share of a volume that topics may be promised. A store that is promised more than it has takes no change of a stream
 /// any more, not even a smaller one.
 const USABLE_PERCENT: u64 = 85;
+
+/// Two stages of a rollover that last so long are over well before an authority ends that it was begun for.
+const MAX_PUBLISHER_GRACE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// What the builders need to know of a broker.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +36,8 @@ pub struct Settings {
     pub sync_always: bool,
     /// How much the ingress takes at a time.
     pub capacity: Capacity,
+    /// The time that publishers have in a rollover.
+    pub publisher_grace: Duration,
 }
 
 impl Settings {
@@ -59,6 +66,7 @@ impl Settings {
             volume_text: spec.storage.size.to_string(),
             sync_always: spec.durability == Durability::Fsync,
             capacity: capacity(spec.ingress.as_ref())?,
+            publisher_grace: publisher_grace(&spec.rollover)?,
         })
     }
 
@@ -66,6 +74,15 @@ impl Settings {
     pub fn flush_of_one(&self) -> Flush {
         if self.sync_always { Flush::PerCommit } else { Flush::Shared }
     }
+}
+
+fn publisher_grace(rollover: &Rollover) -> Result<Duration, Error> {
+    const FIELD: &str = "rollover.publisherGrace";
+    let grace = duration(FIELD, &rollover.publisher_grace)?;
+    if grace > MAX_PUBLISHER_GRACE {
+        return Err(invalid(FIELD, "must be at most 2160h, the life of a certificate"));
+    }
+    Ok(grace)
 }
 
 fn capacity(ingress: Option<&Ingress>) -> Result<Capacity, Error> {

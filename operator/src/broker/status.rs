@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
-use tidegate_crds::broker::{EventBrokerStatus, StorageStatus};
+use tidegate_crds::broker::{CertificatesStatus, EventBrokerStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
 use time::OffsetDateTime;
@@ -117,6 +117,7 @@ fn of(
     found.extend(made.trust.findings.clone());
     found.extend(made.resize.finding());
     found.push(made.expiry.finding(OffsetDateTime::now_utc()));
+    found.extend(made.rollover.finding());
     found.extend(in_use);
     let storage = storage(room::promised(context, &key(owner)), made.settings.usable);
     let groups = groups::status(before.groups, made.audit.groups, made.scale.pods);
@@ -128,7 +129,7 @@ fn of(
         ready_replicas: ready,
         formed: made.is_formed,
         topics: i64::try_from(topics::count(context, &key(owner))).unwrap_or(i64::MAX),
-        certificates: Some(made.expiry.status()),
+        certificates: Some(CertificatesStatus { rollover: Some(made.rollover.status()), ..made.expiry.status() }),
         storage: Some(storage),
         groups,
         audit: made.audit.status.clone(),

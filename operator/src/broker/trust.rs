@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn authorities_are_whole_certificates() {
-        let pem = Authority::generate("test", OffsetDateTime::now_utc()).unwrap().ca_certificate;
+        let pem = Authority::generate("test", OffsetDateTime::now_utc()).unwrap().trusted_servers();
         let wanted = CaConfigMap { name: "cas".into(), key: "ca.crt".into() };
         let read = |data: serde_json::Value| {
             let map: ConfigMap = serde_json::from_value(json!({"metadata": {}, "data": data})).unwrap();

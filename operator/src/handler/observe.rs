@@ -16,7 +16,7 @@ use crate::broker::scale::Scale;
 use crate::broker::{self, topics::broker_of};
 use crate::context::{Context, Owner};
 use crate::handler::reference;
-use crate::identity::authority;
+use crate::identity::keys;
 use crate::kubernetes::apply::current;
 use crate::kubernetes::names;
 use crate::kubernetes::watches::{Stores, get};
@@ -95,7 +95,7 @@ async fn topic_and_destinations(
                 reason: "DestinationKeepsNothing",
                 message: format!("deadLetter.topic: EventTopic {name} is Direct and keeps nothing: name a Queued one"),
             },
-            Some(topic) => match authority::of_broker(context, &broker_of(&topic)).await? {
+            Some(topic) => match keys::of_broker(context, &broker_of(&topic)).await? {
                 Some(authority) => {
                     let key = authority.message_id_key(&broker::topics::Topic::of(&topic)?.id)?;
                     keys.insert(name.clone(), TopicKey::new(&key));
@@ -162,7 +162,7 @@ pub async fn topic(context: &Context, wanted: &brokers::TopicKey) -> Result<Resu
     }
     let broker_key = broker_of(&topic);
     let broker = get(&context.stores.brokers_for_topics, &broker_key.namespace, &broker_key.name);
-    let (Some(broker), Some(authority)) = (broker, authority::of_broker(context, &broker_key).await?) else {
+    let (Some(broker), Some(authority)) = (broker, keys::of_broker(context, &broker_key).await?) else {
         let message = format!("EventBroker {} of EventTopic {name} is being made", broker_key.shown_in(namespace));
         return Ok(Err(NotYet { reason: "TopicNotReady", message }));
     };

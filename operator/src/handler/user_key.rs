@@ -26,7 +26,7 @@ pub(super) struct Seen {
 /// There is no randomness.
 pub(super) fn wanted(context: &Context, handler: &EventHandler, present: Option<&Secret>) -> Result<UserKey, Error> {
     let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
-    let request = user_keys::request_of_handler(handler);
+    let request = user_keys::request_of(handler);
     user_keys::wanted(present, known(handler), request.as_deref(), handover, now)
 }
 

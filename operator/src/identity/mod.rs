@@ -1,5 +1,6 @@
 //! Roots of trust, keys and certificates in Secrets.
 
 pub mod authority;
+pub mod keys;
 pub mod token_keys;
 pub mod user_keys;

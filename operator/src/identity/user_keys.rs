@@ -9,16 +9,18 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
-use tidegate_broker_admin::{KeyRecord, UserKey};
+use tidegate_broker_admin::{Authority, KeyRecord, UserKey};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::key::KeyStatus;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::identity::authority::{self, shown};
+use crate::kubernetes::names;
 use crate::reconcile::error::Error;
 
-/// On an EventHandler: another value than before asks for another key. On its Secret: the value that asked for this one.
+/// On an EventHandler: another value than before asks for another key. On its Secret: the value that asked for this one. On an
+/// EventBroker: another value than before asks for other certificate authorities.
 pub const ROTATE_ANNOTATION: &str = "tidegate.io/rotate";
 /// On an EventTopic, before the name of a publisher over NATS: the same for that publisher.
 const ROTATE_PREFIX: &str = "rotate.tidegate.io/";
@@ -28,9 +30,9 @@ const REFUSED_BEFORE: &str = "tidegate.io/keys-refused-before";
 /// Characters of a request that count.
 const MAX_REQUEST: usize = 253;
 
-/// What asks for another key of a handler.
-pub fn request_of_handler(handler: &impl kube::Resource) -> Option<String> {
-    request(handler, ROTATE_ANNOTATION)
+/// What asks for another key of a handler, or other authorities of a broker.
+pub fn request_of(resource: &impl kube::Resource) -> Option<String> {
+    request(resource, ROTATE_ANNOTATION)
 }
 
 /// What asks for another key of a publisher of a topic.
@@ -82,10 +84,11 @@ fn stored(secret: &Secret) -> Option<(UserKey, String)> {
     Some((key, data.remove(file::USER_JWT).unwrap_or_default()))
 }
 
-/// What a Secret says of its key.
-pub fn annotations(key: &UserKey) -> Value {
+/// What a Secret says of its key, and of the authorities that its certificates are of.
+pub fn annotations(key: &UserKey, authority: &Authority) -> Value {
     let KeyRecord { generation, issued, refused_before, request } = &key.record;
-    let mut annotations = json!({GENERATION: generation.to_string()});
+    let of_authority = authority.rollover.generation.to_string();
+    let mut annotations = json!({GENERATION: generation.to_string(), names::GENERATION_ANNOTATION: of_authority});
     let times = [(ISSUED, issued.map(shown)), (REFUSED_BEFORE, refused_before.map(shown))];
     for (name, value) in times.into_iter().chain([(ROTATE_ANNOTATION, request.clone())]) {
         if let Some(value) = value {
@@ -150,7 +153,8 @@ mod tests {
 
     fn secret(key: &UserKey) -> Secret {
         let data = json!({"user.seed": key.seed}).as_object().cloned();
-        serde_json::from_value(json!({"metadata": {"annotations": annotations(key)}, "stringData": data}))
+        let authority = Authority::generate("t", at(0)).unwrap();
+        serde_json::from_value(json!({"metadata": {"annotations": annotations(key, &authority)}, "stringData": data}))
             .map(|mut secret: Secret| {
                 let text = secret.string_data.take().unwrap_or_default();
                 let bytes = text.into_iter().map(|(name, value)| (name, k8s_openapi::ByteString(value.into_bytes())));

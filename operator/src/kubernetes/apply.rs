@@ -42,6 +42,8 @@ pub struct Child {
     pub value: Value,
     /// Whether an object of that name without an owner may become ours (kept data of a deleted topic).
     pub adopts: bool,
+    /// The version that it takes the place of, and of no other; `None`: of whatever there is.
+    pub replaces: Option<String>,
 }
 
 impl Child {
@@ -49,6 +51,13 @@ impl Child {
     #[must_use]
     pub fn adopting(self) -> Self {
         Self { adopts: true, ..self }
+    }
+
+    /// In the place of this version, and of no other: what was decided by looking at it is not written over what another
+    /// operator has written since.
+    #[must_use]
+    pub fn replacing(self, version: &str) -> Self {
+        Self { replaces: Some(version.to_owned()), ..self }
     }
 
     /// In another namespace than its owner's. It can have no owner reference there.
@@ -218,6 +227,9 @@ async fn compare_and_write(
         }
         // What takes its place between the look and the write is not written over.
         desired["metadata"]["uid"] = json!(existing.metadata.uid);
+    }
+    if let Some(version) = &child.replaces {
+        desired["metadata"]["resourceVersion"] = json!(version);
     }
     let params = params();
     let applied = match api.patch(&child.name, &params, &Patch::Apply(&desired)).await {

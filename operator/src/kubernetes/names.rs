@@ -29,6 +29,9 @@ pub const ROLLS_WITH_ANNOTATION: &str = "tidegate.io/rolls-with";
 pub const CLUSTER_ANNOTATION: &str = "tidegate.io/cluster";
 /// On a broker's StatefulSet: how many servers it has now ([`crate::broker::scale::Scale`]).
 pub const SERVERS_ANNOTATION: &str = "tidegate.io/servers";
+/// On what is made from a broker's certificate authorities: which generation of them
+/// ([`tidegate_broker_admin::rollover::Rollover::generation`]).
+pub const GENERATION_ANNOTATION: &str = "tidegate.io/authority-generation";
 /// Selects everything the operator watches.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "tidegate");
 

@@ -221,6 +221,7 @@ mod tests {
                 namespace: None,
                 value,
                 adopts: false,
+                replaces: None,
             };
             stamp(&mut child, Some(generation));
             child

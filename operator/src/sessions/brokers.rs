@@ -6,6 +6,7 @@
 //! JWTs and certificates are signed at each connect, so nothing of the operator's own is stored anywhere.
 
 mod accounts;
+mod authorities;
 pub(crate) mod session;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use tidegate_broker_admin::api;
 use tidegate_broker_admin::push::System;
 use tidegate_broker_admin::server::Server;
 use tidegate_broker_admin::serving::Ingresses;
-use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest, Usage};
+use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::connect;
 use tidegate_broker_client::identity::{Identity, Source, Unreadable};
@@ -28,6 +29,7 @@ use time::OffsetDateTime;
 
 use self::accounts::Known;
 pub use self::accounts::KnownAccounts;
+use self::authorities::{Authorities, Keys};
 use self::session::{Connected, Sessions, Site};
 use crate::broker::scale::Scale;
 use crate::kubernetes::names;
@@ -206,6 +208,7 @@ pub struct Brokers {
     topics: Sessions<TopicKey, Broker>,
     /// Of the topics that are connected to.
     places: Mutex<HashMap<TopicKey, Places>>,
+    authorities: Arc<Authorities>,
     addresses: Addresses,
 }
 
@@ -223,7 +226,8 @@ impl Brokers {
     /// At these addresses.
     pub fn new(addresses: Addresses) -> Self {
         let topics = Sessions::bounded(MAX_TOPICS);
-        Self { servers: Arc::default(), topics, places: Mutex::default(), addresses }
+        let (servers, places, authorities) = (Arc::default(), Mutex::default(), Arc::default());
+        Self { servers, topics, places, authorities, addresses }
     }
 
     /// The servers of a broker. Begins a session if there is none.
@@ -233,10 +237,10 @@ impl Brokers {
     pub async fn servers(&self, place: &Place) -> Result<Arc<Servers>, Error> {
         let what = format!("broker {}/{}", place.broker.namespace, place.broker.name);
         let site = self.site(place);
-        let (place_of, at) = (place.clone(), site.clone());
+        let (place_of, keys, at) = (place.clone(), self.keys(place), site.clone());
         let open = move || {
-            let (place, at, what) = (place_of.clone(), at.clone(), what.clone());
-            async move { open_servers(&what, place, &at).await }
+            let (place, keys, at, what) = (place_of.clone(), keys.clone(), at.clone(), what.clone());
+            async move { open_servers(&what, place, &keys, &at).await }
         };
         self.servers.get(&place.broker, site, open).await
     }
@@ -252,19 +256,23 @@ impl Brokers {
             .map_err(|error| Error::refused("InvalidName", error.to_string()))?;
         let site = self.site(place);
         let addresses = site.addresses.clone();
-        let (all, broker, authority) = (self.servers.clone(), place.broker.clone(), place.authority.clone());
-        let places = self.places(topic);
+        let (all, keys, places) = (self.servers.clone(), self.keys(place), self.places(topic));
         let open = move || {
-            let (all, broker, addresses) = (all.clone(), broker.clone(), addresses.clone());
-            let (id, authority, places) = (id.clone(), authority.clone(), places.clone());
+            let (all, addresses) = (all.clone(), addresses.clone());
+            let (id, keys, places) = (id.clone(), keys.clone(), places.clone());
             async move {
-                let servers = all.known(&broker).ok_or("its servers are not reached yet")?;
-                let client = open_topic(&id, &authority, &addresses).await?;
+                let servers = all.known(keys.broker()).ok_or("its servers are not reached yet")?;
+                let client = open_topic(&id, &keys, &addresses).await?;
                 Ok(Broker::new(client, servers, places))
             }
         };
         drop(servers);
         self.topics.get(topic, site, open).await?.check()
+    }
+
+    fn keys(&self, place: &Place) -> Keys {
+        self.authorities.note(&place.broker, &place.authority);
+        Keys::new(&self.authorities, &place.broker)
     }
 
     fn site(&self, place: &Place) -> Site {
@@ -294,12 +302,14 @@ impl Brokers {
     /// Ends the session of a broker that is no more.
     pub fn forget_broker(&self, broker: &BrokerKey) {
         self.servers.forget(broker);
+        self.authorities.keep(|known| known != broker);
     }
 
     /// Ends all sessions but these, however their topics and brokers went, and those of topics that were not used lately.
     pub(crate) fn keep(&self, is_topic: impl Fn(&TopicKey) -> bool, is_broker: impl Fn(&BrokerKey) -> bool) {
         self.topics.keep(is_topic);
         self.topics.end_idle(TOPIC_IDLE);
+        self.authorities.keep(&is_broker);
         self.servers.keep(is_broker);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         // A session has one, and so has each who uses it.
@@ -307,10 +317,10 @@ impl Brokers {
     }
 }
 
-async fn open_servers(what: &str, place: Place, site: &Site) -> Result<Servers, String> {
-    let (servers, authority) = (&site.addresses, &place.authority);
-    let system = open(what, authority, servers, |authority, now| authority.system_user(now)).await?;
-    let ingresses = open(what, authority, servers, |authority, now| authority.ingress_operator_user(now)).await?;
+async fn open_servers(what: &str, place: Place, keys: &Keys, site: &Site) -> Result<Servers, String> {
+    let servers = &site.addresses;
+    let system = open(what, keys, servers, |authority, now| authority.system_user(now)).await?;
+    let ingresses = open(what, keys, servers, |authority, now| authority.ingress_operator_user(now)).await?;
     Ok(Servers {
         system: System::new(system.clone(), servers.len()).with_voters(site.voters),
         ingresses: Ingresses::new(ingresses.clone(), servers.len()),
@@ -321,19 +331,19 @@ async fn open_servers(what: &str, place: Place, site: &Site) -> Result<Servers, 
     })
 }
 
-async fn open_topic(topic: &TopicId, authority: &Authority, addresses: &[String]) -> Result<Client, String> {
+async fn open_topic(topic: &TopicId, keys: &Keys, addresses: &[String]) -> Result<Client, String> {
     let (id, what) = (topic.clone(), format!("topic {topic}"));
-    open(&what, authority, addresses, move |authority, now| authority.operator_user(&id, now)).await
+    open(&what, keys, addresses, move |authority, now| authority.operator_user(&id, now)).await
 }
 
 async fn open(
     what: &str,
-    authority: &Authority,
+    keys: &Keys,
     servers: &[String],
     user: impl Fn(&Authority, OffsetDateTime) -> Result<User, AuthorityError> + Send + Sync + 'static,
 ) -> Result<Client, String> {
-    let authority = authority.clone();
-    let source: Source = Arc::new(move || identity(&authority, &user));
+    let keys = keys.clone();
+    let source: Source = Arc::new(move || identity(&keys.newest()?, &user));
     let name = format!("tidegate-operator {what}");
     let options = connect::options(&name, servers, source).map_err(|error| error.to_string())?;
     Client::connect(options).await.map_err(|error| error.to_string())
@@ -346,10 +356,9 @@ fn identity(
     let now = OffsetDateTime::now_utc();
     let failed = |error: AuthorityError| Unreadable::new("operator", error);
     let user = user(authority, now).map_err(failed)?;
-    let request = LeafRequest { name: "tidegate operator".into(), hosts: Vec::new(), usage: Usage::Client };
-    let leaf = authority.leaf(&request, now).map_err(failed)?;
+    let leaf = authority.leaf(&LeafRequest::client("operator"), now).map_err(failed)?;
     Ok(Identity {
-        ca: authority.ca_certificate.clone(),
+        ca: authority.trusted_servers(),
         certificate: leaf.certificate,
         key: leaf.key,
         user_jwt: user.jwt,

@@ -55,6 +55,7 @@ pub async fn run(context: Context, triggers: Triggers) {
                     triggers.broker(&broker).await;
                 }
             }
+            changed = context.outdated.next() => triggers.outdated(changed).await,
             changed = context.ingress_reports.changed() => {
                 for topic in changed {
                     triggers.topic(&topic).await;

@@ -68,6 +68,8 @@ struct Pod {
     outage: Option<String>,
     exposure: Option<Exposure>,
     outcomes: Outcomes,
+    /// Of the identity that it has; `None`: its sidecar is older than these.
+    generation: Option<u64>,
     /// It is of an older template: how its deliveries end says nothing about the present one.
     is_outdated: bool,
     at: Instant,
@@ -146,6 +148,14 @@ impl Reports {
         (!pods.is_empty()).then_some(Availability { pods: pods.len(), down: down.len(), why, exposure })
     }
 
+    /// The generations of the identities of a handler's pods, of those that said it lately.
+    pub fn generations(&self, handler: &HandlerKey) -> HashMap<String, u64> {
+        let heard = lock(&self.heard);
+        let pods = heard.get(handler).into_iter().flat_map(|handler| &handler.pods);
+        let generation = |pod: &Pod| pod.generation.filter(|_| pod.at.elapsed() < LIFETIME);
+        pods.filter_map(|(name, pod)| Some((name.clone(), generation(pod)?))).collect()
+    }
+
     /// How deliveries of a handler end, as it is shown; `None`: no pod said anything lately.
     pub fn deliveries(&self, handler: &HandlerKey) -> Option<Deliveries> {
         let heard = lock(&self.heard);
@@ -189,7 +199,9 @@ impl Reports {
     /// Takes a report down, and tells if it says something else than the pod's last one.
     fn note(&self, handler: HandlerKey, payload: &[u8]) {
         let report = serde_json::from_slice::<Report>(payload).ok().filter(|_| payload.len() <= SIZE_LIMIT);
-        let Some(Report { pod, outage, workload, exposed, loopback_only, outcomes }) = report else { return };
+        let Some(Report { pod, outage, workload, exposed, loopback_only, outcomes, generation }) = report else {
+            return;
+        };
         let (pod, outage) = (single_line(&pod, NAME_LIMIT), outage.map(|why| single_line(&why, MAX_TEXT)));
         if let Some(workload) = workload {
             lock(&self.workloads).entry(handler.clone()).or_default().note(self.origin.elapsed(), &pod, workload);
@@ -205,7 +217,7 @@ impl Reports {
         let headline = |pod: &Pod| (pod.outage.is_some(), pod.exposure.as_ref().map(std::mem::discriminant));
         reported.showcase.note_letters(&pod, outcomes.dead_lettered);
         let is_outdated = reported.pods.get(&pod).is_some_and(|before| before.is_outdated);
-        let newest = Pod { outage, exposure, outcomes, is_outdated, at: Instant::now() };
+        let newest = Pod { outage, exposure, outcomes, generation, is_outdated, at: Instant::now() };
         let is_turned = reported.pods.get(&pod).is_none_or(|before| headline(before) != headline(&newest));
         reported.pods.insert(pod, newest);
         if reported.renew(self.origin.elapsed()) || is_turned {
@@ -249,6 +261,7 @@ mod tests {
             exposed: None,
             loopback_only: false,
             outcomes: Outcomes::default(),
+            generation: None,
         }
     }
 
@@ -324,12 +337,11 @@ mod tests {
             ..Outcomes::default()
         };
         let report = Report {
-            pod: "a\nb".into(),
             outage: Some("y".repeat(600)),
-            workload: None,
             exposed: Some("z\n".repeat(300)),
             loopback_only: true,
             outcomes,
+            ..heard("a\nb")
         };
         reports.note(key(), &serde_json::to_vec(&report).unwrap());
         let found = reports.availability(&key()).unwrap();

@@ -23,7 +23,7 @@ pub fn address(owner: &Owner, observed: &Observed) -> Option<Address> {
         url: format!("https://{host}"),
         mqtt_url: Some(format!("mqtts://{host}:{}", names::MQTT_PORT)),
         nats_url: Some(format!("tls://{broker}:{BROKER_PORT}")),
-        ca_certs: Some(authority.ca_certificate.clone()),
+        ca_certs: Some(authority.trusted_servers()),
         audience: Some(audience(&TopicId::new(owner.namespace.clone(), owner.name.clone()).ok()?)),
     })
 }

@@ -14,9 +14,11 @@ use crate::sessions::brokers::BrokerKey;
 /// What publishers verify the topic's address with.
 pub fn ca(owner: &Owner, authority: &Authority) -> Child {
     let name = names::ca(&owner.name);
+    let mut metadata = owner.metadata(&name, &names::topic_labels(&owner.name));
+    metadata["annotations"] = json!({names::GENERATION_ANNOTATION: authority.rollover.generation.to_string()});
     let value = json!({
-        "metadata": owner.metadata(&name, &names::topic_labels(&owner.name)),
-        "data": {file::CA: authority.ca_certificate},
+        "metadata": metadata,
+        "data": {file::CA: authority.trusted_servers()},
     });
     child::<ConfigMap>(&name, value)
 }

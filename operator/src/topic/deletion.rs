@@ -20,7 +20,7 @@ use crate::broker::scale::Scale;
 use crate::broker::topics::{Topic, broker_of};
 use crate::context::{Context, Owner};
 use crate::handler::reference;
-use crate::identity::authority;
+use crate::identity::keys;
 use crate::kubernetes::finalizer;
 use crate::kubernetes::watches::get;
 use crate::reconcile::error::Error;
@@ -37,7 +37,7 @@ use crate::topic::settings::routing;
 pub async fn run(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Action, Error> {
     let broker_key = broker_of(topic);
     let broker = get(&context.stores.brokers_for_topics, &broker_key.namespace, &broker_key.name);
-    let authority = authority::of_broker(context, &broker_key).await?;
+    let authority = keys::of_broker(context, &broker_key).await?;
     match (broker, authority) {
         (Some(broker), Some(authority)) => {
             let scale = Scale::current(&context.stores, &broker_key, &broker);
@@ -73,7 +73,7 @@ pub async fn withdraw(
     context.brokers.forget(&key(owner));
     // The ingresses are told by a file of the broker's.
     context.broker_changes.add(key_of_broker.clone());
-    match authority::of_broker(context, key_of_broker).await? {
+    match keys::of_broker(context, key_of_broker).await? {
         Some(authority) => {
             let scale = Scale::current(&context.stores, key_of_broker, broker);
             leave(context, topic, owner, &Place::new(key_of_broker.clone(), authority, &scale)).await

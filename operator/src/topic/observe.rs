@@ -12,7 +12,7 @@ use tidegate_crds::{EventBroker, EventTopic};
 use crate::broker::scale::Scale;
 use crate::broker::topics::{broker_of, other_namespace};
 use crate::context::{Context, Owner};
-use crate::identity::authority;
+use crate::identity::keys;
 use crate::kubernetes::names;
 use crate::kubernetes::ownership::belongs_to;
 use crate::kubernetes::pods::{self, Trouble};
@@ -112,7 +112,7 @@ pub async fn observe(
         topic_namespace: owner.namespace.clone(),
         trouble: pods::worst(pods::trouble(&pods)),
         scale: Scale::current(&context.stores, &broker_key, &broker),
-        authority: authority::of_broker(context, &broker_key).await?,
+        authority: keys::of_broker(context, &broker_key).await?,
         broker,
         broker_key,
         pods,

@@ -13,7 +13,7 @@ use kube::runtime::events::EventType;
 use serde_json::json;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::System;
-use tidegate_broker_admin::{Authority, LeafRequest, Usage, UserKey};
+use tidegate_broker_admin::{Authority, LeafRequest, UserKey};
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
 use tidegate_crds::key::{KeyStatus, PublisherKeyStatus};
@@ -195,7 +195,7 @@ fn secret(
     present: Option<&Secret>,
     now: OffsetDateTime,
 ) -> Result<Child, Error> {
-    let leaf = LeafRequest { name: format!("publisher {name}"), hosts: Vec::new(), usage: Usage::Client };
+    let leaf = LeafRequest::client(&format!("publisher/{}/{}/{name}", owner.namespace, owner.name));
     let mut data = authority::identity(authority, present, &leaf, Some(user), now)?;
     let jwt = data.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
     data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed.clone() }));
@@ -203,7 +203,7 @@ fn secret(
     data.insert("subject".into(), layout::PUBLISH_SUBJECT.into());
     let secret = names::publisher(&owner.name, name);
     let mut metadata = owner.metadata(&secret, &names::topic_labels(&owner.name));
-    metadata["annotations"] = user_keys::annotations(key);
+    metadata["annotations"] = user_keys::annotations(key, authority);
     let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(data)});
     Ok(child::<Secret>(&secret, value))
 }

@@ -190,7 +190,7 @@ async fn pods_share_a_certificate_and_make_it_again() {
     let _second = AbortOnDropHandle::new(serve(space, second));
     webhook.refuses().await;
     let secrets: Api<Secret> = space.api();
-    let authority = async || secrets.get(&space.name).await.unwrap().data.unwrap()["ca.crt"].clone();
+    let authority = async || secrets.get(&space.name).await.unwrap().data.unwrap()["servers-ca.crt"].clone();
     let first = authority().await;
     assert_eq!(webhook.bundle().await, first);
     webhook.serves_at(second).await;
@@ -198,7 +198,7 @@ async fn pods_share_a_certificate_and_make_it_again() {
     webhook.configure().await;
     assert_eq!(webhook.bundle().await, first);
 
-    let damage = json!({"data": {"ca.key": "LQ==", "tls.crt": "LQ=="}});
+    let damage = json!({"data": {"servers-ca.key": "LQ==", "tls.crt": "LQ=="}});
     secrets.patch(&space.name, &PatchParams::default(), &Patch::Merge(damage)).await.unwrap();
     let third = free_port();
     let _third = AbortOnDropHandle::new(serve(space, third));
@@ -224,5 +224,5 @@ async fn a_pair_that_does_not_belong_together_is_made_again() {
     assert!(!restarted.is_finished());
     let mended = secrets.get(name).await.unwrap().data.unwrap();
     assert_ne!(mended["tls.crt"], first["tls.crt"]);
-    assert_eq!((&mended["ca.crt"], &webhook.bundle().await), (&first["ca.crt"], &first["ca.crt"]));
+    assert_eq!((&mended["servers-ca.crt"], &webhook.bundle().await), (&first["servers-ca.crt"], &first["servers-ca.crt"]));
 }

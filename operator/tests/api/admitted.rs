@@ -118,7 +118,7 @@ async fn authorities_of_client_certificates_come_from_a_config_map() {
     let broker = until_broker(&space, "default", "CertificatesAccepted", "ConfigMapNotFound").await;
     let message = broker_condition(&broker, "CertificatesAccepted").unwrap().message;
     assert!(message.contains("ConfigMap authorities") && message.contains("ca.crt"), "{message}");
-    let pem = Authority::generate("till", OffsetDateTime::now_utc()).unwrap().ca_certificate;
+    let pem = Authority::generate("till", OffsetDateTime::now_utc()).unwrap().trusted_servers();
     space.create::<ConfigMap>(json!({"metadata": {"name": "authorities"}, "data": {"ca.crt": pem}})).await;
     // It is read again with the broker's next reconcile, at the latest after a minute.
     let touch = async |value: &str| {

@@ -35,7 +35,7 @@ async fn broker_of(space: &Space, can_grow: bool) -> Api<StorageClass> {
     let authority = Authority::generate("default", OffsetDateTime::now_utc()).unwrap();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": names::authority("default", &space.name)},
-        "stringData": tidegate_operator::identity::authority::to_data(&authority),
+        "stringData": tidegate_operator::identity::keys::to_data(&authority),
     });
     keys_api(space).create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
     space.broker("default", json!({"storage": {"size": "10Gi", "className": space.name}})).await;

@@ -103,7 +103,7 @@ async fn crashed(number: usize, moment: Moment) -> (Space, Option<String>) {
     let operator = Operator::start(interruption.client());
     assert!(interruption.reached().await, "write {number} was not reached");
     operator.kill().await;
-    let authority = ca(keys(&space, "default").await);
+    let authority = part(keys(&space, "default").await, "servers-ca.crt");
     (space, authority)
 }
 
@@ -119,15 +119,16 @@ async fn assert_whole(space: &Space, authority: Option<&str>) {
     assert_eq!(names, BTreeSet::from(["default-broker", "default-ingress", "default-routes", "default-topics"]));
     let public = space.api::<ConfigMap>().get("orders-ca").await.unwrap().data.unwrap().remove("ca.crt");
     assert!(public.is_some());
-    for secret in ["default-broker", "default-ingress"] {
-        assert_eq!(ca(space.api().get_opt(secret).await.unwrap()), public, "{}: {secret}", space.name);
-    }
-    assert_eq!(ca(keys(space, "default").await), public, "{}", space.name);
+    let ca = async |secret: &str| part(space.api().get_opt(secret).await.unwrap(), "ca.crt");
+    assert_eq!(ca("default-ingress").await, public, "{}", space.name);
+    let [servers, clients] = ["servers-ca.crt", "ca.crt"];
+    assert_eq!(part(keys(space, "default").await, servers), public, "{}", space.name);
+    assert_eq!(part(keys(space, "default").await, clients), ca("default-broker").await, "{}", space.name);
     if authority.is_some() {
         assert_eq!(authority, public.as_deref(), "{}: the authority was replaced", space.name);
     }
 }
 
-fn ca(secret: Option<Secret>) -> Option<String> {
-    String::from_utf8(secret?.data?.remove("ca.crt")?.0).ok()
+fn part(secret: Option<Secret>, name: &str) -> Option<String> {
+    String::from_utf8(secret?.data?.remove(name)?.0).ok()
 }

@@ -168,7 +168,7 @@ async fn a_topic_of_another_namespace_lives_by_its_grant() {
         (Some("ExternalName"), Some(format!("{host}.cluster.local")))
     );
     let ca: ConfigMap = web.api().get("orders-ca").await.unwrap();
-    assert_eq!(ca.data.unwrap()["ca.crt"], server.authority().ca_certificate);
+    assert_eq!(ca.data.unwrap()["ca.crt"], server.authority().trusted_servers());
     let publisher: Secret = web.api().get("orders-publisher-cli").await.unwrap();
     let url = publisher.data.unwrap()["url"].0.clone();
     assert_eq!(String::from_utf8(url).unwrap(), format!("tls://{host}:4222"));

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
-use tidegate_broker_admin::authority::certificate_end;
+use tidegate_broker_admin::issuers::certificate_end;
 use tidegate_broker_admin::membership::CertificateEnds;
 use tidegate_crds::EventBroker;
 use tidegate_test_broker::{LIMIT, TestBroker};

@@ -26,7 +26,7 @@ async fn topic_over(space: &Space, kept_size: &str, wanted: &str) {
     let authority = Authority::generate("default", OffsetDateTime::now_utc()).unwrap();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": names::authority("default", &space.name)},
-        "stringData": tidegate_operator::identity::authority::to_data(&authority),
+        "stringData": tidegate_operator::identity::keys::to_data(&authority),
     });
     let secret: Secret = serde_json::from_value(secret).unwrap();
     keys_api(space).create(&PostParams::default(), &secret).await.unwrap();

@@ -1,6 +1,6 @@
 //! Certificates that running servers use. They read them again when they are told to, and no connection ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -34,36 +34,46 @@ struct ClusterVarz {
     tls_cert_not_after: Option<OffsetDateTime>,
 }
 
-/// Tells servers that use other certificates than these to read theirs again. Returns what those used until then, by the
-/// names of the servers; of one that answers nothing, nothing is known.
+/// The servers that answered, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Those that use the certificates.
+    pub current: BTreeSet<String>,
+    /// What the others used until they were told.
+    pub behind: BTreeMap<String, CertificateEnds>,
+}
+
+/// Tells servers that use other certificates than these to read theirs again. Of one that answers nothing, nothing is
+/// known.
 ///
 /// It cannot be seen when a kubelet has brought a renewed certificate to a pod, and a server that reads the same one again
-/// does nothing: so this is repeated until nothing is returned.
+/// does nothing: so this is repeated until none is behind.
 ///
 /// # Errors
 /// The connection failed, no server answered, or an answer cannot be read. That a server reads nothing again because its
-/// files are damaged is none: it keeps what it has, and is returned.
+/// files are damaged is none: it keeps what it has, and is behind.
 pub async fn reload_certificates(
     system: &Client,
     site: &Site,
     wanted: CertificateEnds,
-) -> Result<BTreeMap<String, CertificateEnds>, ObserveError> {
+) -> Result<Reloaded, ObserveError> {
     let servers = Servers { system, site };
     let answers: BTreeMap<Ordinal, (String, Varz)> = servers.ask("VARZ", &json!({}), site.pods).await?;
     if answers.is_empty() {
         return Err(ObserveError::NoAnswer);
     }
-    let mut behind = BTreeMap::new();
+    let mut reloaded = Reloaded::default();
     for (ordinal, (id, varz)) in answers {
         let used = CertificateEnds { clients: varz.tls_cert_not_after, routes: varz.cluster.tls_cert_not_after };
+        let name = &site.names[ordinal];
         if used == wanted {
+            reloaded.current.insert(name.clone());
             continue;
         }
-        let name = &site.names[ordinal];
         if let Err(error) = reload(system, &id).await {
             tracing::warn!(server = name, %error, "the server did not read its certificates again");
         }
-        behind.insert(name.clone(), used);
+        reloaded.behind.insert(name.clone(), used);
     }
-    Ok(behind)
+    Ok(reloaded)
 }

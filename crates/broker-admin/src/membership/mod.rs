@@ -20,7 +20,7 @@ mod walk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use self::certificates::{CertificateEnds, reload_certificates};
+pub use self::certificates::{CertificateEnds, Reloaded, reload_certificates};
 pub use self::counts::Counts;
 pub use self::execute::Executor;
 pub use self::observe::{ObserveError, observe};

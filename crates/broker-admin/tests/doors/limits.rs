@@ -36,7 +36,7 @@ async fn subscriptions_are_bounded() {
     let folders = [
         (broker.publisher("sensors").await, 128),
         (broker.handler("billing", Duration::from_secs(5)).await, 256),
-        (broker.ingress_identity_dir(), 4096),
+        (broker.ingress_client_dir(), 4096),
     ];
     for (folder, limit) in folders {
         let client = connect(&broker, &folder).await.unwrap();

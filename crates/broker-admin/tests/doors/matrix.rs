@@ -9,7 +9,7 @@ use async_nats::Subscriber;
 use futures::StreamExt as _;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams::{self, Topic};
-use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
+use tidegate_broker_admin::{Authority, LeafRequest, consumers};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{self, file};
 use tidegate_broker_client::layout::ingress::{self, TopicSubjects};
@@ -134,7 +134,7 @@ async fn until_heard(client: &async_nats::Client, subject: &str, what: &str) {
 
 /// Takes what publishers send, so that it can be seen to arrive: in each server, as the ingresses have it.
 async fn listen_as_ingress(broker: &TestBroker) -> Vec<(async_nats::Client, Subscriber)> {
-    let folder = broker.ingress_identity_dir();
+    let folder = broker.ingress_client_dir();
     let client = peer::connect("ingress", &broker.servers(), identity::folder(folder)).await.unwrap();
     let listener = client.queue_subscribe(ingress::PUBLISHES, "ingress".into()).await.unwrap();
     client.flush().await.unwrap();
@@ -201,7 +201,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let people = [
         ("handler billing", broker.handler("billing", wait).await),
         ("publisher", broker.publisher("sensors").await),
-        ("ingress", broker.ingress_identity_dir()),
+        ("ingress", broker.ingress_client_dir()),
         ("handler ordered", broker.handler_with(ordered()).await),
     ];
     broker.handler("shipping", wait).await;
@@ -211,7 +211,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let _ingress = listen_as_ingress(broker).await;
     let folder = tempfile::tempdir().unwrap();
     let now = time::OffsetDateTime::now_utc();
-    let request = LeafRequest { name: "stranger".into(), hosts: vec!["localhost".into()], usage: Usage::Both };
+    let request = LeafRequest::client("stranger");
     let stranger = folder.path().join("stranger");
     std::fs::create_dir_all(&stranger).unwrap();
     let leaf = Authority::generate("other", now).unwrap().leaf(&request, now).unwrap();

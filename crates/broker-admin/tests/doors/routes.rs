@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate_broker_admin::Usage;
 use tidegate_broker_client::identity::file;
 use tidegate_test_broker::TestBroker;
 
@@ -29,20 +30,25 @@ async fn only_a_leaf_of_the_routes_own_authority_joins() {
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         usage,
     };
-    let (authority, peer) = (broker.authority(), tidegate_broker_admin::Usage::Both);
+    let (authority, peer) = (broker.authority(), Usage::Peer);
+    let both = Usage::ServerAndClient;
     let strangers = [
         ("handler", broker.handler("billing", Duration::from_secs(5)).await),
         ("publisher", broker.publisher("sensors").await),
-        ("ingress", broker.ingress_identity_dir()),
+        ("ingress", broker.ingress_client_dir()),
         ("broker-client-port", broker.server_identity_dir()),
-        ("same-names", with_leaf("same-names", authority.leaf(&request(&["localhost"], peer), now).unwrap())),
-        ("other-names", with_leaf("other-names", authority.route_leaf(&request(&["elsewhere"], peer), now).unwrap())),
+        ("same-names", with_leaf("same-names", authority.leaf(&request(&["localhost"], both), now).unwrap())),
+        (
+            "client-names",
+            with_leaf("client-names", authority.issuers.clients.leaf(&request(&["localhost"], peer), now).unwrap()),
+        ),
+        ("other-names", with_leaf("other-names", authority.leaf(&request(&["elsewhere"], peer), now).unwrap())),
     ];
     for (name, identity) in &strangers {
         let stranger = Stranger::start(&broker, folder.path(), name, identity);
         assert!(!stranger.joins(&broker).await, "{name} is a member of the cluster");
     }
-    let member = with_leaf("member", authority.route_leaf(&request(&["localhost"], peer), now).unwrap());
+    let member = with_leaf("member", authority.leaf(&request(&["localhost"], peer), now).unwrap());
     let member = Stranger::start(&broker, folder.path(), "member", &member);
     assert!(member.joins(&broker).await, "the attempt itself is right:\n{}", member.log());
 }

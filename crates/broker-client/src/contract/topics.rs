@@ -153,11 +153,12 @@ impl fmt::Debug for KeyText {
     }
 }
 
-/// The operator's question on [`crate::layout::ingress::TOPICS_SUBJECT`]: is this topic served?
+/// The operator's question on [`crate::layout::ingress::TOPICS_SUBJECT`]: is this topic served? Or only: who is there?
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServesRequest {
-    /// Which one.
-    pub topic: TopicId,
+    /// Which one; `None`: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<TopicId>,
 }
 
 /// An ingress's answer to it.
@@ -168,6 +169,9 @@ pub struct ServesReply {
     /// The [revision](ServedTopic::revision) of the topic that is served; `None`: it is not.
     #[serde(default)]
     pub revision: Option<String>,
+    /// The [generation](crate::identity::generation) of the certificate that publishers are shown, or an earlier one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
 }
 
 #[cfg(test)]

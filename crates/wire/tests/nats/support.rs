@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_broker_admin::{Authority, LeafRequest, Usage};
+use tidegate_broker_admin::{Authority, LeafRequest};
 use tidegate_broker_client::connect;
 use tidegate_broker_client::identity::{Identity, Source};
 use tidegate_wire::nats::{Client, Event, Options, Publish};
@@ -32,9 +32,9 @@ impl Heard {
 pub fn operator(authority: &Authority) -> Identity {
     let now = OffsetDateTime::now_utc();
     let user = authority.operator_user(&tidegate_test_broker::topic_id(), now).unwrap();
-    let request = LeafRequest { name: "tidegate operator".into(), hosts: Vec::new(), usage: Usage::Client };
+    let request = LeafRequest::client("operator");
     let leaf = authority.leaf(&request, now).unwrap();
-    let ca = authority.ca_certificate.clone();
+    let ca = authority.trusted_servers();
     Identity { ca, certificate: leaf.certificate, key: leaf.key, user_jwt: user.jwt, user_seed: user.seed }
 }
 

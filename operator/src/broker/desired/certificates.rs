@@ -20,11 +20,11 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
     hosts.push(pod_hosts(input));
     let leaf = LeafRequest { name: name.clone(), hosts, usage: Usage::Server };
     let present = input.observed.broker_secret.as_ref();
-    let data = authority::identity(input.authority, present, &leaf, None, input.now)?;
+    let data = authority::server_identity(input.authority, present, &leaf, input.now)?;
     Ok(secret(input, &name, data))
 }
 
-/// The ingress's certificate, for HTTPS and MQTT and towards the broker, its broker user, and the one that wakes the
+/// The ingress's certificates, for HTTPS and MQTT and towards the broker, its broker user, and the one that wakes the
 /// broker.
 ///
 /// Topics come and go, and a name for each would make a new certificate each time, which reaches the ingress a minute
@@ -44,21 +44,27 @@ pub fn ingress(input: &Input<'_>) -> Result<Child, Error> {
             hosts.push(host.clone());
         }
     }
-    // One certificate: it serves publishers, and is a client of the broker.
-    let leaf = LeafRequest { name: name.clone(), hosts, usage: Usage::Both };
-    let present = input.observed.ingress_secret.as_ref();
-    let mut data = authority::identity(input.authority, present, &leaf, Some(&user), input.now)?;
-    let wake = input.authority.wake_user(input.now)?;
-    authority::add_user(&mut data, input.authority, &wake, [file::WAKE_JWT, file::WAKE_SEED], input.now);
+    // An ingress of an earlier version, whose pod is restarted soon, shows the broker what it shows publishers.
+    let usage = if input.authority.issuers.are_separate() { Usage::Server } else { Usage::ServerAndClient };
+    let leaf = LeafRequest { name: name.clone(), hosts, usage };
+    let client = LeafRequest::client(&format!("ingress/{}/{}", input.owner.namespace, input.owner.name));
+    let mut data = input.observed.ingress_secret.as_ref().map(authority::data).unwrap_or_default();
+    let (own, now) = (input.authority, input.now);
+    authority::add_leaf(&mut data, own, &leaf, [file::CERTIFICATE, file::KEY], now)?;
+    authority::add_leaf(&mut data, own, &client, [file::CLIENT_CERTIFICATE, file::CLIENT_KEY], now)?;
+    authority::add_trust(&mut data, own, Usage::Client);
+    let wake = own.wake_user(now)?;
+    authority::add_user(&mut data, own, &user, [file::USER_JWT, file::USER_SEED], now);
+    authority::add_user(&mut data, own, &wake, [file::WAKE_JWT, file::WAKE_SEED], now);
     Ok(secret(input, &name, data))
 }
 
 /// What brokers show each other on their routes, and trust there. One that is alone now may have others later.
 pub fn routes(input: &Input<'_>) -> Result<Child, Error> {
     let name = names::routes(&input.owner.name);
-    let own = &input.authority.routes;
-    let leaf = LeafRequest { name: name.clone(), hosts: vec![pod_hosts(input)], usage: Usage::Both };
-    let data = authority::certified(own, &own.certificate, input.observed.routes_secret.as_ref(), &leaf, input.now)?;
+    let leaf = LeafRequest { name: name.clone(), hosts: vec![pod_hosts(input)], usage: Usage::Peer };
+    let present = input.observed.routes_secret.as_ref();
+    let data = authority::server_identity(input.authority, present, &leaf, input.now)?;
     Ok(secret(input, &name, data))
 }
 

@@ -21,7 +21,7 @@ use crate::broker::settings::Settings;
 use crate::broker::topics::Topic;
 use crate::broker::trust::Trust;
 use crate::context::Owner;
-use crate::identity::authority;
+use crate::identity::{authority, keys};
 use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
 use crate::reconcile::error::Error;
@@ -91,7 +91,7 @@ pub fn children(input: &Input<'_>) -> Result<Children, Error> {
 
 /// The root of trust, in the operator's namespace. Kept volumes are worthless without it, so like them it has no owner:
 /// with them it is deleted in the broker's end, or kept and found again by a broker of the same name.
-fn authority_secret(input: &Input<'_>) -> Child {
+pub(super) fn authority_secret(input: &Input<'_>) -> Child {
     let (broker, namespace) = (&input.owner.name, &input.owner.namespace);
     let name = names::authority(broker, namespace);
     let mut labels = names::broker_labels(broker);
@@ -99,7 +99,7 @@ fn authority_secret(input: &Input<'_>) -> Child {
     let value = json!({
         "metadata": {"name": name, "namespace": input.args.pod_namespace, "labels": labels, "ownerReferences": []},
         "type": "Opaque",
-        "data": encoded(authority::to_data(input.authority)),
+        "data": encoded(keys::to_data(input.authority)),
     });
     child::<Secret>(&name, value).adopting().within(&input.args.pod_namespace)
 }
@@ -118,7 +118,7 @@ pub(crate) fn child<K: kube::Resource<DynamicType = ()>>(name: &str, mut value: 
     let resource = ApiResource::erase::<K>(&());
     value["apiVersion"] = Value::from(resource.api_version.clone());
     value["kind"] = Value::from(resource.kind.clone());
-    Child { resource, name: name.to_owned(), namespace: None, value, adopts: false }
+    Child { resource, name: name.to_owned(), namespace: None, value, adopts: false, replaces: None }
 }
 
 /// A Secret's `data`.

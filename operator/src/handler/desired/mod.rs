@@ -5,7 +5,7 @@ mod network_policy;
 
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
-use tidegate_broker_admin::{LeafRequest, Usage, UserKey};
+use tidegate_broker_admin::{LeafRequest, UserKey};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::EventHandler;
 use time::OffsetDateTime;
@@ -61,7 +61,7 @@ fn identity(input: &Input<'_>, key: &UserKey) -> Result<Child, Error> {
     let authority = &input.topic.place.authority;
     let guest = subscribe::guest(input.owner, input.settings, input.topic);
     let user = authority.handler_user(&guest, key, input.now)?;
-    let leaf = LeafRequest { name: format!("handler {handler}"), hosts: Vec::new(), usage: Usage::Client };
+    let leaf = LeafRequest::client(&format!("handler/{}/{handler}", input.owner.namespace));
     let mut data = authority::identity(authority, input.identity, &leaf, Some(&user), input.now)?;
     data.retain(|file, _| !file.starts_with("message-ids."));
     for (topic, key) in &input.topic.destinations {
@@ -70,7 +70,7 @@ fn identity(input: &Input<'_>, key: &UserKey) -> Result<Child, Error> {
     }
     let name = names::handler_identity(handler);
     let mut metadata = input.owner.metadata(&name, &names::handler_labels(handler, &input.handler.spec.topic));
-    metadata["annotations"] = user_keys::annotations(key);
+    metadata["annotations"] = user_keys::annotations(key, authority);
     let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(data)});
     Ok(child::<Secret>(&name, value))
 }

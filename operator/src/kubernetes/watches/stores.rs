@@ -240,6 +240,16 @@ impl Stores {
         keys.map(|keys| deletion::retained(&*keys, &broker.namespace)).unwrap_or_default()
     }
 
+    /// A Secret of a topic or handler.
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Arc<PartialObjectMeta<Secret>>> {
+        get(&self.topic_secrets, namespace, name).or_else(|| get(&self.handler_secrets, namespace, name))
+    }
+
+    /// A ConfigMap of a topic.
+    pub(crate) fn topic_config_map(&self, namespace: &str, name: &str) -> Option<Arc<PartialObjectMeta<ConfigMap>>> {
+        get(&self.topic_config_maps, namespace, name)
+    }
+
     /// Of the brokers' Services, those that this picks.
     pub(crate) fn broker_services(
         &self,

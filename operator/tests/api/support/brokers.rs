@@ -14,7 +14,7 @@ use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::{TopicId, layout, peer};
-use tidegate_operator::identity::authority;
+use tidegate_operator::identity::keys;
 use tidegate_operator::kubernetes::names;
 use tidegate_operator::sessions::brokers::{Addresses, BrokerKey, Digests};
 use tidegate_test_broker::{TestBroker, TopicHandle};
@@ -93,7 +93,7 @@ pub async fn broker_on(space: &Space, places: &Places, server: &TestBroker, name
 /// The broker of this name, when it is made, is this server: its keys are kept, and its ingress answers.
 pub async fn keep_keys(space: &Space, places: &Places, server: &TestBroker, broker: &str) {
     places.set(space, broker, server.servers());
-    let keys: HashMap<_, _> = authority::to_data(server.authority()).into_iter().collect();
+    let keys: HashMap<_, _> = keys::to_data(server.authority()).into_iter().collect();
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": names::authority(broker, &space.name)},
         "stringData": keys,

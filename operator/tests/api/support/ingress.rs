@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::Api;
 use tidegate_broker_admin::accounts::User;
-use tidegate_broker_admin::{Authority, LeafRequest, Usage};
+use tidegate_broker_admin::{Authority, LeafRequest};
 use tidegate_broker_client::connect;
 use tidegate_broker_client::contract::{ServesReply, ServesRequest, TOPICS_FILE, Topics};
-use tidegate_broker_client::identity::{Identity, Source};
+use tidegate_broker_client::identity::{Identity, Source, file};
 use tidegate_broker_client::layout::ingress::TOPICS_SUBJECT;
 use tidegate_operator::kubernetes::names;
 use tidegate_test_broker::TestBroker;
@@ -34,13 +34,13 @@ pub fn serve(space: &Space, server: &TestBroker, broker: &str) {
 /// The same in the pod of this number.
 pub fn serve_in(space: &Space, server: &TestBroker, broker: &str, ordinal: usize) {
     let (authority, servers) = (server.authority().clone(), server.servers());
-    let (secrets, name) = (space.api::<Secret>(), names::topics(broker));
+    let (secrets, names) = (space.api::<Secret>(), [names::topics(broker), names::ingress(broker)]);
     let pod = format!("{broker}-broker-{ordinal}");
     tokio::spawn(async move {
         let user = authority.ingress_user(OffsetDateTime::now_utc()).expect("user");
         loop {
             if let Ok(client) = connected(&authority, &servers, &user).await {
-                answer(&client, &pod, &secrets, &name).await;
+                answer(&client, &pod, &secrets, &names).await;
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -48,7 +48,7 @@ pub fn serve_in(space: &Space, server: &TestBroker, broker: &str, ordinal: usize
 }
 
 /// Until the connection is given up.
-async fn answer(client: &Client, pod: &str, secrets: &Api<Secret>, name: &str) {
+async fn answer(client: &Client, pod: &str, secrets: &Api<Secret>, [name, identity]: &[String; 2]) {
     let mut questions = client.subscribe(TOPICS_SUBJECT, None).expect("subscribed");
     let (mut known, mut read) = (Topics::default(), None::<Instant>);
     while let Some(question) = questions.next().await {
@@ -56,12 +56,21 @@ async fn answer(client: &Client, pod: &str, secrets: &Api<Secret>, name: &str) {
         if read.is_none_or(|read| read.elapsed() >= FRESH) {
             (known, read) = (topics(secrets, name).await, Some(Instant::now()));
         }
-        let served = known.topics.iter().find(|topic| topic.id == asked.topic);
-        let reply = ServesReply { pod: pod.to_owned(), revision: served.map(|topic| topic.revision.clone()) };
+        let served = known.topics.iter().find(|topic| asked.topic.as_ref() == Some(&topic.id));
+        let revision = served.map(|topic| topic.revision.clone());
+        // What is asked for all the time is asked for without it.
+        let generation = if asked.topic.is_none() { generation(secrets, identity).await } else { None };
+        let reply = ServesReply { pod: pod.to_owned(), revision, generation };
         let payload = serde_json::to_vec(&reply).expect("JSON");
         let subject = question.reply().expect("somebody asks");
         let _ = client.publish_connected(&Publish { subject, payload: &payload, ..Publish::default() }).await;
     }
+}
+
+/// Of which generation an identity is.
+pub async fn generation(secrets: &Api<Secret>, name: &str) -> Option<u64> {
+    let data = secrets.get_opt(name).await.ok()??.data?;
+    std::str::from_utf8(&data.get(file::GENERATION)?.0).ok()?.parse().ok()
 }
 
 /// What the ingress is told; nothing before it was.
@@ -81,10 +90,9 @@ pub async fn claims(server: &TestBroker, account: &str) -> Option<String> {
 }
 
 async fn connected(authority: &Authority, servers: &[String], user: &User) -> Result<Client, ConnectError> {
-    let request = LeafRequest { name: "test".into(), hosts: Vec::new(), usage: Usage::Both };
-    let leaf = authority.leaf(&request, OffsetDateTime::now_utc()).expect("leaf");
+    let leaf = authority.leaf(&LeafRequest::client("test"), OffsetDateTime::now_utc()).expect("leaf");
     let identity = Identity {
-        ca: authority.ca_certificate.clone(),
+        ca: authority.trusted_servers(),
         certificate: leaf.certificate,
         key: leaf.key,
         user_jwt: user.jwt.clone(),
