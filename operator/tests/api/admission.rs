@@ -224,5 +224,8 @@ async fn a_pair_that_does_not_belong_together_is_made_again() {
     assert!(!restarted.is_finished());
     let mended = secrets.get(name).await.unwrap().data.unwrap();
     assert_ne!(mended["tls.crt"], first["tls.crt"]);
-    assert_eq!((&mended["servers-ca.crt"], &webhook.bundle().await), (&first["servers-ca.crt"], &first["servers-ca.crt"]));
+    assert_eq!(
+        (&mended["servers-ca.crt"], &webhook.bundle().await),
+        (&first["servers-ca.crt"], &first["servers-ca.crt"])
+    );
 }

@@ -38,6 +38,7 @@ mod refused;
 mod relocation;
 mod restarts;
 mod retries;
+mod rollover;
 mod scale;
 mod schedules;
 mod sessions;
