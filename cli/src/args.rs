@@ -26,7 +26,7 @@ pub enum Command {
     /// Run topics and handlers on this machine, without a cluster.
     Dev(dev::Arguments),
     /// Publish events, and say what became of each.
-    Send(send::Arguments),
+    Send(Box<send::Arguments>),
     /// Write completions for a shell to standard output.
     Completions {
         /// The shell.

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(arguments) => runtime()?.block_on(dev::run(arguments)),
-        Command::Send(arguments) => runtime()?.block_on(send::run(arguments)),
+        Command::Send(arguments) => runtime()?.block_on(send::run(*arguments)),
         Command::Completions { shell } => args::completions(shell),
         Command::Man { folder } => args::man(&folder),
         Command::Keeper => dev::keeper::run(),

@@ -148,7 +148,7 @@ impl Session {
             keeper: &self.keeper,
             ready: &self.becomes_ready,
         };
-        for done in self.sidecars.ensure(&up.project.handlers, &mut up.broker, &place).await? {
+        for done in Box::pin(self.sidecars.ensure(&up.project.handlers, &mut up.broker, &place)).await? {
             print(&done)?;
         }
         self.tell_ways(up)
@@ -164,7 +164,7 @@ impl Session {
                 biased;
                 _ = ticks.tick() => {
                     self.check_programs().await?;
-                    self.reload(&mut up).await?;
+                    Box::pin(self.reload(&mut up)).await?;
                 }
                 _ = tokens.tick() => self.tell_ways(&up)?,
                 Some(handler) = self.ready.recv() => print(&format!("handler {handler} is ready"))?,
@@ -240,7 +240,7 @@ impl Session {
                 notes.iter().try_for_each(|note| print(&format!("note: {note}")))?;
                 up.project = project;
                 broker::write_topics(&self.state, &up.authority, &up.project.topics, &self.tokens.trust())?;
-                match self.apply(up).await {
+                match Box::pin(self.apply(up)).await {
                     Err(error @ Failure::Usage(_)) => {
                         print(&format!("not taken over: {}", terminal::line(&error.to_string())))
                     }

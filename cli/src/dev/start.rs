@@ -55,7 +55,7 @@ impl Session {
         self.start_ingress(&project, server, [https, mqtt, admin], spans)?;
         let broker = Broker::connect(authority.clone(), server.servers()).await?;
         let mut up = Up { authority, broker, project, server, https, spans };
-        self.apply(&mut up).await?;
+        Box::pin(self.apply(&mut up)).await?;
         if let Some(port) = self.arguments.http {
             http::serve(port, &up.authority.trusted_servers(), self.ways.subscribe()).await?;
         }
