@@ -18,7 +18,7 @@ use tidegate_broker_admin::membership::{CertificateEnds, reload_certificates};
 use tidegate_broker_admin::rollover::{self, Cause, Next, Observed};
 use tidegate_broker_client::contract::{Order, Report};
 use tidegate_broker_client::identity::{self, Identity, Source};
-use tidegate_broker_client::{layout, peer};
+use tidegate_broker_client::peer;
 use tidegate_cloudevents::Event;
 use tidegate_test_broker::TestBroker;
 use tidegate_wire::nats::{Client, Publish};
@@ -86,8 +86,8 @@ async fn reload(broker: &TestBroker, system: &Client, ends: CertificateEnds) {
 }
 
 /// The newest generation that the sidecar reported.
-async fn reported(client: async_nats::Client) -> watch::Receiver<Option<u64>> {
-    let mut reports = client.subscribe(layout::REPORT_SUBJECTS).await.unwrap();
+async fn reported(broker: &TestBroker) -> watch::Receiver<Option<u64>> {
+    let mut reports = broker.reports().await;
     let (tell, told) = watch::channel(None);
     tokio::spawn(async move {
         while let Some(message) = reports.next().await {
@@ -132,7 +132,7 @@ async fn no_event_is_lost_while_authorities_are_replaced() {
     let config = config(&broker, folder.clone(), container.port, ACK_WAIT);
     let sidecar = Process::start(&config).await;
     eventually("it is ready", async || get(config.admin_port, "/readyz").await == Some(200)).await;
-    let (system, told) = (broker.system_client().await, reported(broker.operator()).await);
+    let (system, told) = (broker.system_client().await, reported(&broker).await);
     let (stop, stopped) = watch::channel(false);
     let (started, load) = (Instant::now(), tokio::spawn(publish(broker.operator(), stopped)));
     eventually("events are delivered", async || container.count() > 500).await;

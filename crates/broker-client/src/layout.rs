@@ -18,7 +18,6 @@
 //! same, once for each key |
 //! | `reports.<handler>` | that handler's sidecars | nothing: the operator listens |
 //! | `publish` | publishers over NATS | nothing: the ingress answers |
-//! | `ingress-reports` | ingress, while it cannot store events | nothing: the operator listens |
 //!
 //! A handler has one consumer of its own name, or, with `order: Key`, one for each lane: `<handler>_<lane>`. With
 //! `order: None` there is another of its name in the stream of its retries. No name of Kubernetes has a `_` in it, so

@@ -153,6 +153,11 @@ impl Authorities {
         known.get(broker).filter(|(known, _)| known == version).map(|(_, authority)| authority.clone())
     }
 
+    /// It was written: the next who asks reads it.
+    pub(crate) fn forget(&self, broker: &BrokerKey) {
+        self.lock().remove(broker);
+    }
+
     /// Forgets those of other brokers than these.
     pub(crate) fn keep(&self, is_alive: impl Fn(&BrokerKey) -> bool) {
         self.lock().retain(|broker, _| is_alive(broker));

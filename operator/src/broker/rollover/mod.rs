@@ -71,6 +71,8 @@ pub(super) async fn proceed(
         let version = input.observed.authority_version.as_deref().unwrap_or_default();
         let secret = authority_secret(&Input { authority: stepped, ..*input }).replacing(version);
         apply(context, input.owner, &secret).await?;
+        // Topics and handlers must not take the one before for the present one until the watch has told of this.
+        context.authorities.forget(&place.broker);
         tell(context, input.broker, &next, stepped).await;
     }
     let at = stepped.as_ref().unwrap_or(authority);
