@@ -50,11 +50,11 @@ async fn every_topic_is_in_it_on_as_many_pages_as_it_takes() {
     }
     let own = account(&broker, &topic_id());
     let expected = Progress { name: "billing".into(), pending: 3, in_flight: 0, delivered: 0 };
-    assert_eq!(all.accounts[&own].consumers, [expected.clone()]);
+    assert_eq!(all.accounts[&own].consumers, std::slice::from_ref(&expected));
     assert!(all.accounts[&own].streams.iter().any(|stream| stream.config.name == layout::retry_stream("billing")));
     let one = look(&system, &broker, Scope::ConsumersOf(&own)).await;
     assert_eq!(one.accounts.len(), 1);
-    assert_eq!(one.accounts[&own].consumers, [expected.clone()]);
+    assert_eq!(one.accounts[&own].consumers, std::slice::from_ref(&expected));
     let consumers = look(&system, &broker, Scope::Consumers).await;
     assert_eq!(consumers.accounts[&own].consumers, [expected]);
     assert!(consumers.accounts[&own].streams.is_empty(), "nobody asked for them");

@@ -20,7 +20,7 @@ async fn publish(ingress: &Running, id: u64) {
 /// What the ingress says next of how far the stream is.
 async fn progress(reports: &mut Subscriber) -> StreamProgress {
     loop {
-        let message = tokio::time::timeout(LIMIT, reports.next()).await.expect("a report").unwrap();
+        let message = tokio::time::timeout(LIMIT, reports.next()).await.unwrap().unwrap();
         if let IngressReport::Progress(progress) = serde_json::from_slice(&message.payload).unwrap() {
             return progress;
         }

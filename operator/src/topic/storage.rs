@@ -240,7 +240,7 @@ mod tests {
         let now = "2026-11-25T12:00:00Z".parse().unwrap();
         let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(20), volume: None }];
         let judged = |is_ending: bool, is_changing: bool| {
-            let mut pods = vec![pod(0, true, OLD), pod(1, true, OLD), pod(2, true, OLD)];
+            let mut pods = [pod(0, true, OLD), pod(1, true, OLD), pod(2, true, OLD)];
             if is_ending {
                 // It is ready for as long as it takes to end.
                 pods[1].metadata.deletion_timestamp = pods[0].metadata.creation_timestamp.clone();

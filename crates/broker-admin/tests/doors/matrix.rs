@@ -9,7 +9,7 @@ use async_nats::Subscriber;
 use futures::StreamExt as _;
 use tidegate_broker_admin::later::Later;
 use tidegate_broker_admin::streams::{self, Topic};
-use tidegate_broker_admin::{Authority, LeafRequest, consumers};
+use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{self, file};
 use tidegate_broker_client::layout::ingress::{self, TopicSubjects};
@@ -227,8 +227,8 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
         let joined = Stranger::start(broker, folder.path(), &name, identity).joins(broker).await;
         matrix.row(who, Kind::JoinRoutes, "by its certificate", Refused, joined);
     }
-    let request = LeafRequest { name: "member".into(), ..request };
-    let leaf = broker.authority().route_leaf(&request, now).unwrap();
+    let request = LeafRequest { name: "member".into(), hosts: vec!["localhost".into()], usage: Usage::Peer };
+    let leaf = broker.authority().leaf(&request, now).unwrap();
     let member = folder.path().join("member-identity");
     std::fs::create_dir_all(&member).unwrap();
     std::fs::write(member.join(file::CERTIFICATE), leaf.certificate).unwrap();
