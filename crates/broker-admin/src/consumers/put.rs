@@ -1,13 +1,25 @@
 //! Making consumers, also where the servers have one of the name that they cannot read.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::{ConsumersFailure, delete_one};
-use crate::api::{ApiError, Broker, ConsumerConfig, ConsumerInfo, ErrorCode, Refusal};
+use crate::api::{ApiError, Broker, ConsumerConfig, ConsumerInfo, ErrorCode, Missing, Refusal};
 
 /// What the servers say where they cannot make the files of a consumer, or read them.
 const STORE_FAILED: &str = "creating store for consumer";
 
+/// What they say of a consumer that they have, where something of it is to be another one.
+const NOT_UPDATED: &str = "can not be updated";
+/// A server that has started serves all consumers that it can read within this, or says that it is not ready.
+const SERVED_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks whether it does.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
+
 /// Makes a consumer, or changes the one there is. One that the servers cannot read any more keeps its name from it: what is
-/// left of that goes first.
+/// left of that goes first. They say it by its store, or that they have no such consumer and cannot update it either; the
+/// second is said for a moment also of one that a server has not come to yet after its start.
 pub(crate) async fn put_again(
     broker: &Broker,
     stream: &str,
@@ -15,7 +27,7 @@ pub(crate) async fn put_again(
 ) -> Result<ConsumerInfo, ConsumersFailure> {
     let done = broker.put_consumer(stream, wanted).await;
     if let Err(ApiError::Refused(why)) = &done
-        && is_unreadable(why)
+        && (is_unreadable(why) || (is_no_update(why) && stays_unserved(broker, stream, &name(wanted)).await))
     {
         delete_one(broker, stream, &name(wanted)).await?;
         return put_one(broker, stream, wanted).await;
@@ -28,6 +40,22 @@ pub(crate) async fn put_again(
 fn is_unreadable(why: &Refusal) -> bool {
     let says = why.description.contains(STORE_FAILED);
     why.error_code == ErrorCode::CONSUMER_STORE_FAILED || (why.error_code == ErrorCode::CONSUMER_CREATE && says)
+}
+
+fn is_no_update(why: &Refusal) -> bool {
+    why.error_code == ErrorCode::CONSUMER_CREATE && why.description.contains(NOT_UPDATED)
+}
+
+/// Whether the servers say for [`SERVED_WITHIN`] that there is no such consumer.
+async fn stays_unserved(broker: &Broker, stream: &str, name: &str) -> bool {
+    let begun = Instant::now();
+    while let Err(ApiError::NotFound(Missing::Consumer)) = broker.consumer(stream, name).await {
+        if begun.elapsed() >= SERVED_WITHIN {
+            return true;
+        }
+        sleep(LOOK_PERIOD).await;
+    }
+    false
 }
 
 /// Makes a consumer, or changes the one there is.
@@ -77,6 +105,7 @@ mod tests {
         ] {
             let refusal = Refusal { code: 500, error_code: ErrorCode(code), description: description.into() };
             assert_eq!(is_unreadable(&refusal), expected, "{code} {description}");
+            assert_eq!(is_no_update(&refusal), description.contains("update"), "{code} {description}");
         }
     }
 }
