@@ -142,7 +142,9 @@ fn acceptor(authority: &Authority) -> TlsAcceptor {
     let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).map(|one| one.expect("PEM")).collect();
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("key");
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(authority.trusted_servers().as_bytes()).expect("PEM")).expect("root");
+    roots
+        .add(CertificateDer::from_pem_slice(authority.trusted_by(Usage::Server).as_bytes()).expect("PEM"))
+        .expect("root");
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("verifier");
     let config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key);
     TlsAcceptor::from(Arc::new(config.expect("server configuration")))

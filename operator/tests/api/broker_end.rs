@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt as _;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tidegate_broker_admin::accounts::Account;
 use tidegate_broker_admin::guests;
@@ -120,6 +120,10 @@ async fn a_broker_with_retained_events_leaves_volumes_and_keys_and_made_again_ha
     broker_gone(&space, "default").await;
     let stale = space.api::<PersistentVolumeClaim>().get_opt("data-default-broker-1").await.unwrap();
     assert!(stale.is_none_or(|claim| claim.metadata.deletion_timestamp.is_some()), "it would begin with old data");
+    // As the controller does that protects claims, when no pod has it.
+    let unprotected = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    let claims = space.api::<PersistentVolumeClaim>();
+    let _gone_already = claims.patch("data-default-broker-1", &PatchParams::default(), &unprotected).await;
     let note = eventually("an Event", async || space.events("StorageRetained").await.pop()).await;
     assert!(note.contains("(orders)") && note.contains("data-default-broker-0"), "{note}");
     assert!(!note.contains("data-default-broker-1"), "{note}");

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::interrupted::{Interruption, Moment};
 use crate::support::operator::{Operator, args, turn};
-use crate::support::{Space, eventually, server_client};
+use crate::support::{Space, eventually, server_config};
 
 /// Longer than any takeover: the lease (15 s), the time between two looks, and what a busy machine adds.
 const TAKEOVER: Duration = Duration::from_secs(60);
@@ -59,9 +59,11 @@ async fn a_killed_leader_is_followed_when_its_lease_ends() {
     let space = Space::new("killed-leader").await;
     // Its own runtime, so that it can be ended as a process is: without a word.
     let process = Runtime::new().unwrap();
-    let name = space.name.clone();
+    // A thread of the test asks where its API server is; connections belong to the runtime that makes them.
+    let (config, name) = (server_config(), space.name.clone());
     let joined = process.spawn(async move {
-        let mut first = Leadership::join(server_client().await, &args("operator-1", &name)).await.unwrap();
+        let client = Client::try_from(config).unwrap();
+        let mut first = Leadership::join(client, &args("operator-1", &name)).await.unwrap();
         first.won().await;
         first
     });

@@ -75,7 +75,7 @@ impl Drop for Place {
     }
 }
 
-/// The number of this test's server.
+/// The number of this test's server. To be asked on the test's own thread: another one would get another server.
 pub fn place() -> usize {
     PLACE.with(|place| place.get_or_init(Place::take).0)
 }
