@@ -7,7 +7,7 @@
 #   make docs-test what README, docs and chart notes tell a reader to type
 #   make verify    format, lints, what may be linked, generated files, chart
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
-#   make scale    what hundreds of topics and handlers cost the operator, and by extrapolation thousands
+#   make scale     what hundreds of topics and handlers cost the operator, and by extrapolation thousands
 #   make bench     the figures of the design, as far as there are some
 
 SHELL := bash

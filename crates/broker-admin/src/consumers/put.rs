@@ -35,8 +35,7 @@ pub(crate) async fn put_again(
     parse_outcome(done, wanted)
 }
 
-/// Whether the servers have a consumer of this name of which they cannot read the progress. (One that is only not there
-/// yet, because a server starts, is refused otherwise, and is left alone.)
+/// Whether the servers say that they cannot read the progress of a consumer of this name.
 fn is_unreadable(why: &Refusal) -> bool {
     let says = why.description.contains(STORE_FAILED);
     why.error_code == ErrorCode::CONSUMER_STORE_FAILED || (why.error_code == ErrorCode::CONSUMER_CREATE && says)
@@ -99,7 +98,7 @@ mod tests {
         for (code, description, expected) in [
             (10104, "error creating store for consumer: corrupt state file", true),
             (10012, "error creating store for consumer", true),
-            // It is there, and only not yet served.
+            // It may be there, and only not yet served: time tells.
             (10012, "deliver policy can not be updated", false),
             (10014, "consumer not found", false),
         ] {
