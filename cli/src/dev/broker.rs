@@ -136,6 +136,8 @@ pub struct Broker {
     servers: Vec<String>,
     system: System,
     topics: HashMap<TopicId, Api>,
+    /// What the accounts were last made for.
+    accounts: Option<Vec<(TopicId, Routing, Option<u64>)>>,
     is_formed: bool,
 }
 
@@ -146,7 +148,41 @@ impl Broker {
     /// It does not let the operator in.
     pub async fn connect(authority: Authority, servers: Vec<String>) -> Result<Self, Failure> {
         let client = open(&authority, &servers, |authority, now| authority.system_user(now)).await?;
-        Ok(Self { authority, servers, system: System::new(client, 1), topics: HashMap::new(), is_formed: false })
+        Ok(Self {
+            authority,
+            servers,
+            system: System::new(client, 1),
+            topics: HashMap::new(),
+            accounts: None,
+            is_formed: false,
+        })
+    }
+
+    /// Makes the accounts of topics, and that of the ingress, be as they should. Those that are stay as they are: whoever
+    /// is just connecting is not disturbed.
+    ///
+    /// # Errors
+    /// The server refuses, or is away.
+    pub async fn ensure_accounts(&mut self, topics: &[Topic]) -> Result<(), Failure> {
+        let promised = |topic: &Topic| {
+            let storage = (topic.settings.routing == Routing::Queued).then_some(topic.settings.promised);
+            (topic.id().clone(), topic.settings.routing, storage)
+        };
+        let wanted: Vec<_> = topics.iter().map(promised).collect();
+        if self.accounts.as_ref() == Some(&wanted) {
+            return Ok(());
+        }
+        self.accounts = None;
+        let now = OffsetDateTime::now_utc();
+        for (topic, routing, storage) in &wanted {
+            let account = self.authority.topic_account(topic, *routing, *storage, now);
+            self.system.push(&account.map_err(Failure::failed)?).await.map_err(Failure::failed)?;
+        }
+        let all: Vec<_> = wanted.iter().map(|(topic, routing, _)| (topic.clone(), *routing)).collect();
+        let account = self.authority.ingress_account(&all, now).map_err(Failure::failed)?;
+        self.system.push(&account).await.map_err(Failure::failed)?;
+        self.accounts = Some(wanted);
+        Ok(())
     }
 
     /// Makes topics be as they should: accounts, streams, schedules. A topic that is not among them is served no longer,
@@ -155,15 +191,7 @@ impl Broker {
     /// # Errors
     /// The server refuses, or is away.
     pub async fn ensure_topics(&mut self, topics: &[Topic]) -> Result<(), Failure> {
-        let now = OffsetDateTime::now_utc();
-        for topic in topics {
-            let storage = (topic.settings.routing == Routing::Queued).then_some(topic.settings.promised);
-            let account = self.authority.topic_account(topic.id(), topic.settings.routing, storage, now);
-            self.system.push(&account.map_err(Failure::failed)?).await.map_err(Failure::failed)?;
-        }
-        let all: Vec<_> = topics.iter().map(|topic| (topic.id().clone(), topic.settings.routing)).collect();
-        let account = self.authority.ingress_account(&all, now).map_err(Failure::failed)?;
-        self.system.push(&account).await.map_err(Failure::failed)?;
+        self.ensure_accounts(topics).await?;
         for topic in topics.iter().filter(|topic| topic.settings.routing == Routing::Queued) {
             let api = self.api(topic.id()).await?;
             self.until_formed(topic.id()).await?;

@@ -51,9 +51,12 @@ impl Session {
             async || TcpStream::connect((HOST, client)).await.is_ok(),
         )
         .await?;
-        // Not before: it would warn of a broker that is away.
+        let mut broker = Broker::connect(authority.clone(), server.servers()).await?;
+        broker.ensure_accounts(&project.topics).await?;
+        // Not before its account is as it shall be: where that changes while the ingress connects, the server now and then
+        // has nobody who answers for the topics' subjects on that connection. Before the streams, for which the server
+        // waits until the ingress wakes it.
         self.start_ingress(&project, server, [https, mqtt, admin], spans)?;
-        let broker = Broker::connect(authority.clone(), server.servers()).await?;
         let mut up = Up { authority, broker, project, server, https, spans };
         Box::pin(self.apply(&mut up)).await?;
         if let Some(port) = self.arguments.http {
