@@ -82,6 +82,24 @@ for setting in 'runAsNonRoot: true' 'readOnlyRootFilesystem: true' 'allowPrivile
   renders "$setting" 'security context'
 done
 
+# What other people's clusters ask for.
+lacks 'runAsUser|runAsGroup' 'users that the platform assigns' --set podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null
+renders 'fsGroup: 7' 'security context of the pod' --set podSecurityContext.fsGroup=7
+refuses securityContext --set securityContext=none
+render --set commonLabels.team=red,commonAnnotations.owner=blue --set 'commonLabels.app\.kubernetes\.io/name=other' >"$work/out"
+objects=$(grep -c '^kind: ' "$work/out")
+for mark in '^    team: red' '^    owner: blue'; do
+  marked=$(grep -cE "$mark" "$work/out")
+  [ "$marked" = "$objects" ] || fail "of $objects objects $marked have $mark"
+done
+lacks 'name: other' 'a label of the chart replaced' --set 'commonLabels.app\.kubernetes\.io/name=other'
+lacks 'component: other' 'a label of the selector replaced' --set 'podLabels.app\.kubernetes\.io/component=other'
+renders '^  name: tidegate-more' 'more objects, as text' \
+  --set-json 'extraObjects=["kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: {{ .Release.Name }}-more\n"]'
+renders "^  name: '?tidegate-more" 'more objects' \
+  --set-json 'extraObjects=[{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"{{ .Release.Name }}-more"}}]'
+renders 'kind: PodDisruptionBudget' 'high availability' --values "$chart/values-ha.yaml"
+
 render >"$work/out"
 definitions=$(grep -c '^kind: CustomResourceDefinition' "$work/out")
 kept=$(grep -c 'helm.sh/resource-policy: keep' "$work/out")

@@ -28,6 +28,12 @@ judge() {
 judge "" "the chart" "$HELM" template tidegate charts/tidegate --namespace default
 judge "" "the chart with other values" "$HELM" template tidegate charts/tidegate --namespace default \
   --set replicas=2,defaultBroker.storage.size=50Gi,telemetry.otlpEndpoint=http://collector:4317,images.tag=dev,images.registry=localhost
+judge "" "the chart for high availability" "$HELM" template tidegate charts/tidegate --namespace default \
+  --values charts/tidegate/values-ha.yaml
+judge "" "the chart with marks, users of the platform and more objects" "$HELM" template tidegate charts/tidegate --namespace default \
+  --set commonLabels.team=red,commonAnnotations.owner=blue,podLabels.team=blue,podAnnotations.owner=red \
+  --set podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null,webhook.enabled=false,replicas=2 \
+  --set-json 'extraObjects=[{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"{{ .Release.Name }}-more"}}]'
 for example in manifests/examples/*/*.yaml; do
   judge default "$example" cat "$example"
 done
