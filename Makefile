@@ -6,6 +6,7 @@
 #   make e2e       on a real cluster
 #   make docs-test what README, docs and chart notes tell a reader to type
 #   make verify    format, lints, what may be linked, generated files, chart
+#   make oldest    chart and operator on the API server of the oldest Kubernetes that is supported
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
 #   make scale     what hundreds of topics and handlers cost the operator, and by extrapolation thousands
 #   make bench     the figures of the design, as far as there are some
@@ -180,6 +181,16 @@ ifeq ($(CLUSTER),own)
 endif
 	@HELM=$(call TOOL,helm) charts/check.sh
 	@$(KUBE) CLUSTER=$(CLUSTER) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) manifests/check.sh
+
+# The oldest Kubernetes that the chart says it supports: its API server judges what the chart renders, and the operator's tests
+# on an API server run on it. Four minutes of building it, once, are why this is no part of `verify` and `test`.
+.PHONY: oldest
+oldest: toolchain node-program
+	@$(NODE) tools --only parts --only kube --only kube-1.29 >/dev/null
+	@export HELM=$(call TOOL,helm) KUBECTL=$(call TOOL,kubectl) ETCD=$(call TOOL,etcd) NATS_SERVER=$(call TOOL,nats-server) \
+	  KUBE_APISERVER=$(call TOOL,kube-apiserver-1.29); \
+	CLUSTER=own manifests/on-api-server.sh manifests/check.sh && \
+	cargo test --workspace --test api $(CARGO_FLAGS) -- --test-threads=4
 
 # --- generated files --------------------------------------------------------------------------------------------
 

@@ -68,7 +68,8 @@ struct Arguments {
 enum Command {
     /// Install missing Debian packages, build the Go programs; prints their folders, joined as for PATH.
     Tools {
-        /// Only these modules (parts, kube, storage, collector, kwok), and no Debian packages. Without it: all but kwok.
+        /// Only these modules (parts, kube, storage, collector, kwok, kube-1.29), and no Debian packages. Without it: all but
+        /// the last two.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
     },

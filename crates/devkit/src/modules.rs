@@ -40,8 +40,9 @@ macro_rules! files {
     };
 }
 
-/// What the node itself runs comes first; `collector` is for tests, `kwok` for the scale test alone.
-pub const MODULES: [Module; 5] = [
+/// What the node itself runs comes first; `collector` is for tests, `kwok` for the scale test alone, `kube-1.29` for a look at
+/// the oldest Kubernetes that is supported.
+pub const MODULES: [Module; 6] = [
     Module {
         name: "parts",
         files: files!("parts", "go.mod", "go.sum"),
@@ -96,10 +97,19 @@ pub const MODULES: [Module; 5] = [
         programs: &["kwok"],
         renamed: &[],
     },
+    Module {
+        name: "kube-1.29",
+        files: files!("kube-1.29", "go.mod", "go.sum"),
+        target: "tool",
+        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.29.15 \
+                  -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=29",
+        programs: &["kube-apiserver-1.29"],
+        renamed: &[("kube-apiserver", "kube-apiserver-1.29")],
+    },
 ];
 
 /// The modules that are built only if they are named: minutes that most people never need.
-const ON_REQUEST: [&str; 1] = ["kwok"];
+const ON_REQUEST: [&str; 2] = ["kwok", "kube-1.29"];
 
 /// nats-server alone, for whoever needs no cluster: the same version as in `parts`, in a minute instead of ten.
 const BROKER: Module = Module {
@@ -341,7 +351,7 @@ mod tests {
         let names = |names: &[&str]| Module::named(names).unwrap().iter().map(|m| m.name).collect::<Vec<_>>();
         assert_eq!(names(&[]), ["parts", "kube", "storage", "collector"]);
         assert_eq!(names(&["kube", "parts"]), ["parts", "kube"]);
-        assert_eq!(names(&["kwok"]), ["kwok"], "only on request");
+        assert_eq!(names(&["kube-1.29", "kwok"]), ["kwok", "kube-1.29"], "only on request");
         let error = Module::named(&["cube"]).err().unwrap().to_string();
         assert!(error.contains("cube") && error.contains("storage"), "{error}");
     }
