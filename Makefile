@@ -5,6 +5,7 @@
 #   make test      pure tests, against a real nats-server, against a real kube-apiserver, with the CloudEvents SDKs
 #   make e2e       on a real cluster
 #   make docs-test what README, docs and chart notes tell a reader to type
+#   make book      the documentation as a book, in target/book
 #   make verify    format, lints, what may be linked, generated files, chart
 #   make oldest    chart and operator on the API server of the oldest Kubernetes that is supported
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
@@ -29,8 +30,10 @@ CARGO_TARGET_DIR ?= target
 BIN := $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/$(PROFILE)
 IMAGES := $(CARGO_TARGET_DIR)/images
 DENY_VERSION := 0.20.2
+MDBOOK_VERSION := 0.5.4
 # Outside of the checkout, so that a clean one does not build it again.
 DENY_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/cargo-deny-$(DENY_VERSION)
+MDBOOK_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/mdbook-$(MDBOOK_VERSION)
 CARGO_FLAGS := --profile $(PROFILE) --locked
 
 NODE = $(BIN)/tidegate-cluster
@@ -88,6 +91,7 @@ test: toolchain node-program
 	wait $$api || failed=1; exit $$failed
 	@NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  PROFILE=$(PROFILE) e2e/sdk/run.sh
+	@NATS_SERVER=$(call TOOL,nats-server) TIDEGATE=$(BIN)/tidegate e2e/handlers.sh
 
 # Every block of the documentation, as its reader would type it.
 docs-test: toolchain
@@ -191,6 +195,21 @@ oldest: toolchain node-program
 	  KUBE_APISERVER=$(call TOOL,kube-apiserver-1.29); \
 	CLUSTER=own manifests/on-api-server.sh manifests/check.sh && \
 	cargo test --workspace --test api $(CARGO_FLAGS) -- --test-threads=4
+# --- the book ---------------------------------------------------------------------------------------------------
+
+# Pages are read where they lie, too, so they link to files outside of docs/; in the book these are links to the repository.
+REPOSITORY := $(shell sed -n 's/^repository = "\(.*\)"/\1/p' Cargo.toml | head -1)
+.PHONY: book
+book: $(MDBOOK_ROOT)/bin/mdbook
+	@rm -rf $(CARGO_TARGET_DIR)/book-source && mkdir -p $(CARGO_TARGET_DIR) && cp -r docs $(CARGO_TARGET_DIR)/book-source
+	@find $(CARGO_TARGET_DIR)/book-source -name '*.md' -exec sed -i 's#](\.\./\(\.\./\)*\([A-Za-z]\)#]($(REPOSITORY)/blob/main/\2#g' {} +
+	$(MDBOOK_ROOT)/bin/mdbook build $(CARGO_TARGET_DIR)/book-source --dest-dir $(abspath $(CARGO_TARGET_DIR))/book
+
+$(MDBOOK_ROOT)/bin/mdbook:
+	@echo "building mdbook $(MDBOOK_VERSION), once: some minutes" >&2
+	@mkdir -p $(MDBOOK_ROOT)
+	cd $(MDBOOK_ROOT) && env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install --debug mdbook --version $(MDBOOK_VERSION) \
+	  --no-default-features --features search --locked --root .
 
 # --- generated files --------------------------------------------------------------------------------------------
 
