@@ -175,8 +175,8 @@ $(DENY_ROOT)/bin/cargo-deny:
 # What is generated must be what is committed.
 drift:
 	@$(MAKE) generate
-	@git diff --exit-code -- manifests charts/tidegate/files || { echo "run 'make generate' and commit the result" >&2; exit 1; }
-	@test -z "$$(git status --porcelain -- manifests charts/tidegate/files)" || { git status --short -- manifests charts/tidegate/files; exit 1; }
+	@git diff --exit-code -- manifests charts/tidegate/files docs/reference || { echo "run 'make generate' and commit the result" >&2; exit 1; }
+	@test -z "$$(git status --porcelain -- manifests charts/tidegate/files docs/reference)" || { git status --short -- manifests charts/tidegate/files docs/reference; exit 1; }
 
 # A real API server judges what the chart renders.
 chart-check: node-program
