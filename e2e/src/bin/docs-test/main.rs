@@ -1,6 +1,8 @@
 //! Runs every block of the documentation as a reader would: on a real cluster with the chart installed, each page in a
 //! namespace of its own. The last line says how many pages passed.
 
+#[cfg(test)]
+mod links;
 mod page;
 mod session;
 
