@@ -91,7 +91,7 @@ test: toolchain node-program
 	wait $$api || failed=1; exit $$failed
 	@NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  PROFILE=$(PROFILE) e2e/sdk/run.sh
-	@NATS_SERVER=$(call TOOL,nats-server) TIDEGATE=$(BIN)/tidegate e2e/handlers.sh
+	@NATS_SERVER=$(call TOOL,nats-server) TIDEGATE=$(BIN)/tidegate EXAMPLES=$(BIN)/examples e2e/handlers.sh
 
 # Every block of the documentation, as its reader would type it.
 docs-test: toolchain
