@@ -1,5 +1,5 @@
 //! What a newcomer gets wrong: each mistake is named, with its remedy, where its owner looks: in a condition, in the
-//! column REASON of plain `kubectl get`, and in an Event. The table of docs/operations.md says the same.
+//! column REASON of plain `kubectl get`, and in an Event. docs/troubleshooting.md says the same.
 
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
