@@ -128,6 +128,7 @@ async fn publish(js: &jetstream::Context, count: u64) {
     let begun = Instant::now();
     while left > 0 {
         let sent = (0..left.min(1000)).map(|_| js.publish("events.0.t", body.clone().into()));
+        let before = left;
         for acknowledged in join_all(sent).await {
             match acknowledged.unwrap().await {
                 Ok(_) => left -= 1,
@@ -135,10 +136,12 @@ async fn publish(js: &jetstream::Context, count: u64) {
                 // stored then.
                 Err(error) if error.kind() == jetstream::context::PublishErrorKind::StreamNotFound => {
                     assert!(begun.elapsed() < LIMIT, "{error}");
-                    sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => panic!("{error}"),
             }
+        }
+        if left == before {
+            sleep(PAUSE).await;
         }
     }
 }
