@@ -43,7 +43,7 @@ use crate::formation::Keeper;
 use crate::node::Node;
 pub use crate::ports::free_port;
 pub use crate::topics::TopicHandle;
-pub use crate::wait::{LIMIT, eventually, jetstream};
+pub use crate::wait::{LIMIT, answer, consumers, eventually, jetstream};
 
 /// What a server may store and take, where a test does not say.
 #[derive(Clone, Copy)]

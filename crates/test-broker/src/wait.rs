@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
+use tidegate_broker_admin::api::{ApiError, Broker, ConsumerInfo};
+use tidegate_broker_admin::consumers::{self, ConsumersFailure};
 use tidegate_broker_client::layout;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -27,6 +29,30 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         assert!(begun.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
         sleep(PERIOD).await;
     }
+}
+
+/// What a broker answers, asked again while it cannot answer. Where somebody else makes streams and consumers at the same
+/// time, one that has no leader yet makes a whole list unavailable.
+///
+/// # Panics
+/// It refuses, or cannot answer within [`LIMIT`].
+pub async fn answer<T>(ask: impl AsyncFn() -> Result<T, ApiError>) -> T {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(ApiError::Unavailable(_)) if begun.elapsed() < LIMIT => sleep(PERIOD).await,
+            answered => return answered.expect("the broker answers"),
+        }
+    }
+}
+
+/// The consumers of a topic's stream of events, as [`answer`] waits for them.
+pub async fn consumers(admin: &Broker) -> Vec<ConsumerInfo> {
+    let list = async || match consumers::list(admin).await {
+        Err(ConsumersFailure::List(error)) => Err(error),
+        found => Ok(found.expect("only the list can fail")),
+    };
+    answer(list).await
 }
 
 /// JetStream by this client.

@@ -10,7 +10,7 @@ use tidegate_broker_client::layout::{EVENT_STREAM, event_subject};
 use tidegate_crds::broker::AuditStatus;
 use tidegate_crds::{EventBroker, EventTopic};
 use tidegate_operator::topic::loss::ACKNOWLEDGE;
-use tidegate_test_broker::{TestBroker, halve};
+use tidegate_test_broker::{TestBroker, answer, halve};
 
 use crate::broker::{condition, until_broker};
 use crate::restarts::{change, formed, pods};
@@ -118,7 +118,7 @@ async fn of_three_servers_a_damaged_copy_is_made_again_before_a_pod_is_restarted
     let first = pods(&space).await;
     let admin = account(&space, &server, "orders").await.admin;
     // It leads again if it is back before the others notice.
-    let leader = admin.stream(EVENT_STREAM).await.unwrap().cluster.unwrap().leader.unwrap();
+    let leader = answer(async || admin.stream(EVENT_STREAM).await).await.cluster.unwrap().leader.unwrap();
     let victim = leader.strip_prefix("orders-broker-").unwrap().parse().unwrap();
     damage(&space, &mut server, victim).await;
     // The topic is looked at just then.
@@ -132,7 +132,7 @@ async fn of_three_servers_a_damaged_copy_is_made_again_before_a_pod_is_restarted
     let topic = until_reason(&space, "orders", "Intact", "CopyDamaged").await;
     assert_eq!(topic_condition(&topic, "DataLost").unwrap().status, "False");
     until_broker(&space, "orders", "Intact", "Audited").await;
-    let whole = admin.stream(EVENT_STREAM).await.unwrap();
+    let whole = answer(async || admin.stream(EVENT_STREAM).await).await;
     assert_eq!((whole.state.messages, whole.config.num_replicas), (EVENTS, 3));
     for ordinal in 0..3 {
         let page = server.monitoring_at(ordinal, "jsz?accounts=true&streams=true").await;

@@ -8,7 +8,7 @@ use tidegate_broker_admin::accounts::Account;
 use tidegate_broker_admin::guests;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, answer};
 use time::OffsetDateTime;
 
 use crate::broker::{broker_gone, condition, until_broker};
@@ -45,7 +45,8 @@ async fn publish(space: &Space, server: &TestBroker, topic: &str, events: usize)
 }
 
 async fn stored(space: &Space, server: &TestBroker, topic: &str) -> u64 {
-    account(space, server, topic).await.admin.stream("events").await.unwrap().state.messages
+    let topic = account(space, server, topic).await;
+    answer(async || topic.admin.stream("events").await).await.state.messages
 }
 
 async fn delete_topic(space: &Space, name: &str) {

@@ -7,7 +7,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tidegate_broker_client::contract::Routing;
 use tidegate_crds::{EventBroker, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, answer};
 use time::OffsetDateTime;
 
 use crate::children;
@@ -108,7 +108,8 @@ async fn publish(space: &Space, server: &TestBroker, topic: &str, events: usize)
 }
 
 async fn stored(space: &Space, server: &TestBroker, topic: &str) -> u64 {
-    account(space, server, topic).await.admin.stream("events").await.unwrap().state.messages
+    let topic = account(space, server, topic).await;
+    answer(async || topic.admin.stream("events").await).await.state.messages
 }
 
 #[tokio::test]

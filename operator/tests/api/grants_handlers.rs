@@ -5,11 +5,10 @@ use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
-use tidegate_broker_admin::consumers;
 use tidegate_broker_client::contract::{Order, Routing, Sidecar};
 use tidegate_broker_client::layout;
 use tidegate_crds::{EventHandler, EventTopic};
-use tidegate_test_broker::TestBroker;
+use tidegate_test_broker::{TestBroker, consumers};
 use time::OffsetDateTime;
 
 use crate::handler::{condition, until_reason};
@@ -47,8 +46,8 @@ impl World {
     /// The names of the consumers that the topic has.
     async fn consumers(&self) -> Vec<String> {
         let topic = account(&self.shop, &self.server, "orders").await;
-        let mut names: Vec<String> =
-            consumers::list(&topic.admin).await.unwrap().into_iter().map(|consumer| consumer.name).collect();
+        let found = consumers(&topic.admin).await;
+        let mut names: Vec<String> = found.into_iter().map(|consumer| consumer.name).collect();
         names.sort();
         names
     }

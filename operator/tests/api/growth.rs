@@ -10,7 +10,7 @@ use serde_json::json;
 use tidegate_broker_client::layout;
 use tidegate_crds::{EventBroker, EventTopic};
 use tidegate_operator::context::Context;
-use tidegate_test_broker::{LIMIT, TestBroker, TopicHandle, jetstream};
+use tidegate_test_broker::{LIMIT, TestBroker, TopicHandle, answer, jetstream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +93,7 @@ impl Growing {
     /// Nothing that was acknowledged is missing, or there twice.
     async fn assert_nothing_is_lost(self) {
         let acknowledged = self.load.finish().await;
-        let info = self.topic.admin.find_stream(layout::EVENT_STREAM).await.unwrap().unwrap();
+        let info = answer(async || self.topic.admin.stream(layout::EVENT_STREAM).await).await;
         assert_eq!((info.state.messages, info.state.last_sequence), (acknowledged, acknowledged));
         assert!(acknowledged > 20, "{acknowledged}");
     }

@@ -197,7 +197,7 @@ async fn a_paused_topic_is_left_as_it_is_and_says_so() {
     let found = condition(&topic, "Paused").unwrap();
     assert_eq!((found.status.as_str(), found.observed_generation), ("True", changed.metadata.generation));
     let admin = account(&space, &broker, "orders").await.admin;
-    let size = async || admin.stream("events").await.unwrap().config.max_bytes;
+    let size = async || tidegate_test_broker::answer(async || admin.stream("events").await).await.config.max_bytes;
     assert_eq!(size().await, 256 << 20);
     space.merge::<EventTopic>("orders", json!({"metadata": {"annotations": {"tidegate.io/paused": null}}})).await;
     eventually("the change is made", async || {

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
-use tidegate_broker_admin::{consumers, guests};
+use tidegate_broker_admin::guests;
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{delivery_info, layout};
 use tidegate_crds::EventHandler;
@@ -313,7 +313,7 @@ async fn the_number_of_lanes_changes_both_ways_and_keeps_the_place() {
         assert!(lanes.settled.iter().zip(at_least).all(|(found, at_least)| *found >= at_least), "{lanes:?}");
         assert_eq!((lanes.settled[0], lanes.settled[1]), (12, 5));
         world.until_replicas(1).await;
-        let found = consumers::list(&admin).await.unwrap();
+        let found = tidegate_test_broker::consumers(&admin).await;
         assert_eq!(i32::try_from(found.len()).unwrap(), wanted);
         let config = world.config().await;
         assert_eq!(config["delivery"]["order"]["Key"]["lanes"], wanted);

@@ -3,10 +3,9 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::Api;
 use serde_json::{Value, json};
-use tidegate_broker_admin::consumers;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
-use tidegate_test_broker::{TestBroker, TopicHandle};
+use tidegate_test_broker::{TestBroker, TopicHandle, consumers};
 
 use crate::handler::condition;
 use crate::support::brokers::{Places, account, publish_one, server, topic_on, topic_with, until_ready};
@@ -39,7 +38,7 @@ async fn workload(space: &Space, name: &str) -> (Option<i32>, Value) {
 
 /// The names of the consumers of all handlers that are paused.
 async fn paused(topic: &TopicHandle) -> Vec<String> {
-    let mut found = consumers::list(&topic.admin).await.unwrap();
+    let mut found = consumers(&topic.admin).await;
     found.retain(|consumer| consumer.config.pause_until.as_deref() == Some(layout::SUSPENDED_UNTIL));
     found.into_iter().map(|consumer| consumer.name).collect()
 }
