@@ -157,6 +157,8 @@ fmt:
 
 lint:
 	cargo clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	@# What `cargo test` leaves out by itself, --all-targets leaves out, too.
+	cargo clippy --workspace --test api --test e2e $(CARGO_FLAGS) -- -D warnings
 	@# The protocols do no I/O: they compile without a runtime.
 	cargo clippy -p tidegate-wire --no-default-features $(CARGO_FLAGS) -- -D warnings
 

@@ -5,6 +5,8 @@
 //! for each broker, and an operator in a process of its own. KWOK says of handlers' pods that they run. Figures:
 //! `make soak`, or `TIDEGATE_SCALE=1000x250x2 cargo test -p tidegate-operator --test api -- --ignored --nocapture figures_of_scale`.
 
+#![allow(clippy::print_stdout)] // its figures
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

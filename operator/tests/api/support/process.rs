@@ -60,7 +60,7 @@ pub fn operate() {
             digests.get(&key(broker)).and_then(|digests| digests.first()).cloned().unwrap_or_default()
         };
         let context = context.with_broker_addresses(Arc::new(addresses)).with_server_digests(Arc::new(digests));
-        run(context, CancellationToken::new()).await;
+        Box::pin(run(context, CancellationToken::new())).await;
     });
 }
 
