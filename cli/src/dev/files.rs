@@ -116,7 +116,7 @@ fn resource<K: DeserializeOwned + kube::CustomResourceExt>(mut document: Value, 
         fields.remove("status");
     }
     if let Some(field) = unknown::field(&K::crd(), &document) {
-        return Err(format!("{what}: {field} is no field: see kubectl explain, or docs"));
+        return Err(format!("{what}: {field} is not a field: see kubectl explain, or docs/reference"));
     }
     serde_json::from_value(document).map_err(|error| format!("{what}: {}", terminal::text(&error.to_string())))
 }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_the_api_server_would_refuse_is_refused_with_its_place() {
         for (text, said) in [
-            (TOPIC.replace("spec: {}", "spec: {retension: {}}"), "spec.retension is no field"),
+            (TOPIC.replace("spec: {}", "spec: {retension: {}}"), "spec.retension is not a field"),
             (TOPIC.replace("spec: {}", "spec: {routing: Quick}"), "EventTopic orders: unknown variant"),
             (TOPIC.replace("v1alpha1", "v1"), "apiVersion must be tidegate.io/v1alpha1"),
             (TOPIC.replace("EventTopic", "EventQueue"), "kind must be"),

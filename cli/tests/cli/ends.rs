@@ -88,5 +88,5 @@ fn a_wrong_file_is_named() {
     project.write(&topic().replace("spec: {}", "spec: {retension: {}}"));
     let mut dev = project.dev(&[]);
     assert_eq!(dev.end().code(), Some(2));
-    dev.until("spec.retension is no field");
+    dev.until("spec.retension is not a field");
 }

@@ -215,7 +215,7 @@ pub enum Durability {
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
     /// Size of the volume, such as 20Gi; at least 64Mi. Default: 10Gi. 85 % of it can be promised to topics. It can grow,
-    /// if the StorageClass allows that (allowVolumeExpansion): the volumes are enlarged, and the servers are told,
+    /// if the StorageClass allows that (allowVolumeExpansion): the volumes are enlarged, and the servers use the new size
     /// without a restart. Condition Resizing says how far that is.
     #[serde(default = "default_storage_size")]
     #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0").message("storage.size must be at least 64Mi"))]

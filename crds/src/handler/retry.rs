@@ -36,7 +36,7 @@ pub struct Retry {
     pub final_on: Vec<String>,
     /// What happens to an event whose last attempt failed, or that the container refused. DeadLetter (the default): it
     /// becomes a dead letter. Park (with order: Key only): it stays, and holds up the later events of its key until a
-    /// person releases the key by spec.release; other keys continue. What is no valid event, is too old or was never
+    /// person releases the key by spec.release; other keys continue. What is not a valid event, is too old or was never
     /// finished becomes a dead letter all the same. Keys that are held stay so when it is set to DeadLetter.
     #[serde(default)]
     pub on_exhausted: OnExhausted,

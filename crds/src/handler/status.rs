@@ -93,7 +93,7 @@ pub struct LastFailure {
     pub status: Option<i32>,
     /// Error: the status and the beginning of the answer's body, or the reason why there was no answer. At most 256 bytes.
     pub error: String,
-    /// Address that the event was posted to. Unset if it was not posted: what is stored is no valid event, no attempt of it
+    /// Address that the event was posted to. Unset if it was not posted: what is stored is not a valid event, no attempt of it
     /// ever ended, or filter.expression is too much work for it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub url: String,

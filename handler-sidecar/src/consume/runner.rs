@@ -137,7 +137,7 @@ impl<F: Future<Output = FlightResult>> Runner<'_, F> {
         }
         self.abandon();
         if !self.line.flush(FLUSH_LIMIT).await {
-            tracing::warn!("not everything could be told to the broker: it delivers some events again");
+            tracing::warn!("some acknowledgements did not reach the broker: it delivers those events again");
         }
     }
 

@@ -53,7 +53,7 @@ impl Context {
         }
         let untraced = record.untraced(deliveries);
         if outcome::never_finishes(untraced, retry) {
-            let error = format!("nobody lived to say how {untraced} of {deliveries} deliveries ended");
+            let error = format!("{untraced} of {deliveries} deliveries ended without a record of how");
             let letter = DeadLetter { reason: Reason::NeverFinished, status: None, error, record: record.clone() };
             return Break(self.settle_exhausted(stored, known, letter).await);
         }

@@ -86,7 +86,7 @@ impl Progress {
         }
         if let Some(server) = loading.as_ref().filter(|_| is_overdue(before, now)) {
             let message = format!(
-                "{server} was told to load its configuration for longer than a kubelet takes to bring it, and does not answer with it: either it refuses the file, as its log says, or its image is another nats-server than this version of the operator was made for, which computes another digest of the same file. Events flow, and nothing else of the broker changes until this ends: use the image that the chart names"
+                "{server} has been asked to load its configuration for longer than a kubelet takes to bring it, and does not answer with it: either it refuses the file, as its log says, or its image is another nats-server than this version of the operator was made for, which computes another digest of the same file. Events flow, and nothing else of the broker changes until this ends: use the image that the chart names"
             );
             *reconciling = Finding::new(kind::RECONCILING, Status::True, "ConfigurationNotLoaded", message);
             return;
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(since(SignedDuration::from_mins(9)).reason, "ChangingServers");
         let overdue = since(SignedDuration::from_mins(11));
         assert!(
-            overdue.is_true() && overdue.reason == "ConfigurationNotLoaded" && overdue.message.starts_with("b-0 was")
+            overdue.is_true() && overdue.reason == "ConfigurationNotLoaded" && overdue.message.starts_with("b-0 has")
         );
         for quiet in [Progress::Done, Progress::AfterRestarts] {
             assert!(!said(&quiet, &growing).is_true());

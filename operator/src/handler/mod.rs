@@ -135,7 +135,7 @@ async fn not_granted(
     if reference::was_let_in(handler)
         && let Err(error) = subscribe::withdraw(context, owner, &reference::topic_of(handler)).await
     {
-        tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+        tracing::warn!(handler = owner.name, namespace = owner.namespace, %error, "the broker does not know of it yet");
         again = report::patience(handler.status.as_ref().and_then(|status| status.ready()));
     }
     status::write_waiting(context, handler, owner, observed, refusal).await?;
@@ -413,7 +413,7 @@ pub fn deployment(handler: &EventHandler, owner: &Owner, authority: &Authority, 
     let TopicKey { namespace, name } = reference::topic_of(handler);
     let broker = BrokerKey { namespace: namespace.clone(), name: DEFAULT_BROKER.into() };
     let id = TopicId::new(namespace, name)
-        .map_err(|_| Error::refused("InvalidSpec", "spec.topic: is no name of a topic"))?;
+        .map_err(|_| Error::refused("InvalidSpec", "spec.topic is not the name of a topic"))?;
     let topic = observe::Topic {
         id,
         place: Place::new(broker, authority.clone(), &Scale::new(1)),

@@ -35,7 +35,7 @@ pub fn pattern(cron: &str) -> Result<String, String> {
         };
         if !field.split(',').all(|part| is_part(part, names, least, most)) {
             return Err(format!(
-                "{field:?} is no {name}: write *, a number from {least} to {most}, a range such as {least}-{most}, a step such as */2, or a list of these"
+                "{field:?} cannot be the {name}: write *, a number from {least} to {most}, a range such as {least}-{most}, a step such as */2, or a list of these"
             ));
         }
     }
@@ -90,21 +90,21 @@ mod tests {
             ("@daily", "five fields"),
             ("* * * *", "five fields"),
             ("* * * * * * *", "five fields"),
-            ("60 * * * *", "\"60\" is no minute: write *, a number from 0 to 59"),
-            ("* 24 * * *", "no hour"),
-            ("* * 0 * *", "no day of month"),
-            ("* * * 13 *", "no month"),
-            ("* * * * 7", "no day of week"),
-            ("* * * * sunday", "no day of week"),
-            ("61 * * * * *", "no second"),
-            ("5-1 * * * *", "no minute"),
-            ("*/0 * * * *", "no minute"),
-            ("*/ * * * *", "no minute"),
-            ("1,,2 * * * *", "no minute"),
-            ("1-2-3 * * * *", "no minute"),
-            ("-1 * * * *", "no minute"),
-            ("1/2/3 * * * *", "no minute"),
-            ("* * L * *", "no day of month"),
+            ("60 * * * *", "\"60\" cannot be the minute: write *, a number from 0 to 59"),
+            ("* 24 * * *", "cannot be the hour"),
+            ("* * 0 * *", "cannot be the day of month"),
+            ("* * * 13 *", "cannot be the month"),
+            ("* * * * 7", "cannot be the day of week"),
+            ("* * * * sunday", "cannot be the day of week"),
+            ("61 * * * * *", "cannot be the second"),
+            ("5-1 * * * *", "cannot be the minute"),
+            ("*/0 * * * *", "cannot be the minute"),
+            ("*/ * * * *", "cannot be the minute"),
+            ("1,,2 * * * *", "cannot be the minute"),
+            ("1-2-3 * * * *", "cannot be the minute"),
+            ("-1 * * * *", "cannot be the minute"),
+            ("1/2/3 * * * *", "cannot be the minute"),
+            ("* * L * *", "cannot be the day of month"),
         ] {
             let error = pattern(cron).unwrap_err();
             assert!(error.contains(words), "{cron}: {error}");

@@ -109,7 +109,7 @@ async fn settle(
             // What cannot be reached goes with the topic all the same: its ingresses hear of no such topic any more, and
             // what its handlers' pods still get until they go too is what they were to get.
             if let Err(error) = leave(context, topic, owner, place).await {
-                tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+                tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker does not know of it yet");
             }
             let note = format!(
                 "deletionPolicy is Retain: its events are kept on EventBroker {}. A topic of the same name there has them again; make it with deletionPolicy: Delete and delete it to be rid of them",

@@ -150,7 +150,7 @@ mod tests {
             with(json!({"event": event}))
         };
         for (schedule, field, words) in [
-            (with(json!({"cron": "60 * * * *"})), "cron", "no minute"),
+            (with(json!({"cron": "60 * * * *"})), "cron", "cannot be the minute"),
             (with(json!({"every": "1m"})), "cron", "not both"),
             (with(json!({"cron": null})), "cron", "such as 15m"),
             (with(json!({"cron": null, "every": "500ms"})), "every", "between 1s and 8760h"),

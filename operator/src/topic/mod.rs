@@ -140,7 +140,7 @@ async fn not_granted(
     if let Some(broker) = refusal.broker.as_ref().filter(|_| was_admitted) {
         let ended = deletion::withdraw(context, topic, owner, &refusal.broker_key, broker).await;
         if let Err(error) = ended {
-            tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker was not told yet");
+            tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "the broker does not know of it yet");
         }
     }
     status::write_not_granted(context, topic, owner, refusal).await?;

@@ -16,7 +16,7 @@ pub fn compose(handler: &str, stored: &Message, letter: &DeadLetter) -> Option<E
     let event = stored::decode(stored.stored(), stored.payload()).ok()?;
     let attempts = letter.record.attempts();
     let letter = extended(event, handler, letter.reason, attempts, &letter.error);
-    letter.inspect_err(|invalid| tracing::error!(%invalid, "a dead letter is no valid event")).ok()
+    letter.inspect_err(|invalid| tracing::error!(%invalid, "a dead letter is not a valid event")).ok()
 }
 
 /// The event with the reasons. The extensions are valid whatever the error says.

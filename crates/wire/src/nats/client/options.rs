@@ -177,7 +177,9 @@ impl fmt::Display for Event {
             Self::ConnectFailed(error) => write!(f, "no connection: {error}"),
             Self::ServerError(text) => write!(f, "the server reports: {text}"),
             Self::LameDuck => f.write_str("the server is about to end"),
-            Self::SlowSubscriber(subject) => write!(f, "messages to {subject:?} are dropped: nobody takes them"),
+            Self::SlowSubscriber(subject) => {
+                write!(f, "messages to {subject:?} are dropped: the subscriber does not take them in time")
+            }
         }
     }
 }
