@@ -39,6 +39,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_secs(5);
 const SHARES: [f64; 7] = [0.1, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
 
+/// What the hostile client does in a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing.
+    Calm,
+    /// It attacks the ingress that is measured.
+    Attacked,
+    /// It attacks another ingress with a broker of its own: what sharing the cores costs without sharing an ingress.
+    Elsewhere,
+}
+
+impl Turn {
+    const ALL: [Self; 3] = [Self::Calm, Self::Attacked, Self::Elsewhere];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Calm => "calm",
+            Self::Attacked => "attacked",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
+
 /// What the publishers of a round noticed.
 struct Round {
     /// Share of the events that were accepted: on the topic that is left alone, and on the one that is flooded.
@@ -57,44 +80,58 @@ struct World {
 
 pub async fn measure(bench: &Bench) -> anyhow::Result<Group> {
     bench.allow_connections(4096)?;
-    let world = World::start(bench).await?;
+    let (world, elsewhere) = (World::start(bench).await?, World::start(bench).await?);
     let note = format!(
         "{EVENTS} events of 256 bytes a round over HTTPS, one every {EVERY:?} in an open loop, from the time it was to be \
          sent, without the first tenth, over {PUBLISHERS} connections from as many addresses; beside them one for each \
          {BESIDE_FLOOD} on the topic that is flooded. The hostile client: 300 slow bodies, 600 idle devices, 300 half \
          handshakes, and 64 connections that flood one topic, all from one address and repeated as they are turned away. \
-         Relaxed, one server; both share the cores with the ingress"
+         Relaxed, one server; both share the cores with the ingress. Elsewhere: the same attack against another ingress \
+         with its own broker, so that only the cores are shared"
     );
     report::note(&format!("hostile: {note}"));
-    let (mut calm, mut attacked) = (Vec::new(), Vec::new());
+    let mut found: [Vec<Round>; 3] = Default::default();
     for round in 0..bench.rounds {
-        for turn in 0..2 {
-            let is_attacked = (round + turn) % 2 == 1;
-            let found = world.round(bench, is_attacked).await?;
-            let [alone, beside] = found.success;
+        // Each turn comes first, second and last.
+        for place in 0..Turn::ALL.len() {
+            let index = (round + place) % Turn::ALL.len();
+            let turn = Turn::ALL[index];
+            let attack = match turn {
+                Turn::Calm => None,
+                Turn::Attacked => Some(world.attack()),
+                Turn::Elsewhere => Some(elsewhere.attack()),
+            };
+            let noticed = world.round(bench, attack).await?;
+            let [alone, beside] = noticed.success;
             report::note(&format!(
-                "  round {}: {:<8} p50 {:.3} ms, p99 {:.3} ms, accepted {alone:.4}, beside the flood {beside:.4}",
+                "  round {}: {:<9} p50 {:.3} ms, p99 {:.3} ms, accepted {alone:.4}, beside the flood {beside:.4}",
                 round + 1,
-                if is_attacked { "attacked" } else { "calm" },
-                milliseconds(&found.latencies, 0.5),
-                milliseconds(&found.latencies, 0.99),
+                turn.name(),
+                milliseconds(&noticed.latencies, 0.5),
+                milliseconds(&noticed.latencies, 0.99),
             ));
-            if is_attacked { &mut attacked } else { &mut calm }.push(found);
+            found[index].push(noticed);
         }
     }
-    figures(note, &calm, &attacked)
+    figures(note, &found)
 }
 
-fn figures(note: String, calm: &[Round], attacked: &[Round]) -> anyhow::Result<Group> {
+fn figures(note: String, found: &[Vec<Round>; 3]) -> anyhow::Result<Group> {
     let mut group = Group { notes: vec![note], ..Group::default() };
     let p99 = |rounds: &[Round]| rounds.iter().map(|it| milliseconds(&it.latencies, 0.99)).collect::<Vec<_>>();
     let success = |rounds: &[Round], of: usize| rounds.iter().map(|it| it.success[of]).collect::<Vec<_>>();
-    let ratio: Vec<f64> = p99(attacked).iter().zip(p99(calm)).map(|(with, without)| with / without).collect();
+    let ratio = |with: &[Round], without: &[Round]| {
+        p99(with).iter().zip(p99(without)).map(|(with, without)| with / without).collect::<Vec<_>>()
+    };
+    let [calm, attacked, elsewhere] = found;
     group.row("hostile-other-topic-success", &success(attacked, 0), ">= 0.99")?;
     group.row("hostile-same-topic-success", &success(attacked, 1), ">= 0.99")?;
-    group.row("hostile-other-topic-p99-ratio", &ratio, "<= 3")?;
+    group.row("hostile-other-topic-p99-ratio", &ratio(attacked, calm), "<= 3")?;
+    group.row("hostile-cores-alone-p99-ratio", &ratio(elsewhere, calm), "reported")?;
+    group.row("hostile-ingress-alone-p99-ratio", &ratio(attacked, elsewhere), "reported")?;
     group.row("hostile-calm-success", &success(calm, 0), "reported")?;
-    for (label, rounds) in [("calm", calm), ("attacked", attacked)] {
+    for (turn, rounds) in Turn::ALL.into_iter().zip(found) {
+        let label = turn.name();
         group.row(&format!("hostile-{label}-p99-ms"), &p99(rounds), "reported")?;
         let mut all = stopwatch::empty()?;
         rounds.iter().try_for_each(|round| all.add(&round.latencies))?;
@@ -118,15 +155,18 @@ impl World {
         Ok(Self { config, ca, connector, flooded, _process: process, _broker: broker })
     }
 
-    async fn round(&self, bench: &Bench, is_attacked: bool) -> anyhow::Result<Round> {
-        let attack = Attack {
+    fn attack(&self) -> Attack {
+        Attack {
             https: self.config.https_port,
             mqtt: self.config.mqtt_port,
             ca: self.ca.clone(),
             path: format!("/{}", self.flooded),
-        };
-        let attacker = is_attacked.then(|| Task::Attack(attack).spawn()).transpose()?;
-        if is_attacked {
+        }
+    }
+
+    async fn round(&self, bench: &Bench, attack: Option<Attack>) -> anyhow::Result<Round> {
+        let attacker = attack.map(|attack| Task::Attack(attack).spawn()).transpose()?;
+        if attacker.is_some() {
             sleep(WARM_UP).await;
         }
         let round = timeout(LIMIT, self.publish(bench.scaled(EVENTS))).await.context("a round takes too long")?;

@@ -89,7 +89,7 @@ async fn group(name: &str, bench: &Bench) -> anyhow::Result<Group> {
         "durability" => durability::measure(bench).await,
         "direct" => direct::measure(bench).await,
         "ingress" => ingress::measure(bench).await,
-        "hostile" => hostile::measure(bench).await,
+        "hostile" => Box::pin(hostile::measure(bench)).await,
         "latency" => latency::measure(bench).await,
         "memory" => memory::measure(bench).await,
         _ => anyhow::bail!("there is no such group"),
