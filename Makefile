@@ -118,6 +118,7 @@ soak: toolchain node-program
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  cargo test --workspace --test api $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture api_requests
 	@$(MAKE) scale
+	@$(MAKE) soak-cluster
 
 # What hundreds of topics and handlers cost the operator, and by extrapolation thousands: memory, processor time, requests
 # to the API server, time after a restart. About ten minutes; SCALE=4000x1000x8 measures the full size on eight brokers.
@@ -129,6 +130,12 @@ scale: toolchain node-program
 	  KUBE_APISERVER=$(call TOOL,kube-apiserver) KUBE_CONTROLLER_MANAGER=$(call TOOL,kube-controller-manager) \
 	  KUBE_SCHEDULER=$(call TOOL,kube-scheduler) KWOK=$(call TOOL,kwok) \
 	  cargo test --workspace --test api $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture figures_of_scale
+
+# On the real cluster: authorities and a key are replaced at 500 events a second. Ten minutes.
+.PHONY: soak-cluster
+soak-cluster: toolchain
+	@$(MAKE) ready
+	$(KUBE) $(FORWARD) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture
 
 bench: toolchain
 	@$(MAKE) bench-local

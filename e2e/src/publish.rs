@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http::header::AUTHORIZATION;
 use http::{Request, StatusCode};
+use tokio::sync::Mutex;
 
 use crate::client::Http;
 
@@ -42,6 +43,9 @@ pub struct Args {
     /// The events' partition keys, in turn; 0: none. Events of one key need `concurrency` 1 to be published in order.
     #[arg(long, default_value_t = 0)]
     keys: u64,
+    /// Events for which connections are kept; then others are made, for which the certificate authority is read again. 0: all.
+    #[arg(long, default_value_t = 0)]
+    events_per_connection: u64,
     /// An event that is not accepted within so many seconds is a failure.
     #[arg(long, default_value_t = 180)]
     patience: u64,
@@ -49,12 +53,13 @@ pub struct Args {
 
 #[allow(clippy::print_stdout)] // its result, for the test's log
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let http = Http::new(Some(&args.ca))?;
+    let clients = Clients::new(&args)?;
     let began = Instant::now();
     let paced = stream::iter(0..args.count).then(|number| pace(number, &args, began));
-    let sent = paced.map(|number| publish(&http, &args, number)).buffer_unordered(args.concurrency);
+    let sent = paced.map(|number| publish(&clients, &args, number)).buffer_unordered(args.concurrency);
     let accepted: Vec<_> = sent.collect().await;
     let accepted: Vec<String> = accepted.into_iter().collect::<anyhow::Result<_>>()?;
+    let http = clients.client(args.count).await?;
     for ids in accepted.chunks(5000) {
         http.post(&format!("{}/accepted", args.ledger), ids.join("\n")).await?;
     }
@@ -70,7 +75,31 @@ async fn pace(number: u64, args: &Args, began: Instant) -> u64 {
     number
 }
 
-async fn publish(http: &Http, args: &Args, number: u64) -> anyhow::Result<String> {
+/// The client of the present connections.
+struct Clients<'a> {
+    args: &'a Args,
+    /// With the number of the ones before it.
+    latest: Mutex<(u64, Http)>,
+}
+
+impl<'a> Clients<'a> {
+    fn new(args: &'a Args) -> anyhow::Result<Self> {
+        Ok(Self { args, latest: Mutex::new((0, Http::new(Some(&args.ca))?)) })
+    }
+
+    /// For this event.
+    async fn client(&self, number: u64) -> anyhow::Result<Http> {
+        let wanted = number.checked_div(self.args.events_per_connection).unwrap_or_default();
+        let mut latest = self.latest.lock().await;
+        if wanted > latest.0 {
+            *latest = (wanted, Http::new(Some(&self.args.ca))?);
+        }
+        Ok(latest.1.clone())
+    }
+}
+
+async fn publish(clients: &Clients<'_>, args: &Args, number: u64) -> anyhow::Result<String> {
+    let http = clients.client(number).await?;
     let id = format!("{}-{number}", args.prefix);
     let deadline = Instant::now() + Duration::from_secs(args.patience);
     loop {

@@ -15,6 +15,7 @@ mod outside;
 mod publishers;
 mod relocation;
 mod rollout;
+mod rollover;
 mod routing;
 mod scaling;
 mod telemetry;
