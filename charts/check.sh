@@ -86,6 +86,17 @@ done
 lacks 'runAsUser|runAsGroup' 'users that the platform assigns' --set podSecurityContext.runAsUser=null,podSecurityContext.runAsGroup=null
 renders 'fsGroup: 7' 'security context of the pod' --set podSecurityContext.fsGroup=7
 refuses securityContext --set securityContext=none
+pod_user() { grep -A2 'name: TIDEGATE_POD_USER' "$work/out" | grep -o 'value:.*'; }
+printf 'pods: {user: 1000680000}\n' >"$work/user.yaml"
+render --values "$work/user.yaml" >"$work/out"
+[ "$(pod_user)" = 'value: "1000680000"' ] || fail "a large user of a values file is written $(pod_user)"
+render --set pods.user=assigned >"$work/out"
+[ "$(pod_user)" = 'value: "assigned"' ] || fail "an assigned user is written $(pod_user)"
+refuses 'pods' --set pods.user=0
+refuses 'pods' --set pods.user=nobody
+refuses 'pods' --set 'pods.pullSecrets[0].name=One\,Two'
+renders 'value: one,two' 'pull secrets of pods' --set 'pods.pullSecrets[0].name=one,pods.pullSecrets[1].name=two'
+lacks 'TIDEGATE_POD_PULL_SECRETS' 'no pull secrets of pods'
 render --set commonLabels.team=red,commonAnnotations.owner=blue --set 'commonLabels.app\.kubernetes\.io/name=other' >"$work/out"
 objects=$(grep -c '^kind: ' "$work/out")
 for mark in '^    team: red' '^    owner: blue'; do

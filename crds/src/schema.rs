@@ -2,6 +2,9 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+/// What the value of a label may be.
+const LABEL_VALUE: &str = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
+
 /// An object of the Kubernetes API whose fields the API server checks when the operator applies it.
 ///
 /// Its full schema would be copied into every CRD otherwise, and be older than the cluster's.
@@ -48,10 +51,22 @@ pub fn node_selector(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "nullable": true, "additionalProperties": {"type": "string"}})
 }
 
+/// Labels of a pod, bounded.
+pub fn pod_labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object", "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+    })
+}
+
+/// Annotations of a pod, bounded.
+pub fn annotations(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "maxProperties": 32, "additionalProperties": {"type": "string", "maxLength": 4096}})
+}
+
 /// A selector of namespaces by their labels, bounded.
 pub fn label_selector(_: &mut SchemaGenerator) -> Schema {
-    let value =
-        json_schema!({"type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"});
+    let value = json_schema!({"type": "string", "maxLength": 63, "pattern": LABEL_VALUE});
     json_schema!({
         "type": "object",
         "description": "Labels of the granted namespaces, with from: Selector. Every namespace carries its name as the label kubernetes.io/metadata.name. An empty selector matches all namespaces.",

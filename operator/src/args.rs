@@ -1,5 +1,6 @@
 //! The command line. Every flag is also an environment variable, which is what the chart sets.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -29,6 +30,13 @@ pub struct Args {
     /// Resources of ingresses whose broker names none: JSON, as in a pod.
     #[arg(long, env = "TIDEGATE_INGRESS_RESOURCES", value_parser = resources, default_value = r#"{"requests":{"cpu":"20m","memory":"16Mi"}}"#)]
     pub ingress_resources: Resources,
+    /// As whom our containers run in pods of brokers and handlers: a number, which is the user, the group and the group of
+    /// the volumes, or "assigned" where the platform sets them, as OpenShift does.
+    #[arg(long, env = "TIDEGATE_POD_USER", default_value = "65532")]
+    pub pod_user: PodUser,
+    /// Secrets, of the namespaces of brokers and handlers, with which nodes pull the images: names separated by commas.
+    #[arg(long, env = "TIDEGATE_POD_PULL_SECRETS", value_delimiter = ',')]
+    pub pod_pull_secrets: Vec<String>,
     /// Specification of the EventBroker that is made for a topic that names none: JSON.
     #[arg(long, env = "TIDEGATE_DEFAULT_BROKER", value_parser = resources, default_value = "{}")]
     pub default_broker: Resources,
@@ -68,6 +76,51 @@ impl Args {
     }
 }
 
+/// As whom containers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodUser {
+    /// As this user and group.
+    Fixed(u32),
+    /// The platform says: a pod that names its user is refused there.
+    Assigned,
+}
+
+impl FromStr for PodUser {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "assigned" {
+            return Ok(Self::Assigned);
+        }
+        // The containers say that they never run as root.
+        let number = text.parse().ok().filter(|number| *number > 0);
+        number.map(Self::Fixed).ok_or_else(|| "a user is \"assigned\" or a number from 1".to_owned())
+    }
+}
+
 fn resources(text: &str) -> Result<Resources, serde_json::Error> {
     serde_json::from_str(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_a_number_or_assigned_and_never_root() {
+        assert_eq!("65532".parse(), Ok(PodUser::Fixed(65532)));
+        assert_eq!("assigned".parse(), Ok(PodUser::Assigned));
+        for wrong in ["0", "", "-1", "nobody", "4294967296"] {
+            assert!(wrong.parse::<PodUser>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn pull_secrets_are_a_list_that_may_be_empty() {
+        let parsed = |secrets: &str| {
+            let images = ["x", "--sidecar-image", "s", "--ingress-image", "i", "--broker-image", "b"];
+            Args::parse_from(images.into_iter().chain(["--pod-pull-secrets", secrets])).pod_pull_secrets
+        };
+        assert_eq!(parsed("one,two"), ["one", "two"]);
+    }
 }

@@ -10,7 +10,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::args::Args;
+use crate::args::{Args, PodUser};
 use crate::broker::expiry::{self, Expiries};
 use crate::broker::nudge::Unserved;
 use crate::broker::rollover::Outdated;
@@ -238,14 +238,24 @@ pub fn environment(args: &Args, config: &str) -> Vec<Value> {
 }
 
 /// The security context of every container of ours: Pod Security "restricted".
-pub fn restricted() -> Value {
-    json!({
+pub fn restricted(user: PodUser) -> Value {
+    let mut context = json!({
         "allowPrivilegeEscalation": false,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": true,
         "runAsNonRoot": true,
-        "runAsUser": 65532,
-        "runAsGroup": 65532,
         "seccompProfile": {"type": "RuntimeDefault"},
-    })
+    });
+    if let PodUser::Fixed(user) = user {
+        context["runAsUser"] = json!(user);
+        context["runAsGroup"] = json!(user);
+    }
+    context
+}
+
+/// The installation's pull secrets, as in a pod; `None`: it has none.
+pub fn pull_secrets(args: &Args) -> Option<Value> {
+    let names = args.pod_pull_secrets.iter().filter(|name| !name.is_empty());
+    let secrets: Vec<Value> = names.map(|name| json!({"name": name})).collect();
+    (!secrets.is_empty()).then(|| secrets.into())
 }

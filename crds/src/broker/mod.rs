@@ -68,7 +68,7 @@ pub struct EventBrokerSpec {
     /// is stored is deleted, but the topics of that namespace take and deliver no events until they are granted again.
     #[serde(default, skip_serializing_if = "NamespaceGrant::is_default")]
     pub topics: NamespaceGrant,
-    /// Where the pods run, and with which resources.
+    /// Where the pods run, with which resources, and what else they carry.
     #[serde(default, skip_serializing_if = "Pods::is_default")]
     pub pods: Pods,
     /// Ingress container in each pod, which takes events over HTTPS, MQTT and NATS.
@@ -168,6 +168,24 @@ pub struct Pods {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
     pub topology_spread_constraints: Option<Value>,
+    /// Name of the pods' PriorityClass, as in a pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+    /// Secrets of the broker's namespace with which its nodes pull the images, as in a pod: [{name: ...}]. Default: those
+    /// of the installation (pods.pullSecrets of the chart), and where that has none, those of the ServiceAccount default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::kubernetes_objects")]
+    pub image_pull_secrets: Option<Value>,
+    /// Labels of the pods, beside Tidegate's own, which they cannot replace. A change restarts the pods one by one, as does
+    /// one of annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::pod_labels")]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pods, for example for a service mesh or a log collector. Tidegate's own cannot be replaced.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "schema::annotations")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Pods {

@@ -1,5 +1,7 @@
 //! The broker pods: a nats-server and the ingress, side by side, with a volume where events are stored.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use serde_json::{Value, json};
@@ -8,11 +10,12 @@ use tidegate_broker_admin::server::{self, Cluster, JetStream, Server};
 use tidegate_broker_client::contract::AccessCertificate;
 use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
-use tidegate_crds::broker::Access;
+use tidegate_crds::broker::{Access, Pods};
 use time::OffsetDateTime;
 
 use super::{Input, child};
-use crate::context::{environment, restricted};
+use crate::args::PodUser;
+use crate::context::{environment, pull_secrets, restricted};
 use crate::handler::template;
 use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
@@ -73,7 +76,8 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
     let size = input.observed.statefulset.as_ref().and_then(claimed).unwrap_or(&input.settings.volume_text);
     let claim = claim_spec(input, size);
     let mut pod = pod(input)?;
-    let rolls_with = rolls_with(&pod, &server(input, 0)?);
+    let users = &input.broker.spec.pods;
+    let rolls_with = rolls_with(&pod, users, &server(input, 0)?);
     // These have no part in that: no pod is restarted because its broker has formed, or has more servers or fewer.
     if input.scale.pods == 1 && !input.is_formed {
         pod["initContainers"] = json!([seed(input)?]);
@@ -96,7 +100,10 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
             "updateStrategy": {"type": "OnDelete", "rollingUpdate": null},
             "selector": {"matchLabels": names::broker_selector(broker)},
             "template": {
-                "metadata": {"labels": labels, "annotations": {names::ROLLS_WITH_ANNOTATION: rolls_with}},
+                "metadata": {
+                    "labels": beside(&users.labels, labels),
+                    "annotations": beside(&users.annotations, [(names::ROLLS_WITH_ANNOTATION.to_owned(), rolls_with)]),
+                },
                 "spec": pod,
             },
             "volumeClaimTemplates":
@@ -107,6 +114,14 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
         },
     });
     Ok(child::<StatefulSet>(&name, value))
+}
+
+/// What the user wants of labels or annotations, and what is ours, which wins.
+fn beside(
+    users: &BTreeMap<String, String>,
+    ours: impl IntoIterator<Item = (String, String)>,
+) -> BTreeMap<String, String> {
+    users.clone().into_iter().chain(ours).collect()
 }
 
 fn claim_spec(input: &Input<'_>, size: &str) -> Value {
@@ -136,12 +151,15 @@ fn claimed(set: &StatefulSet) -> Option<&String> {
 /// Changes with everything that a pod reads when it starts, and with what it is made of; but not with what a server loads
 /// while it runs: its routes, how much it may store ([`crate::broker::members`]), and certificates
 /// ([`crate::broker::reload`]).
-fn rolls_with(pod: &Value, server: &Server) -> String {
+fn rolls_with(pod: &Value, users: &Pods, server: &Server) -> String {
     let jetstream = server.jetstream.clone().map(|jetstream| JetStream { max_file_store: 0, ..jetstream });
     let cluster = Cluster { routes: Vec::new(), ..server.cluster.clone() };
     let server = Server { jetstream, cluster, ..server.clone() };
     let mut digest = Sha256::new();
     digest.update(pod.to_string());
+    if !users.labels.is_empty() || !users.annotations.is_empty() {
+        digest.update(json!([users.labels, users.annotations]).to_string());
+    }
     digest.update(server.render());
     digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -158,7 +176,7 @@ fn seed(input: &Input<'_>) -> Result<Value, Error> {
         "env": [pod_name()],
         "resources": Value::Object(input.args.ingress_resources.clone()),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": restricted(),
+        "securityContext": restricted(input.args.pod_user),
         "volumeMounts": [{"name": "data", "mountPath": DATA_FOLDER}],
     }))
 }
@@ -175,8 +193,7 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
-            "runAsNonRoot": true, "fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
+            "runAsNonRoot": true, "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [nats(input), ingress(input)?],
         "volumes": [
@@ -191,6 +208,16 @@ fn pod(input: &Input<'_>) -> Result<Value, Error> {
     });
     if let (Some(volume), Some(volumes)) = (access_volume(input), pod["volumes"].as_array_mut()) {
         volumes.push(volume);
+    }
+    if let PodUser::Fixed(user) = input.args.pod_user {
+        pod["securityContext"]["fsGroup"] = json!(user);
+    }
+    let installations = || pull_secrets(input.args);
+    if let Some(secrets) = without_nulls(spec.image_pull_secrets.as_ref()).or_else(installations) {
+        pod["imagePullSecrets"] = secrets;
+    }
+    if let Some(class) = &spec.priority_class_name {
+        pod["priorityClassName"] = json!(class);
     }
     if let Some(selector) = spec.node_selector.as_ref().filter(|selector| !selector.is_empty()) {
         pod["nodeSelector"] = json!(selector);
@@ -270,7 +297,7 @@ fn nats(input: &Input<'_>) -> Value {
         ],
         "resources": without_nulls(input.broker.spec.pods.resources.as_ref()).unwrap_or_else(|| json!({"requests": {"cpu": "50m", "memory": "128Mi"}})),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": restricted(),
+        "securityContext": restricted(input.args.pod_user),
         // Recovery of large streams takes its time: five minutes.
         "startupProbe": probe("startup", 1, 300),
         "readinessProbe": probe("ready", 5, 3),
@@ -337,7 +364,7 @@ fn ingress(input: &Input<'_>) -> Result<Value, Error> {
         ],
         "resources": resources.unwrap_or_else(|| Value::Object(input.args.ingress_resources.clone())),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": restricted(),
+        "securityContext": restricted(input.args.pod_user),
         "readinessProbe": probe("/readyz", 2),
         "livenessProbe": probe("/livez", 10),
         "volumeMounts": mounts,

@@ -44,6 +44,16 @@ fn with(
     now: OffsetDateTime,
     (topics, is_formed): (&[Topic], bool),
 ) -> Children {
+    with_args(authority, spec, observed, now, (topics, is_formed, &[]))
+}
+
+fn with_args(
+    authority: &Authority,
+    spec: &Value,
+    observed: &Observed,
+    now: OffsetDateTime,
+    (topics, is_formed, more): (&[Topic], bool, &[&str]),
+) -> Children {
     let broker: EventBroker = serde_json::from_value(json!({
         "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker",
         "metadata": {"name": "orders", "namespace": "shop", "uid": "u-1"}, "spec": spec,
@@ -51,15 +61,8 @@ fn with(
     .unwrap();
     let owner = Owner::of(&broker).unwrap();
     let settings = Settings::of(&broker.spec).unwrap();
-    let args = Args::parse_from([
-        "",
-        "--sidecar-image",
-        "sidecar:1",
-        "--ingress-image",
-        "ingress:1",
-        "--broker-image",
-        "nats:1",
-    ]);
+    let images = ["", "--sidecar-image", "sidecar:1", "--ingress-image", "ingress:1", "--broker-image", "nats:1"];
+    let args = Args::parse_from(images.iter().chain(more));
     children(&Input {
         broker: &broker,
         owner: &owner,
@@ -123,6 +126,51 @@ fn it_belongs_to_its_broker_and_keeps_its_volumes() {
     );
 }
 
+/// As on a platform that assigns users, with images of a registry that asks who pulls.
+const ELSEWHERE: [&str; 4] = ["--pod-user", "assigned", "--pod-pull-secrets", "one,two"];
+
+#[test]
+fn a_platform_may_assign_users_and_installation_and_broker_may_have_pull_secrets() {
+    let authority = Authority::generate("orders", now()).unwrap();
+    let of = |spec: Value| with_args(&authority, &spec, &Observed::default(), now(), (&[], false, &ELSEWHERE));
+    let children = of(json!({}));
+    let pod = pod(&children);
+    assert!(pod["securityContext"].get("fsGroup").is_none());
+    for containers in ["containers", "initContainers"] {
+        for container in pod[containers].as_array().unwrap() {
+            let context = &container["securityContext"];
+            assert_eq!(context["runAsNonRoot"], true);
+            assert!(context.get("runAsUser").is_none() && context.get("runAsGroup").is_none(), "{container}");
+        }
+    }
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "one"}, {"name": "two"}]));
+    let own = of(json!({"pods": {"imagePullSecrets": [{"name": "own"}]}}));
+    assert_eq!(self::pod(&own)["imagePullSecrets"], json!([{"name": "own"}]));
+    assert!(self::pod(&self::of(json!({}))).get("imagePullSecrets").is_none());
+}
+
+#[test]
+fn labels_and_annotations_of_the_user_are_beside_ours_and_restart_the_pods() {
+    let (authority, now) = (Authority::generate("orders", now()).unwrap(), now());
+    let template = |pods: Value| {
+        let children = made(&authority, &json!({"pods": pods}), &Observed::default(), now);
+        children.statefulset.value["spec"]["template"].clone()
+    };
+    let plain = template(json!({}));
+    let forged = json!({"tidegate.io/broker": "other", "team": "pay"});
+    let marked = template(json!({
+        "labels": forged, "annotations": {"mesh": "off", "tidegate.io/rolls-with": "x"}, "priorityClassName": "high",
+    }));
+    assert_eq!(marked["spec"]["priorityClassName"], "high");
+    let (labels, annotations) = (&marked["metadata"]["labels"], &marked["metadata"]["annotations"]);
+    assert_eq!((&labels["tidegate.io/broker"], &labels["team"]), (&json!("orders"), &json!("pay")));
+    assert_eq!(annotations["mesh"], "off");
+    let digests = [&plain, &marked, &template(json!({"labels": {"team": "pay"}}))]
+        .map(|template| template["metadata"]["annotations"][names::ROLLS_WITH_ANNOTATION].as_str().unwrap().to_owned());
+    assert!(digests[0] != digests[1] && digests[0] != digests[2] && digests[1] != digests[2], "{digests:?}");
+    assert!(!digests.contains(&"x".to_owned()));
+}
+
 #[test]
 fn both_containers_are_restricted_and_nothing_mounts_the_authority() {
     let children = of(json!({}));
@@ -132,7 +180,7 @@ fn both_containers_are_restricted_and_nothing_mounts_the_authority() {
     let names: Vec<_> = pod["containers"].as_array().unwrap().iter().map(|container| &container["name"]).collect();
     assert_eq!(names, ["nats", "ingress"]);
     for container in pod["containers"].as_array().unwrap() {
-        assert_eq!(container["securityContext"], restricted());
+        assert_eq!(container["securityContext"], restricted(PodUser::Fixed(65532)));
     }
     let secrets: Vec<_> = pod["volumes"]
         .as_array()
@@ -187,7 +235,7 @@ fn only_the_single_server_of_a_broker_that_has_not_formed_gets_a_seed() {
     let [seed] = pod(&new)["initContainers"].as_array().unwrap().as_slice() else { panic!("one init container") };
     let system = authority.system_account(now()).unwrap().id;
     assert_eq!(seed["args"], json!(["seed", "$(POD_NAME)", "/data", system]));
-    assert_eq!((&seed["image"], &seed["securityContext"]), (&json!("ingress:1"), &restricted()));
+    assert_eq!((&seed["image"], &seed["securityContext"]), (&json!("ingress:1"), &restricted(PodUser::Fixed(65532))));
     assert_eq!(seed["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
     let formed = made(json!({}), &with_secrets(&new), true);
     assert_eq!(pod(&formed).get("initContainers"), None);

@@ -11,7 +11,7 @@ use tidegate_broker_client::identity::file;
 use tidegate_broker_client::layout::BROKER_PORT;
 
 use super::{Input, child};
-use crate::context::{environment, restricted};
+use crate::context::{environment, pull_secrets, restricted};
 use crate::handler::subscribe;
 use crate::handler::template::{SIDECAR, checked, without_nulls, wrong};
 use crate::kubernetes::apply::Child;
@@ -75,6 +75,11 @@ fn template(input: &Input<'_>) -> Result<Value, Error> {
     let spec = object(&mut template, "spec")?;
     let grace = grace_seconds(spec, input.settings.delivery.timeout.as_secs());
     spec.insert("terminationGracePeriodSeconds".into(), json!(grace));
+    if let Some(Value::Array(secrets)) = pull_secrets(input.args) {
+        let all = list(spec, "imagePullSecrets")?;
+        let missing: Vec<Value> = secrets.into_iter().filter(|secret| !all.contains(secret)).collect();
+        all.extend(missing);
+    }
     list(spec, "volumes")?.push(json!({
         "name": IDENTITY_VOLUME,
         "secret": {"secretName": names::handler_identity(&input.owner.name), "defaultMode": 0o444},
@@ -153,7 +158,7 @@ fn sidecar(input: &Input<'_>, grace: Duration) -> Result<Value, Error> {
         "ports": [{"name": "tidegate", "containerPort": names::SIDECAR_PORT, "protocol": "TCP"}],
         "resources": resources(input),
         "terminationMessagePolicy": last_lines(),
-        "securityContext": restricted(),
+        "securityContext": restricted(input.args.pod_user),
         "startupProbe": probe("/startupz", 1, 60),
         "livenessProbe": probe("/livez", 10, 3),
         "readinessProbe": probe("/readyz", 2, 3),

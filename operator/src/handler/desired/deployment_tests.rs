@@ -23,6 +23,10 @@ fn made(authority: &Authority, template: Value, delivery: Value) -> Result<Value
 }
 
 fn made_of(authority: &Authority, spec: Value) -> Result<Value, Error> {
+    made_with(authority, spec, &[])
+}
+
+fn made_with(authority: &Authority, spec: Value, more: &[&str]) -> Result<Value, Error> {
     let handler: EventHandler = serde_json::from_value(json!({
         "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler",
         "metadata": {"name": "billing", "namespace": "shop", "uid": "u-1"},
@@ -38,15 +42,8 @@ fn made_of(authority: &Authority, spec: Value) -> Result<Value, Error> {
         routing: Routing::Queued,
         destinations: BTreeMap::new(),
     };
-    let args = Args::parse_from([
-        "",
-        "--sidecar-image",
-        "sidecar:1",
-        "--ingress-image",
-        "ingress:1",
-        "--broker-image",
-        "nats:1",
-    ]);
+    let images = ["", "--sidecar-image", "sidecar:1", "--ingress-image", "ingress:1", "--broker-image", "nats:1"];
+    let args = Args::parse_from(images.iter().chain(more));
     let now = OffsetDateTime::now_utc();
     let input = Input {
         handler: &handler,
@@ -138,6 +135,21 @@ fn the_users_template_is_kept() {
     assert_eq!(own("containers", 1), users["spec"]["containers"][1]);
     assert_eq!(own("initContainers", 1), users["spec"]["initContainers"][0]);
     assert_eq!(pod["volumes"][0], users["spec"]["volumes"][0]);
+}
+
+#[test]
+fn a_platform_may_assign_the_sidecars_user_and_pull_secrets_are_added_to_the_users() {
+    let template = json!({"spec": {
+        "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 1}]}],
+        "imagePullSecrets": [{"name": "own"}, {"name": "both"}],
+    }});
+    let spec = json!({"topic": "orders", "template": template});
+    let flags = ["--pod-user", "assigned", "--pod-pull-secrets", "both,ours"];
+    let deployment = made_with(&authority(), spec, &flags).unwrap();
+    let sidecar = &pod(&deployment)["initContainers"][0];
+    assert!(sidecar["securityContext"].get("runAsUser").is_none(), "{sidecar}");
+    let secrets = json!([{"name": "own"}, {"name": "both"}, {"name": "ours"}]);
+    assert_eq!(pod(&deployment)["imagePullSecrets"], secrets);
 }
 
 #[test]
