@@ -54,6 +54,18 @@ impl Error {
         }
     }
 
+    /// The same for another whose work was part of what failed.
+    pub(crate) fn of_another(&self) -> Self {
+        match self {
+            Self::Kubernetes(error) => Self::Kubernetes(kube::Error::Service(short(error).into())),
+            Self::Broker(message) => Self::Broker(message.clone()),
+            Self::Leftover(message) => Self::Leftover(message.clone()),
+            Self::TimedOut(limit) => Self::TimedOut(*limit),
+            Self::Panicked(message) => Self::Panicked(message.clone()),
+            Self::Refused { reason, message } => Self::Refused { reason, message: message.clone() },
+        }
+    }
+
     /// Does a person have to do something?
     pub fn needs_a_person(&self) -> bool {
         matches!(self, Self::Refused { .. })

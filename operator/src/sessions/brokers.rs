@@ -7,6 +7,7 @@
 
 mod accounts;
 mod authorities;
+mod rounds;
 pub(crate) mod session;
 
 use std::collections::HashMap;
@@ -22,14 +23,17 @@ use tidegate_broker_admin::serving::Ingresses;
 use tidegate_broker_admin::{Authority, AuthorityError, LeafRequest};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::connect;
+use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::identity::{Identity, Source, Unreadable};
 use tidegate_broker_client::layout::BROKER_PORT;
 use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
 
 use self::accounts::Known;
-pub use self::accounts::KnownAccounts;
+pub use self::accounts::{Due, KnownAccounts};
 use self::authorities::{Authorities, Keys};
+pub(crate) use self::rounds::Effect;
+use self::rounds::Rounds;
 use self::session::{Connected, Sessions, Site};
 use crate::broker::scale::Scale;
 use crate::kubernetes::names;
@@ -39,6 +43,9 @@ use crate::reconcile::error::Error;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Topics' accounts that are connected to at a time: twice as many as are reconciled at a time.
 const MAX_TOPICS: usize = 64;
+/// The account of the ingresses, which is as large as the number of topics, is pushed this often at most. A topic that comes
+/// alone does not wait.
+const PUSH_SPACING: Duration = Duration::from_millis(500);
 /// The connection to a topic's account ends when it was not needed for so long.
 const TOPIC_IDLE: Duration = Duration::from_secs(10);
 
@@ -121,6 +128,8 @@ pub struct Servers {
     pub place: Place,
     clients: [Client; 2],
     accounts: tokio::sync::Mutex<Option<Known>>,
+    /// Of pushes of the account of the ingresses, with the topics that are to be in it.
+    pub(crate) ingress_rounds: Rounds<Option<(TopicId, Routing)>>,
     answers: AtomicBool,
 }
 
@@ -326,6 +335,7 @@ async fn open_servers(what: &str, place: Place, keys: &Keys, site: &Site) -> Res
         ingresses: Ingresses::new(ingresses.clone(), servers.len()),
         clients: [system, ingresses],
         accounts: tokio::sync::Mutex::default(),
+        ingress_rounds: Rounds::spaced(PUSH_SPACING),
         answers: AtomicBool::new(true),
         place,
     })

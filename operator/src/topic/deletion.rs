@@ -26,8 +26,8 @@ use crate::kubernetes::watches::get;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
 use crate::sessions::brokers::{BrokerKey, Place, Servers, TopicKey};
-use crate::topic::inside::serve;
 use crate::topic::publishers;
+use crate::topic::serve::serve;
 use crate::topic::settings::routing;
 
 /// Undoes what was made of a topic on its broker, and lets it go.

@@ -29,6 +29,7 @@ use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
 use crate::topic::room::{self, RoomState};
+use crate::topic::serve::serve;
 use crate::topic::settings::Settings;
 use crate::topic::status::{Journal, STREAM_REFUSED};
 use crate::topic::storage::{self, Storage};
@@ -143,52 +144,6 @@ async fn inside(
 fn was_refused(topic: &EventTopic) -> bool {
     let mut conditions = topic.status.iter().flat_map(|status| &status.conditions);
     conditions.any(|known| known.type_ == kind::STREAM_READY && known.reason == STREAM_REFUSED)
-}
-
-/// Makes the account of the ingresses have something of every topic that has an account, and of this one, which has one.
-///
-/// A server that does not know an account from which another imports asks around for it for seconds, and does nothing else
-/// meanwhile: so nothing is imported from an account before it is there. `is_changed`: the servers were given this
-/// topic's account just now, and may have something of an older one of its name in that of the ingresses.
-///
-/// # Errors
-/// The broker is away or refuses.
-pub async fn serve(
-    context: &Context,
-    place: &Place,
-    servers: &Servers,
-    with: Option<(&Topic, bool)>,
-) -> Result<(), Error> {
-    let mut accounts = servers.accounts().await?;
-    let mut is_replaced = false;
-    let mut topics = topics::of_broker(context, &place.broker);
-    if let Some((topic, is_changed)) = with {
-        let id = accounts.id_of(&place.authority, &topic.id)?;
-        let was_there = accounts.add(id);
-        is_replaced = was_there && is_changed;
-        topics.retain(|other| other.id != topic.id);
-        topics.push(topic.clone());
-        topics.sort_by(|one, other| one.id.cmp(&other.id));
-    }
-    let mut all = Vec::with_capacity(topics.len());
-    for topic in topics {
-        let id = accounts.id_of(&place.authority, &topic.id)?;
-        if accounts.has(&id) {
-            all.push((topic.id, topic.routing));
-        }
-    }
-    // Servers that had lost this topic's account may have lost that of the ingresses, too.
-    let is_changed = with.is_some_and(|(_, is_changed)| is_changed);
-    if !is_changed && accounts.are_served(&all) {
-        return Ok(());
-    }
-    let account = place.authority.ingress_account(&all, OffsetDateTime::now_utc())?;
-    let is_pushed = servers.system.ensure(&account).await?;
-    if is_replaced && !is_pushed {
-        servers.system.push(&account).await?;
-    }
-    accounts.set_served(all);
-    Ok(())
 }
 
 /// Asks the ingresses: every one that publishers may meet must have heard of the topic. Their broker is told to look after

@@ -15,6 +15,7 @@ mod observe;
 pub mod publishers;
 pub mod room;
 pub mod rules;
+mod serve;
 pub mod settings;
 pub mod status;
 pub mod storage;

@@ -1,12 +1,21 @@
 //! Topics that share a broker: they come, change and go, and nothing of it is made again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::{Value, json};
+use tidegate_broker_admin::jwt;
 use tidegate_crds::EventBroker;
 use tidegate_crds::EventTopic;
+use tidegate_test_broker::TestBroker;
+use time::OffsetDateTime;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::brokers::{Places, account, broker_on, publish_one, server, topic_at, until_ready};
 use crate::support::ingress;
@@ -101,5 +110,59 @@ async fn topics_come_change_and_go_and_their_broker_stays_as_it_is() {
         until_ready(&space, &name(number)).await;
     }
     assert_eq!(made(&space).await, first, "nothing was restarted");
+    operator.stop().await;
+}
+
+/// Topics that are made at the same time.
+const MANY: usize = 30;
+
+/// The id of the account of a broker's ingresses.
+fn ingress_account(broker: &TestBroker) -> String {
+    broker.authority().ingress_account(&[], OffsetDateTime::now_utc()).unwrap().id
+}
+
+/// Counts the pushes of the account of the ingresses.
+async fn pushes(broker: &TestBroker) -> (Arc<AtomicUsize>, AbortOnDropHandle<()>) {
+    let (client, account, count) =
+        (broker.system_client().await, ingress_account(broker), Arc::<AtomicUsize>::default());
+    let mut pushes = client.subscribe("$SYS.REQ.CLAIMS.UPDATE", None).unwrap();
+    let counted = count.clone();
+    let task = tokio::spawn(async move {
+        while let Some(push) = pushes.next().await {
+            let claims = std::str::from_utf8(push.payload()).ok().and_then(jwt::payload).expect("claims");
+            counted.fetch_add(usize::from(claims["sub"] == account.as_str()), Ordering::SeqCst);
+        }
+        drop(client);
+    });
+    (count, AbortOnDropHandle::new(task))
+}
+
+/// The account of the ingresses has something of every topic: pushed once for each, it would grow as their square.
+#[tokio::test]
+async fn topics_that_come_together_are_pushed_to_the_ingresses_together() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("together").await, Places::default());
+    let broker = server().await;
+    broker_on(&space, &places, &broker, "default", json!({"storage": {"size": "1Gi"}})).await;
+    let (count, _task) = pushes(&broker).await;
+    let names: Vec<String> = (0..MANY).map(name).collect();
+    join_all(names.iter().map(|name| topic_at(&space, "default", name, small()))).await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    eventually("the first push", async || (count.load(Ordering::SeqCst) > 0).then_some(())).await;
+    let begun = Instant::now();
+    for name in &names {
+        until_ready(&space, name).await;
+    }
+    let (pushes, took) = (count.load(Ordering::SeqCst), begun.elapsed());
+    eprintln!("{pushes} pushes for {MANY} topics in {took:?}");
+    let has_all = async || {
+        let claims = jwt::payload(&ingress::claims(&broker, &ingress_account(&broker)).await?)?;
+        // Two of each: what is written, and what is pulled.
+        (claims["nats"]["imports"].as_array()?.len() == 2 * MANY).then_some(())
+    };
+    eventually("the ingresses have something of each topic", has_all).await;
+    // One begins every half second at most. The first one may have been a second before it was seen.
+    let spaced = usize::try_from(took.as_millis() / 500).unwrap();
+    assert!(pushes <= spaced + 4, "{pushes} pushes for {MANY} topics in {took:?}");
     operator.stop().await;
 }

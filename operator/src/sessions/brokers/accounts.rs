@@ -19,8 +19,41 @@ pub(super) struct Known {
     ids: HashSet<String>,
     /// The ids of topics' accounts, whether they are there or not: each is derived once.
     of_topics: HashMap<TopicId, String>,
-    /// Of which topics the account of the ingresses has something, and when that was compared.
-    served: Option<(Vec<(TopicId, Routing)>, Instant)>,
+    /// What the account of the ingresses is known to have.
+    served: Option<Served>,
+    /// How often a topic's account was pushed.
+    changes: Changes,
+    /// The same when the account of the ingresses was pushed last.
+    pushed: Changes,
+}
+
+struct Served {
+    /// The topics of which it has something.
+    topics: Vec<(TopicId, Routing)>,
+    /// When that was compared.
+    at: Instant,
+    /// What had been pushed before that.
+    changes: Changes,
+}
+
+/// How often the account of a topic was pushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// In all: servers that had lost one may have lost that of the ingresses, too.
+    all: u64,
+    /// In the place of one that was known: the account of the ingresses may have something of the older one.
+    replaced: u64,
+}
+
+/// What has to be done for the account of the ingresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// It was seen lately as it is wanted.
+    Nothing,
+    /// It is compared with what the servers have.
+    Compare,
+    /// It is pushed, whatever the servers have.
+    Push,
 }
 
 impl Known {
@@ -30,7 +63,7 @@ impl Known {
     }
 }
 
-/// The accounts that a broker has. Held while that of the ingresses is changed, which has something of every topic.
+/// The accounts that a broker has. Not held while the servers are asked for something.
 pub struct KnownAccounts<'a>(pub(super) MutexGuard<'a, Option<Known>>);
 
 impl KnownAccounts<'_> {
@@ -39,9 +72,12 @@ impl KnownAccounts<'_> {
         self.0.as_ref().is_some_and(|known| known.ids.contains(id))
     }
 
-    /// It has it from now on. Whether it had it before.
-    pub fn add(&mut self, id: String) -> bool {
-        self.0.as_mut().is_some_and(|known| !known.ids.insert(id))
+    /// It has it from now on. `is_changed`: it was pushed just now.
+    pub fn add(&mut self, id: String, is_changed: bool) {
+        let known = self.0.get_or_insert_default();
+        let was_there = !known.ids.insert(id);
+        known.changes.all += u64::from(is_changed);
+        known.changes.replaced += u64::from(is_changed && was_there);
     }
 
     /// It has it no longer.
@@ -65,17 +101,76 @@ impl KnownAccounts<'_> {
         Ok(id)
     }
 
-    /// Whether the account of the ingresses was seen lately to have something of just these.
-    pub fn are_served(&self, topics: &[(TopicId, Routing)]) -> bool {
-        let served = self.0.as_ref().and_then(|known| known.served.as_ref());
-        served.is_some_and(|(served, at)| served == topics && at.elapsed() < COMPARE_PERIOD)
+    /// What has to be done so that the account of the ingresses has something of just these. Until that is said to be done
+    /// ([`Self::set_served`], with the changes that are answered here), nothing is known of it: a push that fails may have
+    /// reached some of the servers.
+    pub fn begin(&mut self, topics: &[(TopicId, Routing)]) -> (Due, Changes) {
+        let known = self.0.get_or_insert_default();
+        let due = known.due(topics);
+        if due != Due::Nothing {
+            known.served = None;
+        }
+        (due, known.changes)
     }
 
-    /// It has something of just these.
-    pub fn set_served(&mut self, topics: Vec<(TopicId, Routing)>) {
+    /// It has something of just these, and was compared or pushed after these changes.
+    pub fn set_served(&mut self, topics: Vec<(TopicId, Routing)>, changes: Changes) {
         let known = self.0.get_or_insert_default();
         let kept: HashSet<&TopicId> = topics.iter().map(|(topic, _)| topic).collect();
         known.of_topics.retain(|id, _| kept.contains(id));
-        known.served = Some((topics, Instant::now()));
+        known.pushed = changes;
+        known.served = Some(Served { topics, at: Instant::now(), changes });
+    }
+}
+
+impl Known {
+    fn due(&self, topics: &[(TopicId, Routing)]) -> Due {
+        if self.changes.replaced != self.pushed.replaced {
+            return Due::Push;
+        }
+        match &self.served {
+            Some(served) if served.topics != topics => Due::Push,
+            Some(served) if served.changes == self.changes && served.at.elapsed() < COMPARE_PERIOD => Due::Nothing,
+            Some(_) | None => Due::Compare,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topics(names: &[&str]) -> Vec<(TopicId, Routing)> {
+        names.iter().map(|name| (TopicId::new("shop", *name).unwrap(), Routing::Queued)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_push_that_fails_is_taken_for_nothing() {
+        let lock = tokio::sync::Mutex::new(Some(Known::default()));
+        let mut accounts = KnownAccounts(lock.lock().await);
+        accounts.add("A".into(), true);
+        let (due, changes) = accounts.begin(&topics(&["a"]));
+        assert_eq!(due, Due::Compare, "it is not known what the servers have");
+        accounts.set_served(topics(&["a"]), changes);
+        assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
+        assert_eq!(accounts.begin(&topics(&["a", "b"])).0, Due::Push);
+        assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare, "some servers may have both");
+    }
+
+    #[tokio::test]
+    async fn an_account_that_is_replaced_while_a_push_is_under_way_is_in_none_yet() {
+        let lock = tokio::sync::Mutex::new(Some(Known::default()));
+        let mut accounts = KnownAccounts(lock.lock().await);
+        accounts.add("A".into(), false);
+        let (_, before) = accounts.begin(&topics(&["a"]));
+        accounts.add("A".into(), true);
+        accounts.set_served(topics(&["a"]), before);
+        let (due, changes) = accounts.begin(&topics(&["a"]));
+        assert_eq!(due, Due::Push, "and stays so when that fails");
+        assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Push);
+        accounts.set_served(topics(&["a"]), changes);
+        assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
+        accounts.add("B".into(), true);
+        assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare);
     }
 }
