@@ -33,7 +33,7 @@ pub async fn formed(space: &Space, places: &Places, server: &TestBroker, replica
     until_broker(space, "orders", "Ready", "PodsNotReady").await;
     assert!(!space.api::<EventBroker>().get("orders").await.unwrap().status.unwrap().formed);
     assert_eq!(has_seed(space).await, replicas == 1);
-    server.bring_certificates(certificates(space).await);
+    server.bring_certificates(certificates(space, "orders").await);
     run_missing_pods(space, "orders").await;
     let counts = json!({"replicas": replicas, "readyReplicas": replicas, "observedGeneration": 1});
     status::<StatefulSet>(space, "orders-broker", counts).await;
@@ -45,13 +45,13 @@ pub async fn formed(space: &Space, places: &Places, server: &TestBroker, replica
     operator
 }
 
-/// When the certificates of the servers' Secrets end.
-async fn certificates(space: &Space) -> CertificateEnds {
+/// When the certificates of the Secrets of a broker's servers end.
+pub async fn certificates(space: &Space, broker: &str) -> CertificateEnds {
     let end = async |secret: &str| {
-        let secret: Secret = space.api().get(secret).await.unwrap();
+        let secret: Secret = space.api().get(&format!("{broker}-{secret}")).await.unwrap();
         certificate_end(std::str::from_utf8(&secret.data.unwrap()["tls.crt"].0).unwrap())
     };
-    CertificateEnds { clients: end("orders-broker").await, routes: end("orders-routes").await }
+    CertificateEnds { clients: end("broker").await, routes: end("routes").await }
 }
 
 async fn has_seed(space: &Space) -> bool {
@@ -193,12 +193,12 @@ async fn servers_take_renewed_certificates_without_a_restart() {
     assert_eq!(condition(&broker, "Ready").unwrap().status, "True");
     sleep(SEVERAL_LOOKS).await;
     assert_eq!(used(&server, 3).await, before, "the kubelet has not brought them");
-    server.bring_certificates(certificates(&space).await);
+    server.bring_certificates(certificates(&space, "orders").await);
     until_at_rest(&space).await;
     let after = used(&server, 3).await;
     assert!(after.len() == 1 && after != before, "{after:?}");
     let [clients, routes] = after.first().unwrap().each_ref().map(|end| end.trim_matches('"').to_owned());
-    let wanted = certificates(&space).await;
+    let wanted = certificates(&space, "orders").await;
     let shown = |end: Option<time::OffsetDateTime>| end.unwrap().format(&Rfc3339).unwrap();
     assert_eq!((clients, routes), (shown(wanted.clients), shown(wanted.routes)));
     let broker: EventBroker = space.api().get("orders").await.unwrap();

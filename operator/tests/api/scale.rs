@@ -21,6 +21,7 @@ use serde_json::json;
 use tidegate_crds::{EventHandler, EventTopic};
 use tidegate_test_broker::TestBroker;
 
+use crate::restarts::certificates;
 use crate::support::brokers::{Places, broker_on, run_missing_pods, status};
 use crate::support::operator::turn;
 use crate::support::process::{self, Audit, Process, Request};
@@ -113,11 +114,13 @@ impl Fleet {
         &self.brokers[broker].0
     }
 
-    /// Says of the brokers' pods that they are ready.
+    /// Says of the brokers' pods that they are ready, and brings them the certificates of their Secrets: the operator looks
+    /// again every five seconds after servers that use others.
     async fn run_brokers(&self) {
-        for (space, _) in &self.brokers {
+        for (space, server) in &self.brokers {
             let sets: Api<StatefulSet> = space.api();
             eventually("a StatefulSet", async || sets.get_opt("default-broker").await.ok()?).await;
+            server.bring_certificates(certificates(space, "default").await);
             // The operator takes away a pod that was made from an earlier template.
             run_missing_pods(space, "default").await;
             let set = eventually("a StatefulSet", async || sets.get_opt("default-broker").await.ok()?).await;
@@ -126,7 +129,8 @@ impl Fleet {
         }
     }
 
-    async fn until_ready(&self) {
+    /// Answers how long that took.
+    async fn until_ready(&self) -> Duration {
         let begun = Instant::now();
         loop {
             // Their StatefulSets may have been changed since the last time.
@@ -138,7 +142,7 @@ impl Fleet {
             }
             eprintln!("{:.0?}: {topics} topics are ready, and {handlers} handlers", begun.elapsed());
             if topics == self.homes.len() && handlers == self.handlers {
-                return;
+                return begun.elapsed();
             }
             assert!(begun.elapsed() < LIMIT, "not all are ready");
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -188,6 +192,7 @@ where
 /// What was measured at one size.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
+    ready_s: f64,
     memory_mb: f64,
     own_memory_mb: f64,
     restart_s: f64,
@@ -201,8 +206,9 @@ struct Figures {
 
 impl Figures {
     /// Name, value, and what the design wants at its full size.
-    fn rows(&self) -> [(&'static str, f64, &'static str); 9] {
+    fn rows(&self) -> [(&'static str, f64, &'static str); 10] {
         [
+            ("made-until-ready-s", self.ready_s, "reported"),
             ("rss-mb", self.memory_mb, "<= 90"),
             ("rss-own-mb", self.own_memory_mb, "reported"),
             ("restart-s", self.restart_s, "<= 30"),
@@ -235,7 +241,7 @@ fn print_extrapolated((small, one): (Size, Figures), (large, other): (Size, Figu
 
 /// An operator at rest, and then its successor.
 #[allow(clippy::cast_precision_loss)]
-async fn measure(fleet: &Fleet, operator: Process, audit: &mut Audit) -> (Figures, Process) {
+async fn measure(fleet: &Fleet, operator: Process, ready: Duration, audit: &mut Audit) -> (Figures, Process) {
     until_calm(audit).await;
     let used = operator.time();
     tokio::time::sleep(WINDOW).await;
@@ -251,6 +257,7 @@ async fn measure(fleet: &Fleet, operator: Process, audit: &mut Audit) -> (Figure
     tell("after the restart", &audit.take());
     until_calm(audit).await;
     let figures = Figures {
+        ready_s: ready.as_secs_f64(),
         memory_mb: all as f64 / 1e6,
         own_memory_mb: own as f64 / 1e6,
         restart_s: restart.as_secs_f64(),
@@ -313,8 +320,8 @@ async fn figures_of_scale() {
         }
         fleet.grow(size).await;
         let operator = Process::start(TEST, &fleet.places);
-        fleet.until_ready().await;
-        let (figures, successor) = measure(&fleet, operator, &mut audit).await;
+        let ready = fleet.until_ready().await;
+        let (figures, successor) = measure(&fleet, operator, ready, &mut audit).await;
         figures.print(&format!("{}x{}", size.topics, size.handlers));
         measured.push((size, figures));
         running = Some(successor);
