@@ -3,7 +3,8 @@
 //! Logs always go to standard output, a JSON object per line, at the level `RUST_LOG` names (`info` without it).
 //! Where `OTEL_EXPORTER_OTLP_ENDPOINT` is set, traces, metrics and logs also go there by OTLP over gRPC; the
 //! other `OTEL_*` variables of the specification (sampler, intervals, headers, timeouts, resource) apply.
-//! Without it nothing of the exporters exists: no thread, no queue.
+//! Without it nothing of the exporters exists: no thread, no queue. Where `OTEL_METRICS_EXPORTER` names `prometheus`,
+//! [`exposition`] gives the same metrics as text for a server that scrapes them; that needs neither.
 //!
 //! # Threads
 //! A sidecar runs on one thread and must stay small, and an export must not wait for an event nor an event for
@@ -19,6 +20,7 @@ mod otlp;
 mod propagation;
 mod resource;
 mod sampling;
+mod scrape;
 mod series;
 mod server;
 mod span_export;
@@ -29,10 +31,12 @@ pub use event_span::{EventTracer, Instrument, Instrumented, Operation, Parent, S
 pub use export::Guard;
 pub use propagation::{TraceParent, trace_state};
 pub use sampling::Sampling;
+pub use scrape::{EXPOSITION_CONTENT_TYPE, exposition};
 pub use series::SeriesBy;
 pub use server::Server;
 pub use target::InvalidTarget;
 
+use export::Exporters;
 use opentelemetry::metrics::Meter;
 use opentelemetry::{InstrumentationScope, KeyValue, global};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -67,9 +71,12 @@ pub enum Error {
     /// An `OTEL_EXPORTER_OTLP_*` variable cannot be used: correct it.
     #[error("telemetry endpoint: {0}")]
     Endpoint(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// The variables say something of the traces' endpoint that cannot be used: correct them.
-    #[error("telemetry endpoint: {0}")]
+    /// The variables ask for what cannot be used, of the traces' endpoint or of the metrics' exporters: correct them.
+    #[error("telemetry: {0}")]
     Target(#[from] InvalidTarget),
+    /// The metrics cannot be made ready for a scrape.
+    #[error("telemetry: metrics for Prometheus: {0}")]
+    Scrape(opentelemetry_sdk::error::OTelSdkError),
     /// The thread of the exporters did not start.
     #[error("telemetry thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -81,12 +88,12 @@ pub enum Error {
 /// Sets up logs, and the export of traces, metrics and logs if there is an endpoint for them. Once per process.
 ///
 /// # Errors
-/// The endpoint is not an `http://` address, a thread cannot be started, or there was a call before.
+/// The endpoint is not an `http://` address, there is no such exporter of metrics, a thread cannot be started, or there was a call before.
 pub fn init(service: Service) -> Result<Guard, Error> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    let wanted = std::env::var(ENDPOINT).is_ok_and(|endpoint| !endpoint.is_empty());
-    let providers =
-        if wanted { Some(export::start(resource::of(service, |name| std::env::var(name).ok()))?) } else { None };
-    subscriber::install(providers.as_ref())?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let exporters = Exporters::from_variables(variable)?;
+    let providers = export::start(resource::of(service, variable), exporters)?;
+    subscriber::install(providers.as_ref().and_then(|providers| providers.otlp.as_ref()))?;
     Ok(Guard::new(providers))
 }

@@ -14,26 +14,26 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
-use crate::export::Providers;
+use crate::export::Otlp;
 use crate::format::Line;
 
 /// What the way to the Collector is made of: exported, its own spans and logs would never end.
 const TRANSPORT: [&str; 5] = ["h2", "hyper", "opentelemetry", "tonic", "tower"];
 
 /// Makes the process's subscriber of them.
-pub fn install(providers: Option<&Providers>) -> Result<(), TryInitError> {
-    Registry::default().with(layers(providers, std::io::stdout)).try_init()
+pub fn install(otlp: Option<&Otlp>) -> Result<(), TryInitError> {
+    Registry::default().with(layers(otlp, std::io::stdout)).try_init()
 }
 
 /// Only those that have something to do: one that is absent is still asked, and wants every span.
-fn layers<W>(providers: Option<&Providers>, writer: W) -> Vec<Box<dyn Layer<Registry> + Send + Sync>>
+fn layers<W>(otlp: Option<&Otlp>, writer: W) -> Vec<Box<dyn Layer<Registry> + Send + Sync>>
 where
     W: for<'w> MakeWriter<'w> + 'static + Send + Sync,
 {
     let mut layers = Vec::new();
-    if let Some(providers) = providers {
-        let bridge = OpenTelemetryTracingBridge::new(&providers.logs);
-        layers.push(traces(providers.traces.tracer_with_scope(crate::scope("tidegate"))).boxed());
+    if let Some(otlp) = otlp {
+        let bridge = OpenTelemetryTracingBridge::new(&otlp.logs);
+        layers.push(traces(otlp.traces.tracer_with_scope(crate::scope("tidegate"))).boxed());
         layers.push(bridge.with_filter(level().and(filter_fn(|of| !transport(of.target())))).boxed());
     }
     layers.push(lines(writer).boxed());
