@@ -73,6 +73,45 @@ async fn it_is_small_and_ends_well() {
     assert_eq!(container.count(), 101);
 }
 
+/// What a Prometheus server scrapes costs no memory that counts, and nothing where nobody asked for it.
+#[tokio::test]
+async fn metrics_are_scraped_from_the_port_of_the_probes() {
+    let broker = TestBroker::start().await;
+    let identity = broker.handler(HANDLER, ACK_WAIT).await;
+    let container = Container::start().await;
+    let config = config(&broker, identity, container.port, ACK_WAIT);
+    let process = Process::start_with(&config, &[("OTEL_METRICS_EXPORTER", "prometheus")]).await;
+    for i in 0..100 {
+        publish(&broker, &i.to_string()).await;
+    }
+    all_settled(&broker).await;
+    let settled = r#"tidegate_delivery_settled_total{outcome="acknowledged",tidegate_handler="billing",tidegate_topic="orders"} 100"#;
+    let mut answer = String::new();
+    eventually("all are counted", async || {
+        answer = support::response(config.admin_port, "/metrics").await.unwrap();
+        answer.lines().any(|line| line == settled)
+    })
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    for part in [
+        "messaging_process_duration_seconds_count{",
+        "tidegate_handler_available{",
+        "target_info{",
+        r#"service_name="tidegate-sidecar""#,
+    ] {
+        assert!(answer.contains(part), "{part} is not in\n{answer}");
+    }
+    for _ in 0..200 {
+        support::response(config.admin_port, "/metrics").await.unwrap();
+    }
+    let resident = process.resident();
+    assert!(resident <= MEMORY, "{resident} KiB resident");
+    drop(process);
+    let _silent = Process::start(&config).await;
+    assert_eq!(support::get(config.admin_port, "/metrics").await, Some(404));
+}
+
 /// The hook of the sidecar's container: it ends when the drain has.
 #[tokio::test]
 async fn the_programs_own_command_drains_the_running_one() {

@@ -1,4 +1,5 @@
-//! The plain listener for the kubelet: probes of the ingress, and those of the broker beside it.
+//! The plain listener for the kubelet: probes of the ingress, and those of the broker beside it. A Prometheus server that is
+//! let in finds the metrics here, too.
 //!
 //! The broker's monitoring port stays on loopback because it shows much more than health. The probes of its
 //! container come through here, and only the status code is passed on.
@@ -8,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Uri};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -141,12 +143,21 @@ pub struct Routes(pub Arc<Health>);
 impl Answers for Routes {
     async fn answer(&self, request: Request<Incoming>, _: &Peer) -> Response<Full<Bytes>> {
         let Self(health) = self;
+        if request.uri().path() == "/metrics"
+            && let Some(text) = tidegate_telemetry::exposition()
+        {
+            let mut response = Response::new(Full::from(text));
+            let text = HeaderValue::from_static(tidegate_telemetry::EXPOSITION_CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, text);
+            return response;
+        }
         let (status, text) = match request.uri().path() {
             "/livez" => (StatusCode::OK, "alive\n"),
             "/readyz" => health.ready(),
             "/broker/startup" => (health.broker_started().await, ""),
             "/broker/ready" => (health.broker("/healthz?js-server-only=true").await, ""),
             "/broker/live" => (health.broker("/healthz?js-enabled-only=true").await, ""),
+            "/metrics" => (StatusCode::NOT_FOUND, "OTEL_METRICS_EXPORTER does not name prometheus\n"),
             _ => (StatusCode::NOT_FOUND, ""),
         };
         let mut response = Response::new(Full::from(text));

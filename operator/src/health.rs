@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`.
+//! `/livez` and `/readyz`, and `/metrics` for a Prometheus server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -59,10 +61,21 @@ impl Health {
 /// The port is taken.
 pub async fn serve(port: u16, health: Health) -> std::io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?;
-    let router = Router::new()
+    axum::serve(listener, router(health)).await
+}
+
+fn router(health: Health) -> Router {
+    Router::new()
         .route("/livez", get(async || StatusCode::OK))
-        .route("/readyz", get(async move || health.readiness()));
-    axum::serve(listener, router).await
+        .route("/readyz", get(async move || health.readiness()))
+        .route("/metrics", get(metrics))
+}
+
+async fn metrics() -> Response {
+    match tidegate_telemetry::exposition() {
+        Some(text) => ([(CONTENT_TYPE, tidegate_telemetry::EXPOSITION_CONTENT_TYPE)], text).into_response(),
+        None => (StatusCode::NOT_FOUND, "OTEL_METRICS_EXPORTER does not name prometheus\n").into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@
 //! | `/drain` | nothing is in flight any more and the broker knows all outcomes. Begins the drain; answers only inside
 //! the pod |
 //! | `/drained` | the same, for a drain that has begun or begins in a moment |
+//! | `/metrics` | metrics are exported to a Prometheus server: they are the answer |
 //!
 //! The port is open to the pod network, because the kubelet is there. So what comes from there can only wait: the hook
-//! of the handler's container does. The drain is begun by the sidecar's own hook, which runs inside the pod.
+//! of the handler's container does. The drain is begun by the sidecar's own hook, which runs inside the pod. So a scraper
+//! may be let in here: what else it can do is to wait.
 
 mod connections;
 
@@ -22,6 +24,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -62,6 +66,7 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(ready))
         .route("/drain", get(drain))
         .route("/drained", get(drained))
+        .route("/metrics", get(metrics))
         .with_state(admin)
 }
 
@@ -97,6 +102,13 @@ async fn drained(State(admin): State<Admin>) -> Answer {
     match timeout(BEGIN_LIMIT.min(admin.limit), drain.begun()).await {
         Ok(()) => finished(&drain, admin.limit).await,
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not draining"),
+    }
+}
+
+async fn metrics() -> Response {
+    match tidegate_telemetry::exposition() {
+        Some(text) => ([(CONTENT_TYPE, tidegate_telemetry::EXPOSITION_CONTENT_TYPE)], text).into_response(),
+        None => (StatusCode::NOT_FOUND, "OTEL_METRICS_EXPORTER does not name prometheus\n").into_response(),
     }
 }
 
@@ -179,6 +191,7 @@ mod tests {
             assert_eq!(status_for(peer, &admin, "/drain").await, 404, "{peer}");
         }
         assert_eq!(status(&admin, "/drain/0123456789abcdef").await, 404);
+        assert_eq!(status(&admin, "/metrics").await, 404, "nobody asked for them");
         assert_eq!(status(&admin, "/drained").await, 503, "it waits, and begins nothing");
         assert!(!admin.drain().has_begun());
         assert_eq!(status_for("127.0.0.1", &admin, "/drain").await, 504);

@@ -134,12 +134,17 @@ impl Running {
 
 /// The status of a GET at this port.
 pub async fn get(port: u16, path: &str) -> Option<u16> {
+    response(port, path).await?.split(' ').nth(1)?.parse().ok()
+}
+
+/// The whole answer to a GET at this port.
+pub async fn response(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut response = String::new();
     stream.read_to_string(&mut response).await.ok()?;
-    response.split(' ').nth(1)?.parse().ok()
+    Some(response)
 }
 
 impl Drop for Running {

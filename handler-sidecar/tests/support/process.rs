@@ -17,7 +17,13 @@ pub struct Process(Child);
 impl Process {
     /// Starts it and waits until it listens.
     pub async fn start(config: &Sidecar) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    /// The same with further variables.
+    pub async fn start_with(config: &Sidecar, variables: &[(&str, &str)]) -> Self {
         let child = Command::new(PROGRAM)
+            .envs(variables.iter().copied())
             .env(contract::VARIABLE, serde_json::to_string(config).unwrap())
             .stdout(Stdio::null())
             .spawn()

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use mqtt_protocol_core::mqtt::packet::v5_0;
@@ -13,10 +14,11 @@ use tidegate_broker_client::contract;
 use tidegate_publisher_auth::issuer::Issuer;
 use tidegate_test_broker::{LIMIT, TestBroker, eventually, free_port, topic, topic_id};
 use time::format_description::well_known::Rfc3339;
+use tokio::net::TcpStream;
 
 use crate::device::Device;
 use crate::publishers::{account, now, write};
-use crate::support::{Running, admin_status, config};
+use crate::support::{Running, admin_status, config, exchange};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate-ingress"));
@@ -73,6 +75,27 @@ async fn it_is_small_when_idle_and_ends_in_order_at_sigterm() {
     assert!(output.status.success(), "{log}");
     assert!(log.contains("draining: no longer ready"), "{log}");
     assert!(log.contains("\"drained\""), "{log}");
+}
+
+#[tokio::test]
+async fn metrics_are_scraped_from_the_port_of_the_probes() {
+    let broker = TestBroker::start().await;
+    let (https_port, admin_port) = (free_port(), free_port());
+    let config = contract::Ingress { https_port, admin_port, mqtt_port: free_port(), ..config(&broker) };
+    let json = serde_json::to_string(&config).unwrap();
+    let mut program = program();
+    program.env(contract::VARIABLE, json).env("OTEL_METRICS_EXPORTER", "prometheus");
+    let started = Started(Some(program.spawn().unwrap()));
+    eventually("it is ready", async || admin_status(admin_port, "/readyz").await == Some(StatusCode::OK)).await;
+    let stream = TcpStream::connect(("127.0.0.1", admin_port)).await.unwrap();
+    let request = Request::get("/metrics").header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+    let answer = exchange(stream, request).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers["content-type"], "text/plain; version=0.0.4");
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(text.contains("target_info{") && text.contains(r#"service_name="tidegate-ingress""#), "{text}");
+    let resident = resident(started.id());
+    assert!(resident < 12 * 1024, "{resident} KiB resident when idle");
 }
 
 /// A publisher that is known and may publish nothing was written down as one that had proved nothing, and whoever
