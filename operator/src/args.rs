@@ -8,6 +8,9 @@ use clap::Parser;
 /// What a container of ours asks for where nothing else is said, as in a pod.
 pub type Resources = serde_json::Map<String, serde_json::Value>;
 
+/// Peers of a NetworkPolicy.
+pub type Peers = Vec<serde_json::Value>;
+
 /// Tidegate's operator: reconciles EventBroker, EventTopic and EventHandler.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
@@ -48,6 +51,14 @@ pub struct Args {
     /// variable.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
+    /// Where metrics of the operator, of sidecars and of ingresses go: a list of otlp and prometheus, or none. Without it,
+    /// otlp where there is an address for it.
+    #[arg(long, env = "OTEL_METRICS_EXPORTER")]
+    pub metrics_exporter: Option<String>,
+    /// From where the metrics of sidecars and ingresses may be scraped, where the cluster's network enforces NetworkPolicies:
+    /// their peers, JSON.
+    #[arg(long, env = "TIDEGATE_METRICS_FROM", value_parser = peers, default_value = "[]")]
+    pub metrics_from: Peers,
     /// The operator's pod, which holds the lease.
     #[arg(long, env = "POD_NAME", default_value = "tidegate-operator")]
     pub pod_name: String,
@@ -99,6 +110,10 @@ impl FromStr for PodUser {
 }
 
 fn resources(text: &str) -> Result<Resources, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn peers(text: &str) -> Result<Peers, serde_json::Error> {
     serde_json::from_str(text)
 }
 

@@ -234,6 +234,9 @@ pub fn environment(args: &Args, config: &str) -> Vec<Value> {
     if let Some(endpoint) = &args.otlp_endpoint {
         environment.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
     }
+    if let Some(exporters) = &args.metrics_exporter {
+        environment.push(json!({"name": "OTEL_METRICS_EXPORTER", "value": exporters}));
+    }
     environment
 }
 

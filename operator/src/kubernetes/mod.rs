@@ -8,5 +8,6 @@ pub mod names;
 pub(crate) mod ownership;
 pub mod pods;
 pub mod quantity;
+pub(crate) mod scrapers;
 pub mod watches;
 pub mod written;

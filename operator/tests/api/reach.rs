@@ -3,18 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_operator::context::Context;
 
 use crate::grants::World;
 use crate::handler::until_reason;
 use crate::support::brokers::{Places, broker_on, server, sidecar_client, topic_at, topic_on, until_ready};
-use crate::support::operator::{Operator, turn};
+use crate::support::operator::{Operator, args, turn};
 use crate::support::{Space, eventually};
 use crate::validation_handler::{handler, spec};
 
@@ -202,6 +203,42 @@ async fn brokers_are_reached_by_publishers_and_by_the_handlers_of_their_topics()
     assert_eq!(reached(&client("third", json!({"app": "any"}))).await, [] as [i32; 0]);
     space.merge::<EventTopic>("orders", json!({"spec": {"publishers": null}})).await;
     eventually("it is closed", async || reached(&far).await.is_empty().then_some(())).await;
+    operator.stop().await;
+}
+
+/// Where metrics are scraped, the scraper reaches the two ports that have them, and nobody else does.
+#[tokio::test]
+async fn scrapers_reach_the_metrics_and_nothing_else() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("reach-metrics").await, Places::default());
+    let broker = server().await;
+    broker_on(&space, &places, &broker, "default", json!({"storage": {"size": "1Gi"}})).await;
+    topic_at(&space, "default", "orders", json!({})).await;
+    let mut args = args("operator-0", "default");
+    args.metrics_exporter = Some("otlp,prometheus".to_owned());
+    args.metrics_from =
+        vec![json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}})];
+    let context = Context::new(space.client.clone(), args).with_broker_addresses(places.addresses());
+    let operator = Operator::run(context);
+    until_ready(&space, "orders").await;
+    space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1})))).await;
+    let (policies, pods) = applied(&space, &["billing"]).await;
+    let own = space.name.as_str();
+    let servers = labels(json!({"app.kubernetes.io/component": "broker", "tidegate.io/broker": "default"}));
+    let client = |namespace: &str| Client { namespace: namespace.into(), pod: labels(json!({"app": "prometheus"})) };
+    for (namespace, expected) in [("monitoring", vec![8081, 15480]), ("elsewhere", vec![])] {
+        let ports = |server: &Labels| {
+            let all = [8443, 8883, 4222, 6222, 8222, 8081, 8080, 15480].into_iter();
+            all.filter(|port| may_reach(&policies, own, server, &client(namespace), *port)).collect::<Vec<_>>()
+        };
+        assert_eq!([ports(&servers), ports(&pods["billing"])].concat(), expected, "{namespace}");
+    }
+    let deployment = space.api::<Deployment>().get("billing-handler").await.unwrap();
+    let set = space.api::<StatefulSet>().get("default-broker").await.unwrap();
+    let told = json!({"name": "OTEL_METRICS_EXPORTER", "value": "otlp,prometheus"}).to_string();
+    for pod in [deployment.spec.unwrap().template.spec, set.spec.unwrap().template.spec] {
+        assert_eq!(json!(pod).to_string().matches(&told).count(), 1, "one container of ours is told");
+    }
     operator.stop().await;
 }
 

@@ -11,6 +11,7 @@ use super::{Input, child};
 use crate::broker::topics::Topic;
 use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
+use crate::kubernetes::scrapers::scrapers;
 use crate::topic::rules;
 
 /// The label that the API server gives each namespace.
@@ -20,7 +21,8 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// (the ingress admits whom the topic names); everybody where there is a way from outside: what comes through a load balancer
 /// has the address of a node, or one that is not known here. The broker itself: the handlers of its topics, its peers, the
 /// operator, and, where there are publishers over NATS, any pod of their topic's namespace (the broker admits those with
-/// credentials). Probes come from the node, which every network lets through.
+/// credentials). The ingress's admin port: whoever scrapes metrics. Probes come from the node, which every network lets
+/// through.
 pub fn broker(input: &Input<'_>) -> Child {
     let broker = &input.owner.name;
     let name = names::broker(broker);
@@ -48,16 +50,18 @@ pub fn broker(input: &Input<'_>) -> Child {
     } else {
         json!({"ports": ports})
     };
+    let mut ingress = vec![
+        publishing,
+        json!({"from": clients, "ports": [port(i32::from(BROKER_PORT))]}),
+        json!({"from": [brokers], "ports": [port(names::ROUTE_PORT)]}),
+    ];
+    ingress.extend(scrapers(input.args, names::INGRESS_ADMIN_PORT));
     let value = json!({
         "metadata": input.owner.metadata(&name, &names::broker_labels(broker)),
         "spec": {
             "podSelector": {"matchLabels": names::broker_selector(broker)},
             "policyTypes": ["Ingress"],
-            "ingress": [
-                publishing,
-                {"from": clients, "ports": [port(i32::from(BROKER_PORT))]},
-                {"from": [brokers], "ports": [port(names::ROUTE_PORT)]},
-            ],
+            "ingress": ingress,
         },
     });
     child::<NetworkPolicy>(&name, value)
