@@ -67,6 +67,21 @@ renders "tidegate/operator@sha256:$(printf 'a%.0s' {1..64})" 'digest' \
   --set "images.operator.digest=sha256:$(printf 'a%.0s' {1..64})"
 renders 'name: OTEL_EXPORTER_OTLP_ENDPOINT' 'endpoint' --set telemetry.otlpEndpoint=http://collector:4317
 lacks 'OTEL_EXPORTER_OTLP_ENDPOINT' 'no endpoint'
+lacks 'OTEL_METRICS_EXPORTER|METRICS_FROM|PodMonitor' 'no Prometheus'
+prometheus=(--set telemetry.prometheus.enabled=true)
+monitoring='telemetry.prometheus.from[0].namespaceSelector.matchLabels.kubernetes\.io/metadata\.name=monitoring'
+renders 'value: otlp,prometheus' 'metrics for Prometheus' "${prometheus[@]}"
+renders 'value: "\[\]"' 'scrapers nobody named' "${prometheus[@]}"
+renders 'kubernetes.io/metadata.name\\":\\"monitoring' 'scrapers' "${prometheus[@]}" --set "$monitoring"
+lacks 'PodMonitor' 'PodMonitors nobody asked for' "${prometheus[@]}"
+for port in admin tidegate; do
+  renders "port: $port\$" "PodMonitor of port $port" "${prometheus[@]}" --set telemetry.prometheus.podMonitor.enabled=true
+done
+renders 'release: kube' 'label of PodMonitors' "${prometheus[@]}" \
+  --set telemetry.prometheus.podMonitor.enabled=true,telemetry.prometheus.podMonitor.labels.release=kube
+refuses telemetry.prometheus.enabled --set telemetry.prometheus.podMonitor.enabled=true
+refuses interval --set telemetry.prometheus.podMonitor.interval=soon
+refuses from --set 'telemetry.prometheus.from[0].everybody=true'
 renders 'kind: PodDisruptionBudget' 'disruption budget of two' --set replicas=2
 lacks 'kind: PodDisruptionBudget' 'disruption budget of one'
 lacks 'kind: NetworkPolicy' 'network policy switched off' --set networkPolicy.enabled=false
