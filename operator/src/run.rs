@@ -22,6 +22,7 @@ use crate::kubernetes::watches::{
     owner_of, resource_mark, topics_of_granted, topics_on,
 };
 use crate::reconcile::error::Error;
+use crate::reconcile::figures;
 use crate::sessions::poll;
 use crate::{broker, handler, health, topic};
 
@@ -50,6 +51,7 @@ async fn work(context: Context, stop: CancellationToken) {
     context.token_keys.refresh(&context.client).await;
     let (stores, feeds) = Stores::new();
     let context = Context { stores: Arc::new(stores), ..context };
+    figures::export(&context.stores);
     let shared = Arc::new(context.clone());
     let (tell_handlers, handler_triggers) = mpsc::channel(TRIGGERS);
     let (tell_topics, topic_triggers) = mpsc::channel(TRIGGERS);
