@@ -30,6 +30,7 @@ mod hands_off;
 mod keys;
 mod knative;
 mod leader;
+mod metrics;
 mod pace;
 mod position;
 mod quiet;

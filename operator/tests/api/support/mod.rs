@@ -7,8 +7,8 @@ pub mod interrupted;
 pub mod operator;
 mod pki;
 pub mod process;
-mod programs;
-mod server;
+pub mod programs;
+pub mod server;
 pub mod servers;
 pub mod workloads;
 
