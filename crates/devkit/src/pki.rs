@@ -1,4 +1,5 @@
-//! The node's certificates: one authority, three leaves, and the key that signs ServiceAccount tokens.
+//! The node's certificates: one authority, three leaves, the front proxy's own authority and leaf, and the key that signs
+//! ServiceAccount tokens.
 //!
 //! They are made anew for every node and live a month, longer than any cluster for tests.
 
@@ -13,6 +14,9 @@ use time::{Duration, OffsetDateTime};
 use crate::config::{API_SERVICE_IP, NODE_IP, NODE_NAME};
 use crate::state::State;
 
+/// The name of the API server's front proxy.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
 const LIFETIME: Duration = Duration::days(30);
 
 /// A leaf: file name, common name, organisation, subject alternative names.
@@ -23,25 +27,40 @@ type Leaf = (&'static str, String, Option<&'static str>, Vec<String>);
 /// # Errors
 /// A key cannot be made or a file cannot be written.
 pub fn create(state: &State) -> Result<()> {
-    let authority_key = KeyPair::generate()?;
-    let mut authority = parameters("tidegate-cluster", None, Vec::new())?;
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    let certificate = authority.self_signed(&authority_key)?;
-    write(state, "ca.crt", &certificate.pem())?;
-    write(state, "ca.key", &authority_key.serialize_pem())?;
-    let authority = Issuer::new(authority, authority_key);
-    for (file, name, organisation, addresses) in leaves() {
-        let key = KeyPair::generate()?;
-        let mut leaf = parameters(&name, organisation, addresses)?;
-        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        write(state, &format!("{file}.crt"), &leaf.signed_by(&key, &authority)?.pem())?;
-        write(state, &format!("{file}.key"), &key.serialize_pem())?;
+    let authority = authority(state, "ca", "tidegate-cluster")?;
+    for leaf in leaves() {
+        sign(state, &authority, leaf)?;
     }
+    // Whatever else this authority signed could name any user to an aggregated API.
+    let front_proxy = self::authority(state, "front-proxy-ca", "tidegate-front-proxy")?;
+    sign(state, &front_proxy, ("front-proxy", FRONT_PROXY.to_owned(), None, Vec::new()))?;
     let tokens = KeyPair::generate()?;
     write(state, "sa.key", &tokens.serialize_pem())?;
     write(state, "sa.pub", &tokens.public_key_pem())
+}
+
+/// Makes an authority under this file name.
+fn authority(state: &State, file: &str, name: &str) -> Result<Issuer<'static, KeyPair>> {
+    let key = KeyPair::generate()?;
+    let mut authority = parameters(name, None, Vec::new())?;
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    write(state, &format!("{file}.crt"), &authority.self_signed(&key)?.pem())?;
+    write(state, &format!("{file}.key"), &key.serialize_pem())?;
+    Ok(Issuer::new(authority, key))
+}
+
+fn sign(
+    state: &State,
+    authority: &Issuer<'static, KeyPair>,
+    (file, name, organisation, addresses): Leaf,
+) -> Result<()> {
+    let key = KeyPair::generate()?;
+    let mut leaf = parameters(&name, organisation, addresses)?;
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    write(state, &format!("{file}.crt"), &leaf.signed_by(&key, authority)?.pem())?;
+    write(state, &format!("{file}.key"), &key.serialize_pem())
 }
 
 fn leaves() -> [Leaf; 3] {
@@ -86,7 +105,7 @@ mod tests {
         let state = State { name: "test".into(), root: folder.path().into() };
         state.create().unwrap();
         create(&state).unwrap();
-        for file in ["ca", "apiserver", "admin", "kubelet"] {
+        for file in ["ca", "apiserver", "admin", "kubelet", "front-proxy-ca", "front-proxy"] {
             let certificate = fs::read_to_string(state.join(&format!("pki/{file}.crt"))).unwrap();
             assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{file}");
             let key = fs::read_to_string(state.join(&format!("pki/{file}.key"))).unwrap();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::config::{NODE_IP, NODE_NAME, SERVICE_NETWORK};
 use crate::images::HELPER_IMAGE;
 use crate::manifests::{STORAGE_NAMESPACE, STORAGE_SCRIPTS};
+use crate::pki::FRONT_PROXY;
 use crate::state::State;
 
 const ETCD_PORT: u16 = 2379;
@@ -90,6 +91,15 @@ fn api_server(state: &State, port: u16) -> Vec<String> {
         pki("tls-cert-file", "apiserver.crt"),
         pki("tls-private-key-file", "apiserver.key"),
         pki("client-ca-file", "ca.crt"),
+        // Aggregated APIs know by these for whom it asks. Their Services are reached as pods reach them.
+        pki("requestheader-client-ca-file", "front-proxy-ca.crt"),
+        pki("proxy-client-cert-file", "front-proxy.crt"),
+        pki("proxy-client-key-file", "front-proxy.key"),
+        format!("--requestheader-allowed-names={FRONT_PROXY}"),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
+        "--enable-aggregator-routing".into(),
         pki("service-account-key-file", "sa.pub"),
         pki("service-account-signing-key-file", "sa.key"),
         pki("kubelet-client-certificate", "admin.crt"),
