@@ -68,11 +68,14 @@ pub struct Args {
     /// Namespace of the cluster's lease, the same for every release: its holder operates all topics and handlers.
     #[arg(long, env = "TIDEGATE_CLUSTER_LEASE_NAMESPACE", default_value = "kube-system")]
     pub cluster_lease_namespace: String,
-    /// Name of the admission webhook: of its Service and its ValidatingWebhookConfiguration, and of the Secret with its
-    /// certificate. Without it there is none.
+    /// Name of the operator's HTTPS: of its Service, of the Secret with its certificate, and of the
+    /// ValidatingWebhookConfiguration. Without it there is none.
     #[arg(long, env = "TIDEGATE_WEBHOOK")]
     pub webhook: Option<String>,
-    /// Port of the admission webhook. (A variable TIDEGATE_WEBHOOK_PORT is what Kubernetes makes of its Service.)
+    /// Serve the aggregated API subresources.tidegate.io there too.
+    #[arg(long, env = "TIDEGATE_SUBRESOURCES", default_value_t = false, action = clap::ArgAction::Set)]
+    pub subresources: bool,
+    /// Port of the operator's HTTPS. (A variable TIDEGATE_WEBHOOK_PORT is what Kubernetes makes of its Service.)
     #[arg(long, env = "TIDEGATE_ADMISSION_PORT", default_value_t = 8443)]
     pub webhook_port: u16,
     /// Port of `/livez` and `/readyz`.

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser as _;
-use tidegate_operator::admission;
 use tidegate_operator::args::Args;
 use tidegate_operator::context::Context;
 use tidegate_operator::health::{self, Health};
+use tidegate_operator::https;
 use tidegate_operator::kubernetes::claim;
 use tidegate_operator::kubernetes::leader::Leadership;
 use tidegate_operator::run::run;
@@ -46,7 +47,7 @@ async fn operate(args: Args) -> Result<(), Failure> {
     let client = kube::Client::try_default().await?;
     let version = client.apiserver_version().await?;
     tracing::info!(kubernetes = version.git_version, "connected");
-    serving.spawn(admission::run(client.clone(), args.clone()));
+    serving.spawn(https::run(client.clone(), args.clone(), Arc::default()));
     health.set_ready(true);
     let stop = on_signal()?;
     let mut leadership = Leadership::join(client.clone(), &args).await?;

@@ -1,21 +1,14 @@
-//! The webhook's HTTPS: few connections, small requests, short answers. The API server is the only client that has
-//! reason to come, but whoever reaches the port could.
+//! What the webhook answers: small requests, short answers.
 
-use std::future::{Ready, ready};
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
-use axum::middleware::{self, AddExtension, Next};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::post;
-use axum::{Extension, Json, Router};
-use axum_server::Handle;
-use axum_server::accept::Accept;
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum::{Json, Router};
 use kube::api::{Api, DynamicObject};
 use kube::core::admission::{AdmissionResponse, AdmissionReview};
 use kube::{Client, ResourceExt as _};
@@ -23,10 +16,8 @@ use tidegate_broker_admin::Authority;
 use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use time::OffsetDateTime;
-use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tower::Layer as _;
 
 use super::circles;
 use super::judge::{Judged, in_vain_on_direct, is_new, judge, refusal};
@@ -36,8 +27,6 @@ use crate::handler::{self, reference};
 use crate::kubernetes::apply::dry_run;
 use crate::reconcile::error::Error;
 
-/// Connections at a time; the API server needs a few.
-const CONNECTIONS: usize = 64;
 /// Requests at a time, each of which is in memory.
 const REQUESTS: usize = 4;
 /// A request carries the object as it was and as it shall be, of 3 MiB at most together (etcd's limit is half of that).
@@ -59,39 +48,18 @@ struct Judge {
     authority: Option<Arc<Authority>>,
 }
 
-/// Serves until it is dropped.
-///
-/// # Errors
-/// The port is taken.
-pub async fn serve(config: RustlsConfig, client: Client, args: Args) -> io::Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.webhook_port));
+/// The paths of the webhook.
+pub fn router(client: Client, args: Args) -> Router {
     let authority = Authority::generate("dry-run", OffsetDateTime::now_utc()).ok().map(Arc::new);
     let judge = Judge { client, args: Arc::new(args), authority };
-    let acceptor = RustlsAcceptor::new(config).acceptor(Bounded { slots: Arc::new(Semaphore::new(CONNECTIONS)) });
     let requests = Arc::new(Semaphore::new(REQUESTS));
-    let router = Router::new()
+    Router::new()
         .route("/eventbrokers", post(answered::<EventBroker>))
         .route("/eventtopics", post(answered::<EventTopic>))
         .route("/eventhandlers", post(eventhandlers))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
         .layer(middleware::from_fn_with_state(requests, bounded))
-        .with_state(judge);
-    let end = Closing(Handle::new());
-    axum_server::bind(address)
-        .acceptor(acceptor)
-        .first_request_timeout(REQUEST_TIME)
-        .handle(end.0.clone())
-        .serve(router.into_make_service())
-        .await
-}
-
-/// Dropped, it closes the connections, each of which has a task of its own.
-struct Closing(Handle<SocketAddr>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        self.0.shutdown();
-    }
+        .with_state(judge)
 }
 
 async fn answered<K: Judged + Clone>(Json(review): Json<AdmissionReview<K>>) -> Json<AdmissionReview<DynamicObject>> {
@@ -170,21 +138,4 @@ async fn bounded(State(requests): State<Arc<Semaphore>>, request: Request, next:
         Ok(next.run(request).await)
     };
     timeout(REQUEST_TIME, answered).await.unwrap_or(Err(StatusCode::SERVICE_UNAVAILABLE))
-}
-
-/// Takes a connection while there are few. Its slot goes with it, because its service does.
-#[derive(Clone)]
-struct Bounded {
-    slots: Arc<Semaphore>,
-}
-
-impl<S> Accept<TcpStream, S> for Bounded {
-    type Stream = TcpStream;
-    type Service = AddExtension<S, Arc<OwnedSemaphorePermit>>;
-    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let slot = Arc::clone(&self.slots).try_acquire_owned().map_err(io::Error::other);
-        ready(slot.map(|slot| (stream, Extension(Arc::new(slot)).layer(service))))
-    }
 }

@@ -48,6 +48,8 @@ const MAX_TOPICS: usize = 64;
 const PUSH_SPACING: Duration = Duration::from_millis(500);
 /// The connection to a topic's account ends when it was not needed for so long.
 const TOPIC_IDLE: Duration = Duration::from_secs(10);
+/// The same of those to a broker's servers, where nobody reconciles it.
+const SERVERS_IDLE: Duration = Duration::from_secs(60);
 
 /// Namespace and name of a broker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -323,6 +325,14 @@ impl Brokers {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         // A session has one, and so has each who uses it.
         places.retain(|_, places| Arc::strong_count(places) > 1);
+    }
+}
+
+impl Brokers {
+    /// Ends all sessions that were not used lately, those with brokers too: for whoever only asks now and then.
+    pub(crate) fn end_idle(&self) {
+        self.topics.end_idle(TOPIC_IDLE);
+        self.servers.end_idle(SERVERS_IDLE);
     }
 }
 

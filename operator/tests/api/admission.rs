@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use serde_json::{Value, json};
 use tidegate_crds::EventHandler;
-use tidegate_operator::admission;
+use tidegate_operator::https;
 use tidegate_test_broker::free_port;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -147,7 +147,7 @@ fn serve(space: &Space, port: u16) -> JoinHandle<std::io::Result<()>> {
     let mut args = args("operator-0", &space.name);
     args.webhook = Some(space.name.clone());
     args.webhook_port = port;
-    tokio::spawn(admission::run(space.client.clone(), args))
+    tokio::spawn(https::run(space.client.clone(), args, Arc::default()))
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ mod scale;
 mod schedules;
 mod sessions;
 mod shares;
+mod subresources;
 mod support;
 mod suspension;
 mod template;

@@ -12,7 +12,7 @@ pub mod server;
 pub mod servers;
 pub mod workloads;
 
-pub use server::{config as server_config, rotated_config, run_nodes, start_audited};
+pub use server::{config as server_config, front_proxies, rotated_config, run_nodes, start_audited};
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, Ordering};

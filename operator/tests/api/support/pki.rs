@@ -13,30 +13,33 @@ pub struct Pki {
     pub client_key: String,
     /// Another client, which the audit log knows by its name ([`OPERATOR`]): certificate and key.
     pub operator: (String, String),
+    /// Certificates and keys of the front proxy's authority: the front proxy's, and one that is not.
+    pub front_proxy: (String, String),
+    pub not_front_proxy: (String, String),
 }
 
 /// The name of an operator that has a process of its own.
 pub const OPERATOR: &str = "tidegate-operator";
+/// The name of the API server's front proxy.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 
 impl Pki {
-    /// Makes all of it and writes what the server reads: ca.crt, server.crt, server.key, and two keys for tokens, tokens and
-    /// rotated, each .key and .pub.
+    /// Makes all of it and writes what the server reads: ca.crt, server.crt, server.key, front-proxy-ca.crt,
+    /// front-proxy.crt, front-proxy.key, and two keys for tokens, tokens and rotated, each .key and .pub.
     pub fn create(folder: &Path) -> Self {
         let write = |file: &str, pem: &str| fs::write(folder.join(file), pem).expect("written");
-        let authority_key = KeyPair::generate().expect("key");
-        let mut authority = parameters("test", None, &[]);
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = authority.self_signed(&authority_key).expect("authority").pem();
-        let authority = Issuer::new(authority, authority_key);
-        let leaf = |parameters: CertificateParams| {
-            let key = KeyPair::generate().expect("key");
-            let certificate = parameters.signed_by(&key, &authority).expect("leaf");
-            (certificate.pem(), key.serialize_pem())
-        };
+        let (ca, authority) = authority("test");
+        let leaf = |parameters: CertificateParams| signed(&authority, &parameters);
         let (server_certificate, server_key) = leaf(parameters("kube-apiserver", None, &["127.0.0.1"]));
         // This group may do everything, whatever the rules say.
         let (client_certificate, client_key) = leaf(parameters("admin", Some("system:masters"), &[]));
         let operator = leaf(parameters(OPERATOR, Some("system:masters"), &[]));
+        let (front_proxy_ca, front_proxies) = self::authority("front-proxy");
+        let front_proxy = signed(&front_proxies, &parameters(FRONT_PROXY, None, &[]));
+        let not_front_proxy = signed(&front_proxies, &parameters("not-the-front-proxy", None, &[]));
+        write("front-proxy-ca.crt", &front_proxy_ca);
+        write("front-proxy.crt", &front_proxy.0);
+        write("front-proxy.key", &front_proxy.1);
         write("ca.crt", &ca);
         write("server.crt", &server_certificate);
         write("server.key", &server_key);
@@ -45,8 +48,24 @@ impl Pki {
             write(&format!("{tokens}.key"), &key.serialize_pem());
             write(&format!("{tokens}.pub"), &key.public_key_pem());
         }
-        Self { folder: folder.to_owned(), ca, client_certificate, client_key, operator }
+        Self { folder: folder.to_owned(), ca, client_certificate, client_key, operator, front_proxy, not_front_proxy }
     }
+}
+
+/// An authority: its certificate, and what signs.
+fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().expect("key");
+    let mut authority = parameters(name, None, &[]);
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&key).expect("authority").pem();
+    (certificate, Issuer::new(authority, key))
+}
+
+/// Certificate and key.
+fn signed(authority: &Issuer<'static, KeyPair>, parameters: &CertificateParams) -> (String, String) {
+    let key = KeyPair::generate().expect("key");
+    let certificate = parameters.signed_by(&key, authority).expect("leaf");
+    (certificate.pem(), key.serialize_pem())
 }
 
 fn parameters(name: &str, organisation: Option<&str>, addresses: &[&str]) -> CertificateParams {

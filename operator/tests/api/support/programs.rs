@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::json;
 use tidegate_test_broker::free_port;
 
-use super::pki::{OPERATOR, Pki};
+use super::pki::{FRONT_PROXY, OPERATOR, Pki};
 
 /// A running program and the file it writes to.
 pub struct Program {
@@ -117,6 +117,14 @@ pub fn api_server(folder: &Path, etcd: &str, pki: &Pki, tokens: &str, audit: Opt
         file("tls-cert-file", "server.crt"),
         file("tls-private-key-file", "server.key"),
         file("client-ca-file", "ca.crt"),
+        // Aggregated APIs know by these for whom it asks.
+        file("requestheader-client-ca-file", "front-proxy-ca.crt"),
+        file("proxy-client-cert-file", "front-proxy.crt"),
+        file("proxy-client-key-file", "front-proxy.key"),
+        format!("--requestheader-allowed-names={FRONT_PROXY}"),
+        "--requestheader-username-headers=X-Remote-User".into(),
+        "--requestheader-group-headers=X-Remote-Group".into(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".into(),
         file("service-account-key-file", &format!("{tokens}.pub")),
         file("service-account-signing-key-file", &format!("{tokens}.key")),
     ];

@@ -124,6 +124,13 @@ pub fn for_process() -> (PathBuf, Value) {
     (parts.folder.clone(), kubeconfig_of(&parts.address, &parts.pki, (certificate, key)))
 }
 
+/// Certificates and keys of the front proxy's authority: the front proxy's, one that is not, and an administrator's, which
+/// another authority has signed.
+pub fn front_proxies() -> [(String, String); 3] {
+    let pki = &STARTED[place()].parts().pki;
+    [pki.front_proxy.clone(), pki.not_front_proxy.clone(), pki.operator.clone()]
+}
+
 fn audit_log(folder: &Path) -> PathBuf {
     folder.join("audit.log")
 }

@@ -1,4 +1,4 @@
-//! The webhook's certificate: kept in a Secret that all operator pods share, and made known to the API server.
+//! The certificate of the operator's HTTPS: kept in a Secret that all operator pods share, and made known to the API server.
 //!
 //! Who finds it missing or near its end makes it; of two that do so at once the API server takes one, and the other
 //! reads that one a moment later.
@@ -6,6 +6,7 @@
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use crate::identity::authority::{self, Data};
 use crate::identity::keys;
 use crate::kubernetes::names::{FIELD_MANAGER, MANAGED_BY};
 use crate::reconcile::error::Error;
+use crate::subresources::API_SERVICE;
 
 /// What to serve with.
 pub struct Current {
@@ -31,17 +33,23 @@ pub struct Current {
 pub struct Certificates {
     secrets: Api<Secret>,
     webhooks: Api<ValidatingWebhookConfiguration>,
+    /// Where there is an aggregated API.
+    api_services: Option<Api<APIService>>,
     name: String,
+    namespace: String,
     host: String,
 }
 
 impl Certificates {
-    /// Of the webhook whose Service, Secret and configuration have this name.
-    pub fn new(client: Client, namespace: &str, name: &str) -> Self {
+    /// Of the Service of this name: Secret and configuration of the webhook have the same one. `with_api`: there is an
+    /// APIService too.
+    pub fn new(client: Client, namespace: &str, name: &str, with_api: bool) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
-            webhooks: Api::all(client),
+            webhooks: Api::all(client.clone()),
+            api_services: with_api.then(|| Api::all(client)),
             name: name.to_owned(),
+            namespace: namespace.to_owned(),
             host: format!("{name}.{namespace}.svc"),
         }
     }
@@ -57,7 +65,10 @@ impl Certificates {
             self.keep(present, &wanted).await?;
         }
         let part = |name: &str| wanted.get(name).cloned().unwrap_or_default();
-        let is_known = self.tell(&part(keys::SERVERS_CA)).await?;
+        let bundle = ByteString(part(keys::SERVERS_CA).into_bytes());
+        let webhooks_know = self.tell_webhooks(&bundle).await?;
+        // The chart makes both together, if it makes both.
+        let is_known = if self.api_services.is_some() { self.tell_api_service(&bundle).await? } else { webhooks_know };
         Ok(Current { leaf: Leaf { certificate: part(file::CERTIFICATE), key: part(file::KEY) }, is_known })
     }
 
@@ -83,11 +94,10 @@ impl Certificates {
     }
 
     /// The configuration is the chart's, which may come after us; only the authority in it is ours.
-    async fn tell(&self, ca: &str) -> Result<bool, Error> {
+    async fn tell_webhooks(&self, bundle: &ByteString) -> Result<bool, Error> {
         let Some(found) = self.webhooks.get_opt(&self.name).await? else { return Ok(false) };
-        let bundle = ByteString(ca.as_bytes().to_vec());
         let webhooks = found.webhooks.unwrap_or_default();
-        if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(&bundle)) {
+        if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(bundle)) {
             return Ok(true);
         }
         let ours = |name: &str| json!({"name": name, "clientConfig": {"caBundle": bundle}});
@@ -97,6 +107,29 @@ impl Certificates {
             "webhooks": webhooks.iter().map(|webhook| ours(&webhook.name)).collect::<Vec<Value>>(),
         });
         self.webhooks.patch(&self.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+        Ok(true)
+    }
+
+    /// The same of the APIService, where it is the one of our Service: another release may have it.
+    async fn tell_api_service(&self, bundle: &ByteString) -> Result<bool, Error> {
+        let Some(api_services) = &self.api_services else { return Ok(false) };
+        let Some(found) = api_services.get_opt(API_SERVICE).await? else { return Ok(false) };
+        let Some(spec) = found.spec else { return Ok(false) };
+        let is_ours = |name: Option<&String>, namespace: Option<&String>| {
+            name == Some(&self.name) && namespace == Some(&self.namespace)
+        };
+        if !spec.service.as_ref().is_some_and(|service| is_ours(service.name.as_ref(), service.namespace.as_ref())) {
+            return Ok(false);
+        }
+        if spec.ca_bundle.as_ref() != Some(bundle) {
+            let patch = json!({
+                "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+                "metadata": {"name": API_SERVICE}, "spec": {"caBundle": bundle},
+            });
+            let patch = Patch::Merge(patch);
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            api_services.patch(API_SERVICE, &params, &patch).await?;
+        }
         Ok(true)
     }
 }

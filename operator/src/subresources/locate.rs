@@ -1,0 +1,109 @@
+//! Where the data of a topic or handler is: what its resources say, and a session with its broker.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use tidegate_crds::conditions::kind;
+use tidegate_crds::topic::Routing;
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
+
+use super::answer::Refusal;
+use crate::broker::scale::Scale;
+use crate::broker::topics::broker_of;
+use crate::handler::reference;
+use crate::identity::keys;
+use crate::kubernetes::names;
+use crate::reconcile::error::Error;
+use crate::sessions::brokers::{Broker, Brokers, Place, TopicKey};
+
+/// Finds brokers. What it asks of the API server is not cached: a pod that does not lead watches nothing.
+pub(super) struct Locator {
+    client: Client,
+    operator_namespace: String,
+    brokers: Arc<Brokers>,
+}
+
+/// A handler's dead letters.
+pub(super) struct Handler {
+    /// The account that they are in.
+    pub broker: Arc<Broker>,
+    /// The handler's name there.
+    pub known_as: String,
+}
+
+impl Locator {
+    pub(super) fn new(client: Client, operator_namespace: String, brokers: Arc<Brokers>) -> Self {
+        Self { client, operator_namespace, brokers }
+    }
+
+    /// The account of a topic that stores events.
+    pub(super) async fn topic(&self, namespace: &str, name: &str) -> Result<Arc<Broker>, Refusal> {
+        let topic = self.read_topic(namespace, name).await?;
+        if topic.spec.routing == Routing::Direct {
+            let message =
+                format!("EventTopic {name} is Direct: it passes events on and stores none that could be shown");
+            return Err(Refusal::new(StatusCode::CONFLICT, "Conflict", message));
+        }
+        self.account(&topic, namespace, name).await
+    }
+
+    /// The account of a handler's topic, where it has let the handler in.
+    pub(super) async fn handler(&self, namespace: &str, name: &str) -> Result<Handler, Refusal> {
+        let handlers: Api<EventHandler> = Api::namespaced(self.client.clone(), namespace);
+        let Some(handler) = handlers.get_opt(name).await.map_err(Error::from)? else {
+            return Err(Refusal::not_found(format!(
+                "there is no EventHandler {name} in namespace {namespace}: correct the name (kubectl get eventhandlers -n {namespace})"
+            )));
+        };
+        // Its dead letters are events of a topic that somebody else owns.
+        if reference::other_namespace(&handler).is_some() && !is_granted(&handler) {
+            let message = format!(
+                "EventHandler {name} is not granted its topic now (condition Granted), so its dead letters are not shown: whoever owns the topic grants it by spec.handlers"
+            );
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
+        }
+        let topic = reference::topic_of(&handler);
+        let found = self.read_topic(&topic.namespace, &topic.name).await?;
+        let broker = self.account(&found, &topic.namespace, &topic.name).await?;
+        Ok(Handler { broker, known_as: reference::known_as(&handler) })
+    }
+
+    async fn read_topic(&self, namespace: &str, name: &str) -> Result<EventTopic, Refusal> {
+        let topics: Api<EventTopic> = Api::namespaced(self.client.clone(), namespace);
+        topics.get_opt(name).await.map_err(Error::from)?.ok_or_else(|| {
+            Refusal::not_found(format!(
+                "there is no EventTopic {name} in namespace {namespace}: correct the name (kubectl get eventtopics -n {namespace})"
+            ))
+        })
+    }
+
+    async fn account(&self, topic: &EventTopic, namespace: &str, name: &str) -> Result<Arc<Broker>, Refusal> {
+        let key = broker_of(topic);
+        let client = || self.client.clone();
+        let brokers: Api<EventBroker> = Api::namespaced(client(), &key.namespace);
+        let sets: Api<StatefulSet> = Api::namespaced(client(), &key.namespace);
+        let secrets: Api<Secret> = Api::namespaced(client(), &self.operator_namespace);
+        let (set_name, secret_name) = (names::broker(&key.name), names::authority(&key.name, &key.namespace));
+        let (broker, set, secret) =
+            tokio::try_join!(brokers.get_opt(&key.name), sets.get_opt(&set_name), secrets.get_opt(&secret_name))
+                .map_err(Error::from)?;
+        let (Some(broker), Some(secret)) = (broker, secret) else {
+            let shown = key.shown_in(namespace);
+            return Err(Refusal::unavailable(format!(
+                "EventBroker {shown} of EventTopic {name} is being made: try again"
+            )));
+        };
+        let scale = Scale::of(set.as_ref(), &broker);
+        let place = Place::new(key, keys::from_secret(&secret)?, &scale);
+        let topic = TopicKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        Ok(self.brokers.get(&topic, &place).await?)
+    }
+}
+
+fn is_granted(handler: &EventHandler) -> bool {
+    let conditions = handler.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|known| known.type_ == kind::GRANTED && known.status == "True")
+}
