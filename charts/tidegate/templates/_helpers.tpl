@@ -14,7 +14,7 @@
 {{- printf "%s-operator" (include "tidegate.fullname" .) -}}
 {{- end -}}
 
-{{/* Service and configuration of the admission webhook, and the Secret with its certificate. */}}
+{{/* Service of the operator's HTTPS, the Secret with its certificate, and the configuration of the admission webhook. */}}
 {{- define "tidegate.webhook" -}}
 {{- printf "%s-webhook" (include "tidegate.fullname" .) -}}
 {{- end -}}
