@@ -12,7 +12,7 @@ use crate::modules::{self, Module};
 use crate::process::Process;
 use crate::progress::{Look, Progress};
 use crate::state::{Cache, State};
-use crate::{call, cgroup, config, diagnose, images, manifests, packages, pki};
+use crate::{call, cgroup, config, diagnose, images, manifests, packages, pki, programs};
 
 /// A bound for each step of the start. Together they take about twelve seconds on two idle cores.
 const STEP: Duration = Duration::from_secs(300);
@@ -43,6 +43,9 @@ pub fn health(cluster: &Cluster<'_>) -> Result<Health> {
     let port = fs::read_to_string(state.join("port")).ok().and_then(|text| text.trim().parse().ok());
     Ok(match (port, node_ready(cluster)?) {
         (None, _) => Health::Broken("its start was not finished".into()),
+        (Some(port), _) if !programs::are_of_this_build(state, port) => {
+            Health::Broken("another build of this program started it, with other arguments".into())
+        }
         (Some(port), Look::Ready(())) => Health::Running(port),
         (_, Look::NotYet(reason)) => Health::Broken(reason),
     })
@@ -116,6 +119,7 @@ fn start(cache: &Cache, cluster: &Cluster<'_>, port: u16, progress: &Progress) -
     wait("the default ServiceAccount", &mut || answered(cluster.ask(&account)?))?;
     wait("cluster DNS", &mut || dns_ready(cluster))?;
     // Written last: a start that was broken off is not taken for a cluster.
+    programs::record(state, port)?;
     fs::write(state.join("port"), port.to_string())?;
     progress.say(format!("cluster {} is up", state.name));
     Ok(())

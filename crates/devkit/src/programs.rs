@@ -1,5 +1,6 @@
 //! The programs of the node: their arguments, and what each needs before it can start.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -42,6 +43,27 @@ impl Need {
             Self::Socket(path) => UnixStream::connect(path).is_ok(),
         }
     }
+}
+
+/// Where the arguments are that a node was started with.
+const RECORD: &str = "programs";
+
+/// Writes down with which arguments the node's programs were started.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn record(state: &State, port: u16) -> std::io::Result<()> {
+    fs::write(state.join(RECORD), command_lines(state, port))
+}
+
+/// Whether the node's programs were started with the arguments that this build gives them.
+pub fn are_of_this_build(state: &State, port: u16) -> bool {
+    fs::read_to_string(state.join(RECORD)).is_ok_and(|recorded| recorded == command_lines(state, port))
+}
+
+fn command_lines(state: &State, port: u16) -> String {
+    let line = |program: Program| format!("{} {}\n", program.name, program.arguments.join(" "));
+    all(state, port).into_iter().map(line).collect()
 }
 
 /// All programs, in an order that meets their needs.
@@ -165,6 +187,18 @@ mod tests {
         for program in programs() {
             assert!(MODULES.iter().any(|module| module.programs.contains(&program.name)), "{}", program.name);
         }
+    }
+
+    #[test]
+    fn what_an_earlier_build_started_is_recognised() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State { name: "test".into(), root: folder.path().into() };
+        assert!(!are_of_this_build(&state, 1234), "it wrote nothing down");
+        record(&state, 1234).unwrap();
+        assert!(are_of_this_build(&state, 1234));
+        let recorded = fs::read_to_string(state.join(RECORD)).unwrap();
+        fs::write(state.join(RECORD), recorded.replace("--enable-aggregator-routing", "")).unwrap();
+        assert!(!are_of_this_build(&state, 1234));
     }
 
     #[test]
