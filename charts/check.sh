@@ -124,6 +124,15 @@ renders '^  name: tidegate-more' 'more objects, as text' \
   --set-json 'extraObjects=["kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: {{ .Release.Name }}-more\n"]'
 renders "^  name: '?tidegate-more" 'more objects' \
   --set-json 'extraObjects=[{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"{{ .Release.Name }}-more"}}]'
+lacks 'APIService|subjectaccessreviews' 'the aggregated API by default'
+for part in 'kind: APIService' 'name: tidegate-data-reader' 'extension-apiserver-authentication-reader' 'subjectaccessreviews'; do
+  renders "$part" 'aggregated API' --set api.enabled=true
+done
+lacks 'aggregate-to-view: .*\n.*subresources' 'data for viewers' --set api.enabled=true
+marked=$(render --set api.enabled=true,telemetry.prometheus.enabled=true,telemetry.prometheus.podMonitor.enabled=true \
+  --set commonAnnotations.owner=blue | tee "$work/out" | grep -c '^    owner: blue')
+objects=$(grep -c '^kind: ' "$work/out")
+[ "$marked" = "$objects" ] || fail "with everything on, of $objects objects $marked have an annotation of all"
 renders 'kind: PodDisruptionBudget' 'high availability' --values "$chart/values-ha.yaml"
 
 render >"$work/out"

@@ -10,6 +10,7 @@ use axum::http::{Method, Request};
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use rustls::pki_types::pem::PemObject as _;
@@ -29,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::handler::until_reason;
 use crate::support::brokers::{OPERATORS, Places, account, server, topic_on, until_ready};
 use crate::support::operator::{Operator, args, turn};
-use crate::support::{Space, eventually, front_proxies};
+use crate::support::{Space, eventually, front_proxies, server_config};
 use crate::validation_handler::{handler, spec};
 
 /// May read and drop.
@@ -40,6 +41,8 @@ const BOB: &str = "bob";
 /// A topic `orders` with a handler `billing` on a real broker, and an operator pod that does not lead and serves the API.
 struct Data {
     space: Space,
+    /// For the calls: one that does not try again by itself.
+    client: Client,
     broker: TestBroker,
     topic: TopicHandle,
     port: u16,
@@ -65,7 +68,10 @@ impl Data {
         (args.webhook, args.webhook_port, args.subresources) = (Some(space.name.clone()), port, true);
         let brokers = Arc::new(Brokers::new(places.addresses()));
         let serving = AbortOnDropHandle::new(tokio::spawn(https::run(space.client.clone(), args, brokers)));
-        let data = Self { space, broker, topic, port, _operator: operator, _serving: serving, _turn: turn };
+        let mut config = server_config();
+        config.default_retry = false;
+        let client = Client::try_from(config).unwrap();
+        let data = Self { space, client, broker, topic, port, _operator: operator, _serving: serving, _turn: turn };
         data.register().await;
         data.grant().await;
         data
@@ -135,7 +141,7 @@ impl Data {
         if user != "admin" {
             request = request.header("impersonate-user", user);
         }
-        let response = self.space.client.send(request.body(Body::empty()).unwrap()).await.unwrap();
+        let response = self.client.send(request.body(Body::empty()).unwrap()).await.unwrap();
         let code = response.status().as_u16();
         let body = response.into_body().collect_bytes().await.unwrap();
         (code, String::from_utf8(body.to_vec()).unwrap())
