@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Who an image's program runs as, unless said otherwise: nobody in particular, and not root.
 pub const NOBODY: &str = "65532:65532";
@@ -24,6 +26,10 @@ pub struct Image {
     pub entrypoint: Vec<String>,
     /// `uid:gid`.
     pub user: String,
+    /// The processor that its programs are made for, as Go names it: `amd64`, `arm64`.
+    pub architecture: String,
+    /// When it says it was made. The time of making it would make every archive another one.
+    pub created: OffsetDateTime,
     /// What is in it, by absolute path.
     pub files: BTreeMap<String, Content>,
 }
@@ -49,7 +55,7 @@ impl Image {
         let length = layer.stream_position()?;
         layer.rewind()?;
 
-        let config = serde_json::to_vec(&self.config(&layer_digest))?;
+        let config = serde_json::to_vec(&self.config(&layer_digest)?)?;
         let config_name = format!("{}.json", hex(&Sha256::digest(&config)));
         let layer_name = format!("{layer_digest}.tar");
         let manifest = json!([{"Config": config_name, "RepoTags": [self.name], "Layers": [layer_name]}]);
@@ -63,7 +69,11 @@ impl Image {
         Ok(())
     }
 
-    fn write_layer(&self, out: impl Write) -> Result<()> {
+    /// Writes the tar archive of the files.
+    ///
+    /// # Errors
+    /// A file cannot be read, a path is not absolute, or `out` cannot be written to.
+    pub fn write_layer(&self, out: impl Write) -> Result<()> {
         let mut layer = Builder::new(out);
         let mut folders = BTreeMap::from([("etc".to_owned(), 0o755), ("tmp".to_owned(), 0o1777)]);
         for path in self.files.keys() {
@@ -92,20 +102,29 @@ impl Image {
         Ok(())
     }
 
-    fn config(&self, layer_digest: &str) -> Value {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        json!({
-            "architecture": architecture,
+    /// The configuration: how a container starts, and of which layer (SHA-256 of its tar archive) its files are.
+    ///
+    /// # Errors
+    /// `created` is later than the year 9999.
+    pub fn config(&self, layer_digest: &str) -> Result<Value> {
+        Ok(json!({
+            "architecture": self.architecture,
             "os": "linux",
-            "created": "1970-01-01T00:00:00Z",
+            "created": self.created.format(&Rfc3339)?,
             "config": {"Entrypoint": self.entrypoint, "User": self.user, "Env": ["PATH=/bin"], "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
-        })
+        }))
     }
+}
+
+/// This machine's architecture, as images name it.
+pub fn host_architecture() -> String {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+    .to_owned()
 }
 
 /// What an archive says of itself, and what it is.
@@ -159,18 +178,22 @@ fn header(kind: EntryType, mode: u32, length: u64) -> Header {
     header
 }
 
-fn add_file(tar: &mut Builder<impl Write>, path: &str, mode: u32, length: u64, from: impl Read) -> Result<()> {
+/// Adds a regular file of root's, from 1970.
+pub fn add_file(tar: &mut Builder<impl Write>, path: &str, mode: u32, length: u64, from: impl Read) -> Result<()> {
     Ok(tar.append_data(&mut header(EntryType::Regular, mode, length), path, from)?)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hashes what passes through.
-struct Hashing<W> {
-    inner: W,
-    hash: Sha256,
+pub struct Hashing<W> {
+    /// Where it goes.
+    pub inner: W,
+    /// Of what went there.
+    pub hash: Sha256,
 }
 
 impl<W: Write> Write for Hashing<W> {

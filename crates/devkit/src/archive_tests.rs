@@ -6,7 +6,14 @@ fn image(folder: &Path, content: &str) -> Image {
         ("/opt/app/run".to_owned(), Content::File(folder.join("program"))),
         ("/bin/sh".to_owned(), Content::Link("/opt/app/run".to_owned())),
     ]);
-    Image { name: "localhost/a:1".into(), entrypoint: vec!["/opt/app/run".into()], user: NOBODY.into(), files }
+    Image {
+        name: "localhost/a:1".into(),
+        entrypoint: vec!["/opt/app/run".into()],
+        user: NOBODY.into(),
+        architecture: "riscv64".into(),
+        created: OffsetDateTime::UNIX_EPOCH,
+        files,
+    }
 }
 
 fn bytes(image: &Image) -> Vec<u8> {
@@ -46,6 +53,7 @@ fn digests_and_names_agree() {
     let config: Value = serde_json::from_slice(&outer[config_name].1).unwrap();
     let layer_digest = hex(&Sha256::digest(&outer[layer_name].1));
     assert_eq!(config["rootfs"]["diff_ids"], json!([format!("sha256:{layer_digest}")]));
+    assert_eq!((&config["architecture"], &config["created"]), (&json!("riscv64"), &json!("1970-01-01T00:00:00Z")));
     assert_eq!(config["config"]["User"], NOBODY);
     assert_eq!(config["config"]["Entrypoint"], json!(["/opt/app/run"]));
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use time::OffsetDateTime;
 
 use crate::archive::{self, Content, Image};
 use crate::call;
@@ -47,6 +48,8 @@ pub fn base(state: &State) -> Result<[PathBuf; 2]> {
         name: PAUSE_IMAGE.into(),
         entrypoint: vec!["/pause".into()],
         user: archive::NOBODY.into(),
+        architecture: archive::host_architecture(),
+        created: OffsetDateTime::UNIX_EPOCH,
         files: BTreeMap::from([("/pause".into(), Content::File(pause))]),
     };
     let mut files = BTreeMap::from([("/bin/busybox".to_owned(), Content::File("/bin/busybox".into()))]);
@@ -56,6 +59,8 @@ pub fn base(state: &State) -> Result<[PathBuf; 2]> {
         name: HELPER_IMAGE.into(),
         entrypoint: vec!["/bin/sleep".into(), "100000".into()],
         user: "0:0".into(),
+        architecture: archive::host_architecture(),
+        created: OffsetDateTime::UNIX_EPOCH,
         files,
     };
     Ok([write(&pause, folder.join("pause.tar"))?, write(&helper, folder.join("busybox.tar"))?])

@@ -27,6 +27,7 @@ mod inside;
 mod keeper;
 mod manifests;
 mod node;
+mod oci;
 mod packages;
 mod pki;
 mod process;
@@ -46,6 +47,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tidegate_cluster::{call, modules, progress, state};
+use time::OffsetDateTime;
 
 use crate::archive::{Content, Image};
 use crate::inside::Cluster;
@@ -104,6 +106,8 @@ enum Command {
         #[arg(required = true, value_parser = file_in_image)]
         files: Vec<(String, PathBuf)>,
     },
+    /// Write an OCI archive with one program for several architectures, as a release publishes it; prints its digest.
+    Oci(oci::Release),
     /// Import docker-archives into the cluster, unless it has the same content already.
     Load {
         /// The archives.
@@ -164,8 +168,17 @@ fn run(arguments: Arguments) -> Result<()> {
         Command::Image { reference, archive, entry, user, files } => {
             let files: BTreeMap<_, _> = files.into_iter().map(|(path, file)| (path, Content::File(file))).collect();
             let out = File::create(&archive).with_context(|| format!("writing {}", archive.display()))?;
-            Image { name: reference, entrypoint: entry, user, files }.write(io::BufWriter::new(out))
+            let image = Image {
+                name: reference,
+                entrypoint: entry,
+                user,
+                architecture: archive::host_architecture(),
+                created: OffsetDateTime::UNIX_EPOCH,
+                files,
+            };
+            image.write(io::BufWriter::new(out))
         }
+        Command::Oci(release) => print(release.write()?),
         Command::Load { archives } => cluster::load(&cache, &state, &archives, &progress),
         Command::Exec { command } => {
             let mut inside = Cluster::new(&cache, &state)?.inside()?;
