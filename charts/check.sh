@@ -53,7 +53,8 @@ refuses() {
 
 "$helm" lint --strict --quiet "$chart" >"$work/lint" 2>&1 || fail "lint: $(cat "$work/lint")"
 
-renders 'image: tidegate/operator:0\.1\.0' 'default image'
+renders 'image: localhost/tidegate/operator:0\.1\.0' 'default image, which nobody else can own'
+renders 'image: ghcr\.test/acme/tidegate/operator:0\.1\.0' 'registry with a path' --set images.registry=ghcr.test/acme
 renders 'value: "nats:2\.15\.2"' 'default broker image'
 renders 'value: "nats:2\.15\.2"' 'broker image beside images in a registry of ours' --set images.registry=registry.test
 renders 'value: "\{\\"limits\\":\{\\"memory\\":\\"64Mi\\"\}' 'resources of sidecars' --set sidecar.resources.limits.memory=64Mi
@@ -140,6 +141,12 @@ definitions=$(grep -c '^kind: CustomResourceDefinition' "$work/out")
 kept=$(grep -c 'helm.sh/resource-policy: keep' "$work/out")
 [ "$definitions" = "$kept" ] || fail "$definitions definitions, but $kept are kept at uninstall"
 lacks 'resources: .*\*|verbs: .*\*|apiGroups: .*\*' 'a right without bounds'
+
+# Without Helm: nothing says that Helm owns it, and its namespace comes first.
+HELM=$helm "$(dirname "$0")/../manifests/install.sh" >"$work/install" || fail 'install.yaml'
+grep -E 'helm\.sh/|managed-by|resource-policy' "$work/install" && fail 'install.yaml has marks of Helm'
+[ "$(grep -m1 '^kind: ' "$work/install")" = 'kind: Namespace' ] || fail 'install.yaml begins without its namespace'
+[ "$(grep -c '^kind: ' "$work/install")" = "$((objects + 1))" ] || fail 'install.yaml lacks objects of the chart'
 
 refuses replicas --set replicas=-1
 refuses replicas --set-string replicas=two

@@ -26,6 +26,8 @@ judge() {
   fi
 }
 judge "" "the chart" "$HELM" template tidegate charts/tidegate --namespace default
+# Its Namespace is not there: nothing is made. So it is judged as if it were for another one.
+judge "" "install.yaml" sed 's/namespace: tidegate-system/namespace: default/' manifests/install.yaml
 judge "" "the chart with other values" "$HELM" template tidegate charts/tidegate --namespace default \
   --set replicas=2,defaultBroker.storage.size=50Gi,telemetry.otlpEndpoint=http://collector:4317,images.tag=dev,images.registry=localhost
 judge "" "the chart for high availability" "$HELM" template tidegate charts/tidegate --namespace default \
