@@ -10,6 +10,8 @@
 #   make oldest    chart and operator on the API server of the oldest Kubernetes that is supported
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
 #   make scale     what hundreds of topics and handlers cost the operator, and by extrapolation thousands
+#   make release   what a release publishes, in target/release-VERSION: images, chart, install.yaml, command line, bills of
+#                  materials, checksums; ARCHES="amd64 arm64", REGISTRY=where the images will be
 #   make bench     the figures of the design, as far as there are some
 
 SHELL := bash
@@ -31,9 +33,11 @@ BIN := $(CARGO_TARGET_DIR)/$(CARGO_BUILD_TARGET)/$(PROFILE)
 IMAGES := $(CARGO_TARGET_DIR)/images
 DENY_VERSION := 0.20.2
 MDBOOK_VERSION := 0.5.4
+CYCLONEDX_VERSION := 0.5.9
 # Outside of the checkout, so that a clean one does not build it again.
 DENY_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/cargo-deny-$(DENY_VERSION)
 MDBOOK_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/mdbook-$(MDBOOK_VERSION)
+CYCLONEDX_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/cargo-cyclonedx-$(CYCLONEDX_VERSION)
 CARGO_FLAGS := --profile $(PROFILE) --locked
 
 NODE = $(BIN)/tidegate-cluster
@@ -259,6 +263,34 @@ examples: printer-and-sensor
 
 load: images cluster-up
 	$(NODE) load $(IMAGES)/*.tar
+
+# --- a release --------------------------------------------------------------------------------------------------
+
+# Nothing is fetched but crates and Go modules, and two runs on the same commit write the same bytes. This machine's
+# architecture, unless ARCHES says more: a Rust standard library and a linker for each must be here. Or each is built where it
+# is native (make release-programs), and PROGRAMS is the folder to which all were brought, each in one named after it.
+# REGISTRY is the registry, with a path where it has one, to which the images will go. Nobody owns images on localhost.
+ARCHES ?= $(subst aarch64,arm64,$(subst x86_64,amd64,$(shell uname -m)))
+REGISTRY ?= localhost
+PROGRAMS ?=
+RELEASE := $(CARGO_TARGET_DIR)/release-$(VERSION)
+BUILT_PROGRAMS := $(CARGO_TARGET_DIR)/release-programs
+.PHONY: release release-programs
+release: toolchain node-program $(CYCLONEDX_ROOT)/bin/cargo-cyclonedx $(if $(PROGRAMS),,release-programs)
+	@$(NODE) tools --only parts >/dev/null
+	@ARCHES="$(ARCHES)" REGISTRY=$(REGISTRY) VERSION=$(VERSION) REPOSITORY=$(REPOSITORY) HELM=$(call TOOL,helm) \
+	  NODE=$(abspath $(NODE)) CYCLONEDX=$(CYCLONEDX_ROOT)/bin/cargo-cyclonedx \
+	  release/make.sh $(or $(PROGRAMS),$(BUILT_PROGRAMS)) $(RELEASE)
+	@echo "release $(VERSION) for $(ARCHES), images to be pushed to $(REGISTRY):" >&2
+	@cat $(RELEASE)/SHA256SUMS
+
+release-programs: toolchain
+	@for architecture in $(ARCHES); do release/programs.sh $$architecture $(BUILT_PROGRAMS)/$$architecture; done
+
+$(CYCLONEDX_ROOT)/bin/cargo-cyclonedx:
+	@echo "building cargo-cyclonedx $(CYCLONEDX_VERSION), once: some minutes" >&2
+	@mkdir -p $(CYCLONEDX_ROOT)
+	cd $(CYCLONEDX_ROOT) && env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install --debug cargo-cyclonedx --version $(CYCLONEDX_VERSION) --locked --root .
 
 # --- the chart --------------------------------------------------------------------------------------------------
 
