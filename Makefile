@@ -34,6 +34,7 @@ IMAGES := $(CARGO_TARGET_DIR)/images
 DENY_VERSION := 0.20.2
 MDBOOK_VERSION := 0.5.4
 CYCLONEDX_VERSION := 0.5.9
+ACTIONLINT_VERSION := 1.7.12
 # Outside of the checkout, so that a clean one does not build it again.
 DENY_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/cargo-deny-$(DENY_VERSION)
 MDBOOK_ROOT := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tidegate/mdbook-$(MDBOOK_VERSION)
@@ -160,7 +161,7 @@ bench-local: toolchain node-program
 
 # --- checks -----------------------------------------------------------------------------------------------------
 
-verify: toolchain fmt lint deny drift chart-check
+verify: toolchain fmt lint deny workflows drift chart-check
 	@echo "verify: all good"
 
 fmt:
@@ -184,6 +185,12 @@ $(DENY_ROOT)/bin/cargo-deny:
 	@echo "building cargo-deny $(DENY_VERSION), once: some minutes" >&2
 	@mkdir -p $(DENY_ROOT)
 	cd $(DENY_ROOT) && env -u CARGO_BUILD_TARGET -u CARGO_TARGET_DIR cargo install --debug cargo-deny --version $(DENY_VERSION) --locked --root .
+
+# They cannot run here. Without shellcheck, which not every machine has.
+.PHONY: workflows
+workflows:
+	@go run github.com/rhysd/actionlint/cmd/actionlint@v$(ACTIONLINT_VERSION) -shellcheck= -pyflakes=
+	@! grep -nE 'uses: [^#]*@' .github/workflows/*.yml | grep -vE '@[0-9a-f]{40} # v' || { echo "an action is named by a tag, which can be moved" >&2; exit 1; }
 
 # What is generated must be what is committed.
 drift:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced: what Rust calls the architectures that images are made for.
 rust_target() {
   case $1 in
