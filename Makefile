@@ -193,10 +193,11 @@ workflows:
 	@! grep -nE 'uses: [^#]*@' .github/workflows/*.yml | grep -vE '@[0-9a-f]{40} # v' || { echo "an action is named by a tag, which can be moved" >&2; exit 1; }
 
 # What is generated must be what is committed.
+GENERATED := manifests charts/tidegate/files charts/tidegate/README.md docs/reference
 drift:
 	@$(MAKE) generate
-	@git diff --exit-code -- manifests charts/tidegate/files docs/reference || { echo "run 'make generate' and commit the result" >&2; exit 1; }
-	@test -z "$$(git status --porcelain -- manifests charts/tidegate/files docs/reference)" || { git status --short -- manifests charts/tidegate/files docs/reference; exit 1; }
+	@git diff --exit-code -- $(GENERATED) || { echo "run 'make generate' and commit the result" >&2; exit 1; }
+	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git status --short -- $(GENERATED); exit 1; }
 
 # A real API server judges what the chart renders.
 chart-check: node-program

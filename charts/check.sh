@@ -146,6 +146,7 @@ lacks 'resources: .*\*|verbs: .*\*|apiGroups: .*\*' 'a right without bounds'
 HELM=$helm "$(dirname "$0")/../manifests/install.sh" >"$work/install" || fail 'install.yaml'
 grep -E 'helm\.sh/|managed-by|resource-policy' "$work/install" && fail 'install.yaml has marks of Helm'
 [ "$(grep -m1 '^kind: ' "$work/install")" = 'kind: Namespace' ] || fail 'install.yaml begins without its namespace'
+objects=$(render --skip-tests | grep -c '^kind: ')
 [ "$(grep -c '^kind: ' "$work/install")" = "$((objects + 1))" ] || fail 'install.yaml lacks objects of the chart'
 
 refuses replicas --set replicas=-1
@@ -159,6 +160,12 @@ refuses watchNamespaces --set watchNamespaces=x
 refuses install --set-string crds.install=maybe
 refuses enabled --set-string webhook.enabled=maybe
 refuses logLevel --set logLevel=
+
+# What artifacthub.io shows are the definitions that there are.
+for definition in "$chart"/files/crds/*.yaml; do
+  name=$(basename "$definition" .yaml).tidegate.io
+  grep -q "^      name: $name$" "$chart/Chart.yaml" || fail "Chart.yaml does not tell artifacthub.io of $name"
+done
 
 # Every right says why.
 awk '/^- apiGroups/ && previous !~ /^#/ { print FILENAME ":" FNR; bad = 1 } { previous = $0 } END { exit bad }' \

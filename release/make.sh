@@ -38,6 +38,8 @@ EOF
 chart() {
   sed -i "/^images:/,/^  registry:/ s#^  registry: .*#  registry: $REGISTRY#" charts/tidegate/values.yaml
   grep -qxF "  registry: $REGISTRY" charts/tidegate/values.yaml
+  sed -i "/^| \`images.registry\` /s#\`localhost\`#\`$REGISTRY\`#" charts/tidegate/README.md
+  grep -qF "| \`$REGISTRY\` |" charts/tidegate/README.md
   find charts/tidegate -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
   "$HELM" package charts/tidegate --destination "$out" >/dev/null
   HELM=$HELM manifests/install.sh >"$out/install.yaml"

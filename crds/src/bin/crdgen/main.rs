@@ -1,7 +1,8 @@
 //! Prints the CRDs as YAML, for `make generate`; with a name (such as `eventtopics`) only that one, and with `--reference`
-//! before it its page of the API reference instead.
+//! before it its page of the API reference instead. With `--values` and the chart's folder: the chart's README.
 
 mod reference;
+mod values;
 
 use std::io::{self, Write as _};
 
@@ -9,6 +10,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 
 fn main() -> std::process::ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == "--values").is_some() {
+        let folder = arguments.next().unwrap_or_default();
+        return ended(values::write(folder.as_ref(), &mut io::stdout().lock()));
+    }
     let as_reference = arguments.next_if(|argument| argument == "--reference").is_some();
     let wanted = arguments.next();
     for definition in tidegate_crds::definitions() {
@@ -16,11 +21,16 @@ fn main() -> std::process::ExitCode {
             continue;
         }
         if let Err(error) = print(&definition, as_reference) {
-            let _ = writeln!(io::stderr(), "crdgen: {error}");
-            return std::process::ExitCode::FAILURE;
+            return ended(Err(error));
         }
     }
-    std::process::ExitCode::SUCCESS
+    ended(Ok(()))
+}
+
+fn ended(outcome: io::Result<()>) -> std::process::ExitCode {
+    let Err(error) = outcome else { return std::process::ExitCode::SUCCESS };
+    let _ = writeln!(io::stderr(), "crdgen: {error}");
+    std::process::ExitCode::FAILURE
 }
 
 fn print(definition: &CustomResourceDefinition, as_reference: bool) -> io::Result<()> {

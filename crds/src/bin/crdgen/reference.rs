@@ -122,7 +122,7 @@ fn prose(description: &Value) -> String {
 }
 
 /// Words that are none of Markdown's.
-fn escaped(words: &str) -> String {
+pub fn escaped(words: &str) -> String {
     words.replace('<', "\\<").replace('*', "\\*").replace('|', "\\|")
 }
 
