@@ -149,6 +149,13 @@ grep -E 'helm\.sh/|managed-by|resource-policy' "$work/install" && fail 'install.
 objects=$(render --skip-tests | grep -c '^kind: ')
 [ "$(grep -c '^kind: ' "$work/install")" = "$((objects + 1))" ] || fail 'install.yaml lacks objects of the chart'
 
+# `helm test`: no part of what the operator's Service, its policies and its Deployment select.
+renders '^    - --admission' 'a test of the webhook'
+lacks '^    - --admission' 'a test where there is no webhook' --set webhook.enabled=false
+render --show-only templates/tests/test.yaml >"$work/out"
+[ "$(grep -c 'helm.sh/hook: test' "$work/out")" = "$(grep -c '^kind: ' "$work/out")" ] || fail 'an object of the test is none of a hook'
+grep -q 'component: operator' "$work/out" && fail 'the test is taken for an operator'
+
 refuses replicas --set replicas=-1
 refuses replicas --set-string replicas=two
 refuses pullPolicy --set images.pullPolicy=Sometimes
@@ -169,7 +176,7 @@ done
 
 # Every right says why.
 awk '/^- apiGroups/ && previous !~ /^#/ { print FILENAME ":" FNR; bad = 1 } { previous = $0 } END { exit bad }' \
-  "$chart"/templates/*role*.yaml >"$work/rights" || fail "rights without a reason: $(cat "$work/rights")"
+  "$chart"/templates/*role*.yaml "$chart"/templates/tests/*.yaml >"$work/rights" || fail "rights without a reason: $(cat "$work/rights")"
 
 [ "$failed" = 0 ] && echo "chart: ok"
 exit "$failed"

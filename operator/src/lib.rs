@@ -6,12 +6,14 @@
 //! it. Beside them [`sessions::poll`] has a session with each broker: it asks how far the handlers are, and hears what
 //! sidecars and ingresses report; [`autoscaling`] (pure) decides how many pods that needs. [`identity`] keeps the keys;
 //! [`admission`] says at once what a reconcile would refuse, and [`subresources`] shows stored events and dead letters to
-//! those who may read them, both over [`https`]. [`programs`] says what the programs are told that it starts.
+//! those who may read them, both over [`https`]. [`programs`] says what the programs are told that it starts;
+//! [`check`] is what `helm test` runs.
 
 pub mod admission;
 pub mod args;
 pub mod autoscaling;
 pub mod broker;
+pub mod check;
 pub mod context;
 pub mod handler;
 pub mod health;

@@ -1,11 +1,13 @@
 //! Tidegate's operator: starts, waits for its turn, works, and ends in order.
 
-use std::io;
+use std::error::Error as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser as _;
 use tidegate_operator::args::Args;
+use tidegate_operator::check;
 use tidegate_operator::context::Context;
 use tidegate_operator::health::{self, Health};
 use tidegate_operator::https;
@@ -25,6 +27,10 @@ async fn main() -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return ExitCode::FAILURE;
     }
+    // Not a subcommand of the flags below: it needs none of them.
+    if std::env::args().nth(1).as_deref() == Some(check::NAME) {
+        return check().await;
+    }
     let args = Args::parse();
     let service = Service { name: "tidegate-operator", version: env!("CARGO_PKG_VERSION"), attributes: Vec::new() };
     let telemetry = match tidegate_telemetry::init(service) {
@@ -38,6 +44,19 @@ async fn main() -> ExitCode {
     }
     telemetry.shutdown();
     if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What `helm test` runs, with a few lines on what was found.
+async fn check() -> ExitCode {
+    let args = check::Args::parse_from(std::env::args().skip(1));
+    let outcome = match kube::Client::try_default().await {
+        Ok(client) => check::run(client, &args, &mut io::stdout()).await,
+        Err(error) => Err(check::CheckError::NoApiServer(error)),
+    };
+    let Err(error) = outcome else { return ExitCode::SUCCESS };
+    let why = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    let _ = writeln!(io::stderr(), "failed: {error}{why}");
+    ExitCode::FAILURE
 }
 
 async fn operate(args: Args) -> Result<(), Failure> {

@@ -33,7 +33,8 @@ const RENEWAL: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 /// No request, and no giving back, takes longer.
 const REQUEST: Duration = Duration::from_secs(5);
-const LEASE: &str = "tidegate-operator";
+/// Name of the Lease of one release, in its namespace.
+pub const LEASE: &str = "tidegate-operator";
 const CLUSTER_LEASE: &str = "tidegate";
 
 /// Whether this operator leads. Dropping it gives the lease back, if the process lives on; [`Leadership::leave`]

@@ -15,6 +15,7 @@ mod broker_end;
 mod broker_resize;
 mod broker_room;
 mod broker_shared;
+mod check;
 mod children;
 mod crash;
 mod definitions;

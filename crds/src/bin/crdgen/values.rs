@@ -36,7 +36,8 @@ pub fn write(folder: &Path, out: &mut impl Write) -> io::Result<()> {
          Version {version} of the chart installs Tidegate {app_version}, on Kubernetes {kubernetes}. \
          [What it is]({home}), [first steps]({home}/blob/main/docs/getting-started.md), \
          [operations]({home}/blob/main/docs/operations.md), [upgrading]({home}/blob/main/docs/upgrading.md).\n\n\
-         ```sh\nhelm install {name} {name}-{version}.tgz --namespace tidegate-system --create-namespace\n```\n\n\
+         ```sh\nhelm install {name} {name}-{version}.tgz --namespace tidegate-system --create-namespace\n\
+         helm test {name} --namespace tidegate-system\n```\n\n\
          For a cluster in which no single node or pod may stop anything, add `--values values-ha.yaml`, which is in the chart. \
          The resource definitions stay when the release is uninstalled.\n\n\
          ## Values\n\nA misspelt value is refused.\n\n| value | type | default | |\n|---|---|---|---|\n",
