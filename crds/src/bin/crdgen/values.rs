@@ -102,8 +102,11 @@ fn is_key(text: &str) -> bool {
 }
 
 fn type_of(schema: &Value) -> String {
-    let values: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if values.is_empty() { text_of(&schema["type"]) } else { values.join(", ") }
+    let list = |name: &str| schema[name].as_array().into_iter().flatten();
+    let mut types: Vec<String> = list("enum").chain(list("type")).map(shown).collect();
+    types.extend(list("oneOf").map(type_of));
+    types.extend(["type", "const"].iter().filter_map(|name| schema[*name].as_str().map(str::to_owned)));
+    types.join(", ")
 }
 
 fn parse_yaml(text: &str) -> io::Result<Value> {
@@ -154,7 +157,7 @@ resources:
             "properties": {
                 "replicas": {"type": "integer"},
                 "images": {"type": "object", "properties": {
-                    "registry": {"type": "string"}, "sidecar": {"$ref": "#/definitions/image"},
+                    "registry": {"oneOf": [{"type": "string"}, {"const": "none"}]}, "sidecar": {"$ref": "#/definitions/image"},
                 }},
                 "resources": {"type": "object", "description": "Not read: there is a comment"},
             },
@@ -170,7 +173,7 @@ resources:
             .collect();
         let expected = [
             ("replicas", "integer", Some(json!(1)), "Pods of it. One of them works."),
-            ("images.registry", "string", Some(json!("localhost")), "Where they are."),
+            ("images.registry", "string, none", Some(json!("localhost")), "Where they are."),
             ("images.sidecar", "object", None, "Delivers events."),
             ("images.sidecar.tag", "string", Some(json!("")), "Tag"),
             ("resources", "object", Some(json!({"requests": {"cpu": "20m"}})), "Of the container."),
