@@ -103,10 +103,12 @@ fn is_key(text: &str) -> bool {
 
 fn type_of(schema: &Value) -> String {
     let list = |name: &str| schema[name].as_array().into_iter().flatten();
-    let mut types: Vec<String> = list("enum").chain(list("type")).map(shown).collect();
-    types.extend(list("oneOf").map(type_of));
-    types.extend(["type", "const"].iter().filter_map(|name| schema[*name].as_str().map(str::to_owned)));
-    types.join(", ")
+    let mut names: Vec<String> = list("enum").map(shown).chain(list("oneOf").map(type_of)).collect();
+    if names.is_empty() {
+        names = list("type").map(shown).collect();
+        names.extend(["type", "const"].iter().filter_map(|name| schema[*name].as_str().map(str::to_owned)));
+    }
+    names.join(", ")
 }
 
 fn parse_yaml(text: &str) -> io::Result<Value> {
