@@ -103,10 +103,11 @@ async fn leader(client: &Client, args: &Args) -> Result<String, CheckError> {
     let deadline = deadline(args);
     while Instant::now() < deadline {
         let lease = leases.get_opt(LEASE).await.ok().flatten().and_then(|lease| lease.spec).unwrap_or_default();
-        if let (Some(holder), Some(renewed)) = (lease.holder_identity.filter(|it| !it.is_empty()), lease.renew_time) {
-            if *first.get_or_insert_with(|| renewed.clone()) != renewed {
-                return Ok(holder);
-            }
+        let held = lease.holder_identity.filter(|holder| !holder.is_empty()).zip(lease.renew_time);
+        if let Some((holder, renewed)) = held
+            && *first.get_or_insert_with(|| renewed.clone()) != renewed
+        {
+            return Ok(holder);
         }
         sleep(LOOK_PERIOD).await;
     }
