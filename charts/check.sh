@@ -129,7 +129,15 @@ lacks 'APIService|subjectaccessreviews' 'the aggregated API by default'
 for part in 'kind: APIService' 'name: tidegate-data-reader' 'extension-apiserver-authentication-reader' 'subjectaccessreviews'; do
   renders "$part" 'aggregated API' --set api.enabled=true
 done
-lacks 'aggregate-to-view: .*\n.*subresources' 'data for viewers' --set api.enabled=true
+# The roles view, edit and admin have events and dead letters where somebody says so.
+data_for_viewers() {
+  render --set api.enabled=true "$@" >"$work/out"
+  awk '/^---$/ { name = "" } /^  name: / { name = $2 } /aggregate-to-view/ && name ~ /-data-/' "$work/out"
+}
+[ -z "$(data_for_viewers)" ] || fail 'viewers may read the data although nobody said so'
+[ -n "$(data_for_viewers --set rbac.aggregateData=true)" ] || fail 'viewers may not read the data although somebody said so'
+refuses enabled --set-string api.enabled=maybe
+renders 'containerPort: 8443' 'aggregated API without webhook' --set api.enabled=true,webhook.enabled=false
 marked=$(render --set api.enabled=true,telemetry.prometheus.enabled=true,telemetry.prometheus.podMonitor.enabled=true \
   --set commonAnnotations.owner=blue | tee "$work/out" | grep -c '^    owner: blue')
 objects=$(grep -c '^kind: ' "$work/out")
