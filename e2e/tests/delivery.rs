@@ -26,6 +26,10 @@ async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
             })
             .await;
         assert_eq!(world.report().await.unwrap().received, 100);
+        let letters = world.stored("admin", "eventhandlers/worker/deadletters").await.unwrap();
+        let types: Vec<_> =
+            letters["items"].as_array().unwrap().iter().map(|letter| &letter["event"]["type"]).collect();
+        assert_eq!(types, [&json!("test.bad"); 7], "{letters}");
         // The handler is mended, and gets what it refused before.
         world.accept(handler("worker", &[], json!({"redrive": {"request": "mended"}}))).await;
         let report = world.all_received(107, 90).await;
@@ -39,6 +43,29 @@ async fn refused_events_become_dead_letters_and_the_rest_is_delivered() {
             .until("no dead letters left", 90, async || {
                 (world.topic("events").await.status?.dead_letters? == 0).then_some(())
             })
+            .await;
+    })
+    .await;
+}
+
+/// Events may hold what not everybody should see who may see a topic.
+#[tokio::test]
+async fn whoever_may_view_a_namespace_sees_no_event_until_that_is_granted() {
+    world("data", async |world| {
+        world.begin(1).await;
+        world.bind("ann", "view").await;
+        world.publish("seen", 3, 0).await;
+        world
+            .until("three stored events", 60, async || {
+                let stored = world.stored("admin", "eventtopics/events/events").await.ok()?;
+                (stored["items"].as_array()?.len() == 3).then_some(())
+            })
+            .await;
+        let refused = world.stored("ann", "eventtopics/events/events").await.unwrap_err().to_string();
+        assert!(refused.contains("tidegate-data-reader") || refused.contains("forbidden"), "{refused}");
+        world.bind("ann", "tidegate-data-reader").await;
+        world
+            .until("the right to be known", 30, async || world.stored("ann", "eventtopics/events/events").await.ok())
             .await;
     })
     .await;

@@ -208,6 +208,28 @@ impl World {
         self.client.request(request).await.ok()
     }
 
+    /// What the aggregated API answers to this user (`admin`: who installed the chart) of the test's namespace.
+    pub async fn stored(&self, user: &str, path: &str) -> Result<Value, kube::Error> {
+        let path = format!("/apis/subresources.tidegate.io/v1alpha1/namespaces/{}/{path}", self.namespace);
+        let mut request = http::Request::get(path);
+        if user != "admin" {
+            request = request.header("impersonate-user", user);
+        }
+        self.client.request(request.body(Vec::new()).unwrap()).await
+    }
+
+    /// Binds a user to a ClusterRole in the test's namespace.
+    pub async fn bind(&self, user: &str, role: &str) {
+        const GROUP: &str = "rbac.authorization.k8s.io";
+        self.accept(json!({
+            "apiVersion": format!("{GROUP}/v1"), "kind": "RoleBinding",
+            "metadata": {"name": format!("{user}-{role}")},
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": GROUP, "kind": "User", "name": user}],
+        }))
+        .await;
+    }
+
     /// Waits until so many events were accepted and none of them is missing.
     pub async fn all_received(&self, accepted: u64, seconds: u64) -> Report {
         let mut last = None;
