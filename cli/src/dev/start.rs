@@ -53,9 +53,8 @@ impl Session {
         .await?;
         let mut broker = Broker::connect(authority.clone(), server.servers()).await?;
         broker.ensure_accounts(&project.topics).await?;
-        // Not before its account is as it shall be: where that changes while the ingress connects, the server now and then
-        // has nobody who answers for the topics' subjects on that connection. Before the streams, for which the server
-        // waits until the ingress wakes it.
+        // Not before its account is as it shall be: a server that loads an account for whoever connects first may miss what
+        // is pushed meanwhile (docs/brokers.md). Before the streams, for which the server waits until the ingress wakes it.
         self.start_ingress(&project, server, [https, mqtt, admin], spans)?;
         let mut up = Up { authority, broker, project, server, https, spans };
         Box::pin(self.apply(&mut up)).await?;

@@ -3,6 +3,10 @@
 //! Every server answers for itself. A majority must have an account for it to be in force: one that was away asks
 //! for what it has never seen, and every reconcile compares again. Only a removal needs all of them, because a
 //! server that missed it would bring the account back to the others.
+//!
+//! What a server stores is not always what it serves: where an account is pushed while the server loads it (somebody
+//! connects to it for the first time since the server's start), nats-server 2.15.2 may go on with the account that it
+//! began to load, for as long as it runs (docs/brokers.md, "Accounts of a broker").
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,6 +22,9 @@ use crate::gather::{Count, gather};
 
 /// How long a request waits for the servers.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A server that was loading an account when it was pushed has loaded it by then.
+pub const SETTLED: Duration = Duration::from_secs(10);
 
 /// Why an account is not where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +51,20 @@ pub enum PushError {
 #[derive(Deserialize)]
 struct Reply {
     error: Option<Problem>,
+}
+
+/// What a server serves, as it answers to `INFO`.
+#[derive(Deserialize)]
+struct InForce {
+    /// `None`: it has not loaded the account, and will load what it stores.
+    data: Option<Loaded>,
+}
+
+#[derive(Deserialize)]
+struct Loaded {
+    jwt: Option<String>,
+    /// Whether it has all that the account imports.
+    complete: bool,
 }
 
 #[derive(Deserialize)]
@@ -78,16 +99,23 @@ impl System {
         Self { voters: voters.min(self.servers), ..self }
     }
 
-    /// Makes sure that the servers have this account as it is wanted.
+    /// Makes sure that the servers have this account as it is wanted, and serve it so.
     ///
-    /// It is pushed unless what they have says the same. Returns whether it was pushed.
+    /// It is pushed unless both what they store and what they have in force say the same. Returns whether it was pushed:
+    /// a server that is loading the account just then may serve the former one afterwards, so whoever pushed makes sure
+    /// once more [`SETTLED`] later.
     ///
     /// # Errors
     /// As [`PushError`] says.
     pub async fn ensure(&self, account: &Account) -> Result<bool, PushError> {
-        let subject = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", account.id);
-        let answers = self.ask(subject, String::new(), self.majority()).await?;
-        if answers.len() >= self.majority() && answers.iter().all(|jwt| account.claims.same_as(jwt)) {
+        let lookup = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", account.id);
+        let info = format!("$SYS.REQ.ACCOUNT.{}.INFO", account.id);
+        let needed = self.majority();
+        let (stored, in_force) =
+            tokio::try_join!(self.ask(lookup, String::new(), needed), self.ask(info, String::new(), needed))?;
+        let is_stored = stored.len() >= needed && stored.iter().all(|jwt| account.claims.same_as(jwt));
+        let is_served = in_force.len() >= needed && in_force.iter().all(|answer| serves(answer, account));
+        if is_stored && is_served {
             return Ok(false);
         }
         self.push(account).await?;
@@ -191,6 +219,12 @@ impl System {
     }
 }
 
+/// Whether a server that answers so to `INFO` serves the account as it is wanted, or will when it loads it.
+fn serves(answer: &str, account: &Account) -> bool {
+    let Ok(in_force) = serde_json::from_str::<InForce>(answer) else { return false };
+    in_force.data.is_none_or(|loaded| loaded.complete && loaded.jwt.is_some_and(|jwt| account.claims.same_as(&jwt)))
+}
+
 /// So many answers that most of the voters are among them, whichever servers they are of.
 fn list_quorum(servers: usize, voters: usize) -> usize {
     servers.saturating_sub(voters) + voters / 2 + 1
@@ -198,7 +232,28 @@ fn list_quorum(servers: usize, voters: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_client::contract::Routing;
+
     use super::*;
+
+    #[test]
+    fn what_a_server_has_loaded_is_served_when_it_is_the_same_and_whole() {
+        let authority = Authority::generate("test", OffsetDateTime::UNIX_EPOCH).unwrap();
+        let account = |topics: &[_]| authority.ingress_account(topics, OffsetDateTime::UNIX_EPOCH).unwrap();
+        let topic = TopicId::new("shop", "orders").unwrap();
+        let (wanted, other) = (account(&[(topic, Routing::Queued)]), account(&[]));
+        let loaded = |account: &Account, complete: bool| {
+            serde_json::json!({"server": {}, "data": {"jwt": account.jwt, "complete": complete}}).to_string()
+        };
+        assert!(serves(&loaded(&wanted, true), &wanted));
+        assert!(!serves(&loaded(&wanted, false), &wanted), "an import was lost");
+        assert!(!serves(&loaded(&other, true), &wanted), "it goes on with a former one");
+        assert!(
+            serves(r#"{"server": {}, "error": {"code": 500, "description": "does not exist"}}"#, &wanted),
+            "it will load it"
+        );
+        assert!(!serves("", &wanted));
+    }
 
     #[test]
     fn a_list_of_those_that_have_not_joined_is_none() {
