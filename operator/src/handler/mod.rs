@@ -186,7 +186,7 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
         Err(error) if observed.deployment.is_none() => return Err(error),
         subscribed => subscribed,
     };
-    let subscription = subscribed.as_ref().ok().and_then(Option::as_ref);
+    let subscription = subscribed.as_ref().ok().and_then(|made| made.place.as_ref());
     let moving = prepare(context, owner, handler, topic, &observed, change, subscription).await?;
     let plan = match moving.stops {
         true => Plan { replicas: 0, reason: Reason::Moving },
@@ -216,7 +216,9 @@ async fn live(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
     // What is written of it now is what the next step goes by.
     let is_first_seen = wanted != settings.delivery.order && change.is_none() && subscription.is_some();
     let first = is_first_seen.then_some(Duration::ZERO).or(moving.again);
-    let again = first.into_iter().chain(done.again()).chain(seen_key.again).min().unwrap_or(report::resync());
+    let settles = subscribed.as_ref().ok().and_then(|made| made.again);
+    let again =
+        first.into_iter().chain(done.again()).chain(seen_key.again).chain(settles).min().unwrap_or(report::resync());
     let seen = status::Seen {
         observed: &observed,
         deployment: &deployment,

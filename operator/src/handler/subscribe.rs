@@ -1,10 +1,12 @@
 //! A handler's place on the broker: its streams, its durable consumer and its account.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::handler_streams::HandlerStreams;
+use tidegate_broker_admin::push::SETTLED;
 use tidegate_broker_admin::{consumers, guests, handler_streams, retries};
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::layout;
@@ -29,9 +31,17 @@ pub struct Subscription {
     pub streams: HandlerStreams,
 }
 
+/// What was made of a handler on its topic's broker.
+pub struct Subscribed {
+    /// Its place; `None` on a Direct topic.
+    pub place: Option<Subscription>,
+    /// When to look again whether its account is in force.
+    pub again: Option<Duration>,
+}
+
 /// Makes streams, consumer and account be as they should be, in this order: what cannot be handled has its place before
-/// there is something to handle, and no event is missed from the consumer on. Tells what there is of them;
-/// `None` on a Direct topic. Sidecars whose user was signed before `refused_before` are let in no longer.
+/// there is something to handle, and no event is missed from the consumer on. Tells what there is of them.
+/// Sidecars whose user was signed before `refused_before` are let in no longer.
 ///
 /// # Errors
 /// The broker is away or refuses.
@@ -42,9 +52,9 @@ pub async fn ensure(
     settings: &Settings,
     topic: &Topic,
     refused_before: Option<OffsetDateTime>,
-) -> Result<Option<Subscription>, Error> {
+) -> Result<Subscribed, Error> {
     let broker = broker(context, topic).await?;
-    let subscription = match topic.routing {
+    let place = match topic.routing {
         Routing::Queued => {
             let name = known_as(owner, topic);
             let is_new = !is_subscribed(handler);
@@ -64,13 +74,13 @@ pub async fn ensure(
         }
         Routing::Direct => None,
     };
-    if let Some(restored) = subscription.as_ref().and_then(|made| position::restored(&made.consumers)) {
+    if let Some(restored) = place.as_ref().and_then(|made| position::restored(&made.consumers)) {
         report::event(context, handler, EventType::Warning, "PositionRestored", &restored).await;
     }
     let (guest, now) = (guest(owner, settings, topic), OffsetDateTime::now_utc());
     let account = topic.place.authority.handler_account(&guest, refused_before, now)?;
-    broker.system.ensure(&account).await?;
-    Ok(subscription)
+    let again = broker.system.ensure(&account).await?.then_some(SETTLED);
+    Ok(Subscribed { place, again })
 }
 
 /// Whether it has had its place on the broker. It is not told that there is none for it then, whatever comes.

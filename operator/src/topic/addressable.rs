@@ -126,7 +126,7 @@ mod tests {
         ] {
             let served = Topic::of(&topic(publishers)).unwrap();
             let publishers = Publishers::default();
-            let inside = Inside::Ready { is_served: true, served, stored: None, publishers };
+            let inside = Inside::Ready { is_served: true, served, stored: None, publishers, is_pushed: false };
             let found = finding(&observed(broker, &conditions), &inside);
             assert_eq!((found.reason.as_str(), found.is_stalled), (reason, stalled), "{}", found.message);
             assert_eq!(found.is_true(), reason == "Served");

@@ -52,6 +52,8 @@ pub enum Inside {
         stored: Option<Box<Stored>>,
         /// The publishers over NATS.
         publishers: Publishers,
+        /// Whether its account was pushed just now: it is seen to once more, soon.
+        is_pushed: bool,
     },
 }
 
@@ -115,14 +117,14 @@ async fn inside(
     let storage = (settings.routing == Routing::Queued)
         .then(|| settings.promised.saturating_mul(observed.scale.quota(observed.broker.spec.replicas)));
     let account = authority.topic_account(&served.id, settings.routing, storage, OffsetDateTime::now_utc())?;
-    let is_changed = if was_refused(topic) {
+    let is_pushed = if was_refused(topic) {
         // A server without room for a larger limit keeps the smaller one in force, although it has the claims.
         servers.system.push(&account).await?;
         true
     } else {
         servers.system.ensure(&account).await?
     };
-    serve(context, &place, &servers, Some((&served, is_changed))).await?;
+    serve(context, &place, &servers, Some((&served, is_pushed))).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
         Routing::Queued => {
@@ -137,7 +139,7 @@ async fn inside(
         context.broker_changes.add(place.broker.clone());
     }
     let is_served = is_served(context, &place, &servers, &served, observed).await?;
-    Ok(Inside::Ready { is_served, served, stored, publishers })
+    Ok(Inside::Ready { is_served, served, stored, publishers, is_pushed })
 }
 
 /// Whether the broker refused to change the streams when it was asked last.

@@ -15,7 +15,7 @@ mod observe;
 pub mod publishers;
 pub mod room;
 pub mod rules;
-mod serve;
+pub mod serve;
 pub mod settings;
 pub mod status;
 pub mod storage;
@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::controller::Action;
+use tidegate_broker_admin::push::SETTLED;
 use tidegate_crds::conditions::{HasConditions as _, kind};
 use tidegate_crds::{EventBroker, EventTopic};
 
@@ -116,12 +117,12 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         storage::heal(context, topic, &observed, &stored.storage).await?;
     }
     let is_ready = status::write(context, topic, owner, promised, &observed, &inside).await?;
-    let handed_over = match &inside {
-        Inside::Ready { publishers, .. } => publishers.again,
-        Inside::Starting(_) | Inside::Failed(_) => None,
+    let (handed_over, settled) = match &inside {
+        Inside::Ready { publishers, is_pushed, .. } => (publishers.again, is_pushed.then_some(SETTLED)),
+        Inside::Starting(_) | Inside::Failed(_) => (None, None),
     };
-    let again = again(topic, &inside, is_ready);
-    Ok(Action::requeue(handed_over.map_or(again, |handed_over| again.min(handed_over))))
+    let again = handed_over.into_iter().chain(settled).fold(again(topic, &inside, is_ready), Duration::min);
+    Ok(Action::requeue(again))
 }
 
 /// Whether copies on its servers are made again, step by step: each with the number of copies that it needs.

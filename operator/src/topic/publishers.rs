@@ -12,7 +12,7 @@ use kube::api::DeleteParams;
 use kube::runtime::events::EventType;
 use serde_json::json;
 use tidegate_broker_admin::accounts::User;
-use tidegate_broker_admin::push::System;
+use tidegate_broker_admin::push::{SETTLED, System};
 use tidegate_broker_admin::{Authority, LeafRequest, UserKey};
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
@@ -41,29 +41,33 @@ pub struct Publishers {
     pub names: Vec<String>,
     /// Their keys, as far as they have one.
     pub keys: Vec<PublisherKeyStatus>,
-    /// When to look again: when a key that was replaced is to be refused.
+    /// When to look again: when a key that was replaced is to be refused, or whether an account is in force.
     pub again: Option<Duration>,
     /// What was not done, and why.
     pub troubles: Vec<String>,
 }
 
+/// What was made of one of them.
+struct Made {
+    key: UserKey,
+    /// When its credentials end.
+    end: Option<OffsetDateTime>,
+    /// Whether its account was pushed just now.
+    is_pushed: bool,
+}
+
 impl Publishers {
-    /// This publisher has this key, and credentials that end then.
-    async fn note(
-        &mut self,
-        context: &Context,
-        topic: &EventTopic,
-        name: &str,
-        key: &UserKey,
-        end: Option<OffsetDateTime>,
-    ) {
+    /// This was made of this publisher.
+    async fn note(&mut self, context: &Context, topic: &EventTopic, name: &str, made: Made) {
+        let Made { key, end, is_pushed } = &made;
         let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
         if let Some(news) = user_keys::news(key, known_key(topic, name), handover, now) {
             report::event(context, topic, EventType::Normal, "KeyReplaced", &format!("NATS publisher {name}: {news}"))
                 .await;
         }
-        self.again = self.again.into_iter().chain(user_keys::again(key, handover, now)).min();
-        self.keys.push(PublisherKeyStatus { name: name.to_owned(), key: user_keys::status(key, end, handover, now) });
+        let settled = is_pushed.then_some(SETTLED);
+        self.again = self.again.into_iter().chain(user_keys::again(key, handover, now)).chain(settled).min();
+        self.keys.push(PublisherKeyStatus { name: name.to_owned(), key: user_keys::status(key, *end, handover, now) });
     }
 }
 
@@ -92,7 +96,7 @@ pub async fn ensure(
     for name in wanted {
         let known = known_key(topic, name);
         match make(context, owner, topic, &secrets, authority, system, name).await {
-            Ok((key, end)) => found.note(context, topic, name, &key, end).await,
+            Ok(made) => found.note(context, topic, name, made).await,
             Err(error) => {
                 report::failed(context, topic, &error).await;
                 found.keys.extend(known.cloned().map(|key| PublisherKeyStatus { name: name.clone(), key }));
@@ -140,19 +144,19 @@ async fn make(
     authority: &Authority,
     system: &System,
     name: &str,
-) -> Result<(UserKey, Option<OffsetDateTime>), Error> {
+) -> Result<Made, Error> {
     let (now, handover) = (OffsetDateTime::now_utc(), context.args.key_handover());
     let id = Topic::of(topic)?.id;
     let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
     let request = user_keys::request_of_publisher(topic, name);
     let key = user_keys::wanted(present.as_ref(), known_key(topic, name), request.as_deref(), handover, now)?;
     let refused_before = key.record.refused_before(handover, now);
-    system.ensure(&authority.publisher_account(&id, name, refused_before, now)?).await?;
+    let is_pushed = system.ensure(&authority.publisher_account(&id, name, refused_before, now)?).await?;
     let user = authority.publisher_user(&id, name, &key, now)?;
     let secret = secret(owner, &broker_of(topic), authority, name, (&key, &user), present.as_ref(), now)?;
     apply(context, owner, &secret).await?;
     let end = secret.secret().and_then(|files| authority::identity_end(&files));
-    Ok((key, end))
+    Ok(Made { key, end, is_pushed })
 }
 
 /// Removes the accounts of all publishers of a topic that goes. Their Secrets go with their owner.

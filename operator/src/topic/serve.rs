@@ -66,6 +66,6 @@ async fn push(
         Due::Push => servers.system.push(&account).await.map(|()| true)?,
         Due::Compare | Due::Nothing => servers.system.ensure(&account).await?,
     };
-    servers.accounts().await?.set_served(all, changes);
+    servers.accounts().await?.set_served(all, changes, is_pushed);
     Ok(if is_pushed { Effect::Changed } else { Effect::Nothing })
 }

@@ -201,7 +201,7 @@ fn of(
         data_loss,
         ..before
     };
-    if let Inside::Ready { stored, publishers, is_served: _, served: _ } = inside {
+    if let Inside::Ready { stored, publishers, is_served: _, served: _, is_pushed: _ } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
         if let Some(Stored {
             record,
@@ -349,6 +349,7 @@ mod tests {
                 troubles: troubles.iter().map(|&text| text.to_owned()).collect(),
                 ..Default::default()
             },
+            is_pushed: false,
         };
         let found = stream_ready(&inside(&["NATS publisher a: no", "NATS publisher b: no"]));
         assert!(found.is_true() && found.message.contains("publisher a: no (2 in all)"), "{}", found.message);

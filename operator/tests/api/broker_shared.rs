@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use async_nats::RequestErrorKind;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -11,17 +12,21 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::{Value, json};
 use tidegate_broker_admin::jwt;
+use tidegate_broker_client::TopicId;
+use tidegate_broker_client::contract::Routing;
+use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_crds::EventBroker;
 use tidegate_crds::EventTopic;
 use tidegate_test_broker::TestBroker;
 use time::OffsetDateTime;
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::brokers::{Places, account, broker_on, publish_one, server, topic_at, until_ready};
 use crate::support::ingress;
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
-use crate::topic::gone;
+use crate::topic::{gone, until_reason};
 
 const TOPICS: usize = 10;
 
@@ -164,5 +169,37 @@ async fn topics_that_come_together_are_pushed_to_the_ingresses_together() {
     // One begins every half second at most. The first one may have been a second before it was seen.
     let spaced = usize::try_from(took.as_millis() / 500).unwrap();
     assert!(pushes <= spaced + 4, "{pushes} pushes for {MANY} topics in {took:?}");
+    operator.stop().await;
+}
+
+/// A server that loads the account of the ingresses while it is pushed may go on with the former one. This one is put there.
+#[tokio::test]
+async fn what_the_ingresses_are_given_is_seen_to_until_it_is_in_force() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("in-force").await, Places::default());
+    let broker = server().await;
+    broker_on(&space, &places, &broker, "default", json!({"storage": {"size": "1Gi"}})).await;
+    let operator = Operator::start_with_brokers(space.client.clone(), places.addresses());
+    topic_at(&space, "default", "orders", small()).await;
+    until_ready(&space, "orders").await;
+    // No reconcile of the topic sees to it.
+    space.merge::<EventTopic>("orders", json!({"metadata": {"annotations": {"tidegate.io/paused": "true"}}})).await;
+    until_reason(&space, "orders", "Paused", "Paused").await;
+    let file = broker.data().join("accounts").join(format!("{}.jwt", ingress_account(&broker)));
+    let pushed = std::fs::read_to_string(&file).unwrap();
+    // The server has nothing of this topic in force, and stores that it has.
+    broker.push_ingress_account().await;
+    std::fs::write(&file, pushed).unwrap();
+    let orders = TopicId::new(space.name.clone(), "orders").unwrap();
+    let event = TopicSubjects::new(&orders, Routing::Queued).event("events.0.t");
+    let ingress = broker.ingress().await;
+    let refused = ingress.request(event.clone(), "x".into()).await.unwrap_err();
+    assert_eq!(refused.kind(), RequestErrorKind::NoResponders);
+    // Ten seconds after its push, or once a minute.
+    let compared = Instant::now() + Duration::from_secs(90);
+    while ingress.request(event.clone(), "x".into()).await.is_err() {
+        assert!(Instant::now() < compared, "no event is stored");
+        sleep(Duration::from_millis(200)).await;
+    }
     operator.stop().await;
 }

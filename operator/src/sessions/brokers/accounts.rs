@@ -1,15 +1,17 @@
 //! Which accounts a broker has, as far as the operator has to know, and what that of its ingresses has of them.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tidegate_broker_admin::push::SETTLED;
 use tidegate_broker_admin::{Authority, AuthorityError};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use tokio::sync::MutexGuard;
+use tokio::time::Instant;
 
 /// The account of the ingresses is compared with what the servers have this often, as long as the same is wanted: it is
-/// large, and every reconcile of a topic comes by.
+/// large, and every reconcile of a topic comes by. At rest the session with the broker does.
 const COMPARE_PERIOD: Duration = Duration::from_secs(60);
 
 /// What is known.
@@ -30,8 +32,9 @@ pub(super) struct Known {
 struct Served {
     /// The topics of which it has something.
     topics: Vec<(TopicId, Routing)>,
-    /// When that was compared.
-    at: Instant,
+    /// When that is to be compared: soon after a push, because a server that was loading the account then may serve a
+    /// former one.
+    due: Instant,
     /// What had been pushed before that.
     changes: Changes,
 }
@@ -113,13 +116,20 @@ impl KnownAccounts<'_> {
         (due, known.changes)
     }
 
+    /// Whether it has been as it was wanted, and has to be compared.
+    pub fn is_due(&self) -> bool {
+        let served = self.0.as_ref().and_then(|known| known.served.as_ref());
+        served.is_some_and(|served| Instant::now() >= served.due)
+    }
+
     /// It has something of just these, and was compared or pushed after these changes.
-    pub fn set_served(&mut self, topics: Vec<(TopicId, Routing)>, changes: Changes) {
+    pub fn set_served(&mut self, topics: Vec<(TopicId, Routing)>, changes: Changes, is_pushed: bool) {
         let known = self.0.get_or_insert_default();
         let kept: HashSet<&TopicId> = topics.iter().map(|(topic, _)| topic).collect();
         known.of_topics.retain(|id, _| kept.contains(id));
         known.pushed = changes;
-        known.served = Some(Served { topics, at: Instant::now(), changes });
+        let due = Instant::now() + if is_pushed { SETTLED } else { COMPARE_PERIOD };
+        known.served = Some(Served { topics, due, changes });
     }
 }
 
@@ -130,7 +140,7 @@ impl Known {
         }
         match &self.served {
             Some(served) if served.topics != topics => Due::Push,
-            Some(served) if served.changes == self.changes && served.at.elapsed() < COMPARE_PERIOD => Due::Nothing,
+            Some(served) if served.changes == self.changes && Instant::now() < served.due => Due::Nothing,
             Some(_) | None => Due::Compare,
         }
     }
@@ -151,7 +161,7 @@ mod tests {
         accounts.add("A".into(), true);
         let (due, changes) = accounts.begin(&topics(&["a"]));
         assert_eq!(due, Due::Compare, "it is not known what the servers have");
-        accounts.set_served(topics(&["a"]), changes);
+        accounts.set_served(topics(&["a"]), changes, false);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
         assert_eq!(accounts.begin(&topics(&["a", "b"])).0, Due::Push);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare, "some servers may have both");
@@ -164,13 +174,27 @@ mod tests {
         accounts.add("A".into(), false);
         let (_, before) = accounts.begin(&topics(&["a"]));
         accounts.add("A".into(), true);
-        accounts.set_served(topics(&["a"]), before);
+        accounts.set_served(topics(&["a"]), before, false);
         let (due, changes) = accounts.begin(&topics(&["a"]));
         assert_eq!(due, Due::Push, "and stays so when that fails");
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Push);
-        accounts.set_served(topics(&["a"]), changes);
+        accounts.set_served(topics(&["a"]), changes, false);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
         accounts.add("B".into(), true);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_was_pushed_is_compared_soon_and_then_seldom() {
+        let lock = tokio::sync::Mutex::new(Some(Known::default()));
+        let mut accounts = KnownAccounts(lock.lock().await);
+        for (is_pushed, period) in [(true, SETTLED), (false, COMPARE_PERIOD)] {
+            let (_, changes) = accounts.begin(&topics(&["a"]));
+            accounts.set_served(topics(&["a"]), changes, is_pushed);
+            tokio::time::advance(period - Duration::from_millis(1)).await;
+            assert_eq!((accounts.is_due(), accounts.begin(&topics(&["a"])).0), (false, Due::Nothing));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert!(accounts.is_due());
+            assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare);
+        }
     }
 }

@@ -31,6 +31,7 @@ use crate::sessions::brokers::{BrokerKey, Servers, TopicKey};
 use crate::sessions::by_handler::{HandlerKey, STATUS_PERIOD};
 use crate::sessions::doorbell;
 use crate::sessions::numbers::Numbers;
+use crate::topic::serve::serve;
 
 /// How often everything is looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(10);
@@ -78,6 +79,7 @@ impl Session {
             self.follow(),
             self.listen(),
             self.watch_answers(),
+            self.watch_account(),
             self.context.reports.hear(ingresses, |topic, handler| self.has(topic, handler)),
             self.context.ingress_reports.hear(ingresses, |topic| self.topic(topic).is_some()),
         );
@@ -111,6 +113,22 @@ impl Session {
             if self.servers.is_connected() {
                 let answer = timeout(DEADLINE, self.servers.system_client().flush()).await;
                 self.servers.set_answers(answer.is_ok());
+            }
+        }
+    }
+
+    /// Sees to the account of the ingresses, by which all topics live, where no topic comes by: a server may go on with a
+    /// former one.
+    async fn watch_account(&self) {
+        let mut ticks = ticks(PERIOD);
+        loop {
+            ticks.tick().await;
+            if !self.servers.is_connected() || !self.servers.accounts().await.is_ok_and(|known| known.is_due()) {
+                continue;
+            }
+            if let Err(error) = serve(&self.context, &self.servers.place, &self.servers, None).await {
+                let BrokerKey { namespace, name } = &self.key;
+                tracing::debug!(namespace, name, %error, "the account of the ingresses was not compared");
             }
         }
     }
