@@ -15,7 +15,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream as _};
 use tidegate_delivery_core::Lane;
 use tidegate_wire::nats::{Client, FlushError, Message, Publish, PublishError, Subscriber};
-use tokio::time::timeout;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+
+/// Subscriptions of the group to which nothing came for so long are made again. One that was made while its account was
+/// pushed may hear nothing, and nobody notices (docs/brokers.md, "Accounts of a broker").
+const RENEWAL: Duration = Duration::from_secs(30);
 
 /// An inbox of a lane.
 pub type At = (Lane, u64);
@@ -37,6 +41,10 @@ struct Inbox {
     at: At,
     subject: String,
     subscriber: Subscriber,
+    /// Of which it is a member, until it is closed or another one is in its place.
+    group: Option<String>,
+    /// Whether anything came since the last renewal.
+    has_heard: bool,
 }
 
 /// Where answers come to; subscribed to with the first question.
@@ -56,6 +64,8 @@ pub struct Line {
     kept: VecDeque<(String, Bytes)>,
     /// The inbox that is looked at first.
     turn: usize,
+    /// When those of the group are made again.
+    renewal: Interval,
 }
 
 /// A message without headers.
@@ -66,7 +76,13 @@ pub fn message<'a>(subject: &'a str, reply: Option<&'a str>, payload: &'a [u8]) 
 impl Line {
     /// Over this connection.
     pub fn new(client: Client) -> Self {
-        Self { client, inboxes: Vec::new(), answers: None, confirming: None, kept: VecDeque::new(), turn: 0 }
+        Self::renewing(client, RENEWAL)
+    }
+
+    fn renewing(client: Client, period: Duration) -> Self {
+        let mut renewal = interval_at(Instant::now() + period, period);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { client, inboxes: Vec::new(), answers: None, confirming: None, kept: VecDeque::new(), turn: 0, renewal }
     }
 
     /// Sends a pull, whose events come to this inbox, which is opened first if it is not open. Whether it is sent. The
@@ -82,7 +98,7 @@ impl Line {
             None => {
                 let subject = self.client.new_inbox();
                 let Ok(subscriber) = self.client.subscribe_until_disconnect(&subject) else { return false };
-                self.inboxes.push(Inbox { at, subject, subscriber });
+                self.inboxes.push(Inbox { at, subject, subscriber, group: None, has_heard: false });
                 self.inboxes.len() - 1
             }
         };
@@ -93,8 +109,9 @@ impl Line {
     pub fn join(&mut self, at: At, group: &str, subjects: Vec<String>) -> bool {
         for subject in subjects {
             let Ok(subscriber) = self.client.subscribe(&subject, Some(group)) else { return false };
-            self.inboxes.push(Inbox { at, subject, subscriber });
+            self.inboxes.push(Inbox { at, subject, subscriber, group: Some(group.to_owned()), has_heard: false });
         }
+        self.renewal.reset();
         true
     }
 
@@ -107,7 +124,8 @@ impl Line {
     /// Closes an inbox as soon as what was sent to it is here ([`LineEvent::Closed`]). Whether it is open.
     pub fn drain(&mut self, at: At) -> bool {
         let mut is_open = false;
-        for inbox in self.inboxes.iter().filter(|inbox| inbox.at == at) {
+        for inbox in self.inboxes.iter_mut().filter(|inbox| inbox.at == at) {
+            inbox.group = None;
             inbox.subscriber.drain();
             is_open = true;
         }
@@ -168,11 +186,13 @@ impl Line {
     /// The next that comes. Cancelling it loses nothing.
     pub async fn next(&mut self) -> LineEvent {
         loop {
-            let Self { client, inboxes, answers, confirming, kept, turn } = self;
+            let Self { client, inboxes, answers, confirming, kept, turn, renewal } = self;
             let is_kept = !kept.is_empty();
+            let is_member = inboxes.iter().any(|inbox| inbox.group.is_some());
             tokio::select! {
                 biased;
                 () = send(client, kept), if is_kept => {}
+                _ = renewal.tick(), if is_member => renew(client, inboxes),
                 came = poll_fn(|cx| poll_all(inboxes, answers, confirming, turn, cx)) => return came,
             }
         }
@@ -202,6 +222,30 @@ async fn send(client: &Client, kept: &mut VecDeque<(String, Bytes)>) {
             not_settled(error);
         }
         kept.pop_front();
+    }
+}
+
+/// Subscribes anew in the place of each subscription of a group that is silent, which ends when what was sent to it is here.
+/// The group has a member here at every moment, and each event goes to one of its members. What the server is just sending
+/// when a subscription ends is lost, so one that hears is left alone.
+fn renew(client: &Client, inboxes: &mut Vec<Inbox>) {
+    // The next connection subscribes anew by itself.
+    if !client.current_link().connected {
+        return;
+    }
+    for index in 0..inboxes.len() {
+        let inbox = &mut inboxes[index];
+        if std::mem::take(&mut inbox.has_heard) {
+            continue;
+        }
+        let Some(group) = inbox.group.take() else { continue };
+        let Ok(subscriber) = client.subscribe(&inbox.subject, Some(&group)) else {
+            inbox.group = Some(group);
+            continue;
+        };
+        inbox.subscriber.drain();
+        let (at, subject) = (inbox.at, inbox.subject.clone());
+        inboxes.push(Inbox { at, subject, subscriber, group: Some(group), has_heard: false });
     }
 }
 
@@ -244,7 +288,10 @@ fn poll_all(
         let index = (*turn).wrapping_add(offset) % inboxes.len();
         let at = inboxes[index].at;
         match poll(&mut inboxes[index].subscriber, cx) {
-            Poll::Ready(Some(message)) => return Poll::Ready(LineEvent::Message(at, message)),
+            Poll::Ready(Some(message)) => {
+                inboxes[index].has_heard = true;
+                return Poll::Ready(LineEvent::Message(at, message));
+            }
             Poll::Ready(None) => {
                 inboxes.swap_remove(index);
                 let is_last = inboxes.iter().all(|inbox| inbox.at != at);
@@ -259,3 +306,7 @@ fn poll_all(
     }
     Poll::Pending
 }
+
+#[cfg(test)]
+#[path = "line_tests.rs"]
+mod tests;
