@@ -8,6 +8,7 @@
 #   make book      the documentation as a book, in target/book
 #   make verify    format, lints, what may be linked, generated files, chart
 #   make oldest    chart and operator on the API server of the oldest Kubernetes that is supported
+#   make prometheus-test  the chart's alerts, by promtool
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
 #   make scale     what hundreds of topics and handlers cost the operator, and by extrapolation thousands
 #   make release   what a release publishes, in target/release-VERSION: images, chart, install.yaml, command line, bills of
@@ -206,6 +207,14 @@ ifeq ($(CLUSTER),own)
 endif
 	@HELM=$(call TOOL,helm) charts/check.sh
 	@$(KUBE) CLUSTER=$(CLUSTER) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) manifests/check.sh
+
+# The chart's alerts, by Prometheus's own tool: PROMTOOL names it (Debian: in the package prometheus). It is no part of `verify`,
+# because nothing here builds it.
+PROMTOOL ?= promtool
+.PHONY: prometheus-test
+prometheus-test:
+	@$(PROMTOOL) check rules charts/tidegate/files/prometheus/rules.yaml
+	@$(PROMTOOL) test rules charts/rules.test.yaml
 
 # The oldest Kubernetes that the chart says it supports: its API server judges what the chart renders, and the operator's tests
 # on an API server run on it. Four minutes of building it, once, are why this is no part of `verify` and `test`.

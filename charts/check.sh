@@ -80,7 +80,13 @@ for port in admin tidegate; do
 done
 renders 'release: kube' 'label of PodMonitors' "${prometheus[@]}" \
   --set telemetry.prometheus.podMonitor.enabled=true,telemetry.prometheus.podMonitor.labels.release=kube
+lacks 'PrometheusRule' 'alerts nobody asked for' "${prometheus[@]}"
+for part in 'kind: PrometheusRule' 'alert: TidegateOperatorDown' 'release: kube'; do
+  renders "$part" 'alerts' "${prometheus[@]}" \
+    --set telemetry.prometheus.rules.enabled=true,telemetry.prometheus.rules.labels.release=kube
+done
 refuses telemetry.prometheus.enabled --set telemetry.prometheus.podMonitor.enabled=true
+refuses telemetry.prometheus.enabled --set telemetry.prometheus.rules.enabled=true
 refuses interval --set telemetry.prometheus.podMonitor.interval=soon
 refuses from --set 'telemetry.prometheus.from[0].everybody=true'
 renders 'kind: PodDisruptionBudget' 'disruption budget of two' --set replicas=2
@@ -139,7 +145,7 @@ data_for_viewers() {
 refuses enabled --set-string api.enabled=maybe
 renders 'containerPort: 8443' 'aggregated API without webhook' --set api.enabled=true,webhook.enabled=false
 marked=$(render --set api.enabled=true,telemetry.prometheus.enabled=true,telemetry.prometheus.podMonitor.enabled=true \
-  --set commonAnnotations.owner=blue | tee "$work/out" | grep -c '^    owner: blue')
+  --set telemetry.prometheus.rules.enabled=true --set commonAnnotations.owner=blue | tee "$work/out" | grep -c '^    owner: blue')
 objects=$(grep -c '^kind: ' "$work/out")
 [ "$marked" = "$objects" ] || fail "with everything on, of $objects objects $marked have an annotation of all"
 renders 'kind: PodDisruptionBudget' 'high availability' --values "$chart/values-ha.yaml"
@@ -180,6 +186,13 @@ refuses logLevel --set logLevel=
 for definition in "$chart"/files/crds/*.yaml; do
   name=$(basename "$definition" .yaml).tidegate.io
   grep -q "^      name: $name$" "$chart/Chart.yaml" || fail "Chart.yaml does not tell artifacthub.io of $name"
+done
+
+# The page that an alert names has the section.
+page="$(dirname "$chart")/../docs/troubleshooting.md"
+sections=$(sed -n 's/^## //p' "$page" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9\n-')
+for section in $(sed -n 's/.*runbook_url: .*#//p' "$chart/files/prometheus/rules.yaml"); do
+  grep -qxF -- "$section" <<<"$sections" || fail "an alert names the section $section, which $page does not have"
 done
 
 # Every right says why.

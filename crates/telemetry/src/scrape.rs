@@ -98,6 +98,8 @@ mod tests {
         seconds("messaging.process.duration").record(0.25, &[]);
         seconds("controller_runtime_reconcile_time_seconds").record(0.25, &[]);
         meter.u64_gauge("tidegate.topic.size").with_unit("By").build().record(7, &[]);
+        meter.f64_gauge("tidegate.topic.fill").with_unit("1").build().record(0.5, &[]);
+        meter.i64_gauge("tidegate.broker.certificates.expire").with_unit("s").build().record(9, &[]);
         let text = collect(&registry);
         for line in [
             r#"tidegate_delivery_settled_total{messaging_destination_name="or\"ders\n"} 2"#,
@@ -106,6 +108,8 @@ mod tests {
             "messaging_process_duration_seconds_count 1",
             "controller_runtime_reconcile_time_seconds_sum 0.25",
             "tidegate_topic_size_bytes 7",
+            "tidegate_topic_fill_ratio 0.5",
+            "tidegate_broker_certificates_expire_seconds 9",
         ] {
             assert!(text.lines().any(|of| of == line), "{line} is not in\n{text}");
         }
