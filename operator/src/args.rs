@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn pull_secrets_are_a_list_that_may_be_empty() {
+    fn pull_secrets_are_a_list() {
         let parsed = |secrets: &str| {
             let images = ["x", "--sidecar-image", "s", "--ingress-image", "i", "--broker-image", "b"];
             Args::parse_from(images.into_iter().chain(["--pod-pull-secrets", secrets])).pod_pull_secrets
