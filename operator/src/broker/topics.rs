@@ -104,16 +104,20 @@ pub fn of_broker(context: &Context, broker: &BrokerKey) -> Vec<Topic> {
 }
 
 fn admitted(context: &Context, broker: &BrokerKey) -> Vec<Topic> {
+    let topics = granted(context, broker).into_iter().filter(|topic| was_admitted(topic));
+    topics.filter_map(|topic| Topic::of(&topic).ok()).collect()
+}
+
+/// The topics that name a broker, are granted it and are to stay: those of which something is made.
+pub fn granted(context: &Context, broker: &BrokerKey) -> Vec<Arc<EventTopic>> {
     let granting = get(&context.stores.brokers_for_topics, &broker.namespace, &broker.name);
     let is_granted = |topic: &EventTopic| {
         is_in(topic, &broker.namespace)
             || granting.as_ref().is_some_and(|broker| context.stores.admits_topic(broker, topic))
     };
-    let found = naming(context, broker).into_iter();
-    let stays = found
-        .filter(|topic| topic.metadata.deletion_timestamp.is_none() && was_admitted(topic) && is_granted(topic))
-        .filter_map(|topic| Topic::of(&topic).ok());
-    stays.collect()
+    let mut topics = naming(context, broker);
+    topics.retain(|topic| topic.metadata.deletion_timestamp.is_none() && is_granted(topic));
+    topics
 }
 
 /// This topic as [`of_broker`] has it once the operator has seen it as it is.

@@ -30,6 +30,7 @@ use crate::support::ingress::generation;
 use crate::support::interrupted::{Interruption, Moment};
 use crate::support::operator::{Operator, args, turn};
 use crate::support::{Space, eventually};
+use crate::topic;
 use crate::validation_handler::{handler, spec};
 
 /// A rollover takes about half a minute here, on a busy machine several times that.
@@ -129,6 +130,20 @@ impl World {
 
     async fn give_publishers(&self, grace: &str) {
         self.space.merge::<EventBroker>("orders", json!({"spec": {"rollover": {"publisherGrace": grace}}})).await;
+    }
+
+    /// A topic of another namespace that was on the broker, and is not granted it any more.
+    async fn withdrawn_topic(&self) -> Space {
+        let web = Space::new("web").await;
+        let grant = async |from: &str| {
+            self.space.merge::<EventBroker>("orders", json!({"spec": {"topics": {"from": from}}})).await;
+        };
+        grant("All").await;
+        topic_at(&web, "orders", "far", json!({"broker": {"namespace": self.space.name}})).await;
+        topic::until_reason(&web, "far", "StreamReady", "Configured").await;
+        grant("Same").await;
+        topic::until_reason(&web, "far", "Granted", "NotAllowedByBroker").await;
+        web
     }
 
     async fn rotate(&self, request: &str) {
@@ -231,6 +246,7 @@ async fn authorities_are_replaced_once_for_each_request() {
     let (world, operator) = World::start("rollover", TestBroker::unformed_as("orders-broker", 1)).await;
     let old = [world.copied("billing-identity").await, world.copied("orders-publisher-web").await];
     assert!(world.is_settled(0).await);
+    let _withdrawn = world.withdrawn_topic().await;
     world.give_publishers("20s").await;
     world.rotate("leak-1").await;
     // Of a sidecar that does not say what it has it is not known whether it trusts the next ones.

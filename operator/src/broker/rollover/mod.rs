@@ -149,10 +149,9 @@ async fn observe(
     let names: Vec<String> =
         restart::site(place).names.into_iter().take(usize::try_from(place.pods).unwrap_or(0)).collect();
     let mut observed = Observed { held, ..Observed::default() };
-    for topic in topics::naming(context, &place.broker) {
-        if topic.metadata.deletion_timestamp.is_none() {
-            observe_topic(context, &topic, authority, &mut observed);
-        }
+    // What a topic had whose grant was withdrawn is made anew when it is granted again.
+    for topic in topics::granted(context, &place.broker) {
+        observe_topic(context, &topic, authority, &mut observed);
     }
     if observed.held.is_some() || !observed.unwritten.is_empty() {
         return observed;
