@@ -2,7 +2,6 @@
 
 mod access;
 pub(crate) mod audit;
-pub(crate) mod audit_words;
 pub mod deletion;
 pub mod desired;
 pub mod expiry;

@@ -5,7 +5,7 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::broker::{AuditStatus, LostEvents};
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::broker::audit_words::damaged;
+use crate::broker::audit::damaged;
 use crate::topic::observe::Observed;
 
 /// The condition.

@@ -4,6 +4,9 @@
 //! from one that has it, step by step; the servers themselves say how far that is, so another operator continues where
 //! one has ended. Meanwhile no pod is restarted.
 
+mod outcome;
+mod words;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -15,11 +18,12 @@ use tidegate_broker_admin::membership::{ObserveError, Observed, Ordinal, Site, S
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::EVENT_STREAM;
 use tidegate_crds::broker::{AuditStatus, AuditedServer, DamagedCopy, LostEvents};
-use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::{EventBroker, EventTopic};
 use tokio::time::{Instant, sleep};
 
-use crate::broker::audit_words::{damaged, lost, more};
+pub(super) use self::outcome::Audit;
+pub(crate) use self::words::damaged;
+use self::words::lost;
 use crate::broker::{formation, restart, tails, topics};
 use crate::context::Context;
 use crate::reconcile::error::Error;
@@ -37,73 +41,6 @@ const STEPS_LIMIT: Duration = Duration::from_secs(20);
 /// Entries of a list in the status.
 const LISTED: usize = 16;
 
-/// What an audit came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Audit {
-    /// What there is to remember of it; `None`: there was none yet.
-    pub(super) status: Option<AuditStatus>,
-    /// Raft groups of the servers; `None`: they were not asked.
-    pub(super) groups: Option<usize>,
-    /// What is done, or waited for, before the audit ends; empty where none is under way.
-    step: String,
-}
-
-impl Audit {
-    /// As it was when it was seen last.
-    pub(super) fn as_it_was(broker: &EventBroker) -> Self {
-        Self { status: before(broker), ..Self::default() }
-    }
-
-    /// Whether an audit is under way.
-    pub(super) fn is_open(&self) -> bool {
-        !self.step.is_empty()
-    }
-
-    /// Why no pod is restarted now, and no server comes or goes; `None`: they may. A single server has nothing to wait for:
-    /// there is no other copy.
-    pub(super) fn holds_changes(&self, replicas: i32) -> Option<String> {
-        (self.is_open() && replicas > 1)
-            .then(|| format!("waiting for the audit of what the servers store: {}", self.step))
-    }
-
-    /// The condition.
-    pub(super) fn intact(&self) -> Finding {
-        let find = |status, reason, message: String| Finding::new(kind::INTACT, status, reason, message);
-        let Some(status) = &self.status else {
-            return find(
-                Status::Unknown,
-                "NotAudited",
-                "what the servers store is audited when all pods are ready".into(),
-            );
-        };
-        if let Some(copy) = status.damaged.first() {
-            let more = more(status.damaged_copies - 1);
-            return find(Status::False, "CopyDamaged", format!("{}{more}; {}", damaged(copy), self.progress()));
-        }
-        if let Some(lost) = status.lost.first() {
-            let more = more(i64::try_from(status.lost.len()).unwrap_or(i64::MAX) - 1);
-            return find(Status::False, "EventsLost", format!("{}{more}", self::lost(lost)));
-        }
-        if self.is_open() {
-            return find(Status::Unknown, "Auditing", self.step.clone());
-        }
-        find(Status::True, "Audited", "every copy of every stream has all that it should have".into())
-    }
-
-    fn progress(&self) -> &str {
-        if self.is_open() { &self.step } else { "this is looked at again when all pods are ready" }
-    }
-
-    /// Says in the conditions that copies are made again. Topics work meanwhile.
-    pub(super) fn explain(&self, found: &mut [Finding]) {
-        let is_healing = self.is_open() && self.status.as_ref().is_some_and(|status| !status.damaged.is_empty());
-        let reconciling = found.iter_mut().find(|finding| finding.kind == kind::RECONCILING && !finding.is_true());
-        if let Some(reconciling) = reconciling.filter(|_| is_healing) {
-            *reconciling = Finding::new(kind::RECONCILING, Status::True, "HealingCopies", self.step.clone());
-        }
-    }
-}
-
 /// Whether there is to be an audit now (pure). `tails`: what topics say that they have lost.
 fn is_due(
     before: Option<&AuditStatus>,
@@ -113,10 +50,15 @@ fn is_due(
     period: i64,
 ) -> bool {
     let Some(before) = before else { return true };
-    let ran = before.last_run.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
-    let is_old = ran.is_none_or(|ran| now.duration_since(ran).as_secs().abs() >= period);
+    let is_old = is_older(before, now, period);
     let is_news = tails.iter().any(|tail| !before.lost.contains(tail));
     is_old || is_news || before.servers != servers || !before.damaged.is_empty() || !before.lost.is_empty()
+}
+
+/// Whether the last audit was so many seconds ago, or more (pure).
+fn is_older(before: &AuditStatus, now: jiff::Timestamp, seconds: i64) -> bool {
+    let ran = before.last_run.as_ref().and_then(|time| time.parse::<jiff::Timestamp>().ok());
+    ran.is_none_or(|ran| now.duration_since(ran).as_secs().abs() >= seconds)
 }
 
 /// What to remember (pure). `is_open`: the audit has not ended.
@@ -172,16 +114,21 @@ pub(super) async fn proceed(
     let before = before(broker);
     // A server that is away is waited for; what it has changes when it comes back. (While servers come and go, one that was
     // removed is not ready, and the change itself waits for the others.)
+    let now = jiff::Timestamp::now();
     if period == PERIOD && !formation::is_due(pods, place.pods) {
-        return Audit::as_it_was(broker);
+        // Copies are not being made again now either; and the pod that is not ready may be one to restart.
+        return Audit { step: String::new(), ..Audit::missed(before, None, "not all pods are ready", now) };
     }
-    let Ok(servers) = context.brokers.servers(place).await else { return Audit::as_it_was(broker) };
+    let servers = match context.brokers.servers(place).await {
+        Ok(servers) => servers,
+        Err(error) => return Audit::missed(before, None, &error.to_string(), now),
+    };
     let auditor = Auditor { context, place, servers: &servers, site: restart::site(place), period };
     let audit = match auditor.run(before.clone()).await {
         Ok(audit) => audit,
         Err(error) => {
             tracing::debug!(broker = place.broker.name, namespace = place.broker.namespace, %error, "not audited");
-            return Audit::as_it_was(broker);
+            return Audit::missed(before, None, &error.to_string(), now);
         }
     };
     tell(context, broker, &before.unwrap_or_default(), &audit).await;
@@ -236,7 +183,11 @@ impl Auditor<'_> {
         let broker = &self.place.broker;
         let mut tails = tails::open(self.context, broker);
         let servers = self.audited(&totals);
-        if totals.servers.len() < self.site.pods || !is_due(before.as_ref(), &servers, &tails, now, self.period) {
+        if totals.servers.len() < self.site.pods {
+            let why = format!("{} of {} servers answer", totals.servers.len(), self.site.pods);
+            return Ok(Audit::missed(before, groups, &why, now));
+        }
+        if !is_due(before.as_ref(), &servers, &tails, now, self.period) {
             return Ok(Audit { status: before, groups, ..Audit::default() });
         }
         let topics = self.topics();
@@ -263,7 +214,7 @@ impl Auditor<'_> {
         let found = (self.damaged(&findings, &topics), tails);
         self.context.metrics.audited(result(&found, !step.is_empty()));
         let status = record(before, found, self.audited(&later.totals), !step.is_empty(), now);
-        Ok(Audit { status: Some(status), groups, step })
+        Ok(Audit { status: Some(status), groups, step, late: String::new() })
     }
 
     async fn look(&self) -> Result<Look, ObserveError> {
@@ -389,5 +340,4 @@ fn signed(number: u64) -> i64 {
 }
 
 #[cfg(test)]
-#[path = "audit_tests.rs"]
 mod tests;

@@ -1,5 +1,6 @@
 use serde_json::json;
 use tidegate_broker_admin::membership;
+use tidegate_crds::conditions::Status;
 
 use super::*;
 
@@ -105,7 +106,7 @@ fn what_is_remembered_lets_another_operator_continue() {
 #[test]
 fn the_condition_says_what_is_wrong_and_what_is_done() {
     let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
-    let audit = |status: AuditStatus, step: &str| Audit { status: Some(status), groups: None, step: step.into() };
+    let audit = |status: AuditStatus, step: &str| Audit { status: Some(status), step: step.into(), ..Audit::default() };
     let damaged = AuditStatus { damaged: vec![copy("b-1")], damaged_copies: 1, ..passed.clone() };
     let tail = LostEvents { first: 91, last: 100, is_tail: true, ..events() };
     for (audit, status, reason, word) in [
@@ -135,4 +136,26 @@ fn the_condition_says_what_is_wrong_and_what_is_done() {
     assert!(healing.holds_changes(3).unwrap().ends_with("making 3 copies of it"));
     assert_eq!(healing.holds_changes(1), None, "there is no other copy");
     assert_eq!(audit(passed, "").holds_changes(3), None);
+}
+
+/// An audit that fails is none that has ended.
+#[test]
+fn servers_that_cannot_be_asked_keep_what_was_found_and_hold_restarts_while_copies_are_made() {
+    let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
+    let damaged = AuditStatus { damaged: vec![copy("b-1")], damaged_copies: 1, ..passed.clone() };
+    let missed = |before: &AuditStatus, second| Audit::missed(Some(before.clone()), None, "timed out", at(second));
+    for (before, second, holds, status, reason, says) in [
+        (&passed, 1_003_700, false, Status::True, "Audited", "has all"),
+        (&passed, 1_010_800, false, Status::Unknown, "AuditFailed", "could not be since: timed out"),
+        (&damaged, 1_003_700, true, Status::False, "CopyDamaged", "asking the servers again"),
+        (&damaged, 1_010_800, true, Status::False, "CopyDamaged", "timed out"),
+    ] {
+        let audit = missed(before, second);
+        let found = audit.intact();
+        assert_eq!((audit.is_open(), audit.holds_changes(3).is_some()), (holds, holds), "{before:?} {second}");
+        assert_eq!((found.status, found.reason.as_str()), (status, reason), "{before:?} {second}");
+        assert!(found.message.contains(says), "{}", found.message);
+        assert_eq!(audit.status.as_ref(), Some(before));
+    }
+    assert_eq!(Audit::missed(None, None, "timed out", at(1)).intact().reason, "NotAudited");
 }
