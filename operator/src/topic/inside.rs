@@ -24,7 +24,7 @@ use crate::kubernetes::pods::is_ready;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Broker, Place, Servers};
 use crate::topic::handlers::handlers_of;
-use crate::topic::look::Looker;
+use crate::topic::look::{Lacking, Looker};
 use crate::topic::loss;
 use crate::topic::observe::Observed;
 use crate::topic::publishers::{self, Publishers};
@@ -184,18 +184,18 @@ async fn stored(
     let account = authority.topic_account_id(&topics::Topic::of(topic)?.id)?;
     let end = context.ingress_reports.end(key);
     let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes), &end);
-    let (streams, lost, subscribers) = {
+    let (streams, lacking, subscribers) = {
         let _places = broker.places().await;
         let place = observed.place(authority);
         let looker = Looker { context, place: &place, broker: &broker.api, settings, account: &account };
-        let (streams, lost) = looker.look(lost_of).await?;
-        (streams, lost, without_orphans(context, owner, topic, broker, authority).await?)
+        let (streams, lacking) = looker.look(lost_of).await?;
+        (streams, lacking, without_orphans(context, owner, topic, broker, authority).await?)
     };
     let schedules =
         if streams.has_later { schedules::ensure(&broker.api, &settings.schedules).await? } else { Vec::new() };
     let refused = context.ingress_reports.refusing(key);
     // A loss that was found is on record before anything is released, which would hide it.
-    let (events, room) = if settings.release_handled && lost.is_none() {
+    let (events, room) = if settings.release_handled && lacking == Lacking::Nothing {
         // Without a record there is nothing yet that a release could be taken for a loss of.
         let journal = before.map(|_| Journal { context, topic, owner });
         room::make(&broker.api, streams.events, &subscribers.places, refused, journal.as_ref()).await?
@@ -209,15 +209,13 @@ async fn stored(
         context.ingress_reports.made_room(key);
     }
     let released = room.released.and_then(|released| i64::try_from(released).ok()).max(released);
-    let mut record = loss::record(&events, released, removes);
-    let known = before.and_then(|before| before.lost_tail.clone());
-    let found =
-        before.filter(|_| lost.is_some()).and_then(|before| loss::tail(before, &record, &end, Timestamp::now()));
-    record.lost_tail = found.or(known);
+    let seen = loss::record(&events, released, removes);
+    let record = loss::remembered(before, seen, &lacking, &end, Timestamp::now());
+    let last = i64::try_from(events.state.last_sequence).unwrap_or(i64::MAX);
     let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
     let seen = storage::Seen {
         unanswered: &context.ingress_reports.unanswered(key),
-        stands_still: before.is_some_and(|before| before.last_sequence == record.last_sequence),
+        stands_still: before.is_some_and(|before| before.last_sequence == last),
         // A single server calls itself the leader, by the server's name and not by the pod's.
         leader: leader.filter(|_| replicas > 1),
         pods: &observed.pods,
@@ -228,7 +226,7 @@ async fn stored(
     let storage = storage::judge(&seen, Timestamp::now());
     Ok(Stored {
         record,
-        lost,
+        lost: lacking.lost().cloned(),
         events,
         dead_letters: streams.dead_letters,
         room,

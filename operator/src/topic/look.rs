@@ -29,15 +29,33 @@ pub(super) struct Looker<'a> {
     pub(super) account: &'a str,
 }
 
+/// What a topic's stream of events lacks of what it had at the last look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// Nothing.
+    Nothing,
+    /// Events that another server has: they come back, or are lost when no server has them any more.
+    Elsewhere,
+    /// Events that no server has; in words.
+    Lost(String),
+}
+
+impl Lacking {
+    /// What was lost.
+    pub(super) fn lost(&self) -> Option<&String> {
+        if let Self::Lost(lost) = self { Some(lost) } else { None }
+    }
+}
+
 impl Looker<'_> {
-    /// Makes the streams as they should be, and says what was lost of them, by what `lost_of` finds.
+    /// Makes the streams as they should be, and says what is missing of them, by what `lost_of` finds.
     ///
     /// # Errors
     /// The broker is away or refuses.
     pub(super) async fn look(
         &self,
         lost_of: impl Fn(&StreamInfo) -> Option<String>,
-    ) -> Result<(Streams, Option<String>), Error> {
+    ) -> Result<(Streams, Lacking), Error> {
         let mut streams = self.ensure().await?;
         let mut lost = lost_of(&streams.events);
         let mut looks = if self.place.pods > 1 { LOSS_LOOKS } else { 0 };
@@ -47,13 +65,12 @@ impl Looker<'_> {
             lost = lost_of(&streams.events);
             looks -= 1;
         }
-        if lost.is_some() && self.place.pods > 1 && audit::is_elsewhere(self.context, self.place, self.account).await {
-            return Ok((streams, None));
+        let Some(mut lost) = lost else { return Ok((streams, Lacking::Nothing)) };
+        if self.place.pods > 1 && audit::is_elsewhere(self.context, self.place, self.account).await {
+            return Ok((streams, Lacking::Elsewhere));
         }
-        if let Some(lost) = &mut lost {
-            lost.push_str(&self.gaps(&streams.events).await);
-        }
-        Ok((streams, lost))
+        lost.push_str(&self.gaps(&streams.events).await);
+        Ok((streams, Lacking::Lost(lost)))
     }
 
     async fn ensure(&self) -> Result<Streams, Error> {

@@ -14,6 +14,7 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::{DataLoss, LostTail, StreamRecord};
 
 use crate::sessions::ingress_reports::StreamEnd;
+use crate::topic::look::Lacking;
 
 /// With this value of the topic's annotation, the loss that was detected at that time is acknowledged.
 pub const ACKNOWLEDGE: &str = "tidegate.io/acknowledge-data-loss";
@@ -54,6 +55,28 @@ pub fn tail(before: &StreamRecord, now: &StreamRecord, end: &StreamEnd, at: Time
     found.reduce(|one, other| {
         range(one.first.min(other.first), one.last.max(other.last), one.noticed.max(other.noticed))
     })
+}
+
+/// What to remember after a look. `end` was heard before it; `at`: now.
+///
+/// What is on another server is missed until it is back here or is known to be lost, so the record stays as it was: it
+/// would not be missed any more when that server loses it too.
+pub(super) fn remembered(
+    before: Option<&StreamRecord>,
+    now: StreamRecord,
+    lacking: &Lacking,
+    end: &StreamEnd,
+    at: Timestamp,
+) -> StreamRecord {
+    let Some(before) = before else { return now };
+    let found = match lacking {
+        Lacking::Elsewhere => {
+            return StreamRecord { released: now.released, removes: before.removes || now.removes, ..before.clone() };
+        }
+        Lacking::Lost(_) => tail(before, &now, end, at),
+        Lacking::Nothing => None,
+    };
+    StreamRecord { lost_tail: found.or_else(|| before.lost_tail.clone()), ..now }
 }
 
 /// The last event that there was.
@@ -265,6 +288,22 @@ mod tests {
         }
         let found = between(&stream(1, 100), &stream(1, 150), &heard(130, Some((121, 140, 900)))).unwrap();
         assert!(found.contains("its last event was number 140") && found.contains("Events 121 to 140"), "{found}");
+    }
+
+    #[test]
+    fn what_another_server_has_is_missed_until_it_is_back() {
+        let (at, end) = (Timestamp::from_second(1000).unwrap(), StreamEnd::default());
+        let (before, hole) = (stream(1, 100), StreamRecord { missing: 3, released: Some(7), ..stream(1, 120) });
+        let elsewhere = remembered(Some(&before), hole.clone(), &Lacking::Elsewhere, &end, at);
+        assert_eq!(elsewhere, StreamRecord { released: Some(7), ..before.clone() });
+        assert!(between(&elsewhere, &hole, &end).is_some(), "no server has them any more: now they are lost");
+        assert_eq!(between(&elsewhere, &stream(1, 130), &end), None, "they are back");
+        let lost = remembered(Some(&before), hole.clone(), &Lacking::Lost("3".into()), &end, at);
+        assert_eq!(lost, hole);
+        let tail = remembered(Some(&before), stream(1, 90), &Lacking::Lost("10".into()), &end, at);
+        assert_eq!(tail.lost_tail.as_ref().map(|tail| (tail.first, tail.last)), Some((91, 100)));
+        assert_eq!(remembered(Some(&tail), stream(1, 95), &Lacking::Nothing, &end, at).lost_tail, tail.lost_tail);
+        assert_eq!(remembered(None, hole.clone(), &Lacking::Nothing, &end, at), hole);
     }
 
     #[test]
