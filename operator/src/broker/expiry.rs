@@ -11,6 +11,7 @@ use tidegate_broker_client::identity::file;
 use tidegate_crds::broker::CertificatesStatus;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::desired::Children;
 use super::reload::Reload;
@@ -39,9 +40,21 @@ pub(super) struct Expiry {
 }
 
 impl Expiry {
-    /// Of these children, which are applied, as far as the servers use them.
-    pub(super) fn of(leaves: &Leaves, authority: &Authority, broker: &BrokerKey, reload: &Reload) -> Self {
-        let used = reload.used().map(|(server, at)| End { what: format!("the certificate that {server} uses"), at });
+    /// Of these children, which are applied, as far as the servers use them. `before`: what the status says, which holds
+    /// for servers that could not be asked now.
+    pub(super) fn of(
+        leaves: &Leaves,
+        authority: &Authority,
+        broker: &BrokerKey,
+        reload: &Reload,
+        before: Option<&CertificatesStatus>,
+    ) -> Self {
+        let used = if reload.is_asked() {
+            reload.used().map(|(server, at)| End { what: format!("the certificate that {server} uses"), at })
+        } else {
+            let at = before.and_then(|before| OffsetDateTime::parse(before.expire.as_ref()?, &Rfc3339).ok());
+            at.map(|at| End { what: "a certificate that a server used when it was asked last".to_owned(), at })
+        };
         let keys = names::authority(&broker.name, &broker.namespace);
         let of_authority =
             |what: &str, pem: &str| Some(End { what: format!("{what} in Secret {keys}"), at: certificate_end(pem)? });
@@ -195,11 +208,21 @@ mod tests {
         let authority = Authority::generate("orders", at(0)).unwrap();
         let broker = BrokerKey { namespace: "shop".into(), name: "default".into() };
         let leaves = Leaves(end("the certificate in Secret default-broker", 60).into_iter().collect());
-        let fine = Expiry::of(&leaves, &authority, &broker, &Reload::default());
+        let of = |reload: &Reload, before: Option<&CertificatesStatus>| {
+            Expiry::of(&leaves, &authority, &broker, reload, before)
+        };
+        let fine = of(&Reload::default(), None);
         assert_eq!(fine.status().expire, Some(authority::shown(at(60))));
         assert!(fine.status().authorities_expire.unwrap() > fine.status().expire.unwrap());
-        let behind = Reload::for_test("default-broker-0", at(5));
-        let found = Expiry::of(&leaves, &authority, &broker, &behind).finding(at(0));
+        let behind = of(&Reload::for_test("default-broker-0", at(5)), None);
+        let found = behind.finding(at(0));
         assert!(found.message.contains("default-broker-0 uses"), "{}", found.message);
+        // Nobody asks while pods are restarted: what was known last still holds, and is known to the next one.
+        let not_asked = of(&Reload::default(), Some(&behind.status()));
+        assert_eq!(not_asked.status(), behind.status());
+        let found = not_asked.finding(at(0));
+        assert!(!found.is_true() && found.message.contains("when it was asked last"), "{}", found.message);
+        let asked = of(&Reload::for_test("default-broker-0", at(60)), Some(&behind.status()));
+        assert!(asked.finding(at(0)).is_true(), "another one is used now");
     }
 }

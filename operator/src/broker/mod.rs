@@ -222,7 +222,8 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let reload = reload(context, &place, &observed, certificates, (&progress, &rollout)).await;
     let held = rollover::held(is_formed, statefulset.waits, &progress, &rollout);
     let rollover = Box::pin(rollover::proceed(context, &input, &place, &reload, held)).await?;
-    let expiry = Expiry::of(&leaves, &authority, &place.broker, &reload);
+    let told = broker.status.as_ref().and_then(|status| status.certificates.as_ref());
+    let expiry = Expiry::of(&leaves, &authority, &place.broker, &reload, told);
     context.expiries.note(place.broker.clone(), &expiry);
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;

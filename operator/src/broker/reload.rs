@@ -26,12 +26,19 @@ pub(super) struct Reload {
     behind: BTreeMap<String, CertificateEnds>,
     /// Those that said that they use them.
     current: BTreeSet<String>,
+    /// Whether they were asked at all.
+    is_asked: bool,
 }
 
 impl Reload {
     /// Whether this server said that it uses them.
     pub(super) fn is_current(&self, server: &str) -> bool {
         self.current.contains(server)
+    }
+
+    /// Whether servers were asked what they use.
+    pub(super) fn is_asked(&self) -> bool {
+        self.is_asked
     }
 
     /// Whether every server that answers uses them.
@@ -50,7 +57,7 @@ impl Reload {
     #[cfg(test)]
     pub(super) fn for_test(server: &str, end: OffsetDateTime) -> Self {
         let ends = CertificateEnds { clients: Some(end), routes: None };
-        Self { behind: BTreeMap::from([(server.to_owned(), ends)]), ..Self::default() }
+        Self { behind: BTreeMap::from([(server.to_owned(), ends)]), is_asked: true, ..Self::default() }
     }
 
     /// Says in the conditions what is waited for, unless they say something else of the kind. The broker is as ready as
@@ -94,7 +101,7 @@ pub(super) async fn proceed(
     let servers = context.brokers.servers(place).await?;
     let reloaded = reload_certificates(servers.system_client(), &restart::site(place), wanted).await;
     let Reloaded { behind, current } = reloaded.map_err(|error| Error::Broker(error.to_string()))?;
-    Ok(Reload { behind, current })
+    Ok(Reload { behind, current, is_asked: true })
 }
 
 #[cfg(test)]
