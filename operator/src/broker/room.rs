@@ -30,10 +30,18 @@ fn key(topic: &EventTopic) -> Key {
 
 /// What this operator promised. The status of a topic says the same to the next one; this is a moment ahead of it.
 #[derive(Default)]
-pub struct Promises(Mutex<HashMap<Key, u64>>);
+pub struct Promises(Mutex<Noted>);
+
+#[derive(Default)]
+struct Noted {
+    bytes: HashMap<Key, u64>,
+    /// Brokers whose topics gave room back since they were asked for last.
+    with_room: HashSet<BrokerKey>,
+}
 
 impl Promises {
-    /// Promises a topic so many bytes, if they fit beside the others'.
+    /// Promises a topic what it asks for, if that fits beside the others'. Answers how many bytes it is promised: what it was
+    /// promised before as long as it asks for less, for it may still be full to there ([`Promises::lower`]).
     ///
     /// # Errors
     /// They do not fit; the message says what would.
@@ -44,7 +52,7 @@ impl Promises {
         key: &BrokerKey,
         topic: &EventTopic,
         settings: &topic::Settings,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let wanted = settings.promised;
         let mut noted = self.lock();
         let own = topic_key(topic);
@@ -54,34 +62,43 @@ impl Promises {
                 groups::check(context, key, "topic", groups::OF_TOPIC)?;
             }
         }
-        // A promise that became smaller is given back at once. Its streams are made smaller before they hold more.
         if shown(topic).is_none_or(|promised| promised < wanted) {
-            check(broker, settings, sum(context, key, Some(&own), &noted))?;
+            check(broker, settings, sum(context, key, Some(&own), &noted.bytes))?;
         }
-        noted.insert(self::key(topic), wanted);
-        Ok(())
+        let promised = shown(topic).unwrap_or_default().max(wanted);
+        noted.bytes.insert(self::key(topic), promised);
+        Ok(promised)
+    }
+
+    /// A topic holds no more than this, nor can it, and its status says so: others may have the rest.
+    pub fn lower(&self, topic: &EventTopic, promised: u64) {
+        let mut noted = self.lock();
+        noted.bytes.insert(key(topic), promised);
+        noted.with_room.insert(topics::broker_of(topic));
     }
 
     /// Bytes that this operator promised to a topic.
     pub fn of(&self, topic: &EventTopic) -> Option<u64> {
-        self.lock().get(&key(topic)).copied()
+        self.lock().bytes.get(&key(topic)).copied()
     }
 
-    /// Forgets what is gone, and answers whose room that gave back.
+    /// Forgets what is gone, and answers which brokers have room again since the last call.
     pub(crate) fn keep(&self, topics: &[Arc<EventTopic>]) -> HashSet<BrokerKey> {
         let alive: HashSet<Key> = topics.iter().map(|topic| key(topic)).collect();
         let mut noted = self.lock();
-        noted.extract_if(|known, _| !alive.contains(known)).map(|((broker, _), _)| broker).collect()
+        let mut with_room = std::mem::take(&mut noted.with_room);
+        with_room.extend(noted.bytes.extract_if(|known, _| !alive.contains(known)).map(|((broker, _), _)| broker));
+        with_room
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, u64>> {
+    fn lock(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Bytes that are promised to the topics of a broker, those that were deleted and are retained included.
 pub fn promised(context: &Context, broker: &BrokerKey) -> u64 {
-    sum(context, broker, None, &context.promises.lock())
+    sum(context, broker, None, &context.promises.lock().bytes)
 }
 
 /// A topic that is being deleted has its promise until it is gone. One that was made again and is not admitted yet has

@@ -78,14 +78,16 @@ pub struct Stored {
     pub schedules: Vec<RefusedSchedule>,
     /// How many handlers have a consumer.
     pub handlers: usize,
+    /// Bytes that its streams may have together; `None`: one has more than it may.
+    pub claimed: Option<u64>,
 }
 
-/// Makes account and streams be as they should be.
+/// Makes account and streams be as they should be. `promised`: bytes that the topic is promised.
 pub async fn ensure(
     context: &Context,
     owner: &Owner,
     topic: &EventTopic,
-    settings: &Settings,
+    (settings, promised): (&Settings, u64),
     authority: &Authority,
     observed: &Observed,
 ) -> Inside {
@@ -100,14 +102,14 @@ pub async fn ensure(
                 .map_or_else(|| format!("{running} of {needed} broker pods run"), |trouble| trouble.message.clone()),
         );
     }
-    inside(context, owner, topic, settings, authority, observed).await.unwrap_or_else(Inside::Failed)
+    inside(context, owner, topic, (settings, promised), authority, observed).await.unwrap_or_else(Inside::Failed)
 }
 
 async fn inside(
     context: &Context,
     owner: &Owner,
     topic: &EventTopic,
-    settings: &Settings,
+    (settings, promised): (&Settings, u64),
     authority: &Authority,
     observed: &Observed,
 ) -> Result<Inside, Error> {
@@ -115,7 +117,7 @@ async fn inside(
     let served = topics::on_broker(context, &place.broker, topic)?;
     let servers = context.brokers.servers(&place).await?;
     let storage = (settings.routing == Routing::Queued)
-        .then(|| settings.promised.saturating_mul(observed.scale.quota(observed.broker.spec.replicas)));
+        .then(|| promised.saturating_mul(observed.scale.quota(observed.broker.spec.replicas)));
     let account = authority.topic_account(&served.id, settings.routing, storage, OffsetDateTime::now_utc())?;
     let is_pushed = if was_refused(topic) {
         // A server without room for a larger limit keeps the smaller one in force, although it has the claims.
@@ -234,6 +236,7 @@ async fn stored(
         refused: streams.refused,
         schedules,
         handlers: subscribers.count,
+        claimed: subscribers.claimed,
     })
 }
 
@@ -243,6 +246,8 @@ struct Subscribers {
     count: usize,
     /// Their places in the topic.
     places: Places,
+    /// Bytes that all streams of the topic may have; `None`: one has more than it may.
+    claimed: Option<u64>,
 }
 
 /// The handlers. What a handler left behind that went while its topic was gone (the topic's
@@ -295,7 +300,16 @@ async fn without_orphans(
         consumers: granted.into_iter().flat_map(consumers_of).collect(),
         withdrawn: withdrawn.into_iter().map(reference::known_as).collect(),
     };
-    Ok(Subscribers { count, places })
+    Ok(Subscribers { count, places, claimed: claimed(&streams) })
+}
+
+/// Bytes that streams may have together. One that was made smaller keeps what it has until that is handled or too old, and
+/// then there is no such number.
+fn claimed(streams: &[StreamInfo]) -> Option<u64> {
+    streams.iter().try_fold(0_u64, |sum, stream| {
+        let most = u64::try_from(stream.config.max_bytes).ok()?;
+        (stream.state.bytes <= most).then(|| sum.saturating_add(most))
+    })
 }
 
 /// The consumers of a handler that was subscribed: it has the finalizer from just before that on.

@@ -101,13 +101,19 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
     // How much the broker has is known when it was made: an earlier one of its name may have left less.
     let is_known = observed.broker.status.as_ref().is_some_and(|status| status.storage.is_some());
     let mut promised = topic.status.as_ref().and_then(|status| status.promised);
+    // What it was promised beyond what it asks for now; whether it can be given back.
+    let mut gives_back = None;
     let inside = match observed.authority.as_ref().filter(|_| is_known) {
         Some(authority) => {
             for child in [children::ca(owner, authority), children::service(owner, &observed.broker_key)] {
                 apply(context, owner, &child).await?;
             }
-            promised = Some(status::admit(context, topic, owner, &observed, &settings).await?);
-            inside::ensure(context, owner, topic, &settings, authority, &observed).await
+            let admitted = status::admit(context, topic, owner, &observed, &settings).await?;
+            let inside = inside::ensure(context, owner, topic, (&settings, admitted), authority, &observed).await;
+            let holds = holds_to(&inside, settings.promised);
+            gives_back = (admitted > settings.promised).then_some(holds);
+            promised = Some(status::signed(if holds { settings.promised } else { admitted })?);
+            inside
         }
         None => {
             Inside::Starting(format!("EventBroker {} is being made", observed.broker_key.shown_in(&owner.namespace)))
@@ -117,12 +123,24 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         storage::heal(context, topic, &observed, &stored.storage).await?;
     }
     let is_ready = status::write(context, topic, owner, promised, &observed, &inside).await?;
+    if gives_back == Some(true) {
+        context.promises.lower(topic, settings.promised);
+    }
     let (handed_over, settled) = match &inside {
         Inside::Ready { publishers, is_pushed, .. } => (publishers.again, is_pushed.then_some(SETTLED)),
         Inside::Starting(_) | Inside::Failed(_) => (None, None),
     };
-    let again = handed_over.into_iter().chain(settled).fold(again(topic, &inside, is_ready), Duration::min);
+    // Given back: its account gets the smaller limit. Not yet: it is looked whether what it has fits.
+    let given_back = gives_back.map(|is_given| if is_given { SETTLED } else { FULL });
+    let again =
+        handed_over.into_iter().chain(settled).chain(given_back).fold(again(topic, &inside, is_ready), Duration::min);
     Ok(Action::requeue(again))
+}
+
+/// Whether its streams hold no more than they may, and may hold no more than this together.
+fn holds_to(inside: &Inside, promised: u64) -> bool {
+    let Inside::Ready { stored, .. } = inside else { return false };
+    stored.as_ref().is_none_or(|stored| stored.claimed.is_some_and(|claimed| claimed <= promised))
 }
 
 /// Whether copies on its servers are made again, step by step: each with the number of copies that it needs.

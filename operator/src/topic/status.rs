@@ -60,7 +60,7 @@ pub async fn write(
 }
 
 /// Promises the topic what it asks for, and writes that down before anything is made of it: an operator that ends in
-/// between would promise the same bytes to another topic.
+/// between would promise the same bytes to another topic. Answers with the bytes that it is promised.
 ///
 /// # Errors
 /// The broker has no room for it, or the API server did not take it.
@@ -70,16 +70,22 @@ pub async fn admit(
     owner: &Owner,
     observed: &Observed,
     settings: &Settings,
-) -> Result<i64, Error> {
-    context.promises.reserve(context, &observed.broker, &observed.broker_key, topic, settings)?;
-    let before = topic.status.as_ref().and_then(|status| status.promised);
-    let promised = i64::try_from(settings.promised).unwrap_or(i64::MAX);
-    if before.is_some_and(|before| before >= promised) {
-        return Ok(promised);
+) -> Result<u64, Error> {
+    let promised = context.promises.reserve(context, &observed.broker, &observed.broker_key, topic, settings)?;
+    let (before, signed) = (topic.status.as_ref().and_then(|status| status.promised), signed(promised)?);
+    if before.is_none_or(|before| before < signed) {
+        let status = EventTopicStatus { promised: Some(signed), ..topic.status.clone().unwrap_or_default() };
+        patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     }
-    let status = EventTopicStatus { promised: Some(promised), ..topic.status.clone().unwrap_or_default() };
-    patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     Ok(promised)
+}
+
+/// Bytes as a status has them.
+///
+/// # Errors
+/// No store has so many.
+pub fn signed(bytes: u64) -> Result<i64, Error> {
+    i64::try_from(bytes).map_err(|_| Error::refused("InvalidSpec", format!("no broker stores {bytes} bytes")))
 }
 
 /// A loss is an Event once, when it is noticed.
@@ -213,6 +219,7 @@ fn of(
             refused: _,
             schedules: _,
             handlers,
+            claimed: _,
         }) = stored.as_deref()
         {
             let is_acknowledged = status.data_loss.is_none();

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::{Value, json};
+use tidegate_broker_client::layout;
 use tidegate_crds::{EventBroker, EventTopic};
 use tidegate_test_broker::{TestBroker, answer};
 
@@ -187,6 +188,38 @@ async fn growth_that_does_not_fit_leaves_what_was_admitted() {
     })
     .await;
     assert_eq!(answer(async || inside.admin.stream("events").await).await.state.messages, 1);
+    operator.stop().await;
+}
+
+/// Room that is promised to somebody else must be there: a topic that asks for less than it has gives back what it does not
+/// need when its events are gone, and can use what it needs until then.
+#[tokio::test]
+async fn a_topic_that_asks_for_less_gives_back_what_is_empty() {
+    let _turn = turn().await;
+    let (space, _places, broker, operator) = world("less").await;
+    let sized = |size: &str| json!({"maxEventSize": "32Ki", "retention": {"maxSize": size, "whenFull": "Reject"}});
+    topic(&space, "a", sized("400Mi")).await;
+    until_ready(&space, "a").await;
+    let inside = account(&space, &broker, "a").await;
+    let js = tidegate_test_broker::jetstream(inside.operator.clone());
+    let subject = layout::event_subject(0, "order.new");
+    for _ in 0..80 {
+        js.publish(subject.clone(), vec![b'x'; 30 << 10].into()).await.unwrap().await.unwrap();
+    }
+    space.merge::<EventTopic>("a", json!({"spec": {"retention": {"maxSize": "1Mi"}}})).await;
+    let size = async || answer(async || inside.admin.stream("events").await).await.config.max_bytes;
+    eventually("its stream takes no more", async || (size().await == 1 << 20).then_some(())).await;
+    topic(&space, "b", sized("400Mi")).await;
+    until_reason(&space, "b", "Ready", "BrokerFull").await;
+    assert_eq!(promised(&space, "a").await, Some(500 << 20));
+    // Dead letters and retries still have their room, which a limit of the account below its events would take.
+    let limit = async || js.query_account().await.unwrap().limits.max_storage;
+    assert_eq!(limit().await, Some(500 << 20));
+    space.merge::<EventTopic>("a", json!({"spec": {"retention": {"maxAge": "1s"}, "deduplicationWindow": "1s"}})).await;
+    until_ready(&space, "b").await;
+    let now = promised(&space, "a").await.unwrap();
+    assert!(now < 8 << 20, "{now}: it, and sixteen of the largest messages");
+    eventually("its account", async || (limit().await == Some(now)).then_some(())).await;
     operator.stop().await;
 }
 
