@@ -13,6 +13,8 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::client::Body;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -37,6 +39,8 @@ use crate::validation_handler::{handler, spec};
 const ANN: &str = "ann";
 /// May read topics and handlers, as role view has it.
 const BOB: &str = "bob";
+/// No request of the operator waits longer for a broker.
+const BROKER_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A topic `orders` with a handler `billing` on a real broker, and an operator pod that does not lead and serves the API.
 struct Data {
@@ -157,6 +161,25 @@ impl Data {
         let (code, answer) = self.get(ANN, &self.path(rest)).await;
         assert_eq!(code, 200, "{rest}: {answer}");
         answer
+    }
+
+    /// Each call says in this time that the broker gives no answer.
+    async fn refused_within(&self, broker: &str, limit: Duration) {
+        for rest in [
+            "eventtopics/orders/events?last=1",
+            "eventtopics/orders/events?watch=true",
+            "eventhandlers/billing/deadletters",
+            "eventhandlers/billing/deadletters/1",
+        ] {
+            let asked = Instant::now();
+            let (code, answer) = self.get(ANN, &self.path(rest)).await;
+            assert!(asked.elapsed() < limit, "the broker {broker}: {rest}: {:?}", asked.elapsed());
+            let message = answer["message"].as_str().unwrap_or_default();
+            assert!(
+                code == 503 && message.contains("the events are kept"),
+                "the broker {broker}: {rest}: {code} {answer}"
+            );
+        }
     }
 
     async fn store(&self, event: &Event) {
@@ -287,16 +310,20 @@ async fn dead_letters_are_listed_shown_and_dropped() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_is_told() {
+async fn calls_end_soon_while_the_broker_hangs_or_is_away() {
     let mut data = Data::start("api-away").await;
     data.store(&event("1", b"1")).await;
     assert_eq!(sequences(&data.read("eventtopics/orders/events").await), [1]);
+    let pid = Pid::from_raw(data.broker.pid().unwrap().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    data.refused_within("hangs", BROKER_REPLY_TIMEOUT * 2).await;
+    kill(pid, Signal::SIGCONT).unwrap();
+    eventually("the broker answers again", async || {
+        (data.get(ANN, &data.path("eventtopics/orders/events")).await.0 == 200).then_some(())
+    })
+    .await;
     data.broker.stop();
-    let (code, answer) = data.get(ANN, &data.path("eventtopics/orders/events")).await;
-    assert!(
-        code == 503 && answer["message"].as_str().is_some_and(|said| said.contains("the events are kept")),
-        "{code} {answer}"
-    );
+    data.refused_within("is away", BROKER_REPLY_TIMEOUT).await;
 }
 
 /// Whoever reaches the port can write any header.
