@@ -4,14 +4,14 @@
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, ListParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use tidegate_crds::EventTopic;
 use tidegate_operator::broker::topics::broker_of;
 use tidegate_operator::kubernetes::names;
 
 use super::Place;
 use super::way::{Reach, Stream, Token, Way, address};
+use crate::cluster::{self, sentence};
 use crate::failure::Failure;
 use crate::terminal::text;
 
@@ -45,7 +45,11 @@ impl PodPort {
 /// # Errors
 /// No cluster, no such topic, or no right.
 pub async fn way(topic: &str, place: &Place) -> Result<Way, Failure> {
-    let (client, own_namespace) = client(place).await?;
+    let (client, own_namespace) = cluster::client(place.context.as_deref()).await.map_err(|error| {
+        Failure::Failed(format!(
+            "no tidegate dev with this topic runs here, and no cluster is reached: {error}: start tidegate dev, or set KUBECONFIG"
+        ))
+    })?;
     let namespace = place.namespace.clone().unwrap_or(own_namespace);
     let shown = format!("EventTopic {}/{}", text(&namespace), text(topic));
     let topics: Api<EventTopic> = Api::namespaced(client.clone(), &namespace);
@@ -70,24 +74,6 @@ pub async fn way(topic: &str, place: &Place) -> Result<Way, Failure> {
         None => Reach::Pod(Box::new(broker_pod(&client, &found).await?)),
     };
     Ok(Way { url: address(&url)?, ca, token: Token::Text(token), reach })
-}
-
-async fn client(place: &Place) -> Result<(Client, String), Failure> {
-    let no_cluster = |error: &dyn std::fmt::Display| {
-        Failure::Failed(format!(
-            "no tidegate dev with this topic runs here, and no cluster is reached: {error}: start tidegate dev, or set KUBECONFIG"
-        ))
-    };
-    let config = match &place.context {
-        None => Config::infer().await.map_err(|error| no_cluster(&error))?,
-        Some(context) => {
-            let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-            let kubeconfig = Kubeconfig::read().map_err(|error| no_cluster(&error))?;
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| no_cluster(&error))?
-        }
-    };
-    let namespace = config.default_namespace.clone();
-    Ok((Client::try_from(config).map_err(|error| no_cluster(&error))?, namespace))
 }
 
 async fn token(client: &Client, namespace: &str, account: &str, audience: &str) -> Result<String, Failure> {
@@ -126,20 +112,6 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn sentence(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => text(&status.message),
-        other => text(&other.to_string()),
-    }
-}
-
 fn failed(what: &str, error: &kube::Error) -> Failure {
-    let remedy = match error {
-        kube::Error::Api(status) if status.code == 403 => {
-            "ask for the right, or publish by --url with a token of your own"
-        }
-        kube::Error::Api(status) if status.code == 404 => "correct the name; is Tidegate installed there?",
-        _ => "is the cluster of the kubeconfig there?",
-    };
-    Failure::Failed(format!("{what}: {}: {remedy}", sentence(error)))
+    cluster::failed(what, error, "ask for the right, or publish by --url with a token of your own")
 }
