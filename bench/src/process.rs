@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Serialize;
 use tidegate_broker_client::contract::{
-    self, Capacity, Delivery, Filter, Flush, Format, Ingress, OnExhausted, Order, Retry, Routing, Sidecar,
+    self, Capacity, Delivery, Filter, Flush, Format, Ingress, OnExhausted, Order, PortSource, Retry, Routing, Sidecar,
 };
 use tidegate_broker_client::statuses::StatusRules;
 use tidegate_test_broker::{TestBroker, free_port};
@@ -114,6 +114,7 @@ pub fn sidecar_config(server: &TestBroker, handler: &str, identity: &Path, port:
 fn delivery(port: u16, concurrency: u16) -> Delivery {
     Delivery {
         port,
+        port_source: PortSource::Setting,
         path: "/events".into(),
         format: Format::Binary,
         order: Order::None,

@@ -4,6 +4,6 @@ pub mod answer;
 pub mod availability;
 pub mod breaker;
 pub mod listeners;
-mod loopback;
+pub mod loopback;
 pub mod post;
 mod probe;

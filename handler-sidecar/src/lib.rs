@@ -41,6 +41,7 @@ use crate::consume::process::Context;
 use crate::consume::runner::{self, Shares};
 use crate::consume::workload::WorkloadMeter;
 use crate::deliver::availability::Availability;
+use crate::deliver::loopback::Loopback;
 use crate::deliver::post::Handler;
 use crate::ops::admin::{self, Admin};
 use crate::ops::budget::ByteBudget;
@@ -93,7 +94,7 @@ pub async fn run(config: Sidecar, stop: impl Future<Output = ()>) -> Result<(), 
     let health = Arc::new(Health::default());
     let (drains, drain) = watch::channel(Drain::default());
     let admin = Admin { health: health.clone(), drain, limit: config::drain_limit(&config) + config::MARGIN };
-    let availability = Arc::new(Availability::new(config.delivery.port, config.probes.clone()));
+    let availability = Arc::new(Availability::new(Loopback::from(&config.delivery), config.probes.clone()));
     let stopped = async {
         stop.await;
         let drain = drains.borrow().clone();

@@ -121,7 +121,9 @@ async fn an_outage_says_what_was_tried_and_what_listens() {
     let sidecar = Running::start(config(&broker, identity.clone(), port, ACK_WAIT));
     let why = outage(&broker).await;
     assert!(
-        why.starts_with(&format!("nothing listens on 127.0.0.1:{port} or [::1]:{port}: the pod listens on")),
+        why.starts_with(&format!(
+            "nothing listens on 127.0.0.1:{port} or [::1]:{port}, delivery.port: the pod listens on"
+        )),
         "{why}"
     );
     // As a program on the pod's address does.

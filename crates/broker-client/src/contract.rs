@@ -200,12 +200,31 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// Where the port of the user's container was named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortSource {
+    /// By `delivery.port`.
+    #[default]
+    Setting,
+    /// By the container, as its first `containerPort`.
+    Container,
+}
+
+impl PortSource {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// How events reach the user's container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Delivery {
     /// The port the user's container listens on.
     pub port: u16,
+    /// Where that port was named.
+    #[serde(default, skip_serializing_if = "PortSource::is_default")]
+    pub port_source: PortSource,
     /// The path events are posted to; starts with `/`.
     pub path: String,
     /// The shape of a delivery.

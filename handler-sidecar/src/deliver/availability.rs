@@ -13,7 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::deliver::breaker::{Admission, Blame, Breaker, Failure};
-use crate::deliver::loopback;
+use crate::deliver::loopback::{self, Loopback};
 use crate::deliver::probe;
 use crate::settle::backoff::Backoff;
 use crate::settle::outcome::{Answer, Class};
@@ -45,7 +45,7 @@ pub enum State {
 /// What is known of the handler.
 #[derive(Debug)]
 pub struct Availability {
-    port: u16,
+    loopback: Loopback,
     probes: Probes,
     origin: Instant,
     state: watch::Sender<State>,
@@ -94,13 +94,13 @@ pub struct AttemptEnd<'a> {
 
 impl Availability {
     /// Of the listener at this port on loopback, with these probes.
-    pub fn new(port: u16, probes: Probes) -> Self {
+    pub fn new(loopback: Loopback, probes: Probes) -> Self {
         // Nothing is known before the first connection.
         let why = "it has not taken a connection yet".to_owned();
         let inner =
             Inner { unreachable: Some(why.clone()), breaker: Breaker::default(), last: String::new(), is_said: false };
         Self {
-            port,
+            loopback,
             probes,
             origin: Instant::now(),
             state: watch::Sender::new(State::Unreachable(why)),
@@ -178,7 +178,7 @@ impl Availability {
         if inner.breaker.is_open() && (is_trial || !was_open) {
             inner.last = answer.to_string();
             if is_trial && !std::mem::replace(&mut inner.is_said, true) {
-                let (port, last) = (self.port, &inner.last);
+                let (port, last) = (self.loopback.port, &inner.last);
                 tracing::warn!(port, last, "one event after the other fails: one at a time tries the handler");
             }
             self.tell(inner);
@@ -192,8 +192,8 @@ impl Availability {
         let mut inner = self.inner();
         match inner.unreachable.replace(why.to_owned()) {
             Some(before) if before == why => return,
-            Some(_) => tracing::debug!(port = self.port, why, "still nothing is pulled"),
-            None => tracing::warn!(port = self.port, why, "nothing is pulled until the handler is ready"),
+            Some(_) => tracing::debug!(port = self.loopback.port, why, "still nothing is pulled"),
+            None => tracing::warn!(port = self.loopback.port, why, "nothing is pulled until the handler is ready"),
         }
         self.tell(inner);
     }
@@ -215,7 +215,7 @@ impl Availability {
             (None, Some(since)) => State::Failing { since: self.origin + since, last: inner.last.clone() },
             (None, None) => State::Up,
         };
-        let port = self.port;
+        let port = self.loopback.port;
         if !inner.breaker.is_open() && std::mem::take(&mut inner.is_said) {
             tracing::info!(port, "an event is handled: the handler gets all of them again");
         }
@@ -267,7 +267,7 @@ impl Availability {
     /// Waits until a connection can be made, and tells whether it had to.
     async fn listening(&self) -> bool {
         let mut failures = 0;
-        while let Err(why) = loopback::connect(self.port).await {
+        while let Err(why) = loopback::connect(self.loopback.port, self.loopback.named).await {
             self.unreachable(&why);
             failures += 1;
             sleep(CONNECT_PAUSES.wait(failures, 0.5)).await;

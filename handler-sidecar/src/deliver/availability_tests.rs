@@ -10,8 +10,13 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::*;
+use crate::deliver::listeners::PortName;
 
 const LONG: Duration = Duration::from_secs(5);
+
+fn at(port: u16) -> Loopback {
+    Loopback { port, named: PortName::Setting }
+}
 
 fn status(code: StatusCode) -> Answer {
     Answer::Status { code, retry_after: None, text: String::new() }
@@ -20,7 +25,7 @@ fn status(code: StatusCode) -> Answer {
 #[tokio::test]
 async fn it_follows_the_listener() {
     let port = free_port();
-    let handler = Arc::new(Availability::new(port, Probes::default()));
+    let handler = Arc::new(Availability::new(at(port), Probes::default()));
     let watcher = tokio::spawn({
         let handler = handler.clone();
         async move { handler.watch().await }
@@ -57,7 +62,7 @@ async fn its_probes_decide() {
         failure_threshold: 2,
     };
     let handler =
-        Arc::new(Availability::new(port, Probes { startup: Some(probe("/s")), readiness: Some(probe("/r")) }));
+        Arc::new(Availability::new(at(port), Probes { startup: Some(probe("/s")), readiness: Some(probe("/r")) }));
     let _watcher = tokio::spawn({
         let handler = handler.clone();
         async move { handler.watch().await }
@@ -116,7 +121,7 @@ async fn a_long_period_does_not_hold_up_the_first_event() {
         success_threshold: 1,
         failure_threshold: 3,
     };
-    let handler = Arc::new(Availability::new(port, Probes { startup: None, readiness: Some(readiness) }));
+    let handler = Arc::new(Availability::new(at(port), Probes { startup: None, readiness: Some(readiness) }));
     let _watcher = tokio::spawn({
         let handler = handler.clone();
         async move { handler.watch().await }
@@ -136,7 +141,7 @@ fn end(handler: &Availability, event: u64, code: StatusCode, turn: Turn) -> Blam
 
 /// One whose breaker has just opened.
 fn failing() -> Availability {
-    let handler = Availability::new(1, Probes::default());
+    let handler = Availability::new(at(1), Probes::default());
     handler.reachable();
     assert_eq!(end(&handler, 0, StatusCode::INTERNAL_SERVER_ERROR, Turn::Free), Blame::Event);
     assert!(handler.free_turn().is_some());

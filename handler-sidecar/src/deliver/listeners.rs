@@ -2,10 +2,12 @@
 
 mod sock_diag;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use tidegate_broker_client::contract::PortSource;
 use tokio::task::spawn_blocking;
 
 /// Of each table this much is read: listeners are at its beginning.
@@ -42,10 +44,51 @@ fn in_tables() -> Vec<SocketAddr> {
     ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|path| read(path)).flat_map(|table| parse(&table)).collect()
 }
 
-/// Where else the pod listens, as the end of a sentence about a port on which loopback does not answer; empty if that
-/// is not known.
-pub async fn instead(port: u16) -> String {
-    describe(port, &all().await)
+/// Where a port was named that nothing listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortName {
+    /// As `delivery.port`.
+    Setting,
+    /// As the first `containerPort` of the container.
+    Container,
+    /// In a probe.
+    Probe,
+}
+
+impl PortName {
+    /// What its owner can look at.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Setting => "is delivery.port right?",
+            Self::Container => "is that containerPort right? Else correct it, or set delivery.port",
+            Self::Probe => "is the port of the probe right?",
+        }
+    }
+}
+
+impl From<PortSource> for PortName {
+    fn from(source: PortSource) -> Self {
+        match source {
+            PortSource::Setting => Self::Setting,
+            PortSource::Container => Self::Container,
+        }
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Setting => "delivery.port",
+            Self::Container => "the first containerPort",
+            Self::Probe => "the probe's port",
+        })
+    }
+}
+
+/// Where that port was named, and where else the pod listens: the end of a sentence about a port on which loopback does
+/// not answer.
+pub async fn instead(port: u16, named: PortName) -> String {
+    format!(", {named}{}", describe(port, named, &all().await))
 }
 
 /// Who can connect to the program.
@@ -66,19 +109,19 @@ pub async fn reach(port: u16) -> Option<Reach> {
     }
 }
 
-fn describe(port: u16, listeners: &[SocketAddr]) -> String {
+fn describe(port: u16, named: PortName, listeners: &[SocketAddr]) -> String {
     if let Some(same) = listeners.iter().find(|listener| listener.port() == port) {
         return format!(": the pod listens on {same} only; let the program listen on 127.0.0.1 or [::1]");
     }
     let mut others: Vec<u16> = listeners.iter().map(SocketAddr::port).filter(|other| *other != OWN_PORT).collect();
     others.sort_unstable();
     others.dedup();
-    let named: Vec<_> = others.iter().take(MAX_NAMED).map(u16::to_string).collect();
+    let shown: Vec<_> = others.iter().take(MAX_NAMED).map(u16::to_string).collect();
     let more = if others.len() > MAX_NAMED { " and others" } else { "" };
-    match named.as_slice() {
+    match shown.as_slice() {
         [] => ": the pod listens on no port yet".to_owned(),
-        [one] => format!(": the pod listens on port {one}; is delivery.port right?"),
-        _ => format!(": the pod listens on ports {}{more}; is delivery.port right?", named.join(", ")),
+        [one] => format!(": the pod listens on port {one}; {}", named.remedy()),
+        _ => format!(": the pod listens on ports {}{more}; {}", shown.join(", "), named.remedy()),
     }
 }
 
@@ -151,7 +194,15 @@ mod tests {
                 ": the pod listens on ports 1, 2, 3, 4, 5 and others; is delivery.port right?",
             ),
         ] {
-            assert_eq!(describe(9999, &listeners(&found)), expected, "{found:?}");
+            assert_eq!(describe(9999, PortName::Setting, &listeners(&found)), expected, "{found:?}");
+        }
+        for (named, remedy) in [
+            (PortName::Setting, "is delivery.port right?"),
+            (PortName::Container, "is that containerPort right? Else correct it, or set delivery.port"),
+            (PortName::Probe, "is the port of the probe right?"),
+        ] {
+            let said = describe(9999, named, &listeners(&["127.0.0.1:8080"]));
+            assert_eq!(said, format!(": the pod listens on port 8080; {remedy}"));
         }
     }
 

@@ -4,11 +4,12 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use tidegate_broker_client::contract::Delivery;
 use tidegate_wire::http::Connect;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::deliver::listeners;
+use crate::deliver::listeners::{self, PortName};
 use crate::deliver::post::error_chain;
 
 /// Both loopback addresses, in the order in which they are tried.
@@ -21,13 +22,21 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 pub struct Loopback {
     /// The port.
     pub port: u16,
+    /// Where it was named.
+    pub named: PortName,
+}
+
+impl From<&Delivery> for Loopback {
+    fn from(delivery: &Delivery) -> Self {
+        Self { port: delivery.port, named: delivery.port_source.into() }
+    }
 }
 
 impl Connect for Loopback {
     type Error = String;
 
     async fn connect(&self) -> Result<TcpStream, String> {
-        let stream = connect(self.port).await?;
+        let stream = connect(self.port, self.named).await?;
         stream.set_nodelay(true).map_err(|error| error_chain(&error))?;
         Ok(stream)
     }
@@ -37,7 +46,7 @@ impl Connect for Loopback {
 ///
 /// # Errors
 /// Neither address takes a connection; says so, and what listens instead.
-pub async fn connect(port: u16) -> Result<TcpStream, String> {
+pub async fn connect(port: u16, named: PortName) -> Result<TcpStream, String> {
     let mut problems = Vec::new();
     for address in ADDRESSES {
         match timeout(CONNECT_LIMIT, TcpStream::connect((address, port))).await {
@@ -54,7 +63,7 @@ pub async fn connect(port: u16) -> Result<TcpStream, String> {
     let found: Vec<_> = problems.iter().filter(|(address, error)| !is_absent(address, error)).collect();
     if found.is_empty() {
         let [first, second] = ADDRESSES;
-        let instead = listeners::instead(port).await;
+        let instead = listeners::instead(port, named).await;
         return Err(format!("nothing listens on {} or {}{instead}", at(&first), at(&second)));
     }
     let in_words = found.into_iter().map(|(address, error)| match error {
@@ -76,15 +85,18 @@ mod tests {
         for address in ADDRESSES {
             let port = free_port();
             let _listener = TcpListener::bind((address, port)).await.unwrap();
-            assert_eq!(connect(port).await.unwrap().peer_addr().unwrap().ip(), address);
+            assert_eq!(connect(port, PortName::Setting).await.unwrap().peer_addr().unwrap().ip(), address);
         }
     }
 
     #[tokio::test]
     async fn where_it_was_tried_is_said() {
         let port = free_port();
-        let why = connect(port).await.unwrap_err();
-        assert!(why.starts_with(&format!("nothing listens on 127.0.0.1:{port} or [::1]:{port}")), "{why}");
+        let why = connect(port, PortName::Container).await.unwrap_err();
+        assert!(
+            why.starts_with(&format!("nothing listens on 127.0.0.1:{port} or [::1]:{port}, the first containerPort: ")),
+            "{why}"
+        );
     }
 
     /// Another address of the same network namespace, as the pod's own is.
@@ -92,7 +104,7 @@ mod tests {
     async fn a_program_on_another_address_is_found() {
         let port = free_port();
         let _listener = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
-        let why = connect(port).await.unwrap_err();
+        let why = connect(port, PortName::Container).await.unwrap_err();
         assert!(why.contains(&format!("the pod listens on 127.0.0.2:{port}")), "{why}");
     }
 }

@@ -57,7 +57,7 @@ impl Handler {
         let max_race = if routing == Routing::Direct { Duration::ZERO } else { MAX_RACE };
         let limits = IdleLimits { max_connections: usize::from(delivery.concurrency), max_age: MAX_IDLE, max_race };
         Ok(Self {
-            client: Client::new(Loopback { port: delivery.port }, prefix, limits),
+            client: Client::new(Loopback::from(delivery), prefix, limits),
             limit: delivery.timeout,
             url: format!("http://{host}{path}").into(),
             budget,
@@ -128,7 +128,7 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use bytes::Bytes;
     use http::StatusCode;
-    use tidegate_broker_client::contract::{Format, OnExhausted, Order, Retry};
+    use tidegate_broker_client::contract::{Format, OnExhausted, Order, PortSource, Retry};
     use tidegate_broker_client::statuses::StatusRules;
     use tidegate_test_broker::free_port;
     use tidegate_wire::http::HeaderLines;
@@ -152,6 +152,7 @@ mod tests {
         };
         let delivery = Delivery {
             port,
+            port_source: PortSource::Setting,
             path: "/".into(),
             format: Format::Binary,
             order: Order::None,

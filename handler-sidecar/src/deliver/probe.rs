@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use self::target::Target;
+use crate::deliver::listeners::PortName;
 use crate::deliver::loopback;
 use crate::deliver::post::error_chain;
 
@@ -50,7 +51,7 @@ pub async fn ask(check: &Check, limit: Duration) -> Result<(), Problem> {
 async fn answer(check: &Check) -> Result<(), Problem> {
     let of = |problem: String| format!("{}: {problem}", name(check));
     match check {
-        Check::Tcp { port } => loopback::connect(*port).await.map(drop).map_err(of),
+        Check::Tcp { port } => loopback::connect(*port, PortName::Probe).await.map(drop).map_err(of),
         Check::Http { tls, port, path, headers } => {
             let status = get(*tls, *port, path, headers).await.map_err(of)?;
             let is_success = status.is_success() || status.is_redirection();
@@ -100,7 +101,7 @@ async fn get_once(target: &Target, headers: &[(String, String)]) -> Result<Respo
         let name = HeaderName::try_from(name).map_err(|error| format!("httpHeaders: {error}"))?;
         request.headers_mut().insert(name, HeaderValue::try_from(value).map_err(|error| error.to_string())?);
     }
-    let stream = loopback::connect(*port).await?;
+    let stream = loopback::connect(*port, PortName::Probe).await?;
     if !*tls {
         return send(stream, request).await;
     }
@@ -129,7 +130,7 @@ fn in_words(error: hyper::Error) -> Problem {
 }
 
 async fn is_serving(port: u16, service: &str) -> Result<(), Problem> {
-    let stream = loopback::connect(port).await?;
+    let stream = loopback::connect(port, PortName::Probe).await?;
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(in_words)?;
     drive(connection);

@@ -56,6 +56,7 @@ pub fn config(broker: &TestBroker, identity: PathBuf, port: u16, ack_wait: Durat
         reply: None,
         delivery: Delivery {
             port,
+            port_source: Default::default(),
             path: "/events".into(),
             format: Format::Binary,
             order: Order::None,

@@ -20,6 +20,9 @@ use crate::kubernetes::apply::Child;
 use crate::kubernetes::names;
 use crate::sessions::brokers::BrokerKey;
 
+/// The reason of a certificate, or of an authority, that has ended.
+pub const EXPIRED: &str = "Expired";
+
 /// What is so near its end should have been renewed long ago.
 const NEAR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
@@ -79,6 +82,22 @@ impl Expiry {
     /// What the conditions say of it.
     pub(super) fn finding(&self, now: OffsetDateTime) -> Finding {
         let near = |end: &&End| end.at - now < NEAR;
+        if let Some(end) = self.leaf.as_ref().filter(|end| end.at <= now) {
+            let message = format!(
+                "{} ended at {}: nothing that checks it connects any more. Does the operator run, and may it write Secrets here? It renews certificates by itself (see Reconciling); where the servers keep the old one, restart the pods of the broker",
+                end.what,
+                authority::shown(end.at)
+            );
+            return Finding::new(kind::CERTIFICATES_CURRENT, Status::False, EXPIRED, message);
+        }
+        if let Some(end) = self.authority.as_ref().filter(|end| end.at <= now) {
+            let message = format!(
+                "{} ended at {}: no certificate that it signed is taken any more. Condition RollingOver says what the rollover that replaces it waits for",
+                end.what,
+                authority::shown(end.at)
+            );
+            return Finding::new(kind::CERTIFICATES_CURRENT, Status::False, EXPIRED, message);
+        }
         if let Some(end) = self.leaf.as_ref().filter(near) {
             let message = format!(
                 "{} ends at {} and was not renewed, or is not used yet: see Reconciling, and whether the operator may write Secrets here",
@@ -188,7 +207,9 @@ mod tests {
             (15, 15, "FarFromEnd", "renewed 30 days before"),
             (13, 3000, "NearEnd", "the leaf ends at 2027-01-28T08:00:00Z"),
             (13, 13, "NearEnd", "the leaf"),
-            (-1, 3000, "NearEnd", "the leaf"),
+            (0, 3000, "Expired", "the leaf ended at 2027-01-15T08:00:00Z"),
+            (-1, 3000, "Expired", "may it write Secrets here?"),
+            (13, -1, "Expired", "the authority ended at 2027-01-14T08:00:00Z"),
             (60, 13, "AuthorityNearEnd", "see condition RollingOver"),
         ] {
             let expiry = Expiry { leaf: end("the leaf", leaf), authority: end("the authority", authority) };

@@ -8,7 +8,7 @@ use kube::api::ListParams;
 
 use crate::context::{Context, Owner};
 use crate::kubernetes::names;
-use crate::kubernetes::pods::{Trouble, is_alive, is_ready};
+use crate::kubernetes::pods::{Trouble, is_alive, is_ready, refused};
 use crate::reconcile::error::Error;
 
 /// Events that are looked at.
@@ -48,10 +48,7 @@ pub async fn trouble(
 
 fn of(missing: usize, claims: &[PersistentVolumeClaim], warnings: &[Event]) -> Option<Trouble> {
     let claim = claims.iter().filter(|claim| is_pending(claim)).find_map(|claim| of_claim(claim, warnings));
-    claim.or_else(|| {
-        let refused = newest(warnings, "StatefulSet", None).filter(|_| missing > 0)?;
-        Some(Trouble { message: refused, is_hopeless: true })
-    })
+    claim.or_else(|| newest(warnings, "StatefulSet", None).filter(|_| missing > 0).map(|why| refused(&why)))
 }
 
 /// A claim that waits for its pod's node is nothing special; one without a class, or with a warning, is.
@@ -144,7 +141,7 @@ mod tests {
         let quota = "create Pod default-broker-0 failed: exceeded quota: tight";
         let warnings = [warning("StatefulSet", "default-broker", "01", quota)];
         let found = of(1, &[], &warnings).unwrap();
-        assert_eq!((found.message.as_str(), found.is_hopeless), (quota, true));
+        assert!(found.message.starts_with(quota) && found.message.contains("Raise that quota"), "{}", found.message);
         assert_eq!(of(0, &[], &warnings), None, "it was, and is no more");
     }
 }

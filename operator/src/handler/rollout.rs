@@ -101,8 +101,7 @@ impl<'a> Rollout<'a> {
 /// Of the pods, or of the Deployment where there are none to ask: quota, Pod Security, a rollout that does not move.
 fn trouble(current: &[&Pod], deployment: &Deployment, outage: Option<&str>) -> Option<Trouble> {
     let refused = condition(deployment, "ReplicaFailure", "True")
-        .map(|failure| failure.message.clone().unwrap_or_default())
-        .map(|message| Trouble { message, is_hopeless: true });
+        .map(|failure| pods::refused(failure.message.as_deref().unwrap_or_default()));
     let late = condition(deployment, "Progressing", "False")
         .filter(|condition| condition.reason.as_deref() == Some("ProgressDeadlineExceeded"));
     let trouble = pods::trouble(current.iter().copied()).or(refused);

@@ -155,7 +155,7 @@ fn a_program_that_takes_no_events_is_why_its_pod_is_not_ready() {
         (vec![(new, "running")], &none, "Outage", format!("0 of 1 pods are ready: {why}"), false),
         (vec![(new, "running")], &late(), "PodsFailing", format!("{why}; timed out progressing"), true),
         (vec![(old, "ready"), (new, "running")], &none, "RollingOut", format!("template remain: {why}"), false),
-        (vec![(new, "ImagePullBackOff")], &none, "PodsFailing", "ImagePullBackOff".into(), true),
+        (vec![(new, "ImagePullBackOff")], &none, "PodsFailing", "(imagePullSecrets)?".into(), true),
         (vec![(new, "ready")], &none, "PodsReady", "1 of 1 pods are ready".into(), false),
     ] {
         let (deployment, pods) = (deployment(conditions), pods(&all));

@@ -6,7 +6,9 @@ use axum::http::uri::PathAndQuery;
 use serde::Serialize;
 use serde_json::Value;
 use tidegate_broker_admin::consumers::Start;
-use tidegate_broker_client::contract::{Delivery, Expiry, Filter, Format, OnExhausted, OnExpired, Order, Rate, Retry};
+use tidegate_broker_client::contract::{
+    Delivery, Expiry, Filter, Format, OnExhausted, OnExpired, Order, PortSource, Rate, Retry,
+};
 use tidegate_broker_client::layout;
 use tidegate_broker_client::statuses::{StatusMatch, StatusRules};
 use tidegate_crds::{EventHandlerSpec, handler};
@@ -73,6 +75,7 @@ impl Settings {
             start: start("spec.startFrom", &spec.start_from)?,
             delivery: Delivery {
                 port: port(spec)?,
+                port_source: spec.delivery.port.map_or(PortSource::Container, |_| PortSource::Setting),
                 path: path(&spec.delivery.path)?,
                 format: format(&spec.delivery)?,
                 order,

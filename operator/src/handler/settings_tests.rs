@@ -12,9 +12,12 @@ fn settings(spec: Value) -> Result<Settings, Error> {
 fn the_port_is_the_first_containers_unless_named() {
     let container = json!({"name": "c", "image": "i", "ports": [{"containerPort": 8080}]});
     let template = json!({"spec": {"containers": [container]}});
-    assert_eq!(settings(json!({"topic": "t", "template": template})).unwrap().delivery.port, 8080);
-    let named = settings(json!({"topic": "t", "template": template, "delivery": {"port": 9090}})).unwrap();
-    assert_eq!(named.delivery.port, 9090);
+    for (delivery, port, source) in
+        [(json!({}), 8080, PortSource::Container), (json!({"port": 9090}), 9090, PortSource::Setting)]
+    {
+        let found = settings(json!({"topic": "t", "template": template, "delivery": delivery})).unwrap().delivery;
+        assert_eq!((found.port, found.port_source), (port, source));
+    }
 }
 
 fn of(changes: Value) -> Result<Settings, Error> {

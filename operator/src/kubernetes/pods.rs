@@ -77,7 +77,8 @@ fn trouble_of_container(pod: &Pod, container: &ContainerStatus) -> Option<Troubl
             let detail = waiting.message.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
             let ended = last.map(|last| format!("; it {}", ending(last))).unwrap_or_default();
             let is_hopeless = HOPELESS.contains(&reason) || container.restart_count >= MANY_RESTARTS;
-            Some(Trouble { message: format!("{kind} {name}: {reason}{detail}{times}{ended}"), is_hopeless })
+            let remedy = remedy(reason);
+            Some(Trouble { message: format!("{kind} {name}: {reason}{detail}{times}{ended}{remedy}"), is_hopeless })
         }
         // An init container that ended well is done.
         ContainerState { terminated: Some(ended), .. } if ended.exit_code != 0 || kind == "container" => {
@@ -91,6 +92,30 @@ fn trouble_of_container(pod: &Pod, container: &ContainerStatus) -> Option<Troubl
         }
         _ => None,
     }
+}
+
+/// What its owner can do, where the kubelet does not say it.
+fn remedy(reason: &str) -> &'static str {
+    match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" => {
+            ". Is the image's name right, and may the node pull it (imagePullSecrets)?"
+        }
+        "ErrImageNeverPull" => ". Load the image into the node, or choose another imagePullPolicy",
+        "CreateContainerConfigError" => ". Make what it names, or correct the template",
+        _ => "",
+    }
+}
+
+/// Why the API server makes no pods, with what can be done.
+pub fn refused(message: &str) -> Trouble {
+    let remedy = if message.contains("exceeded quota") {
+        ". Raise that quota, or ask for less: fewer pods, or smaller resources, those that Tidegate adds included"
+    } else if message.contains("violates PodSecurity") {
+        ". Correct the template, or the namespace's pod-security labels"
+    } else {
+        ""
+    };
+    Trouble { message: format!("{}{remedy}", message.trim_end_matches('.')), is_hopeless: true }
 }
 
 /// Whether this is an init container that ends (a sidecar does not).
@@ -181,8 +206,16 @@ mod tests {
             "message": "0/1 nodes are available: 1 Insufficient example.com/gpu.",
         }]});
         let table = [
-            (main(waiting("ErrImagePull", "not found")), "container main: ErrImagePull: not found", true),
-            (main(waiting("ImagePullBackOff", "Back-off")), "container main: ImagePullBackOff: Back-off", true),
+            (
+                main(waiting("ErrImagePull", "not found")),
+                "container main: ErrImagePull: not found. Is the image's name right",
+                true,
+            ),
+            (
+                main(waiting("ImagePullBackOff", "Back-off")),
+                "container main: ImagePullBackOff: Back-off. Is the image's name right",
+                true,
+            ),
             (main(waiting("InvalidImageName", "bad")), "container main: InvalidImageName: bad", true),
             (
                 main(waiting("CreateContainerConfigError", "couldn't find key a in ConfigMap shop/settings")),
@@ -226,6 +259,18 @@ mod tests {
             let found = trouble(&[pod]).unwrap_or_else(|| panic!("nothing said: {says}"));
             assert!(found.message.starts_with("pod p") && found.message.contains(says), "{}\n{says}", found.message);
             assert_eq!(found.is_hopeless, is_hopeless, "{says}");
+        }
+    }
+
+    #[test]
+    fn what_refuses_a_pod_is_said_with_what_helps() {
+        for (message, expected) in [
+            ("exceeded quota: tight", "exceeded quota: tight. Raise that quota, or ask for less"),
+            ("violates PodSecurity \"restricted\"", "\"restricted\". Correct the template"),
+            ("denied by a webhook.", "denied by a webhook"),
+        ] {
+            let found = refused(message);
+            assert!(found.message.contains(expected) && found.is_hopeless, "{}", found.message);
         }
     }
 
