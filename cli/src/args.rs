@@ -6,12 +6,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{dev, send, terminal};
+use crate::{dev, doctor, send, terminal};
 
-/// Topics and handlers on this machine, and events to publish.
+/// Topics and handlers on this machine, events to publish, and what is wrong with them in a cluster.
 ///
 /// Exit codes: 0 done; 1 something is away, in use or broken, and the same command may work later; 2 the command line or a
-/// file is wrong; 3 the program that was to get the events ended; 4 a topic refused an event for good.
+/// file is wrong; 3 the program that was to get the events ended; 4 a topic refused an event for good; 5 doctor or check could
+/// not look at everything, and nothing that they saw is red; 6 something is red.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
 pub struct Arguments {
@@ -27,6 +28,12 @@ pub enum Command {
     Dev(dev::Arguments),
     /// Publish events, and say what became of each.
     Send(Box<send::Arguments>),
+    /// Say what is wrong with a topic, handler or broker of a cluster, and what to do.
+    ///
+    /// Looks along the way that events take, from the broker to the handler's answers and dead letters, with your own rights.
+    /// A line for each link: ok, warning (events flow), red (they do not), or unknown. Begin with the first red one, which
+    /// names cause and remedy.
+    Doctor(doctor::Arguments),
     /// Write completions for a shell to standard output.
     Completions {
         /// The shell.

@@ -3,7 +3,6 @@
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-use crate::failure::Failure;
 use crate::terminal::text;
 
 /// A client of it, and the namespace of its context.
@@ -38,14 +37,14 @@ pub fn sentence(error: &kube::Error) -> String {
     }
 }
 
-/// That something was not done. `without_right`: what to do without the right to it.
-pub fn failed(what: &str, error: &kube::Error, without_right: &str) -> Failure {
+/// Why something was not done. `without_right`: what to do without the right to it.
+pub fn explain(what: &str, error: &kube::Error, without_right: &str) -> String {
     let remedy = match error {
         kube::Error::Api(status) if status.code == 403 => without_right,
         kube::Error::Api(status) if status.code == 404 => "correct the name; is Tidegate installed there?",
         _ => "is the cluster of the kubeconfig there?",
     };
-    Failure::Failed(format!("{what}: {}: {remedy}", sentence(error)))
+    format!("{what}: {}: {remedy}", sentence(error))
 }
 
 #[cfg(test)]

@@ -15,6 +15,12 @@ pub enum Failure {
     /// A topic refuses an event for good.
     #[error("{0}")]
     Refused(String),
+    /// A resource or a cluster could not be looked at.
+    #[error("{0}")]
+    Unseen(String),
+    /// Something that was looked at is wrong.
+    #[error("{0}")]
+    Red(String),
 }
 
 impl Failure {
@@ -35,6 +41,8 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Program(_) => 3,
             Self::Refused(_) => 4,
+            Self::Unseen(_) => 5,
+            Self::Red(_) => 6,
         }
     }
 }

@@ -11,7 +11,7 @@ use tidegate_operator::kubernetes::names;
 
 use super::Place;
 use super::way::{Reach, Stream, Token, Way, address};
-use crate::cluster::{self, sentence};
+use crate::cluster::{self, explain, sentence};
 use crate::failure::Failure;
 use crate::terminal::text;
 
@@ -113,5 +113,5 @@ fn is_ready(pod: &Pod) -> bool {
 }
 
 fn failed(what: &str, error: &kube::Error) -> Failure {
-    cluster::failed(what, error, "ask for the right, or publish by --url with a token of your own")
+    Failure::Failed(explain(what, error, "ask for the right, or publish by --url with a token of your own"))
 }

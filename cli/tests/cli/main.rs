@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers are no tests for clippy
 
 mod dev;
+mod doctor;
 mod ends;
 mod send;
 mod support;

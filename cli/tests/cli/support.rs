@@ -21,7 +21,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tidegate_test_broker::{LIMIT, free_port};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
 
 /// An event as a handler got it.
 #[derive(Clone, Debug)]

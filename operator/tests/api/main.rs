@@ -20,6 +20,7 @@ mod children;
 mod crash;
 mod definitions;
 mod disk;
+mod doctor;
 mod earlier;
 mod grants;
 mod grants_end;

@@ -1,0 +1,355 @@
+//! What is right and wrong along the way of the events: broker, topic, handler, its pods, their answers, dead letters (pure).
+//!
+//! The operator has said most of it, in conditions whose messages name cause and remedy. Here they are put in the order of
+//! the way, so that what comes first is what the rest may follow from; and they are completed by what conditions cannot say.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{Resource, ResourceExt as _};
+use tidegate_crds::conditions::{HasConditions, kind};
+use tidegate_crds::{EventBroker, EventHandler, EventTopic};
+use tidegate_operator::broker::expiry::EXPIRED;
+use tidegate_operator::kubernetes::pods;
+
+use super::facts::{Facts, Named, Seen};
+use super::finding::{Finding, State};
+
+/// Where a condition belongs.
+struct Rule {
+    kind: &'static str,
+    link: &'static str,
+    /// What it says when it is wrong.
+    wrong: &'static str,
+    /// Ready depends on it. Of others nothing is said while they are right.
+    is_needed: bool,
+}
+
+const fn needed(kind: &'static str, link: &'static str) -> Rule {
+    Rule { kind, link, wrong: "False", is_needed: true }
+}
+
+const fn warned(kind: &'static str, link: &'static str, wrong: &'static str) -> Rule {
+    Rule { kind, link, wrong, is_needed: false }
+}
+
+const BROKER: [Rule; 9] = [
+    needed(kind::BROKER_AVAILABLE, "broker"),
+    warned(kind::CERTIFICATES_CURRENT, "certificates", "False"),
+    needed(kind::ACCESS_READY, "external access"),
+    warned(kind::TOKENS_ACCEPTED, "tokens", "False"),
+    warned(kind::CERTIFICATES_ACCEPTED, "client certificates", "False"),
+    warned(kind::INTACT, "copies", "False"),
+    warned(kind::HAS_ROOM, "broker's room", "False"),
+    warned(kind::RESIZING, "volumes", "True"),
+    warned(kind::IN_USE, "deletion", "True"),
+];
+const TOPIC: [Rule; 7] = [
+    needed(kind::GRANTED, "topic's grant"),
+    needed(kind::STREAM_READY, "topic"),
+    needed(kind::ADDRESSABLE, "publishers"),
+    needed(kind::STORAGE_HEALTHY, "storage"),
+    needed(kind::HAS_ROOM, "room"),
+    warned(kind::DATA_LOST, "losses", "True"),
+    warned(kind::INTACT, "copies", "False"),
+];
+const HANDLER: [Rule; 11] = [
+    needed(kind::GRANTED, "handler's grant"),
+    needed(kind::TOPIC_READY, "handler's topic"),
+    needed(kind::SUBSCRIBED, "subscription"),
+    warned(kind::SUSPENDED, "suspension", "True"),
+    needed(kind::PODS_READY, PODS),
+    warned(kind::EXPOSED, "exposure", "True"),
+    needed(kind::HANDLER_AVAILABLE, "answers"),
+    needed(kind::DELIVERING, "deliveries"),
+    warned(kind::RETRIES_FULL, "retries", "True"),
+    warned(kind::KEYS_HELD, "held keys", "True"),
+    warned(kind::DEAD_LETTERS_FULL, "room for dead letters", "True"),
+];
+/// The link that the handler's own pods are.
+const PODS: &str = "pods";
+/// Reasons of conditions that hold, and still say that something is to be looked at.
+const HOLDS_BUT: [&str; 11] = [
+    "MajorityReady",
+    "SomePodsFailing",
+    "PartlyAnswering",
+    "PartlyDelivering",
+    "Filling",
+    "StoreFilling",
+    "GroupsFilling",
+    "PublisherFailed",
+    "ScheduleRefused",
+    "SomeKeysUnusable",
+    "KeysKept",
+];
+/// Reasons of pods of which the kubelet gives none.
+const NO_CAUSE: [&str; 3] = ["PodsStarting", "RollingOut", "Waking"];
+/// Resources that are named one by one.
+const MAX_NAMED: usize = 5;
+
+/// Everything that is found, in the order of the way.
+pub fn of(facts: &Facts) -> Vec<Finding> {
+    let topic = facts.topic.as_ref().and_then(Named::there);
+    let handler = facts.handler.as_ref().and_then(Named::there);
+    let mut found = Vec::new();
+    if let Some(broker) = &facts.broker {
+        found.extend(of_broker(broker, topic, facts.now));
+        found.extend(facts.broker_pods.as_ref().map(|pods| of_broker_pods(&broker.shown, pods)));
+    }
+    found.extend(list("topics", facts.topics.as_ref(), "topic"));
+    if let Some(topic) = &facts.topic {
+        found.extend(of_topic(topic, handler));
+    }
+    found.extend(list("handlers", facts.handlers.as_ref(), "handler"));
+    if let (Some(named), Some(handler)) = (&facts.handler, handler) {
+        let mut own = of_resource(&named.shown, "handler", handler, handler.status.as_ref(), &HANDLER);
+        if let Some(pods) = &facts.pods {
+            complete(&mut own, &named.shown, pods, facts.warnings.as_ref());
+        }
+        found.extend(own);
+        found.extend(dead_letters(&named.shown, handler));
+    }
+    found
+}
+
+impl<K> Named<K> {
+    fn there(&self) -> Option<&K> {
+        match &self.seen {
+            Seen::There(found) => Some(found),
+            _ => None,
+        }
+    }
+}
+
+fn of_broker(broker: &Named<EventBroker>, topic: Option<&EventTopic>, now: jiff::Timestamp) -> Vec<Finding> {
+    let shown = &broker.shown;
+    match &broker.seen {
+        Seen::There(found) => {
+            let mut own = of_resource(shown, "broker", found, found.status.as_ref(), &BROKER);
+            let is_said = own.iter().any(|finding| finding.link == "certificates" && finding.state == State::Red);
+            own.extend(ended(shown, found, now).filter(|_| !is_said));
+            own
+        }
+        Seen::Missing => {
+            // What its topic says of it has the remedy.
+            let said = topic.and_then(|topic| topic.status.as_ref()?.ready().filter(|ready| ready.status == "False"));
+            let said = said.map(|ready| (ready.reason.as_str(), ready.message.as_str()));
+            let (reason, message) = said.unwrap_or(("BrokerNotFound", "there is no such EventBroker: make it"));
+            vec![Finding::new("broker", State::Red, shown, reason, message)]
+        }
+        Seen::Unread(why) => vec![Finding::unread("broker", shown, why)],
+    }
+}
+
+/// A certificate that has ended since the operator looked at it last.
+fn ended(shown: &str, broker: &EventBroker, now: jiff::Timestamp) -> Option<Finding> {
+    let certificates = broker.status.as_ref()?.certificates.as_ref()?;
+    let ends = [&certificates.expire, &certificates.authorities_expire];
+    let end = ends.into_iter().flatten().find(|end| end.parse::<jiff::Timestamp>().is_ok_and(|end| end <= now))?;
+    let message = format!(
+        "a certificate ended at {end}, and the operator, which renews certificates, has said nothing since: does it run? tidegate check says"
+    );
+    Some(Finding::new("certificates", State::Red, shown, EXPIRED, &message))
+}
+
+fn of_broker_pods(shown: &str, seen: &Seen<Vec<Pod>>) -> Finding {
+    const LINK: &str = "broker pods";
+    let all = match seen {
+        Seen::There(all) => all,
+        Seen::Missing => return Finding::new(LINK, State::Unknown, shown, "NoPods", "there are no pods"),
+        Seen::Unread(why) => return Finding::unread(LINK, shown, why),
+    };
+    let ready = all.iter().filter(|pod| pods::is_ready(pod)).count();
+    let counts = format!("{ready} of {} pods are ready", all.len());
+    match pods::trouble(all) {
+        Some(trouble) => {
+            Finding::new(LINK, State::Warning, shown, "PodsFailing", &format!("{counts}: {}", trouble.message))
+        }
+        None => Finding::new(LINK, State::Ok, shown, "Pods", &counts),
+    }
+}
+
+fn of_topic(topic: &Named<EventTopic>, handler: Option<&EventHandler>) -> Vec<Finding> {
+    let shown = &topic.shown;
+    match &topic.seen {
+        Seen::There(found) => of_resource(shown, "topic", found, found.status.as_ref(), &TOPIC),
+        Seen::Missing => {
+            let conditions = handler.and_then(|handler| handler.status.as_ref()).map(HasConditions::conditions);
+            let said = conditions.and_then(|all| find(all, kind::TOPIC_READY)).filter(|said| said.status == "False");
+            let said = said.map(|said| (said.reason.as_str(), said.message.as_str()));
+            let (reason, message) = said.unwrap_or((
+                "TopicNotFound",
+                "there is no such EventTopic: make it, or make another handler of another topic",
+            ));
+            vec![Finding::new("topic", State::Red, shown, reason, message)]
+        }
+        Seen::Unread(why) => vec![Finding::unread("topic", shown, why)],
+    }
+}
+
+/// What the conditions of a resource say.
+fn of_resource<K: Resource, S: HasConditions>(
+    shown: &str,
+    link: &'static str,
+    resource: &K,
+    status: Option<&S>,
+    rules: &[Rule],
+) -> Vec<Finding> {
+    let conditions = status.map(HasConditions::conditions).unwrap_or_default();
+    let ready = status.and_then(HasConditions::ready);
+    let Some(ready) = ready else {
+        let why = "the operator has not looked at it yet: wait some seconds; tidegate check says whether it runs";
+        return vec![Finding::unread(link, shown, why)];
+    };
+    let mut found: Vec<Finding> = rules.iter().filter_map(|rule| of_condition(shown, rule, conditions)).collect();
+    if ready.status == "False" && !found.iter().any(|finding| finding.state == State::Red) {
+        // The operator did not come as far as the parts.
+        found.insert(0, Finding::new(link, State::Red, shown, &ready.reason, &ready.message));
+    }
+    if let Some(paused) = find(conditions, kind::PAUSED).filter(|paused| paused.status == "True") {
+        found.insert(0, Finding::new("pause", State::Warning, shown, &paused.reason, &paused.message));
+    }
+    let meta = resource.meta();
+    if meta.deletion_timestamp.is_some() {
+        let message = "it is being deleted; if that does not end: does the operator run? tidegate check says";
+        found.insert(0, Finding::new("deletion", State::Warning, shown, "Deleting", message));
+    }
+    if meta.generation.zip(ready.observed_generation).is_some_and(|(is, seen)| seen < is) {
+        let why = "the operator has not looked at the specification as it is, and what follows is of the one before: wait some seconds; tidegate check says whether it runs";
+        found.insert(0, Finding::unread(link, shown, why));
+    }
+    found
+}
+
+fn of_condition(shown: &str, rule: &Rule, conditions: &[Condition]) -> Option<Finding> {
+    let condition = find(conditions, rule.kind)?;
+    let state = match condition.status.as_str() {
+        status if status == rule.wrong => {
+            let is_red = rule.is_needed || condition.reason == EXPIRED;
+            if is_red { State::Red } else { State::Warning }
+        }
+        "Unknown" => State::Unknown,
+        _ if HOLDS_BUT.contains(&condition.reason.as_str()) => State::Warning,
+        _ => State::Ok,
+    };
+    let is_worth_it = rule.is_needed || matches!(state, State::Red | State::Warning);
+    is_worth_it.then(|| Finding::new(rule.link, state, shown, &condition.reason, &condition.message))
+}
+
+fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Adds to what the operator says of the handler's pods what they say themselves.
+fn complete(own: &mut [Finding], shown: &str, seen: &Seen<Vec<Pod>>, warnings: Option<&Seen<Vec<Event>>>) {
+    let Some(finding) = own.iter_mut().find(|finding| finding.link == PODS) else { return };
+    let all = match seen {
+        Seen::There(all) => all,
+        Seen::Missing => return,
+        Seen::Unread(why) => {
+            // What is wrong by the operator's word is wrong.
+            if finding.state != State::Red {
+                *finding = Finding::unread(PODS, shown, why);
+            }
+            return;
+        }
+    };
+    let trouble = pods::trouble(all);
+    if let Some(trouble) = trouble.as_ref().filter(|_| finding.state == State::Ok) {
+        *finding = Finding::new(PODS, State::Warning, shown, "PodsFailing", &trouble.message);
+        return;
+    }
+    if trouble.is_some() || !NO_CAUSE.contains(&finding.reason.as_str()) {
+        return;
+    }
+    let more = match warnings {
+        Some(Seen::There(warnings)) => newest(warnings),
+        Some(Seen::Unread(why)) => Some(format!("their Events, which may say why, are not read: {why}")),
+        _ => None,
+    };
+    if let Some(more) = more {
+        let message = format!("{}: {more}", finding.message);
+        *finding = Finding::new(PODS, finding.state, shown, &finding.reason, &message);
+    }
+}
+
+/// The newest of these Events, in words.
+fn newest(warnings: &[Event]) -> Option<String> {
+    let time = |event: &&Event| {
+        let series = event.series.as_ref().map(|series| series.last_observed_time.0);
+        let older = event.deprecated_last_timestamp.as_ref().map(|time| time.0);
+        series.or(older).or_else(|| event.event_time.as_ref().map(|time| time.0))
+    };
+    let event = warnings.iter().max_by_key(time)?;
+    let pod = event.regarding.as_ref().and_then(|pod| pod.name.as_deref()).unwrap_or_default();
+    let (reason, note) = (event.reason.as_deref().unwrap_or_default(), event.note.as_deref().unwrap_or_default());
+    Some(format!("pod {pod}: {reason}: {note}"))
+}
+
+fn dead_letters(shown: &str, handler: &EventHandler) -> Option<Finding> {
+    const LINK: &str = "dead letters";
+    if let Some(to) = &handler.spec.dead_letter {
+        let message = format!("they are events of EventTopic {}", to.topic);
+        return Some(Finding::new(LINK, State::Ok, shown, "OwnTopic", &message));
+    }
+    let status = handler.status.as_ref()?;
+    let count = status.dead_letters?;
+    if count == 0 {
+        return Some(Finding::new(LINK, State::Ok, shown, "None", "there are none"));
+    }
+    let last = status.last_failure.as_ref().map(|last| match last.url.as_str() {
+        "" => format!("; the last failure is that of event {}: {}", last.event_id, last.error),
+        url => format!("; the last failure is that of event {}: {} from POST {url}", last.event_id, last.error),
+    });
+    let letters = if count == 1 { "1 is kept".to_owned() } else { format!("{count} are kept") };
+    let message = format!(
+        "{letters}{}. Repair what refused them, then have them delivered again with spec.redrive",
+        last.unwrap_or_default()
+    );
+    Some(Finding::new(LINK, State::Warning, shown, "Kept", &message))
+}
+
+/// What is on a broker, or of a topic: those that are not ready.
+fn list<K>(link: &'static str, seen: Option<&Seen<Vec<K>>>, word: &str) -> Vec<Finding>
+where
+    K: Resource<DynamicType = ()> + Conditioned,
+{
+    let all = match seen {
+        None => return Vec::new(),
+        Some(Seen::Unread(why)) => return vec![Finding::unread(link, "", why)],
+        Some(Seen::Missing) => &Vec::new(),
+        Some(Seen::There(all)) => all,
+    };
+    let ready = |one: &&K| one.ready().is_some_and(|ready| ready.status == "True");
+    let is_ready = all.iter().filter(ready).count();
+    let counts = format!("{is_ready} of {} in this namespace are ready", all.len());
+    let mut found = vec![Finding::new(link, State::Ok, "", "Counted", &counts)];
+    for one in all.iter().filter(|one| !ready(one)).take(MAX_NAMED) {
+        let object = format!("{} {}/{}", K::kind(&()), one.namespace().unwrap_or_default(), one.name_any());
+        let reason = one.ready().map_or("NotLookedAt", |ready| ready.reason.as_str());
+        let message = format!("it is not ready: tidegate doctor {word}/{} says why", one.name_any());
+        found.push(Finding::new(link, State::Warning, &object, reason, &message));
+    }
+    found
+}
+
+/// A resource with the condition that sums up.
+trait Conditioned {
+    fn ready(&self) -> Option<&Condition>;
+}
+
+impl Conditioned for EventTopic {
+    fn ready(&self) -> Option<&Condition> {
+        self.status.as_ref()?.ready()
+    }
+}
+
+impl Conditioned for EventHandler {
+    fn ready(&self) -> Option<&Condition> {
+        self.status.as_ref()?.ready()
+    }
+}
+
+#[cfg(test)]
+#[path = "findings_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+//! `tidegate doctor`: what is wrong with a resource, along the way that its events take.
+//!
+//! - [`target`]: which resource is meant.  [`facts`]: what the cluster says of it and of what it belongs to, read once.
+//! - [`findings`]: what follows from that (pure), as a list of [`finding`]s.  [`show`]: how they are shown.
+
+mod facts;
+pub mod finding;
+mod findings;
+pub mod show;
+pub mod target;
+
+use std::time::Duration;
+
+use kube::Client;
+use tokio::time::timeout;
+
+use crate::cluster;
+use crate::failure::Failure;
+use show::{Format, Report};
+use target::Target;
+
+/// The longest time that a cluster gets to answer everything.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What `tidegate doctor` is told.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Resource, as KIND/NAME: topic/orders, handler/billing, broker/default; also as kubectl names them, such as
+    /// eventhandler/billing or eh/billing.
+    #[arg(value_name = "KIND/NAME")]
+    pub resource: Target,
+    /// Namespace of the resource. Default: that of the context.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Output: table, json or yaml.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Looks at the resource, and shows what is found.
+///
+/// # Errors
+/// It cannot be looked at, or something is wrong.
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let (client, own) = cluster::client(arguments.context.as_deref()).await.map_err(not_reached)?;
+    let namespace = arguments.namespace.unwrap_or(own);
+    let looked = timeout(LOOK_TIMEOUT, look(&client, &namespace, &arguments.resource)).await;
+    show::print(&looked.map_err(|_| too_late())??, arguments.output)
+}
+
+/// What is found of a resource.
+///
+/// # Errors
+/// It is not there, or cannot be read.
+pub async fn look(client: &Client, namespace: &str, resource: &Target) -> Result<Report, Failure> {
+    let facts = facts::read(client, namespace, resource).await?;
+    Ok(Report { subject: resource.shown(namespace), findings: findings::of(&facts) })
+}
+
+/// That there is no cluster to look at.
+pub fn not_reached(why: String) -> Failure {
+    Failure::Unseen(format!("no cluster is reached: {why}: set KUBECONFIG, or name a context of it with --context"))
+}
+
+/// That the cluster does not answer in time.
+pub fn too_late() -> Failure {
+    Failure::Unseen(format!("the cluster has not answered within {} s: is it there?", LOOK_TIMEOUT.as_secs()))
+}
