@@ -107,7 +107,8 @@ docs-test: toolchain
 
 e2e: toolchain
 	@$(MAKE) ready
-	$(KUBE) $(FORWARD) cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=2 --nocapture
+	@cargo build -q --workspace --bin tidegate $(CARGO_FLAGS)
+	$(KUBE) $(FORWARD) TIDEGATE=$(abspath $(BIN))/tidegate cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=2 --nocapture
 
 # A hundred thousand events in order by key while pods and brokers go, at one and at three servers; a broker that gets more
 # and fewer servers at 500 events a second, without and with a kill after every step; the authorization matrix of a broker

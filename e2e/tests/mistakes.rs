@@ -1,5 +1,6 @@
 //! What a newcomer gets wrong: each mistake is named, with its remedy, where its owner looks: in a condition, in the
-//! column REASON of plain `kubectl get`, and in an Event. docs/troubleshooting.md says the same.
+//! column REASON of plain `kubectl get`, in an Event, and in the first red line of `tidegate doctor`.
+//! docs/troubleshooting.md says the same.
 
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
@@ -83,7 +84,7 @@ const MISTAKES: [Mistake; 11] = [
         resource: ("eventtopics", "nowhere-stored"),
         condition: "BrokerAvailable",
         reason: "PodsNotReady",
-        says: &["EventBroker nowhere-to-store: ", "there is no StorageClass no-such-class: make it, or"],
+        says: &["nowhere-to-store: ", "there is no StorageClass no-such-class: make it, or"],
         was_ready: false,
     },
     Mistake {
@@ -200,6 +201,20 @@ impl World {
         });
         let became_ready = events.await.iter().any(|event| event.reason.as_deref() == Some("Ready"));
         assert!(*was_ready || !became_ready, "{name} was said to be ready");
+        let what = format!("the first red line of tidegate doctor {plural}/{name}: {says:?}");
+        self.until(&what, 30, async || is_said(self.first_red(plural, name).as_deref()).then_some(())).await;
+    }
+
+    /// The first red line of `tidegate doctor`, which the variable TIDEGATE names the program of.
+    fn first_red(&self, plural: &str, name: &str) -> Option<String> {
+        let program = std::env::var_os("TIDEGATE").expect("set TIDEGATE to the path of tidegate, as `make e2e` does");
+        let resource = format!("{plural}/{name}");
+        let mut command = std::process::Command::new(program);
+        let output = command.args(["doctor", &resource, "-n", &self.namespace, "-o", "json"]).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let red = &report["firstRed"];
+        assert_eq!(output.status.code() == Some(6), red.is_object(), "{resource}: {report}");
+        Some(format!("{}: {}", red["object"].as_str()?, red["message"].as_str()?))
     }
 
     async fn get(&self, path: &str, accept: &str) -> Value {
