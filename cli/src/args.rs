@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{dev, doctor, send, terminal};
+use crate::{check, dev, doctor, send, terminal};
 
 /// Topics and handlers on this machine, events to publish, and what is wrong with them in a cluster.
 ///
@@ -34,6 +34,11 @@ pub enum Command {
     /// A line for each link: ok, warning (events flow), red (they do not), or unknown. Begin with the first red one, which
     /// names cause and remedy.
     Doctor(doctor::Arguments),
+    /// Say whether Tidegate is installed in a cluster as it has to be, and what you may do there.
+    ///
+    /// Definitions, operator, webhook, aggregated API, certificates, storage class and your rights, a line each as of doctor.
+    /// Nothing is stored: a handler that only the webhook refuses is a dry run.
+    Check(check::Arguments),
     /// Write completions for a shell to standard output.
     Completions {
         /// The shell.

@@ -2,12 +2,14 @@
 //!
 //! - [`dev`]: topics and handlers on this machine, from the YAML of the cluster, without a cluster.
 //! - [`send`]: events to a topic.
+//! - [`check`]: whether Tidegate is installed in a cluster as it has to be.
 //! - [`cluster`]: the cluster of the user's kubeconfig.
 //! - [`doctor`]: what is wrong with a resource of a cluster.
 //! - [`failure`]: why a command did not do what it was asked to, and its exit code.
 //! - [`terminal`]: what may be written to a terminal.
 
 pub mod args;
+pub mod check;
 pub mod cluster;
 pub mod dev;
 pub mod doctor;

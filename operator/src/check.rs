@@ -42,6 +42,12 @@ pub struct Args {
     pub timeout_seconds: u32,
 }
 
+impl Args {
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds.into())
+    }
+}
+
 /// What is wrong with the installation.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
@@ -78,7 +84,7 @@ pub async fn run(client: Client, args: &Args, out: &mut impl Write) -> Result<()
     served::<EventTopic>(&client, args).await?;
     served::<EventHandler>(&client, args).await?;
     writeln!(out, "ok: eventbrokers, eventtopics and eventhandlers are served")?;
-    let holder = leader(&client, args).await?;
+    let holder = leader(&client, &args.namespace, args.timeout()).await?;
     writeln!(out, "ok: {holder} leads")?;
     if args.admission {
         asked(client, args).await?;
@@ -97,10 +103,13 @@ where
 }
 
 /// Who renewed the Lease while it was looked at. Clocks of nodes differ, so a time alone says nothing.
-async fn leader(client: &Client, args: &Args) -> Result<String, CheckError> {
-    let leases: Api<Lease> = Api::namespaced(client.clone(), &args.namespace);
+///
+/// # Errors
+/// Nobody did, or it could not be read.
+pub async fn leader(client: &Client, namespace: &str, timeout: Duration) -> Result<String, CheckError> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let mut first = None;
-    let deadline = deadline(args);
+    let deadline = Instant::now() + timeout;
     while Instant::now() < deadline {
         let lease = leases.get_opt(LEASE).await.ok().flatten().and_then(|lease| lease.spec).unwrap_or_default();
         let held = lease.holder_identity.filter(|holder| !holder.is_empty()).zip(lease.renew_time);
@@ -111,29 +120,16 @@ async fn leader(client: &Client, args: &Args) -> Result<String, CheckError> {
         }
         sleep(LOOK_PERIOD).await;
     }
-    Err(CheckError::NoLeader(args.namespace.clone()))
+    Err(CheckError::NoLeader(namespace.to_owned()))
 }
 
 /// Waits until the API server refuses what only the operator can refuse.
 async fn asked(client: Client, args: &Args) -> Result<(), CheckError> {
-    let handler = json!({
-        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": "tidegate-check"},
-        "spec": {
-            "topic": "tidegate-check", "filter": {"expression": WRONG_EXPRESSION},
-            "template": {"spec": {"containers": [{"name": "check", "image": "check.invalid/check"}]}},
-        },
-    });
-    let handler: EventHandler =
-        serde_json::from_value(handler).map_err(|error| CheckError::NotJudged(kube::Error::SerdeError(error)))?;
-    let handlers: Api<EventHandler> = Api::namespaced(client, &args.namespace);
-    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    let deadline = deadline(args);
+    let deadline = Instant::now() + args.timeout();
     loop {
-        let failure = match handlers.create(&dry_run, &handler).await {
-            Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("denied the request") => {
-                return Ok(());
-            }
-            Ok(_) => CheckError::NotAsked(args.namespace.clone()),
+        let failure = match is_asked(&client, &args.namespace).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => CheckError::NotAsked(args.namespace.clone()),
             Err(error) => CheckError::NotJudged(error),
         };
         if Instant::now() >= deadline {
@@ -143,6 +139,26 @@ async fn asked(client: Client, args: &Args) -> Result<(), CheckError> {
     }
 }
 
-fn deadline(args: &Args) -> Instant {
-    Instant::now() + Duration::from_secs(args.timeout_seconds.into())
+/// Whether the API server refuses a handler in this namespace that only the operator can refuse. It is a dry run.
+///
+/// # Errors
+/// It refuses it for another reason: the caller may not make handlers there, for example.
+pub async fn is_asked(client: &Client, namespace: &str) -> kube::Result<bool> {
+    let handler = json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": "tidegate-check"},
+        "spec": {
+            "topic": "tidegate-check", "filter": {"expression": WRONG_EXPRESSION},
+            "template": {"spec": {"containers": [{"name": "check", "image": "check.invalid/check"}]}},
+        },
+    });
+    let handler: EventHandler = serde_json::from_value(handler).map_err(kube::Error::SerdeError)?;
+    let handlers: Api<EventHandler> = Api::namespaced(client.clone(), namespace);
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    match handlers.create(&dry_run, &handler).await {
+        Err(kube::Error::Api(status)) if status.code == 422 && status.message.contains("denied the request") => {
+            Ok(true)
+        }
+        Ok(_) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 use crate::terminal::text;
 
 /// Objects of a kind that are read at most.
-const MAX_OBJECTS: u32 = 500;
+pub const MAX_OBJECTS: u32 = 500;
 /// Names that are offered in place of a wrong one.
 const MAX_NAMES: usize = 5;
 
@@ -159,7 +159,7 @@ where
 }
 
 /// Why something was not read. Where a right is missing, the API server names it.
-fn unread<T>(error: &kube::Error) -> Seen<T> {
+pub fn unread<T>(error: &kube::Error) -> Seen<T> {
     let is_right = matches!(error, kube::Error::Api(status) if status.code == 403);
     let remedy = if is_right { "ask for that right, which role view has" } else { "try again" };
     Seen::Unread(format!("{}: {remedy}", sentence(error)))

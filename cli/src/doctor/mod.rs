@@ -3,7 +3,7 @@
 //! - [`target`]: which resource is meant.  [`facts`]: what the cluster says of it and of what it belongs to, read once.
 //! - [`findings`]: what follows from that (pure), as a list of [`finding`]s.  [`show`]: how they are shown.
 
-mod facts;
+pub mod facts;
 pub mod finding;
 mod findings;
 pub mod show;
