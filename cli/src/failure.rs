@@ -21,6 +21,9 @@ pub enum Failure {
     /// Something that was looked at is wrong.
     #[error("{0}")]
     Red(String),
+    /// Whoever read the output has gone: there is nobody to say anything to.
+    #[error("the output is not read any more")]
+    Closed,
 }
 
 impl Failure {
@@ -43,6 +46,8 @@ impl Failure {
             Self::Refused(_) => 4,
             Self::Unseen(_) => 5,
             Self::Red(_) => 6,
+            // What a shell says of a program that wrote into a closed pipe: 128 and SIGPIPE.
+            Self::Closed => 141,
         }
     }
 }

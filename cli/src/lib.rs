@@ -6,7 +6,7 @@
 //! - [`cluster`]: the cluster of the user's kubeconfig.
 //! - [`doctor`]: what is wrong with a resource of a cluster.
 //! - [`failure`]: why a command did not do what it was asked to, and its exit code.
-//! - [`terminal`]: what may be written to a terminal.
+//! - [`output`], [`terminal`]: what is written, and what of it a terminal may see.
 
 pub mod args;
 pub mod check;
@@ -14,5 +14,6 @@ pub mod cluster;
 pub mod dev;
 pub mod doctor;
 pub mod failure;
+pub mod output;
 pub mod send;
 pub mod terminal;

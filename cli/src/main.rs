@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure @ Failure::Closed) => ExitCode::from(failure.code()),
         Err(failure) => {
             eprintln!("tidegate: {}", terminal::line(&failure.to_string()));
             ExitCode::from(failure.code())

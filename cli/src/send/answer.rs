@@ -4,7 +4,7 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 use tidegate_cloudevents::Event;
 
-use super::Format;
+use crate::output::{self, Format};
 use crate::terminal::text;
 
 /// What became of an event.
@@ -74,21 +74,7 @@ pub fn shown(event: &Event, answer: &Answer, format: Format) -> String {
             document["error"] = why.as_str().into();
         }
     }
-    // JSON escapes what a terminal would act on, but for these.
-    let document = plain(document);
-    match format {
-        Format::Yaml => format!("---\n{}", serde_saphyr::to_string(&document).unwrap_or_default().trim_end()),
-        Format::Text | Format::Json => document.to_string(),
-    }
-}
-
-/// Its texts as a terminal may show them.
-fn plain(document: Value) -> Value {
-    match document {
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, plain(value))).collect(),
-        Value::String(written) => Value::String(tidegate_broker_client::outcomes::single_line(&written, 4096)),
-        other => other,
-    }
+    output::document(&document.to_string(), format)
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use tidegate_cloudevents::Event;
 
 use crate::failure::Failure;
+use crate::output::Format;
 use crate::send::answer::Answer;
 use crate::send::connection::Connection;
 use crate::send::way::Way;
@@ -88,17 +88,6 @@ pub struct Place {
     /// File with a token for --url.
     #[arg(long, value_name = "FILE", requires = "url")]
     pub token_file: Option<PathBuf>,
-}
-
-/// How answers are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// A JSON document in each line.
-    Json,
-    /// YAML documents.
-    Yaml,
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {
