@@ -6,13 +6,13 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{check, dev, doctor, send, terminal};
+use crate::{check, dead, dev, doctor, send, tail, terminal};
 
-/// Topics and handlers on this machine, events to publish, and what is wrong with them in a cluster.
+/// Topics and handlers on this machine, events to publish, what a cluster has stored, and what is wrong there.
 ///
 /// Exit codes: 0 done; 1 something is away, in use or broken, and the same command may work later; 2 the command line or a
 /// file is wrong; 3 the program that was to get the events ended; 4 a topic refused an event for good; 5 doctor or check could
-/// not look at everything, and nothing that they saw is red; 6 something is red.
+/// not look at everything, and nothing that they saw is red; 6 something is red; 141 nobody reads the output any more.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
 pub struct Arguments {
@@ -39,6 +39,10 @@ pub enum Command {
     /// Definitions, operator, webhook, aggregated API, certificates, storage class and your rights, a line each as of doctor.
     /// Nothing is stored: a handler that only the webhook refuses is a dry run.
     Check(check::Arguments),
+    /// Show the latest events that a topic of a cluster has stored, and those that come.
+    Tail(tail::Arguments),
+    /// Show, export and drop the dead letters of a handler in a cluster.
+    Dead(dead::Arguments),
     /// Write completions for a shell to standard output.
     Completions {
         /// The shell.

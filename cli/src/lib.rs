@@ -3,6 +3,7 @@
 //! - [`dev`]: topics and handlers on this machine, from the YAML of the cluster, without a cluster.
 //! - [`send`]: events to a topic.
 //! - [`check`]: whether Tidegate is installed in a cluster as it has to be.
+//! - [`tail`], [`dead`]: stored events of a topic and dead letters of a handler, from a cluster's aggregated API ([`stored`]).
 //! - [`cluster`]: the cluster of the user's kubeconfig.
 //! - [`doctor`]: what is wrong with a resource of a cluster.
 //! - [`failure`]: why a command did not do what it was asked to, and its exit code.
@@ -11,9 +12,14 @@
 pub mod args;
 pub mod check;
 pub mod cluster;
+pub mod dead;
 pub mod dev;
 pub mod doctor;
 pub mod failure;
+mod moment;
 pub mod output;
 pub mod send;
+mod shown;
+pub mod stored;
+pub mod tail;
 pub mod terminal;

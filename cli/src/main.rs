@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tidegate_cli::args::{self, Arguments, Command};
 use tidegate_cli::failure::Failure;
-use tidegate_cli::{check, dev, doctor, send, terminal};
+use tidegate_cli::{check, dead, dev, doctor, send, tail, terminal};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -27,6 +27,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Send(arguments) => runtime()?.block_on(send::run(*arguments)),
         Command::Check(arguments) => runtime()?.block_on(check::run(arguments)),
         Command::Doctor(arguments) => runtime()?.block_on(doctor::run(arguments)),
+        Command::Tail(arguments) => runtime()?.block_on(tail::run(&arguments)),
+        Command::Dead(arguments) => runtime()?.block_on(dead::run(&arguments)),
         Command::Completions { shell } => args::completions(shell),
         Command::Man { folder } => args::man(&folder),
         Command::Keeper => dev::keeper::run(),

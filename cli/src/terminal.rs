@@ -18,10 +18,19 @@ pub fn text(text: &str) -> String {
 
 /// A line of a program.
 pub fn line(line: &str) -> String {
+    indented(line, MAX_LINE)
+}
+
+/// A line of an event's data, as long as it is.
+pub fn data_line(line: &str) -> String {
+    indented(line, usize::MAX)
+}
+
+fn indented(line: &str, limit: usize) -> String {
     let without_tabs = line.trim_end().replace('\t', "    ");
     // Its indentation stays.
     let start = without_tabs.len() - without_tabs.trim_start().len();
-    format!("{}{}", " ".repeat(start.min(MAX_LINE)), single_line(&without_tabs, MAX_LINE))
+    format!("{}{}", " ".repeat(start.min(limit)), single_line(&without_tabs, limit))
 }
 
 /// Writes a line to standard output.

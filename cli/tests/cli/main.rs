@@ -6,4 +6,5 @@ mod dev;
 mod doctor;
 mod ends;
 mod send;
+mod stored;
 mod support;

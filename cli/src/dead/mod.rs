@@ -1,0 +1,168 @@
+//! `tidegate dead`: dead letters of a handler.
+
+mod discard;
+mod export;
+mod letter;
+mod list;
+mod show;
+
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::failure::Failure;
+use crate::moment;
+use crate::output::{self, Format};
+use crate::stored::{Api, Pages, Place};
+
+/// What `tidegate dead` is told.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Where the handler is.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List dead letters, without their data, oldest first.
+    List {
+        /// Name of the EventHandler.
+        handler: String,
+        /// Which ones.
+        #[command(flatten)]
+        filter: Filter,
+        /// Number of them at most.
+        #[arg(long, value_name = "NUMBER")]
+        limit: Option<u64>,
+        /// Output: text, json (a document in each line) or yaml.
+        #[arg(short, long, value_enum, default_value_t = Format::Text)]
+        output: Format,
+    },
+    /// Show one dead letter: the event with its data, why it is one, and its attempts.
+    Show {
+        /// Name of the EventHandler.
+        handler: String,
+        /// Sequence of the dead letter, as `tidegate dead list` shows it.
+        sequence: u64,
+        /// Output: text, json or yaml. The last two have all of the data.
+        #[arg(short, long, value_enum, default_value_t = Format::Text)]
+        output: Format,
+    },
+    /// Write the events of dead letters, whole, one in each line in the JSON format of CloudEvents.
+    Export {
+        /// Name of the EventHandler.
+        handler: String,
+        /// Which ones.
+        #[command(flatten)]
+        filter: Filter,
+        /// Number of them at most.
+        #[arg(long, value_name = "NUMBER")]
+        limit: Option<u64>,
+        /// File to write, which is replaced. Default: standard output.
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Remove dead letters for good: those with the sequences that are named, or those that a filter finds, or all of them.
+    Drop {
+        /// Name of the EventHandler.
+        handler: String,
+        /// Sequences of the dead letters.
+        sequences: Vec<u64>,
+        /// All dead letters that are there now.
+        #[arg(long)]
+        all: bool,
+        /// Which ones.
+        #[command(flatten)]
+        filter: Filter,
+    },
+}
+
+/// Which dead letters are meant. All of what is given must hold.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Filter {
+    /// Only events of this type.
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    pub event_type: Option<String>,
+    /// Only those with this reason, such as attempts-used-up or refused-by-handler.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Only what became a dead letter at this time (RFC 3339) or later; or how long ago: 90m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub since: Option<jiff::Timestamp>,
+    /// Only what became one before.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub until: Option<jiff::Timestamp>,
+    /// Only those with this text in an attribute, the last error or the data.
+    #[arg(long)]
+    pub text: Option<String>,
+    /// Only those from this sequence on: where an earlier command ended.
+    #[arg(long, value_name = "SEQUENCE")]
+    pub from: Option<u64>,
+}
+
+impl Filter {
+    fn query(&self) -> Vec<(&'static str, String)> {
+        let time = |time: &Option<jiff::Timestamp>| time.map(|time| time.to_string());
+        [
+            ("type", self.event_type.clone()),
+            ("reason", self.reason.clone()),
+            ("since", time(&self.since)),
+            ("until", time(&self.until)),
+            ("text", self.text.clone()),
+            ("continue", self.from.map(|from| from.to_string())),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+/// Does what is asked for.
+///
+/// # Errors
+/// It cannot be done.
+pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let api = Api::connect(&arguments.place).await?;
+    let is_terminal = std::io::stdout().is_terminal();
+    let mut out = output::stdout();
+    run_with(&api, &arguments.command, &mut out, is_terminal).await?;
+    output::flush(&mut out)
+}
+
+/// The same with an API, and somewhere else to write to.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(api: &Api, command: &Command, out: &mut dyn Write, is_terminal: bool) -> Result<(), Failure> {
+    match command {
+        Command::List { handler, filter, limit, output } => {
+            let letters = letters(api, handler, filter.query(), *limit)?;
+            list::run(letters, *output, out).await
+        }
+        Command::Show { handler, sequence, output } => {
+            show::run(api, handler, *sequence, *output, is_terminal, out).await
+        }
+        Command::Export { handler, filter, limit, file } => {
+            let query = filter.query().into_iter().chain([("data", "true".to_owned())]).collect();
+            export::run(letters(api, handler, query, *limit)?, handler, file.as_deref(), out).await
+        }
+        Command::Drop { handler, sequences, all, filter } => {
+            discard::run(api, handler, &discard::Choice::of(sequences, *all, filter)?, out).await
+        }
+    }
+}
+
+fn letters<'a>(
+    api: &'a Api,
+    handler: &str,
+    query: Vec<(&'static str, String)>,
+    limit: Option<u64>,
+) -> Result<Pages<'a>, Failure> {
+    Ok(api.pages(api.path(None, "eventhandlers", handler, "deadletters")?, query, limit))
+}

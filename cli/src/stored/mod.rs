@@ -1,0 +1,274 @@
+//! The aggregated API `subresources.tidegate.io`, asked with the rights of the user's kubeconfig (docs/api.md).
+
+mod refusal;
+mod watch;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use kube::Client;
+use kube::client::Body;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use tidegate_cloudevents::Event;
+use tokio::time::{sleep, timeout};
+
+use crate::cluster;
+use crate::failure::Failure;
+use crate::terminal::text;
+pub use refusal::CallError;
+pub use watch::{Change, Watch};
+
+/// The API's group and version.
+const API: &str = "/apis/subresources.tidegate.io/v1alpha1";
+/// A call, which the API ends after 20 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest answer in bytes: a page of 4 MiB of data, or one event that is larger, with all of its characters escaped.
+const MAX_ANSWER: usize = 128 << 20;
+/// How often a page is asked for again where too many others ask.
+const MAX_TURNS: usize = 5;
+/// Before it is.
+const TURN_PAUSE: Duration = Duration::from_secs(2);
+/// Items of a page at most.
+const MAX_PAGE: u64 = 500;
+/// The longest name in Kubernetes.
+const MAX_NAME: usize = 253;
+
+/// Which cluster and namespace.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Place {
+    /// Namespace. Default: that of the context.
+    #[arg(short, long, global = true)]
+    pub namespace: Option<String>,
+    /// Context of the kubeconfig.
+    #[arg(long, value_name = "NAME", global = true)]
+    pub context: Option<String>,
+}
+
+/// The API, for a namespace.
+pub struct Api {
+    client: Client,
+    namespace: String,
+}
+
+/// A list as the API answers with it.
+#[derive(Deserialize)]
+struct List {
+    #[serde(default)]
+    metadata: Metadata,
+    items: Vec<Box<RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+/// What is in an item, of events and of dead letters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Stored {
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was stored.
+    pub time: String,
+    event: Option<Box<RawValue>>,
+    /// Why it is no event.
+    pub problem: Option<String>,
+    /// Then what it is, in base64.
+    pub data_base64: Option<String>,
+}
+
+impl Stored {
+    /// The event, in the JSON format of CloudEvents.
+    pub fn event_json(&self) -> Option<&str> {
+        self.event.as_deref().map(RawValue::get)
+    }
+
+    /// The event, if it is one.
+    pub fn event(&self) -> Option<Event> {
+        tidegate_cloudevents::json::decode(&Bytes::copy_from_slice(self.event_json()?.as_bytes())).ok()
+    }
+}
+
+impl Api {
+    /// That of the kubeconfig's cluster.
+    ///
+    /// # Errors
+    /// There is no kubeconfig.
+    pub async fn connect(place: &Place) -> Result<Self, Failure> {
+        let connected = cluster::client(place.context.as_deref()).await.map_err(|error| {
+            Failure::Failed(format!("no cluster is reached: {error}: set KUBECONFIG, or correct --context"))
+        })?;
+        Ok(Self::new(connected.0, place.namespace.clone().unwrap_or(connected.1)))
+    }
+
+    /// That of a client, which must not repeat by itself what is answered with 503.
+    pub fn new(client: Client, namespace: String) -> Self {
+        Self { client, namespace }
+    }
+
+    /// The client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The path of a subresource, in this namespace or another one.
+    ///
+    /// # Errors
+    /// A part is no name of Kubernetes.
+    pub fn path(&self, namespace: Option<&str>, resource: &str, name: &str, rest: &str) -> Result<String, Failure> {
+        let namespace = namespace.unwrap_or(&self.namespace);
+        for part in [namespace, name] {
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+            if part.is_empty() || part.len() > MAX_NAME || !part.chars().all(is_name) || part.starts_with('.') {
+                let shown = text(part);
+                return Err(Failure::Usage(format!("{shown:?} is no name that Kubernetes has: correct it")));
+            }
+        }
+        Ok(format!("{API}/namespaces/{namespace}/{resource}/{name}/{rest}"))
+    }
+
+    /// The answer to a call.
+    ///
+    /// # Errors
+    /// It is not answered, or refused.
+    pub async fn call(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
+        let answered = async { self.body(self.send(method, path).await?).await };
+        timeout(CALL_TIMEOUT, answered).await.unwrap_or_else(|_| Err(CallError::late()))
+    }
+
+    /// The same, after a pause where too many others ask.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn call_in_turn(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
+        let mut turns = 1;
+        loop {
+            match self.call(method.clone(), path).await {
+                Err(CallError::Busy(_)) if turns < MAX_TURNS => turns += 1,
+                answered => return answered,
+            }
+            sleep(TURN_PAUSE).await;
+        }
+    }
+
+    /// Items of a list, page by page. `limit`: so many at most.
+    pub fn pages(&self, path: String, query: Vec<(&'static str, String)>, limit: Option<u64>) -> Pages<'_> {
+        Pages { api: self, path, query, left: limit, is_done: false }
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<http::Response<Body>, CallError> {
+        let verb = if method == Method::DELETE { "delete" } else { "get" };
+        let request = Request::builder().method(method).uri(path).body(Body::empty());
+        let request = request.map_err(|error| CallError::Final(Failure::usage(error)))?;
+        let response = self.client.send(request).await.map_err(|error| CallError::unreached(&error))?;
+        let code = response.status();
+        if code.is_success() {
+            return Ok(response);
+        }
+        let body = self.body(response).await.unwrap_or_default();
+        // Without the API, rights are refused that nobody can have.
+        let is_there = !matches!(code.as_u16(), 403 | 404) || self.is_registered().await;
+        Err(if is_there { CallError::refused(code, &body, verb) } else { CallError::unregistered() })
+    }
+
+    async fn body(&self, response: http::Response<Body>) -> Result<Bytes, CallError> {
+        let collected = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        collected.map(http_body_util::Collected::to_bytes).map_err(CallError::broken)
+    }
+
+    /// Whether the API server knows the API. It says so itself, to everybody.
+    async fn is_registered(&self) -> bool {
+        let request = Request::get("/apis/subresources.tidegate.io").body(Body::empty());
+        let Ok(request) = request else { return true };
+        let answered = timeout(CALL_TIMEOUT, self.client.send(request)).await;
+        !matches!(answered, Ok(Ok(response)) if response.status() == StatusCode::NOT_FOUND)
+    }
+}
+
+/// Items of a list, as they come: one page is in memory.
+pub struct Pages<'a> {
+    api: &'a Api,
+    path: String,
+    query: Vec<(&'static str, String)>,
+    left: Option<u64>,
+    is_done: bool,
+}
+
+impl Pages<'_> {
+    /// The next page, which may be empty; `None` after the last one.
+    ///
+    /// # Errors
+    /// It is not answered, or refused.
+    pub async fn next(&mut self) -> Result<Option<Vec<Box<RawValue>>>, CallError> {
+        if self.is_done || self.left == Some(0) {
+            return Ok(None);
+        }
+        let limit = self.left.map_or(MAX_PAGE, |left| left.min(MAX_PAGE));
+        let path = with_query(&self.path, self.query.iter().cloned().chain([("limit", limit.to_string())]));
+        let answer = self.api.call_in_turn(Method::GET, &path).await?;
+        let list: List = serde_json::from_slice(&answer).map_err(|error| CallError::Final(other_version(error)))?;
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(list.items.len() as u64);
+        }
+        match list.metadata.next {
+            Some(next) => {
+                self.query.retain(|(name, _)| *name != "continue");
+                self.query.push(("continue", next));
+            }
+            None => self.is_done = true,
+        }
+        Ok(Some(list.items))
+    }
+
+    /// Where the next page begins, where there is one.
+    pub fn next_sequence(&self) -> Option<&str> {
+        self.query.iter().find(|(name, _)| *name == "continue").map(|(_, next)| next.as_str())
+    }
+}
+
+/// A path with parameters.
+pub fn with_query(path: &str, query: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    let pairs =
+        query.into_iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC)));
+    format!("{path}?{}", pairs.collect::<Vec<_>>().join("&"))
+}
+
+/// What is in an item.
+///
+/// # Errors
+/// The API is of another version.
+pub fn parse<T: DeserializeOwned>(item: &RawValue) -> Result<T, Failure> {
+    serde_json::from_str(item.get()).map_err(other_version)
+}
+
+/// An answer as an item.
+///
+/// # Errors
+/// As [`parse`].
+pub fn raw(answer: &[u8]) -> Result<&RawValue, Failure> {
+    serde_json::from_slice(answer).map_err(other_version)
+}
+
+/// A number for people.
+pub fn number<T: ToString>(number: Option<T>) -> String {
+    number.map(|number| number.to_string()).unwrap_or_default()
+}
+
+fn other_version(error: serde_json::Error) -> Failure {
+    Failure::Failed(format!(
+        "the answer is not understood: {}: use the tidegate of the operator's version",
+        text(&error.to_string())
+    ))
+}

@@ -1,0 +1,185 @@
+//! `tidegate tail`: the latest stored events of a topic, and those that come.
+
+use std::io::Write;
+use std::time::Duration;
+
+use kube::api::Api as KubeApi;
+use serde_json::value::RawValue;
+use tidegate_broker_client::layout;
+use tidegate_crds::EventHandler;
+use tidegate_operator::handler::reference;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::cluster::explain;
+use crate::failure::Failure;
+use crate::moment;
+use crate::output::{self, Format, document, print, row};
+use crate::shown;
+use crate::stored::{Api, CallError, Change, Place, Stored, parse, with_query};
+use crate::terminal::text;
+
+/// Between two beginnings of a watch at least, whatever becomes of it.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// After what is away has been away for a while.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Widths of the columns, for what they mostly hold.
+const WIDTHS: [usize; 6] = [8, 27, 24, 20, 36, 0];
+
+/// What `tidegate tail` is told.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// TOPIC or topic/TOPIC: an EventTopic. handler/HANDLER: the topic of an EventHandler, of which the events that have its
+    /// types are shown (its sources and expression are not looked at).
+    #[arg(value_name = "TOPIC")]
+    pub target: String,
+    /// Number of events before the end to begin with.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, conflicts_with = "since")]
+    pub last: u64,
+    /// Begin with what was stored at this time (RFC 3339) or later; or how long ago: 90m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    pub since: Option<jiff::Timestamp>,
+    /// Of these, only events of this type, or of the types beneath a prefix (com.shop.order.*). May be repeated.
+    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    pub types: Vec<String>,
+    /// Continue with what comes, until it is ended (Ctrl-C).
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Output: text, json (a document in each line) or yaml. The last two have all of the data.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+    /// Where the topic is.
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Shows events.
+///
+/// # Errors
+/// They cannot be read. What is away is waited for once it was there, with `--follow`.
+pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let api = Api::connect(&arguments.place).await?;
+    run_with(&api, arguments, &mut output::stdout()).await
+}
+
+/// The same with an API, and somewhere else to write to.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(api: &Api, arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let (path, types) = events_of(api, &arguments.target).await?;
+    let start = match arguments.since {
+        Some(since) => ("since", since.to_string()),
+        None => ("last", arguments.last.to_string()),
+    };
+    let mut shown = Shown { out, format: arguments.output, types: [&types, &arguments.types], is_first: true };
+    if !arguments.follow {
+        let mut pages = api.pages(path, vec![start], None);
+        while let Some(page) = pages.next().await? {
+            for item in &page {
+                shown.item(item)?;
+            }
+            output::flush(shown.out)?;
+        }
+        return Ok(());
+    }
+    follow(api, &path, start, &mut shown).await
+}
+
+/// Watches, and begins again where a watch ended.
+async fn follow(api: &Api, path: &str, start: (&'static str, String), shown: &mut Shown<'_>) -> Result<(), Failure> {
+    let mut next: Option<u64> = None;
+    let mut pause = WATCH_PAUSE;
+    loop {
+        let begun = Instant::now();
+        let from = next.map_or_else(|| start.clone(), |next| ("fromSequence", next.to_string()));
+        match watch(api, &with_query(path, [("watch", "true".to_owned()), from]), &mut next, shown).await {
+            Ok(()) => pause = WATCH_PAUSE,
+            // Before anything was there, something is wrong that is not waited for.
+            Err(CallError::Final(failure)) => return Err(failure),
+            Err(error) if next.is_none() => return Err(error.into()),
+            Err(error) => {
+                pause = if begun.elapsed() > MAX_PAUSE { WATCH_PAUSE } else { (2 * pause).min(MAX_PAUSE) };
+                eprintln!("tidegate: {}; asking again in {} s", Failure::from(error), pause.as_secs());
+            }
+        }
+        sleep_until(begun + WATCH_PAUSE).await;
+        if pause > WATCH_PAUSE {
+            sleep(pause).await;
+        }
+    }
+}
+
+async fn watch(api: &Api, path: &str, next: &mut Option<u64>, shown: &mut Shown<'_>) -> Result<(), CallError> {
+    let mut watch = api.watch(path).await?;
+    while let Some(change) = watch.next().await? {
+        match change {
+            Change::Begun(after) => *next = Some(next.unwrap_or(0).max(after + 1)),
+            Change::Added(item) => {
+                let sequence = shown.item(&item).map_err(CallError::Final)?;
+                output::flush(shown.out).map_err(CallError::Final)?;
+                *next = Some(sequence + 1);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The path of a target's events, and which types of them are meant.
+async fn events_of(api: &Api, target: &str) -> Result<(String, Vec<String>), Failure> {
+    let name = match target.split_once('/') {
+        None => target,
+        Some(("topic", name)) => name,
+        Some(("handler", name)) => return events_of_handler(api, name).await,
+        Some(_) => {
+            let shown = text(target);
+            return Err(Failure::Usage(format!("{shown:?}: name a TOPIC, topic/TOPIC or handler/HANDLER")));
+        }
+    };
+    Ok((api.path(None, "eventtopics", name, "events")?, Vec::new()))
+}
+
+async fn events_of_handler(api: &Api, name: &str) -> Result<(String, Vec<String>), Failure> {
+    // Not looked at but for its name being one.
+    api.path(None, "eventhandlers", name, "")?;
+    let handlers: KubeApi<EventHandler> = KubeApi::namespaced(api.client().clone(), api.namespace());
+    let shown = format!("EventHandler {}/{}", text(api.namespace()), text(name));
+    let handler = handlers.get(name).await;
+    let handler = handler
+        .map_err(|error| Failure::Failed(explain(&shown, &error, "ask for the right to get it, or name its topic")))?;
+    let topic = reference::topic_of(&handler);
+    let path = api.path(Some(&topic.namespace), "eventtopics", &topic.name, "events")?;
+    Ok((path, handler.spec.filter.map(|filter| filter.types).unwrap_or_default()))
+}
+
+/// Where events are shown, and which.
+struct Shown<'a> {
+    out: &'a mut dyn Write,
+    format: Format,
+    types: [&'a [String]; 2],
+    is_first: bool,
+}
+
+impl Shown<'_> {
+    /// Shows an item, if it is meant. Its sequence.
+    fn item(&mut self, item: &RawValue) -> Result<u64, Failure> {
+        let stored: Stored = parse(item)?;
+        let event = stored.event();
+        let event_type = event.as_ref().map_or("", |event| event.event_type());
+        if !self.types.iter().all(|types| layout::has_type(types, event_type)) {
+            return Ok(stored.sequence);
+        }
+        if self.format != Format::Text {
+            print(self.out, &document(item.get(), self.format))?;
+            return Ok(stored.sequence);
+        }
+        if self.is_first {
+            self.is_first = false;
+            print(self.out, &row(WIDTHS, ["SEQUENCE", "TIME", "TYPE", "SOURCE", "ID", "DATA"]))?;
+        }
+        let (source, id) = event.as_ref().map_or(("", ""), |event| (event.source(), event.id()));
+        let data = event.as_ref().map_or_else(|| stored.problem.clone().unwrap_or_default(), shown::beginning);
+        let sequence = stored.sequence.to_string();
+        print(self.out, &row(WIDTHS, [&sequence, &stored.time, event_type, source, id, &data]))?;
+        Ok(stored.sequence)
+    }
+}
