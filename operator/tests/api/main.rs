@@ -17,6 +17,7 @@ mod broker_room;
 mod broker_shared;
 mod check;
 mod children;
+mod command_line;
 mod crash;
 mod definitions;
 mod disk;

@@ -36,28 +36,28 @@ use crate::support::{Space, eventually, front_proxies, server_config};
 use crate::validation_handler::{handler, spec};
 
 /// May read and drop.
-const ANN: &str = "ann";
+pub const ANN: &str = "ann";
 /// May read topics and handlers, as role view has it.
-const BOB: &str = "bob";
+pub const BOB: &str = "bob";
 /// No request of the operator waits longer for a broker.
 const BROKER_REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A topic `orders` with a handler `billing` on a real broker, and an operator pod that does not lead and serves the API.
-struct Data {
-    space: Space,
+pub struct Data {
+    pub space: Space,
     /// For the calls: one that does not try again by itself.
     client: Client,
-    broker: TestBroker,
+    pub broker: TestBroker,
     topic: TopicHandle,
     port: u16,
     _operator: Operator,
-    _serving: AbortOnDropHandle<std::io::Result<()>>,
+    serving: Option<AbortOnDropHandle<std::io::Result<()>>>,
     // Last: an APIService is the cluster's.
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Data {
-    async fn start(purpose: &str) -> Self {
+    pub async fn start(purpose: &str) -> Self {
         let turn = turn().await;
         let (space, places) = (Space::new(purpose).await, Places::default());
         let broker = server().await;
@@ -75,7 +75,8 @@ impl Data {
         let mut config = server_config();
         config.default_retry = false;
         let client = Client::try_from(config).unwrap();
-        let data = Self { space, client, broker, topic, port, _operator: operator, _serving: serving, _turn: turn };
+        let data =
+            Self { space, client, broker, topic, port, _operator: operator, serving: Some(serving), _turn: turn };
         data.register().await;
         data.grant().await;
         data
@@ -135,6 +136,14 @@ impl Data {
         .await;
     }
 
+    /// Ends the operator pod that serves the API.
+    pub async fn end_operator(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            let _ = serving.await;
+        }
+    }
+
     fn path(&self, rest: &str) -> String {
         format!("/namespaces/{}/{rest}", self.space.name)
     }
@@ -182,13 +191,13 @@ impl Data {
         }
     }
 
-    async fn store(&self, event: &Event) {
+    pub async fn store(&self, event: &Event) {
         let (headers, payload) = peer::encode(event);
         let subject = layout::event_subject(0, event.event_type());
         self.publish(subject, headers, payload).await;
     }
 
-    async fn dead_letter(&self, event: &Event, more: &[(&str, &str)]) {
+    pub async fn dead_letter(&self, event: &Event, more: &[(&str, &str)]) {
         let (mut headers, payload) = peer::encode(event);
         for (name, value) in more {
             headers.insert(*name, *value);
@@ -196,13 +205,13 @@ impl Data {
         self.publish(layout::dead_letter_subject("billing"), headers, payload).await;
     }
 
-    async fn publish(&self, subject: String, headers: HeaderMap, payload: axum::body::Bytes) {
+    pub async fn publish(&self, subject: String, headers: HeaderMap, payload: axum::body::Bytes) {
         let js = jetstream(self.topic.operator.clone());
         js.publish_with_headers(subject, headers, payload).await.unwrap().await.unwrap();
     }
 }
 
-fn event(id: &str, data: &[u8]) -> Event {
+pub fn event(id: &str, data: &[u8]) -> Event {
     Event::builder(id, "/shop", "order.new").data(data.to_vec()).build().unwrap()
 }
 
