@@ -87,6 +87,18 @@ for part in 'kind: PrometheusRule' 'alert: TidegateOperatorDown' 'release: kube'
 done
 refuses telemetry.prometheus.enabled --set telemetry.prometheus.podMonitor.enabled=true
 refuses telemetry.prometheus.enabled --set telemetry.prometheus.rules.enabled=true
+lacks 'grafana' 'dashboards nobody asked for' "${prometheus[@]}"
+dashboards=("${prometheus[@]}" --set telemetry.prometheus.dashboards.enabled=true)
+for part in 'grafana_dashboard: "1"' 'grafana_folder: Events' 'team: red'; do
+  renders "$part" 'dashboards' "${dashboards[@]}" --set telemetry.prometheus.dashboards.annotations.grafana_folder=Events \
+    --set telemetry.prometheus.dashboards.labels.team=red
+done
+for dashboard in topics handlers brokers operator; do
+  renders "^  name: tidegate-dashboard-$dashboard\$" "dashboard $dashboard" "${dashboards[@]}"
+  renders "^    *\"uid\": \"tidegate-$dashboard\"" "dashboard $dashboard as it is" "${dashboards[@]}"
+done
+refuses telemetry.prometheus.enabled --set telemetry.prometheus.dashboards.enabled=true
+refuses labels --set telemetry.prometheus.dashboards.labels.grafana_dashboard=1
 refuses interval --set telemetry.prometheus.podMonitor.interval=soon
 refuses from --set 'telemetry.prometheus.from[0].everybody=true'
 renders 'kind: PodDisruptionBudget' 'disruption budget of two' --set replicas=2
@@ -145,7 +157,7 @@ data_for_viewers() {
 refuses enabled --set-string api.enabled=maybe
 renders 'containerPort: 8443' 'aggregated API without webhook' --set api.enabled=true,webhook.enabled=false
 marked=$(render --set api.enabled=true,telemetry.prometheus.enabled=true,telemetry.prometheus.podMonitor.enabled=true \
-  --set telemetry.prometheus.rules.enabled=true --set commonAnnotations.owner=blue | tee "$work/out" | grep -c '^    owner: blue')
+  --set telemetry.prometheus.rules.enabled=true,telemetry.prometheus.dashboards.enabled=true --set commonAnnotations.owner=blue | tee "$work/out" | grep -c '^    owner: blue')
 objects=$(grep -c '^kind: ' "$work/out")
 [ "$marked" = "$objects" ] || fail "with everything on, of $objects objects $marked have an annotation of all"
 renders 'kind: PodDisruptionBudget' 'high availability' --values "$chart/values-ha.yaml"

@@ -35,6 +35,7 @@ tests() {
 judge "" "the chart" chart
 judge "" "the chart's test" tests
 judge "" "the aggregated API" chart --set api.enabled=true
+judge "" "the dashboards" chart --set telemetry.prometheus.enabled=true,telemetry.prometheus.dashboards.enabled=true
 # Its Namespace is not there: nothing is made. So it is judged as if it were for another one.
 judge "" "install.yaml" sed 's/namespace: tidegate-system/namespace: default/' manifests/install.yaml
 judge "" "the chart with other values" chart \
