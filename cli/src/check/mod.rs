@@ -9,9 +9,10 @@ use kube::Client;
 use tokio::time::timeout;
 
 use crate::cluster;
-use crate::doctor::show::{self, Format, Report};
+use crate::doctor::show::{self, Report};
 use crate::doctor::{LOOK_TIMEOUT, not_reached, too_late};
 use crate::failure::Failure;
+use crate::output::Format;
 
 /// What `tidegate check` is told.
 #[derive(Debug, clap::Args)]
@@ -25,8 +26,8 @@ pub struct Arguments {
     /// Context of the kubeconfig.
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// Output: table, json or yaml.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
 

@@ -16,7 +16,8 @@ use tokio::time::timeout;
 
 use crate::cluster;
 use crate::failure::Failure;
-use show::{Format, Report};
+use crate::output::Format;
+use show::Report;
 use target::Target;
 
 /// The longest time that a cluster gets to answer everything.
@@ -35,8 +36,8 @@ pub struct Arguments {
     /// Context of the kubeconfig.
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// Output: table, json or yaml.
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
 }
 

@@ -2,23 +2,11 @@
 
 use std::io::IsTerminal as _;
 
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::finding::{Finding, State};
 use crate::failure::Failure;
-use crate::terminal::{self, print as print_line};
-
-/// How findings are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// One JSON document.
-    Json,
-    /// One YAML document.
-    Yaml,
-}
+use crate::output::{self, Format};
 
 /// Everything that is shown.
 pub struct Report {
@@ -98,17 +86,14 @@ impl State {
 /// # Errors
 /// Something is red, or could not be looked at; or nobody reads it.
 pub fn print(report: &Report, format: Format) -> Result<(), Failure> {
-    match format {
-        Format::Table => {
-            let is_coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            report.lines(is_coloured).iter().try_for_each(|line| print_line(line))?;
-        }
-        Format::Json => print_line(&format!("{:#}", report.document()))?,
-        Format::Yaml => {
-            let yaml = serde_saphyr::to_string(&report.document()).map_err(Failure::failed)?;
-            yaml.lines().try_for_each(|line| print_line(&terminal::line(line)))?;
-        }
+    let mut out = output::stdout();
+    if format == Format::Text {
+        let is_coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        report.lines(is_coloured).iter().try_for_each(|line| output::print(&mut out, line))?;
+    } else {
+        output::print(&mut out, &output::document(&report.document().to_string(), format))?;
     }
+    output::flush(&mut out)?;
     report.outcome()
 }
 
