@@ -22,7 +22,7 @@ impl TestBroker {
             routes: self.routed,
             pods: self.pods,
             present: of(|node| node.pid().is_some()),
-            running: of(|node| node.pid().is_some()),
+            placed: of(|node| node.pid().is_some()),
             volumes: of(|node| node.data().exists()),
         }
     }

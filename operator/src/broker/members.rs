@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Error as KubeError, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
@@ -16,7 +16,7 @@ use tidegate_broker_client::contract::Routing;
 use time::OffsetDateTime;
 
 use super::desired::{Input, claim, server};
-use super::observe::Observed;
+use super::observe::{Observed, selected};
 pub(super) use super::progress::Progress;
 use super::restart;
 use super::scale::{Goal, Scale};
@@ -66,11 +66,13 @@ pub(super) async fn proceed(
         Ok(servers) => servers,
         Err(error) => return Ok(Progress::waits(format!("waiting for its servers: {error}"))),
     };
-    let site = site(context, input, place, &server(input, scale.routes)?);
+    let mut site = site(context, input, place, &server(input, scale.routes)?);
     let observed = match membership::observe(servers.system_client(), &site).await {
         Ok(observed) => observed,
         Err(error) => return Ok(Progress::waits(format!("waiting for its servers: {error}"))),
     };
+    // The servers take seconds to answer: one that has started since then must not be stopped for one that was never there.
+    look_at_pods(&mut site, &pods_now(context, input).await?);
     let next = membership::plan(&site, &observed, usize::try_from(wanted).unwrap_or(1));
     match next {
         Next::Done => Ok(Progress::acts("done".to_owned(), Some(scale.ended(wanted, goal)))),
@@ -120,14 +122,28 @@ fn site(context: &Context, input: &Input<'_>, place: &Place, server: &Server) ->
     let site = restart::site(place);
     let of = |name: &str| site.names.iter().position(|known| known == name);
     let Observed { pods, volumes, .. } = input.observed;
-    Site {
+    let mut site = Site {
         digests: site.names.iter().map(|name| (context.digests)(&place.broker, server, name)).collect(),
         routes: usize::try_from(input.scale.routes).unwrap_or_default(),
-        present: pods.iter().filter_map(|pod| of(&pod.name_any())).collect::<BTreeSet<Ordinal>>(),
-        running: pods.iter().filter(|pod| restart::is_running(pod)).filter_map(|pod| of(&pod.name_any())).collect(),
         volumes: volumes.iter().filter_map(|claim| of(claim.strip_prefix("data-")?)).collect(),
         ..site
-    }
+    };
+    look_at_pods(&mut site, pods);
+    site
+}
+
+fn look_at_pods(site: &mut Site, pods: &[Pod]) {
+    let now = jiff::Timestamp::now();
+    let of = |pod: &Pod| site.names.iter().position(|known| *known == pod.name_any());
+    let present: BTreeSet<Ordinal> = pods.iter().filter_map(of).collect();
+    site.placed = pods.iter().filter(|pod| restart::may_run(pod, now)).filter_map(of).collect();
+    site.present = present;
+}
+
+/// The pods as the API server has them: the operator's own copy may be older than what the servers said.
+async fn pods_now(context: &Context, input: &Input<'_>) -> Result<Vec<Pod>, Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &input.owner.namespace);
+    Ok(pods.list(&selected(&input.owner.name)).await?.items)
 }
 
 /// Does a step that is not the servers' own. Returns the record, where it changes.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::SignedDuration;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, Preconditions};
@@ -14,12 +15,15 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 
 use crate::context::{Context, Owner};
 use crate::kubernetes::names;
-use crate::kubernetes::pods::is_ready;
+use crate::kubernetes::pods::{self, is_ready};
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::Place;
 
 /// The broker's container in its pod.
 const CONTAINER: &str = "nats";
+
+/// A server whose pod has had a node for so long, and that was not started, is not about to join.
+const START_LIMIT: SignedDuration = SignedDuration::from_mins(10);
 
 /// How far the pods of a broker are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,6 +182,17 @@ fn states(pods: &[Pod], set: &StatefulSet, site: &Site) -> BTreeMap<Ordinal, Pod
     pods.iter().filter_map(state).collect()
 }
 
+/// Whether its server runs, or may start and join the cluster at any moment: a node has the pod. One that cannot be started
+/// is none: else a broker could not go back from servers that never came.
+pub(super) fn may_run(pod: &Pod, now: jiff::Timestamp) -> bool {
+    if is_running(pod) {
+        return true;
+    }
+    let has_node = pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|name| !name.is_empty()));
+    let is_late = pods::scheduled_at(pod).is_some_and(|since| now.duration_since(since) > START_LIMIT);
+    has_node && !is_late && pods::trouble([pod]).is_none_or(|trouble| !trouble.is_hopeless)
+}
+
 /// Whether its server has been started and has not ended.
 pub(super) fn is_running(pod: &Pod) -> bool {
     let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
@@ -226,6 +241,26 @@ mod tests {
         let found = states(&pods, &set("new"), &site);
         let good = PodState { is_outdated: false, is_ready: true, is_running: true, is_ending: false };
         assert_eq!(found, BTreeMap::from([(0, good), (1, PodState { is_outdated: true, is_running: false, ..good })]));
+    }
+
+    #[test]
+    fn a_pod_with_a_node_may_run_unless_it_cannot_be_started() {
+        let waits = |reason: &str| json!({"waiting": {"reason": reason}});
+        let may = |node: Option<&str>, state: &Value, minutes: i64| {
+            let mut pod = pod("b-broker-1", "new", state);
+            let now = jiff::Timestamp::now();
+            pod.spec = serde_json::from_value(json!({"containers": [], "nodeName": node})).unwrap();
+            let scheduled = json!([{
+                "type": "PodScheduled", "status": "True", "lastTransitionTime": now - SignedDuration::from_mins(minutes),
+            }]);
+            pod.status.as_mut().unwrap().conditions = serde_json::from_value(scheduled).unwrap();
+            may_run(&pod, now)
+        };
+        let creating = waits("ContainerCreating");
+        assert!(may(Some("n"), &creating, 1) && may(None, &json!({"running": {}}), 1));
+        assert!(may(Some("n"), &json!({"running": {}}), 60));
+        assert!(!may(None, &creating, 1), "it has no node yet");
+        assert!(!may(Some("n"), &waits("ImagePullBackOff"), 1) && !may(Some("n"), &creating, 11));
     }
 
     #[test]

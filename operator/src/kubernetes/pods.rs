@@ -51,6 +51,13 @@ pub fn is_ready(pod: &Pod) -> bool {
     has_condition(pod.status.as_ref(), "Ready", "True").is_some()
 }
 
+/// When it got its node.
+pub fn scheduled_at(pod: &Pod) -> Option<jiff::Timestamp> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "True")?;
+    found.last_transition_time.as_ref().map(|time| time.0)
+}
+
 fn trouble_of(pod: &Pod) -> Option<Trouble> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;

@@ -16,6 +16,8 @@ mod view;
 
 #[cfg(test)]
 mod walk;
+#[cfg(test)]
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -47,8 +49,8 @@ pub struct Site {
     pub pods: usize,
     /// Those whose pod is there, starting, running or ending.
     pub present: BTreeSet<Ordinal>,
-    /// Those of which the server's container runs.
-    pub running: BTreeSet<Ordinal>,
+    /// Those whose pod has a node: the server runs, or may start and join at any moment.
+    pub placed: BTreeSet<Ordinal>,
     /// Those that have a volume.
     pub volumes: BTreeSet<Ordinal>,
 }
@@ -240,7 +242,7 @@ impl fmt::Display for Wait {
             Self::Agreement => f.write_str("waiting for the servers to agree on who belongs to their cluster"),
             Self::Joining(names) => write!(
                 f,
-                "waiting for {} to join the cluster: a server whose name was removed less than five minutes ago is let in after that time, or when the pod of the server that leads the cluster is restarted",
+                "waiting for {} to join the cluster: a server whose name was removed less than five minutes ago is let in after that time, or when the pod of the server that leads the cluster is restarted; one whose pod has a node and has not started is waited for ten minutes at most",
                 names.join(", ")
             ),
             Self::Removed(name) => write!(

@@ -2,7 +2,8 @@
 //!
 //! More servers: routes → reload → pods → members → copies → counts. Fewer: leaders of streams → copies → what lies there →
 //! leader of the cluster → removed while it runs → pod → volume → routes. A server is never stopped before it is removed:
-//! two of which one is stopped have no majority, and then nothing can be removed any more.
+//! two of which one is stopped have no majority, and then nothing can be removed any more. Where one was stopped all the same
+//! (a pod that got its node while others were told to end), its pod comes back, and it is removed then.
 
 use super::view::View;
 use super::{BrokerStep, Next, Observed, Ordinal, Site, SiteStep, Step, StreamId, Wait};
@@ -16,8 +17,13 @@ const STREAMS_AT_A_TIME: usize = 8;
 /// ends between two steps leaves nothing behind that the next one would have to know.
 #[must_use]
 pub fn plan(site: &Site, observed: &Observed, wanted: usize) -> Next {
-    let Some(view) = View::new(site, observed) else { return Next::Wait(Wait::Leader) };
+    let Some(view) = View::new(site, observed) else {
+        return stopped(site, observed).map_or(Next::Wait(Wait::Leader), |last| act(SiteStep::SetPods(last + 1)));
+    };
     let away = view.away();
+    if let Some(last) = away.last().copied().filter(|last| *last >= site.pods) {
+        return act(SiteStep::SetPods(last + 1));
+    }
     if !away.is_empty() {
         return Next::Wait(Wait::Away(view.names(away)));
     }
@@ -37,6 +43,14 @@ pub fn plan(site: &Site, observed: &Observed, wanted: usize) -> Next {
         None if target < wanted => Next::Wait(Wait::Ending(view.names([target]))),
         None => Next::Done,
     }
+}
+
+/// The last server that may be a member and was stopped, where no server leads. Those that run know how many members there
+/// are and not which; a member has its volume until it is removed.
+fn stopped(site: &Site, observed: &Observed) -> Option<Ordinal> {
+    let running = observed.servers.range(..site.pods).filter_map(|(_, server)| server.cluster.as_ref());
+    let members = running.map(|cluster| cluster.size).max()?;
+    site.volumes.last().copied().filter(|last| members > site.pods && *last >= site.pods)
 }
 
 struct Change<'a> {
@@ -80,8 +94,8 @@ impl Change<'_> {
             let next = self.leaders().or_else(|| self.copies()).or_else(|| self.copying());
             return next.or_else(|| self.evacuate(*last)).or_else(|| Some(self.remove(*last)));
         }
-        // One that may become a member while it is being stopped must become one first, and be removed: also one that runs
-        // and does not answer yet.
+        // One that may become a member while it is being stopped must become one first, and be removed: also one that has a
+        // node and does not answer yet.
         let may_join = |ordinal: &Ordinal| view.is_joining(*ordinal) || view.is_silent(*ordinal);
         let joining: Vec<Ordinal> = (target..view.site.pods).filter(may_join).collect();
         if !joining.is_empty() {

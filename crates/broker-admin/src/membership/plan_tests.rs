@@ -4,14 +4,14 @@ use super::super::{Cluster, MAX_SERVERS, Server, Stream};
 use super::*;
 
 /// So many pods, of which these servers are members and run.
-fn site(pods: usize, running: &[Ordinal]) -> Site {
+fn site(pods: usize, placed: &[Ordinal]) -> Site {
     Site {
         names: (0..MAX_SERVERS).map(|ordinal| format!("b-{ordinal}")).collect(),
         digests: vec!["d".into(); MAX_SERVERS],
         routes: pods,
         pods,
         present: (0..pods).collect(),
-        running: running.iter().copied().collect(),
+        placed: placed.iter().copied().collect(),
         volumes: (0..pods).collect(),
     }
 }
@@ -62,7 +62,25 @@ fn a_server_that_runs_and_says_nothing_yet_is_not_stopped() {
     let starting = site(3, &[0, 2]);
     assert_eq!(plan(&starting, &alone, 1), Next::Wait(Wait::Joining(vec!["b-2".into()])));
     let without = site(3, &[0]);
-    assert_eq!(plan(&without, &alone, 1), Next::Act(Step::Site(SiteStep::SetPods(1))), "none of them runs");
+    assert_eq!(plan(&without, &alone, 1), Next::Act(Step::Site(SiteStep::SetPods(1))), "none of them can start");
+}
+
+#[test]
+fn a_member_that_was_stopped_is_started_again() {
+    let again = |pods| Next::Act(Step::Site(SiteStep::SetPods(pods)));
+    let mut site = Site { volumes: (0..2).collect(), ..site(1, &[0]) };
+    let mut seen = observed(2, &[]);
+    seen.servers.remove(&1);
+    assert_eq!(plan(&site, &seen, 1), again(2), "a leader says which one");
+    // It has no majority, and knows only how many there are.
+    let cluster = Cluster { leader: None, members: BTreeSet::from([0]), size: 2, is_settled: true };
+    seen.servers.get_mut(&0).unwrap().cluster = Some(cluster);
+    assert_eq!(plan(&site, &seen, 1), again(2));
+    site.pods = 2;
+    assert_eq!(plan(&site, &seen, 1), Next::Wait(Wait::Leader), "its pod is to come");
+    site.pods = 1;
+    seen.servers.get_mut(&0).unwrap().cluster.as_mut().unwrap().size = 1;
+    assert_eq!(plan(&site, &seen, 1), Next::Wait(Wait::Leader), "an election, and a volume that a removed one left");
 }
 
 #[test]

@@ -66,9 +66,9 @@ impl<'a> View<'a> {
             && self.observed.servers.get(&ordinal).is_some_and(|server| server.cluster.is_some())
     }
 
-    /// Whether a server runs that has not answered: it may be about to become a member.
+    /// Whether a server runs, or is about to, that has not answered: it may become a member at any moment.
     pub(super) fn is_silent(&self, ordinal: Ordinal) -> bool {
-        self.site.running.contains(&ordinal)
+        self.site.placed.contains(&ordinal)
             && !self.members.contains(&ordinal)
             && !self.observed.servers.contains_key(&ordinal)
     }

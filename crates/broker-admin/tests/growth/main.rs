@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tidegate_broker_admin::api::Broker;
-use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Observed, Step, Wait};
+use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Next, Observed, SiteStep, Step, Wait};
 use tidegate_broker_client::TopicId;
 use tidegate_test_broker::{TestBroker, topic, topic_id};
 use tokio::time::{Instant, sleep};
@@ -134,6 +134,31 @@ async fn run(sizes: &[usize], rate: u32, kills: bool) {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_three_one_while_events_flow() {
     run(&[3, 1], 100, false).await;
+}
+
+/// Nothing of the plan stops a member; a StatefulSet that somebody makes smaller does. What is left has no majority.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_stopped_comes_back_and_is_removed() {
+    let (mut growing, _clients) = Growing::start(false).await;
+    let begun = Instant::now();
+    loop {
+        let observed = growing.observe().await;
+        let mut clusters = observed.servers.values().filter_map(|server| server.cluster.as_ref());
+        if clusters.any(|cluster| cluster.leader.is_some() && cluster.members.len() > 1) {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "{observed:#?}");
+        match membership::plan(&growing.broker.site(), &observed, 3) {
+            Next::Act(step) => growing.act(&step, &observed, begun).await,
+            _ => sleep(PAUSE).await,
+        }
+    }
+    growing.broker.step(&SiteStep::SetPods(1)).await;
+    growing.bring_to(1).await;
+    let again = |step: &String| step == "running 3 pod(s)";
+    assert!(growing.steps.iter().filter(|step| again(step)).count() >= 2, "{:#?}", growing.steps);
+    let observed = growing.observe().await;
+    assert!(observed.servers.len() == 1 && observed.is_whole(&growing.broker.site()), "{observed:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
