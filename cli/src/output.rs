@@ -13,6 +13,7 @@ use crate::terminal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
+    #[value(alias = "table")]
     Text,
     /// A JSON document in each line.
     Json,

@@ -303,8 +303,9 @@ fn dead_letters(shown: &str, handler: &EventHandler) -> Option<Finding> {
     });
     let letters = if count == 1 { "1 is kept".to_owned() } else { format!("{count} are kept") };
     let message = format!(
-        "{letters}{}. Repair what refused them, then have them delivered again with spec.redrive",
-        last.unwrap_or_default()
+        "{letters}{}. tidegate dead list {} shows them; repair what refused them, then have them delivered again with spec.redrive",
+        last.unwrap_or_default(),
+        handler.name_any()
     );
     Some(Finding::new(LINK, State::Warning, shown, "Kept", &message))
 }

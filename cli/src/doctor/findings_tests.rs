@@ -295,7 +295,7 @@ fn dead_letters_are_counted_with_the_last_failure() {
             json!({}),
             json!({"deadLetters": 1}),
             State::Warning,
-            "1 is kept. Repair what refused them, then have them delivered again with spec.redrive",
+            "1 is kept. tidegate dead list billing shows them; repair what refused them",
         ),
         (json!({"deadLetter": {"topic": "failed"}}), json!({}), State::Ok, "events of EventTopic failed"),
     ] {

@@ -36,3 +36,11 @@ fn without_a_cluster_it_is_said_what_to_do() {
         assert!(text.contains(says) && output.stdout.is_empty(), "{text}");
     }
 }
+
+#[test]
+fn an_output_is_text_or_a_document() {
+    for (format, is_known) in [("table", true), ("text", true), ("json", true), ("yaml", true), ("wide", false)] {
+        let output = run("/nowhere/at/all", &["doctor", "handler/billing", "-o", format]);
+        assert_eq!(output.status.code(), Some(if is_known { 5 } else { 2 }), "{format}");
+    }
+}
