@@ -207,6 +207,9 @@ for section in $(sed -n 's/.*runbook_url: .*#//p' "$chart/files/prometheus/rules
   grep -qxF -- "$section" <<<"$sections" || fail "an alert names the section $section, which $page does not have"
 done
 
+# Dashboards and alerts use what the programs export.
+"$(dirname "$0")/dashboards.py" check >"$work/out" || fail "dashboards: $(cat "$work/out")"
+
 # Every right says why.
 awk '/^- apiGroups/ && previous !~ /^#/ { print FILENAME ":" FNR; bad = 1 } { previous = $0 } END { exit bad }' \
   "$chart"/templates/*role*.yaml "$chart"/templates/tests/*.yaml >"$work/rights" || fail "rights without a reason: $(cat "$work/rights")"
