@@ -8,7 +8,8 @@
 #   make book      the documentation as a book, in target/book
 #   make verify    format, lints, what may be linked, generated files, chart
 #   make oldest    chart and operator on the API server of the oldest Kubernetes that is supported
-#   make prometheus-test  the chart's alerts, by promtool
+#   make prometheus-test  the chart's alerts, and the queries of its dashboards, by promtool
+#   make dashboards-test  every query of dashboards and alerts, asked of a Prometheus that scrapes the programs
 #   make soak      what takes long: order by key under chaos at full size, requests to the API server
 #   make scale     what hundreds of topics and handlers cost the operator, and by extrapolation thousands
 #   make release   what a release publishes, in target/release-VERSION: images, chart, install.yaml, command line, bills of
@@ -209,13 +210,24 @@ endif
 	@HELM=$(call TOOL,helm) charts/check.sh
 	@$(KUBE) CLUSTER=$(CLUSTER) KUBECTL=$(call TOOL,kubectl) HELM=$(call TOOL,helm) manifests/check.sh
 
-# The chart's alerts, by Prometheus's own tool: PROMTOOL names it (Debian: in the package prometheus). It is no part of `verify`,
-# because nothing here builds it.
+# The chart's alerts and dashboards, by Prometheus's own programs: PROMTOOL and PROMETHEUS name them (Debian: both in the package
+# prometheus). They are no part of `verify` and `test`, because nothing here builds them.
 PROMTOOL ?= promtool
-.PHONY: prometheus-test
+PROMETHEUS ?= prometheus
+.PHONY: prometheus-test dashboards-test
 prometheus-test:
+	@command -v $(PROMTOOL) >/dev/null || { echo "missing: promtool. Install it (Debian: apt-get install prometheus), or name it by PROMTOOL=" >&2; exit 1; }
 	@$(PROMTOOL) check rules charts/tidegate/files/prometheus/rules.yaml
 	@$(PROMTOOL) test rules charts/rules.test.yaml
+	@queries=$$(mktemp); trap 'rm -f "$$queries"' EXIT; charts/dashboards.py rules >"$$queries" && $(PROMTOOL) check rules "$$queries"
+
+# A minute, once everything is built.
+dashboards-test: toolchain node-program
+	@$(NODE) tools --only parts --only kube >/dev/null
+	@cargo build -q --workspace --bin tidegate --bin tidegate-operator --bin tidegate-ingress --bin tidegate-handler-sidecar $(CARGO_FLAGS)
+	@export KUBECTL=$(call TOOL,kubectl) ETCD=$(call TOOL,etcd) NATS_SERVER=$(call TOOL,nats-server) \
+	  KUBE_APISERVER=$(call TOOL,kube-apiserver); \
+	TIDEGATE=$(BIN)/tidegate PROMETHEUS=$(PROMETHEUS) PROMTOOL=$(PROMTOOL) manifests/on-api-server.sh e2e/dashboards/run.sh
 
 # The oldest Kubernetes that the chart says it supports: its API server judges what the chart renders, and the operator's tests
 # on an API server run on it. Four minutes of building it, once, are why this is no part of `verify` and `test`.
