@@ -15,6 +15,7 @@ use crate::broker::expiry::{self, Expiries};
 use crate::broker::nudge::Unserved;
 use crate::broker::rollover::Outdated;
 use crate::broker::room::Promises;
+use crate::broker::turns::Turns;
 use crate::health::Health;
 use crate::identity::keys::Authorities;
 use crate::identity::token_keys::TokenKeys;
@@ -35,7 +36,7 @@ use crate::sessions::lag::{self, LagTracker};
 use crate::sessions::letters::LetterCounts;
 use crate::sessions::reports::Reports;
 use crate::sessions::retries::{self, RetryTracker};
-use crate::topic::storage::{RestartPolicy, Turns};
+use crate::topic::storage::RestartPolicy;
 
 /// What every reconcile is given. Cheap to clone.
 #[derive(Clone)]
@@ -66,7 +67,7 @@ pub struct Context {
     pub expiries: Arc<Expiries>,
     /// Brokers that have to be looked at because of their topics.
     pub broker_changes: Arc<Changes<BrokerKey>>,
-    /// Brokers of which a pod that does not store was told to end.
+    /// Brokers of which a pod was told to end.
     pub broker_restarts: Arc<Turns>,
     /// Topics and handlers with certificates of a stage of a rollover that is over.
     pub outdated: Arc<Changes<Outdated>>,

@@ -62,6 +62,9 @@ pub(super) async fn proceed(
         // Written down before anything is done: from now on no pod is restarted, and topics leave the copies alone.
         return Ok(Progress::acts("beginning".to_owned(), Some(scale.begun(wanted))));
     }
+    if !context.broker_restarts.is_free(&place.broker, &input.observed.pods) {
+        return Ok(Progress::waits("waiting for a pod to end that was told to".to_owned()));
+    }
     let servers = match context.brokers.servers(place).await {
         Ok(servers) => servers,
         Err(error) => return Ok(Progress::waits(format!("waiting for its servers: {error}"))),

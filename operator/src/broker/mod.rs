@@ -23,6 +23,7 @@ mod status;
 mod tails;
 pub mod topics;
 mod trust;
+pub mod turns;
 mod volumes;
 mod waiting;
 

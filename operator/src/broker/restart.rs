@@ -101,7 +101,7 @@ pub(super) async fn proceed_with_idle(
     if let Restart::Pod(ordinal) = next_restart(&site, &states, None)
         && states.get(&ordinal).is_some_and(|pod| !pod.is_running)
     {
-        delete(context, owner, pods, &site.names[ordinal]).await?;
+        delete(context, owner, place, pods, &site.names[ordinal]).await?;
     }
     Ok(())
 }
@@ -147,14 +147,21 @@ pub(super) async fn proceed(
             executor.run(&step, &HashMap::new()).await?;
         }
     }
-    if let Restart::Pod(ordinal) = next {
-        delete(context, owner, pods, &site.names[ordinal]).await?;
+    if let Restart::Pod(ordinal) = next
+        && !delete(context, owner, place, pods, &site.names[ordinal]).await?
+    {
+        let step = "waiting for a pod to end that was told to".to_owned();
+        return Ok(Rollout { outdated, pods: site.pods, step });
     }
     Ok(Rollout { outdated, pods: site.pods, step: next.explain(&site) })
 }
 
-async fn delete(context: &Context, owner: &Owner, pods: &[Pod], name: &str) -> Result<(), Error> {
-    let Some(pod) = pods.iter().find(|pod| pod.name_any() == name) else { return Ok(()) };
+/// Tells a pod to end, and answers whether it did: not while another one was told to that is not seen to end yet.
+async fn delete(context: &Context, owner: &Owner, place: &Place, pods: &[Pod], name: &str) -> Result<bool, Error> {
+    let Some(pod) = pods.iter().find(|pod| pod.name_any() == name) else { return Ok(true) };
+    if !context.broker_restarts.take(&place.broker, pod, pods) {
+        return Ok(false);
+    }
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &owner.namespace);
     // The pod that was looked at: one that has taken its place is of the new template.
     let this_one = Preconditions { uid: pod.uid(), resource_version: None };
@@ -164,7 +171,7 @@ async fn delete(context: &Context, owner: &Owner, pods: &[Pod], name: &str) -> R
         Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The pods by the numbers of their servers.

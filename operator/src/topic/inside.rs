@@ -33,7 +33,7 @@ use crate::topic::serve::serve;
 use crate::topic::settings::Settings;
 use crate::topic::status::{Journal, STREAM_REFUSED};
 use crate::topic::storage::{self, Storage};
-use crate::topic::{key, leftovers};
+use crate::topic::{is_healing, key, leftovers};
 
 /// How far the broker's inside is.
 #[derive(Debug)]
@@ -222,7 +222,9 @@ async fn stored(
         leader: leader.filter(|_| replicas > 1),
         pods: &observed.pods,
         wanted: replicas,
-        is_changing: observed.scale.pods != observed.broker.spec.replicas,
+        is_changing: observed.scale.pods != observed.broker.spec.replicas
+            || (replicas > 1 && observed.scale.is_changing()),
+        is_healing: is_healing(&observed.broker),
         policy: context.restart_policy,
     };
     let storage = storage::judge(&seen, Timestamp::now());

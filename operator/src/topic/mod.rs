@@ -144,7 +144,7 @@ fn holds_to(inside: &Inside, promised: u64) -> bool {
 }
 
 /// Whether copies on its servers are made again, step by step: each with the number of copies that it needs.
-fn is_healing(broker: &EventBroker) -> bool {
+pub(super) fn is_healing(broker: &EventBroker) -> bool {
     let audit = broker.status.as_ref().and_then(|status| status.audit.as_ref());
     audit.is_some_and(|audit| !audit.damaged.is_empty())
 }

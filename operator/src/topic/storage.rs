@@ -1,8 +1,6 @@
 //! A broker that answers, and does not store: its disk is full, or was. NATS does not recover from that by itself, also
 //! when there is room again; a restart of the pod does.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -11,20 +9,15 @@ use kube::api::{DeleteParams, Preconditions};
 use kube::runtime::events::EventType;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
-use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
-use crate::sessions::brokers::BrokerKey;
 use crate::sessions::ingress_reports::Unanswered;
 use crate::topic::observe::Observed;
 
 /// Percent of a volume that has to be free before a restart is of use.
 const FREE_PERCENT: u64 = 5;
-
-/// So long nobody else tells a pod of the same broker to end: until it is seen to.
-const TURN: Duration = Duration::from_secs(30);
 
 /// When a pod that does not store is restarted.
 #[derive(Clone, Copy, Debug)]
@@ -68,13 +61,15 @@ pub struct Seen<'a> {
     pub wanted: i32,
     /// Whether there come to be more of them or fewer.
     pub is_changing: bool,
+    /// Whether copies of streams are made again from others: the whole one may lie on the pod alone.
+    pub is_healing: bool,
     /// When one is restarted.
     pub policy: RestartPolicy,
 }
 
 /// Decides.
 pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
-    let Seen { unanswered, stands_still, leader, pods, wanted, is_changing, policy } = *seen;
+    let Seen { unanswered, stands_still, leader, pods, wanted, is_changing, is_healing, policy } = *seen;
     let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= policy.unanswered_for).collect();
     if lasting.is_empty() || !stands_still {
         return Storage::Healthy;
@@ -98,6 +93,12 @@ pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
     if is_changing {
         return Storage::Stuck(name.to_owned(), "it is restarted when the broker has as many servers as it is to have");
     }
+    if is_healing && wanted > 1 {
+        return Storage::Stuck(
+            name.to_owned(),
+            "it is restarted when every copy of a stream is whole, which condition Intact of the EventBroker tells",
+        );
+    }
     let ready = pods.iter().filter(|pod| is_ready(pod)).count();
     if wanted > 1 && i32::try_from(ready).unwrap_or(i32::MAX) < wanted {
         return Storage::Stuck(name.to_owned(), "it is restarted when all broker pods are ready");
@@ -114,37 +115,17 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Whose pod was told to end a moment ago, and is perhaps not seen to end yet: topics decide each for itself.
-#[derive(Debug, Default)]
-pub struct Turns(Mutex<HashMap<BrokerKey, Instant>>);
-
-impl Turns {
-    /// Takes a broker's turn, if nobody has.
-    fn take(&self, broker: &BrokerKey) -> bool {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, taken| taken.elapsed() < TURN);
-        if turns.contains_key(broker) {
-            return false;
-        }
-        turns.insert(broker.clone(), Instant::now());
-        true
-    }
-}
-
 /// Restarts the pod that does not store, where that is of use.
 ///
 /// # Errors
 /// The API server did not take it.
 pub async fn heal(context: &Context, topic: &EventTopic, observed: &Observed, storage: &Storage) -> Result<(), Error> {
     let Storage::Restart(name) = storage else { return Ok(()) };
-    if !context.broker_restarts.take(&observed.broker_key) {
+    let Some(pod) = observed.pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name)) else { return Ok(()) };
+    if !context.broker_restarts.take(&observed.broker_key, pod, &observed.pods) {
         return Ok(());
     }
-    let uid = observed
-        .pods
-        .iter()
-        .find(|pod| pod.metadata.name.as_ref() == Some(name))
-        .and_then(|pod| pod.metadata.uid.clone());
+    let uid = pod.metadata.uid.clone();
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &observed.broker_key.namespace);
     let this_one = Preconditions { uid, resource_version: None };
     api.delete(name, &DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() }).await?;
@@ -221,6 +202,7 @@ mod tests {
                 pods: &pods,
                 wanted,
                 is_changing: false,
+                is_healing: false,
                 policy: RestartPolicy::default(),
             };
             assert_eq!(judge(&look(false), now), Storage::Healthy, "it is only slow");
@@ -239,7 +221,7 @@ mod tests {
     fn one_pod_of_a_broker_is_restarted_at_a_time() {
         let now = "2026-11-25T12:00:00Z".parse().unwrap();
         let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(20), volume: None }];
-        let judged = |is_ending: bool, is_changing: bool| {
+        let judged = |is_ending: bool, is_changing: bool, is_healing: bool| {
             let mut pods = [pod(0, true, OLD), pod(1, true, OLD), pod(2, true, OLD)];
             if is_ending {
                 // It is ready for as long as it takes to end.
@@ -247,17 +229,22 @@ mod tests {
             }
             let policy = RestartPolicy::default();
             let (unanswered, pods) = (&unanswered[..], &pods[..]);
-            judge(
-                &Seen { unanswered, stands_still: true, leader: Some("b-0"), pods, wanted: 3, is_changing, policy },
-                now,
-            )
+            let seen = Seen {
+                unanswered,
+                stands_still: true,
+                leader: Some("b-0"),
+                pods,
+                wanted: 3,
+                is_changing,
+                is_healing,
+                policy,
+            };
+            judge(&seen, now)
         };
-        assert_eq!(judged(false, false), Storage::Restart("b-0".into()));
-        for (ending, changing) in [(true, false), (false, true)] {
-            assert!(matches!(judged(ending, changing), Storage::Stuck(..)), "{ending} {changing}");
+        assert_eq!(judged(false, false, false), Storage::Restart("b-0".into()));
+        for (ending, changing, healing) in [(true, false, false), (false, true, false), (false, false, true)] {
+            let found = judged(ending, changing, healing);
+            assert!(matches!(found, Storage::Stuck(..)), "{ending} {changing} {healing}");
         }
-        let (turns, key) = (Turns::default(), BrokerKey { namespace: "shop".into(), name: "default".into() });
-        assert!(turns.take(&key) && !turns.take(&key), "another topic asks before the pod is seen to end");
-        assert!(turns.take(&BrokerKey { name: "other".into(), ..key }));
     }
 }

@@ -115,7 +115,8 @@ pub(super) async fn proceed(
     // A server that is away is waited for; what it has changes when it comes back. (While servers come and go, one that was
     // removed is not ready, and the change itself waits for the others.)
     let now = jiff::Timestamp::now();
-    if period == PERIOD && !formation::is_due(pods, place.pods) {
+    let is_complete = period != PERIOD || formation::is_due(pods, place.pods);
+    if !is_complete || !context.broker_restarts.is_free(&place.broker, pods) {
         // Copies are not being made again now either; and the pod that is not ready may be one to restart.
         return Audit { step: String::new(), ..Audit::missed(before, None, "not all pods are ready", now) };
     }
