@@ -6,22 +6,24 @@
 //! between the two publishes it again, which the broker recognises by its message id. What the broker will never take
 //! stays a letter, which the status and an Event tell, and the next one is looked at.
 
+mod copy;
 mod pace;
 mod refusal;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tidegate_broker_admin::api::{Broker, StoredMessage};
-use tidegate_broker_client::{layout, stored};
+use tidegate_broker_admin::api::Broker;
+use tidegate_broker_client::layout;
 use tidegate_crds::handler::{Redrive, RedrivePhase, RedriveStatus};
-use tidegate_wire::nats::{HeaderBlock, Headers, InvalidHeader};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 use crate::reconcile::error::Error;
-use pace::Pace;
+use copy::away;
+pub use copy::{Copy, Given, Unfit};
+pub(crate) use pace::Pace;
 
 /// A step ends after this long, and the status tells how far it came.
 const STEP: Duration = Duration::from_secs(1);
@@ -172,64 +174,29 @@ impl Run<'_> {
         if status.end.is_some_and(|end| signed(letter.sequence) > end) {
             return Ok(false);
         }
-        // What is no event cannot be handled this time either; it stays for people to look at.
-        if let Ok(headers) = letter.headers()
-            && let Ok(event) = stored::decode(headers, letter.payload.clone())
-            && self.selection.takes(event.id(), letter.time)
-            && layout::has_type(self.handler.types, event.event_type())
+        if let Ok(copy) = Copy::of(self.handler, &letter)
+            && self.selection.takes(copy.event().id(), letter.time)
         {
-            let partition = layout::partition(stored::partition_key(&event));
-            let subject = layout::redrive_subject(self.handler.name, partition, event.event_type());
-            let headers = self.headers_of(headers, letter.sequence).map_err(away)?;
-            self.give(&letter, &subject, &headers, status).await?;
+            self.give(&copy, letter.sequence, status).await?;
         }
         status.examined += 1;
         status.position = signed(letter.sequence);
         Ok(true)
     }
 
-    /// The event's own headers: what the sidecar and the broker wrote into the dead letter is left out.
-    fn headers_of(&self, letter: Headers<'_>, sequence: u64) -> Result<HeaderBlock, InvalidHeader> {
-        let mut headers = HeaderBlock::new();
-        for (name, value) in letter.iter() {
-            let lower = name.to_ascii_lowercase();
-            if !lower.starts_with("nats-") && !lower.starts_with("tidegate-") {
-                headers.append(name, value)?;
-            }
-        }
-        headers.append("Nats-Msg-Id", &format!("redrive:{}:{sequence}", self.handler.uid))?;
-        headers.append("Nats-Expected-Stream", layout::EVENT_STREAM)?;
-        Ok(headers)
-    }
-
-    /// Publishes a copy, and removes the dead letter once the broker has confirmed that.
-    async fn give(
-        &mut self,
-        letter: &StoredMessage,
-        subject: &str,
-        headers: &HeaderBlock,
-        status: &mut RedriveStatus,
-    ) -> Result<(), Error> {
+    async fn give(&mut self, copy: &Copy<'_>, sequence: u64, status: &mut RedriveStatus) -> Result<(), Error> {
         self.pace.turn().await;
-        match self.broker.publish(subject, Some(headers), &letter.payload).await {
-            Ok(_) => {
-                self.broker.delete_message(&self.stream, letter.sequence).await.map_err(away)?;
-                status.redriven += 1;
-            }
-            Err(error) if refusal::is_final(&error) => {
-                let told = format!("{REFUSED}: the last is number {} ({error})", letter.sequence);
+        match copy.give(self.broker, &self.stream).await? {
+            Given::Redriven { .. } => status.redriven += 1,
+            Given::Refused(why) => {
+                let told = format!("{REFUSED}: the last is number {sequence} ({why})");
                 tracing::warn!(handler = self.handler.name, "redrive: {told}");
                 status.message = Some(told.clone());
                 self.refused = Some(told);
             }
-            Err(error) => return Err(away(error)),
         }
         Ok(())
     }
-}
-
-fn away(error: impl std::fmt::Display) -> Error {
-    Error::Broker(format!("redrive: {error}"))
 }
 
 fn signed(number: u64) -> i64 {

@@ -76,7 +76,7 @@ impl Access {
         let answer = match timeout(REVIEW_TIMEOUT, self.0.create(&params, &review)).await {
             Ok(Ok(answer)) => answer.status.unwrap_or_default(),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the API server did not say whether a user may read events");
+                tracing::warn!(%error, "the API server did not say what a user may do with stored events");
                 return Err(Refusal::unavailable("the API server did not say whether you may do this: try again"));
             }
             Err(_) => {
@@ -93,7 +93,7 @@ impl Access {
             StatusCode::FORBIDDEN,
             "Forbidden",
             format!(
-                "{resource}.{GROUP} {name:?} is forbidden: you may not {verb} {resource}/{subresource} in namespace {namespace:?}. Event data has a role of its own: ask for a RoleBinding to ClusterRole tidegate-data-reader (to read) or tidegate-data-editor (to drop)"
+                "{resource}.{GROUP} {name:?} is forbidden: you may not {verb} {resource}/{subresource} in namespace {namespace:?}. Event data has a role of its own: ask for a RoleBinding to ClusterRole tidegate-data-reader (to read) or tidegate-data-editor (to drop and redrive)"
             ),
         ))
     }

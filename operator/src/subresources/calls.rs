@@ -34,7 +34,7 @@ const MAX_NAME: usize = 253;
 /// The longest text of a user's in the log, in bytes.
 const MAX_LOGGED: usize = 256;
 
-type Place = Path<(String, String)>;
+pub(super) type Place = Path<(String, String)>;
 
 /// Stored events of a topic, a page or a stream of them.
 pub(super) async fn events(
@@ -182,7 +182,7 @@ pub(super) async fn drop_dead_letters(
 }
 
 impl Calls {
-    async fn admit(&self, user: &User, verb: &str, target: &Target) -> Result<(), Refusal> {
+    pub(super) async fn admit(&self, user: &User, verb: &str, target: &Target) -> Result<(), Refusal> {
         for part in [&target.namespace, &target.name] {
             let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
             if part.is_empty() || part.len() > MAX_NAME || !part.chars().all(is_name) || part.starts_with('.') {
@@ -193,7 +193,7 @@ impl Calls {
     }
 }
 
-async fn turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+pub(super) async fn turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
     match timeout(TURN_TIMEOUT, Arc::clone(of).acquire_owned()).await {
         Ok(Ok(permit)) => Ok(permit),
         _ => Err(Refusal::busy()),
@@ -201,7 +201,7 @@ async fn turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
 }
 
 /// A call's answer, in bounded time. Boxed: it is large, and lies within all that serves it.
-fn bounded<'a>(
+pub(super) fn bounded<'a>(
     answer: impl Future<Output = Result<(Response, usize), Refusal>> + Send + 'a,
 ) -> BoxFuture<'a, Result<(Response, usize), Refusal>> {
     let late = || Refusal::unavailable("this took too long: ask for fewer events at a time (limit), or try again");
@@ -221,7 +221,7 @@ fn list(kind: &str, page: Page) -> (Response, usize) {
 }
 
 /// The audit log: who asked for what, and how much it got. Nothing of an event is in it.
-fn log(user: &User, verb: &str, target: &Target, answered: Result<(Response, usize), Refusal>) -> Response {
+pub(super) fn log(user: &User, verb: &str, target: &Target, answered: Result<(Response, usize), Refusal>) -> Response {
     let line = |text: &str| single_line(text, MAX_LOGGED);
     let (response, items) = match answered {
         Ok(answer) => answer,

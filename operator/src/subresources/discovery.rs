@@ -21,6 +21,7 @@ pub(super) async fn resources() -> Json<Value> {
         "resources": [
             resource("eventtopics/events", "StoredEventList", &["get", "watch"]),
             resource("eventhandlers/deadletters", "DeadLetterList", &["get", "delete"]),
+            resource("eventhandlers/redrive", "DeadLetterRedrive", &["create"]),
         ],
     }))
 }

@@ -32,6 +32,8 @@ pub(super) struct Handler {
     pub broker: Arc<Broker>,
     /// The handler's name there.
     pub known_as: String,
+    /// What is said of it in the cluster.
+    pub resource: EventHandler,
 }
 
 impl Locator {
@@ -68,7 +70,7 @@ impl Locator {
         let topic = reference::topic_of(&handler);
         let found = self.read_topic(&topic.namespace, &topic.name).await?;
         let broker = self.account(&found, &topic.namespace, &topic.name).await?;
-        Ok(Handler { broker, known_as: reference::known_as(&handler) })
+        Ok(Handler { broker, known_as: reference::known_as(&handler), resource: handler })
     }
 
     async fn read_topic(&self, namespace: &str, name: &str) -> Result<EventTopic, Refusal> {

@@ -12,6 +12,7 @@ mod calls;
 pub mod data;
 mod discovery;
 mod locate;
+mod redrive;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{get, post};
 use kube::Client;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
@@ -71,6 +72,7 @@ pub(crate) fn router(
         .route(&path("eventtopics", "events"), get(calls::events))
         .route(&path("eventhandlers", "deadletters"), get(calls::dead_letters).delete(calls::drop_dead_letters))
         .route(&format!("{}/{{sequence}}", path("eventhandlers", "deadletters")), get(calls::dead_letter))
+        .route(&path("eventhandlers", "redrive"), post(redrive::redrive))
         .layer(middleware::from_fn_with_state(front_proxy, access::authenticate))
         .with_state(calls)
 }
