@@ -41,7 +41,7 @@ pub enum Command {
     Check(check::Arguments),
     /// Show the latest events that a topic of a cluster has stored, and those that come.
     Tail(tail::Arguments),
-    /// Show, export and drop the dead letters of a handler in a cluster.
+    /// Show, export, redrive and drop the dead letters of a handler in a cluster.
     Dead(dead::Arguments),
     /// Write completions for a shell to standard output.
     Completions {

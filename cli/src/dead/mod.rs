@@ -1,9 +1,9 @@
 //! `tidegate dead`: dead letters of a handler.
 
-mod discard;
 mod export;
 mod letter;
 mod list;
+mod settle;
 mod show;
 
 use std::io::{IsTerminal as _, Write};
@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::moment;
 use crate::output::{self, Format};
 use crate::stored::{Api, Pages, Place};
+use settle::{Choice, Settlement};
 
 /// What `tidegate dead` is told.
 #[derive(Debug, clap::Args)]
@@ -67,6 +68,20 @@ pub enum Command {
         /// File to write, which is replaced. Default: standard output.
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
+    },
+    /// Give dead letters to their handler again: those with the sequences that are named, or those that a filter finds, or
+    /// all of them. An event keeps its identity and its data, and starts without attempts.
+    Redrive {
+        /// Name of the EventHandler.
+        handler: String,
+        /// Sequences of the dead letters.
+        sequences: Vec<u64>,
+        /// All dead letters that are there now.
+        #[arg(long)]
+        all: bool,
+        /// Which ones.
+        #[command(flatten)]
+        filter: Filter,
     },
     /// Remove dead letters for good: those with the sequences that are named, or those that a filter finds, or all of them.
     Drop {
@@ -153,7 +168,12 @@ pub async fn run_with(api: &Api, command: &Command, out: &mut dyn Write, is_term
             export::run(letters(api, handler, query, *limit)?, handler, file.as_deref(), out).await
         }
         Command::Drop { handler, sequences, all, filter } => {
-            discard::run(api, handler, &discard::Choice::of(sequences, *all, filter)?, out).await
+            let choice = Choice::of(sequences, *all, filter)?;
+            settle::run(api, handler, &choice, Settlement::Drop, out).await
+        }
+        Command::Redrive { handler, sequences, all, filter } => {
+            let choice = Choice::of(sequences, *all, filter)?;
+            settle::run(api, handler, &choice, Settlement::Redrive, out).await
         }
     }
 }

@@ -21,7 +21,7 @@ pub async fn run(
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
     let path = api.path(None, "eventhandlers", handler, &format!("deadletters/{sequence}"))?;
-    let answer = api.call_in_turn(Method::GET, &path).await?;
+    let answer = api.call_in_turn(Method::GET, &path, None).await?;
     let item = raw(&answer)?;
     if format != Format::Text {
         return print(out, &document(item.get(), format));

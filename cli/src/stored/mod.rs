@@ -6,6 +6,7 @@ mod watch;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use kube::Client;
@@ -139,12 +140,12 @@ impl Api {
         Ok(format!("{API}/namespaces/{namespace}/{resource}/{name}/{rest}"))
     }
 
-    /// The answer to a call.
+    /// The answer to a call, which may have a JSON document as its body.
     ///
     /// # Errors
     /// It is not answered, or refused.
-    pub async fn call(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
-        let answered = async { self.body(self.send(method, path).await?).await };
+    pub async fn call(&self, method: Method, path: &str, body: Option<&str>) -> Result<Bytes, CallError> {
+        let answered = async { self.body(self.send(method, path, body).await?).await };
         timeout(CALL_TIMEOUT, answered).await.unwrap_or_else(|_| Err(CallError::late()))
     }
 
@@ -152,10 +153,10 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::call`].
-    pub async fn call_in_turn(&self, method: Method, path: &str) -> Result<Bytes, CallError> {
+    pub async fn call_in_turn(&self, method: Method, path: &str, body: Option<&str>) -> Result<Bytes, CallError> {
         let mut turns = 1;
         loop {
-            match self.call(method.clone(), path).await {
+            match self.call(method.clone(), path, body).await {
                 Err(CallError::Busy(_)) if turns < MAX_TURNS => turns += 1,
                 answered => return answered,
             }
@@ -168,9 +169,13 @@ impl Api {
         Pages { api: self, path, query, left: limit, is_done: false }
     }
 
-    async fn send(&self, method: Method, path: &str) -> Result<http::Response<Body>, CallError> {
-        let verb = if method == Method::DELETE { "delete" } else { "get" };
-        let request = Request::builder().method(method).uri(path).body(Body::empty());
+    async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<http::Response<Body>, CallError> {
+        let is_read = method == Method::GET;
+        let request = Request::builder().method(method).uri(path);
+        let request = match body {
+            Some(json) => request.header(CONTENT_TYPE, "application/json").body(json.as_bytes().to_vec().into()),
+            None => request.body(Body::empty()),
+        };
         let request = request.map_err(|error| CallError::Final(Failure::usage(error)))?;
         let response = self.client.send(request).await.map_err(|error| CallError::unreached(&error))?;
         let code = response.status();
@@ -180,7 +185,7 @@ impl Api {
         let body = self.body(response).await.unwrap_or_default();
         // Without the API, rights are refused that nobody can have.
         let is_there = !matches!(code.as_u16(), 403 | 404) || self.is_registered().await;
-        Err(if is_there { CallError::refused(code, &body, verb) } else { CallError::unregistered() })
+        Err(if is_there { CallError::refused(code, &body, is_read) } else { CallError::unregistered() })
     }
 
     async fn body(&self, response: http::Response<Body>) -> Result<Bytes, CallError> {
@@ -217,7 +222,7 @@ impl Pages<'_> {
         }
         let limit = self.left.map_or(MAX_PAGE, |left| left.min(MAX_PAGE));
         let path = with_query(&self.path, self.query.iter().cloned().chain([("limit", limit.to_string())]));
-        let answer = self.api.call_in_turn(Method::GET, &path).await?;
+        let answer = self.api.call_in_turn(Method::GET, &path, None).await?;
         let list: List = serde_json::from_slice(&answer).map_err(|error| CallError::Final(other_version(error)))?;
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(list.items.len() as u64);

@@ -63,7 +63,7 @@ impl CallError {
     }
 
     /// An answer that refuses.
-    pub(super) fn refused(code: StatusCode, body: &[u8], verb: &str) -> Self {
+    pub(super) fn refused(code: StatusCode, body: &[u8], is_read: bool) -> Self {
         let status = serde_json::from_slice::<Status>(body).ok().filter(|status| status.kind == "Status");
         // The operator says what to do; what has no Status is of the API server, which could not ask it.
         let Some(status) = status else {
@@ -72,17 +72,17 @@ impl CallError {
                 "no operator answers ({code}: {why}): kubectl describe apiservice v1alpha1.subresources.tidegate.io says why. What is stored is kept; try again when a pod of the operator is ready"
             ));
         };
-        Self::of_status(code.as_u16(), &status.message, verb)
+        Self::of_status(code.as_u16(), &status.message, is_read)
     }
 
     /// What a watch ends with.
     pub(super) fn of(status: &Status) -> Self {
-        Self::of_status(status.code, &status.message, "watch")
+        Self::of_status(status.code, &status.message, true)
     }
 
-    fn of_status(code: u16, message: &str, verb: &str) -> Self {
+    fn of_status(code: u16, message: &str, is_read: bool) -> Self {
         let message = terminal::line(message);
-        let role = if verb == "delete" { "tidegate-data-editor" } else { "tidegate-data-reader" };
+        let role = if is_read { "tidegate-data-reader" } else { "tidegate-data-editor" };
         match code {
             400 => Self::Final(Failure::Usage(message)),
             401 if message == "Unauthorized" => {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn said(code: u16, body: &str) -> Failure {
-        CallError::refused(StatusCode::from_u16(code).unwrap(), body.as_bytes(), "get").into()
+        CallError::refused(StatusCode::from_u16(code).unwrap(), body.as_bytes(), true).into()
     }
 
     fn status(message: &str) -> String {
@@ -127,7 +127,7 @@ mod tests {
             assert!(text.contains(expected) && failure.code() == exit && !text.contains('\u{1b}'), "{code} {text}");
         }
         assert!(matches!(
-            CallError::refused(StatusCode::TOO_MANY_REQUESTS, status("busy").as_bytes(), "get"),
+            CallError::refused(StatusCode::TOO_MANY_REQUESTS, status("busy").as_bytes(), true),
             CallError::Busy(_)
         ));
     }

@@ -51,7 +51,7 @@ impl Api {
     /// # Errors
     /// It is not answered, or refused.
     pub async fn watch(&self, path: &str) -> Result<Watch, CallError> {
-        let answered = timeout(super::CALL_TIMEOUT, self.send(Method::GET, path)).await;
+        let answered = timeout(super::CALL_TIMEOUT, self.send(Method::GET, path, None)).await;
         let response = answered.unwrap_or_else(|_| Err(CallError::late()))?;
         Ok(Watch { body: response.into_body(), read: BytesMut::new(), searched: 0 })
     }

@@ -56,7 +56,7 @@ async fn run(data: &Data, user: &str, line: &str, mut out: Output) -> Result<(),
 }
 
 /// What ann is shown.
-async fn shown(data: &Data, line: &str) -> String {
+pub async fn shown(data: &Data, line: &str) -> String {
     let out = Output::default();
     let ran = run(data, ANN, line, out.clone()).await;
     assert!(ran.is_ok(), "{line}: {ran:?}\n{}", out.text());
@@ -66,7 +66,7 @@ async fn shown(data: &Data, line: &str) -> String {
 }
 
 /// What somebody is told.
-async fn told(data: &Data, user: &str, line: &str) -> String {
+pub async fn told(data: &Data, user: &str, line: &str) -> String {
     run(data, user, line, Output::default()).await.unwrap_err().to_string()
 }
 
@@ -74,7 +74,7 @@ fn documents(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn numbers(text: &str) -> Vec<u64> {
+pub fn numbers(text: &str) -> Vec<u64> {
     text.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect()
 }
 

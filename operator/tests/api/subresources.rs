@@ -48,7 +48,7 @@ pub struct Data {
     /// For the calls: one that does not try again by itself.
     client: Client,
     pub broker: TestBroker,
-    topic: TopicHandle,
+    pub topic: TopicHandle,
     port: u16,
     _operator: Operator,
     serving: Option<AbortOnDropHandle<std::io::Result<()>>>,
@@ -119,6 +119,7 @@ impl Data {
                 json!([
                     {"apiGroups": [events], "resources": ["eventtopics/events"], "verbs": ["get", "watch"]},
                     {"apiGroups": [events], "resources": ["eventhandlers/deadletters"], "verbs": ["get", "delete"]},
+                    {"apiGroups": [events], "resources": ["eventhandlers/redrive"], "verbs": ["create"]},
                 ]),
             ),
             (BOB, json!([{"apiGroups": ["tidegate.io"], "resources": ["*"], "verbs": ["get", "list", "watch"]}])),
@@ -144,29 +145,33 @@ impl Data {
         }
     }
 
-    fn path(&self, rest: &str) -> String {
+    pub fn path(&self, rest: &str) -> String {
         format!("/namespaces/{}/{rest}", self.space.name)
     }
 
     async fn call(&self, method: Method, user: &str, path: &str) -> (u16, String) {
+        self.call_with(method, user, path, String::new()).await
+    }
+
+    pub async fn call_with(&self, method: Method, user: &str, path: &str, body: String) -> (u16, String) {
         let uri = format!("/apis/subresources.tidegate.io/v1alpha1{path}");
         let mut request = Request::builder().method(method).uri(uri);
         if user != "admin" {
             request = request.header("impersonate-user", user);
         }
-        let response = self.client.send(request.body(Body::empty()).unwrap()).await.unwrap();
+        let response = self.client.send(request.body(Body::from(body.into_bytes())).unwrap()).await.unwrap();
         let code = response.status().as_u16();
         let body = response.into_body().collect_bytes().await.unwrap();
         (code, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    async fn get(&self, user: &str, path: &str) -> (u16, Value) {
+    pub async fn get(&self, user: &str, path: &str) -> (u16, Value) {
         let (code, body) = self.call(Method::GET, user, path).await;
         (code, serde_json::from_str(&body).unwrap_or(Value::String(body)))
     }
 
     /// What ann gets.
-    async fn read(&self, rest: &str) -> Value {
+    pub async fn read(&self, rest: &str) -> Value {
         let (code, answer) = self.get(ANN, &self.path(rest)).await;
         assert_eq!(code, 200, "{rest}: {answer}");
         answer
@@ -215,7 +220,7 @@ pub fn event(id: &str, data: &[u8]) -> Event {
     Event::builder(id, "/shop", "order.new").data(data.to_vec()).build().unwrap()
 }
 
-fn sequences(list: &Value) -> Vec<u64> {
+pub fn sequences(list: &Value) -> Vec<u64> {
     list["items"].as_array().unwrap().iter().map(|item| item["sequence"].as_u64().unwrap()).collect()
 }
 
