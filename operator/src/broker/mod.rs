@@ -180,8 +180,10 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let observed = observe(context, owner).await?;
     let scale = Scale::of(observed.statefulset.as_ref(), broker);
     let wanted = Settings::of(&broker.spec)?;
-    let size = wanted.volume;
+    let asked = wanted.volume;
     let settings = volumes::fit(&broker.spec, wanted, &observed, &scale)?;
+    // A volume that a server joins with is to be as large as those of the others, which may be larger than what is asked for.
+    let size = asked.max(settings.volume);
     formation::check_version(&observed, owner)?;
     members::check_volumes(&observed, &scale)?;
     if observed.statefulset.is_none() && observed.volumes.is_empty() {

@@ -30,7 +30,7 @@ pub struct Settings {
     pub file_store: u64,
     /// Bytes that may be promised to topics.
     pub usable: u64,
-    /// The volume's size as the user wrote it.
+    /// The volume's size as the user wrote it; where the servers' volumes are larger than that, theirs.
     pub volume_text: String,
     /// On disk before acknowledged?
     pub sync_always: bool,
@@ -58,12 +58,13 @@ impl Settings {
         if !matches!(spec.replicas, 1 | 3 | 5) {
             return Err(invalid("replicas", "must be 1, 3 or 5"));
         }
+        let asked = size("storage.size", &spec.storage.size)?;
         Ok(Self {
             replicas: spec.replicas,
             volume,
             file_store: percent(volume, FILE_STORE_PERCENT),
             usable: percent(volume, USABLE_PERCENT),
-            volume_text: spec.storage.size.to_string(),
+            volume_text: if volume > asked { volume.to_string() } else { spec.storage.size.to_string() },
             sync_always: spec.durability == Durability::Fsync,
             capacity: capacity(spec.ingress.as_ref())?,
             publisher_grace: publisher_grace(&spec.rollover)?,

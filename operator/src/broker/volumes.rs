@@ -132,6 +132,8 @@ mod tests {
         assert_eq!((smaller.volume, smaller.file_store), (5 * GI, 5 * GI / 100 * 90));
         let larger = fitted(spec("10Gi"), claim("20Gi", Some("20Gi")), true).unwrap();
         assert!(larger.usable > 16 * GI, "somebody enlarged the claim");
+        assert_eq!(larger.volume_text, (20 * GI).to_string(), "a server that joins must not make the store smaller");
+        assert_eq!(smaller.volume_text, "20Gi", "it is to grow to that");
     }
 
     #[test]
