@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use futures::future::BoxFuture;
 use futures::stream;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tidegate_broker_client::outcomes::single_line;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::access::Target;
 use super::answer::Refusal;
 use super::data::query::{EventQuery, LetterQuery, Pairs};
-use super::data::{Page, dead_letters, events};
+use super::data::{Page, Shown, dead_letters, events};
 use super::{Calls, GROUP, VERSION};
 use crate::https::front_proxy::User;
 use crate::sessions::brokers::Broker;
@@ -89,19 +90,17 @@ impl Watch {
                 // At once, so that whoever watches knows that it is answered, and from where on.
                 self.is_first = false;
                 let line = json!({"type": "BOOKMARK", "object": {"kind": "StoredEvent", "sequence": self.from.saturating_sub(1)}});
-                return Some((Ok(lines(&[line])), Some(self)));
+                return Some((Ok(format!("{line}\n").into()), Some(self)));
             }
             match events::page(&self.broker.api, self.from, events::WATCH_LIMIT).await {
                 Ok(page) if page.items.is_empty() => self.from = page.from,
                 Ok(page) => {
                     self.from = page.from;
-                    let added: Vec<Value> =
-                        page.items.into_iter().map(|item| json!({"type": "ADDED", "object": item})).collect();
-                    return Some((Ok(lines(&added)), Some(self)));
+                    return Some((Ok(added(&page.items)), Some(self)));
                 }
                 Err(error) => {
                     let line = json!({"type": "ERROR", "object": Refusal::from(error).status()});
-                    return Some((Ok(lines(&[line])), None));
+                    return Some((Ok(format!("{line}\n").into()), None));
                 }
             }
             if Instant::now() + WATCH_PAUSE >= self.end {
@@ -112,8 +111,17 @@ impl Watch {
     }
 }
 
-fn lines(values: &[Value]) -> Bytes {
-    values.iter().map(|value| format!("{value}\n")).collect::<String>().into()
+/// Lines of a watch.
+fn added(items: &[Shown]) -> Bytes {
+    // Nothing in it cannot be written: maps with names, and JSON.
+    let line = |item| serde_json::to_string(&Line { r#type: "ADDED", object: item }).ok();
+    items.iter().filter_map(line).flat_map(|line| [line, "\n".to_owned()]).collect::<String>().into()
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    object: &'a Shown,
 }
 
 /// Dead letters of a handler.
@@ -149,9 +157,9 @@ pub(super) async fn dead_letter(
         })?;
         let _turn = turn(&calls.reads).await?;
         let handler = calls.locator.handler(&target.namespace, &target.name).await?;
-        let mut letter = dead_letters::one(&handler.broker.api, &handler.known_as, sequence).await?;
-        letter["kind"] = "DeadLetter".into();
-        letter["apiVersion"] = format!("{GROUP}/{VERSION}").into();
+        let letter = dead_letters::one(&handler.broker.api, &handler.known_as, sequence).await?;
+        let version = format!("{GROUP}/{VERSION}");
+        let letter = letter.with([("kind", "DeadLetter".into()), ("apiVersion", version.into())]);
         Ok((Json(letter).into_response(), 1))
     });
     log(&user, "get", &target, answered.await)
@@ -208,16 +216,23 @@ pub(super) fn bounded<'a>(
     Box::pin(async move { timeout(CALL_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late())) })
 }
 
-fn list(kind: &str, page: Page) -> (Response, usize) {
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List {
+    kind: &'static str,
+    api_version: String,
+    metadata: Value,
+    items: Vec<Shown>,
+}
+
+fn list(kind: &'static str, page: Page) -> (Response, usize) {
     let count = page.items.len();
     let metadata = match page.more {
         true => json!({"continue": page.from.to_string()}),
         false => json!({}),
     };
-    let document = json!({
-        "kind": kind, "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": metadata, "items": page.items,
-    });
-    (Json(document).into_response(), count)
+    let list = List { kind, api_version: format!("{GROUP}/{VERSION}"), metadata, items: page.items };
+    (Json(list).into_response(), count)
 }
 
 /// The audit log: who asked for what, and how much it got. Nothing of an event is in it.

@@ -1,12 +1,15 @@
 //! Dead letters of a handler that are kept beside its topic.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use tidegate_broker_admin::api::{ApiError, Broker, Missing, StoredMessage};
 use tidegate_broker_client::layout;
 use tidegate_cloudevents::Event;
 
 use super::query::LetterQuery;
-use super::{Page, scan, shown};
+use super::shown::{self, Shown};
+use super::{Page, scan};
 
 /// The headers that say why, each with its name in the answer.
 const TEXTS: [(&str, &str); 5] = [
@@ -26,6 +29,9 @@ const NUMBERS: [(&str, &str); 4] = [
 /// The attempts, a JSON array.
 const HISTORY: &str = "Tidegate-Attempt-History";
 
+/// What the headers of a dead letter say.
+type Fields = BTreeMap<&'static str, Value>;
+
 /// Dead letters of the handler of this name in its topic's account.
 ///
 /// # Errors
@@ -38,9 +44,9 @@ pub async fn page(broker: &Broker, handler: &str, query: &LetterQuery) -> Result
         if !is_meant(query, message, event.as_ref().ok(), &why) {
             return None;
         }
-        let letter = shown::message(message, &event);
-        let letter = if query.with_data { letter } else { shown::without_data(letter, message) };
-        Some(with(letter, why))
+        let letter = Shown::of(message, &event);
+        let letter = if query.with_data { letter } else { letter.without_data(message) };
+        Some(letter.with(why))
     })
     .await
 }
@@ -49,10 +55,10 @@ pub async fn page(broker: &Broker, handler: &str, query: &LetterQuery) -> Result
 ///
 /// # Errors
 /// The broker is away, or there is no such dead letter.
-pub async fn one(broker: &Broker, handler: &str, sequence: u64) -> Result<Value, ApiError> {
+pub async fn one(broker: &Broker, handler: &str, sequence: u64) -> Result<Shown, ApiError> {
     let message = broker.message(&layout::dead_letter_stream(handler), sequence).await?;
     let event = shown::event(&message);
-    Ok(with(shown::message(&message, &event), why(&message, true)))
+    Ok(Shown::of(&message, &event).with(why(&message, true)))
 }
 
 /// Removes those with these sequences, and says how many there were.
@@ -76,36 +82,29 @@ pub async fn drop(broker: &Broker, handler: &str, sequences: &[u64]) -> Result<u
     Ok(dropped)
 }
 
-fn with(mut letter: Value, why: Map<String, Value>) -> Value {
-    if let Value::Object(fields) = &mut letter {
-        fields.extend(why);
-    }
-    letter
-}
-
 /// What the headers say. A sidecar wrote them, in a pod of the user's: what is not as it should be is left out.
-fn why(message: &StoredMessage, with_history: bool) -> Map<String, Value> {
-    let mut fields = Map::new();
+fn why(message: &StoredMessage, with_history: bool) -> Fields {
+    let mut fields = Fields::new();
     let Ok(headers) = message.headers() else { return fields };
     for (name, value) in headers.iter() {
         let named = |table: &[(&str, &'static str)]| {
             table.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, field)| *field)
         };
         if let Some(field) = named(&TEXTS) {
-            fields.insert(field.to_owned(), value.into());
+            fields.insert(field, value.into());
         } else if let (Some(field), Ok(number)) = (named(&NUMBERS), value.parse::<u64>()) {
-            fields.insert(field.to_owned(), number.into());
+            fields.insert(field, number.into());
         } else if with_history
             && name.eq_ignore_ascii_case(HISTORY)
             && let Ok(Value::Array(history)) = serde_json::from_str(value)
         {
-            fields.insert("history".to_owned(), history.into());
+            fields.insert("history", history.into());
         }
     }
     fields
 }
 
-fn is_meant(query: &LetterQuery, message: &StoredMessage, event: Option<&Event>, why: &Map<String, Value>) -> bool {
+fn is_meant(query: &LetterQuery, message: &StoredMessage, event: Option<&Event>, why: &Fields) -> bool {
     let is =
         |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
     let text = |field: &str| why.get(field).and_then(Value::as_str);

@@ -5,7 +5,8 @@ use tidegate_broker_client::layout;
 use time::OffsetDateTime;
 
 use super::query::{EventQuery, EventStart};
-use super::{Page, scan, shown};
+use super::shown::{self, Shown};
+use super::{Page, scan};
 
 /// Events that a watch sends at a time.
 pub const WATCH_LIMIT: usize = 100;
@@ -48,7 +49,7 @@ async fn first_since(broker: &Broker, since: OffsetDateTime, first: u64, end: u6
 /// The broker is away, or the topic has no stream.
 pub async fn page(broker: &Broker, from: u64, limit: usize) -> Result<Page, ApiError> {
     scan(broker, layout::EVENT_STREAM, layout::EVENT_SUBJECTS, from, limit, |message| {
-        Some(shown::message(message, &shown::event(message)))
+        Some(Shown::of(message, &shown::event(message)))
     })
     .await
 }

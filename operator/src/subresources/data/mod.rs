@@ -8,9 +8,10 @@ mod shown;
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tidegate_broker_admin::api::{ApiError, Broker, StoredMessage};
 use tokio::time::Instant;
+
+pub use shown::Shown;
 
 /// Stored messages that are looked at for a page.
 const MAX_EXAMINED: usize = 2000;
@@ -23,7 +24,7 @@ const PAGE_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Page {
     /// What it shows of it.
-    pub items: Vec<Value>,
+    pub items: Vec<Shown>,
     /// The sequence after what was looked at: where the next page begins.
     pub from: u64,
     /// Whether there may be a next one now.
@@ -37,7 +38,7 @@ async fn scan(
     subject: &str,
     from: u64,
     limit: usize,
-    mut show: impl FnMut(&StoredMessage) -> Option<Value>,
+    mut show: impl FnMut(&StoredMessage) -> Option<Shown>,
 ) -> Result<Page, ApiError> {
     let end = Instant::now() + PAGE_TIME;
     let mut page = Page { items: Vec::new(), from: from.max(1), more: true };
