@@ -17,7 +17,7 @@ use tidegate_broker_client::layout;
 use tidegate_crds::topic::WhenFull;
 use tidegate_operator::sessions::ingress_reports::Refusing;
 use tidegate_operator::topic::room::{self, RoomState};
-use tidegate_test_broker::{LIMIT, TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, answer, topic};
 use tokio::task::JoinHandle;
 
 const SIZE: usize = 4 << 20;
@@ -70,7 +70,7 @@ impl World {
     }
 
     async fn info(&self) -> StreamInfo {
-        self.broker.admin().stream(layout::EVENT_STREAM).await.unwrap()
+        answer(async || self.broker.admin().stream(layout::EVENT_STREAM).await).await
     }
 
     /// What a reconcile does after a publisher was refused.

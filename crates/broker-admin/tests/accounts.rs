@@ -10,7 +10,7 @@ use tidegate_broker_admin::{LeafRequest, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout::ingress::TopicSubjects;
 use tidegate_broker_client::{identity, layout, peer};
-use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic_id};
+use tidegate_test_broker::{LIMIT, TestBroker, answer, eventually, topic_id};
 
 async fn handler(broker: &TestBroker, name: &str) -> async_nats::Client {
     let folder = broker.handler(name, Duration::from_secs(5)).await;
@@ -32,14 +32,14 @@ async fn ask(client: &async_nats::Client, consumer: &str, seconds: u64) -> async
 }
 
 /// The answer to a pull: a message, or `None` if the server says that there is none.
-async fn answer(mut replies: async_nats::Subscriber) -> Option<async_nats::Message> {
+async fn reply(mut replies: async_nats::Subscriber) -> Option<async_nats::Message> {
     let message = tokio::time::timeout(LIMIT, replies.next()).await.expect("an answer").unwrap();
     message.status.is_none().then_some(message)
 }
 
 /// The next event of a consumer that has one.
 async fn pull(client: &async_nats::Client, consumer: &str) -> async_nats::Message {
-    answer(ask(client, consumer, 30).await).await.expect("an event")
+    reply(ask(client, consumer, 30).await).await.expect("an event")
 }
 
 /// Acknowledges a message, and waits until the server has heard it.
@@ -81,8 +81,8 @@ async fn another_handlers_consumer_and_dead_letters_are_out_of_reach() {
     let billing = handler(&broker, "billing").await;
     let _shipping = handler(&broker, "shipping").await;
     publish(&broker, "one").await;
-    assert!(answer(ask(&billing, "shipping", 1).await).await.is_none(), "there is no such consumer for it");
-    let shipping = broker.admin().consumer(layout::EVENT_STREAM, "shipping").await.unwrap();
+    assert!(reply(ask(&billing, "shipping", 1).await).await.is_none(), "there is no such consumer for it");
+    let shipping = answer(async || broker.admin().consumer(layout::EVENT_STREAM, "shipping").await).await;
     assert_eq!(shipping.delivered.consumer_sequence, 0, "nothing was pulled for another handler");
     assert!(billing.request("dead-letters.shipping", "x".into()).await.is_err());
     assert!(billing.request("$JS.API.STREAM.INFO.events", "".into()).await.is_err());
@@ -104,8 +104,8 @@ async fn the_reply_subject_cannot_purge_the_stream() {
     }
     // Each of these was answered: the event went to the first pull, and all dead letters are stored.
     eventually("all were answered", async || {
-        let consumer = broker.admin().consumer(layout::EVENT_STREAM, "billing").await.unwrap();
-        let letters = broker.admin().stream(&layout::dead_letter_stream("billing")).await.unwrap();
+        let consumer = answer(async || broker.admin().consumer(layout::EVENT_STREAM, "billing").await).await;
+        let letters = answer(async || broker.admin().stream(&layout::dead_letter_stream("billing")).await).await;
         consumer.delivered.consumer_sequence > 0 && letters.state.messages == replies.len() as u64
     })
     .await;
@@ -207,7 +207,7 @@ async fn a_changed_filter_keeps_the_place() {
     }
     rest.sort();
     assert_eq!(rest, ["2", "3"], "the rest comes");
-    assert!(answer(ask(&client, "billing", 1).await).await.is_none(), "what was acknowledged does not come again");
+    assert!(reply(ask(&client, "billing", 1).await).await.is_none(), "what was acknowledged does not come again");
 }
 
 async fn handler_client(broker: &TestBroker, wanted: &consumers::Handler) -> async_nats::Client {

@@ -8,7 +8,7 @@ use async_nats::HeaderMap;
 use serde_json::{Value, json};
 use tidegate_broker_admin::api::{ApiError, Broker, ConsumerConfig, ErrorCode, Missing, StreamConfig, Unavailable};
 use tidegate_broker_client::layout;
-use tidegate_test_broker::{LIMIT, TestBroker};
+use tidegate_test_broker::{LIMIT, TestBroker, answer};
 use tidegate_wire::nats::{Client, HeaderBlock, Publish};
 
 const STREAM: &str = layout::EVENT_STREAM;
@@ -27,7 +27,7 @@ async fn lists_of_several_pages_are_whole() {
     }
     let expected: Vec<String> = (0..600).map(|number| format!("c{number:03}")).collect();
     let mut listed: Vec<_> =
-        admin.list_consumers(STREAM).await.unwrap().into_iter().map(|consumer| consumer.name).collect();
+        answer(async || admin.list_consumers(STREAM).await).await.into_iter().map(|consumer| consumer.name).collect();
     listed.sort();
     assert_eq!(listed, expected);
     assert_eq!(admin.list_consumer_names(STREAM).await.unwrap(), expected);
@@ -71,7 +71,7 @@ async fn a_stream_that_is_written_back_as_it_was_read_does_not_change() {
     let broker = TestBroker::start().await;
     let admin = broker.admin();
     let before = broker.operator().request(format!("$JS.API.STREAM.INFO.{STREAM}"), "{}".into()).await.unwrap();
-    let found = admin.stream(STREAM).await.unwrap();
+    let found = answer(async || admin.stream(STREAM).await).await;
     assert_eq!(admin.update_stream(&found.config).await.unwrap().config, found.config);
     let after = broker.operator().request(format!("$JS.API.STREAM.INFO.{STREAM}"), "{}".into()).await.unwrap();
     let config =
@@ -105,7 +105,7 @@ async fn stored_messages_are_read_published_and_removed() {
     admin.delete_message(STREAM, 1).await.unwrap();
     assert_eq!(admin.next_message(STREAM, "events.>", 1).await.unwrap().unwrap().sequence, 2);
     admin.purge_stream_below(STREAM, 3).await.unwrap();
-    let left = admin.stream(STREAM).await.unwrap().state;
+    let left = answer(async || admin.stream(STREAM).await).await.state;
     assert_eq!((left.messages, left.first_sequence, left.last_sequence), (0, 3, 2));
 }
 

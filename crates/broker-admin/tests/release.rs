@@ -15,7 +15,7 @@ use tidegate_broker_admin::release::{self, Holder, Places, Release, Room};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::layout;
-use tidegate_test_broker::{LIMIT, TestBroker, topic};
+use tidegate_test_broker::{LIMIT, TestBroker, answer, topic};
 
 const MAX_BYTES: i64 = 1 << 20;
 const LANES: u16 = 3;
@@ -34,7 +34,7 @@ impl World {
     }
 
     async fn info(&self) -> StreamInfo {
-        self.broker.admin().stream(layout::EVENT_STREAM).await.unwrap()
+        answer(async || self.broker.admin().stream(layout::EVENT_STREAM).await).await
     }
 
     async fn publish(&self, partition: u32, event_type: &str, size: usize) -> Result<u64, String> {

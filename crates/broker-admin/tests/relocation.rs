@@ -14,7 +14,7 @@ use tidegate_broker_admin::{guests, handler_streams};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::held_key::Mark;
 use tidegate_broker_client::{delivery_info, identity, layout, peer};
-use tidegate_test_broker::{TestBroker, eventually, topic_id};
+use tidegate_test_broker::{TestBroker, answer, eventually, topic_id};
 use tidegate_wire::nats::HeaderBlock;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -246,7 +246,7 @@ impl Shelf {
     }
 
     async fn count(&self) -> u64 {
-        self.admin.stream(&layout::retry_stream(NAME)).await.unwrap().state.messages
+        answer(async || self.admin.stream(&layout::retry_stream(NAME)).await).await.state.messages
     }
 }
 

@@ -18,7 +18,7 @@ use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_admin::{consumers, retries};
 use tidegate_broker_client::contract::Order;
 use tidegate_broker_client::{identity, layout, message_id, peer};
-use tidegate_test_broker::{TestBroker, topic};
+use tidegate_test_broker::{TestBroker, answer, topic};
 
 fn handler(name: &str, order: Order) -> Handler {
     Handler {
@@ -97,7 +97,7 @@ async fn waiting(js: &Context, handler: &str) -> u64 {
 }
 
 async fn shelf_consumers(broker: &TestBroker, handler: &str) -> Vec<ConsumerInfo> {
-    broker.admin().list_consumers(&layout::retry_stream(handler)).await.unwrap()
+    answer(async || broker.admin().list_consumers(&layout::retry_stream(handler)).await).await
 }
 
 #[tokio::test]

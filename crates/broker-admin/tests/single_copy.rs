@@ -14,7 +14,7 @@ use tidegate_broker_admin::api::{Broker, ConsumerConfig};
 use tidegate_broker_admin::membership::{self, BrokerStep, Executor, Ordinal, StreamId};
 use tidegate_broker_admin::streams::Topic;
 use tidegate_broker_client::layout::{EVENT_STREAM, SUSPENDED_UNTIL};
-use tidegate_test_broker::{TestBroker, eventually, topic, topic_id};
+use tidegate_test_broker::{TestBroker, answer, eventually, topic, topic_id};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -174,7 +174,7 @@ async fn a_consumer_that_comes_down_to_one_copy_passes_nothing_over() {
     }
     let passed_over = missing();
     assert!(passed_over.iter().all(Vec::is_empty), "{} published: {passed_over:?}", published.len());
-    for info in world.broker.admin().list_consumers(EVENT_STREAM).await.unwrap() {
+    for info in answer(async || world.broker.admin().list_consumers(EVENT_STREAM).await).await {
         assert_eq!(info.is_paused, info.name == "suspended", "{info:?}");
     }
     readers.iter().for_each(|(_, reader)| reader.abort());
