@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use serde_json::value::RawValue;
+
 use super::letter::Letter;
 use crate::failure::Failure;
 use crate::output::{self, Format, document, print};
@@ -26,8 +28,14 @@ pub async fn run(letters: Pages<'_>, handler: &str, file: Option<&Path>, out: &m
         None => all(letters, &mut written, out).await?,
         Some(path) => {
             let wrong = |error: std::io::Error| Failure::Usage(format!("{}: {error}", path.display()));
+            // What was there is replaced when there is something to replace it with, and not by a call that is refused.
+            let mut letters = letters;
+            let first = letters.next().await?;
             let mut file = BufWriter::new(File::create(path).map_err(wrong)?);
-            all(letters, &mut written, &mut file).await?;
+            if let Some(first) = first {
+                write(&first, &mut written, &mut file)?;
+                all(letters, &mut written, &mut file).await?;
+            }
             file.into_inner().map_err(|error| wrong(error.into_error()))?.sync_all().map_err(wrong)?;
             print(out, &format!("{} events are in {}", written.count, text(&path.display().to_string())))?;
         }
@@ -49,27 +57,32 @@ async fn all(mut letters: Pages<'_>, written: &mut Written, out: &mut dyn Write)
             Ok(None) => return Ok(()),
             Err(error) => return Err(broken_off(error, written.count, letters.next_sequence())),
         };
-        for item in &page {
-            let letter = Letter::parse(item)?;
-            match letter.stored.event_json() {
-                Some(event) => {
-                    print(out, &document(event, Format::Json))?;
-                    written.count += 1;
-                }
-                None if written.others > 0 => written.others += 1,
-                None => (written.others, written.first_other) = (1, letter.stored.sequence),
-            }
-        }
-        output::flush(out)?;
+        write(&page, written, out)?;
     }
+}
+
+fn write(page: &[Box<RawValue>], written: &mut Written, out: &mut dyn Write) -> Result<(), Failure> {
+    for item in page {
+        let letter = Letter::parse(item)?;
+        match letter.stored.event_json() {
+            Some(event) => {
+                print(out, &document(event, Format::Json))?;
+                written.count += 1;
+            }
+            None if written.others > 0 => written.others += 1,
+            None => (written.others, written.first_other) = (1, letter.stored.sequence),
+        }
+    }
+    output::flush(out)
 }
 
 /// What is there stays, and where to continue is said.
 fn broken_off(error: CallError, count: u64, next: Option<&str>) -> Failure {
     match (error, next) {
-        (CallError::Away(why) | CallError::Busy(why), Some(next)) => {
-            Failure::Failed(format!("{why}; {count} events are written, the others begin with --from {}", text(next)))
-        }
+        (CallError::Away(why) | CallError::Busy(why), Some(next)) => Failure::Failed(format!(
+            "{why}; {count} events are written, the others begin with --from {} (into another --file: one is replaced)",
+            text(next)
+        )),
         (error, _) => error.into(),
     }
 }

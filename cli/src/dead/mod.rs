@@ -10,6 +10,7 @@ use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
 
 use crate::failure::Failure;
 use crate::moment;
@@ -98,14 +99,15 @@ pub enum Command {
     },
 }
 
-/// Which dead letters are meant. All of what is given must hold.
+/// Which dead letters are meant. All of what is given must hold. An empty value (`--type "$T"` without a T) is a mistake, and
+/// must not mean all of them.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Filter {
     /// Only events of this type.
-    #[arg(short = 't', long = "type", value_name = "TYPE")]
+    #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
     pub event_type: Option<String>,
     /// Only those with this reason, such as attempts-used-up or refused-by-handler.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub reason: Option<String>,
     /// Only what became a dead letter at this time (RFC 3339) or later; or how long ago: 90m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
@@ -114,7 +116,7 @@ pub struct Filter {
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     pub until: Option<jiff::Timestamp>,
     /// Only those with this text in an attribute, the last error or the data.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub text: Option<String>,
     /// Only those from this sequence on: where an earlier command ended.
     #[arg(long, value_name = "SEQUENCE")]

@@ -36,8 +36,9 @@ impl Choice {
             (false, false, false) => Ok(Self::Named(sequences.to_vec())),
             // What comes meanwhile was not meant.
             (true, true, false) | (true, false, true) => {
-                let until = filter.until.or_else(|| Some(Timestamp::now()));
-                Ok(Self::Found(Filter { until, ..filter.clone() }))
+                let now = Timestamp::now();
+                let until = filter.until.map_or(now, |until| until.min(now));
+                Ok(Self::Found(Filter { until: Some(until), ..filter.clone() }))
             }
             (true, false, false) => {
                 Err(Failure::usage("name sequences of dead letters, a filter such as --type, or --all"))

@@ -58,7 +58,7 @@ impl CallError {
     /// Nothing is installed that would answer.
     pub(super) fn unregistered() -> Self {
         Self::Final(Failure::Failed(
-            "the cluster has no API subresources.tidegate.io: install Tidegate's chart with api.enabled: true (helm upgrade … --reuse-values --set api.enabled=true,replicas=2)".to_owned(),
+            "the cluster has no API subresources.tidegate.io: install Tidegate's chart with api.enabled: true (helm upgrade … --reset-then-reuse-values --set api.enabled=true,replicas=2)".to_owned(),
         ))
     }
 
