@@ -22,7 +22,7 @@ const MESSAGE_OVERHEAD: u64 = 1 << 10;
 /// Where the stream of events carries the bytes of the largest message that is published.
 const LARGEST: &str = "tidegate.io/largest-message";
 /// The bound of a stream that keeps what it has and takes no more: 0 would be none.
-pub(crate) const CLOSED: i64 = 1;
+pub const CLOSED: i64 = 1;
 
 /// What all handlers of a topic may store together, and what their streams have in common. It is on record in the
 /// stream of events, so that a handler's streams can be made from what the broker knows.

@@ -9,6 +9,7 @@ use tidegate_broker_client::layout;
 use tidegate_wire::nats::HeaderBlock;
 
 use crate::api::{Broker, StreamConfig, StreamInfo};
+pub use crate::budget::CLOSED;
 use crate::consumers::UID;
 use crate::held_keys;
 use crate::shares::{self, Budget, Found, Kind, Newcomer, NoShare};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tidegate_broker_admin::api::StreamInfo;
+use tidegate_broker_admin::handler_streams::CLOSED;
 use tidegate_broker_admin::release::Places;
 use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
@@ -309,7 +310,9 @@ async fn without_orphans(
 /// then there is no such number.
 fn claimed(streams: &[StreamInfo]) -> Option<u64> {
     streams.iter().try_fold(0_u64, |sum, stream| {
-        let most = u64::try_from(stream.config.max_bytes).ok()?;
+        // That of a handler that is gone keeps its letters, and takes no more.
+        let is_closed = stream.config.max_bytes == CLOSED;
+        let most = if is_closed { stream.state.bytes } else { u64::try_from(stream.config.max_bytes).ok()? };
         (stream.state.bytes <= most).then(|| sum.saturating_add(most))
     })
 }
