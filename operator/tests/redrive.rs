@@ -155,13 +155,34 @@ async fn a_crash_in_between_gives_no_second_event() {
     let world = World::start().await;
     world.letter(HANDLER, "1").await;
     let mut headers = HeaderMap::new();
-    headers.insert("Nats-Msg-Id", "redrive:uid:1");
+    let letter = world.broker.admin().message(&layout::dead_letter_stream(HANDLER), 1).await.unwrap();
+    let stored = letter.time.unix_timestamp_nanos();
+    headers.insert("Nats-Msg-Id", format!("redrive:uid:1:{stored}"));
     headers.insert("ce-specversion", "1.0");
     let subject = layout::redrive_subject(HANDLER, 0, "order.new");
     world.js.publish_with_headers(subject, headers, "".into()).await.unwrap().await.unwrap();
     let status = world.redrive(&wanted(json!({})), None).await;
     assert_eq!((status.redriven, world.messages("events").await.len()), (1, 1));
     assert!(world.letters(HANDLER).await.is_empty());
+}
+
+/// A stream that has lost its end gives the same sequences again.
+#[tokio::test]
+async fn another_letter_with_the_same_sequence_is_redriven_too() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    assert_eq!(world.redrive(&wanted(json!({})), None).await.redriven, 1);
+    let stream = world.broker.admin().stream(&layout::dead_letter_stream(HANDLER)).await.unwrap();
+    assert_eq!(stream.state.last_sequence, 1);
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "redrive:uid:2");
+    headers.insert("ce-specversion", "1.0");
+    let subject = layout::redrive_subject(HANDLER, 0, "order.new");
+    // The copy of a former letter 2, by an id that only has its sequence.
+    world.js.publish_with_headers(subject, headers, "".into()).await.unwrap().await.unwrap();
+    world.letter(HANDLER, "2").await;
+    assert_eq!(world.redrive(&wanted(json!({"request": "again"})), None).await.redriven, 1);
+    assert_eq!(world.messages("events").await.len(), 3);
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ use tidegate_broker_client::{layout, peer, stored};
 use tidegate_cloudevents::Event;
 use tidegate_crds::EventHandler;
 use tidegate_test_broker::jetstream;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::command_line::{numbers, shown, told};
 use crate::subresources::{ANN, BOB, Data, event, sequences};
@@ -92,7 +94,10 @@ async fn what_an_operator_left_half_done_is_ended_without_a_second_copy() {
     let data = Data::start("api-redrive-half").await;
     data.letters(&["a", "b"]).await;
     let (mut headers, payload) = peer::encode(&event("a", b"x"));
-    headers.insert("Nats-Msg-Id", format!("redrive:{}:1", data.uid().await));
+    let letters = data.read(LETTERS).await;
+    let stored = OffsetDateTime::parse(letters["items"][0]["time"].as_str().unwrap(), &Rfc3339).unwrap();
+    let message_id = format!("redrive:{}:1:{}", data.uid().await, stored.unix_timestamp_nanos());
+    headers.insert("Nats-Msg-Id", message_id);
     let subject =
         layout::redrive_subject("billing", layout::partition(stored::partition_key(&event("a", b"x"))), "order.new");
     data.publish(subject, headers, payload).await;

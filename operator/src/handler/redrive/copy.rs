@@ -35,7 +35,7 @@ pub enum Given {
 }
 
 impl<'a> Copy<'a> {
-    /// The copy of this letter. Its message id is of the letter's sequence and the handler's UID, so that the broker
+    /// The copy of this letter. Its message id is of the letter and the handler's UID, so that the broker
     /// recognises it when it is published again.
     pub fn of(handler: &Handler<'_>, letter: &'a StoredMessage) -> Result<Self, Unfit> {
         let headers = letter.headers().map_err(|_| Unfit::NoEvent)?;
@@ -45,7 +45,7 @@ impl<'a> Copy<'a> {
         }
         let partition = layout::partition(stored::partition_key(&event));
         let subject = layout::redrive_subject(handler.name, partition, event.event_type());
-        let headers = own_headers(headers, handler.uid, letter.sequence).map_err(|_| Unfit::NoEvent)?;
+        let headers = own_headers(headers, &message_id(handler.uid, letter)).map_err(|_| Unfit::NoEvent)?;
         Ok(Self { letter, event, subject, headers })
     }
 
@@ -76,8 +76,14 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// The same for every copy of a letter, and for no other letter: after the loss of its end a stream gives the same sequences
+/// again, and the broker would take the copy of the new letter for that of the old one.
+fn message_id(uid: &str, letter: &StoredMessage) -> String {
+    format!("redrive:{uid}:{}:{}", letter.sequence, letter.time.unix_timestamp_nanos())
+}
+
 /// The event's own headers: what the sidecar and the broker wrote into the dead letter is left out.
-fn own_headers(letter: Headers<'_>, uid: &str, sequence: u64) -> Result<HeaderBlock, InvalidHeader> {
+fn own_headers(letter: Headers<'_>, message_id: &str) -> Result<HeaderBlock, InvalidHeader> {
     let mut headers = HeaderBlock::new();
     for (name, value) in letter.iter() {
         let lower = name.to_ascii_lowercase();
@@ -85,7 +91,7 @@ fn own_headers(letter: Headers<'_>, uid: &str, sequence: u64) -> Result<HeaderBl
             headers.append(name, value)?;
         }
     }
-    headers.append("Nats-Msg-Id", &format!("redrive:{uid}:{sequence}"))?;
+    headers.append("Nats-Msg-Id", message_id)?;
     headers.append("Nats-Expected-Stream", layout::EVENT_STREAM)?;
     Ok(headers)
 }
