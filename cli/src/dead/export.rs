@@ -28,15 +28,25 @@ pub async fn run(letters: Pages<'_>, handler: &str, file: Option<&Path>, out: &m
         None => all(letters, &mut written, out).await?,
         Some(path) => {
             let wrong = |error: std::io::Error| Failure::Usage(format!("{}: {error}", path.display()));
-            // What was there is replaced when there is something to replace it with, and not by a call that is refused.
+            // A file that cannot be written is found before anything is asked; what was there is replaced only once there is
+            // something to replace it with, and not by a call that is refused.
+            let file = File::options().write(true).create(true).truncate(false).open(path).map_err(wrong)?;
             let mut letters = letters;
             let first = letters.next().await?;
-            let mut file = BufWriter::new(File::create(path).map_err(wrong)?);
+            // A pipe or a terminal has no length, and nothing to be kept.
+            let kept = file.metadata().map_err(wrong)?.is_file();
+            if kept {
+                file.set_len(0).map_err(wrong)?;
+            }
+            let mut file = BufWriter::new(file);
             if let Some(first) = first {
                 write(&first, &mut written, &mut file)?;
                 all(letters, &mut written, &mut file).await?;
             }
-            file.into_inner().map_err(|error| wrong(error.into_error()))?.sync_all().map_err(wrong)?;
+            let file = file.into_inner().map_err(|error| wrong(error.into_error()))?;
+            if kept {
+                file.sync_all().map_err(wrong)?;
+            }
             print(out, &format!("{} events are in {}", written.count, text(&path.display().to_string())))?;
         }
     }

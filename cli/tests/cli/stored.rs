@@ -54,6 +54,8 @@ fn page(more: bool) -> Response<Full<Bytes>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_wrongly_ends_with_2_and_what_is_away_with_1() {
     let cluster = Cluster::answering(|_| status(503)).await;
+    let written = cluster.folder.path().join("letters");
+    std::fs::write(&written, "of yesterday").unwrap();
     for line in [
         "dead list Billing",
         "dead show ../x 1",
@@ -74,6 +76,8 @@ async fn what_is_asked_for_wrongly_ends_with_2_and_what_is_away_with_1() {
         assert!(code == Some(1) && told.contains("no operator answers"), "{line}: {code:?} {told}");
     }
     assert_eq!(cluster.server.received().len(), 4, "each asks once");
+    let (code, told) = cluster.run(&format!("dead export billing -f {}", written.display())).await;
+    assert_eq!((code, std::fs::read_to_string(&written).unwrap().as_str()), (Some(1), "of yesterday"), "{told}");
 
     let (code, told) = cluster.run("dead list billing --context other").await;
     assert!(code == Some(1) && told.contains("set KUBECONFIG, or correct --context"), "{told}");
@@ -116,4 +120,9 @@ async fn an_export_that_breaks_off_says_where_to_continue() {
     let (code, told) = cluster.run(&format!("dead export billing -f {}", file.display())).await;
     assert!(code == Some(1) && told.contains("500 events are written, the others begin with --from 2"), "{told}");
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 500);
+    let whole = Cluster::answering(|_| page(false)).await;
+    let (code, told) = whole.run(&format!("dead export billing -f {}", file.display())).await;
+    assert_eq!((code, std::fs::read_to_string(&file).unwrap().lines().count()), (Some(0), 500), "{told}");
+    let (code, told) = whole.run("dead export billing -f /dev/stdout").await;
+    assert_eq!(code, Some(0), "{told}");
 }
