@@ -1,13 +1,14 @@
 //! Server-side apply of child objects: only what changed, and never over somebody else's object.
 //!
 //! What was applied is remembered with the object's mark ([`crate::kubernetes::watches`]). As long as the watch shows that mark and
-//! the same is wanted, there is nothing to read and nothing to write.
+//! the same is wanted, there is nothing to read and nothing to write. After a start nothing is remembered: then an object of
+//! which the operator still has all fields is as it was applied ([`crate::kubernetes::fields`]), and is not read either.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::core::Status;
 use kube::runtime::reflector::Store;
@@ -18,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{Context, Owner};
 use crate::identity::authority;
+use crate::kubernetes::fields;
 use crate::kubernetes::names::FIELD_MANAGER;
 use crate::kubernetes::ownership::{OWNER, belongs_to};
 use crate::kubernetes::quantity;
@@ -105,7 +107,8 @@ impl Applied {
 }
 
 /// A child of which the operator looks at more than what it applied: the store's copy, unless that may be older than
-/// the operator's own last write, or there is none.
+/// the operator's own last write, or there is none. What the store was filled with at the start is not: it is listed by
+/// whoever leads, when no one else writes any more.
 ///
 /// # Errors
 /// The API server is away.
@@ -117,7 +120,12 @@ where
     let known = watches::get(store, namespace, name);
     let applied = context.applied.mark(&key);
     match known {
-        Some(known) if applied == Some(child_mark(known.meta())) => Ok(Some(K::clone(&known))),
+        Some(known)
+            if applied == Some(child_mark(known.meta()))
+                || applied.is_none() && context.stores.listed.has(&key, child_mark(known.meta())) =>
+        {
+            Ok(Some(K::clone(&known)))
+        }
         _ => {
             let api: Api<K> = Api::namespaced(context.client.clone(), namespace);
             Ok(api.get_opt(name).await?)
@@ -132,10 +140,29 @@ where
 pub async fn apply(context: &Context, owner: &Owner, child: &Child) -> Result<(), Error> {
     let mark = context.stores.child_mark(&child.resource.kind, child.namespace(owner), &child.name);
     let hash = hash(&child.value);
-    if !context.applied.holds(&key(owner, child), mark, &hash) {
+    if !is_applied(context, owner, child, mark, &hash) {
         write(context, owner, child, hash).await?;
     }
     Ok(())
+}
+
+/// Whether the object with this mark is as it is wanted: applied since the start, or before it and not touched since.
+fn is_applied(context: &Context, owner: &Owner, child: &Child, mark: Option<u64>, hash: &str) -> bool {
+    let key = key(owner, child);
+    if context.applied.holds(&key, mark, hash) {
+        return true;
+    }
+    let Some(mark) = mark else { return false };
+    let Some(fields) = context.stores.listed.take(&key, mark) else { return false };
+    let is_as_listed = |meta: &ObjectMeta| {
+        child_mark(meta) == mark && was_applied(meta, hash) && check_owner(meta, &owner.reference, child).is_ok()
+    };
+    let holds = context.stores.child(&key.0, &key.1, &key.2, is_as_listed) == Some(true)
+        && fields::cover(&fields, &desired(child, &owner.reference, hash));
+    if holds {
+        context.applied.note(key, mark, hash.to_owned());
+    }
+    holds
 }
 
 /// The same of a child that is looked at afterwards.
@@ -149,7 +176,7 @@ where
     let known: Option<Arc<K>> = watches::get(store, child.namespace(owner), &child.name);
     let hash = hash(&child.value);
     if let Some(known) = known
-        && context.applied.holds(&key(owner, child), Some(child_mark(known.meta())), &hash)
+        && is_applied(context, owner, child, Some(child_mark(known.meta())), &hash)
     {
         return Ok(K::clone(&known));
     }
@@ -212,17 +239,14 @@ async fn compare_and_write(
     child: &Child,
     hash: &str,
 ) -> Result<DynamicObject, Error> {
-    let mut desired = child.value.clone();
-    desired["metadata"]["annotations"][APPLIED] = Value::from(hash);
-    desired["metadata"]["annotations"][OWNER] = Value::from(owner.uid.clone());
+    let mut desired = desired(child, owner, hash);
     let existing = api.get_opt(&child.name).await?;
     let exists = existing.is_some();
     let version = existing.as_ref().and_then(|existing| existing.metadata.resource_version.clone());
     if let Some(existing) = existing {
-        check_owner(&existing, owner, child)?;
-        let is_applied = existing.annotations().get(APPLIED).is_some_and(|applied| applied == hash);
+        check_owner(&existing.metadata, owner, child)?;
         let found = serde_json::to_value(&existing).map_err(kube::Error::SerdeError)?;
-        if is_applied && contains(&found, &desired) {
+        if was_applied(&existing.metadata, hash) && contains(&found, &desired) {
             return Ok(existing);
         }
         // What takes its place between the look and the write is not written over.
@@ -312,9 +336,22 @@ async fn take_back(api: &Api<DynamicObject>, child: &Child, dry_run: bool) -> Re
     }
 }
 
-fn check_owner(existing: &DynamicObject, owner: &OwnerReference, child: &Child) -> Result<(), Error> {
-    let owners = existing.owner_references();
-    if belongs_to(&existing.metadata, owner) || (child.adopts && owners.is_empty()) {
+/// The child with what the operator notes on it.
+fn desired(child: &Child, owner: &OwnerReference, hash: &str) -> Value {
+    let mut desired = child.value.clone();
+    desired["metadata"]["annotations"][APPLIED] = Value::from(hash);
+    desired["metadata"]["annotations"][OWNER] = Value::from(owner.uid.clone());
+    desired
+}
+
+fn was_applied(existing: &ObjectMeta, hash: &str) -> bool {
+    let annotations = existing.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(APPLIED)).is_some_and(|applied| applied == hash)
+}
+
+fn check_owner(existing: &ObjectMeta, owner: &OwnerReference, child: &Child) -> Result<(), Error> {
+    let owners = existing.owner_references.as_deref().unwrap_or_default();
+    if belongs_to(existing, owner) || (child.adopts && owners.is_empty()) {
         return Ok(());
     }
     if owners.iter().any(|reference| reference.kind == owner.kind && reference.name == owner.name) {
@@ -359,23 +396,13 @@ fn contains(found: &Value, wanted: &Value) -> bool {
     match (found, wanted) {
         (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match found.get(key) {
             Some(found) => contains(found, wanted),
-            None => is_empty(wanted),
+            None => fields::is_nothing(wanted),
         }),
         (Value::Array(found), Value::Array(wanted)) => {
             found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
         }
         (Value::String(found), Value::String(wanted)) => found == wanted || quantity::same(found, wanted),
-        _ => found == wanted || is_empty(wanted) && is_empty(found),
-    }
-}
-
-/// The API server does not keep these.
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(is_empty),
-        _ => false,
+        _ => found == wanted || fields::is_nothing(wanted) && fields::is_nothing(found),
     }
 }
 

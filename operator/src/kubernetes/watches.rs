@@ -4,6 +4,7 @@
 //! and the like only the metadata is kept: it is enough to know whether somebody touched what was applied
 //! ([`crate::kubernetes::apply`]).
 
+mod listed;
 mod marks;
 mod slim;
 mod stores;
@@ -12,7 +13,8 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -28,6 +30,7 @@ use crate::broker::topics::is_on;
 use crate::handler::reference;
 use crate::kubernetes::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
 use crate::sessions::brokers::{BrokerKey, TopicKey};
+use listed::Listed;
 pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, namespace_mark, resource_mark};
 use slim::Slim;
 pub(crate) use stores::Feed;
@@ -45,8 +48,11 @@ where
     store.get(&ObjectRef::new(name).within(namespace))
 }
 
-fn mark_in<K: Resource<DynamicType = ()> + Clone>(store: &Store<K>, namespace: &str, name: &str) -> Option<u64> {
-    get(store, namespace, name).map(|object| child_mark(object.meta()))
+fn look_in<K, T>(store: &Store<K>, (namespace, name): (&str, &str), look: &impl Fn(&ObjectMeta) -> T) -> Option<T>
+where
+    K: Resource<DynamicType = ()> + Clone,
+{
+    get(store, namespace, name).map(|object| look(object.meta()))
 }
 
 /// Everything the operator made for a component, `broker`, `topic` or `handler`.
@@ -64,7 +70,16 @@ pub(crate) fn objects<K>(
 where
     K: Slim + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    significant(watcher::watcher(api, config).default_backoff().modify(K::slim), feed, mark)
+    let listed = feed.listed.clone();
+    let events = watcher::watcher(api, config).default_backoff().map_ok(move |event| {
+        if K::IS_CHILD
+            && let Event::InitApply(object) = &event
+        {
+            listed.note(object);
+        }
+        event
+    });
+    significant(events.modify(K::slim), feed, mark)
 }
 
 /// The same of metadata alone.

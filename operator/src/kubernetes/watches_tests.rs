@@ -20,7 +20,7 @@ fn names(found: &[Pod]) -> Vec<String> {
 #[test]
 fn what_did_not_change_is_not_reported_and_what_is_gone_is_even_if_no_event_said_so() {
     let (count, unlisted) = watch::channel(0);
-    let (store, feed) = feed(&Arc::new(count));
+    let (store, feed) = feed(&Arc::new(count), &Arc::default());
     let mut changes = Changes::new(feed, any_change);
     let mut take = |event| names(&changes.take(event));
     for event in [Event::Init, Event::InitApply(pod("a", "1")), Event::InitApply(pod("b", "1"))] {

@@ -107,6 +107,9 @@ fn forget_gone(context: &Context) {
     context.applied.keep(|(kind, namespace, name)| stores.child_mark(kind, namespace, name).is_some());
     context.written.keep(|key| stores.has(key));
     context.first_round.keep(|key| stores.has(key));
+    if context.first_round.duration().is_some() {
+        stores.listed.clear();
+    }
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

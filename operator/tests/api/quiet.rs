@@ -33,6 +33,7 @@ async fn two_topics(space: &Space, places: &Places) -> TestBroker {
 struct Busy {
     requests: Count,
     space: Space,
+    places: Places,
     operator: Operator,
     _events: Option<AbortOnDropHandle<()>>,
     _broker: TestBroker,
@@ -50,8 +51,8 @@ impl Busy {
         for number in 0..handlers {
             space.create::<EventHandler>(handler(&format!("h{number}"), spec(json!({"replicas": 1})))).await;
         }
-        let events = publish(&topic, per_second);
-        let busy = Self { requests, space, operator, _events: Some(events), _broker: broker };
+        let events = (per_second > 0).then(|| publish(&topic, per_second));
+        let busy = Self { requests, space, places, operator, _events: events, _broker: broker };
         busy.until_shown(handlers).await;
         busy
     }
@@ -63,7 +64,7 @@ impl Busy {
         let operator = Operator::start_with_brokers(requests.client(), places.addresses());
         until_ready(&space, "orders").await;
         until_ready(&space, "invoices").await;
-        let busy = Self { requests, space, operator, _events: None, _broker: broker };
+        let busy = Self { requests, space, places, operator, _events: None, _broker: broker };
         busy.until_at_rest().await;
         busy
     }
@@ -128,6 +129,25 @@ async fn a_broker_with_two_topics_at_rest_writes_nothing() {
     let busy = Busy::at_rest().await;
     let requests = asked(&busy.during(Duration::from_secs(15)).await);
     assert_eq!(requests, [] as [(Method, String); 0]);
+    busy.operator.stop().await;
+}
+
+/// What is as an operator applied it shows that in its metadata. Secrets are read for what is in them.
+#[tokio::test]
+async fn a_successor_reads_no_child_that_nobody_touched() {
+    let _turn = turn().await;
+    let mut busy = Busy::start(3, 0).await;
+    busy.operator.stop().await;
+    busy.requests.take();
+    busy.operator = Operator::start_with_brokers(busy.requests.client(), busy.places.addresses());
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let requests = busy.take();
+    let kinds = ["services", "configmaps", "networkpolicies", "deployments", "statefulsets", "poddisruptionbudgets"];
+    let is_child = |url: &str| kinds.iter().any(|kind| url.contains(&format!("/{}/{kind}/", busy.space.name)));
+    let read: Vec<_> = requests.iter().filter(|(_, url)| is_child(url)).collect();
+    assert_eq!(read, [] as [&(Method, String); 0]);
+    assert!(requests.iter().any(|(_, url)| url.contains("/secrets/")), "it has reconciled: {requests:?}");
+    assert_eq!(writes(&requests), [] as [&(Method, String); 0]);
     busy.operator.stop().await;
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
@@ -166,22 +167,38 @@ async fn nothing_is_written_when_nothing_changed() {
 }
 
 #[tokio::test]
-async fn drift_is_repaired() {
+async fn drift_is_repaired_while_an_operator_runs_and_by_the_next_one() {
     let _turn = turn().await;
     let space = Space::new("drift").await;
     space.topic("orders", json!({})).await;
-    let _operator = Operator::start(space.client.clone());
+    let operator = Operator::start(space.client.clone());
     until_reason(&space, "orders", "Ready", "PodsNotReady").await;
+    drift(&space).await;
+    until_repaired(&space).await;
+    operator.stop().await;
+    drift(&space).await;
+    let _next = Operator::start(space.client.clone());
+    until_repaired(&space).await;
+}
+
+/// Somebody changes, takes away and deletes.
+async fn drift(space: &Space) {
     space.merge::<Service>("default-broker", json!({"spec": {"ports": [{"name": "https", "port": 444}]}})).await;
     space.merge::<Service>("orders-topic", json!({"spec": {"ports": [{"name": "https", "port": 444}]}})).await;
-    space.merge::<StatefulSet>("default-broker", json!({"spec": {"replicas": 2}})).await;
+    let rolling = json!({"spec": {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}}});
+    space.merge::<StatefulSet>("default-broker", rolling).await;
     space
         .merge::<ConfigMap>(
             "default-broker",
             json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "me"}}, "data": {"nats.conf": ""}}),
         )
         .await;
+    space.merge::<NetworkPolicy>("default-broker", json!({"spec": {"ingress": []}})).await;
+    space.merge::<Secret>("default-ingress", json!({"metadata": {"ownerReferences": null}})).await;
     space.api::<ConfigMap>().delete("orders-ca", &DeleteParams::default()).await.unwrap();
+}
+
+async fn until_repaired(space: &Space) {
     eventually("everything is as it was", async || {
         let ports = async |name: &str| -> Option<Vec<i32>> {
             let service: Service = space.api().get(name).await.ok()?;
@@ -190,12 +207,16 @@ async fn drift_is_repaired() {
         let statefulset: StatefulSet = space.api().get("default-broker").await.ok()?;
         let config: ConfigMap = space.api().get("default-broker").await.ok()?;
         let ca: ConfigMap = space.api().get("orders-ca").await.ok()?;
+        let policy: NetworkPolicy = space.api().get("default-broker").await.ok()?;
+        let secret: Secret = space.api().get("default-ingress").await.ok()?;
         let labels: &BTreeMap<String, String> = config.labels();
         (ports("default-broker").await? == [443, 4222, 8883]
             && ports("orders-topic").await? == [443, 8883]
-            && statefulset.spec?.replicas == Some(1)
+            && statefulset.spec?.update_strategy?.type_.as_deref() == Some("OnDelete")
             && labels.get("app.kubernetes.io/managed-by").map(String::as_str) == Some("tidegate")
             && config.data?.get("nats.conf")?.contains("jetstream")
+            && !policy.spec?.ingress?.is_empty()
+            && !secret.owner_references().is_empty()
             && ca.data?.contains_key("ca.crt"))
         .then_some(())
     })

@@ -12,6 +12,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What is watched.
 pub trait Slim: Resource {
+    /// Whether the operator applies such objects.
+    const IS_CHILD: bool = false;
+
     /// Takes away what no one reads.
     fn slim(&mut self) {
         slim_metadata(self);
@@ -21,9 +24,13 @@ pub trait Slim: Resource {
 impl Slim for EventBroker {}
 impl Slim for EventTopic {}
 impl Slim for EventHandler {}
-impl<K: Resource<DynamicType = ()>> Slim for PartialObjectMeta<K> {}
+impl<K: Resource<DynamicType = ()>> Slim for PartialObjectMeta<K> {
+    const IS_CHILD: bool = true;
+}
 
 impl Slim for Deployment {
+    const IS_CHILD: bool = true;
+
     /// Its pods' specification is read live where it is compared.
     fn slim(&mut self) {
         slim_metadata(self);
@@ -34,6 +41,8 @@ impl Slim for Deployment {
 }
 
 impl Slim for StatefulSet {
+    const IS_CHILD: bool = true;
+
     /// As of a Deployment.
     fn slim(&mut self) {
         slim_metadata(self);

@@ -15,7 +15,7 @@ use kube::{Resource, ResourceExt as _};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tokio::sync::watch;
 
-use super::{get, is_in, mark_in};
+use super::{Listed, child_mark, get, is_in, look_in};
 use crate::broker::deletion;
 use crate::handler::reference;
 use crate::kubernetes::names;
@@ -60,6 +60,8 @@ pub struct Stores {
     broker_secrets: Store<PartialObjectMeta<Secret>>,
     topic_secrets: Store<PartialObjectMeta<Secret>>,
     handler_secrets: Store<PartialObjectMeta<Secret>>,
+    /// What they began with.
+    pub(crate) listed: Arc<Listed>,
     unlisted: watch::Receiver<usize>,
 }
 
@@ -91,6 +93,7 @@ pub struct Feeds {
 /// Where one watch writes to.
 pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
     pub(super) writer: Writer<K>,
+    pub(super) listed: Arc<Listed>,
     pub(super) unlisted: Arc<Unlisted>,
 }
 
@@ -98,41 +101,41 @@ pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
 /// `wait_until_ready` wakes only the last.)
 pub(super) type Unlisted = watch::Sender<usize>;
 
-pub(super) fn feed<K>(unlisted: &Arc<Unlisted>) -> (Store<K>, Feed<K>)
+pub(super) fn feed<K>(unlisted: &Arc<Unlisted>, listed: &Arc<Listed>) -> (Store<K>, Feed<K>)
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     unlisted.send_modify(|count| *count += 1);
     let (store, writer) = reflector::store();
-    (store, Feed { writer, unlisted: unlisted.clone() })
+    (store, Feed { writer, listed: listed.clone(), unlisted: unlisted.clone() })
 }
 
 impl Stores {
     /// Empty stores, and where their content comes from.
     pub fn new() -> (Self, Feeds) {
         let (count, unlisted) = watch::channel(0);
-        let count = Arc::new(count);
-        let (brokers, broker_feed) = feed(&count);
-        let (brokers_for_topics, broker_for_topic_feed) = feed(&count);
-        let (topics, topic_feed) = feed(&count);
-        let (topics_for_handlers, topic_for_handler_feed) = feed(&count);
-        let (handlers, handler_feed) = feed(&count);
-        let (namespaces, namespace_feed) = feed(&count);
-        let (namespaces_for_handlers, namespace_for_handler_feed) = feed(&count);
-        let (statefulsets, statefulset_feed) = feed(&count);
-        let (deployments, deployment_feed) = feed(&count);
-        let (broker_pods, broker_pod_feed) = feed(&count);
-        let (handler_pods, handler_pod_feed) = feed(&count);
-        let (config_maps, config_map_feed) = feed(&count);
-        let (topic_config_maps, topic_config_map_feed) = feed(&count);
-        let (services, service_feed) = feed(&count);
-        let (topic_services, topic_service_feed) = feed(&count);
-        let (disruption_budgets, disruption_budget_feed) = feed(&count);
-        let (network_policies, network_policy_feed) = feed(&count);
-        let (handler_policies, handler_policy_feed) = feed(&count);
-        let (broker_secrets, broker_secret_feed) = feed(&count);
-        let (topic_secrets, topic_secret_feed) = feed(&count);
-        let (handler_secrets, handler_secret_feed) = feed(&count);
+        let (count, listed) = (Arc::new(count), Arc::new(Listed::default()));
+        let (brokers, broker_feed) = feed(&count, &listed);
+        let (brokers_for_topics, broker_for_topic_feed) = feed(&count, &listed);
+        let (topics, topic_feed) = feed(&count, &listed);
+        let (topics_for_handlers, topic_for_handler_feed) = feed(&count, &listed);
+        let (handlers, handler_feed) = feed(&count, &listed);
+        let (namespaces, namespace_feed) = feed(&count, &listed);
+        let (namespaces_for_handlers, namespace_for_handler_feed) = feed(&count, &listed);
+        let (statefulsets, statefulset_feed) = feed(&count, &listed);
+        let (deployments, deployment_feed) = feed(&count, &listed);
+        let (broker_pods, broker_pod_feed) = feed(&count, &listed);
+        let (handler_pods, handler_pod_feed) = feed(&count, &listed);
+        let (config_maps, config_map_feed) = feed(&count, &listed);
+        let (topic_config_maps, topic_config_map_feed) = feed(&count, &listed);
+        let (services, service_feed) = feed(&count, &listed);
+        let (topic_services, topic_service_feed) = feed(&count, &listed);
+        let (disruption_budgets, disruption_budget_feed) = feed(&count, &listed);
+        let (network_policies, network_policy_feed) = feed(&count, &listed);
+        let (handler_policies, handler_policy_feed) = feed(&count, &listed);
+        let (broker_secrets, broker_secret_feed) = feed(&count, &listed);
+        let (topic_secrets, topic_secret_feed) = feed(&count, &listed);
+        let (handler_secrets, handler_secret_feed) = feed(&count, &listed);
         let stores = Self {
             brokers,
             brokers_for_topics,
@@ -155,6 +158,7 @@ impl Stores {
             broker_secrets,
             topic_secrets,
             handler_secrets,
+            listed,
             unlisted,
         };
         let feeds = Feeds {
@@ -210,20 +214,30 @@ impl Stores {
 
     /// The mark of one of our child objects, as it was seen last.
     pub(crate) fn child_mark(&self, kind: &str, namespace: &str, name: &str) -> Option<u64> {
+        self.child(kind, namespace, name, child_mark)
+    }
+
+    /// What this finds in the metadata of one of our child objects, as it was seen last.
+    pub(crate) fn child<T>(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        look: impl Fn(&ObjectMeta) -> T,
+    ) -> Option<T> {
+        let (at, look) = ((namespace, name), &look);
         match kind {
-            "StatefulSet" => mark_in(&self.statefulsets, namespace, name),
-            "Deployment" => mark_in(&self.deployments, namespace, name),
-            "ConfigMap" => mark_in(&self.config_maps, namespace, name)
-                .or_else(|| mark_in(&self.topic_config_maps, namespace, name)),
-            "Service" => {
-                mark_in(&self.services, namespace, name).or_else(|| mark_in(&self.topic_services, namespace, name))
+            "StatefulSet" => look_in(&self.statefulsets, at, look),
+            "Deployment" => look_in(&self.deployments, at, look),
+            "ConfigMap" => look_in(&self.config_maps, at, look).or_else(|| look_in(&self.topic_config_maps, at, look)),
+            "Service" => look_in(&self.services, at, look).or_else(|| look_in(&self.topic_services, at, look)),
+            "PodDisruptionBudget" => look_in(&self.disruption_budgets, at, look),
+            "NetworkPolicy" => {
+                look_in(&self.network_policies, at, look).or_else(|| look_in(&self.handler_policies, at, look))
             }
-            "PodDisruptionBudget" => mark_in(&self.disruption_budgets, namespace, name),
-            "NetworkPolicy" => mark_in(&self.network_policies, namespace, name)
-                .or_else(|| mark_in(&self.handler_policies, namespace, name)),
-            "Secret" => mark_in(&self.broker_secrets, namespace, name)
-                .or_else(|| mark_in(&self.topic_secrets, namespace, name))
-                .or_else(|| mark_in(&self.handler_secrets, namespace, name)),
+            "Secret" => look_in(&self.broker_secrets, at, look)
+                .or_else(|| look_in(&self.topic_secrets, at, look))
+                .or_else(|| look_in(&self.handler_secrets, at, look)),
             _ => None,
         }
     }
