@@ -120,9 +120,9 @@ soak: toolchain node-program
 	TIDEGATE_ORDER_EVENTS=1000 NATS_SERVER=$(call TOOL,nats-server) \
 	  cargo test --workspace --test order $(CARGO_FLAGS) -- --test-threads=1 --nocapture
 	NATS_SERVER=$(call TOOL,nats-server) \
-	  cargo test --workspace --test doors $(CARGO_FLAGS) -- --test-threads=1 --nocapture nobody_may
+	  cargo test --workspace --test broker $(CARGO_FLAGS) -- --test-threads=1 --nocapture nobody_may
 	NATS_SERVER=$(call TOOL,nats-server) \
-	  cargo test --workspace --test growth $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture
+	  cargo test --workspace --test broker $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture growth
 	NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
 	  cargo test --workspace --test api $(CARGO_FLAGS) -- --ignored --test-threads=1 --nocapture api_requests
 	@$(MAKE) scale

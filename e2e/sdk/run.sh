@@ -52,5 +52,5 @@ export TIDEGATE_SDK=$sdk SDK_PYTHON=$sdk/python/bin/python
 export CARGO_BUILD_TARGET=${CARGO_BUILD_TARGET:-$(rustc -vV | sed -n 's/^host: //p')}
 cd "$here/../.."
 # The same selection of packages as all other tests, so that nothing is built again.
-cargo test --workspace --profile "$profile" --locked --test ingress --test sdk -- --ignored
+cargo test --workspace --profile "$profile" --locked --test ingress --test sidecar -- --ignored sdk
 cargo test --workspace --profile "$profile" --locked --test api -- --ignored knative_resolves
