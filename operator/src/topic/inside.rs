@@ -34,7 +34,7 @@ use crate::topic::serve::serve;
 use crate::topic::settings::Settings;
 use crate::topic::status::{Journal, STREAM_REFUSED};
 use crate::topic::storage::{self, Storage};
-use crate::topic::{is_healing, key, leftovers};
+use crate::topic::{data_lost, is_healing, key, leftovers};
 
 /// How far the broker's inside is.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub struct Stored {
     pub dead_letters: u64,
     /// What to remember of the stream of events.
     pub record: StreamRecord,
-    /// What was lost of it since the last look.
-    pub lost: Option<String>,
+    /// What it lacks of what there was at the last look.
+    pub(super) lacking: Lacking,
     /// Whether there is room for more events.
     pub room: RoomState,
     /// Whether the broker stores what it is given.
@@ -190,7 +190,8 @@ async fn stored(
     let (streams, lacking, subscribers) = {
         let _places = broker.places().await;
         let place = observed.place(authority);
-        let looker = Looker { context, place: &place, broker: &broker.api, settings, account: &account };
+        let is_missed = data_lost::is_missed(topic);
+        let looker = Looker { context, place: &place, broker: &broker.api, settings, account: &account, is_missed };
         let (streams, lacking) = looker.look(lost_of).await?;
         (streams, lacking, without_orphans(context, owner, topic, broker, authority).await?)
     };
@@ -231,7 +232,7 @@ async fn stored(
     let storage = storage::judge(&seen, Timestamp::now());
     Ok(Stored {
         record,
-        lost: lacking.lost().cloned(),
+        lacking,
         events,
         dead_letters: streams.dead_letters,
         room,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate_broker_admin::api::{self, StreamInfo};
 use tidegate_broker_admin::streams::{self, Streams};
 
-use crate::broker::audit;
+use crate::broker::audit::{self, Whereabouts};
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::Place;
@@ -27,6 +27,8 @@ pub(super) struct Looker<'a> {
     pub(super) settings: &'a Settings,
     /// Its id.
     pub(super) account: &'a str,
+    /// Whether events were missed at the last look.
+    pub(super) is_missed: bool,
 }
 
 /// What a topic's stream of events lacks of what it had at the last look.
@@ -34,8 +36,10 @@ pub(super) struct Looker<'a> {
 pub(super) enum Lacking {
     /// Nothing.
     Nothing,
-    /// Events that another server has: they come back, or are lost when no server has them any more.
-    Elsewhere,
+    /// Events that another server has, in words: they come back, or are lost when no server has them any more.
+    Elsewhere(String),
+    /// Events that another server may have, and why that is not known. As long as it is not, they are not lost.
+    Missing(String, String),
     /// Events that no server has; in words.
     Lost(String),
 }
@@ -44,6 +48,11 @@ impl Lacking {
     /// What was lost.
     pub(super) fn lost(&self) -> Option<&String> {
         if let Self::Lost(lost) = self { Some(lost) } else { None }
+    }
+
+    /// Whether events are missed that may come back.
+    pub(super) fn may_come_back(&self) -> bool {
+        matches!(self, Self::Elsewhere(_) | Self::Missing(..))
     }
 }
 
@@ -57,20 +66,25 @@ impl Looker<'_> {
         lost_of: impl Fn(&StreamInfo) -> Option<String>,
     ) -> Result<(Streams, Lacking), Error> {
         let mut streams = self.ensure().await?;
-        let mut lost = lost_of(&streams.events);
         let mut looks = if self.place.pods > 1 { LOSS_LOOKS } else { 0 };
-        while lost.is_some() && looks > 0 {
+        loop {
+            let Some(mut lost) = lost_of(&streams.events) else { return Ok((streams, Lacking::Nothing)) };
+            // What is missed already is no passing matter of a new leader.
+            if self.place.pods > 1 && (looks == 0 || self.is_missed) {
+                match audit::whereabouts(self.context, self.place, self.account).await {
+                    Whereabouts::Elsewhere => return Ok((streams, Lacking::Elsewhere(lost))),
+                    Whereabouts::Unknown(why) => return Ok((streams, Lacking::Missing(lost, why))),
+                    Whereabouts::Nowhere => {}
+                }
+            }
+            if looks == 0 {
+                lost.push_str(&self.gaps(&streams.events).await);
+                return Ok((streams, Lacking::Lost(lost)));
+            }
             tokio::time::sleep(LOSS_PAUSE).await;
             streams = self.ensure().await?;
-            lost = lost_of(&streams.events);
             looks -= 1;
         }
-        let Some(mut lost) = lost else { return Ok((streams, Lacking::Nothing)) };
-        if self.place.pods > 1 && audit::is_elsewhere(self.context, self.place, self.account).await {
-            return Ok((streams, Lacking::Elsewhere));
-        }
-        lost.push_str(&self.gaps(&streams.events).await);
-        Ok((streams, Lacking::Lost(lost)))
     }
 
     async fn ensure(&self) -> Result<Streams, Error> {

@@ -10,7 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_crds::EventTopic;
-use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::{DataLoss, LostTail, StreamRecord};
 
 use crate::sessions::ingress_reports::StreamEnd;
@@ -59,7 +58,7 @@ pub fn tail(before: &StreamRecord, now: &StreamRecord, end: &StreamEnd, at: Time
 
 /// What to remember after a look. `end` was heard before it; `at`: now.
 ///
-/// What is on another server is missed until it is back here or is known to be lost, so the record stays as it was: it
+/// What is on another server, or may be, is missed until it is back here or is known to be lost, so the record stays as it was: it
 /// would not be missed any more when that server loses it too.
 pub(super) fn remembered(
     before: Option<&StreamRecord>,
@@ -70,7 +69,7 @@ pub(super) fn remembered(
 ) -> StreamRecord {
     let Some(before) = before else { return now };
     let found = match lacking {
-        Lacking::Elsewhere => {
+        Lacking::Elsewhere(_) | Lacking::Missing(..) => {
             return StreamRecord { released: now.released, removes: before.removes || now.removes, ..before.clone() };
         }
         Lacking::Lost(_) => tail(before, &now, end, at),
@@ -144,20 +143,6 @@ pub fn told(topic: &EventTopic, found: Option<String>) -> Option<DataLoss> {
     let before = topic.status.as_ref().and_then(|status| status.data_loss.as_ref());
     let acknowledged = topic.annotations().get(ACKNOWLEDGE).map(String::as_str);
     loss(before, found, acknowledged, &Timestamp::now().to_string())
-}
-
-/// The condition.
-pub fn data_lost(topic: &EventTopic, loss: Option<&DataLoss>) -> Finding {
-    match loss {
-        None => Finding::new(kind::DATA_LOST, Status::False, "NothingLost", "no loss of stored events is known"),
-        Some(DataLoss { detected, message }) => {
-            let name = topic.name_any();
-            let message = format!(
-                "{message}. Restore what you can from its sources. To acknowledge: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={detected}"
-            );
-            Finding::new(kind::DATA_LOST, Status::True, "EventsLost", message)
-        }
-    }
 }
 
 /// The loss that is told of: a new one, or the one before until it is acknowledged.
@@ -294,8 +279,10 @@ mod tests {
     fn what_another_server_has_is_missed_until_it_is_back() {
         let (at, end) = (Timestamp::from_second(1000).unwrap(), StreamEnd::default());
         let (before, hole) = (stream(1, 100), StreamRecord { missing: 3, released: Some(7), ..stream(1, 120) });
-        let elsewhere = remembered(Some(&before), hole.clone(), &Lacking::Elsewhere, &end, at);
+        let elsewhere = remembered(Some(&before), hole.clone(), &Lacking::Elsewhere("3".into()), &end, at);
         assert_eq!(elsewhere, StreamRecord { released: Some(7), ..before.clone() });
+        let missing = Lacking::Missing("3".into(), "b-2 does not answer".into());
+        assert_eq!(remembered(Some(&before), hole.clone(), &missing, &end, at), elsewhere, "b-2 may have them");
         assert!(between(&elsewhere, &hole, &end).is_some(), "no server has them any more: now they are lost");
         assert_eq!(between(&elsewhere, &stream(1, 130), &end), None, "they are back");
         let lost = remembered(Some(&before), hole.clone(), &Lacking::Lost("3".into()), &end, at);

@@ -3,6 +3,7 @@
 mod addressable;
 mod children;
 mod cron;
+mod data_lost;
 mod deletion;
 mod handlers;
 mod inside;
@@ -44,7 +45,7 @@ use crate::topic::storage::Storage;
 
 /// While all is there but for a publisher over NATS, of which a person may have to mend something.
 const TROUBLED: Duration = Duration::from_secs(30);
-/// While publishers are refused or not answered. Reports of the ingresses come besides.
+/// While publishers are refused or not answered, or events are missed. Reports of the ingresses come besides.
 const FULL: Duration = Duration::from_secs(10);
 /// While only the ingresses have not heard of it yet: they are asked this often at first, and then like all that waits.
 const UNSERVED: Duration = Duration::from_millis(500);
@@ -178,6 +179,7 @@ fn again(topic: &EventTopic, inside: &Inside, is_ready: bool) -> Duration {
         Inside::Ready { publishers, .. } if is_ready && !publishers.troubles.is_empty() => TROUBLED,
         Inside::Ready { is_served: false, .. } if is_new_to_ingresses(topic, jiff::Timestamp::now()) => UNSERVED,
         Inside::Ready { stored: Some(stored), .. } if stored.room.is_full || stored.storage != Storage::Healthy => FULL,
+        Inside::Ready { stored: Some(stored), .. } if stored.lacking.may_come_back() => FULL,
         _ if is_ready => report::resync(),
         // Its broker's changes are watched; this is for what is not.
         _ => report::patience(topic.status.as_ref().and_then(|status| status.ready())),

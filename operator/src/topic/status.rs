@@ -17,11 +17,12 @@ use crate::reconcile::report;
 use crate::reconcile::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
 use crate::sessions::brokers::BrokerKey;
 use crate::topic::inside::{Inside, Stored};
+use crate::topic::look::Lacking;
 use crate::topic::loss;
 use crate::topic::observe::{NotGranted, Observed};
 use crate::topic::publishers::Publishers;
 use crate::topic::settings::Settings;
-use crate::topic::{addressable, intact, key, room, storage};
+use crate::topic::{addressable, data_lost, intact, key, room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
 pub const STREAM_REFUSED: &str = "StreamRefused";
@@ -52,7 +53,7 @@ pub async fn write(
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     if let Inside::Ready { stored: Some(stored), .. } = inside {
         let is_first = topic.status.as_ref().is_none_or(|before| before.stream.is_none());
-        if is_first || stored.lost.is_some() {
+        if is_first || stored.lacking.lost().is_some() {
             context.ingress_reports.begin_at(&key(owner), stored.events.state.last_sequence);
         }
     }
@@ -174,7 +175,7 @@ pub async fn write_not_granted(
     let others: Vec<_> = parts(topic).into_iter().filter(is_open).map(later).collect();
     let mut found = summary([vec![refused, stream], others].concat(), "");
     if topic.spec.routing == Routing::Queued {
-        found.push(loss::data_lost(topic, status.data_loss.as_ref()));
+        found.push(data_lost::finding(topic, status.data_loss.as_ref(), None));
     }
     status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
     status.observed_generation = topic.metadata.generation;
@@ -189,14 +190,14 @@ fn of(
     inside: &Inside,
 ) -> EventTopicStatus {
     let before = topic.status.clone().unwrap_or_default();
-    let lost = match inside {
-        Inside::Ready { stored: Some(stored), .. } => stored.lost.clone(),
+    let lacking = match inside {
+        Inside::Ready { stored: Some(stored), .. } => Some(&stored.lacking),
         _ => None,
     };
-    let data_loss = loss::told(topic, lost);
+    let data_loss = loss::told(topic, lacking.and_then(Lacking::lost).cloned());
     let mut found = findings(topic, observed, inside);
     if topic.spec.routing == Routing::Queued {
-        found.push(loss::data_lost(topic, data_loss.as_ref()));
+        found.push(data_lost::finding(topic, data_loss.as_ref(), lacking));
         found.push(intact::finding(topic, observed));
     }
     let mut status = EventTopicStatus {
@@ -211,7 +212,7 @@ fn of(
         let signed = |number: u64| i64::try_from(number).ok();
         if let Some(Stored {
             record,
-            lost: _,
+            lacking: _,
             events,
             dead_letters,
             room,

@@ -152,3 +152,35 @@ async fn of_three_servers_a_damaged_copy_is_made_again_before_a_pod_is_restarted
     eventually("the first pod is restarted", async || (pods(&space).await != first).then_some(())).await;
     operator.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_server_that_is_away_may_have_is_not_lost() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("audit-away").await, Places::default());
+    let (mut server, operator) = filled(&space, &places, 3).await;
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    operator.stop().await;
+    let admin = account(&space, &server, "orders").await.admin;
+    damage(&space, &mut server, 1).await;
+    eventually("the copy with a hole leads", async || {
+        admin.step_down_stream(EVENT_STREAM, "orders-broker-1").await.ok()?;
+        let found = admin.stream(EVENT_STREAM).await.ok()?;
+        let leads = found.cluster?.leader.as_deref() == Some("orders-broker-1");
+        (leads && found.state.messages < EVENTS).then_some(())
+    })
+    .await;
+    // Of those that have all of it one is left, which cannot say so alone.
+    server.stop_at(2);
+    let operator = Operator::start_with_servers(space.client.clone(), &places);
+    let topic = until_reason(&space, "orders", "DataLost", "EventsMissing").await;
+    let told = topic_condition(&topic, "DataLost").unwrap();
+    assert_eq!(told.status, "Unknown");
+    assert!(told.message.contains("orders-broker-2 does not answer"), "{}", told.message);
+    assert!(topic.status.unwrap().data_loss.is_none());
+    server.start_at(2).await;
+    until_reason(&space, "orders", "DataLost", "NothingLost").await;
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    assert_eq!(answer(async || admin.stream(EVENT_STREAM).await).await.state.messages, EVENTS);
+    assert!(space.events("DataLost").await.is_empty(), "no false alarm");
+    operator.stop().await;
+}

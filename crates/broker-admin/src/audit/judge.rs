@@ -76,6 +76,17 @@ pub struct Tail {
     pub last: u64,
 }
 
+/// Whether another server has what a stream lacks on the server that leads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It has: a copy is damaged, and can be made again from another one.
+    Yes,
+    /// All copies were seen, and none has more than the others.
+    No,
+    /// Not all copies were seen, or one of them is still being made. The servers that did not answer.
+    Unknown(Vec<Ordinal>),
+}
+
 /// The highest sequence of each stream that is known to have been acknowledged to a publisher.
 pub type Acknowledged = BTreeMap<StreamId, u64>;
 
@@ -125,6 +136,19 @@ pub fn judge(earlier: &Look, later: &Look, acknowledged: &Acknowledged) -> Findi
         }
     }
     findings
+}
+
+/// Decides, by one look at a broker of so many servers, whether what a stream lacks is on another server than its leader's.
+/// It may be on one that is away.
+pub fn elsewhere(look: &Look, id: &StreamId, servers: usize) -> Elsewhere {
+    let findings = judge(look, look, &Acknowledged::new());
+    if findings.damaged.iter().any(|damaged| damaged.stream == *id) {
+        return Elsewhere::Yes;
+    }
+    if look.streams.contains_key(id) && !findings.unfinished.contains(id) {
+        return Elsewhere::No;
+    }
+    Elsewhere::Unknown((0..servers).filter(|server| !look.totals.servers.contains_key(server)).collect())
 }
 
 /// A stream at both looks.

@@ -161,6 +161,37 @@ fn what_was_acknowledged_and_is_on_no_server_is_lost() {
     assert!(seen("events", &[short]).is_plain(&Acknowledged::new()));
 }
 
+#[test]
+fn what_a_server_may_have_that_is_away_is_not_lost() {
+    let (all, hole, short) = (counts(1, 100, 100), counts(1, 100, 60), counts(1, 90, 90));
+    let at = |look: &Look| elsewhere(look, &id("events"), 3);
+    let of = |counts: &[Counts]| seen("events", counts);
+    assert_eq!(at(&of(&[hole, all, all])), Elsewhere::Yes);
+    assert_eq!(at(&of(&[hole; 3])), Elsewhere::No);
+    assert_eq!(at(&of(&[short; 3])), Elsewhere::No);
+    assert_eq!(at(&of(&[short, all, short])), Elsewhere::Unknown(vec![]), "the others still get it");
+    let away = |counts: &[Counts], gone: &[Ordinal]| {
+        let mut look = of(counts);
+        look.totals.servers.retain(|server, _| !gone.contains(server));
+        look.streams.values_mut().for_each(|copies| copies.counts.retain(|server, _| !gone.contains(server)));
+        look
+    };
+    assert_eq!(at(&away(&[hole; 3], &[2])), Elsewhere::Unknown(vec![2]), "it may have them");
+    assert_eq!(at(&away(&[hole; 3], &[1, 2])), Elsewhere::Unknown(vec![1, 2]));
+    let change = |with: fn(&mut Copies)| {
+        let mut look = of(&[hole; 3]);
+        look.streams.values_mut().for_each(with);
+        look
+    };
+    assert_eq!(at(&change(|it| it.leader = None)), Elsewhere::Unknown(vec![]));
+    assert_eq!(at(&change(|it| it.is_moving = true)), Elsewhere::Unknown(vec![]));
+    assert_eq!(at(&Look::default()), Elsewhere::Unknown(vec![0, 1, 2]), "the stream was not seen");
+    // A server that is joining has no copy of it.
+    let mut single = of(&[hole]);
+    single.totals.servers = BTreeMap::from([(0, "S0".to_owned())]);
+    assert_eq!(at(&single), Elsewhere::No);
+}
+
 fn site(pods: usize) -> Site {
     Site { names: (0..5).map(|ordinal| format!("b-{ordinal}")).collect(), pods, ..Site::default() }
 }

@@ -16,7 +16,7 @@ mod judge_tests;
 use std::collections::BTreeMap;
 
 pub use self::heal::{HealStep, next};
-pub use self::judge::{Acknowledged, Damaged, Findings, Hole, Tail, judge};
+pub use self::judge::{Acknowledged, Damaged, Elsewhere, Findings, Hole, Tail, elsewhere, judge};
 pub use self::look::{look, totals};
 use crate::membership::{Counts, Ordinal, StreamId};
 

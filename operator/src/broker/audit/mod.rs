@@ -13,7 +13,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
-use tidegate_broker_admin::audit::{self, Acknowledged, Findings, HealStep, Look, Totals};
+use tidegate_broker_admin::audit::{self, Elsewhere, Findings, HealStep, Look, Totals};
 use tidegate_broker_admin::membership::{ObserveError, Observed, Ordinal, Site, StreamId};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::EVENT_STREAM;
@@ -136,15 +136,49 @@ pub(super) async fn proceed(
     audit
 }
 
-/// Whether a topic's events that the server lacks which leads them are on another one: then they are not lost. Its broker
-/// is audited because of that.
-pub(crate) async fn is_elsewhere(context: &Context, place: &Place, account: &str) -> bool {
-    let Ok(servers) = context.brokers.servers(place).await else { return false };
-    let Ok(look) = audit::look(servers.system_client(), &restart::site(place)).await else { return false };
-    let is_of_topic = |id: &StreamId| id.account == account && id.name == EVENT_STREAM;
-    let found =
-        audit::judge(&look, &look, &Acknowledged::new()).damaged.iter().any(|damaged| is_of_topic(&damaged.stream));
-    if found {
+/// Whether events of a topic that the server lacks which leads them may be on another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// They are: they are not lost.
+    Elsewhere,
+    /// They are on none.
+    Nowhere,
+    /// That cannot be said now; why, in words.
+    Unknown(String),
+}
+
+impl Whereabouts {
+    fn new(found: Elsewhere, site: &Site) -> Self {
+        match found {
+            Elsewhere::Yes => Self::Elsewhere,
+            Elsewhere::No => Self::Nowhere,
+            Elsewhere::Unknown(away) if away.is_empty() => {
+                Self::Unknown("a copy of the stream is still being made, or no server leads it".to_owned())
+            }
+            Elsewhere::Unknown(away) => {
+                let names: Vec<&str> = away.iter().filter_map(|it| site.names.get(*it)).map(String::as_str).collect();
+                let verb = if names.len() == 1 { "does" } else { "do" };
+                Self::Unknown(format!("{} {verb} not answer", names.join(", ")))
+            }
+        }
+    }
+}
+
+/// Asks the servers. What may be elsewhere is a reason to audit the broker.
+pub(crate) async fn whereabouts(context: &Context, place: &Place, account: &str) -> Whereabouts {
+    let site = restart::site(place);
+    let look = match context.brokers.servers(place).await {
+        Ok(servers) => {
+            audit::look(servers.system_client(), &site).await.map_err(|error| Error::Broker(error.to_string()))
+        }
+        Err(error) => Err(error),
+    };
+    let stream = StreamId { account: account.to_owned(), name: EVENT_STREAM.to_owned() };
+    let found = match look {
+        Ok(look) => Whereabouts::new(audit::elsewhere(&look, &stream, site.pods), &site),
+        Err(error) => Whereabouts::Unknown(format!("the servers cannot be asked ({error})")),
+    };
+    if found != Whereabouts::Nowhere {
         context.broker_changes.add(place.broker.clone());
     }
     found
