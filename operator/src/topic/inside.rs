@@ -193,7 +193,7 @@ async fn stored(
         let is_missed = data_lost::is_missed(topic);
         let looker = Looker { context, place: &place, broker: &broker.api, settings, account: &account, is_missed };
         let (streams, lacking) = looker.look(lost_of).await?;
-        (streams, lacking, without_orphans(context, owner, topic, broker, authority).await?)
+        (streams, data_lost::given_up(topic, lacking), without_orphans(context, owner, topic, broker, authority).await?)
     };
     let schedules =
         if streams.has_later { schedules::ensure(&broker.api, &settings.schedules).await? } else { Vec::new() };
@@ -205,7 +205,7 @@ async fn stored(
         room::make(&broker.api, streams.events, &subscribers.places, refused, journal.as_ref()).await?
     } else {
         let state = RoomState::as_it_is(&streams.events, refused);
-        (streams.events, state)
+        (streams.events, RoomState { misses_events: lacking.may_come_back(), ..state })
     };
     if room.is_full {
         context.ingress_reports.held(key);
@@ -219,7 +219,7 @@ async fn stored(
     let leader = events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
     let seen = storage::Seen {
         unanswered: &context.ingress_reports.unanswered(key),
-        stands_still: before.is_some_and(|before| before.last_sequence == last),
+        stands_still: storage::stands_still(topic, last),
         // A single server calls itself the leader, by the server's name and not by the pod's.
         leader: leader.filter(|_| replicas > 1),
         pods: &observed.pods,

@@ -40,6 +40,8 @@ pub(super) enum Lacking {
     Elsewhere(String),
     /// Events that another server may have, and why that is not known. As long as it is not, they are not lost.
     Missing(String, String),
+    /// The same, and a person has given them up; in words.
+    GivenUp(String),
     /// Events that no server has; in words.
     Lost(String),
 }
@@ -48,6 +50,11 @@ impl Lacking {
     /// What was lost.
     pub(super) fn lost(&self) -> Option<&String> {
         if let Self::Lost(lost) = self { Some(lost) } else { None }
+    }
+
+    /// Whether events are gone that were there at the last look, and are missed no longer.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::GivenUp(_))
     }
 
     /// Whether events are missed that may come back.

@@ -15,7 +15,8 @@ use tidegate_crds::topic::{DataLoss, LostTail, StreamRecord};
 use crate::sessions::ingress_reports::StreamEnd;
 use crate::topic::look::Lacking;
 
-/// With this value of the topic's annotation, the loss that was detected at that time is acknowledged.
+/// With this value of the topic's annotation, the loss that was detected at that time is acknowledged, and events that are
+/// missed since then are given up.
 pub const ACKNOWLEDGE: &str = "tidegate.io/acknowledge-data-loss";
 /// Bytes of the message that are kept.
 const MESSAGE_LIMIT: usize = 2000;
@@ -72,7 +73,7 @@ pub(super) fn remembered(
         Lacking::Elsewhere(_) | Lacking::Missing(..) => {
             return StreamRecord { released: now.released, removes: before.removes || now.removes, ..before.clone() };
         }
-        Lacking::Lost(_) => tail(before, &now, end, at),
+        Lacking::Lost(_) | Lacking::GivenUp(_) => tail(before, &now, end, at),
         Lacking::Nothing => None,
     };
     StreamRecord { lost_tail: found.or_else(|| before.lost_tail.clone()), ..now }
@@ -287,6 +288,8 @@ mod tests {
         assert_eq!(between(&elsewhere, &stream(1, 130), &end), None, "they are back");
         let lost = remembered(Some(&before), hole.clone(), &Lacking::Lost("3".into()), &end, at);
         assert_eq!(lost, hole);
+        let given_up = remembered(Some(&before), hole.clone(), &Lacking::GivenUp("3".into()), &end, at);
+        assert_eq!(given_up, hole, "they are not missed any more");
         let tail = remembered(Some(&before), stream(1, 90), &Lacking::Lost("10".into()), &end, at);
         assert_eq!(tail.lost_tail.as_ref().map(|tail| (tail.first, tail.last)), Some((91, 100)));
         assert_eq!(remembered(Some(&tail), stream(1, 95), &Lacking::Nothing, &end, at).lost_tail, tail.lost_tail);

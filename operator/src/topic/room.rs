@@ -27,6 +27,8 @@ pub struct RoomState {
     pub is_broker_full: bool,
     /// Up to where events were released just now.
     pub released: Option<u64>,
+    /// Whether nothing is released because events are missed that another server may have.
+    pub misses_events: bool,
 }
 
 impl RoomState {
@@ -40,7 +42,14 @@ impl RoomState {
 
     fn new(room: Room, holder: Option<Holder>, refused: Option<Refusing>) -> Self {
         let is_full = refused.is_some() || room.bytes.saturating_add(room.average()) > room.max_bytes;
-        Self { room, holder, is_full, is_broker_full: refused == Some(Refusing::Broker), released: None }
+        Self {
+            room,
+            holder,
+            is_full,
+            is_broker_full: refused == Some(Refusing::Broker),
+            released: None,
+            misses_events: false,
+        }
     }
 }
 
@@ -111,6 +120,9 @@ fn why(state: &RoomState, when_full: WhenFull) -> String {
     match (when_full, &state.holder) {
         (WhenFull::Reject, _) => {
             "whenFull: Reject removes nothing. Raise retention.maxSize, set retention.maxAge, or choose whenFull: ReleaseHandled".to_owned()
+        }
+        (_, _) if state.misses_events => {
+            "nothing is released while events are missed that another server has, or may have: condition DataLost says what that waits for, and what you can do".to_owned()
         }
         (_, Some(Holder::NoHandlers)) => {
             "the topic has no handler, so all events are kept for the first one. Make a handler, set retention.maxAge, or raise retention.maxSize".to_owned()
@@ -190,6 +202,8 @@ mod tests {
             ),
             (state(100, None, Some(Refusing::Broker)), DropOldest, Status::False, "BrokerStoreFull", "storage.size"),
         ];
+        let missing = RoomState { misses_events: true, ..state(1000, None, None) };
+        assert!(has_room(&missing, ReleaseHandled).message.contains("condition DataLost"));
         for (state, when_full, status, reason, word) in table {
             let found = has_room(&state, when_full);
             assert_eq!((found.status, found.reason.as_str()), (status, reason), "{state:?}");

@@ -1,5 +1,6 @@
 //! A topic's status, from what was seen and done.
 
+use jiff::Timestamp;
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::EventType;
@@ -53,8 +54,11 @@ pub async fn write(
     patch(context, topic, owner, topic.status.as_ref(), &status).await?;
     if let Inside::Ready { stored: Some(stored), .. } = inside {
         let is_first = topic.status.as_ref().is_none_or(|before| before.stream.is_none());
-        if is_first || stored.lacking.lost().is_some() {
+        if is_first || stored.lacking.is_settled() {
             context.ingress_reports.begin_at(&key(owner), stored.events.state.last_sequence);
+        }
+        if let Lacking::GivenUp(lost) = &stored.lacking {
+            report::event(context, topic, EventType::Warning, "EventsGivenUp", lost).await;
         }
     }
     Ok(is_ready)
@@ -139,7 +143,7 @@ pub async fn write_failure(context: &Context, topic: &EventTopic, owner: &Owner,
     let promised = context.promises.of(topic).and_then(|bytes| i64::try_from(bytes).ok());
     status.promised = status.promised.max(promised);
     let found = failure_findings(error, &status.conditions, &parts(topic));
-    status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
+    status.conditions = merge(found, &status.conditions, topic.metadata.generation, Timestamp::now());
     status.observed_generation = topic.metadata.generation;
     if let Err(error) = patch(context, topic, owner, topic.status.as_ref(), &status).await {
         tracing::warn!(topic = owner.name, namespace = owner.namespace, %error, "status not written");
@@ -175,9 +179,9 @@ pub async fn write_not_granted(
     let others: Vec<_> = parts(topic).into_iter().filter(is_open).map(later).collect();
     let mut found = summary([vec![refused, stream], others].concat(), "");
     if topic.spec.routing == Routing::Queued {
-        found.push(data_lost::finding(topic, status.data_loss.as_ref(), None));
+        found.push(data_lost::finding(topic, status.data_loss.as_ref(), None, Timestamp::now()));
     }
-    status.conditions = merge(found, &status.conditions, topic.metadata.generation, jiff::Timestamp::now());
+    status.conditions = merge(found, &status.conditions, topic.metadata.generation, Timestamp::now());
     status.observed_generation = topic.metadata.generation;
     patch(context, topic, owner, topic.status.as_ref(), &status).await
 }
@@ -197,11 +201,11 @@ fn of(
     let data_loss = loss::told(topic, lacking.and_then(Lacking::lost).cloned());
     let mut found = findings(topic, observed, inside);
     if topic.spec.routing == Routing::Queued {
-        found.push(data_lost::finding(topic, data_loss.as_ref(), lacking));
+        found.push(data_lost::finding(topic, data_loss.as_ref(), lacking, Timestamp::now()));
         found.push(intact::finding(topic, observed));
     }
     let mut status = EventTopicStatus {
-        conditions: merge(found, &before.conditions, topic.metadata.generation, jiff::Timestamp::now()),
+        conditions: merge(found, &before.conditions, topic.metadata.generation, Timestamp::now()),
         observed_generation: topic.metadata.generation,
         address: addressable::address(owner, observed).or_else(|| before.address.clone()),
         promised,

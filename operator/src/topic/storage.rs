@@ -67,6 +67,12 @@ pub struct Seen<'a> {
     pub policy: RestartPolicy,
 }
 
+/// Whether a topic's stream of events ends where it ended at the last look. (What is remembered for finding losses,
+/// `status.stream`, stays as it is while events are missed.)
+pub(super) fn stands_still(topic: &EventTopic, last: i64) -> bool {
+    topic.status.as_ref().is_some_and(|status| status.last_sequence == Some(last))
+}
+
 /// Decides.
 pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
     let Seen { unanswered, stands_still, leader, pods, wanted, is_changing, is_healing, policy } = *seen;
@@ -215,6 +221,20 @@ mod tests {
             }
             assert_eq!(storage_healthy(&found).is_true(), found == Storage::Healthy);
         }
+    }
+
+    #[test]
+    fn a_stream_stands_still_also_while_events_of_it_are_missed() {
+        let topic = |status: serde_json::Value| -> EventTopic {
+            serde_json::from_value(json!({
+                "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {}, "spec": {}, "status": status,
+            }))
+            .unwrap()
+        };
+        let remembered = json!({"created": "2026-01-01T00:00:00Z", "firstSequence": 1, "lastSequence": 100, "missing": 0, "removes": false});
+        let missed = topic(json!({"lastSequence": 120, "stream": remembered}));
+        assert!(stands_still(&missed, 120) && !stands_still(&missed, 121));
+        assert!(!stands_still(&topic(json!({})), 0), "it was not looked at yet");
     }
 
     #[test]

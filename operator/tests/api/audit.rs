@@ -1,6 +1,7 @@
 //! Files of real servers are damaged while they are stopped: the operator finds it, says it, and heals what it can.
 
 use std::path::Path;
+use std::time::Duration;
 
 use async_nats::{HeaderMap, jetstream};
 use futures::future::join_all;
@@ -11,6 +12,7 @@ use tidegate_crds::broker::AuditStatus;
 use tidegate_crds::{EventBroker, EventTopic};
 use tidegate_operator::topic::loss::ACKNOWLEDGE;
 use tidegate_test_broker::{TestBroker, answer, halve};
+use tokio::time::sleep;
 
 use crate::broker::{condition, until_broker};
 use crate::restarts::{change, formed, pods};
@@ -153,24 +155,32 @@ async fn of_three_servers_a_damaged_copy_is_made_again_before_a_pod_is_restarted
     operator.stop().await;
 }
 
+/// The copy with a hole leads a topic's events, and of the servers that have all of them one is away, so that the other
+/// cannot say alone that it has. No operator runs meanwhile.
+async fn miss(space: &Space, server: &mut TestBroker) {
+    let admin = account(space, server, "orders").await.admin;
+    damage(space, server, 1).await;
+    eventually("the copy with a hole leads", async || {
+        let found = admin.stream(EVENT_STREAM).await.ok()?;
+        if found.cluster?.leader.as_deref() == Some("orders-broker-1") {
+            return (found.state.messages < EVENTS).then_some(());
+        }
+        admin.step_down_stream(EVENT_STREAM, "orders-broker-1").await.ok()?;
+        sleep(Duration::from_secs(1)).await;
+        None
+    })
+    .await;
+    server.stop_at(2);
+}
+
 #[tokio::test]
-async fn what_a_server_that_is_away_may_have_is_not_lost() {
+async fn what_a_server_that_is_away_may_have_is_not_lost_until_it_is_given_up() {
     let _turn = turn().await;
     let (space, places) = (Space::new("audit-away").await, Places::default());
     let (mut server, operator) = filled(&space, &places, 3).await;
     until_broker(&space, "orders", "Intact", "Audited").await;
     operator.stop().await;
-    let admin = account(&space, &server, "orders").await.admin;
-    damage(&space, &mut server, 1).await;
-    eventually("the copy with a hole leads", async || {
-        admin.step_down_stream(EVENT_STREAM, "orders-broker-1").await.ok()?;
-        let found = admin.stream(EVENT_STREAM).await.ok()?;
-        let leads = found.cluster?.leader.as_deref() == Some("orders-broker-1");
-        (leads && found.state.messages < EVENTS).then_some(())
-    })
-    .await;
-    // Of those that have all of it one is left, which cannot say so alone.
-    server.stop_at(2);
+    miss(&space, &mut server).await;
     let operator = Operator::start_with_servers(space.client.clone(), &places);
     let topic = until_reason(&space, "orders", "DataLost", "EventsMissing").await;
     let told = topic_condition(&topic, "DataLost").unwrap();
@@ -180,7 +190,18 @@ async fn what_a_server_that_is_away_may_have_is_not_lost() {
     server.start_at(2).await;
     until_reason(&space, "orders", "DataLost", "NothingLost").await;
     until_broker(&space, "orders", "Intact", "Audited").await;
+    let admin = account(&space, &server, "orders").await.admin;
     assert_eq!(answer(async || admin.stream(EVENT_STREAM).await).await.state.messages, EVENTS);
+
+    operator.stop().await;
+    miss(&space, &mut server).await;
+    let operator = Operator::start_with_servers(space.client.clone(), &places);
+    let topic = until_reason(&space, "orders", "DataLost", "EventsMissing").await;
+    let since = json!(topic_condition(&topic, "DataLost").unwrap().last_transition_time);
+    space.merge::<EventTopic>("orders", json!({"metadata": {"annotations": {ACKNOWLEDGE: since}}})).await;
+    let topic = until_reason(&space, "orders", "DataLost", "NothingLost").await;
+    assert!(topic.status.unwrap().stream.unwrap().missing > 0, "they are not missed any more");
+    eventually("it is an Event", async || (space.events("EventsGivenUp").await.len() == 1).then_some(())).await;
     assert!(space.events("DataLost").await.is_empty(), "no false alarm");
     operator.stop().await;
 }
