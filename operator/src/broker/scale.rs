@@ -82,6 +82,11 @@ impl Scale {
         self.copies / 2 + 1
     }
 
+    /// Servers, the first ones, that have copies of streams on the way to so many, or are to: those after them are joining.
+    pub fn holders(&self, wanted: i32) -> i32 {
+        if wanted > self.copies { self.copies } else { self.pods }
+    }
+
     /// Copies for which an account has room: those that its streams may have on the way to so many servers.
     pub fn quota(&self, wanted: i32) -> u64 {
         u64::from(self.pods.max(wanted).unsigned_abs())
@@ -161,11 +166,12 @@ mod tests {
         let one = Scale::new(1).ended(1, goal());
         let growing = Scale { pods: 3, routes: 3, ..one.begun(3) };
         assert!(growing.is_changing() && growing.copies == 1 && growing.majority() == 1);
-        assert_eq!(growing.quota(3), 3);
+        assert_eq!((growing.quota(3), growing.holders(3)), (3, 1));
         assert_eq!(growing.begun(5).copies, 1, "a change of mind");
         let three = growing.ended(3, goal());
         assert_eq!((three.copies, three.majority(), three.is_changing()), (3, 2, false));
         let shrinking = three.begun(1);
         assert_eq!((shrinking.copies, shrinking.quota(1)), (1, 3), "they have three until they have one");
+        assert_eq!((shrinking.holders(1), three.holders(3)), (3, 3));
     }
 }

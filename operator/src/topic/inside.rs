@@ -223,7 +223,7 @@ async fn stored(
         // A single server calls itself the leader, by the server's name and not by the pod's.
         leader: leader.filter(|_| replicas > 1),
         pods: &observed.pods,
-        wanted: replicas,
+        holders: observed.scale.holders(observed.broker.spec.replicas),
         is_changing: observed.scale.pods != observed.broker.spec.replicas
             || (replicas > 1 && observed.scale.is_changing()),
         is_healing: is_healing(&observed.broker),

@@ -26,11 +26,18 @@ pub struct RestartPolicy {
     pub unanswered_for: Duration,
     /// A pod is not restarted before it is as old as this.
     pub min_age: Duration,
+    /// Publishers that are not answered for so long are not kept waiting for a change of the servers or for copies that are
+    /// made again: either may wait for just this pod.
+    pub goes_first_after: Duration,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        Self { unanswered_for: Duration::from_secs(15), min_age: Duration::from_secs(600) }
+        Self {
+            unanswered_for: Duration::from_secs(15),
+            min_age: Duration::from_secs(600),
+            goes_first_after: Duration::from_secs(900),
+        }
     }
 }
 
@@ -57,8 +64,8 @@ pub struct Seen<'a> {
     pub leader: Option<&'a str>,
     /// The broker pods.
     pub pods: &'a [Pod],
-    /// How many of them there should be.
-    pub wanted: i32,
+    /// How many of them, the first ones, have copies of streams or are to. Those after them are joining.
+    pub holders: i32,
     /// Whether there come to be more of them or fewer.
     pub is_changing: bool,
     /// Whether copies of streams are made again from others: the whole one may lie on the pod alone.
@@ -75,7 +82,7 @@ pub(super) fn stands_still(topic: &EventTopic, last: i64) -> bool {
 
 /// Decides.
 pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
-    let Seen { unanswered, stands_still, leader, pods, wanted, is_changing, is_healing, policy } = *seen;
+    let Seen { unanswered, stands_still, leader, pods, holders, is_changing, is_healing, policy } = *seen;
     let lasting: Vec<&Unanswered> = unanswered.iter().filter(|found| found.lasting >= policy.unanswered_for).collect();
     if lasting.is_empty() || !stands_still {
         return Storage::Healthy;
@@ -96,17 +103,21 @@ pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
     if pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some()) {
         return Storage::Stuck(name.to_owned(), "it is restarted when no other broker pod is being restarted");
     }
-    if is_changing {
-        return Storage::Stuck(name.to_owned(), "it is restarted when the broker has as many servers as it is to have");
-    }
-    if is_healing && wanted > 1 {
+    let goes_first = lasting.iter().any(|found| found.lasting >= policy.goes_first_after);
+    if is_changing && !goes_first {
         return Storage::Stuck(
             name.to_owned(),
-            "it is restarted when every copy of a stream is whole, which condition Intact of the EventBroker tells",
+            "it is restarted when the broker has as many servers as it is to have, or when this has lasted for 15 minutes",
         );
     }
-    let ready = pods.iter().filter(|pod| is_ready(pod)).count();
-    if wanted > 1 && i32::try_from(ready).unwrap_or(i32::MAX) < wanted {
+    if is_healing && holders > 1 && !goes_first {
+        return Storage::Stuck(
+            name.to_owned(),
+            "it is restarted when every copy of a stream is whole, which condition Intact of the EventBroker tells, or when this has lasted for 15 minutes",
+        );
+    }
+    let ready = pods.iter().filter(|pod| ordinal(pod).is_some_and(|number| number < holders) && is_ready(pod)).count();
+    if holders > 1 && i32::try_from(ready).unwrap_or(i32::MAX) < holders {
         return Storage::Stuck(name.to_owned(), "it is restarted when all broker pods are ready");
     }
     let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
@@ -114,6 +125,10 @@ pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
         return Storage::Stuck(name.to_owned(), "it is restarted when it has run for ten minutes");
     }
     Storage::Restart(name.to_owned())
+}
+
+fn ordinal(pod: &Pod) -> Option<i32> {
+    pod.metadata.name.as_deref()?.rsplit_once('-')?.1.parse().ok()
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -200,13 +215,13 @@ mod tests {
             (vec![seen(20, None)], Some("b-1"), three(true), 3, Storage::Restart("b-1".into())),
             (vec![seen(20, None)], Some("b-1"), three(false), 3, Storage::Stuck("b-1".into(), "all broker pods")),
         ];
-        for (unanswered, leader, pods, wanted, expected) in table {
+        for (unanswered, leader, pods, holders, expected) in table {
             let look = |stands_still| Seen {
                 unanswered: &unanswered,
                 stands_still,
                 leader,
                 pods: &pods,
-                wanted,
+                holders,
                 is_changing: false,
                 is_healing: false,
                 policy: RestartPolicy::default(),
@@ -240,8 +255,8 @@ mod tests {
     #[test]
     fn one_pod_of_a_broker_is_restarted_at_a_time() {
         let now = "2026-11-25T12:00:00Z".parse().unwrap();
-        let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(20), volume: None }];
-        let judged = |is_ending: bool, is_changing: bool, is_healing: bool| {
+        let judged = |lasting: u64, is_ending: bool, is_changing: bool, is_healing: bool| {
+            let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(lasting), volume: None }];
             let mut pods = [pod(0, true, OLD), pod(1, true, OLD), pod(2, true, OLD)];
             if is_ending {
                 // It is ready for as long as it takes to end.
@@ -254,17 +269,44 @@ mod tests {
                 stands_still: true,
                 leader: Some("b-0"),
                 pods,
-                wanted: 3,
+                holders: 3,
                 is_changing,
                 is_healing,
                 policy,
             };
             judge(&seen, now)
         };
-        assert_eq!(judged(false, false, false), Storage::Restart("b-0".into()));
-        for (ending, changing, healing) in [(true, false, false), (false, true, false), (false, false, true)] {
-            let found = judged(ending, changing, healing);
-            assert!(matches!(found, Storage::Stuck(..)), "{ending} {changing} {healing}");
+        assert_eq!(judged(20, false, false, false), Storage::Restart("b-0".into()));
+        for (lasting, ending, changing, healing) in
+            [(20, true, false, false), (899, false, true, false), (899, false, false, true), (9000, true, true, true)]
+        {
+            let found = judged(lasting, ending, changing, healing);
+            assert!(matches!(found, Storage::Stuck(..)), "{lasting} {ending} {changing} {healing}");
         }
+        // Either may wait for just this pod.
+        assert_eq!(judged(900, false, true, true), Storage::Restart("b-0".into()));
+    }
+
+    #[test]
+    fn servers_that_never_join_hold_up_no_restart_for_ever() {
+        let now = "2026-11-25T12:00:00Z".parse().unwrap();
+        let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(900), volume: None }];
+        let pods = [pod(0, true, OLD), pod(1, true, OLD), pod(2, false, OLD), pod(3, true, OLD)];
+        let judged = |pods: &[Pod], holders: i32| {
+            let seen = Seen {
+                unanswered: &unanswered,
+                stands_still: true,
+                leader: Some("b-0"),
+                pods,
+                holders,
+                is_changing: true,
+                is_healing: false,
+                policy: RestartPolicy::default(),
+            };
+            judge(&seen, now)
+        };
+        assert_eq!(judged(&pods[..1], 1), Storage::Restart("b-0".into()), "nothing else has a copy");
+        assert_eq!(judged(&pods, 1), Storage::Restart("b-0".into()));
+        assert!(matches!(judged(&pods, 3), Storage::Stuck(..)), "one that has copies is away");
     }
 }

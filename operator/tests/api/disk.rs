@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::api::Api;
 use serde_json::json;
+use tidegate_crds::EventBroker;
 use tidegate_operator::context::Context;
 use tidegate_operator::topic::storage::RestartPolicy;
 use tokio::sync::watch;
@@ -39,7 +40,7 @@ async fn a_pod_whose_disk_was_full_is_restarted_once_and_not_before_there_is_roo
     let (space, places) = (Space::new("disk").await, Places::default());
     let broker = server().await;
     topic_on(&space, &places, &broker, "orders").await;
-    let policy = RestartPolicy { unanswered_for: Duration::from_secs(1), min_age: MIN_AGE };
+    let policy = RestartPolicy { unanswered_for: Duration::from_secs(1), min_age: MIN_AGE, ..RestartPolicy::default() };
     let context = Context::new(space.client.clone(), args("operator-0", "default"));
     let operator = Operator::run(context.with_broker_addresses(places.addresses()).with_restart_policy(policy));
     until_ready(&space, "orders").await;
@@ -71,5 +72,33 @@ async fn a_pod_whose_disk_was_full_is_restarted_once_and_not_before_there_is_roo
     }
     let notes = space.events("BrokerRestarted").await;
     assert!(notes.len() == 1 && notes[0].contains(POD), "{notes:?}");
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_servers_that_never_ends_holds_up_a_pod_that_stores_nothing_for_a_while_only() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("disk-change").await, Places::default());
+    let broker = server().await;
+    topic_on(&space, &places, &broker, "orders").await;
+    let policy = RestartPolicy {
+        unanswered_for: Duration::from_secs(1),
+        min_age: Duration::ZERO,
+        goes_first_after: Duration::from_secs(10),
+    };
+    let context = Context::new(space.client.clone(), args("operator-0", "default"));
+    let operator = Operator::run(context.with_broker_addresses(places.addresses()).with_restart_policy(policy));
+    until_ready(&space, "orders").await;
+    let pods: Api<Pod> = space.api();
+    let first = pods.get(POD).await.unwrap();
+    // No kubelet runs the others.
+    space.merge::<EventBroker>("orders", json!({"spec": {"replicas": 3}})).await;
+    let (_free, reported) = watch::channel(50);
+    let _reports = report(broker.ingress().await, as_ingress(&space, "orders").report(), reported);
+    let topic = until_reason(&space, "orders", "StorageHealthy", "NotStoring").await;
+    let message = crate::topic::condition(&topic, "StorageHealthy").unwrap().message;
+    assert!(message.contains("as many servers as it is to have, or when"), "{message}");
+    assert_eq!(pods.get(POD).await.unwrap().uid(), first.uid(), "the change may end");
+    eventually("it is restarted", async || pods.get_opt(POD).await.ok()?.is_none().then_some(())).await;
     operator.stop().await;
 }
