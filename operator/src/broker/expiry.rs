@@ -52,12 +52,16 @@ impl Expiry {
         reload: &Reload,
         before: Option<&CertificatesStatus>,
     ) -> Self {
-        let used = if reload.is_asked() {
-            reload.used().map(|(server, at)| End { what: format!("the certificate that {server} uses"), at })
-        } else {
-            let at = before.and_then(|before| OffsetDateTime::parse(before.expire.as_ref()?, &Rfc3339).ok());
-            at.map(|at| End { what: "a certificate that a server used when it was asked last".to_owned(), at })
-        };
+        let used = reload.used().map(|(server, at)| End { what: format!("the certificate that {server} uses"), at });
+        // One that is cut off may use what it used when it was asked last.
+        let unknown = before.filter(|_| !reload.is_known()).and_then(|before| {
+            let at = OffsetDateTime::parse(before.expire.as_ref()?, &Rfc3339).ok()?;
+            let who = match reload.silent() {
+                [] => "a server".to_owned(),
+                silent => format!("{} (no answer now)", silent.join(", ")),
+            };
+            Some(End { what: format!("a certificate that {who} used when it was asked last"), at })
+        });
         let keys = names::authority(&broker.name, &broker.namespace);
         let of_authority =
             |what: &str, pem: &str| Some(End { what: format!("{what} in Secret {keys}"), at: certificate_end(pem)? });
@@ -68,7 +72,7 @@ impl Expiry {
         ];
         let first = |all: Vec<End>| all.into_iter().min_by_key(|end| end.at);
         Self {
-            leaf: first(leaves.0.iter().cloned().chain(used).collect()),
+            leaf: first(leaves.0.iter().cloned().chain(used).chain(unknown).collect()),
             authority: first(authorities.into_iter().flatten().collect()),
         }
     }
@@ -235,7 +239,7 @@ mod tests {
         let fine = of(&Reload::default(), None);
         assert_eq!(fine.status().expire, Some(authority::shown(at(60))));
         assert!(fine.status().authorities_expire.unwrap() > fine.status().expire.unwrap());
-        let behind = of(&Reload::for_test("default-broker-0", at(5)), None);
+        let behind = of(&Reload::for_test("default-broker-0", at(5), &[]), None);
         let found = behind.finding(at(0));
         assert!(found.message.contains("default-broker-0 uses"), "{}", found.message);
         // Nobody asks while pods are restarted: what was known last still holds, and is known to the next one.
@@ -243,7 +247,14 @@ mod tests {
         assert_eq!(not_asked.status(), behind.status());
         let found = not_asked.finding(at(0));
         assert!(!found.is_true() && found.message.contains("when it was asked last"), "{}", found.message);
-        let asked = of(&Reload::for_test("default-broker-0", at(60)), Some(&behind.status()));
+        let asked = of(&Reload::for_test("default-broker-0", at(60), &[]), Some(&behind.status()));
         assert!(asked.finding(at(0)).is_true(), "another one is used now");
+        // That one server answers says nothing of another.
+        let cut_off = of(&Reload::for_test("default-broker-0", at(60), &["default-broker-2"]), Some(&behind.status()));
+        assert_eq!(cut_off.status(), behind.status());
+        let found = cut_off.finding(at(0));
+        assert!(!found.is_true() && found.message.contains("default-broker-2 (no answer now)"), "{}", found.message);
+        let sooner = of(&Reload::for_test("default-broker-0", at(3), &["default-broker-2"]), Some(&behind.status()));
+        assert!(sooner.finding(at(0)).message.contains("default-broker-0 uses"), "the first to end counts");
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use tidegate_broker_admin::issuers::certificate_end;
 use tidegate_broker_admin::membership::{CertificateEnds, Reloaded, reload_certificates};
 use tidegate_broker_client::identity::file;
@@ -26,8 +27,8 @@ pub(super) struct Reload {
     behind: BTreeMap<String, CertificateEnds>,
     /// Those that said that they use them.
     current: BTreeSet<String>,
-    /// Whether they were asked at all.
-    is_asked: bool,
+    /// Those whose pods run and that did not answer; `None`: none was asked.
+    silent: Option<Vec<String>>,
 }
 
 impl Reload {
@@ -36,9 +37,14 @@ impl Reload {
         self.current.contains(server)
     }
 
-    /// Whether servers were asked what they use.
-    pub(super) fn is_asked(&self) -> bool {
-        self.is_asked
+    /// Whether every server that runs said what it uses.
+    pub(super) fn is_known(&self) -> bool {
+        self.silent.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Those that did not; empty where none was asked.
+    pub(super) fn silent(&self) -> &[String] {
+        self.silent.as_deref().unwrap_or_default()
     }
 
     /// Whether every server that answers uses them.
@@ -53,11 +59,12 @@ impl Reload {
         all.min_by_key(|(_, end)| *end)
     }
 
-    /// One server uses certificates that end then.
+    /// One server uses certificates that end then, and these did not answer.
     #[cfg(test)]
-    pub(super) fn for_test(server: &str, end: OffsetDateTime) -> Self {
+    pub(super) fn for_test(server: &str, end: OffsetDateTime, silent: &[&str]) -> Self {
         let ends = CertificateEnds { clients: Some(end), routes: None };
-        Self { behind: BTreeMap::from([(server.to_owned(), ends)]), is_asked: true, ..Self::default() }
+        let silent = silent.iter().map(|&name| name.to_owned()).collect();
+        Self { behind: BTreeMap::from([(server.to_owned(), ends)]), silent: Some(silent), ..Self::default() }
     }
 
     /// Says in the conditions what is waited for, unless they say something else of the kind. The broker is as ready as
@@ -85,7 +92,8 @@ fn end(secret: &Child) -> Option<OffsetDateTime> {
     certificate_end(secret.secret()?.get(file::CERTIFICATE)?)
 }
 
-/// Tells the servers that use certificates with another end. A server that is away reads its files when it starts.
+/// Asks the servers which certificates they use, and tells those to read theirs again that use some with another end. A server
+/// that does not run reads its files when it starts.
 ///
 /// # Errors
 /// None of those that run can be asked.
@@ -99,9 +107,13 @@ pub(super) async fn proceed(
         return Ok(Reload::default());
     }
     let servers = context.brokers.servers(place).await?;
-    let reloaded = reload_certificates(servers.system_client(), &restart::site(place), wanted).await;
+    let site = restart::site(place);
+    let reloaded = reload_certificates(servers.system_client(), &site, wanted).await;
     let Reloaded { behind, current } = reloaded.map_err(|error| Error::Broker(error.to_string()))?;
-    Ok(Reload { behind, current, is_asked: true })
+    let running: BTreeSet<String> = pods.iter().filter(|pod| restart::is_running(pod)).map(Pod::name_any).collect();
+    let is_silent = |name: &&String| running.contains(*name) && !behind.contains_key(*name) && !current.contains(*name);
+    let silent = site.names.iter().take(site.pods).filter(is_silent).cloned().collect();
+    Ok(Reload { behind, current, silent: Some(silent) })
 }
 
 #[cfg(test)]
