@@ -76,7 +76,7 @@ async fn reconnects(broker: &TestBroker, system: &Client, when: &str) {
 async fn reload(broker: &TestBroker, system: &Client, ends: CertificateEnds) {
     let site = broker.site();
     eventually("all servers use it", async || {
-        reload_certificates(system, &site, ends).await.is_ok_and(|reloaded| reloaded.current.len() == SERVERS)
+        reload_certificates(system, &site, ends, None).await.is_ok_and(|reloaded| reloaded.current.len() == SERVERS)
     })
     .await;
 }

@@ -24,7 +24,7 @@ use crate::sessions::brokers::BrokerKey;
 pub const EXPIRED: &str = "Expired";
 
 /// What is so near its end should have been renewed long ago.
-const NEAR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+pub(super) const NEAR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// A certificate, in words, and when it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -222,7 +222,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     } else {
         audit
     };
-    let reload = reload(context, &place, &observed, certificates, (&progress, &rollout)).await;
+    let reload = reload(context, &place, &observed, certificates, !rollout.is_done() || !progress.is_done()).await;
     let held = rollover::held(is_formed, statefulset.waits, &progress, &rollout);
     let rollover = Box::pin(rollover::proceed(context, &input, &place, &reload, held)).await?;
     let told = broker.status.as_ref().and_then(|status| status.certificates.as_ref());
@@ -288,19 +288,18 @@ async fn change(
     Ok((statefulset, progress, Rollout::none()))
 }
 
-/// A pod that is restarted, and a server that loads its configuration, reads its certificates then. What servers cannot be
-/// asked now they are asked the next time.
+/// A pod that is restarted, and a server that loads its configuration, reads its certificates then. But that may be waited
+/// for as long as certificates are good: what is near its end is read at once (`is_busy`: one of the two is under way, or
+/// waits). What servers cannot be asked now they are asked the next time.
 async fn reload(
     context: &Context,
     place: &Place,
     observed: &Observed,
     wanted: CertificateEnds,
-    (progress, rollout): (&Progress, &Rollout),
+    is_busy: bool,
 ) -> Reload {
-    if !rollout.is_done() || !progress.is_done() {
-        return Reload::default();
-    }
-    let told = reload::proceed(context, place, &observed.pods, wanted).await;
+    let before = is_busy.then(|| OffsetDateTime::now_utc() + expiry::NEAR);
+    let told = reload::proceed(context, place, &observed.pods, wanted, before).await;
     told.unwrap_or_else(|error| {
         tracing::debug!(broker = place.broker.name, namespace = place.broker.namespace, %error, "servers are not asked");
         Reload::default()

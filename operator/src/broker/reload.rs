@@ -54,8 +54,7 @@ impl Reload {
 
     /// The server that uses the certificate that ends first of those of before.
     pub(super) fn used(&self) -> Option<(&str, OffsetDateTime)> {
-        let ends = |ends: &CertificateEnds| ends.clients.into_iter().chain(ends.routes).min();
-        let all = self.behind.iter().filter_map(|(server, used)| Some((server.as_str(), ends(used)?)));
+        let all = self.behind.iter().filter_map(|(server, used)| Some((server.as_str(), used.first()?)));
         all.min_by_key(|(_, end)| *end)
     }
 
@@ -92,8 +91,8 @@ fn end(secret: &Child) -> Option<OffsetDateTime> {
     certificate_end(secret.secret()?.get(file::CERTIFICATE)?)
 }
 
-/// Asks the servers which certificates they use, and tells those to read theirs again that use some with another end. A server
-/// that does not run reads its files when it starts.
+/// Asks the servers which certificates they use, and tells those to read theirs again that use some with another end; with
+/// `before`, those alone of which one ends before that. A server that does not run reads its files when it starts.
 ///
 /// # Errors
 /// None of those that run can be asked.
@@ -102,13 +101,14 @@ pub(super) async fn proceed(
     place: &Place,
     pods: &[Pod],
     wanted: CertificateEnds,
+    before: Option<OffsetDateTime>,
 ) -> Result<Reload, Error> {
     if !pods.iter().any(restart::is_running) {
         return Ok(Reload::default());
     }
     let servers = context.brokers.servers(place).await?;
     let site = restart::site(place);
-    let reloaded = reload_certificates(servers.system_client(), &site, wanted).await;
+    let reloaded = reload_certificates(servers.system_client(), &site, wanted, before).await;
     let Reloaded { behind, current } = reloaded.map_err(|error| Error::Broker(error.to_string()))?;
     let running: BTreeSet<String> = pods.iter().filter(|pod| restart::is_running(pod)).map(Pod::name_any).collect();
     let is_silent = |name: &&String| running.contains(*name) && !behind.contains_key(*name) && !current.contains(*name);

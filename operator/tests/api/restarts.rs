@@ -10,9 +10,10 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
 use tidegate_broker_admin::issuers::certificate_end;
-use tidegate_broker_admin::membership::CertificateEnds;
+use tidegate_broker_admin::membership::{CertificateEnds, reload_certificates};
 use tidegate_crds::EventBroker;
 use tidegate_test_broker::{LIMIT, TestBroker};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
@@ -209,6 +210,44 @@ async fn servers_take_renewed_certificates_without_a_restart() {
     assert_eq!(pods(&space).await, first_pods, "no pod was restarted");
     client.flush().await.unwrap();
     assert_eq!(connects(), first_connects, "and no connection ended");
+    operator.stop().await;
+}
+
+#[tokio::test]
+async fn certificates_near_their_end_wait_for_no_restart_and_a_server_that_is_cut_off_counts() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("reload-near").await, Places::default());
+    let mut server = TestBroker::unformed_as("orders-broker", 3);
+    server.wake();
+    server.start_all().await;
+    server.add_first_topic().await;
+    let operator = formed(&space, &places, &server, 3).await;
+    until_at_rest(&space).await;
+    let first = pods(&space).await;
+    // The kubelet has not noticed that it is away, and a restart waits for it.
+    server.stop_at(1);
+    change(&space).await;
+    until_broker(&space, "orders", "Reconciling", "RestartingPods").await;
+    let near = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap() + Duration::from_secs(5 * 24 * 60 * 60);
+    let near = CertificateEnds { clients: Some(near), routes: Some(near) };
+    server.bring_certificates(near);
+    let system = server.system_client().await;
+    reload_certificates(&system, &server.site(), near, None).await.unwrap();
+    let broker = until_broker(&space, "orders", "CertificatesCurrent", "NearEnd").await;
+    let message = condition(&broker, "CertificatesCurrent").unwrap().message;
+    assert!(message.starts_with("the certificate that orders-broker-"), "{message}");
+    server.bring_certificates(certificates(&space, "orders").await);
+    eventually("those that run use the new ones", async || {
+        let message = condition(&space.api::<EventBroker>().get("orders").await.ok()?, "CertificatesCurrent")?.message;
+        message.contains("orders-broker-1 (no answer now)").then_some(())
+    })
+    .await;
+    let wanted = certificates(&space, "orders").await;
+    let used = reload_certificates(&system, &server.site(), wanted, None).await.unwrap();
+    assert_eq!((used.current.len(), used.behind.len()), (2, 0));
+    assert_eq!(pods(&space).await, first, "no pod was restarted");
+    server.start_at(1).await;
+    until_broker(&space, "orders", "CertificatesCurrent", "FarFromEnd").await;
     operator.stop().await;
 }
 

@@ -20,6 +20,13 @@ pub struct CertificateEnds {
     pub routes: Option<OffsetDateTime>,
 }
 
+impl CertificateEnds {
+    /// The first of them.
+    pub fn first(&self) -> Option<OffsetDateTime> {
+        self.clients.into_iter().chain(self.routes).min()
+    }
+}
+
 #[derive(Deserialize)]
 struct Varz {
     #[serde(default, with = "time::serde::rfc3339::option")]
@@ -39,12 +46,12 @@ struct ClusterVarz {
 pub struct Reloaded {
     /// Those that use the certificates.
     pub current: BTreeSet<String>,
-    /// What the others used until they were told.
+    /// What the others used until they were told, if they were.
     pub behind: BTreeMap<String, CertificateEnds>,
 }
 
-/// Tells servers that use other certificates than these to read theirs again. Of one that answers nothing, nothing is
-/// known.
+/// Tells servers that use other certificates than these to read theirs again; with `before`, those alone of which one ends
+/// before that. Of one that answers nothing, nothing is known.
 ///
 /// It cannot be seen when a kubelet has brought a renewed certificate to a pod, and a server that reads the same one again
 /// does nothing: so this is repeated until none is behind.
@@ -56,6 +63,7 @@ pub async fn reload_certificates(
     system: &Client,
     site: &Site,
     wanted: CertificateEnds,
+    before: Option<OffsetDateTime>,
 ) -> Result<Reloaded, ObserveError> {
     let servers = Servers { system, site };
     let answers: BTreeMap<Ordinal, (String, Varz)> = servers.ask("VARZ", &json!({}), site.pods).await?;
@@ -70,7 +78,8 @@ pub async fn reload_certificates(
             reloaded.current.insert(name.clone());
             continue;
         }
-        if let Err(error) = reload(system, &id).await {
+        let is_due = before.is_none_or(|before| used.first().is_some_and(|end| end < before));
+        if is_due && let Err(error) = reload(system, &id).await {
             tracing::warn!(server = name, %error, "the server did not read its certificates again");
         }
         reloaded.behind.insert(name.clone(), used);
