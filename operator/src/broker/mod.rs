@@ -209,11 +209,10 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         now: OffsetDateTime::now_utc(),
     };
     let Applied { statefulset, certificates, leaves } = apply_all(&input, context).await?;
-    // While servers come and go, a server that is away or new is no sign of damage: then the change says when.
-    let audit = if is_formed && !scale.is_changing() {
-        audit::proceed(context, broker, &place, &observed.pods, audit::PERIOD).await
-    } else {
-        Audit::as_it_was(broker)
+    let audit = match (is_formed, scale.is_changing()) {
+        (true, false) => audit::proceed(context, broker, &place, &observed.pods, audit::PERIOD).await,
+        (true, true) => Audit::during_change(broker, jiff::Timestamp::now()),
+        (false, _) => Audit::as_it_was(broker),
     };
     let held = audit.holds_changes(scale.pods);
     let (statefulset, progress, rollout) = Box::pin(change(&input, context, &place, statefulset, held)).await?;

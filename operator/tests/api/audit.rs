@@ -205,3 +205,31 @@ async fn what_a_server_that_is_away_may_have_is_not_lost_until_it_is_given_up() 
     assert!(space.events("DataLost").await.is_empty(), "no false alarm");
     operator.stop().await;
 }
+
+#[tokio::test]
+async fn a_change_that_lasts_says_that_nothing_was_audited_since() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("audit-change").await, Places::default());
+    let mut server = TestBroker::unformed_as("orders-broker", 1);
+    server.seed().unwrap();
+    server.wake();
+    server.start_all().await;
+    server.push_ingress_account().await;
+    let operator = formed(&space, &places, &server, 1).await;
+    until_broker(&space, "orders", "Intact", "Audited").await;
+    // No kubelet runs the others.
+    space.merge::<EventBroker>("orders", json!({"spec": {"replicas": 3}})).await;
+    until_broker(&space, "orders", "Reconciling", "ChangingServers").await;
+    let earlier = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(4)).to_string();
+    let broker = eventually("it says that nothing was audited", async || {
+        // A step of the change may be written over it.
+        status::<EventBroker>(&space, "orders", json!({"audit": {"lastRun": earlier}})).await;
+        sleep(Duration::from_secs(3)).await;
+        let broker: EventBroker = space.api().get("orders").await.ok()?;
+        (condition(&broker, "Intact")?.reason == "AuditFailed").then_some(broker)
+    })
+    .await;
+    let message = condition(&broker, "Intact").unwrap().message;
+    assert!(message.contains("Reconciling says what that waits for"), "{message}");
+    operator.stop().await;
+}

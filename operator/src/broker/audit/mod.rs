@@ -118,7 +118,7 @@ pub(super) async fn proceed(
     let is_complete = period != PERIOD || formation::is_due(pods, place.pods);
     if !is_complete || !context.broker_restarts.is_free(&place.broker, pods) {
         // Copies are not being made again now either; and the pod that is not ready may be one to restart.
-        return Audit { step: String::new(), ..Audit::missed(before, None, "not all pods are ready", now) };
+        return Audit::put_off(before, "not all pods are ready", now);
     }
     let servers = match context.brokers.servers(place).await {
         Ok(servers) => servers,

@@ -23,7 +23,17 @@ pub(in crate::broker) struct Audit {
     pub(super) late: String,
 }
 
+/// Why a change of servers is not audited but where it asks for that.
+const CHANGE: &str =
+    "servers come and go, or load their configuration; Reconciling says what that waits for, and the audit follows";
+
 impl Audit {
+    /// Of a broker whose servers are changing: one that is away or new is no sign of damage, and the change itself says when
+    /// there is to be an audit.
+    pub(in crate::broker) fn during_change(broker: &EventBroker, now: jiff::Timestamp) -> Self {
+        Self::put_off(before(broker), CHANGE, now)
+    }
+
     /// As it was when it was seen last.
     pub(in crate::broker) fn as_it_was(broker: &EventBroker) -> Self {
         Self { status: before(broker), ..Self::default() }
@@ -43,6 +53,11 @@ impl Audit {
             }
         }
         Self { status: before, groups, step, late }
+    }
+
+    /// None was made, and nothing waits for one: pods are away, or servers come and go. `why`: in words.
+    pub(in crate::broker) fn put_off(before: Option<AuditStatus>, why: &str, now: jiff::Timestamp) -> Self {
+        Self { step: String::new(), ..Self::missed(before, None, why, now) }
     }
 
     /// Whether an audit is under way.

@@ -23,6 +23,15 @@ fn copy(server: &str) -> DamagedCopy {
     }
 }
 
+fn broker(audit: Option<AuditStatus>) -> EventBroker {
+    let mut broker: EventBroker = serde_json::from_value(json!({
+        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {}, "spec": {}, "status": {},
+    }))
+    .unwrap();
+    broker.status.as_mut().unwrap().audit = audit;
+    broker
+}
+
 fn events() -> LostEvents {
     LostEvents { topic: "shop/orders".into(), missing: 7, first: 1, last: 50, is_tail: false }
 }
@@ -61,24 +70,16 @@ fn copies_are_taken_away_only_of_servers_that_were_audited_since_they_started() 
         servers: all.iter().map(|(id, stores)| server(id, *stores)).enumerate().collect(),
         ..Observed::default()
     };
-    let of = |audit: Option<AuditStatus>| {
-        let mut broker: EventBroker = serde_json::from_value(json!({
-            "apiVersion": "tidegate.io/v1alpha1", "kind": "EventBroker", "metadata": {}, "spec": {}, "status": {},
-        }))
-        .unwrap();
-        broker.status.as_mut().unwrap().audit = audit;
-        broker
-    };
     let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
     let all = [("a", true), ("b", true), ("c", true)];
-    assert!(covers(&of(Some(passed.clone())), &site, &seen(&all)));
-    assert!(!covers(&of(None), &site, &seen(&all)), "there was no audit");
+    assert!(covers(&broker(Some(passed.clone())), &site, &seen(&all)));
+    assert!(!covers(&broker(None), &site, &seen(&all)), "there was no audit");
     let restarted = [("x", true), ("b", true), ("c", true)];
-    assert!(!covers(&of(Some(passed.clone())), &site, &seen(&restarted)), "it may have come back with a hole");
+    assert!(!covers(&broker(Some(passed.clone())), &site, &seen(&restarted)), "it may have come back with a hole");
     let removed = [("a", true), ("b", true), ("y", false)];
-    assert!(covers(&of(Some(passed.clone())), &site, &seen(&removed)), "it stores nothing any more");
+    assert!(covers(&broker(Some(passed.clone())), &site, &seen(&removed)), "it stores nothing any more");
     let damaged = AuditStatus { damaged: vec![copy("b-1")], ..passed };
-    assert!(!covers(&of(Some(damaged)), &site, &seen(&all)));
+    assert!(!covers(&broker(Some(damaged)), &site, &seen(&all)));
 }
 
 #[test]
@@ -158,4 +159,23 @@ fn servers_that_cannot_be_asked_keep_what_was_found_and_hold_restarts_while_copi
         assert_eq!(audit.status.as_ref(), Some(before));
     }
     assert_eq!(Audit::missed(None, None, "timed out", at(1)).intact().reason, "NotAudited");
+}
+
+/// A change holds up no change: it would be itself that is waited for.
+#[test]
+fn a_change_that_lasts_does_not_leave_unsaid_that_nothing_is_audited() {
+    let passed = record(None, (vec![], vec![]), servers("abc"), false, at(1_000_000));
+    let damaged = AuditStatus { damaged: vec![copy("b-1")], damaged_copies: 1, ..passed.clone() };
+    for (before, second, status, reason, says) in [
+        (Some(&passed), 1_010_799, Status::True, "Audited", "has all"),
+        (Some(&passed), 1_010_800, Status::Unknown, "AuditFailed", "servers come and go"),
+        (Some(&damaged), 1_010_800, Status::False, "CopyDamaged", "looked at again"),
+        (None, 1_010_800, Status::Unknown, "NotAudited", "when all pods are ready"),
+    ] {
+        let audit = Audit::during_change(&broker(before.cloned()), at(second));
+        let found = audit.intact();
+        assert_eq!((audit.holds_changes(3), audit.is_open()), (None, false), "{before:?} {second}");
+        assert_eq!((found.status, found.reason.as_str()), (status, reason), "{before:?} {second}");
+        assert!(found.message.contains(says), "{}", found.message);
+    }
 }
