@@ -378,6 +378,10 @@ fn invalid(error: kube::Error, child: &Child) -> Error {
             "InvalidTemplate",
             format!("the API server refuses the {} made from this resource: {}", child.resource.kind, status.message),
         ),
+        kube::Error::Api(status) if status.code == 409 => Error::Overtaken(format!(
+            "{} {} was changed or replaced while it was looked at: {}",
+            child.resource.kind, child.name, status.message
+        )),
         _ => error.into(),
     }
 }

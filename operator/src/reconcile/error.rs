@@ -20,6 +20,9 @@ pub enum Error {
     /// A child of an earlier resource of the same name is still there: the garbage collector takes it soon.
     #[error("{0}")]
     Leftover(String),
+    /// What was decided by looking at a child is not written: somebody has changed or replaced it since. Look again at once.
+    #[error("{0}")]
+    Overtaken(String),
     /// It took too long as a whole: try again.
     #[error("not done within {} s", .0.as_secs())]
     TimedOut(std::time::Duration),
@@ -48,6 +51,7 @@ impl Error {
             Self::Kubernetes(_) => "KubernetesError",
             Self::Broker(_) => "BrokerError",
             Self::Leftover(_) => "WaitingForGarbageCollection",
+            Self::Overtaken(_) => "ChangedMeanwhile",
             Self::TimedOut(_) => "TimedOut",
             Self::Panicked(_) => "InternalError",
             Self::Refused { reason, .. } => reason,
@@ -60,6 +64,7 @@ impl Error {
             Self::Kubernetes(error) => Self::Kubernetes(kube::Error::Service(short(error).into())),
             Self::Broker(message) => Self::Broker(message.clone()),
             Self::Leftover(message) => Self::Leftover(message.clone()),
+            Self::Overtaken(message) => Self::Overtaken(message.clone()),
             Self::TimedOut(limit) => Self::TimedOut(*limit),
             Self::Panicked(message) => Self::Panicked(message.clone()),
             Self::Refused { reason, message } => Self::Refused { reason, message: message.clone() },

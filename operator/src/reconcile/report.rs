@@ -39,8 +39,16 @@ const ORDINARY: [&str; 8] = [
 
 /// Besides these: what a resource that was never ready may say for a moment. Only where it is stalled a person should
 /// look.
-const PASSING: [&str; 7] =
-    ["BrokerError", "DestinationNotReady", "KubernetesError", "NotAsked", "NotServed", "PodsNotReady", "TimedOut"];
+const PASSING: [&str; 8] = [
+    "BrokerError",
+    "ChangedMeanwhile",
+    "DestinationNotReady",
+    "KubernetesError",
+    "NotAsked",
+    "NotServed",
+    "PodsNotReady",
+    "TimedOut",
+];
 
 /// What conditions say together.
 #[derive(Clone, Copy, Default)]
@@ -114,8 +122,18 @@ pub async fn event<K: Resource<DynamicType = ()>>(
 
 /// When to look again after an error. What a person mends is often not watched (an object of somebody else).
 pub fn retry(error: &Error, ready: Option<&Condition>) -> Action {
-    Action::requeue(if error.needs_a_person() { Duration::from_secs(30) } else { patience(ready) })
+    Action::requeue(match error {
+        Error::Refused { .. } => Duration::from_secs(30),
+        // What stays so is somebody else who writes all the time.
+        Error::Overtaken(_) if patience(ready) == MIN_PATIENCE => AT_ONCE,
+        _ => patience(ready),
+    })
 }
+
+/// What was changed or replaced meanwhile is looked at again after this long: the watch may not have told of it yet.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// What is not ready is looked at no sooner than this.
+const MIN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// With nothing to wait for, a topic or handler is looked at this often all the same: its certificates and user JWTs, and
 /// what it has on its broker. Up to a quarter sooner or later, so that not thousands are looked at in the same minute.
@@ -130,7 +148,7 @@ pub fn resync() -> Duration {
 pub fn patience(ready: Option<&Condition>) -> Duration {
     let since = ready.filter(|ready| ready.status != "True").map(|ready| ready.last_transition_time.0);
     let seconds = since.map_or(0, |since| jiff::Timestamp::now().duration_since(since).as_secs());
-    Duration::from_secs(u64::try_from(seconds / 10).unwrap_or(0).clamp(3, 60))
+    Duration::from_secs(u64::try_from(seconds / 10).unwrap_or(0).clamp(MIN_PATIENCE.as_secs(), 60))
 }
 
 #[cfg(test)]
@@ -155,6 +173,9 @@ mod tests {
         {
             assert_eq!(patience(Some(&ready(status, seconds))).as_secs(), pause, "{status} for {seconds} s");
         }
+        let overtaken = |seconds| retry(&Error::Overtaken("x".into()), Some(&ready("False", seconds)));
+        assert_eq!(overtaken(5), Action::requeue(AT_ONCE));
+        assert_eq!(overtaken(200), Action::requeue(Duration::from_secs(20)), "somebody writes it all the time");
     }
 
     #[test]

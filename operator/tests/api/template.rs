@@ -11,6 +11,7 @@ use tidegate_broker_admin::Authority;
 use tidegate_crds::{EventBroker, EventHandler};
 use tidegate_operator::context::{Context, Owner};
 use tidegate_operator::kubernetes::apply::{apply, dry_run};
+use tidegate_operator::reconcile::error::Error;
 use time::OffsetDateTime;
 
 use crate::admission::Webhook;
@@ -163,6 +164,24 @@ async fn written(space: &Space, handler: &EventHandler) -> DynamicObject {
     apply(&Context::new(space.client.clone(), args), &owner, &child).await.unwrap();
     let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.name, &child.resource);
     api.get(&child.name).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_was_changed_since_it_was_looked_at_is_not_written_over() {
+    let space = Space::new("overtaken").await;
+    let made = space.create::<EventHandler>(handler("billing", spec(json!({})))).await;
+    let looked_at = written(&space, &made).await.resource_version().unwrap();
+    let changed = written(&space, &template_of(&made, json!([{"name": "A", "value": "1"}]))).await;
+    let (owner, args) = (Owner::of(&made).unwrap(), args("operator-0", "default"));
+    let child = tidegate_operator::handler::deployment(&made, &owner, &AUTHORITY, &args).unwrap();
+    let context = Context::new(space.client.clone(), args);
+    let error = apply(&context, &owner, &child.replacing(&looked_at)).await.unwrap_err();
+    assert!(matches!(error, Error::Overtaken(_)) && error.reason() == "ChangedMeanwhile", "{error}");
+    assert!(error.to_string().starts_with("Deployment billing-handler was changed"), "{error}");
+    assert_eq!(
+        dynamic::<Deployment>(&space).get("billing-handler").await.unwrap().resource_version(),
+        changed.resource_version()
+    );
 }
 
 #[tokio::test]
