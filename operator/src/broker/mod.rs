@@ -7,6 +7,7 @@ pub mod desired;
 pub mod expiry;
 mod formation;
 pub(crate) mod groups;
+mod majority;
 mod members;
 pub mod nudge;
 mod observe;
@@ -34,7 +35,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::runtime::controller::Action;
 use tidegate_broker_admin::membership::CertificateEnds;
 use tidegate_crds::EventBroker;
-use tidegate_crds::conditions::HasConditions as _;
+use tidegate_crds::conditions::{Finding, HasConditions as _};
 use time::OffsetDateTime;
 
 use crate::broker::audit::Audit;
@@ -146,6 +147,8 @@ struct Made {
     is_formed: bool,
     /// Whether its only server has lost what it had.
     has_lost_volume: bool,
+    /// What is to be said of servers that answer and have no leader.
+    no_majority: Option<Finding>,
     /// How many servers it has now.
     scale: Scale,
     /// How far they are from those that there are to be.
@@ -227,6 +230,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
     let told = broker.status.as_ref().and_then(|status| status.certificates.as_ref());
     let expiry = Expiry::of(&leaves, &authority, &place.broker, &reload, told);
     context.expiries.note(place.broker.clone(), &expiry);
+    let no_majority = if is_formed { majority::lacking(context, broker, &place, &observed.pods).await } else { None };
     let has_lost_volume = known && formation::has_lost_volume(context, &place, &observed.pods).await;
     let ways = &broker.spec.access;
     access::close_others(context, owner, ways).await?;
@@ -241,6 +245,7 @@ async fn make(broker: &EventBroker, owner: &Owner, context: &Context) -> Result<
         access,
         is_formed,
         has_lost_volume,
+        no_majority,
         scale,
         progress,
         rollout,

@@ -95,7 +95,11 @@ fn of(
 ) -> EventBrokerStatus {
     let before = broker.status.clone().unwrap_or_default();
     let ready = made.statefulset.object.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    let available = if made.has_lost_volume { formation::volume_lost(owner) } else { available(ready, made) };
+    let available = match &made.no_majority {
+        _ if made.has_lost_volume => formation::volume_lost(owner),
+        Some(found) => found.clone(),
+        None => available(ready, made),
+    };
     let mut parts = vec![available];
     parts.extend(access::ready(&made.access));
     let mut found = summary(parts, "its topics can be published to");

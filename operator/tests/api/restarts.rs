@@ -251,6 +251,29 @@ async fn certificates_near_their_end_wait_for_no_restart_and_a_server_that_is_cu
     operator.stop().await;
 }
 
+#[tokio::test]
+async fn servers_without_a_majority_say_so_although_their_pods_are_ready() {
+    let _turn = turn().await;
+    let (space, places) = (Space::new("majority").await, Places::default());
+    let mut server = TestBroker::unformed_as("orders-broker", 3);
+    server.wake();
+    server.start_all().await;
+    server.add_first_topic().await;
+    let operator = formed(&space, &places, &server, 3).await;
+    // The kubelet has not noticed.
+    server.stop_at(1);
+    server.stop_at(2);
+    change(&space).await;
+    let broker = until_broker(&space, "orders", "BrokerAvailable", "NoMajority").await;
+    let message = condition(&broker, "BrokerAvailable").unwrap().message;
+    assert!(message.contains("1 answer (orders-broker-0)"), "{message}");
+    assert!(message.contains("Waiting for orders-broker-1, orders-broker-2"), "{message}");
+    assert_eq!(condition(&broker, "Ready").unwrap().reason, "NoMajority");
+    server.start_at(1).await;
+    until_broker(&space, "orders", "BrokerAvailable", "AllReady").await;
+    operator.stop().await;
+}
+
 /// What a broker looks like whose only pod came up on an empty volume.
 #[tokio::test]
 async fn a_single_server_that_lost_its_volume_does_not_begin_anew_and_says_so() {

@@ -25,7 +25,7 @@ use std::fmt;
 pub use self::certificates::{CertificateEnds, Reloaded, reload_certificates};
 pub use self::counts::Counts;
 pub use self::execute::Executor;
-pub use self::observe::{ObserveError, observe};
+pub use self::observe::{ObserveError, clusters, observe};
 pub(crate) use self::observe::{Report as ServerReport, Servers, is_moving, leader};
 pub use self::plan::plan;
 pub use self::restart::{PodState, Restart, next_restart};

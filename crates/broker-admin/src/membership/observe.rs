@@ -67,6 +67,16 @@ pub async fn observe(system: &Client, site: &Site) -> Result<Observed, ObserveEr
     Ok(observed)
 }
 
+/// Asks all servers for their cluster as each of them sees it: one small answer of each. One that was removed sees none.
+///
+/// # Errors
+/// As for [`observe`].
+pub async fn clusters(system: &Client, site: &Site) -> Result<BTreeMap<Ordinal, Cluster>, ObserveError> {
+    let reports = Servers { system, site }.totals().await?;
+    let of = |(ordinal, report): (&Ordinal, &Report)| Some((*ordinal, cluster(report.meta.as_ref()?, *ordinal, site)));
+    Ok(reports.iter().filter_map(of).collect())
+}
+
 /// What a server reports of what it stores.
 pub(crate) struct Report {
     /// By this id the server is asked alone. It has another one after each start.
@@ -136,7 +146,8 @@ impl Servers<'_> {
     pub(crate) async fn totals(&self) -> Result<BTreeMap<Ordinal, Report>, ObserveError> {
         let answers: BTreeMap<Ordinal, (String, JetStream)> = self.ask("JSZ", &json!({}), self.site.pods).await?;
         let report = |(ordinal, (id, answer)): (Ordinal, (String, JetStream))| {
-            (ordinal, Report { holds: answer.streams, consumers: answer.consumers, ..Report::new(id) })
+            let meta = answer.meta_cluster.filter(|_| !answer.disabled);
+            (ordinal, Report { meta, holds: answer.streams, consumers: answer.consumers, ..Report::new(id) })
         };
         Ok(answers.into_iter().map(report).collect())
     }
