@@ -108,12 +108,25 @@ pub struct Finding {
     pub message: String,
     /// Nothing will change until a person does something.
     pub is_stalled: bool,
+    /// It was not looked at this time, and says what it said before, of the generation that it said that of.
+    pub is_kept: bool,
 }
 
 impl Finding {
     /// A condition that says this.
     pub fn new(kind: &'static str, status: Status, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind, status, reason: reason.into(), message: message.into(), is_stalled: false }
+        Self { kind, status, reason: reason.into(), message: message.into(), is_stalled: false, is_kept: false }
+    }
+
+    /// What a condition of this type said; `None`: there was none. It is still said of the generation that it was said of.
+    pub fn kept(kind: &'static str, before: &[Condition]) -> Option<Self> {
+        let known = before.iter().find(|condition| condition.type_ == kind)?;
+        let status = match known.status.as_str() {
+            "True" => Status::True,
+            "False" => Status::False,
+            _ => Status::Unknown,
+        };
+        Some(Self { is_kept: true, ..Self::new(kind, status, known.reason.clone(), known.message.clone()) })
     }
 
     /// The same, where nothing will change until a person does something.
@@ -139,7 +152,8 @@ pub trait HasConditions {
     }
 }
 
-/// Conditions from findings: the transition time is the old one as long as the status is the same.
+/// Conditions from findings: the transition time is the old one as long as the status is the same, and what is kept is still
+/// of the generation that it was of. So whoever reads a condition of the present generation knows that it was looked at.
 pub fn merge(
     found: Vec<Finding>,
     before: &[Condition],
@@ -150,14 +164,15 @@ pub fn merge(
         .into_iter()
         .map(|finding| {
             let status = finding.status.text();
-            let unchanged =
-                before.iter().find(|condition| condition.type_ == finding.kind && condition.status == status);
+            let known = before.iter().find(|condition| condition.type_ == finding.kind);
+            let unchanged = known.filter(|condition| condition.status == status);
+            let kept = known.filter(|_| finding.is_kept);
             // The API keeps whole seconds.
             let now = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
             Condition {
                 last_transition_time: unchanged.map_or(Time(now), |condition| condition.last_transition_time.clone()),
                 message: finding.message,
-                observed_generation: generation,
+                observed_generation: kept.map_or(generation, |condition| condition.observed_generation),
                 reason: finding.reason,
                 status: status.to_owned(),
                 type_: finding.kind.to_owned(),
@@ -180,5 +195,21 @@ mod tests {
         assert_eq!(second[0].observed_generation, Some(2));
         let third = merge(find(Status::True), &second, Some(2), at(300));
         assert_eq!(third[0].last_transition_time, Time(at(300)));
+    }
+
+    #[test]
+    fn what_is_kept_is_of_the_generation_that_it_was_of() {
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let first = merge(vec![Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", "")], &[], Some(1), at(100));
+        let kept = Finding::kept(kind::SUBSCRIBED, &first).unwrap();
+        assert_eq!(merge(vec![kept.clone()], &first, Some(2), at(200)), first, "nothing of it was looked at");
+        assert_eq!(
+            merge(vec![kept.clone()], &[], Some(2), at(200))[0].observed_generation,
+            Some(2),
+            "of another resource"
+        );
+        let looked = Finding { is_kept: false, ..kept };
+        assert_eq!(merge(vec![looked], &first, Some(2), at(200))[0].observed_generation, Some(2));
+        assert_eq!(Finding::kept(kind::READY, &first), None);
     }
 }

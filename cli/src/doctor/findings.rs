@@ -201,7 +201,8 @@ fn of_resource<K: Resource, S: HasConditions>(
         let why = "the operator has not looked at it yet: wait some seconds; tidegate check says whether it runs";
         return vec![Finding::unread(link, shown, why)];
     };
-    let mut found: Vec<Finding> = rules.iter().filter_map(|rule| of_condition(shown, rule, conditions)).collect();
+    let mut found: Vec<Finding> =
+        rules.iter().filter_map(|rule| of_condition(shown, rule, conditions, ready)).collect();
     if ready.status == "False" && !found.iter().any(|finding| finding.state == State::Red) {
         // The operator did not come as far as the parts.
         found.insert(0, Finding::new(link, State::Red, shown, &ready.reason, &ready.message));
@@ -221,8 +222,15 @@ fn of_resource<K: Resource, S: HasConditions>(
     found
 }
 
-fn of_condition(shown: &str, rule: &Rule, conditions: &[Condition]) -> Option<Finding> {
+fn of_condition(shown: &str, rule: &Rule, conditions: &[Condition], ready: &Condition) -> Option<Finding> {
     let condition = find(conditions, rule.kind)?;
+    if rule.is_needed && is_older(condition, ready) {
+        let message = format!(
+            "not looked at since the specification was changed, because of what Ready says; before: {}",
+            condition.message
+        );
+        return Some(Finding::new(rule.link, State::Unknown, shown, &condition.reason, &message));
+    }
     let state = match condition.status.as_str() {
         status if status == rule.wrong => {
             let is_red = rule.is_needed || condition.reason == EXPIRED;
@@ -234,6 +242,11 @@ fn of_condition(shown: &str, rule: &Rule, conditions: &[Condition]) -> Option<Fi
     };
     let is_worth_it = rule.is_needed || matches!(state, State::Red | State::Warning);
     is_worth_it.then(|| Finding::new(rule.link, state, shown, &condition.reason, &condition.message))
+}
+
+/// Whether a part is of an earlier specification than what sums up: the operator failed before it came to it.
+fn is_older(part: &Condition, ready: &Condition) -> bool {
+    part.observed_generation.zip(ready.observed_generation).is_some_and(|(part, ready)| part < ready)
 }
 
 fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
@@ -255,7 +268,7 @@ fn complete(own: &mut [Finding], shown: &str, seen: &Seen<Vec<Pod>>, warnings: O
         }
     };
     let trouble = pods::trouble(all);
-    if let Some(trouble) = trouble.as_ref().filter(|_| finding.state == State::Ok) {
+    if let Some(trouble) = trouble.as_ref().filter(|_| matches!(finding.state, State::Ok | State::Unknown)) {
         *finding = Finding::new(PODS, State::Warning, shown, "PodsFailing", &trouble.message);
         return;
     }

@@ -259,6 +259,28 @@ fn what_no_operator_has_looked_at_is_unknown() {
     );
 }
 
+/// The operator failed before it came to the parts: what they say is of the specification before.
+#[test]
+fn what_was_not_looked_at_since_a_change_is_unknown_and_no_cause() {
+    for part in [
+        (kind::SUBSCRIBED, TRUE, "Subscribed", "no event is missed"),
+        (kind::SUBSCRIBED, FALSE, "BrokerError", "the broker was away"),
+    ] {
+        let wrong = (kind::READY, FALSE, "InvalidFilter", "spec.filter.expression: correct it");
+        let mut facts = on_handler(&[part, wrong]);
+        let Some(Named { seen: Seen::There(handler), .. }) = &mut facts.handler else { panic!("no handler") };
+        handler.metadata.generation = Some(2);
+        for condition in &mut handler.status.as_mut().unwrap().conditions {
+            condition.observed_generation = Some(if condition.type_ == kind::READY { 2 } else { 1 });
+        }
+        assert_eq!(first_red(&facts), ("handler", wrong.3.to_owned()), "{part:?}");
+        let found = of(&facts);
+        let subscription = found.iter().find(|finding| finding.link == "subscription").unwrap();
+        assert_eq!((subscription.state, subscription.is_unread), (State::Unknown, false));
+        assert!(subscription.message.ends_with(&format!("before: {}", part.3)), "{}", subscription.message);
+    }
+}
+
 #[test]
 fn warnings_are_said_and_are_not_red() {
     let said = [

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::message_id::TopicKey;
-use tidegate_crds::conditions::kind;
 use tidegate_crds::{EventHandler, topic};
 
 use crate::broker::scale::Scale;
@@ -23,8 +21,7 @@ use crate::kubernetes::watches::{Stores, get};
 use crate::reconcile::error::Error;
 use crate::reconcile::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::sessions::brokers::{self, Place};
-use crate::topic::settings;
-use crate::topic::status::STREAM_REFUSED;
+use crate::topic::{settings, stream_ready};
 
 /// What there is of a handler.
 pub struct Observed {
@@ -148,12 +145,8 @@ pub async fn topic(context: &Context, wanted: &brokers::TopicKey) -> Result<Resu
     if topic.metadata.deletion_timestamp.is_some() {
         return Ok(Err(NotYet { reason: "TopicDeleting", message: format!("EventTopic {name} is being deleted") }));
     }
-    let streams = topic
-        .status
-        .iter()
-        .flat_map(|status| &status.conditions)
-        .find(|condition| condition.type_ == kind::STREAM_READY);
-    if !streams.is_some_and(are_there) {
+    let streams = stream_ready::of(&topic);
+    if !streams.is_some_and(stream_ready::are_there) {
         let why = streams.map(|condition| condition.message.clone()).unwrap_or_default();
         return Ok(Err(NotYet {
             reason: "TopicNotReady",
@@ -173,34 +166,4 @@ pub async fn topic(context: &Context, wanted: &brokers::TopicKey) -> Result<Resu
         routing: settings::routing(topic.spec.routing),
         destinations: BTreeMap::new(),
     }))
-}
-
-/// Whether a topic has its streams. A change of them that the broker refuses is no reason to stop: they are there.
-fn are_there(streams: &Condition) -> bool {
-    streams.status == "True" || streams.reason == STREAM_REFUSED
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_refused_change_of_a_topic_does_not_stop_its_handlers() {
-        let table = [
-            ("True", "Configured", true),
-            ("True", "PublisherFailed", true),
-            ("False", "StreamRefused", true),
-            ("False", "BrokerError", false),
-            ("Unknown", "BrokerStarting", false),
-        ];
-        for (status, reason, there) in table {
-            let condition = json!({
-                "type": "StreamReady", "status": status, "reason": reason, "message": "",
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-            });
-            assert_eq!(are_there(&serde_json::from_value(condition).unwrap()), there, "{status} {reason}");
-        }
-    }
 }

@@ -11,8 +11,6 @@ use tidegate_crds::handler::{HeldKey, Order, Retries};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::reconcile::status::as_it_was;
-
 /// The conditions about what is kept.
 const KINDS: [&str; 3] = [kind::RETRIES_FULL, kind::DEAD_LETTERS_FULL, kind::KEYS_HELD];
 /// What was full has room again below this share of it, so that the condition does not follow each event.
@@ -120,11 +118,11 @@ pub fn findings(streams: &HandlerStreams, before: &[Condition]) -> [Finding; 2] 
 
 /// The conditions as they were, while the broker does not say.
 pub fn as_they_were(before: &[Condition]) -> impl Iterator<Item = Finding> {
-    KINDS.into_iter().filter_map(|kind| as_it_was(kind, before))
+    KINDS.into_iter().filter_map(|kind| Finding::kept(kind, before))
 }
 
 fn was_full(kind: &'static str, before: &[Condition]) -> bool {
-    as_it_was(kind, before).is_some_and(|finding| finding.is_true())
+    Finding::kept(kind, before).is_some_and(|finding| finding.is_true())
 }
 
 fn retries_full(stream: &StreamInfo, before: &[Condition]) -> Finding {
@@ -190,7 +188,8 @@ pub fn news(
     let is_unread = handler.spec.delivery.order == Order::None && retries.state.consumers == 0;
     let conditions = &status.conditions;
     let differs = |found: Finding| {
-        as_it_was(found.kind, conditions).is_none_or(|was| (was.status, &was.reason) != (found.status, &found.reason))
+        Finding::kept(found.kind, conditions)
+            .is_none_or(|was| (was.status, &was.reason) != (found.status, &found.reason))
     };
     let now = shown(handler, retries, keys);
     if is_unread

@@ -58,7 +58,8 @@ pub fn wait_for_turn(found: &mut [Finding], turns: &Turns) {
     }
 }
 
-/// The conditions after an error; the parts stay as they were.
+/// The conditions after an error. The parts stay as they were, of the generation that they were of: nothing says that they
+/// hold for what the specification is now.
 pub fn failure_findings(error: &Error, before: &[Condition], parts: &[&'static str]) -> Vec<Finding> {
     let message = error.to_string();
     let person = error.needs_a_person();
@@ -69,21 +70,10 @@ pub fn failure_findings(error: &Error, before: &[Condition], parts: &[&'static s
         Finding::new(kind::STALLED, status(person), error.reason(), message),
     ];
     for part in parts {
-        let known = as_it_was(part, before);
+        let known = Finding::kept(part, before);
         found.push(known.unwrap_or_else(|| Finding::new(part, Status::Unknown, NOT_REACHED, "not looked at yet")));
     }
     found
-}
-
-/// What a condition said; `None`: there was none of this type.
-pub fn as_it_was(part: &'static str, before: &[Condition]) -> Option<Finding> {
-    let known = before.iter().find(|condition| condition.type_ == part)?;
-    let status = match known.status.as_str() {
-        "True" => Status::True,
-        "False" => Status::False,
-        _ => Status::Unknown,
-    };
-    Some(Finding::new(part, status, known.reason.clone(), known.message.clone()))
 }
 
 /// Whether the operator is to leave this resource and what was made from it as they are.
@@ -219,6 +209,29 @@ mod tests {
     use tidegate_crds::handler::{Lag, Retries};
 
     use super::*;
+
+    /// Whoever goes by a part, as a redrive by the API does by `Subscribed`, must not take it for one of the present
+    /// specification.
+    #[test]
+    fn an_error_says_nothing_new_of_the_parts() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let subscribed = Finding::new(kind::SUBSCRIBED, Status::True, "Subscribed", "");
+        let before = merge(summary(vec![subscribed], ""), &[], Some(1), now);
+        let error = Error::refused("InvalidFilter", "spec.filter is wrong");
+        let found = failure_findings(&error, &before, &[kind::SUBSCRIBED, kind::PODS_READY]);
+        let after = merge(found, &before, Some(2), now);
+        let said = after.iter().map(|it| (it.type_.as_str(), it.status.as_str(), it.observed_generation));
+        assert_eq!(
+            said.collect::<Vec<_>>(),
+            [
+                (kind::READY, "False", Some(2)),
+                (kind::RECONCILING, "False", Some(2)),
+                (kind::STALLED, "True", Some(2)),
+                (kind::SUBSCRIBED, "True", Some(1)),
+                (kind::PODS_READY, "Unknown", Some(2)),
+            ]
+        );
+    }
 
     /// What is left of a change that is only one of numbers: nothing, so that it can wait.
     #[test]

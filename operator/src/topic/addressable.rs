@@ -9,7 +9,6 @@ use tidegate_crds::topic::Address;
 use crate::broker::topics::Topic;
 use crate::context::Owner;
 use crate::kubernetes::names;
-use crate::reconcile::status::as_it_was;
 use crate::topic::inside::Inside;
 use crate::topic::observe::Observed;
 use crate::topic::rules;
@@ -53,7 +52,7 @@ fn unverified(observed: &Observed, served: &Topic) -> Option<Finding> {
     let name = &observed.broker_key.name;
     let found = |reason, message| Finding::new(kind::ADDRESSABLE, Status::False, reason, message);
     if rules::has_service_accounts(&served.publishers)
-        && let Some(told) = as_it_was(kind::TOKENS_ACCEPTED, conditions)
+        && let Some(told) = Finding::kept(kind::TOKENS_ACCEPTED, conditions)
         && told.status == Status::False
     {
         return Some(found("TokensNotAccepted", format!("EventBroker {name}: {}", told.message)));
@@ -67,7 +66,7 @@ fn unverified(observed: &Observed, served: &Topic) -> Option<Finding> {
         );
         return Some(found("CertificatesNotAccepted", message).stalled());
     }
-    let told = as_it_was(kind::CERTIFICATES_ACCEPTED, conditions).filter(|told| told.status == Status::False)?;
+    let told = Finding::kept(kind::CERTIFICATES_ACCEPTED, conditions).filter(|told| told.status == Status::False)?;
     Some(found("CertificatesNotAccepted", format!("EventBroker {name}: {}", told.message)))
 }
 

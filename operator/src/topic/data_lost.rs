@@ -6,7 +6,6 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::DataLoss;
 
-use crate::reconcile::status::as_it_was;
 use crate::topic::look::Lacking;
 use crate::topic::loss::ACKNOWLEDGE;
 
@@ -95,7 +94,7 @@ pub(super) fn is_missed(topic: &EventTopic) -> bool {
 
 /// What the condition said last.
 fn known(topic: &EventTopic) -> Option<Finding> {
-    as_it_was(kind::DATA_LOST, topic.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default())
+    Finding::kept(kind::DATA_LOST, topic.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default())
 }
 
 #[cfg(test)]

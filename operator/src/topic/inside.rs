@@ -12,7 +12,6 @@ use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout;
-use tidegate_crds::conditions::kind;
 use tidegate_crds::topic::StreamRecord;
 use tidegate_crds::{EventHandler, EventTopic};
 use time::OffsetDateTime;
@@ -32,9 +31,9 @@ use crate::topic::publishers::{self, Publishers};
 use crate::topic::room::{self, RoomState};
 use crate::topic::serve::serve;
 use crate::topic::settings::Settings;
-use crate::topic::status::{Journal, STREAM_REFUSED};
+use crate::topic::status::Journal;
 use crate::topic::storage::{self, Storage};
-use crate::topic::{data_lost, is_healing, key, leftovers};
+use crate::topic::{data_lost, is_healing, key, leftovers, stream_ready};
 
 /// How far the broker's inside is.
 #[derive(Debug)]
@@ -120,7 +119,7 @@ async fn inside(
     let storage = (settings.routing == Routing::Queued)
         .then(|| promised.saturating_mul(observed.scale.quota(observed.broker.spec.replicas)));
     let account = authority.topic_account(&served.id, settings.routing, storage, OffsetDateTime::now_utc())?;
-    let is_pushed = if was_refused(topic) {
+    let is_pushed = if stream_ready::was_refused(topic) {
         // A server without room for a larger limit keeps the smaller one in force, although it has the claims.
         servers.system.push(&account).await?;
         true
@@ -137,18 +136,12 @@ async fn inside(
     };
     leftovers::remove(context, owner, topic, authority, &servers.system).await?;
     let publishers = publishers::ensure(context, owner, topic, authority, &servers.system).await?;
-    if topic.status.as_ref().and_then(|status| status.observed_generation) != topic.metadata.generation {
+    if !stream_ready::are_as_specified(topic) {
         // Its network policy lets in publishers and handlers, or no more.
         context.broker_changes.add(place.broker.clone());
     }
     let is_served = is_served(context, &place, &servers, &served, observed).await?;
     Ok(Inside::Ready { is_served, served, stored, publishers, is_pushed })
-}
-
-/// Whether the broker refused to change the streams when it was asked last.
-fn was_refused(topic: &EventTopic) -> bool {
-    let mut conditions = topic.status.iter().flat_map(|status| &status.conditions);
-    conditions.any(|known| known.type_ == kind::STREAM_READY && known.reason == STREAM_REFUSED)
 }
 
 /// Asks the ingresses: every one that publishers may meet must have heard of the topic. Their broker is told to look after

@@ -20,6 +20,7 @@ pub mod serve;
 pub mod settings;
 pub mod status;
 pub mod storage;
+pub(crate) mod stream_ready;
 
 use std::sync::Arc;
 use std::time::Duration;

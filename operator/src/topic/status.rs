@@ -15,7 +15,7 @@ use crate::context::{Context, Owner};
 use crate::reconcile::error::Error;
 use crate::reconcile::grants::NOT_ALLOWED_BY_BROKER;
 use crate::reconcile::report;
-use crate::reconcile::status::{NOT_REACHED, as_it_was, failure_findings, patch, paused, summary};
+use crate::reconcile::status::{NOT_REACHED, failure_findings, patch, paused, summary};
 use crate::sessions::brokers::BrokerKey;
 use crate::topic::inside::{Inside, Stored};
 use crate::topic::look::Lacking;
@@ -271,10 +271,10 @@ fn granted(topic: &EventTopic, broker: &BrokerKey) -> Option<Finding> {
 fn broker_available(observed: &Observed) -> Finding {
     let conditions = observed.broker.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let name = observed.broker_key.shown_in(&observed.topic_namespace);
-    let stalled = as_it_was(kind::STALLED, conditions).filter(Finding::is_true);
-    let found = as_it_was(kind::BROKER_AVAILABLE, conditions).filter(|found| found.reason != NOT_REACHED);
+    let stalled = Finding::kept(kind::STALLED, conditions).filter(Finding::is_true);
+    let found = Finding::kept(kind::BROKER_AVAILABLE, conditions).filter(|found| found.reason != NOT_REACHED);
     // One that could not be made says why in Ready.
-    let Some(found) = found.or_else(|| as_it_was(kind::READY, conditions)) else {
+    let Some(found) = found.or_else(|| Finding::kept(kind::READY, conditions)) else {
         let message = format!("EventBroker {name} is being made");
         return Finding::new(kind::BROKER_AVAILABLE, Status::Unknown, "BrokerStarting", message);
     };
