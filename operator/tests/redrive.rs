@@ -89,7 +89,7 @@ impl World {
 }
 
 fn handler(types: &[String]) -> redrive::Handler<'_> {
-    redrive::Handler { name: HANDLER, uid: "uid", types }
+    redrive::Handler { name: HANDLER, uid: "uid", generation: 1, types }
 }
 
 fn wanted(changes: Value) -> Redrive {
@@ -157,12 +157,32 @@ async fn a_crash_in_between_gives_no_second_event() {
     let mut headers = HeaderMap::new();
     let letter = world.broker.admin().message(&layout::dead_letter_stream(HANDLER), 1).await.unwrap();
     let stored = letter.time.unix_timestamp_nanos();
-    headers.insert("Nats-Msg-Id", format!("redrive:uid:1:{stored}"));
+    headers.insert("Nats-Msg-Id", format!("redrive:uid:1:1:{stored}"));
     headers.insert("ce-specversion", "1.0");
     let subject = layout::redrive_subject(HANDLER, 0, "order.new");
     world.js.publish_with_headers(subject, headers, "".into()).await.unwrap().await.unwrap();
     let status = world.redrive(&wanted(json!({})), None).await;
     assert_eq!((status.redriven, world.messages("events").await.len()), (1, 1));
+    assert!(world.letters(HANDLER).await.is_empty());
+}
+
+/// Its consumers may have passed over the copy while the handler asked for other types.
+#[tokio::test]
+async fn the_copy_for_an_earlier_specification_does_not_stand_for_one_of_now() {
+    let world = World::start().await;
+    world.letter(HANDLER, "1").await;
+    let admin = world.broker.admin();
+    let letter = admin.message(&layout::dead_letter_stream(HANDLER), 1).await.unwrap();
+    let before = handler(&[]);
+    let copy = redrive::Copy::of(&before, &letter).unwrap();
+    for was_known in [false, true] {
+        let redrive::Published::Confirmed(confirmed) = copy.publish(&admin).await.unwrap() else { panic!("refused") };
+        assert_eq!((confirmed.sequence(), confirmed.was_known), (1, was_known));
+    }
+    assert_eq!(world.letters(HANDLER).await, ["1"], "it is not removed by that");
+    let now = redrive::Handler { generation: 2, ..before };
+    let done = redrive::step(&admin, &now, &wanted(json!({})), None).await.unwrap();
+    assert_eq!((done.status.redriven, world.ids("events").await.len()), (1, 2));
     assert!(world.letters(HANDLER).await.is_empty());
 }
 

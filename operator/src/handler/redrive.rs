@@ -3,8 +3,9 @@
 //! In steps of about a second, so that a redrive of any length holds no one up and its progress is seen; where it is
 //! is kept in the status alone, so that another operator continues from there. A dead letter becomes an event on a
 //! subject that only this handler's consumers read; the broker confirms it before the dead letter is removed. A crash
-//! between the two publishes it again, which the broker recognises by its message id. What the broker will never take
-//! stays a letter, which the status and an Event tell, and the next one is looked at.
+//! between the two publishes it again, which the broker recognises by its message id; if the handler has changed
+//! meanwhile, it is published once more, because its consumers may have passed over the first copy. What the broker will
+//! never take stays a letter, which the status and an Event tell, and the next one is looked at.
 
 mod copy;
 mod pace;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::reconcile::error::Error;
 use copy::away;
-pub use copy::{Copy, Given, Unfit};
+pub use copy::{Confirmed, Copy, Published, Unfit};
 pub(crate) use pace::Pace;
 
 /// A step ends after this long, and the status tells how far it came.
@@ -63,6 +64,8 @@ pub struct Handler<'a> {
     pub name: &'a str,
     /// Its UID.
     pub uid: &'a str,
+    /// Which specification its consumers have.
+    pub generation: i64,
     /// The types it gets: no consumer would read an event of another, so its letter stays.
     pub types: &'a [String],
 }
@@ -186,9 +189,13 @@ impl Run<'_> {
 
     async fn give(&mut self, copy: &Copy<'_>, sequence: u64, status: &mut RedriveStatus) -> Result<(), Error> {
         self.pace.turn().await;
-        match copy.give(self.broker, &self.stream).await? {
-            Given::Redriven { .. } => status.redriven += 1,
-            Given::Refused(why) => {
+        match copy.publish(self.broker).await? {
+            // The consumers are those of this reconcile, and stay so until it ends: none of the same handler comes before.
+            Published::Confirmed(confirmed) => {
+                confirmed.remove(self.broker, &self.stream).await?;
+                status.redriven += 1;
+            }
+            Published::Refused(why) => {
                 let told = format!("{REFUSED}: the last is number {sequence} ({why})");
                 tracing::warn!(handler = self.handler.name, "redrive: {told}");
                 status.message = Some(told.clone());

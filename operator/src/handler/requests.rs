@@ -82,7 +82,8 @@ impl Requests<'_> {
         let broker = subscribe::broker(self.context, self.topic).await?;
         let types = self.handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
         let name = &reference::known_as(self.handler);
-        let letters_of = redrive::Handler { name, uid: &self.owner.reference.uid, types };
+        let generation = self.handler.metadata.generation.unwrap_or_default();
+        let letters_of = redrive::Handler { name, uid: &self.owner.reference.uid, generation, types };
         let progress = redrive::step(&broker.api, &letters_of, wanted, before).await?;
         if let Some(refused) = &progress.refused {
             report::event(self.context, self.handler, EventType::Warning, "DeadLetterRefused", refused).await;

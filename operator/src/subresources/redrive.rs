@@ -24,7 +24,7 @@ use super::answer::Refusal;
 use super::calls::{Place, bounded, log, turn};
 use super::locate::Handler;
 use super::{Calls, GROUP, VERSION};
-use crate::handler::redrive::{self, Copy, Given, Pace, Unfit};
+use crate::handler::redrive::{self, Copy, Pace, Published, Unfit};
 use crate::https::front_proxy::User;
 
 /// Sequences in a call at most.
@@ -102,9 +102,10 @@ fn is_subscribed(handler: &EventHandler) -> Result<(), Refusal> {
 
 /// What became of each, in their order, as far as there was time.
 async fn all(handler: &Handler, sequences: &[u64]) -> Result<Vec<Value>, Refusal> {
-    let uid = handler.resource.metadata.uid.as_deref().unwrap_or_default();
+    let meta = &handler.resource.metadata;
+    let (uid, generation) = (meta.uid.as_deref().unwrap_or_default(), meta.generation.unwrap_or_default());
     let types = handler.resource.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();
-    let of = redrive::Handler { name: &handler.known_as, uid, types };
+    let of = redrive::Handler { name: &handler.known_as, uid, generation, types };
     let (mut pace, end) = (Pace::new(RATE), Instant::now() + REDRIVE_TIME);
     let mut results = Vec::new();
     for sequence in sequences {
@@ -138,12 +139,17 @@ async fn one(handler: &Handler, of: &redrive::Handler<'_>, sequence: u64, pace: 
         }
     };
     pace.turn().await;
-    match copy.give(&handler.broker.api, &stream).await? {
-        Given::Redriven { was_known: false } => Ok(json!({"sequence": sequence, "outcome": "redriven"})),
-        Given::Redriven { was_known: true } => Ok(
-            json!({"sequence": sequence, "outcome": "redriven", "message": "its copy was there already, from an earlier call"}),
-        ),
-        Given::Refused(why) => Ok(stays(&format!("the broker does not take it: {why}"))),
+    match copy.publish(&handler.broker.api).await? {
+        Published::Refused(why) => Ok(stays(&format!("the broker does not take it: {why}"))),
+        Published::Confirmed(confirmed) => {
+            let was_known = confirmed.was_known;
+            confirmed.remove(&handler.broker.api, &stream).await?;
+            let mut result = json!({"sequence": sequence, "outcome": "redriven"});
+            if was_known {
+                result["message"] = "its copy was there already, from an earlier call".into();
+            }
+            Ok(result)
+        }
     }
 }
 

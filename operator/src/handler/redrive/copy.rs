@@ -27,16 +27,25 @@ pub enum Unfit {
 
 /// What became of a copy.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Given {
-    /// The topic has it, and the letter is gone. Whether the topic had it before.
-    Redriven { was_known: bool },
+pub enum Published {
+    /// The topic has it.
+    Confirmed(Confirmed),
     /// The broker will never take it, for this reason: the letter stays.
     Refused(String),
 }
 
+/// A dead letter whose copy the topic has, so that it may be removed.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the letter is still there"]
+pub struct Confirmed {
+    sequence: u64,
+    /// Whether the topic had the copy before.
+    pub was_known: bool,
+}
+
 impl<'a> Copy<'a> {
-    /// The copy of this letter. Its message id is of the letter and the handler's UID, so that the broker
-    /// recognises it when it is published again.
+    /// The copy of this letter. The broker recognises it by its message id when it is published again for the same
+    /// specification of the handler.
     pub fn of(handler: &Handler<'_>, letter: &'a StoredMessage) -> Result<Self, Unfit> {
         let headers = letter.headers().map_err(|_| Unfit::NoEvent)?;
         let event = stored::decode(headers, letter.payload.clone()).map_err(|_| Unfit::NoEvent)?;
@@ -45,7 +54,7 @@ impl<'a> Copy<'a> {
         }
         let partition = layout::partition(stored::partition_key(&event));
         let subject = layout::redrive_subject(handler.name, partition, event.event_type());
-        let headers = own_headers(headers, &message_id(handler.uid, letter)).map_err(|_| Unfit::NoEvent)?;
+        let headers = own_headers(headers, &message_id(handler, letter)).map_err(|_| Unfit::NoEvent)?;
         Ok(Self { letter, event, subject, headers })
     }
 
@@ -54,32 +63,50 @@ impl<'a> Copy<'a> {
         &self.event
     }
 
-    /// Publishes it, and removes the dead letter once the broker has confirmed that.
+    /// Publishes it.
     ///
     /// # Errors
-    /// The broker is away: the letter is still there, and can be given again.
-    pub async fn give(&self, broker: &Broker, stream: &str) -> Result<Given, Error> {
-        let sequence = self.letter.sequence;
-        let was_known = match broker.publish(&self.subject, Some(&self.headers), &self.letter.payload).await {
-            Ok(stored) => stored.duplicate,
-            Err(error) if refusal::is_final(&error) => return Ok(Given::Refused(error.to_string())),
-            Err(error) => return Err(away(error)),
-        };
-        if let Err(error) = broker.delete_message(stream, sequence).await {
-            // Somebody else has removed it meanwhile, which has no number of its own.
-            match broker.message(stream, sequence).await {
-                Err(ApiError::NotFound(Missing::Message)) => {}
-                _ => return Err(away(error)),
+    /// The broker is away: it may have the copy, and recognises it when it is published again.
+    pub async fn publish(&self, broker: &Broker) -> Result<Published, Error> {
+        match broker.publish(&self.subject, Some(&self.headers), &self.letter.payload).await {
+            Ok(stored) => {
+                Ok(Published::Confirmed(Confirmed { sequence: self.letter.sequence, was_known: stored.duplicate }))
             }
+            Err(error) if refusal::is_final(&error) => Ok(Published::Refused(error.to_string())),
+            Err(error) => Err(away(error)),
         }
-        Ok(Given::Redriven { was_known })
     }
 }
 
-/// The same for every copy of a letter, and for no other letter: after the loss of its end a stream gives the same sequences
-/// again, and the broker would take the copy of the new letter for that of the old one.
-fn message_id(uid: &str, letter: &StoredMessage) -> String {
-    format!("redrive:{uid}:{}:{}", letter.sequence, letter.time.unix_timestamp_nanos())
+impl Confirmed {
+    /// The letter's.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Removes the dead letter from this stream. Its consumers must be those that the copy was published for: what they do
+    /// not read is lost by this.
+    ///
+    /// # Errors
+    /// The broker is away: the letter may still be there, and can be given again.
+    pub async fn remove(self, broker: &Broker, stream: &str) -> Result<(), Error> {
+        let Err(error) = broker.delete_message(stream, self.sequence).await else { return Ok(()) };
+        match broker.message(stream, self.sequence).await {
+            // Somebody else has removed it meanwhile, which has no number of its own.
+            Err(ApiError::NotFound(Missing::Message)) => Ok(()),
+            _ => Err(away(error)),
+        }
+    }
+}
+
+/// The same for every copy of a letter that is given to a handler as it is specified now, and for no other.
+///
+/// The time: after the loss of its end a stream gives the same sequences again, and the broker would take the copy of the new
+/// letter for that of the old one. The generation: a copy that was published for other filters, or before a replay, may be one
+/// that the consumers of now have passed over, and the letter would be removed for it.
+fn message_id(handler: &Handler<'_>, letter: &StoredMessage) -> String {
+    let (uid, generation) = (handler.uid, handler.generation);
+    format!("redrive:{uid}:{generation}:{}:{}", letter.sequence, letter.time.unix_timestamp_nanos())
 }
 
 /// The event's own headers: what the sidecar and the broker wrote into the dead letter is left out.
