@@ -81,9 +81,18 @@ struct Details {
 struct RedriveAnswer {
     redriven: u64,
     items: Vec<Redriven>,
-    /// Those for which there was no time.
+    /// Those that were not dealt with.
     left: Vec<u64>,
+    /// Why not, in one word.
+    #[serde(default)]
+    reason: String,
+    /// And in a sentence, with what can be done.
+    #[serde(default)]
+    message: String,
 }
+
+/// Of those that are left where a call was only too short for them.
+const OUT_OF_TIME: &str = "OutOfTime";
 
 #[derive(Deserialize)]
 struct Redriven {
@@ -162,7 +171,8 @@ async fn drop_part(api: &Api, handler: &str, part: &[u64]) -> Result<u64, Failur
     Ok(answer.details.dropped)
 }
 
-/// Repeats the call for what the one before had no time for. Each settles a letter at least, or fails.
+/// Repeats the call for what the one before had no time for. Each settles a letter at least, or fails. What is left for another
+/// reason is not asked for again: a person decides that.
 async fn redrive_part(
     api: &Api,
     handler: &str,
@@ -179,8 +189,9 @@ async fn redrive_part(
             done.staying += 1;
             print(out, &format!("{} stays a dead letter: {}", stays.sequence, text(&stays.message)))?;
         }
-        if answer.left.len() >= left.len() {
-            return Err(Failure::failed("the operator redrives nothing: try again"));
+        let may_repeat = answer.reason == OUT_OF_TIME && answer.left.len() < left.len();
+        if !answer.left.is_empty() && !may_repeat {
+            return Err(Failure::failed(text(&answer.message)));
         }
         left = answer.left;
     }

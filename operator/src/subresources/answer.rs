@@ -37,10 +37,18 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }
 
-    /// More calls than are answered at a time.
-    pub(super) fn busy() -> Self {
-        let message = "too many calls for stored events are under way: try again in a moment";
+    pub(super) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "Conflict", message)
+    }
+
+    /// More than are answered at a time. `what`: in the plural.
+    pub(super) fn busy(what: &str) -> Self {
+        let message = format!("too many {what} are under way: try again in a moment");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message)
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
     }
 
     pub(super) fn code(&self) -> StatusCode {
@@ -69,7 +77,7 @@ impl IntoResponse for Refusal {
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused { message, .. } => Self::new(StatusCode::CONFLICT, "Conflict", message),
+            Error::Refused { message, .. } => Self::conflict(message),
             Error::Kubernetes(_) => Self::unavailable(format!("{error}: try again")),
             error => Self::unavailable(format!(
                 "{error}: the events are kept; try again when the EventBroker is Ready (kubectl get eventbrokers)"

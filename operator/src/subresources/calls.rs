@@ -35,6 +35,9 @@ const MAX_NAME: usize = 253;
 /// The longest text of a user's in the log, in bytes.
 const MAX_LOGGED: usize = 256;
 
+/// What there are too many of, where there is no turn.
+const BUSY: &str = "calls for stored events";
+
 pub(super) type Place = Path<(String, String)>;
 
 /// Stored events of a topic, a page or a stream of them.
@@ -66,7 +69,7 @@ async fn event_page(calls: &Calls, target: &Target, query: &EventQuery) -> Resul
 /// A line for each event, as a watch of Kubernetes has it, until the time is over: the client continues after the sequence
 /// that it saw last. (The API server itself ends a call for a subresource after a minute.)
 async fn watch(calls: &Calls, target: &Target, query: EventQuery) -> Result<(Response, usize), Refusal> {
-    let permit = Arc::clone(&calls.watches).try_acquire_owned().map_err(|_| Refusal::busy())?;
+    let permit = Arc::clone(&calls.watches).try_acquire_owned().map_err(|_| Refusal::busy(BUSY))?;
     let broker = calls.locator.topic(&target.namespace, &target.name).await?;
     let from = events::start(&broker.api, &query).await?;
     let watch = Watch { broker, from, end: Instant::now() + query.timeout, is_first: true, _permit: permit };
@@ -204,7 +207,7 @@ impl Calls {
 pub(super) async fn turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
     match timeout(TURN_TIMEOUT, Arc::clone(of).acquire_owned()).await {
         Ok(Ok(permit)) => Ok(permit),
-        _ => Err(Refusal::busy()),
+        _ => Err(Refusal::busy(BUSY)),
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Api, Client, ResourceExt as _};
 use tidegate_crds::conditions::kind;
 use tidegate_crds::topic::Routing;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
@@ -47,7 +48,7 @@ impl Locator {
         if topic.spec.routing == Routing::Direct {
             let message =
                 format!("EventTopic {name} is Direct: it passes events on and stores none that could be shown");
-            return Err(Refusal::new(StatusCode::CONFLICT, "Conflict", message));
+            return Err(Refusal::conflict(message));
         }
         self.account(&topic, namespace, name).await
     }
@@ -71,6 +72,14 @@ impl Locator {
         let found = self.read_topic(&topic.namespace, &topic.name).await?;
         let broker = self.account(&found, &topic.namespace, &topic.name).await?;
         Ok(Handler { broker, known_as: reference::known_as(&handler), resource: handler })
+    }
+
+    /// What a handler that was found is by now; `None`: gone. Never of a cache.
+    pub(super) async fn handler_meta(&self, found: &EventHandler) -> Result<Option<ObjectMeta>, Refusal> {
+        let namespace = found.namespace().unwrap_or_default();
+        let handlers: Api<EventHandler> = Api::namespaced(self.client.clone(), &namespace);
+        let now = handlers.get_metadata_opt(&found.name_any()).await.map_err(Error::from)?;
+        Ok(now.map(|now| now.metadata))
     }
 
     async fn read_topic(&self, namespace: &str, name: &str) -> Result<EventTopic, Refusal> {

@@ -39,6 +39,8 @@ pub const API_SERVICE: &str = "v1alpha1.subresources.tidegate.io";
 
 /// Calls that read a broker at a time. Each holds a page, and with it the one event that may be larger than a page.
 const CALLS: usize = 4;
+/// Redrives at a time. They are long, so they take no turn of a read.
+const REDRIVES: usize = 2;
 /// Streams of a watch at a time.
 const WATCHES: usize = 16;
 /// How often sessions are looked at.
@@ -50,6 +52,7 @@ struct Calls {
     access: Access,
     locator: Arc<Locator>,
     reads: Arc<Semaphore>,
+    redrives: Arc<Semaphore>,
     watches: Arc<Semaphore>,
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn router(
         access: Access::new(client.clone()),
         locator: Arc::new(Locator::new(client, operator_namespace, brokers)),
         reads: Arc::new(Semaphore::new(CALLS)),
+        redrives: Arc::new(Semaphore::new(REDRIVES)),
         watches: Arc::new(Semaphore::new(WATCHES)),
     };
     Router::new()
