@@ -1,8 +1,13 @@
 //! Dead letters are redriven through the aggregated API, and by `tidegate dead redrive`.
 
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
 use axum::http::Method;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, DeleteParams};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tidegate_broker_client::{layout, peer, stored};
 use tidegate_cloudevents::Event;
@@ -12,6 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::command_line::{numbers, shown, told};
+use crate::handler::{condition, until_reason};
 use crate::subresources::{ANN, BOB, Data, event, sequences};
 use crate::support::eventually;
 
@@ -49,9 +55,27 @@ impl Data {
         }
     }
 
-    async fn uid(&self) -> String {
-        let handlers: Api<EventHandler> = Api::namespaced(self.space.client.clone(), &self.space.name);
-        handlers.get("billing").await.unwrap().metadata.uid.unwrap()
+    /// So many, the first with this id. All are on their way before the first is confirmed.
+    async fn many_letters(&self, ids: RangeInclusive<u64>) {
+        let js = jetstream(self.topic.operator.clone());
+        let mut stored = Vec::new();
+        for id in ids {
+            let (mut headers, payload) = peer::encode(&event(&id.to_string(), b"x"));
+            headers.insert("Tidegate-Reason", "too-old");
+            stored
+                .push(js.publish_with_headers(layout::dead_letter_subject("billing"), headers, payload).await.unwrap());
+        }
+        for stored in stored {
+            stored.await.unwrap();
+        }
+    }
+
+    fn handlers(&self) -> Api<EventHandler> {
+        self.space.api()
+    }
+
+    async fn change(&self, spec: Value) {
+        self.space.merge::<EventHandler>("billing", json!({"spec": spec})).await;
     }
 }
 
@@ -96,7 +120,9 @@ async fn what_an_operator_left_half_done_is_ended_without_a_second_copy() {
     let (mut headers, payload) = peer::encode(&event("a", b"x"));
     let letters = data.read(LETTERS).await;
     let stored = OffsetDateTime::parse(letters["items"][0]["time"].as_str().unwrap(), &Rfc3339).unwrap();
-    let message_id = format!("redrive:{}:1:{}", data.uid().await, stored.unix_timestamp_nanos());
+    let billing = data.handlers().get("billing").await.unwrap().metadata;
+    let (uid, generation) = (billing.uid.unwrap(), billing.generation.unwrap());
+    let message_id = format!("redrive:{uid}:{generation}:1:{}", stored.unix_timestamp_nanos());
     headers.insert("Nats-Msg-Id", message_id);
     let subject =
         layout::redrive_subject("billing", layout::partition(stored::partition_key(&event("a", b"x"))), "order.new");
@@ -136,13 +162,9 @@ async fn whoever_may_only_read_redrives_nothing_and_neither_does_a_wrong_call() 
 async fn what_no_consumer_would_read_stays_a_letter_and_all_others_are_redriven_by_the_command_line() {
     let data = Data::start("cli-redrive").await;
     // More than a call takes.
-    for number in 1..=120 {
-        data.dead_letter(&event(&number.to_string(), b"x"), &[("Tidegate-Reason", "too-old")]).await;
-    }
+    data.many_letters(1..=120).await;
     data.dead_letter(&Event::builder("bill", "/shop", "bill.new").build().unwrap(), &[]).await;
-    let handlers: Api<EventHandler> = Api::namespaced(data.space.client.clone(), &data.space.name);
-    let patch = Patch::Merge(json!({"spec": {"filter": {"types": ["order.*"]}}}));
-    handlers.patch("billing", &PatchParams::default(), &patch).await.unwrap();
+    data.change(json!({"filter": {"types": ["order.*"]}})).await;
     eventually("the filter is in force", async || {
         let (code, answer) = data.redrive(ANN, &json!({"sequences": [999]})).await;
         assert!(
@@ -158,4 +180,131 @@ async fn what_no_consumer_would_read_stays_a_letter_and_all_others_are_redriven_
     assert!(left.contains("1 dead letters stay"), "{left}");
     assert_eq!(numbers(&shown(&data, "dead list billing").await), [121]);
     assert_eq!(data.ids().await, (1..=120).map(|number: u64| number.to_string()).collect::<Vec<_>>());
+}
+
+/// A copy that is published while the handler changes may be one that its consumers pass over.
+#[tokio::test]
+async fn letters_stay_when_their_handler_changes_between_the_copy_and_the_removal() {
+    let data = Data::start("api-redrive-change").await;
+    data.many_letters(1..=300).await;
+    let all: Vec<u64> = (1..=300).collect();
+    let body = json!({"sequences": all});
+    let change = async {
+        eventually("the first copy", async || (!data.copies().await.is_empty()).then_some(())).await;
+        data.change(json!({"filter": {"types": ["bill.*"]}})).await;
+    };
+    let ((code, answer), ()) = tokio::join!(data.redrive(ANN, &body), change);
+    assert_eq!((code, &answer["reason"]), (200, &json!("HandlerChanged")), "{answer}");
+    let redriven = outcomes(&answer);
+    assert!(redriven.iter().all(|outcome| *outcome == "redriven") && redriven.len() < 300, "{answer}");
+    let left: Vec<u64> = serde_json::from_value(answer["left"].clone()).unwrap();
+    assert_eq!(left, all[redriven.len()..], "in their order, and each is one or the other");
+    let says = format!("{} dead letters stay", left.len());
+    assert!(answer["message"].as_str().unwrap().contains(&says), "{answer}");
+    let letters = data.read(&format!("{LETTERS}?limit=500")).await;
+    assert_eq!(sequences(&letters), left, "what is left is there");
+    assert!(data.copies().await.len() > redriven.len(), "the copies of some were published, and do not count");
+
+    // As soon as the handler asks for them again, each of those has another copy: the first may have been passed over.
+    data.change(json!({"filter": {"types": ["order.*"]}})).await;
+    let left = json!({"sequences": left[..2]});
+    let answer = eventually("the filter is in force", async || {
+        let (code, answer) = data.redrive(ANN, &left).await;
+        (code == 200).then_some(answer)
+    })
+    .await;
+    assert_eq!((outcomes(&answer), answer["items"][0].get("message")), (vec!["redriven", "redriven"], None));
+}
+
+#[tokio::test]
+async fn letters_of_a_handler_that_is_deleted_stay() {
+    let data = Data::start("api-redrive-delete").await;
+    data.many_letters(1..=200).await;
+    let body = json!({"sequences": (1..=200).collect::<Vec<u64>>()});
+    let delete = async {
+        eventually("the first copy", async || (!data.copies().await.is_empty()).then_some(())).await;
+        data.handlers().delete("billing", &DeleteParams::default()).await.unwrap();
+    };
+    let ((code, answer), ()) = tokio::join!(data.redrive(ANN, &body), delete);
+    assert_eq!((code, &answer["reason"]), (200, &json!("HandlerDeleted")), "{answer}");
+    let left = answer["left"].as_array().unwrap().len();
+    let stream =
+        jetstream(data.topic.operator.clone()).get_stream(layout::dead_letter_stream("billing")).await.unwrap();
+    assert_eq!((stream.cached_info().state.messages, left > 0), (left as u64, true), "{answer}");
+}
+
+/// What a failed reconcile keeps of `Subscribed` is of the specification before: the consumers may not be those of now.
+#[tokio::test]
+async fn nothing_is_redriven_for_a_specification_that_no_reconcile_has_put_in_force() {
+    let data = Data::start("api-redrive-failed").await;
+    data.letters(&["a"]).await;
+    let before = data.handlers().get("billing").await.unwrap();
+    data.change(json!({"filter": {"expression": "data.amount >"}})).await;
+    let failed = until_reason(&data.space, "Stalled", "InvalidFilter").await;
+    let of = |kind: &str| condition(&failed, kind).unwrap();
+    assert_eq!(of("Ready").observed_generation, failed.metadata.generation);
+    let subscribed = of("Subscribed");
+    assert_eq!((subscribed.status.as_str(), subscribed.observed_generation), ("True", before.metadata.generation));
+    let (code, answer) = data.redrive(ANN, &json!({"sequences": [1]})).await;
+    assert_eq!((code, sequences(&data.read(LETTERS).await)), (503, vec![1]), "{answer}");
+    data.change(json!({"filter": {"expression": "data.amount > 1"}})).await;
+    eventually("it is Subscribed", async || {
+        (data.redrive(ANN, &json!({"sequences": [1]})).await.0 == 200).then_some(())
+    })
+    .await;
+}
+
+/// The answer is not lost, and says what was done.
+#[tokio::test]
+async fn a_call_is_answered_in_time_although_the_broker_hangs_in_the_middle() {
+    let data = Data::start("api-redrive-hangs").await;
+    data.many_letters(1..=300).await;
+    let pid = Pid::from_raw(data.broker.pid().unwrap().cast_signed());
+    let body = json!({"sequences": (1..=300).collect::<Vec<u64>>()});
+    let hang = async {
+        eventually("more than a group of letters", async || (data.copies().await.len() > 40).then_some(())).await;
+        kill(pid, Signal::SIGSTOP).unwrap();
+    };
+    let asked = Instant::now();
+    let ((code, answer), ()) = tokio::join!(data.redrive(ANN, &body), hang);
+    kill(pid, Signal::SIGCONT).unwrap();
+    assert!(code == 200 && asked.elapsed() < Duration::from_secs(15), "{:?}: {answer}", asked.elapsed());
+    let left: Vec<u64> = serde_json::from_value(answer["left"].clone()).unwrap();
+    let redriven = answer["redriven"].as_u64().unwrap();
+    assert_eq!((&answer["reason"], redriven + left.len() as u64), (&json!("Unavailable"), 300), "{answer}");
+    assert!(redriven >= 20, "{answer}");
+    // What was published before it hung is known, and removed by the next call.
+    let answer = eventually("the rest", async || {
+        let (code, answer) = data.redrive(ANN, &json!({"sequences": left})).await;
+        (code == 200).then_some(answer)
+    })
+    .await;
+    assert_eq!((answer["left"].as_array().unwrap().len(), data.copies().await.len()), (0, 300), "{answer}");
+    assert_eq!(sequences(&data.read(LETTERS).await), Vec::<u64>::new());
+}
+
+/// A redrive is long: reads do not wait for it, and no more than two are under way.
+#[tokio::test]
+async fn redrives_are_bounded_and_hold_up_no_read() {
+    let data = Data::start("api-redrive-many").await;
+    data.many_letters(1..=600).await;
+    let body = |from: u64| json!({"sequences": (from..from + 300).collect::<Vec<_>>()});
+    let (first, second) = (body(1), body(301));
+    let others = async {
+        eventually("both are under way", async || {
+            let copies = data.copies().await;
+            let has = |range: RangeInclusive<u64>| copies.iter().any(|(id, _)| range.contains(&id.parse().unwrap()));
+            (has(1..=300) && has(301..=600)).then_some(())
+        })
+        .await;
+        let asked = Instant::now();
+        let (code, answer) = data.redrive(ANN, &json!({"sequences": [600]})).await;
+        assert!(code == 429 && answer["message"].as_str().unwrap().contains("too many redrives"), "{answer}");
+        let reads = (0..4).map(|_| data.read(LETTERS));
+        futures::future::join_all(reads).await;
+        assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    };
+    let ((first, one), (second, other), ()) =
+        tokio::join!(data.redrive(ANN, &first), data.redrive(ANN, &second), others);
+    assert_eq!((first, second, &one["redriven"], &other["redriven"]), (200, 200, &json!(300), &json!(300)));
 }
