@@ -62,11 +62,8 @@ impl Locator {
             )));
         };
         // Its dead letters are events of a topic that somebody else owns.
-        if reference::other_namespace(&handler).is_some() && !is_granted(&handler) {
-            let message = format!(
-                "EventHandler {name} is not granted its topic now (condition Granted), so its dead letters are not shown: whoever owns the topic grants it by spec.handlers"
-            );
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
+        if reference::other_namespace(&handler).is_some() {
+            check_grant(&handler)?;
         }
         let topic = reference::topic_of(&handler);
         let found = self.read_topic(&topic.namespace, &topic.name).await?;
@@ -114,7 +111,45 @@ impl Locator {
     }
 }
 
-fn is_granted(handler: &EventHandler) -> bool {
-    let conditions = handler.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|known| known.type_ == kind::GRANTED && known.status == "True")
+/// The grant must be of the topic that the handler names now.
+fn check_grant(handler: &EventHandler) -> Result<(), Refusal> {
+    let mut conditions = handler.status.iter().flat_map(|status| &status.conditions);
+    let granted = conditions.find(|known| known.type_ == kind::GRANTED && known.status == "True");
+    let name = handler.name_any();
+    match granted {
+        None => {
+            let message = format!(
+                "EventHandler {name} is not granted its topic now (condition Granted), so its dead letters are not shown: whoever owns the topic grants it by spec.handlers"
+            );
+            Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message))
+        }
+        Some(granted) if granted.observed_generation != handler.metadata.generation => {
+            Err(Refusal::unavailable(format!(
+                "EventHandler {name} was changed, and it is not known yet whether its topic grants it what it asks for now, so its dead letters are not shown: try again; where that lasts, condition Ready of it says why (kubectl describe eventhandler {name})"
+            )))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_grant_of_another_topic_shows_nothing() {
+        for (status, seen, code) in [("True", 2, None), ("True", 1, Some(503)), ("False", 2, Some(403))] {
+            let handler = serde_json::from_value(json!({
+                "metadata": {"name": "billing", "generation": 2}, "spec": {"topic": "orders", "template": {}},
+                "status": {"conditions": [{
+                    "type": "Granted", "status": status, "reason": "R", "message": "", "observedGeneration": seen,
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }]},
+            }));
+            let refused = check_grant(&handler.unwrap()).err();
+            assert_eq!(refused.map(|refusal| refusal.code().as_u16()), code, "{status} {seen}");
+        }
+    }
 }
