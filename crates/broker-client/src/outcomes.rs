@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, PrependedConcatenationMark};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use serde::{Deserialize, Serialize};
 use tidegate_cloudevents::is_allowed;
 
@@ -100,12 +102,15 @@ pub fn single_line(text: &str, limit: usize) -> String {
     line
 }
 
-/// Whether a terminal or an editor reorders or hides text because of this character.
+/// Whether a terminal or an editor reorders or hides text because of this character, or shows nothing of it: format characters,
+/// separators of lines, and what Unicode lets a program ignore that does not know it (fillers, tags, variation selectors).
+/// Format characters that are signs, as those before Arabic numbers, are none.
 fn is_format(c: char) -> bool {
-    matches!(
-        c,
-        '\u{AD}' | '\u{61C}' | '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}'
-    )
+    use GeneralCategory::{Format, LineSeparator, ParagraphSeparator};
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    matches!(category, LineSeparator | ParagraphSeparator)
+        || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+        || category == Format && !CodePointSetData::new::<PrependedConcatenationMark>().contains(c)
 }
 
 #[cfg(test)]
@@ -137,6 +142,42 @@ mod tests {
         let failure = clean.last_failure.unwrap();
         assert_eq!((failure.event_id.as_str(), failure.status), ("a [2J  Ready=True b", None));
         assert_eq!((failure.time.len(), failure.error.len()), (MAX_TEXT, MAX_TEXT));
+    }
+
+    #[test]
+    fn what_is_not_seen_or_moves_its_neighbours_is_a_space() {
+        for hidden in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{17b4}',
+            '\u{180b}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{fff9}',
+            '\u{fffb}',
+            '\u{13430}',
+            '\u{1d173}',
+            '\u{e0000}',
+            '\u{e0041}',
+            '\u{e007f}',
+            '\u{e0100}',
+        ] {
+            assert_eq!(single_line(&format!("a{hidden}b"), 99), "a b", "{hidden:?}");
+        }
+        // An Arabic sign before a number is a format character that is seen.
+        let seen = "ä é 漢字 עברית عربي \u{600}١ 😀 €";
+        assert_eq!(single_line(seen, 99), seen);
     }
 
     proptest! {
