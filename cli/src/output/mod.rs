@@ -1,9 +1,10 @@
 //! How commands write what they found: as a table for people, or as documents for programs.
 
+mod yaml;
+
 use std::io::{self, BufWriter, Write};
 
 use clap::ValueEnum;
-use serde_json::Value;
 use tidegate_broker_client::outcomes::single_line;
 
 use crate::failure::Failure;
@@ -24,14 +25,10 @@ pub enum Format {
 /// A JSON document as this format has it, without its last line's end. Nothing is left out of it, and what a terminal
 /// would act on is escaped.
 pub fn document(json: &str, format: Format) -> String {
-    let escaped = escaped(json);
     if format != Format::Yaml {
-        return escaped;
+        return escaped(json);
     }
-    let yaml = serde_json::from_str::<Value>(json).ok().and_then(|value| serde_saphyr::to_string(&value).ok());
-    // YAML has no escapes outside of quotes; but JSON is YAML, too.
-    let is_plain = |yaml: &String| yaml.lines().all(is_visible);
-    format!("---\n{}", yaml.filter(is_plain).unwrap_or(escaped).trim_end())
+    format!("---\n{}", yaml::of_json(json).unwrap_or_else(|| escaped(json)))
 }
 
 /// JSON in one line without invisible characters, of which strings have escapes instead. It means the same.
@@ -101,7 +98,7 @@ fn unwritten(error: io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
