@@ -9,6 +9,9 @@
 //! - [`failure`]: why a command did not do what it was asked to, and its exit code.
 //! - [`output`], [`terminal`]: what is written, and what of it a terminal may see.
 
+// It panics where standard error is closed: `terminal::say` does not.
+#![warn(clippy::print_stderr)]
+
 pub mod args;
 pub mod check;
 pub mod cluster;

@@ -1,5 +1,7 @@
 //! The program `tidegate`.
 
+#![warn(clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -15,7 +17,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure @ Failure::Closed) => ExitCode::from(failure.code()),
         Err(failure) => {
-            eprintln!("tidegate: {}", terminal::line(&failure.to_string()));
+            terminal::say(&format!("tidegate: {}", terminal::line(&failure.to_string())));
             ExitCode::from(failure.code())
         }
     }

@@ -16,7 +16,7 @@ use crate::moment;
 use crate::output::{self, Format, document, print, row};
 use crate::shown;
 use crate::stored::{Api, CallError, Change, Place, Stored, parse, with_query};
-use crate::terminal::text;
+use crate::terminal::{self, text};
 
 /// Between two beginnings of a watch at least, whatever becomes of it.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -99,7 +99,7 @@ async fn follow(api: &Api, path: &str, start: (&'static str, String), shown: &mu
             Err(error) if next.is_none() => return Err(error.into()),
             Err(error) => {
                 pause = if begun.elapsed() > MAX_PAUSE { WATCH_PAUSE } else { (2 * pause).min(MAX_PAUSE) };
-                eprintln!("tidegate: {}; asking again in {} s", Failure::from(error), pause.as_secs());
+                terminal::say(&format!("tidegate: {}; asking again in {} s", Failure::from(error), pause.as_secs()));
             }
         }
         sleep_until(begun + WATCH_PAUSE).await;

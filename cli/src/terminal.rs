@@ -42,6 +42,11 @@ pub fn print(line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(unread)
 }
 
+/// Writes a line to standard error. That nobody reads it changes nothing of what is done.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// That nobody reads the output.
 pub fn unread(error: io::Error) -> Failure {
     Failure::Failed(format!("standard output: {error}: let what reads it go on to the end, or write to a file"))

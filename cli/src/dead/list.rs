@@ -6,6 +6,7 @@ use super::letter::Letter;
 use crate::failure::Failure;
 use crate::output::{self, Format, document, print, row};
 use crate::stored::{Pages, number};
+use crate::terminal;
 
 /// Widths of the columns, for what they mostly hold.
 const WIDTHS: [usize; 8] = [8, 20, 19, 8, 6, 20, 36, 0];
@@ -31,7 +32,7 @@ pub async fn run(mut letters: Pages<'_>, format: Format, out: &mut dyn Write) ->
         output::flush(out)?;
     }
     if is_first && format == Format::Text {
-        eprintln!("no dead letters");
+        terminal::say("no dead letters");
     }
     Ok(())
 }

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 use crate::support::{Handler, PROGRAM, Received, status};
 
+/// The time by the broker's clock, which is far from this machine's.
+const NOW: &str = "2030-01-01T12:00:00Z";
+
 /// A cluster, as a kubeconfig names it.
 struct Cluster {
     folder: TempDir,
@@ -125,4 +128,25 @@ async fn an_export_that_breaks_off_says_where_to_continue() {
     assert_eq!((code, std::fs::read_to_string(&file).unwrap().lines().count()), (Some(0), 500), "{told}");
     let (code, told) = whole.run("dead export billing -f /dev/stdout").await;
     assert_eq!(code, Some(0), "{told}");
+}
+
+/// Whoever reads what goes wrong may have gone, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_standard_error_changes_no_exit_code() {
+    let cluster = Cluster::answering(|asked| match asked.path.ends_with("/deadletters") {
+        true => Response::new(json!({"metadata": {"lastSequence": 0, "time": NOW}, "items": []}).to_string().into()),
+        false => status(503),
+    })
+    .await;
+    for (line, expected) in
+        [("tail orders", 1), ("dead list billing", 0), ("dead show ../x 1", 2), ("doctor topic/orders", 5)]
+    {
+        let mut command = cluster.command(line);
+        let ended = tokio::task::spawn_blocking(move || {
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+            drop(child.stderr.take());
+            child.wait().unwrap()
+        });
+        assert_eq!(ended.await.unwrap().code(), Some(expected), "{line}");
+    }
 }
