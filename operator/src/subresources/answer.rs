@@ -33,6 +33,14 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message)
     }
 
+    /// What is to be continued is not what it was begun with. `what`: a topic, or a handler.
+    pub(super) fn expired(what: &str, from: u64, last: u64) -> Self {
+        let message = format!(
+            "sequence {from} is beyond the end of {what}, whose last one is {last}: it was made again, or lost its last ones, so there is nothing to continue. Begin again"
+        );
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }

@@ -13,13 +13,14 @@ use futures::stream;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tidegate_broker_client::outcomes::single_line;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::access::Target;
 use super::answer::Refusal;
 use super::data::query::{EventQuery, LetterQuery, Pairs};
-use super::data::{Page, Shown, dead_letters, events};
+use super::data::{Extent, Page, Shown, dead_letters, events};
 use super::{Calls, GROUP, VERSION};
 use crate::https::front_proxy::User;
 use crate::sessions::brokers::Broker;
@@ -61,9 +62,18 @@ pub(super) async fn events(
 async fn event_page(calls: &Calls, target: &Target, query: &EventQuery) -> Result<(Response, usize), Refusal> {
     let _turn = turn(&calls.reads).await?;
     let broker = calls.locator.topic(&target.namespace, &target.name).await?;
-    let from = events::start(&broker.api, query).await?;
+    let extent = events::extent(&broker.api).await?;
+    let from = event_start(&broker, target, query, &extent).await?;
     let page = events::page(&broker.api, from, query.limit).await?;
-    Ok(list("StoredEventList", page))
+    Ok(list("StoredEventList", page, &extent))
+}
+
+async fn event_start(broker: &Broker, target: &Target, query: &EventQuery, extent: &Extent) -> Result<u64, Refusal> {
+    let from = events::start(&broker.api, query, extent).await?;
+    if !extent.reaches(from) {
+        return Err(Refusal::expired(&format!("EventTopic {}", target.name), from, extent.last));
+    }
+    Ok(from)
 }
 
 /// A line for each event, as a watch of Kubernetes has it, until the time is over: the client continues after the sequence
@@ -71,7 +81,8 @@ async fn event_page(calls: &Calls, target: &Target, query: &EventQuery) -> Resul
 async fn watch(calls: &Calls, target: &Target, query: EventQuery) -> Result<(Response, usize), Refusal> {
     let permit = Arc::clone(&calls.watches).try_acquire_owned().map_err(|_| Refusal::busy(BUSY))?;
     let broker = calls.locator.topic(&target.namespace, &target.name).await?;
-    let from = events::start(&broker.api, &query).await?;
+    let extent = events::extent(&broker.api).await?;
+    let from = event_start(&broker, target, &query, &extent).await?;
     let watch = Watch { broker, from, end: Instant::now() + query.timeout, is_first: true, _permit: permit };
     let lines = stream::unfold(Some(watch), async |watch| watch?.next().await);
     let response = ([(CONTENT_TYPE, "application/json;stream=watch")], Body::from_stream(lines));
@@ -140,8 +151,12 @@ pub(super) async fn dead_letters(
         let query = LetterQuery::parse(&Pairs::parse(query.as_deref())).map_err(Refusal::bad_request)?;
         let _turn = turn(&calls.reads).await?;
         let handler = calls.locator.handler(&target.namespace, &target.name).await?;
+        let extent = dead_letters::extent(&handler.broker.api, &handler.known_as).await?;
+        if !extent.reaches(query.from) {
+            return Err(Refusal::expired(&format!("EventHandler {}", target.name), query.from, extent.last));
+        }
         let page = dead_letters::page(&handler.broker.api, &handler.known_as, &query).await?;
-        Ok(list("DeadLetterList", page))
+        Ok(list("DeadLetterList", page, &extent))
     });
     log(&user, "get", &target, answered.await)
 }
@@ -181,11 +196,12 @@ pub(super) async fn drop_dead_letters(
         let sequences = Pairs::parse(query.as_deref()).sequences().map_err(Refusal::bad_request)?;
         let _turn = turn(&calls.reads).await?;
         let handler = calls.locator.handler(&target.namespace, &target.name).await?;
-        let dropped = dead_letters::drop(&handler.broker.api, &handler.known_as, &sequences).await?;
+        let gone = dead_letters::drop(&handler.broker.api, &handler.known_as, &sequences).await?;
+        let dropped = sequences.len() - gone.len();
         let message = format!("{dropped} of {} dead letters were removed; the others were not there", sequences.len());
         let status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "message": message,
-            "details": {"dropped": dropped},
+            "details": {"dropped": dropped, "gone": gone},
         });
         Ok((Json(status).into_response(), dropped))
     });
@@ -228,12 +244,14 @@ struct List {
     items: Vec<Shown>,
 }
 
-fn list(kind: &'static str, page: Page) -> (Response, usize) {
+/// `extent`: what there was before the page was read.
+fn list(kind: &'static str, page: Page, extent: &Extent) -> (Response, usize) {
     let count = page.items.len();
-    let metadata = match page.more {
-        true => json!({"continue": page.from.to_string()}),
-        false => json!({}),
-    };
+    let time = extent.time.format(&Rfc3339).unwrap_or_default();
+    let mut metadata = json!({"lastSequence": extent.last, "time": time});
+    if page.more {
+        metadata["continue"] = page.from.to_string().into();
+    }
     let list = List { kind, api_version: format!("{GROUP}/{VERSION}"), metadata, items: page.items };
     (Json(list).into_response(), count)
 }

@@ -48,6 +48,7 @@ mod schedules;
 mod sessions;
 mod shares;
 mod subresources;
+mod subresources_end;
 mod subresources_redrive;
 mod support;
 mod suspension;

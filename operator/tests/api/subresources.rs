@@ -235,7 +235,7 @@ async fn stored_events_are_shown_in_pages_to_whoever_may_read_them() {
     assert_eq!(first["items"][0]["event"]["data_base64"], "/wAbWzJK");
     let next = first["metadata"]["continue"].as_str().unwrap();
     let rest = data.read(&format!("eventtopics/orders/events?continue={next}")).await;
-    assert_eq!((sequences(&rest), &rest["metadata"]), (vec![3, 4, 5], &json!({})));
+    assert_eq!((sequences(&rest), rest["metadata"].get("continue")), (vec![3, 4, 5], None));
     assert_eq!(sequences(&data.read("eventtopics/orders/events?last=2").await), [4, 5]);
     let time = |item: usize| rest["items"][item]["time"].as_str().unwrap().to_owned();
     assert_eq!(sequences(&data.read(&format!("eventtopics/orders/events?since={}", time(1))).await), [4, 5]);
@@ -318,6 +318,8 @@ async fn dead_letters_are_listed_shown_and_dropped() {
 
     let (code, answer) = data.call(Method::DELETE, ANN, &data.path(&format!("{letters}?sequence=1&sequence=9"))).await;
     assert!(code == 200 && answer.contains("1 of 2 dead letters"), "{answer}");
+    let dropped: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(dropped["details"], json!({"dropped": 1, "gone": [9]}));
     assert_eq!(sequences(&data.read(letters).await), [2, 3]);
     assert_eq!(data.call(Method::DELETE, BOB, &data.path(&format!("{letters}?sequence=2"))).await.0, 403);
     assert_eq!(data.call(Method::DELETE, ANN, &data.path(letters)).await.0, 400, "all of them are never meant");

@@ -207,6 +207,14 @@ struct Counted {
 }
 
 #[derive(Deserialize)]
+struct Dated {
+    #[serde(flatten)]
+    info: StreamInfo,
+    #[serde(rename = "ts", with = "time::serde::rfc3339")]
+    time: OffsetDateTime,
+}
+
+#[derive(Deserialize)]
 struct Gapped {
     state: Gaps,
 }
@@ -243,7 +251,16 @@ impl Broker {
         info.named(name)
     }
 
-    /// The same, and how many of the subjects of its messages a filter matches.
+    /// The same, and the time then by the clock that gives its messages their times: that of the server that leads it.
+    ///
+    /// # Errors
+    /// As [`ApiError`] says.
+    pub async fn stream_with_time(&self, name: &str) -> Result<(StreamInfo, OffsetDateTime), ApiError> {
+        let Dated { info, time } = self.call(&format!("STREAM.INFO.{name}"), &json!({})).await?;
+        Ok((info.named(name)?, time))
+    }
+
+    /// The stream of this name, and how many of the subjects of its messages a filter matches.
     ///
     /// # Errors
     /// As [`ApiError`] says.

@@ -9,7 +9,7 @@ use tidegate_cloudevents::Event;
 
 use super::query::LetterQuery;
 use super::shown::{self, Shown};
-use super::{Page, scan};
+use super::{Extent, Page, scan};
 
 /// The headers that say why, each with its name in the answer.
 const TEXTS: [(&str, &str); 5] = [
@@ -31,6 +31,14 @@ const HISTORY: &str = "Tidegate-Attempt-History";
 
 /// What the headers of a dead letter say.
 type Fields = BTreeMap<&'static str, Value>;
+
+/// What the stream of a handler's dead letters has.
+///
+/// # Errors
+/// The broker is away, or the handler has no dead letters yet.
+pub async fn extent(broker: &Broker, handler: &str) -> Result<Extent, ApiError> {
+    Extent::of(broker, &layout::dead_letter_stream(handler)).await
+}
 
 /// Dead letters of the handler of this name in its topic's account.
 ///
@@ -61,25 +69,22 @@ pub async fn one(broker: &Broker, handler: &str, sequence: u64) -> Result<Shown,
     Ok(Shown::of(&message, &event).with(why(&message, true)))
 }
 
-/// Removes those with these sequences, and says how many there were.
+/// Removes those with these sequences, and says which were not there.
 ///
 /// # Errors
 /// The broker is away: some may have been removed.
-pub async fn drop(broker: &Broker, handler: &str, sequences: &[u64]) -> Result<usize, ApiError> {
+pub async fn drop(broker: &Broker, handler: &str, sequences: &[u64]) -> Result<Vec<u64>, ApiError> {
     let stream = layout::dead_letter_stream(handler);
-    let mut dropped = 0;
+    let mut gone = Vec::new();
     for sequence in sequences {
         // To delete what is not there is an error without a number of its own.
         match broker.message(&stream, *sequence).await {
-            Ok(_) => {
-                broker.delete_message(&stream, *sequence).await?;
-                dropped += 1;
-            }
-            Err(ApiError::NotFound(Missing::Message)) => {}
+            Ok(_) => broker.delete_message(&stream, *sequence).await?,
+            Err(ApiError::NotFound(Missing::Message)) => gone.push(*sequence),
             Err(error) => return Err(error),
         }
     }
-    Ok(dropped)
+    Ok(gone)
 }
 
 /// What the headers say. A sidecar wrote them, in a pod of the user's: what is not as it should be is left out.

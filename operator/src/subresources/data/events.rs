@@ -6,25 +6,28 @@ use time::OffsetDateTime;
 
 use super::query::{EventQuery, EventStart};
 use super::shown::{self, Shown};
-use super::{Page, scan};
+use super::{Extent, Page, scan};
 
 /// Events that a watch sends at a time.
 pub const WATCH_LIMIT: usize = 100;
+
+/// What the topic's stream has.
+///
+/// # Errors
+/// The broker is away, or the topic has no stream.
+pub async fn extent(broker: &Broker) -> Result<Extent, ApiError> {
+    Extent::of(broker, layout::EVENT_STREAM).await
+}
 
 /// The sequence with which an answer begins.
 ///
 /// # Errors
 /// The broker is away, or the topic has no stream.
-pub async fn start(broker: &Broker, query: &EventQuery) -> Result<u64, ApiError> {
-    let contents = match query.start {
-        EventStart::Sequence(sequence) => return Ok(sequence),
-        EventStart::Last(_) | EventStart::Since(_) => broker.stream(layout::EVENT_STREAM).await?.state,
-    };
+pub async fn start(broker: &Broker, query: &EventQuery, extent: &Extent) -> Result<u64, ApiError> {
+    let end = extent.last.saturating_add(1);
     match query.start {
-        EventStart::Last(count) => Ok((contents.last_sequence + 1).saturating_sub(count).max(contents.first_sequence)),
-        EventStart::Since(since) => {
-            first_since(broker, since, contents.first_sequence, contents.last_sequence + 1).await
-        }
+        EventStart::Last(count) => Ok(end.saturating_sub(count).max(extent.first)),
+        EventStart::Since(since) => first_since(broker, since, extent.first, end).await,
         EventStart::Sequence(sequence) => Ok(sequence),
     }
 }

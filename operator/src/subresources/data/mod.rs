@@ -9,6 +9,7 @@ mod shown;
 use std::time::Duration;
 
 use tidegate_broker_admin::api::{ApiError, Broker, StoredMessage};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 pub use shown::Shown;
@@ -19,6 +20,33 @@ const MAX_EXAMINED: usize = 2000;
 const MAX_BYTES: usize = 4 << 20;
 /// A page ends when this time has passed.
 const PAGE_TIME: Duration = Duration::from_secs(5);
+
+/// What a stream has when it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The sequence of the first message; of the next one, if there is none.
+    pub first: u64,
+    /// The sequence of the last message there was; 0: there never was one.
+    pub last: u64,
+    /// The time, by the clock that gives messages theirs.
+    pub time: OffsetDateTime,
+}
+
+impl Extent {
+    /// That of a stream.
+    ///
+    /// # Errors
+    /// The broker is away, or there is no such stream.
+    pub async fn of(broker: &Broker, stream: &str) -> Result<Self, ApiError> {
+        let (info, time) = broker.stream_with_time(stream).await?;
+        Ok(Self { first: info.state.first_sequence, last: info.state.last_sequence, time })
+    }
+
+    /// Whether a sequence is that of a message, or of the next one. One that is not was given by another stream of the name.
+    pub fn reaches(&self, sequence: u64) -> bool {
+        sequence <= self.last.saturating_add(1)
+    }
+}
 
 /// A part of a stream.
 #[derive(Debug)]

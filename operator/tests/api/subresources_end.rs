@@ -1,0 +1,55 @@
+//! Where a list of the aggregated API ends, and what is asked for beyond it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::subresources::{ANN, Data, event, sequences};
+
+const EVENTS: &str = "eventtopics/orders/events";
+const LETTERS: &str = "eventhandlers/billing/deadletters";
+
+#[tokio::test]
+async fn a_list_says_where_its_stream_ends_and_what_time_it_is_there() {
+    let data = Data::start("api-end").await;
+    for number in 1..=5 {
+        data.store(&event(&number.to_string(), b"x")).await;
+    }
+    data.dead_letter(&event("a", b"x"), &[]).await;
+    for (query, last) in [
+        (format!("{EVENTS}?limit=2"), 5),
+        (format!("{EVENTS}?continue=3"), 5),
+        (format!("{EVENTS}?last=0&limit=1"), 5),
+        (format!("{LETTERS}?type=other"), 1),
+    ] {
+        let metadata = &data.read(&query).await["metadata"];
+        assert_eq!(metadata["lastSequence"], last, "{query}: {metadata}");
+        let time = OffsetDateTime::parse(metadata["time"].as_str().unwrap(), &Rfc3339).unwrap();
+        assert!((OffsetDateTime::now_utc() - time).abs() < Duration::from_secs(60), "{query}: {metadata}");
+    }
+}
+
+/// The stream that gave the sequence was another one.
+#[tokio::test]
+async fn what_is_beyond_the_end_is_refused_and_the_next_one_is_not() {
+    let data = Data::start("api-beyond").await;
+    let nothing = async |query: &str| assert_eq!(sequences(&data.read(query).await), Vec::<u64>::new(), "{query}");
+    nothing(&format!("{EVENTS}?fromSequence=1")).await;
+    nothing(&format!("{LETTERS}?continue=1")).await;
+    data.store(&event("1", b"x")).await;
+    nothing(&format!("{EVENTS}?fromSequence=2")).await;
+    for (query, of) in [
+        (format!("{EVENTS}?fromSequence=3"), "EventTopic orders, whose last one is 1"),
+        (format!("{EVENTS}?continue=3&limit=1"), "EventTopic orders, whose last one is 1"),
+        (format!("{EVENTS}?fromSequence=3&watch=true"), "EventTopic orders, whose last one is 1"),
+        (format!("{EVENTS}?fromSequence={}", u64::MAX), "EventTopic orders, whose last one is 1"),
+        (format!("{LETTERS}?continue=2"), "EventHandler billing, whose last one is 0"),
+    ] {
+        let (code, answer): (u16, Value) = data.get(ANN, &data.path(&query)).await;
+        let message = answer["message"].as_str().unwrap_or_default();
+        let says = format!("is beyond the end of {of}");
+        assert!(code == 410 && answer["reason"] == "Expired" && message.contains(&says), "{query}: {code} {answer}");
+    }
+}
