@@ -6,6 +6,7 @@
 //! - [`tail`], [`dead`]: stored events of a topic and dead letters of a handler, from a cluster's aggregated API ([`stored`]).
 //! - [`cluster`]: the cluster of the user's kubeconfig.
 //! - [`doctor`]: what is wrong with a resource of a cluster.
+//! - [`target`]: the resource that a user means.
 //! - [`failure`]: why a command did not do what it was asked to, and its exit code.
 //! - [`output`], [`terminal`]: what is written, and what of it a terminal may see.
 
@@ -25,4 +26,5 @@ pub mod send;
 mod shown;
 pub mod stored;
 pub mod tail;
+pub mod target;
 pub mod terminal;

@@ -16,6 +16,7 @@ use crate::moment;
 use crate::output::{self, Format, document, print, row};
 use crate::shown;
 use crate::stored::{Api, CallError, Change, Place, Stored, parse, with_query};
+use crate::target::{self, Kind, Target};
 use crate::terminal::{self, text};
 
 /// Between two beginnings of a watch at least, whatever becomes of it.
@@ -29,9 +30,9 @@ const WIDTHS: [usize; 6] = [8, 27, 24, 20, 36, 0];
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// TOPIC or topic/TOPIC: an EventTopic. handler/HANDLER: the topic of an EventHandler, of which the events that have its
-    /// types are shown (its sources and expression are not looked at).
-    #[arg(value_name = "TOPIC")]
-    pub target: String,
+    /// types are shown (its sources and expression are not looked at). Kinds also as kubectl names them.
+    #[arg(value_name = "TOPIC", value_parser = target::topic_or_handler)]
+    pub target: Target,
     /// Number of events before the end to begin with.
     #[arg(long, value_name = "NUMBER", default_value_t = 10, conflicts_with = "since")]
     pub last: u64,
@@ -125,22 +126,14 @@ async fn watch(api: &Api, path: &str, next: &mut Option<u64>, shown: &mut Shown<
 }
 
 /// The path of a target's events, and which types of them are meant.
-async fn events_of(api: &Api, target: &str) -> Result<(String, Vec<String>), Failure> {
-    let name = match target.split_once('/') {
-        None => target,
-        Some(("topic", name)) => name,
-        Some(("handler", name)) => return events_of_handler(api, name).await,
-        Some(_) => {
-            let shown = text(target);
-            return Err(Failure::Usage(format!("{shown:?}: name a TOPIC, topic/TOPIC or handler/HANDLER")));
-        }
-    };
-    Ok((api.path(None, "eventtopics", name, "events")?, Vec::new()))
+async fn events_of(api: &Api, target: &Target) -> Result<(String, Vec<String>), Failure> {
+    match target.kind {
+        Kind::Handler => events_of_handler(api, &target.name).await,
+        _ => Ok((api.path(None, "eventtopics", &target.name, "events")?, Vec::new())),
+    }
 }
 
 async fn events_of_handler(api: &Api, name: &str) -> Result<(String, Vec<String>), Failure> {
-    // Not looked at but for its name being one.
-    api.path(None, "eventhandlers", name, "")?;
     let handlers: KubeApi<EventHandler> = KubeApi::namespaced(api.client().clone(), api.namespace());
     let shown = format!("EventHandler {}/{}", text(api.namespace()), text(name));
     let handler = handlers.get(name).await;

@@ -18,6 +18,7 @@ use tidegate_operator::subresources::API_SERVICE;
 use crate::cluster::explain;
 use crate::doctor::facts::{MAX_OBJECTS, Seen, unread};
 use crate::failure::Failure;
+use crate::stored::Location;
 
 /// The API that this program speaks.
 pub const VERSION: &str = "tidegate.io/v1alpha1";
@@ -61,8 +62,8 @@ const RIGHTS: [Right; 11] = [
 /// Everything that is judged.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The namespace that was looked at.
-    pub namespace: String,
+    /// Where the rights are checked, and commands are for that are suggested.
+    pub location: Location,
     /// Kinds that the API server serves of [`VERSION`].
     pub kinds: Seen<Vec<String>>,
     /// Deployments of operators.
@@ -87,7 +88,8 @@ pub struct Facts {
 ///
 /// # Errors
 /// The cluster is not reached.
-pub async fn read(client: &Client, namespace: &str, operators: Option<&str>) -> Result<Facts, Failure> {
+pub async fn read(client: &Client, location: &Location, operators: Option<&str>) -> Result<Facts, Failure> {
+    let namespace = location.namespace.as_str();
     let kinds = kinds(client).await?;
     let operators = self::operators(client, operators).await;
     let leader = match &operators {
@@ -98,7 +100,7 @@ pub async fn read(client: &Client, namespace: &str, operators: Option<&str>) -> 
         _ => None,
     };
     Ok(Facts {
-        namespace: namespace.to_owned(),
+        location: location.clone(),
         operators,
         leader,
         is_registered: is_registered(client).await,

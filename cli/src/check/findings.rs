@@ -12,6 +12,7 @@ use tidegate_operator::broker::expiry::EXPIRED;
 use super::facts::{Facts, Right, VERSION};
 use crate::doctor::facts::Seen;
 use crate::doctor::finding::{Finding, State};
+use crate::stored::Location;
 
 /// The resources that there are.
 const KINDS: [&str; 3] = ["eventbrokers", "eventtopics", "eventhandlers"];
@@ -25,13 +26,13 @@ const VERSION_LABEL: &str = "app.kubernetes.io/version";
 /// Everything that is found.
 pub fn of(facts: &Facts) -> Vec<Finding> {
     let mut found = vec![kinds(&facts.kinds)];
-    found.extend(operators(&facts.operators));
+    found.extend(operators(&facts.operators, &facts.location));
     found.extend(facts.leader.as_ref().map(leader));
     found.push(webhook(facts));
     found.push(api(&facts.api));
     found.extend(certificates(&facts.brokers));
     found.push(storage(facts));
-    found.push(rights(&facts.lacking, &facts.namespace));
+    found.push(rights(&facts.lacking, &facts.location.namespace));
     found
 }
 
@@ -59,7 +60,7 @@ fn kinds(seen: &Seen<Vec<String>>) -> Finding {
     }
 }
 
-fn operators(seen: &Seen<Vec<Deployment>>) -> Vec<Finding> {
+fn operators(seen: &Seen<Vec<Deployment>>, location: &Location) -> Vec<Finding> {
     const LINK: &str = "operator";
     let all = match seen {
         Seen::There(all) => all.as_slice(),
@@ -75,7 +76,7 @@ fn operators(seen: &Seen<Vec<Deployment>>) -> Vec<Finding> {
             let message = "there is none: install Tidegate's chart, or correct --operator-namespace";
             vec![Finding::new(LINK, State::Red, "", "NoOperator", message)]
         }
-        [one] => operator(one),
+        [one] => operator(one, location),
         [_, ..] => {
             let names: Vec<String> = all.iter().map(shown).collect();
             let message = format!(
@@ -87,13 +88,13 @@ fn operators(seen: &Seen<Vec<Deployment>>) -> Vec<Finding> {
     }
 }
 
-fn operator(deployment: &Deployment) -> Vec<Finding> {
+fn operator(deployment: &Deployment, location: &Location) -> Vec<Finding> {
     let object = shown(deployment);
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let ready = deployment.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     let counts = format!("{ready} of {wanted} pods are ready");
-    let namespace = deployment.namespace().unwrap_or_default();
-    let remedy = format!("see why with kubectl --namespace {namespace} describe pods, and in their logs");
+    let there = location.with_namespace(&deployment.namespace().unwrap_or_default());
+    let remedy = format!("see why with {}, and in their logs", there.command("kubectl describe pods"));
     let pods = match ready {
         0 => Finding::new("operator", State::Red, &object, "NotReady", &format!("{counts}: {remedy}")),
         ready if ready < wanted => {

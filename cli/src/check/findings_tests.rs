@@ -37,7 +37,7 @@ fn class(is_default: &str) -> k8s_openapi::api::storage::v1::StorageClass {
 
 fn fine() -> Facts {
     Facts {
-        namespace: "shop".into(),
+        location: Location { namespace: "shop".into(), context: None },
         kinds: Seen::There(KINDS.map(str::to_owned).into()),
         operators: Seen::There(vec![operator(2, OWN_VERSION)]),
         leader: Some(Seen::There("operator-0".into())),
@@ -96,7 +96,7 @@ fn what_is_wrong_is_said_with_what_helps() {
             Facts { operators: Seen::There(vec![operator(0, OWN_VERSION)]), ..fine() },
             "operator",
             Red,
-            "0 of 2 pods are ready: see why with kubectl --namespace tidegate-system",
+            "0 of 2 pods are ready: see why with kubectl describe pods --namespace tidegate-system,",
         ),
         (Facts { operators: Seen::There(vec![operator(1, OWN_VERSION)]), ..fine() }, "operator", Warning, "1 of 2"),
         (

@@ -13,19 +13,17 @@ use crate::doctor::show::{self, Report};
 use crate::doctor::{LOOK_TIMEOUT, not_reached, too_late};
 use crate::failure::Failure;
 use crate::output::Format;
+use crate::stored::{Location, Place};
 
 /// What `tidegate check` is told.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Namespace that your rights are checked in. Default: that of the context.
-    #[arg(short, long)]
-    pub namespace: Option<String>,
+    /// Where your rights are checked.
+    #[command(flatten)]
+    pub place: Place,
     /// Namespace of Tidegate's operator. Default: it is looked for in all namespaces.
     #[arg(long, value_name = "NAMESPACE")]
     pub operator_namespace: Option<String>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
     /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -36,9 +34,9 @@ pub struct Arguments {
 /// # Errors
 /// There is no cluster, or something is wrong.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (client, own) = cluster::client(arguments.context.as_deref()).await.map_err(not_reached)?;
-    let namespace = arguments.namespace.unwrap_or(own);
-    let looked = timeout(LOOK_TIMEOUT, look(&client, &namespace, arguments.operator_namespace.as_deref())).await;
+    let (client, own) = cluster::client(arguments.place.context.as_deref()).await.map_err(not_reached)?;
+    let location = arguments.place.or(own);
+    let looked = timeout(LOOK_TIMEOUT, look(&client, &location, arguments.operator_namespace.as_deref())).await;
     show::print(&looked.map_err(|_| too_late())??, arguments.output)
 }
 
@@ -46,7 +44,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 ///
 /// # Errors
 /// The cluster is not reached.
-pub async fn look(client: &Client, namespace: &str, operators: Option<&str>) -> Result<Report, Failure> {
-    let facts = facts::read(client, namespace, operators).await?;
+pub async fn look(client: &Client, location: &Location, operators: Option<&str>) -> Result<Report, Failure> {
+    let facts = facts::read(client, location, operators).await?;
     Ok(Report { subject: "the cluster".into(), findings: findings::of(&facts) })
 }

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::moment;
 use crate::output::{self, Format};
 use crate::stored::{Api, Pages, Place};
+use crate::target;
 use settle::{Choice, Settlement};
 
 /// What `tidegate dead` is told.
@@ -35,6 +36,7 @@ pub enum Command {
     /// List dead letters, without their data, oldest first.
     List {
         /// Name of the EventHandler.
+        #[arg(value_parser = target::handler)]
         handler: String,
         /// Which ones.
         #[command(flatten)]
@@ -49,6 +51,7 @@ pub enum Command {
     /// Show one dead letter: the event with its data, why it is one, and its attempts.
     Show {
         /// Name of the EventHandler.
+        #[arg(value_parser = target::handler)]
         handler: String,
         /// Sequence of the dead letter, as `tidegate dead list` shows it.
         sequence: u64,
@@ -59,6 +62,7 @@ pub enum Command {
     /// Write the events of dead letters, whole, one in each line in the JSON format of CloudEvents.
     Export {
         /// Name of the EventHandler.
+        #[arg(value_parser = target::handler)]
         handler: String,
         /// Which ones.
         #[command(flatten)]
@@ -74,6 +78,7 @@ pub enum Command {
     /// all of them. An event keeps its identity and its data, and starts without attempts.
     Redrive {
         /// Name of the EventHandler.
+        #[arg(value_parser = target::handler)]
         handler: String,
         /// Sequences of the dead letters.
         sequences: Vec<u64>,
@@ -87,6 +92,7 @@ pub enum Command {
     /// Remove dead letters for good: those with the sequences that are named, or those that a filter finds, or all of them.
     Drop {
         /// Name of the EventHandler.
+        #[arg(value_parser = target::handler)]
         handler: String,
         /// Sequences of the dead letters.
         sequences: Vec<u64>,

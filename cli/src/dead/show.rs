@@ -34,7 +34,7 @@ pub async fn run(
         }
     }
     attempts(&letter, out)?;
-    let all = format!("tidegate dead show {} {sequence} --namespace {} -o json", text(handler), text(api.namespace()));
+    let all = api.location().command(&format!("tidegate dead show {} {sequence} -o json", text(handler)));
     shown::event(&letter.stored, is_terminal, &all, out)
 }
 

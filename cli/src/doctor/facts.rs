@@ -11,9 +11,10 @@ use tidegate_operator::broker::topics::broker_of;
 use tidegate_operator::handler::reference::topic_of;
 use tidegate_operator::kubernetes::{names, pods};
 
-use super::target::{Kind, Target};
 use crate::cluster::{explain, sentence};
 use crate::failure::Failure;
+use crate::stored::Location;
+use crate::target::{Kind, Target};
 use crate::terminal::text;
 
 /// Objects of a kind that are read at most.
@@ -62,29 +63,31 @@ pub struct Facts {
     pub handlers: Option<Seen<Vec<EventHandler>>>,
     /// The time, for what has an end.
     pub now: jiff::Timestamp,
+    /// Where commands are for that are suggested.
+    pub location: Location,
 }
 
 /// Reads it.
 ///
 /// # Errors
 /// The resource itself is not there, or cannot be read.
-pub async fn read(client: &Client, namespace: &str, target: &Target) -> Result<Facts, Failure> {
-    let mut facts = Facts { now: jiff::Timestamp::now(), ..Facts::default() };
-    let name = &target.name;
+pub async fn read(client: &Client, location: &Location, target: &Target) -> Result<Facts, Failure> {
+    let mut facts = Facts { now: jiff::Timestamp::now(), location: location.clone(), ..Facts::default() };
+    let (namespace, name) = (location.namespace.as_str(), &target.name);
     match target.kind {
         Kind::Broker => {
-            let broker: EventBroker = asked_for(client, namespace, target).await?;
+            let broker: EventBroker = asked_for(client, location, target).await?;
             facts.topics = Some(topics_of(client, namespace, name).await);
             facts.broker = Some(Named { shown: target.shown(namespace), seen: Seen::There(broker) });
             facts.broker_pods = Some(broker_pods(client, namespace, name).await);
         }
         Kind::Topic => {
-            let topic: EventTopic = asked_for(client, namespace, target).await?;
+            let topic: EventTopic = asked_for(client, location, target).await?;
             facts.handlers = Some(handlers_of(client, namespace, name).await);
             facts.see_topic(client, namespace, name, Seen::There(topic)).await;
         }
         Kind::Handler => {
-            let handler: EventHandler = asked_for(client, namespace, target).await?;
+            let handler: EventHandler = asked_for(client, location, target).await?;
             let topic = topic_of(&handler);
             let seen = seen(client, &topic.namespace, &topic.name).await;
             facts.see_topic(client, &topic.namespace, &topic.name, seen).await;
@@ -111,12 +114,12 @@ impl Facts {
 }
 
 /// The resource that a user asks about.
-async fn asked_for<K>(client: &Client, namespace: &str, target: &Target) -> Result<K, Failure>
+async fn asked_for<K>(client: &Client, location: &Location, target: &Target) -> Result<K, Failure>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    let shown = target.shown(namespace);
-    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let shown = target.shown(&location.namespace);
+    let api: Api<K> = Api::namespaced(client.clone(), &location.namespace);
     let unseen =
         |error: &kube::Error| Failure::Unseen(explain(&shown, error, "ask for the right, which role view has"));
     if let Some(found) = api.get_opt(&target.name).await.map_err(|error| unseen(&error))? {
@@ -125,7 +128,8 @@ where
     let others = api.list(&ListParams::default().limit(MAX_OBJECTS)).await;
     let remedy = match others {
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            "the cluster does not know the kind: is Tidegate installed there? tidegate check says".to_owned()
+            let check = location.clusterwide("tidegate check");
+            format!("the cluster does not know the kind: is Tidegate installed there? {check} says")
         }
         Ok(others) if !others.items.is_empty() => {
             let names: Vec<_> = others.items.iter().take(MAX_NAMES).map(|other| text(&other.name_any())).collect();

@@ -14,6 +14,7 @@ use tidegate_operator::kubernetes::pods;
 
 use super::facts::{Facts, Named, Seen};
 use super::finding::{Finding, State};
+use crate::stored::Location;
 
 /// Where a condition belongs.
 struct Rule {
@@ -86,28 +87,31 @@ const HOLDS_BUT: [&str; 11] = [
 const NO_CAUSE: [&str; 3] = ["PodsStarting", "RollingOut", "Waking"];
 /// Resources that are named one by one.
 const MAX_NAMED: usize = 5;
+/// Says whether the operator runs.
+const CHECK: &str = "tidegate check";
 
 /// Everything that is found, in the order of the way.
 pub fn of(facts: &Facts) -> Vec<Finding> {
     let topic = facts.topic.as_ref().and_then(Named::there);
     let handler = facts.handler.as_ref().and_then(Named::there);
+    let location = &facts.location;
     let mut found = Vec::new();
     if let Some(broker) = &facts.broker {
-        found.extend(of_broker(broker, topic, facts.now));
+        found.extend(of_broker(broker, topic, facts));
         found.extend(facts.broker_pods.as_ref().map(|pods| of_broker_pods(&broker.shown, pods)));
     }
-    found.extend(list("topics", facts.topics.as_ref(), "topic"));
+    found.extend(list("topics", facts.topics.as_ref(), "topic", location));
     if let Some(topic) = &facts.topic {
-        found.extend(of_topic(topic, handler));
+        found.extend(of_topic(topic, handler, location));
     }
-    found.extend(list("handlers", facts.handlers.as_ref(), "handler"));
+    found.extend(list("handlers", facts.handlers.as_ref(), "handler", location));
     if let (Some(named), Some(handler)) = (&facts.handler, handler) {
-        let mut own = of_resource(&named.shown, "handler", handler, handler.status.as_ref(), &HANDLER);
+        let mut own = of_resource(&named.shown, "handler", handler, handler.status.as_ref(), &HANDLER, location);
         if let Some(pods) = &facts.pods {
             complete(&mut own, &named.shown, pods, facts.warnings.as_ref());
         }
         found.extend(own);
-        found.extend(dead_letters(&named.shown, handler));
+        found.extend(dead_letters(&named.shown, handler, location));
     }
     found
 }
@@ -121,13 +125,13 @@ impl<K> Named<K> {
     }
 }
 
-fn of_broker(broker: &Named<EventBroker>, topic: Option<&EventTopic>, now: jiff::Timestamp) -> Vec<Finding> {
+fn of_broker(broker: &Named<EventBroker>, topic: Option<&EventTopic>, facts: &Facts) -> Vec<Finding> {
     let shown = &broker.shown;
     match &broker.seen {
         Seen::There(found) => {
-            let mut own = of_resource(shown, "broker", found, found.status.as_ref(), &BROKER);
+            let mut own = of_resource(shown, "broker", found, found.status.as_ref(), &BROKER, &facts.location);
             let is_said = own.iter().any(|finding| finding.link == "certificates" && finding.state == State::Red);
-            own.extend(ended(shown, found, now).filter(|_| !is_said));
+            own.extend(ended(shown, found, facts).filter(|_| !is_said));
             own
         }
         Seen::Missing => {
@@ -142,12 +146,14 @@ fn of_broker(broker: &Named<EventBroker>, topic: Option<&EventTopic>, now: jiff:
 }
 
 /// A certificate that has ended since the operator looked at it last.
-fn ended(shown: &str, broker: &EventBroker, now: jiff::Timestamp) -> Option<Finding> {
+fn ended(shown: &str, broker: &EventBroker, facts: &Facts) -> Option<Finding> {
     let certificates = broker.status.as_ref()?.certificates.as_ref()?;
     let ends = [&certificates.expire, &certificates.authorities_expire];
-    let end = ends.into_iter().flatten().find(|end| end.parse::<jiff::Timestamp>().is_ok_and(|end| end <= now))?;
+    let end =
+        ends.into_iter().flatten().find(|end| end.parse::<jiff::Timestamp>().is_ok_and(|end| end <= facts.now))?;
     let message = format!(
-        "a certificate ended at {end}, and the operator, which renews certificates, has said nothing since: does it run? tidegate check says"
+        "a certificate ended at {end}, and the operator, which renews certificates, has said nothing since: does it run? {} says",
+        facts.location.clusterwide(CHECK)
     );
     Some(Finding::new("certificates", State::Red, shown, EXPIRED, &message))
 }
@@ -169,10 +175,10 @@ fn of_broker_pods(shown: &str, seen: &Seen<Vec<Pod>>) -> Finding {
     }
 }
 
-fn of_topic(topic: &Named<EventTopic>, handler: Option<&EventHandler>) -> Vec<Finding> {
+fn of_topic(topic: &Named<EventTopic>, handler: Option<&EventHandler>, location: &Location) -> Vec<Finding> {
     let shown = &topic.shown;
     match &topic.seen {
-        Seen::There(found) => of_resource(shown, "topic", found, found.status.as_ref(), &TOPIC),
+        Seen::There(found) => of_resource(shown, "topic", found, found.status.as_ref(), &TOPIC, location),
         Seen::Missing => {
             let conditions = handler.and_then(|handler| handler.status.as_ref()).map(HasConditions::conditions);
             let said = conditions.and_then(|all| find(all, kind::TOPIC_READY)).filter(|said| said.status == "False");
@@ -194,12 +200,14 @@ fn of_resource<K: Resource, S: HasConditions>(
     resource: &K,
     status: Option<&S>,
     rules: &[Rule],
+    location: &Location,
 ) -> Vec<Finding> {
+    let check = location.clusterwide(CHECK);
     let conditions = status.map(HasConditions::conditions).unwrap_or_default();
     let ready = status.and_then(HasConditions::ready);
     let Some(ready) = ready else {
-        let why = "the operator has not looked at it yet: wait some seconds; tidegate check says whether it runs";
-        return vec![Finding::unread(link, shown, why)];
+        let why = format!("the operator has not looked at it yet: wait some seconds; {check} says whether it runs");
+        return vec![Finding::unread(link, shown, &why)];
     };
     let mut found: Vec<Finding> =
         rules.iter().filter_map(|rule| of_condition(shown, rule, conditions, ready)).collect();
@@ -212,12 +220,14 @@ fn of_resource<K: Resource, S: HasConditions>(
     }
     let meta = resource.meta();
     if meta.deletion_timestamp.is_some() {
-        let message = "it is being deleted; if that does not end: does the operator run? tidegate check says";
-        found.insert(0, Finding::new("deletion", State::Warning, shown, "Deleting", message));
+        let message = format!("it is being deleted; if that does not end: does the operator run? {check} says");
+        found.insert(0, Finding::new("deletion", State::Warning, shown, "Deleting", &message));
     }
     if meta.generation.zip(ready.observed_generation).is_some_and(|(is, seen)| seen < is) {
-        let why = "the operator has not looked at the specification as it is, and what follows is of the one before: wait some seconds; tidegate check says whether it runs";
-        found.insert(0, Finding::unread(link, shown, why));
+        let why = format!(
+            "the operator has not looked at the specification as it is, and what follows is of the one before: wait some seconds; {check} says whether it runs"
+        );
+        found.insert(0, Finding::unread(link, shown, &why));
     }
     found
 }
@@ -299,7 +309,7 @@ fn newest(warnings: &[Event]) -> Option<String> {
     Some(format!("pod {pod}: {reason}: {note}"))
 }
 
-fn dead_letters(shown: &str, handler: &EventHandler) -> Option<Finding> {
+fn dead_letters(shown: &str, handler: &EventHandler, location: &Location) -> Option<Finding> {
     const LINK: &str = "dead letters";
     if let Some(to) = &handler.spec.dead_letter {
         let message = format!("they are events of EventTopic {}", to.topic);
@@ -315,16 +325,22 @@ fn dead_letters(shown: &str, handler: &EventHandler) -> Option<Finding> {
         url => format!("; the last failure is that of event {}: {} from POST {url}", last.event_id, last.error),
     });
     let letters = if count == 1 { "1 is kept".to_owned() } else { format!("{count} are kept") };
+    let here = location.with_namespace(&handler.namespace().unwrap_or_default());
+    let (list, redrive) = (
+        format!("tidegate dead list {}", handler.name_any()),
+        format!("tidegate dead redrive {} --all", handler.name_any()),
+    );
     let message = format!(
-        "{letters}{}. tidegate dead list {} shows them; repair what refused them, then have them delivered again with spec.redrive",
+        "{letters}{}. {} shows them; repair what refused them, then have them delivered again: {}",
         last.unwrap_or_default(),
-        handler.name_any()
+        here.command(&list),
+        here.command(&redrive)
     );
     Some(Finding::new(LINK, State::Warning, shown, "Kept", &message))
 }
 
 /// What is on a broker, or of a topic: those that are not ready.
-fn list<K>(link: &'static str, seen: Option<&Seen<Vec<K>>>, word: &str) -> Vec<Finding>
+fn list<K>(link: &'static str, seen: Option<&Seen<Vec<K>>>, word: &str, location: &Location) -> Vec<Finding>
 where
     K: Resource<DynamicType = ()> + Conditioned,
 {
@@ -341,7 +357,9 @@ where
     for one in all.iter().filter(|one| !ready(one)).take(MAX_NAMED) {
         let object = format!("{} {}/{}", K::kind(&()), one.namespace().unwrap_or_default(), one.name_any());
         let reason = one.ready().map_or("NotLookedAt", |ready| ready.reason.as_str());
-        let message = format!("it is not ready: tidegate doctor {word}/{} says why", one.name_any());
+        let here = location.with_namespace(&one.namespace().unwrap_or_default());
+        let doctor = here.command(&format!("tidegate doctor {word}/{}", one.name_any()));
+        let message = format!("it is not ready: {doctor} says why");
         found.push(Finding::new(link, State::Warning, &object, reason, &message));
     }
     found

@@ -317,11 +317,12 @@ fn dead_letters_are_counted_with_the_last_failure() {
             json!({}),
             json!({"deadLetters": 1}),
             State::Warning,
-            "1 is kept. tidegate dead list billing shows them; repair what refused them",
+            "1 is kept. tidegate dead list billing --context 'a b' --namespace shop shows them; repair what refused them",
         ),
         (json!({"deadLetter": {"topic": "failed"}}), json!({}), State::Ok, "events of EventTopic failed"),
     ] {
-        let found = of(&Facts { handler: Some(handler_with(&[], spec, status)), ..fine() });
+        let location = Location { namespace: "own".into(), context: Some("a b".into()) };
+        let found = of(&Facts { handler: Some(handler_with(&[], spec, status)), location, ..fine() });
         let last = found.last().unwrap();
         assert!(last.link == "dead letters" && last.state == state && last.message.contains(says), "{last:?}");
     }
@@ -369,7 +370,7 @@ fn what_belongs_to_a_topic_is_counted_and_what_is_not_ready_named() {
     let found = of(&facts);
     let said: Vec<_> = found.iter().rev().take(2).map(|finding| (finding.state, finding.message.as_str())).collect();
     assert_eq!(said[1], (State::Ok, "1 of 2 in this namespace are ready"));
-    assert_eq!(said[0], (State::Warning, "it is not ready: tidegate doctor handler/billing says why"));
+    assert_eq!(said[0], (State::Warning, "it is not ready: tidegate doctor handler/billing --namespace shop says why"));
     assert_eq!(found.last().unwrap().object, "EventHandler shop/billing");
 }
 

@@ -1,13 +1,12 @@
 //! `tidegate doctor`: what is wrong with a resource, along the way that its events take.
 //!
-//! - [`target`]: which resource is meant.  [`facts`]: what the cluster says of it and of what it belongs to, read once.
-//! - [`findings`]: what follows from that (pure), as a list of [`finding`]s.  [`show`]: how they are shown.
+//! [`facts`]: what the cluster says of it and of what it belongs to, read once.  [`findings`]: what follows from that (pure), as a
+//! list of [`finding`]s.  [`show`]: how they are shown.
 
 pub mod facts;
 pub mod finding;
 mod findings;
 pub mod show;
-pub mod target;
 
 use std::time::Duration;
 
@@ -17,8 +16,9 @@ use tokio::time::timeout;
 use crate::cluster;
 use crate::failure::Failure;
 use crate::output::Format;
+use crate::stored::{Location, Place};
+use crate::target::Target;
 use show::Report;
-use target::Target;
 
 /// The longest time that a cluster gets to answer everything.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,12 +30,9 @@ pub struct Arguments {
     /// eventhandler/billing or eh/billing.
     #[arg(value_name = "KIND/NAME")]
     pub resource: Target,
-    /// Namespace of the resource. Default: that of the context.
-    #[arg(short, long)]
-    pub namespace: Option<String>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    pub context: Option<String>,
+    /// Where the resource is.
+    #[command(flatten)]
+    pub place: Place,
     /// How the answer is written.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
@@ -46,9 +43,9 @@ pub struct Arguments {
 /// # Errors
 /// It cannot be looked at, or something is wrong.
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (client, own) = cluster::client(arguments.context.as_deref()).await.map_err(not_reached)?;
-    let namespace = arguments.namespace.unwrap_or(own);
-    let looked = timeout(LOOK_TIMEOUT, look(&client, &namespace, &arguments.resource)).await;
+    let (client, own) = cluster::client(arguments.place.context.as_deref()).await.map_err(not_reached)?;
+    let location = arguments.place.or(own);
+    let looked = timeout(LOOK_TIMEOUT, look(&client, &location, &arguments.resource)).await;
     show::print(&looked.map_err(|_| too_late())??, arguments.output)
 }
 
@@ -56,9 +53,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 ///
 /// # Errors
 /// It is not there, or cannot be read.
-pub async fn look(client: &Client, namespace: &str, resource: &Target) -> Result<Report, Failure> {
-    let facts = facts::read(client, namespace, resource).await?;
-    Ok(Report { subject: resource.shown(namespace), findings: findings::of(&facts) })
+pub async fn look(client: &Client, location: &Location, resource: &Target) -> Result<Report, Failure> {
+    let facts = facts::read(client, location, resource).await?;
+    Ok(Report { subject: resource.shown(&location.namespace), findings: findings::of(&facts) })
 }
 
 /// That there is no cluster to look at.

@@ -1,5 +1,6 @@
 //! The aggregated API `subresources.tidegate.io`, asked with the rights of the user's kubeconfig (docs/api.md).
 
+mod place;
 mod refusal;
 mod watch;
 
@@ -20,7 +21,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::cluster;
 use crate::failure::Failure;
+use crate::target::is_name;
 use crate::terminal::text;
+pub use place::{Location, Place};
 pub use refusal::CallError;
 pub use watch::{Change, Watch};
 
@@ -36,24 +39,11 @@ const MAX_TURNS: usize = 5;
 const TURN_PAUSE: Duration = Duration::from_secs(2);
 /// Items of a page at most.
 const MAX_PAGE: u64 = 500;
-/// The longest name in Kubernetes.
-const MAX_NAME: usize = 253;
-
-/// Which cluster and namespace.
-#[derive(Clone, Debug, clap::Args)]
-pub struct Place {
-    /// Namespace. Default: that of the context.
-    #[arg(short, long, global = true)]
-    pub namespace: Option<String>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME", global = true)]
-    pub context: Option<String>,
-}
 
 /// The API, for a namespace.
 pub struct Api {
     client: Client,
-    namespace: String,
+    location: Location,
 }
 
 /// A list as the API answers with it.
@@ -106,12 +96,12 @@ impl Api {
         let connected = cluster::client(place.context.as_deref()).await.map_err(|error| {
             Failure::Failed(format!("no cluster is reached: {error}: set KUBECONFIG, or correct --context"))
         })?;
-        Ok(Self::new(connected.0, place.namespace.clone().unwrap_or(connected.1)))
+        Ok(Self::new(connected.0, place.or(connected.1)))
     }
 
     /// That of a client, which must not repeat by itself what is answered with 503.
-    pub fn new(client: Client, namespace: String) -> Self {
-        Self { client, namespace }
+    pub fn new(client: Client, location: Location) -> Self {
+        Self { client, location }
     }
 
     /// The client.
@@ -121,7 +111,12 @@ impl Api {
 
     /// The namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.location.namespace
+    }
+
+    /// Where it is.
+    pub fn location(&self) -> &Location {
+        &self.location
     }
 
     /// The path of a subresource, in this namespace or another one.
@@ -129,10 +124,9 @@ impl Api {
     /// # Errors
     /// A part is no name of Kubernetes.
     pub fn path(&self, namespace: Option<&str>, resource: &str, name: &str, rest: &str) -> Result<String, Failure> {
-        let namespace = namespace.unwrap_or(&self.namespace);
+        let namespace = namespace.unwrap_or(self.namespace());
         for part in [namespace, name] {
-            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-            if part.is_empty() || part.len() > MAX_NAME || !part.chars().all(is_name) || part.starts_with('.') {
+            if !is_name(part) {
                 let shown = text(part);
                 return Err(Failure::Usage(format!("{shown:?} is no name that Kubernetes has: correct it")));
             }
@@ -185,7 +179,7 @@ impl Api {
         let body = self.body(response).await.unwrap_or_default();
         // Without the API, rights are refused that nobody can have.
         let is_there = !matches!(code.as_u16(), 403 | 404) || self.is_registered().await;
-        Err(if is_there { CallError::refused(code, &body, is_read) } else { CallError::unregistered() })
+        Err(if is_there { CallError::refused(code, &body, is_read, &self.location) } else { CallError::unregistered() })
     }
 
     async fn body(&self, response: http::Response<Body>) -> Result<Bytes, CallError> {

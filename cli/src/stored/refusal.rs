@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::Deserialize;
 
+use super::Location;
 use crate::cluster::sentence;
 use crate::failure::Failure;
 use crate::terminal;
@@ -63,13 +64,14 @@ impl CallError {
     }
 
     /// An answer that refuses.
-    pub(super) fn refused(code: StatusCode, body: &[u8], is_read: bool) -> Self {
+    pub(super) fn refused(code: StatusCode, body: &[u8], is_read: bool, location: &Location) -> Self {
         let status = serde_json::from_slice::<Status>(body).ok().filter(|status| status.kind == "Status");
         // The operator says what to do; what has no Status is of the API server, which could not ask it.
         let Some(status) = status else {
             let why = terminal::text(&String::from_utf8_lossy(body));
+            let command = location.clusterwide("kubectl describe apiservice v1alpha1.subresources.tidegate.io");
             return Self::Away(format!(
-                "no operator answers ({code}: {why}): kubectl describe apiservice v1alpha1.subresources.tidegate.io says why. What is stored is kept; try again when a pod of the operator is ready"
+                "no operator answers ({code}: {why}): {command} says why. What is stored is kept; try again when a pod of the operator is ready"
             ));
         };
         Self::of_status(code.as_u16(), &status.message, is_read)
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     fn said(code: u16, body: &str) -> Failure {
-        CallError::refused(StatusCode::from_u16(code).unwrap(), body.as_bytes(), true).into()
+        CallError::refused(StatusCode::from_u16(code).unwrap(), body.as_bytes(), true, &Location::default()).into()
     }
 
     fn status(message: &str) -> String {
@@ -127,7 +129,7 @@ mod tests {
             assert!(text.contains(expected) && failure.code() == exit && !text.contains('\u{1b}'), "{code} {text}");
         }
         assert!(matches!(
-            CallError::refused(StatusCode::TOO_MANY_REQUESTS, status("busy").as_bytes(), true),
+            CallError::refused(StatusCode::TOO_MANY_REQUESTS, status("busy").as_bytes(), true, &Location::default()),
             CallError::Busy(_)
         ));
     }

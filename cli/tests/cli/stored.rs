@@ -67,6 +67,8 @@ async fn what_is_asked_for_wrongly_ends_with_2_and_what_is_away_with_1() {
         "dead list billing --since yesterday",
         "dead show billing x",
         "tail pod/orders",
+        "tail broker/default",
+        "dead list topic/orders",
         "tail orders --last 1 --since 1h",
         "dead export billing -f /nowhere/at/all",
     ] {

@@ -6,6 +6,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tidegate_cli::doctor::finding::State;
+use tidegate_cli::stored::Location;
 use tidegate_crds::EventHandler;
 use tidegate_operator::check::{self, Args, CheckError};
 use tidegate_operator::kubernetes::leader::Leadership;
@@ -84,7 +85,8 @@ async fn deployed(space: &Space, ready: i32) {
 
 /// What `tidegate check` says of these links.
 async fn said<const N: usize>(client: &Client, space: &Space, links: [&'static str; N]) -> [(State, String); N] {
-    let report = tidegate_cli::check::look(client, &space.name, Some(&space.name)).await.unwrap();
+    let location = Location { namespace: space.name.clone(), context: None };
+    let report = tidegate_cli::check::look(client, &location, Some(&space.name)).await.unwrap();
     links.map(|link| {
         let found = report.findings.iter().find(|finding| finding.link == link);
         let found = found.unwrap_or_else(|| panic!("{link}: {:#?}", report.findings));

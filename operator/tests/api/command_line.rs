@@ -47,7 +47,10 @@ async fn run(data: &Data, user: &str, line: &str, mut out: Output) -> Result<(),
     let mut config = server_config();
     config.default_retry = false;
     config.auth_info.impersonate = (user != "admin").then(|| user.to_owned());
-    let api = stored::Api::new(Client::try_from(config).unwrap(), data.space.name.clone());
+    let api = stored::Api::new(
+        Client::try_from(config).unwrap(),
+        stored::Location { namespace: data.space.name.clone(), context: None },
+    );
     match Arguments::parse_from([&["tidegate"], &*line.split(' ').collect::<Vec<_>>()].concat()).command {
         Command::Dead(arguments) => dead::run_with(&api, &arguments.command, &mut out, true).await,
         Command::Tail(arguments) => tail::run_with(&api, &arguments, &mut out).await,
@@ -155,6 +158,10 @@ async fn a_topic_is_followed_from_its_latest_events_on() {
     assert_eq!(numbers(&shown(&data, "tail topic/orders --last 2 --type order.*").await), [12]);
     assert_eq!(numbers(&shown(&data, "tail orders --since 1h").await).len(), 13);
     assert_eq!(documents(&shown(&data, "tail orders --last 1 -o json").await)[0]["event"]["id"], "13");
+    let kinds = ["eventtopic/orders", "et/orders", "handler/billing", "eventhandler.tidegate.io/billing"];
+    for target in kinds {
+        assert_eq!(numbers(&shown(&data, &format!("tail {target} --last 1")).await), [13], "{target}");
+    }
 
     let out = Output::default();
     let follows = run(&data, ANN, "tail orders --last 1 -f -o json", out.clone());

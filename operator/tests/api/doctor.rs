@@ -7,6 +7,7 @@ use tidegate_cli::doctor::finding::State;
 use tidegate_cli::doctor::look;
 use tidegate_cli::doctor::show::Report;
 use tidegate_cli::failure::Failure;
+use tidegate_cli::stored::Location;
 use tidegate_crds::EventHandler;
 
 use crate::handler::until_reason;
@@ -21,7 +22,8 @@ const BOB: &str = "bob";
 const EVE: &str = "eve";
 
 async fn found(client: &Client, space: &Space, resource: &str) -> Result<Report, Failure> {
-    look(client, &space.name, &resource.parse().unwrap()).await
+    let location = Location { namespace: space.name.clone(), context: None };
+    look(client, &location, &resource.parse().unwrap()).await
 }
 
 fn client_of(user: &str) -> Client {
