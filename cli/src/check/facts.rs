@@ -16,7 +16,7 @@ use tidegate_operator::kubernetes::leader::LEASE;
 use tidegate_operator::subresources::API_SERVICE;
 
 use crate::cluster::explain;
-use crate::doctor::facts::{MAX_OBJECTS, Seen, unread};
+use crate::doctor::facts::{Holder, Seen, all, unread};
 use crate::failure::Failure;
 use crate::stored::Location;
 
@@ -44,19 +44,26 @@ const fn right(verb: &'static str, group: &'static str, resource: &'static str, 
     Right { verb, group, resource, purpose }
 }
 
-/// The rights that are asked about.
-const RIGHTS: [Right; 11] = [
+const EVENTS: &str = "subresources.tidegate.io";
+
+/// The rights that are asked about: all that this program uses.
+const RIGHTS: [Right; 16] = [
     right("get", "tidegate.io", "eventbrokers", "tidegate doctor"),
     right("get", "tidegate.io", "eventtopics", "tidegate doctor"),
+    right("list", "tidegate.io", "eventtopics", "tidegate doctor"),
     right("get", "tidegate.io", "eventhandlers", "tidegate doctor"),
+    right("list", "tidegate.io", "eventhandlers", "tidegate doctor"),
     right("list", "", "pods", "tidegate doctor"),
-    right("list", "events.k8s.io", "events", "tidegate doctor"),
+    right("list", "", "events", "tidegate doctor"),
     right("create", "tidegate.io", "eventtopics", "topics of your own"),
     right("create", "tidegate.io", "eventhandlers", "handlers of your own"),
     right("create", "", "serviceaccounts/token", "tidegate send"),
     right("create", "", "pods/portforward", "tidegate send"),
-    right("get", "subresources.tidegate.io", "eventtopics/events", "stored events"),
-    right("get", "subresources.tidegate.io", "eventhandlers/deadletters", "dead letters"),
+    right("get", EVENTS, "eventtopics/events", "tidegate tail"),
+    right("watch", EVENTS, "eventtopics/events", "tidegate tail --follow"),
+    right("get", EVENTS, "eventhandlers/deadletters", "tidegate dead"),
+    right("delete", EVENTS, "eventhandlers/deadletters", "tidegate dead drop"),
+    right("create", EVENTS, "eventhandlers/redrive", "tidegate dead redrive"),
 ];
 
 /// Everything that is judged.
@@ -108,7 +115,7 @@ pub async fn read(client: &Client, location: &Location, operators: Option<&str>)
         kinds,
         lacking: lacking(client, namespace).await,
         brokers: brokers(client, namespace).await,
-        classes: seen(Api::<StorageClass>::all(client.clone()).list(&limited()).await.map(|found| found.items)),
+        classes: all(&Api::<StorageClass>::all(client.clone()), ListParams::default(), Holder::Administrator).await,
         api: one(Api::<APIService>::all(client.clone()).get_opt(API_SERVICE).await),
     })
 }
@@ -117,23 +124,23 @@ async fn kinds(client: &Client) -> Result<Seen<Vec<String>>, Failure> {
     match client.list_api_group_resources(VERSION).await {
         Ok(found) => Ok(Seen::There(found.resources.into_iter().map(|resource| resource.name).collect())),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Seen::Missing),
-        Err(error @ kube::Error::Api(_)) => Ok(unread(&error)),
+        Err(error @ kube::Error::Api(_)) => Ok(unread(&error, Holder::Administrator)),
         Err(error) => Err(Failure::Unseen(explain("the cluster", &error, "ask for the right"))),
     }
 }
 
 async fn operators(client: &Client, namespace: Option<&str>) -> Seen<Vec<Deployment>> {
-    let api: Api<Deployment> = match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
+    let (api, holder): (Api<Deployment>, _) = match namespace {
+        Some(namespace) => (Api::namespaced(client.clone(), namespace), Holder::View),
+        None => (Api::all(client.clone()), Holder::Administrator),
     };
-    seen(api.list(&limited().labels(OPERATOR)).await.map(|found| found.items))
+    all(&api, ListParams::default().labels(OPERATOR), holder).await
 }
 
 async fn leader(client: &Client, namespace: &str) -> Seen<String> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
     if let Err(error) = leases.get_opt(LEASE).await {
-        return unread(&error);
+        return unread(&error, Holder::Administrator);
     }
     match check::leader(client, namespace, LEASE_TIMEOUT).await {
         Ok(holder) => Seen::There(holder),
@@ -143,12 +150,20 @@ async fn leader(client: &Client, namespace: &str) -> Seen<String> {
 
 async fn is_registered(client: &Client) -> Seen<bool> {
     let api: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
-    seen(api.list(&limited().labels(OPERATOR)).await.map(|found| !found.items.is_empty()))
+    match all(&api, ListParams::default().labels(OPERATOR), Holder::Administrator).await {
+        Seen::There(found) => Seen::There(!found.is_empty()),
+        Seen::Missing => Seen::Missing,
+        Seen::Unread(why) => Seen::Unread(why),
+    }
 }
 
 async fn is_asked(client: &Client, namespace: &str, kinds: &Seen<Vec<String>>) -> Seen<bool> {
     match kinds {
-        Seen::There(_) => seen(check::is_asked(client, namespace).await),
+        // It is a handler that is not stored, so the right is that to make one.
+        Seen::There(_) => match check::is_asked(client, namespace).await {
+            Ok(is_asked) => Seen::There(is_asked),
+            Err(error) => unread(&error, Holder::Edit),
+        },
         _ => Seen::Missing,
     }
 }
@@ -174,7 +189,7 @@ async fn lacking(client: &Client, namespace: &str) -> Seen<Vec<Right>> {
         match reviews.create(&PostParams::default(), &review).await {
             Ok(answer) if answer.status.as_ref().is_some_and(|status| status.allowed) => {}
             Ok(_) => lacking.push(right),
-            Err(error) => return unread(&error),
+            Err(error) => return unread(&error, Holder::Administrator),
         }
     }
     Seen::There(lacking)
@@ -182,26 +197,17 @@ async fn lacking(client: &Client, namespace: &str) -> Seen<Vec<Right>> {
 
 /// Of all namespaces, or of the user's own where that is not allowed.
 async fn brokers(client: &Client, namespace: &str) -> Seen<Vec<EventBroker>> {
-    let found = match Api::<EventBroker>::all(client.clone()).list(&limited()).await {
-        Err(kube::Error::Api(status)) if status.code == 403 => {
-            Api::<EventBroker>::namespaced(client.clone(), namespace).list(&limited()).await
-        }
-        found => found,
-    };
-    match found {
+    let everywhere: Api<EventBroker> = Api::all(client.clone());
+    match everywhere.list(&ListParams::default().limit(1)).await {
+        Ok(_) => all(&everywhere, ListParams::default(), Holder::Administrator).await,
         Err(kube::Error::Api(status)) if status.code == 404 => Seen::Missing,
-        found => seen(found.map(|found| found.items)),
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            all(&Api::<EventBroker>::namespaced(client.clone(), namespace), ListParams::default(), Holder::View).await
+        }
+        Err(error) => unread(&error, Holder::Administrator),
     }
 }
 
-fn limited() -> ListParams {
-    ListParams::default().limit(MAX_OBJECTS)
-}
-
-fn seen<T>(found: kube::Result<T>) -> Seen<T> {
-    found.map_or_else(|error| unread(&error), Seen::There)
-}
-
 fn one<T>(found: kube::Result<Option<T>>) -> Seen<T> {
-    found.map_or_else(|error| unread(&error), |found| found.map_or(Seen::Missing, Seen::There))
+    found.map_or_else(|error| unread(&error, Holder::Administrator), |found| found.map_or(Seen::Missing, Seen::There))
 }

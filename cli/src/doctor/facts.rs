@@ -1,8 +1,7 @@
 //! What the cluster says of a resource, and of what it belongs to: read once, with the user's own rights.
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -18,7 +17,9 @@ use crate::target::{Kind, Target};
 use crate::terminal::text;
 
 /// Objects of a kind that are read at most.
-pub const MAX_OBJECTS: u32 = 500;
+const MAX_OBJECTS: usize = 10_000;
+/// Objects in a page of a list.
+const PAGE_OBJECTS: u32 = 500;
 /// Names that are offered in place of a wrong one.
 const MAX_NAMES: usize = 5;
 
@@ -31,6 +32,29 @@ pub enum Seen<T> {
     Missing,
     /// It could not be read: why, and what to do.
     Unread(String),
+}
+
+/// Who has a right where nobody has granted more than Kubernetes does, and so is asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Whoever may read a namespace: ClusterRole view.
+    View,
+    /// Whoever may change what is in a namespace: ClusterRole edit.
+    Edit,
+    /// An administrator of the cluster.
+    Administrator,
+}
+
+impl Holder {
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::View => "ask for that right, which role view has",
+            Self::Edit => "ask for that right, which role edit has",
+            Self::Administrator => {
+                "role view does not have that right: ask an administrator of the cluster for it, or to run the same command"
+            }
+        }
+    }
 }
 
 /// A resource that another one names.
@@ -125,7 +149,7 @@ where
     if let Some(found) = api.get_opt(&target.name).await.map_err(|error| unseen(&error))? {
         return Ok(found);
     }
-    let others = api.list(&ListParams::default().limit(MAX_OBJECTS)).await;
+    let others = api.list(&ListParams::default().limit(PAGE_OBJECTS)).await;
     let remedy = match others {
         Err(kube::Error::Api(status)) if status.code == 404 => {
             let check = location.clusterwide("tidegate check");
@@ -148,7 +172,7 @@ where
     match Api::<K>::namespaced(client.clone(), namespace).get_opt(name).await {
         Ok(Some(found)) => Seen::There(found),
         Ok(None) => Seen::Missing,
-        Err(error) => unread(&error),
+        Err(error) => unread(&error, Holder::View),
     }
 }
 
@@ -156,16 +180,37 @@ async fn list<K>(client: &Client, namespace: &str, parameters: ListParams) -> Se
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + std::fmt::Debug + DeserializeOwned,
 {
-    match Api::<K>::namespaced(client.clone(), namespace).list(&parameters.limit(MAX_OBJECTS)).await {
-        Ok(found) => Seen::There(found.items),
-        Err(error) => unread(&error),
+    all(&Api::<K>::namespaced(client.clone(), namespace), parameters, Holder::View).await
+}
+
+/// All objects of a kind, or that they are too many to be looked at.
+pub async fn all<K>(api: &Api<K>, parameters: ListParams, holder: Holder) -> Seen<Vec<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    let mut parameters = parameters.limit(PAGE_OBJECTS);
+    let mut found = Vec::new();
+    loop {
+        let page = match api.list(&parameters).await {
+            Ok(page) => page,
+            Err(error) => return unread(&error, holder),
+        };
+        found.extend(page.items);
+        match page.metadata.continue_.filter(|next| !next.is_empty()) {
+            None => return Seen::There(found),
+            Some(_) if found.len() >= MAX_OBJECTS => {
+                let why = format!("there are more than {MAX_OBJECTS} {}: look at each by its name", K::plural(&()));
+                return Seen::Unread(why);
+            }
+            Some(next) => parameters.continue_token = Some(next),
+        }
     }
 }
 
 /// Why something was not read. Where a right is missing, the API server names it.
-pub fn unread<T>(error: &kube::Error) -> Seen<T> {
+pub fn unread<T>(error: &kube::Error, holder: Holder) -> Seen<T> {
     let is_right = matches!(error, kube::Error::Api(status) if status.code == 403);
-    let remedy = if is_right { "ask for that right, which role view has" } else { "try again" };
+    let remedy = if is_right { holder.remedy() } else { "try again" };
     Seen::Unread(format!("{}: {remedy}", sentence(error)))
 }
 
@@ -196,7 +241,8 @@ fn only<T>(seen: Seen<Vec<T>>, is_meant: impl Fn(&T) -> bool) -> Seen<Vec<T>> {
     }
 }
 
-/// Of pods that are not ready: a volume that cannot be mounted, for example, is in no field of the pod.
+/// Of pods that are not ready: a volume that cannot be mounted, for example, is in no field of the pod. Events of the core
+/// group, which role view may read since ever: those of events.k8s.io are the same, and not in it in Kubernetes 1.29.
 async fn warnings(client: &Client, namespace: &str, found: &Seen<Vec<Pod>>) -> Option<Seen<Vec<Event>>> {
     let Seen::There(found) = found else { return None };
     let is_waiting = |pod: &&Pod| pods::is_alive(pod) && !pods::is_ready(pod);
@@ -204,11 +250,8 @@ async fn warnings(client: &Client, namespace: &str, found: &Seen<Vec<Pod>>) -> O
     if waiting.is_empty() {
         return None;
     }
-    let fields = ListParams::default().fields("regarding.kind=Pod,type=Warning");
-    let about = |event: &Event| {
-        let name = event.regarding.as_ref().and_then(|pod| pod.name.as_ref());
-        name.is_some_and(|name| waiting.contains(name))
-    };
+    let fields = ListParams::default().fields("involvedObject.kind=Pod,type=Warning");
+    let about = |event: &Event| event.involved_object.name.as_ref().is_some_and(|name| waiting.contains(name));
     Some(only(list(client, namespace, fields).await, about))
 }
 

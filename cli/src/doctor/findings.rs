@@ -3,8 +3,7 @@
 //! The operator has said most of it, in conditions whose messages name cause and remedy. Here they are put in the order of
 //! the way, so that what comes first is what the rest may follow from; and they are completed by what conditions cannot say.
 
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt as _};
 use tidegate_crds::conditions::{HasConditions, kind};
@@ -299,14 +298,14 @@ fn complete(own: &mut [Finding], shown: &str, seen: &Seen<Vec<Pod>>, warnings: O
 /// The newest of these Events, in words.
 fn newest(warnings: &[Event]) -> Option<String> {
     let time = |event: &&Event| {
-        let series = event.series.as_ref().map(|series| series.last_observed_time.0);
-        let older = event.deprecated_last_timestamp.as_ref().map(|time| time.0);
-        series.or(older).or_else(|| event.event_time.as_ref().map(|time| time.0))
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        series.or(last).or_else(|| event.event_time.as_ref().map(|time| time.0))
     };
     let event = warnings.iter().max_by_key(time)?;
-    let pod = event.regarding.as_ref().and_then(|pod| pod.name.as_deref()).unwrap_or_default();
-    let (reason, note) = (event.reason.as_deref().unwrap_or_default(), event.note.as_deref().unwrap_or_default());
-    Some(format!("pod {pod}: {reason}: {note}"))
+    let pod = event.involved_object.name.as_deref().unwrap_or_default();
+    let (reason, said) = (event.reason.as_deref().unwrap_or_default(), event.message.as_deref().unwrap_or_default());
+    Some(format!("pod {pod}: {reason}: {said}"))
 }
 
 fn dead_letters(shown: &str, handler: &EventHandler, location: &Location) -> Option<Finding> {

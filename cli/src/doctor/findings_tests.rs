@@ -337,8 +337,8 @@ fn pods_say_what_conditions_do_not() {
     };
     let warning = |second: u8, note: &str| -> Event {
         serde_json::from_value(json!({
-            "metadata": {"name": "e"}, "regarding": {"kind": "Pod", "name": "p"}, "type": "Warning", "reason": "FailedMount",
-            "note": note, "deprecatedLastTimestamp": format!("2026-01-31T12:00:0{second}Z"), "eventTime": null,
+            "metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p"}, "type": "Warning", "reason": "FailedMount",
+            "message": note, "lastTimestamp": format!("2026-01-31T12:00:0{second}Z"), "eventTime": null,
         }))
         .unwrap()
     };

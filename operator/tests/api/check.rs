@@ -129,8 +129,20 @@ async fn a_user_sees_what_is_wrong_and_what_may_not_be_seen() {
     let links = ["definitions", "operator", "webhook", "certificates", "storage class", "your rights"];
     let [definitions, others @ .., rights] = said(&eve, &space, links).await;
     assert_eq!(definitions.0, State::Ok, "everybody may ask what is served");
-    for (state, message) in others {
-        assert!(state == State::Unknown && message.contains("User \"eve\" cannot"), "{message}");
+    for (state, message) in &others {
+        assert!(*state == State::Unknown && message.contains("User \"eve\" cannot"), "{message}");
+    }
+    // What is not in a namespace is not in a role of one.
+    let remedies = ["role view has", "role edit has", "role view has", "an administrator of the cluster"];
+    for ((_, message), remedy) in others.iter().zip(remedies) {
+        assert!(message.contains(remedy), "{remedy}: {message}");
     }
     assert!(rights.0 == State::Warning && rights.1.contains("list pods"), "{rights:?}");
+    for right in [
+        "watch eventtopics/events of subresources.tidegate.io (tidegate tail --follow)",
+        "delete eventhandlers/deadletters of subresources.tidegate.io (tidegate dead drop)",
+        "create eventhandlers/redrive of subresources.tidegate.io (tidegate dead redrive)",
+    ] {
+        assert!(rights.1.contains(right), "{right}: {rights:?}");
+    }
 }

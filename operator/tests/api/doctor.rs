@@ -1,14 +1,17 @@
 //! What `tidegate doctor` finds on an API server, by users with and without rights.
 
+use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use serde_json::{Value, json};
+use tidegate_cli::doctor::facts::{self, Seen};
 use tidegate_cli::doctor::finding::State;
 use tidegate_cli::doctor::look;
 use tidegate_cli::doctor::show::Report;
 use tidegate_cli::failure::Failure;
 use tidegate_cli::stored::Location;
 use tidegate_crds::EventHandler;
+use tidegate_operator::kubernetes::names;
 
 use crate::handler::until_reason;
 use crate::support::brokers::{Places, server, topic_on, until_ready};
@@ -116,4 +119,44 @@ async fn a_wrong_name_is_answered_with_those_that_there_are() {
     );
     space.topic("orders", json!({})).await;
     assert!(missing("topic/order").await.ends_with("or say --namespace; there are orders"));
+}
+
+/// As role view of Kubernetes 1.29 has it, without the Events of events.k8s.io.
+#[tokio::test]
+async fn warnings_about_pods_are_read_with_the_rights_of_role_view() {
+    let space = Space::new("doctor-events").await;
+    space.create::<EventHandler>(handler("billing", spec(json!({"topic": "orders"})))).await;
+    let labels = names::handler_selector("billing");
+    let pod = json!({
+        "metadata": {"name": "billing-1", "labels": labels},
+        "spec": {"containers": [{"name": "a", "image": "a"}]},
+    });
+    space.create::<Pod>(pod).await;
+    let event = json!({
+        "metadata": {"name": "billing-1.1"}, "type": "Warning", "reason": "FailedMount", "message": "no such volume",
+        "involvedObject": {"kind": "Pod", "name": "billing-1", "namespace": space.name},
+    });
+    space.create::<Event>(event).await;
+    let rights = json!([
+        {"apiGroups": ["tidegate.io"], "resources": ["*"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list"]},
+    ]);
+    grant(&space, BOB, rights).await;
+    let (bob, location) = (client_of(BOB), Location { namespace: space.name.clone(), context: None });
+    let target = "handler/billing".parse().unwrap();
+    let facts = eventually("a right", async || facts::read(&bob, &location, &target).await.ok()).await;
+    let Some(Seen::There(warnings)) = facts.warnings else { panic!("{:?}", facts.warnings) };
+    assert_eq!(warnings[0].message.as_deref(), Some("no such volume"));
+}
+
+#[tokio::test]
+async fn handlers_are_counted_beyond_a_page() {
+    let space = Space::new("doctor-many").await;
+    space.topic("orders", json!({})).await;
+    for number in 1..=505 {
+        space.create::<EventHandler>(handler(&format!("h{number}"), spec(json!({"replicas": 1})))).await;
+    }
+    let report = found(&space.client, &space, "topic/orders").await.unwrap();
+    let handlers = report.findings.iter().find(|finding| finding.link == "handlers").unwrap();
+    assert_eq!(handlers.message, "0 of 505 in this namespace are ready");
 }
