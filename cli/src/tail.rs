@@ -8,14 +8,14 @@ use serde_json::value::RawValue;
 use tidegate_broker_client::layout;
 use tidegate_crds::EventHandler;
 use tidegate_operator::handler::reference;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::cluster::explain;
 use crate::failure::Failure;
-use crate::moment;
+use crate::moment::{self, Moment};
 use crate::output::{self, Format, document, print, row};
 use crate::shown;
-use crate::stored::{Api, CallError, Change, Place, Stored, parse, with_query};
+use crate::stored::{Api, CALL_TIMEOUT, CallError, Change, Place, Stored, parse, with_query};
 use crate::target::{self, Kind, Target};
 use crate::terminal::{self, text};
 
@@ -36,9 +36,9 @@ pub struct Arguments {
     /// Number of events before the end to begin with.
     #[arg(long, value_name = "NUMBER", default_value_t = 10, conflicts_with = "since")]
     pub last: u64,
-    /// Begin with what was stored at this time (RFC 3339) or later; or how long ago: 90m, 2h, 7d.
+    /// Begin with what was stored at this time (RFC 3339) or later; or how long ago, by the broker's clock: 90m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
-    pub since: Option<jiff::Timestamp>,
+    pub since: Option<Moment>,
     /// Of these, only events of this type, or of the types beneath a prefix (com.shop.order.*). May be repeated.
     #[arg(short = 't', long = "type", value_name = "TYPE")]
     pub types: Vec<String>,
@@ -68,32 +68,37 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// As [`run`].
 pub async fn run_with(api: &Api, arguments: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let (path, types) = events_of(api, &arguments.target).await?;
-    let start = match arguments.since {
-        Some(since) => ("since", since.to_string()),
-        None => ("last", arguments.last.to_string()),
-    };
     let mut shown = Shown { out, format: arguments.output, types: [&types, &arguments.types], is_first: true };
-    if !arguments.follow {
-        let mut pages = api.pages(path, vec![start], None);
-        while let Some(page) = pages.next().await? {
-            for item in &page {
-                shown.item(item)?;
-            }
-            output::flush(shown.out)?;
-        }
-        return Ok(());
+    let times: Vec<_> = arguments.since.map(|since| ("since", since)).into_iter().collect();
+    let last = arguments.since.is_none().then(|| ("last", arguments.last.to_string()));
+    if arguments.follow {
+        let start = last.into_iter().chain(api.times(&path, &times).await?).collect();
+        return follow(api, &path, start, &mut shown).await;
     }
-    follow(api, &path, start, &mut shown).await
+    let mut pages = api.pages(path, last.into_iter().collect(), times, None);
+    while let Some(page) = pages.next().await? {
+        for item in &page {
+            shown.item(item)?;
+        }
+        output::flush(shown.out)?;
+    }
+    Ok(())
 }
 
 /// Watches, and begins again where a watch ended.
-async fn follow(api: &Api, path: &str, start: (&'static str, String), shown: &mut Shown<'_>) -> Result<(), Failure> {
+async fn follow(
+    api: &Api,
+    path: &str,
+    start: Vec<(&'static str, String)>,
+    shown: &mut Shown<'_>,
+) -> Result<(), Failure> {
     let mut next: Option<u64> = None;
     let mut pause = WATCH_PAUSE;
     loop {
         let begun = Instant::now();
-        let from = next.map_or_else(|| start.clone(), |next| ("fromSequence", next.to_string()));
-        match watch(api, &with_query(path, [("watch", "true".to_owned()), from]), &mut next, shown).await {
+        let from = next.map_or_else(|| start.clone(), |next| vec![("fromSequence", next.to_string())]);
+        let query = from.into_iter().chain([("watch", "true".to_owned())]);
+        match watch(api, &with_query(path, query), &mut next, shown).await {
             Ok(()) => pause = WATCH_PAUSE,
             // Before anything was there, something is wrong that is not waited for.
             Err(CallError::Final(failure)) => return Err(failure),
@@ -136,7 +141,7 @@ async fn events_of(api: &Api, target: &Target) -> Result<(String, Vec<String>), 
 async fn events_of_handler(api: &Api, name: &str) -> Result<(String, Vec<String>), Failure> {
     let handlers: KubeApi<EventHandler> = KubeApi::namespaced(api.client().clone(), api.namespace());
     let shown = format!("EventHandler {}/{}", text(api.namespace()), text(name));
-    let handler = handlers.get(name).await;
+    let handler = timeout(CALL_TIMEOUT, handlers.get(name)).await.map_err(|_| CallError::late())?;
     let handler = handler
         .map_err(|error| Failure::Failed(explain(&shown, &error, "ask for the right to get it, or name its topic")))?;
     let topic = reference::topic_of(&handler);
@@ -174,5 +179,30 @@ impl Shown<'_> {
         let sequence = stored.sequence.to_string();
         print(self.out, &row(WIDTHS, [&sequence, &stored.time, event_type, source, id, &data]))?;
         Ok(stored.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use kube::{Client, Config};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::stored::Location;
+
+    /// Time passes by itself where everything waits.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_does_not_answer_is_not_waited_for_without_an_end() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut config = Config::new(format!("http://{address}").parse().unwrap());
+        (config.connect_timeout, config.read_timeout) = (None, None);
+        let api = Api::new(Client::try_from(config).unwrap(), Location { namespace: "shop".into(), context: None });
+        let begun = Instant::now();
+        let ended = events_of(&api, &"handler/billing".parse().unwrap()).await.unwrap_err();
+        assert!(ended.to_string().contains("has not answered in time") && begun.elapsed() == CALL_TIMEOUT, "{ended}");
     }
 }

@@ -13,7 +13,7 @@ use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::failure::Failure;
-use crate::moment;
+use crate::moment::{self, Moment};
 use crate::output::{self, Format};
 use crate::stored::{Api, Pages, Place};
 use crate::target;
@@ -107,7 +107,7 @@ pub enum Command {
 
 /// Which dead letters are meant. All of what is given must hold. An empty value (`--type "$T"` without a T) is a mistake, and
 /// must not mean all of them.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Filter {
     /// Only events of this type.
     #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
@@ -115,12 +115,12 @@ pub struct Filter {
     /// Only those with this reason, such as attempts-used-up or refused-by-handler.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub reason: Option<String>,
-    /// Only what became a dead letter at this time (RFC 3339) or later; or how long ago: 90m, 2h, 7d.
+    /// Only what became a dead letter at this time (RFC 3339) or later; or how long ago, by the broker's clock: 90m, 2h, 7d.
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
-    pub since: Option<jiff::Timestamp>,
+    pub since: Option<Moment>,
     /// Only what became one before.
     #[arg(long, value_name = "TIME", value_parser = moment::parse)]
-    pub until: Option<jiff::Timestamp>,
+    pub until: Option<Moment>,
     /// Only those with this text in an attribute, the last error or the data.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub text: Option<String>,
@@ -130,19 +130,25 @@ pub struct Filter {
 }
 
 impl Filter {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     fn query(&self) -> Vec<(&'static str, String)> {
-        let time = |time: &Option<jiff::Timestamp>| time.map(|time| time.to_string());
         [
             ("type", self.event_type.clone()),
             ("reason", self.reason.clone()),
-            ("since", time(&self.since)),
-            ("until", time(&self.until)),
             ("text", self.text.clone()),
             ("continue", self.from.map(|from| from.to_string())),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect()
+    }
+
+    fn times(&self) -> Vec<(&'static str, Moment)> {
+        let times = [("since", self.since), ("until", self.until)];
+        times.into_iter().filter_map(|(name, time)| Some((name, time?))).collect()
     }
 }
 
@@ -165,15 +171,14 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 pub async fn run_with(api: &Api, command: &Command, out: &mut dyn Write, is_terminal: bool) -> Result<(), Failure> {
     match command {
         Command::List { handler, filter, limit, output } => {
-            let letters = letters(api, handler, filter.query(), *limit)?;
-            list::run(letters, *output, out).await
+            list::run(letters(api, handler, filter, &[], *limit)?, *output, out).await
         }
         Command::Show { handler, sequence, output } => {
             show::run(api, handler, *sequence, *output, is_terminal, out).await
         }
         Command::Export { handler, filter, limit, file } => {
-            let query = filter.query().into_iter().chain([("data", "true".to_owned())]).collect();
-            export::run(letters(api, handler, query, *limit)?, handler, file.as_deref(), out).await
+            let letters = letters(api, handler, filter, &[("data", "true")], *limit)?;
+            export::run(letters, handler, file.as_deref(), out).await
         }
         Command::Drop { handler, sequences, all, filter } => {
             let choice = Choice::of(sequences, *all, filter)?;
@@ -186,11 +191,15 @@ pub async fn run_with(api: &Api, command: &Command, out: &mut dyn Write, is_term
     }
 }
 
+/// Those that a filter finds.
 fn letters<'a>(
     api: &'a Api,
     handler: &str,
-    query: Vec<(&'static str, String)>,
+    filter: &Filter,
+    more: &[(&'static str, &str)],
     limit: Option<u64>,
 ) -> Result<Pages<'a>, Failure> {
-    Ok(api.pages(api.path(None, "eventhandlers", handler, "deadletters")?, query, limit))
+    let path = api.path(None, "eventhandlers", handler, "deadletters")?;
+    let more = more.iter().map(|(name, value)| (*name, (*value).to_owned()));
+    Ok(api.pages(path, filter.query().into_iter().chain(more).collect(), filter.times(), limit))
 }

@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use http::Method;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -31,15 +30,10 @@ impl Choice {
     /// # Errors
     /// It names nothing, or both.
     pub fn of(sequences: &[u64], all: bool, filter: &Filter) -> Result<Self, Failure> {
-        let is_filtered = !filter.query().is_empty();
+        let is_filtered = !filter.is_empty();
         match (sequences.is_empty(), all, is_filtered) {
             (false, false, false) => Ok(Self::Named(sequences.to_vec())),
-            // What comes meanwhile was not meant.
-            (true, true, false) | (true, false, true) => {
-                let now = Timestamp::now();
-                let until = filter.until.map_or(now, |until| until.min(now));
-                Ok(Self::Found(Filter { until: Some(until), ..filter.clone() }))
-            }
+            (true, true, false) | (true, false, true) => Ok(Self::Found(filter.clone())),
             (true, false, false) => {
                 Err(Failure::usage("name sequences of dead letters, a filter such as --type, or --all"))
             }
@@ -136,7 +130,7 @@ async fn all(
     match choice {
         Choice::Named(sequences) => named(api, handler, sequences, settlement, done, out).await,
         Choice::Found(filter) => {
-            let mut letters = letters(api, handler, filter.query(), None)?;
+            let mut letters = letters(api, handler, filter, &[], None)?;
             while let Some(page) = letters.next().await? {
                 let sequences = page.iter().map(|item| Ok(parse::<Stored>(item)?.sequence));
                 let sequences = sequences.collect::<Result<Vec<u64>, Failure>>()?;
@@ -207,8 +201,7 @@ mod tests {
         let filter = Filter { reason: Some("too-old".to_owned()), ..Filter::default() };
         assert!(matches!(Choice::of(&[1], false, &Filter::default()), Ok(Choice::Named(_))));
         for (all, filter) in [(true, &Filter::default()), (false, &filter)] {
-            let Ok(Choice::Found(found)) = Choice::of(&[], all, filter) else { panic!("{filter:?}") };
-            assert!(found.until.is_some());
+            assert!(matches!(Choice::of(&[], all, filter), Ok(Choice::Found(_))), "{filter:?}");
         }
         for (sequences, all, filter) in [
             (&[][..], false, &Filter::default()),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use jiff::Timestamp;
 use kube::Client;
 use kube::client::Body;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -21,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cluster;
 use crate::failure::Failure;
+use crate::moment::Moment;
 use crate::target::is_name;
 use crate::terminal::text;
 pub use place::{Location, Place};
@@ -30,7 +32,7 @@ pub use watch::{Change, Watch};
 /// The API's group and version.
 const API: &str = "/apis/subresources.tidegate.io/v1alpha1";
 /// A call, which the API ends after 20 s.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest answer in bytes: a page of 4 MiB of data, or one event that is larger, with all of its characters escaped.
 const MAX_ANSWER: usize = 128 << 20;
 /// How often a page is asked for again where too many others ask.
@@ -49,15 +51,22 @@ pub struct Api {
 /// A list as the API answers with it.
 #[derive(Deserialize)]
 struct List {
-    #[serde(default)]
     metadata: Metadata,
     items: Vec<Box<RawValue>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Metadata {
     #[serde(rename = "continue")]
     next: Option<String>,
+    last_sequence: u64,
+    time: String,
+}
+
+#[derive(Deserialize)]
+struct Numbered {
+    sequence: u64,
 }
 
 /// What is in an item, of events and of dead letters.
@@ -158,9 +167,39 @@ impl Api {
         }
     }
 
-    /// Items of a list, page by page. `limit`: so many at most.
-    pub fn pages(&self, path: String, query: Vec<(&'static str, String)>, limit: Option<u64>) -> Pages<'_> {
-        Pages { api: self, path, query, left: limit, is_done: false }
+    /// Items of a list, page by page, of those that there are when the first page is answered. `times`: parameters that are
+    /// times by the broker's clock. `limit`: so many items at most.
+    pub fn pages(
+        &self,
+        path: String,
+        query: Vec<(&'static str, String)>,
+        times: Vec<(&'static str, Moment)>,
+        limit: Option<u64>,
+    ) -> Pages<'_> {
+        Pages { api: self, path, query, times, left: limit, last: None, is_done: false }
+    }
+
+    /// Parameters that are times. For how long ago something was, the broker of the list is asked for its time: it gives
+    /// messages theirs.
+    ///
+    /// # Errors
+    /// As [`Api::call`].
+    pub async fn times(
+        &self,
+        path: &str,
+        times: &[(&'static str, Moment)],
+    ) -> Result<Vec<(&'static str, String)>, CallError> {
+        let is_relative = times.iter().any(|(_, time)| matches!(time, Moment::Ago(_)));
+        let now = if is_relative { self.now(path).await? } else { Timestamp::MIN };
+        Ok(times.iter().map(|(name, time)| (*name, time.before(now).to_string())).collect())
+    }
+
+    async fn now(&self, path: &str) -> Result<Timestamp, CallError> {
+        // No event of a topic, and one dead letter without its data.
+        let short = path.ends_with("/events").then(|| ("last", "0".to_owned()));
+        let path = with_query(path, short.into_iter().chain([("limit", "1".to_owned())]));
+        let metadata = list(&self.call_in_turn(Method::GET, &path, None).await?)?.metadata;
+        metadata.time.parse().map_err(|error| CallError::Final(other_version(error)))
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<http::Response<Body>, CallError> {
@@ -201,11 +240,14 @@ pub struct Pages<'a> {
     api: &'a Api,
     path: String,
     query: Vec<(&'static str, String)>,
+    times: Vec<(&'static str, Moment)>,
     left: Option<u64>,
+    /// The last sequence that there was at the beginning: what comes faster than it is read has no end.
+    last: Option<u64>,
     is_done: bool,
 }
 
-impl Pages<'_> {
+impl<'a> Pages<'a> {
     /// The next page, which may be empty; `None` after the last one.
     ///
     /// # Errors
@@ -214,27 +256,52 @@ impl Pages<'_> {
         if self.is_done || self.left == Some(0) {
             return Ok(None);
         }
+        let times = self.api.times(&self.path, &self.times).await?;
+        self.times.clear();
+        self.query.extend(times);
         let limit = self.left.map_or(MAX_PAGE, |left| left.min(MAX_PAGE));
         let path = with_query(&self.path, self.query.iter().cloned().chain([("limit", limit.to_string())]));
         let answer = self.api.call_in_turn(Method::GET, &path, None).await?;
-        let list: List = serde_json::from_slice(&answer).map_err(|error| CallError::Final(other_version(error)))?;
-        if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(list.items.len() as u64);
+        let List { metadata, mut items } = list(&answer)?;
+        let last = *self.last.get_or_insert(metadata.last_sequence);
+        while items.last().is_some_and(|item| is_beyond(item, last)) {
+            items.pop();
         }
-        match list.metadata.next {
-            Some(next) => {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(items.len() as u64);
+        }
+        match metadata.next {
+            Some(next) if next.parse::<u64>().is_ok_and(|next| next <= last) => {
                 self.query.retain(|(name, _)| *name != "continue");
                 self.query.push(("continue", next));
             }
-            None => self.is_done = true,
+            _ => self.is_done = true,
         }
-        Ok(Some(list.items))
+        Ok(Some(items))
+    }
+
+    /// The last sequence that there was when the first page was answered.
+    pub fn last_sequence(&self) -> Option<u64> {
+        self.last
+    }
+
+    /// Where they are.
+    pub fn location(&self) -> &'a Location {
+        self.api.location()
     }
 
     /// Where the next page begins, where there is one.
     pub fn next_sequence(&self) -> Option<&str> {
         self.query.iter().find(|(name, _)| *name == "continue").map(|(_, next)| next.as_str())
     }
+}
+
+fn list(answer: &[u8]) -> Result<List, CallError> {
+    serde_json::from_slice(answer).map_err(|error| CallError::Final(other_version(error)))
+}
+
+fn is_beyond(item: &RawValue, last: u64) -> bool {
+    serde_json::from_str::<Numbered>(item.get()).is_ok_and(|item| item.sequence > last)
 }
 
 /// A path with parameters.
@@ -265,7 +332,7 @@ pub fn number<T: ToString>(number: Option<T>) -> String {
     number.map(|number| number.to_string()).unwrap_or_default()
 }
 
-fn other_version(error: serde_json::Error) -> Failure {
+fn other_version(error: impl std::fmt::Display) -> Failure {
     Failure::Failed(format!(
         "the answer is not understood: {}: use the tidegate of the operator's version",
         text(&error.to_string())

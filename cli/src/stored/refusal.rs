@@ -47,7 +47,7 @@ impl CallError {
     }
 
     /// There was no answer in time.
-    pub(super) fn late() -> Self {
+    pub fn late() -> Self {
         Self::Away("the API server has not answered in time: try again".to_owned())
     }
 

@@ -6,8 +6,11 @@ use std::process::{Command, Output, Stdio};
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
-use serde_json::json;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidegate_test_broker::LIMIT;
 
 use crate::support::{Handler, PROGRAM, Received, status};
 
@@ -15,13 +18,13 @@ use crate::support::{Handler, PROGRAM, Received, status};
 const NOW: &str = "2030-01-01T12:00:00Z";
 
 /// A cluster, as a kubeconfig names it.
-struct Cluster {
+pub struct Cluster {
     folder: TempDir,
-    server: Handler,
+    pub server: Handler,
 }
 
 impl Cluster {
-    async fn answering(answer: impl Fn(&Received) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
+    pub async fn answering(answer: impl Fn(&Received) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
         let (folder, server) = (tempfile::tempdir().unwrap(), Handler::answering(answer).await);
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "own",
@@ -33,25 +36,65 @@ impl Cluster {
         Self { folder, server }
     }
 
-    fn command(&self, line: &str) -> Command {
+    pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(line.split(' ')).env("KUBECONFIG", self.folder.path().join("config")).stdin(Stdio::null());
         command
     }
 
-    async fn run(&self, line: &str) -> (Option<i32>, String) {
-        let mut command = self.command(line);
-        let Output { status, stderr, .. } =
-            tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        (status.code(), String::from_utf8(stderr).unwrap())
+    /// Its exit code, what it writes and what it says. One that does not end is ended, and has no code.
+    pub async fn output(&self, line: &str) -> (Option<i32>, String, String) {
+        let child = self.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+        let killed = async {
+            tokio::time::sleep(LIMIT).await;
+            let _ = kill(pid, Signal::SIGKILL);
+            std::future::pending().await
+        };
+        let output = tokio::select! {
+            ended = ended => ended.unwrap(),
+            output = killed => output,
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
+    pub async fn run(&self, line: &str) -> (Option<i32>, String) {
+        let (code, _, told) = self.output(line).await;
+        (code, told)
     }
 }
 
+/// A page of items of a stream whose last sequence is this, from one on.
+pub fn page_from(first: u64, last: u64) -> Response<Full<Bytes>> {
+    let end = last.min(first + 499);
+    let mut metadata = json!({"lastSequence": last, "time": NOW});
+    if end < last {
+        metadata["continue"] = (end + 1).to_string().into();
+    }
+    Response::new(
+        json!({"metadata": metadata, "items": (first..=end).map(item).collect::<Vec<_>>()}).to_string().into(),
+    )
+}
+
+fn item(sequence: u64) -> Value {
+    let event = json!({"specversion": "1.0", "id": sequence.to_string(), "source": "/s", "type": "t"});
+    json!({"sequence": sequence, "time": "2026-01-01T00:00:00Z", "event": event})
+}
+
 fn page(more: bool) -> Response<Full<Bytes>> {
-    let event = json!({"specversion": "1.0", "id": "a", "source": "/s", "type": "t"});
-    let item = json!({"sequence": 1, "time": "2026-01-01T00:00:00Z", "event": event});
-    let metadata = if more { json!({"continue": "2"}) } else { json!({}) };
-    Response::new(json!({"metadata": metadata, "items": vec![item; 500]}).to_string().into())
+    page_from(1, if more { 1_000_000_000 } else { 500 })
+}
+
+pub fn refusal(code: u16, message: &str) -> Response<Full<Bytes>> {
+    let body = json!({"kind": "Status", "code": code, "message": message}).to_string();
+    Response::builder().status(code).body(body.into()).unwrap()
+}
+
+fn parameter(asked: &Received, name: &str) -> Option<String> {
+    let mut pairs = asked.query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.find(|(known, _)| *known == name).map(|(_, value)| value.replace("%3A", ":").replace("%2D", "-"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,13 +166,70 @@ async fn an_export_that_breaks_off_says_where_to_continue() {
     .await;
     let file = cluster.folder.path().join("letters");
     let (code, told) = cluster.run(&format!("dead export billing -f {}", file.display())).await;
-    assert!(code == Some(1) && told.contains("500 events are written, the others begin with --from 2"), "{told}");
+    assert!(code == Some(1) && told.contains("500 events are written, the others begin with --from 501"), "{told}");
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 500);
     let whole = Cluster::answering(|_| page(false)).await;
     let (code, told) = whole.run(&format!("dead export billing -f {}", file.display())).await;
     assert_eq!((code, std::fs::read_to_string(&file).unwrap().lines().count()), (Some(0), 500), "{told}");
     let (code, told) = whole.run("dead export billing -f /dev/stdout").await;
     assert_eq!(code, Some(0), "{told}");
+}
+
+/// Events come faster than they are shown: those that there were at the beginning are shown, and it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_ends_where_the_stream_ended_when_it_began() {
+    let cluster = Cluster::answering(|asked| {
+        let first = parameter(asked, "continue").map_or(1, |next| next.parse().unwrap());
+        if first > 100_000 { refusal(400, "it goes on for ever") } else { page_from(first, first + 1199) }
+    })
+    .await;
+    for line in
+        ["tail orders -o json", "tail orders --since 2h -o json", "dead list eh/billing -o json", "dead export billing"]
+    {
+        let (code, lines, told) = cluster.output(line).await;
+        assert_eq!((code, lines.lines().count()), (Some(0), 1200), "{line}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_long_ago_something_was_is_measured_by_the_brokers_clock() {
+    let cluster = Cluster::answering(|_| page(false)).await;
+    for (line, name) in [
+        ("tail orders --since 2h", "since"),
+        ("dead list billing --until 2h", "until"),
+        ("dead export billing --since 2h", "since"),
+    ] {
+        let (code, told) = cluster.run(line).await;
+        assert_eq!(code, Some(0), "{line}: {told}");
+        let asked = cluster.server.received();
+        assert_eq!(
+            parameter(asked.last().unwrap(), name).as_deref(),
+            Some("2030-01-01T10:00:00Z"),
+            "{line}: {asked:?}"
+        );
+    }
+    let asked = cluster.server.received().len();
+    cluster.run("tail orders --since 2026-01-01T00:00:00Z").await;
+    assert_eq!(cluster.server.received().len(), asked + 1, "a time needs no clock");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_again_ends_what_follows_it() {
+    let cluster = Cluster::answering(|asked| match parameter(asked, "fromSequence").as_deref() {
+        None => {
+            let lines =
+                [json!({"type": "BOOKMARK", "object": {"sequence": 12}}), json!({"type": "ADDED", "object": item(13)})];
+            Response::new(lines.map(|line| line.to_string() + "\n").concat().into())
+        }
+        Some("14") => refusal(410, "sequence 14 is beyond the end of EventTopic orders, whose last one is 3"),
+        Some(other) => refusal(400, other),
+    })
+    .await;
+    let (code, told) = cluster.run("tail orders -f").await;
+    assert_eq!(
+        (code, told.as_str()),
+        (Some(1), "tidegate: sequence 14 is beyond the end of EventTopic orders, whose last one is 3\n")
+    );
 }
 
 /// Whoever reads what goes wrong may have gone, too.

@@ -28,6 +28,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
 pub struct Received {
     pub id: String,
     pub path: String,
+    pub query: String,
     pub attempt: String,
     pub body: String,
 }
@@ -82,9 +83,9 @@ pub fn status(code: u16) -> Response<Full<Bytes>> {
 async fn receive(request: Request<Incoming>) -> Received {
     let header = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
     let (id, attempt) = (header("ce-id"), header("ce-tidegateattempt"));
-    let path = request.uri().path().to_owned();
+    let (path, query) = (request.uri().path().to_owned(), request.uri().query().unwrap_or_default().to_owned());
     let body = request.into_body().collect().await.unwrap().to_bytes();
-    Received { id, path, attempt, body: String::from_utf8_lossy(&body).into_owned() }
+    Received { id, path, query, attempt, body: String::from_utf8_lossy(&body).into_owned() }
 }
 
 /// A topic `orders`.
