@@ -11,8 +11,9 @@ use crate::{check, dead, dev, doctor, send, tail, terminal};
 /// Topics and handlers on this machine, events to publish, what a cluster has stored, and what is wrong there.
 ///
 /// Exit codes: 0 done; 1 something is away, in use or broken, and the same command may work later; 2 the command line or a
-/// file is wrong; 3 the program that was to get the events ended; 4 a topic refused an event for good; 5 doctor or check could
-/// not look at everything, and nothing that they saw is red; 6 something is red; 141 nobody reads the output any more.
+/// file is wrong; 3 the program that was to get the events ended; 4 a topic refused an event for good, dead letters stay or were
+/// not there, or are no events; 5 doctor or check could not look at everything, and nothing that they saw is red; 6 something is
+/// red; 130 Ctrl-C ended it; 141 nobody reads the output any more.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
 pub struct Arguments {

@@ -12,7 +12,7 @@ pub enum Failure {
     /// The program that is to get the events ended by itself.
     #[error("{0}")]
     Program(String),
-    /// A topic refuses an event for good.
+    /// A topic refuses an event for good, dead letters stay or were not there, or are no events: the rest was done.
     #[error("{0}")]
     Refused(String),
     /// A resource or a cluster could not be looked at.
@@ -21,6 +21,9 @@ pub enum Failure {
     /// Something that was looked at is wrong.
     #[error("{0}")]
     Red(String),
+    /// Ctrl-C.
+    #[error("{0}")]
+    Interrupted(String),
     /// Whoever read the output has gone: there is nobody to say anything to.
     #[error("the output is not read any more")]
     Closed,
@@ -46,6 +49,8 @@ impl Failure {
             Self::Refused(_) => 4,
             Self::Unseen(_) => 5,
             Self::Red(_) => 6,
+            // What a shell says of a program that SIGINT ended: 128 and its number.
+            Self::Interrupted(_) => 130,
             // What a shell says of a program that wrote into a closed pipe: 128 and SIGPIPE.
             Self::Closed => 141,
         }

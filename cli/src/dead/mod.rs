@@ -17,7 +17,7 @@ use crate::moment::{self, Moment};
 use crate::output::{self, Format};
 use crate::stored::{Api, Pages, Place};
 use crate::target;
-use settle::{Choice, Settlement};
+use settle::Settlement;
 
 /// What `tidegate dead` is told.
 #[derive(Debug, clap::Args)]
@@ -74,34 +74,16 @@ pub enum Command {
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
-    /// Give dead letters to their handler again: those with the sequences that are named, or those that a filter finds, or
-    /// all of them. An event keeps its identity and its data, and starts without attempts.
-    Redrive {
-        /// Name of the EventHandler.
-        #[arg(value_parser = target::handler)]
-        handler: String,
-        /// Sequences of the dead letters.
-        sequences: Vec<u64>,
-        /// All dead letters that are there now.
-        #[arg(long)]
-        all: bool,
-        /// Which ones.
-        #[command(flatten)]
-        filter: Filter,
-    },
-    /// Remove dead letters for good: those with the sequences that are named, or those that a filter finds, or all of them.
+    /// Give dead letters to their handler again. An event keeps its identity and its data, and starts without attempts.
+    Redrive(settle::Arguments),
+    /// Remove dead letters for good.
     Drop {
-        /// Name of the EventHandler.
-        #[arg(value_parser = target::handler)]
-        handler: String,
-        /// Sequences of the dead letters.
-        sequences: Vec<u64>,
-        /// All dead letters that are there now.
-        #[arg(long)]
-        all: bool,
         /// Which ones.
         #[command(flatten)]
-        filter: Filter,
+        letters: settle::Arguments,
+        /// Do not ask. Needed where there is no terminal to ask at.
+        #[arg(short, long)]
+        yes: bool,
     },
 }
 
@@ -158,13 +140,16 @@ impl Filter {
 /// It cannot be done.
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = Api::connect(&arguments.place).await?;
+    if let Command::Drop { letters, yes: false } = &arguments.command {
+        settle::confirm(letters, api.location())?;
+    }
     let is_terminal = std::io::stdout().is_terminal();
     let mut out = output::stdout();
     run_with(&api, &arguments.command, &mut out, is_terminal).await?;
     output::flush(&mut out)
 }
 
-/// The same with an API, and somewhere else to write to.
+/// The same with an API, and somewhere else to write to. It asks nothing.
 ///
 /// # Errors
 /// As [`run`].
@@ -180,14 +165,8 @@ pub async fn run_with(api: &Api, command: &Command, out: &mut dyn Write, is_term
             let letters = letters(api, handler, filter, &[("data", "true")], *limit)?;
             export::run(letters, handler, file.as_deref(), out).await
         }
-        Command::Drop { handler, sequences, all, filter } => {
-            let choice = Choice::of(sequences, *all, filter)?;
-            settle::run(api, handler, &choice, Settlement::Drop, out).await
-        }
-        Command::Redrive { handler, sequences, all, filter } => {
-            let choice = Choice::of(sequences, *all, filter)?;
-            settle::run(api, handler, &choice, Settlement::Redrive, out).await
-        }
+        Command::Drop { letters, .. } => settle::run(api, letters, Settlement::Drop, out).await,
+        Command::Redrive(letters) => settle::run(api, letters, Settlement::Redrive, out).await,
     }
 }
 
