@@ -6,5 +6,6 @@ mod dev;
 mod doctor;
 mod ends;
 mod send;
+mod settle;
 mod stored;
 mod support;

@@ -112,6 +112,8 @@ async fn what_is_asked_for_wrongly_ends_with_2_and_what_is_away_with_1() {
         "tail pod/orders",
         "tail broker/default",
         "dead list topic/orders",
+        "dead redrive billing",
+        "dead drop billing 1",
         "tail orders --last 1 --since 1h",
         "dead export billing -f /nowhere/at/all",
     ] {

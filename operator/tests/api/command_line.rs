@@ -141,7 +141,14 @@ async fn dead_letters_are_listed_shown_exported_and_dropped_by_the_command_line(
     assert_eq!(documents(&std::fs::read_to_string(&folder).unwrap()).len(), 2);
     std::fs::remove_file(&folder).unwrap();
 
-    assert_eq!(shown(&data, "dead drop billing 1 2 999").await, "2 dead letters were dropped\n");
+    let out = Output::default();
+    let gone = run(&data, ANN, "dead drop billing 1 2 999", out.clone()).await.unwrap_err();
+    assert_eq!((gone.code(), gone.to_string().as_str()), (4, "1 dead letters were not there"));
+    assert!(
+        out.text().starts_with("999 is not there") && out.text().ends_with("\n2 dead letters were dropped\n"),
+        "{}",
+        out.text()
+    );
     assert_eq!(shown(&data, "dead drop billing --type order.new --from 500").await, "11 dead letters were dropped\n");
     assert_eq!(numbers(&shown(&data, "dead list billing").await).len(), 498);
     assert_eq!(shown(&data, "dead drop billing --all").await, "498 dead letters were dropped\n");
