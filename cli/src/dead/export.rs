@@ -24,6 +24,7 @@ struct Written {
 /// Writes events page by page, into a file or to the output.
 pub async fn run(letters: Pages<'_>, handler: &str, file: Option<&Path>, out: &mut dyn Write) -> Result<(), Failure> {
     let mut written = Written::default();
+    let location = letters.location();
     match file {
         None => all(letters, &mut written, out).await?,
         Some(path) => {
@@ -52,11 +53,13 @@ pub async fn run(letters: Pages<'_>, handler: &str, file: Option<&Path>, out: &m
     }
     match written.others {
         0 => Ok(()),
-        others => Err(Failure::Failed(format!(
-            "{others} dead letters are no CloudEvents, and are not in it: tidegate dead show {} {} -o json has the first of them",
-            text(handler),
-            written.first_other
-        ))),
+        others => {
+            let show =
+                location.command(&format!("tidegate dead show {} {} -o json", text(handler), written.first_other));
+            Err(Failure::Refused(format!(
+                "{others} dead letters are no CloudEvents, and are not in it: {show} has the first of them"
+            )))
+        }
     }
 }
 

@@ -234,6 +234,21 @@ async fn a_topic_that_was_made_again_ends_what_follows_it() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_suggested_is_for_the_same_cluster_and_namespace() {
+    let cluster = Cluster::answering(|_| {
+        let item = json!({"sequence": 7, "time": "", "problem": "no event", "dataBase64": ""});
+        Response::new(json!({"metadata": {"lastSequence": 7, "time": NOW}, "items": [item]}).to_string().into())
+    })
+    .await;
+    let (code, told) = cluster.run("dead export billing --context own -n till").await;
+    let show = "tidegate dead show billing 7 -o json --context own --namespace till";
+    assert!(code == Some(4) && told.contains(show), "{code:?} {told}");
+    let away = Cluster::answering(|_| status(503)).await;
+    let (_, told) = away.run("tail orders --context own").await;
+    assert!(told.contains("kubectl describe apiservice v1alpha1.subresources.tidegate.io --context own"), "{told}");
+}
+
 /// Whoever reads what goes wrong may have gone, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_standard_error_changes_no_exit_code() {
