@@ -202,7 +202,8 @@ mod tests {
         (config.connect_timeout, config.read_timeout) = (None, None);
         let api = Api::new(Client::try_from(config).unwrap(), Location { namespace: "shop".into(), context: None });
         let begun = Instant::now();
-        let ended = events_of(&api, &"handler/billing".parse().unwrap()).await.unwrap_err();
+        let target = "handler/billing".parse().unwrap();
+        let ended = timeout(2 * CALL_TIMEOUT, events_of(&api, &target)).await.expect("it is waited for").unwrap_err();
         assert!(ended.to_string().contains("has not answered in time") && begun.elapsed() == CALL_TIMEOUT, "{ended}");
     }
 }

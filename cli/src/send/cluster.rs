@@ -13,6 +13,7 @@ use super::Place;
 use super::way::{Reach, Stream, Token, Way, address};
 use crate::cluster::{self, explain, sentence};
 use crate::failure::Failure;
+use crate::stored::Location;
 use crate::terminal::text;
 
 /// How long a token is good: no longer than a command should take, and no less than an API server gives.
@@ -63,10 +64,9 @@ pub async fn way(topic: &str, place: &Place) -> Result<Way, Failure> {
     let parts = address_of
         .and_then(|address| Some((address.url.clone(), address.ca_certs.clone()?, address.audience.clone()?)));
     let Some((url, ca, audience)) = parts else {
-        return Err(Failure::Failed(format!(
-            "{shown} has no address yet: kubectl describe eventtopic {} says what it waits for",
-            text(topic)
-        )));
+        let location = Location { namespace, context: place.context.clone() };
+        let describe = location.command(&format!("kubectl describe eventtopic {}", text(topic)));
+        return Err(Failure::Failed(format!("{shown} has no address yet: {describe} says what it waits for")));
     };
     let token = token(&client, &namespace, &place.service_account, &audience).await?;
     let reach = match &place.connect {
