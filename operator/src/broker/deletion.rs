@@ -104,7 +104,7 @@ pub async fn settle(context: &Context, broker: &EventBroker, owner: &Owner) -> R
     let topics: Vec<String> =
         keys.iter().flat_map(|keys| retained(keys, namespace)).map(|(topic, _)| topic.shown_in(namespace)).collect();
     if topics.is_empty() {
-        return storage.delete(owner).await;
+        return storage.delete(owner, keys.as_ref()).await;
     }
     let kept = storage.retain(&owner.name, &topics).await?;
     report::event(context, broker, EventType::Normal, "StorageRetained", &kept).await;
@@ -149,8 +149,13 @@ impl Storage {
         ))
     }
 
-    /// The StatefulSet first: it would make claims again as long as it is there.
-    async fn delete(&self, owner: &Owner) -> Result<(), Error> {
+    /// The keys first, as they were read: whoever has written in between that a topic's events are retained is not passed
+    /// over, and from then on there is nowhere to write it. Then the StatefulSet: it would make claims again as long as it is
+    /// there.
+    async fn delete(&self, owner: &Owner, keys: Option<&Secret>) -> Result<(), Error> {
+        if let Some(keys) = keys {
+            gone(self.secrets.delete(&self.authority, &unchanged(keys)).await)?;
+        }
         let broker = &owner.name;
         let name = names::broker(broker);
         if let Some(statefulset) = self.statefulsets.get_opt(&name).await?
@@ -162,9 +167,6 @@ impl Storage {
             if claim.metadata.deletion_timestamp.is_none() {
                 gone(self.claims.delete(&claim.name_any(), &exactly(claim.uid())).await)?;
             }
-        }
-        if let Some(keys) = self.secrets.get_opt(&self.authority).await? {
-            gone(self.secrets.delete(&self.authority, &exactly(keys.uid())).await)?;
         }
         Ok(())
     }
@@ -202,6 +204,12 @@ fn params() -> PatchParams {
 /// This object, and not one that has its name by now.
 fn exactly(uid: Option<String>) -> DeleteParams {
     DeleteParams { preconditions: Some(Preconditions { uid, resource_version: None }), ..DeleteParams::default() }
+}
+
+/// This object, and only as it was read.
+fn unchanged<K: kube::Resource>(read: &K) -> DeleteParams {
+    let resource_version = read.resource_version();
+    DeleteParams { preconditions: Some(Preconditions { uid: read.uid(), resource_version }), ..DeleteParams::default() }
 }
 
 fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), Error> {

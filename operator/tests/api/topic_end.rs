@@ -1,16 +1,19 @@
 //! What becomes of a broker's data when it, its topics, or what was made from it, is deleted; without its servers.
 //! (With them: `broker_end`.)
 
+use futures::FutureExt as _;
+use http::Method;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::ResourceExt as _;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tidegate_crds::{EventBroker, EventTopic};
 use tidegate_operator::kubernetes::names;
 
 use crate::broker::{broker_gone, until_broker};
 use crate::support::brokers::{keys, keys_api};
+use crate::support::meddling::before_first;
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually};
 use crate::topic::{gone, until_reason};
@@ -156,5 +159,30 @@ async fn a_broker_whose_keys_are_gone_keeps_nothing() {
     broker_gone(&space, "default").await;
     assert_eq!(space.events("StorageRetained").await, [] as [String; 0]);
     assert!(space.api::<Secret>().get_opt(&name).await.unwrap().is_none());
+    operator.stop().await;
+}
+
+/// That a topic's events are retained may be written down after the operator has read that none are.
+#[tokio::test]
+async fn what_is_retained_while_the_broker_goes_is_not_passed_over() {
+    let _turn = turn().await;
+    let space = Space::new("retained-late").await;
+    space.topic("orders", json!({"deletionPolicy": "Delete"})).await;
+    let operator = Operator::start(space.client.clone());
+    until_reason(&space, "orders", "Ready", "PodsNotReady").await;
+    operator.stop().await;
+    space.create::<PersistentVolumeClaim>(volume("default")).await;
+    let (secrets, name) = (keys_api(&space), names::authority("default", &space.name));
+    let note = move || {
+        let (secrets, name) = (secrets.clone(), name.clone());
+        let retained = Patch::Merge(json!({"metadata": {"annotations": {"retained-topic.tidegate.io/late": "1"}}}));
+        async move { _ = secrets.patch(&name, &PatchParams::default(), &retained).await.unwrap() }.boxed()
+    };
+    let operator = Operator::start(before_first(Method::DELETE, space.name.clone(), note));
+    delete_both(&space).await;
+    let note = eventually("an Event", async || space.events("StorageRetained").await.pop()).await;
+    assert!(note.contains("(late)") && keys(&space, "default").await.is_some(), "{note}");
+    let volume: PersistentVolumeClaim = space.api().get("data-default-broker-0").await.unwrap();
+    assert_eq!(volume.metadata.deletion_timestamp, None);
     operator.stop().await;
 }

@@ -4,6 +4,7 @@ pub mod brokers;
 pub mod counted;
 pub mod ingress;
 pub mod interrupted;
+pub mod meddling;
 pub mod operator;
 mod pki;
 pub mod process;
