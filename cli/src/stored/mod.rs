@@ -270,11 +270,9 @@ impl<'a> Pages<'a> {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(items.len() as u64);
         }
+        self.query.retain(|(name, _)| *name != "continue");
         match metadata.next {
-            Some(next) if next.parse::<u64>().is_ok_and(|next| next <= last) => {
-                self.query.retain(|(name, _)| *name != "continue");
-                self.query.push(("continue", next));
-            }
+            Some(next) if next.parse::<u64>().is_ok_and(|next| next <= last) => self.query.push(("continue", next)),
             _ => self.is_done = true,
         }
         Ok(Some(items))
