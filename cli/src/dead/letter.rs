@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
-use crate::stored::{Stored, parse};
+use crate::stored::{Stored, number, parse};
 
 /// Why an event is a dead letter. A sidecar of the user's pod wrote it: any of it may be missing.
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +44,23 @@ impl Letter {
     /// The API is of another version.
     pub fn parse(item: &RawValue) -> Result<Self, Failure> {
         Ok(Self { stored: parse(item)?, why: parse(item)? })
+    }
+
+    /// Why it is a dead letter, in names and values; what is not known is empty.
+    pub fn facts(&self) -> [(&'static str, String); 10] {
+        let Self { stored, why } = self;
+        [
+            ("Reason", why.reason.clone()),
+            ("Stored", stored.time.clone()),
+            ("Dead since", why.dead_since.clone()),
+            ("Event's number", number(why.event_sequence)),
+            ("Attempts", number(why.attempts)),
+            ("In outages", number(why.outage_attempts)),
+            ("First attempt", why.first_attempt.clone()),
+            ("Last attempt", why.last_attempt.clone()),
+            ("Last status", number(why.last_status)),
+            ("Last error", why.last_error.clone()),
+        ]
     }
 
     /// The attempts that are on record.

@@ -1,7 +1,7 @@
 //! `tidegate dead`: dead letters of a handler.
 
 mod export;
-mod letter;
+pub(crate) mod letter;
 mod list;
 mod settle;
 mod show;

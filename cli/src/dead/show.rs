@@ -28,7 +28,7 @@ pub async fn run(
     }
     let letter = Letter::parse(item)?;
     print(out, &format!("Dead letter {sequence} of EventHandler {}/{}", text(api.namespace()), text(handler)))?;
-    for (name, value) in facts(&letter) {
+    for (name, value) in letter.facts() {
         if !value.is_empty() {
             print(out, &format!("{:16}{}", format!("{name}:"), text(&value)))?;
         }
@@ -36,22 +36,6 @@ pub async fn run(
     attempts(&letter, out)?;
     let all = api.location().command(&format!("tidegate dead show {} {sequence} -o json", text(handler)));
     shown::event(&letter.stored, is_terminal, &all, out)
-}
-
-fn facts(letter: &Letter) -> [(&'static str, String); 10] {
-    let Letter { stored, why } = letter;
-    [
-        ("Reason", why.reason.clone()),
-        ("Stored", stored.time.clone()),
-        ("Dead since", why.dead_since.clone()),
-        ("Event's number", number(why.event_sequence)),
-        ("Attempts", number(why.attempts)),
-        ("In outages", number(why.outage_attempts)),
-        ("First attempt", why.first_attempt.clone()),
-        ("Last attempt", why.last_attempt.clone()),
-        ("Last status", number(why.last_status)),
-        ("Last error", why.last_error.clone()),
-    ]
 }
 
 fn attempts(letter: &Letter, out: &mut dyn Write) -> Result<(), Failure> {
