@@ -6,7 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::failure::Failure;
-use crate::{check, dead, dev, doctor, send, tail, terminal};
+use crate::{check, console, dead, dev, doctor, send, tail, terminal};
 
 /// Topics and handlers on this machine, events to publish, what a cluster has stored, and what is wrong there.
 ///
@@ -44,6 +44,11 @@ pub enum Command {
     Tail(tail::Arguments),
     /// Show, export, redrive and drop the dead letters of a handler in a cluster.
     Dead(dead::Arguments),
+    /// Show topics, handlers, events and dead letters of a cluster as pages in your browser.
+    ///
+    /// The pages are served on 127.0.0.1 for as long as the command runs, with your own rights; it prints their address. Other
+    /// users and pages cannot read them without the token in that address.
+    Console(console::Arguments),
     /// Write completions for a shell to standard output.
     Completions {
         /// The shell.

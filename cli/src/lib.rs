@@ -4,6 +4,7 @@
 //! - [`send`]: events to a topic.
 //! - [`check`]: whether Tidegate is installed in a cluster as it has to be.
 //! - [`tail`], [`dead`]: stored events of a topic and dead letters of a handler, from a cluster's aggregated API ([`stored`]).
+//! - [`console`]: the same and more as pages in a browser.
 //! - [`cluster`]: the cluster of the user's kubeconfig.
 //! - [`doctor`]: what is wrong with a resource of a cluster.
 //! - [`target`]: the resource that a user means.
@@ -16,6 +17,7 @@
 pub mod args;
 pub mod check;
 pub mod cluster;
+pub mod console;
 pub mod dead;
 pub mod dev;
 pub mod doctor;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tidegate_cli::args::{self, Arguments, Command};
 use tidegate_cli::failure::Failure;
-use tidegate_cli::{check, dead, dev, doctor, send, tail, terminal};
+use tidegate_cli::{check, console, dead, dev, doctor, send, tail, terminal};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -31,6 +31,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Doctor(arguments) => runtime()?.block_on(doctor::run(arguments)),
         Command::Tail(arguments) => runtime()?.block_on(tail::run(&arguments)),
         Command::Dead(arguments) => runtime()?.block_on(dead::run(&arguments)),
+        Command::Console(arguments) => runtime()?.block_on(console::run(&arguments)),
         Command::Completions { shell } => args::completions(shell),
         Command::Man { folder } => args::man(&folder),
         Command::Keeper => dev::keeper::run(),
