@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers are no tests for clippy
 
+mod console;
 mod dev;
 mod doctor;
 mod ends;

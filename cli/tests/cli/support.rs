@@ -182,14 +182,14 @@ impl Project {
     }
 }
 
-/// A running `tidegate dev`. Dropped, it is ended.
+/// A running `tidegate dev` or `tidegate console`. Dropped, it is ended.
 pub struct Dev {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Dev {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         collect(child.stdout.take().unwrap(), Arc::clone(&lines));
