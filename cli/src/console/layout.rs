@@ -3,6 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 
 use super::refusal::Refusal;
+use crate::stored::with_query;
 use crate::terminal::text;
 
 /// The address of the style.
@@ -45,6 +46,18 @@ pub fn page(title: &str, above: &[(String, &str)], content: Markup) -> Markup {
             }
         }
     }
+}
+
+/// A link to the next page of a list, where there is one. `query`: what its address has besides the place.
+pub fn next_page(path: &str, query: &[(&'static str, String)], next: Option<&str>) -> Markup {
+    let Some(next) = next else { return html! {} };
+    let query: Vec<_> = query.iter().cloned().chain([("continue", next.to_owned())]).collect();
+    html! { p { a rel="next" href=(address(path, &query)) { "Next page" } } }
+}
+
+/// An address with parameters, where there are some.
+fn address(path: &str, query: &[(&'static str, String)]) -> String {
+    if query.is_empty() { path.to_owned() } else { with_query(path, query.iter().cloned()) }
 }
 
 /// A part of a page that cannot be shown, while the rest can.

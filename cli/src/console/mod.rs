@@ -2,15 +2,18 @@
 //!
 //! - [`guard`]: who may ask.  [`serving`]: connections, and their bounds.
 //! - [`reading`]: what pages read.  [`refusal`]: why a page cannot be shown.
-//! - [`layout`]: what all pages have.
-//! - [`namespaces`]: the first page.
+//! - [`layout`]: what all pages have.  [`values`]: how facts are shown.
+//! - [`namespaces`], [`topics`], [`handlers`]: the pages.
 
 mod guard;
+mod handlers;
 mod layout;
 mod namespaces;
 mod reading;
 mod refusal;
 mod serving;
+mod topics;
+mod values;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -91,6 +94,10 @@ impl Console {
 fn router(cluster: Cluster) -> Router {
     Router::new()
         .route("/", get(namespaces::page))
+        .route("/ns/{namespace}/topics", get(topics::list))
+        .route("/ns/{namespace}/topics/{topic}", get(topics::page))
+        .route("/ns/{namespace}/handlers", get(handlers::list))
+        .route("/ns/{namespace}/handlers/{handler}", get(handlers::page))
         .route(STYLE_PATH, get(async || ([(CONTENT_TYPE, "text/css")], include_str!("style.css"))))
         .route(ICON_PATH, get(async || ([(CONTENT_TYPE, "image/svg+xml")], include_str!("icon.svg"))))
         .fallback(async || {

@@ -1,21 +1,27 @@
 //! What the pages read, with the user's rights. Nothing of it is kept.
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::refusal::Refusal;
+use crate::doctor::{self, show::Report};
 use crate::stored::Location;
-use crate::target::is_name;
+use crate::target::{Kind, Target, is_name};
 use crate::terminal::text;
 
 /// Everything that a part of a page asks for.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
+/// Rows of a list in a page.
+const MAX_ROWS: u32 = 100;
 /// Namespaces that are offered.
 pub const MAX_NAMESPACES: u32 = 500;
 
@@ -24,6 +30,14 @@ pub struct Cluster {
     client: Client,
     /// Where a user begins, and how commands name the cluster.
     pub location: Location,
+}
+
+/// A page of a list.
+pub struct Rows<T> {
+    /// What is in it.
+    pub items: Vec<T>,
+    /// Where the next page begins, where there is one.
+    pub next: Option<String>,
 }
 
 impl Cluster {
@@ -41,6 +55,47 @@ impl Cluster {
         let parameters = ListParams::default().limit(MAX_NAMESPACES);
         let found = answer("Namespaces", api.list_metadata(&parameters)).await?;
         Ok(found.items.iter().map(|namespace| namespace.name_any()).collect())
+    }
+
+    /// A page of a namespace's resources of a kind. `place`: where it begins, as the page before says.
+    ///
+    /// # Errors
+    /// They may not be listed, or the cluster does not answer; or the place is none.
+    pub async fn list<K>(&self, namespace: &str, place: Option<&str>) -> Result<Rows<K>, Refusal>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let mut parameters = ListParams::default().limit(MAX_ROWS);
+        if let Some(place) = place {
+            parameters = parameters.continue_token(place);
+        }
+        let api = Api::<K>::namespaced(self.client.clone(), self::name(namespace)?);
+        let found = answer(&format!("{} of namespace {namespace}", K::plural(&())), api.list(&parameters)).await?;
+        let next = found.metadata.continue_.filter(|next| !next.is_empty());
+        Ok(Rows { items: found.items, next })
+    }
+
+    /// A resource.
+    ///
+    /// # Errors
+    /// It is not there, or may not be read; or the cluster does not answer.
+    pub async fn get<K>(&self, namespace: &str, name: &str) -> Result<K, Refusal>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), self::name(namespace)?);
+        answer(&format!("{} {namespace}/{name}", K::kind(&())), api.get(self::name(name)?)).await
+    }
+
+    /// What doctor finds of a resource.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub async fn look(&self, namespace: &str, kind: Kind, name: &str) -> Result<Report, Refusal> {
+        let target = Target { kind, name: self::name(name)?.to_owned() };
+        let location = self.location.with_namespace(self::name(namespace)?);
+        let looked = timeout(READ_TIMEOUT, doctor::look(&self.client, &location, &target)).await;
+        Ok(looked.map_err(|_| Refusal::late("doctor"))??)
     }
 }
 
