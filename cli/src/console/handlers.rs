@@ -9,13 +9,16 @@ use tidegate_crds::handler::{LastFailure, Retries};
 use tidegate_crds::{EventHandler, EventHandlerStatus};
 use tidegate_operator::handler::reference::topic_of;
 
-use super::Query;
 use super::layout::{self, missing, seconds};
 use super::reading::{Cluster, Rows};
 use super::refusal::Refusal;
 use super::values::{count, facts, findings, ready};
+use super::{Query, letters};
 use crate::target::Kind;
 use crate::terminal::{line, text};
+
+/// Dead letters that are shown with their handler.
+const SHOWN_LETTERS: u64 = 10;
 
 /// The handlers of a namespace.
 pub async fn list(
@@ -65,23 +68,36 @@ fn row(namespace: &str, handler: &EventHandler) -> Markup {
             td.number { (count(lag.map(|lag| lag.in_flight))) }
             td { (oldest(&status)) }
             td.number { (count(status.retries.as_ref().map(|retries| retries.waiting))) }
-            td.number { (count(status.dead_letters)) }
+            td.number { @if let Some(letters) = status.dead_letters { a href={ (address) "/letters" } { (letters) } } }
             td { (status.ready_replicas) " of " (status.replicas) }
         }
     }
 }
 
-/// A handler: what waits for it, and what it failed at.
+/// A handler: what waits for it, what it failed at, and its first dead letters.
 pub async fn page(
     State(cluster): State<Arc<Cluster>>,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Markup, Refusal> {
     let handler: EventHandler = cluster.get(&namespace, &name).await?;
-    let looked = cluster.look(&namespace, Kind::Handler, &name).await;
+    let api = cluster.stored(&namespace);
+    let (looked, found) = tokio::join!(
+        cluster.look(&namespace, Kind::Handler, &name),
+        letters::rows(&api, &name, Vec::new(), SHOWN_LETTERS),
+    );
+    let address = format!("/ns/{namespace}/handlers/{name}");
     let content = html! {
         (about(&handler))
         h2 { "Findings" }
         @match &looked { Ok(report) => (findings(&report.findings)), Err(refusal) => (missing(refusal)) }
+        h2 { "Dead letters" }
+        @match &found {
+            Ok(rows) => {
+                (letters::table(&address, &rows.items))
+                p { a href={ (address) "/letters" } { "All dead letters of this handler" } }
+            }
+            Err(refusal) => (missing(refusal)),
+        }
     };
     Ok(layout::page(&format!("Handler {name}"), &[(format!("/ns/{namespace}/handlers"), &namespace)], content))
 }

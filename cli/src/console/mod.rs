@@ -3,11 +3,13 @@
 //! - [`guard`]: who may ask.  [`serving`]: connections, and their bounds.
 //! - [`reading`]: what pages read.  [`refusal`]: why a page cannot be shown.
 //! - [`layout`]: what all pages have.  [`values`]: how facts are shown.
-//! - [`namespaces`], [`topics`], [`handlers`]: the pages.
+//! - [`namespaces`], [`topics`], [`events`], [`handlers`], [`letters`]: the pages.
 
+mod events;
 mod guard;
 mod handlers;
 mod layout;
+mod letters;
 mod namespaces;
 mod reading;
 mod refusal;
@@ -96,8 +98,12 @@ fn router(cluster: Cluster) -> Router {
         .route("/", get(namespaces::page))
         .route("/ns/{namespace}/topics", get(topics::list))
         .route("/ns/{namespace}/topics/{topic}", get(topics::page))
+        .route("/ns/{namespace}/topics/{topic}/events", get(events::list))
+        .route("/ns/{namespace}/topics/{topic}/events/{sequence}", get(events::page))
         .route("/ns/{namespace}/handlers", get(handlers::list))
         .route("/ns/{namespace}/handlers/{handler}", get(handlers::page))
+        .route("/ns/{namespace}/handlers/{handler}/letters", get(letters::list))
+        .route("/ns/{namespace}/handlers/{handler}/letters/{sequence}", get(letters::page))
         .route(STYLE_PATH, get(async || ([(CONTENT_TYPE, "text/css")], include_str!("style.css"))))
         .route(ICON_PATH, get(async || ([(CONTENT_TYPE, "image/svg+xml")], include_str!("icon.svg"))))
         .fallback(async || {
@@ -124,4 +130,10 @@ impl Query {
     fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
+}
+
+/// The sequence that an address names.
+fn sequence(text: &str) -> Result<u64, Refusal> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "A sequence is a number from 1 on: correct it."))
 }

@@ -1,4 +1,4 @@
-//! What the pages read, with the user's rights. Nothing of it is kept.
+//! What the pages read: resources and stored data, with the user's rights. Nothing of it is kept.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -10,11 +10,13 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::refusal::Refusal;
 use crate::doctor::{self, show::Report};
-use crate::stored::Location;
+use crate::moment::Moment;
+use crate::stored::{self, CallError, Location};
 use crate::target::{Kind, Target, is_name};
 use crate::terminal::text;
 
@@ -97,6 +99,36 @@ impl Cluster {
         let looked = timeout(READ_TIMEOUT, doctor::look(&self.client, &location, &target)).await;
         Ok(looked.map_err(|_| Refusal::late("doctor"))??)
     }
+
+    /// The API of a namespace's stored data.
+    pub fn stored(&self, namespace: &str) -> stored::Api {
+        stored::Api::new(self.client.clone(), self.location.with_namespace(namespace))
+    }
+}
+
+/// A page of stored data. `times`: parameters that are times by the broker's clock. `limit`: so many items at most.
+///
+/// # Errors
+/// It may not be read, or is away.
+pub async fn stored_rows(
+    api: &stored::Api,
+    path: String,
+    query: Vec<(&'static str, String)>,
+    times: Vec<(&'static str, Moment)>,
+    limit: u64,
+) -> Result<Rows<Box<RawValue>>, Refusal> {
+    let mut pages = api.pages(path, query, times, Some(limit));
+    let items = in_time("The stored data", pages.next()).await?.unwrap_or_default();
+    let next = pages.next_sequence().map(str::to_owned);
+    Ok(Rows { items, next })
+}
+
+/// The answer to a call for stored data, in the time that a page has.
+///
+/// # Errors
+/// There is none, or it refuses.
+pub async fn in_time<T>(what: &str, call: impl Future<Output = Result<T, CallError>>) -> Result<T, Refusal> {
+    Ok(timeout(READ_TIMEOUT, call).await.map_err(|_| Refusal::late(what))??)
 }
 
 /// A name that an address has.

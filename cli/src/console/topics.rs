@@ -3,20 +3,29 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
+use jiff::SignedDuration;
 use kube::ResourceExt as _;
 use maud::{Markup, html};
+use serde_json::value::RawValue;
 use tidegate_crds::topic::Publisher;
 use tidegate_crds::{EventHandler, EventTopic, EventTopicStatus};
 use tidegate_operator::broker::topics::broker_of;
 use tidegate_operator::handler::reference::topic_of;
 
 use super::layout::missing;
-use super::reading::{Cluster, Rows};
+use super::reading::{Cluster, Rows, stored_rows};
 use super::refusal::Refusal;
 use super::values::{bytes, count, facts, fill, findings, plain, ready};
-use super::{Query, handlers, layout};
+use super::{Query, events, handlers, layout};
+use crate::moment::Moment;
+use crate::stored::{self, Stored, parse};
 use crate::target::Kind;
 use crate::terminal::text;
+
+/// Events that are shown with their topic.
+const SHOWN_EVENTS: u64 = 10;
+/// What the rate is measured over.
+const RATE_SECONDS: i64 = 60;
 
 /// The topics of a namespace.
 pub async fn list(
@@ -64,16 +73,22 @@ fn row(namespace: &str, topic: &EventTopic) -> Markup {
     }
 }
 
-/// A topic: what it has, and who is on it.
+/// A topic: what it has, who is on it, and its latest events.
 pub async fn page(
     State(cluster): State<Arc<Cluster>>,
     Path((namespace, name)): Path<(String, String)>,
 ) -> Result<Markup, Refusal> {
     let topic: EventTopic = cluster.get(&namespace, &name).await?;
-    let (looked, handlers) =
-        tokio::join!(cluster.look(&namespace, Kind::Topic, &name), cluster.list::<EventHandler>(&namespace, None),);
+    let api = cluster.stored(&namespace);
+    let (looked, handlers, latest, rate) = tokio::join!(
+        cluster.look(&namespace, Kind::Topic, &name),
+        cluster.list::<EventHandler>(&namespace, None),
+        events::rows(&api, &name, vec![("last", SHOWN_EVENTS.to_string())], SHOWN_EVENTS),
+        events_of_a_minute(&api, &name),
+    );
+    let address = format!("/ns/{namespace}/topics/{name}");
     let content = html! {
-        (about(&topic, &namespace))
+        (about(&topic, &namespace, rate))
         h2 { "Findings" }
         @match &looked { Ok(report) => (findings(&report.findings)), Err(refusal) => (missing(refusal)) }
         h2 { "Handlers" }
@@ -86,17 +101,24 @@ pub async fn page(
             }
             Err(refusal) => (missing(refusal)),
         }
+        h2 { "Latest events" }
+        (events::search(&address))
+        @match &latest {
+            Ok(rows) => (events::table(&address, &rows.items)),
+            Err(refusal) => (missing(refusal)),
+        }
     };
     Ok(layout::page(&format!("Topic {name}"), &[(format!("/ns/{namespace}/topics"), &namespace)], content))
 }
 
-fn about(topic: &EventTopic, namespace: &str) -> Markup {
+fn about(topic: &EventTopic, namespace: &str, rate: Result<u64, Refusal>) -> Markup {
     let status = topic.status.clone().unwrap_or_default();
     let EventTopicStatus { events, bytes: stored, last_sequence, dead_letters, address, .. } = &status;
     let retention = &topic.spec.retention;
     let url = address.as_ref().map(|address| address.url.as_str()).unwrap_or_default();
     facts(vec![
         ("State", ready(topic.status.as_ref())),
+        ("Published in the last minute", html! { @match rate { Ok(rate) => (rate), Err(_) => "not known" } }),
         ("Events", count(*events)),
         ("Bytes", count(stored.map(bytes))),
         ("Fill", fill(status.fill.as_deref())),
@@ -109,6 +131,26 @@ fn about(topic: &EventTopic, namespace: &str) -> Markup {
         ("Broker", broker(topic)),
         ("Address", plain(url)),
     ])
+}
+
+/// How many events were published in the last minute, by the broker's clock: from the sequences, so that it counts those too that
+/// are handled and gone.
+async fn events_of_a_minute(api: &stored::Api, topic: &str) -> Result<u64, Refusal> {
+    let path = api.path(None, "eventtopics", topic, "events")?;
+    let minute = Moment::Ago(SignedDuration::from_secs(RATE_SECONDS));
+    let (first, last) = tokio::try_join!(
+        stored_rows(api, path.clone(), Vec::new(), vec![("since", minute)], 1),
+        stored_rows(api, path.clone(), vec![("last", "1".to_owned())], Vec::new(), 1),
+    )?;
+    Ok(match (first_sequence(&first)?, first_sequence(&last)?) {
+        (Some(first), Some(last)) => (last + 1).saturating_sub(first),
+        _ => 0,
+    })
+}
+
+fn first_sequence(rows: &Rows<Box<RawValue>>) -> Result<Option<u64>, Refusal> {
+    let first = rows.items.first().map(|item| parse::<Stored>(item)).transpose()?;
+    Ok(first.map(|stored| stored.sequence))
 }
 
 fn is_of(handler: &EventHandler, namespace: &str, topic: &str) -> bool {

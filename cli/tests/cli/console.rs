@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::stored::Cluster;
-use crate::support::{Dev, Received, raw};
+use crate::support::{Dev, Received, raw, status};
 
 /// A running console.
 struct Running {
@@ -163,6 +164,34 @@ async fn each_answer_says_what_a_browser_may_do_with_it() {
         assert_eq!(page.header("referrer-policy"), "same-origin");
         assert!(!page.body.contains("<script") && !page.body.contains(" style="), "{}", page.body);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_does_not_answer_well_is_said_on_the_page() {
+    let broken = Running::start(|_| Response::new("no JSON".into())).await;
+    for path in ["/ns/shop/topics", "/ns/shop/handlers/billing/letters", "/ns/shop/topics/orders/events/1"] {
+        let page = broken.get(path);
+        assert!(page.status == 502 && page.body.contains("role=\"alert\""), "{path} {} {}", page.status, page.body);
+    }
+    let away = Running::start(|_| status(503)).await;
+    for path in ["/ns/shop/topics", "/ns/shop/handlers/billing/letters"] {
+        assert_eq!(away.get(path).status, 503, "{path}");
+    }
+    assert!(away.get("/").body.contains("name=\"namespace\""), "without a list of namespaces one can be named");
+    for (path, code) in [
+        ("/ns/Shop/topics", 400),
+        ("/ns/%2e%2e/topics", 400),
+        ("/ns/shop/topics/a%2Fb", 400),
+        ("/ns/shop/topics/orders/events/x", 400),
+        ("/ns/shop/topics/orders/events/0", 400),
+        ("/?namespace=a%2Fb", 400),
+        ("/nowhere", 404),
+    ] {
+        assert_eq!(away.get(path).status, code, "{path}");
+    }
+    let asked = away.cluster.server.received();
+    assert!(asked.iter().all(|call| !call.path.contains("..") && !call.path.contains("a/b")), "{asked:?}");
+    assert!(away.process.terminate(Signal::SIGINT).success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
