@@ -18,6 +18,7 @@ mod broker_shared;
 mod check;
 mod children;
 mod command_line;
+mod console;
 mod crash;
 mod definitions;
 mod disk;
