@@ -159,6 +159,10 @@ async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Pl
     if routing(topic.spec.routing) == Routing::Queued {
         let reached = context.brokers.get(&key(owner), place).await?;
         remove_handlers(context, owner, &place.authority, &servers, Some(&reached.api)).await?;
+        if is_made_again(context, topic, owner).await? {
+            // What is stored is that one's now. Its reconcile comes next, and makes the ways again that ended here.
+            return Ok(());
+        }
         streams::delete_all(&reached.api).await?;
     } else {
         remove_handlers(context, owner, &place.authority, &servers, None).await?;
@@ -167,6 +171,14 @@ async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Pl
     servers.system.remove_topic(&place.authority, &id).await?;
     servers.accounts().await?.remove(&place.authority.topic_account_id(&id)?);
     Ok(())
+}
+
+/// Whether there is another topic of its name by now: somebody has taken the finalizer away and made it again meanwhile, or
+/// what the watch shows is old.
+async fn is_made_again(context: &Context, topic: &EventTopic, owner: &Owner) -> Result<bool, Error> {
+    let topics: kube::Api<EventTopic> = kube::Api::namespaced(context.client.clone(), &owner.namespace);
+    let now = topics.get_metadata_opt(&owner.name).await?;
+    Ok(now.is_some_and(|now| now.metadata.uid != topic.metadata.uid))
 }
 
 async fn end_ways(context: &Context, topic: &EventTopic, place: &Place, servers: &Servers) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! The end of brokers and topics, with a real nats-server: what goes, what stays, and what is there again.
 
+use futures::FutureExt as _;
+use http::Method;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -16,6 +18,7 @@ use crate::children;
 use crate::support::brokers::{
     Places, account, broker_on, id, keys, pods_are_ready, publish_one, run_broker_pod, server, topic_at, until_ready,
 };
+use crate::support::meddling::before_first;
 use crate::support::operator::{Operator, turn};
 use crate::support::{Space, eventually, ingress};
 use crate::topic::{gone, until_reason};
@@ -237,6 +240,38 @@ async fn delete_takes_streams_and_accounts_of_one_topic_and_retain_keeps_its_eve
     assert_eq!(stored(&space, &server, "invoices").await, 4);
     eventually("its handler has its way again", async || is_known(&server, &other_handler).await.then_some(())).await;
     pods_are_ready(&space, "default").await;
+    operator.stop().await;
+}
+
+/// Somebody takes the finalizer away and makes it again while the operator is about to delete what it stored.
+#[tokio::test]
+async fn a_topic_that_is_made_again_meanwhile_is_not_emptied() {
+    let _turn = turn().await;
+    let (space, places, server, operator) = world("again").await;
+    topic_at(&space, "default", "orders", json!({"deletionPolicy": "Delete"})).await;
+    until_ready(&space, "orders").await;
+    publish(&space, &server, "orders", 3).await;
+    operator.stop().await;
+    let topics = space.api::<EventTopic>();
+    let first = topics.get("orders").await.unwrap().uid();
+    topics.delete("orders", &DeleteParams::default()).await.unwrap();
+    let same = space.again();
+    let make_again = move || {
+        let space = same.again();
+        async move {
+            let let_go = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+            space.api::<EventTopic>().patch("orders", &PatchParams::default(), &let_go).await.unwrap();
+            topic_at(&space, "default", "orders", json!({})).await;
+        }
+        .boxed()
+    };
+    let client = before_first(Method::GET, format!("/namespaces/{}/eventtopics/orders", space.name), make_again);
+    let operator = Operator::start_with_brokers(client, places.addresses());
+    let has_another = async || (topics.get_opt("orders").await.ok()??.uid() != first).then_some(());
+    eventually("another topic of its name", has_another).await;
+    children_gone(&space, "orders").await;
+    until_ready(&space, "orders").await;
+    assert_eq!(stored(&space, &server, "orders").await, 3);
     operator.stop().await;
 }
 
