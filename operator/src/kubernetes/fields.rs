@@ -2,7 +2,8 @@
 //!
 //! The API server notes of every field who applied it last, and takes it away from that one when somebody else changes or
 //! removes it (<https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management>). So an object of which the
-//! operator still has all fields that it wants is as it was applied, and its metadata alone shows that.
+//! operator still has all fields that it wants is as it was applied, and its metadata alone shows that. What it does not show is
+//! the order of a list whose items have keys.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
@@ -38,7 +39,16 @@ pub fn cover(fields: &str, wanted: &Value) -> bool {
 fn has_field(set: &Value, name: &str, wanted: &Value) -> bool {
     match set.get(format!("f:{name}")) {
         Some(inner) => has(inner, wanted),
-        None => is_nothing(wanted),
+        None => is_unset(wanted),
+    }
+}
+
+/// What has no field: nothing, or only such parts. An empty list is a value like any other: `ingress: []` lets no one in.
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(fields) => fields.values().all(is_unset),
+        _ => false,
     }
 }
 
@@ -114,12 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn all_fields_are_those_that_are_wanted_and_what_is_empty_is_no_field() {
+    fn all_fields_are_those_that_are_wanted_and_what_is_unset_is_no_field() {
         let mut wanted = service();
         assert!(cover(&fields().to_string(), &wanted));
-        wanted["spec"]["externalIPs"] = json!([]);
+        wanted["spec"]["type"] = Value::Null;
         wanted["metadata"]["annotations"] = json!({});
         assert!(cover(&fields().to_string(), &wanted));
+        wanted["spec"]["externalIPs"] = json!([]);
+        assert!(!cover(&fields().to_string(), &wanted), "somebody has put something there");
+        wanted = service();
         wanted["metadata"]["annotations"] = json!({"a": "b"});
         assert!(!cover(&fields().to_string(), &wanted), "more is wanted than was applied");
     }

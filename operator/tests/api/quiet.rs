@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use http::Method;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::Api;
 use serde_json::{Value, json};
 use tidegate_crds::{EventHandler, EventTopic};
+use tidegate_operator::kubernetes::names;
 use tidegate_test_broker::{TestBroker, TopicHandle};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -149,6 +151,15 @@ async fn a_successor_reads_no_child_that_nobody_touched() {
     assert!(requests.iter().any(|(_, url)| url.contains("/secrets/")), "it has reconciled: {requests:?}");
     assert_eq!(writes(&requests), [] as [&(Method, String); 0]);
     busy.operator.stop().await;
+    // What is wanted here is an empty list, and somebody fills it.
+    let policies: Api<NetworkPolicy> = busy.space.api();
+    let policy = names::handler("h0");
+    let rules = async || policies.get(&policy).await.unwrap().spec.unwrap().ingress.unwrap_or_default().len();
+    assert_eq!(rules().await, 0);
+    busy.space.merge::<NetworkPolicy>(&policy, json!({"spec": {"ingress": [{}]}})).await;
+    let operator = Operator::start_with_brokers(busy.requests.client(), busy.places.addresses());
+    eventually("it lets no one in", async || (rules().await == 0).then_some(())).await;
+    operator.stop().await;
 }
 
 /// Figures: `cargo test -p tidegate-operator --test api -- --ignored --nocapture api_requests_of`.
