@@ -50,10 +50,10 @@ pub struct Progress {
     pub refused: Option<String>,
 }
 
-/// A redrive that does not begin yet, because pods of an older template are still there.
-pub fn waiting(wanted: &Redrive, before: Option<&RedriveStatus>) -> Progress {
+/// A redrive that does not begin yet, for this reason, or is held up by it.
+pub fn waiting(wanted: &Redrive, before: Option<&RedriveStatus>, why: &str) -> Progress {
     let known = before.filter(|before| before.request == wanted.request).cloned();
-    let message = Some("waits until all pods are of the present template".to_owned());
+    let message = Some(why.to_owned());
     let status = known.unwrap_or_else(|| RedriveStatus { message, ..begun(wanted) });
     Progress { status, again: None, refused: None }
 }

@@ -1,6 +1,7 @@
 //! What a person asks for once: dead letters to their handler again ([`redrive`]), held keys to continue ([`release`]).
 //!
-//! Both wait while there are pods of an older template: who mends a handler in the same step does not mean those.
+//! Both wait while there are pods of an older template: who mends a handler in the same step does not mean those. Dead letters
+//! wait for a replay, too, which may pass over their copies.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tidegate_crds::EventHandler;
 use tidegate_crds::handler::EventHandlerStatus;
 
 use super::observe::{Observed, Topic};
-use super::{key, redrive, reference, release, subscribe};
+use super::{key, redrive, reference, release, relocation, subscribe};
 use crate::context::{Context, Owner};
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
@@ -77,7 +78,10 @@ impl Requests<'_> {
         let Some(wanted) = &self.handler.spec.redrive else { return Ok(None) };
         let before = self.before().and_then(|status| status.redrive.as_ref());
         if is_rolling(self.deployment, &self.observed.pods) {
-            return Ok(Some(redrive::waiting(wanted, before)));
+            return Ok(Some(redrive::waiting(wanted, before, "waits until all pods are of the present template")));
+        }
+        if relocation::awaits_replay(self.handler) {
+            return Ok(Some(redrive::waiting(wanted, before, "waits until the replay that is asked for has ended")));
         }
         let broker = subscribe::broker(self.context, self.topic).await?;
         let types = self.handler.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default();

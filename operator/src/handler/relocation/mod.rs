@@ -114,6 +114,14 @@ pub fn next<'a>(handler: &'a EventHandler, wanted: Order) -> Option<Change<'a>> 
     }
 }
 
+/// Whether a replay is asked for that has not ended. What is published before it moves the handler's place may be passed over
+/// by that.
+pub fn awaits_replay(handler: &EventHandler) -> bool {
+    let replay = handler.status.as_ref().and_then(|status| status.replay.as_ref());
+    let ended = replay.filter(|replay| matches!(replay.phase, ReplayPhase::Done | ReplayPhase::Refused));
+    handler.spec.replay.as_ref().is_some_and(|asked| ended.is_none_or(|ended| ended.request != asked.request))
+}
+
 /// The replay whose request was taken back, or replaced, before it moved anything.
 pub fn withdrawn(handler: &EventHandler) -> Option<ReplayStatus> {
     let replay = handler.status.as_ref()?.replay.as_ref()?;

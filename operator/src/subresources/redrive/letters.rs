@@ -44,6 +44,8 @@ pub(super) struct Run<'a> {
     pace: Pace,
     times: Times,
     items: Vec<Item>,
+    /// Whether the topic has a copy of some letter, whatever became of the letter.
+    has_published: bool,
 }
 
 impl<'a> Run<'a> {
@@ -56,7 +58,16 @@ impl<'a> Run<'a> {
             types: handler.resource.spec.filter.as_ref().map(|filter| filter.types.as_slice()).unwrap_or_default(),
         };
         let stream = layout::dead_letter_stream(letters.name);
-        Self { locator, handler, letters, stream, pace: Pace::new(RATE), times, items: Vec::new() }
+        Self {
+            locator,
+            handler,
+            letters,
+            stream,
+            pace: Pace::new(RATE),
+            times,
+            items: Vec::new(),
+            has_published: false,
+        }
     }
 
     /// Redrives them as far as there is time, and says what became of each.
@@ -72,7 +83,7 @@ impl<'a> Run<'a> {
             }
         }
         match stopped {
-            Some(Cause::Away(refusal)) if self.items.is_empty() => Err(refusal),
+            Some(Cause::Away(refusal)) if self.items.is_empty() && !self.has_published => Err(refusal),
             stopped => Ok(Report::new(&self.handler.resource.name_any(), sequences, self.items, stopped)),
         }
     }
@@ -113,7 +124,10 @@ impl<'a> Run<'a> {
         };
         self.pace.turn().await;
         Ok(match copy.publish(broker).await? {
-            Published::Confirmed(confirmed) => Ok(confirmed),
+            Published::Confirmed(confirmed) => {
+                self.has_published = true;
+                Ok(confirmed)
+            }
             Published::Refused(why) => Err(Item::stays(sequence, Stay::Refused(why))),
         })
     }

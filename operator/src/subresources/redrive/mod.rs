@@ -25,6 +25,7 @@ use super::Calls;
 use super::access::Target;
 use super::answer::Refusal;
 use super::calls::{Place, bounded, log};
+use crate::handler::relocation;
 use crate::https::front_proxy::User;
 use letters::{Run, Times};
 
@@ -82,13 +83,18 @@ fn sequences(body: &[u8]) -> Result<Vec<u64>, String> {
     Ok(sequences)
 }
 
-/// Whether its consumers are those of its present specification, which says what they read. The condition is of that
+/// Whether its consumers are those of its present specification, which says what they read, and where. The condition is of that
 /// generation only if a reconcile came so far: what a failed one kept is of the one before.
 fn is_subscribed(handler: &EventHandler) -> Result<(), Refusal> {
     let name = handler.name_any();
     if handler.metadata.deletion_timestamp.is_some() {
         return Err(Refusal::conflict(format!(
             "EventHandler {name} is being deleted: its dead letters stay, for a handler of its name"
+        )));
+    }
+    if relocation::awaits_replay(handler) {
+        return Err(Refusal::unavailable(format!(
+            "EventHandler {name} is asked to continue elsewhere in its topic (spec.replay), which may pass over what is redriven before: try again when status.replay says that it has ended (kubectl describe eventhandler {name})"
         )));
     }
     let conditions = handler.status.iter().flat_map(|status| &status.conditions);
@@ -110,6 +116,42 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_redriven_for_consumers_of_another_specification_or_before_a_replay() {
+        let handler = |generation: i64, spec: Option<&str>, status: Option<(&str, &str)>| -> EventHandler {
+            let replay = status.map(|(request, phase)| json!({"request": request, "phase": phase, "count": 1}));
+            serde_json::from_value(json!({
+                "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": "billing", "generation": 3},
+                "spec": {
+                    "topic": "orders", "template": {},
+                    "replay": spec.map(|request| json!({"request": request, "from": "Latest"})),
+                },
+                "status": {
+                    "replay": replay,
+                    "conditions": [{
+                        "type": "Subscribed", "status": "True", "reason": "Subscribed", "message": "",
+                        "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": generation,
+                    }],
+                },
+            }))
+            .unwrap()
+        };
+        for (generation, spec, status, may) in [
+            (3, None, None, true),
+            (2, None, None, false),
+            (3, Some("again"), None, false),
+            (3, Some("again"), Some(("before", "Done")), false),
+            (3, Some("again"), Some(("again", "Stopping")), false),
+            (3, Some("again"), Some(("again", "Moving")), false),
+            (3, Some("again"), Some(("again", "Done")), true),
+            (3, Some("again"), Some(("again", "Refused")), true),
+            (3, None, Some(("again", "Done")), true),
+        ] {
+            let found = is_subscribed(&handler(generation, spec, status));
+            assert_eq!(found.is_ok(), may, "{generation} {spec:?} {status:?}");
+        }
+    }
 
     #[test]
     fn a_body_names_letters_within_bounds() {
