@@ -101,10 +101,12 @@ async fn step(handler: &EventHandler, owner: &Owner, context: &Context) -> Resul
 
 /// Nothing is changed. But whoever pauses it does not keep by that what the topic's owner has withdrawn.
 async fn paused(handler: &EventHandler, owner: &Owner, context: &Context) -> Result<Action, Error> {
-    if !observe::is_granted(context, handler) && reference::was_let_in(handler) {
-        subscribe::withdraw(context, owner, &reference::topic_of(handler)).await?;
+    let topic = reference::topic_of(handler);
+    let refused = (!observe::is_granted(context, handler)).then(|| observe::not_granted(handler, &topic));
+    if refused.is_some() && reference::was_let_in(handler) {
+        subscribe::withdraw(context, owner, &topic).await?;
     }
-    status::write_paused(context, handler, owner).await?;
+    status::write_paused(context, handler, owner, refused.as_ref()).await?;
     Ok(Action::await_change())
 }
 

@@ -121,7 +121,7 @@ pub fn is_granted(context: &Context, handler: &EventHandler) -> bool {
 }
 
 /// The same whether there is such a topic or not.
-fn not_granted(handler: &EventHandler, wanted: &brokers::TopicKey) -> NotYet {
+pub fn not_granted(handler: &EventHandler, wanted: &brokers::TopicKey) -> NotYet {
     let brokers::TopicKey { namespace, name } = wanted;
     let own = handler.metadata.namespace.as_deref().unwrap_or_default();
     let message = format!(

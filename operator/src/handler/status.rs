@@ -150,13 +150,14 @@ pub async fn write_moving(
     let topic = format!("EventTopic {} takes handlers", handler.spec.topic);
     let plan = Plan { replicas: 0, reason: Reason::Moving };
     status.scaling = Some(Scaling { desired: 0, reason: plan.reason.text().to_owned() });
-    let parts = vec![
+    let mut parts: Vec<_> = granted(handler, None).into_iter().collect();
+    parts.extend([
         Finding::new(kind::TOPIC_READY, Status::True, "TopicReady", topic),
         is_moving(message),
         Finding::new(kind::PODS_READY, Status::True, "ScaledToZero", rollout::MOVING),
         Finding::new(kind::HANDLER_AVAILABLE, Status::Unknown, "NotReported", "there are no pods"),
         delivering::finding(None, &status.conditions, handler.metadata.generation),
-    ];
+    ]);
     let mut found = summary(parts, "");
     found.push(exposed(None));
     found.extend(shelf::as_they_were(&status.conditions));
@@ -213,9 +214,21 @@ pub async fn write_waiting(
 ///
 /// # Errors
 /// The API server did not take it.
-pub async fn write_paused(context: &Context, handler: &EventHandler, owner: &Owner) -> Result<(), Error> {
+pub async fn write_paused(
+    context: &Context,
+    handler: &EventHandler,
+    owner: &Owner,
+    refused: Option<&NotYet>,
+) -> Result<(), Error> {
     let mut status = handler.status.clone().unwrap_or_default();
-    status.conditions = paused(&status.conditions, handler.metadata.generation);
+    let mut conditions = paused(&status.conditions, handler.metadata.generation);
+    // Who may see dead letters is told by this condition: a grant that is withdrawn is none, whatever else stays as it was.
+    if let Some(refused) = refused.and_then(|refused| granted(handler, Some(refused))) {
+        let told = merge(vec![refused], &status.conditions, handler.metadata.generation, jiff::Timestamp::now());
+        conditions.retain(|known| known.type_ != kind::GRANTED);
+        conditions.extend(told);
+    }
+    status.conditions = conditions;
     status.observed_generation = handler.metadata.generation;
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }

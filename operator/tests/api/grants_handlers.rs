@@ -166,6 +166,8 @@ async fn a_paused_handler_does_not_keep_what_is_withdrawn() {
     until_reason(web, "Paused", "Paused").await;
     world.shop.merge::<EventTopic>("orders", json!({"spec": {"handlers": {"from": "Same"}}})).await;
     eventually("it is let in no more", async || (!world.is_let_in(&made).await).then_some(())).await;
+    // Whoever asks for its dead letters is told by this.
+    until_reason(web, "Granted", "NotAllowedByTopic").await;
     world.operator.stop().await;
 }
 
