@@ -138,17 +138,18 @@ pub fn judge(earlier: &Look, later: &Look, acknowledged: &Acknowledged) -> Findi
     findings
 }
 
-/// Decides, by one look at a broker of so many servers, whether what a stream lacks is on another server than its leader's.
-/// It may be on one that is away.
-pub fn elsewhere(look: &Look, id: &StreamId, servers: usize) -> Elsewhere {
-    let findings = judge(look, look, &Acknowledged::new());
+/// Decides, by two looks at a broker of so many servers, whether what a stream lacks is on another server than its leader's.
+/// It may be on one that is away. The same look twice may do; but where events come all the time, some copy is always a
+/// moment behind in it.
+pub fn elsewhere(earlier: &Look, later: &Look, id: &StreamId, servers: usize) -> Elsewhere {
+    let findings = judge(earlier, later, &Acknowledged::new());
     if findings.damaged.iter().any(|damaged| damaged.stream == *id) {
         return Elsewhere::Yes;
     }
-    if look.streams.contains_key(id) && !findings.unfinished.contains(id) {
+    if later.streams.contains_key(id) && !findings.unfinished.contains(id) {
         return Elsewhere::No;
     }
-    Elsewhere::Unknown((0..servers).filter(|server| !look.totals.servers.contains_key(server)).collect())
+    Elsewhere::Unknown((0..servers).filter(|server| !later.totals.servers.contains_key(server)).collect())
 }
 
 /// A stream at both looks.

@@ -164,7 +164,7 @@ fn what_was_acknowledged_and_is_on_no_server_is_lost() {
 #[test]
 fn what_a_server_may_have_that_is_away_is_not_lost() {
     let (all, hole, short) = (counts(1, 100, 100), counts(1, 100, 60), counts(1, 90, 90));
-    let at = |look: &Look| elsewhere(look, &id("events"), 3);
+    let at = |look: &Look| elsewhere(look, look, &id("events"), 3);
     let of = |counts: &[Counts]| seen("events", counts);
     assert_eq!(at(&of(&[hole, all, all])), Elsewhere::Yes);
     assert_eq!(at(&of(&[hole; 3])), Elsewhere::No);
@@ -190,6 +190,22 @@ fn what_a_server_may_have_that_is_away_is_not_lost() {
     let mut single = of(&[hole]);
     single.totals.servers = BTreeMap::from([(0, "S0".to_owned())]);
     assert_eq!(at(&single), Elsewhere::No);
+}
+
+/// Or a loss would never be told while events come, and nothing be released.
+#[test]
+fn copies_that_are_a_moment_behind_are_seen_at_the_second_look() {
+    let hole = |last| counts(1, last, last - 40);
+    let earlier = seen("events", &[hole(100), hole(101), hole(101)]);
+    let later = seen("events", &[hole(150), hole(151), hole(151)]);
+    let asked = |earlier, later| elsewhere(earlier, later, &id("events"), 3);
+    assert_eq!(asked(&earlier, &earlier), Elsewhere::Unknown(vec![]));
+    assert_eq!(asked(&later, &later), Elsewhere::Unknown(vec![]), "one look never does");
+    assert_eq!(asked(&earlier, &later), Elsewhere::No);
+    let whole = seen("events", &[hole(150), counts(1, 151, 151), hole(151)]);
+    assert_eq!(asked(&earlier, &whole), Elsewhere::Yes);
+    let late = seen("events", &[hole(150), hole(100), hole(151)]);
+    assert_eq!(asked(&earlier, &late), Elsewhere::Unknown(vec![]), "it is still being made");
 }
 
 fn site(pods: usize) -> Site {

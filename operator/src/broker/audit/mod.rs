@@ -5,6 +5,7 @@
 //! one has ended. Meanwhile no pod is restarted.
 
 mod outcome;
+mod whereabouts;
 mod words;
 
 use std::collections::HashMap;
@@ -13,15 +14,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::events::EventType;
-use tidegate_broker_admin::audit::{self, Elsewhere, Findings, HealStep, Look, Totals};
+use tidegate_broker_admin::audit::{self, Findings, HealStep, Look, Totals};
 use tidegate_broker_admin::membership::{ObserveError, Observed, Ordinal, Site, StreamId};
 use tidegate_broker_client::TopicId;
-use tidegate_broker_client::layout::EVENT_STREAM;
 use tidegate_crds::broker::{AuditStatus, AuditedServer, DamagedCopy, LostEvents};
 use tidegate_crds::{EventBroker, EventTopic};
 use tokio::time::{Instant, sleep};
 
 pub(super) use self::outcome::Audit;
+pub(crate) use self::whereabouts::{Whereabouts, whereabouts};
 pub(crate) use self::words::damaged;
 use self::words::lost;
 use crate::broker::{formation, restart, tails, topics};
@@ -134,54 +135,6 @@ pub(super) async fn proceed(
     };
     tell(context, broker, &before.unwrap_or_default(), &audit).await;
     audit
-}
-
-/// Whether events of a topic that the server lacks which leads them may be on another one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
-    /// They are: they are not lost.
-    Elsewhere,
-    /// They are on none.
-    Nowhere,
-    /// That cannot be said now; why, in words.
-    Unknown(String),
-}
-
-impl Whereabouts {
-    fn new(found: Elsewhere, site: &Site) -> Self {
-        match found {
-            Elsewhere::Yes => Self::Elsewhere,
-            Elsewhere::No => Self::Nowhere,
-            Elsewhere::Unknown(away) if away.is_empty() => {
-                Self::Unknown("a copy of the stream is still being made, or no server leads it".to_owned())
-            }
-            Elsewhere::Unknown(away) => {
-                let names: Vec<&str> = away.iter().filter_map(|it| site.names.get(*it)).map(String::as_str).collect();
-                let verb = if names.len() == 1 { "does" } else { "do" };
-                Self::Unknown(format!("{} {verb} not answer", names.join(", ")))
-            }
-        }
-    }
-}
-
-/// Asks the servers. What may be elsewhere is a reason to audit the broker.
-pub(crate) async fn whereabouts(context: &Context, place: &Place, account: &str) -> Whereabouts {
-    let site = restart::site(place);
-    let look = match context.brokers.servers(place).await {
-        Ok(servers) => {
-            audit::look(servers.system_client(), &site).await.map_err(|error| Error::Broker(error.to_string()))
-        }
-        Err(error) => Err(error),
-    };
-    let stream = StreamId { account: account.to_owned(), name: EVENT_STREAM.to_owned() };
-    let found = match look {
-        Ok(look) => Whereabouts::new(audit::elsewhere(&look, &stream, site.pods), &site),
-        Err(error) => Whereabouts::Unknown(format!("the servers cannot be asked ({error})")),
-    };
-    if found != Whereabouts::Nowhere {
-        context.broker_changes.add(place.broker.clone());
-    }
-    found
 }
 
 /// What is news becomes an Event.
