@@ -78,7 +78,8 @@ impl Looker<'_> {
             let Some(mut lost) = lost_of(&streams.events) else { return Ok((streams, Lacking::Nothing)) };
             // What is missed already is no passing matter of a new leader.
             if self.place.pods > 1 && (looks == 0 || self.is_missed) {
-                match audit::whereabouts(self.context, self.place, self.account).await {
+                let leader = streams.events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
+                match audit::whereabouts(self.context, self.place, self.account, leader).await {
                     Whereabouts::Elsewhere => return Ok((streams, Lacking::Elsewhere(lost))),
                     Whereabouts::Unknown(why) => return Ok((streams, Lacking::Missing(lost, why))),
                     Whereabouts::Nowhere => {}

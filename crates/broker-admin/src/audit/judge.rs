@@ -79,11 +79,11 @@ pub struct Tail {
 /// Whether another server has what a stream lacks on the server that leads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
-    /// It has: a copy is damaged, and can be made again from another one.
+    /// It has: the leader's copy is damaged, and can be made again from another one.
     Yes,
-    /// All copies were seen, and none has more than the others.
+    /// All copies were seen, and none has more than the leader's.
     No,
-    /// Not all copies were seen, or one of them is still being made. The servers that did not answer.
+    /// Not all copies were seen, one of them is still being made, or another server leads. The servers that did not answer.
     Unknown(Vec<Ordinal>),
 }
 
@@ -138,15 +138,19 @@ pub fn judge(earlier: &Look, later: &Look, acknowledged: &Acknowledged) -> Findi
     findings
 }
 
-/// Decides, by two looks at a broker of so many servers, whether what a stream lacks is on another server than its leader's.
-/// It may be on one that is away. The same look twice may do; but where events come all the time, some copy is always a
+/// Decides, by two looks at a broker of so many servers, whether what a stream lacks on the server `leader` is on another one.
+/// It may be on one that is away. `None`: on the server that leads it at the second look. The same look twice may do; but where events come all the time, some copy is always a
 /// moment behind in it.
-pub fn elsewhere(earlier: &Look, later: &Look, id: &StreamId, servers: usize) -> Elsewhere {
+pub fn elsewhere(earlier: &Look, later: &Look, id: &StreamId, leader: Option<Ordinal>, servers: usize) -> Elsewhere {
     let findings = judge(earlier, later, &Acknowledged::new());
-    if findings.damaged.iter().any(|damaged| damaged.stream == *id) {
+    let leads = later.streams.get(id).and_then(|copies| copies.leader);
+    let asked = leader.or(leads);
+    // That another copy is damaged says nothing of what this one lacks.
+    if findings.damaged.iter().any(|damaged| damaged.stream == *id && Some(damaged.server) == asked) {
         return Elsewhere::Yes;
     }
-    if later.streams.contains_key(id) && !findings.unfinished.contains(id) {
+    // What a server that has begun to lead it meanwhile lacks is not known yet: it may be nothing.
+    if leads.is_some() && leads == asked && !findings.unfinished.contains(id) {
         return Elsewhere::No;
     }
     Elsewhere::Unknown((0..servers).filter(|server| !later.totals.servers.contains_key(server)).collect())

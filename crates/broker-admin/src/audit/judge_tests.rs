@@ -164,7 +164,7 @@ fn what_was_acknowledged_and_is_on_no_server_is_lost() {
 #[test]
 fn what_a_server_may_have_that_is_away_is_not_lost() {
     let (all, hole, short) = (counts(1, 100, 100), counts(1, 100, 60), counts(1, 90, 90));
-    let at = |look: &Look| elsewhere(look, look, &id("events"), 3);
+    let at = |look: &Look| elsewhere(look, look, &id("events"), None, 3);
     let of = |counts: &[Counts]| seen("events", counts);
     assert_eq!(at(&of(&[hole, all, all])), Elsewhere::Yes);
     assert_eq!(at(&of(&[hole; 3])), Elsewhere::No);
@@ -198,7 +198,7 @@ fn copies_that_are_a_moment_behind_are_seen_at_the_second_look() {
     let hole = |last| counts(1, last, last - 40);
     let earlier = seen("events", &[hole(100), hole(101), hole(101)]);
     let later = seen("events", &[hole(150), hole(151), hole(151)]);
-    let asked = |earlier, later| elsewhere(earlier, later, &id("events"), 3);
+    let asked = |earlier, later| elsewhere(earlier, later, &id("events"), None, 3);
     assert_eq!(asked(&earlier, &earlier), Elsewhere::Unknown(vec![]));
     assert_eq!(asked(&later, &later), Elsewhere::Unknown(vec![]), "one look never does");
     assert_eq!(asked(&earlier, &later), Elsewhere::No);
@@ -206,6 +206,21 @@ fn copies_that_are_a_moment_behind_are_seen_at_the_second_look() {
     assert_eq!(asked(&earlier, &whole), Elsewhere::Yes);
     let late = seen("events", &[hole(150), hole(100), hole(151)]);
     assert_eq!(asked(&earlier, &late), Elsewhere::Unknown(vec![]), "it is still being made");
+}
+
+#[test]
+fn what_another_copy_than_the_leaders_lacks_is_not_asked_for() {
+    let (all, hole, worse) = (counts(1, 100, 100), counts(1, 100, 60), counts(1, 100, 50));
+    let asked =
+        |all: &[Counts], leader| elsewhere(&seen("events", all), &seen("events", all), &id("events"), leader, 3);
+    assert_eq!(asked(&[hole, worse, hole], None), Elsewhere::No, "what 0 lacks no server has");
+    assert_eq!(asked(&[hole, worse, hole], Some(0)), Elsewhere::No);
+    assert_eq!(asked(&[all, hole, all], Some(1)), Elsewhere::Yes, "1 led it when it was found");
+    assert_eq!(
+        asked(&[all; 3], Some(1)),
+        Elsewhere::Unknown(vec![]),
+        "what 0 lacks, which leads it now, is yet to be seen"
+    );
 }
 
 fn site(pods: usize) -> Site {

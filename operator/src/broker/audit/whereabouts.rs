@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_broker_admin::audit::{self, Elsewhere};
-use tidegate_broker_admin::membership::{Site, StreamId};
+use tidegate_broker_admin::membership::{Ordinal, Site, StreamId};
 use tidegate_broker_client::layout::EVENT_STREAM;
 use tokio::time::sleep;
 
@@ -32,7 +32,9 @@ impl Whereabouts {
             Elsewhere::Yes => Self::Elsewhere,
             Elsewhere::No => Self::Nowhere,
             Elsewhere::Unknown(away) if away.is_empty() => {
-                Self::Unknown("a copy of the stream is still being made, or no server leads it".to_owned())
+                let why =
+                    "a copy of the stream is still being made, or no server leads it, or another one than a moment ago";
+                Self::Unknown(why.to_owned())
             }
             Elsewhere::Unknown(away) => {
                 let names: Vec<&str> = away.iter().filter_map(|it| site.names.get(*it)).map(String::as_str).collect();
@@ -43,11 +45,13 @@ impl Whereabouts {
     }
 }
 
-/// Asks the servers. What may be elsewhere is a reason to audit the broker.
-pub(crate) async fn whereabouts(context: &Context, place: &Place, account: &str) -> Whereabouts {
+/// Asks the servers. `leader`: the one that lacks the events, where it is known. What may be elsewhere is a reason to audit the
+/// broker.
+pub(crate) async fn whereabouts(context: &Context, place: &Place, account: &str, leader: Option<&str>) -> Whereabouts {
     let site = restart::site(place);
+    let leader = leader.and_then(|leader| site.names.iter().position(|name| name == leader));
     let stream = StreamId { account: account.to_owned(), name: EVENT_STREAM.to_owned() };
-    let found = match seek(context, place, &site, &stream).await {
+    let found = match seek(context, place, &site, &stream, leader).await {
         Ok(found) => Whereabouts::new(found, &site),
         Err(error) => Whereabouts::Unknown(format!("the servers cannot be asked ({error})")),
     };
@@ -58,16 +62,22 @@ pub(crate) async fn whereabouts(context: &Context, place: &Place, account: &str)
 }
 
 /// Looks, and once more where all servers answer and that did not tell.
-async fn seek(context: &Context, place: &Place, site: &Site, stream: &StreamId) -> Result<Elsewhere, Error> {
+async fn seek(
+    context: &Context,
+    place: &Place,
+    site: &Site,
+    stream: &StreamId,
+    leader: Option<Ordinal>,
+) -> Result<Elsewhere, Error> {
     let servers = context.brokers.servers(place).await?;
     let look =
         async || audit::look(servers.system_client(), site).await.map_err(|error| Error::Broker(error.to_string()));
     let earlier = look().await?;
-    let found = audit::elsewhere(&earlier, &earlier, stream, site.pods);
+    let found = audit::elsewhere(&earlier, &earlier, stream, leader, site.pods);
     if found != Elsewhere::Unknown(Vec::new()) {
         return Ok(found);
     }
     sleep(PAUSE).await;
     let later = look().await?;
-    Ok(audit::elsewhere(&earlier, &later, stream, site.pods))
+    Ok(audit::elsewhere(&earlier, &later, stream, leader, site.pods))
 }
