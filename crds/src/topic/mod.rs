@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use self::delayed::DelayedEvents;
 pub use self::publishers::{CertificatePublisher, Publisher, ServiceAccountPublisher};
 pub use self::schedule::{Schedule, ScheduledEvent};
-pub use self::status::{Address, DataLoss, EventTopicStatus, LostTail, StreamRecord};
+pub use self::status::{Address, DataLoss, EventTopicStatus, LostTail, MissingEvents, StreamRecord};
 use crate::{Duration, NamespaceGrant, Size};
 
 /// Name of the EventBroker of a topic that names none.

@@ -49,6 +49,10 @@ pub struct EventTopicStatus {
     /// tidegate.io/acknowledge-data-loss of the EventTopic has the value of its field detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_loss: Option<DataLoss>,
+    /// Events that the server which leads the stream of events lacks, and that may come back. Condition DataLost says which,
+    /// and how to give them up. Unset where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_events: Option<MissingEvents>,
     /// Number of dead letters that are kept: events that a handler refused or failed at too often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<i64>,
@@ -112,6 +116,18 @@ pub struct DataLoss {
     pub detected: String,
     /// Events that are gone, in words.
     pub message: String,
+}
+
+/// Events that are missing and may come back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingEvents {
+    /// Time since which events are missing, and it is known or not known that another server has them.
+    #[schemars(schema_with = "schema::date_time")]
+    pub since: String,
+    /// Whether another server is known to have them. Otherwise one may have them that does not answer, or whose copy is still
+    /// being made.
+    pub elsewhere: bool,
 }
 
 /// Addresses to publish to.

@@ -4,10 +4,10 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
-use tidegate_crds::topic::DataLoss;
+use tidegate_crds::topic::{DataLoss, MissingEvents};
 
 use crate::topic::look::Lacking;
-use crate::topic::loss::ACKNOWLEDGE;
+use crate::topic::loss::{self, ACKNOWLEDGE};
 
 /// The reason of a topic of whose events some are on another server than the one that leads it.
 const EVENTS_ELSEWHERE: &str = "EventsElsewhere";
@@ -17,21 +17,31 @@ const EVENTS_MISSING: &str = "EventsMissing";
 /// A server that is away for longer than a restart of its node takes may not come back.
 const GIVE_UP_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
-/// The condition. `lacking`: what the stream lacks; `None`: it was not looked at.
+/// The condition. `missing`: what the status says of events that may come back; `lacking`: what the stream lacks, `None`: it was
+/// not looked at.
 pub(super) fn finding(
     topic: &EventTopic,
     loss: Option<&DataLoss>,
+    missing: Option<&MissingEvents>,
     lacking: Option<&Lacking>,
     now: Timestamp,
 ) -> Finding {
-    let find = |status, reason, message: String| Finding::new(kind::DATA_LOST, status, reason, message);
-    if let Some(DataLoss { detected, message }) = loss {
-        let name = topic.name_any();
-        let message = format!(
-            "{message}. Restore what you can from its sources. To acknowledge: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={detected}"
-        );
-        return find(Status::True, "EventsLost", message);
+    let missed = missing.map(|missing| missed(topic, missing, lacking, now));
+    let Some(DataLoss { detected, message }) = loss else { return missed.unwrap_or_else(nothing_lost) };
+    let name = topic.name_any();
+    let mut message = format!(
+        "{message}. Restore what you can from its sources. To acknowledge: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={detected}"
+    );
+    // A loss is there until a person knows of it, and nothing is released for as long as others are missed.
+    if let Some(missed) = missed {
+        message = format!("{message}. Besides, {}", missed.message);
     }
+    Finding::new(kind::DATA_LOST, Status::True, "EventsLost", message)
+}
+
+/// What is said of events that may come back.
+fn missed(topic: &EventTopic, missing: &MissingEvents, lacking: Option<&Lacking>, now: Timestamp) -> Finding {
+    let find = |status, reason, message: String| Finding::new(kind::DATA_LOST, status, reason, message);
     match lacking {
         Some(Lacking::Elsewhere(lost)) => find(
             Status::False,
@@ -45,12 +55,20 @@ pub(super) fn finding(
             EVENTS_MISSING,
             format!(
                 "the server that leads the stream lacks events ({lost}), and it is not known whether another one has them: {why}. No handled events are released meanwhile. Look at the pods of the broker. Where a volume is gone for good, delete its PersistentVolumeClaim and the pod: its server begins again with an empty one, and then this says whether the events are lost{}",
-                give_up_by(topic, now)
+                give_up_by(topic, missing, now)
             ),
         ),
         // As long as nothing else is known, they are missed.
-        None => known(topic).filter(|known| known.reason == EVENTS_MISSING).unwrap_or_else(nothing_lost),
-        Some(Lacking::Nothing | Lacking::GivenUp(_) | Lacking::Lost(_)) => nothing_lost(),
+        _ => known(topic).filter(|known| known.reason == EVENTS_MISSING).unwrap_or_else(|| {
+            let since = &missing.since;
+            find(
+                Status::Unknown,
+                EVENTS_MISSING,
+                format!(
+                    "events are missing since {since} that another server may have, and the broker could not be asked for them now: condition StreamReady says why. No handled events are released meanwhile"
+                ),
+            )
+        }),
     }
 }
 
@@ -59,28 +77,42 @@ fn nothing_lost() -> Finding {
 }
 
 /// How a person gives up what is missed, in words; empty: it is too early for that.
-fn give_up_by(topic: &EventTopic, now: Timestamp) -> String {
-    let since = missed_since(topic).filter(|since| now.duration_since(*since) >= GIVE_UP_AFTER);
-    let command = |since| {
-        let name = topic.name_any();
-        format!(
-            ". To give the events up, so that handled events are released again: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={since}"
-        )
-    };
-    since.map(command).unwrap_or_default()
+fn give_up_by(topic: &EventTopic, missing: &MissingEvents, now: Timestamp) -> String {
+    let MissingEvents { since, elsewhere: _ } = missing;
+    let is_late = since.parse::<Timestamp>().is_ok_and(|since| now.duration_since(since) >= GIVE_UP_AFTER);
+    if !is_late {
+        return String::new();
+    }
+    let name = topic.name_any();
+    format!(
+        ". To give the events up, so that handled events are released again: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={since}"
+    )
 }
 
-fn missed_since(topic: &EventTopic) -> Option<Timestamp> {
-    let mut conditions = topic.status.iter().flat_map(|status| &status.conditions);
-    let known = conditions.find(|known| known.type_ == kind::DATA_LOST && known.reason == EVENTS_MISSING)?;
-    Some(known.last_transition_time.0)
+/// What the status says of events that may come back, after a look. `before`: what it said; `lacking`: as for [`finding`].
+pub(super) fn missing(
+    before: Option<&MissingEvents>,
+    lacking: Option<&Lacking>,
+    now: Timestamp,
+) -> Option<MissingEvents> {
+    let elsewhere = match lacking {
+        None => return before.cloned(),
+        Some(Lacking::Elsewhere(_)) => true,
+        Some(Lacking::Missing(..)) => false,
+        Some(Lacking::Nothing | Lacking::GivenUp(_) | Lacking::Lost(_)) => return None,
+    };
+    // A server that had them and is away now is waited for as long as any other.
+    let same = before.filter(|before| before.elsewhere == elsewhere);
+    let since = same.map_or_else(|| loss::second(now.as_second()), |before| before.since.clone());
+    Some(MissingEvents { since, elsewhere })
 }
 
 /// What the stream lacks, after what a person says of it.
 pub(super) fn given_up(topic: &EventTopic, lacking: Lacking) -> Lacking {
-    let named = topic.annotations().get(ACKNOWLEDGE).cloned();
+    let known = topic.status.as_ref().and_then(|status| status.missing_events.as_ref());
+    let since = known.filter(|known| !known.elsewhere).map(|known| &known.since);
     match lacking {
-        Lacking::Missing(lost, _) if named.is_some() && named == missed_since(topic).map(|since| since.to_string()) => {
+        Lacking::Missing(lost, _) if since.is_some() && since == topic.annotations().get(ACKNOWLEDGE) => {
             Lacking::GivenUp(lost)
         }
         lacking => lacking,
@@ -89,7 +121,7 @@ pub(super) fn given_up(topic: &EventTopic, lacking: Lacking) -> Lacking {
 
 /// Whether events were missed at the last look that may be on another server.
 pub(super) fn is_missed(topic: &EventTopic) -> bool {
-    known(topic).is_some_and(|known| [EVENTS_ELSEWHERE, EVENTS_MISSING].contains(&known.reason.as_str()))
+    topic.status.as_ref().is_some_and(|status| status.missing_events.is_some())
 }
 
 /// What the condition said last.
@@ -99,66 +131,105 @@ fn known(topic: &EventTopic) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
     use tidegate_crds::conditions::merge;
+    use tidegate_crds::topic::EventTopicStatus;
 
     use super::*;
 
-    fn topic(conditions: &[Condition]) -> EventTopic {
-        serde_json::from_value(serde_json::json!({
+    fn topic(status: EventTopicStatus) -> EventTopic {
+        let topic = serde_json::json!({
             "apiVersion": "tidegate.io/v1alpha1", "kind": "EventTopic", "metadata": {"name": "orders"}, "spec": {},
-            "status": {"conditions": conditions},
-        }))
-        .unwrap()
+        });
+        EventTopic { status: Some(status), ..serde_json::from_value(topic).unwrap() }
     }
 
-    fn missing() -> Lacking {
+    fn lacks() -> Lacking {
         Lacking::Missing("3 events are gone".into(), "b-2 does not answer".into())
+    }
+
+    fn elsewhere() -> Lacking {
+        Lacking::Elsewhere("3 events are gone".into())
+    }
+
+    fn lost() -> DataLoss {
+        DataLoss { detected: "2026-01-31T12:00:00Z".into(), message: "7 events are gone".into() }
     }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).unwrap()
     }
 
+    /// The topic after a look, and what is said of it then.
+    fn looked(topic: &EventTopic, lacking: Option<&Lacking>, second: i64) -> (EventTopic, Finding) {
+        let mut status = topic.status.clone().unwrap();
+        status.missing_events = missing(status.missing_events.as_ref(), lacking, at(second));
+        let found = finding(topic, status.data_loss.as_ref(), status.missing_events.as_ref(), lacking, at(second));
+        status.conditions = merge(vec![found.clone()], &status.conditions, None, at(second));
+        (EventTopic { status: Some(status), ..topic.clone() }, found)
+    }
+
     #[test]
     fn what_may_come_back_is_not_called_lost() {
-        let lost = DataLoss { detected: "2026-01-31T12:00:00Z".into(), message: "3 events are gone".into() };
-        let elsewhere = Lacking::Elsewhere("3 events are gone".into());
-        for (loss, lacking, status, reason, says) in [
-            (None, Some(Lacking::Nothing), Status::False, "NothingLost", "no loss"),
-            (None, None, Status::False, "NothingLost", "no loss"),
-            (None, Some(elsewhere), Status::False, "EventsElsewhere", "another server has"),
-            (None, Some(missing()), Status::Unknown, "EventsMissing", "another one has them: b-2 does not answer"),
-            (Some(&lost), Some(missing()), Status::True, "EventsLost", "data-loss=2026-01-31T12:00:00Z"),
+        let fresh = topic(EventTopicStatus::default());
+        for (lacking, status, reason, says) in [
+            (Some(Lacking::Nothing), Status::False, "NothingLost", "no loss"),
+            (Some(Lacking::GivenUp("3".into())), Status::False, "NothingLost", "no loss"),
+            (None, Status::False, "NothingLost", "no loss"),
+            (Some(elsewhere()), Status::False, "EventsElsewhere", "another server has"),
+            (Some(lacks()), Status::Unknown, "EventsMissing", "another one has them: b-2 does not answer"),
         ] {
-            let found = finding(&topic(&[]), loss, lacking.as_ref(), at(0));
+            let (after, found) = looked(&fresh, lacking.as_ref(), 0);
             assert_eq!((found.status, found.reason.as_str()), (status, reason), "{lacking:?}");
             assert!(found.message.contains(says), "{}", found.message);
+            assert_eq!(is_missed(&after), lacking.is_some_and(|lacking| lacking.may_come_back()));
         }
         // A broker that cannot be asked says nothing else.
-        let told = merge(vec![finding(&topic(&[]), None, Some(&missing()), at(0))], &[], None, at(0));
-        assert_eq!(finding(&topic(&told), None, None, at(1)).reason, "EventsMissing");
-        assert_eq!(finding(&topic(&told), None, Some(&Lacking::Nothing), at(1)).reason, "NothingLost");
+        let (missed, told) = looked(&fresh, Some(&lacks()), 0);
+        let (still, found) = looked(&missed, None, 1);
+        assert!(is_missed(&still) && found.message == told.message, "{}", found.message);
+        let (still, found) = looked(&looked(&fresh, Some(&elsewhere()), 0).0, None, 1);
+        assert!(is_missed(&still) && found.message.contains("StreamReady"), "{}", found.message);
+        assert_eq!(looked(&missed, Some(&Lacking::Nothing), 1).1.reason, "NothingLost");
+    }
+
+    #[test]
+    fn an_older_loss_hides_nothing_that_is_missed() {
+        let before = topic(EventTopicStatus { data_loss: Some(lost()), ..EventTopicStatus::default() });
+        let (_, found) = looked(&before, Some(&Lacking::Nothing), 0);
+        assert!(found.message.ends_with("data-loss=2026-01-31T12:00:00Z"), "{}", found.message);
+        let (missed, found) = looked(&before, Some(&lacks()), 0);
+        assert_eq!((found.status, found.reason.as_str()), (Status::True, "EventsLost"));
+        for says in ["7 events are gone", "data-loss=2026-01-31T12:00:00Z. Besides, ", "b-2 does not answer"] {
+            assert!(found.message.contains(says), "{}", found.message);
+        }
+        assert!(is_missed(&missed), "the looks that find it again are spared");
+        let (missed, found) = looked(&missed, None, 1);
+        assert!(found.message.contains("could not be asked"), "{}", found.message);
+        let (mut missed, found) = looked(&missed, Some(&lacks()), 900);
+        let command = format!("kubectl annotate eventtopic orders --overwrite {ACKNOWLEDGE}={}", at(0));
+        assert!(found.message.ends_with(&command), "{}", found.message);
+        missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), at(0).to_string());
+        assert_eq!(given_up(&missed, lacks()), Lacking::GivenUp("3 events are gone".into()));
     }
 
     #[test]
     fn what_is_missed_for_long_can_be_given_up() {
-        let told = merge(vec![finding(&topic(&[]), None, Some(&missing()), at(0))], &[], None, at(0));
-        let mut missed = topic(&told);
-        let message = |seconds| finding(&missed, None, Some(&missing()), at(seconds)).message;
+        let (mut missed, _) = looked(&topic(EventTopicStatus::default()), Some(&lacks()), 0);
+        let message = |seconds| looked(&missed, Some(&lacks()), seconds).1.message;
         assert!(!message(899).contains("kubectl annotate"), "a node is restarted: {}", message(899));
         let command = format!("kubectl annotate eventtopic orders --overwrite {ACKNOWLEDGE}={}", at(0));
         assert!(message(900).ends_with(&command), "{}", message(900));
-        assert_eq!(given_up(&missed, missing()), missing());
+        let (known, _) = looked(&missed, Some(&elsewhere()), 901);
+        let (_, found) = looked(&known, Some(&lacks()), 902);
+        assert!(!found.message.contains("kubectl annotate"), "its server was there a moment ago: {}", found.message);
+        assert_eq!(given_up(&missed, lacks()), lacks());
         for (named, is_given_up) in [(at(0), true), (at(-1), false)] {
             missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), named.to_string());
-            assert_eq!(given_up(&missed, missing()) == Lacking::GivenUp("3 events are gone".into()), is_given_up);
+            assert_eq!(given_up(&missed, lacks()) == Lacking::GivenUp("3 events are gone".into()), is_given_up);
         }
         missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), at(0).to_string());
-        let elsewhere = Lacking::Elsewhere("3".into());
-        assert_eq!(given_up(&missed, elsewhere.clone()), elsewhere, "another server has them");
+        assert_eq!(given_up(&missed, elsewhere()), elsewhere(), "another server has them");
         missed.status = None;
-        assert_eq!(given_up(&missed, missing()), missing(), "they are missed since now");
-        assert_eq!(finding(&topic(&told), None, Some(&Lacking::GivenUp("3".into())), at(1)).reason, "NothingLost");
+        assert_eq!(given_up(&missed, lacks()), lacks(), "they are missed since now");
     }
 }

@@ -170,7 +170,7 @@ pub fn loss(
 }
 
 /// Whole seconds: texts of one length, which compare as the times do.
-fn second(since: i64) -> String {
+pub(super) fn second(since: i64) -> String {
     Timestamp::from_second(since).unwrap_or_default().to_string()
 }
 

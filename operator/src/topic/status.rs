@@ -179,7 +179,8 @@ pub async fn write_not_granted(
     let others: Vec<_> = parts(topic).into_iter().filter(is_open).map(later).collect();
     let mut found = summary([vec![refused, stream], others].concat(), "");
     if topic.spec.routing == Routing::Queued {
-        found.push(data_lost::finding(topic, status.data_loss.as_ref(), None, Timestamp::now()));
+        let (lost, missing) = (status.data_loss.as_ref(), status.missing_events.as_ref());
+        found.push(data_lost::finding(topic, lost, missing, None, Timestamp::now()));
     }
     status.conditions = merge(found, &status.conditions, topic.metadata.generation, Timestamp::now());
     status.observed_generation = topic.metadata.generation;
@@ -199,17 +200,20 @@ fn of(
         _ => None,
     };
     let data_loss = loss::told(topic, lacking.and_then(Lacking::lost).cloned());
+    let now = Timestamp::now();
+    let missing_events = data_lost::missing(before.missing_events.as_ref(), lacking, now);
     let mut found = findings(topic, observed, inside);
     if topic.spec.routing == Routing::Queued {
-        found.push(data_lost::finding(topic, data_loss.as_ref(), lacking, Timestamp::now()));
+        found.push(data_lost::finding(topic, data_loss.as_ref(), missing_events.as_ref(), lacking, now));
         found.push(intact::finding(topic, observed));
     }
     let mut status = EventTopicStatus {
-        conditions: merge(found, &before.conditions, topic.metadata.generation, Timestamp::now()),
+        conditions: merge(found, &before.conditions, topic.metadata.generation, now),
         observed_generation: topic.metadata.generation,
         address: addressable::address(owner, observed).or_else(|| before.address.clone()),
         promised,
         data_loss,
+        missing_events,
         ..before
     };
     if let Inside::Ready { stored, publishers, is_served: _, served: _, is_pushed: _ } = inside {

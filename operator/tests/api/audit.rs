@@ -197,7 +197,7 @@ async fn what_a_server_that_is_away_may_have_is_not_lost_until_it_is_given_up() 
     miss(&space, &mut server).await;
     let operator = Operator::start_with_servers(space.client.clone(), &places);
     let topic = until_reason(&space, "orders", "DataLost", "EventsMissing").await;
-    let since = json!(topic_condition(&topic, "DataLost").unwrap().last_transition_time);
+    let since = topic.status.unwrap().missing_events.unwrap().since;
     space.merge::<EventTopic>("orders", json!({"metadata": {"annotations": {ACKNOWLEDGE: since}}})).await;
     let topic = until_reason(&space, "orders", "DataLost", "NothingLost").await;
     assert!(topic.status.unwrap().stream.unwrap().missing > 0, "they are not missed any more");
