@@ -180,13 +180,14 @@ async fn stored(
     let account = authority.topic_account_id(&topics::Topic::of(topic)?.id)?;
     let end = context.ingress_reports.end(key);
     let lost_of = |events: &StreamInfo| loss::between(before?, &loss::record(events, released, removes), &end);
-    let (streams, lacking, subscribers) = {
+    let place = observed.place(authority);
+    let is_missed = data_lost::is_missed(topic);
+    let looker = Looker { context, place: &place, broker, settings, account: &account, is_missed };
+    let (streams, lacking) = looker.look(lost_of).await?;
+    let lacking = data_lost::given_up(topic, lacking);
+    let subscribers = {
         let _places = broker.places().await;
-        let place = observed.place(authority);
-        let is_missed = data_lost::is_missed(topic);
-        let looker = Looker { context, place: &place, broker: &broker.api, settings, account: &account, is_missed };
-        let (streams, lacking) = looker.look(lost_of).await?;
-        (streams, data_lost::given_up(topic, lacking), without_orphans(context, owner, topic, broker, authority).await?)
+        without_orphans(context, owner, topic, broker, authority).await?
     };
     let schedules =
         if streams.has_later { schedules::ensure(&broker.api, &settings.schedules).await? } else { Vec::new() };

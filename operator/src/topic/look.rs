@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tidegate_broker_admin::api::{self, StreamInfo};
+use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::streams::{self, Streams};
 
 use crate::broker::audit::{self, Whereabouts};
 use crate::context::Context;
 use crate::reconcile::error::Error;
-use crate::sessions::brokers::Place;
+use crate::sessions::brokers::{Broker, Place};
 use crate::topic::loss;
 use crate::topic::settings::Settings;
 
@@ -23,7 +23,7 @@ pub(super) struct Looker<'a> {
     pub(super) context: &'a Context,
     pub(super) place: &'a Place,
     /// The topic's account on its broker.
-    pub(super) broker: &'a api::Broker,
+    pub(super) broker: &'a Broker,
     pub(super) settings: &'a Settings,
     /// Its id.
     pub(super) account: &'a str,
@@ -95,8 +95,10 @@ impl Looker<'_> {
         }
     }
 
+    /// The handlers' places are held for this alone: between two looks their reconciles would wait in vain.
     async fn ensure(&self) -> Result<Streams, Error> {
-        Ok(streams::ensure(self.broker, &self.settings.streams).await?)
+        let _places = self.broker.places().await;
+        Ok(streams::ensure(&self.broker.api, &self.settings.streams).await?)
     }
 
     /// Which events are missing between the first and the last one, in words; empty: none, or too many to tell.
@@ -105,7 +107,7 @@ impl Looker<'_> {
         if !(1..=GAPS_LIMIT).contains(&missing) {
             return String::new();
         }
-        let gaps = self.broker.stream_gaps(&events.config.name).await.unwrap_or_default();
+        let gaps = self.broker.api.stream_gaps(&events.config.name).await.unwrap_or_default();
         loss::numbers(&gaps).map(|numbers| format!(" (there is no number {numbers})")).unwrap_or_default()
     }
 }
