@@ -93,7 +93,7 @@ async fn a_lost_volume_is_noticed() {
     // A person has said that it may begin without them: else a server that lost its volume waits for ever.
     world.broker.seed().unwrap();
     world.broker.restart().await;
-    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed");
+    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed").message;
     assert!(lost.contains("events 1 to 200 are gone"), "{lost}");
 }
 
@@ -102,7 +102,7 @@ async fn a_purge_by_somebody_else_is_noticed() {
     let world = World::start().await;
     let before = world.look(None).await;
     world.js.get_stream("events").await.unwrap().purge().await.unwrap();
-    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed");
+    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed").message;
     assert!(lost.contains("events 1 to 200 were removed from the stream by somebody else"), "{lost}");
 }
 
@@ -120,7 +120,8 @@ async fn a_damaged_block_is_noticed() {
     world.while_away(damage).await;
     let now = world.look(None).await;
     let lost = loss::between(&before, &now, &StreamEnd::default())
-        .unwrap_or_else(|| panic!("not noticed: {before:?}, {now:?}"));
+        .unwrap_or_else(|| panic!("not noticed: {before:?}, {now:?}"))
+        .message;
     assert!(lost.contains("went back") || lost.contains("are gone"), "{lost}");
 }
 
@@ -129,6 +130,6 @@ async fn an_event_that_was_deleted_singly_is_noticed() {
     let world = World::start().await;
     let before = world.look(None).await;
     world.js.get_stream("events").await.unwrap().delete_message(100).await.unwrap();
-    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed");
+    let lost = loss::between(&before, &world.look(None).await, &StreamEnd::default()).expect("noticed").message;
     assert!(lost.contains("1 events between number 1 and 200"), "{lost}");
 }

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
+use sha2::{Digest as _, Sha256};
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::{DataLoss, MissingEvents};
@@ -50,12 +51,12 @@ fn missed(topic: &EventTopic, missing: &MissingEvents, lacking: Option<&Lacking>
                 "another server has what the one that leads the stream lacks ({lost}): its copy is made again, and condition Intact of the EventBroker says how far that is. No handled events are released meanwhile"
             ),
         ),
-        Some(Lacking::Missing(lost, why)) => find(
+        Some(Lacking::Missing { lost, mark, why }) => find(
             Status::Unknown,
             EVENTS_MISSING,
             format!(
                 "the server that leads the stream lacks events ({lost}), and it is not known whether another one has them: {why}. No handled events are released meanwhile. Look at the pods of the broker. Where a volume is gone for good, delete its PersistentVolumeClaim and the pod: its server begins again with an empty one, and then this says whether the events are lost{}",
-                give_up_by(topic, missing, now)
+                give_up_by(topic, missing, mark, now)
             ),
         ),
         // As long as nothing else is known, they are missed.
@@ -77,16 +78,27 @@ fn nothing_lost() -> Finding {
 }
 
 /// How a person gives up what is missed, in words; empty: it is too early for that.
-fn give_up_by(topic: &EventTopic, missing: &MissingEvents, now: Timestamp) -> String {
+fn give_up_by(topic: &EventTopic, missing: &MissingEvents, mark: &str, now: Timestamp) -> String {
     let MissingEvents { since, elsewhere: _ } = missing;
     let is_late = since.parse::<Timestamp>().is_ok_and(|since| now.duration_since(since) >= GIVE_UP_AFTER);
     if !is_late {
         return String::new();
     }
-    let name = topic.name_any();
+    let (name, value) = (topic.name_any(), value(since, mark));
     format!(
-        ". To give the events up, so that handled events are released again: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={since}"
+        ". To give the events up, so that handled events are released again: kubectl annotate eventtopic {name} --overwrite {ACKNOWLEDGE}={value}"
     )
+}
+
+/// The value of the annotation that gives events up. With the mark, so that no others go with them that are missed by then.
+fn value(since: &str, mark: &str) -> String {
+    format!("{since}/{mark}")
+}
+
+/// A short text that is another one for other events. `which`: as [`loss::Gone`] has it; `leader`: the server that lacks them.
+pub(super) fn mark(leader: Option<&str>, which: &str) -> String {
+    let digest = Sha256::digest(format!("{} {which}", leader.unwrap_or_default()));
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the status says of events that may come back, after a look. `before`: what it said; `lacking`: as for [`finding`].
@@ -98,7 +110,7 @@ pub(super) fn missing(
     let elsewhere = match lacking {
         None => return before.cloned(),
         Some(Lacking::Elsewhere(_)) => true,
-        Some(Lacking::Missing(..)) => false,
+        Some(Lacking::Missing { .. }) => false,
         Some(Lacking::Nothing | Lacking::GivenUp(_) | Lacking::Lost(_)) => return None,
     };
     // A server that had them and is away now is waited for as long as any other.
@@ -111,8 +123,9 @@ pub(super) fn missing(
 pub(super) fn given_up(topic: &EventTopic, lacking: Lacking) -> Lacking {
     let known = topic.status.as_ref().and_then(|status| status.missing_events.as_ref());
     let since = known.filter(|known| !known.elsewhere).map(|known| &known.since);
+    let named = topic.annotations().get(ACKNOWLEDGE);
     match lacking {
-        Lacking::Missing(lost, _) if since.is_some() && since == topic.annotations().get(ACKNOWLEDGE) => {
+        Lacking::Missing { lost, mark, .. } if since.is_some_and(|since| named == Some(&value(since, &mark))) => {
             Lacking::GivenUp(lost)
         }
         lacking => lacking,
@@ -143,8 +156,13 @@ mod tests {
         EventTopic { status: Some(status), ..serde_json::from_value(topic).unwrap() }
     }
 
+    fn lacks_such(mark: &str) -> Lacking {
+        let [lost, mark, why] = ["3 events are gone", mark, "b-2 does not answer"].map(str::to_owned);
+        Lacking::Missing { lost, mark, why }
+    }
+
     fn lacks() -> Lacking {
-        Lacking::Missing("3 events are gone".into(), "b-2 does not answer".into())
+        lacks_such("1a2b")
     }
 
     fn elsewhere() -> Lacking {
@@ -206,9 +224,9 @@ mod tests {
         let (missed, found) = looked(&missed, None, 1);
         assert!(found.message.contains("could not be asked"), "{}", found.message);
         let (mut missed, found) = looked(&missed, Some(&lacks()), 900);
-        let command = format!("kubectl annotate eventtopic orders --overwrite {ACKNOWLEDGE}={}", at(0));
+        let command = format!("kubectl annotate eventtopic orders --overwrite {ACKNOWLEDGE}={}/1a2b", at(0));
         assert!(found.message.ends_with(&command), "{}", found.message);
-        missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), at(0).to_string());
+        missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), format!("{}/1a2b", at(0)));
         assert_eq!(given_up(&missed, lacks()), Lacking::GivenUp("3 events are gone".into()));
     }
 
@@ -217,19 +235,33 @@ mod tests {
         let (mut missed, _) = looked(&topic(EventTopicStatus::default()), Some(&lacks()), 0);
         let message = |seconds| looked(&missed, Some(&lacks()), seconds).1.message;
         assert!(!message(899).contains("kubectl annotate"), "a node is restarted: {}", message(899));
-        let command = format!("kubectl annotate eventtopic orders --overwrite {ACKNOWLEDGE}={}", at(0));
+        let command = format!("kubectl annotate eventtopic orders --overwrite {ACKNOWLEDGE}={}/1a2b", at(0));
         assert!(message(900).ends_with(&command), "{}", message(900));
         let (known, _) = looked(&missed, Some(&elsewhere()), 901);
         let (_, found) = looked(&known, Some(&lacks()), 902);
         assert!(!found.message.contains("kubectl annotate"), "its server was there a moment ago: {}", found.message);
         assert_eq!(given_up(&missed, lacks()), lacks());
-        for (named, is_given_up) in [(at(0), true), (at(-1), false)] {
-            missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), named.to_string());
-            assert_eq!(given_up(&missed, lacks()) == Lacking::GivenUp("3 events are gone".into()), is_given_up);
+        for (named, is_given_up) in [
+            (format!("{}/1a2b", at(0)), true),
+            (format!("{}/1a2b", at(-1)), false),
+            (at(0).to_string(), false),
+            (format!("{}/", at(0)), false),
+        ] {
+            missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), named.clone());
+            assert_eq!(
+                given_up(&missed, lacks()) == Lacking::GivenUp("3 events are gone".into()),
+                is_given_up,
+                "{named}"
+            );
         }
-        missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), at(0).to_string());
+        missed.annotations_mut().insert(ACKNOWLEDGE.to_owned(), format!("{}/1a2b", at(0)));
         assert_eq!(given_up(&missed, elsewhere()), elsewhere(), "another server has them");
+        assert_eq!(given_up(&missed, lacks_such("3c4d")), lacks_such("3c4d"), "nobody was told of these");
+        let (_, found) = looked(&missed, Some(&lacks_such("3c4d")), 900);
+        assert!(found.message.ends_with(&format!("={}/3c4d", at(0))), "{}", found.message);
         missed.status = None;
         assert_eq!(given_up(&missed, lacks()), lacks(), "they are missed since now");
+        let marks = [mark(Some("b-0"), "3"), mark(Some("b-1"), "3"), mark(Some("b-0"), "4")];
+        assert!(marks[0] == mark(Some("b-0"), "3") && marks[0] != marks[1] && marks[0] != marks[2], "{marks:?}");
     }
 }

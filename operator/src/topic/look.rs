@@ -9,7 +9,8 @@ use crate::broker::audit::{self, Whereabouts};
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Broker, Place};
-use crate::topic::loss;
+use crate::topic::data_lost;
+use crate::topic::loss::{self, Gone};
 use crate::topic::settings::Settings;
 
 /// A new leader of several may not yet have applied all that is stored: a loss is believed after so many more looks.
@@ -38,8 +39,15 @@ pub(super) enum Lacking {
     Nothing,
     /// Events that another server has, in words: they come back, or are lost when no server has them any more.
     Elsewhere(String),
-    /// Events that another server may have, and why that is not known. As long as it is not, they are not lost.
-    Missing(String, String),
+    /// Events that another server may have. As long as that is not known, they are not lost.
+    Missing {
+        /// In words.
+        lost: String,
+        /// Another one for other events, or when another server leads the stream.
+        mark: String,
+        /// Why it is not known, in words.
+        why: String,
+    },
     /// The same, and a person has given them up; in words.
     GivenUp(String),
     /// Events that no server has; in words.
@@ -59,7 +67,7 @@ impl Lacking {
 
     /// Whether events are missed that may come back.
     pub(super) fn may_come_back(&self) -> bool {
-        matches!(self, Self::Elsewhere(_) | Self::Missing(..))
+        matches!(self, Self::Elsewhere(_) | Self::Missing { .. })
     }
 }
 
@@ -70,18 +78,22 @@ impl Looker<'_> {
     /// The broker is away or refuses.
     pub(super) async fn look(
         &self,
-        lost_of: impl Fn(&StreamInfo) -> Option<String>,
+        lost_of: impl Fn(&StreamInfo) -> Option<Gone>,
     ) -> Result<(Streams, Lacking), Error> {
         let mut streams = self.ensure().await?;
         let mut looks = if self.place.pods > 1 { LOSS_LOOKS } else { 0 };
         loop {
-            let Some(mut lost) = lost_of(&streams.events) else { return Ok((streams, Lacking::Nothing)) };
+            let Some(gone) = lost_of(&streams.events) else { return Ok((streams, Lacking::Nothing)) };
+            let mut lost = gone.message;
             // What is missed already is no passing matter of a new leader.
             if self.place.pods > 1 && (looks == 0 || self.is_missed) {
                 let leader = streams.events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
                 match audit::whereabouts(self.context, self.place, self.account, leader).await {
                     Whereabouts::Elsewhere => return Ok((streams, Lacking::Elsewhere(lost))),
-                    Whereabouts::Unknown(why) => return Ok((streams, Lacking::Missing(lost, why))),
+                    Whereabouts::Unknown(why) => {
+                        let mark = data_lost::mark(leader, &gone.which);
+                        return Ok((streams, Lacking::Missing { lost, mark, why }));
+                    }
                     Whereabouts::Nowhere => {}
                 }
             }

@@ -15,8 +15,8 @@ use tidegate_crds::topic::{DataLoss, LostTail, StreamRecord};
 use crate::sessions::ingress_reports::StreamEnd;
 use crate::topic::look::Lacking;
 
-/// With this value of the topic's annotation, the loss that was detected at that time is acknowledged, and events that are
-/// missed since then are given up.
+/// With its time as the value of this annotation of the topic, a loss is acknowledged; with the time since when events are missed
+/// and the mark of which they are, those are given up.
 pub const ACKNOWLEDGE: &str = "tidegate.io/acknowledge-data-loss";
 /// Bytes of the message that are kept.
 const MESSAGE_LIMIT: usize = 2000;
@@ -70,7 +70,7 @@ pub(super) fn remembered(
 ) -> StreamRecord {
     let Some(before) = before else { return now };
     let found = match lacking {
-        Lacking::Elsewhere(_) | Lacking::Missing(..) => {
+        Lacking::Elsewhere(_) | Lacking::Missing { .. } => {
             return StreamRecord { released: now.released, removes: before.removes || now.removes, ..before.clone() };
         }
         Lacking::Lost(_) | Lacking::GivenUp(_) => tail(before, &now, end, at),
@@ -93,37 +93,47 @@ fn is_news(known: Option<&LostTail>, tail: &LostTail) -> bool {
     later > SignedDuration::ZERO && !(is_part && later <= SAME_LOSS)
 }
 
+/// Events that a stream lacks of those that it had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// In words; of several things that are wrong, the worst.
+    pub message: String,
+    /// All of it: another text when others are gone, and the same one whatever is published meanwhile.
+    pub which: String,
+}
+
 /// What was lost between two looks; `None`: nothing. `end` was heard before the second look.
-pub fn between(before: &StreamRecord, now: &StreamRecord, end: &StreamEnd) -> Option<String> {
+pub fn between(before: &StreamRecord, now: &StreamRecord, end: &StreamEnd) -> Option<Gone> {
     if now.created > before.created {
         let events = if before.last_sequence >= before.first_sequence {
             format!("events {} to {} are gone", before.first_sequence, before.last_sequence)
         } else {
             "it had no events when it was last seen".to_owned()
         };
-        return Some(format!("the stream of events was lost and made again: {events}, and numbers begin at 1 again"));
+        return Some(Gone {
+            message: format!("the stream of events was lost and made again: {events}, and numbers begin at 1 again"),
+            which: format!("{} {}", now.created, now.missing),
+        });
     }
-    if let Some(LostTail { first, last, .. }) = tail(before, now, end, Timestamp::now()) {
-        return Some(format!(
-            "the stream of events went back: its last event was number {last}, and its end is gone. Events {first} to {last} are lost, and their numbers are used again"
-        ));
-    }
-    if now.missing > before.missing {
-        return Some(format!(
-            "{} events between number {} and {} are gone from the stream",
-            now.missing - before.missing,
-            now.first_sequence,
-            now.last_sequence
-        ));
-    }
+    let tail = tail(before, now, end, Timestamp::now()).map(|LostTail { first, last, .. }| (first, last));
+    let holes = now.missing.saturating_sub(before.missing).max(0);
     let expected = before.first_sequence.max(before.released.unwrap_or(0) + 1);
-    if now.first_sequence > expected && !before.removes && !now.removes {
-        return Some(format!(
-            "events {expected} to {} were removed from the stream by somebody else: neither a handler nor the retention had done with them",
-            now.first_sequence - 1
-        ));
-    }
-    None
+    let front = (now.first_sequence > expected && !before.removes && !now.removes)
+        .then_some((expected, now.first_sequence - 1));
+    let message = match (tail, front) {
+        (Some((first, last)), _) => format!(
+            "the stream of events went back: its last event was number {last}, and its end is gone. Events {first} to {last} are lost, and their numbers are used again"
+        ),
+        _ if holes > 0 => format!(
+            "{holes} events between number {} and {} are gone from the stream",
+            now.first_sequence, now.last_sequence
+        ),
+        (None, Some((first, last))) => format!(
+            "events {first} to {last} were removed from the stream by somebody else: neither a handler nor the retention had done with them"
+        ),
+        (None, None) => return None,
+    };
+    Some(Gone { message, which: format!("{tail:?} {holes} {front:?}") })
 }
 
 /// Numbers of events, in words: a few ranges, and how many there are besides. `None`: there are none.
@@ -228,9 +238,34 @@ mod tests {
             let found = between(&before, &now, &StreamEnd::default());
             match lost {
                 None => assert_eq!(found, None, "{before:?} → {now:?}"),
-                Some(lost) => assert!(found.as_ref().is_some_and(|found| found.contains(lost)), "{found:?} not {lost}"),
+                Some(lost) => {
+                    assert!(found.as_ref().is_some_and(|found| found.message.contains(lost)), "{found:?} not {lost}")
+                }
             }
         }
+    }
+
+    #[test]
+    fn which_events_are_gone_is_the_same_whatever_is_published() {
+        let end = heard(120, Some((91, 110, 900)));
+        let of = |now: StreamRecord, end: &StreamEnd| between(&stream(1, 100), &now, end).unwrap().which;
+        let (none, hole) = (StreamEnd::default(), |missing, last| StreamRecord { missing, ..stream(1, last) });
+        let again = |last| StreamRecord { created: "2026-01-02T00:00:00Z".into(), ..stream(1, last) };
+        assert_eq!(of(hole(3, 120), &none), of(hole(3, 150), &none));
+        assert_eq!(of(stream(11, 120), &none), of(stream(11, 150), &none));
+        assert_eq!(of(stream(1, 125), &end), of(stream(1, 150), &end));
+        assert_eq!(of(again(7), &none), of(again(9), &heard(9, None)));
+        let others = [
+            of(hole(3, 120), &none),
+            of(hole(4, 120), &none),
+            of(stream(11, 120), &none),
+            of(stream(12, 120), &none),
+            of(hole(3, 120), &end),
+            of(stream(1, 120), &end),
+            of(again(7), &none),
+        ];
+        let different: std::collections::BTreeSet<_> = others.iter().collect();
+        assert_eq!(different.len(), others.len(), "{others:?}");
     }
 
     #[test]
@@ -272,7 +307,7 @@ mod tests {
             assert_eq!(found.as_ref().map(|tail| (tail.first, tail.last)), expected, "{what}");
             assert!(found.is_none_or(|tail| !tail.acknowledged), "{what}");
         }
-        let found = between(&stream(1, 100), &stream(1, 150), &heard(130, Some((121, 140, 900)))).unwrap();
+        let found = between(&stream(1, 100), &stream(1, 150), &heard(130, Some((121, 140, 900)))).unwrap().message;
         assert!(found.contains("its last event was number 140") && found.contains("Events 121 to 140"), "{found}");
     }
 
@@ -282,7 +317,7 @@ mod tests {
         let (before, hole) = (stream(1, 100), StreamRecord { missing: 3, released: Some(7), ..stream(1, 120) });
         let elsewhere = remembered(Some(&before), hole.clone(), &Lacking::Elsewhere("3".into()), &end, at);
         assert_eq!(elsewhere, StreamRecord { released: Some(7), ..before.clone() });
-        let missing = Lacking::Missing("3".into(), "b-2 does not answer".into());
+        let missing = Lacking::Missing { lost: "3".into(), mark: "x".into(), why: "b-2 does not answer".into() };
         assert_eq!(remembered(Some(&before), hole.clone(), &missing, &end, at), elsewhere, "b-2 may have them");
         assert!(between(&elsewhere, &hole, &end).is_some(), "no server has them any more: now they are lost");
         assert_eq!(between(&elsewhere, &stream(1, 130), &end), None, "they are back");
