@@ -265,7 +265,7 @@ async fn change(
     statefulset: Paced<StatefulSet>,
     held: Option<String>,
 ) -> Result<(Paced<StatefulSet>, Progress, Rollout), Error> {
-    let (owner, pods, set) = (input.owner, &input.observed.pods, &statefulset.object);
+    let (pods, set) = (&input.observed.pods, &statefulset.object);
     if let Some(why) = held {
         let progress = if members::has_reached(input)? { Progress::Done } else { Progress::AfterRestarts };
         let rollout = restart::held(place, pods, set, why);
@@ -278,10 +278,10 @@ async fn change(
         Progress::Done
     };
     let Progress::Changing { record, .. } = &progress else {
-        let rollout = restart::proceed(context, owner, place, pods, set).await?;
+        let rollout = restart::proceed(context, place, pods, set).await?;
         return Ok((statefulset, progress, rollout));
     };
-    restart::proceed_with_idle(context, owner, place, pods, set).await?;
+    restart::proceed_with_idle(context, place, pods, set).await?;
     let statefulset = match record {
         Some(scale) => {
             let observed = Observed { statefulset: Some(statefulset.object), ..input.observed.clone() };

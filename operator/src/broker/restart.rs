@@ -13,11 +13,11 @@ use tidegate_broker_admin::membership::{
 };
 use tidegate_crds::conditions::{Finding, Status, kind};
 
-use crate::context::{Context, Owner};
+use crate::context::Context;
 use crate::kubernetes::names;
 use crate::kubernetes::pods::{self, is_ready};
 use crate::reconcile::error::Error;
-use crate::sessions::brokers::Place;
+use crate::sessions::brokers::{BrokerKey, Place};
 
 /// The broker's container in its pod.
 const CONTAINER: &str = "nats";
@@ -91,7 +91,6 @@ pub(super) fn has_outdated(pods: &[Pod], set: &StatefulSet) -> bool {
 /// The API server did not take it.
 pub(super) async fn proceed_with_idle(
     context: &Context,
-    owner: &Owner,
     place: &Place,
     pods: &[Pod],
     set: &StatefulSet,
@@ -101,7 +100,7 @@ pub(super) async fn proceed_with_idle(
     if let Restart::Pod(ordinal) = next_restart(&site, &states, None)
         && states.get(&ordinal).is_some_and(|pod| !pod.is_running)
     {
-        delete(context, owner, place, pods, &site.names[ordinal]).await?;
+        delete_named(context, place, pods, &site.names[ordinal]).await?;
     }
     Ok(())
 }
@@ -119,7 +118,6 @@ pub(super) fn held(place: &Place, pods: &[Pod], set: &StatefulSet, why: String) 
 /// The API server, or a server of the broker, did not take it.
 pub(super) async fn proceed(
     context: &Context,
-    owner: &Owner,
     place: &Place,
     pods: &[Pod],
     set: &StatefulSet,
@@ -148,7 +146,7 @@ pub(super) async fn proceed(
         }
     }
     if let Restart::Pod(ordinal) = next
-        && !delete(context, owner, place, pods, &site.names[ordinal]).await?
+        && delete_named(context, place, pods, &site.names[ordinal]).await? == Deleted::NotYet
     {
         let step = "waiting for a pod to end that was told to".to_owned();
         return Ok(Rollout { outdated, pods: site.pods, step });
@@ -156,22 +154,48 @@ pub(super) async fn proceed(
     Ok(Rollout { outdated, pods: site.pods, step: next.explain(&site) })
 }
 
-/// Tells a pod to end, and answers whether it did: not while another one was told to that is not seen to end yet.
-async fn delete(context: &Context, owner: &Owner, place: &Place, pods: &[Pod], name: &str) -> Result<bool, Error> {
-    let Some(pod) = pods.iter().find(|pod| pod.name_any() == name) else { return Ok(true) };
-    if !context.broker_restarts.take(&place.broker, pod, pods) {
-        return Ok(false);
+/// Whether a pod was told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deleted {
+    /// It was.
+    Now,
+    /// Somebody else was faster: it is gone, or another one has taken its place.
+    Before,
+    /// Another one was told to that is not seen to end yet.
+    NotYet,
+}
+
+impl Deleted {
+    fn new<T>(answer: Result<T, KubeError>) -> Result<Self, Error> {
+        match answer {
+            Ok(_) => Ok(Self::Now),
+            Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => Ok(Self::Before),
+            Err(error) => Err(error.into()),
+        }
     }
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &owner.namespace);
-    // The pod that was looked at: one that has taken its place is of the new template.
+}
+
+/// Tells this pod of a broker to end, and none that has taken its place. `pods`: those by which that was decided.
+///
+/// # Errors
+/// The API server did not take it.
+pub(crate) async fn delete(context: &Context, broker: &BrokerKey, pod: &Pod, pods: &[Pod]) -> Result<Deleted, Error> {
+    if !context.broker_restarts.take(broker, pod, pods) {
+        return Ok(Deleted::NotYet);
+    }
+    let api: Api<Pod> = Api::namespaced(context.client.clone(), &broker.namespace);
     let this_one = Preconditions { uid: pod.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-    match api.delete(name, &params).await {
-        Ok(_) => tracing::info!(pod = name, namespace = owner.namespace, "restarting a broker pod"),
-        Err(KubeError::Api(status)) if matches!(status.code, 404 | 409) => {}
-        Err(error) => return Err(error.into()),
+    let deleted = Deleted::new(api.delete(&pod.name_any(), &params).await)?;
+    tracing::info!(pod = pod.name_any(), namespace = broker.namespace, ?deleted, "restarting a broker pod");
+    Ok(deleted)
+}
+
+async fn delete_named(context: &Context, place: &Place, pods: &[Pod], name: &str) -> Result<Deleted, Error> {
+    match pods.iter().find(|pod| pod.name_any() == name) {
+        Some(pod) => delete(context, &place.broker, pod, pods).await,
+        None => Ok(Deleted::Before),
     }
-    Ok(true)
 }
 
 /// The pods by the numbers of their servers.
@@ -248,6 +272,18 @@ mod tests {
         let found = states(&pods, &set("new"), &site);
         let good = PodState { is_outdated: false, is_ready: true, is_running: true, is_ending: false };
         assert_eq!(found, BTreeMap::from([(0, good), (1, PodState { is_outdated: true, is_running: false, ..good })]));
+    }
+
+    #[test]
+    fn a_pod_that_somebody_else_has_deleted_is_no_error() {
+        let answer = |code| {
+            Deleted::new(Err::<(), _>(KubeError::Api(kube::core::Status::failure("", "").with_code(code).boxed())))
+        };
+        assert_eq!(Deleted::new(Ok(())).unwrap(), Deleted::Now);
+        for code in [404, 409] {
+            assert_eq!(answer(code).unwrap(), Deleted::Before, "{code}");
+        }
+        assert!(answer(403).is_err() && answer(500).is_err());
     }
 
     #[test]

@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::{DeleteParams, Preconditions};
 use kube::runtime::events::EventType;
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 
+use crate::broker::restart::{self, Deleted};
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
@@ -143,13 +142,9 @@ fn is_ready(pod: &Pod) -> bool {
 pub async fn heal(context: &Context, topic: &EventTopic, observed: &Observed, storage: &Storage) -> Result<(), Error> {
     let Storage::Restart(name) = storage else { return Ok(()) };
     let Some(pod) = observed.pods.iter().find(|pod| pod.metadata.name.as_ref() == Some(name)) else { return Ok(()) };
-    if !context.broker_restarts.take(&observed.broker_key, pod, &observed.pods) {
+    if restart::delete(context, &observed.broker_key, pod, &observed.pods).await? != Deleted::Now {
         return Ok(());
     }
-    let uid = pod.metadata.uid.clone();
-    let api: Api<Pod> = Api::namespaced(context.client.clone(), &observed.broker_key.namespace);
-    let this_one = Preconditions { uid, resource_version: None };
-    api.delete(name, &DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() }).await?;
     let note = format!("pod {name} answers and stores nothing, and its volume has room: it is restarted");
     report::event(context, topic, EventType::Warning, "BrokerRestarted", &note).await;
     Ok(())
