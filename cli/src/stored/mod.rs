@@ -253,7 +253,7 @@ impl<'a> Pages<'a> {
     /// # Errors
     /// It is not answered, or refused.
     pub async fn next(&mut self) -> Result<Option<Vec<Box<RawValue>>>, CallError> {
-        if self.is_done || self.left == Some(0) {
+        if self.is_done() {
             return Ok(None);
         }
         let times = self.api.times(&self.path, &self.times).await?;
@@ -276,6 +276,11 @@ impl<'a> Pages<'a> {
             _ => self.is_done = true,
         }
         Ok(Some(items))
+    }
+
+    /// Whether there is no next page.
+    pub fn is_done(&self) -> bool {
+        self.is_done || self.left == Some(0)
     }
 
     /// The last sequence that there was when the first page was answered.

@@ -150,6 +150,41 @@ async fn ctrl_c_ends_after_the_call_that_is_under_way_and_says_what_was_done() {
     assert_eq!(server.server.received().iter().filter(|asked| asked.path.ends_with("/redrive")).count(), 2);
 }
 
+/// What a search sees that finds nothing: page after page of it, each after a while.
+fn finds_nothing(asked: &Received) -> Response<Full<Bytes>> {
+    std::thread::sleep(Duration::from_millis(500));
+    let next = asked.query.split('&').find_map(|pair| pair.strip_prefix("continue="));
+    let next = next.map_or(1, |next| next.parse::<u64>().unwrap()) + 2000;
+    answer(&json!({
+        "metadata": {"lastSequence": 20_000, "time": "2030-01-01T12:00:00Z", "continue": next.to_string()}, "items": [],
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_search_that_finds_nothing() {
+    for signals in [1, 2] {
+        let server = Arc::new(Cluster::answering(finds_nothing).await);
+        let mut command = server.command("dead redrive billing --reason none");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let calls = Arc::clone(&server);
+        let ended = tokio::task::spawn_blocking(move || {
+            until("a page was answered", || !calls.server.received().is_empty());
+            for _ in 0..signals {
+                std::thread::sleep(Duration::from_millis(100));
+                kill(pid, Signal::SIGINT).unwrap();
+            }
+            child.wait_with_output().unwrap()
+        });
+        let output = ended.await.unwrap();
+        let (out, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!(output.status.code(), Some(130), "{told}");
+        assert!(server.server.received().len() < 5, "it reads on: {:?}", server.server.received());
+        assert_eq!(out, "0 dead letters were redriven\n");
+        assert!(told.contains("the others are as they were") && !told.contains("may have been"), "{told}");
+    }
+}
+
 /// A process at a terminal: what the terminal shows, and where to type.
 struct Terminal {
     child: Child,

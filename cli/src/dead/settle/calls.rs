@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
@@ -55,8 +56,7 @@ impl Work<'_> {
         let path = self.api.path(None, "eventhandlers", self.handler, "deadletters")?;
         self.check_interrupted()?;
         let path = with_query(&path, part.iter().map(|sequence| ("sequence", sequence.to_string())));
-        let answer = self.api.call_in_turn(Method::DELETE, &path, None).await;
-        let answer = answer.map_err(|error| self.unanswered(error, part.len()))?;
+        let answer = self.settling(Method::DELETE, &path, None, part.len()).await?;
         let DropAnswer { details } = parse(raw(&answer)?)?;
         add(&self.count, details.dropped);
         details.gone.iter().try_for_each(|sequence| self.say_gone(*sequence, out))
@@ -69,8 +69,7 @@ impl Work<'_> {
         while !left.is_empty() {
             self.check_interrupted()?;
             let body = json!({"sequences": left}).to_string();
-            let answer = self.api.call_in_turn(Method::POST, &path, Some(&body)).await;
-            let answer = answer.map_err(|error| self.unanswered(error, left.len()))?;
+            let answer = self.settling(Method::POST, &path, Some(&body), left.len()).await?;
             let answer: RedriveAnswer = parse(raw(&answer)?)?;
             add(&self.count, answer.redriven);
             for item in &answer.items {
@@ -92,6 +91,14 @@ impl Work<'_> {
             left = answer.left;
         }
         Ok(())
+    }
+
+    /// A call that settles so many letters.
+    async fn settling(&self, method: Method, path: &str, body: Option<&str>, asked: usize) -> Result<Bytes, Failure> {
+        self.under_way.set(asked);
+        let answer = self.api.call_in_turn(method, path, body).await;
+        self.under_way.set(0);
+        answer.map_err(|error| self.unanswered(error, asked))
     }
 
     /// What stopped it is not over at once.

@@ -97,6 +97,8 @@ struct Work<'a> {
     staying: Cell<u64>,
     /// Letters that are not there.
     gone: Cell<u64>,
+    /// Letters of the call that is under way, if it settles some.
+    under_way: Cell<usize>,
     /// Whether no further call is to be made.
     is_interrupted: Cell<bool>,
 }
@@ -112,6 +114,7 @@ pub async fn run(api: &Api, arguments: &Arguments, settlement: Settlement, out: 
         count: Cell::default(),
         staying: Cell::default(),
         gone: Cell::default(),
+        under_way: Cell::default(),
         is_interrupted: Cell::default(),
     };
     let ended = work.until_interrupted(work.all(&choice, out)).await;
@@ -142,9 +145,12 @@ impl Work<'_> {
             .apart(|| terminal::say("tidegate: ends after the call that is under way (Ctrl-C again: at once)"));
         tokio::select! {
             ended = &mut work => ended,
-            Ok(()) = ctrl_c() => Err(Failure::Interrupted(format!(
-                "interrupted during a call: up to {MAX_NAMED} more may have been {}", self.settlement.done()
-            ))),
+            Ok(()) = ctrl_c() => Err(match self.under_way.get() {
+                0 => interrupted(),
+                asked => Failure::Interrupted(format!(
+                    "interrupted during a call: up to {asked} more may have been {}", self.settlement.done()
+                )),
+            }),
         }
     }
 
@@ -165,7 +171,10 @@ impl Work<'_> {
     async fn found(&self, filter: &Filter, out: &mut dyn Write) -> Result<(), Failure> {
         let mut letters = letters(self.api, self.handler, filter, &[], None)?;
         let mut before = None;
-        while let Some(page) = letters.next().await? {
+        while !letters.is_done() {
+            // A search may find nothing for many pages.
+            self.check_interrupted()?;
+            let Some(page) = letters.next().await? else { break };
             let sequences = page.iter().map(|item| Ok(parse::<Stored>(item)?.sequence));
             let sequences = sequences.collect::<Result<Vec<u64>, Failure>>()?;
             let Some(first) = sequences.first() else { continue };
@@ -190,7 +199,7 @@ impl Work<'_> {
     /// Between two calls.
     fn check_interrupted(&self) -> Result<(), Failure> {
         match self.is_interrupted.get() {
-            true => Err(Failure::Interrupted("interrupted: the others are as they were".to_owned())),
+            true => Err(interrupted()),
             false => Ok(()),
         }
     }
@@ -218,6 +227,11 @@ impl Work<'_> {
             out,
         )
     }
+}
+
+/// Between two calls that settle letters.
+fn interrupted() -> Failure {
+    Failure::Interrupted("interrupted: the others are as they were".to_owned())
 }
 
 fn add(number: &Cell<u64>, more: u64) {
