@@ -12,7 +12,12 @@ use crate::terminal;
 const WIDTHS: [usize; 8] = [8, 20, 19, 8, 6, 20, 36, 0];
 
 /// Writes letters page by page.
-pub async fn run(mut letters: Pages<'_>, format: Format, out: &mut dyn Write) -> Result<(), Failure> {
+pub async fn run(
+    mut letters: Pages<'_>,
+    is_filtered: bool,
+    format: Format,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
     let mut is_first = true;
     while let Some(page) = letters.next().await? {
         for item in &page {
@@ -32,7 +37,7 @@ pub async fn run(mut letters: Pages<'_>, format: Format, out: &mut dyn Write) ->
         output::flush(out)?;
     }
     if is_first && format == Format::Text {
-        terminal::say("no dead letters");
+        terminal::say(if is_filtered { "no dead letter matches the filter" } else { "no dead letters" });
     }
     Ok(())
 }

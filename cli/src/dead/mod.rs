@@ -91,7 +91,7 @@ pub enum Command {
 /// must not mean all of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Filter {
-    /// Only events of this type.
+    /// Only events of this type, or of the types beneath a prefix (com.shop.order.*).
     #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
     pub event_type: Option<String>,
     /// Only those with this reason, such as attempts-used-up or refused-by-handler.
@@ -156,7 +156,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 pub async fn run_with(api: &Api, command: &Command, out: &mut dyn Write, is_terminal: bool) -> Result<(), Failure> {
     match command {
         Command::List { handler, filter, limit, output } => {
-            list::run(letters(api, handler, filter, &[], *limit)?, *output, out).await
+            list::run(letters(api, handler, filter, &[], *limit)?, !filter.is_empty(), *output, out).await
         }
         Command::Show { handler, sequence, output } => {
             show::run(api, handler, *sequence, *output, is_terminal, out).await

@@ -150,6 +150,25 @@ async fn ctrl_c_ends_after_the_call_that_is_under_way_and_says_what_was_done() {
     assert_eq!(server.server.received().iter().filter(|asked| asked.path.ends_with("/redrive")).count(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_finds_nothing_is_said() {
+    let empty = json!({"metadata": {"lastSequence": 9, "time": "2030-01-01T12:00:00Z"}, "items": []});
+    let cluster = Cluster::answering(move |_| answer(&empty)).await;
+    for (line, says) in [
+        ("dead redrive billing --type order.*", "no dead letter matches the filter\n"),
+        ("dead drop billing --reason none --yes", "no dead letter matches the filter\n"),
+        ("dead redrive billing --all", "0 dead letters were redriven\n"),
+    ] {
+        assert_eq!(cluster.output(line).await, (Some(0), says.into(), String::new()), "{line}");
+    }
+    for (line, says) in [
+        ("dead list billing --type order.*", "no dead letter matches the filter\n"),
+        ("dead list billing", "no dead letters\n"),
+    ] {
+        assert_eq!(cluster.run(line).await, (Some(0), says.into()), "{line}");
+    }
+}
+
 /// What a search sees that finds nothing: page after page of it, each after a while.
 fn finds_nothing(asked: &Received) -> Response<Full<Bytes>> {
     std::thread::sleep(Duration::from_millis(500));

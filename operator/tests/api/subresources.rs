@@ -301,6 +301,8 @@ async fn dead_letters_are_listed_shown_and_dropped() {
     for (query, expected) in [
         ("reason=attempts-used-up", vec![2]),
         ("type=order.new", vec![1, 2]),
+        ("type=order.*", vec![1, 2]),
+        ("type=order", vec![]),
         ("text=apples", vec![1]),
         ("until=2020-01-01T00:00:00Z", vec![]),
         ("since=2020-01-01T00:00:00Z&limit=2", vec![1, 2]),

@@ -119,7 +119,13 @@ pub async fn run(api: &Api, arguments: &Arguments, settlement: Settlement, out: 
     };
     let ended = work.until_interrupted(work.all(&choice, out)).await;
     work.progress.end();
-    print(out, &format!("{} dead letters were {}", work.count.get(), settlement.done()))?;
+    let said = match &choice {
+        Choice::Found(filter) if ended.is_ok() && !filter.is_empty() && work.is_untouched() => {
+            "no dead letter matches the filter".to_owned()
+        }
+        _ => format!("{} dead letters were {}", work.count.get(), settlement.done()),
+    };
+    print(out, &said)?;
     output::flush(out)?;
     ended?;
     match (work.staying.get(), work.gone.get()) {
@@ -187,6 +193,11 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether no letter was found.
+    fn is_untouched(&self) -> bool {
+        self.count.get() + self.staying.get() + self.gone.get() == 0
     }
 
     async fn part(&self, part: &[u64], out: &mut dyn Write) -> Result<(), Failure> {

@@ -113,7 +113,7 @@ fn is_meant(query: &LetterQuery, message: &StoredMessage, event: Option<&Event>,
     let is =
         |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
     let text = |field: &str| why.get(field).and_then(Value::as_str);
-    is(&query.event_type, event.map(Event::event_type))
+    layout::has_type(&query.types, event.map_or("", Event::event_type))
         && is(&query.reason, text("reason"))
         && query.since.is_none_or(|since| message.time >= since)
         && query.until.is_none_or(|until| message.time < until)

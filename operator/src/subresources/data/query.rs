@@ -143,8 +143,8 @@ pub struct LetterQuery {
     pub from: u64,
     /// Letters in a page.
     pub limit: usize,
-    /// Only events of this type.
-    pub event_type: Option<String>,
+    /// Only events of one of these types, or of the types beneath a prefix (`order.*`). Empty: all.
+    pub types: Vec<String>,
     /// Only those with this reason.
     pub reason: Option<String>,
     /// Only what became a dead letter at this time or later.
@@ -168,7 +168,7 @@ impl LetterQuery {
         Ok(Self {
             from: pairs.number("continue")?.unwrap_or(1),
             limit: pairs.limit()?,
-            event_type: text("type"),
+            types: text("type").into_iter().collect(),
             reason: text("reason"),
             since: pairs.time("since")?,
             until: pairs.time("until")?,
