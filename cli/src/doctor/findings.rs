@@ -3,16 +3,15 @@
 //! The operator has said most of it, in conditions whose messages name cause and remedy. Here they are put in the order of
 //! the way, so that what comes first is what the rest may follow from; and they are completed by what conditions cannot say.
 
-use k8s_openapi::api::core::v1::{Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Resource, ResourceExt as _};
 use tidegate_crds::conditions::{HasConditions, kind};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tidegate_operator::broker::expiry::EXPIRED;
-use tidegate_operator::kubernetes::pods;
 
 use super::facts::{Facts, Named, Seen};
 use super::finding::{Finding, State};
+use super::pods::{PODS, complete, of_broker_pods};
 use crate::stored::Location;
 
 /// Where a condition belongs.
@@ -66,8 +65,6 @@ const HANDLER: [Rule; 11] = [
     warned(kind::KEYS_HELD, "held keys", "True"),
     warned(kind::DEAD_LETTERS_FULL, "room for dead letters", "True"),
 ];
-/// The link that the handler's own pods are.
-const PODS: &str = "pods";
 /// Reasons of conditions that hold, and still say that something is to be looked at.
 const HOLDS_BUT: [&str; 11] = [
     "MajorityReady",
@@ -82,8 +79,6 @@ const HOLDS_BUT: [&str; 11] = [
     "SomeKeysUnusable",
     "KeysKept",
 ];
-/// Reasons of pods of which the kubelet gives none.
-const NO_CAUSE: [&str; 3] = ["PodsStarting", "RollingOut", "Waking"];
 /// Resources that are named one by one.
 const MAX_NAMED: usize = 5;
 /// Says whether the operator runs.
@@ -155,23 +150,6 @@ fn ended(shown: &str, broker: &EventBroker, facts: &Facts) -> Option<Finding> {
         facts.location.clusterwide(CHECK)
     );
     Some(Finding::new("certificates", State::Red, shown, EXPIRED, &message))
-}
-
-fn of_broker_pods(shown: &str, seen: &Seen<Vec<Pod>>) -> Finding {
-    const LINK: &str = "broker pods";
-    let all = match seen {
-        Seen::There(all) => all,
-        Seen::Missing => return Finding::new(LINK, State::Unknown, shown, "NoPods", "there are no pods"),
-        Seen::Unread(why) => return Finding::unread(LINK, shown, why),
-    };
-    let ready = all.iter().filter(|pod| pods::is_ready(pod)).count();
-    let counts = format!("{ready} of {} pods are ready", all.len());
-    match pods::trouble(all) {
-        Some(trouble) => {
-            Finding::new(LINK, State::Warning, shown, "PodsFailing", &format!("{counts}: {}", trouble.message))
-        }
-        None => Finding::new(LINK, State::Ok, shown, "Pods", &counts),
-    }
 }
 
 fn of_topic(topic: &Named<EventTopic>, handler: Option<&EventHandler>, location: &Location) -> Vec<Finding> {
@@ -260,52 +238,6 @@ fn is_older(part: &Condition, ready: &Condition) -> bool {
 
 fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
     conditions.iter().find(|condition| condition.type_ == kind)
-}
-
-/// Adds to what the operator says of the handler's pods what they say themselves.
-fn complete(own: &mut [Finding], shown: &str, seen: &Seen<Vec<Pod>>, warnings: Option<&Seen<Vec<Event>>>) {
-    let Some(finding) = own.iter_mut().find(|finding| finding.link == PODS) else { return };
-    let all = match seen {
-        Seen::There(all) => all,
-        Seen::Missing => return,
-        Seen::Unread(why) => {
-            // What is wrong by the operator's word is wrong.
-            if finding.state != State::Red {
-                *finding = Finding::unread(PODS, shown, why);
-            }
-            return;
-        }
-    };
-    let trouble = pods::trouble(all);
-    if let Some(trouble) = trouble.as_ref().filter(|_| matches!(finding.state, State::Ok | State::Unknown)) {
-        *finding = Finding::new(PODS, State::Warning, shown, "PodsFailing", &trouble.message);
-        return;
-    }
-    if trouble.is_some() || !NO_CAUSE.contains(&finding.reason.as_str()) {
-        return;
-    }
-    let more = match warnings {
-        Some(Seen::There(warnings)) => newest(warnings),
-        Some(Seen::Unread(why)) => Some(format!("their Events, which may say why, are not read: {why}")),
-        _ => None,
-    };
-    if let Some(more) = more {
-        let message = format!("{}: {more}", finding.message);
-        *finding = Finding::new(PODS, finding.state, shown, &finding.reason, &message);
-    }
-}
-
-/// The newest of these Events, in words.
-fn newest(warnings: &[Event]) -> Option<String> {
-    let time = |event: &&Event| {
-        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
-        let last = event.last_timestamp.as_ref().map(|time| time.0);
-        series.or(last).or_else(|| event.event_time.as_ref().map(|time| time.0))
-    };
-    let event = warnings.iter().max_by_key(time)?;
-    let pod = event.involved_object.name.as_deref().unwrap_or_default();
-    let (reason, said) = (event.reason.as_deref().unwrap_or_default(), event.message.as_deref().unwrap_or_default());
-    Some(format!("pod {pod}: {reason}: {said}"))
 }
 
 fn dead_letters(shown: &str, handler: &EventHandler, location: &Location) -> Option<Finding> {

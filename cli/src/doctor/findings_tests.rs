@@ -1,3 +1,4 @@
+use k8s_openapi::api::core::v1::{Event, Pod};
 use serde_json::{Value, json};
 use tidegate_crds::conditions::{Finding as Condition, Status, kind, merge};
 

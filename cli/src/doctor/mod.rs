@@ -1,11 +1,12 @@
 //! `tidegate doctor`: what is wrong with a resource, along the way that its events take.
 //!
 //! [`facts`]: what the cluster says of it and of what it belongs to, read once.  [`findings`]: what follows from that (pure), as a
-//! list of [`finding`]s.  [`show`]: how they are shown.
+//! list of [`finding`]s; [`pods`]: the part of it that pods say themselves.  [`show`]: how they are shown.
 
 pub mod facts;
 pub mod finding;
 mod findings;
+mod pods;
 pub mod show;
 
 use std::time::Duration;
