@@ -5,6 +5,9 @@ use kube::{Client, Config};
 
 use crate::terminal::text;
 
+/// What to do where the API server does not accept credentials.
+pub const LOG_IN: &str = "the API server does not accept your credentials: log in again";
+
 /// A client of it, and the namespace of its context.
 ///
 /// # Errors
@@ -39,12 +42,23 @@ pub fn sentence(error: &kube::Error) -> String {
 
 /// Why something was not done. `without_right`: what to do without the right to it.
 pub fn explain(what: &str, error: &kube::Error, without_right: &str) -> String {
-    let remedy = match error {
+    let remedy = remedy(error).unwrap_or(match error {
         kube::Error::Api(status) if status.code == 403 => without_right,
         kube::Error::Api(status) if status.code == 404 => "correct the name; is Tidegate installed there?",
         _ => "is the cluster of the kubeconfig there?",
-    };
+    });
     format!("{what}: {}: {remedy}", sentence(error))
+}
+
+/// What to do, where the error alone says it.
+pub fn remedy(error: &kube::Error) -> Option<&'static str> {
+    let kube::Error::Api(status) = error else { return None };
+    let is_namespace = || status.details.as_ref().is_some_and(|details| details.kind == "namespaces");
+    match status.code {
+        401 => Some(LOG_IN),
+        404 if is_namespace() => Some("correct --namespace"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +73,24 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn what_is_wrong_has_its_own_remedy() {
+        for (code, kind, expected) in [
+            (401, "", "log in again"),
+            (403, "", "ask for it"),
+            (404, "namespaces", "correct --namespace"),
+            (404, "eventtopics", "correct the name"),
+            (500, "", "is the cluster"),
+        ] {
+            let status = serde_json::json!({
+                "status": "Failure", "message": "m", "reason": "r", "code": code, "details": {"kind": kind},
+            });
+            let error = kube::Error::Api(serde_json::from_value(status).unwrap());
+            let said = explain("a", &error, "ask for it");
+            assert!(said.starts_with("a: m: ") && said.contains(expected), "{said}");
+        }
+    }
 
     #[tokio::test]
     async fn a_cluster_that_is_away_is_asked_once() {

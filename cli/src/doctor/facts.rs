@@ -10,7 +10,7 @@ use tidegate_operator::broker::topics::broker_of;
 use tidegate_operator::handler::reference::topic_of;
 use tidegate_operator::kubernetes::{names, pods};
 
-use crate::cluster::{explain, sentence};
+use crate::cluster::{explain, remedy, sentence};
 use crate::failure::Failure;
 use crate::stored::Location;
 use crate::target::{Kind, Target};
@@ -210,7 +210,7 @@ where
 /// Why something was not read. Where a right is missing, the API server names it.
 pub fn unread<T>(error: &kube::Error, holder: Holder) -> Seen<T> {
     let is_right = matches!(error, kube::Error::Api(status) if status.code == 403);
-    let remedy = if is_right { holder.remedy() } else { "try again" };
+    let remedy = remedy(error).unwrap_or(if is_right { holder.remedy() } else { "try again" });
     Seen::Unread(format!("{}: {remedy}", sentence(error)))
 }
 

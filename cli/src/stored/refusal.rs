@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde::Deserialize;
 
 use super::Location;
-use crate::cluster::sentence;
+use crate::cluster::{LOG_IN, sentence};
 use crate::failure::Failure;
 use crate::terminal;
 
@@ -87,9 +87,7 @@ impl CallError {
         let role = if is_read { "tidegate-data-reader" } else { "tidegate-data-editor" };
         match code {
             400 => Self::Final(Failure::Usage(message)),
-            401 if message == "Unauthorized" => {
-                Self::Final(Failure::Failed("the API server does not accept your credentials: log in again".to_owned()))
-            }
+            401 if message == "Unauthorized" => Self::Final(Failure::Failed(LOG_IN.to_owned())),
             // The API server's own words say no remedy.
             403 if message.contains(": User ") => Self::Final(Failure::Failed(format!(
                 "{message}: ask for a RoleBinding to ClusterRole {role} in the namespace"

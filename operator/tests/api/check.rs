@@ -119,6 +119,10 @@ async fn a_user_sees_what_is_wrong_and_what_may_not_be_seen() {
     let [definitions, operator] = said(&space.client, &space, links).await;
     assert_eq!(definitions.0, State::Ok);
     assert!(operator.0 == State::Red && operator.1.contains("install Tidegate's chart"), "{operator:?}");
+    let typo = Location { namespace: "nowhere".into(), context: None };
+    let report = tidegate_cli::check::look(&space.client, &typo, Some(&space.name)).await.unwrap();
+    let webhook = report.findings.iter().find(|finding| finding.link == "webhook").unwrap();
+    assert!(webhook.message.contains("not found: correct --namespace"), "{webhook:?}");
     deployed(&space, 0).await;
     let [operator, leader] = said(&space.client, &space, ["operator", "leader"]).await;
     assert!(operator.0 == State::Red && operator.1.starts_with("0 of 1 pods are ready"), "{operator:?}");
