@@ -36,6 +36,11 @@ const MAX_NAME: usize = 253;
 /// The longest text of a user's in the log, in bytes.
 const MAX_LOGGED: usize = 256;
 
+/// What to do where a page takes too long.
+const FEWER_EVENTS: &str = "ask for fewer events at a time (limit)";
+/// The same of what is named.
+pub(super) const FEWER_SEQUENCES: &str = "name fewer sequences";
+
 /// What there are too many of, where there is no turn.
 const BUSY: &str = "calls for stored events";
 
@@ -51,7 +56,7 @@ pub(super) async fn events(
     let target = Target { namespace, resource: "eventtopics", name, subresource: "events" };
     let pairs = Pairs::parse(query.as_deref());
     let verb = if pairs.is_true("watch") { "watch" } else { "get" };
-    let answered = bounded(async {
+    let answered = bounded(FEWER_EVENTS, async {
         calls.admit(&user, verb, &target).await?;
         let query = EventQuery::parse(&pairs).map_err(Refusal::bad_request)?;
         if verb == "watch" { watch(&calls, &target, query).await } else { event_page(&calls, &target, &query).await }
@@ -83,7 +88,8 @@ async fn watch(calls: &Calls, target: &Target, query: EventQuery) -> Result<(Res
     let broker = calls.locator.topic(&target.namespace, &target.name).await?;
     let extent = events::extent(&broker.api).await?;
     let from = event_start(&broker, target, &query, &extent).await?;
-    let watch = Watch { broker, from, end: Instant::now() + query.timeout, is_first: true, _permit: permit };
+    let end = Instant::now() + query.timeout;
+    let watch = Watch { broker, from, end, is_begun: false, has_page: false, _permit: permit };
     let lines = stream::unfold(Some(watch), async |watch| watch?.next().await);
     let response = ([(CONTENT_TYPE, "application/json;stream=watch")], Body::from_stream(lines));
     Ok((response.into_response(), 0))
@@ -93,19 +99,27 @@ struct Watch {
     broker: Arc<Broker>,
     from: u64,
     end: Instant,
-    is_first: bool,
+    /// Whether its first line is sent.
+    is_begun: bool,
+    /// Whether a page was read: one is, however short its time.
+    has_page: bool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Watch {
     async fn next(mut self) -> Option<(Result<Bytes, std::convert::Infallible>, Option<Self>)> {
         loop {
-            if self.is_first {
+            if !self.is_begun {
                 // At once, so that whoever watches knows that it is answered, and from where on.
-                self.is_first = false;
+                self.is_begun = true;
                 let line = json!({"type": "BOOKMARK", "object": {"kind": "StoredEvent", "sequence": self.from.saturating_sub(1)}});
                 return Some((Ok(format!("{line}\n").into()), Some(self)));
             }
+            // Also while there is always more: whoever catches up for long begins again.
+            if self.has_page && Instant::now() >= self.end {
+                return None;
+            }
+            self.has_page = true;
             match events::page(&self.broker.api, self.from, events::WATCH_LIMIT).await {
                 Ok(page) if page.items.is_empty() => self.from = page.from,
                 Ok(page) => {
@@ -146,7 +160,7 @@ pub(super) async fn dead_letters(
     RawQuery(query): RawQuery,
 ) -> Response {
     let target = Target { namespace, resource: "eventhandlers", name, subresource: "deadletters" };
-    let answered = bounded(async {
+    let answered = bounded(FEWER_EVENTS, async {
         calls.admit(&user, "get", &target).await?;
         let query = LetterQuery::parse(&Pairs::parse(query.as_deref())).map_err(Refusal::bad_request)?;
         let _turn = turn(&calls.reads).await?;
@@ -168,7 +182,7 @@ pub(super) async fn dead_letter(
     Path((namespace, name, sequence)): Path<(String, String, String)>,
 ) -> Response {
     let target = Target { namespace, resource: "eventhandlers", name, subresource: "deadletters" };
-    let answered = bounded(async {
+    let answered = bounded("see whether its EventBroker is Ready", async {
         calls.admit(&user, "get", &target).await?;
         let sequence = sequence.parse().map_err(|_| {
             Refusal::bad_request("the last part of the path is the sequence of a dead letter, a number")
@@ -191,7 +205,7 @@ pub(super) async fn drop_dead_letters(
     RawQuery(query): RawQuery,
 ) -> Response {
     let target = Target { namespace, resource: "eventhandlers", name, subresource: "deadletters" };
-    let answered = bounded(async {
+    let answered = bounded(FEWER_SEQUENCES, async {
         calls.admit(&user, "delete", &target).await?;
         let sequences = Pairs::parse(query.as_deref()).sequences().map_err(Refusal::bad_request)?;
         let _turn = turn(&calls.reads).await?;
@@ -228,10 +242,12 @@ pub(super) async fn turn(of: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Re
 }
 
 /// A call's answer, in bounded time. Boxed: it is large, and lies within all that serves it.
+/// `remedy`: what to do where it takes too long.
 pub(super) fn bounded<'a>(
+    remedy: &'static str,
     answer: impl Future<Output = Result<(Response, usize), Refusal>> + Send + 'a,
 ) -> BoxFuture<'a, Result<(Response, usize), Refusal>> {
-    let late = || Refusal::unavailable("this took too long: ask for fewer events at a time (limit), or try again");
+    let late = move || Refusal::unavailable(format!("this took too long: {remedy}, or try again"));
     Box::pin(async move { timeout(CALL_TIMEOUT, answer).await.unwrap_or_else(|_| Err(late())) })
 }
 

@@ -1,8 +1,11 @@
-//! Where a list of the aggregated API ends, and what is asked for beyond it.
+//! Where a list and a watch of the aggregated API end, and what is asked for beyond it.
 
 use std::time::Duration;
 
+use axum::http::Method;
 use serde_json::Value;
+use tidegate_broker_client::{layout, peer};
+use tidegate_test_broker::jetstream;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -52,4 +55,27 @@ async fn what_is_beyond_the_end_is_refused_and_the_next_one_is_not() {
         let says = format!("is beyond the end of {of}");
         assert!(code == 410 && answer["reason"] == "Expired" && message.contains(&says), "{query}: {code} {answer}");
     }
+}
+
+/// More than can be read in its time.
+#[tokio::test]
+async fn a_watch_that_never_catches_up_ends_too() {
+    const EVENTS: usize = 40_000;
+    let data = Data::start("api-backlog").await;
+    let (headers, payload) = peer::encode(&event("many", b"1"));
+    let subject = layout::event_subject(0, "order.new");
+    let js = jetstream(data.topic.operator.clone());
+    for _ in 0..EVENTS / 1000 {
+        let mut acks = Vec::new();
+        for _ in 0..1000 {
+            acks.push(js.publish_with_headers(subject.clone(), headers.clone(), payload.clone()).await.unwrap());
+        }
+        for ack in acks {
+            ack.await.unwrap();
+        }
+    }
+    let path = data.path("eventtopics/orders/events?watch=true&timeoutSeconds=1&fromSequence=1");
+    let (code, watched) = data.call_with(Method::GET, ANN, &path, String::new()).await;
+    let count = watched.lines().count();
+    assert!(code == 200 && (2..EVENTS).contains(&count), "{code} {count}");
 }

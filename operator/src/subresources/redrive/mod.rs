@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::Calls;
 use super::access::Target;
 use super::answer::Refusal;
-use super::calls::{Place, bounded, log};
+use super::calls::{FEWER_SEQUENCES, Place, bounded, log};
 use crate::handler::relocation;
 use crate::https::front_proxy::User;
 use letters::{Run, Times};
@@ -56,7 +56,7 @@ pub(super) async fn redrive(
 ) -> Response {
     let begun = Instant::now();
     let target = Target { namespace, resource: "eventhandlers", name, subresource: "redrive" };
-    let answered = bounded(async {
+    let answered = bounded(FEWER_SEQUENCES, async {
         calls.admit(&user, "create", &target).await?;
         let sequences = sequences(&body).map_err(Refusal::bad_request)?;
         // Not of the reads' turns: a redrive is longer than they wait for one.
