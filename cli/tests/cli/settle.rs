@@ -94,8 +94,9 @@ async fn what_was_done_before_a_failure_is_counted() {
 async fn what_is_left_is_repeated_at_once_only_where_there_was_no_time() {
     for (reason, code, calls, says) in [
         ("OutOfTime", 0, 3, ""),
+        ("HandlerChanged", 1, 1, "the handler was changed: this call left 2, and what"),
         ("HandlerChanged", 1, 1, "kubectl wait eventhandler billing --for=condition=Subscribed --namespace shop"),
-        ("Unavailable", 1, 1, "2 of these dead letters are left: the broker is away"),
+        ("Unavailable", 1, 1, "the broker is away: this call left 2, and what comes after them was not tried\n"),
     ] {
         let cluster = Cluster::answering(move |asked| {
             let letters = asked_for(asked);

@@ -105,17 +105,19 @@ impl Work<'_> {
     fn left(&self, answer: &RedriveAnswer) -> Failure {
         let wait = format!("kubectl wait eventhandler {} --for=condition=Subscribed", text(self.handler));
         let why = match (answer.reason.as_str(), answer.message.as_str()) {
-            ("HandlerChanged", _) => {
-                format!(
-                    "the handler was changed meanwhile: repeat the command after {}",
-                    self.api.location().command(&wait)
-                )
-            }
+            ("HandlerChanged", _) => "the handler was changed".to_owned(),
             ("HandlerDeleted", _) => "the handler was deleted, or is another one of its name".to_owned(),
             (reason, "") => text(reason),
             (_, message) => text(message),
         };
-        Failure::Failed(format!("{} of these dead letters are left: {why}", answer.left.len()))
+        let remedy = match answer.reason.as_str() {
+            "HandlerChanged" => format!(". Repeat the command after {}", self.api.location().command(&wait)),
+            _ => String::new(),
+        };
+        Failure::Failed(format!(
+            "{why}: this call left {}, and what comes after them was not tried{remedy}",
+            answer.left.len()
+        ))
     }
 
     /// A call that was not answered may have done a part of what it was to do.
