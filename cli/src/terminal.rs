@@ -8,12 +8,19 @@ use crate::failure::Failure;
 
 /// The longest text of somebody else that is shown in a line, in bytes.
 const MAX_TEXT: usize = 200;
+/// What stands for the rest of it.
+const CUT: &str = "…";
 /// The longest line of a program, in bytes.
 pub const MAX_LINE: usize = 8 << 10;
 
-/// A text of somebody else as a part of a line.
+/// A text of somebody else as a part of a line. One that is too long ends with `…`.
 pub fn text(text: &str) -> String {
-    single_line(text, MAX_TEXT)
+    let shown = single_line(text, MAX_TEXT);
+    // A character each.
+    if text.trim().chars().nth(shown.chars().count()).is_none() {
+        return shown;
+    }
+    single_line(text, MAX_TEXT - CUT.len()) + CUT
 }
 
 /// A line of a program.
@@ -66,6 +73,16 @@ mod tests {
         }
         assert_eq!(text("a\u{1b}[2Jb"), "a [2Jb");
         assert_eq!(line("  \tindented\t1\n"), "      indented    1");
-        assert!(text(&"ä".repeat(1000)).len() <= MAX_TEXT);
+    }
+
+    #[test]
+    fn what_is_left_out_of_a_text_is_marked() {
+        for whole in ["", " a b ", &"a".repeat(MAX_TEXT), &"ä".repeat(MAX_TEXT / 2), &format!("{:300}", "a")] {
+            assert_eq!(text(whole), whole.trim());
+        }
+        for long in ["a".repeat(MAX_TEXT + 1), "ä".repeat(1000), "\u{1b}".repeat(1000)] {
+            let shown = text(&long);
+            assert!(shown.ends_with('…') && (MAX_TEXT - 4..=MAX_TEXT).contains(&shown.len()), "{shown:?}");
+        }
     }
 }
