@@ -101,7 +101,7 @@ async fn follow(
         match watch(api, &with_query(path, query), &mut next, shown).await {
             Ok(()) => pause = WATCH_PAUSE,
             // Before anything was there, something is wrong that is not waited for.
-            Err(CallError::Final(failure)) => return Err(failure),
+            Err(CallError::Final(failure, _)) => return Err(failure),
             Err(error) if next.is_none() => return Err(error.into()),
             Err(error) => {
                 pause = if begun.elapsed() > MAX_PAUSE { WATCH_PAUSE } else { (2 * pause).min(MAX_PAUSE) };
@@ -121,8 +121,8 @@ async fn watch(api: &Api, path: &str, next: &mut Option<u64>, shown: &mut Shown<
         match change {
             Change::Begun(after) => *next = Some(next.unwrap_or(0).max(after + 1)),
             Change::Added(item) => {
-                let sequence = shown.item(&item).map_err(CallError::Final)?;
-                output::flush(shown.out).map_err(CallError::Final)?;
+                let sequence = shown.item(&item)?;
+                output::flush(shown.out)?;
                 *next = Some(sequence + 1);
             }
         }

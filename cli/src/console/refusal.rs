@@ -77,18 +77,37 @@ impl From<CallError> for Refusal {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Busy(why) | CallError::Away(why) => Self::new(StatusCode::SERVICE_UNAVAILABLE, why),
-            CallError::Final(failure) => failure.into(),
+            CallError::Final(
+                failure,
+                Some(code @ (StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::CONFLICT)),
+            ) => Self::new(code, failure.to_string()),
+            CallError::Final(failure, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+                Self::new(StatusCode::FORBIDDEN, failure.to_string())
+            }
+            CallError::Final(failure, _) => failure.into(),
         }
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let title = self.code.canonical_reason().unwrap_or("Not shown");
         let content = html! {
             p role="alert" { (self.sentence) }
             p { a href="/" { "Namespaces" } }
         };
-        (self.code, layout::page(title, &[], content)).into_response()
+        (self.code, layout::page(heading(self.code), &[], content)).into_response()
+    }
+}
+
+/// What a status is to people.
+fn heading(code: StatusCode) -> &'static str {
+    match code {
+        StatusCode::UNAUTHORIZED => "This browser may not ask",
+        StatusCode::FORBIDDEN => "You may not see this",
+        StatusCode::NOT_FOUND => "Not found",
+        StatusCode::GONE => "Begin again",
+        StatusCode::MISDIRECTED_REQUEST => "Another address",
+        code if code.is_server_error() => "The cluster does not answer",
+        _ => "Not shown",
     }
 }

@@ -199,7 +199,7 @@ impl Api {
         let short = path.ends_with("/events").then(|| ("last", "0".to_owned()));
         let path = with_query(path, short.into_iter().chain([("limit", "1".to_owned())]));
         let metadata = list(&self.call_in_turn(Method::GET, &path, None).await?)?.metadata;
-        metadata.time.parse().map_err(|error| CallError::Final(other_version(error)))
+        metadata.time.parse().map_err(|error| other_version(error).into())
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&str>) -> Result<http::Response<Body>, CallError> {
@@ -209,7 +209,7 @@ impl Api {
             Some(json) => request.header(CONTENT_TYPE, "application/json").body(json.as_bytes().to_vec().into()),
             None => request.body(Body::empty()),
         };
-        let request = request.map_err(|error| CallError::Final(Failure::usage(error)))?;
+        let request = request.map_err(Failure::usage)?;
         let response = self.client.send(request).await.map_err(|error| CallError::unreached(&error))?;
         let code = response.status();
         if code.is_success() {
@@ -300,7 +300,7 @@ impl<'a> Pages<'a> {
 }
 
 fn list(answer: &[u8]) -> Result<List, CallError> {
-    serde_json::from_slice(answer).map_err(|error| CallError::Final(other_version(error)))
+    serde_json::from_slice(answer).map_err(|error| other_version(error).into())
 }
 
 fn is_beyond(item: &RawValue, last: u64) -> bool {

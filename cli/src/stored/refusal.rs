@@ -15,15 +15,21 @@ pub enum CallError {
     Busy(String),
     /// Something is away: it may be answered later.
     Away(String),
-    /// It will not be answered.
-    Final(Failure),
+    /// It will not be answered. With the status of the answer, where there was one that refuses.
+    Final(Failure, Option<StatusCode>),
+}
+
+impl From<Failure> for CallError {
+    fn from(failure: Failure) -> Self {
+        Self::Final(failure, None)
+    }
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Busy(why) | CallError::Away(why) => Self::Failed(why),
-            CallError::Final(failure) => failure,
+            CallError::Final(failure, _) => failure,
         }
     }
 }
@@ -58,7 +64,7 @@ impl CallError {
 
     /// Nothing is installed that would answer.
     pub(super) fn unregistered() -> Self {
-        Self::Final(Failure::Failed(
+        Self::from(Failure::Failed(
             "the cluster has no API subresources.tidegate.io: install Tidegate's chart with api.enabled: true (helm upgrade … --reset-then-reuse-values --set api.enabled=true,replicas=2)".to_owned(),
         ))
     }
@@ -85,16 +91,17 @@ impl CallError {
     fn of_status(code: u16, message: &str, is_read: bool) -> Self {
         let message = terminal::line(message);
         let role = if is_read { "tidegate-data-reader" } else { "tidegate-data-editor" };
+        let refused = |failure| Self::Final(failure, StatusCode::from_u16(code).ok());
         match code {
-            400 => Self::Final(Failure::Usage(message)),
-            401 if message == "Unauthorized" => Self::Final(Failure::Failed(LOG_IN.to_owned())),
+            400 => refused(Failure::Usage(message)),
+            401 if message == "Unauthorized" => refused(Failure::Failed(LOG_IN.to_owned())),
             // The API server's own words say no remedy.
-            403 if message.contains(": User ") => Self::Final(Failure::Failed(format!(
+            403 if message.contains(": User ") => refused(Failure::Failed(format!(
                 "{message}: ask for a RoleBinding to ClusterRole {role} in the namespace"
             ))),
             429 => Self::Busy(message),
             500.. => Self::Away(message),
-            _ => Self::Final(Failure::Failed(message)),
+            _ => refused(Failure::Failed(message)),
         }
     }
 }

@@ -64,7 +64,7 @@ impl Watch {
     /// It broke off, or says that something is away.
     pub async fn next(&mut self) -> Result<Option<Change>, CallError> {
         let Some(line) = self.line().await? else { return Ok(None) };
-        let parsed = |error| CallError::Final(other_version(error));
+        let parsed = |error| CallError::from(other_version(error));
         let line: Line = serde_json::from_slice(&line).map_err(parsed)?;
         match line.kind.as_str() {
             "BOOKMARK" => {

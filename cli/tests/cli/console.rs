@@ -11,7 +11,7 @@ use http_body_util::Full;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::stored::Cluster;
+use crate::stored::{Cluster, refusal};
 use crate::support::{Dev, Received, raw, status};
 
 /// A running console.
@@ -172,6 +172,30 @@ async fn a_cluster_that_does_not_answer_well_is_said_on_the_page() {
     for path in ["/ns/shop/topics", "/ns/shop/handlers/billing/letters", "/ns/shop/topics/orders/events/1"] {
         let page = broken.get(path);
         assert!(page.status == 502 && page.body.contains("role=\"alert\""), "{path} {} {}", page.status, page.body);
+    }
+    for (answered, code, heading) in [
+        (401, 403, "You may not see this"),
+        (403, 403, "You may not see this"),
+        (404, 404, "Not found"),
+        (409, 409, "Not shown"),
+        (410, 410, "Begin again"),
+        (503, 503, "The cluster does not answer"),
+    ] {
+        let refusing = Running::start(move |asked| match asked.path.ends_with("/subresources.tidegate.io") {
+            true => Response::new("{}".into()),
+            false => refusal(answered, "why it is so"),
+        })
+        .await;
+        for path in ["/ns/shop/topics/orders/events", "/ns/shop/handlers/billing/letters/1"] {
+            let page = refusing.get(path);
+            assert!(
+                page.status == code && page.body.contains("why it is so"),
+                "{answered} {}: {}",
+                page.status,
+                page.body
+            );
+            assert!(page.body.contains(&format!("<h1>{heading}</h1>")), "{answered}: {}", page.body);
+        }
     }
     let away = Running::start(|_| status(503)).await;
     for path in ["/ns/shop/topics", "/ns/shop/handlers/billing/letters"] {

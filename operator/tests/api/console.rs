@@ -192,7 +192,7 @@ async fn pages_lead_from_handlers_to_a_dead_letter() {
     assert!(found.contains(&format!("{letters}/1\"")) && !found.contains(&format!("{letters}/2\"")), "{found}");
     ann.shown(&format!("{letters}/1"), &["attempts-used-up", "2026-01-01T00:00:00Z", "busy &lt;script&gt;", "pears"])
         .await;
-    ann.refused(&format!("{letters}/999"), 502, "no such stored event").await;
+    ann.refused(&format!("{letters}/999"), 404, "no such stored event").await;
 }
 
 #[tokio::test]
@@ -214,8 +214,8 @@ async fn each_user_sees_what_the_cluster_lets_that_user_see() {
         format!("{handler}/letters"),
         format!("{handler}/letters/1"),
     ] {
-        bob.refused(&path, 502, "ClusterRole tidegate-data-reader").await;
-        eve.refused(&path, 502, "ClusterRole tidegate-data-reader").await;
+        bob.refused(&path, 403, "ClusterRole tidegate-data-reader").await;
+        eve.refused(&path, 403, "ClusterRole tidegate-data-reader").await;
     }
     eve.refused(&format!("/ns/{space}/topics"), 403, "User &quot;eve&quot; cannot list").await;
 
