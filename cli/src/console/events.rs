@@ -28,7 +28,7 @@ pub async fn rows(
 ) -> Result<Rows<Stored>, Refusal> {
     let found = stored_rows(api, api.path(None, "eventtopics", topic, "events")?, query, Vec::new(), limit).await?;
     let items = found.items.iter().map(|item| parse(item.as_ref())).collect::<Result<_, _>>()?;
-    Ok(Rows { items, next: found.next })
+    Ok(Rows { items, next: found.next, first: found.first })
 }
 
 /// Events from a sequence on, or the latest ones. With `sequence`: where the page of that event is.
@@ -45,22 +45,35 @@ pub async fn list(
     if let Some(number) = query.get("sequence") {
         return Ok(Redirect::to(&format!("{address}/events/{}", sequence(number.trim())?)).into_response());
     }
-    let start = match query.get("continue") {
-        Some(from) => ("fromSequence", sequence(from)?.to_string()),
+    let asked = query.get("continue").map(sequence).transpose()?;
+    let start = match asked {
+        Some(from) => ("fromSequence", from.to_string()),
         None => ("last", MAX_EVENTS.to_string()),
     };
     let found = rows(&api, &topic, vec![start], MAX_EVENTS).await?;
-    let earlier = found.items.first().map(|first| first.sequence.saturating_sub(MAX_EVENTS).max(1));
-    let is_first = found.items.first().is_none_or(|first| first.sequence <= 1);
+    let shown = found.items.first().map(|first| first.sequence);
     let content = html! {
         (search(&address))
         (table(&address, &found.items))
-        @if let (Some(earlier), false) = (earlier, is_first) {
+        @if let Some(earlier) = earlier(shown, asked, found.first.unwrap_or(1)) {
             p { a href={ (address) "/events?continue=" (earlier) } { "Earlier events" } }
         }
         (layout::next_page(&format!("{address}/events"), &[], found.next.as_deref()))
     };
     Ok(layout::page(&format!("Events of topic {topic}"), &above(&namespace, &topic), content).into_response())
+}
+
+/// Where the page before begins, if there may be one. `shown`: the first event of this one; `asked`: where it was to begin;
+/// `first`: the first event that is stored.
+fn earlier(shown: Option<u64>, asked: Option<u64>, first: u64) -> Option<u64> {
+    let begin = asked.into_iter().chain(shown).min()?;
+    if begin <= first {
+        return None;
+    }
+    // Handled events are gone: where a page before would show the same again, the first one that is stored is before all of
+    // them.
+    let has_gap = asked.is_some_and(|asked| shown.is_none_or(|shown| shown >= asked.saturating_add(MAX_EVENTS)));
+    Some(if has_gap { first } else { begin.saturating_sub(MAX_EVENTS).max(first) })
 }
 
 /// A field for the sequence of an event. `address`: the topic's.
@@ -69,7 +82,7 @@ pub fn search(address: &str) -> Markup {
         form method="get" action={ (address) "/events" } {
             label { "Sequence" input name="sequence" required inputmode="numeric" pattern="[0-9]+" autocomplete="off"; }
             button { "Show this event" }
-            a href={ (address) "/events" } { "All events" }
+            a href={ (address) "/events" } { "Latest events" }
         }
     }
 }
@@ -128,10 +141,8 @@ pub async fn page(
             ),
         ));
     };
-    let all = format!(
-        "kubectl get --raw '{}?fromSequence={number}&limit=1'",
-        api.path(None, "eventtopics", &topic, "events")?
-    );
+    let path = api.path(None, "eventtopics", &topic, "events")?;
+    let all = api.location().clusterwide(&format!("kubectl get --raw '{path}?fromSequence={number}&limit=1'"));
     let address = format!("/ns/{namespace}/topics/{topic}/events");
     let content = html! {
         (facts(vec![("Sequence", plain(&number.to_string())), ("Stored", plain(&stored.time))]))
@@ -156,4 +167,30 @@ pub fn whole(stored: &Stored, all: &str) -> Result<Markup, Refusal> {
 
 fn above<'a>(namespace: &'a str, topic: &'a str) -> Vec<(String, &'a str)> {
     vec![(format!("/ns/{namespace}/topics"), namespace), (format!("/ns/{namespace}/topics/{topic}"), topic)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_events_are_linked_while_there_are_some() {
+        for (shown, asked, first, expected) in [
+            (Some(951), None, 1, Some(901)),
+            (Some(31), None, 1, Some(1)),
+            (Some(1), None, 1, None),
+            // The first one that is stored is not 1.
+            (Some(1000), None, 1000, None),
+            (Some(1020), None, 1000, Some(1000)),
+            (Some(1000), Some(970), 1000, None),
+            // A part of them is gone, or all.
+            (Some(930), Some(901), 1, Some(851)),
+            (Some(951), Some(901), 7, Some(7)),
+            (None, Some(901), 7, Some(7)),
+            (Some(951), Some(7), 7, None),
+            (None, None, 1, None),
+        ] {
+            assert_eq!(earlier(shown, asked, first), expected, "{shown:?} {asked:?} {first}");
+        }
+    }
 }

@@ -30,16 +30,16 @@ pub async fn list(
     let rows: Rows<EventHandler> = cluster.list(&namespace, query.get("continue")).await?;
     let content = html! {
         p { a href={ "/ns/" (namespace) "/topics" } { "Topics of this namespace" } }
-        (table(&namespace, &rows.items.iter().collect::<Vec<_>>()))
+        (table(&namespace, &rows.items.iter().collect::<Vec<_>>(), "There are no handlers in this namespace."))
         (layout::next_page(&format!("/ns/{namespace}/handlers"), &[], rows.next.as_deref()))
     };
     Ok(layout::page(&format!("Handlers of {namespace}"), &[], content))
 }
 
-/// Handlers, a row each.
-pub fn table(namespace: &str, handlers: &[&EventHandler]) -> Markup {
+/// Handlers, a row each. `none`: what is said where there are none.
+pub fn table(namespace: &str, handlers: &[&EventHandler], none: &str) -> Markup {
     html! {
-        @if handlers.is_empty() { p { "There are no such handlers in this namespace." } }
+        @if handlers.is_empty() { p { (none) } }
         @else {
             div.scroll {
                 table {

@@ -30,7 +30,7 @@ pub async fn rows(
     let found =
         stored_rows(api, api.path(None, "eventhandlers", handler, "deadletters")?, query, Vec::new(), limit).await?;
     let items = found.items.iter().map(|item| Letter::parse(item)).collect::<Result<_, _>>()?;
-    Ok(Rows { items, next: found.next })
+    Ok(Rows { items, next: found.next, first: found.first })
 }
 
 /// The dead letters of a handler, oldest first.

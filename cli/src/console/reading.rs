@@ -40,6 +40,8 @@ pub struct Rows<T> {
     pub items: Vec<T>,
     /// Where the next page begins, where there is one.
     pub next: Option<String>,
+    /// The first sequence that is stored, of stored data.
+    pub first: Option<u64>,
 }
 
 impl Cluster {
@@ -74,7 +76,7 @@ impl Cluster {
         let api = Api::<K>::namespaced(self.client.clone(), self::name(namespace)?);
         let found = answer(&format!("{} of namespace {namespace}", K::plural(&())), api.list(&parameters)).await?;
         let next = found.metadata.continue_.filter(|next| !next.is_empty());
-        Ok(Rows { items: found.items, next })
+        Ok(Rows { items: found.items, next, first: None })
     }
 
     /// A resource.
@@ -120,7 +122,7 @@ pub async fn stored_rows(
     let mut pages = api.pages(path, query, times, Some(limit));
     let items = in_time("The stored data", pages.next()).await?.unwrap_or_default();
     let next = pages.next_sequence().map(str::to_owned);
-    Ok(Rows { items, next })
+    Ok(Rows { items, next, first: pages.first_sequence() })
 }
 
 /// The answer to a call for stored data, in the time that a page has.

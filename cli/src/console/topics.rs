@@ -95,8 +95,9 @@ pub async fn page(
         @match &handlers {
             Ok(rows) => {
                 @let own: Vec<&EventHandler> = rows.items.iter().filter(|handler| is_of(handler, &namespace, &name)).collect();
-                (handlers::table(&namespace, &own))
-                @if rows.next.is_some() { p { "The namespace has more handlers than are looked through here: see all of them." } }
+                @let none = if rows.next.is_some() { "None of those that were looked through is of this topic." } else { "No handler of this namespace is of this topic." };
+                (handlers::table(&namespace, &own, none))
+                @if rows.next.is_some() { p { "The namespace has more handlers than the " (rows.items.len()) " that were looked through: see all of them." } }
                 p { a href={ "/ns/" (namespace) "/handlers" } { "All handlers of this namespace" } }
             }
             Err(refusal) => (missing(refusal)),
@@ -125,7 +126,7 @@ fn about(topic: &EventTopic, namespace: &str, rate: Result<u64, Refusal>) -> Mar
         ("Last sequence", count(*last_sequence)),
         ("Dead letters", count(*dead_letters)),
         ("Publishers", publishers(topic, namespace)),
-        ("Room", count(retention.max_size.as_ref().map(|size| text(&size.to_string())))),
+        ("Maximum size", count(retention.max_size.as_ref().map(|size| text(&size.to_string())))),
         ("Kept for", count(retention.max_age.as_ref().map(|age| text(&age.to_string())))),
         ("Routing", plain(&format!("{:?}", topic.spec.routing))),
         ("Broker", broker(topic)),

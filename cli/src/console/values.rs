@@ -75,7 +75,7 @@ pub fn fill(fill: Option<&str>) -> Markup {
 pub fn findings(findings: &[Finding]) -> Markup {
     html! {
         table {
-            caption { "Along the way of the events" }
+            caption { "Checks, from broker to handler" }
             thead { tr { th scope="col" { "State" } th scope="col" { "Link" } th scope="col" { "Object" } th scope="col" { "Why, and what to do" } } }
             tbody {
                 @for Finding { link, state, object, reason, message, .. } in findings {

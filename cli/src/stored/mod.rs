@@ -60,6 +60,8 @@ struct List {
 struct Metadata {
     #[serde(rename = "continue")]
     next: Option<String>,
+    /// An operator of an earlier version does not say it.
+    first_sequence: Option<u64>,
     last_sequence: u64,
     time: String,
 }
@@ -176,7 +178,7 @@ impl Api {
         times: Vec<(&'static str, Moment)>,
         limit: Option<u64>,
     ) -> Pages<'_> {
-        Pages { api: self, path, query, times, left: limit, last: None, is_done: false }
+        Pages { api: self, path, query, times, left: limit, last: None, first: None, is_done: false }
     }
 
     /// Parameters that are times. For how long ago something was, the broker of the list is asked for its time: it gives
@@ -244,6 +246,8 @@ pub struct Pages<'a> {
     left: Option<u64>,
     /// The last sequence that there was at the beginning: what comes faster than it is read has no end.
     last: Option<u64>,
+    /// The first sequence that is stored.
+    first: Option<u64>,
     is_done: bool,
 }
 
@@ -264,6 +268,7 @@ impl<'a> Pages<'a> {
         let answer = self.api.call_in_turn(Method::GET, &path, None).await?;
         let List { metadata, mut items } = list(&answer)?;
         let last = *self.last.get_or_insert(metadata.last_sequence);
+        self.first = metadata.first_sequence;
         while items.last().is_some_and(|item| is_beyond(item, last)) {
             items.pop();
         }
@@ -286,6 +291,11 @@ impl<'a> Pages<'a> {
     /// The last sequence that there was when the first page was answered.
     pub fn last_sequence(&self) -> Option<u64> {
         self.last
+    }
+
+    /// The first sequence that was stored when the latest page was answered, where the operator says it.
+    pub fn first_sequence(&self) -> Option<u64> {
+        self.first
     }
 
     /// Where they are.

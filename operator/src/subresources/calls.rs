@@ -264,7 +264,7 @@ struct List {
 fn list(kind: &'static str, page: Page, extent: &Extent) -> (Response, usize) {
     let count = page.items.len();
     let time = extent.time.format(&Rfc3339).unwrap_or_default();
-    let mut metadata = json!({"lastSequence": extent.last, "time": time});
+    let mut metadata = json!({"firstSequence": extent.first, "lastSequence": extent.last, "time": time});
     if page.more {
         metadata["continue"] = page.from.to_string().into();
     }

@@ -141,7 +141,7 @@ async fn pages_lead_from_namespaces_to_a_stored_event() {
                 &format!("/ns/{space}/handlers/billing"),
                 &format!("{topic}/events/13"),
                 "&lt;script&gt;alert(1)&lt;/script&gt;",
-                "<caption>Along the way of the events</caption>",
+                "<caption>Checks, from broker to handler</caption>",
             ],
         )
         .await;
@@ -204,7 +204,7 @@ async fn each_user_sees_what_the_cluster_lets_that_user_see() {
     let (topic, handler) = (format!("/ns/{space}/topics/orders"), format!("/ns/{space}/handlers/billing"));
     let (bob, eve) = (Browser::open(&data, BOB).await, Browser::open(&data, EVE).await);
     for path in [&topic, &handler] {
-        let shown = bob.shown(path, &["ClusterRole tidegate-data-reader", "Along the way of the events"]).await;
+        let shown = bob.shown(path, &["ClusterRole tidegate-data-reader", "Checks, from broker to handler"]).await;
         assert!(!shown.contains("secret"), "{shown}");
         eve.refused(path, 403, "ask for that right").await;
     }
