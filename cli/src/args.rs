@@ -46,8 +46,8 @@ pub enum Command {
     Dead(dead::Arguments),
     /// Show topics, handlers, events and dead letters of a cluster as pages in your browser.
     ///
-    /// The pages are served on 127.0.0.1 for as long as the command runs, with your own rights; it prints their address. Other
-    /// users and pages cannot read them without the token in that address.
+    /// The pages are served on this machine's loopback for as long as the command runs, with your own rights, under a random name; it prints
+    /// their address. Other users and pages cannot read them without the token in that address, which opens them once.
     Console(console::Arguments),
     /// Write completions for a shell to standard output.
     Completions {

@@ -1,6 +1,7 @@
 //! Who may ask the console. Any web page that the user visits can send requests to loopback.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -26,6 +27,8 @@ const MAX_PAGES: usize = 16;
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Random bytes of the token, and of the cookie.
 const SECRET_BYTES: usize = 32;
+/// Random bytes of the host's name.
+const NAME_BYTES: usize = 8;
 /// What a page may load: nothing that is not the console's.
 const POLICY: &str =
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -35,40 +38,56 @@ const POLICY: &str =
 pub struct Guard(Arc<Inner>);
 
 struct Inner {
-    hosts: [String; 2],
+    host: String,
     cookie_name: String,
     token: String,
     cookie: String,
+    /// Whether a browser has the cookie: nobody else gets it.
+    is_entered: AtomicBool,
     turns: Semaphore,
 }
 
 impl Guard {
-    /// A guard of a port, with a token and a cookie of its own.
+    /// A guard of a port, with a token and a cookie of its own, and a name that no one guesses: browsers do not keep the cookies
+    /// of a host's ports apart, and another server of this machine has another name.
     ///
     /// # Errors
     /// There are no random numbers.
     pub fn new(port: u16) -> Result<Self, Failure> {
+        Self::of_host(format!("{}.localhost:{port}", random(NAME_BYTES)?), port)
+    }
+
+    /// The same without a name, for browsers that do not find it.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn by_address(port: u16) -> Result<Self, Failure> {
+        Self::of_host(format!("127.0.0.1:{port}"), port)
+    }
+
+    fn of_host(host: String, port: u16) -> Result<Self, Failure> {
         Ok(Self(Arc::new(Inner {
-            hosts: [format!("127.0.0.1:{port}"), format!("localhost:{port}")],
-            // Cookies of a host's ports are not kept apart: two consoles would overwrite each other's.
+            host,
+            // Two consoles by address would overwrite each other's.
             cookie_name: format!("tidegate-console-{port}"),
-            token: secret()?,
-            cookie: secret()?,
+            token: random(SECRET_BYTES)?,
+            cookie: random(SECRET_BYTES)?,
+            is_entered: AtomicBool::new(false),
             turns: Semaphore::new(MAX_PAGES),
         })))
     }
 
     /// The address to open.
     pub fn url(&self) -> String {
-        format!("http://{}/?token={}", self.0.hosts[0], self.0.token)
+        format!("http://{}/?token={}", self.0.host, self.0.token)
     }
 
     fn is_this_host(&self, headers: &HeaderMap) -> bool {
-        only(headers, &HOST).is_some_and(|host| self.0.hosts.iter().any(|one| one.eq_ignore_ascii_case(host)))
+        only(headers, &HOST).is_some_and(|host| self.0.host.eq_ignore_ascii_case(host))
     }
 
-    /// Whether the console's own page asks. Another server on 127.0.0.1 is of the same site: its pages' requests have the
-    /// cookie.
+    /// Whether the console's own page asks. By address, another server on 127.0.0.1 is of the same site: its pages' requests
+    /// have the cookie.
     fn is_own_page(&self, headers: &HeaderMap) -> bool {
         let own = only(headers, &HOST).map(|host| format!("http://{host}"));
         own.as_deref() == only(headers, &ORIGIN)
@@ -77,7 +96,26 @@ impl Guard {
     fn has_cookie(&self, headers: &HeaderMap) -> bool {
         let texts = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == self.0.cookie_name && is_same(value, &self.0.cookie))
+        let has = pairs.any(|(name, value)| name == self.0.cookie_name && is_same(value, &self.0.cookie));
+        if has {
+            self.0.is_entered.store(true, Ordering::Relaxed);
+        }
+        has
+    }
+
+    /// To the first page; with the cookie, once. The token is in the command line of a browser, in its history, and in logs.
+    fn enter(&self, headers: &HeaderMap) -> Response {
+        if self.has_cookie(headers) {
+            return (StatusCode::SEE_OTHER, [(LOCATION, "/")]).into_response();
+        }
+        if self.0.is_entered.load(Ordering::Relaxed) {
+            return refuse(
+                StatusCode::UNAUTHORIZED,
+                "A browser has opened this address already, and it opens once: for another browser end tidegate console, and run the command again. If you have not opened it, somebody else did.",
+            );
+        }
+        let cookie = format!("{}={}; HttpOnly; SameSite=Strict; Path=/", self.0.cookie_name, self.0.cookie);
+        (StatusCode::SEE_OTHER, [(LOCATION, "/".to_owned()), (SET_COOKIE, cookie)]).into_response()
     }
 
     fn has_token(&self, request: &Request) -> bool {
@@ -101,15 +139,14 @@ impl Guard {
             );
         }
         if is_reading && self.has_token(&request) {
-            let cookie = format!("{}={}; HttpOnly; SameSite=Strict; Path=/", self.0.cookie_name, self.0.cookie);
-            return (StatusCode::SEE_OTHER, [(LOCATION, "/".to_owned()), (SET_COOKIE, cookie)]).into_response();
+            return self.enter(request.headers());
         }
         // They are in every copy of the program, and the page that asks for the token needs them.
         let is_public = [STYLE_PATH, ICON_PATH].contains(&request.uri().path());
         if !is_public && !self.has_cookie(request.headers()) {
             return refuse(
                 StatusCode::UNAUTHORIZED,
-                "This browser has no cookie of this console: open the address that tidegate console printed, with its token.",
+                "This browser has no cookie of this console: open the address that tidegate console printed, with its token. It opens once: if it was opened before, run the command again.",
             );
         }
         let _turn = self.0.turns.acquire().await;
@@ -153,8 +190,9 @@ fn is_same(one: &str, other: &str) -> bool {
     Sha256::digest(one) == Sha256::digest(other)
 }
 
-fn secret() -> Result<String, Failure> {
-    let mut bytes = [0; SECRET_BYTES];
+/// So many random bytes, in hexadecimal digits.
+fn random(count: usize) -> Result<String, Failure> {
+    let mut bytes = vec![0; count];
     let provider = CryptoProvider::get_default()
         .ok_or_else(|| Failure::failed("no random numbers: this is an error of tidegate"))?;
     let filled = provider.secure_random.fill(&mut bytes);

@@ -17,7 +17,6 @@ mod serving;
 mod topics;
 mod values;
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -26,7 +25,6 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 use kube::Client;
-use tokio::net::TcpListener;
 
 use crate::failure::Failure;
 use crate::stored::{self, Location, Place};
@@ -35,13 +33,18 @@ use guard::Guard;
 use layout::{ICON_PATH, STYLE_PATH};
 use reading::Cluster;
 use refusal::Refusal;
+use serving::Loopback;
 
 /// `tidegate console`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Port on 127.0.0.1. Default: a free one.
+    /// Port on this machine's loopback. Default: a free one.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub port: u16,
+    /// Serve the pages on http://127.0.0.1:PORT, for a browser that does not find names under localhost. Browsers send the
+    /// cookie of these pages to every server on 127.0.0.1 that they visit.
+    #[arg(long)]
+    pub by_address: bool,
     /// Where to begin.
     #[command(flatten)]
     pub place: Place,
@@ -53,7 +56,10 @@ pub struct Arguments {
 /// There is no kubeconfig, or the port is in use.
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let api = stored::Api::connect(&arguments.place).await?;
-    let console = Console::bind(arguments.port, api.client().clone(), api.location().clone()).await?;
+    let mut console = Console::bind(arguments.port, api.client().clone(), api.location().clone()).await?;
+    if arguments.by_address {
+        console.guard = Guard::by_address(console.loopback.port().map_err(Failure::failed)?)?;
+    }
     terminal::print(&format!("open {} (Ctrl-C ends it)", console.url()))?;
     tokio::select! {
         () = console.serve() => Ok(()),
@@ -63,23 +69,22 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 /// The pages, on a port.
 pub struct Console {
-    listener: TcpListener,
+    loopback: Loopback,
     guard: Guard,
     router: Router,
 }
 
 impl Console {
-    /// Takes a port of 127.0.0.1; 0: a free one. `location`: where a user begins, and how commands that a page suggests name the cluster.
+    /// Takes a port of loopback; 0: a free one. `location`: where a user begins, and how commands that a page suggests name the cluster.
     ///
     /// # Errors
     /// The port is in use.
     pub async fn bind(port: u16, client: Client, location: Location) -> Result<Self, Failure> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+        let loopback = Loopback::bind(port).await.map_err(|error| {
             Failure::Failed(format!("port {port}: {error}: end what listens there, or choose another by --port"))
         })?;
-        let guard = Guard::new(listener.local_addr().map_err(Failure::failed)?.port())?;
-        let router = router(Cluster::new(client, location)).layer(from_fn_with_state(guard.clone(), guard::check));
-        Ok(Self { listener, guard, router })
+        let guard = Guard::new(loopback.port().map_err(Failure::failed)?)?;
+        Ok(Self { loopback, guard, router: router(Cluster::new(client, location)) })
     }
 
     /// The address to open, with its token.
@@ -89,7 +94,8 @@ impl Console {
 
     /// Serves the pages, for as long as it is polled.
     pub async fn serve(self) {
-        serving::serve(self.listener, self.router).await;
+        let router = self.router.layer(from_fn_with_state(self.guard, guard::check));
+        serving::serve(self.loopback, router).await;
     }
 }
 

@@ -2,7 +2,7 @@
 //! operator, on an API server.
 
 use std::io::Read as _;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use crate::support::{Dev, Received, raw, status};
 /// A running console.
 struct Running {
     process: Dev,
+    host: String,
     port: u16,
     token: String,
     cookie: String,
@@ -32,13 +33,21 @@ struct Page {
 
 impl Running {
     async fn start(answer: impl Fn(&Received) -> Response<Full<Bytes>> + Send + Sync + 'static) -> Self {
+        Self::start_with("console", answer).await
+    }
+
+    async fn start_with(
+        line: &str,
+        answer: impl Fn(&Received) -> Response<Full<Bytes>> + Send + Sync + 'static,
+    ) -> Self {
         let cluster = Cluster::answering(answer).await;
-        let process = Dev::start(cluster.command("console"));
-        let line = process.until("open http://127.0.0.1:");
-        let address = line.strip_prefix("open http://127.0.0.1:").unwrap().split(' ').next().unwrap();
-        let (port, token) = address.split_once("/?token=").unwrap();
-        let mut running =
-            Self { process, port: port.parse().unwrap(), token: token.to_owned(), cookie: String::new(), cluster };
+        let process = Dev::start(cluster.command(line));
+        let line = process.until("open http://");
+        let address = line.strip_prefix("open http://").unwrap().split(' ').next().unwrap();
+        let (host, token) = address.split_once("/?token=").unwrap();
+        let port = host.split_once(':').unwrap().1.parse().unwrap();
+        let (host, token) = (host.to_owned(), token.to_owned());
+        let mut running = Self { process, host, port, token, cookie: String::new(), cluster };
         let entered = running.ask("GET", &format!("/?token={token}"), &[]);
         let cookie = entered.header("set-cookie");
         running.cookie = cookie.split(';').next().unwrap().to_owned();
@@ -47,8 +56,7 @@ impl Running {
 
     /// The answer to a request with these headers and no others.
     fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Page {
-        let host = format!("127.0.0.1:{}", self.port);
-        self.ask_host(method, path, &[&[("Host", host.as_str())], headers].concat())
+        self.ask_host(method, path, &[&[("Host", self.host.as_str())], headers].concat())
     }
 
     fn ask_host(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Page {
@@ -82,6 +90,8 @@ fn namespaces(_: &Received) -> Response<Full<Bytes>> {
 async fn only_the_browser_that_has_the_token_is_answered() {
     let console = Running::start(namespaces).await;
     assert_eq!(console.token.len(), 64);
+    let (name, under) = console.host.split_once('.').unwrap();
+    assert!(name.len() == 16 && under == format!("localhost:{}", console.port), "{}", console.host);
     let entered = console.ask("GET", &format!("/?token={}", console.token), &[]);
     assert_eq!((entered.status, entered.header("location").as_str()), (303, "/"));
     assert!(entered.header("set-cookie").ends_with("; HttpOnly; SameSite=Strict; Path=/"), "{}", entered.head);
@@ -104,19 +114,48 @@ async fn only_the_browser_that_has_the_token_is_answered() {
     assert_eq!(console.ask("GET", "/icon.svg", &[]).status, 200, "there is nothing secret in it");
     let asked = console.cluster.server.received().len();
     assert_eq!(asked, 2, "whoever is refused makes no call to the cluster");
-    assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), console.port)).is_err(), "it listens on 127.0.0.1 alone");
+    assert!(
+        TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), console.port)).is_err(),
+        "it listens on 127.0.0.1 and ::1 alone"
+    );
+}
+
+/// The token is in the command line of a browser, and in logs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_opens_once() {
+    let console = Running::start(namespaces).await;
+    let address = format!("/?token={}", console.token);
+    assert_eq!(console.ask("GET", &address, &[]).status, 303, "no browser has the cookie yet, as far as is known");
+    assert_eq!(console.get("/").status, 200);
+    let refused = console.ask("GET", &address, &[]);
+    assert!(refused.status == 401 && refused.body.contains("run the command again"), "{}", refused.body);
+    assert_eq!(refused.header("set-cookie"), "");
+    let again = console.ask("GET", &address, &[("Cookie", &console.cookie)]);
+    assert_eq!((again.status, again.header("location"), again.header("set-cookie")), (303, "/".into(), String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_does_not_find_the_name_can_ask_by_address() {
+    let console = Running::start_with("console --by-address", namespaces).await;
+    assert_eq!(console.host, format!("127.0.0.1:{}", console.port));
+    assert_eq!(console.get("/").status, 200);
+    let local = format!("localhost:{}", console.port);
+    assert_eq!(console.ask_host("GET", "/", &[("Host", &local), ("Cookie", &console.cookie)]).status, 421);
 }
 
 /// A page of another site, whose name was pointed at loopback or which sends its own requests there.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_pages_of_the_browser_are_not_answered() {
     let console = Running::start(namespaces).await;
-    let (own, cookie) = (format!("127.0.0.1:{}", console.port), ("Cookie", console.cookie.as_str()));
-    let local = format!("localhost:{}", console.port);
-    assert_eq!(console.ask_host("GET", "/", &[("Host", &local), cookie]).status, 200);
+    let (own, cookie) = (console.host.clone(), ("Cookie", console.cookie.as_str()));
+    let (local, number) = (format!("localhost:{}", console.port), format!("127.0.0.1:{}", console.port));
+    assert_eq!(console.ask_host("GET", "/", &[("Host", &own.to_uppercase()), cookie]).status, 200);
     for hosts in [
         &[][..],
         &["evil.example"],
+        &[&local],
+        &[&number],
+        &[&format!("x{own}")],
         &["127.0.0.1"],
         &["127.0.0.1:1"],
         &[&format!("evil.example:{}", console.port)],
@@ -138,6 +177,7 @@ async fn other_pages_of_the_browser_are_not_answered() {
         "",
         &format!("https://{own}"),
         &format!("http://{local}"),
+        &format!("http://{number}"),
     ] {
         for method in ["GET", "POST"] {
             let refused = console.ask(method, "/", &[cookie, ("Origin", other), ("Content-Length", "0")]);
@@ -237,6 +277,11 @@ async fn what_keeps_it_from_starting_is_said() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let (code, told) = cluster.run(&format!("console --port {}", taken.local_addr().unwrap().port())).await;
     assert!(code == Some(1) && told.contains("choose another by --port"), "{told}");
+    // A browser would give the token to whoever listens there.
+    if let Ok(taken) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        let (code, told) = cluster.run(&format!("console --port {}", taken.local_addr().unwrap().port())).await;
+        assert!(code == Some(1) && told.contains("choose another by --port"), "{told}");
+    }
     let (code, told) = cluster.run("console --context other").await;
     assert!(code == Some(1) && told.contains("set KUBECONFIG, or correct --context"), "{told}");
 }

@@ -21,6 +21,7 @@ const HOSTILE: &str = "<script>alert(1)</script>\u{202e}\u{1b}[2J";
 
 /// Asks a console as a browser does.
 struct Browser {
+    host: String,
     port: u16,
     cookie: String,
     _serving: AbortOnDropHandle<()>,
@@ -47,7 +48,7 @@ impl Browser {
         let (url, serving) = serve(data, user).await;
         let (host, query) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
         let port = host.split_once(':').unwrap().1.parse().unwrap();
-        let mut browser = Self { port, cookie: String::new(), _serving: serving };
+        let mut browser = Self { host: host.to_owned(), port, cookie: String::new(), _serving: serving };
         let entered = browser.ask("GET", &format!("/{query}"), "", "").await;
         let cookie = entered.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
         browser.cookie = cookie.split(';').next().unwrap().to_owned();
@@ -55,9 +56,9 @@ impl Browser {
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Page {
-        let (port, cookie, length) = (self.port, &self.cookie, body.len());
+        let (host, port, cookie, length) = (&self.host, self.port, &self.cookie, body.len());
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         );
         let answer = tokio::task::spawn_blocking(move || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
