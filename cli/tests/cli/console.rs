@@ -48,7 +48,7 @@ impl Running {
         let port = host.split_once(':').unwrap().1.parse().unwrap();
         let (host, token) = (host.to_owned(), token.to_owned());
         let mut running = Self { process, host, port, token, cookie: String::new(), cluster };
-        let entered = running.ask("GET", &format!("/?token={token}"), &[]);
+        let entered = running.ask("GET", &format!("/?token={}", running.token), &[]);
         let cookie = entered.header("set-cookie");
         running.cookie = cookie.split(';').next().unwrap().to_owned();
         running
