@@ -116,7 +116,8 @@ async fn follow(
 }
 
 async fn watch(api: &Api, path: &str, next: &mut Option<u64>, shown: &mut Shown<'_>) -> Result<(), CallError> {
-    let mut watch = api.watch(path).await?;
+    // Once it was there, what is away is said each time.
+    let mut watch = if next.is_none() { api.watch_in_turn(path).await? } else { api.watch(path).await? };
     while let Some(change) = watch.next().await? {
         match change {
             Change::Begun(after) => *next = Some(next.unwrap_or(0).max(after + 1)),

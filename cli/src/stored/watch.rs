@@ -8,10 +8,10 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::refusal::Status;
-use super::{Api, CallError, MAX_ANSWER, other_version};
+use super::{Api, CallError, MAX_ANSWER, MAX_TURNS, TURN_PAUSE, other_version};
 
 /// The API ends a watch after 50 s, and the API server after a minute: without a byte for longer, its connection is dead.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -54,6 +54,21 @@ impl Api {
         let answered = timeout(super::CALL_TIMEOUT, self.send(Method::GET, path, None)).await;
         let response = answered.unwrap_or_else(|_| Err(CallError::late()))?;
         Ok(Watch { body: response.into_body(), read: BytesMut::new(), searched: 0 })
+    }
+
+    /// The same, after a pause where too many others ask.
+    ///
+    /// # Errors
+    /// As [`Api::watch`].
+    pub async fn watch_in_turn(&self, path: &str) -> Result<Watch, CallError> {
+        let mut turns = 1;
+        loop {
+            match self.watch(path).await {
+                Err(CallError::Busy(_)) if turns < MAX_TURNS => turns += 1,
+                answered => return answered,
+            }
+            sleep(TURN_PAUSE).await;
+        }
     }
 }
 

@@ -235,6 +235,18 @@ async fn a_topic_that_was_made_again_ends_what_follows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_topic_waits_for_its_turn() {
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let cluster = Cluster::answering(move |_| match calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        0 => refusal(429, "too many calls are under way"),
+        1 => Response::new((json!({"type": "BOOKMARK", "object": {"sequence": 12}}).to_string() + "\n").into()),
+        _ => refusal(410, "begin again"),
+    })
+    .await;
+    assert_eq!(cluster.run("tail orders -f").await, (Some(1), "tidegate: begin again\n".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_is_suggested_is_for_the_same_cluster_and_namespace() {
     let cluster = Cluster::answering(|_| {
         let item = json!({"sequence": 7, "time": "", "problem": "no event", "dataBase64": ""});
