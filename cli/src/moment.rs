@@ -1,5 +1,7 @@
 //! Times on the command line.
 
+use std::fmt;
+
 use jiff::{SignedDuration, SpanRelativeTo, Timestamp};
 
 /// A time as it is written. How long ago something was is for the clock that gave it its time, and not for this machine's.
@@ -17,6 +19,15 @@ impl Moment {
         match self {
             Self::At(time) => time,
             Self::Ago(ago) => now.checked_sub(ago).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(time) => write!(f, "{time}"),
+            Self::Ago(ago) => write!(f, "{ago:#}"),
         }
     }
 }

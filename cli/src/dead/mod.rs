@@ -17,6 +17,7 @@ use crate::moment::{self, Moment};
 use crate::output::{self, Format};
 use crate::stored::{Api, Pages, Place};
 use crate::target;
+use crate::terminal::text;
 use settle::Settlement;
 
 /// What `tidegate dead` is told.
@@ -114,6 +115,21 @@ pub struct Filter {
 impl Filter {
     fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// As on the command line, for people.
+    fn words(&self) -> String {
+        let (since, until) = (self.since.map(|since| since.to_string()), self.until.map(|until| until.to_string()));
+        let words = [
+            ("--type", self.event_type.clone()),
+            ("--reason", self.reason.clone()),
+            ("--since", since),
+            ("--until", until),
+            ("--text", self.text.clone()),
+            ("--from", self.from.map(|from| from.to_string())),
+        ];
+        let said = words.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", text(&value?))));
+        said.collect::<Vec<_>>().join(" ")
     }
 
     fn query(&self) -> Vec<(&'static str, String)> {

@@ -30,7 +30,7 @@ pub async fn run(
     print(out, &format!("Dead letter {sequence} of EventHandler {}/{}", text(api.namespace()), text(handler)))?;
     for (name, value) in letter.facts() {
         if !value.is_empty() {
-            print(out, &format!("{:16}{}", format!("{name}:"), text(&value)))?;
+            print(out, &format!("{:25}{}", format!("{name}:"), text(&value)))?;
         }
     }
     attempts(&letter, out)?;

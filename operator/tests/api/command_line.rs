@@ -111,7 +111,7 @@ async fn dead_letters_are_listed_shown_exported_and_dropped_by_the_command_line(
 
     let one = shown(&data, "dead show billing 1").await;
     for part in [
-        "Reason:         attempts-used-up",
+        "Reason:                  attempts-used-up",
         "2026-01-01T00:00:00Z",
         "503",
         "busy  [2J",

@@ -41,7 +41,7 @@ fn question(choice: &Choice, handler: &str, location: &Location) -> String {
             format!("dead letter {}", named.join(", "))
         }
         Choice::Found(filter) if filter.is_empty() => "all dead letters".to_owned(),
-        Choice::Found(_) => "the dead letters that the filter finds".to_owned(),
+        Choice::Found(filter) => format!("the dead letters that match {}", filter.words()),
     };
     let context = location.context.as_deref().map(|context| format!(" in context {}", text(context)));
     format!(
@@ -50,4 +50,34 @@ fn question(choice: &Choice, handler: &str, location: &Location) -> String {
         text(handler),
         context.unwrap_or_default()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead::Filter;
+    use crate::moment::parse;
+
+    #[test]
+    fn the_question_says_what_is_dropped() {
+        let location = Location { namespace: "shop".into(), context: Some("prod".into()) };
+        let filter = Filter {
+            event_type: Some("order.*".into()),
+            since: Some(parse("2h").unwrap()),
+            until: Some(parse("2026-01-31T12:00:00Z").unwrap()),
+            text: Some("a\u{1b}[2J".into()),
+            ..Filter::default()
+        };
+        for (choice, which) in [
+            (Choice::Named(vec![1, 2]), "dead letter 1, 2"),
+            (Choice::Found(Filter::default()), "all dead letters"),
+            (
+                Choice::Found(filter),
+                "the dead letters that match --type order.* --since 2h --until 2026-01-31T12:00:00Z --text a [2J",
+            ),
+        ] {
+            let expected = format!("Remove {which} of EventHandler shop/billing in context prod for good?");
+            assert_eq!(question(&choice, "billing", &location), expected);
+        }
+    }
 }
