@@ -216,7 +216,7 @@ fn certificates(seen: &Seen<Vec<EventBroker>>) -> Vec<Finding> {
         Some(end) => {
             format!("of {} brokers, the first one ends at {end}, and is renewed 30 days before", brokers.len())
         }
-        None => "there is no broker yet".to_owned(),
+        None => "no broker has a certificate yet".to_owned(),
     };
     vec![Finding::new(LINK, State::Ok, "", "FarFromEnd", &message)]
 }

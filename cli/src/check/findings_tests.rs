@@ -140,7 +140,7 @@ fn what_is_wrong_is_said_with_what_helps() {
             Warning,
             "soon",
         ),
-        (Facts { brokers: Seen::There(Vec::new()), ..fine() }, "certificates", Ok, "no broker yet"),
+        (Facts { brokers: Seen::There(Vec::new()), ..fine() }, "certificates", Ok, "no broker has a certificate yet"),
         (Facts { classes: Seen::There(vec![class("false")]), ..fine() }, "storage class", Warning, "storage.className"),
         (
             Facts { lacking: Seen::There(vec![send]), ..fine() },
