@@ -19,10 +19,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::context::{Context, Owner};
 use crate::identity::authority;
+use crate::kubernetes::drift::contains;
 use crate::kubernetes::fields;
 use crate::kubernetes::names::FIELD_MANAGER;
 use crate::kubernetes::ownership::{OWNER, belongs_to};
-use crate::kubernetes::quantity;
 use crate::kubernetes::watches::{self, child_mark};
 use crate::kubernetes::written::Key;
 use crate::reconcile::error::Error;
@@ -393,36 +393,4 @@ fn is_the_objects_fault(status: &Status) -> bool {
 
 fn hash(value: &Value) -> String {
     Sha256::digest(value.to_string()).iter().take(12).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Does what is there say everything that is wanted? The API server adds defaults, so it may say more.
-fn contains(found: &Value, wanted: &Value) -> bool {
-    match (found, wanted) {
-        (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| match found.get(key) {
-            Some(found) => contains(found, wanted),
-            None => fields::is_nothing(wanted),
-        }),
-        (Value::Array(found), Value::Array(wanted)) => {
-            found.len() == wanted.len() && found.iter().zip(wanted).all(|(found, wanted)| contains(found, wanted))
-        }
-        (Value::String(found), Value::String(wanted)) => found == wanted || quantity::same(found, wanted),
-        _ => found == wanted || fields::is_nothing(wanted) && fields::is_nothing(found),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn defaults_of_the_server_are_no_difference_and_drift_is() {
-        let wanted = json!({"spec": {"replicas": 1, "ports": [{"port": 1}], "selector": {}}});
-        let defaulted =
-            json!({"spec": {"replicas": 1, "ports": [{"port": 1, "protocol": "TCP"}], "type": "ClusterIP"}});
-        let drifted = json!({"spec": {"replicas": 2, "ports": [{"port": 1}]}});
-        let longer = json!({"spec": {"replicas": 1, "ports": [{"port": 1}, {"port": 2}]}});
-        assert!(contains(&defaulted, &wanted));
-        assert!(!contains(&drifted, &wanted));
-        assert!(!contains(&longer, &wanted));
-    }
 }

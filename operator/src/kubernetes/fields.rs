@@ -80,16 +80,6 @@ fn has_item(parts: &Map<String, Value>, item: &Value) -> bool {
     })
 }
 
-/// The API server does not keep these.
-pub fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(is_nothing),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;

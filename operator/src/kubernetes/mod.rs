@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod claim;
+pub(crate) mod drift;
 pub(crate) mod fields;
 pub mod finalizer;
 pub mod leader;
