@@ -2,7 +2,6 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
-use sha2::{Digest as _, Sha256};
 use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind};
 use tidegate_crds::topic::{DataLoss, MissingEvents};
@@ -93,12 +92,6 @@ fn give_up_by(topic: &EventTopic, missing: &MissingEvents, mark: &str, now: Time
 /// The value of the annotation that gives events up. With the mark, so that no others go with them that are missed by then.
 fn value(since: &str, mark: &str) -> String {
     format!("{since}/{mark}")
-}
-
-/// A short text that is another one for other events. `which`: as [`loss::Gone`] has it; `leader`: the server that lacks them.
-pub(super) fn mark(leader: Option<&str>, which: &str) -> String {
-    let digest = Sha256::digest(format!("{} {which}", leader.unwrap_or_default()));
-    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What the status says of events that may come back, after a look. `before`: what it said; `lacking`: as for [`finding`].
@@ -261,7 +254,5 @@ mod tests {
         assert!(found.message.ends_with(&format!("={}/3c4d", at(0))), "{}", found.message);
         missed.status = None;
         assert_eq!(given_up(&missed, lacks()), lacks(), "they are missed since now");
-        let marks = [mark(Some("b-0"), "3"), mark(Some("b-1"), "3"), mark(Some("b-0"), "4")];
-        assert!(marks[0] == mark(Some("b-0"), "3") && marks[0] != marks[1] && marks[0] != marks[2], "{marks:?}");
     }
 }

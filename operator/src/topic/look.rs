@@ -9,7 +9,6 @@ use crate::broker::audit::{self, Whereabouts};
 use crate::context::Context;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::{Broker, Place};
-use crate::topic::data_lost;
 use crate::topic::loss::{self, Gone};
 use crate::topic::settings::Settings;
 
@@ -84,14 +83,14 @@ impl Looker<'_> {
         let mut looks = if self.place.pods > 1 { LOSS_LOOKS } else { 0 };
         loop {
             let Some(gone) = lost_of(&streams.events) else { return Ok((streams, Lacking::Nothing)) };
-            let mut lost = gone.message;
+            let mut lost = gone.message.clone();
             // What is missed already is no passing matter of a new leader.
             if self.place.pods > 1 && (looks == 0 || self.is_missed) {
                 let leader = streams.events.cluster.as_ref().and_then(|cluster| cluster.leader.as_deref());
                 match audit::whereabouts(self.context, self.place, self.account, leader).await {
                     Whereabouts::Elsewhere => return Ok((streams, Lacking::Elsewhere(lost))),
                     Whereabouts::Unknown(why) => {
-                        let mark = data_lost::mark(leader, &gone.which);
+                        let mark = gone.mark(leader);
                         return Ok((streams, Lacking::Missing { lost, mark, why }));
                     }
                     Whereabouts::Nowhere => {}

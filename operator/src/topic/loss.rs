@@ -8,6 +8,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
+use sha2::{Digest as _, Sha256};
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_crds::EventTopic;
 use tidegate_crds::topic::{DataLoss, LostTail, StreamRecord};
@@ -100,6 +101,14 @@ pub struct Gone {
     pub message: String,
     /// All of it: another text when others are gone, and the same one whatever is published meanwhile.
     pub which: String,
+}
+
+impl Gone {
+    /// A short text that is another one for other events. `leader`: the server that lacks them.
+    pub fn mark(&self, leader: Option<&str>) -> String {
+        let digest = Sha256::digest(format!("{} {}", leader.unwrap_or_default(), self.which));
+        digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// What was lost between two looks; `None`: nothing. `end` was heard before the second look.
@@ -266,6 +275,9 @@ mod tests {
         ];
         let different: std::collections::BTreeSet<_> = others.iter().collect();
         assert_eq!(different.len(), others.len(), "{others:?}");
+        let mark = |leader, which: &str| Gone { message: String::new(), which: which.into() }.mark(Some(leader));
+        assert!(mark("b-0", "3") == mark("b-0", "3") && mark("b-0", "3") != mark("b-1", "3"));
+        assert_ne!(mark("b-0", "3"), mark("b-0", "4"));
     }
 
     #[test]
