@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
@@ -209,7 +210,7 @@ pub async fn apply_paced<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
-    let has_turn = || turns.has(&(owner.namespace.clone(), owner.name.clone()));
+    let has_turn = || turns.has(&(owner.namespace.clone(), owner.name.clone()), Instant::now());
     let waiting = existing.filter(|existing| is_unasked(*existing, child) && !has_turn());
     let is_gone =
         |config: &Child| context.stores.child_mark(&config.resource.kind, &owner.namespace, &config.name).is_none();

@@ -25,7 +25,7 @@ use crate::kubernetes::watches::Stores;
 const BROKERS: usize = 2;
 /// Handlers whose pods are replaced at the same time.
 const HANDLERS: usize = 10;
-/// Between a turn's begin and the moment in which the rollout shows.
+/// Between a turn's begin, or its use, and the moment in which the rollout shows.
 const GRACE: Duration = Duration::from_secs(5);
 /// A rollout that is stuck (an image that cannot be pulled) keeps the others back for so long.
 const MAX_TURN: Duration = Duration::from_secs(600);
@@ -47,8 +47,21 @@ pub struct Turns {
 
 #[derive(Default)]
 struct State {
-    begun: HashMap<Key, Instant>,
+    begun: HashMap<Key, Turn>,
     waiting: VecDeque<Key>,
+}
+
+/// One's turn.
+struct Turn {
+    begun: Instant,
+    /// When it was used last: what is written then shows later.
+    used: Instant,
+}
+
+impl Turn {
+    fn new(now: Instant) -> Self {
+        Self { begun: now, used: now }
+    }
 }
 
 /// Whose turn it is.
@@ -78,27 +91,30 @@ impl Turns {
         )
     }
 
-    /// Whether this one has its turn. If not, it is in the queue from now on.
-    pub fn has(&self, key: &Key) -> bool {
+    /// Whether this one has its turn, to use it now. If not, it is in the queue from now on.
+    pub fn has(&self, key: &Key, now: Instant) -> bool {
         let mut state = self.lock();
-        let has = state.begun.contains_key(key);
-        if !has && !state.waiting.contains(key) {
+        if let Some(turn) = state.begun.get_mut(key) {
+            turn.used = now;
+            return true;
+        }
+        if !state.waiting.contains(key) {
             state.waiting.push_back(key.clone());
         }
-        has
+        false
     }
 
     /// Given those that are rolling out, gives turns to those that wait and returns them.
     pub fn next(&self, rolling: &HashSet<Key>, now: Instant) -> Vec<Key> {
         let mut state = self.lock();
         for key in rolling {
-            state.begun.entry(key.clone()).or_insert(now);
+            state.begun.entry(key.clone()).or_insert_with(|| Turn::new(now));
         }
-        state.begun.retain(|key, begun| rolling.contains(key) || now.duration_since(*begun) < GRACE);
-        let busy = state.begun.values().filter(|begun| now.duration_since(**begun) < MAX_TURN).count();
+        state.begun.retain(|key, turn| rolling.contains(key) || now.saturating_duration_since(turn.used) < GRACE);
+        let busy = state.begun.values().filter(|turn| now.saturating_duration_since(turn.begun) < MAX_TURN).count();
         let free = self.limit.saturating_sub(busy).min(state.waiting.len());
         let next: Vec<Key> = state.waiting.drain(..free).collect();
-        state.begun.extend(next.iter().map(|key| (key.clone(), now)));
+        state.begun.extend(next.iter().map(|key| (key.clone(), Turn::new(now))));
         next
     }
 
@@ -188,25 +204,43 @@ mod tests {
     fn as_many_as_may_have_their_turn_and_the_next_when_one_is_done() {
         let (turns, begin) = (Turns::new("brokers", 2), Instant::now());
         for name in ["a", "b", "c", "d"] {
-            assert!(!turns.has(&key(name)) && !turns.has(&key(name)));
+            assert!(!turns.has(&key(name), begin) && !turns.has(&key(name), begin));
         }
         let after = |seconds| begin + Duration::from_secs(seconds);
         assert_eq!(turns.next(&keys(&[]), begin), [key("a"), key("b")]);
-        assert!(turns.has(&key("a")) && !turns.has(&key("c")));
+        assert!(turns.has(&key("a"), begin) && !turns.has(&key("c"), begin));
         assert_eq!(turns.next(&keys(&[]), after(1)), [], "what has begun may not show yet");
         assert_eq!(turns.next(&keys(&["a", "b"]), after(60)), []);
         assert_eq!(turns.next(&keys(&["b"]), after(61)), [key("c")]);
-        assert!(!turns.has(&key("a")), "what changes after its turn waits for another one");
+        assert!(!turns.has(&key("a"), after(61)), "what changes after its turn waits for another one");
         // Two that are stuck do not stop the rest for ever.
         assert_eq!(turns.next(&keys(&["b", "c"]), after(590)), []);
         assert_eq!(turns.next(&keys(&["b", "c"]), after(601)), [key("d")]);
     }
 
+    /// A reconcile may come to it late, and the watch tells of it later still.
+    #[test]
+    fn a_turn_that_was_used_is_not_given_to_another_before_it_can_show() {
+        let (turns, begin) = (Turns::new("handlers", 1), Instant::now());
+        for name in ["a", "b"] {
+            turns.has(&key(name), begin);
+        }
+        assert_eq!(turns.next(&keys(&[]), begin), [key("a")]);
+        let late = begin + GRACE - Duration::from_millis(100);
+        assert!(turns.has(&key("a"), late));
+        assert_eq!(turns.next(&keys(&[]), begin + GRACE), [], "it has begun a moment ago");
+        assert_eq!(turns.next(&keys(&["a"]), begin + GRACE * 2), []);
+        assert_eq!(turns.next(&keys(&[]), begin + GRACE * 3), [key("b")]);
+        // What is not used is lost.
+        assert_eq!(turns.next(&keys(&[]), begin + GRACE * 4), []);
+        assert!(!turns.has(&key("b"), begin + GRACE * 4));
+    }
+
     #[test]
     fn another_operator_counts_what_is_rolling_out_already() {
         let turns = Turns::new("brokers", 2);
-        turns.has(&key("c"));
         let begin = Instant::now();
+        turns.has(&key("c"), begin);
         assert_eq!(turns.next(&keys(&["a", "b"]), begin), []);
         assert_eq!(turns.next(&keys(&["a"]), begin + GRACE), [key("c")]);
     }
