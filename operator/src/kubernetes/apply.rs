@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
@@ -210,17 +209,22 @@ pub async fn apply_paced<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
-    let has_turn = || turns.has(&(owner.namespace.clone(), owner.name.clone()), Instant::now());
-    let waiting = existing.filter(|existing| is_unasked(*existing, child) && !has_turn());
+    let unasked = existing.filter(|existing| is_unasked(*existing, child));
+    let turn = unasked.and_then(|_| turns.take(&(owner.namespace.clone(), owner.name.clone())));
+    let waiting = unasked.filter(|_| turn.is_none());
     let is_gone =
         |config: &Child| context.stores.child_mark(&config.resource.kind, &owner.namespace, &config.name).is_none();
     if let Some(config) = config.filter(|config| waiting.is_none() || is_gone(config)) {
         apply(context, owner, config).await?;
     }
-    Ok(match waiting {
-        Some(existing) => Paced { object: existing.clone(), waits: true },
-        None => Paced { object: apply_whole(context, owner, child, store).await?, waits: false },
-    })
+    if let Some(existing) = waiting {
+        return Ok(Paced { object: existing.clone(), waits: true });
+    }
+    let object = apply_whole(context, owner, child, store).await?;
+    if let Some(turn) = turn {
+        turn.wrote(object.meta().generation);
+    }
+    Ok(Paced { object, waits: false })
 }
 
 fn key(owner: &Owner, child: &Child) -> Key {

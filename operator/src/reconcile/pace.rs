@@ -17,16 +17,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::broker::restart;
 use crate::kubernetes::apply::Child;
-use crate::kubernetes::names::{BROKER_LABEL, HANDLER_LABEL, ROLLS_WITH_ANNOTATION};
+use crate::kubernetes::names::{self, BROKER_LABEL, HANDLER_LABEL, ROLLS_WITH_ANNOTATION};
 use crate::kubernetes::pods::is_ready;
-use crate::kubernetes::watches::Stores;
+use crate::kubernetes::watches::{Stores, get};
 
 /// Brokers that restart at the same time.
 const BROKERS: usize = 2;
 /// Handlers whose pods are replaced at the same time.
 const HANDLERS: usize = 10;
-/// Between a turn's begin, or its use, and the moment in which the rollout shows.
-const GRACE: Duration = Duration::from_secs(5);
+/// A turn that is not used for so long goes to another. Far longer than a reconcile waits for its slot: one that always came
+/// too late for its turn would never have one.
+const GRACE: Duration = Duration::from_secs(60);
 /// A rollout that is stuck (an image that cannot be pulled) keeps the others back for so long.
 const MAX_TURN: Duration = Duration::from_secs(600);
 /// Carries the hash of the pod template as it was applied.
@@ -54,13 +55,54 @@ struct State {
 /// One's turn.
 struct Turn {
     begun: Instant,
-    /// When it was used last: what is written then shows later.
-    used: Instant,
+    held: Held,
+}
+
+/// What keeps a turn besides the rollout that is seen. What was written is seen later, by a time that nobody knows: so it
+/// is kept by facts, not by a guess of that time.
+enum Held {
+    /// It can be used, since then.
+    Unused(Instant),
+    /// A reconcile is using it.
+    InUse,
+    /// It was used: from this generation of its workload on, the workload shows whether it is rolling out.
+    Wrote(i64),
 }
 
 impl Turn {
-    fn new(now: Instant) -> Self {
-        Self { begun: now, used: now }
+    fn is_young(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.begun) < MAX_TURN
+    }
+
+    /// `seen` is the generation of the workload, if there is one.
+    fn is_held(&self, seen: impl FnOnce() -> Option<i64>, now: Instant) -> bool {
+        match self.held {
+            Held::Unused(since) => now.saturating_duration_since(since) < GRACE,
+            Held::InUse => true,
+            Held::Wrote(generation) => self.is_young(now) && seen().is_some_and(|seen| seen < generation),
+        }
+    }
+}
+
+/// A turn that is being used.
+pub struct Use<'a> {
+    turns: &'a Turns,
+    key: Key,
+    wrote: Option<i64>,
+}
+
+impl Use<'_> {
+    /// The workload has this generation now.
+    pub fn wrote(mut self, generation: Option<i64>) {
+        self.wrote = generation;
+    }
+}
+
+impl Drop for Use<'_> {
+    fn drop(&mut self) {
+        if let Some(turn) = self.turns.lock().begun.get_mut(&self.key) {
+            turn.held = self.wrote.map_or_else(|| Held::Unused(Instant::now()), Held::Wrote);
+        }
     }
 }
 
@@ -91,30 +133,32 @@ impl Turns {
         )
     }
 
-    /// Whether this one has its turn, to use it now. If not, it is in the queue from now on.
-    pub fn has(&self, key: &Key, now: Instant) -> bool {
+    /// The turn of this one, if it has it, to use it now. If not, it is in the queue from now on.
+    pub fn take(&self, key: &Key) -> Option<Use<'_>> {
         let mut state = self.lock();
         if let Some(turn) = state.begun.get_mut(key) {
-            turn.used = now;
-            return true;
+            turn.held = Held::InUse;
+            return Some(Use { turns: self, key: key.clone(), wrote: None });
         }
         if !state.waiting.contains(key) {
             state.waiting.push_back(key.clone());
         }
-        false
+        None
     }
 
-    /// Given those that are rolling out, gives turns to those that wait and returns them.
-    pub fn next(&self, rolling: &HashSet<Key>, now: Instant) -> Vec<Key> {
+    /// Given those that are rolling out, and the generation of each one's workload as it is seen, gives turns to those that
+    /// wait and returns them.
+    pub fn next(&self, rolling: &HashSet<Key>, seen: impl Fn(&Key) -> Option<i64>, now: Instant) -> Vec<Key> {
         let mut state = self.lock();
         for key in rolling {
-            state.begun.entry(key.clone()).or_insert_with(|| Turn::new(now));
+            // What is seen keeps it, and nothing else.
+            state.begun.entry(key.clone()).or_insert(Turn { begun: now, held: Held::Wrote(0) });
         }
-        state.begun.retain(|key, turn| rolling.contains(key) || now.saturating_duration_since(turn.used) < GRACE);
-        let busy = state.begun.values().filter(|turn| now.saturating_duration_since(turn.begun) < MAX_TURN).count();
+        state.begun.retain(|key, turn| rolling.contains(key) || turn.is_held(|| seen(key), now));
+        let busy = state.begun.values().filter(|turn| turn.is_young(now)).count();
         let free = self.limit.saturating_sub(busy).min(state.waiting.len());
         let next: Vec<Key> = state.waiting.drain(..free).collect();
-        state.begun.extend(next.iter().map(|key| (key.clone(), Turn::new(now))));
+        state.begun.extend(next.iter().map(|key| (key.clone(), Turn { begun: now, held: Held::Unused(now) })));
         next
     }
 
@@ -168,6 +212,16 @@ pub(crate) fn rolling_handlers(stores: &Stores) -> HashSet<Key> {
     rolling.iter().filter_map(|deployment| key(deployment.as_ref(), HANDLER_LABEL)).collect()
 }
 
+/// The generation of a broker's StatefulSet, as the watch has shown it.
+pub(crate) fn generation_of_broker(stores: &Stores, (namespace, name): &Key) -> Option<i64> {
+    get(&stores.statefulsets, namespace, &names::broker(name))?.metadata.generation
+}
+
+/// The generation of a handler's Deployment, as the watch has shown it.
+pub(crate) fn generation_of_handler(stores: &Stores, (namespace, name): &Key) -> Option<i64> {
+    get(&stores.deployments, namespace, &names::handler(name))?.metadata.generation
+}
+
 fn key<K: kube::Resource>(object: &K, label: &str) -> Option<Key> {
     Some((object.meta().namespace.clone()?, object.labels().get(label)?.clone()))
 }
@@ -200,49 +254,76 @@ mod tests {
         names.iter().map(|name| key(name)).collect()
     }
 
+    /// The workloads of all are at the generation that was written.
+    fn seen(_: &Key) -> Option<i64> {
+        Some(1)
+    }
+
+    fn use_turn(turns: &Turns, name: &str) -> bool {
+        turns.take(&key(name)).map(|turn| turn.wrote(Some(1))).is_some()
+    }
+
     #[test]
     fn as_many_as_may_have_their_turn_and_the_next_when_one_is_done() {
         let (turns, begin) = (Turns::new("brokers", 2), Instant::now());
         for name in ["a", "b", "c", "d"] {
-            assert!(!turns.has(&key(name), begin) && !turns.has(&key(name), begin));
+            assert!(!use_turn(&turns, name) && !use_turn(&turns, name));
         }
         let after = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(turns.next(&keys(&[]), begin), [key("a"), key("b")]);
-        assert!(turns.has(&key("a"), begin) && !turns.has(&key("c"), begin));
-        assert_eq!(turns.next(&keys(&[]), after(1)), [], "what has begun may not show yet");
-        assert_eq!(turns.next(&keys(&["a", "b"]), after(60)), []);
-        assert_eq!(turns.next(&keys(&["b"]), after(61)), [key("c")]);
-        assert!(!turns.has(&key("a"), after(61)), "what changes after its turn waits for another one");
+        let next = |rolling: &[&str], now| turns.next(&keys(rolling), seen, now);
+        assert_eq!(next(&[], begin), [key("a"), key("b")]);
+        assert_eq!(next(&[], after(1)), [], "what has begun may not show yet");
+        assert!(use_turn(&turns, "a") && use_turn(&turns, "b") && !use_turn(&turns, "c"));
+        assert_eq!(next(&["a", "b"], after(60)), []);
+        assert_eq!(next(&["b"], after(61)), [key("c")]);
+        assert!(!use_turn(&turns, "a"), "what changes after its turn waits for another one");
         // Two that are stuck do not stop the rest for ever.
-        assert_eq!(turns.next(&keys(&["b", "c"]), after(590)), []);
-        assert_eq!(turns.next(&keys(&["b", "c"]), after(601)), [key("d")]);
+        assert_eq!(next(&["b", "c"], after(590)), []);
+        assert_eq!(next(&["b", "c"], after(601)), [key("d")]);
     }
 
-    /// A reconcile may come to it late, and the watch tells of it later still.
+    /// Reconciles and watches are as slow as the machine and the API server make them.
     #[test]
     fn a_turn_that_was_used_is_not_given_to_another_before_it_can_show() {
         let (turns, begin) = (Turns::new("handlers", 1), Instant::now());
         for name in ["a", "b"] {
-            turns.has(&key(name), begin);
+            assert!(turns.take(&key(name)).is_none());
         }
-        assert_eq!(turns.next(&keys(&[]), begin), [key("a")]);
-        let late = begin + GRACE - Duration::from_millis(100);
-        assert!(turns.has(&key("a"), late));
-        assert_eq!(turns.next(&keys(&[]), begin + GRACE), [], "it has begun a moment ago");
-        assert_eq!(turns.next(&keys(&["a"]), begin + GRACE * 2), []);
-        assert_eq!(turns.next(&keys(&[]), begin + GRACE * 3), [key("b")]);
-        // What is not used is lost.
-        assert_eq!(turns.next(&keys(&[]), begin + GRACE * 4), []);
-        assert!(!turns.has(&key("b"), begin + GRACE * 4));
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(turns.next(&keys(&[]), seen, begin), [key("a")]);
+        let used = turns.take(&key("a")).unwrap();
+        assert_eq!(turns.next(&keys(&[]), seen, after(60)), [], "it is being used");
+        used.wrote(Some(2));
+        assert_eq!(turns.next(&keys(&[]), seen, after(120)), [], "what was written is not seen");
+        let written = |_: &Key| Some(2);
+        assert_eq!(turns.next(&keys(&["a"]), written, after(121)), []);
+        assert_eq!(turns.next(&keys(&[]), written, after(122)), [key("b")]);
+        // What is not used is lost, and what is gone holds nobody up.
+        let lost = after(122) + GRACE;
+        assert_eq!(turns.next(&keys(&[]), written, lost), []);
+        assert!(turns.take(&key("b")).is_none());
+        assert_eq!(turns.next(&keys(&[]), written, lost), [key("b")]);
+        turns.take(&key("b")).unwrap().wrote(Some(9));
+        assert!(turns.take(&key("c")).is_none());
+        assert_eq!(turns.next(&keys(&[]), |_| None, lost), [key("c")]);
+    }
+
+    #[test]
+    fn a_turn_whose_use_failed_can_be_used_again() {
+        let turns = Turns::new("handlers", 1);
+        assert!(turns.take(&key("a")).is_none());
+        assert_eq!(turns.next(&keys(&[]), seen, Instant::now()), [key("a")]);
+        drop(turns.take(&key("a")).unwrap());
+        assert!(use_turn(&turns, "a"));
     }
 
     #[test]
     fn another_operator_counts_what_is_rolling_out_already() {
         let turns = Turns::new("brokers", 2);
         let begin = Instant::now();
-        turns.has(&key("c"), begin);
-        assert_eq!(turns.next(&keys(&["a", "b"]), begin), []);
-        assert_eq!(turns.next(&keys(&["a"]), begin + GRACE), [key("c")]);
+        assert!(turns.take(&key("c")).is_none());
+        assert_eq!(turns.next(&keys(&["a", "b"]), seen, begin), []);
+        assert_eq!(turns.next(&keys(&["a"]), seen, begin), [key("c")]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub use self::triggers::Triggers;
 use crate::broker::room;
 use crate::context::Context;
 use crate::kubernetes::watches::get;
-use crate::reconcile::pace::{rolling_brokers, rolling_handlers};
+use crate::reconcile::pace::{self, Key, rolling_brokers, rolling_handlers};
 use crate::sessions::brokers::{BrokerKey, Servers, TopicKey};
 use crate::sessions::by_handler::HandlerKey;
 
@@ -92,11 +92,13 @@ fn keep(context: &Context) -> HashSet<BrokerKey> {
 }
 
 async fn give_turns(context: &Context, triggers: &Triggers) {
-    let (now, stores, pace) = (Instant::now(), &context.stores, &context.pace);
-    for (namespace, name) in pace.brokers.next(&rolling_brokers(stores), now) {
+    let (now, stores) = (Instant::now(), &context.stores);
+    let of_broker = |key: &Key| pace::generation_of_broker(stores, key);
+    for (namespace, name) in context.pace.brokers.next(&rolling_brokers(stores), of_broker, now) {
         triggers.broker(&BrokerKey { namespace, name }).await;
     }
-    for (namespace, name) in pace.handlers.next(&rolling_handlers(stores), now) {
+    let of_handler = |key: &Key| pace::generation_of_handler(stores, key);
+    for (namespace, name) in context.pace.handlers.next(&rolling_handlers(stores), of_handler, now) {
         triggers.handler(&namespace, &name).await;
     }
 }

@@ -201,8 +201,15 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
     operator.stop().await;
     set_others_aside(&space).await;
     let operator = Operator::start_version(space.client.clone(), "new:2", places.addresses());
+    let mut said = 0;
     let waiting = eventually("one handler waits, and says so", async || {
+        // Handlers wait for their topic too, and that for its broker, whose turn may come before theirs.
+        run_missing_pods(&space, "a").await;
         let upgraded = upgraded_handlers(&space).await;
+        if upgraded.len() != said {
+            println!("of the new version: {upgraded:?}");
+            said = upgraded.len();
+        }
         for name in &upgraded {
             begin(&space, name).await;
         }
