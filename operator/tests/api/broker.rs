@@ -1,6 +1,7 @@
 //! What becomes of an EventBroker: the default one of a namespace, and those that topics name.
 
 use futures::future::join_all;
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
@@ -109,6 +110,27 @@ async fn an_installation_says_how_many_pods_the_default_broker_has() {
     assert!(topic::condition(&topic, "Ready").unwrap().message.contains("0 of 3 broker pods"));
     assert_eq!(brokers(&space).await[0].spec.replicas, 3);
     operator.stop().await;
+}
+
+#[tokio::test]
+async fn where_there_are_three_nodes_the_default_broker_has_three_pods() {
+    let _turn = turn().await;
+    let space = Space::new("default-nodes").await;
+    let nodes: Api<Node> = Api::all(space.client.clone());
+    let names = [0, 1, 2].map(|number| format!("{}-{number}", space.name));
+    for name in &names {
+        let node = json!({"metadata": {"name": name}});
+        nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    }
+    let operator = with_default(&space, json!({}));
+    space.topic("orders", json!({})).await;
+    until_reason(&space, "orders", "Ready", "PodsNotReady").await;
+    operator.stop().await;
+    // Other tests have none.
+    for name in &names {
+        nodes.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    assert_eq!(brokers(&space).await[0].spec.replicas, 3);
 }
 
 #[tokio::test]
