@@ -86,19 +86,19 @@ endif
 
 # --- tests ------------------------------------------------------------------------------------------------------
 
-# The operator's tests on API servers wait most of their time, as many of the others do: they run beside each other. What is
-# built is built before, for time that is measured in a test is not time for a compiler.
+# The operator's tests on API servers wait most of their time, as many of the others do: all others run beside them, one
+# after the other. What is built is built before, for time that is measured in a test is not time for a compiler.
 test: toolchain node-program
 	@$(NODE) tools --only parts --only kube >/dev/null
 	cargo test --workspace --no-run $(CARGO_FLAGS)
 	cargo test --workspace --no-run --test api $(CARGO_FLAGS)
 	@export NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver); \
 	{ cargo test --workspace --test api $(CARGO_FLAGS) -- --test-threads=4 2>&1 | sed -u 's/^/api: /'; } & api=$$!; \
-	failed=0; cargo test --workspace --no-fail-fast $(CARGO_FLAGS) || failed=1; \
-	wait $$api || failed=1; exit $$failed
-	@NATS_SERVER=$(call TOOL,nats-server) ETCD=$(call TOOL,etcd) KUBE_APISERVER=$(call TOOL,kube-apiserver) \
-	  PROFILE=$(PROFILE) e2e/sdk/run.sh
-	@NATS_SERVER=$(call TOOL,nats-server) TIDEGATE=$(BIN)/tidegate EXAMPLES=$(BIN)/examples e2e/handlers.sh
+	failed=; cargo test --workspace --no-fail-fast $(CARGO_FLAGS) || failed+=" workspace"; \
+	PROFILE=$(PROFILE) e2e/sdk/run.sh || failed+=" sdk"; \
+	TIDEGATE=$(BIN)/tidegate EXAMPLES=$(BIN)/examples e2e/handlers.sh || failed+=" handlers"; \
+	wait $$api || failed+=" api"; \
+	[ -z "$$failed" ] || { echo "make test: failed:$$failed" >&2; exit 1; }
 
 # Every block of the documentation, as its reader would type it.
 docs-test: toolchain
@@ -112,9 +112,9 @@ e2e: toolchain
 	$(KUBE) $(FORWARD) TIDEGATE=$(abspath $(BIN))/tidegate cargo test --workspace --test e2e $(CARGO_FLAGS) -- --test-threads=2 --nocapture
 
 # A hundred thousand events in order by key while pods and brokers go, at one and at three servers; a broker that gets more
-# and fewer servers at 500 events a second, without and with a kill after every step; the authorization matrix of a broker
-# (identity, operation and port, with counts) at one and at three servers; what the operator asks of the API
-# server while 1, 11 and 50 handlers work and while 100 resources rest. About half an hour, with figures.
+# and fewer servers at 500 events a second, without and with a kill after every step, and on a cluster; the authorization
+# matrix of a broker (identity, operation and port, with counts) at one and at three servers; what the operator asks of the
+# API server while 1, 11 and 50 handlers work and while 100 resources rest. About three quarters of an hour, with figures.
 soak: toolchain node-program
 	@$(NODE) tools --only parts --only kube >/dev/null
 	TIDEGATE_ORDER_EVENTS=1000 NATS_SERVER=$(call TOOL,nats-server) \
