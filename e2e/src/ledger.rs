@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,7 @@ struct Ledger {
     latest: HashMap<String, u64>,
     disordered: u64,
     received_by: Receivers,
+    longest_gap_ms: u64,
 }
 
 /// For each handler that tells its name, how many receipts it had of the events of each publisher (the part of an
@@ -46,6 +48,8 @@ pub struct Report {
     pub disordered: u64,
     /// Receipts by handler and publisher.
     pub received_by: Receivers,
+    /// The longest time in which a publisher that is done had nothing accepted, in milliseconds.
+    pub longest_gap_ms: u64,
 }
 
 /// A receipt: the event's id (`<prefix>-<number>`) and, on a second and third line, its key and the receiver's name, if
@@ -91,6 +95,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/accepted", post(accepted))
         .route("/received", post(received))
+        .route("/gap", post(gap))
         .route("/report", get(report))
         .with_state(ledger);
     let listener = tokio::net::TcpListener::bind(("0.0.0.0", args.port)).await?;
@@ -109,6 +114,13 @@ async fn received(State(ledger): State<Shared>, receipt: String) {
     lock(&ledger).receive(&Receipt::read(&receipt));
 }
 
+async fn gap(State(ledger): State<Shared>, milliseconds: String) -> StatusCode {
+    let Ok(gap) = milliseconds.parse::<u64>() else { return StatusCode::BAD_REQUEST };
+    let longest = &mut lock(&ledger).longest_gap_ms;
+    *longest = gap.max(*longest);
+    StatusCode::OK
+}
+
 async fn report(State(ledger): State<Shared>) -> Json<Report> {
     let ledger = lock(&ledger);
     let received = ledger.accepted.iter().filter(|id| ledger.received.contains_key(*id)).count();
@@ -121,6 +133,7 @@ async fn report(State(ledger): State<Shared>) -> Json<Report> {
         unknown: ledger.received.keys().filter(|id| !ledger.accepted.contains(*id)).count(),
         disordered: ledger.disordered,
         received_by: ledger.received_by.clone(),
+        longest_gap_ms: ledger.longest_gap_ms,
     })
 }
 

@@ -1,6 +1,7 @@
 //! A publisher that repeats each event until it was accepted: deduplication makes that harmless.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -40,9 +41,11 @@ pub struct Args {
     /// Requests at the same time.
     #[arg(long, default_value_t = 16)]
     concurrency: usize,
-    /// The events' partition keys, in turn; 0: none. Events of one key need `concurrency` 1 to be published in order.
+    /// The events' partition keys, in turn, named `<key-prefix>-<number>`; 0: none. Events of one key need `concurrency` 1 to be published in order.
     #[arg(long, default_value_t = 0)]
     keys: u64,
+    #[arg(long, default_value = "key")]
+    key_prefix: String,
     /// Events for which connections are kept; then others are made, for which the certificate authority is read again. 0: all.
     #[arg(long, default_value_t = 0)]
     events_per_connection: u64,
@@ -57,12 +60,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let began = Instant::now();
     let paced = stream::iter(0..args.count).then(|number| pace(number, &args, began));
     let sent = paced.map(|number| publish(&clients, &args, number)).buffer_unordered(args.concurrency);
-    let accepted: Vec<_> = sent.collect().await;
-    let accepted: Vec<String> = accepted.into_iter().collect::<anyhow::Result<_>>()?;
+    let mut sent = pin!(sent);
+    let (mut accepted, mut latest, mut longest_gap) = (Vec::new(), Instant::now(), Duration::ZERO);
+    while let Some(id) = sent.next().await {
+        accepted.push(id?);
+        longest_gap = longest_gap.max(latest.elapsed());
+        latest = Instant::now();
+    }
     let http = clients.client(args.count).await?;
     for ids in accepted.chunks(5000) {
         http.post(&format!("{}/accepted", args.ledger), ids.join("\n")).await?;
     }
+    http.post(&format!("{}/gap", args.ledger), longest_gap.as_millis().to_string()).await?;
     println!("accepted {} in {:.1} s", accepted.len(), began.elapsed().as_secs_f64());
     Ok(())
 }
@@ -114,7 +123,7 @@ async fn publish(clients: &Clients<'_>, args: &Args, number: u64) -> anyhow::Res
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.trim()));
         }
         if args.keys > 0 {
-            request = request.header("ce-partitionkey", format!("key-{}", number % args.keys));
+            request = request.header("ce-partitionkey", format!("{}-{}", args.key_prefix, number % args.keys));
         }
         let request = request.body(Bytes::from(format!(r#"{{"number":{number}}}"#)))?;
         let wrong = match http.send(request).await {

@@ -1,6 +1,6 @@
 //! What stays and what goes.
 
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Secret};
 use kube::api::{Api, DeleteParams, ListParams};
 use serde_json::json;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
@@ -89,6 +89,29 @@ async fn retained_events_are_there_for_a_topic_of_the_same_name_and_deleted_ones
                 (world.volumes().await == 0 && !world.has_keys().await).then_some(())
             })
             .await;
+    })
+    .await;
+}
+
+/// The namespace controller deletes all at once, in no order: the broker's pods go while its topic and handler have yet to be
+/// cleaned up.
+#[tokio::test]
+async fn a_namespace_that_is_deleted_goes_with_all_that_was_in_it() {
+    world("namespace", async |world| {
+        world.begin(1).await;
+        world.accept(handler("worker", &[], json!({}))).await;
+        world.handler_ready("worker").await;
+        world.publish("before", 20, 0).await;
+        world.all_received(20, 60).await;
+        assert!(world.has_keys().await);
+        let namespaces: Api<Namespace> = Api::all(world.client.clone());
+        namespaces.delete(&world.namespace, &DeleteParams::default()).await.unwrap();
+        world
+            .until("the namespace to be gone", 120, async || {
+                namespaces.get_opt(&world.namespace).await.unwrap().is_none().then_some(())
+            })
+            .await;
+        world.until("its broker's keys to be gone", 60, async || (!world.has_keys().await).then_some(())).await;
     })
     .await;
 }

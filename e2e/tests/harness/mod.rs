@@ -82,7 +82,11 @@ async fn in_namespace(name: &str, test: impl AsyncFnOnce(World)) {
     }
     if std::env::var_os("E2E_KEEP").is_none() {
         let namespaces: Api<Namespace> = Api::all(world.client.clone());
-        namespaces.delete(&world.namespace, &DeleteParams::default()).await.expect("delete namespace");
+        match namespaces.delete(&world.namespace, &DeleteParams::default()).await {
+            // A test may be about that.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted.expect("delete namespace")),
+        }
     }
     if let Err(failure) = outcome {
         std::panic::resume_unwind(failure);

@@ -147,7 +147,7 @@ impl World {
         spec["serviceAccountName"] = json!(account);
         self.accept(json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": format!("publish-{prefix}")},
-            "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "template": {"spec": spec}},
+            "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 900, "template": {"spec": spec}},
         }))
         .await;
     }
