@@ -77,7 +77,7 @@ impl Turn {
     /// `seen` is the generation of the workload, if there is one.
     fn is_held(&self, seen: impl FnOnce() -> Option<i64>, now: Instant) -> bool {
         match self.held {
-            Held::Unused(since) => now.saturating_duration_since(since) < GRACE,
+            Held::Unused(since) => now.saturating_duration_since(since) < GRACE && seen().is_some(),
             Held::InUse => true,
             Held::Wrote(generation) => self.is_young(now) && seen().is_some_and(|seen| seen < generation),
         }
@@ -100,8 +100,15 @@ impl Use<'_> {
 
 impl Drop for Use<'_> {
     fn drop(&mut self) {
-        if let Some(turn) = self.turns.lock().begun.get_mut(&self.key) {
-            turn.held = self.wrote.map_or_else(|| Held::Unused(Instant::now()), Held::Wrote);
+        let mut state = self.turns.lock();
+        match self.wrote {
+            // Its next reconcile is behind those that wait: one that always fails keeps nobody back.
+            None => drop(state.begun.remove(&self.key)),
+            Some(generation) => {
+                if let Some(turn) = state.begun.get_mut(&self.key) {
+                    turn.held = Held::Wrote(generation);
+                }
+            }
         }
     }
 }
@@ -155,6 +162,8 @@ impl Turns {
             state.begun.entry(key.clone()).or_insert(Turn { begun: now, held: Held::Wrote(0) });
         }
         state.begun.retain(|key, turn| rolling.contains(key) || turn.is_held(|| seen(key), now));
+        // What is gone is not waited for.
+        state.waiting.retain(|key| seen(key).is_some());
         let busy = state.begun.values().filter(|turn| turn.is_young(now)).count();
         let free = self.limit.saturating_sub(busy).min(state.waiting.len());
         let next: Vec<Key> = state.waiting.drain(..free).collect();
@@ -305,16 +314,31 @@ mod tests {
         assert_eq!(turns.next(&keys(&[]), written, lost), [key("b")]);
         turns.take(&key("b")).unwrap().wrote(Some(9));
         assert!(turns.take(&key("c")).is_none());
-        assert_eq!(turns.next(&keys(&[]), |_| None, lost), [key("c")]);
+        let only_c = |it: &Key| (*it == key("c")).then_some(1);
+        assert_eq!(turns.next(&keys(&[]), only_c, lost), [key("c")]);
     }
 
     #[test]
-    fn a_turn_whose_use_failed_can_be_used_again() {
-        let turns = Turns::new("handlers", 1);
-        assert!(turns.take(&key("a")).is_none());
-        assert_eq!(turns.next(&keys(&[]), seen, Instant::now()), [key("a")]);
+    fn a_turn_whose_use_failed_goes_to_the_next() {
+        let (turns, now) = (Turns::new("handlers", 1), Instant::now());
+        for name in ["a", "b"] {
+            assert!(turns.take(&key(name)).is_none());
+        }
+        assert_eq!(turns.next(&keys(&[]), seen, now), [key("a")]);
         drop(turns.take(&key("a")).unwrap());
-        assert!(use_turn(&turns, "a"));
+        assert!(!use_turn(&turns, "a"));
+        assert_eq!(turns.next(&keys(&[]), seen, now), [key("b")]);
+    }
+
+    #[test]
+    fn what_is_gone_keeps_nobody_waiting() {
+        let (turns, now) = (Turns::new("handlers", 1), Instant::now());
+        for name in ["a", "b", "c"] {
+            assert!(turns.take(&key(name)).is_none());
+        }
+        assert_eq!(turns.next(&keys(&[]), seen, now), [key("a")]);
+        let only_c = |it: &Key| (*it == key("c")).then_some(1);
+        assert_eq!(turns.next(&keys(&[]), only_c, now), [key("c")]);
     }
 
     #[test]
