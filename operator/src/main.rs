@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser as _;
 use tidegate_operator::args::Args;
@@ -13,6 +14,7 @@ use tidegate_operator::health::{self, Health};
 use tidegate_operator::https;
 use tidegate_operator::kubernetes::claim;
 use tidegate_operator::kubernetes::leader::Leadership;
+use tidegate_operator::reconcile::figures;
 use tidegate_operator::run::run;
 use tidegate_telemetry::Service;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,6 +71,8 @@ async fn operate(args: Args) -> Result<(), Failure> {
     serving.spawn(https::run(client.clone(), args.clone(), Arc::default()));
     health.set_ready(true);
     let stop = on_signal()?;
+    let leads = Arc::<AtomicBool>::default();
+    figures::export_leader(&leads);
     let mut leadership = Leadership::join(client.clone(), &args).await?;
     tokio::select! {
         () = leadership.won() => {}
@@ -76,12 +80,14 @@ async fn operate(args: Args) -> Result<(), Failure> {
         ended = end_of(&mut serving) => return ended,
     }
     tracing::info!(pod = args.pod_name, "leading");
+    leads.store(true, Ordering::Relaxed);
     let outcome = tokio::select! {
         outcome = lead(client, args, &health, stop) => outcome,
         // Another one leads now: nothing more may be written, not even what was begun.
         () = leadership.lost() => Err("the lease was lost".into()),
         ended = end_of(&mut serving) => ended,
     };
+    leads.store(false, Ordering::Relaxed);
     leadership.leave().await;
     outcome
 }

@@ -2,6 +2,7 @@
 //! a broker for it, and only the operator that leads has any.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::reflector::Store;
@@ -52,6 +53,32 @@ const BROKER_FIGURES: [Figure<EventBroker>; 6] = [
     }),
 ];
 
+const HANDLER_FIGURES: [Figure<EventHandler>; 4] = [
+    ("tidegate.handler.oldest_event.age", "s", "Age of the oldest event that is not acknowledged", |handler| {
+        let age = handler.status.as_ref()?.lag.as_ref()?.oldest_event_age.as_ref()?;
+        Some(age.get().ok()?.as_secs_f64())
+    }),
+    ("tidegate.handler.replicas", "{pod}", "Pods that there are", |handler| {
+        Some(handler.status.as_ref()?.replicas.into())
+    }),
+    ("tidegate.handler.replicas.ready", "{pod}", "Pods that are ready", |handler| {
+        Some(handler.status.as_ref()?.ready_replicas.into())
+    }),
+    ("tidegate.handler.replicas.desired", "{pod}", "Pods that there should be", |handler| {
+        Some(handler.status.as_ref()?.scaling.as_ref()?.desired.into())
+    }),
+];
+
+/// Exports whether this operator leads, as `tidegate.operator.leader`: the others of its release have 0.
+pub fn export_leader(leads: &Arc<AtomicBool>) {
+    let leads = Arc::clone(leads);
+    opentelemetry::global::meter("tidegate-operator")
+        .u64_observable_gauge("tidegate.operator.leader")
+        .with_description("1 while this operator leads, else 0")
+        .with_callback(move |gauge| gauge.observe(leads.load(Ordering::Relaxed).into(), &[]))
+        .build();
+}
+
 /// Exports them all.
 pub fn export(stores: &Stores) {
     export_on(&opentelemetry::global::meter("tidegate-operator"), stores);
@@ -69,6 +96,9 @@ fn export_on(meter: &Meter, stores: &Stores) {
     }
     for figure in BROKER_FIGURES {
         gauge(meter, &stores.brokers, figure, broker);
+    }
+    for figure in HANDLER_FIGURES {
+        gauge(meter, &stores.handlers, figure, handler);
     }
     readiness(meter, &stores.topics, "tidegate.topic.ready", topic, |topic| {
         topic.status.as_ref().map(|status| status.conditions.as_slice())
@@ -171,7 +201,8 @@ mod tests {
         let (mut stores, _feeds) = Stores::new();
         let (topics, mut topic_writer) = kube::runtime::reflector::store();
         let (brokers, mut broker_writer) = kube::runtime::reflector::store();
-        (stores.topics, stores.brokers) = (topics, brokers);
+        let (handlers, mut handler_writer) = kube::runtime::reflector::store();
+        (stores.topics, stores.brokers, stores.handlers) = (topics, brokers, handlers);
         let condition = |status: &str, reason: &str| json!([{"type": "Ready", "status": status, "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         let status = json!({"events": 7, "bytes": 900, "fill": "73%", "deadLetters": 2, "conditions": condition("False", "Filling")});
         for (name, status) in [("orders", status), ("new", json!(null))] {
@@ -184,6 +215,11 @@ mod tests {
             "status": {"replicas": 3, "readyReplicas": 2, "formed": true, "topics": 2, "conditions": condition("True", "Ready"),
                        "storage": {"promised": "50%", "promisedBytes": 500, "usableBytes": 1000}}});
         broker_writer.apply_watcher_event(&Event::Apply(serde_json::from_value(broker).unwrap()));
+        let handler = json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler",
+            "metadata": {"namespace": "shop", "name": "billing"}, "spec": {"topic": "orders", "template": {"spec": {}}},
+            "status": {"replicas": 3, "readyReplicas": 2, "scaling": {"desired": 4, "reason": "lag"},
+                       "lag": {"pending": 9, "inFlight": 1, "oldestEventAge": "1m30s"}}});
+        handler_writer.apply_watcher_event(&Event::Apply(serde_json::from_value(handler).unwrap()));
         export_on(&provider.meter("test"), &stores);
         provider.force_flush().unwrap();
 
@@ -207,7 +243,14 @@ mod tests {
         let topic = "messaging.destination.name=orders";
         let of_topic = |name: &str, value| (format!("{name} {topic} tidegate.topic.namespace=shop"), value);
         let of_broker = |name: &str, value| (format!("{name} k8s.namespace.name=shop tidegate.broker=default"), value);
+        let of_handler = |name: &str, value| {
+            (format!("{name} k8s.namespace.name=shop messaging.consumer.group.name=billing"), value)
+        };
         let expected = BTreeMap::from([
+            of_handler("tidegate.handler.oldest_event.age", 90.0),
+            of_handler("tidegate.handler.replicas", 3.0),
+            of_handler("tidegate.handler.replicas.ready", 2.0),
+            of_handler("tidegate.handler.replicas.desired", 4.0),
             of_topic("tidegate.topic.events", 7.0),
             of_topic("tidegate.topic.size", 900.0),
             of_topic("tidegate.topic.fill", 0.73),

@@ -2,7 +2,7 @@
 
 pub(crate) mod changes;
 pub mod error;
-pub(crate) mod figures;
+pub mod figures;
 pub mod first_round;
 pub mod grants;
 pub(crate) mod guard;
