@@ -18,8 +18,8 @@ use crate::identity::token_keys;
 use crate::kubernetes::names::{BROKER_LABEL, HANDLER_LABEL, TOPIC_LABEL};
 use crate::kubernetes::watches;
 use crate::kubernetes::watches::{
-    Feeds, Stores, any_change, broker_of_secret, dependants, handler_of, handlers_of_granted, metadata, objects, ours,
-    owner_of, resource_mark, topics_of_granted, topics_on,
+    Feeds, Stores, any_change, broker_of_secret, children, config, dependants, handler_of, handlers_of_granted,
+    metadata, objects, ours, owner_of, resource_mark, topics_of_granted, topics_on,
 };
 use crate::reconcile::error::Error;
 use crate::reconcile::figures;
@@ -112,7 +112,7 @@ fn controllers(
         handler_secrets,
     } = feeds;
     let (client, stores) = (&context.client, &context.stores);
-    let all = watcher::Config::default();
+    let all = config();
     let (broker, topic, handler) = (|| ours("broker"), || ours("topic"), || ours("handler"));
     let brokers =
         Controller::for_stream(objects(of(client), all.clone(), brokers, resource_mark), stores.brokers.clone())
@@ -131,9 +131,9 @@ fn controllers(
         .watches_stream(watches::namespaces(of(client), namespaces), move |namespace| {
             topics_of_granted(&granted, &namespace.name_any())
         })
-        .watches_stream(metadata(of(client), topic(), topic_services), |service| owner_of(&service, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), topic(), topic_config_maps), |config| owner_of(&config, TOPIC_LABEL))
-        .watches_stream(metadata(of(client), topic(), topic_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
+        .watches_stream(children(of(client), topic(), topic_services), |service| owner_of(&service, TOPIC_LABEL))
+        .watches_stream(children(of(client), topic(), topic_config_maps), |config| owner_of(&config, TOPIC_LABEL))
+        .watches_stream(children(of(client), topic(), topic_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
     let (known, granted) = (stores.handlers.clone(), stores.handlers.clone());
     let handlers =
         Controller::for_stream(objects(of(client), all.clone(), handlers, resource_mark), stores.handlers.clone())
@@ -142,8 +142,8 @@ fn controllers(
             .watches_stream(objects(of(client), all.clone().labels(HANDLER_LABEL), handler_pods, any_change), |pod| {
                 handler_of(&pod)
             })
-            .watches_stream(metadata(of(client), handler(), handler_policies), |policy| handler_of(&policy))
-            .watches_stream(metadata(of(client), handler(), handler_secrets), |secret| handler_of(&secret))
+            .watches_stream(children(of(client), handler(), handler_policies), |policy| handler_of(&policy))
+            .watches_stream(children(of(client), handler(), handler_secrets), |secret| handler_of(&secret))
             .watches_stream(watches::topics_for_handlers(of(client), topics_for_handlers), move |topic| {
                 dependants(&known, &topic)
             })

@@ -154,10 +154,10 @@ fn is_applied(context: &Context, owner: &Owner, child: &Child, mark: Option<u64>
     }
     let Some(mark) = mark else { return false };
     let Some(fields) = context.stores.listed.take(&key, mark) else { return false };
-    let is_as_listed = |meta: &ObjectMeta| {
-        child_mark(meta) == mark && was_applied(meta, hash) && check_owner(meta, &owner.reference, child).is_ok()
+    let is_as_listed = |seen: u64, meta: &ObjectMeta| {
+        seen == mark && was_applied(meta, hash) && check_owner(meta, &owner.reference, child).is_ok()
     };
-    let holds = context.stores.child(&key.0, &key.1, &key.2, is_as_listed) == Some(true)
+    let holds = context.stores.look_at((&key.0, &key.1, &key.2), is_as_listed) == Some(true)
         && fields::cover(&fields, &desired(child, &owner.reference, hash));
     if holds {
         context.applied.note(key, mark, hash.to_owned());

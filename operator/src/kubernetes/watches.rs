@@ -4,6 +4,7 @@
 //! and the like only the metadata is kept: it is enough to know whether somebody touched what was applied
 //! ([`crate::kubernetes::apply`]).
 
+mod child_meta;
 mod listed;
 mod marks;
 mod slim;
@@ -14,7 +15,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -30,11 +30,15 @@ use crate::broker::topics::is_on;
 use crate::handler::reference;
 use crate::kubernetes::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
 use crate::sessions::brokers::{BrokerKey, TopicKey};
+use child_meta::{ChildMeta, Kept};
 use listed::Listed;
 pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, namespace_mark, resource_mark};
 use slim::Slim;
 pub(crate) use stores::Feed;
 pub use stores::{Feeds, NamespaceMeta, Stores};
+
+/// Objects of a page.
+const PAGE_SIZE: u32 = 100;
 
 pub(crate) fn is_in<K: Resource>(resource: &K, namespace: &str) -> bool {
     resource.meta().namespace.as_deref() == Some(namespace)
@@ -48,16 +52,21 @@ where
     store.get(&ObjectRef::new(name).within(namespace))
 }
 
-fn look_in<K, T>(store: &Store<K>, (namespace, name): (&str, &str), look: &impl Fn(&ObjectMeta) -> T) -> Option<T>
+fn look_in<K, T>(store: &Store<K>, (namespace, name): (&str, &str), look: &dyn Fn(&dyn Kept) -> T) -> Option<T>
 where
-    K: Resource<DynamicType = ()> + Clone,
+    K: Resource<DynamicType = ()> + Clone + Kept,
 {
-    get(store, namespace, name).map(|object| look(object.meta()))
+    get(store, namespace, name).map(|object| look(object.as_ref()))
+}
+
+/// Of everything. Lists come in pages, each of which is in memory as a whole; of several types at the same time.
+pub(crate) fn config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE_SIZE)
 }
 
 /// Everything the operator made for a component, `broker`, `topic` or `handler`.
 pub(crate) fn ours(component: &str) -> watcher::Config {
-    watcher::Config::default().labels(&format!("{}={},{COMPONENT_LABEL}={component}", MANAGED_BY.0, MANAGED_BY.1))
+    config().labels(&format!("{}={},{COMPONENT_LABEL}={component}", MANAGED_BY.0, MANAGED_BY.1))
 }
 
 /// Watches objects into their store, without what no one reads of them; yields those whose mark changed, and those that are gone.
@@ -94,12 +103,35 @@ where
     objects(api, config, feed, |object| child_mark(object.meta()))
 }
 
+/// The same, of which there are several for each topic and handler.
+pub(crate) fn children<K>(
+    api: Api<PartialObjectMeta<K>>,
+    config: watcher::Config,
+    feed: Feed<ChildMeta<K>>,
+) -> impl Stream<Item = watcher::Result<PartialObjectMeta<K>>>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let listed = feed.listed.clone();
+    let events = watcher::watcher(api, config).default_backoff().map_ok(move |event| match event {
+        Event::Init => Event::Init,
+        Event::InitApply(object) => {
+            listed.note(&object);
+            Event::InitApply(object.into())
+        }
+        Event::InitDone => Event::InitDone,
+        Event::Apply(object) => Event::Apply(object.into()),
+        Event::Delete(object) => Event::Delete(object.into()),
+    });
+    significant(events, feed, Kept::mark).map_ok(|object| object.whole())
+}
+
 /// The namespaces: their labels, by which they may be granted something, and whether they are being deleted.
 pub(crate) fn namespaces(
     api: Api<NamespaceMeta>,
     feed: Feed<NamespaceMeta>,
 ) -> impl Stream<Item = watcher::Result<NamespaceMeta>> {
-    objects(api, watcher::Config::default(), feed, namespace_mark)
+    objects(api, config(), feed, namespace_mark)
 }
 
 /// The topics once more, for their handlers.
@@ -107,16 +139,15 @@ pub(crate) fn topics_for_handlers(
     api: Api<EventTopic>,
     feed: Feed<EventTopic>,
 ) -> impl Stream<Item = watcher::Result<EventTopic>> {
-    let events =
-        watcher::watcher(api, watcher::Config::default()).default_backoff().modify(|topic: &mut EventTopic| {
-            topic.metadata.managed_fields = None;
-            topic.metadata.annotations = None;
-            if let Some(status) = &mut topic.status {
-                let mut conditions = std::mem::take(&mut status.conditions);
-                conditions.retain(|condition| condition.type_ == kind::STREAM_READY);
-                *status = EventTopicStatus { conditions, ..EventTopicStatus::default() };
-            }
-        });
+    let events = watcher::watcher(api, config()).default_backoff().modify(|topic: &mut EventTopic| {
+        topic.metadata.managed_fields = None;
+        topic.metadata.annotations = None;
+        if let Some(status) = &mut topic.status {
+            let mut conditions = std::mem::take(&mut status.conditions);
+            conditions.retain(|condition| condition.type_ == kind::STREAM_READY);
+            *status = EventTopicStatus { conditions, ..EventTopicStatus::default() };
+        }
+    });
     significant(events, feed, mark_for_handlers)
 }
 
@@ -125,25 +156,24 @@ pub(crate) fn brokers_for_topics(
     api: Api<EventBroker>,
     feed: Feed<EventBroker>,
 ) -> impl Stream<Item = watcher::Result<EventBroker>> {
-    let events =
-        watcher::watcher(api, watcher::Config::default()).default_backoff().modify(|broker: &mut EventBroker| {
-            broker.metadata.managed_fields = None;
-            broker.metadata.annotations = None;
-            if let Some(status) = &mut broker.status {
-                let mut conditions = std::mem::take(&mut status.conditions);
-                conditions.retain(|condition| marks::OF_TOPICS.contains(&condition.type_.as_str()));
-                // What is promised changes with every topic; the others need not hear of it.
-                let usable = status.storage.take().map(|storage| storage.usable_bytes);
-                let storage = usable.map(|usable_bytes| StorageStatus { usable_bytes, ..StorageStatus::default() });
-                let replicas = status.replicas;
-                let audit = status.audit.take().map(|AuditStatus { damaged, lost, .. }| AuditStatus {
-                    damaged,
-                    lost,
-                    ..AuditStatus::default()
-                });
-                *status = EventBrokerStatus { conditions, storage, replicas, audit, ..EventBrokerStatus::default() };
-            }
-        });
+    let events = watcher::watcher(api, config()).default_backoff().modify(|broker: &mut EventBroker| {
+        broker.metadata.managed_fields = None;
+        broker.metadata.annotations = None;
+        if let Some(status) = &mut broker.status {
+            let mut conditions = std::mem::take(&mut status.conditions);
+            conditions.retain(|condition| marks::OF_TOPICS.contains(&condition.type_.as_str()));
+            // What is promised changes with every topic; the others need not hear of it.
+            let usable = status.storage.take().map(|storage| storage.usable_bytes);
+            let storage = usable.map(|usable_bytes| StorageStatus { usable_bytes, ..StorageStatus::default() });
+            let replicas = status.replicas;
+            let audit = status.audit.take().map(|AuditStatus { damaged, lost, .. }| AuditStatus {
+                damaged,
+                lost,
+                ..AuditStatus::default()
+            });
+            *status = EventBrokerStatus { conditions, storage, replicas, audit, ..EventBrokerStatus::default() };
+        }
+    });
     significant(events, feed, mark_for_topics)
 }
 
@@ -155,14 +185,33 @@ fn significant<K>(
 where
     K: Resource<DynamicType = ()> + Clone + Debug + 'static,
 {
-    let mut changes = Changes::new(feed, mark);
+    let (store, mut changes) = (feed.writer.as_reader(), Changes::new(feed, mark));
     events.flat_map(move |event| {
+        let store = store.clone();
         let found = match event {
             Ok(event) => changes.take(event).into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         };
-        stream::iter(found)
+        stream::iter(found.into_iter().filter_map(move |found| match found {
+            Ok(Found::There(at)) => store.get(&at).map(|object| Ok(K::clone(&object))),
+            Ok(Found::Gone(object)) => Some(Ok(object)),
+            Err(error) => Some(Err(error)),
+        }))
     })
+}
+
+/// An object of which something changed.
+enum Found<K: Resource<DynamicType = ()> + Clone + 'static> {
+    /// It is in the store. (A list of all of them would be all objects once more.)
+    There(ObjectRef<K>),
+    /// It was there.
+    Gone(K),
+}
+
+/// Where an object is, as a key that takes little room.
+fn place<K: Resource>(object: &K) -> Box<str> {
+    let meta = object.meta();
+    format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()).into()
 }
 
 /// Finds what changed, deletions that no event told of included.
@@ -170,10 +219,10 @@ struct Changes<K: Resource<DynamicType = ()> + Clone + 'static> {
     feed: Feed<K>,
     is_listed: bool,
     mark: fn(&K) -> u64,
-    known: HashMap<ObjectRef<K>, u64>,
+    known: HashMap<Box<str>, u64>,
     /// While everything is listed again.
-    listed: HashMap<ObjectRef<K>, u64>,
-    pending: Vec<K>,
+    listed: HashMap<Box<str>, u64>,
+    pending: Vec<ObjectRef<K>>,
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
@@ -183,7 +232,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
     }
 
     /// Updates the store first, so that whoever is told finds what it was told of.
-    fn take(&mut self, event: Event<K>) -> Vec<K> {
+    fn take(&mut self, event: Event<K>) -> Vec<Found<K>> {
         let before = if matches!(event, Event::InitDone) { self.feed.writer.as_reader().state() } else { Vec::new() };
         self.feed.writer.apply_watcher_event(&event);
         match event {
@@ -193,9 +242,9 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let (key, mark) = (ObjectRef::from_obj(&object), (self.mark)(&object));
+                let (key, mark) = (place(&object), (self.mark)(&object));
                 if self.known.get(&key) != Some(&mark) {
-                    self.pending.push(object);
+                    self.pending.push(ObjectRef::from_obj(&object));
                 }
                 self.listed.insert(key, mark);
                 Vec::new()
@@ -205,20 +254,18 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
                     self.feed.unlisted.send_modify(|count| *count -= 1);
                 }
                 self.known = std::mem::take(&mut self.listed);
-                let gone =
-                    before.iter().filter(|object| !self.known.contains_key(&ObjectRef::from_obj(object.as_ref())));
-                let mut found = std::mem::take(&mut self.pending);
-                found.extend(gone.map(|object| K::clone(object)));
-                found
+                let gone = before.iter().filter(|object| !self.known.contains_key(&place(object.as_ref())));
+                let found = std::mem::take(&mut self.pending).into_iter().map(Found::There);
+                found.chain(gone.map(|object| Found::Gone(K::clone(object)))).collect()
             }
             Event::Apply(object) => {
                 let mark = (self.mark)(&object);
-                let before = self.known.insert(ObjectRef::from_obj(&object), mark);
-                if before == Some(mark) { Vec::new() } else { vec![object] }
+                let before = self.known.insert(place(&object), mark);
+                if before == Some(mark) { Vec::new() } else { vec![Found::There(ObjectRef::from_obj(&object))] }
             }
             Event::Delete(object) => {
-                self.known.remove(&ObjectRef::from_obj(&object));
-                vec![object]
+                self.known.remove(&place(&object));
+                vec![Found::Gone(object)]
             }
         }
     }

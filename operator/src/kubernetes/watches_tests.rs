@@ -13,8 +13,12 @@ fn pod(name: &str, version: &str) -> Pod {
     serde_json::from_value(json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": version}})).unwrap()
 }
 
-fn names(found: &[Pod]) -> Vec<String> {
-    found.iter().map(|pod| pod.name_any()).collect()
+fn names(found: Vec<Found<Pod>>) -> Vec<String> {
+    let name = |found: Found<Pod>| match found {
+        Found::There(at) => at.name,
+        Found::Gone(pod) => pod.name_any(),
+    };
+    found.into_iter().map(name).collect()
 }
 
 #[test]
@@ -22,7 +26,7 @@ fn what_did_not_change_is_not_reported_and_what_is_gone_is_even_if_no_event_said
     let (count, unlisted) = watch::channel(0);
     let (store, feed) = feed(&Arc::new(count), &Arc::default());
     let mut changes = Changes::new(feed, any_change);
-    let mut take = |event| names(&changes.take(event));
+    let mut take = |event| names(changes.take(event));
     for event in [Event::Init, Event::InitApply(pod("a", "1")), Event::InitApply(pod("b", "1"))] {
         assert_eq!(take(event), [] as [&str; 0]);
     }

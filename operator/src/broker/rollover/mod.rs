@@ -182,7 +182,7 @@ fn observe_topic(context: &Context, topic: &EventTopic, authority: &Authority, o
     let secrets: Vec<_> =
         publishers.iter().filter_map(|one| stores.secret(&namespace, &names::publisher(&name, one))).collect();
     let is_written =
-        ca.is_none_or(|ca| is_of(&*ca, generation)) && secrets.iter().all(|secret| is_of(&**secret, generation));
+        ca.is_none_or(|ca| is_of(&ca, generation)) && secrets.iter().all(|secret| is_of(secret, generation));
     if !is_written {
         observed.unwritten.push(format!("EventTopic {namespace}/{name}"));
         context.outdated.add(Outdated::Topic(key.clone()));
@@ -199,7 +199,7 @@ fn observe_handler(context: &Context, handler: &EventHandler, authority: &Author
     let key: HandlerKey = (handler.namespace().unwrap_or_default(), handler.name_any());
     let (namespace, name) = &key;
     let identity = context.stores.secret(namespace, &names::handler_identity(name));
-    if identity.is_some_and(|identity| !is_of(&*identity, generation)) {
+    if identity.is_some_and(|identity| !is_of(&identity, generation)) {
         observed.unwritten.push(format!("EventHandler {namespace}/{name}"));
         context.outdated.add(Outdated::Handler(key));
         return;

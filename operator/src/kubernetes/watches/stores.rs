@@ -15,7 +15,8 @@ use kube::{Resource, ResourceExt as _};
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tokio::sync::watch;
 
-use super::{Listed, child_mark, get, is_in, look_in};
+use super::child_meta::{ChildMeta, Kept};
+use super::{Listed, get, is_in, look_in};
 use crate::broker::deletion;
 use crate::handler::reference;
 use crate::kubernetes::names;
@@ -51,15 +52,15 @@ pub struct Stores {
     /// Of all handlers.
     pub handler_pods: Store<Pod>,
     config_maps: Store<PartialObjectMeta<ConfigMap>>,
-    topic_config_maps: Store<PartialObjectMeta<ConfigMap>>,
+    topic_config_maps: Store<ChildMeta<ConfigMap>>,
     services: Store<PartialObjectMeta<Service>>,
-    topic_services: Store<PartialObjectMeta<Service>>,
+    topic_services: Store<ChildMeta<Service>>,
     disruption_budgets: Store<PartialObjectMeta<PodDisruptionBudget>>,
     network_policies: Store<PartialObjectMeta<NetworkPolicy>>,
-    handler_policies: Store<PartialObjectMeta<NetworkPolicy>>,
+    handler_policies: Store<ChildMeta<NetworkPolicy>>,
     broker_secrets: Store<PartialObjectMeta<Secret>>,
-    topic_secrets: Store<PartialObjectMeta<Secret>>,
-    handler_secrets: Store<PartialObjectMeta<Secret>>,
+    topic_secrets: Store<ChildMeta<Secret>>,
+    handler_secrets: Store<ChildMeta<Secret>>,
     /// What they began with.
     pub(crate) listed: Arc<Listed>,
     unlisted: watch::Receiver<usize>,
@@ -79,15 +80,15 @@ pub struct Feeds {
     pub(crate) broker_pods: Feed<Pod>,
     pub(crate) handler_pods: Feed<Pod>,
     pub(crate) config_maps: Feed<PartialObjectMeta<ConfigMap>>,
-    pub(crate) topic_config_maps: Feed<PartialObjectMeta<ConfigMap>>,
+    pub(crate) topic_config_maps: Feed<ChildMeta<ConfigMap>>,
     pub(crate) services: Feed<PartialObjectMeta<Service>>,
-    pub(crate) topic_services: Feed<PartialObjectMeta<Service>>,
+    pub(crate) topic_services: Feed<ChildMeta<Service>>,
     pub(crate) disruption_budgets: Feed<PartialObjectMeta<PodDisruptionBudget>>,
     pub(crate) network_policies: Feed<PartialObjectMeta<NetworkPolicy>>,
-    pub(crate) handler_policies: Feed<PartialObjectMeta<NetworkPolicy>>,
+    pub(crate) handler_policies: Feed<ChildMeta<NetworkPolicy>>,
     pub(crate) broker_secrets: Feed<PartialObjectMeta<Secret>>,
-    pub(crate) topic_secrets: Feed<PartialObjectMeta<Secret>>,
-    pub(crate) handler_secrets: Feed<PartialObjectMeta<Secret>>,
+    pub(crate) topic_secrets: Feed<ChildMeta<Secret>>,
+    pub(crate) handler_secrets: Feed<ChildMeta<Secret>>,
 }
 
 /// Where one watch writes to.
@@ -214,18 +215,19 @@ impl Stores {
 
     /// The mark of one of our child objects, as it was seen last.
     pub(crate) fn child_mark(&self, kind: &str, namespace: &str, name: &str) -> Option<u64> {
-        self.child(kind, namespace, name, child_mark)
+        self.child(kind, (namespace, name), &|object| object.mark())
     }
 
-    /// What this finds in the metadata of one of our child objects, as it was seen last.
-    pub(crate) fn child<T>(
+    /// What this finds in one of our child objects, as it was seen last: its mark, and what is kept of its metadata.
+    pub(crate) fn look_at<T>(
         &self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-        look: impl Fn(&ObjectMeta) -> T,
+        (kind, namespace, name): (&str, &str, &str),
+        look: impl Fn(u64, &ObjectMeta) -> T,
     ) -> Option<T> {
-        let (at, look) = ((namespace, name), &look);
+        self.child(kind, (namespace, name), &|object| look(object.mark(), &object.metadata()))
+    }
+
+    fn child<T>(&self, kind: &str, at: (&str, &str), look: &dyn Fn(&dyn Kept) -> T) -> Option<T> {
         match kind {
             "StatefulSet" => look_in(&self.statefulsets, at, look),
             "Deployment" => look_in(&self.deployments, at, look),
@@ -255,13 +257,14 @@ impl Stores {
     }
 
     /// A Secret of a topic or handler.
-    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<Arc<PartialObjectMeta<Secret>>> {
-        get(&self.topic_secrets, namespace, name).or_else(|| get(&self.handler_secrets, namespace, name))
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<PartialObjectMeta<Secret>> {
+        let found = get(&self.topic_secrets, namespace, name).or_else(|| get(&self.handler_secrets, namespace, name));
+        found.map(|secret| secret.whole())
     }
 
     /// A ConfigMap of a topic.
-    pub(crate) fn topic_config_map(&self, namespace: &str, name: &str) -> Option<Arc<PartialObjectMeta<ConfigMap>>> {
-        get(&self.topic_config_maps, namespace, name)
+    pub(crate) fn topic_config_map(&self, namespace: &str, name: &str) -> Option<PartialObjectMeta<ConfigMap>> {
+        get(&self.topic_config_maps, namespace, name).map(|map| map.whole())
     }
 
     /// Of the brokers' Services, those that this picks.
