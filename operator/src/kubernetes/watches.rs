@@ -186,18 +186,31 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + 'static,
 {
     let (store, mut changes) = (feed.writer.as_reader(), Changes::new(feed, mark));
-    events.flat_map(move |event| {
-        let store = store.clone();
-        let found = match event {
-            Ok(event) => changes.take(event).into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        stream::iter(found.into_iter().filter_map(move |found| match found {
-            Ok(Found::There(at)) => store.get(&at).map(|object| Ok(K::clone(&object))),
-            Ok(Found::Gone(object)) => Some(Ok(object)),
-            Err(error) => Some(Err(error)),
-        }))
-    })
+    let found = events.map(move |event| {
+        let is_listed = changes.is_listed;
+        let found = event.map(|event| changes.take(event));
+        (found, (!is_listed && changes.is_listed).then(|| changes.feed.unlisted.subscribe()))
+    });
+    found
+        .then(|(found, first)| async {
+            // Else whatever was made of a resource would have it reconciled once more for each type that is listed after it.
+            if let Some(mut unlisted) = first {
+                let _ = unlisted.wait_for(|count| *count == 0).await;
+            }
+            found
+        })
+        .flat_map(move |found| {
+            let store = store.clone();
+            let found = match found {
+                Ok(found) => found.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            stream::iter(found.into_iter().filter_map(move |found| match found {
+                Ok(Found::There(at)) => store.get(&at).map(|object| Ok(K::clone(&object))),
+                Ok(Found::Gone(object)) => Some(Ok(object)),
+                Err(error) => Some(Err(error)),
+            }))
+        })
 }
 
 /// An object of which something changed.
