@@ -18,11 +18,12 @@ use crate::identity::token_keys;
 use crate::kubernetes::names::{BROKER_LABEL, HANDLER_LABEL, TOPIC_LABEL};
 use crate::kubernetes::watches;
 use crate::kubernetes::watches::{
-    Feeds, Stores, any_change, broker_of_secret, children, config, dependants, handler_of, handlers_of_granted,
-    metadata, objects, ours, owner_of, resource_mark, topics_of_granted, topics_on,
+    Feeds, Stores, any_change, broker_of_secret, children, config, handler_of, handlers_of_granted, metadata, objects,
+    ours, owner_of, resource_mark, topics_of_granted,
 };
 use crate::reconcile::error::Error;
 use crate::reconcile::figures;
+use crate::sessions::brokers::{BrokerKey, TopicKey};
 use crate::sessions::poll;
 use crate::{broker, handler, health, topic};
 
@@ -123,10 +124,11 @@ fn controllers(
             .watches_stream(metadata(of(client), broker(), disruption_budgets), |it| owner_of(&it, BROKER_LABEL))
             .watches_stream(metadata(of(client), broker(), network_policies), |it| owner_of(&it, BROKER_LABEL))
             .watches_stream(metadata(of(client), broker(), broker_secrets), |secret| broker_of_secret(&secret));
-    let (on_broker, granted) = (stores.topics.clone(), stores.topics.clone());
+    let (by_broker, granted) = (stores.topics_by_broker.clone(), stores.topics.clone());
     let topics = Controller::for_stream(objects(of(client), all.clone(), topics, resource_mark), stores.topics.clone())
         .watches_stream(watches::brokers_for_topics(of(client), brokers_for_topics), move |broker| {
-            topics_on(&on_broker, &broker)
+            let key = BrokerKey { namespace: broker.namespace().unwrap_or_default(), name: broker.name_any() };
+            references(by_broker.of(&key, |_| true))
         })
         .watches_stream(watches::namespaces(of(client), namespaces), move |namespace| {
             topics_of_granted(&granted, &namespace.name_any())
@@ -134,7 +136,7 @@ fn controllers(
         .watches_stream(children(of(client), topic(), topic_services), |service| owner_of(&service, TOPIC_LABEL))
         .watches_stream(children(of(client), topic(), topic_config_maps), |config| owner_of(&config, TOPIC_LABEL))
         .watches_stream(children(of(client), topic(), topic_secrets), |secret| owner_of(&secret, TOPIC_LABEL));
-    let (known, granted) = (stores.handlers.clone(), stores.handlers.clone());
+    let (by_topic, granted) = (stores.handlers_by_topic.clone(), stores.handlers.clone());
     let handlers =
         Controller::for_stream(objects(of(client), all.clone(), handlers, resource_mark), stores.handlers.clone())
             .watches_stream(objects(of(client), handler(), deployments, any_change), |set| handler_of(&set))
@@ -145,12 +147,17 @@ fn controllers(
             .watches_stream(children(of(client), handler(), handler_policies), |policy| handler_of(&policy))
             .watches_stream(children(of(client), handler(), handler_secrets), |secret| handler_of(&secret))
             .watches_stream(watches::topics_for_handlers(of(client), topics_for_handlers), move |topic| {
-                dependants(&known, &topic)
+                let key = TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() };
+                references(by_topic.of(&key, |_| true))
             })
             .watches_stream(watches::namespaces(of(client), namespaces_for_handlers), move |namespace| {
                 handlers_of_granted(&granted, &namespace.name_any())
             });
     (brokers, topics, handlers)
+}
+
+fn references<K: kube::Resource<DynamicType = ()>>(objects: Vec<Arc<K>>) -> Vec<ObjectRef<K>> {
+    objects.iter().map(|object| ObjectRef::from_obj(object.as_ref())).collect()
 }
 
 /// All of a type.

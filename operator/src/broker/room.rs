@@ -106,7 +106,7 @@ pub fn promised(context: &Context, broker: &BrokerKey) -> u64 {
 fn sum(context: &Context, broker: &BrokerKey, but: Option<&TopicKey>, noted: &HashMap<Key, u64>) -> u64 {
     let retained = context.stores.retained(&context.args.pod_namespace, broker);
     let mut bytes: HashMap<TopicKey, u64> = retained.into_iter().collect();
-    for topic in context.stores.topics.state_filter(|topic| topics::is_on(topic, broker)) {
+    for topic in context.stores.topics_by_broker.of(broker, |_| true) {
         if let Some(promised) = noted.get(&key(&topic)).copied().max(shown(&topic)) {
             bytes.insert(topic_key(&topic), promised);
         }
@@ -130,7 +130,7 @@ pub fn refused(context: &Context, broker: &BrokerKey) -> Vec<TopicKey> {
         topic.status.as_ref().and_then(|status| status.ready()).is_some_and(|ready| ready.reason == BROKER_FULL)
     };
     // Of other namespaces too, which were not admitted yet.
-    let refused = context.stores.topics.state_filter(|topic| topics::is_on(topic, broker) && is_full(topic));
+    let refused = context.stores.topics_by_broker.of(broker, is_full);
     refused.iter().map(|topic| topic_key(topic)).collect()
 }
 

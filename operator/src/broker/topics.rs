@@ -1,13 +1,13 @@
 //! The topics of a broker, as its ingresses know them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::{KeyText, PublisherRule, Routing, ServedTopic};
-use tidegate_crds::{EventTopic, NamespaceGrant};
+use tidegate_crds::{EventBroker, EventTopic, NamespaceGrant};
 
 use crate::broker::publishers;
 use crate::context::Context;
@@ -94,30 +94,35 @@ impl Topic {
     }
 }
 
+/// A topic as it is made of its resource once, and not for each that looks at all topics of a broker.
+pub struct Listing {
+    topic: Topic,
+    /// Bytes of its publishers ([`publishers::text_len`]).
+    publishers_len: usize,
+}
+
+impl Listing {
+    /// `None`: its specification is not one.
+    pub fn of(topic: &EventTopic) -> Option<Arc<Self>> {
+        let topic = Topic::of(topic).ok()?;
+        Some(Arc::new(Self { publishers_len: publishers::text_len(&topic), topic }))
+    }
+}
+
 /// The topics that were admitted to a broker, are granted it still, and are to stay, by name. One whose specification is
 /// not one is left out: its own status says so.
 pub fn of_broker(context: &Context, broker: &BrokerKey) -> Vec<Topic> {
-    let mut topics = admitted(context, broker);
-    topics.sort_by(|one, other| one.id.cmp(&other.id));
-    let closed = publishers::without_room(&topics);
-    topics.into_iter().map(|topic| topic.closed_if(&closed)).collect()
+    let mut listed = admitted(context, broker);
+    listed.sort_by(|one, other| one.topic.id.cmp(&other.topic.id));
+    let lists = listed.iter().map(|listing| (listing.publishers_len, &listing.topic.id));
+    let closed = publishers::without_room(lists.collect());
+    listed.iter().map(|listing| listing.topic.clone().closed_if(&closed)).collect()
 }
 
-fn admitted(context: &Context, broker: &BrokerKey) -> Vec<Topic> {
-    let topics = granted(context, broker).into_iter().filter(|topic| was_admitted(topic));
-    topics.filter_map(|topic| Topic::of(&topic).ok()).collect()
-}
-
-/// The topics that name a broker, are granted it and are to stay: those of which something is made.
-pub fn granted(context: &Context, broker: &BrokerKey) -> Vec<Arc<EventTopic>> {
-    let granting = get(&context.stores.brokers_for_topics, &broker.namespace, &broker.name);
-    let is_granted = |topic: &EventTopic| {
-        is_in(topic, &broker.namespace)
-            || granting.as_ref().is_some_and(|broker| context.stores.admits_topic(broker, topic))
-    };
-    let mut topics = naming(context, broker);
-    topics.retain(|topic| topic.metadata.deletion_timestamp.is_none() && is_granted(topic));
-    topics
+/// How the events of those topics travel.
+pub fn routings(context: &Context, broker: &BrokerKey) -> BTreeMap<TopicId, Routing> {
+    let listed = admitted(context, broker);
+    listed.iter().map(|listing| (listing.topic.id.clone(), listing.topic.routing)).collect()
 }
 
 /// This topic as [`of_broker`] has it once the operator has seen it as it is.
@@ -126,21 +131,63 @@ pub fn granted(context: &Context, broker: &BrokerKey) -> Vec<Arc<EventTopic>> {
 /// Its specification is not one.
 pub fn on_broker(context: &Context, broker: &BrokerKey, topic: &EventTopic) -> Result<Topic, Error> {
     let own = Topic::of(topic)?;
-    let others = admitted(context, broker).into_iter();
-    let all: Vec<Topic> = others.filter(|other| other.id != own.id).chain([own.clone()]).collect();
-    Ok(own.closed_if(&publishers::without_room(&all)))
+    let listed = admitted(context, broker);
+    let others = listed.iter().filter(|other| other.topic.id != own.id);
+    let lists = others.map(|other| (other.publishers_len, &other.topic.id));
+    let closed = publishers::without_room(lists.chain([(publishers::text_len(&own), &own.id)]).collect());
+    Ok(own.closed_if(&closed))
+}
+
+fn admitted(context: &Context, broker: &BrokerKey) -> Vec<Arc<Listing>> {
+    let granted = Granted::by(context, broker);
+    context.stores.topics_by_broker.with(broker, |all| {
+        let admitted = all.iter().filter(|(topic, _)| was_admitted(topic) && granted.has(topic));
+        admitted.filter_map(|(_, listing)| listing.clone()).collect()
+    })
+}
+
+/// The topics that name a broker, are granted it and are to stay: those of which something is made.
+pub fn granted(context: &Context, broker: &BrokerKey) -> Vec<Arc<EventTopic>> {
+    let granted = Granted::by(context, broker);
+    let is_granted = |topic: &EventTopic| counts(topic, broker) && granted.has(topic);
+    context.stores.topics_by_broker.of(broker, is_granted)
+}
+
+/// What a broker grants.
+struct Granted<'a> {
+    context: &'a Context,
+    namespace: &'a str,
+    broker: Option<Arc<EventBroker>>,
+}
+
+impl<'a> Granted<'a> {
+    fn by(context: &'a Context, broker: &'a BrokerKey) -> Self {
+        let found = get(&context.stores.brokers_for_topics, &broker.namespace, &broker.name);
+        Self { context, namespace: &broker.namespace, broker: found }
+    }
+
+    /// Whether a topic that names the broker is granted it and is to stay.
+    fn has(&self, topic: &EventTopic) -> bool {
+        let admits = |broker: &Arc<EventBroker>| self.context.stores.admits_topic(broker, topic);
+        topic.metadata.deletion_timestamp.is_none()
+            && (is_in(topic, self.namespace) || self.broker.as_ref().is_some_and(admits))
+    }
 }
 
 /// How many topics name a broker.
 pub fn count(context: &Context, broker: &BrokerKey) -> usize {
-    naming(context, broker).len()
+    let is_counted = |(topic, _): &&(Arc<EventTopic>, _)| counts(topic, broker);
+    context.stores.topics_by_broker.with(broker, |all| all.iter().filter(is_counted).count())
 }
 
 /// The topics that name a broker, those that are being deleted included. Of other namespaces only those that were admitted:
 /// anybody can name a broker.
 pub fn naming(context: &Context, broker: &BrokerKey) -> Vec<Arc<EventTopic>> {
-    let counts = |topic: &EventTopic| is_in(topic, &broker.namespace) || was_admitted(topic);
-    context.stores.topics.state_filter(|topic| is_on(topic, broker) && counts(topic))
+    context.stores.topics_by_broker.of(broker, |topic| counts(topic, broker))
+}
+
+fn counts(topic: &EventTopic, broker: &BrokerKey) -> bool {
+    is_in(topic, &broker.namespace) || was_admitted(topic)
 }
 
 /// The topics for which a broker that is to go stays: those that name it. With its namespace go its volumes, so topics

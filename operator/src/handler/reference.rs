@@ -15,6 +15,19 @@ pub fn topic_of(handler: &EventHandler) -> TopicKey {
     TopicKey { namespace: handler.spec.topic_namespace.clone().unwrap_or_else(own), name: handler.spec.topic.clone() }
 }
 
+/// That one, and the topics that it sends to.
+pub fn topics_of(handler: &EventHandler) -> Vec<TopicKey> {
+    let mut topics = vec![topic_of(handler)];
+    for destination in [&handler.spec.reply, &handler.spec.dead_letter].into_iter().flatten() {
+        let namespace = handler.metadata.namespace.clone().unwrap_or_default();
+        let topic = TopicKey { namespace, name: destination.topic.clone() };
+        if !topics.contains(&topic) {
+            topics.push(topic);
+        }
+    }
+    topics
+}
+
 /// The namespace of the topic, where that is not the handler's own.
 pub fn other_namespace(handler: &EventHandler) -> Option<&str> {
     handler.spec.topic_namespace.as_deref().filter(|other| handler.metadata.namespace.as_deref() != Some(other))

@@ -5,6 +5,7 @@
 //! ([`crate::kubernetes::apply`]).
 
 mod child_meta;
+mod index;
 mod listed;
 mod marks;
 mod slim;
@@ -26,10 +27,7 @@ use tidegate_crds::conditions::kind;
 use tidegate_crds::topic::EventTopicStatus;
 use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 
-use crate::broker::topics::is_on;
-use crate::handler::reference;
 use crate::kubernetes::names::{BROKER_LABEL, BROKER_NAMESPACE_LABEL, COMPONENT_LABEL, HANDLER_LABEL, MANAGED_BY};
-use crate::sessions::brokers::{BrokerKey, TopicKey};
 use child_meta::{ChildMeta, Kept};
 use listed::Listed;
 pub(crate) use marks::{any_change, child_mark, mark_for_handlers, mark_for_topics, namespace_mark, resource_mark};
@@ -247,7 +245,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Changes<K> {
     /// Updates the store first, so that whoever is told finds what it was told of.
     fn take(&mut self, event: Event<K>) -> Vec<Found<K>> {
         let before = if matches!(event, Event::InitDone) { self.feed.writer.as_reader().state() } else { Vec::new() };
-        self.feed.writer.apply_watcher_event(&event);
+        self.feed.write(&event);
         match event {
             Event::Init => {
                 self.listed.clear();
@@ -295,24 +293,6 @@ where
     let by_owner =
         || meta.owner_references.iter().flatten().find(|owner| owner.kind == K::kind(&())).map(|owner| &owner.name);
     Some(ObjectRef::new(by_label.or_else(by_owner)?).within(meta.namespace.as_deref()?))
-}
-
-/// The handlers that name this topic, as theirs or as a destination.
-pub(crate) fn dependants(handlers: &Store<EventHandler>, topic: &EventTopic) -> Vec<ObjectRef<EventHandler>> {
-    let key = TopicKey { namespace: topic.namespace().unwrap_or_default(), name: topic.name_any() };
-    let sends_to = |handler: &EventHandler| {
-        let destinations = [&handler.spec.reply, &handler.spec.dead_letter];
-        is_in(handler, &key.namespace) && destinations.into_iter().flatten().any(|to| to.topic == key.name)
-    };
-    let found = handlers.state_filter(|handler| reference::topic_of(handler) == key || sends_to(handler));
-    found.iter().map(|handler| ObjectRef::from_obj(handler.as_ref())).collect()
-}
-
-/// The topics that name this broker.
-pub(crate) fn topics_on(topics: &Store<EventTopic>, broker: &EventBroker) -> Vec<ObjectRef<EventTopic>> {
-    let key = BrokerKey { namespace: broker.namespace().unwrap_or_default(), name: broker.name_any() };
-    let found = topics.state_filter(|topic| is_on(topic, &key));
-    found.iter().map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
 }
 
 /// The topics of a namespace whose broker is of another one.

@@ -3,8 +3,6 @@
 //! It has something of every topic, so it is large, and all topics that come while it is being pushed are in the next push
 //! together.
 
-use std::collections::BTreeMap;
-
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use time::OffsetDateTime;
@@ -32,6 +30,10 @@ pub async fn serve(
         let mut accounts = servers.accounts().await?;
         let id = accounts.id_of(&place.authority, &topic.id)?;
         accounts.add(id, is_changed);
+        // Those of all others are seen to by their own reconciles, and by the clock.
+        if accounts.serves(&topic.id, topic.routing) {
+            return Ok(());
+        }
     }
     let wanted = with.map(|(topic, _)| (topic.id.clone(), topic.routing));
     servers.ingress_rounds.join(wanted, |wanted| push(context, place, servers, wanted)).await
@@ -44,8 +46,7 @@ async fn push(
     servers: &Servers,
     wanted: Vec<Option<(TopicId, Routing)>>,
 ) -> Result<Effect, Error> {
-    let known = topics::of_broker(context, &place.broker).into_iter().map(|topic| (topic.id, topic.routing));
-    let mut topics: BTreeMap<TopicId, Routing> = known.collect();
+    let mut topics = topics::routings(context, &place.broker);
     topics.extend(wanted.into_iter().flatten());
     let mut all = Vec::with_capacity(topics.len());
     let (due, changes) = {

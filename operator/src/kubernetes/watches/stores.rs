@@ -16,8 +16,10 @@ use tidegate_crds::{EventBroker, EventHandler, EventTopic};
 use tokio::sync::watch;
 
 use super::child_meta::{ChildMeta, Kept};
+use super::index::{Follow, Index};
 use super::{Listed, get, is_in, look_in};
 use crate::broker::deletion;
+use crate::broker::topics::{Listing, broker_of};
 use crate::handler::reference;
 use crate::kubernetes::names;
 use crate::kubernetes::written::Key;
@@ -61,6 +63,10 @@ pub struct Stores {
     broker_secrets: Store<PartialObjectMeta<Secret>>,
     topic_secrets: Store<ChildMeta<Secret>>,
     handler_secrets: Store<ChildMeta<Secret>>,
+    /// The topics by the broker that they name, with what its ingresses are told of them.
+    pub(crate) topics_by_broker: Arc<Index<EventTopic, BrokerKey, Option<Arc<Listing>>>>,
+    /// The handlers by the topics that they name, as theirs or as a destination.
+    pub(crate) handlers_by_topic: Arc<Index<EventHandler, TopicKey>>,
     /// What they began with.
     pub(crate) listed: Arc<Listed>,
     unlisted: watch::Receiver<usize>,
@@ -96,6 +102,7 @@ pub(crate) struct Feed<K: Resource<DynamicType = ()> + Clone + 'static> {
     pub(super) writer: Writer<K>,
     pub(super) listed: Arc<Listed>,
     pub(super) unlisted: Arc<Unlisted>,
+    pub(super) index: Option<Arc<dyn Follow<K>>>,
 }
 
 /// How many types have not been listed yet. (Of several that wait for one store, the store's own
@@ -108,7 +115,7 @@ where
 {
     unlisted.send_modify(|count| *count += 1);
     let (store, writer) = reflector::store();
-    (store, Feed { writer, listed: listed.clone(), unlisted: unlisted.clone() })
+    (store, Feed { writer, listed: listed.clone(), unlisted: unlisted.clone(), index: None })
 }
 
 impl Stores {
@@ -137,6 +144,10 @@ impl Stores {
         let (broker_secrets, broker_secret_feed) = feed(&count, &listed);
         let (topic_secrets, topic_secret_feed) = feed(&count, &listed);
         let (handler_secrets, handler_secret_feed) = feed(&count, &listed);
+        let topics_by_broker = Index::new(|topic| vec![broker_of(topic)], Listing::of);
+        let handlers_by_topic = Index::new(reference::topics_of, |_| ());
+        let (topic_feed, handler_feed) =
+            (topic_feed.followed_by(topics_by_broker.clone()), handler_feed.followed_by(handlers_by_topic.clone()));
         let stores = Self {
             brokers,
             brokers_for_topics,
@@ -159,6 +170,8 @@ impl Stores {
             broker_secrets,
             topic_secrets,
             handler_secrets,
+            topics_by_broker,
+            handlers_by_topic,
             listed,
             unlisted,
         };
@@ -277,7 +290,7 @@ impl Stores {
 
     /// The handlers that name a topic, of whatever namespace, granted or not.
     pub(crate) fn handlers_of(&self, topic: &TopicKey) -> Vec<Arc<EventHandler>> {
-        self.handlers.state_filter(|handler| reference::topic_of(handler) == *topic)
+        self.handlers_by_topic.of(topic, |handler| reference::topic_of(handler) == *topic)
     }
 
     /// The pods that this label names the owner of.

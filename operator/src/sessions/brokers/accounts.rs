@@ -30,13 +30,21 @@ pub(super) struct Known {
 }
 
 struct Served {
-    /// The topics of which it has something.
+    /// The topics of which it has something, sorted.
     topics: Vec<(TopicId, Routing)>,
     /// When that is to be compared: soon after a push, because a server that was loading the account then may serve a
     /// former one.
     due: Instant,
     /// What had been pushed before that.
     changes: Changes,
+}
+
+impl Served {
+    /// Whether it has something of this topic.
+    fn has(&self, topic: &TopicId, routing: Routing) -> bool {
+        let found = self.topics.binary_search_by(|(known, _)| known.cmp(topic));
+        found.is_ok_and(|at| self.topics[at].1 == routing)
+    }
 }
 
 /// How often the account of a topic was pushed.
@@ -116,6 +124,12 @@ impl KnownAccounts<'_> {
         (due, known.changes)
     }
 
+    /// Whether it was seen lately that the account of the ingresses has something of this topic.
+    pub fn serves(&self, topic: &TopicId, routing: Routing) -> bool {
+        let Some(known) = self.0.as_ref() else { return false };
+        known.served.as_ref().is_some_and(|served| known.is_current(served) && served.has(topic, routing))
+    }
+
     /// Whether it has been as it was wanted, and has to be compared.
     pub fn is_due(&self) -> bool {
         let served = self.0.as_ref().and_then(|known| known.served.as_ref());
@@ -134,13 +148,17 @@ impl KnownAccounts<'_> {
 }
 
 impl Known {
+    fn is_current(&self, served: &Served) -> bool {
+        self.changes.replaced == self.pushed.replaced && served.changes == self.changes && Instant::now() < served.due
+    }
+
     fn due(&self, topics: &[(TopicId, Routing)]) -> Due {
         if self.changes.replaced != self.pushed.replaced {
             return Due::Push;
         }
         match &self.served {
             Some(served) if served.topics != topics => Due::Push,
-            Some(served) if served.changes == self.changes && Instant::now() < served.due => Due::Nothing,
+            Some(served) if self.is_current(served) => Due::Nothing,
             Some(_) | None => Due::Compare,
         }
     }
@@ -163,6 +181,13 @@ mod tests {
         assert_eq!(due, Due::Compare, "it is not known what the servers have");
         accounts.set_served(topics(&["a"]), changes, false);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
+        let [(a, queued)] = &topics(&["a"])[..] else { unreachable!() };
+        assert!(accounts.serves(a, *queued));
+        assert!(!accounts.serves(a, Routing::Direct) && !accounts.serves(&TopicId::new("shop", "b").unwrap(), *queued));
+        accounts.add("A".into(), true);
+        assert!(!accounts.serves(a, *queued), "it was pushed, and the account has something of an older one");
+        let (_, changes) = accounts.begin(&topics(&["a"]));
+        accounts.set_served(topics(&["a"]), changes, false);
         assert_eq!(accounts.begin(&topics(&["a", "b"])).0, Due::Push);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare, "some servers may have both");
     }

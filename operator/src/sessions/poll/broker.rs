@@ -88,7 +88,7 @@ impl Session {
     /// What could not be done without the broker can be done now.
     async fn resume(&self) {
         let stores = &self.context.stores;
-        let topics = stores.topics.state_filter(|topic| is_on(topic, &self.key));
+        let topics = stores.topics_by_broker.of(&self.key, |_| true);
         let waits = |ready: Option<&str>| ready != Some("True");
         for topic in &topics {
             let ready = topic.status.as_ref().and_then(|status| status.ready());
@@ -202,8 +202,8 @@ impl Session {
         lock(&self.righted).retain(|_, righted| righted.elapsed() < RIGHT_PERIOD);
         told.retain(|_, told| told.elapsed() < STATUS_PERIOD);
         let nothing = AccountOverview::default();
-        let on_broker = |topic: &EventTopic| topic.spec.routing == Routing::Queued && is_on(topic, &self.key);
-        for topic in self.context.stores.topics.state_filter(on_broker) {
+        let on_broker = |topic: &EventTopic| topic.spec.routing == Routing::Queued;
+        for topic in self.context.stores.topics_by_broker.of(&self.key, on_broker) {
             let key = key_of(&topic);
             let account = self.account(&key).and_then(|id| found.accounts.get(&id));
             // What was there and is not any more has to be made again.
