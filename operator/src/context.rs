@@ -19,7 +19,7 @@ use crate::broker::turns::Turns;
 use crate::health::Health;
 use crate::identity::keys::Authorities;
 use crate::identity::token_keys::TokenKeys;
-use crate::kubernetes::apply::Applied;
+use crate::kubernetes::applied::Applied;
 use crate::kubernetes::names::FIELD_MANAGER;
 use crate::kubernetes::watches::Stores;
 use crate::kubernetes::written::{Key, Written};

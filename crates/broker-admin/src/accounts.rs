@@ -256,13 +256,13 @@ impl Authority {
     }
 }
 
-fn signed_user(
-    account: &KeyPair,
-    name: &str,
-    key: &KeyPair,
-    rights: &Rights,
-    now: OffsetDateTime,
-) -> Result<User, AuthorityError> {
+/// What the JWT of a user says but for its key and its times: while that is the same, none has to be signed again before
+/// its end.
+pub(crate) fn user_claims(account: &KeyPair, name: &str, rights: &Rights) -> Value {
+    json!({"iss": account.public_key(), "name": name, "nats": permissions(rights)})
+}
+
+fn permissions(rights: &Rights) -> Value {
     let mut nats = json!({
         "type": "user", "version": VERSION, "subs": -1, "data": -1, "payload": -1,
         "pub": permission(&rights.publish), "sub": permission(&rights.subscribe),
@@ -270,6 +270,17 @@ fn signed_user(
     if rights.answer {
         nats["resp"] = json!({"max": 1, "ttl": u64::try_from(ANSWER_WITHIN.as_nanos()).unwrap_or(u64::MAX)});
     }
+    nats
+}
+
+fn signed_user(
+    account: &KeyPair,
+    name: &str,
+    key: &KeyPair,
+    rights: &Rights,
+    now: OffsetDateTime,
+) -> Result<User, AuthorityError> {
+    let nats = permissions(rights);
     let expires = Some(now + LEAF_LIFETIME);
     let claims = Claims { subject: key.public_key(), name: name.into(), nats, expires };
     Ok(User { jwt: claims.sign(account, now)?, seed: key.seed()? })

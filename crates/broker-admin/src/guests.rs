@@ -14,7 +14,7 @@ use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::{TopicId, layout};
 use time::OffsetDateTime;
 
-use crate::accounts::{Account, Rights, User, VERSION};
+use crate::accounts::{Account, Rights, User, VERSION, user_claims};
 use crate::authority::{Authority, AuthorityError};
 use crate::ingress;
 use crate::jwt::Claims;
@@ -193,6 +193,10 @@ pub(crate) fn exports(routing: Routing) -> Value {
     json!(exports)
 }
 
+fn publisher_rights() -> Rights {
+    Rights { publish: vec![layout::PUBLISH_SUBJECT.into()], subscribe: vec!["_INBOX.>".into()], answer: false }
+}
+
 impl Authority {
     /// The account of a handler. Users whose JWT was signed before `refused_before` are refused, and their connections end.
     ///
@@ -214,6 +218,11 @@ impl Authority {
     /// The user of a handler's sidecars, with this key.
     pub fn handler_user(&self, handler: &Handler, key: &UserKey, now: OffsetDateTime) -> Result<User, AuthorityError> {
         self.user_with(&self.handler_key(&handler.uid)?, &handler.name, key, &handler.rights(), now)
+    }
+
+    /// What the JWT of that user says but for its key and its times.
+    pub fn handler_claims(&self, handler: &Handler) -> Result<Value, AuthorityError> {
+        Ok(user_claims(&self.handler_key(&handler.uid)?, &handler.name, &handler.rights()))
     }
 
     /// A handler's account that lets no one in: pushed before it is deleted, it ends open connections at once.
@@ -246,9 +255,12 @@ impl Authority {
         key: &UserKey,
         now: OffsetDateTime,
     ) -> Result<User, AuthorityError> {
-        let rights =
-            Rights { publish: vec![layout::PUBLISH_SUBJECT.into()], subscribe: vec!["_INBOX.>".into()], answer: false };
-        self.user_with(&self.publisher_key(topic, name)?, name, key, &rights, now)
+        self.user_with(&self.publisher_key(topic, name)?, name, key, &publisher_rights(), now)
+    }
+
+    /// What the JWT of that user says but for its key and its times.
+    pub fn publisher_claims(&self, topic: &TopicId, name: &str) -> Result<Value, AuthorityError> {
+        Ok(user_claims(&self.publisher_key(topic, name)?, name, &publisher_rights()))
     }
 
     /// A publisher's account that lets no one in.

@@ -276,7 +276,12 @@ pub fn certificate_end(pem: &str) -> Option<OffsetDateTime> {
 
 /// Is it time to replace this certificate (PEM)? One that cannot be read is replaced too.
 pub fn certificate_needs_renewal(pem: &str, now: OffsetDateTime) -> bool {
-    certificate_end(pem).is_none_or(|end| end - now < RENEW_BEFORE)
+    certificate_end(pem).is_none_or(|end| needs_renewal(end, now))
+}
+
+/// Is it time to replace what ends then?
+pub fn needs_renewal(end: OffsetDateTime, now: OffsetDateTime) -> bool {
+    end - now < RENEW_BEFORE
 }
 
 #[cfg(test)]

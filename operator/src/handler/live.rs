@@ -20,7 +20,7 @@ use super::settings::Settings;
 use super::{delivering, desired, key, observe, reference, relocation, scaling, status, subscribe, user_key};
 use crate::autoscaling::{Plan, Reason};
 use crate::context::{Context, Owner};
-use crate::identity::authority::identity_end;
+use crate::identity::credentials::Credentials;
 use crate::kubernetes::apply::{Paced, apply, apply_paced};
 use crate::kubernetes::finalizer;
 use crate::reconcile::error::Error;
@@ -68,8 +68,9 @@ pub(super) async fn run(handler: &EventHandler, owner: &Owner, context: &Context
         scaling::apply(context, owner, deployment.clone(), 0).await?;
         return relocation::wait_for_end(context, handler, owner, &observed.pods).await;
     }
-    let user_key = user_key::wanted(context, handler, observed.identity.as_ref())?;
-    let refused_before = user_key::refused_before(context, &user_key);
+    let wanted_identity = desired::wanted_identity(owner, &settings, topic)?;
+    let credentials = Credentials::find(context, owner, &wanted_identity, &user_key::history(handler)).await?;
+    let refused_before = user_key::refused_before(context, credentials.record());
     // What could not be changed on the broker holds up nothing that is there already: pods roll out and scale.
     let subscribed = match subscribe::ensure(context, owner, handler, &settings, topic, refused_before).await {
         Err(error) if observed.deployment.is_none() => return Err(error),
@@ -86,13 +87,12 @@ pub(super) async fn run(handler: &EventHandler, owner: &Owner, context: &Context
         owner,
         settings: &settings,
         topic,
-        identity: observed.identity.as_ref(),
         replicas: plan.replicas,
         args: &context.args,
         now: OffsetDateTime::now_utc(),
     };
-    let children = desired::children(&input, &user_key)?;
-    let credentials_end = children.identity.secret().and_then(|secret| identity_end(&secret));
+    let children = desired::children(&input, &credentials)?;
+    let credentials_end = credentials.end(children.identity.as_ref());
     let Paced { object: deployment, waits } = apply_all(children, &input, &observed, context).await?;
     context.reports.note_template(&key(owner), template_hash(&deployment));
     let requests = Requests { context, owner, handler, topic, observed: &observed, deployment: &deployment };
@@ -101,7 +101,7 @@ pub(super) async fn run(handler: &EventHandler, owner: &Owner, context: &Context
         Err(_) => Done::default(),
     };
     tell(context, handler, owner, &plan).await;
-    let seen_key = user_key::tell(context, handler, &user_key, credentials_end).await;
+    let seen_key = user_key::tell(context, handler, credentials.record(), credentials_end).await;
     // What is written of it now is what the next step goes by.
     let is_first_seen = wanted != settings.delivery.order && change.is_none() && subscription.is_some();
     let first = is_first_seen.then_some(Duration::ZERO).or(moving.again);
@@ -207,7 +207,9 @@ async fn apply_all(
     // No `..`: a child that is added and not applied does not compile.
     let Children { identity, network_policy, mut deployment } = children;
     let owner = input.owner;
-    apply(context, owner, &identity).await?;
+    if let Some(identity) = identity {
+        apply(context, owner, &identity).await?;
+    }
     apply(context, owner, &network_policy).await?;
     pace::stamp(&mut deployment, input.handler.metadata.generation);
     let place = (&context.stores.deployments, &context.pace.handlers);

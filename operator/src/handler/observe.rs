@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::Api;
+use k8s_openapi::api::core::v1::Pod;
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::message_id::TopicKey;
@@ -27,8 +26,6 @@ use crate::topic::{settings, stream_ready};
 pub struct Observed {
     /// Its topic, if it can take handlers now; else why not.
     pub topic: Result<Topic, NotYet>,
-    /// The sidecars' identity.
-    pub identity: Option<Secret>,
     /// The Deployment.
     pub deployment: Option<Deployment>,
     /// The handler's pods.
@@ -62,10 +59,8 @@ pub struct NotYet {
 /// The API server is away, or the topic's authority is damaged.
 pub async fn observe(context: &Context, owner: &Owner, handler: &EventHandler) -> Result<Observed, Error> {
     let namespace = &owner.namespace;
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
     Ok(Observed {
         topic: topic_and_destinations(context, namespace, handler).await?,
-        identity: secrets.get_opt(&names::handler_identity(&owner.name)).await?,
         deployment: current(context, &context.stores.deployments, namespace, &names::handler(&owner.name)).await?,
         pods: Stores::pods_of(&context.stores.handler_pods, namespace, names::HANDLER_LABEL, &owner.name),
     })

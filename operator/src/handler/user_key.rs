@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::events::EventType;
-use tidegate_broker_admin::UserKey;
+use tidegate_broker_admin::KeyRecord;
 use tidegate_crds::EventHandler;
 use tidegate_crds::key::KeyStatus;
 use time::OffsetDateTime;
 
 use crate::context::Context;
+use crate::identity::credentials::KeyHistory;
 use crate::identity::user_keys;
-use crate::reconcile::error::Error;
 use crate::reconcile::report;
 
 /// What is said of the key, and when to look at it again.
@@ -20,26 +19,21 @@ pub(super) struct Seen {
     pub(super) again: Option<Duration>,
 }
 
-/// The key as it is to be. `present`: the Secret of the sidecars' identity.
-///
-/// # Errors
-/// There is no randomness.
-pub(super) fn wanted(context: &Context, handler: &EventHandler, present: Option<&Secret>) -> Result<UserKey, Error> {
-    let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
-    let request = user_keys::request_of(handler);
-    user_keys::wanted(present, known(handler), request.as_deref(), handover, now)
+/// What is known of a handler's key, and what asks for another one.
+pub(super) fn history(handler: &EventHandler) -> KeyHistory<'_> {
+    KeyHistory { known: known(handler), request: user_keys::request_of(handler) }
 }
 
 /// From which time on the sidecars' user must have been signed.
-pub(super) fn refused_before(context: &Context, key: &UserKey) -> Option<OffsetDateTime> {
-    key.record.refused_before(context.args.key_handover(), OffsetDateTime::now_utc())
+pub(super) fn refused_before(context: &Context, key: &KeyRecord) -> Option<OffsetDateTime> {
+    key.refused_before(context.args.key_handover(), OffsetDateTime::now_utc())
 }
 
 /// Tells people of a key that replaces another. `end`: of the credentials in its Secret.
 pub(super) async fn tell(
     context: &Context,
     handler: &EventHandler,
-    key: &UserKey,
+    key: &KeyRecord,
     end: Option<OffsetDateTime>,
 ) -> Seen {
     let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());

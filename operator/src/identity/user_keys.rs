@@ -4,6 +4,7 @@
 //! former key or the next one, with all that is to be known of it. The status repeats the record, for when the Secret is
 //! lost or is an old one again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -68,25 +69,49 @@ pub fn wanted(
     Ok(key.for_request(request, &user_jwt, handover, now)?)
 }
 
+/// What is to be known of the key in a Secret with these annotations, if that key stays as it is: then there is no need to
+/// read it. `None`: [`wanted`] has to decide.
+pub fn kept(
+    annotations: &BTreeMap<String, String>,
+    known: Option<&KeyStatus>,
+    request: Option<&str>,
+    handover: Duration,
+    now: OffsetDateTime,
+) -> Option<KeyRecord> {
+    let refused_before = known.and_then(|known| record(known).refused_before);
+    let mut key = noted(annotations);
+    let is_refused = refused_before.is_some_and(|refused| key.issued.is_none_or(|issued| issued < refused));
+    let is_asked_for = request.is_some_and(|request| key.request.as_deref() != Some(request));
+    if is_refused || is_asked_for {
+        return None;
+    }
+    key.refused_before = key.refused_before(handover, now).max(refused_before);
+    Some(key)
+}
+
 /// The key of a Secret, and the user JWT that was signed for it.
 fn stored(secret: &Secret) -> Option<(UserKey, String)> {
     let mut data = authority::data(secret);
     let seed = data.remove(file::USER_SEED)?.trim().to_owned();
-    let annotation = |name: &str| secret.annotations().get(name).map(String::as_str);
-    let record = KeyRecord {
-        generation: annotation(GENERATION).and_then(|number| number.parse().ok()).unwrap_or(1),
-        issued: annotation(ISSUED).and_then(parse),
-        refused_before: annotation(REFUSED_BEFORE).and_then(parse),
-        request: annotation(ROTATE_ANNOTATION).map(str::to_owned),
-    };
-    let key = UserKey { seed, record };
+    let key = UserKey { seed, record: noted(secret.annotations()) };
     key.pair()?;
     Some((key, data.remove(file::USER_JWT).unwrap_or_default()))
 }
 
+/// What the annotations of a Secret say of its key.
+fn noted(annotations: &BTreeMap<String, String>) -> KeyRecord {
+    let annotation = |name: &str| annotations.get(name).map(String::as_str);
+    KeyRecord {
+        generation: annotation(GENERATION).and_then(|number| number.parse().ok()).unwrap_or(1),
+        issued: annotation(ISSUED).and_then(parse),
+        refused_before: annotation(REFUSED_BEFORE).and_then(parse),
+        request: annotation(ROTATE_ANNOTATION).map(str::to_owned),
+    }
+}
+
 /// What a Secret says of its key, and of the authorities that its certificates are of.
-pub fn annotations(key: &UserKey, authority: &Authority) -> Value {
-    let KeyRecord { generation, issued, refused_before, request } = &key.record;
+pub fn annotations(key: &KeyRecord, authority: &Authority) -> Value {
+    let KeyRecord { generation, issued, refused_before, request } = key;
     let of_authority = authority.rollover.generation.to_string();
     let mut annotations = json!({GENERATION: generation.to_string(), names::GENERATION_ANNOTATION: of_authority});
     let times = [(ISSUED, issued.map(shown)), (REFUSED_BEFORE, refused_before.map(shown))];
@@ -99,14 +124,14 @@ pub fn annotations(key: &UserKey, authority: &Authority) -> Value {
 }
 
 /// What the status says of a key. `end`: of the credentials in its Secret ([`authority::identity_end`]).
-pub fn status(key: &UserKey, end: Option<OffsetDateTime>, handover: Duration, now: OffsetDateTime) -> KeyStatus {
-    let KeyRecord { generation, issued, request, .. } = &key.record;
+pub fn status(key: &KeyRecord, end: Option<OffsetDateTime>, handover: Duration, now: OffsetDateTime) -> KeyStatus {
+    let KeyRecord { generation, issued, request, .. } = key;
     KeyStatus {
         generation: i64::from(*generation),
         issued: issued.map(shown),
         request: request.clone(),
-        handover_until: key.record.handover_end(handover, now).map(shown),
-        refused_before: key.record.refused_before(handover, now).map(shown),
+        handover_until: key.handover_end(handover, now).map(shown),
+        refused_before: key.refused_before(handover, now).map(shown),
         credentials_expire: end.map(shown),
     }
 }
@@ -121,16 +146,16 @@ fn record(status: &KeyStatus) -> KeyRecord {
 }
 
 /// When to look again: when the key before is to be refused.
-pub fn again(key: &UserKey, handover: Duration, now: OffsetDateTime) -> Option<Duration> {
-    let left = key.record.handover_end(handover, now)? - now;
+pub fn again(key: &KeyRecord, handover: Duration, now: OffsetDateTime) -> Option<Duration> {
+    let left = key.handover_end(handover, now)? - now;
     Some(left.unsigned_abs())
 }
 
 /// What people hear of a key that replaces the one that the status knows.
-pub fn news(key: &UserKey, known: Option<&KeyStatus>, handover: Duration, now: OffsetDateTime) -> Option<String> {
+pub fn news(key: &KeyRecord, known: Option<&KeyStatus>, handover: Duration, now: OffsetDateTime) -> Option<String> {
     let before = known?.generation;
-    let generation = i64::from(key.record.generation);
-    let until = key.record.handover_end(handover, now).filter(|_| before < generation)?;
+    let generation = i64::from(key.generation);
+    let until = key.handover_end(handover, now).filter(|_| before < generation)?;
     Some(format!(
         "key {generation} is in the Secret; credentials of earlier keys work until {}, and are refused from then on",
         shown(until)
@@ -154,14 +179,16 @@ mod tests {
     fn secret(key: &UserKey) -> Secret {
         let data = json!({"user.seed": key.seed}).as_object().cloned();
         let authority = Authority::generate("t", at(0)).unwrap();
-        serde_json::from_value(json!({"metadata": {"annotations": annotations(key, &authority)}, "stringData": data}))
-            .map(|mut secret: Secret| {
-                let text = secret.string_data.take().unwrap_or_default();
-                let bytes = text.into_iter().map(|(name, value)| (name, k8s_openapi::ByteString(value.into_bytes())));
-                secret.data = Some(bytes.collect());
-                secret
-            })
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"annotations": annotations(&key.record, &authority)}, "stringData": data}),
+        )
+        .map(|mut secret: Secret| {
+            let text = secret.string_data.take().unwrap_or_default();
+            let bytes = text.into_iter().map(|(name, value)| (name, k8s_openapi::ByteString(value.into_bytes())));
+            secret.data = Some(bytes.collect());
+            secret
+        })
+        .unwrap()
     }
 
     fn kept(present: &Secret, known: Option<&KeyStatus>, request: Option<&str>, seconds: i64) -> UserKey {
@@ -173,11 +200,11 @@ mod tests {
         let first = wanted(None, None, Some("made with it"), HANDOVER, at(0)).unwrap();
         assert_eq!(kept(&secret(&first), None, Some("made with it"), 900), first);
         let second = kept(&secret(&first), None, Some("leak"), 900);
-        let known = status(&second, None, HANDOVER, at(900));
+        let known = status(&second.record, None, HANDOVER, at(900));
         assert_eq!((known.generation, known.request.as_deref()), (2, Some("leak")));
         assert!(known.handover_until.is_some());
         assert_eq!(kept(&secret(&second), Some(&known), Some("leak"), 901), second);
-        let later = status(&second, None, HANDOVER, at(1_080));
+        let later = status(&second.record, None, HANDOVER, at(1_080));
         assert_eq!((later.handover_until, later.refused_before), (None, later.issued));
     }
 
@@ -195,7 +222,7 @@ mod tests {
     fn what_is_lost_damaged_or_of_before_is_replaced_and_nothing_is_taken_that_was_refused() {
         let first = wanted(None, None, None, HANDOVER, at(0)).unwrap();
         let second = kept(&secret(&first), None, Some("leak"), 900);
-        let known = status(&second, None, HANDOVER, at(2_000));
+        let known = status(&second.record, None, HANDOVER, at(2_000));
         let mut damaged = secret(&second);
         damaged.data.as_mut().unwrap().insert("user.seed".into(), k8s_openapi::ByteString(b"SU".to_vec()));
         for present in [None, Some(&damaged), Some(&secret(&first))] {
@@ -214,12 +241,15 @@ mod tests {
     #[test]
     fn people_hear_of_a_replaced_key_once() {
         let first = wanted(None, None, None, HANDOVER, at(0)).unwrap();
-        let known = status(&first, None, HANDOVER, at(0));
-        assert_eq!(news(&first, None, HANDOVER, at(0)), None);
+        let known = status(&first.record, None, HANDOVER, at(0));
+        assert_eq!(news(&first.record, None, HANDOVER, at(0)), None);
         let second = kept(&secret(&first), Some(&known), Some("leak"), 900);
-        let text = news(&second, Some(&known), HANDOVER, at(900)).unwrap();
+        let text = news(&second.record, Some(&known), HANDOVER, at(900)).unwrap();
         assert!(text.starts_with("key 2 is in the Secret") && text.contains("2027-01-15T08:18:00Z"), "{text}");
-        assert_eq!(news(&second, Some(&status(&second, None, HANDOVER, at(900))), HANDOVER, at(901)), None);
-        assert_eq!(again(&second, HANDOVER, at(1_000)), Some(Duration::from_secs(80)));
+        assert_eq!(
+            news(&second.record, Some(&status(&second.record, None, HANDOVER, at(900))), HANDOVER, at(901)),
+            None
+        );
+        assert_eq!(again(&second.record, HANDOVER, at(1_000)), Some(Duration::from_secs(80)));
     }
 }

@@ -4,9 +4,8 @@
 //! the same is wanted, there is nothing to read and nothing to write. After a start nothing is remembered: then an object of
 //! which the operator still has all fields is as it was applied ([`crate::kubernetes::fields`]), and is not read either.
 
-use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
@@ -78,34 +77,6 @@ impl Child {
     }
 }
 
-/// What was applied last: the object's mark since then, and the hash of what was wanted.
-#[derive(Default)]
-pub struct Applied(Mutex<HashMap<Key, (u64, String)>>);
-
-impl Applied {
-    fn holds(&self, key: &Key, mark: Option<u64>, hash: &str) -> bool {
-        let all = self.lock();
-        mark.zip(all.get(key)).is_some_and(|(mark, (applied, wanted))| mark == *applied && hash == wanted)
-    }
-
-    fn note(&self, key: Key, mark: u64, hash: String) {
-        self.lock().insert(key, (mark, hash));
-    }
-
-    /// Forgets what is gone.
-    pub(crate) fn keep(&self, is_there: impl Fn(&Key) -> bool) {
-        self.lock().retain(|key, _| is_there(key));
-    }
-
-    fn mark(&self, key: &Key) -> Option<u64> {
-        self.lock().get(key).map(|(mark, _)| *mark)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, (u64, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A child of which the operator looks at more than what it applied: the store's copy, unless that may be older than
 /// the operator's own last write, or there is none. What the store was filled with at the start is not: it is listed by
 /// whoever leads, when no one else writes any more.
@@ -152,7 +123,12 @@ fn is_applied(context: &Context, owner: &Owner, child: &Child, mark: Option<u64>
     if context.applied.holds(&key, mark, hash) {
         return true;
     }
-    let Some(mark) = mark else { return false };
+    mark.is_some_and(|mark| is_as_listed(context, owner, child, mark, hash))
+}
+
+/// Whether an operator applied what has this hash before the start, and no one has touched the object since. It is asked for once.
+fn is_as_listed(context: &Context, owner: &Owner, child: &Child, mark: u64, hash: &str) -> bool {
+    let key = key(owner, child);
     let Some(fields) = context.stores.listed.take(&key, mark) else { return false };
     let is_as_listed = |seen: u64, meta: &ObjectMeta| {
         seen == mark && was_applied(meta, hash) && check_owner(meta, &owner.reference, child).is_ok()
@@ -163,6 +139,18 @@ fn is_applied(context: &Context, owner: &Owner, child: &Child, mark: Option<u64>
         context.applied.note(key, mark, hash.to_owned());
     }
     holds
+}
+
+/// Whether the object with this mark is as it was applied last, by this operator or before its start, and no one has touched it
+/// since. `child`: all that was applied, with any values in the place of those that only the object has.
+pub(crate) fn is_untouched(context: &Context, owner: &Owner, child: &Child, mark: u64) -> bool {
+    let key = key(owner, child);
+    if context.applied.mark(&key) == Some(mark) {
+        return true;
+    }
+    let applied = |_: u64, meta: &ObjectMeta| meta.annotations.as_ref()?.get(APPLIED).cloned();
+    let applied = context.stores.look_at((&key.0, &key.1, &key.2), applied).flatten();
+    applied.is_some_and(|hash| is_as_listed(context, owner, child, mark, &hash))
 }
 
 /// The same of a child that is looked at afterwards.

@@ -1,5 +1,6 @@
 //! What the operator reads of the cluster and writes to it.
 
+pub mod applied;
 pub mod apply;
 pub mod claim;
 pub(crate) mod drift;

@@ -10,20 +10,20 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::DeleteParams;
 use kube::runtime::events::EventType;
-use serde_json::json;
 use tidegate_broker_admin::accounts::User;
 use tidegate_broker_admin::push::{SETTLED, System};
-use tidegate_broker_admin::{Authority, LeafRequest, UserKey};
+use tidegate_broker_admin::{Authority, KeyRecord, LeafRequest, UserKey};
+use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::{self, BROKER_PORT};
 use tidegate_crds::EventTopic;
 use tidegate_crds::key::{KeyStatus, PublisherKeyStatus};
 use tidegate_crds::topic::EventTopicStatus;
 use time::OffsetDateTime;
 
-use crate::broker::desired::{child, encoded};
 use crate::broker::topics::{Topic, broker_of};
 use crate::context::{Context, Owner};
-use crate::identity::authority;
+use crate::identity::authority::{self, Data};
+use crate::identity::credentials::{self, Credentials, KeyHistory, Wanted};
 use crate::identity::user_keys;
 use crate::kubernetes::apply::{Child, apply};
 use crate::kubernetes::names;
@@ -33,6 +33,9 @@ use crate::reconcile::report;
 use crate::reconcile::status::patch;
 use crate::sessions::brokers::BrokerKey;
 use crate::topic::rules;
+
+/// The file with the user as NATS's tools have it, which follows from the user.
+const CREDENTIALS: &str = "user.creds";
 
 /// The publishers as they are now.
 #[derive(Debug, Default)]
@@ -49,7 +52,7 @@ pub struct Publishers {
 
 /// What was made of one of them.
 struct Made {
-    key: UserKey,
+    key: KeyRecord,
     /// When its credentials end.
     end: Option<OffsetDateTime>,
     /// Whether its account was pushed just now.
@@ -95,7 +98,7 @@ pub async fn ensure(
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
     for name in wanted {
         let known = known_key(topic, name);
-        match make(context, owner, topic, &secrets, authority, system, name).await {
+        match make(context, owner, topic, authority, system, name).await {
             Ok(made) => found.note(context, topic, name, made).await,
             Err(error) => {
                 report::failed(context, topic, &error).await;
@@ -140,23 +143,29 @@ async fn make(
     context: &Context,
     owner: &Owner,
     topic: &EventTopic,
-    secrets: &Api<Secret>,
     authority: &Authority,
     system: &System,
     name: &str,
 ) -> Result<Made, Error> {
     let (now, handover) = (OffsetDateTime::now_utc(), context.args.key_handover());
     let id = Topic::of(topic)?.id;
-    let present = secrets.get_opt(&names::publisher(&owner.name, name)).await?;
     let request = user_keys::request_of_publisher(topic, name);
-    let key = user_keys::wanted(present.as_ref(), known_key(topic, name), request.as_deref(), handover, now)?;
-    let refused_before = key.record.refused_before(handover, now);
+    let wanted = wanted_secret(owner, &broker_of(topic), authority, &id, name)?;
+    let history = KeyHistory { known: known_key(topic, name), request };
+    let credentials = Credentials::find(context, owner, &wanted, &history).await?;
+    let refused_before = credentials.record().refused_before(handover, now);
     let is_pushed = system.ensure(&authority.publisher_account(&id, name, refused_before, now)?).await?;
-    let user = authority.publisher_user(&id, name, &key, now)?;
-    let secret = secret(owner, &broker_of(topic), authority, name, (&key, &user), present.as_ref(), now)?;
-    apply(context, owner, &secret).await?;
-    let end = secret.secret().and_then(|files| authority::identity_end(&files));
-    Ok(Made { key, end, is_pushed })
+    let secret = match &credentials {
+        Credentials::Kept { .. } => None,
+        Credentials::Read { key, present } => {
+            let user = authority.publisher_user(&id, name, key, now)?;
+            let secret = secret(owner, &wanted, (key, &user), present.as_deref(), now)?;
+            apply(context, owner, &secret).await?;
+            Some(secret)
+        }
+    };
+    let end = credentials.end(secret.as_ref());
+    Ok(Made { key: credentials.record().clone(), end, is_pushed })
 }
 
 /// Removes the accounts of all publishers of a topic that goes. Their Secrets go with their owner.
@@ -188,32 +197,47 @@ async fn remove(
     Ok(system.remove_publisher(authority, &Topic::of(topic)?.id, name).await?)
 }
 
+/// The Secret of a publisher, all but its key.
+fn wanted_secret<'a>(
+    owner: &Owner,
+    broker: &BrokerKey,
+    authority: &'a Authority,
+    topic: &TopicId,
+    name: &str,
+) -> Result<Wanted<'a>, Error> {
+    let url = format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace));
+    Ok(Wanted {
+        name: names::publisher(&owner.name, name),
+        labels: names::topic_labels(&owner.name),
+        authority,
+        leaf: LeafRequest::client(&format!("publisher/{}/{}/{name}", owner.namespace, owner.name)),
+        claims: authority.publisher_claims(topic, name)?,
+        files: Data::from([
+            (CREDENTIALS.into(), "of the user".into()),
+            ("url".into(), url),
+            ("subject".into(), layout::PUBLISH_SUBJECT.into()),
+        ]),
+    })
+}
+
 /// Everything a NATS client needs: address, subject, certificates, and the user both as two files and in the one that
 /// NATS's own tools read.
 fn secret(
     owner: &Owner,
-    broker: &BrokerKey,
-    authority: &Authority,
-    name: &str,
+    wanted: &Wanted<'_>,
     (key, user): (&UserKey, &User),
     present: Option<&Secret>,
     now: OffsetDateTime,
 ) -> Result<Child, Error> {
-    let leaf = LeafRequest::client(&format!("publisher/{}/{}/{name}", owner.namespace, owner.name));
-    let mut data = authority::identity(authority, present, &leaf, Some(user), now)?;
-    let jwt = data.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
-    data.insert("user.creds".into(), credentials(&User { jwt, seed: user.seed.clone() }));
-    data.insert("url".into(), format!("tls://{}:{BROKER_PORT}", names::broker_host(&broker.name, &broker.namespace)));
-    data.insert("subject".into(), layout::PUBLISH_SUBJECT.into());
-    let secret = names::publisher(&owner.name, name);
-    let mut metadata = owner.metadata(&secret, &names::topic_labels(&owner.name));
-    metadata["annotations"] = user_keys::annotations(key, authority);
-    let value = json!({"metadata": metadata, "type": "Opaque", "data": encoded(data)});
-    Ok(child::<Secret>(&secret, value))
+    let mut files = authority::identity(wanted.authority, present, &wanted.leaf, Some(user), now)?;
+    files.extend(wanted.files.clone());
+    let jwt = files.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
+    files.insert(CREDENTIALS.into(), creds(&User { jwt, seed: user.seed.clone() }));
+    Ok(credentials::secret(owner, wanted, &key.record, files))
 }
 
 /// The credentials file of NATS's tools and client libraries.
-fn credentials(user: &User) -> String {
+fn creds(user: &User) -> String {
     format!(
         "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
         user.jwt, user.seed

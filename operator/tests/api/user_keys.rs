@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use tidegate_broker_client::identity::{Identity, Source};
@@ -17,6 +18,7 @@ use tokio::time::sleep;
 
 use crate::handler::until_reason;
 use crate::support::brokers::{Places, server, topic_with, until_ready};
+use crate::support::counted::Count;
 use crate::support::interrupted::{Interruption, Moment};
 use crate::support::operator::{Operator, args, turn};
 use crate::support::{Space, eventually};
@@ -221,4 +223,50 @@ async fn a_publishers_key_is_replaced_and_that_of_no_other_one() {
     assert!(world.connect(&world.copied("orders-publisher-web").await).await.is_some());
     assert!(world.connect(&second).await.is_none() && world.connect(&stolen).await.is_none());
     operator.stop().await;
+}
+
+/// Of credentials that nobody touched the operator knows by their metadata that they are good. Of others it does not believe
+/// that: it reads them, and what is wrong is made right.
+#[tokio::test]
+async fn credentials_that_somebody_touched_while_no_operator_looked_are_read_and_all_others_are_not() {
+    let _turn = turn().await;
+    let world = World::new("untouched", json!({"publishers": [{"nats": "web"}]})).await;
+    let (space, requests) = (&world.space, Count::default());
+    let operator = world.operator();
+    until_ready(space, "orders").await;
+    space.create::<EventHandler>(handler("billing", spec(json!({})))).await;
+    until_reason(space, "Subscribed", "Subscribed").await;
+    world.until_key(1, true).await;
+    let names = ["billing-identity", "orders-publisher-web"];
+    let mut before = Vec::new();
+    for name in names {
+        before.push(eventually(name, async || world.secret(name).await).await);
+    }
+    operator.stop().await;
+    // Restarts, and answers which of the two were read.
+    let restart = async || {
+        requests.take();
+        let operator = world.operator_of(requests.client());
+        sleep(Duration::from_secs(4)).await;
+        operator.stop().await;
+        let asked = requests.take();
+        assert!(asked.iter().any(|(_, url)| url.contains(&format!("/{}/secrets/orders-broker", space.name))));
+        names.map(|name| asked.iter().any(|(_, url)| url.contains(&format!("/{}/secrets/{name}", space.name))))
+    };
+    assert_eq!(restart().await, [false, false]);
+    let far = json!({"metadata": {"annotations": {"tidegate.io/credentials-end": "2999-01-01T00:00:00Z"}}});
+    for change in [json!({"data": {"user.jwt": "eA=="}}), json!({"data": {"tls.key": null}}), far] {
+        space.merge::<Secret>(names[0], change.clone()).await;
+        assert_eq!(restart().await, [true, false], "{change}");
+        space.merge::<Secret>(names[1], change.clone()).await;
+        assert_eq!(restart().await, [false, true], "{change}");
+        for (name, before) in names.iter().zip(&before) {
+            let after = world.secret(name).await.unwrap();
+            let seed = |secret: &Secret| secret.data.as_ref().unwrap()["user.seed"].clone();
+            assert_eq!(seed(&after), seed(before), "{name}: the key is kept");
+            assert_ne!(after.annotations()["tidegate.io/credentials-end"], "2999-01-01T00:00:00Z");
+            assert!(world.connect(&world.copied(name).await).await.is_some(), "{name} after {change}");
+        }
+    }
+    assert_eq!(restart().await, [false, false]);
 }

@@ -45,16 +45,8 @@ fn made_with(authority: &Authority, spec: Value, more: &[&str]) -> Result<Value,
     let images = ["", "--sidecar-image", "sidecar:1", "--ingress-image", "ingress:1", "--broker-image", "nats:1"];
     let args = Args::parse_from(images.iter().chain(more));
     let now = OffsetDateTime::now_utc();
-    let input = Input {
-        handler: &handler,
-        owner: &owner,
-        settings: &settings,
-        topic: &topic,
-        identity: None,
-        replicas: 2,
-        args: &args,
-        now,
-    };
+    let input =
+        Input { handler: &handler, owner: &owner, settings: &settings, topic: &topic, replicas: 2, args: &args, now };
     Ok(super::handler(&input)?.value)
 }
 

@@ -1,5 +1,5 @@
 //! What is kept of an object of which only the metadata is watched: there are several for each topic and handler, and as the
-//! API's own type, with a tree for labels and one for annotations, each would take four times the memory.
+//! API's own type, with a tree for labels and one for annotations, each would take a multiple of the memory.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
