@@ -138,6 +138,9 @@ for mark in '^    team: red' '^    owner: blue'; do
   [ "$marked" = "$objects" ] || fail "of $objects objects $marked have $mark"
 done
 lacks 'name: other' 'a label of the chart replaced' --set 'commonLabels.app\.kubernetes\.io/name=other'
+# By these labels Tidegate selects the pods of handlers and brokers.
+refuses podLabels --set 'podLabels.tidegate\.io/handler=billing'
+refuses commonLabels --set 'commonLabels.tidegate\.io/broker=default'
 lacks 'component: other' 'a label of the selector replaced' --set 'podLabels.app\.kubernetes\.io/component=other'
 renders '^  name: tidegate-more' 'more objects, as text' \
   --set-json 'extraObjects=["kind: ConfigMap\napiVersion: v1\nmetadata:\n  name: {{ .Release.Name }}-more\n"]'

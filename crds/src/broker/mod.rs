@@ -177,8 +177,8 @@ pub struct Pods {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::kubernetes_objects")]
     pub image_pull_secrets: Option<Value>,
-    /// Labels of the pods, beside Tidegate's own, which they cannot replace. A change restarts the pods one by one, as does
-    /// one of annotations.
+    /// Labels of the pods, beside Tidegate's own, which they cannot replace; keys of the domain tidegate.io are refused. A
+    /// change restarts the pods one by one, as does one of annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "schema::pod_labels")]
     pub labels: BTreeMap<String, String>,

@@ -105,7 +105,8 @@ pub struct EventHandlerSpec {
     /// Pod template of the handler, as in a Deployment. The first container receives the events; a sidecar that delivers
     /// them is added. Nothing is delivered before that container's startupProbe and readinessProbe succeed, nor while
     /// the readinessProbe fails; exec probes are not considered, because the sidecar cannot run them. A change rolls
-    /// out without losing events.
+    /// out without losing events. Labels by which Tidegate selects pods are refused: keys of the domain tidegate.io, and
+    /// app.kubernetes.io/component: broker.
     #[schemars(schema_with = "schema::pod_template")]
     pub template: Value,
     /// Number of pods, 0 to 1000, where autoscaling is unset; kubectl scale and a HorizontalPodAutoscaler set it.

@@ -43,6 +43,7 @@ impl Judged for EventBroker {
     }
 
     fn check(&self) -> Result<(), Error> {
+        broker::settings::check_labels(&self.spec)?;
         broker::settings::Settings::of(&self.spec).map(drop)
     }
 }
@@ -56,6 +57,7 @@ impl Judged for EventHandler {
 
     fn check(&self) -> Result<(), Error> {
         handlers::reference::check(self)?;
+        handlers::template::check_labels(&self.spec.template)?;
         handlers::settings::Settings::of(&self.spec).map(drop)
     }
 }
@@ -153,6 +155,19 @@ mod tests {
         deleting["metadata"]["deletionTimestamp"] = json!("2026-01-31T12:00:00Z");
         assert!(judged(deleting, handler(WRONG)).allowed);
         assert!(judged(Value::Null, handler(WRONG)).allowed, "DELETE");
+    }
+
+    /// Only here: what is stored is not held up by them.
+    #[test]
+    fn labels_by_which_tidegate_selects_are_refused() {
+        let mut labelled = handler(RIGHT);
+        labelled["spec"]["template"]["metadata"] = json!({"labels": {"app.kubernetes.io/component": "broker"}});
+        assert!(judged(labelled, handler(RIGHT)).result.message.contains("labels[app.kubernetes.io/component]"));
+        let broker = |key: &str| -> EventBroker {
+            let spec = json!({"pods": {"labels": {key: "billing"}}});
+            serde_json::from_value(json!({"metadata": {"name": "default"}, "spec": spec})).unwrap()
+        };
+        assert!(broker("tidegate.io/handler").check().is_err() && broker("team").check().is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tidegate_broker_client::contract::{Capacity, Flush};
 use tidegate_crds::broker::{Durability, EventBrokerSpec, Ingress, Rollover};
 
+use crate::kubernetes::labels;
 use crate::reconcile::error::Error;
 use crate::reconcile::grants;
 use crate::topic::settings::{duration, invalid, percent, size};
@@ -77,6 +78,21 @@ impl Settings {
     }
 }
 
+/// Refuses labels by which Tidegate selects pods, before the specification is stored.
+///
+/// # Errors
+/// There is one; the message names it.
+pub fn check_labels(spec: &EventBrokerSpec) -> Result<(), Error> {
+    let refused = spec.pods.labels.keys().find(|key| labels::is_ours(key));
+    refused.map_or(Ok(()), |key| Err(invalid(&format!("pods.labels[{key}]"), labels::OF_OUR_DOMAIN)))
+}
+
+/// The labels that are left out of the pods, with their fields and the reason.
+pub fn left_out(spec: &EventBrokerSpec) -> Vec<String> {
+    let refused = spec.pods.labels.keys().filter(|key| labels::is_ours(key));
+    refused.map(|key| format!("spec.pods.labels[{key}]: {}", labels::OF_OUR_DOMAIN)).collect()
+}
+
 fn publisher_grace(rollover: &Rollover) -> Result<Duration, Error> {
     const FIELD: &str = "rollover.publisherGrace";
     let grace = duration(FIELD, &rollover.publisher_grace)?;
@@ -141,5 +157,19 @@ mod tests {
             assert!(settings(json!({"replicas": replicas})).unwrap_err().to_string().contains("spec.replicas"));
         }
         assert!(settings(json!({"replicas": 5})).is_ok());
+    }
+
+    /// With a handler's the broker's pods would be counted as that handler's, and let in where handlers are.
+    #[test]
+    fn labels_by_which_tidegate_selects_pods_are_refused() {
+        let labelled = |key: &str| -> EventBrokerSpec {
+            serde_json::from_value(json!({"pods": {"labels": {"team": "pay", key: "billing"}}})).unwrap()
+        };
+        let (ours, theirs) = (labelled("tidegate.io/handler"), labelled("app.kubernetes.io/part-of"));
+        let error = check_labels(&ours).unwrap_err().to_string();
+        assert!(error.starts_with("spec.pods.labels[tidegate.io/handler]: labels of tidegate.io"), "{error}");
+        assert_eq!(left_out(&ours), [error]);
+        assert!(Settings::of(&ours).is_ok(), "a broker that is stored with one works on");
+        assert!(check_labels(&theirs).is_ok() && left_out(&theirs).is_empty());
     }
 }

@@ -9,8 +9,9 @@ use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::{EventBroker, EventTopic};
 use time::OffsetDateTime;
 
-use super::{Made, access, formation, groups, key, room, topics};
+use super::{Made, access, formation, groups, key, room, settings, topics};
 use crate::context::{Context, Owner};
+use crate::kubernetes::labels;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
 use crate::reconcile::status::{failure_findings, patch, paused, summary, wait_for_turn};
@@ -106,6 +107,7 @@ fn of(
     if made.statefulset.waits {
         wait_for_turn(&mut found, &context.pace.brokers);
     }
+    labels::explain(&mut found, &settings::left_out(&broker.spec));
     made.rollout.explain(&mut found);
     let (conditions, now) = (&before.conditions, jiff::Timestamp::now());
     made.progress.explain(&mut found, &made.scale, made.settings.replicas, conditions, now);

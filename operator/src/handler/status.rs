@@ -18,7 +18,7 @@ use crate::handler::relocation::Preparation;
 use crate::handler::rollout::{self, Rollout};
 use crate::handler::shelf;
 use crate::handler::subscribe::Subscription;
-use crate::kubernetes::names;
+use crate::kubernetes::{labels, names};
 use crate::reconcile::error::Error;
 use crate::reconcile::grants::NOT_ALLOWED_BY_TOPIC;
 use crate::reconcile::status::{failure_findings, patch, paused, summary, wait_for_turn};
@@ -132,6 +132,7 @@ pub async fn write(context: &Context, handler: &EventHandler, owner: &Owner, see
     if waits_for_turn {
         wait_for_turn(&mut found, &context.pace.handlers);
     }
+    labels::explain(&mut found, &super::template::left_out(&handler.spec.template));
     conclude(&mut status, handler, found);
     patch(context, handler, owner, handler.status.as_ref(), &status).await
 }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::kubernetes::names;
+use crate::kubernetes::{labels, names};
 use crate::reconcile::error::Error;
 
 /// The container that delivers.
@@ -16,13 +16,15 @@ const OUR_VOLUMES: &str = "tidegate-";
 /// An object in a list, with where it is.
 type Place<'a> = (String, &'a Map<String, Value>);
 
-/// The template without its nulls, which mean that a field is not set.
+/// The template without its nulls, which mean that a field is not set, and without the labels that [`check_labels`] refuses: a
+/// handler that is stored with one works on.
 ///
 /// # Errors
 /// It has no first container, or uses a name or port that is Tidegate's; the message names the field.
 pub fn checked(template: &Value) -> Result<Value, Error> {
     let mut template = template.clone();
     without_nulls(&mut template);
+    take_labels(&mut template);
     let spec = template.get("spec").and_then(Value::as_object).ok_or_else(|| wrong("spec must be an object"))?;
     let containers = objects(spec, "containers")?;
     let Some((_, main)) = containers.first() else {
@@ -42,6 +44,45 @@ pub fn checked(template: &Value) -> Result<Value, Error> {
         check_container(field, container)?;
     }
     Ok(template)
+}
+
+/// Refuses labels by which Tidegate selects pods and claims, before the template is stored.
+///
+/// # Errors
+/// There is one; the message names it.
+pub fn check_labels(template: &Value) -> Result<(), Error> {
+    take_labels(&mut template.clone()).into_iter().next().map_or(Ok(()), |label| Err(wrong(label)))
+}
+
+/// The labels that are left out of the pods, with their fields and the reason.
+pub fn left_out(template: &Value) -> Vec<String> {
+    take_labels(&mut template.clone()).iter().map(|label| format!("spec.template.{label}")).collect()
+}
+
+/// Takes them away; their fields below `spec.template.`.
+fn take_labels(template: &mut Value) -> Vec<String> {
+    let mut taken = labels_of(template.get_mut("metadata"), "metadata");
+    // The claim of such a volume is another thing that is selected.
+    let volumes = template.pointer_mut("/spec/volumes").and_then(Value::as_array_mut);
+    for (index, volume) in volumes.into_iter().flatten().enumerate() {
+        let field = format!("spec.volumes[{index}].ephemeral.volumeClaimTemplate.metadata");
+        taken.extend(labels_of(volume.pointer_mut("/ephemeral/volumeClaimTemplate/metadata"), &field));
+    }
+    taken
+}
+
+/// What is no object of labels is the API server's to judge.
+fn labels_of(metadata: Option<&mut Value>, field: &str) -> Vec<String> {
+    let written = metadata.and_then(|metadata| metadata.get_mut("labels")).and_then(Value::as_object_mut);
+    let mut taken = Vec::new();
+    if let Some(labels) = written {
+        labels.retain(|key, value| {
+            let why = labels::refusal(key, value.as_str().unwrap_or_default());
+            taken.extend(why.as_ref().map(|why| format!("{field}.labels[{key}]: {why}")));
+            why.is_none()
+        });
+    }
+    taken
 }
 
 fn check_container(field: &str, container: &Map<String, Value>) -> Result<(), Error> {
@@ -144,6 +185,44 @@ mod tests {
             assert_eq!(error.reason(), "InvalidTemplate", "{template}");
             let message = error.to_string();
             assert!(message.starts_with("spec.template.") && message.contains(says), "{message}\n{says}");
+        }
+    }
+
+    /// The pod would be one of a broker's, or the claim of its volume one of a broker's volumes.
+    #[test]
+    fn labels_by_which_tidegate_selects_are_refused_with_their_field() {
+        let broker = json!({"app.kubernetes.io/component": "broker"});
+        let far = json!({"team": "pay", "tidegate.io/broker-namespace": "web"});
+        let labelled = |labels: &Value| {
+            let mut labelled = template(&json!({}), &json!({}));
+            labelled["metadata"] = json!({"labels": labels});
+            labelled
+        };
+        let claim = json!({"metadata": {"labels": {"tidegate.io/broker": "default"}}});
+        let volumes = json!([{"name": "cache", "ephemeral": {"volumeClaimTemplate": claim}}]);
+        for (template, field) in [
+            (labelled(&broker), "metadata.labels[app.kubernetes.io/component]: with the value broker Tidegate selects"),
+            (
+                labelled(&far),
+                "metadata.labels[tidegate.io/broker-namespace]: labels of tidegate.io are set by Tidegate",
+            ),
+            (
+                template(&json!({"volumes": volumes}), &json!({})),
+                "spec.volumes[0].ephemeral.volumeClaimTemplate.metadata.labels[tidegate.io/broker]: labels of",
+            ),
+        ] {
+            let error = check_labels(&template).unwrap_err();
+            assert_eq!(error.reason(), "InvalidTemplate", "{template}");
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("spec.template.{field}")), "{message}");
+            // One that is stored works on, without the label.
+            let kept = checked(&template).unwrap();
+            assert!(check_labels(&kept).is_ok() && left_out(&template).len() == 1, "{kept}");
+        }
+        assert_eq!(checked(&labelled(&far)).unwrap(), labelled(&json!({"team": "pay"})));
+        for labels in [json!({"team": "pay", "app.kubernetes.io/component": "worker"}), json!("no"), json!({"a": 1})] {
+            assert!(check_labels(&labelled(&labels)).is_ok(), "{labels}");
+            assert_eq!(checked(&labelled(&labels)).unwrap(), labelled(&labels));
         }
     }
 

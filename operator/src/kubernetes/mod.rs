@@ -6,6 +6,7 @@ pub mod claim;
 pub(crate) mod drift;
 pub(crate) mod fields;
 pub mod finalizer;
+pub(crate) mod labels;
 pub mod leader;
 pub mod names;
 pub(crate) mod ownership;

@@ -157,6 +157,12 @@ async fn what_can_never_work_is_refused_at_once() {
     assert_eq!(refused.code, 422, "{refused:?}");
     assert!(refused.message.contains("denied the request: spec.filter.expression"), "{}", refused.message);
     webhook.says(json!({"filter": {"expression": "data.amount > 1"}})).await.unwrap();
+    // Its pods carry the broker's name already, so this one label would make them pods of the broker.
+    let mut template = spec(json!({}))["template"].clone();
+    template["metadata"] = json!({"labels": {"app.kubernetes.io/component": "broker"}});
+    let refused = webhook.says(json!({"template": template})).await.unwrap_err();
+    let says = "denied the request: spec.template.metadata.labels[app.kubernetes.io/component]: with the value broker";
+    assert!(refused.code == 422 && refused.message.contains(says), "{}", refused.message);
 }
 
 #[tokio::test]

@@ -41,7 +41,7 @@ async fn refusals<K: Resource<DynamicType = ()>>(space: &Space, value: &Value) -
 
 fn template(metadata: &Value, spec: &Value, container: &Value) -> Value {
     let mut template = json!({
-        "metadata": {"labels": {"tidegate.io/handler": "billing"}},
+        "metadata": {"labels": {"app": "billing"}},
         "spec": {"containers": [{"name": "billing", "image": "i", "ports": [{"containerPort": 8080}]}]},
     });
     let set = |into: &mut Value, fields: &Value| {
@@ -103,7 +103,7 @@ async fn what_a_deployment_takes_a_handler_takes_and_what_it_refuses_is_refused(
     let webhook = Webhook::start("template").await;
     webhook.refuses().await;
     let space = &webhook.space;
-    let selector = json!({"matchLabels": {"tidegate.io/handler": "billing"}});
+    let selector = json!({"matchLabels": {"app": "billing"}});
     let of = |template: &Value| {
         let deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "billing"},

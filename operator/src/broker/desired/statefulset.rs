@@ -18,7 +18,7 @@ use crate::args::PodUser;
 use crate::context::{environment, pull_secrets, restricted};
 use crate::handler::template;
 use crate::kubernetes::apply::Child;
-use crate::kubernetes::names;
+use crate::kubernetes::{labels, names};
 use crate::programs::{self, IngressPlace, ServerPlace};
 use crate::reconcile::error::Error;
 
@@ -101,7 +101,7 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
             "selector": {"matchLabels": names::broker_selector(broker)},
             "template": {
                 "metadata": {
-                    "labels": beside(&users.labels, labels),
+                    "labels": beside(&theirs(&users.labels), labels),
                     "annotations": beside(&users.annotations, [(names::ROLLS_WITH_ANNOTATION.to_owned(), rolls_with)]),
                 },
                 "spec": pod,
@@ -114,6 +114,11 @@ pub fn broker(input: &Input<'_>) -> Result<Child, Error> {
         },
     });
     Ok(child::<StatefulSet>(&name, value))
+}
+
+/// Without those that are refused when they are written ([`crate::broker::settings::check_labels`]), and may be stored.
+fn theirs(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    labels.iter().filter(|(key, _)| !labels::is_ours(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// What the user wants of labels or annotations, and what is ours, which wins.

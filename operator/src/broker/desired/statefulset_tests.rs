@@ -157,13 +157,14 @@ fn labels_and_annotations_of_the_user_are_beside_ours_and_restart_the_pods() {
         children.statefulset.value["spec"]["template"].clone()
     };
     let plain = template(json!({}));
-    let forged = json!({"tidegate.io/broker": "other", "team": "pay"});
+    let forged = json!({"app.kubernetes.io/component": "other", "tidegate.io/handler": "billing", "team": "pay"});
     let marked = template(json!({
         "labels": forged, "annotations": {"mesh": "off", "tidegate.io/rolls-with": "x"}, "priorityClassName": "high",
     }));
     assert_eq!(marked["spec"]["priorityClassName"], "high");
     let (labels, annotations) = (&marked["metadata"]["labels"], &marked["metadata"]["annotations"]);
-    assert_eq!((&labels["tidegate.io/broker"], &labels["team"]), (&json!("orders"), &json!("pay")));
+    assert_eq!((&labels[names::COMPONENT_LABEL], &labels["team"]), (&json!("broker"), &json!("pay")));
+    assert!(labels.get("tidegate.io/handler").is_none(), "it would be a handler's pod");
     assert_eq!(annotations["mesh"], "off");
     let digests = [&plain, &marked, &template(json!({"labels": {"team": "pay"}}))]
         .map(|template| template["metadata"]["annotations"][names::ROLLS_WITH_ANNOTATION].as_str().unwrap().to_owned());
