@@ -84,7 +84,8 @@ pub struct Handler {
     pub is_draining: bool,
 }
 
-/// Why a consumer is not as wanted. All of these but [`ConsumersFailure::Refused`] are worth another try.
+/// Why a consumer is not as wanted. All of these are worth another try, but [`ConsumersFailure::Refused`], and
+/// [`ConsumersFailure::Full`] until something goes.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumersFailure {
     /// The stream is not there (yet), or the broker is away.
@@ -99,6 +100,14 @@ pub enum ConsumersFailure {
     /// The broker refuses the configuration itself, so another try ends the same way.
     #[error("the broker refuses the configuration of consumer {name}: {why}")]
     Refused {
+        /// Its name.
+        name: String,
+        /// The broker's reason.
+        why: Refusal,
+    },
+    /// The stream has as many consumers as the broker takes. One that goes makes room.
+    #[error("the broker takes no further consumer ({name}): {why}")]
+    Full {
         /// Its name.
         name: String,
         /// The broker's reason.

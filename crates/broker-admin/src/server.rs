@@ -15,6 +15,11 @@ use sha2::{Digest as _, Sha256};
 /// Raft groups of a server at most: above that the servers of a broker are busy with keeping each other informed.
 pub const MAX_GROUPS: usize = 2000;
 
+/// Consumers of a stream at most. Without a number of its own the server takes 1,000, also where stream and account have no
+/// bound, which 32 handlers of 32 lanes exceed. On several servers [`MAX_GROUPS`] is reached before; on one this is what
+/// keeps the handlers of a topic from using up its memory: about 50 KiB for each consumer, 200 MiB in all.
+pub const MAX_CONSUMERS: usize = 4096;
+
 /// The environment variable with the server's name, as [`name_value`] writes it.
 pub const NAME_VARIABLE: &str = "SERVER_NAME";
 
@@ -129,7 +134,7 @@ impl Server {
                 "max_memory_store": 0,
                 "max_file_store": max_file_store,
                 "sync_interval": if *sync_always { json!("always") } else { json!("2m") },
-                "limits": {"max_ha_assets": MAX_GROUPS},
+                "limits": {"max_ha_assets": MAX_GROUPS, "default_max_consumers": MAX_CONSUMERS},
             });
         }
         if let Some(pid_file) = &self.pid_file {

@@ -6,6 +6,7 @@ use tidegate_broker_admin::consumers::ConsumersFailure;
 use tidegate_broker_admin::handler_streams::HandlerStreamsError;
 use tidegate_broker_admin::push::PushError;
 use tidegate_broker_admin::relocation::ShelfError;
+use tidegate_broker_admin::server::MAX_CONSUMERS;
 use tidegate_broker_admin::stream::StreamError;
 
 /// Why a reconcile did not get to its end.
@@ -131,6 +132,12 @@ impl From<ConsumersFailure> for Error {
             ConsumersFailure::Refused { .. } => {
                 Self::refused("SubscriptionRefused", format!("{error}: change filter or delivery of this handler"))
             }
+            ConsumersFailure::Full { .. } => Self::refused(
+                "BrokerFull",
+                format!(
+                    "{error}. A topic has at most {MAX_CONSUMERS} consumers, one for each handler and each lane: delete handlers that are not needed, or give those with order: Key fewer lanes"
+                ),
+            ),
             _ => Self::Broker(error.to_string()),
         }
     }

@@ -71,6 +71,9 @@ fn parse_outcome(
     wanted: &ConsumerConfig,
 ) -> Result<ConsumerInfo, ConsumersFailure> {
     outcome.map_err(|error| match error {
+        ApiError::Refused(why) if why.error_code == ErrorCode::MAXIMUM_CONSUMERS_LIMIT => {
+            ConsumersFailure::Full { name: name(wanted), why }
+        }
         ApiError::Refused(why) if is_final(&why) => ConsumersFailure::Refused { name: name(wanted), why },
         error => ConsumersFailure::Consumer(error),
     })
@@ -83,7 +86,8 @@ fn name(consumer: &ConsumerConfig) -> String {
 /// Whether the broker judged the configuration (as opposed to its own state, which may change by itself).
 fn is_final(refusal: &Refusal) -> bool {
     match refusal.error_code {
-        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::MAXIMUM_CONSUMERS_LIMIT | ErrorCode::INSUFFICIENT_RESOURCES => false,
+        // The latter is said of raft groups (`max_ha_assets`), and just as well while servers of the stream are away.
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::INSUFFICIENT_RESOURCES => false,
         ErrorCode::CONSUMER_CREATE => true,
         _ => refusal.code == 400,
     }
@@ -92,6 +96,18 @@ fn is_final(refusal: &Refusal) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_that_is_reached_is_told_from_a_wrong_configuration() {
+        for (code, error_code, expected) in
+            [(400, 10026, "Full"), (503, 10023, "Consumer"), (400, 10058, "Refused"), (503, 10005, "Consumer")]
+        {
+            let refusal = Refusal { code, error_code: ErrorCode(error_code), description: "no".into() };
+            let failure = parse_outcome(Err(refusal.into()), &ConsumerConfig::default()).unwrap_err();
+            let failure = format!("{failure:?}");
+            assert!(failure.starts_with(expected), "{error_code}: {failure}");
+        }
+    }
 
     #[test]
     fn only_what_the_servers_cannot_read_is_removed() {

@@ -74,6 +74,41 @@ async fn what_the_broker_refuses_for_good_is_told_from_what_passes() {
     assert!(!matches!(away, ConsumersFailure::Refused { .. }), "{away:?}");
 }
 
+/// 1,024 consumers: more than the 1,000 that a server takes of a stream where nothing is said.
+#[tokio::test]
+async fn many_handlers_of_many_lanes_fit_on_one_topic() {
+    let broker = TestBroker::start().await;
+    for number in 0..32 {
+        let handler = Handler { name: format!("handler-{number}"), order: Order::Key { lanes: 32 }, ..handler(32) };
+        let made = consumers::ensure(&broker.admin(), &handler, &Position::default()).await;
+        made.unwrap_or_else(|failure| panic!("handler {number}: {failure}"));
+    }
+    assert_eq!(consumers::list(&broker.admin()).await.unwrap().len(), 1024);
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_no_further_consumer_is_said_and_takes_one_when_another_goes() {
+    let broker = TestBroker::start().await;
+    let js = broker.jetstream();
+    js.delete_stream(layout::EVENT_STREAM).await.unwrap();
+    let bounded = jetstream::stream::Config {
+        name: layout::EVENT_STREAM.into(),
+        subjects: vec!["events.>".into()],
+        max_consumers: 1,
+        ..Default::default()
+    };
+    js.create_stream(bounded).await.unwrap();
+    let other = Handler { name: "shipping".into(), ..handler(32) };
+    let ensure = async |handler: &Handler| consumers::ensure(&broker.admin(), handler, &Position::default()).await;
+    ensure(&handler(32)).await.unwrap();
+    ensure(&handler(64)).await.expect("a change of one that is there");
+    let full = ensure(&other).await.unwrap_err();
+    assert!(matches!(&full, ConsumersFailure::Full { name, .. } if name == "shipping"), "{full:?}");
+    assert!(full.to_string().contains("maximum consumers limit"), "{full}");
+    consumers::delete(&broker.admin(), "billing").await.unwrap();
+    ensure(&other).await.unwrap();
+}
+
 /// Takes so many events without acknowledging them, or those that are delivered in this time.
 async fn take(broker: &TestBroker, count: usize, within: Duration) -> Vec<jetstream::Message> {
     let js = broker.jetstream();
