@@ -14,7 +14,7 @@ use self::Wanted::Allowed;
 pub enum Wanted {
     Allowed,
     Refused,
-    /// Allowed, and should not be: closed by the brokers' issue.
+    /// Allowed, and known to be: docs/decisions say why, and when that will be looked at again.
     Open,
 }
 
