@@ -190,6 +190,12 @@ impl TestBroker {
         self.identity_dir("ingress-client", &user)
     }
 
+    /// Of the same, what it wakes the server beside it with.
+    pub fn wake_client_dir(&self) -> PathBuf {
+        let user = self.authority.wake_user(OffsetDateTime::now_utc()).expect("user");
+        self.identity_dir("wake-client", &user)
+    }
+
     /// A client that is not ours, with the rights of the ingress; one for all that ask.
     pub async fn ingress(&self) -> async_nats::Client {
         let user = || self.authority.ingress_user(OffsetDateTime::now_utc()).expect("user");

@@ -10,6 +10,7 @@ mod delayed;
 mod device;
 mod direct;
 mod disk;
+mod doors;
 mod loris;
 mod lost_tail;
 mod message_id;

@@ -14,19 +14,19 @@ use time::{Duration, OffsetDateTime};
 use crate::publishers::{Cluster, account, start_written};
 use crate::support::{Running, answer, event, exchange, http2, messages, post};
 
-const SENSOR: &str = "spiffe://plant/sensor";
+pub const SENSOR: &str = "spiffe://plant/sensor";
 
 /// An authority of client certificates.
-struct Authority {
-    pem: String,
+pub struct Authority {
+    pub pem: String,
     params: CertificateParams,
     key: KeyPair,
 }
 
-type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub type ClientIdentity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "clients");
@@ -45,7 +45,7 @@ impl Authority {
         (vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
     }
 
-    fn client(&self, uris: &[&str]) -> ClientIdentity {
+    pub fn client(&self, uris: &[&str]) -> ClientIdentity {
         self.issue(uris, ExtendedKeyUsagePurpose::ClientAuth, OffsetDateTime::now_utc() + Duration::hours(1))
     }
 }
@@ -58,7 +58,7 @@ fn write(broker: &TestBroker, authorities: Option<String>, rules: &[PublisherRul
     });
 }
 
-fn certificate_rule(uri: &str) -> PublisherRule {
+pub fn certificate_rule(uri: &str) -> PublisherRule {
     PublisherRule::new(RuleKind::Certificate { uri: uri.into() })
 }
 
@@ -69,13 +69,13 @@ async fn start(authority: &Authority) -> (TestBroker, Running) {
     (broker, ingress)
 }
 
-fn publish(id: &str) -> Request<http_body_util::Full<bytes::Bytes>> {
+pub fn publish(id: &str) -> Request<http_body_util::Full<bytes::Bytes>> {
     let body = binding::encode_structured(&event(id)).unwrap();
     post(&[("content-type", "application/cloudevents+json")], body)
 }
 
 /// The status of a publish with this certificate; `None`: the server ended the handshake.
-async fn status(ingress: &Running, identity: ClientIdentity) -> Option<StatusCode> {
+pub async fn status(ingress: &Running, identity: ClientIdentity) -> Option<StatusCode> {
     let stream = ingress.connect_with(ingress.https, b"http/1.1", identity).await.ok()?;
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.ok()?;

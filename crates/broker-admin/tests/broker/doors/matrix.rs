@@ -13,7 +13,7 @@ use tidegate_broker_admin::{Authority, LeafRequest, Usage, consumers};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::identity::{self, file};
 use tidegate_broker_client::layout::ingress::{self, TopicSubjects};
-use tidegate_broker_client::{layout, peer};
+use tidegate_broker_client::{TopicId, layout, peer};
 use tidegate_test_broker::{LIMIT, TestBroker, eventually, topic, topic_id};
 use tidegate_wire::nats;
 
@@ -22,6 +22,32 @@ use crate::doors::operations::operations;
 use crate::doors::raw::{Raw, Shown};
 use crate::doors::stranger::Stranger;
 use crate::doors::table::{Kind, Matrix};
+
+/// Who wakes servers, and may do nothing else.
+const WAKER: &str = "waker";
+
+/// The port by which ingresses wake the servers beside them: only their user is let in, and only on the pod's loopback.
+async fn try_leafnodes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)], stranger: &Path) {
+    let (address, ca) = (broker.wake_address(), people[0].1.as_path());
+    let waker = people.iter().find(|(who, _)| *who == WAKER).map(|(_, folder)| folder.as_path());
+    for (who, folder) in people {
+        let shown = Shown { certificate: Some(folder), user: Some(folder) };
+        let wanted = if *who == WAKER { Allowed } else { Refused };
+        let is_in = Raw::leafnode(&address, ca, shown).await.is_ok();
+        matrix.row(who, Kind::Leafnode, "with its certificate and its user", wanted, is_in);
+        let is_in = Raw::leafnode(&address, ca, Shown { user: None, ..shown }).await.is_ok();
+        matrix.row(who, Kind::Leafnode, "without a user", Refused, is_in);
+    }
+    for (operation, certificate) in
+        [("as the waker, without a certificate", None), ("as the waker, certificate of another topic", Some(stranger))]
+    {
+        let is_in = Raw::leafnode(&address, ca, Shown { certificate, user: waker }).await.is_ok();
+        matrix.row("anybody", Kind::Leafnode, operation, Refused, is_in);
+    }
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let is_in = TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).is_ok();
+    matrix.row("anybody", Kind::Leafnode, "from elsewhere than the pod's loopback", Refused, is_in);
+}
 
 async fn try_operations(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'static str, PathBuf)]) {
     let (servers, ca) = (broker.servers(), people[0].1.as_path());
@@ -55,7 +81,7 @@ async fn try_replies(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
         let shown = Shown { certificate: Some(folder.as_path()), user: Some(folder.as_path()) };
         let mut raw = Raw::connect(&broker.servers()[0], ca, shown).await.unwrap();
         let subject = match *who {
-            "publisher" => layout::PUBLISH_SUBJECT.to_owned(),
+            "publisher" | "publisher elsewhere" | WAKER => layout::PUBLISH_SUBJECT.to_owned(),
             "ingress" => TopicSubjects::new(&topic_id(), Routing::Queued).event("events.0.test"),
             handler => layout::dead_letter_subject(handler.trim_start_matches("handler ")),
         };
@@ -156,7 +182,7 @@ async fn try_inboxes(broker: &TestBroker, matrix: &mut Matrix, people: &[(&'stat
         let shown = Shown { certificate: Some(folder.as_path()), user: Some(folder.as_path()) };
         for server in broker.servers() {
             let mut raw = Raw::connect(&server, ca, shown).await.unwrap();
-            assert!(raw.subscribes("_INBOX.>").await, "each may, in its own account");
+            assert!(raw.subscribes("_INBOX.>").await || *who == WAKER, "each may, in its own account");
             for number in 0..10 {
                 let subject = format!("_INBOX.answer.{number}");
                 let answer = nats::Publish { subject: &subject, payload: b"secret", ..nats::Publish::default() };
@@ -199,11 +225,19 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     let later = Later { max_bytes: 1 << 20, max_delay: Some(Duration::from_secs(60)), has_schedules: true };
     let topic = Topic { replicas: broker.servers().len(), later: Some(later), ..topic() };
     streams::ensure(&broker.admin(), &topic).await.unwrap();
+    let elsewhere = TopicId::new("test", "elsewhere").unwrap();
+    let other =
+        broker.add_topic(&elsewhere, Topic { replicas: broker.servers().len(), ..tidegate_test_broker::topic() }).await;
+    let handler =
+        consumers::Handler { name: "elsewhere".into(), uid: "uid-elsewhere".into(), order: Order::None, ..ordered() };
     let people = [
         ("handler billing", broker.handler("billing", wait).await),
         ("publisher", broker.publisher("sensors").await),
         ("ingress", broker.ingress_client_dir()),
         ("handler ordered", broker.handler_with(ordered()).await),
+        ("handler elsewhere", broker.handler_of(&elsewhere, &other.admin, handler).await),
+        ("publisher elsewhere", broker.publisher_of(&elsewhere, "sensors").await),
+        (WAKER, broker.wake_client_dir()),
     ];
     broker.handler("shipping", wait).await;
     let events = broker.jetstream();
@@ -220,6 +254,7 @@ async fn try_everything(broker: &TestBroker) -> Vec<String> {
     std::fs::write(stranger.join(file::KEY), leaf.key).unwrap();
 
     try_handshakes(broker, &mut matrix, &people, &stranger).await;
+    try_leafnodes(broker, &mut matrix, &people, &stranger).await;
     try_operations(broker, &mut matrix, &people).await;
     try_replies(broker, &mut matrix, &people).await;
     try_inboxes(broker, &mut matrix, &people).await;

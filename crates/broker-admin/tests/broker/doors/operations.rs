@@ -84,7 +84,8 @@ pub fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>
     ] {
         all.push(("publish", subject, billing(wanted)));
     }
-    all.push(("publish", layout::PUBLISH_SUBJECT.into(), only(&[("publisher", Allowed)])));
+    let publishers = only(&[("publisher", Allowed), ("publisher elsewhere", Allowed)]);
+    all.push(("publish", layout::PUBLISH_SUBJECT.into(), publishers));
     all.push(("publish", ingress::publish_subject(&topic_id(), "other"), BTreeMap::new()));
     let subjects = TopicSubjects::new(&topic_id(), Routing::Queued);
     for subject in [
@@ -174,7 +175,9 @@ pub fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>
     let everyone = only(&[
         ("handler billing", Allowed),
         ("handler ordered", Allowed),
+        ("handler elsewhere", Allowed),
         ("publisher", Allowed),
+        ("publisher elsewhere", Allowed),
         ("ingress", Allowed),
     ]);
     all.push(("subscribe", "_INBOX.>".into(), everyone));
@@ -182,7 +185,7 @@ pub fn operations() -> Vec<(&'static str, String, BTreeMap<&'static str, Wanted>
         all.push(("subscribe", subject.into(), only(&[("ingress", Allowed)])));
     }
     all.push(("subscribe", layout::PUBLISH_SUBJECT.into(), BTreeMap::new()));
-    let handlers = only(&[("handler billing", Allowed), ("handler ordered", Allowed)]);
+    let handlers = only(&[("handler billing", Allowed), ("handler ordered", Allowed), ("handler elsewhere", Allowed)]);
     all.push(("subscribe", layout::MEMBER_SUBJECT.into(), handlers));
     for subject in [
         ">",

@@ -38,14 +38,26 @@ impl Raw {
     /// Connects to this port and waits until the server has said yes (else an error). `ca` is a folder with the
     /// broker's authority.
     pub async fn connect(address: &str, ca: &Path, shown: Shown<'_>) -> io::Result<Self> {
-        let mut plain = BufReader::new(TcpStream::connect(address.replace("tls://localhost", "127.0.0.1")).await?);
+        let says = serde_json::json!({"verbose": false, "pedantic": false, "lang": "test", "version": "0", "no_responders": true});
+        Self::open(&address.replace("tls://localhost", "127.0.0.1"), ca, shown, says).await
+    }
+
+    /// The same as a server that poses as a leafnode of this one (`host:port`).
+    pub async fn leafnode(address: &str, ca: &Path, shown: Shown<'_>) -> io::Result<Self> {
+        let says = serde_json::json!({"name": "leaf", "server_id": "leaf", "version": "2.15.2"});
+        Self::open(address, ca, shown, says).await
+    }
+
+    async fn open(address: &str, ca: &Path, shown: Shown<'_>, mut connect: serde_json::Value) -> io::Result<Self> {
+        let mut plain = BufReader::new(TcpStream::connect(address).await?);
         let mut info = String::new();
         plain.read_line(&mut info).await?;
         let info: serde_json::Value = serde_json::from_str(info.strip_prefix("INFO ").unwrap()).unwrap();
         let connector = TlsConnector::from(Arc::new(tls(ca, shown.certificate)));
         let stream = connector.connect(ServerName::try_from("localhost").unwrap(), plain.into_inner()).await?;
         let mut raw = Self { stream: BufReader::new(stream), heard: 0 };
-        let mut connect = serde_json::json!({"verbose": false, "pedantic": false, "headers": true, "lang": "test", "version": "0", "protocol": 1, "no_responders": true});
+        connect["headers"] = true.into();
+        connect["protocol"] = 1.into();
         if let Some(user) = shown.user {
             let read = |name: &str| std::fs::read_to_string(user.join(name)).unwrap().trim().to_owned();
             let key = nkeys::KeyPair::from_seed(&read(file::USER_SEED)).unwrap();

@@ -19,23 +19,27 @@ pub enum Kind {
     HearAnswers,
     /// To become one of the brokers.
     JoinRoutes,
+    /// To be taken for a server behind this one.
+    Leafnode,
     Monitor,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Connect,
         Self::Publish,
         Self::Subscribe,
         Self::ForgedReply,
         Self::HearAnswers,
         Self::JoinRoutes,
+        Self::Leafnode,
         Self::Monitor,
     ];
 
     fn port(self) -> u16 {
         match self {
             Self::JoinRoutes => 6222,
+            Self::Leafnode => 7422,
             Self::Monitor => 8222,
             _ => 4222,
         }
@@ -49,6 +53,7 @@ impl Kind {
             Self::ForgedReply => "forged reply",
             Self::HearAnswers => "hear others' answers",
             Self::JoinRoutes => "join the brokers",
+            Self::Leafnode => "pose as a leafnode",
             Self::Monitor => "read the monitor",
         }
     }
