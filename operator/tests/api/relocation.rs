@@ -87,6 +87,26 @@ impl World {
         self.space.merge::<EventHandler>("billing", replay).await;
     }
 
+    /// Ends the pods when they are to end, until the replay is done and a pod is to be there again.
+    async fn until_replayed(&self, request: &str) {
+        let done = async {
+            self.until_phase(request, ReplayPhase::Done).await;
+        };
+        let ends_pods = async {
+            loop {
+                if self.replicas().await == Some(0) {
+                    roll_out(&self.space, "billing").await;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::select! {
+            () = done => {}
+            () = ends_pods => {}
+        }
+        self.until_replicas(1).await;
+    }
+
     /// Takes and acknowledges up to so many events, as a sidecar would.
     async fn take(&self, consumer: &str, limit: usize) -> Vec<u64> {
         let client = account(&self.space, &self.broker, "orders").await.operator;
@@ -203,22 +223,7 @@ async fn a_crash_at_any_write_of_a_replay_moves_the_handler_once() {
         }
         operator.kill().await;
         let operator = world.operator();
-        let done = async {
-            world.until_phase("again", ReplayPhase::Done).await;
-        };
-        let ends_pods = async {
-            loop {
-                if world.replicas().await == Some(0) {
-                    roll_out(space, "billing").await;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        tokio::select! {
-            () = done => {}
-            () = ends_pods => {}
-        }
-        world.until_replicas(1).await;
+        world.until_replayed("again").await;
         let told = format!("write {number}, {moment:?}");
         let api: Api<EventHandler> = space.api();
         let replay = api.get("billing").await.unwrap().status.unwrap().replay.unwrap();
@@ -227,6 +232,56 @@ async fn a_crash_at_any_write_of_a_replay_moves_the_handler_once() {
         operator.stop().await;
     }
     assert!(reached >= 6, "{reached}");
+}
+
+/// `Latest` is another event each time that it is looked for. What is published once pods end for it comes after it,
+/// whatever becomes of the operator.
+#[tokio::test]
+async fn a_crash_passes_over_nothing_that_is_published_once_pods_end_for_a_replay() {
+    let _turn = turn().await;
+    let mut stopped = 0;
+    for (number, moment) in [(1, Moment::Before), (1, Moment::After), (2, Moment::Before), (2, Moment::After)] {
+        let (world, operator) = World::new("replay-latest").await;
+        let space = &world.space;
+        space.create::<EventHandler>(handler("billing", spec(json!({"replicas": 1, "startFrom": "Earliest"})))).await;
+        until_reason(space, "Subscribed", "Subscribed").await;
+        let js = world.jetstream().await;
+        for _ in 0..5 {
+            publish_one(&js).await;
+        }
+        roll_out(space, "billing").await;
+        assert_eq!(world.take("billing", 2).await, [1, 2]);
+        operator.stop().await;
+
+        let interruption =
+            Interruption::of_path(format!("/namespaces/{}/eventhandlers/billing/status", space.name), number, moment);
+        world.replay("skip", "Latest").await;
+        let context = Context::new(interruption.client(), args("operator-0", "default"));
+        let operator = Operator::run(context.with_broker_addresses(world.places.addresses()));
+        assert!(interruption.reached().await, "write {number}, {moment:?}");
+        operator.kill().await;
+        let has_stopped = world.replicas().await == Some(0);
+        let api: Api<EventHandler> = space.api();
+        let recorded = api.get("billing").await.unwrap().status.unwrap().replay.and_then(|replay| replay.sequence);
+        for _ in 0..3 {
+            publish_one(&js).await;
+        }
+
+        let operator = world.operator();
+        world.until_replayed("skip").await;
+        let replay = api.get("billing").await.unwrap().status.unwrap().replay.unwrap();
+        let told = format!("write {number}, {moment:?}: {has_stopped}, {recorded:?}, {replay:?}");
+        let delivered = world.take("billing", 8).await;
+        if has_stopped {
+            stopped += 1;
+            assert_eq!(delivered, [6, 7, 8], "{told}");
+        }
+        if recorded.is_some() {
+            assert_eq!((replay.sequence, delivered.as_slice()), (Some(6), &[6, 7, 8][..]), "{told}");
+        }
+        operator.stop().await;
+    }
+    assert!(stopped >= 1, "pods ended for none of them");
 }
 
 /// Somebody scales the Deployment, or another controller does, after something was moved.

@@ -13,7 +13,8 @@ use crate::handler::settings;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::Broker;
 
-/// Finds the event, and puts it on record before a pod ends for it.
+/// Finds the event. No pod ends for it yet: `Latest` is another event a moment later, and what is published once the pods
+/// end has to be delivered. So the event is on record first, and the next look, which goes by the record, ends the pods.
 ///
 /// # Errors
 /// The broker is away.
@@ -36,8 +37,8 @@ pub async fn begin(broker: &Broker, asked: &Replay, before: Option<&ReplayStatus
             },
         },
     };
-    let stops = replay.phase == ReplayPhase::Stopping;
-    Ok(Preparation { stops, replay: Some(replay), again: stops.then_some(Duration::ZERO), ..Preparation::default() })
+    let again = (replay.phase == ReplayPhase::Stopping).then_some(Duration::ZERO);
+    Ok(Preparation { stops: false, replay: Some(replay), again, ..Preparation::default() })
 }
 
 /// Does what comes next, and tells it.
