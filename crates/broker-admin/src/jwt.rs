@@ -48,6 +48,11 @@ impl Claims {
         Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
+    /// The same for claims that say the same ([`Self::same_as`]), whenever they are signed.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        Sha256::digest(json!([self.subject, self.name, without_tokens(&self.nats)]).to_string()).into()
+    }
+
     /// Does that JWT say the same? Its id and its issue time do not count.
     pub fn same_as(&self, jwt: &str) -> bool {
         payload(jwt).is_some_and(|claims| {

@@ -8,14 +8,19 @@
 //! connects to it for the first time since the server's start), nats-server 2.15.2 may go on with the account that it
 //! began to load, for as long as it runs (docs/brokers.md, "Accounts of a broker").
 
+mod vain;
+
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 use tidegate_broker_client::TopicId;
 use tidegate_wire::nats::Client;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
+use self::vain::Pushes;
 use crate::accounts::Account;
 use crate::authority::{Authority, AuthorityError};
 use crate::gather::{Count, gather};
@@ -25,6 +30,40 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A server that was loading an account when it was pushed has loaded it by then.
 pub const SETTLED: Duration = Duration::from_secs(10);
+
+/// An account that was pushed so often in a row is worth a line in the log.
+const IN_VAIN: u32 = 4;
+
+/// Whether servers have an account as it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountState {
+    /// They store it, and serve it so.
+    InForce,
+    /// It was pushed just now. A server that was loading it just then may serve the former one afterwards, so whoever
+    /// pushed makes sure once more [`SETTLED`] later.
+    Pushed,
+    /// They store it, and one of them does not serve it, although the same was pushed lately.
+    NotServed {
+        /// When it may be pushed again.
+        push_in: Duration,
+    },
+}
+
+impl AccountState {
+    /// Whether it was pushed just now.
+    pub fn is_pushed(self) -> bool {
+        self == Self::Pushed
+    }
+
+    /// When to look again; `None`: it is as it is wanted.
+    pub fn again(self) -> Option<Duration> {
+        match self {
+            Self::InForce => None,
+            Self::Pushed => Some(SETTLED),
+            Self::NotServed { push_in } => Some(push_in),
+        }
+    }
+}
 
 /// Why an account is not where it should be.
 #[derive(Debug, thiserror::Error)]
@@ -85,12 +124,14 @@ pub struct System {
     servers: usize,
     /// Those of which most must have an account.
     voters: usize,
+    /// Of this connection: a new one pushes at once what is not in force.
+    pushes: Arc<Mutex<Pushes>>,
 }
 
 impl System {
     /// `client`: a user of the system account; `servers`: how many the broker has.
     pub fn new(client: Client, servers: usize) -> Self {
-        Self { client, servers, voters: servers }
+        Self { client, servers, voters: servers, pushes: Arc::default() }
     }
 
     /// What most of so many servers have is in force: the others have not joined yet, or are about to go.
@@ -101,25 +142,31 @@ impl System {
 
     /// Makes sure that the servers have this account as it is wanted, and serve it so.
     ///
-    /// It is pushed unless both what they store and what they have in force say the same. Returns whether it was pushed:
-    /// a server that is loading the account just then may serve the former one afterwards, so whoever pushed makes sure
-    /// once more [`SETTLED`] later.
+    /// It is pushed unless both what they store and what they have in force say the same. What was pushed and is stored, and
+    /// is not served, is pushed again after a pause, which grows; so is what servers do not tell of: one that looks for what
+    /// an account lacks answers nothing for seconds.
     ///
     /// # Errors
     /// As [`PushError`] says.
-    pub async fn ensure(&self, account: &Account) -> Result<bool, PushError> {
+    pub async fn ensure(&self, account: &Account) -> Result<AccountState, PushError> {
         let lookup = format!("$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP", account.id);
         let info = format!("$SYS.REQ.ACCOUNT.{}.INFO", account.id);
         let needed = self.majority();
         let (stored, in_force) =
             tokio::try_join!(self.ask(lookup, String::new(), needed), self.ask(info, String::new(), needed))?;
-        let is_stored = stored.len() >= needed && stored.iter().all(|jwt| account.claims.same_as(jwt));
-        let is_served = in_force.len() >= needed && in_force.iter().all(|answer| serves(answer, account));
-        if is_stored && is_served {
-            return Ok(false);
+        let answered = stored.len().min(in_force.len());
+        let is_stored = stored.iter().all(|jwt| account.claims.same_as(jwt));
+        let is_served = in_force.iter().all(|answer| serves(answer, account));
+        if answered >= needed && is_stored && is_served {
+            self.pushes().forget(&account.id);
+            return Ok(AccountState::InForce);
         }
-        self.push(account).await?;
-        Ok(true)
+        let pause = self.pushes().pause(account, Instant::now()).filter(|_| is_stored);
+        match pause {
+            Some(push_in) if answered >= needed => Ok(AccountState::NotServed { push_in }),
+            Some(_) => Err(PushError::Incomplete { answered, needed }),
+            None => self.push(account).await.map(|()| AccountState::Pushed),
+        }
     }
 
     /// Pushes, whatever the servers have.
@@ -127,7 +174,17 @@ impl System {
     /// # Errors
     /// As [`PushError`] says.
     pub async fn push(&self, account: &Account) -> Result<(), PushError> {
+        // Also where no server confirms it in time: it may have come there.
+        let times = self.pushes().note(account, Instant::now());
+        if times >= IN_VAIN {
+            let (id, name) = (&account.id, &account.claims.name);
+            tracing::warn!(id, name, times, "an account was pushed before and is not in force: it is pushed again");
+        }
         self.confirmed("$SYS.REQ.CLAIMS.UPDATE", account.jwt.clone(), self.majority()).await
+    }
+
+    fn pushes(&self) -> MutexGuard<'_, Pushes> {
+        self.pushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The ids of the accounts that the servers have: those that any of them has, because it gives them to the others. One
@@ -189,6 +246,7 @@ impl System {
 
     async fn remove(&self, authority: &Authority, tombstone: Account, now: OffsetDateTime) -> Result<(), PushError> {
         self.push(&tombstone).await?;
+        self.pushes().forget(&tombstone.id);
         let deletion = authority.deletion_jwt(&[tombstone.id], now)?;
         self.confirmed("$SYS.REQ.CLAIMS.DELETE", deletion, self.servers).await
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::consumers::Ensured;
 use tidegate_broker_admin::handler_streams::HandlerStreams;
-use tidegate_broker_admin::push::SETTLED;
 use tidegate_broker_admin::{consumers, guests, handler_streams, retries};
 use tidegate_broker_client::contract::Routing;
 use tidegate_broker_client::layout;
@@ -79,7 +78,7 @@ pub async fn ensure(
     }
     let (guest, now) = (guest(owner, settings, topic), OffsetDateTime::now_utc());
     let account = topic.place.authority.handler_account(&guest, refused_before, now)?;
-    let again = broker.system.ensure(&account).await?.then_some(SETTLED);
+    let again = broker.system.ensure(&account).await?.again();
     Ok(Subscribed { place, again })
 }
 

@@ -73,6 +73,7 @@ fn unverified(observed: &Observed, served: &Topic) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tidegate_broker_admin::push::AccountState;
     use tidegate_crds::{EventBroker, EventTopic};
 
     use super::*;
@@ -123,9 +124,10 @@ mod tests {
             (certificate.clone(), authorities.clone(), vec![no_tokens], "Served", false),
             (certificate, authorities, vec![no_certificates], "CertificatesNotAccepted", false),
         ] {
-            let served = Topic::of(&topic(publishers)).unwrap();
+            let served = Box::new(Topic::of(&topic(publishers)).unwrap());
             let publishers = Publishers::default();
-            let inside = Inside::Ready { is_served: true, served, stored: None, publishers, is_pushed: false };
+            let inside =
+                Inside::Ready { is_served: true, served, stored: None, publishers, account: AccountState::InForce };
             let found = finding(&observed(broker, &conditions), &inside);
             assert_eq!((found.reason.as_str(), found.is_stalled), (reason, stalled), "{}", found.message);
             assert_eq!(found.is_true(), reason == "Served");

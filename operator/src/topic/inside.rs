@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tidegate_broker_admin::api::StreamInfo;
 use tidegate_broker_admin::handler_streams::CLOSED;
+use tidegate_broker_admin::push::AccountState;
 use tidegate_broker_admin::release::Places;
 use tidegate_broker_admin::schedules::RefusedSchedule;
 use tidegate_broker_admin::{Authority, consumers, handler_streams, schedules};
@@ -47,13 +48,13 @@ pub enum Inside {
         /// Whether every ingress that is there takes events for it.
         is_served: bool,
         /// The topic as they know it, or are to know it.
-        served: Topic,
+        served: Box<Topic>,
         /// What is stored; `None` on a Direct topic.
         stored: Option<Box<Stored>>,
         /// The publishers over NATS.
         publishers: Publishers,
-        /// Whether its account was pushed just now: it is seen to once more, soon.
-        is_pushed: bool,
+        /// Its account on the broker.
+        account: AccountState,
     },
 }
 
@@ -119,14 +120,14 @@ async fn inside(
     let storage = (settings.routing == Routing::Queued)
         .then(|| promised.saturating_mul(observed.scale.quota(observed.broker.spec.replicas)));
     let account = authority.topic_account(&served.id, settings.routing, storage, OffsetDateTime::now_utc())?;
-    let is_pushed = if stream_ready::was_refused(topic) {
+    let state = if stream_ready::was_refused(topic) {
         // A server without room for a larger limit keeps the smaller one in force, although it has the claims.
         servers.system.push(&account).await?;
-        true
+        AccountState::Pushed
     } else {
         servers.system.ensure(&account).await?
     };
-    serve(context, &place, &servers, Some((&served, is_pushed))).await?;
+    serve(context, &place, &servers, Some((&served, state.is_pushed()))).await?;
     let stored = match settings.routing {
         Routing::Direct => None,
         Routing::Queued => {
@@ -141,7 +142,7 @@ async fn inside(
         context.broker_changes.add(place.broker.clone());
     }
     let is_served = is_served(context, &place, &servers, &served, observed).await?;
-    Ok(Inside::Ready { is_served, served, stored, publishers, is_pushed })
+    Ok(Inside::Ready { is_served, served: Box::new(served), stored, publishers, account: state })
 }
 
 /// Asks the ingresses: every one that publishers may meet must have heard of the topic. Their broker is told to look after

@@ -129,7 +129,7 @@ async fn live(topic: &EventTopic, owner: &Owner, context: &Context) -> Result<Ac
         context.promises.lower(topic, settings.promised);
     }
     let (handed_over, settled) = match &inside {
-        Inside::Ready { publishers, is_pushed, .. } => (publishers.again, is_pushed.then_some(SETTLED)),
+        Inside::Ready { publishers, account, .. } => (publishers.again, account.again()),
         Inside::Starting(_) | Inside::Failed(_) => (None, None),
     };
     // Given back: its account gets the smaller limit. Not yet: it is looked whether what it has fits.

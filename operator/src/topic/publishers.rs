@@ -11,7 +11,7 @@ use kube::Api;
 use kube::api::DeleteParams;
 use kube::runtime::events::EventType;
 use tidegate_broker_admin::accounts::User;
-use tidegate_broker_admin::push::{SETTLED, System};
+use tidegate_broker_admin::push::{AccountState, System};
 use tidegate_broker_admin::{Authority, KeyRecord, LeafRequest, UserKey};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::layout::{self, BROKER_PORT};
@@ -55,21 +55,20 @@ struct Made {
     key: KeyRecord,
     /// When its credentials end.
     end: Option<OffsetDateTime>,
-    /// Whether its account was pushed just now.
-    is_pushed: bool,
+    /// Its account on the broker.
+    account: AccountState,
 }
 
 impl Publishers {
     /// This was made of this publisher.
     async fn note(&mut self, context: &Context, topic: &EventTopic, name: &str, made: Made) {
-        let Made { key, end, is_pushed } = &made;
+        let Made { key, end, account } = &made;
         let (handover, now) = (context.args.key_handover(), OffsetDateTime::now_utc());
         if let Some(news) = user_keys::news(key, known_key(topic, name), handover, now) {
             report::event(context, topic, EventType::Normal, "KeyReplaced", &format!("NATS publisher {name}: {news}"))
                 .await;
         }
-        let settled = is_pushed.then_some(SETTLED);
-        self.again = self.again.into_iter().chain(user_keys::again(key, handover, now)).chain(settled).min();
+        self.again = self.again.into_iter().chain(user_keys::again(key, handover, now)).chain(account.again()).min();
         self.keys.push(PublisherKeyStatus { name: name.to_owned(), key: user_keys::status(key, *end, handover, now) });
     }
 }
@@ -154,7 +153,7 @@ async fn make(
     let history = KeyHistory { known: known_key(topic, name), request };
     let credentials = Credentials::find(context, owner, &wanted, &history).await?;
     let refused_before = credentials.record().refused_before(handover, now);
-    let is_pushed = system.ensure(&authority.publisher_account(&id, name, refused_before, now)?).await?;
+    let account = system.ensure(&authority.publisher_account(&id, name, refused_before, now)?).await?;
     let secret = match &credentials {
         Credentials::Kept { .. } => None,
         Credentials::Read { key, present } => {
@@ -165,7 +164,7 @@ async fn make(
         }
     };
     let end = credentials.end(secret.as_ref());
-    Ok(Made { key: credentials.record().clone(), end, is_pushed })
+    Ok(Made { key: credentials.record().clone(), end, account })
 }
 
 /// Removes the accounts of all publishers of a topic that goes. Their Secrets go with their owner.

@@ -3,6 +3,7 @@
 //! It has something of every topic, so it is large, and all topics that come while it is being pushed are in the next push
 //! together.
 
+use tidegate_broker_admin::push::AccountState;
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
 use time::OffsetDateTime;
@@ -63,10 +64,10 @@ async fn push(
         return Ok(Effect::Nothing);
     }
     let account = place.authority.ingress_account(&all, OffsetDateTime::now_utc())?;
-    let is_pushed = match due {
-        Due::Push => servers.system.push(&account).await.map(|()| true)?,
+    let state = match due {
+        Due::Push => servers.system.push(&account).await.map(|()| AccountState::Pushed)?,
         Due::Compare | Due::Nothing => servers.system.ensure(&account).await?,
     };
-    servers.accounts().await?.set_served(all, changes, is_pushed);
-    Ok(if is_pushed { Effect::Changed } else { Effect::Nothing })
+    servers.accounts().await?.set_served(all, changes, state);
+    Ok(if state.is_pushed() { Effect::Changed } else { Effect::Nothing })
 }

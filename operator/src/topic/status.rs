@@ -216,7 +216,7 @@ fn of(
         missing_events,
         ..before
     };
-    if let Inside::Ready { stored, publishers, is_served: _, served: _, is_pushed: _ } = inside {
+    if let Inside::Ready { stored, publishers, is_served: _, served: _, account: _ } = inside {
         let signed = |number: u64| i64::try_from(number).ok();
         if let Some(Stored {
             record,
@@ -352,6 +352,8 @@ fn stream_ready(inside: &Inside) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_admin::push::AccountState;
+
     use super::*;
     use crate::broker::topics::Topic;
 
@@ -359,13 +361,13 @@ mod tests {
     fn a_topic_works_without_one_of_its_publishers_and_says_so() {
         let inside = |troubles: &[&str]| Inside::Ready {
             is_served: true,
-            served: Topic::for_test("shop", "orders"),
+            served: Box::new(Topic::for_test("shop", "orders")),
             stored: None,
             publishers: Publishers {
                 troubles: troubles.iter().map(|&text| text.to_owned()).collect(),
                 ..Default::default()
             },
-            is_pushed: false,
+            account: AccountState::InForce,
         };
         let found = stream_ready(&inside(&["NATS publisher a: no", "NATS publisher b: no"]));
         assert!(found.is_true() && found.message.contains("publisher a: no (2 in all)"), "{}", found.message);

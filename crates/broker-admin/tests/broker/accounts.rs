@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{FutureExt as _, StreamExt as _};
 use tidegate_broker_admin::positions::Position;
+use tidegate_broker_admin::push::AccountState;
 use tidegate_broker_admin::{LeafRequest, consumers, guests};
 use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_broker_client::layout::ingress::TopicSubjects;
@@ -310,8 +311,8 @@ async fn what_the_servers_have_already_is_not_pushed_again() {
         pods: 1,
     };
     let account = || broker.authority().handler_account(&handler, None, now).unwrap();
-    assert!(system.ensure(&account()).await.unwrap());
-    assert!(!system.ensure(&account()).await.unwrap());
+    assert!(system.ensure(&account()).await.unwrap().is_pushed());
+    assert_eq!(system.ensure(&account()).await.unwrap(), AccountState::InForce);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use async_nats::{Client, HeaderMap, Message, Request};
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tidegate_broker_admin::later::Later;
+use tidegate_broker_admin::push::AccountState;
 use tidegate_broker_admin::streams::{self, Topic};
 use tidegate_broker_client::contract::{MAX_TOPICS, Routing};
 use tidegate_broker_client::layout::ingress::TopicSubjects;
@@ -244,7 +245,7 @@ async fn a_broker_takes_all_the_topics_that_it_may_have() {
     system.push(&account).await.unwrap();
     let push = begun.elapsed();
     let begun = Instant::now();
-    assert!(!system.ensure(&account).await.unwrap(), "it is what it should be");
+    assert_eq!(system.ensure(&account).await.unwrap(), AccountState::InForce, "it is what it should be");
     eprintln!(
         "{MAX_TOPICS} topics: {} bytes, {accounts:?} for their accounts, pushed in {push:?}, looked up in {:?}",
         account.jwt.len(),

@@ -192,7 +192,7 @@ async fn who_is_shut_out_is_cut_off_at_once_and_comes_back() {
         pods: 16,
     };
     let account = broker.authority().handler_account(&account, None, OffsetDateTime::now_utc()).unwrap();
-    assert!(system.ensure(&account).await.unwrap(), "what is there is not what is wanted");
+    assert!(system.ensure(&account).await.unwrap().is_pushed(), "what is there is not what is wanted");
     eventually("it is connected again", async || report(&client).await).await;
 }
 

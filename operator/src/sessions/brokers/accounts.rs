@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use tidegate_broker_admin::push::SETTLED;
+use tidegate_broker_admin::push::AccountState;
 use tidegate_broker_admin::{Authority, AuthorityError};
 use tidegate_broker_client::TopicId;
 use tidegate_broker_client::contract::Routing;
@@ -136,13 +136,13 @@ impl KnownAccounts<'_> {
         served.is_some_and(|served| Instant::now() >= served.due)
     }
 
-    /// It has something of just these, and was compared or pushed after these changes.
-    pub fn set_served(&mut self, topics: Vec<(TopicId, Routing)>, changes: Changes, is_pushed: bool) {
+    /// It has something of just these, and was compared or pushed after these changes, with this outcome.
+    pub fn set_served(&mut self, topics: Vec<(TopicId, Routing)>, changes: Changes, state: AccountState) {
         let known = self.0.get_or_insert_default();
         let kept: HashSet<&TopicId> = topics.iter().map(|(topic, _)| topic).collect();
         known.of_topics.retain(|id, _| kept.contains(id));
         known.pushed = changes;
-        let due = Instant::now() + if is_pushed { SETTLED } else { COMPARE_PERIOD };
+        let due = Instant::now() + state.again().unwrap_or(COMPARE_PERIOD).min(COMPARE_PERIOD);
         known.served = Some(Served { topics, due, changes });
     }
 }
@@ -166,6 +166,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_broker_admin::push::SETTLED;
+
     use super::*;
 
     fn topics(names: &[&str]) -> Vec<(TopicId, Routing)> {
@@ -179,7 +181,7 @@ mod tests {
         accounts.add("A".into(), true);
         let (due, changes) = accounts.begin(&topics(&["a"]));
         assert_eq!(due, Due::Compare, "it is not known what the servers have");
-        accounts.set_served(topics(&["a"]), changes, false);
+        accounts.set_served(topics(&["a"]), changes, AccountState::InForce);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
         let [(a, queued)] = &topics(&["a"])[..] else { unreachable!() };
         assert!(accounts.serves(a, *queued));
@@ -199,11 +201,11 @@ mod tests {
         accounts.add("A".into(), false);
         let (_, before) = accounts.begin(&topics(&["a"]));
         accounts.add("A".into(), true);
-        accounts.set_served(topics(&["a"]), before, false);
+        accounts.set_served(topics(&["a"]), before, AccountState::InForce);
         let (due, changes) = accounts.begin(&topics(&["a"]));
         assert_eq!(due, Due::Push, "and stays so when that fails");
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Push);
-        accounts.set_served(topics(&["a"]), changes, false);
+        accounts.set_served(topics(&["a"]), changes, AccountState::InForce);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Nothing);
         accounts.add("B".into(), true);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare);
@@ -212,9 +214,15 @@ mod tests {
     async fn what_was_pushed_is_compared_soon_and_then_seldom() {
         let lock = tokio::sync::Mutex::new(Some(Known::default()));
         let mut accounts = KnownAccounts(lock.lock().await);
-        for (is_pushed, period) in [(true, SETTLED), (false, COMPARE_PERIOD)] {
+        let not_served = |seconds| AccountState::NotServed { push_in: Duration::from_secs(seconds) };
+        for (state, period) in [
+            (AccountState::Pushed, SETTLED),
+            (AccountState::InForce, COMPARE_PERIOD),
+            (not_served(4), Duration::from_secs(4)),
+            (not_served(600), COMPARE_PERIOD),
+        ] {
             let (_, changes) = accounts.begin(&topics(&["a"]));
-            accounts.set_served(topics(&["a"]), changes, is_pushed);
+            accounts.set_served(topics(&["a"]), changes, state);
             tokio::time::advance(period - Duration::from_millis(1)).await;
             assert_eq!((accounts.is_due(), accounts.begin(&topics(&["a"])).0), (false, Due::Nothing));
             tokio::time::advance(Duration::from_millis(1)).await;
