@@ -1,5 +1,6 @@
 //! What there is of a broker.
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::Api;
@@ -84,9 +85,10 @@ pub async fn observe(context: &Context, owner: &Owner) -> Result<Observed, Error
     let claims = claims(context, owner).await?;
     // A pod that waits for its claim is only said to be unscheduled; the claim has the cause.
     let waiting = waiting::trouble(context, owner, statefulset.as_ref(), &pods, &claims).await?;
+    let overdue = pods::overdue(&pods, context.restart_policy.end_slack, Timestamp::now());
     let (authority, authority_version) = keys::read(context, &key).await?.unzip();
     Ok(Observed {
-        trouble: pods::worst(pods::trouble(&pods).into_iter().chain(waiting)),
+        trouble: pods::worst(pods::trouble(&pods).into_iter().chain(waiting).chain(overdue)),
         authority,
         authority_version,
         broker_secret: secrets.get_opt(&names::broker(broker)).await?,

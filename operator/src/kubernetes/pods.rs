@@ -1,5 +1,7 @@
 //! Why pods do not run, in the words of the kubelet and the scheduler (pure).
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 
 /// What the kubelet says of a container that it is only just making.
@@ -44,6 +46,30 @@ pub fn worst(troubles: impl IntoIterator<Item = Trouble>) -> Option<Trouble> {
 pub fn is_alive(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// Whether it was told to end, and should have by now: so long after its grace period, which its node needs besides.
+pub fn is_overdue(pod: &Pod, slack: Duration, now: jiff::Timestamp) -> bool {
+    overdue_since(pod, slack, now).is_some()
+}
+
+/// The end of its grace period, which is what its deletion timestamp says.
+fn overdue_since(pod: &Pod, slack: Duration, now: jiff::Timestamp) -> Option<jiff::Timestamp> {
+    let end = pod.metadata.deletion_timestamp.as_ref()?.0;
+    end.checked_add(slack).is_ok_and(|limit| limit < now).then_some(end)
+}
+
+/// What a person can do about the first of these pods that should have ended: only its node can say that it has, and
+/// Kubernetes removes no pod whose node does not answer.
+pub fn overdue<'a>(pods: impl IntoIterator<Item = &'a Pod>, slack: Duration, now: jiff::Timestamp) -> Option<Trouble> {
+    let (pod, since) = pods.into_iter().find_map(|pod| Some((pod, overdue_since(pod, slack, now)?)))?;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+    let message = format!(
+        "pod {name} should have ended by {since}, and node {node} has not said that it has. If that machine is switched off or gone for good, and only then: kubectl delete pod {name} -n {namespace} --force"
+    );
+    Some(Trouble { message, is_hopeless: false })
 }
 
 /// Whether all its containers are ready.
@@ -187,6 +213,24 @@ mod tests {
         let mut ended = json!({"exitCode": code, "reason": if code == 0 { "Completed" } else { "Error" }});
         ended.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
         ended
+    }
+
+    #[test]
+    fn a_pod_that_should_have_ended_is_told_with_its_node_and_a_command() {
+        let pod = |name: &str, deleted: Option<&str>| -> Pod {
+            let metadata = json!({"name": name, "namespace": "shop", "deletionTimestamp": deleted});
+            let spec = json!({"nodeName": "node-7", "containers": []});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+        };
+        let (slack, now) = (Duration::from_secs(120), "2026-01-01T12:00:00Z".parse().unwrap());
+        let alive = pod("b-0", None);
+        let (ending, late) = (pod("b-1", Some("2026-01-01T11:58:00Z")), pod("b-2", Some("2026-01-01T11:57:59Z")));
+        assert_eq!([&alive, &ending, &late].map(|pod| is_overdue(pod, slack, now)), [false, false, true]);
+        assert_eq!(overdue([&alive, &ending], slack, now), None);
+        let found = overdue([&alive, &ending, &late], slack, now).unwrap();
+        let (node, command) = ("node node-7 has not said", "kubectl delete pod b-2 -n shop --force");
+        assert!(found.message.contains(node) && found.message.ends_with(command), "{}", found.message);
+        assert!(found.message.contains("by 2026-01-01T11:57:59Z") && !found.is_hopeless);
     }
 
     /// As kubelets of 1.29 to 1.34 write them.

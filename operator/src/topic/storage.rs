@@ -10,6 +10,7 @@ use tidegate_crds::conditions::{Finding, Status, kind};
 
 use crate::broker::restart::{self, Deleted};
 use crate::context::Context;
+use crate::kubernetes::pods;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
 use crate::sessions::ingress_reports::Unanswered;
@@ -28,6 +29,8 @@ pub struct RestartPolicy {
     /// Publishers that are not answered for so long are not kept waiting for a change of the servers or for copies that are
     /// made again: either may wait for just this pod.
     pub goes_first_after: Duration,
+    /// A pod that was told to end may take so much longer than its grace period: its node unmounts what it had.
+    pub end_slack: Duration,
 }
 
 impl Default for RestartPolicy {
@@ -36,6 +39,7 @@ impl Default for RestartPolicy {
             unanswered_for: Duration::from_secs(15),
             min_age: Duration::from_secs(600),
             goes_first_after: Duration::from_secs(900),
+            end_slack: Duration::from_secs(120),
         }
     }
 }
@@ -48,7 +52,7 @@ pub enum Storage {
     /// The volume of this pod is full.
     Full(String),
     /// This pod does not store, and is not restarted now; why.
-    Stuck(String, &'static str),
+    Stuck(String, String),
     /// This pod is to be restarted.
     Restart(String),
 }
@@ -95,35 +99,56 @@ pub fn judge(seen: &Seen<'_>, now: jiff::Timestamp) -> Storage {
         return Storage::Healthy;
     };
     let Some(pod) = pods.iter().find(|pod| pod.metadata.name.as_deref() == Some(name)) else { return Storage::Healthy };
-    if pod.metadata.deletion_timestamp.is_some() {
-        return Storage::Stuck(name.to_owned(), "it is being restarted");
+    let stuck = |why: &str| Storage::Stuck(name.to_owned(), why.to_owned());
+    if is_ending(pod) {
+        return Storage::Stuck(name.to_owned(), with_overdue("it is being restarted", pod, policy, now));
     }
     // One pod at a time, whichever topic asks for it: one that ends is ready for as long as it takes to.
-    if pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some()) {
-        return Storage::Stuck(name.to_owned(), "it is restarted when no other broker pod is being restarted");
+    if let Some(ending) = pods.iter().find(|pod| is_ending(pod) && is_waited_for(pod, holders, policy, now)) {
+        let why = "it is restarted when no other broker pod is being restarted";
+        return Storage::Stuck(name.to_owned(), with_overdue(why, ending, policy, now));
     }
     let goes_first = lasting.iter().any(|found| found.lasting >= policy.goes_first_after);
     if is_changing && !goes_first {
-        return Storage::Stuck(
-            name.to_owned(),
+        return stuck(
             "it is restarted when the broker has as many servers as it is to have, or when this has lasted for 15 minutes",
         );
     }
     if is_healing && holders > 1 && !goes_first {
-        return Storage::Stuck(
-            name.to_owned(),
+        return stuck(
             "it is restarted when every copy of a stream is whole, which condition Intact of the EventBroker tells, or when this has lasted for 15 minutes",
         );
     }
-    let ready = pods.iter().filter(|pod| ordinal(pod).is_some_and(|number| number < holders) && is_ready(pod)).count();
+    let ready = pods.iter().filter(|pod| is_holder(pod, holders) && is_ready(pod)).count();
     if holders > 1 && i32::try_from(ready).unwrap_or(i32::MAX) < holders {
-        return Storage::Stuck(name.to_owned(), "it is restarted when all broker pods are ready");
+        return stuck("it is restarted when all broker pods are ready");
     }
     let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
     if age.is_none_or(|age| age.unsigned_abs() < policy.min_age) {
-        return Storage::Stuck(name.to_owned(), "it is restarted when it has run for ten minutes");
+        return stuck("it is restarted when it has run for ten minutes");
     }
     Storage::Restart(name.to_owned())
+}
+
+fn is_ending(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether another pod is not restarted before this one has ended. Where its node is gone it may never: then it is waited for
+/// only if it has copies, because without it and one more there may be no majority of those.
+fn is_waited_for(pod: &Pod, holders: i32, policy: RestartPolicy, now: jiff::Timestamp) -> bool {
+    is_holder(pod, holders) || !pods::is_overdue(pod, policy.end_slack, now)
+}
+
+/// What is waited for, and what a person can do where this pod should have ended.
+fn with_overdue(why: &str, pod: &Pod, policy: RestartPolicy, now: jiff::Timestamp) -> String {
+    let overdue = pods::overdue([pod], policy.end_slack, now).map(|overdue| format!(": {}", overdue.message));
+    format!("{why}{}", overdue.unwrap_or_default())
+}
+
+/// Whether it is among those that have copies of streams.
+fn is_holder(pod: &Pod, holders: i32) -> bool {
+    ordinal(pod).is_some_and(|number| number < holders)
 }
 
 fn ordinal(pod: &Pod) -> Option<i32> {
@@ -206,9 +231,15 @@ mod tests {
             (vec![seen(20, Some(49_000))], None, one(OLD), 1, Storage::Full("b-0".into())),
             (vec![seen(20, Some(60_000))], None, one(OLD), 1, Storage::Restart("b-0".into())),
             (vec![seen(20, None)], None, one(OLD), 1, Storage::Restart("b-0".into())),
-            (vec![seen(20, None)], None, one(NEW), 1, Storage::Stuck("b-0".into(), "ten minutes")),
+            (vec![seen(20, None)], None, one(NEW), 1, Storage::Stuck("b-0".into(), "ten minutes".into())),
             (vec![seen(20, None)], Some("b-1"), three(true), 3, Storage::Restart("b-1".into())),
-            (vec![seen(20, None)], Some("b-1"), three(false), 3, Storage::Stuck("b-1".into(), "all broker pods")),
+            (
+                vec![seen(20, None)],
+                Some("b-1"),
+                three(false),
+                3,
+                Storage::Stuck("b-1".into(), "all broker pods".into()),
+            ),
         ];
         for (unanswered, leader, pods, holders, expected) in table {
             let look = |stands_still| Seen {
@@ -225,7 +256,7 @@ mod tests {
             let found = judge(&look(true), now);
             match (&found, &expected) {
                 (Storage::Stuck(found, why), Storage::Stuck(pod, word)) => {
-                    assert!(found == pod && why.contains(word), "{why}")
+                    assert!(found == pod && why.contains(word.as_str()), "{why}")
                 }
                 _ => assert_eq!(found, expected, "{unanswered:?}"),
             }
@@ -280,6 +311,41 @@ mod tests {
         }
         // Either may wait for just this pod.
         assert_eq!(judged(900, false, true, true), Storage::Restart("b-0".into()));
+    }
+
+    /// Its node is gone, and Kubernetes does not remove it by itself.
+    #[test]
+    fn a_pod_that_does_not_end_is_told_and_holds_up_a_restart_only_if_it_has_copies() {
+        let now = "2026-11-25T12:00:00Z".parse().unwrap();
+        let unanswered = [Unanswered { pod: "b-0".into(), lasting: Duration::from_secs(900), volume: None }];
+        let judged = |ending: usize, told: &str| {
+            let mut pods = [pod(0, true, OLD), pod(1, true, OLD), pod(2, true, OLD), pod(3, true, OLD)];
+            let told: jiff::Timestamp = told.parse().unwrap();
+            pods[ending].metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(told));
+            let seen = Seen {
+                unanswered: &unanswered,
+                stands_still: true,
+                leader: Some("b-0"),
+                pods: &pods,
+                holders: 3,
+                is_changing: true,
+                is_healing: false,
+                policy: RestartPolicy::default(),
+            };
+            judge(&seen, now)
+        };
+        let (soon, long_ago) = ("2026-11-25T11:59:00Z", "2026-11-25T11:30:00Z");
+        for (ending, told, remedy) in
+            [(1, soon, None), (1, long_ago, Some("b-1")), (3, soon, None), (0, soon, None), (0, long_ago, Some("b-0"))]
+        {
+            let found = storage_healthy(&judged(ending, told));
+            assert_eq!(found.reason, "NotStoring", "{ending} {told}");
+            let command = remedy.map(|pod| format!("kubectl delete pod {pod} -n "));
+            let is_told = command.as_ref().is_some_and(|command| found.message.contains(command));
+            assert_eq!(is_told, remedy.is_some(), "{ending} {told}: {}", found.message);
+            assert_eq!(found.message.contains("--force"), remedy.is_some(), "{}", found.message);
+        }
+        assert_eq!(judged(3, long_ago), Storage::Restart("b-0".into()), "it has no copies");
     }
 
     #[test]

@@ -251,7 +251,11 @@ impl fmt::Display for Wait {
             ),
             Self::Copying(1) => f.write_str("waiting until every copy of a stream has all of it"),
             Self::Copying(streams) => write!(f, "waiting until every copy of {streams} streams has all of them"),
-            Self::Ending(names) => write!(f, "waiting for the pods of {} to end", names.join(", ")),
+            Self::Ending(names) => write!(
+                f,
+                "waiting for the pods of {} to end: one whose machine is gone for good has to be deleted by force",
+                names.join(", ")
+            ),
         }
     }
 }

@@ -62,7 +62,7 @@ impl Slim for StatefulSet {
 }
 
 impl Slim for Pod {
-    /// What is left is its metadata, its status, and which of its init containers end.
+    /// What is left is its metadata, its status, its node, and which of its init containers end.
     fn slim(&mut self) {
         slim_metadata(self);
         if let Some(annotations) = &mut self.metadata.annotations {
@@ -80,7 +80,7 @@ impl Slim for Pod {
             ..Container::default()
         };
         let init_containers = spec.init_containers.map(|all| all.into_iter().map(name_only).collect());
-        self.spec = Some(PodSpec { init_containers, ..PodSpec::default() });
+        self.spec = Some(PodSpec { init_containers, node_name: spec.node_name, ..PodSpec::default() });
     }
 }
 
@@ -119,7 +119,8 @@ mod tests {
         init["restartPolicy"] = json!("Always");
         let running = json!({"name": "c", "ready": true, "restartCount": 1, "image": "i", "imageID": "sha", "containerID": "c-1"});
         let status = json!({"phase": "Running", "containerStatuses": [running]});
-        let spec = json!({"containers": [container], "initContainers": [init], "volumes": [{"name": "v"}]});
+        let spec =
+            json!({"containers": [container], "initContainers": [init], "nodeName": "n", "volumes": [{"name": "v"}]});
         let mut found: Pod =
             serde_json::from_value(json!({"metadata": metadata(), "spec": spec, "status": status})).unwrap();
         found.slim();
@@ -127,7 +128,7 @@ mod tests {
         let expected = json!({
             "apiVersion": "v1", "kind": "Pod", "status": {"phase": "Running", "containerStatuses": [left]},
             "metadata": {"name": "x", "labels": {"app": "x"}, "annotations": {"tidegate.io/template": "t"}},
-            "spec": {"containers": [], "initContainers": [{"name": "c", "restartPolicy": "Always"}]},
+            "spec": {"containers": [], "initContainers": [{"name": "c", "restartPolicy": "Always"}], "nodeName": "n"},
         });
         assert_eq!(serde_json::to_value(&found).unwrap(), expected);
     }
