@@ -78,6 +78,17 @@ pub fn retained<K: kube::Resource>(keys: &K, broker_namespace: &str) -> Vec<(Top
     keys.annotations().iter().filter_map(of).collect()
 }
 
+/// What the keys of a broker say of retained topics now. The API server is asked: what was seen last may be from before the
+/// end of a topic that is seen no longer.
+///
+/// # Errors
+/// The API server did not answer.
+pub async fn retained_now(context: &Context, broker: &BrokerKey) -> Result<Vec<(TopicKey, u64)>, Error> {
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &context.args.pod_namespace);
+    let keys = secrets.get_metadata_opt(&names::authority(&broker.name, &broker.namespace)).await?;
+    Ok(keys.map(|keys| retained(&keys, &broker.namespace)).unwrap_or_default())
+}
+
 /// What holds a broker's data, read from the API server itself.
 struct Storage {
     statefulsets: Api<StatefulSet>,

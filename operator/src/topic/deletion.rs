@@ -15,7 +15,7 @@ use tidegate_crds::topic::DeletionPolicy;
 use tidegate_crds::{EventBroker, EventTopic};
 
 use super::key;
-use crate::broker::deletion::note_retained;
+use crate::broker::deletion::{note_retained, retained_now};
 use crate::broker::scale::Scale;
 use crate::broker::topics::{Topic, broker_of};
 use crate::context::{Context, Owner};
@@ -25,7 +25,7 @@ use crate::kubernetes::finalizer;
 use crate::kubernetes::watches::get;
 use crate::reconcile::error::Error;
 use crate::reconcile::report;
-use crate::sessions::brokers::{BrokerKey, Place, Servers, TopicKey};
+use crate::sessions::brokers::{BrokerKey, Place, Servers};
 use crate::topic::publishers;
 use crate::topic::serve::serve;
 use crate::topic::settings::routing;
@@ -91,8 +91,9 @@ async fn settle(
 ) -> Result<(), Error> {
     let key = key(owner);
     let promised = topic.status.as_ref().and_then(|status| status.promised);
-    if promised.is_none() && !has_retained(context, &place.broker, &key) {
-        // It was never admitted, so nothing was made of it there.
+    let has_retained = retained_now(context, &place.broker).await?.iter().any(|(retained, _)| *retained == key);
+    if promised.is_none() && (!has_retained || routing(topic.spec.routing) == Routing::Direct) {
+        // It was never admitted, so nothing was made of it there. What is retained is an earlier topic's.
         return Ok(());
     }
     let policy = match routing(topic.spec.routing) {
@@ -127,11 +128,6 @@ async fn settle(
             note_retained(context, &place.broker, &key, None).await
         }
     }
-}
-
-/// Whether an earlier topic of this name left events on the broker.
-fn has_retained(context: &Context, broker: &BrokerKey, topic: &TopicKey) -> bool {
-    context.stores.retained(&context.args.pod_namespace, broker).iter().any(|(retained, _)| retained == topic)
 }
 
 /// Whether any pod of the broker is there.

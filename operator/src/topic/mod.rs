@@ -14,6 +14,7 @@ mod look;
 pub mod loss;
 mod observe;
 pub mod publishers;
+mod retained;
 pub mod room;
 pub mod rules;
 pub mod serve;

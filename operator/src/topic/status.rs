@@ -10,6 +10,7 @@ use tidegate_crds::EventTopic;
 use tidegate_crds::conditions::{Finding, Status, kind, merge};
 use tidegate_crds::topic::{EventTopicStatus, LostTail, Routing, StreamRecord};
 
+use crate::broker::deletion::retained_now;
 use crate::broker::topics::other_namespace;
 use crate::context::{Context, Owner};
 use crate::reconcile::error::Error;
@@ -23,7 +24,7 @@ use crate::topic::loss;
 use crate::topic::observe::{NotGranted, Observed};
 use crate::topic::publishers::Publishers;
 use crate::topic::settings::Settings;
-use crate::topic::{addressable, data_lost, intact, key, room, storage};
+use crate::topic::{addressable, data_lost, intact, key, retained, room, storage};
 
 /// The broker refuses a change of the streams, which are there and work as they were.
 pub const STREAM_REFUSED: &str = "StreamRefused";
@@ -68,7 +69,7 @@ pub async fn write(
 /// between would promise the same bytes to another topic. Answers with the bytes that it is promised.
 ///
 /// # Errors
-/// The broker has no room for it, or the API server did not take it.
+/// The broker has no room for it, or retains what it would end; or the API server did not take it.
 pub async fn admit(
     context: &Context,
     topic: &EventTopic,
@@ -76,8 +77,13 @@ pub async fn admit(
     observed: &Observed,
     settings: &Settings,
 ) -> Result<u64, Error> {
-    let promised = context.promises.reserve(context, &observed.broker, &observed.broker_key, topic, settings)?;
-    let (before, signed) = (topic.status.as_ref().and_then(|status| status.promised), signed(promised)?);
+    let (broker, before) = (&observed.broker_key, topic.status.as_ref().and_then(|status| status.promised));
+    if before.is_none() {
+        let retained = retained_now(context, broker).await?;
+        retained::refuse_direct(settings.routing, &key(owner), broker, &retained)?;
+    }
+    let promised = context.promises.reserve(context, &observed.broker, broker, topic, settings)?;
+    let signed = signed(promised)?;
     if before.is_none_or(|before| before < signed) {
         let status = EventTopicStatus { promised: Some(signed), ..topic.status.clone().unwrap_or_default() };
         patch(context, topic, owner, topic.status.as_ref(), &status).await?;

@@ -243,6 +243,46 @@ async fn delete_takes_streams_and_accounts_of_one_topic_and_retain_keeps_its_eve
     operator.stop().await;
 }
 
+/// A Direct topic of its name would have the same account, without JetStream.
+#[tokio::test]
+async fn a_direct_topic_is_not_made_over_retained_events() {
+    let _turn = turn().await;
+    let (space, _places, server, operator) = world("direct").await;
+    topic_at(&space, "default", "orders", json!({})).await;
+    until_ready(&space, "orders").await;
+    publish(&space, &server, "orders", 3).await;
+    let [kept, ..] = accounts_of(&space, &server, "orders", "none");
+    let before = streams(&server, &kept).await;
+    assert!(!before.is_empty(), "the test looks where something is");
+    delete_topic(&space, "orders").await;
+    children_gone(&space, "orders").await;
+    topic_at(&space, "default", "orders", json!({"routing": "Direct", "deletionPolicy": "Delete"})).await;
+    let refused = until_reason(&space, "orders", "Ready", "EventsRetained").await;
+    assert_eq!(crate::topic::condition(&refused, "Stalled").unwrap().status, "True");
+    let message = crate::topic::condition(&refused, "Ready").unwrap().message;
+    assert!(message.contains("EventBroker default retains the events"), "{message}");
+    assert!(message.contains("routing: Queued") && message.contains("another name"), "{message}");
+    assert_eq!(refused.status.unwrap().promised, None);
+    let names = ingress::topics(&space.api::<Secret>(), "default-topics").await.topics;
+    assert!(names.is_empty(), "{names:?}");
+    assert_eq!(streams(&server, &kept).await, before);
+    // It goes as it came.
+    delete_topic(&space, "orders").await;
+    children_gone(&space, "orders").await;
+    assert_eq!(streams(&server, &kept).await, before);
+    let kept = keys(&space, "default").await.unwrap();
+    assert!(kept.annotations().contains_key("retained-topic.tidegate.io/orders"), "{:?}", kept.annotations());
+    // With the Queued one that the message names the events go, and then there may be a Direct one.
+    topic_at(&space, "default", "orders", json!({"deletionPolicy": "Delete"})).await;
+    until_ready(&space, "orders").await;
+    assert_eq!(stored(&space, &server, "orders").await, 3);
+    delete_topic(&space, "orders").await;
+    children_gone(&space, "orders").await;
+    topic_at(&space, "default", "orders", json!({"routing": "Direct"})).await;
+    until_ready(&space, "orders").await;
+    operator.stop().await;
+}
+
 /// Somebody takes the finalizer away and makes it again while the operator is about to delete what it stored.
 #[tokio::test]
 async fn a_topic_that_is_made_again_meanwhile_is_not_emptied() {
