@@ -41,17 +41,19 @@ struct Noted {
 
 impl Promises {
     /// Promises a topic what it asks for, if that fits beside the others'. Answers how many bytes it is promised: what it was
-    /// promised before as long as it asks for less, for it may still be full to there ([`Promises::lower`]).
+    /// promised before as long as it asks for less, for it may still be full to there ([`Promises::lower`]). One that was
+    /// made again begins with what the first one left. `retained`: what is retained on the broker now, for a topic that asks
+    /// for more than it has; what was seen last may lack a topic that is seen no longer.
     ///
     /// # Errors
     /// They do not fit; the message says what would.
     pub fn reserve(
         &self,
         context: &Context,
-        broker: &EventBroker,
-        key: &BrokerKey,
+        (key, broker): (&BrokerKey, &EventBroker),
         topic: &EventTopic,
         settings: &topic::Settings,
+        retained: Vec<(TopicKey, u64)>,
     ) -> Result<u64, Error> {
         let wanted = settings.promised;
         let mut noted = self.lock();
@@ -62,10 +64,12 @@ impl Promises {
                 groups::check(context, key, "topic", groups::OF_TOPIC)?;
             }
         }
-        if shown(topic).is_none_or(|promised| promised < wanted) {
-            check(broker, settings, sum(context, key, Some(&own), &noted.bytes))?;
+        let left = || retained.iter().find_map(|(topic, bytes)| (*topic == own).then_some(*bytes));
+        let held = shown(topic).or_else(left).unwrap_or_default();
+        if held < wanted {
+            check(broker, settings, sum(context, key, Some(&own), &noted.bytes, retained))?;
         }
-        let promised = shown(topic).unwrap_or_default().max(wanted);
+        let promised = held.max(wanted);
         noted.bytes.insert(self::key(topic), promised);
         Ok(promised)
     }
@@ -98,13 +102,19 @@ impl Promises {
 
 /// Bytes that are promised to the topics of a broker, those that were deleted and are retained included.
 pub fn promised(context: &Context, broker: &BrokerKey) -> u64 {
-    sum(context, broker, None, &context.promises.lock().bytes)
+    let retained = context.stores.retained(&context.args.pod_namespace, broker);
+    sum(context, broker, None, &context.promises.lock().bytes, retained)
 }
 
 /// A topic that is being deleted has its promise until it is gone. One that was made again and is not admitted yet has
 /// what the first one left.
-fn sum(context: &Context, broker: &BrokerKey, but: Option<&TopicKey>, noted: &HashMap<Key, u64>) -> u64 {
-    let retained = context.stores.retained(&context.args.pod_namespace, broker);
+fn sum(
+    context: &Context,
+    broker: &BrokerKey,
+    but: Option<&TopicKey>,
+    noted: &HashMap<Key, u64>,
+    retained: Vec<(TopicKey, u64)>,
+) -> u64 {
     let mut bytes: HashMap<TopicKey, u64> = retained.into_iter().collect();
     for topic in context.stores.topics_by_broker.of(broker, |_| true) {
         if let Some(promised) = noted.get(&key(&topic)).copied().max(shown(&topic)) {

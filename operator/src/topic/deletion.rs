@@ -124,8 +124,10 @@ async fn settle(
             note_retained(context, &place.broker, &key, None).await
         }
         DeletionPolicy::Delete => {
-            delete(context, topic, owner, place).await?;
-            note_retained(context, &place.broker, &key, None).await
+            let is_gone = delete(context, topic, owner, place).await?;
+            // Else another topic of its name has the events, and begins with what was promised for them.
+            let left = promised.filter(|_| !is_gone);
+            note_retained(context, &place.broker, &key, left).await
         }
     }
 }
@@ -149,7 +151,8 @@ async fn leave(context: &Context, topic: &EventTopic, owner: &Owner, place: &Pla
     remove_handlers(context, owner, &place.authority, &servers, None).await
 }
 
-async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Place) -> Result<(), Error> {
+/// Deletes what it stored, unless that is another topic's by now. Answers whether it is gone.
+async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Place) -> Result<bool, Error> {
     let servers = context.brokers.servers(place).await?;
     end_ways(context, topic, place, &servers).await?;
     if routing(topic.spec.routing) == Routing::Queued {
@@ -157,7 +160,7 @@ async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Pl
         remove_handlers(context, owner, &place.authority, &servers, Some(&reached.api)).await?;
         if is_made_again(context, topic, owner).await? {
             // What is stored is that one's now. Its reconcile comes next, and makes the ways again that ended here.
-            return Ok(());
+            return Ok(false);
         }
         streams::delete_all(&reached.api).await?;
     } else {
@@ -166,7 +169,7 @@ async fn delete(context: &Context, topic: &EventTopic, owner: &Owner, place: &Pl
     let id = Topic::of(topic)?.id;
     servers.system.remove_topic(&place.authority, &id).await?;
     servers.accounts().await?.remove(&place.authority.topic_account_id(&id)?);
-    Ok(())
+    Ok(true)
 }
 
 /// Whether there is another topic of its name by now: somebody has taken the finalizer away and made it again meanwhile, or

@@ -78,11 +78,15 @@ pub async fn admit(
     settings: &Settings,
 ) -> Result<u64, Error> {
     let (broker, before) = (&observed.broker_key, topic.status.as_ref().and_then(|status| status.promised));
+    let asks_for_more = match before {
+        Some(before) => before < signed(settings.promised)?,
+        None => true,
+    };
+    let retained = if asks_for_more { retained_now(context, broker).await? } else { Vec::new() };
     if before.is_none() {
-        let retained = retained_now(context, broker).await?;
         retained::refuse_direct(settings.routing, &key(owner), broker, &retained)?;
     }
-    let promised = context.promises.reserve(context, &observed.broker, broker, topic, settings)?;
+    let promised = context.promises.reserve(context, (broker, &observed.broker), topic, settings, retained)?;
     let signed = signed(promised)?;
     if before.is_none_or(|before| before < signed) {
         let status = EventTopicStatus { promised: Some(signed), ..topic.status.clone().unwrap_or_default() };

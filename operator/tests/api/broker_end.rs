@@ -301,7 +301,7 @@ async fn a_topic_that_is_made_again_meanwhile_is_not_emptied() {
         async move {
             let let_go = Patch::Merge(json!({"metadata": {"finalizers": null}}));
             space.api::<EventTopic>().patch("orders", &PatchParams::default(), &let_go).await.unwrap();
-            topic_at(&space, "default", "orders", json!({})).await;
+            topic_at(&space, "default", "orders", json!({"retention": {"maxSize": "64Mi"}})).await;
         }
         .boxed()
     };
@@ -312,6 +312,9 @@ async fn a_topic_that_is_made_again_meanwhile_is_not_emptied() {
     children_gone(&space, "orders").await;
     until_ready(&space, "orders").await;
     assert_eq!(stored(&space, &server, "orders").await, 3);
+    // It begins with what the first one was promised for them.
+    let keys = keys(&space, "default").await.unwrap();
+    assert_eq!(keys.annotations().get("retained-topic.tidegate.io/orders"), Some(&(320 << 20).to_string()));
     operator.stop().await;
 }
 

@@ -256,6 +256,48 @@ async fn a_deleted_topic_whose_events_are_retained_still_counts() {
     operator.stop().await;
 }
 
+/// It has the events of the first one, however little it asks for.
+#[tokio::test]
+async fn a_retained_topic_that_is_made_again_smaller_keeps_what_its_events_need() {
+    let _turn = turn().await;
+    let (space, _places, broker, operator) = world("smaller").await;
+    let sized = |size: &str| json!({"maxEventSize": "32Ki", "retention": {"maxSize": size, "whenFull": "Reject"}});
+    topic(&space, "a", sized("400Mi")).await;
+    until_ready(&space, "a").await;
+    let js = tidegate_test_broker::jetstream(account(&space, &broker, "a").await.operator);
+    let subject = layout::event_subject(0, "order.new");
+    for _ in 0..80 {
+        js.publish(subject.clone(), vec![b'x'; 30 << 10].into()).await.unwrap().await.unwrap();
+    }
+    let noted = async || -> Option<u64> {
+        let keys = crate::support::brokers::keys(&space, "default").await?;
+        keys.annotations().get("retained-topic.tidegate.io/a")?.parse().ok()
+    };
+    let limit = async || js.query_account().await.unwrap().limits.max_storage;
+    for other in ["b", "c"] {
+        delete(&space, "a").await;
+        assert_eq!(noted().await, Some(500 << 20), "{other}");
+        topic(&space, "a", sized("1Mi")).await;
+        eventually("it is there", async || {
+            let found = condition(&space.api::<EventTopic>().get("a").await.ok()?, "StreamReady")?;
+            (found.status == "True").then_some(())
+        })
+        .await;
+        assert_eq!((promised(&space, "a").await, limit().await), (Some(500 << 20), Some(500 << 20)), "{other}");
+        topic(&space, other, sized("400Mi")).await;
+        until_reason(&space, other, "Ready", "BrokerFull").await;
+    }
+    delete(&space, "c").await;
+    // When they are gone it needs no more than it asks for.
+    space.merge::<EventTopic>("a", json!({"spec": {"retention": {"maxAge": "1s"}, "deduplicationWindow": "1s"}})).await;
+    until_ready(&space, "b").await;
+    let now = promised(&space, "a").await.unwrap();
+    assert!(now < 8 << 20, "{now}: it, and sixteen of the largest messages");
+    delete(&space, "a").await;
+    assert_eq!(noted().await, u64::try_from(now).ok());
+    operator.stop().await;
+}
+
 /// On three servers each stream and each consumer is a raft group, of which there is a number that is too many.
 #[tokio::test]
 async fn a_topic_for_which_there_are_too_many_groups_is_told_so_and_comes_in_when_there_are_fewer() {
