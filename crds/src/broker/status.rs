@@ -120,8 +120,8 @@ pub struct StorageStatus {
     pub usable_bytes: i64,
 }
 
-/// Raft groups of the servers. On several servers each stream and each consumer is one: a topic has one, a handler five,
-/// or three and its lanes.
+/// Raft groups of the servers. On several servers each stream and each consumer is one: a topic has one, or three with
+/// delayed events or schedules, a handler five, or three and its lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupsStatus {

@@ -5,7 +5,7 @@
 //! time.
 
 use tidegate_broker_admin::server::MAX_GROUPS;
-use tidegate_broker_client::contract::Order;
+use tidegate_broker_client::contract::{Order, Routing};
 use tidegate_crds::EventBroker;
 use tidegate_crds::broker::{GroupsStatus, StorageStatus};
 use tidegate_crds::conditions::{Finding, Status, kind};
@@ -14,15 +14,24 @@ use crate::context::Context;
 use crate::kubernetes::watches::get;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::BrokerKey;
+use crate::topic::settings::Settings;
 
 /// The reason of a topic or handler that does not fit.
 const BROKER_FULL: &str = "BrokerFull";
 /// From so many percent on, the broker says that it is filling.
 const WARN_PERCENT: u64 = 70;
-/// Groups of a topic: its events, and what waits for its time with a consumer of its own.
-pub(crate) const OF_TOPIC: usize = 3;
+/// Groups of what waits for its time: a stream, and its consumer.
+const OF_LATER: usize = 2;
 /// Groups of a handler but for its consumers: dead letters, retries, attempts.
 const OF_HANDLER: usize = 3;
+
+/// Groups that a topic needs: that of its events, and those of what waits for its time. A Direct one has no streams.
+pub(crate) fn of_topic(settings: &Settings) -> usize {
+    match settings.routing {
+        Routing::Queued => 1 + settings.streams.later.map_or(0, |_| OF_LATER),
+        Routing::Direct => 0,
+    }
+}
 
 /// Groups that a handler needs.
 pub(crate) fn of_handler(order: Order) -> usize {
@@ -113,9 +122,18 @@ mod tests {
         let error = fits(&broker(used(1996, 3)), "handler", 5).unwrap_err();
         assert_eq!(error.reason(), "BrokerFull");
         assert!(error.to_string().contains("has 1996 of 2000 raft groups, and this handler needs 5"), "{error}");
-        assert!(fits(&broker(used(90_000, 1)), "topic", OF_TOPIC).is_ok(), "one server has no bound");
-        assert!(fits(&broker(None), "topic", OF_TOPIC).is_ok(), "not known yet");
+        assert!(fits(&broker(used(90_000, 1)), "topic", 3).is_ok(), "one server has no bound");
+        assert!(fits(&broker(None), "topic", 3).is_ok(), "not known yet");
         assert_eq!((of_handler(Order::None), of_handler(Order::Key { lanes: 8 })), (5, 11));
+        for (spec, groups) in [
+            (json!({}), 1),
+            (json!({"delayedEvents": {}}), 3),
+            (json!({"schedules": [{"name": "a", "every": "1m", "event": {"type": "t", "source": "/s"}}]}), 3),
+            (json!({"routing": "Direct"}), 0),
+        ] {
+            let settings = Settings::of(&serde_json::from_value(spec.clone()).unwrap(), 3).unwrap();
+            assert_eq!(of_topic(&settings), groups, "{spec}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::ResourceExt as _;
-use tidegate_broker_client::contract::{MAX_TOPICS, Routing};
+use tidegate_broker_client::contract::MAX_TOPICS;
 use tidegate_crds::conditions::HasConditions as _;
 use tidegate_crds::{EventBroker, EventTopic};
 
@@ -60,8 +60,9 @@ impl Promises {
         let own = topic_key(topic);
         if shown(topic).is_none() {
             check_count(topics::naming(context, key).iter().filter(|other| shown(other).is_some()).count())?;
-            if settings.routing == Routing::Queued {
-                groups::check(context, key, "topic", groups::OF_TOPIC)?;
+            // The streams of one that was retained are there, and counted.
+            if !retained.iter().any(|(topic, _)| *topic == own) {
+                groups::check(context, key, "topic", groups::of_topic(settings))?;
             }
         }
         let left = || retained.iter().find_map(|(topic, bytes)| (*topic == own).then_some(*bytes));

@@ -313,11 +313,13 @@ async fn a_topic_for_which_there_are_too_many_groups_is_told_so_and_comes_in_whe
     // Its pods are not ready, so that its servers are not asked: what they said last counts.
     let groups = |used: i64| json!({"groups": {"used": used, "bound": 2000, "usage": format!("{used} of 2000")}});
     status::<EventBroker>(&space, "default", groups(1998)).await;
-    topic(&space, "late", json!({})).await;
+    topic(&space, "late", json!({"delayedEvents": {}})).await;
     let refused = until_reason(&space, "late", "Ready", "BrokerFull").await;
     let message = condition(&refused, "Ready").unwrap().message;
     assert!(message.contains("has 1998 of 2000 raft groups, and this topic needs 3"), "{message}");
     assert_eq!(promised(&space, "late").await, None);
+    topic(&space, "plain", json!({})).await;
+    eventually("one that needs one is admitted", async || promised(&space, "plain").await).await;
     space.merge::<EventBroker>("default", json!({"metadata": {"annotations": {"look": "now"}}})).await;
     let broker = until_broker(&space, "default", "HasRoom", "GroupsFilling").await;
     assert!(

@@ -10,6 +10,7 @@ mod certificates;
 mod consumers;
 mod corners;
 mod doors;
+mod groups;
 mod growth;
 mod handler_streams;
 mod held_keys;
