@@ -161,8 +161,7 @@ async fn prepare(
     let before = handler.status.as_ref().and_then(|status| status.replay.as_ref());
     match (change, subscription) {
         (Some(change), Some(subscription)) => {
-            let broker = subscribe::broker(context, topic).await?;
-            relocation::prepare(&broker, owner, topic, change, before, observed, subscription).await
+            relocation::prepare(context, owner, topic, change, before, observed, subscription).await
         }
         _ if topic.routing == Routing::Direct => {
             Ok(Preparation { replay: relocation::refused_on_direct(handler), ..Preparation::default() })

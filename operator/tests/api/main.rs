@@ -41,6 +41,7 @@ mod quiet;
 mod reach;
 mod refused;
 mod relocation;
+mod relocation_lanes;
 mod restarts;
 mod retries;
 mod rollover;

@@ -26,14 +26,14 @@ use tidegate_operator::context::Context;
 use tidegate_operator::kubernetes::names;
 
 /// A topic on a broker of its own.
-struct World {
-    space: Space,
+pub struct World {
+    pub space: Space,
     places: Places,
-    broker: TestBroker,
+    pub broker: TestBroker,
 }
 
 impl World {
-    async fn new(purpose: &str) -> (Self, Operator) {
+    pub async fn new(purpose: &str) -> (Self, Operator) {
         let (space, places, broker) = (Space::new(purpose).await, Places::default(), server().await);
         topic_on(&space, &places, &broker, "orders").await;
         let world = Self { space, places, broker };
@@ -42,7 +42,7 @@ impl World {
         (world, operator)
     }
 
-    fn operator(&self) -> Operator {
+    pub fn operator(&self) -> Operator {
         Operator::start_with_brokers(self.space.client.clone(), self.places.addresses())
     }
 
@@ -50,12 +50,12 @@ impl World {
         tidegate_test_broker::jetstream(account(&self.space, &self.broker, "orders").await.operator)
     }
 
-    async fn replicas(&self) -> Option<i32> {
+    pub async fn replicas(&self) -> Option<i32> {
         let deployment: Deployment = self.space.api().get("billing-handler").await.ok()?;
         deployment.spec?.replicas
     }
 
-    async fn until_replicas(&self, replicas: i32) {
+    pub async fn until_replicas(&self, replicas: i32) {
         let has = async || (self.replicas().await? == replicas).then_some(());
         eventually(&format!("there are to be {replicas} pods"), has).await;
     }
@@ -69,9 +69,20 @@ impl World {
         serde_json::from_str(&variable.unwrap().value.unwrap()).unwrap()
     }
 
-    async fn until_status<T>(&self, what: &str, look: impl Fn(&EventHandlerStatus) -> Option<T>) -> T {
+    pub async fn until_status<T>(&self, what: &str, look: impl Fn(&EventHandlerStatus) -> Option<T>) -> T {
         let api: Api<EventHandler> = self.space.api();
         eventually(what, async || look(api.get("billing").await.ok()?.status.as_ref()?)).await
+    }
+
+    /// As the operator writes it: what another one wrote would stay there.
+    pub async fn write_lanes(&self, lanes: Value) {
+        let api: Api<EventHandler> = self.space.api();
+        let mut status = serde_json::to_value(api.get("billing").await.unwrap().status).unwrap();
+        status["lanes"] = lanes;
+        let whole = Patch::Apply(json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": "billing"}, "status": status,
+        }));
+        api.patch_status("billing", &PatchParams::apply(names::FIELD_MANAGER).force(), &whole).await.unwrap();
     }
 
     async fn until_phase(&self, request: &str, phase: ReplayPhase) -> EventHandlerStatus {
@@ -301,14 +312,7 @@ async fn pods_that_appear_in_the_middle_of_a_change_are_not_let_in() {
     let system = world.broker.system().await;
     system.remove_handler(authority, "billing", &uid).await.unwrap();
     let change = json!({"count": 3, "after": 0, "settled": vec![0; 32]});
-    // As the operator writes it: what another one wrote would stay there.
-    let api: Api<EventHandler> = space.api();
-    let mut begun = serde_json::to_value(api.get("billing").await.unwrap().status).unwrap();
-    begun["lanes"] = json!({"count": 2, "drainingSince": "2026-01-31T12:00:00Z", "change": change});
-    let whole = Patch::Apply(json!({
-        "apiVersion": "tidegate.io/v1alpha1", "kind": "EventHandler", "metadata": {"name": "billing"}, "status": begun,
-    }));
-    api.patch_status("billing", &PatchParams::apply(names::FIELD_MANAGER).force(), &whole).await.unwrap();
+    world.write_lanes(json!({"count": 2, "drainingSince": "2026-01-31T12:00:00Z", "change": change})).await;
     let three = json!({"spec": {"delivery": {"lanes": 3}}});
     space.merge::<EventHandler>("billing", three).await;
 

@@ -12,7 +12,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::{Place, Preparation, STEP, set_position, signed};
+use super::{Place, Preparation, STEP, Topic, set_position, signed};
+use crate::broker::groups;
+use crate::context::Context;
 use crate::handler::position;
 use crate::reconcile::error::Error;
 
@@ -20,21 +22,41 @@ use crate::reconcile::error::Error;
 const DRAIN_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 /// Between two looks whether they have.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
+/// Between two looks whether there are groups for more lanes. Their number is counted anew every ten minutes.
+const GROUPS_PERIOD: Duration = Duration::from_secs(30);
 
-/// Whether the pods end for it. What is parked is moved copy by copy, so it begins only when there is room for one. Then
-/// each lane finishes what it has, so that nothing is acknowledged beyond what is not, which would come again.
+/// Whether the broker can have the raft groups of the lanes that come: a change that finds that it cannot, when its pods
+/// have ended and its consumers are gone, leaves a handler that handles nothing.
+///
+/// # Errors
+/// It cannot; the message says what to do.
+pub(super) fn check_groups(context: &Context, topic: &Topic, status: &LanesStatus, count: u16) -> Result<(), Error> {
+    match usize::try_from(i32::from(count).saturating_sub(status.count)) {
+        Ok(more) if more > 0 => groups::check(context, &topic.place.broker, "change of delivery.lanes", more),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the pods end for it. It begins only when the broker can have as many lanes, and, because what is parked is moved
+/// copy by copy, when there is room for one copy. Then each lane finishes what it has, so that nothing is acknowledged
+/// beyond what is not, which would come again.
 ///
 /// # Errors
 /// The broker is away.
 pub async fn prepare(
     broker: &Broker,
     handler: &str,
-    status: &LanesStatus,
-    count: u16,
+    (status, count): (&LanesStatus, u16),
     shelf: &StreamInfo,
+    groups: Result<(), Error>,
     waits: String,
 ) -> Result<Preparation, Error> {
     let change = format!("delivery.lanes: {} lanes become {count}", status.count);
+    if let (None, Err(full)) = (&status.change, groups) {
+        let message =
+            format!("{change} when there are groups for them: {full}. Or make delivery.lanes {} again", status.count);
+        return Ok(Preparation { message: Some(message), again: Some(GROUPS_PERIOD), ..Preparation::default() });
+    }
     if status.change.is_none() && !relocation::has_room(shelf) {
         let message = format!(
             "{change} when there is room for one more event that waits for a retry: repair the handler so that some of them are handled, or make delivery.lanes {} again",
@@ -69,7 +91,10 @@ pub(super) async fn step(
     count: u16,
     status: &mut EventHandlerStatus,
 ) -> Result<String, Error> {
-    let message = format!("delivery.lanes: {} lanes become {count}", before.count);
+    let message = match before.count == i32::from(count) {
+        true => format!("delivery.lanes: the {count} lanes are made again"),
+        false => format!("delivery.lanes: {} lanes become {count}", before.count),
+    };
     let mut lanes = LanesStatus { message: Some(message.clone()), ..before.clone() };
     place.shut_out().await?;
     let Some(mut change) = lanes.change.take() else {
@@ -78,6 +103,13 @@ pub(super) async fn step(
         status.lanes = Some(lanes);
         return Ok(message);
     };
+    if change.count != i32::from(count) {
+        // Another number is asked for by now. On record before a consumer goes: the release of events waits for so many.
+        change.count = i32::from(count);
+        lanes.change = Some(change);
+        status.lanes = Some(lanes);
+        return Ok(message);
+    }
     let (broker, handler) = (&place.broker.api, &place.name());
     let (order, after) = (Order::Key { lanes: count }, u64::try_from(change.after).unwrap_or(0));
     let mut scan = match change.end.and_then(|end| u64::try_from(end).ok()) {
@@ -87,7 +119,10 @@ pub(super) async fn step(
             Scan::begin(broker, handler).await?
         }
     };
-    relocation::sort_into_lanes(broker, handler, count, &mut scan, Instant::now() + STEP).await?;
+    // That there is a shelf to sort is on record before a copy is moved: from then on the number stays.
+    if change.end.is_some() {
+        relocation::sort_into_lanes(broker, handler, count, &mut scan, Instant::now() + STEP).await?;
+    }
     (change.examined, change.end) = (signed(scan.examined), Some(signed(scan.end)));
     if scan.is_over {
         set_position(status, &place.position(order, after).await?);

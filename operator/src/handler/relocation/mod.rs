@@ -35,6 +35,8 @@ use crate::handler::{position, status};
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::Broker;
 
+pub use replay::{refused_on_direct, withdrawn};
+
 /// The longest that a step walks through the retry shelf.
 const STEP: Duration = Duration::from_secs(5);
 
@@ -93,14 +95,15 @@ pub fn most_lanes(handler: &EventHandler) -> Option<u16> {
 }
 
 /// What comes next. A change that has begun to move something is finished before another begins, whatever is asked for
-/// by now.
+/// by now. Lanes that are made and have got nothing yet are none: another number does as well, and so does the former one.
 pub fn next<'a>(handler: &'a EventHandler, wanted: Order) -> Option<Change<'a>> {
     let replay = handler.status.as_ref().and_then(|status| status.replay.as_ref());
     if let Some(replay) = replay.filter(|replay| replay.phase == ReplayPhase::Moving) {
         return Some(Change::Replay(replay));
     }
     if let (Order::Key { lanes: wanted }, Some(status)) = (wanted, known_lanes(handler)) {
-        let under_way = status.change.as_ref().and_then(|change| u16::try_from(change.count).ok());
+        let under_way = status.change.as_ref().filter(|change| change.end.is_some());
+        let under_way = under_way.and_then(|change| u16::try_from(change.count).ok());
         let count = under_way.unwrap_or(wanted);
         if status.change.is_some() || i32::from(count) != status.count {
             return Some(Change::Lanes { status, count });
@@ -120,29 +123,6 @@ pub fn awaits_replay(handler: &EventHandler) -> bool {
     let replay = handler.status.as_ref().and_then(|status| status.replay.as_ref());
     let ended = replay.filter(|replay| matches!(replay.phase, ReplayPhase::Done | ReplayPhase::Refused));
     handler.spec.replay.as_ref().is_some_and(|asked| ended.is_none_or(|ended| ended.request != asked.request))
-}
-
-/// The replay whose request was taken back, or replaced, before it moved anything.
-pub fn withdrawn(handler: &EventHandler) -> Option<ReplayStatus> {
-    let replay = handler.status.as_ref()?.replay.as_ref()?;
-    let asked = handler.spec.replay.as_ref().map(|asked| &asked.request);
-    let is_withdrawn = replay.phase == ReplayPhase::Stopping && asked != Some(&replay.request);
-    is_withdrawn.then(|| ReplayStatus {
-        phase: ReplayPhase::Refused,
-        message: Some("spec.replay was changed before anything was moved".to_owned()),
-        ..replay.clone()
-    })
-}
-
-/// A Direct topic keeps no events.
-pub fn refused_on_direct(handler: &EventHandler) -> Option<ReplayStatus> {
-    let Some(Change::NewReplay(asked)) = next(handler, Order::None) else { return None };
-    Some(ReplayStatus {
-        request: asked.request.clone(),
-        phase: ReplayPhase::Refused,
-        message: Some("a Direct topic keeps no events: remove spec.replay, or use a Queued topic".to_owned()),
-        ..ReplayStatus::default()
-    })
 }
 
 /// The handler's lanes: those that its status tells, else those that the broker has, else those that are wanted.
@@ -264,7 +244,7 @@ impl Preparation {
 /// # Errors
 /// The broker is away.
 pub async fn prepare(
-    broker: &Broker,
+    context: &Context,
     owner: &Owner,
     topic: &Topic,
     change: Change<'_>,
@@ -273,22 +253,17 @@ pub async fn prepare(
     subscription: &Subscription,
 ) -> Result<Preparation, Error> {
     let waits = || waits_for_end(&observed.pods);
+    let broker = subscribe::broker(context, topic).await?;
     Ok(match change {
-        Change::NewReplay(asked) => replay::begin(broker, asked, before).await?,
+        Change::NewReplay(asked) => replay::begin(&broker, asked, before).await?,
         Change::Replay(status) => {
             let replay = ReplayStatus { message: Some(waits()), ..status.clone() };
             Preparation { stops: true, replay: Some(replay), ..Preparation::default() }
         }
         Change::Lanes { count, status } => {
-            lanes::prepare(
-                &broker.api,
-                &subscribe::known_as(owner, topic),
-                status,
-                count,
-                &subscription.streams.retries,
-                waits(),
-            )
-            .await?
+            let groups = lanes::check_groups(context, topic, status, count);
+            let (name, shelf) = (subscribe::known_as(owner, topic), &subscription.streams.retries);
+            lanes::prepare(&broker.api, &name, (status, count), shelf, groups, waits()).await?
         }
     })
 }
@@ -355,7 +330,10 @@ impl Place<'_> {
 /// # Errors
 /// The broker is away.
 pub async fn can_run(context: &Context, owner: &Owner, topic: &Topic, step: Step<'_>) -> Result<bool, Error> {
-    let Step::Lanes(LanesStatus { change: None, .. }, _) = step else { return Ok(true) };
+    let Step::Lanes(status @ LanesStatus { change: None, .. }, count) = step else { return Ok(true) };
+    if lanes::check_groups(context, topic, status, count).is_err() {
+        return Ok(false);
+    }
     let broker = subscribe::broker(context, topic).await?;
     Ok(relocation::has_room(&broker.api.stream(&layout::retry_stream(&subscribe::known_as(owner, topic))).await?))
 }

@@ -3,15 +3,40 @@
 use std::time::Duration;
 
 use tidegate_broker_admin::relocation::{self, Scan, Target};
+use tidegate_broker_client::contract::Order;
+use tidegate_crds::EventHandler;
 use tidegate_crds::handler::{EventHandlerStatus, Replay, ReplayPhase, ReplayStatus};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::{Place, Preparation, STEP, set_position, signed};
+use super::{Change, Place, Preparation, STEP, next, set_position, signed};
 use crate::handler::settings;
 use crate::reconcile::error::Error;
 use crate::sessions::brokers::Broker;
+
+/// The replay whose request was taken back, or replaced, before it moved anything.
+pub fn withdrawn(handler: &EventHandler) -> Option<ReplayStatus> {
+    let replay = handler.status.as_ref()?.replay.as_ref()?;
+    let asked = handler.spec.replay.as_ref().map(|asked| &asked.request);
+    let is_withdrawn = replay.phase == ReplayPhase::Stopping && asked != Some(&replay.request);
+    is_withdrawn.then(|| ReplayStatus {
+        phase: ReplayPhase::Refused,
+        message: Some("spec.replay was changed before anything was moved".to_owned()),
+        ..replay.clone()
+    })
+}
+
+/// A Direct topic keeps no events.
+pub fn refused_on_direct(handler: &EventHandler) -> Option<ReplayStatus> {
+    let Some(Change::NewReplay(asked)) = next(handler, Order::None) else { return None };
+    Some(ReplayStatus {
+        request: asked.request.clone(),
+        phase: ReplayPhase::Refused,
+        message: Some("a Direct topic keeps no events: remove spec.replay, or use a Queued topic".to_owned()),
+        ..ReplayStatus::default()
+    })
+}
 
 /// Finds the event. No pod ends for it yet: `Latest` is another event a moment later, and what is published once the pods
 /// end has to be delivered. So the event is on record first, and the next look, which goes by the record, ends the pods.

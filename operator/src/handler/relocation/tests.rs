@@ -26,7 +26,8 @@ fn one_change_comes_after_the_other() {
     let replay = |request: &str| json!({"replay": {"request": request, "from": "Earliest"}});
     let at = |request: &str, phase: &str| json!({"replay": {"request": request, "phase": phase}});
     let lanes = |count: i32| json!({"lanes": {"count": count}});
-    let changing = json!({"lanes": {"count": 4, "change": {"count": 8, "after": 7}}});
+    let planned = json!({"lanes": {"count": 4, "change": {"count": 8, "after": 7}}});
+    let changing = json!({"lanes": {"count": 4, "change": {"count": 8, "after": 7, "end": 3}}});
     let both = |a: Value, b: Value| {
         let mut both = a;
         both.as_object_mut().unwrap().extend(b.as_object().unwrap().clone());
@@ -50,6 +51,10 @@ fn one_change_comes_after_the_other() {
         (json!({}), json!({}), 8, "nothing"),
         (json!({}), lanes(8), 8, "nothing"),
         (json!({}), lanes(4), 8, "4 lanes become 8"),
+        (json!({}), planned.clone(), 8, "4 lanes become 8"),
+        // No lane has got anything yet.
+        (json!({}), planned.clone(), 4, "4 lanes become 4"),
+        (json!({}), planned, 2, "4 lanes become 2"),
         (json!({}), changing.clone(), 8, "4 lanes become 8"),
         (json!({}), changing.clone(), 4, "4 lanes become 8"),
         (json!({}), changing, 2, "4 lanes become 8"),
