@@ -207,7 +207,7 @@ async fn what_waits_for_its_turn_says_so_and_stays_ready() {
         run_missing_pods(&space, "a").await;
         let upgraded = upgraded_handlers(&space).await;
         if upgraded.len() != said {
-            println!("of the new version: {upgraded:?}");
+            eprintln!("of the new version: {upgraded:?}");
             said = upgraded.len();
         }
         for name in &upgraded {

@@ -189,7 +189,7 @@ mod tests {
         accounts.add("A".into(), true);
         assert!(!accounts.serves(a, *queued), "it was pushed, and the account has something of an older one");
         let (_, changes) = accounts.begin(&topics(&["a"]));
-        accounts.set_served(topics(&["a"]), changes, false);
+        accounts.set_served(topics(&["a"]), changes, AccountState::InForce);
         assert_eq!(accounts.begin(&topics(&["a", "b"])).0, Due::Push);
         assert_eq!(accounts.begin(&topics(&["a"])).0, Due::Compare, "some servers may have both");
     }
