@@ -61,4 +61,4 @@ mod work_queue;
 pub use accounts::Rights;
 pub use authority::{Authority, AuthorityError};
 pub use issuers::{Anchors, CertificateAuthority, Issuers, Leaf, LeafRequest, Usage};
-pub use user_key::{KeyRecord, UserKey};
+pub use user_key::{KeyRecord, UserKey, is_ahead};

@@ -16,6 +16,14 @@ use crate::jwt;
 /// The first byte of a seed's encoding, and the letter of a user in it.
 const USER_SEED: &str = "SU";
 
+/// How far ahead of this clock a time may be that another operator's clock gave.
+const MAX_CLOCK_SKEW: time::Duration = time::Duration::hours(1);
+
+/// Whether no operator can have written this time, unless its clock was wrong.
+pub fn is_ahead(time: OffsetDateTime, now: OffsetDateTime) -> bool {
+    time > now.saturating_add(MAX_CLOCK_SKEW)
+}
+
 /// A user's key, and what is to be known of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserKey {
@@ -48,7 +56,8 @@ impl KeyRecord {
     /// Until when the key before works too; `None`: there is none.
     pub fn handover_end(&self, handover: Duration, now: OffsetDateTime) -> Option<OffsetDateTime> {
         let issued = self.issued.filter(|issued| self.refused_before.is_none_or(|refused| refused < *issued))?;
-        Some(issued + handover).filter(|end| now < *end)
+        let handover = time::Duration::try_from(handover).unwrap_or(time::Duration::MAX);
+        Some(issued.saturating_add(handover)).filter(|end| now < *end)
     }
 
     /// From which time on user JWTs must have been signed; `None`: whenever they were.
@@ -100,8 +109,8 @@ impl UserKey {
         if !is_asked_for || self.record.handover_end(handover, now).is_some() {
             return Ok(self);
         }
-        // Clocks of operators differ: what was signed last must be refused with the rest.
-        let signed = jwt::issue_time(user_jwt).max(self.record.issued);
+        // Clocks of operators differ: what was signed last must be refused with the rest. Nobody verified that JWT.
+        let signed = jwt::issue_time(user_jwt).filter(|signed| !is_ahead(*signed, now)).max(self.record.issued);
         Ok(Self {
             seed: random_seed()?,
             record: KeyRecord {
@@ -127,7 +136,7 @@ impl UserKey {
 /// Now in whole seconds, as JWTs have it, but after this.
 fn after(last: Option<OffsetDateTime>, now: OffsetDateTime) -> OffsetDateTime {
     let now = now.replace_nanosecond(0).unwrap_or(now);
-    last.map_or(now, |last| now.max(last + Duration::from_secs(1)))
+    last.map_or(now, |last| now.max(last.saturating_add(time::Duration::SECOND)))
 }
 
 fn random_seed() -> Result<String, AuthorityError> {
@@ -203,6 +212,26 @@ mod tests {
         let next = key.for_request(Some("x"), "", HANDOVER, at(0)).unwrap();
         assert_eq!(next.record.issued, None.or(Some(at(1_001))));
         assert_eq!(next.signing_time(at(0)), at(1_001));
+    }
+
+    /// Whoever may edit a Secret writes the record and the user JWT in it.
+    #[test]
+    fn no_time_that_somebody_wrote_panics_or_binds_the_next_key() {
+        let last = OffsetDateTime::from_unix_timestamp(253_402_300_799).unwrap();
+        for (issued, refused_before) in [(Some(last), None), (Some(at(0)), Some(last)), (Some(last), Some(last))] {
+            let record = KeyRecord { generation: u32::MAX, issued, refused_before, request: None };
+            record.handover_end(HANDOVER, at(0));
+            record.handover_end(Duration::MAX, at(0));
+            record.refused_before(HANDOVER, at(0));
+            assert_eq!(UserKey::first(Some(&record), None, at(9)).unwrap().record.generation, u32::MAX);
+        }
+        use base64::Engine as _;
+        let claims = format!("{{\"iat\": {}}}", last.unix_timestamp());
+        let forged = format!("x.{}.x", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims));
+        assert_eq!(jwt::issue_time(&forged), Some(last));
+        let key = UserKey::first(None, None, at(0)).unwrap();
+        let next = key.for_request(Some("leak"), &forged, HANDOVER, at(900)).unwrap();
+        assert_eq!(next.record.issued, Some(at(900)));
     }
 
     #[test]

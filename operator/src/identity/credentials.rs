@@ -2,7 +2,8 @@
 //!
 //! The Secret says by annotations what its content was made from, as a digest, and when that ends. While the same is wanted,
 //! the end is far away and no one has touched the Secret ([`is_untouched`]), its content is known to be good. What is not
-//! read gives no one a right: nothing is signed, and no key is taken over. Whoever forges the metadata so that the operator
+//! read gives no one a right: nothing is signed, no key is taken over, and what was asked for counts as done only if the status
+//! says so ([`user_keys::kept`]). Whoever forges the metadata so that the operator
 //! does not look (an annotation alone does not suffice, the field manager has to be forged too) may edit the content as well,
 //! and has no more of it than that what they damaged stays so until the Secret changes again.
 
@@ -19,12 +20,11 @@ use tidegate_broker_admin::{Authority, KeyRecord, LeafRequest, UserKey};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::key::KeyStatus;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::broker::desired::{child, encoded};
 use crate::context::{Context, Owner};
 use crate::identity::authority::{self, Data, shown};
-use crate::identity::user_keys;
+use crate::identity::user_keys::{self, PROOF, Place};
 use crate::kubernetes::apply::{Child, is_untouched};
 use crate::reconcile::error::Error;
 
@@ -34,6 +34,9 @@ const MADE_FROM: &str = "tidegate.io/made-from";
 const END: &str = "tidegate.io/credentials-end";
 /// Another version may make other content of the same.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// To be raised with each change of what is made of the same: nothing else tells builds of one version apart. A hash of the
+/// content would need the key to be read, and one of the program would have all Secrets written by each build.
+const CONTENT: u32 = 1;
 
 /// The files of every identity.
 const FILES: [&str; 6] = [file::CERTIFICATE, file::KEY, file::CA, file::GENERATION, file::USER_JWT, file::USER_SEED];
@@ -52,6 +55,12 @@ pub struct Wanted<'a> {
     pub claims: Value,
     /// The files that it has besides those of every identity, with what each is made from.
     pub files: Data,
+}
+
+impl<'a> Wanted<'a> {
+    fn place(&'a self, owner: &'a Owner) -> Place<'a> {
+        Place { authority: self.authority, namespace: &owner.namespace, secret: &self.name }
+    }
 }
 
 /// What is to be known of a key besides its Secret.
@@ -115,7 +124,8 @@ impl Credentials {
         let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &owner.namespace);
         let present = secrets.get_opt(&wanted.name).await?;
         let handover = context.args.key_handover();
-        let key = user_keys::wanted(present.as_ref(), *known, request.as_deref(), handover, now)?;
+        let place = wanted.place(owner);
+        let key = user_keys::wanted(place, present.as_ref(), *known, request.as_deref(), handover, now)?;
         Ok(Self::Read { key, present: present.map(Box::new) })
     }
 }
@@ -143,7 +153,7 @@ fn unchanged(
     handover: Duration,
     now: OffsetDateTime,
 ) -> Option<(KeyRecord, OffsetDateTime)> {
-    let end = OffsetDateTime::parse(annotations.get(END)?, &Rfc3339).ok()?;
+    let end = user_keys::parse(annotations.get(END)?)?;
     let record = user_keys::kept(annotations, history.known, history.request.as_deref(), handover, now)?;
     let is_same = *annotations.get(MADE_FROM)? == made_from(owner, wanted, &record);
     (is_same && !needs_renewal(end, now)).then_some((record, end))
@@ -155,7 +165,7 @@ fn made_from(owner: &Owner, wanted: &Wanted<'_>, record: &KeyRecord) -> String {
     let Wanted { name, labels, authority, leaf, claims, files } = wanted;
     let LeafRequest { name: leaf_name, hosts, usage } = leaf;
     let all = json!([
-        VERSION,
+        [json!(VERSION), json!(CONTENT)],
         owner.metadata(name, labels),
         user_keys::annotations(record, authority),
         authority.issuers.of(*usage).certificate,
@@ -170,24 +180,36 @@ fn made_from(owner: &Owner, wanted: &Wanted<'_>, record: &KeyRecord) -> String {
 /// The Secret without the values that only itself has.
 fn outline(owner: &Owner, wanted: &Wanted<'_>, record: &KeyRecord) -> Child {
     let files = FILES.into_iter().chain(wanted.files.keys().map(String::as_str));
-    with_files(owner, wanted, record, None, files.map(|file| (file.to_owned(), String::new())).collect())
+    with_files(
+        owner,
+        wanted,
+        record,
+        (String::new(), None),
+        files.map(|file| (file.to_owned(), String::new())).collect(),
+    )
 }
 
 /// The Secret with these files.
-pub fn secret(owner: &Owner, wanted: &Wanted<'_>, record: &KeyRecord, files: Data) -> Child {
-    with_files(owner, wanted, record, authority::identity_end(&files), files)
+///
+/// # Errors
+/// The broker's authority is damaged.
+pub fn secret(owner: &Owner, wanted: &Wanted<'_>, record: &KeyRecord, files: Data) -> Result<Child, Error> {
+    let seed = files.get(file::USER_SEED).map(|seed| seed.trim()).unwrap_or_default();
+    let proof = wanted.place(owner).proof(seed, record)?;
+    Ok(with_files(owner, wanted, record, (proof, authority::identity_end(&files)), files))
 }
 
 fn with_files(
     owner: &Owner,
     wanted: &Wanted<'_>,
     record: &KeyRecord,
-    end: Option<OffsetDateTime>,
+    (proof, end): (String, Option<OffsetDateTime>),
     files: Data,
 ) -> Child {
     let mut metadata = owner.metadata(&wanted.name, &wanted.labels);
     metadata["annotations"] = user_keys::annotations(record, wanted.authority);
     metadata["annotations"][MADE_FROM] = Value::from(made_from(owner, wanted, record));
+    metadata["annotations"][PROOF] = Value::from(proof);
     metadata["annotations"][END] = Value::from(end.map(shown).unwrap_or_default());
     child::<Secret>(&wanted.name, json!({"metadata": metadata, "type": "Opaque", "data": encoded(files)}))
 }
@@ -223,7 +245,7 @@ mod tests {
 
     /// The annotations of the Secret as it is made.
     fn made(authority: &Authority, record: &KeyRecord, end: OffsetDateTime) -> BTreeMap<String, String> {
-        let child = with_files(&owner(), &wanted(authority), record, Some(end), Data::new());
+        let child = with_files(&owner(), &wanted(authority), record, (String::new(), Some(end)), Data::new());
         serde_json::from_value(child.value["metadata"]["annotations"].clone()).unwrap()
     }
 
@@ -233,7 +255,8 @@ mod tests {
         let record = UserKey::first(None, Some("made with it"), at(0)).unwrap().record;
         let end = at(90 * 86_400);
         let annotations = made(&authority, &record, end);
-        let history = || KeyHistory { known: None, request: Some("made with it".into()) };
+        let known = user_keys::status(&record, None, HANDOVER, at(0));
+        let history = || KeyHistory { known: Some(&known), request: Some("made with it".into()) };
         let look = |annotations: &BTreeMap<String, String>, wanted: &Wanted<'_>, history: &KeyHistory<'_>, now| {
             unchanged(annotations, &owner(), wanted, history, HANDOVER, now)
         };
@@ -254,7 +277,9 @@ mod tests {
             assert_eq!(look(&annotations, other, &history(), at(9)), None);
         }
 
-        let asked_for = KeyHistory { known: None, request: Some("leak".into()) };
+        let unknown = KeyHistory { known: None, ..history() };
+        assert_eq!(look(&annotations, &wanted(&authority), &unknown, at(9)), None);
+        let asked_for = KeyHistory { request: Some("leak".into()), ..history() };
         assert_eq!(look(&annotations, &wanted(&authority), &asked_for, at(9)), None);
         // The status knows a later key: somebody put the Secret of before back.
         let later = UserKey::first(Some(&record), None, at(900)).unwrap().record;
@@ -276,7 +301,8 @@ mod tests {
         let first = UserKey::first(None, None, at(0)).unwrap();
         let second = first.for_request(Some("leak"), "", HANDOVER, at(900)).unwrap().record;
         let annotations = made(&authority, &second, at(90 * 86_400));
-        let history = KeyHistory { known: None, request: Some("leak".into()) };
+        let known = user_keys::status(&second, None, HANDOVER, at(900));
+        let history = KeyHistory { known: Some(&known), request: Some("leak".into()) };
         let look = |now| unchanged(&annotations, &owner(), &wanted(&authority), &history, HANDOVER, now);
         assert!(look(at(1_000)).is_some());
         assert!(look(at(1_080)).is_none());

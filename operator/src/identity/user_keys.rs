@@ -3,6 +3,11 @@
 //! The Secret has the key and its record (annotations), written together: an operator that ends in between leaves the
 //! former key or the next one, with all that is to be known of it. The status repeats the record, for when the Secret is
 //! lost or is an old one again.
+//!
+//! Whoever may edit the Secret can write annotations too, but not the status. So a record counts if the status says the
+//! same, or if it is proven: a digest in the Secret, which only the broker's root key makes, belongs to this key and this
+//! record. A status is behind the Secret when an operator ended between the two writes, and absent after a restore without
+//! it: then the proof shows what the operator wrote, and a record without one is not believed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +15,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
 use serde_json::{Value, json};
-use tidegate_broker_admin::{Authority, KeyRecord, UserKey};
+use tidegate_broker_admin::authority::AuthorityError;
+use tidegate_broker_admin::{Authority, KeyRecord, UserKey, is_ahead};
 use tidegate_broker_client::identity::file;
 use tidegate_crds::key::KeyStatus;
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 
 use crate::identity::authority::{self, shown};
 use crate::kubernetes::names;
@@ -28,6 +34,8 @@ const ROTATE_PREFIX: &str = "rotate.tidegate.io/";
 const GENERATION: &str = "tidegate.io/key-generation";
 const ISSUED: &str = "tidegate.io/key-issued";
 const REFUSED_BEFORE: &str = "tidegate.io/keys-refused-before";
+/// Shows that the operator wrote this record with this key.
+pub const PROOF: &str = "tidegate.io/key-record";
 /// Characters of a request that count.
 const MAX_REQUEST: usize = 253;
 
@@ -46,31 +54,104 @@ fn request(resource: &impl kube::Resource, annotation: &str) -> Option<String> {
     Some(value.chars().take(MAX_REQUEST).collect()).filter(|value: &String| !value.is_empty())
 }
 
+/// A Secret with a key, and the broker that the key is for.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// Of the broker.
+    pub authority: &'a Authority,
+    /// Of the Secret.
+    pub namespace: &'a str,
+    /// The Secret's name.
+    pub secret: &'a str,
+}
+
+impl Place<'_> {
+    /// What only the operator can make of a key and its record. Empty for a key that is none.
+    ///
+    /// # Errors
+    /// As [`Authority::derive`].
+    pub fn proof(self, seed: &str, record: &KeyRecord) -> Result<String, AuthorityError> {
+        let Self { authority, namespace, secret } = self;
+        let key = UserKey { seed: seed.to_owned(), record: KeyRecord::default() };
+        let Some(pair) = key.pair() else { return Ok(String::new()) };
+        let all = json!([namespace, secret, pair.public_key(), record_annotations(record)]);
+        let proof = authority.derive(&format!("key-record/{all}"))?;
+        Ok(proof.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
 /// The key of a user as it is to be. `known`: what the status says of it.
 ///
 /// # Errors
 /// There is no randomness.
 pub fn wanted(
+    place: Place<'_>,
     present: Option<&Secret>,
     known: Option<&KeyStatus>,
     request: Option<&str>,
     handover: Duration,
     now: OffsetDateTime,
 ) -> Result<UserKey, Error> {
-    let known = known.map(record);
-    let refused_before = known.as_ref().and_then(|known| known.refused_before);
-    let found = present.and_then(stored).filter(|(key, _)| {
-        // One of before that somebody put back is refused.
+    let status = known.map(|known| believed(record(known), now));
+    let refused_before = status.as_ref().and_then(|known| known.refused_before);
+    let found = match present.and_then(|present| Some((present, stored(present)?))) {
+        Some((secret, (key, user_jwt))) => {
+            let is_proven = secret.annotations().get(PROOF) == Some(&place.proof(&key.seed, &key.record)?);
+            let record = vouched(key.record, is_proven, status.as_ref(), now);
+            record.map(|record| (UserKey { record, ..key }, user_jwt))
+        }
+        None => None,
+    };
+    // One of before that somebody put back is refused.
+    let found = found.filter(|(key, _)| {
         refused_before.is_none_or(|refused| key.record.issued.is_some_and(|issued| issued >= refused))
     });
-    let Some((mut key, user_jwt)) = found else { return Ok(UserKey::first(known.as_ref(), request, now)?) };
+    let Some((mut key, user_jwt)) = found else {
+        let mut before = status;
+        if known.is_some_and(|known| has_time_ahead(&record(known), now)) {
+            // Until now the account refused all keys, so there is none to hand over from.
+            before = before.map(|before| KeyRecord { refused_before: now.replace_nanosecond(0).ok(), ..before });
+        }
+        return Ok(UserKey::first(before.as_ref(), request, now)?);
+    };
     // What is refused stays so, whatever becomes of clocks and settings.
     key.record.refused_before = key.record.refused_before(handover, now).max(refused_before);
     Ok(key.for_request(request, &user_jwt, handover, now)?)
 }
 
+/// The record that counts for a key that is noted with this one (pure). `None`: the key counts as never noted.
+fn vouched(noted: KeyRecord, is_proven: bool, status: Option<&KeyRecord>, now: OffsetDateTime) -> Option<KeyRecord> {
+    if is_proven {
+        let is_current = status.is_none_or(|status| noted.generation >= status.generation);
+        return Some(noted).filter(|noted| is_current && !has_time_ahead(noted, now));
+    }
+    match status {
+        // As the versions wrote it that gave no proof, or with a request or a time of refusal of somebody else.
+        Some(status) => (is_same_key(&noted, status) && !has_time_ahead(&noted, now)).then(|| status.clone()),
+        // Derived by an earlier version, and not noted yet.
+        None => Some(noted).filter(|noted| *noted == KeyRecord { generation: 1, ..KeyRecord::default() }),
+    }
+}
+
+fn is_same_key(noted: &KeyRecord, status: &KeyRecord) -> bool {
+    noted.generation == status.generation && noted.issued == status.issued
+}
+
+/// A record without times of which one is ahead of the clock.
+fn believed(record: KeyRecord, now: OffsetDateTime) -> KeyRecord {
+    if has_time_ahead(&record, now) {
+        return KeyRecord { issued: None, refused_before: None, ..record };
+    }
+    record
+}
+
+fn has_time_ahead(record: &KeyRecord, now: OffsetDateTime) -> bool {
+    [record.issued, record.refused_before].into_iter().flatten().any(|time| is_ahead(time, now))
+}
+
 /// What is to be known of the key in a Secret with these annotations, if that key stays as it is: then there is no need to
-/// read it. `None`: [`wanted`] has to decide.
+/// read it. `None`: [`wanted`] has to decide. The annotations are not proven without the key, so all that counts is what the
+/// status says.
 pub fn kept(
     annotations: &BTreeMap<String, String>,
     known: Option<&KeyStatus>,
@@ -78,14 +159,15 @@ pub fn kept(
     handover: Duration,
     now: OffsetDateTime,
 ) -> Option<KeyRecord> {
-    let refused_before = known.and_then(|known| record(known).refused_before);
-    let mut key = noted(annotations);
-    let is_refused = refused_before.is_some_and(|refused| key.issued.is_none_or(|issued| issued < refused));
+    let mut key = record(known?);
+    let noted = noted(annotations);
+    let is_same = is_same_key(&noted, &key) && noted.request == key.request;
+    let is_refused = key.refused_before.is_some_and(|refused| key.issued.is_none_or(|issued| issued < refused));
     let is_asked_for = request.is_some_and(|request| key.request.as_deref() != Some(request));
-    if is_refused || is_asked_for {
+    if !is_same || has_time_ahead(&key, now) || is_refused || is_asked_for {
         return None;
     }
-    key.refused_before = key.refused_before(handover, now).max(refused_before);
+    key.refused_before = key.refused_before(handover, now);
     Some(key)
 }
 
@@ -105,22 +187,27 @@ fn noted(annotations: &BTreeMap<String, String>) -> KeyRecord {
         generation: annotation(GENERATION).and_then(|number| number.parse().ok()).unwrap_or(1),
         issued: annotation(ISSUED).and_then(parse),
         refused_before: annotation(REFUSED_BEFORE).and_then(parse),
-        request: annotation(ROTATE_ANNOTATION).map(str::to_owned),
+        request: annotation(ROTATE_ANNOTATION).filter(|request| !request.is_empty()).map(str::to_owned),
     }
 }
 
 /// What a Secret says of its key, and of the authorities that its certificates are of.
 pub fn annotations(key: &KeyRecord, authority: &Authority) -> Value {
-    let KeyRecord { generation, issued, refused_before, request } = key;
-    let of_authority = authority.rollover.generation.to_string();
-    let mut annotations = json!({GENERATION: generation.to_string(), names::GENERATION_ANNOTATION: of_authority});
-    let times = [(ISSUED, issued.map(shown)), (REFUSED_BEFORE, refused_before.map(shown))];
-    for (name, value) in times.into_iter().chain([(ROTATE_ANNOTATION, request.clone())]) {
-        if let Some(value) = value {
-            annotations[name] = Value::from(value);
-        }
-    }
+    let mut annotations = record_annotations(key);
+    annotations[names::GENERATION_ANNOTATION] = Value::from(authority.rollover.generation.to_string());
     annotations
+}
+
+/// All of them, empty ones too: one that somebody added is the operator's again.
+fn record_annotations(key: &KeyRecord) -> Value {
+    let KeyRecord { generation, issued, refused_before, request } = key;
+    let time = |time: &Option<OffsetDateTime>| time.map(shown).unwrap_or_default();
+    json!({
+        GENERATION: generation.to_string(),
+        ISSUED: time(issued),
+        REFUSED_BEFORE: time(refused_before),
+        ROTATE_ANNOTATION: request.as_deref().unwrap_or_default(),
+    })
 }
 
 /// What the status says of a key. `end`: of the credentials in its Secret ([`authority::identity_end`]).
@@ -162,94 +249,11 @@ pub fn news(key: &KeyRecord, known: Option<&KeyStatus>, handover: Duration, now:
     ))
 }
 
-fn parse(time: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(time, &Rfc3339).ok()
+/// A time that anybody may have written, in UTC.
+pub fn parse(time: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(time, &Rfc3339).ok()?.checked_to_offset(UtcOffset::UTC)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HANDOVER: Duration = Duration::from_secs(180);
-
-    fn at(seconds: i64) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(1_800_000_000 + seconds).unwrap()
-    }
-
-    fn secret(key: &UserKey) -> Secret {
-        let data = json!({"user.seed": key.seed}).as_object().cloned();
-        let authority = Authority::generate("t", at(0)).unwrap();
-        serde_json::from_value(
-            json!({"metadata": {"annotations": annotations(&key.record, &authority)}, "stringData": data}),
-        )
-        .map(|mut secret: Secret| {
-            let text = secret.string_data.take().unwrap_or_default();
-            let bytes = text.into_iter().map(|(name, value)| (name, k8s_openapi::ByteString(value.into_bytes())));
-            secret.data = Some(bytes.collect());
-            secret
-        })
-        .unwrap()
-    }
-
-    fn kept(present: &Secret, known: Option<&KeyStatus>, request: Option<&str>, seconds: i64) -> UserKey {
-        wanted(Some(present), known, request, HANDOVER, at(seconds)).unwrap()
-    }
-
-    #[test]
-    fn a_key_survives_its_secret() {
-        let first = wanted(None, None, Some("made with it"), HANDOVER, at(0)).unwrap();
-        assert_eq!(kept(&secret(&first), None, Some("made with it"), 900), first);
-        let second = kept(&secret(&first), None, Some("leak"), 900);
-        let known = status(&second.record, None, HANDOVER, at(900));
-        assert_eq!((known.generation, known.request.as_deref()), (2, Some("leak")));
-        assert!(known.handover_until.is_some());
-        assert_eq!(kept(&secret(&second), Some(&known), Some("leak"), 901), second);
-        let later = status(&second.record, None, HANDOVER, at(1_080));
-        assert_eq!((later.handover_until, later.refused_before), (None, later.issued));
-    }
-
-    #[test]
-    fn one_that_an_earlier_version_derived_is_kept() {
-        let derived = UserKey { record: KeyRecord::default(), ..wanted(None, None, None, HANDOVER, at(0)).unwrap() };
-        let mut old = secret(&derived);
-        old.metadata.annotations = None;
-        let key = kept(&old, None, None, 900);
-        assert_eq!((&key.seed, key.record.generation, key.record.issued), (&derived.seed, 1, None));
-        assert_eq!(key.record.refused_before(HANDOVER, at(900)), None);
-    }
-
-    #[test]
-    fn what_is_lost_damaged_or_of_before_is_replaced_and_nothing_is_taken_that_was_refused() {
-        let first = wanted(None, None, None, HANDOVER, at(0)).unwrap();
-        let second = kept(&secret(&first), None, Some("leak"), 900);
-        let known = status(&second.record, None, HANDOVER, at(2_000));
-        let mut damaged = secret(&second);
-        damaged.data.as_mut().unwrap().insert("user.seed".into(), k8s_openapi::ByteString(b"SU".to_vec()));
-        for present in [None, Some(&damaged), Some(&secret(&first))] {
-            let key = wanted(present, Some(&known), Some("leak"), HANDOVER, at(2_000)).unwrap();
-            assert_eq!(key.record.generation, 3);
-            assert_eq!(key.record.refused_before(HANDOVER, at(2_000)), second.record.issued);
-            assert_eq!(key.record.refused_before(HANDOVER, at(2_180)), Some(at(2_000)));
-        }
-        // Somebody took the annotations away.
-        let mut bare = secret(&second);
-        bare.metadata.annotations = None;
-        let key = kept(&bare, Some(&known), Some("leak"), 2_000);
-        assert_eq!((key.record.generation, key.record.refused_before), (3, second.record.issued));
-    }
-
-    #[test]
-    fn people_hear_of_a_replaced_key_once() {
-        let first = wanted(None, None, None, HANDOVER, at(0)).unwrap();
-        let known = status(&first.record, None, HANDOVER, at(0));
-        assert_eq!(news(&first.record, None, HANDOVER, at(0)), None);
-        let second = kept(&secret(&first), Some(&known), Some("leak"), 900);
-        let text = news(&second.record, Some(&known), HANDOVER, at(900)).unwrap();
-        assert!(text.starts_with("key 2 is in the Secret") && text.contains("2027-01-15T08:18:00Z"), "{text}");
-        assert_eq!(
-            news(&second.record, Some(&status(&second.record, None, HANDOVER, at(900))), HANDOVER, at(901)),
-            None
-        );
-        assert_eq!(again(&second.record, HANDOVER, at(1_000)), Some(Duration::from_secs(80)));
-    }
-}
+#[path = "user_keys_tests.rs"]
+mod tests;

@@ -232,7 +232,7 @@ fn secret(
     files.extend(wanted.files.clone());
     let jwt = files.get(tidegate_broker_client::identity::file::USER_JWT).cloned().unwrap_or_default();
     files.insert(CREDENTIALS.into(), creds(&User { jwt, seed: user.seed.clone() }));
-    Ok(credentials::secret(owner, wanted, &key.record, files))
+    credentials::secret(owner, wanted, &key.record, files)
 }
 
 /// The credentials file of NATS's tools and client libraries.

@@ -80,5 +80,5 @@ fn identity(input: &Input<'_>, key: &UserKey, present: Option<&Secret>) -> Resul
     let mut files = authority::identity(wanted.authority, present, &wanted.leaf, Some(&user), input.now)?;
     files.retain(|file, _| !file.starts_with("message-ids."));
     files.extend(wanted.files.clone());
-    Ok(credentials::secret(input.owner, &wanted, &key.record, files))
+    credentials::secret(input.owner, &wanted, &key.record, files)
 }
