@@ -2,10 +2,10 @@
 //!
 //! The Secret says by annotations what its content was made from, as a digest, and when that ends. While the same is wanted,
 //! the end is far away and no one has touched the Secret ([`is_untouched`]), its content is known to be good. What is not
-//! read gives no one a right: nothing is signed, no key is taken over, and what was asked for counts as done only if the status
-//! says so ([`user_keys::kept`]). Whoever forges the metadata so that the operator
-//! does not look (an annotation alone does not suffice, the field manager has to be forged too) may edit the content as well,
-//! and has no more of it than that what they damaged stays so until the Secret changes again.
+//! read gives no one a right: nothing is signed, no key is taken over, and what was asked for counts as done only if the
+//! status says so ([`user_keys::kept`]). A user who forges the metadata so that the operator does not look (an annotation
+//! alone does not suffice, the field manager has to be forged too) may edit the content as well, and gains one thing: what
+//! they damaged stays damaged until the Secret changes again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

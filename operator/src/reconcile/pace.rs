@@ -58,8 +58,8 @@ struct Turn {
     held: Held,
 }
 
-/// What keeps a turn besides the rollout that is seen. What was written is seen later, by a time that nobody knows: so it
-/// is kept by facts, not by a guess of that time.
+/// What keeps a turn besides the rollout that is seen. What was written is seen later, and no one can tell how much later: so
+/// it is kept by facts, not by a guess of that time.
 enum Held {
     /// It can be used, since then.
     Unused(Instant),
@@ -102,7 +102,7 @@ impl Drop for Use<'_> {
     fn drop(&mut self) {
         let mut state = self.turns.lock();
         match self.wrote {
-            // Its next reconcile is behind those that wait: one that always fails keeps nobody back.
+            // Its next reconcile is behind those that wait: one that always fails delays no other.
             None => drop(state.begun.remove(&self.key)),
             Some(generation) => {
                 if let Some(turn) = state.begun.get_mut(&self.key) {

@@ -125,7 +125,11 @@ async fn settle(
         }
         DeletionPolicy::Delete => {
             let is_gone = delete(context, topic, owner, place).await?;
-            // Else another topic of its name has the events, and begins with what was promised for them.
+            // Else another topic of its name has the events, and begins with what was promised for them, or with what is
+            // written of them already.
+            if !is_gone && promised.is_none() {
+                return Ok(());
+            }
             let left = promised.filter(|_| !is_gone);
             note_retained(context, &place.broker, &key, left).await
         }

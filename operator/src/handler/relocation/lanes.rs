@@ -22,7 +22,7 @@ use crate::reconcile::error::Error;
 const DRAIN_LIMIT: SignedDuration = SignedDuration::from_secs(60);
 /// Between two looks whether they have.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
-/// Between two looks whether there are groups for more lanes. Their number is counted anew every ten minutes.
+/// Between two looks whether there are groups for more lanes. Their number is counted every ten minutes.
 const GROUPS_PERIOD: Duration = Duration::from_secs(30);
 
 /// Whether the broker can have the raft groups of the lanes that come: a change that finds that it cannot, when its pods
